@@ -10,7 +10,7 @@ from typing import Any
 from textual.message import Message
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.rpc_client import Cancelled, CancelToken, ask, rows_done
+from engine.runs.rpc_client import Cancelled, CancelToken, ask, bytes_done, rows_done
 
 
 @dataclass
@@ -20,7 +20,7 @@ class ProgressReported(Message):
     asking: BackgroundRequest
     text: str
     counted: tuple[str, int, int | None] | None = None
-    """(activity, rows done, total rows), where rows are counted."""
+    """(activity, done, total) where rows are counted, or the bytes of a download."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class BackgroundRequest(threading.Thread):
 
     def run(self) -> None:
         try:
-            answer = ask(self.question, self.arguments, self._tell, self._leaving, self._count)
+            answer = ask(self.question, self.arguments, self._tell, self._leaving, self._count, self._transfer)
         except Cancelled:
             return
         except UserError as error:
@@ -64,6 +64,9 @@ class BackgroundRequest(threading.Thread):
 
     def _count(self, text: str, done: int, total: int | None) -> None:
         self.post(ProgressReported(self, f"{text} {rows_done(done, total)}", (text, done, total)))
+
+    def _transfer(self, text: str, done: int, total: int | None) -> None:
+        self.post(ProgressReported(self, f"{text}: {bytes_done(done, total)}", (text, done, total)))
 
     def post(self, message: Message) -> None:
         if not self._leaving.left:

@@ -73,6 +73,7 @@ BENCH = (
         shown=False,
     ),
     Command("bench.data", "d", "data", "data", "Go to the data sets: select, inspect, add."),
+    Command("bench.models", "i", "models", "model", "Choose the model: size, license, predicted memory; download."),
     Command("bench.config", "c", "config", "config", "Show every setting and its origin, and edit values in place."),
     Command("bench.method", "m", "method", "method", "Switch to the next method, overriding the preset."),
     Command(
@@ -171,6 +172,15 @@ CONFIG = (
     Command("config.copy", "y", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
 )
 
+MODELS = (
+    Command("models.back", "escape,i", "back", "back", "Return to the bench; cancels a download."),
+    Command("models.select", "enter", "select", "select", "Select the model for the next run."),
+    Command("models.type", "a", "type_id", "type id", "Type a Hub id (owner/name), a folder or a .gguf file."),
+    Command("models.pull", "p", "pull", "pull", "Download the model; runs download it too, when they start."),
+    Command("models.filter", "slash", "filter", "filter", "Show only models that contain a word."),
+    Command("models.forget", "x", "forget", "forget", "Remove a recent model from the list; keeps its files."),
+)
+
 DATA = (
     Command("data.inspect", "enter", "inspect", "inspect", "Inspect the highlighted set: rows, tokens, problems."),
     Command("data.select", "space", "select", "select", "Select the highlighted set for training."),
@@ -247,6 +257,7 @@ TABLES = {
     "bench": BENCH,
     "launch": LAUNCH,
     "config": CONFIG,
+    "models": MODELS,
     "data": DATA,
     "inspector": INSPECTOR,
     "picker": PICKER,
@@ -260,6 +271,7 @@ TITLES = {
     "bench": "Bench",
     "launch": "Launch screen",
     "config": "Configuration",
+    "models": "Models",
     "data": "Data list",
     "inspector": "Data inspector",
     "picker": "File picker",

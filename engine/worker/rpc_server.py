@@ -1,8 +1,8 @@
 """RPC server: `python -m engine.worker.rpc_server REQUEST PID` handles one request of the workbench and exits.
 
 Arguments arrive as one line of JSON on stdin; a closed stdin means that the client has gone. JSON lines on stdout:
-any number of {"progress": text}, for countable work with "done" and "total" rows; then {"answer": …},
-{"error": {what, where, do, code}} or {"failed": reason, "code": code}.
+any number of {"progress": text}, for countable work with "done", "total" and "unit" (rows or bytes); then
+{"answer": …}, {"error": {what, where, do, code}} or {"failed": reason, "code": code}.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def plan(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Download a model of the catalog, or the tools for GGUF exports."""
+    """Download a model of the catalog or the Hub, or the tools for GGUF exports."""
     if arguments["name"] == GGUF_TOOLS:
         from engine.export.gguf_tools import pull_tools
 
@@ -205,8 +205,8 @@ def main() -> int:
         with os.fdopen(os.dup(channel), "wb") as file:
             file.write(encoded(message))
 
-    def progress(text: str, done: int | None = None, total: int | None = None) -> None:
-        tell({"progress": text} | ({} if done is None else {"done": done, "total": total}))
+    def progress(text: str, done: int | None = None, total: int | None = None, unit: str = "rows") -> None:
+        tell({"progress": text} | ({} if done is None else {"done": done, "total": total, "unit": unit}))
 
     parent.end_with(int(sys.argv[2]))
     try:

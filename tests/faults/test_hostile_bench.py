@@ -30,6 +30,7 @@ SCREENS = {
     "InspectorScreen": "special tokens bold",
     "LadderScreen": "u resume  t try",
     "LaunchScreen": "─ launch ─",
+    "ModelsScreen": "with the predicted memory",
     "NameScreen": "enter save",
     "PickerScreen": "type to filter",
     "PresetsScreen": "presets; yours",
@@ -94,6 +95,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     terminal.press_one_by_one("y", "Y", "o", "/", MARK, "enter")
     seen.append(terminal.text)
     open_and_walk(terminal, ["enter"], "─ launch ─", "", seen)
+    open_and_walk(terminal, ["i"], SCREENS["ModelsScreen"], "", seen)
     open_and_walk(terminal, ["P"], "presets", "", seen)
     open_and_walk(terminal, ["P", "d"], "enter save", "", seen)
     terminal.press("escape")

@@ -33,7 +33,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--learning-rates": "ladder: learning rates",
         "--margin": "ladder: margin",
         "--ship": "ladder: ship",
-        "--model": "set: model.id",
+        "--model": "models.select",
         "--data": "data.select",
         "--set": "config.edit",
         "--probe": "ladder: probe",
@@ -44,7 +44,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "": "bench.start",
         "PRESET": "preset.1",
         "--method": "bench.method",
-        "--model": "set: model.id",
+        "--model": "models.select",
         "--data": "data.select",
         "--set": "config.edit",
         "--from": "runs.continue",
@@ -54,8 +54,9 @@ ON_BENCH: dict[str, dict[str, str]] = {
     "stop": {"": "bench.stop", "RUN": "runs.stop"},
     "resume": {"": "bench.resume", "RUN": "runs.resume"},
     "runs": {"": "bench.runs"},
+    "pull": {"": "models.pull", "NAME": "models.pull"},
     "plan": {"": "bench.methods", "PRESET": "preset.1", "--method": "bench.method", "--set": "config.edit"}
-    | {"--model": "set: model.id", "--data": "data.select", "--micro-batch": "set: train.micro_batch"},
+    | {"--model": "models.select", "--data": "data.select", "--micro-batch": "set: train.micro_batch"},
     "export": {"": "runs.export", "RUN": "runs.export", "--to": "runs.export", "--type": "runs.export"},
     "try": {
         "": "runs.try",
@@ -70,22 +71,21 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--device": "try.cpu",
         "--now": "try.now",
     },
-    "data check": {"": "data.inspect", "DATA": "data.select", "--preset": "preset.1", "--model": "set: model.id"}
+    "data check": {"": "data.inspect", "DATA": "data.select", "--preset": "preset.1", "--model": "models.select"}
     | {"--set": "config.edit"},
-    "data show": {"": "data.inspect", "DATA": "data.select", "--preset": "preset.1", "--model": "set: model.id"}
+    "data show": {"": "data.inspect", "DATA": "data.select", "--preset": "preset.1", "--model": "models.select"}
     | {"--set": "config.edit", "--rows": "inspector.next", "--split": "inspector.split"},
     "presets list": {"": "bench.presets"},
     "presets show": {"": "bench.config", "PRESET": "presets.config"}
     | {"--method": "bench.method", "--set": "config.edit"},
     "presets new": {"": "presets.duplicate", "NAME": "presets.duplicate", "--from": "presets.duplicate"}
-    | {"--method": "bench.method", "--set": "config.edit", "--model": "set: model.id", "--data": "data.select"},
+    | {"--method": "bench.method", "--set": "config.edit", "--model": "models.select", "--data": "data.select"},
 }
 """Subcommand -> its options and arguments ('' for the subcommand) -> a key's command, `set: KEY` for a setting of the
 configuration screen, `run: OPTION` or `ladder: OPTION` for an option of the launch screen."""
 COMMAND_LINE_ONLY = {
     "gate": "an exit status for pipelines",
     "doctor": "checks the machine, also where the bench does not start",
-    "pull": "see `ftbench pull`; the launch screen names the command",
     "runs --adopt": "moves a directory of runs once; the bench shows the command where there is one to move",
     "plan --gpu": "a GPU of another machine",
     "plan --card": "the older name of --gpu",
@@ -175,7 +175,7 @@ def test_every_key_is_on_the_command_line_or_has_a_reason() -> None:
         for command in all_commands()
         if command.id not in named
         and command.id not in BENCH_ONLY
-        and command.group not in (*BENCH_ONLY, "preset", "launch", "config")
+        and command.group not in (*BENCH_ONLY, "preset", "launch", "config", "models")
         and command.id.rpartition(".")[2] not in VIEWS
     ]
     assert not missing, f"{missing}: add a subcommand or an option, or a reason"

@@ -174,6 +174,7 @@ SCENES: dict[str, Steps] = {
     "methods": ("M",),
     "presets": ("P",),
     "configuration": ("c",),
+    "models": ("i",),
     "runs": ("r",),
     "compared": ("r", "space", "down", "space", "c"),
     "ladder": ("l",),

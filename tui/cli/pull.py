@@ -1,4 +1,4 @@
-"""`pull`: download a model of the catalog."""
+"""`pull`: download a model of the catalog or of the Hub."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from engine.config.catalog import CATALOG, pulled_folder
+from engine.config.data_files import is_hub_id
 from engine.config.errors import UserError
 from engine.config.quantities import count
 from engine.runs.exports import GGUF_TOOLS
@@ -14,7 +15,10 @@ from tui.output.console import print_json, say, table
 
 
 def pull(name: str | None, json: bool) -> None:
-    """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name."""
+    """Download the model, or list the catalog where no name is given. Raises UserError for an unknown name.
+
+    A model of the catalog is stored in the cache of ftbench, a Hub id (`owner/name`) in that of Hugging Face.
+    """
     report = _silent if json else say
     if name is None and json:
         print_json([_entry(key) for key in CATALOG])
@@ -25,10 +29,10 @@ def pull(name: str | None, json: bool) -> None:
     if name == GGUF_TOOLS:
         _say_done(name, ask("pull", {"name": name}, report), "`ftbench export RUN --to gguf`", json)
         return
-    if name not in CATALOG:
+    if name not in CATALOG and not is_hub_id(name):
         close = difflib.get_close_matches(name, CATALOG, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        do = f"{hint}`ftbench pull` lists the catalog"
+        do = f"{hint}`ftbench pull` lists the catalog; a Hub id is owner/name"
         raise UserError(f"unknown model {name!r}: catalog", do=do, code="model.not_in_catalog")
     _say_done(name, ask("pull", {"name": name}, report), f"--model {name}", json)
 

@@ -17,10 +17,10 @@ upkeep_app = App()
 
 @upkeep_app.command()
 def pull(
-    name: Annotated[str | None, typer.Argument(help="Model of the catalog (default: list the catalog).")] = None,
+    name: Annotated[str | None, typer.Argument(help="Model of the catalog, or Hub id (default: list it).")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Download a model of the catalog."""
+    """Download a model of the catalog or of the Hub."""
     from tui.cli import pull as verb
 
     verb.pull(name, json)

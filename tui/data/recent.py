@@ -1,4 +1,4 @@
-"""Recently used data sets, stored in `$XDG_STATE_HOME/ftbench/recent.json`: paths and Hub ids."""
+"""Recently used data sets and models, in `$XDG_STATE_HOME/ftbench/`: paths and Hub ids."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ import platformdirs
 from engine.config.files import read_small, write_atomically
 
 MAX_RECENT = 20
+DATA, MODELS = "recent.json", "recent-models.json"
+"""Names of the files."""
 
 
-def recent_file() -> Path:
-    return Path(platformdirs.user_state_dir("ftbench")) / "recent.json"
+def recent_file(kind: str = DATA) -> Path:
+    return Path(platformdirs.user_state_dir("ftbench")) / kind
 
 
-def read_recent() -> list[str]:
-    """Recent data sets, latest first; empty where the file is missing, unreadable or damaged."""
+def read_recent(kind: str = DATA) -> list[str]:
+    """Recent names, latest first; empty where the file is missing, unreadable or damaged."""
     try:
-        return msgspec.json.decode(read_small(recent_file()), type=list[str])[:MAX_RECENT]
+        return msgspec.json.decode(read_small(recent_file(kind)), type=list[str])[:MAX_RECENT]
     except (OSError, msgspec.DecodeError, RecursionError):
         return []
 
 
-def remember(data: str) -> None:
-    """Move a set to the front. Raises OSError where the file cannot be written."""
-    _write([data, *(other for other in read_recent() if other != data)])
+def remember(name: str, kind: str = DATA) -> None:
+    """Move a name to the front. Raises OSError where the file cannot be written."""
+    _write([name, *(other for other in read_recent(kind) if other != name)], kind)
 
 
-def forget(data: str) -> None:
-    """Remove a set from the list. Raises OSError where the file cannot be written."""
-    _write([other for other in read_recent() if other != data])
+def forget(name: str, kind: str = DATA) -> None:
+    """Remove a name from the list. Raises OSError where the file cannot be written."""
+    _write([other for other in read_recent(kind) if other != name], kind)
 
 
-def _write(names: list[str]) -> None:
-    path = recent_file()
+def _write(names: list[str], kind: str) -> None:
+    path = recent_file(kind)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(path, msgspec.json.encode(names[:MAX_RECENT]))

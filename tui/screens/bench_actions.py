@@ -88,6 +88,9 @@ class BenchActions(BaseScreen[None]):
     def action_presets(self) -> None:
         self.selection_screens.open_presets()
 
+    def action_models(self) -> None:
+        self.selection_screens.open_models()
+
     def action_methods(self) -> None:
         self.selection_screens.open_methods()
 

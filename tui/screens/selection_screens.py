@@ -55,6 +55,15 @@ class SelectionScreens:
             text = methods_text(choosing.choice, choosing.forecasts, choosing.budget)
             self._screen.app.push_screen(TextScreen("methods", text))
 
+    def open_models(self) -> None:
+        """Let the user select or download a model."""
+        from tui.screens.models import ModelsScreen
+
+        choosing = self._get_choosing()
+        choosing.start()
+        if choosing.effective is not None:
+            self._screen.app.push_screen(ModelsScreen(choosing.choice, choosing.budget), self._take)
+
     def open_config(self) -> None:
         """Show every setting of the selection with its origin, and edit them."""
         from tui.screens.configuration import ConfigurationScreen

@@ -20,6 +20,7 @@ from tui.screens.configuration import ConfigurationScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
+from tui.screens.models import ModelsScreen
 from tui.screens.picker import PickerScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
@@ -37,6 +38,7 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
         "bench": BenchScreen,
         "launch": LaunchScreen,
         "config": ConfigurationScreen,
+        "models": ModelsScreen,
         "data": DataList,
         "inspector": InspectorScreen,
         "picker": PickerScreen,

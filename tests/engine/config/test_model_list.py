@@ -1,0 +1,84 @@
+"""The models that can be selected: catalog, Hugging Face cache, folders, .gguf files, and what is known of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config.catalog import CATALOG
+from engine.config.model_files import hub_cache
+from engine.config.model_list import describe_model, list_models
+
+CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2}
+CARD = "---\nlanguage: en\nlicense: apache-2.0\n---\n# Small\nlicense: not this one\n"
+
+
+def model_folder(folder: Path, size: int = 1000, weights: str = "model.safetensors") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / weights).write_bytes(b"\0" * size)
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def cached(name: str, size: int = 2000) -> None:
+    """A model as huggingface_hub stores it: links to files that are named by their hash."""
+    repository = hub_cache() / f"models--{name.replace('/', '--')}"
+    snapshot = model_folder(repository / "snapshots" / "abc", size)
+    (repository / "blobs").mkdir()
+    (snapshot / "model.safetensors").rename(repository / "blobs" / "hash")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/hash")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+
+
+def test_the_embedded_model_and_the_catalog_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    found = list_models(tmp_path)
+    assert [one.id for one in found] == ["tiny", *CATALOG]
+    assert (found[0].origin, found[0].requires_network) == ("embedded", False)
+    assert (found[1].origin, found[1].requires_network, found[1].license) == ("catalog", True, "Apache-2.0")
+    assert found[1].architecture == "llama" and found[1].bytes is None
+
+
+def test_folders_gguf_files_recent_and_cached_models_are_listed(tmp_path: Path) -> None:
+    mine = model_folder(tmp_path / "mine")
+    deep = model_folder(tmp_path / "models" / "deep")
+    (tmp_path / "small.gguf").write_bytes(b"GGUF1234")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    pickled = model_folder(tmp_path / "pickled", weights="pytorch_model.bin")
+    cached("team/small")
+    found = {one.id: one for one in list_models(tmp_path, ["team/other"])}
+    assert set(found) == {
+        "tiny",
+        *CATALOG,
+        str(mine),
+        str(deep),
+        str(tmp_path / "small.gguf"),
+        "team/other",
+        "team/small",
+    }
+    assert str(pickled) not in found
+    one = found[str(mine)]
+    assert (one.origin, one.label, one.bytes, one.license) == ("folder", "mine", 1000, "apache-2.0")
+    assert one.architecture == "LlamaForCausalLM" and one.modified
+    gguf = found[str(tmp_path / "small.gguf")]
+    assert (gguf.origin, gguf.bytes, gguf.requires_network) == ("GGUF file", 8, False)
+    small = found["team/small"]
+    assert (small.origin, small.bytes, small.license, small.requires_network) == ("HF cache", 2000, "apache-2.0", False)
+    assert found["team/other"].recent and found["team/other"].files.fetch == "team/other"
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    model_folder(tmp_path / "mine")
+    (tmp_path / "broken.gguf").symlink_to("nowhere")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "config.json").write_text("{")
+    (tmp_path / "damaged" / "model.safetensors").write_bytes(b"\0")
+    names = [one.label for one in list_models(tmp_path)]
+    assert "mine" in names and "damaged" in names and "broken.gguf" not in names
+    damaged = describe_model(str(tmp_path / "damaged"))
+    assert damaged.files.wrong and damaged.architecture == ""

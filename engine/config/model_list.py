@@ -78,7 +78,7 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
         bytes=size,
         license=entry.license if entry else _license(files.folder) if place.kind != "gguf" else "",
         architecture=_architecture(files),
-        modified=modified,
+        modified=None if name == EMBEDDED else modified,
         recent=recent,
         about=entry.about if entry else "ships with ftbench, to try it" if name == EMBEDDED else "",
     )

@@ -49,7 +49,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
                  ["demo-lora", "--quick", "--gpu", TYPED], ["--history"], ["demo-lora", "--data", file]],
         "pull": [[TYPED], []],
         "schema": [[TYPED]],
-        "clean": [[], [TYPED], ["runs", "--run", TYPED], ["checkpoints"], ["--runs", file]],
+        "clean": [["--json"], [TYPED], ["runs", "--run", TYPED], ["checkpoints", "--yes"], ["--runs", file]],
         "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],
         "doctor": [["--bundle", "--out", f"{TYPED}/x"], ["--repair"], ["--repair", "--json"], ["--runs", file]],

@@ -35,6 +35,8 @@ SLOW = (
     "engine/ladder/test_ladder_verdict.py",
     "engine/ladder/test_page.py",
     "engine/ladder/test_ship.py",
+    "engine/ladder/test_sweep.py",
+    "engine/ladder/test_disturbance.py",
     "engine/data/test_changed_rows.py",
     "engine/data/test_data_fuzz.py",
     "engine/data/test_data_page.py",

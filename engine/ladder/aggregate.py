@@ -15,7 +15,7 @@ from engine.ladder.decisions import comparison, why_no_share
 from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import RequiredSample
-from engine.ladder.results import FinishedRun, LadderResults, collect, read_finished
+from engine.ladder.results import FinishedRun, LadderResults, collect, read_finished, read_shared_bases
 from engine.ladder.rung_summary import reason_of, seed_range, status_of
 from engine.ladder.runner import worked_joules
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
@@ -43,7 +43,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
 
     Raises UserError if runs did not do the same work or one is damaged.
     """
-    results = LadderResults(read_finished(folder, ladder))
+    results = LadderResults(read_finished(folder, ladder), read_shared_bases(folder, ladder))
     check_same_work(results, ladder)
     collect(results, ladder)
     ladder.margin = plan.margin

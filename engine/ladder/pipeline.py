@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -22,7 +22,7 @@ from engine.ladder.rates import at_the_edge, choose, grid
 from engine.ladder.runner import LadderRunner, worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
-from engine.runs.ladder import Kind, LadderPlan, LadderRun, Rung, RungDuration, SharedWork, Stage
+from engine.runs.ladder import BASE_4BIT, Kind, Ladder, LadderPlan, LadderRun, Rung, RungDuration, SharedWork, Stage
 from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
@@ -42,8 +42,11 @@ class LadderPipeline:
     plan: LadderPlan
     excluded: dict[str, str] = field(default_factory=dict)
     """Rung -> why it is no longer run."""
-    base_scorers: dict[bool, LadderRun] = field(default_factory=dict)
-    """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True)."""
+    base_scorers: dict[bool, LadderRun | None] = field(default_factory=dict)
+    """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True). None: it was
+    scored by another ladder of the sweep."""
+    share_bases: Callable[[Ladder], None] = lambda ladder: None
+    """In a sweep: fills in the ladder's `base_runs`."""
 
     def run(self) -> None:
         """Run all stages. Raises StopRequested, and UserError if data or model are refused."""
@@ -54,6 +57,26 @@ class LadderPipeline:
         self.train()
         self.export()
         self.analyze()
+
+    def measure(self) -> None:
+        """Run the stages that tell how long the others will take. Raises as `run` does."""
+        self.prepare()
+        self.list_entries()
+        self.probe()
+
+    def pending_runs(self) -> dict[str, RungDuration | None]:
+        """Identity -> expected duration of every trial and run that has no finished run yet; None if not measured."""
+        self.runner.index_runs()
+        known = {estimate.rung: estimate for estimate in self.runner.ladder.estimates}
+        pending: dict[str, RungDuration | None] = {}
+        for entry in self.runner.ladder.entries:
+            if entry.kind not in ("trial", "run") or entry.is_done:
+                continue
+            rung = next(rung for rung in self.plan.rungs if rung.name == entry.rung)
+            config = self._config(rung, entry.seed, entry.learning_rate, "after" if entry.kind == "run" else "never")
+            if not self.runner.has_finished(entry, config):
+                pending[self.runner.identity(config)] = known.get(entry.rung)
+        return pending
 
     def prepare(self) -> None:
         """Record what all rungs share, read from data and model."""
@@ -148,6 +171,8 @@ class LadderPipeline:
     def train(self) -> None:
         """Run every rung with every seed. Seeds are the outer loop, so that all rungs have a result early."""
         self._enter("training")
+        self.share_bases(self.runner.ladder)
+        self.base_scorers = {name == BASE_4BIT: None for name in self.runner.ladder.base_runs}
         runs = []
         for seed in self.plan.seeds:
             for rung in self.plan.rungs:

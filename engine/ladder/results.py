@@ -52,6 +52,15 @@ def read_finished(folder: LadderDir, ladder: Ladder) -> list[FinishedRun]:
     return [_read(RunDir(folder.runs / entry.run), entry) for entry in entries]
 
 
+def read_shared_bases(folder: LadderDir, ladder: Ladder) -> dict[str, FinishedRun]:
+    """The runs of other ladders that scored the base model. Raises UserError if one is damaged or was deleted."""
+    found = {}
+    for name, run in ladder.base_runs.items():
+        entry = LadderRun(rung=name, kind="run", seed=0, learning_rate=0.0, run=run, status="finished")
+        found[name] = _read(RunDir(folder.runs / run), entry)
+    return found
+
+
 def collect(results: LadderResults, ladder: Ladder) -> None:
     """Fill in bases, scores and losses from `results.runs`, which were checked to do the same work."""
     metric = ladder.work.metric if ladder.work else ""

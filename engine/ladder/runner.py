@@ -49,7 +49,7 @@ class LadderRunner:
     """Whether finished runs with a disturbed timing are not reused."""
     runs_by_identity: dict[str, list[RunDir]] = field(default_factory=dict)
     started: set[Path] = field(default_factory=set)
-    """Runs that this process started or resumed."""
+    """Runs that this process started or resumed; one set for all ladders of a sweep."""
     dropped: set[Path] = field(default_factory=set)
     """Runs that were stopped because their rung was excluded."""
     workers: list[launch.Worker] = field(default_factory=list)
@@ -126,17 +126,27 @@ class LadderRunner:
 
     def _find_or_create(self, entry: LadderRun, config: Config, rung: Rung) -> tuple[RunDir, bool]:
         """The entry's run, and whether it was created now."""
-        rule = self._split_version()
-        key = identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
+        key = self.identity(config)
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
             run = self._reusable(entry, key, config.cost.max_other_load)
             return (run, False) if run else (self._create(entry, config, key, rung), True)
 
+    def identity(self, config: Config) -> str:
+        """The identity of a run with this configuration, by which finished runs are found."""
+        rule = self._split_version()
+        return identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
+
+    def has_finished(self, entry: LadderRun, config: Config) -> bool:
+        """Whether a finished run with this configuration would be reused."""
+        found = self._reusable(entry, self.identity(config), config.cost.max_other_load)
+        return found is not None and found.state() == "finished"
+
     def _reusable(self, entry: LadderRun, key: str, allowed: float) -> RunDir | None:
         """The latest run with this identity: undisturbed, else finished, running, resumable, failed."""
         own = self.dir.runs / entry.run if entry.run else None
-        runs = [run for run in self.runs_by_identity.get(key, []) if not self.fresh or run.path == own]
+        usable_fresh = {own, *self.started}
+        runs = [run for run in self.runs_by_identity.get(key, []) if not self.fresh or run.path in usable_fresh]
         states = {run.path: run.state() for run in runs}
         finished = [run for run in runs if states[run.path] == "finished"]
         latest_first = finished[::-1]

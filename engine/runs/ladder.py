@@ -349,6 +349,8 @@ class Ladder(Struct, kw_only=True):
     rows: list[RungResult] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     verdict: list[VerdictSentence] = field(default_factory=list)
+    base_runs: dict[str, str] = field(default_factory=dict)
+    """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
     summary: LadderSummary | None = None
     """None before a rung has finished, and in older ladders."""
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)

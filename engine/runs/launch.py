@@ -22,6 +22,7 @@ from engine.runs.run_dir import RunDir, read_frozen, write_end
 
 if TYPE_CHECKING:
     from engine.runs.ladder_dir import LadderDir
+    from engine.runs.sweep_dir import SweepDir
 
 HELLO_SECONDS = 30.0
 """Time within which a started process has to appear."""
@@ -40,8 +41,8 @@ def launch(run: RunDir) -> Worker | None:
     return start_process("engine", run.path, run.log_file)
 
 
-def launch_ladder(ladder: LadderDir) -> Worker:
-    """Start the process of a ladder, and return once it holds the ladder's lock. Raises RunFailed if it exits first."""
+def launch_ladder(ladder: LadderDir | SweepDir) -> Worker:
+    """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
     earlier = ladder.state()
     process = start_process("engine.ladder", ladder.path, ladder.log_file)
     deadline = time.monotonic() + HELLO_SECONDS
@@ -91,7 +92,7 @@ def _exit_reason(folder: Folder, worker: Worker) -> str:
     return record.reason if record else last_line(folder.log_file) or f"exit status {worker.returncode}"
 
 
-def stop(run: RunDir | LadderDir) -> None:
+def stop(run: RunDir | LadderDir | SweepDir) -> None:
     """Request a stop: the worker finishes its step, saves a checkpoint and exits; a ladder also stops its run.
 
     A job that waits in Slurm's queue is cancelled. Raises UserError where it is not running or belongs to another user,

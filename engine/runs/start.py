@@ -1,20 +1,23 @@
-"""Start runs and ladders: the one way from a subcommand or a key to a running worker."""
+"""Start runs, ladders and sweeps: the one way from a subcommand or a key to a running worker."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
 from engine.config.trackers import check_trackers
-from engine.runs import ladder_dir, launch, run_dir
+from engine.runs import ladder_dir, launch, run_dir, sweep_dir
 from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.starting_run import find_starting_run
+from engine.runs.sweep import Axis
+from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import start_configured
 
 
@@ -98,6 +101,38 @@ def resume_ladder(folder: LadderDir) -> None:
     if folder.is_live():
         do = f"watch it with `ftbench attach {folder.name}`"
         raise UserError("already running", folder.name, do, code="ladder.already_running")
+    launch.launch_ladder(folder)
+
+
+def start_sweep(
+    runs: Path,
+    axes: Sequence[Axis],
+    cells: Sequence[tuple[dict[str, Any], LadderPlan]],
+    budget: float | None = None,
+    command: str = "",
+    *,
+    created: Callable[[SweepDir], object] = lambda folder: None,
+) -> SweepDir:
+    """Create the directories of a sweep, start its process, and return once it holds the sweep's lock.
+
+    `created` is called with the sweep before its process starts. Raises as `start_run` does.
+    """
+    for _, plan in cells:
+        for rung in plan.rungs:
+            check_model_config(rung.config.model)
+    folder = sweep_dir.create(runs, axes, cells, budget, command)
+    created(folder)
+    launch.launch_ladder(folder)
+    return folder
+
+
+def resume_sweep(folder: SweepDir) -> None:
+    """Start the process of a sweep again; finished ladders are not repeated. Raises UserError if it is running."""
+    check_utf8(str(folder.path))
+    folder.plan()
+    if folder.is_live():
+        do = f"watch it with `ftbench attach {folder.name}`"
+        raise UserError("already running", folder.name, do, code="sweep.already_running")
     launch.launch_ladder(folder)
 
 

@@ -126,6 +126,19 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
+def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write the HTML and Markdown report of a sweep from its state."""
+    from engine.ladder import sweep_report as report
+    from engine.runs.sweep_dir import SweepDir
+
+    folder = SweepDir(Path(arguments["path"]))
+    state = folder.state()
+    if state is None:
+        raise UserError("sweep not started", str(folder.path), "start or resume it first", code="sweep.not_started")
+    report.write(folder, state)
+    return {"page": str(folder.page), "markdown": str(folder.markdown)}
+
+
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
     """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
     import_libraries()
@@ -188,6 +201,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.inspect": data_inspect,
     "ladder.workload": ladder_workload,
     "ladder.report": ladder_report,
+    "sweep.report": sweep_report,
     "plan": plan,
     "pull": pull,
     "doctor": doctor,

@@ -16,10 +16,11 @@ from engine.config.errors import UserError
 from engine.runs import run_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.sweep_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
 from tui.cli.home_notes import home, show_origin
-from tui.cli.lookup import run_or_ladder
+from tui.cli.lookup import run_ladder_or_sweep
 from tui.cli.options import (
     AdoptOption,
     AsciiOption,
@@ -91,20 +92,22 @@ def run(
 
 @app.command()
 def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Replay a run or ladder and follow it while it is running."""
-    from tui.cli import ladder, run
+    """Replay a run, ladder or sweep and follow it while it is running."""
+    from tui.cli import ladder, run, sweep
 
-    found = run_or_ladder(runs, name, json)
+    found = run_ladder_or_sweep(runs, name, json)
     show_origin(found, quiet=json)
+    if isinstance(found, SweepDir):
+        raise typer.Exit(sweep.watch(found, json))
     raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
 
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Stop a run or ladder: finish the step, save a checkpoint."""
+    """Stop a run, ladder or sweep: finish the step, save a checkpoint."""
     from tui.cli import run as verb
 
-    found = run_or_ladder(runs, name, json)
+    found = run_ladder_or_sweep(runs, name, json)
     show_origin(found, quiet=json)
     raise typer.Exit(verb.stop(found, json))
 
@@ -116,11 +119,13 @@ def resume(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Resume a run from its latest checkpoint, or a stopped ladder."""
-    from tui.cli import ladder, run
+    """Resume a run from its latest checkpoint, or a stopped ladder or sweep."""
+    from tui.cli import ladder, run, sweep
 
-    found = run_or_ladder(runs, name, json)
+    found = run_ladder_or_sweep(runs, name, json)
     show_origin(found, quiet=json)
+    if isinstance(found, SweepDir):
+        raise typer.Exit(sweep.resume(found, detach, json))
     if isinstance(found, LadderDir):
         raise typer.Exit(ladder.resume(found, detach, json))
     raise typer.Exit(run.resume(found, detach, json))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from engine.config.errors import UserError
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.runs import ladder_dir
+from engine.runs.sweep_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
+from tui.cli.lookup import ladder_or_sweep
 from tui.cli.options import (
+    BudgetOption,
     DataOption,
     DemoSeedsOption,
     DetachOption,
@@ -28,6 +32,7 @@ from tui.cli.options import (
     SeedsOption,
     SetOption,
     TimeOption,
+    VaryOption,
     overrides,
 )
 
@@ -77,6 +82,8 @@ def ladder(
     data: DataOption = None,
     settings: SetOption = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of every rung first.")] = True,
+    vary: VaryOption = None,
+    budget: BudgetOption = None,
     fresh: FreshOption = False,
     retime: RetimeOption = False,
     executor: ExecutorOption = None,
@@ -96,10 +103,10 @@ def ladder(
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
     artifact_words = artifacts.split(",") if artifacts else []
-    plan = make_plan(
+    make = partial(
+        make_plan,
         preset,
         words,
-        given,
         seeds=seeds,
         learning_rates=learning_rates,
         probe=probe,
@@ -109,19 +116,31 @@ def ladder(
         margin=margin * POINT,
         retime=retime,
     )
-    raise typer.Exit(verb.start(plan, home(runs, launch=True, json=json), detach, json))
+    if not vary:
+        if budget is not None:
+            raise UserError("--budget without --vary", do="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
+        raise typer.Exit(verb.start(make(given), home(runs, launch=True, json=json), detach, json))
+    from engine.runs.sweep_plan import make_cells, parse_axes, parse_budget
+    from tui.cli import sweep
+
+    axes, limit = parse_axes(vary, given), parse_budget(budget)
+    cells = make_cells(axes, given, make)
+    raise typer.Exit(sweep.start(axes, cells, limit, home(runs, launch=True, json=json), detach, json))
 
 
 @comparing_app.command()
 def report(
-    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder name, part of it, path, or 'last'.")],
+    name: Annotated[str, typer.Argument(metavar="LADDER", help="Ladder or sweep name, part of it, path, or 'last'.")],
     runs: RunsOption = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a ladder's report (HTML, Markdown) and print its path."""
+    """Write the report of a ladder or sweep (HTML, Markdown) and print its path."""
     from tui.cli import ladder as verb
+    from tui.cli import sweep
 
-    found = ladder_dir.find(home(runs, json=json), name)
+    found = ladder_or_sweep(runs, name, json)
     show_origin(found, quiet=json or markdown)
+    if isinstance(found, SweepDir):
+        raise typer.Exit(sweep.report(found, json, markdown))
     raise typer.Exit(verb.report(found, json, markdown))

@@ -14,6 +14,7 @@ from engine.runs.adopt import adoptable
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.sweep_dir import SweepDir
 from tui.cli.errors import show_notices
 from tui.output import streams
 from tui.output.console import say
@@ -63,8 +64,8 @@ def _is_first_time(folder: Path) -> bool:
     return True
 
 
-def show_origin(found: RunDir | LadderDir, quiet: bool = False) -> None:
-    """Print the directory that a run or ladder was started from, where it is not the working directory."""
+def show_origin(found: RunDir | LadderDir | SweepDir, quiet: bool = False) -> None:
+    """Print the directory that a run, ladder or sweep was started from, where it is not the working directory."""
     directory = found.started_in()
     if not quiet and directory and directory != os.getcwd():  # noqa: PTH109 - compared as text, as it was recorded
         say(f"{found.name}, started in {tilde(directory)}")

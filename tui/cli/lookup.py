@@ -1,14 +1,38 @@
-"""Find the run or ladder that a command line names."""
+"""Find the run, ladder or sweep that a command line names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from engine.runs import ladder_dir, run_dir
+from engine.runs import ladder_dir, run_dir, sweep_dir
 from engine.runs.folder import has_file
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.sweep_dir import SweepDir
 from tui.cli.home_notes import home
+
+
+def run_ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir | SweepDir:
+    """As `run_or_ladder`; also a sweep, by its path or a part of its name that no run or ladder has."""
+    folder = home(runs, json=json)
+    if has_file(Path(name), "sweep.toml") or (name != "last" and _only_a_sweep(folder, name)):
+        return sweep_dir.find(folder, name)
+    return run_or_ladder(runs, name, json)
+
+
+def _only_a_sweep(folder: Path, name: str) -> bool:
+    others = (*run_dir.iterate(folder), *ladder_dir.iterate(folder))
+    has_other = any(name in one.name for one in others)
+    return not has_other and any(name in sweep.name for sweep in sweep_dir.iterate(folder))
+
+
+def ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> LadderDir | SweepDir:
+    """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
+    folder = home(runs, json=json)
+    has_ladder = any(name in one.name for one in ladder_dir.iterate(folder))
+    is_sweep = not has_ladder and name != "last" and any(name in one.name for one in sweep_dir.iterate(folder))
+    find = sweep_dir.find if has_file(Path(name), "sweep.toml") or is_sweep else ladder_dir.find
+    return find(folder, name)
 
 
 def run_or_ladder(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir:

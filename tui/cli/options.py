@@ -74,6 +74,14 @@ DemoSeedsOption = Annotated[
     typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each (default: 3, with --quick 1)."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not reuse finished runs.")]
+VaryOption = Annotated[
+    list[str] | None,
+    typer.Option("--vary", metavar="KEY=V1,V2", help="Run a ladder for each value of a setting; at most two settings."),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="TIME", help="With --vary, start no ladder beyond this time: 8h, 90m."),
+]
 RetimeOption = Annotated[
     bool, typer.Option("--retime", help="Run again what has a disturbed timing instead of reusing it.")
 ]

@@ -21,6 +21,7 @@ from engine.runs.follow import stream
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import ACTIVE, RunDir, last_event
+from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import tracker_problems
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
@@ -30,7 +31,7 @@ from tui.output.console import print_json, say
 
 
 @contextlib.contextmanager
-def interruptible(folders: Sequence[RunDir | LadderDir]) -> Iterator[None]:
+def interruptible(folders: Sequence[RunDir | LadderDir | SweepDir]) -> Iterator[None]:
     """Ctrl+C while the process of the last folder starts asks as it does later, because the process keeps running.
 
     Raises Detached where the user chose to leave.
@@ -123,7 +124,7 @@ def attach(run: RunDir, json: bool) -> int:
     return watch(run, json=json)
 
 
-def stop(run: RunDir | LadderDir, json: bool = False, seconds: float = 600.0) -> int:
+def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float = 600.0) -> int:
     """Request a stop and wait until the worker has saved its checkpoint and exited."""
     try:
         launch.stop(run)
@@ -138,10 +139,10 @@ def stop(run: RunDir | LadderDir, json: bool = False, seconds: float = 600.0) ->
             text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
             raise RunFailed(text, "run.stop_timeout")
         time.sleep(0.1)
-    ended = run.state() if isinstance(run, LadderDir) else settled_result(run)
+    ended = settled_result(run) if isinstance(run, RunDir) else run.state()
     status, reason = (ended.status, ended.reason) if ended else ("stopped", "")
     if json:
-        kind = "ladder" if isinstance(run, LadderDir) else "run"
+        kind = "run" if isinstance(run, RunDir) else "ladder" if isinstance(run, LadderDir) else "sweep"
         print_json({kind: run.name, "path": str(run.path), "status": status, "reason": reason})
     else:
         say(f"{status}: {reason}" if reason else status)

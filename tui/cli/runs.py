@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from engine.config.errors import UserError
 from engine.config.split_version import SPLIT_VERSION, versions_differ
 from engine.config.text import amount
-from engine.runs import device_queue, ladder_dir, run_dir
+from engine.runs import device_queue, ladder_dir, run_dir, sweep_dir
 from engine.runs.adopt import AdoptedFolder, adopt
 from engine.runs.folder import running_elsewhere
 from engine.runs.home import tilde
+from engine.runs.sweep_dir import SweepDir
 from tui.history import ladder_list
 from tui.history.ladder_list import LadderSummary, describe_ladder
 from tui.history.run_list import COLUMNS, cells, describe, scored_otherwise
 from tui.output.console import print_json, say, table
+
+SWEEP_COLUMNS = ("sweep", "state", "settings", "ladders done", "started in")
 
 
 def show(runs: Path, json: bool) -> None:
@@ -32,6 +36,7 @@ def show(runs: Path, json: bool) -> None:
     for version in sorted({line.split_version for line in lines if scored_otherwise(line)}):
         say(f"(split {version}): {versions_differ(version, SPLIT_VERSION)}")
     _show_ladders(runs)
+    _show_sweeps(runs)
     if elsewhere := running_elsewhere(runs):
         say(f"{elsewhere} Pass --runs to list the runs there.")
 
@@ -46,6 +51,27 @@ def _ladders(runs: Path) -> list[LadderSummary]:
     """The ladders of the runs home, the latest first."""
     folders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
     return [describe_ladder(folder) for folder in folders]
+
+
+def _show_sweeps(runs: Path) -> None:
+    sweeps = sorted(sweep_dir.iterate(runs), key=lambda sweep: sweep.name, reverse=True)
+    if sweeps:
+        say("")
+        table("", SWEEP_COLUMNS, [_sweep_cells(sweep) for sweep in sweeps], right=(3,))
+
+
+def _sweep_cells(sweep: SweepDir) -> list[str]:
+    directory = tilde(sweep.started_in())
+    try:
+        state = sweep.state()
+    except UserError:
+        return [sweep.name, "damaged", "", "", directory]
+    if state is None:
+        return [sweep.name, "starting" if sweep.is_live() else "not started", "", "", directory]
+    status = state.stage if sweep.is_live() else "died" if state.status == "running" else state.status
+    done = sum(cell.status == "finished" for cell in state.cells)
+    keys = ", ".join(axis.key for axis in state.axes)
+    return [sweep.name, status, keys, f"{done}/{len(state.cells)}", directory]
 
 
 def adopt_runs(source: Path, home: Path, json: bool) -> int:

@@ -15,6 +15,7 @@ from engine.runs import end_record, events, launch
 from engine.runs.follow import Follower, last_line
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.sweep_dir import SweepDir
 from tui.live.event_lines import lines
 from tui.live.progress_line import ProgressDisplay, progress_display
 from tui.output.console import console, say
@@ -23,7 +24,7 @@ POLL_SECONDS = 0.1
 DEAD_SECONDS = 1.0
 """Seconds without a lock and without new events after which a run counts as dead."""
 
-F = TypeVar("F", RunDir, LadderDir)
+F = TypeVar("F", RunDir, LadderDir, SweepDir)
 T = TypeVar("T")
 
 
@@ -87,7 +88,7 @@ def run_exited_message(run: RunDir) -> str:
     return f"{what}{last_log_line(run)}; `ftbench resume {run.name}` resumes from the latest checkpoint"
 
 
-def last_log_line(folder: RunDir | LadderDir) -> str:
+def last_log_line(folder: RunDir | LadderDir | SweepDir) -> str:
     """`. Last log line: …`, '' where the process printed nothing."""
     last = last_line(folder.log_file)
     return f". Last log line: {visible(last, 200)}" if last else ""
@@ -138,7 +139,7 @@ class RunView:
             self.display.line.add(event)
 
 
-def ask_to_leave(run: RunDir | LadderDir, display: ProgressDisplay | None) -> None:
+def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | None) -> None:
     """Ask whether to detach or stop; without a terminal, Ctrl+C detaches. Raises Detached."""
     if display is not None:
         display.stop()

@@ -28,7 +28,7 @@ def render(data: ReportData) -> str:
     ladder = data.ladder
     drawn, missing = figures(data)
     return (
-        _environment()
+        environment()
         .get_template("page.html.jinja")
         .render(
             ladder=ladder,
@@ -61,7 +61,8 @@ def render(data: ReportData) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of the pages, in which everything is escaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,

@@ -13,10 +13,10 @@ from command import ftbench
 from old_runs import LADDER, LADDER_RUNS, unpack
 
 from engine.config.metric_specs import DEFAULT_MARGIN
-from engine.ladder.__main__ import load_or_create, run_pipeline
 from engine.ladder.aggregate import aggregate
 from engine.ladder.identity import identity
 from engine.ladder.pipeline import LadderPipeline
+from engine.ladder.process import load_or_create, run_pipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import launch
 from engine.runs.ladder import Ladder, LadderPlan, RungResult

@@ -1,0 +1,111 @@
+"""Figures of a sweep: share of the gain and cost ratio along its first axis, the rule's region shaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.config.quantities import percent, ratio
+from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
+from engine.ladder.report.palette import MUTED, RULE, RungStyle, styles
+from engine.ladder.report.svg import inline
+from engine.runs.sweep import Sweep, SweepPoint, cell_text, value_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Bounds = tuple[float, float, float]
+"""Mean, low and high of what a figure shows."""
+SHADED = "Shaded: QLoRA's share of the gain is at least 94% at no more than one eighth of the cost."
+
+
+def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
+    """Two figures for each value of the second axis: share of the gain, and cost ratio."""
+    second = sweep.axes[1] if len(sweep.axes) > 1 else None
+    figures: list[ReportFigure] = []
+    for at in [{second.key: value} for value in second.values] if second else [{}]:
+        points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
+        where = f" at {cell_text(at)}" if at else ""
+        figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", _share, 94.0)
+        cost = sweep.cost or "cost"
+        figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", _cost, 0.125)
+    return figures
+
+
+def _share(point: SweepPoint) -> Bounds | None:
+    share = point.share_of_gain
+    if share is None or share.mean is None or share.low is None or share.high is None:
+        return None
+    return 100 * share.mean, 100 * share.low, 100 * share.high
+
+
+def _cost(point: SweepPoint) -> Bounds | None:
+    return None if point.cost is None else (point.cost.mean, point.cost.low, point.cost.high)
+
+
+def _figure(
+    sweep: Sweep,
+    points: Sequence[SweepPoint],
+    title: str,
+    label: str,
+    value: Callable[[SweepPoint], Bounds | None],
+    limit: float,
+) -> list[ReportFigure]:
+    shown = [(point, found) for point in points if (found := value(point)) is not None]
+    if not shown:
+        return []
+    axis = sweep.axes[0]
+    rungs = list(dict.fromkeys(point.rung for point, _ in shown))
+    rung_styles = styles((name, name) for name in rungs)
+    with new_figure(axis.key, label) as (figure, axes):
+        is_shaded = _shade(axes, sweep, points)
+        for order, name in enumerate(rungs):
+            own = [(_place(sweep, point), found) for point, found in shown if point.rung == name]
+            _line(axes, rung_styles[name], own, 0.06 * (order - (len(rungs) - 1) / 2))
+        axes.axhline(limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
+        axes.set_xlim(-0.5, len(axis.values) - 0.5)
+        axes.set_xticks(range(len(axis.values)), [value_text(one)[:16] for one in axis.values])
+        ends = [end for _, found in shown for end in found] + [limit]
+        low, high = min(ends), max(ends)
+        pad = 0.06 * (high - low or 1.0)
+        axes.set_ylim(low - pad, high + pad)
+        ticks(axes.yaxis, [low, high])
+        legend(figure, rung_styles, rungs, marker=True)
+        name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
+        svg = inline(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown)}")
+    rule = "Dashed: 94% of the gain." if limit > 1 else "Dashed: one eighth of the cost."
+    bars = "Bars: pointwise 95% CI." if limit > 1 else "Bars: lowest to highest ratio of two seeds."
+    return [ReportFigure(title, svg, " ".join([bars, rule, *([SHADED] if is_shaded else [])]))]
+
+
+def _place(sweep: Sweep, point: SweepPoint) -> int:
+    """Where the value of the first axis is: values are equally spaced, in the order of the command line."""
+    axis = sweep.axes[0]
+    return axis.values.index(sweep.cells[point.cell].values[axis.key])
+
+
+def _shade(axes: Axes, sweep: Sweep, points: Sequence[SweepPoint]) -> bool:
+    """Shade the values at which the rule of thumb holds; returns whether there are any."""
+    places = {_place(sweep, point) for point in points if point.rule == "holds"}
+    for place in places:
+        axes.axvspan(place - 0.5, place + 0.5, color=RULE, linewidth=0)
+    return bool(places)
+
+
+def _line(axes: Axes, style: RungStyle, own: Sequence[tuple[int, Bounds]], shift: float) -> None:
+    """A rung along the axis, with a bar at each value; bars of several rungs are shifted to stay visible."""
+    own = sorted(own)
+    places = [place + shift for place, _ in own]
+    axes.plot(places, [mean for _, (mean, _, _) in own], color=style.color, dashes=style.dashes)
+    for place, (_, (mean, low, high)) in zip(places, own, strict=True):
+        axes.plot([place, place], [low, high], color=style.color, linewidth=1.3)
+        axes.plot([place], [mean], color=style.color, marker=style.marker, markersize=8, linestyle="")
+
+
+def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Any]]) -> str:
+    """The values as text, for screen readers."""
+    texts = []
+    for point, found in shown:
+        number = percent(found[0] / 100) if found[0] > 1.5 else ratio(found[0])
+        texts.append(f"{point.title} {number} at {cell_text(sweep.cells[point.cell].values)}")
+    return ", ".join(texts)

@@ -1,0 +1,214 @@
+"""Runs the ladders of a sweep one after another: shares runs and the base model, estimates the time, keeps a budget."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.quantities import duration
+from engine.ladder import sweep_report
+from engine.ladder.pipeline import LadderPipeline
+from engine.ladder.process import load_or_create, run_pipeline
+from engine.ladder.runner import LadderRunner
+from engine.ladder.shared_base import add_shared_bases
+from engine.ladder.sweep_summary import summarize_sweep
+from engine.runs import end_record, locks
+from engine.runs.ladder import Ladder, Outcome
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
+from engine.runs.sweep_dir import SweepDir
+
+DONE = ("finished", "failed")
+"""Statuses of cells with nothing left to do; a failed ladder would fail again."""
+
+
+@dataclass
+class SweepRunner:
+    """A sweep's state, and the ladders that this process runs for it."""
+
+    dir: SweepDir
+    plan: SweepPlan
+    sweep: Sweep
+    stopping: StopRequest
+    started: set[Path] = field(default_factory=set)
+    """Runs that the ladders of this sweep started; they are shared also with --fresh."""
+
+    def run(self) -> None:
+        """Measure the time of all cells, run them, and write the report. Raises StopRequested and UserError."""
+        self._enter("measuring")
+        for cell in self.sweep.cells:
+            if cell.status not in DONE:
+                self._measure(cell)
+        self._add_up_estimates()
+        self._enter("running")
+        for number, cell in enumerate(self.sweep.cells):
+            if cell.status in DONE:
+                continue
+            if why := self._over_budget(cell):
+                self._leave_out(self.sweep.cells[number:], why)
+                break
+            self._run_cell(cell)
+        self.summarize()
+        self.sweep.status, self.sweep.stage, self.sweep.reason = "finished", "done", ""
+        self.save()
+
+    def save(self) -> None:
+        self.dir.write_state(self.sweep)
+
+    def summarize(self) -> None:
+        """Compute points, trends and sentences from the ladders, and write the report."""
+        ladders = [self._folder(cell).state() for cell in self.sweep.cells]
+        summarize_sweep(self.sweep, ladders)
+        sweep_report.write(self.dir, self.sweep)
+
+    def _enter(self, stage: SweepStage) -> None:
+        self.stopping.check()
+        self.sweep.stage = stage
+        self.save()
+        print(f"sweep: {stage}", flush=True)
+
+    def _folder(self, cell: SweepCell) -> LadderDir:
+        return self.dir.ladder(cell.ladder)
+
+    def _measure(self, cell: SweepCell) -> None:
+        """Probe the cell's rungs, which tells how long its runs will take."""
+        with self._pipeline(cell) as pipeline:
+            if pipeline.plan.probe:
+                print(f"probing {cell_text(cell.values)}", flush=True)
+                pipeline.measure()
+
+    def _add_up_estimates(self) -> None:
+        """Expected seconds of each cell: every run counts once, in the first cell that has it."""
+        counted: set[str] = set()
+        total = [0.0, 0.0]
+        self.sweep.runs = 0
+        for cell in self.sweep.cells:
+            if cell.status in DONE:
+                continue
+            with self._pipeline(cell) as pipeline:
+                pending = {key: one for key, one in pipeline.pending_runs().items() if key not in counted}
+                counted |= pending.keys()
+                self.sweep.runs += len(pending)
+                known = [one for one in pending.values() if one is not None]
+                cell.low = sum(one.low for one in known) if len(known) == len(pending) else None
+                cell.high = sum(one.high for one in known) if len(known) == len(pending) else None
+                total = [total[0] + (cell.low or 0.0), total[1] + (cell.high or 0.0)]
+        complete = all(cell.high is not None for cell in self.sweep.cells if cell.status not in DONE)
+        spent = self.sweep.spent
+        self.sweep.low, self.sweep.high = (spent + total[0], spent + total[1]) if complete else (None, None)
+        self.save()
+
+    def _over_budget(self, cell: SweepCell) -> str:
+        """Why the budget does not suffice for this cell; '' if it does. Without an estimate: the longest cell."""
+        budget, spent = self.sweep.budget, self.sweep.spent
+        if budget is None:
+            return ""
+        longest = max((one.seconds for one in self.sweep.cells if one.status == "finished"), default=0.0)
+        expected = cell.high if cell.high is not None else longest
+        if spent + expected <= budget:
+            return ""
+        parts = f"{duration(spent)} spent, {duration(expected)} expected"
+        return f"the budget of {duration(budget)} does not suffice ({parts})"
+
+    def _leave_out(self, cells: list[SweepCell], why: str) -> None:
+        for cell in cells:
+            if cell.status not in DONE:
+                cell.status, cell.reason = "missing", why
+        self.save()
+
+    def _run_cell(self, cell: SweepCell) -> None:
+        print(f"running {cell_text(cell.values)}: {cell.ladder}", flush=True)
+        cell.status, cell.reason = "live", ""
+        self.save()
+        with self._pipeline(cell) as pipeline:
+            outcome, reason = run_pipeline(pipeline)
+            if outcome != "finished":
+                pipeline.runner.ladder.status, pipeline.runner.ladder.reason = outcome, reason
+                pipeline.runner.save()
+        cell.status, cell.reason = outcome, "" if outcome == "finished" else reason
+        self.save()
+        if outcome == "stopped":
+            raise StopRequested(reason)
+        self.summarize()
+
+    @contextlib.contextmanager
+    def _pipeline(self, cell: SweepCell) -> Iterator[LadderPipeline]:
+        """The pipeline of the cell's ladder, whose lock is held; adds the time that it took to the cell."""
+        folder = self._folder(cell)
+        plan = folder.plan()
+        lock = locks.hold(folder.lock_file, str(os.getpid()))
+        if lock is None:
+            do = f"`ftbench stop {folder.name}` stops it"
+            raise UserError("ladder is already running", folder.name, do, code="ladder.already_running")
+        since = time.monotonic()
+        try:
+            ladder = load_or_create(folder, plan)
+            runner = LadderRunner(folder, ladder, self.stopping, plan.fresh, plan.retime, started=self.started)
+            end_record.reserve(folder.end_file)
+            yield LadderPipeline(runner, plan, share_bases=lambda one: self._share_bases(cell, one))
+        finally:
+            cell.seconds += time.monotonic() - since
+            os.close(lock)
+
+    def _share_bases(self, cell: SweepCell, ladder: Ladder) -> None:
+        others = [self._folder(other) for other in self.sweep.cells if other is not cell]
+        add_shared_bases(ladder, self._folder(cell).plan().rungs, others)
+
+
+def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
+    """Start or resume the sweep; returns (status, reason). Raises UserError if its files are damaged."""
+    plan = folder.plan()
+    stopping = StopRequest()
+    stopping.listen()
+    end_record.reserve(folder.end_file)
+    runner = SweepRunner(folder, plan, _load_or_create(folder, plan), stopping)
+    runner.started |= _own_runs(folder, plan)
+    runner.save()
+    try:
+        runner.run()
+    except StopRequested as error:
+        outcome: tuple[Outcome, str] = (
+            "stopped",
+            f"{str(error) or 'stopped by request'}; `ftbench resume {folder.name}` resumes it",
+        )
+    except UserError as error:
+        runner.sweep.reason_code, outcome = error.code, ("failed", error.line)
+    except RunFailed as error:
+        runner.sweep.reason_code, outcome = error.code, ("failed", str(error))
+    else:
+        return runner.sweep.status, ""
+    runner.sweep.status, runner.sweep.reason = outcome
+    with contextlib.suppress(UserError):  # a ladder is damaged, which is the reason already
+        runner.summarize()
+    runner.save()
+    return outcome
+
+
+def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:
+    """The stored state, or a new one; missing and stopped cells are planned again."""
+    sweep = folder.state() or Sweep(
+        name=folder.name,
+        preset=plan.preset,
+        command=plan.command,
+        created=plan.created,
+        axes=plan.axes,
+        budget=plan.budget,
+        cells=[SweepCell(values=cell.values, ladder=cell.ladder) for cell in plan.cells],
+    )
+    sweep.status, sweep.stage, sweep.reason, sweep.reason_code = "running", "planned", "", ""
+    for cell in sweep.cells:
+        if cell.status not in DONE:
+            cell.status, cell.reason = "planned", ""
+    return sweep
+
+
+def _own_runs(folder: SweepDir, plan: SweepPlan) -> set[Path]:
+    """The runs that the ladders of this sweep started before it was resumed."""
+    states = [folder.ladder(cell.ladder).state() for cell in plan.cells]
+    return {folder.runs / e.run for state in states if state for e in state.entries if e.run and not e.reused}

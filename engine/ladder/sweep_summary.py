@@ -1,0 +1,193 @@
+"""The results of a sweep: a point per rung and cell, trends along the axes, where the rule of thumb holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
+from engine.config.quantities import decimal, percent, ratio
+from engine.config.text import amount, listed
+from engine.ladder.decisions import QUALITY
+from engine.ladder.format import rung_title
+from engine.ladder.regression import slope
+from engine.ladder.summary import RULE
+from engine.runs.ladder import BASES, Ladder, LadderSummary, RungTradeoff
+from engine.runs.result import Interval, Z
+from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
+
+MIN_TREND = 3
+"""Cells with a share of the gain from which there is a trend: a line always fits two points."""
+
+
+RULE_VERBS: dict[Check, str] = {
+    "holds": "holds",
+    "fails": "does not hold",
+    "undecided": "is undecided",
+    "unknown": "cannot be checked",
+}
+
+
+def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
+    """Fill in points, trends, headline and sentences from the states of the cells' ladders."""
+    sweep.points = [
+        point for number, ladder in enumerate(ladders) if ladder and ladder.summary for point in _points(number, ladder)
+    ]
+    sweep.cost = next((one.summary.cost for one in ladders if one and one.summary and one.summary.cost), "")
+    sweep.trends = list(_trends(sweep))
+    sweep.headline = _headline(sweep, [ladder for ladder in ladders if ladder])
+    sweep.sentences = [*map(trend_sentence, sweep.trends), *_missing(sweep), *_different_work(ladders)]
+
+
+def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
+    """Every trained rung except full fine-tuning."""
+    known = {one.rung: one for one in ladder.summary.tradeoffs} if ladder.summary else {}
+    for row in ladder.rows:
+        if row.name in BASES or row.source or row.method == RULE_REFERENCE or row.score is None:
+            continue
+        point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), why=row.no_share)
+        if (found := known.get(row.name)) and ladder.summary:
+            point.share_of_gain, point.cost = found.share_of_gain, found.cost
+            point.quality, point.cheap = _checks(found, ladder.summary)
+        elif row.share_of_gain:
+            point.share_of_gain = row.share_of_gain
+            point.quality = _check_share(row.share_of_gain, QUALITY)
+        yield point
+
+
+def _checks(one: RungTradeoff, summary: LadderSummary) -> tuple[Check, Check]:
+    cost, limit = one.cost, summary.rule_cost
+    cheap: Check = "holds" if cost.high <= limit else "fails" if cost.low > limit else "undecided"
+    return _check_share(one.share_of_gain, summary.rule_gain), cheap
+
+
+def _check_share(share: Interval, limit: float) -> Check:
+    if share.low is None or share.high is None:
+        return "unknown"
+    return "holds" if share.low >= limit else "fails" if share.high < limit else "undecided"
+
+
+def _trends(sweep: Sweep) -> Iterator[Trend]:
+    """A trend per rung and numeric axis, at each value of the other axis."""
+    rungs = dict.fromkeys((point.rung, point.title) for point in sweep.points)
+    for axis in sweep.axes:
+        others = [other for other in sweep.axes if other is not axis]
+        fixed: list[dict[str, Any]] = [{other.key: value} for other in others for value in other.values] or [{}]
+        for at in fixed if axis.is_numeric else []:
+            for rung, title in rungs:
+                points = [
+                    (float(sweep.cells[point.cell].values[axis.key]), point)
+                    for point in sweep.points
+                    if point.rung == rung and at.items() <= sweep.cells[point.cell].values.items()
+                ]
+                trend = Trend(rung=rung, title=title, key=axis.key, at=at)
+                trend.share_of_gain = _share_trend(points)
+                trend.cost = _cost_trend(points)
+                if trend.share_of_gain or trend.cost:
+                    yield trend
+
+
+def _share_trend(points: Sequence[tuple[float, SweepPoint]]) -> Interval | None:
+    """Change of the share of the gain per doubling."""
+    found = [
+        (math.log2(x), share.mean, (share.high - share.low) / (2 * Z))
+        for x, point in points
+        if (share := point.share_of_gain)
+        and share.mean is not None
+        and share.low is not None
+        and share.high is not None
+        and share.high > share.low
+    ]
+    return slope(found) if len(found) >= MIN_TREND else None
+
+
+def _cost_trend(points: Sequence[tuple[float, SweepPoint]]) -> Interval | None:
+    """Factor of the cost ratio per doubling, from its logarithm; all cells count the same."""
+    costs = [(x, point.cost.mean) for x, point in points if point.cost and point.cost.mean > 0]
+    found = [(math.log2(x), math.log2(cost), 0.0) for x, cost in costs]
+    change = slope(found) if len(found) >= MIN_TREND else None
+    if change is None or change.mean is None or change.low is None or change.high is None:
+        return None
+    return Interval(mean=2**change.mean, low=2**change.low, high=2**change.high, rows=change.rows)
+
+
+def trend_sentence(trend: Trend) -> str:
+    """`QLoRA: per doubling of adapter.rank, its share of the gain changes by +3.1 points, 95% CI [1.0, 5.2].`"""
+    at = f" at {cell_text(trend.at)}" if trend.at else ""
+    parts = []
+    if share := trend.share_of_gain:
+        bounds = f"[{_points_text(share.low)}, {_points_text(share.high)}]"
+        sure = share.low is not None and share.high is not None and (share.low > 0 or share.high < 0)
+        text = f"its share of the gain changes by {_points_text(share.mean)} points, 95% CI {bounds}"
+        parts.append(text if sure else f"{text}, no significant trend")
+    if cost := trend.cost:
+        bounds = f"[{_factor(cost.low)}, {_factor(cost.high)}]"
+        parts.append(f"its cost ratio changes by a factor of {_factor(cost.mean)}, 95% CI {bounds}")
+    return f"{trend.title}{at}: per doubling of {trend.key}, {'; '.join(parts)}."
+
+
+def _points_text(value: float | None) -> str:
+    return decimal(None if value is None else 100 * value, 1, signed=True)
+
+
+def _factor(value: float | None) -> str:
+    return decimal(value, 2)
+
+
+def _headline(sweep: Sweep, ladders: Sequence[Ladder]) -> str:
+    """In which ladders the rule of thumb holds; without QLoRA, the range of the shares of the gain."""
+    done = {point.cell for point in sweep.points}
+    if not done:
+        return ""
+    methods = {row.name: row.method for ladder in ladders for row in ladder.rows}
+    candidates = [point for point in sweep.points if methods.get(point.rung) == RULE_CANDIDATE]
+    of = f"{amount(len(done), 'ladder')}" + (f" of {len(sweep.cells)} planned" if len(done) < len(sweep.cells) else "")
+    if not candidates:
+        shares = [
+            point.share_of_gain.mean for point in sweep.points if point.share_of_gain and point.share_of_gain.mean
+        ]
+        if not shares:
+            return f"No rung has a share of full fine-tuning's gain in {of}."
+        return f"Rungs keep {percent(min(shares))} to {percent(max(shares))} of full fine-tuning's gain in {of}."
+    names = listed(list(dict.fromkeys(point.title for point in candidates)))
+    parts = []
+    for check, verb in RULE_VERBS.items():
+        where = [cell_text(sweep.cells[point.cell].values) for point in candidates if point.rule == check]
+        if where:
+            parts.append(f"{verb} in {len(where)}" + (f" ({'; '.join(where)})" if check == "holds" else ""))
+    return f"{names}: of {of}, {RULE} {listed(parts)}."
+
+
+def _missing(sweep: Sweep) -> list[str]:
+    """Which cells are missing, and why."""
+    by_reason: dict[str, list[str]] = {}
+    for cell in sweep.cells:
+        if cell.status in ("missing", "failed"):
+            by_reason.setdefault(cell.reason, []).append(cell_text(cell.values))
+    return [f"Missing: {'; '.join(cells)}: {reason}." for reason, cells in by_reason.items()]
+
+
+def _different_work(ladders: Sequence[Ladder | None]) -> list[str]:
+    """Whether the cells were scored on different test rows, so that a trend is partly due to them."""
+    tests = {one.work.fingerprints.get("test", "") for one in ladders if one and one.work}
+    if len(tests) > 1:
+        return ["The ladders were not scored on the same test rows: differences between them are partly due to that."]
+    return []
+
+
+def rule_text(point: SweepPoint) -> str:
+    """`holds`, `does not hold (cost)`, `undecided (quality)`, `unknown`."""
+    names = {"quality": point.quality, "cost": point.cheap}
+    because = [name for name, check in names.items() if check == point.rule]
+    words = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "unknown"}
+    text = words[point.rule]
+    return text if point.rule == "holds" else f"{text} ({' and '.join(because)})"
+
+
+def cost_text(point: SweepPoint) -> str:
+    """`0.42× [0.40, 0.45]`: the ratio, and the lowest and highest of two seeds where they differ."""
+    if point.cost is None:
+        return ""
+    low, high = ratio(point.cost.low), ratio(point.cost.high)
+    return ratio(point.cost.mean) + ("" if low == high else f" ({low} – {high})")

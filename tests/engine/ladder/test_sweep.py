@@ -1,0 +1,71 @@
+"""`ftbench ladder --vary` from the command to the report, on the embedded model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from command import MICRO, ftbench
+
+from engine.runs.sweep_dir import iterate
+
+SWEEP = [
+    *("ladder", "demo", "--rung", "lora,full", "--no-probe", "--vary", "adapter.rank=2,4", *MICRO),
+    *("--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"),
+]
+
+
+def state_of(runs: Path, name: str) -> Any:
+    return json.loads((runs / name / "ladder.json").read_text())
+
+
+def check_the_ladders(runs: Path, sweep: Any) -> None:
+    """The base model and full fine-tuning, which does not read the rank, were run once."""
+    first, second = (state_of(runs, cell["ladder"]) for cell in sweep["cells"])
+    entries = {entry["rung"]: entry for entry in second["entries"]}
+    assert entries["full"]["reused"] and not entries["lora"]["reused"]
+    scored = json.loads((runs / entries["lora"]["run"] / "result.json").read_text())
+    assert scored["before"] is None and second["base_runs"] == {"base": first["entries"][0]["run"]}
+    bases = [next(row for row in ladder["rows"] if row["name"] == "base") for ladder in (first, second)]
+    assert all(base["score"] and base["loss"] for base in bases)
+    assert len({(base["score"]["mean"], base["loss"]["mean"]) for base in bases}) == 1
+    assert all(ladder["verdict"] for ladder in (first, second))
+
+
+def check_the_report(sweep: Any) -> None:
+    done = ftbench("report", sweep["name"])
+    assert done.returncode == 0 and "report.html" in done.stdout
+    markdown = ftbench("report", sweep["name"], "--markdown").stdout
+    assert markdown.startswith("# demo by adapter.rank") and "| 4 | LoRA |" in markdown
+    assert json.loads(ftbench("report", sweep["name"], "--json").stdout)["points"] == sweep["points"]
+    listed = ftbench("runs").stdout
+    assert sweep["name"] in listed and "2/2" in listed
+
+
+def check_the_budget(tmp_path: Path) -> None:
+    """A ladder is not started if the budget does not suffice, and the sweep says so, also after it is resumed."""
+    done = ftbench(*SWEEP, "--budget", "1s")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Missing: adapter.rank=4: the budget of 1.00 s does not suffice" in done.stdout
+    folder = max(iterate(tmp_path / "runs"), key=lambda sweep: sweep.name)
+    resumed = ftbench("resume", folder.name)
+    assert resumed.returncode == 0 and "Missing: adapter.rank=4" in resumed.stdout
+    assert ftbench("ladder", "demo", "--budget", "1s").returncode == 2
+
+
+def test_a_sweep_shares_runs_and_the_base_model_reports_and_keeps_its_budget(tmp_path: Path) -> None:
+    done = ftbench(*SWEEP, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    sweep = json.loads(done.stdout)
+    assert [cell["status"] for cell in sweep["cells"]] == ["finished", "finished"]
+    assert [point["cell"] for point in sweep["points"]] == [0, 1] and sweep["headline"]
+    check_the_ladders(tmp_path / "runs", sweep)
+    check_the_report(sweep)
+    check_the_budget(tmp_path)
+
+
+def test_a_sweep_that_cannot_run_is_refused_and_leaves_no_files(tmp_path: Path) -> None:
+    done = ftbench("ladder", "demo", "--vary", "adapter.rank=2,4", *MICRO, "--data", "nowhere.jsonl")
+    assert done.returncode == 2 and "nowhere.jsonl" in done.stderr
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())

@@ -1,0 +1,161 @@
+"""The results of a sweep: where the rule of thumb holds, trends with intervals, what is missing; page and Markdown."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import HOSTILE
+from test_summary import timed, with_times
+
+from engine.ladder.regression import slope, student_quantile
+from engine.ladder.summary import summarize
+from engine.ladder.sweep_report import html, text, write
+from engine.ladder.sweep_summary import summarize_sweep
+from engine.runs.ladder import Ladder
+from engine.runs.result import Interval
+from engine.runs.sweep import Axis, Sweep, SweepCell
+from engine.runs.sweep_dir import SweepDir
+
+RANKS = Axis(key="adapter.rank", values=[4, 8, 16, 32])
+
+
+def ladder_with(share: float, qlora: float, half: float = 0.03, name: str = "") -> Ladder:
+    """A ladder in which QLoRA keeps this share of the gain at this cost in percent of full's."""
+    ladder = with_times(timed(), qlora=qlora, lora=40.0, full=100.0)
+    for row in ladder.rows:
+        if row.name == "qlora":
+            row.share_of_gain = Interval(mean=share, low=share - half, high=share + half, rows=300)
+        if row.training_seconds:
+            row.training_seconds.low = row.training_seconds.high = row.training_seconds.mean
+    ladder.name = name
+    ladder.summary = summarize(ladder)
+    return ladder
+
+
+def sweep_of(ladders: list[Ladder | None], axes: list[Axis] | None = None, **cells: str) -> Sweep:
+    axes = axes or [RANKS]
+    values: list[dict[str, Any]] = [{axes[0].key: value} for value in axes[0].values]
+    if len(axes) > 1:
+        values = [{**one, axes[1].key: value} for one in values for value in axes[1].values]
+    sweep = Sweep(name="s", preset="demo", command="ftbench ladder demo --vary x=1,2", created=0.0, axes=axes)
+    statuses = [cells.get(f"cell_{number}", "finished") for number in range(len(values))]
+    sweep.cells = [
+        SweepCell(values=one, ladder=f"ladder-{number}", status=status)
+        for number, (one, status) in enumerate(zip(values, statuses, strict=True))
+    ]
+    summarize_sweep(sweep, ladders)
+    return sweep
+
+
+def rising() -> Sweep:
+    return sweep_of([ladder_with(0.80 + 0.06 * number, 11.0) for number in range(4)])
+
+
+def test_the_headline_says_in_which_ladders_the_rule_holds() -> None:
+    sweep = rising()
+    assert sweep.headline == (
+        "QLoRA: of 4 ladders, the rule of thumb (94% of the gain at one eighth of the cost) holds in 1 "
+        "(adapter.rank=32), does not hold in 2 and is undecided in 1."
+    )
+    assert [point.rule for point in sweep.points if point.rung == "qlora"] == ["fails", "fails", "undecided", "holds"]
+
+
+def test_a_trend_has_an_interval_and_is_per_doubling() -> None:
+    (trend,) = [one for one in rising().trends if one.rung == "qlora"]
+    share = trend.share_of_gain
+    assert share and share.mean == pytest.approx(0.06) and share.low is not None and share.low > 0
+    assert trend.cost and trend.cost.mean == pytest.approx(1.0)
+    sentence = next(one for one in rising().sentences if one.startswith("QLoRA"))
+    assert sentence.startswith(
+        "QLoRA: per doubling of adapter.rank, its share of the gain changes by +6.0 points, 95% CI"
+    )
+    flat = sweep_of([ladder_with(0.9, 11.0)] * 4)
+    assert "no significant trend" in next(one for one in flat.sentences if one.startswith("QLoRA"))
+
+
+def test_there_is_no_trend_along_words_or_with_two_values() -> None:
+    words = Axis(key="adapter.target_modules", values=["all-linear", "q_proj", "v_proj"])
+    assert sweep_of([ladder_with(0.9, 11.0)] * 3, [words]).trends == []
+    assert sweep_of([ladder_with(0.9, 11.0)] * 2, [Axis(key="adapter.rank", values=[4, 8])]).trends == []
+
+
+def test_the_trend_along_each_axis_is_at_each_value_of_the_other() -> None:
+    axes = [RANKS, Axis(key="data.max_rows", values=[100, 200, 400])]
+    sweep = sweep_of([ladder_with(0.9, 11.0)] * 12, axes)
+    at = [(one.key, one.at) for one in sweep.trends if one.rung == "qlora"]
+    assert at[:3] == [("adapter.rank", {"data.max_rows": rows}) for rows in (100, 200, 400)]
+    assert at[3:] == [("data.max_rows", {"adapter.rank": rank}) for rank in (4, 8, 16, 32)]
+
+
+def test_what_is_missing_is_said_with_its_reason() -> None:
+    ladders: list[Ladder | None] = [ladder_with(0.99, 11.0), None, None, None]
+    sweep = sweep_of(ladders, cell_1="missing", cell_2="missing", cell_3="failed")
+    sweep.cells[1].reason = sweep.cells[2].reason = "the budget of 8:00:00 does not suffice"
+    sweep.cells[3].reason = "out of memory"
+    summarize_sweep(sweep, ladders)
+    assert "of 1 ladder of 4 planned" in sweep.headline
+    assert "Missing: adapter.rank=8; adapter.rank=16: the budget of 8:00:00 does not suffice." in sweep.sentences
+    assert "Missing: adapter.rank=32: out of memory." in sweep.sentences
+    assert "failed: out of memory" in text(sweep)
+
+
+def test_different_test_rows_are_said() -> None:
+    ladders = [ladder_with(0.9, 11.0) for _ in range(4)]
+    for number, ladder in enumerate(ladders):
+        assert ladder.work
+        ladder.work.fingerprints["test"] = str(number > 1)
+    assert any("same test rows" in sentence for sentence in sweep_of(list(ladders)).sentences)
+
+
+def test_page_and_markdown_have_headline_sentences_results_and_figures(tmp_path: Path) -> None:
+    sweep = rising()
+    write(SweepDir(tmp_path), sweep)
+    page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for one in (sweep.headline, *sweep.sentences):
+        assert one.replace("'", "&#39;").split("[")[0][:60] in page.replace("\u00a0", " ")
+    assert page.count("<svg") == 2 and "Shaded: " in page and "<script" not in page
+    assert "| 32 | QLoRA | 98.0% · [95.0, 101.0] | 0.11× | holds | ladder-3 |" in markdown
+
+
+def test_two_axes_have_two_figures_for_each_value_of_the_second() -> None:
+    axes = [RANKS, Axis(key="data.max_rows", values=[100, 200])]
+    page = html(sweep_of([ladder_with(0.9, 11.0)] * 8, axes))
+    assert page.count("<svg") == 4 and "at data.max_rows=200" in page
+
+
+def test_hostile_values_are_text() -> None:
+    hostile = Axis(key="adapter.target_modules", values=[HOSTILE[0], HOSTILE[1]])
+    sweep = sweep_of([ladder_with(0.9, 11.0)] * 2, [hostile])
+    page = html(sweep)
+    assert "<script" not in page and "\x1b" not in page + text(sweep)
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571), (30, 2.042)])
+def test_quantiles_of_students_t(degrees: int, expected: float) -> None:
+    """Values of printed tables."""
+    assert student_quantile(degrees) == pytest.approx(expected, abs=5e-4)
+
+
+def test_the_slope_is_that_of_least_squares() -> None:
+    x, y = [1.0, 2.0, 3.0, 5.0], [2.0, 2.5, 4.5, 5.0]
+    found = slope([(a, b, 0.0) for a, b in zip(x, y, strict=True)])
+    expected, covariance = np.polyfit(x, y, 1, cov=True)
+    assert found and found.mean == pytest.approx(expected[0])
+    half = 4.303 * math.sqrt(covariance[0, 0])
+    assert found.low == pytest.approx(expected[0] - half, abs=1e-3)
+    assert slope([(1.0, 1.0, 0.1), (1.0, 2.0, 0.1), (1.0, 3.0, 0.1)]) is None
+
+
+def test_intervals_of_slopes_contain_the_true_slope() -> None:
+    random = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        y = 0.5 * np.arange(5) + random.normal(0, 0.2, 5)
+        found = slope([(float(x), float(one), 0.2) for x, one in enumerate(y)])
+        assert found and found.low is not None and found.high is not None
+        hits += found.low <= 0.5 <= found.high
+    assert hits / 400 >= 0.94

@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
-from engine.runs.device_queue import visible_device, wait_for_device
+from engine.runs.device_queue import wait_for_device
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Error, Hello, Phase
@@ -78,7 +78,6 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         write_end(run, frozen, log, End(status="finished", reason=""))  # finished before, only its result is missing
         return 0
 
-    device = visible_device()
     queued_since = time.time() if resumed else frozen.created  # a resumed run goes to the end of the queue
 
     def log_place(note: str) -> None:
@@ -88,6 +87,10 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return stopping.requested or not run.path.exists()
 
     try:
+        from engine.hardware.devices import select_device
+
+        device = select_device(frozen.config.hardware.device)
+        device.apply()
         waits = frozen.wait and frozen.config.executor.name == "local"  # Slurm has given its job a device
         acquired = wait_for_device(device, queued_since, run.path, log_place, cancelled) if waits else True
     except UserError as error:

@@ -13,6 +13,7 @@ MARK = "▸"
 OF_ONE_MODEL = ("model.revision", "model.from_run")
 """Settings that are dropped with the model that they belong to."""
 RATE = "train.learning_rate"
+DEVICE = "hardware.device"
 NOT_COMPARED = ("title", "about", "slot")
 """Keys that describe a preset and configure nothing."""
 
@@ -28,8 +29,9 @@ class Choice:
     settings: Flat = field(default_factory=dict)
 
     def with_preset(self, name: str) -> Choice:
-        """Another preset with its own method and model; the selected data is kept."""
-        return Choice(preset=name, data=self.data)
+        """Another preset with its own method and model; the selected data and device are kept."""
+        kept = {key: value for key, value in self.settings.items() if key == DEVICE}
+        return Choice(preset=name, data=self.data, settings=kept)
 
     def with_method(self, method: str | None) -> Choice:
         return replace(self, method=method)

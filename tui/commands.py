@@ -84,6 +84,14 @@ BENCH = (
         "Compare the methods: memory by component, settings, when to use which.",
         shown=False,
     ),
+    Command(
+        "bench.device",
+        "D",
+        "device",
+        "device",
+        "Switch to the next GPU or the CPU, overriding the preset.",
+        shown=False,
+    ),
     Command("bench.presets", "P", "presets", "presets", "List presets: edit, duplicate, save the current selection."),
     Command("bench.live", "j", "live", "next run", "Watch the next active run, in queue order.", shown=False),
     Command(

@@ -16,6 +16,7 @@ Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
+DeviceName = Annotated[str, Meta(pattern=r"^(auto|cpu|[0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+)$")]
 DATA_FORMATS = ("auto", *format_names())
 if TYPE_CHECKING:
     FormatName = str  # mypy cannot evaluate the names of the modules
@@ -174,6 +175,14 @@ class Evaluation(Section, frozen=True):
     passages."""
 
 
+class Hardware(Section, frozen=True):
+    """Where a run is executed."""
+
+    device: NotNegative | DeviceName = "auto"
+    """auto, cpu, the index of a GPU in nvidia-smi, or the UUID of a GPU or MIG instance or its beginning. auto: the
+    first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU."""
+
+
 class Cost(Section, frozen=True):
     """What an hour of the machine costs."""
 
@@ -244,6 +253,7 @@ class Config(Section, frozen=True):
     quantization: Quantization = field(default_factory=Quantization)
     optimizer: Optimizer = field(default_factory=Optimizer)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    hardware: Hardware = field(default_factory=Hardware)
     cost: Cost = field(default_factory=Cost)
     executor: Executor = field(default_factory=Executor)
     track: Track = field(default_factory=Track)
@@ -257,6 +267,7 @@ SECTIONS: dict[str, type[Section]] = {
     "quantization": Quantization,
     "optimizer": Optimizer,
     "evaluation": Evaluation,
+    "hardware": Hardware,
     "cost": Cost,
     "executor": Executor,
     "track": Track,

@@ -20,6 +20,7 @@ from engine.config.preset import parse_overrides
 NAMED_TYPES = {
     "Positive": "int, ≥ 1",
     "NotNegative": "int, ≥ 0",
+    "DeviceName": "str",
     "Share": "float, ≥ 0 and < 1",
     "Rate": "float, > 0 and ≤ 1",
     "FormatName": ", ".join(schema.DATA_FORMATS),

@@ -61,6 +61,11 @@ class Nvml:
         """The driver version; '' where it is not available."""
         return str(self._call("nvmlSystemGetDriverVersion") or "")
 
+    def cuda_version(self) -> tuple[int, int] | None:
+        """The newest CUDA version that the driver supports: (12, 8)."""
+        version = self._call("nvmlSystemGetCudaDriverVersion_v2")
+        return None if version is None else (version // 1000, version % 1000 // 10)
+
     def gpus(self) -> list[NvmlGpu]:
         """Every GPU, in NVML's order; one that does not respond is included, without values."""
         count = self._call("nvmlDeviceGetCount") or 0
@@ -76,10 +81,13 @@ class Nvml:
 
         None where no GPU or several match.
         """
+        gpus = self.gpus()
         handle = self._call("nvmlDeviceGetHandleByUUID", uuid)
         if handle is not None:
-            return NvmlGpu(self, 0, handle)
-        matching = [gpu for gpu in self.gpus() if (gpu.uuid() or "").startswith(uuid)]
+            same = next((gpu for gpu in gpus if gpu.uuid() == uuid), None)
+            return same or NvmlGpu(self, 0, handle)
+        known = [*gpus, *(instance for gpu in gpus for instance in gpu.mig_instances())]
+        matching = [gpu for gpu in known if (gpu.uuid() or "").startswith(uuid)]
         return matching[0] if len(matching) == 1 else None
 
     def of_torch(self, uuid: str) -> NvmlGpu | None:
@@ -119,6 +127,17 @@ class NvmlGpu:
         """GPU-…"""
         uuid = self._ask("nvmlDeviceGetUUID")
         return uuid.decode("ascii", "replace") if isinstance(uuid, bytes) else uuid
+
+    def mig_mode(self) -> bool:
+        """Whether the GPU is divided into MIG instances."""
+        modes = self._ask("nvmlDeviceGetMigMode")
+        return bool(modes and modes[0])
+
+    def mig_instances(self) -> list[NvmlGpu]:
+        """Its MIG instances, with the index of the GPU; [] without MIG mode."""
+        count = (self._ask("nvmlDeviceGetMaxMigDeviceCount") or 0) if self.mig_mode() else 0
+        handles = [self._ask("nvmlDeviceGetMigDeviceHandleByIndex", number) for number in range(count)]
+        return [NvmlGpu(self.nvml, self.index, handle) for handle in handles if handle is not None]
 
     def bf16(self) -> bool:
         """Whether it has bfloat16 instructions: compute capability 8.0 (Ampere) or higher, or unknown."""

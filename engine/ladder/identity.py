@@ -15,7 +15,15 @@ from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.run_dir import RunDir, iterate, read_frozen
 
-UNRELATED_KEYS = ("title", "about", "slot", "cost.price_per_hour", "cost.currency", "cost.max_other_load")
+UNRELATED_KEYS = (
+    "title",
+    "about",
+    "slot",
+    "cost.price_per_hour",
+    "cost.currency",
+    "cost.max_other_load",
+    "hardware.device",
+)
 UNRELATED_SECTIONS = ("executor.", "track.")
 _IDENTITY = re.compile(rb'^work = "([0-9a-f]{64})"$', re.MULTILINE)
 

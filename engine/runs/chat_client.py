@@ -25,7 +25,8 @@ class ChatClient:
 
     def __init__(self, request: Open, on_cpu: bool = False) -> None:
         """`on_cpu`: use the CPU although there is a GPU."""
-        self._request, self._on_cpu = request, on_cpu
+        self._request = msgspec.structs.replace(request, device="cpu") if on_cpu else request
+        self._on_cpu = on_cpu
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._closed = False

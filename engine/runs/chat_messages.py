@@ -46,6 +46,8 @@ class Open(Struct, frozen=True, kw_only=True, tag=True):
     """Whether the base model answers too."""
     wait: bool = True
     """Whether to wait in the device queue."""
+    device: int | str = "auto"
+    """As `hardware.device`."""
 
 
 class Ask(Struct, frozen=True, kw_only=True, tag=True):

@@ -11,9 +11,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.runs import locks
+
+if TYPE_CHECKING:
+    from engine.hardware.devices import SelectedDevice
 
 STALE_SECONDS = 60.0
 """Age at which an unlocked ticket is deleted: a younger one may belong to a run that is about to lock it."""
@@ -32,22 +35,8 @@ class QueuePlace(NamedTuple):
     run: Path
 
 
-def visible_device() -> str:
-    """Name of the device in the queue: the first entry of CUDA_VISIBLE_DEVICES, GPU `0`, or `cpu`."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        first = visible.split(",")[0].strip()
-        return first if first and first != "-1" else "cpu"
-    return "0" if Path("/dev/nvidia0").exists() or Path("/dev/nvidiactl").exists() else "cpu"
-
-
-def device_title(device: str) -> str:
-    """`the CPU`, `GPU 0`."""
-    return "the CPU" if device == "cpu" else f"GPU {device}"
-
-
 def wait_for_device(
-    device: str,
+    device: SelectedDevice,
     arrived: float,
     run: Path,
     report: Callable[[str], None],
@@ -59,14 +48,14 @@ def wait_for_device(
     `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every
     change of place.
     """
-    lock, content, last_note = locks.device_lock(device), f"{os.getpid()} {run}", ""
+    lock, content, last_note = locks.device_lock(device.lock), f"{os.getpid()} {run}", ""
     with _ticket(lock, arrived, content) as own:
         while True:
             before = [turn for ticket, turn in _waiting(lock) if ticket.name < own.name]
             if not before and locks.hold(lock, content) is not None:
                 return True
             holder = _read(locks.holder(lock))
-            note = _note(device, before, holder)
+            note = _note(device.title, before, holder)
             if note != last_note:
                 report(note)
                 last_note = note
@@ -129,9 +118,8 @@ def _read(content: str | None) -> tuple[int, Path]:
     return locks.pid_of(pid) or 0, Path(run)
 
 
-def _note(device: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
+def _note(where: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
     """`next on GPU 0; in use by 2026…-3f2a (process 17)`."""
-    where = device_title(device)
     pid, run = holder
     use = f"in use by {_named(run)} (process {pid})" if pid else "being released"
     if not before:

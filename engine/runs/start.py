@@ -10,7 +10,9 @@ from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
+from engine.config.schema import Config
 from engine.config.trackers import check_trackers
+from engine.hardware.devices import select_device
 from engine.runs import ladder_dir, launch, run_dir, sweep_dir
 from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
@@ -35,11 +37,12 @@ def start_run(
 
     `wait=False` starts even if the GPU is busy. `data_fingerprint` is that of the checked rows: the worker refuses
     other rows. `command` is the command line that `run.toml` records. `created` is called with the run before its
-    worker starts. Raises UserError if the model cannot be trained, the run to start from does not match or the
-    directory cannot be created, and RunFailed if the worker does not start.
+    worker starts. Raises UserError if the model cannot be trained, the device does not exist, the run to start from
+    does not match or the directory cannot be created, and RunFailed if the worker does not start.
     """
     check_model_config(effective.config.model)
     check_trackers(effective.config.track.to)
+    check_device(effective.config)
     find_starting_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
@@ -88,6 +91,7 @@ def start_ladder(
     for rung in plan.rungs:
         check_model_config(rung.config.model)
         check_trackers(rung.config.track.to)
+        check_device(rung.config)
     folder = ladder_dir.create(runs, plan)
     created(folder)
     launch.launch_ladder(folder)
@@ -142,6 +146,12 @@ def events_size(run: RunDir) -> int:
         return run.events_file.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def check_device(config: Config) -> None:
+    """Raise UserError if the device does not exist; a job of Slurm runs on another machine."""
+    if config.executor.name == "local":
+        select_device(config.hardware.device)
 
 
 def _start_worker(run: RunDir) -> None:

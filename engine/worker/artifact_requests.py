@@ -19,11 +19,14 @@ Progress = Callable[..., None]
 
 def export(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
-    from engine.runs.device_queue import visible_device, wait_for_device
+    from engine.hardware.devices import select_device
+    from engine.runs.device_queue import wait_for_device
 
     run = Path(arguments["run"])
+    device = select_device()
+    device.apply()
     if arguments["wait"]:
-        wait_for_device(visible_device(), time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
+        wait_for_device(device, time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
     progress("loading libraries")
     import_libraries()
     from engine.export.exporter import export

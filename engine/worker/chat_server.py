@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
+from engine.hardware.devices import SelectedDevice, select_device
 from engine.methods.quick_import import import_libraries
 from engine.runs import device_queue, parent
 from engine.runs.chat_messages import (
@@ -33,7 +34,7 @@ from engine.runs.chat_messages import (
     Stop,
     Waiting,
 )
-from engine.runs.device_queue import device_title, visible_device, wait_for_device
+from engine.runs.device_queue import wait_for_device
 from engine.runs.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import MAX_REASON, encoded
 
@@ -68,8 +69,10 @@ class ChatServer:
         paths = [Path(run) for run in request.runs]
         for path in paths:
             finished_result(RunDir(path), NOT_FINISHED)  # before waiting for the device
+        device = select_device(request.device)
+        device.apply()
         if request.wait:
-            self._wait_for_device(paths)
+            self._wait_for_device(device, paths)
         self.tell(Loading("loading libraries"))
         import_libraries()  # after the wait: it takes seconds
         from engine.chat.session import ChatSession
@@ -88,11 +91,9 @@ class ChatServer:
         except UserError as error:
             self.tell(refused(error, request.number if isinstance(request, Ask) else None))
 
-    def _wait_for_device(self, runs: list[Path]) -> None:
-        device = visible_device()
-        title = device_title(device)
+    def _wait_for_device(self, device: SelectedDevice, runs: list[Path]) -> None:
         place = runs[0] / device_queue.TRY
-        wait_for_device(device, time.time(), place, lambda note: self.tell(Waiting(note, title)), lambda: False)
+        wait_for_device(device, time.time(), place, lambda note: self.tell(Waiting(note, device.title)), lambda: False)
 
     def _read(self, descriptor: int) -> None:
         """Queue requests until stdin closes; then end the process, even while it generates."""

@@ -16,9 +16,8 @@ from transformers.utils import logging as transformers_logging
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.prepare import prepare
 from engine.evaluation.preflight import refuse_rows
-from engine.hardware.nvml import Nvml
-from engine.memory.formula.memory_budget import first_visible
 from engine.methods import method
+from engine.methods.gpu_support import refuse_unused_gpu
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import folder_bytes
@@ -75,7 +74,7 @@ def _run_phases(run: RunContext) -> None:
     for note in run.frozen.notes:
         run.warn("run.configuration", note)
     _warn_about_other_processes(run)
-    _warn_about_unused_gpu(run)
+    refuse_unused_gpu(config, machine)
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
@@ -120,14 +119,6 @@ def _warn_about_other_processes(run: RunContext) -> None:
         size = f" ({used / 2**30:.1f} GiB)" if used else ""
         text = f"process {pid} {name}{size} also uses this GPU: timings and memory include its load"
         run.warn("gpu.shared", text)
-
-
-def _warn_about_unused_gpu(run: RunContext) -> None:
-    """Without this warning, a GPU that torch's build or the driver does not support shows only in the timings."""
-    if run.machine.device == "cpu" and (gpu := first_visible(Nvml())):
-        name = gpu.name() or "a GPU"
-        text = f"torch cannot use {name}: this run uses the CPU; run `ftbench doctor` for the reason"
-        run.warn("gpu.unusable", text)
 
 
 def _silence_libraries() -> None:

@@ -20,6 +20,7 @@ import msgspec
 from engine.config import schema
 from engine.config.errors import RunFailed, UserError
 from engine.config.split_version import SPLIT_VERSION
+from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, without_garbage_collection
 from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
@@ -69,13 +70,14 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
 def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
     """What computing the rows' common prefixes once saves: one sentence, "" if nothing or for large data."""
     os.nice(10)
+    config = msgspec.convert(arguments["config"], schema.Config)
+    select_device(config.hardware.device).apply()
     import_libraries()
     from engine.memory.dry_run.data_rows import read_rows
     from engine.methods.machine import this_machine
     from engine.methods.model_config import config_of
     from engine.runs.sharing import describe_sharing
 
-    config = msgspec.convert(arguments["config"], schema.Config)
     rows = read_rows(config, config_of(config.model), this_machine(), given=False)
     if isinstance(rows, str):
         return ""
@@ -105,12 +107,12 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
     """The workload of a configuration."""
+    config = msgspec.convert(arguments["config"], schema.Config)
+    select_device(config.hardware.device).apply()
     import_libraries()
     from engine.worker.workload import describe_workload
 
-    return describe_workload(
-        msgspec.convert(arguments["config"], schema.Config), arguments.get("split_version", SPLIT_VERSION)
-    )
+    return describe_workload(config, arguments.get("split_version", SPLIT_VERSION))
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -141,11 +143,15 @@ def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def plan(arguments: dict[str, Any], progress: Progress) -> Any:
     """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
-    import_libraries()
-    from engine.memory.dry_run.plan import plan
     from engine.memory.formula.method_plan import PlanQuery
 
-    return msgspec.to_builtins(plan(msgspec.convert(arguments, PlanQuery), progress))
+    query = msgspec.convert(arguments, PlanQuery)
+    if query.budget.source != "listed":
+        select_device(query.configs[0].hardware.device).apply()
+    import_libraries()
+    from engine.memory.dry_run.plan import plan
+
+    return msgspec.to_builtins(plan(query, progress))
 
 
 def pull(arguments: dict[str, Any], progress: Progress) -> Any:

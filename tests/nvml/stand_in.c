@@ -4,7 +4,9 @@
  * GPU KEY VALUE, where GPU is an index or `all`: name, total, used, power (mW), energy (mJ), load, temperature,
  * clock and max_clock (MHz), throttle (bits), and
  * `process PID BYTES` (BYTES -1: not available) for each process. `error.KEY N` makes a query fail with NVML's code N;
- * `all error.init 18` makes nvmlInit fail. `all count N` sets the number of GPUs.
+ * `all error.init 18` makes nvmlInit fail. `all count N` sets the number of GPUs, `all driver 550.54` and `all cuda 12040`
+ * the driver's version and its CUDA version. `uuid` is a GPU's UUID; `mig N` is a MIG instance of the GPU, described by
+ * the lines of index N, which is not less than the count; `migmode 1` enables MIG.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,7 @@ typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int gpu, memory; } Load;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int instance, compute; } Process;
 
-enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, UNKNOWN = 999 };
+enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, UNKNOWN = 999 };
 
 static Gpu gpus[16];
 
@@ -60,6 +62,13 @@ static int query_number(Gpu *gpu, const char *key, unsigned long long *number) {
     return code;
 }
 
+static int query_small(Gpu *gpu, const char *key, unsigned int *small) {
+    unsigned long long number = 0;
+    int code = query_number(gpu, key, &number);
+    *small = (unsigned int)number;
+    return code;
+}
+
 int nvmlInitWithFlags(unsigned int flags) { (void)flags; return failure("all", "init"); }
 int nvmlInit_v2(void) { return failure("all", "init"); }
 int nvmlShutdown(void) { return SUCCESS; }
@@ -76,7 +85,14 @@ const char *nvmlErrorString(int code) {
 }
 
 int nvmlSystemGetDriverVersion(char *version, unsigned int room) {
-    snprintf(version, room, "999.1");
+    if (!find("all", "driver", 0, version, room)) snprintf(version, room, "999.1");
+    return SUCCESS;
+}
+
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+    char value[64];
+    if (!find("all", "cuda", 0, value, sizeof value)) return NOT_SUPPORTED;
+    *version = atoi(value);
     return SUCCESS;
 }
 
@@ -89,7 +105,8 @@ int nvmlDeviceGetCount_v2(unsigned int *count) {
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned int index, Gpu **gpu) {
     char number[16];
-    if (index >= 16) return INVALID;
+    unsigned int count = 0;
+    if (nvmlDeviceGetCount_v2(&count) || index >= count) return INVALID;
     snprintf(number, sizeof number, "%u", index);
     gpus[index].index = (int)index;
     *gpu = &gpus[index];
@@ -98,17 +115,46 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, Gpu **gpu) {
 
 int nvmlDeviceGetName(Gpu *gpu, char *name, unsigned int room) { return query(gpu, "name", name, room); }
 
+int nvmlDeviceGetUUID(Gpu *gpu, char *uuid, unsigned int room) { return query(gpu, "uuid", uuid, room); }
+
+int nvmlDeviceGetHandleByUUID(const char *wanted, Gpu **gpu) {
+    char number[16], value[96];
+    for (int index = 0; index < 16; index++) {
+        snprintf(number, sizeof number, "%d", index);
+        if (!find(number, "uuid", 0, value, sizeof value) || strcmp(value, wanted)) continue;
+        gpus[index].index = index;
+        *gpu = &gpus[index];
+        return failure(number, "handle");
+    }
+    return NOT_FOUND;
+}
+
+int nvmlDeviceGetMigMode(Gpu *gpu, unsigned int *current, unsigned int *pending) {
+    int code = query_small(gpu, "migmode", current);
+    *pending = *current;
+    return code;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(Gpu *gpu, unsigned int *count) {
+    *count = 7;
+    return gpu ? SUCCESS : INVALID;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(Gpu *parent, unsigned int nth, Gpu **instance) {
+    char number[16], value[16];
+    int index;
+    snprintf(number, sizeof number, "%d", parent->index);
+    if (!find(number, "mig", (int)nth, value, sizeof value)) return NOT_FOUND;
+    index = atoi(value) % 16;
+    gpus[index].index = index;
+    *instance = &gpus[index];
+    return SUCCESS;
+}
+
 int nvmlDeviceGetMemoryInfo(Gpu *gpu, Memory *memory) {
     int code = query_number(gpu, "total", &memory->total);
     if (!code) code = query_number(gpu, "used", &memory->used);
     if (!code) memory->free = memory->total - memory->used;
-    return code;
-}
-
-static int query_small(Gpu *gpu, const char *key, unsigned int *small) {
-    unsigned long long number = 0;
-    int code = query_number(gpu, key, &number);
-    *small = (unsigned int)number;
     return code;
 }
 

@@ -21,11 +21,13 @@ from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_ladder_or_sweep
+from tui.cli.machine_commands import machine_app
 from tui.cli.options import (
     AdoptOption,
     AsciiOption,
     DataOption,
     DetachOption,
+    DeviceOption,
     ExecutorOption,
     FromOption,
     GresOption,
@@ -42,7 +44,6 @@ from tui.cli.options import (
     VersionOption,
     chosen_method,
     overrides,
-    renamed_option,
 )
 from tui.cli.shipping import shipping_app
 from tui.cli.subcommands import data_app, presets_app
@@ -58,6 +59,7 @@ app = App(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
+app.add_typer(machine_app)
 app.add_typer(comparing_app)
 app.add_typer(shipping_app)
 app.add_typer(upkeep_app)
@@ -69,6 +71,7 @@ def run(
     method: MethodOption = None,
     model: ModelOption = None,
     data: DataOption = None,
+    device: DeviceOption = None,
     settings: SetOption = None,
     start: FromOption = None,
     runs: RunsOption = None,
@@ -86,13 +89,13 @@ def run(
     folder = home(runs, launch=True, json=json)
     from_run = None if start is None else str(run_dir.find(folder, start).path)
     job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
-    given = overrides(settings, model=model, data=data, method=method, **{"from": from_run}) | job
+    given = overrides(settings, model=model, data=data, method=method, device=device, **{"from": from_run}) | job
     raise typer.Exit(verb.run(preset, chosen_method(method), given, folder, now, detach, json))
 
 
 @app.command()
 def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Replay a run, ladder or sweep and follow it while it is running."""
+    """Replay and follow a run, ladder or sweep."""
     from tui.cli import ladder, run, sweep
 
     found = run_ladder_or_sweep(runs, name, json)
@@ -104,7 +107,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
 
 @app.command()
 def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
-    """Stop a run, ladder or sweep: finish the step, save a checkpoint."""
+    """Stop a run, ladder or sweep, with a checkpoint."""
     from tui.cli import run as verb
 
     found = run_ladder_or_sweep(runs, name, json)
@@ -119,7 +122,7 @@ def resume(
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Resume a run from its latest checkpoint, or a stopped ladder or sweep."""
+    """Resume a run, ladder or sweep."""
     from tui.cli import ladder, run, sweep
 
     found = run_ladder_or_sweep(runs, name, json)
@@ -139,44 +142,6 @@ def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOpti
     if adopt is not None:
         raise typer.Exit(verb.adopt_runs(adopt, runs_home(runs), json))
     verb.show(home(runs, json=json), json)
-
-
-@app.command()
-def plan(
-    preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="Plan this method only.")] = None,
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')
-    ] = None,
-    card: Annotated[str | None, typer.Option("--card", hidden=True)] = None,  # the older name of --gpu
-    length: Annotated[
-        int | None, typer.Option("--length", min=2, help="Tokens per row (default: the longest row of the data).")
-    ] = None,
-    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1, help="Micro-batch size.")] = None,
-    model: ModelOption = None,
-    data: DataOption = None,
-    settings: SetOption = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Use the formula only; takes milliseconds.")] = False,
-    history: Annotated[
-        bool, typer.Option("--history", help="Compare predicted with measured peak memory of earlier runs.")
-    ] = False,
-    runs: RunsOption = None,
-    ascii_only: AsciiOption = False,
-    json: JsonOption = False,
-) -> None:
-    """Predict memory, time and cost of each method."""
-    from tui.cli import plan as verb
-
-    folder = home(runs, json=json)
-    if history:
-        raise typer.Exit(verb.show_history(folder, json))
-    if preset is None:
-        do = "name a preset (`ftbench presets list`), or use --history"
-        raise UserError("missing preset", "ftbench plan", do, "cli.missing_preset")
-    given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch)
-    gpu = renamed_option("--gpu", gpu, "--card", card)
-    options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
-    raise typer.Exit(verb.plan(options))
 
 
 @app.callback(invoke_without_command=True)

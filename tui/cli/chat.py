@@ -11,6 +11,7 @@ import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.text import visible
+from engine.hardware.devices import CPU, THE_CPU
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import (
     NOT_FINISHED,
@@ -27,7 +28,6 @@ from engine.runs.chat_messages import (
     Sampling,
     Waiting,
 )
-from engine.runs.device_queue import device_title
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, finished_result
 from tui.cli.data import shown_progress
@@ -62,7 +62,7 @@ class TryOptions:
     sampling: Sampling
     """With `max_new_tokens` 0 for that of the runs' evaluations."""
     base: bool
-    on_cpu: bool
+    device: str
     now: bool
     json: bool
 
@@ -84,7 +84,7 @@ def runs_of(found: list[RunDir | LadderDir]) -> list[RunDir]:
 
 def request(runs: list[RunDir], options: TryOptions) -> Open:
     """The first request of the session."""
-    return Open(runs=[str(run.path) for run in runs], base=options.base, wait=not options.now)
+    return Open(runs=[str(run.path) for run in runs], base=options.base, wait=not options.now, device=options.device)
 
 
 def screen(runs: list[RunDir], options: TryOptions) -> Callable[[], TryScreen]:
@@ -93,7 +93,7 @@ def screen(runs: list[RunDir], options: TryOptions) -> Callable[[], TryScreen]:
     def create() -> TryScreen:
         from tui.screens.trying import TryScreen  # Textual is not needed to print answers
 
-        return TryScreen(request(runs, options), options.sampling, options.system, options.on_cpu)
+        return TryScreen(request(runs, options), options.sampling, options.system, options.device == CPU)
 
     return create
 
@@ -113,7 +113,7 @@ def answer_once(runs: list[RunDir], options: TryOptions) -> int:
     """Print the answers. Returns 1 if a model failed its verification."""
     prompt = prompt_of(options)
     with shown_progress(options.json) as (progress, _):
-        answers = PrintedAnswers(ChatClient(request(runs, options), options.on_cpu), options, prompt, progress)
+        answers = PrintedAnswers(ChatClient(request(runs, options), options.device == CPU), options, prompt, progress)
         answers.run()
     if options.json:
         print_json(answers.as_json())
@@ -186,7 +186,7 @@ class PrintedAnswers:
     def _show_waiting(self, waiting: Waiting) -> None:
         """Say once who uses the device and how not to wait; a progress bar shows changes."""
         if not self._told_waiting:
-            cpu = "" if waiting.device == device_title("cpu") else "--device cpu answers on the CPU (slow), "
+            cpu = "" if waiting.device == THE_CPU.title else "--device cpu answers on the CPU (slow), "
             text = f"waiting in the device queue: {waiting.note}; {cpu}--now starts immediately"
             show_notices([Notice("chat.waiting", text)], self._options.json)
         self._told_waiting = True

@@ -20,6 +20,7 @@ from tui.cli.options import (
     DataOption,
     DemoSeedsOption,
     DetachOption,
+    DeviceOption,
     ExecutorOption,
     FreshOption,
     GresOption,
@@ -45,6 +46,7 @@ def demo(
     seeds: DemoSeedsOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
     fresh: FreshOption = False,
+    device: DeviceOption = None,
     executor: ExecutorOption = None,
     partition: PartitionOption = None,
     time: TimeOption = None,
@@ -55,7 +57,7 @@ def demo(
     """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    job = overrides(None, device=device, executor=executor, partition=partition, time=time, gres=gres)
     raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json, job))
 
 
@@ -86,6 +88,7 @@ def ladder(
     budget: BudgetOption = None,
     fresh: FreshOption = False,
     retime: RetimeOption = False,
+    device: DeviceOption = None,
     executor: ExecutorOption = None,
     partition: PartitionOption = None,
     time: TimeOption = None,
@@ -98,7 +101,7 @@ def ladder(
     from engine.runs.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
-    job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
+    job = overrides(None, device=device, executor=executor, partition=partition, time=time, gres=gres)
     given = overrides(settings, model=model, data=data) | job
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
@@ -135,7 +138,7 @@ def report(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the report as Markdown.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Write the report of a ladder or sweep (HTML, Markdown) and print its path."""
+    """Write the report of a ladder or sweep; print its path."""
     from tui.cli import ladder as verb
     from tui.cli import sweep
 

@@ -9,6 +9,7 @@ from engine.config.errors import UserError
 from engine.config.preset import Flat
 from engine.runs.ladder_plan import make_plan
 from tui.cli import ladder
+from tui.cli.options import OPTION_KEYS
 
 PRESET = "demo"
 SEEDS = 3
@@ -16,8 +17,8 @@ QUICK: Flat = {"train.epochs": 1.0, "evaluation.rows": 150}
 """One seed, half the training steps, half the test rows: enough to try ftbench, too little for conclusions."""
 
 
-def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, json: bool, executor: Flat) -> int:
-    """Run the demo ladder; `executor` has the preset keys of its Slurm jobs.
+def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, json: bool, where: Flat) -> int:
+    """Run the demo ladder; `where` has the preset keys of its device and its Slurm jobs.
 
     Returns 0 when it finished or was stopped. Raises UserError for --quick with --seeds.
     """
@@ -25,13 +26,14 @@ def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, 
         do = "keep one of them: --quick runs one seed"
         raise UserError("--quick and --seeds given together", do=do, code="cli.conflicting_values")
     seeds = 1 if quick else seeds or SEEDS
+    options = [word for option, key in OPTION_KEYS.items() if key in where for word in (option, str(where[key]))]
     plan = make_plan(
         PRESET,
         [],
-        {**QUICK, **executor} if quick else executor,
+        {**QUICK, **where} if quick else where,
         seeds=seeds,
         probe=not quick,
         fresh=fresh,
-        command=shlex.join(["ftbench", "demo", *(["--quick"] if quick else ["--seeds", str(seeds)])]),
+        command=shlex.join(["ftbench", "demo", *(["--quick"] if quick else ["--seeds", str(seeds)]), *options]),
     )
     return ladder.start(plan, runs, detach, json)

@@ -22,7 +22,7 @@ def check_disk(configs: Sequence[Config], runs: Path, json: bool = False) -> Non
     A model that is not on this machine has no estimate and is not refused.
     """
     check_home(runs)
-    budget = local_budget()
+    budget = local_budget(device=configs[0].hardware.device)
     needs = [needed_space(one, find_model(one.model).table, budget.device, budget.bf16) for one in configs]
     known = [need for need in needs if need is not None]
     needed, free = sum(known) if len(known) == len(needs) else None, free_disk(runs)

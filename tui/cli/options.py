@@ -53,6 +53,10 @@ MethodOption = Annotated[
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Data set: name, file, folder or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Data set: name, file, folder or Hub id.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="cpu, or a GPU's index or UUID: 0, GPU-…, MIG-… (default: auto)."),
+]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
 ]
@@ -111,6 +115,7 @@ OPTION_KEYS = {
     "--partition": "executor.partition",
     "--time": "executor.time",
     "--gres": "executor.gres",
+    "--device": "hardware.device",
 }
 """Option -> the preset key that it sets."""
 

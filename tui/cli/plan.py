@@ -82,10 +82,11 @@ def make_query(options: PlanOptions) -> PlanQuery:
             what = f"{key} is not read by {' or '.join(shown)}"
             raise UserError(what, "--set", "remove it or choose another method", "plan.unread_key")
     chosen = {method: _by_method(options.preset, method, given) for method in {*shown, QLORA.name}}
+    device = chosen[shown[0]].config.hardware.device
     return PlanQuery(
         configs=[chosen[method].config for method in shown],
         qlora=chosen[QLORA.name].config,
-        budget=local_budget() if options.gpu is None else listed_budget(options.gpu),
+        budget=local_budget(device=device) if options.gpu is None else listed_budget(options.gpu),
         length=options.length,
         data_given=chosen[shown[0]].origins["data.id"] != "default",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from engine.runs.home import runs_home
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
-from tui.cli.options import AsciiOption, JsonOption, MarginOption, NowOption, RunArgument, RunsOption
+from tui.cli.options import AsciiOption, DeviceOption, JsonOption, MarginOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()
 
@@ -95,9 +95,7 @@ def try_runs(
         int | None, typer.Option("--max-new-tokens", min=1, help="Tokens per answer (default: as evaluated).")
     ] = None,
     base: Annotated[bool, typer.Option("--base/--no-base", help="Let the base model answer too.")] = True,
-    device: Annotated[
-        Literal["auto", "cpu"], typer.Option("--device", help="cpu: leave the GPU to a run; slow.")
-    ] = "auto",
+    device: DeviceOption = None,
     now: NowOption = False,
     runs: RunsOption = None,
     ascii_only: AsciiOption = False,
@@ -108,7 +106,7 @@ def try_runs(
     from tui.cli import chat as verb
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)
-    options = verb.TryOptions(prompt, items, system, sampling, base, device == "cpu", now, json)
+    options = verb.TryOptions(prompt, items, system, sampling, base, device or "auto", now, json)
     found = verb.runs_of([run_or_ladder(runs, name, json) for name in names])
     if options.interactive:
         from tui.cli.bench import open_bench

@@ -10,6 +10,7 @@ import msgspec
 
 from engine.config.quantities import duration, size
 from engine.config.text import amount
+from engine.hardware.devices import THE_CPU
 from engine.runs.chat_messages import (
     Answered,
     AnswerStarted,
@@ -29,7 +30,6 @@ from engine.runs.chat_messages import (
     Sampling,
     Waiting,
 )
-from engine.runs.device_queue import device_title
 
 
 @dataclass
@@ -198,7 +198,7 @@ def answer_facts(answer: Answered) -> str:
     return " · ".join([amount(answer.tokens, "token"), *speed, first, ended])
 
 
-CPU = device_title("cpu")
+CPU = THE_CPU.title
 KINDS = {"disagree": "the runs disagree", "failure": "all runs failed", "other": "all runs were right"}
 """Kind of a test item -> in words."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from textual.message import Message
 
+from engine.config.errors import UserError
+
 if TYPE_CHECKING:  # for annotations only: the first paint does not wait for NVML
     from engine.hardware.nvml import NvmlGpu
 
@@ -41,6 +43,7 @@ class GpuSample:
     """Whether the GPU shares the system's memory; the figures are then the system's."""
     bf16: bool = True
     """Whether it supports bf16 natively."""
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,17 @@ class MachineSample:
     def run_gpu(self) -> GpuSample | None:
         """The GPU that a run started now uses."""
         return self.gpus[self.visible] if self.visible is not None and self.gpus else None
+
+    def gpu_of(self, device: int | str) -> GpuSample | None:
+        """The GPU that a run with this `hardware.device` would use; None for the CPU and for an unknown GPU."""
+        if device == "auto":
+            return self.run_gpu
+        name = str(device)
+        return next((gpu for gpu in self.gpus if name == str(gpu.index) or _is_named(gpu, name)), None)
+
+
+def _is_named(gpu: GpuSample, name: str) -> bool:
+    return name.startswith(("GPU-", "MIG-")) and (gpu.uuid or "").startswith(name)
 
 
 class WatchedProcess(NamedTuple):
@@ -127,9 +141,12 @@ class MachineSampler:
 
     def _visible(self) -> int | None:
         """The position of the GPU that a run uses; a MIG instance is added, because NVML does not list it."""
-        from engine.memory.formula.memory_budget import first_visible
+        from engine.hardware.devices import select_device
 
-        gpu = first_visible(self.nvml)
+        try:
+            gpu = select_device(nvml=self.nvml).gpu
+        except UserError:  # a launch reports it
+            return None
         if gpu is None:
             return None
         uuid = gpu.uuid()
@@ -160,4 +177,5 @@ class MachineSampler:
             temperature=gpu.temperature(),
             shared=shared,
             bf16=gpu.bf16(),
+            uuid=gpu.uuid(),
         )

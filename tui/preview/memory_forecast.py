@@ -51,13 +51,15 @@ class MethodForecast:
     """Predicted peak in bytes of the whole process, which the machine pane measures as `this run`."""
 
 
-def memory_budget(sample: MachineSample, own: Collection[int] = (), steady: bool = False) -> MemoryBudget:
-    """The memory budget: of the GPU that a run started now uses, else of the system.
+def memory_budget(
+    sample: MachineSample, own: Collection[int] = (), steady: bool = False, device: int | str = "auto"
+) -> MemoryBudget:
+    """The memory budget: of the GPU that a run with this `hardware.device` uses, else of the system.
 
     `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
     memory used by others, so that it does not change with every sample.
     """
-    gpu = sample.run_gpu
+    gpu = sample.gpu_of(device)
     if gpu is None or not gpu.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))
         total = sample.memory_total

@@ -175,7 +175,7 @@ class BenchScreen(BenchActions):
             self.redraw()
 
     def on_sampled(self, message: Sampled) -> None:
-        self.choosing.set_budget(self.machine.take(message.sample))
+        self.choosing.set_budget(self.machine.take(message.sample, self.choosing))
         self._update_panes()
 
     def on_opened(self, message: Opened) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns
+from tui.screens.machine_context import MachineContext
 from tui.screens.run_actions import RunActions
 from tui.screens.run_follower import RunFollower
 from tui.screens.run_launcher import RunLauncher
@@ -27,6 +28,7 @@ class BenchActions(BaseScreen[None]):
     actions: RunActions
     launcher: RunLauncher
     selection_screens: SelectionScreens
+    machine: MachineContext
 
     def get_choosing(self) -> ChoosingPane:
         return self.query_one(ChoosingPane)
@@ -52,6 +54,9 @@ class BenchActions(BaseScreen[None]):
     def action_method(self) -> None:
         self.choosing.next_method()
         self.log_pane.focus()
+
+    def action_device(self) -> None:
+        self.choosing.next_device(self.machine.devices)
 
     def action_data(self) -> None:
         self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list

@@ -22,15 +22,27 @@ class MachineContext:
     def __init__(self, screen: BaseScreen[Any], runs: Path, follower: RunFollower, live_runs: LiveRuns) -> None:
         self._screen, self._runs, self._follower, self._live_runs = screen, runs, follower, live_runs
         self.sample: MachineSample | None = None
+        self._device: int | str = "auto"
         self._predicted: tuple[object, int | None] = None, None
         """The last question to the memory formula, and its answer."""
 
-    def take(self, sample: MachineSample) -> MemoryBudget:
-        """Take a new sample; returns the memory budget, rounded so that it does not change with every sample."""
+    def take(self, sample: MachineSample, choosing: ChoosingPane) -> MemoryBudget:
+        """Take a new sample; returns the memory budget of the selection, rounded so that it does not change with every
+        sample.
+        """
         from tui.preview.memory_forecast import memory_budget
 
-        self.sample = sample
-        return memory_budget(sample, self._own_processes(), steady=True)
+        self.sample, self._device = sample, choosing.device
+        return memory_budget(sample, self._own_processes(), True, choosing.device)
+
+    @property
+    def devices(self) -> list[str]:
+        """The values of `hardware.device` that exist here: auto, each GPU by its index or UUID if it has no index in
+        nvidia-smi (a MIG instance), cpu.
+        """
+        gpus = self.sample.gpus if self.sample else ()
+        names = [gpu.uuid if (gpu.uuid or "").startswith("MIG-") else str(gpu.index) for gpu in gpus]
+        return ["auto", *(name for name in names if name), "cpu"]
 
     def planned(self, choosing: ChoosingPane) -> int | None:
         """Predicted peak memory in bytes: of the watched run while it is running, else of the selection.
@@ -56,10 +68,9 @@ class MachineContext:
         if self.sample is None:
             return LaunchContext(self._runs)
         turns, own = self._screen.queue(), self._own_processes()
-        gpu = self.sample.run_gpu
-        return LaunchContext(
-            self._runs, memory_budget(self.sample, own), foreign_processes(gpu, own) if gpu else (), turns
-        )
+        gpu = self.sample.gpu_of(self._device)
+        budget = memory_budget(self.sample, own, device=self._device)
+        return LaunchContext(self._runs, budget, foreign_processes(gpu, own) if gpu else (), turns)
 
     def _own_processes(self) -> set[int]:
         return self._live_runs.own_processes(self._follower.process())

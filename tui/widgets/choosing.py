@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from textual.widgets import OptionList
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, next_method
-from tui.choice import Choice, changes
+from tui.choice import DEVICE, Choice, changes
 from tui.widgets.data_list import DataList, ListLeft
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -129,6 +129,18 @@ class ChoosingPane(Vertical):
         self.start()
         if self.effective is not None:
             self.choose(self.choice.with_method(next_method(self.effective.config.method)))
+
+    @property
+    def device(self) -> int | str:
+        """`hardware.device` of the selection."""
+        return self.effective.config.hardware.device if self.effective else "auto"
+
+    def next_device(self, devices: Sequence[str]) -> None:
+        """Run on the next of these devices, overriding the preset."""
+        self.start()
+        position = devices.index(str(self.device)) if str(self.device) in devices else -1
+        chosen = devices[(position + 1) % len(devices)]
+        self.choose(self.choice.with_setting(DEVICE, chosen))
 
     def select_data(self, data: str) -> None:
         """Train on this data set, also with other presets."""

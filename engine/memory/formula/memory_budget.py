@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
+from engine.hardware.devices import CPU, select_device
 from engine.hardware.nvml import Nvml, NvmlGpu, process_name
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import Device
@@ -69,22 +70,16 @@ def listed_budget(wanted: str) -> MemoryBudget:
     )
 
 
-def local_budget(nvml: Nvml | None = None) -> MemoryBudget:
-    """The memory of this machine's GPU, the first in CUDA_VISIBLE_DEVICES, else system memory."""
+def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> MemoryBudget:
+    """The memory of this machine's GPU, or its system memory if a run would use the CPU. `device`: `hardware.device`.
+
+    Raises UserError as `select_device` does.
+    """
     nvml = nvml or Nvml()
-    gpu = first_visible(nvml)
-    return _gpu_budget(gpu) if gpu else _system_budget(nvml.why)
-
-
-def first_visible(nvml: Nvml) -> NvmlGpu | None:
-    """The first GPU in CUDA_VISIBLE_DEVICES. GPUs that NVML cannot access are skipped: torch cannot use them either."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return next((gpu for gpu in nvml.gpus() if gpu.handle is not None), None)
-    first = visible.split(",")[0].strip()
-    if first.startswith(("GPU-", "MIG-")):
-        return nvml.named(first)
-    return nvml.gpu(int(first)) if first.isdigit() else None  # empty or -1 hides all GPUs
+    selected = select_device(device, nvml)
+    if selected.gpu is not None:
+        return _gpu_budget(selected.gpu)
+    return _system_budget("the CPU was selected" if device == CPU else nvml.why)
 
 
 def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:

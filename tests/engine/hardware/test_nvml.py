@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import TESTS
+from nvml_library import COMPILER, build
 
 from engine.hardware import nvml
 
-SOURCE = TESTS / "nvml" / "stand_in.c"
-COMPILER = shutil.which("cc") or shutil.which("gcc")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler: the stand-in for NVML cannot be built")
 
 GIB = 2**30
@@ -61,14 +58,6 @@ class Look:
     def gpus(self) -> list[dict[str, Any]]:
         gpus: list[dict[str, Any]] = self.sample["gpus"]
         return gpus
-
-
-def build(folder: Path, *flags: str) -> Path:
-    """The stand-in under the library's name, in a folder for LD_LIBRARY_PATH."""
-    folder.mkdir()
-    command = [COMPILER or "cc", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", *flags, str(SOURCE)]
-    subprocess.run([*command, "-o", str(folder / "libnvidia-ml.so.1")], check=True)
-    return folder
 
 
 def looks(

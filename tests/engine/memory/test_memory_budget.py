@@ -88,7 +88,7 @@ def test_cuda_visible_devices_selects_the_gpu(visible: str, name: str, monkeypat
     assert local_budget(nvml()).name == name
 
 
-@pytest.mark.parametrize("visible", ["", "-1", "GPU-zz", "GPU-"])
+@pytest.mark.parametrize("visible", ["", "-1"])
 def test_hidden_gpus_leave_system_memory_with_a_note(visible: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     budget = local_budget(nvml())

@@ -21,13 +21,14 @@ from engine.runs import device_queue, launch, locks, run_dir
 WAITER = """
 import sys, time
 from pathlib import Path
+from engine.hardware.devices import select_device
 from engine.runs.device_queue import wait_for_device
 device, came, run, folder = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
         print(note, file=file)
 stop = Path(folder, f"{run}.stop")
-if not wait_for_device(device, float(came), Path("/runs", run), tell, stop.exists, 0.02):
+if not wait_for_device(select_device(device), float(came), Path("/runs", run), tell, stop.exists, 0.02):
     Path(folder, f"{run}.left").touch()
     sys.exit()
 with open(f"{folder}/order", "a") as file:

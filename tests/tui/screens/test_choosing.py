@@ -150,3 +150,25 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
         assert "QLoRA · demo" in shown(app, "head")
 
     play(tmp_path, story)
+
+
+def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path) -> None:
+    gpus = [GpuSample(index, "NVIDIA A100", (12 + 68 * index) * GIB, 0, None, uuid=f"GPU-{index}") for index in (0, 1)]
+    instance = GpuSample(1, "NVIDIA A100 MIG 1g.10gb", 10 * GIB, 0, None, uuid="MIG-7")
+    sample = MachineSample((*gpus, instance), "", 64 * GIB, 8 * GIB)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look(app, pilot, sample)
+        chosen, memory = [], []
+        for _ in range(5):
+            await pilot.press("D")
+            await look(app, pilot, sample)
+            assert app.bench.choosing.budget is not None
+            chosen.append(app.bench.choosing.device)
+            memory.append(app.bench.choosing.budget.total // GIB)
+        assert chosen == ["0", "1", "MIG-7", "cpu", "auto"]
+        assert memory == [12, 80, 10, 64, 12]
+        await pilot.press("D", "2")  # another preset keeps the device
+        assert app.bench.choosing.device == "0"
+
+    play(tmp_path, story)

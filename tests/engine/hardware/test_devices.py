@@ -1,0 +1,165 @@
+"""Which device a run uses: the real pynvml with a stand-in library (`tests/nvml/stand_in.c`), in a separate process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import FTBENCH
+from nvml_library import COMPILER, build
+
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C compiler: the stand-in for NVML cannot be built")
+
+GIB = 2**30
+GPU = "{0} name {1}\n{0} uuid {2}\n{0} total {3}\n{0} used 0\n"
+MACHINE = (
+    "all count 3\nall driver 470.82\nall cuda 11040\n"
+    + GPU.format(0, "NVIDIA L4", "GPU-0123", 22 * GIB)
+    + GPU.format(1, "NVIDIA A100-SXM4-80GB", "GPU-abcd", 80 * GIB)
+    + GPU.format(2, "NVIDIA A100-SXM4-80GB", "GPU-ffff", 80 * GIB)
+    + "2 migmode 1\n2 mig 8\n2 mig 9\n"
+    + GPU.format(8, "NVIDIA A100-SXM4-80GB MIG 1g.10gb", "MIG-777", 10 * GIB)
+    + GPU.format(9, "NVIDIA A100-SXM4-80GB MIG 2g.20gb", "MIG-888", 20 * GIB)
+)
+SELECT = """
+import json, os, sys
+from engine.config.errors import UserError
+from engine.hardware.devices import select_device
+from engine.memory.formula.memory_budget import local_budget
+setting = json.loads(sys.argv[1])
+try:
+    device, budget = select_device(setting), local_budget(device=setting)
+    device.apply()
+    environment = [os.environ["CUDA_DEVICE_ORDER"], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    print(json.dumps([device.lock, device.title, budget.name, budget.total, *environment]))
+except UserError as error:
+    print(json.dumps([error.code, error.line]))
+"""
+DRIVER = """
+import sys, types
+import torch
+from engine.config.errors import UserError
+from engine.config.schema import Config, Hardware
+from engine.methods.gpu_support import refuse_unused_gpu
+torch.version.cuda = sys.argv[1] or None
+machine = types.SimpleNamespace(device="cpu")
+try:
+    refuse_unused_gpu(Config(hardware=Hardware(device=sys.argv[2])), machine)
+    print("the CPU is used")
+except UserError as error:
+    print(error.code, error.line)
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("nvml") / "lib")
+
+
+class Box:
+    """A machine with the GPUs of a scenario."""
+
+    def __init__(self, library: Path, scenario: Path) -> None:
+        self.library, self.scenario = library, scenario
+        scenario.write_text(MACHINE)
+
+    def environment(self, visible: str | None = None) -> dict[str, str]:
+        chosen = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+        own = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        return own | {"LD_LIBRARY_PATH": str(self.library), "NVML_STAND_IN": str(self.scenario)} | chosen
+
+    def python(self, code: str, *arguments: str, visible: str | None = None) -> str:
+        command = [sys.executable, "-c", code, *arguments]
+        environment = self.environment(visible)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def select(self, setting: int | str = "auto", visible: str | None = None) -> list[Any]:
+        found: list[Any] = json.loads(self.python(SELECT, json.dumps(setting), visible=visible))
+        return found
+
+
+@pytest.fixture
+def box(library: Path, tmp_path: Path) -> Box:
+    return Box(library, tmp_path / "gpus.txt")
+
+
+@pytest.mark.parametrize(
+    ("setting", "visible", "lock", "title", "gibibytes"),
+    [
+        ("auto", None, "GPU-0123", "GPU 0", 22),
+        ("auto", "1,0", "GPU-abcd", "GPU 1", 80),
+        ("auto", "GPU-ab", "GPU-abcd", "GPU 1", 80),
+        (1, None, "GPU-abcd", "GPU 1", 80),
+        ("1", None, "GPU-abcd", "GPU 1", 80),
+        ("GPU-abcd", None, "GPU-abcd", "GPU 1", 80),
+        ("GPU-ab", "0,1", "GPU-abcd", "GPU 1", 80),
+        ("1", "GPU-abcd", "GPU-abcd", "GPU 1", 80),
+        ("MIG-888", None, "MIG-888", "MIG instance 888", 20),
+        ("MIG-88", "2", "MIG-888", "MIG instance 888", 20),
+        ("2", None, "MIG-777", "MIG instance 777", 10),  # CUDA uses the first instance
+    ],
+)
+def test_one_lock_and_one_plan_however_a_gpu_is_named(
+    setting: int | str, visible: str | None, lock: str, title: str, gibibytes: int, box: Box
+) -> None:
+    found = box.select(setting, visible)
+    assert found[:2] == [lock, title] and found[3] == gibibytes * GIB
+    assert found[4:] == ["PCI_BUS_ID", lock]
+
+
+@pytest.mark.parametrize(("setting", "visible"), [("cpu", None), ("cpu", "1"), ("auto", ""), ("auto", "-1")])
+def test_the_cpu_hides_every_gpu_from_the_worker(setting: str, visible: str | None, box: Box) -> None:
+    found = box.select(setting, visible)
+    assert found[:2] == ["cpu", "the CPU"] and found[5] == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "visible", "code", "text"),
+    [
+        ("7", None, "device.not_found", "no GPU 7: hardware.device; choose one of 0 (NVIDIA L4, GPU-0123), 1 "),
+        ("GPU-zz", None, "device.not_found", "no GPU GPU-zz"),
+        ("0", "1", "device.hidden", "CUDA_VISIBLE_DEVICES=1 hides GPU 0"),
+        ("auto", "GPU-zz", "device.not_found", "CUDA_VISIBLE_DEVICES=GPU-zz names no GPU"),
+    ],
+)
+def test_a_device_that_does_not_exist_is_refused(
+    setting: str, visible: str | None, code: str, text: str, box: Box
+) -> None:
+    found = box.select(setting, visible)
+    assert found[0] == code and text in found[1]
+
+
+def test_mig_mode_without_instances_is_refused(box: Box) -> None:
+    box.scenario.write_text(MACHINE.replace("2 mig 8\n2 mig 9\n", ""))
+    assert box.select("2")[0] == "device.no_mig"
+
+
+def test_a_subcommand_refuses_it_in_one_line(box: Box, tmp_path: Path) -> None:
+    command = [FTBENCH, "run", "demo-lora", "--device", "7", "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, env=box.environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no GPU 7" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("cuda", "device", "text"),
+    [
+        ("13.0", "auto", "driver 470.82 supports CUDA 11.4, torch"),
+        ("13.0", "1", "install driver 580 or newer, or torch for CUDA 11"),
+        ("", "auto", "is built without CUDA: GPU 0; install torch for CUDA 11.4 or older"),
+    ],
+)
+def test_a_driver_that_is_too_old_is_refused(cuda: str, device: str, text: str, box: Box) -> None:
+    found = box.python(DRIVER, cuda, device)
+    assert found.startswith("gpu.unusable torch cannot use NVIDIA") and text in found
+    assert "or train on the CPU with --device cpu" in found
+
+
+def test_the_cpu_is_used_if_it_was_chosen(box: Box) -> None:
+    assert box.python(DRIVER, "13.0", "cpu") == "the CPU is used"
+    assert box.python(DRIVER, "13.0", "auto", visible="") == "the CPU is used"

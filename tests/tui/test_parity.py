@@ -24,6 +24,8 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--seeds": "ladder: seeds",
         "--quick": "ladder: epochs",
         "--fresh": "ladder: fresh",
+        "--device": "bench.device",
+        "--executor": "set: executor.name",
     },
     "ladder": {
         "": "bench.run_ladder",
@@ -38,6 +40,8 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--set": "config.edit",
         "--probe": "ladder: probe",
         "--fresh": "ladder: fresh",
+        "--device": "bench.device",
+        "--executor": "set: executor.name",
     },
     "report": {"": "ladder.report", "LADDER": "ladder.next", "--markdown": "ladder.report"},
     "run": {
@@ -49,6 +53,8 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--set": "config.edit",
         "--from": "runs.continue",
         "--now": "launch.now",
+        "--device": "bench.device",
+        "--executor": "set: executor.name",
     },
     "attach": {"": "bench.ladder", "RUN": "runs.attach"},
     "stop": {"": "bench.stop", "RUN": "runs.stop"},
@@ -56,7 +62,8 @@ ON_BENCH: dict[str, dict[str, str]] = {
     "runs": {"": "bench.runs"},
     "pull": {"": "models.pull", "NAME": "models.pull"},
     "plan": {"": "bench.methods", "PRESET": "preset.1", "--method": "bench.method", "--set": "config.edit"}
-    | {"--model": "models.select", "--data": "data.select", "--micro-batch": "set: train.micro_batch"},
+    | {"--model": "models.select", "--data": "data.select", "--micro-batch": "set: train.micro_batch"}
+    | {"--device": "bench.device"},
     "export": {"": "runs.export", "RUN": "runs.export", "--to": "runs.export", "--type": "runs.export"},
     "try": {
         "": "runs.try",
@@ -88,9 +95,8 @@ COMMAND_LINE_ONLY = {
     "schema": "describes files for other programs",
     "clean": "deletes: typed in full, shown before it is done",
     "track": "for finished runs; `track.to` is a setting",
-    "run --executor": "the bench starts runs on this machine",
-    "ladder --executor": "the bench starts ladders on this machine",
-    "demo --executor": "the bench starts ladders on this machine",
+    "ladder --vary": "many ladders: typed in full",
+    "ladder --budget": "of --vary",
     "ladder --retime": "repeats measurements for a report",
     "gate": "an exit status for pipelines",
     "doctor": "checks the machine, also where the bench does not start",

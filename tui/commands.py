@@ -119,6 +119,7 @@ BENCH = (
         "Overlay the loss of an earlier run; press again for the next one.",
         shown=False,
     ),
+    Command("bench.charts", "G", "charts", "charts", "Show all curves, several runs and answers of the model."),
     Command(
         "bench.filter", "slash", "ask_word('filter')", "filter", "Show only log lines that contain a word.", shown=False
     ),
@@ -187,6 +188,20 @@ MODELS = (
     Command("models.pull", "p", "pull", "pull", "Download the model; runs download it too, when they start."),
     Command("models.filter", "slash", "filter", "filter", "Show only models that contain a word."),
     Command("models.forget", "x", "forget", "forget", "Remove a recent model from the list; keeps its files."),
+)
+
+CHARTS = (
+    Command("charts.back", "escape,G", "back", "back", "Return to the bench."),
+    Command("charts.left", "left,h", "cursor(-1)", "cursor", "Read the values of all charts at an earlier step."),
+    Command("charts.right", "right", "cursor(1)", "", "Read the values at a later step.", shown=False),
+    Command("charts.far_left", "shift+left,pageup", "cursor(-10)", "", "Move the cursor ten columns.", shown=False),
+    Command("charts.far_right", "shift+right,pagedown", "cursor(10)", "", "Move it ten columns back.", shown=False),
+    Command("charts.first", "home", "first", "", "Move the cursor to the first step.", shown=False),
+    Command("charts.latest", "end", "latest", "latest", "Show the latest values instead of those at the cursor."),
+    Command("charts.earlier", "b", "earlier", "earlier", "Add an earlier run; those on the same data come first."),
+    Command("charts.remove", "B", "remove", "remove", "Remove the earlier runs."),
+    Command("charts.log_scale", "g", "log_scale", "log scale", "Toggle logarithmic axes."),
+    Command("charts.smooth", "w", "smooth", "smooth", "Change the smoothing of the curves."),
 )
 
 DATA = (
@@ -266,6 +281,7 @@ TABLES = {
     "launch": LAUNCH,
     "config": CONFIG,
     "models": MODELS,
+    "charts": CHARTS,
     "data": DATA,
     "inspector": INSPECTOR,
     "picker": PICKER,
@@ -280,6 +296,7 @@ TITLES = {
     "launch": "Launch screen",
     "config": "Configuration",
     "models": "Models",
+    "charts": "Chart grid",
     "data": "Data list",
     "inspector": "Data inspector",
     "picker": "File picker",

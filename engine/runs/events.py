@@ -244,15 +244,17 @@ class GeneralLoss(Event, tag="general"):
 
 
 class Sample(Event, tag="sample"):
-    """One test item with the model's answer."""
+    """One item with the model's answer: a test item, and during training a validation item."""
 
-    when: Literal["before", "after"]
+    when: Literal["before", "during", "after"]
     prompt: str
     target: str
     output: str
     score: float | None
     references: list[str] = msgspec.field(default_factory=list)
     """All accepted answers, `target` first; empty if `target` is the only one."""
+    step: int | None = None
+    """Optimizer steps before an answer during training."""
 
 
 class Checkpoint(Event, tag="checkpoint"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +21,8 @@ from engine.evaluation.score import Item, Progress, Scorer, item_losses, no_prog
 from engine.training.collation import Packing
 from engine.worker.run_context import RunContext
 
+LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
+"""Validation prompts that are answered at each validation during training, and the maximum tokens of an answer."""
 FINAL_ROWS = 512
 """Maximum number of validation rows for the final loss: some data sets have ten thousand."""
 
@@ -117,6 +119,22 @@ class Evaluator:
         """
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device
         return mean_loss(item_losses(model, items, self.packing, pad, device, progress))
+
+    def learning_answers(self, model: torch.nn.Module) -> list[tuple[EvaluationItem, str, str]]:
+        """(item, its prompt, the model's answer) for the first LEARNING_PROMPTS validation items.
+
+        Shown while the model learns, and not scored. Empty if nothing is evaluated, or the metric is a loss.
+        """
+        evaluation = self.run.config.evaluation
+        if evaluation.when == "never" or not metric_spec(evaluation.metric).needs_answers:
+            return []
+        items = self.validation[:LEARNING_PROMPTS]
+        generator = self.scorer.generator
+        limited = replace(generator, max_new_tokens=min(LEARNING_TOKENS, generator.max_new_tokens))
+        answers = (self.scorer.chooser or limited).answers
+        outputs = answers(model.eval(), [item.row for item in items], lambda done: None) if items else []
+        prompts = [self.tokenizer.decode(item.row.prompt) for item in items]
+        return list(zip(items, prompts, outputs, strict=True))
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device

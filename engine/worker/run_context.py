@@ -241,6 +241,21 @@ class RunContext:
                 )
             )
 
+    def log_answers(self, step: int, answers: Sequence[tuple[EvaluationItem, str, str]]) -> None:
+        """Log (item, prompt, answer) of a model that is still learning."""
+        for item, prompt, output in answers:
+            self.log.write(
+                events.Sample(
+                    when="during",
+                    step=step,
+                    prompt=prompt,
+                    target=item.target,
+                    output=output,
+                    score=None,
+                    references=list(item.references) if len(item.references) > 1 else [],
+                )
+            )
+
     def finish(self, status: events.Status, reason: str) -> None:
         """Write the `end` event, then `result.json`; if that fails, write the reason to the reserved `end.json`."""
         try:

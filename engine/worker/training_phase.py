@@ -120,6 +120,7 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sch
 
     def evaluate(step: int) -> None:
         run.log_validation(step, len(validation), evaluator.loss(trainer.model, validation))
+        run.log_answers(step, evaluator.learning_answers(trainer.model))
 
     return Callback(
         trainer.hooks,

@@ -24,6 +24,7 @@ SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n")
 SCREENS = {
     "AskScreen": "y yes",
     "BenchScreen": "press 1-9",
+    "ChartsScreen": "gradient norm",
     "CompareScreen": "comparison of",
     "ConfigurationScreen": "configuration of",
     "ExportScreen": "─ export ─",
@@ -83,6 +84,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
     opened = {"?": "Everywhere", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
+    opened["G"] = SCREENS["ChartsScreen"]
     for key, shows in opened.items():
         terminal.press_until(key, shows)
         terminal.settle()

@@ -122,6 +122,8 @@ BENCH_ONLY = {
     "app": "how the bench looks and is left",
     "picker": "a path is typed on the command line",
     "inspector": "pages of `ftbench data show`",
+    "charts": "curves; `ftbench track` shows them in other tools",
+    "bench.charts": "curves; `ftbench track` shows them in other tools",
     "bench.data": "`--data`",
     "bench.models": "`--model`",
     "presets.select": "PRESET",

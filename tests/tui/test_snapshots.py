@@ -175,6 +175,7 @@ SCENES: dict[str, Steps] = {
     "presets": ("P",),
     "configuration": ("c",),
     "models": ("i",),
+    "charts": ("r", "enter", "G", "b", "b", "left", "left"),
     "runs": ("r",),
     "compared": ("r", "space", "down", "space", "c"),
     "ladder": ("l",),

@@ -47,11 +47,17 @@ class ChartStyle:
 
 
 def draw(
-    curves: Sequence[Curve], columns: int, rows: int, style: ChartStyle, until: float | None = None
+    curves: Sequence[Curve],
+    columns: int,
+    rows: int,
+    style: ChartStyle,
+    until: float | None = None,
+    first: float | None = None,
 ) -> list[ChartRow]:
     """Draw a chart of `rows` rows and `columns` columns; blank without a finite point or below MIN_SIZE.
 
-    `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change.
+    `until` is the end of the x axis of a growing curve; both axes then have rounded ends that rarely change. `first` is
+    the start of the x axis, for charts that share it.
     """
     if columns < MIN_SIZE[0] or rows < MIN_SIZE[1]:
         return [[(" " * max(0, columns), "")] for _ in range(max(0, rows))]
@@ -61,7 +67,10 @@ def draw(
     if span is None or bounds is None:
         return [[(" " * columns, "")] for _ in range(rows)]
     if until is not None:
-        span, bounds = (span[0], max(span[1], until)), steady(bounds, style.log and bounds[0] > 0)
+        span, bounds = (
+            (span[0] if first is None else first, max(span[1], until)),
+            steady(bounds, style.log and bounds[0] > 0),
+        )
     canvas = Canvas(wide, high)
     scale = Scale(bounds, canvas.height, style.log and bounds[0] > 0)
     for place in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -89,6 +90,14 @@ class Series:
     def span(self) -> tuple[float, float] | None:
         """(first, last) x."""
         return (self.buckets[0].first, self.buckets[-1].last) if self.buckets else None
+
+    def at(self, x: float) -> float | None:
+        """The mean of the points nearest to x; None without points."""
+        if not self.buckets:
+            return None
+        place = bisect_left(self.buckets, x, key=lambda bucket: bucket.last)
+        near = self.buckets[max(0, place - 1) : place + 1]
+        return min(near, key=lambda bucket: max(bucket.first - x, x - bucket.last, 0.0)).mean
 
     def columns(self, left: float, right: float, count: int) -> Iterator[tuple[int, Bucket]]:
         """(column, aggregated points) for `count` equal columns of [left, right]; empty columns are skipped."""

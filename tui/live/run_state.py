@@ -12,6 +12,7 @@ from tui.charts.series import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines
 
+MAX_SAMPLES = 60
 CPU_NAME = "CPU cores"
 """End of the device name in the event `model` of a run without a GPU."""
 
@@ -47,6 +48,10 @@ class RunState:
     grad_norm: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
     """Tokens/s."""
+    memory_use: Series = field(default_factory=Series)
+    """Bytes of the worker's process by step, as the machine pane measures them."""
+    samples: list[events.Sample] = field(default_factory=list)
+    """The latest answers to test and validation prompts, at most MAX_SAMPLES."""
     pace: float | None = None
     """Exponential moving average of seconds per step."""
     on_gpu: bool = False
@@ -82,7 +87,7 @@ class RunState:
                 self._step(event)
                 return
             case events.Memory():
-                self.memory = event
+                self._memory(event)
                 return
             case events.Hello():
                 self.end, self.error = None, None
@@ -98,6 +103,8 @@ class RunState:
                 self.plan = event
             case events.Checkpoint():
                 self.checkpoint = event
+            case events.Sample():
+                self.samples = [*self.samples, event][-MAX_SAMPLES:]
             case events.Error():
                 self.error = event
             case events.End():
@@ -114,6 +121,12 @@ class RunState:
         self.grad_norm.add(event.step, event.grad_norm)
         self.speed.add(event.step, event.tokens_per_second)
         self.pace = moving_average(self.pace, event.seconds)
+
+    def _memory(self, event: events.Memory) -> None:
+        self.memory = event
+        used = event.rss if event.reserved is None else event.reserved + self.overhead
+        if self.step is not None and self.phase in ("", "training"):
+            self.memory_use.add(self.step.step, used)
 
     def _eval(self, event: events.Eval) -> None:
         if event.split == "validation":

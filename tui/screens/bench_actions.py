@@ -102,6 +102,12 @@ class BenchActions(BaseScreen[None]):
     def action_config(self) -> None:
         self.selection_screens.open_config()
 
+    def action_charts(self) -> None:
+        """Show all curves of the watched run, of several earlier runs, and what the model answers."""
+        from tui.screens.charts import ChartsScreen
+
+        self.app.push_screen(ChartsScreen(self.runs, lambda: self.follower.state))
+
     def action_runs(self) -> None:
         from tui.screens.runs import ContinueFrom, RunsScreen
 

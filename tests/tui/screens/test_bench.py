@@ -16,6 +16,7 @@ from tui.app import Workbench
 from tui.commands import RESERVED_KEYS, TABLES, all_commands
 from tui.screens.ask import AskScreen
 from tui.screens.bench import BenchScreen
+from tui.screens.charts import ChartsScreen
 from tui.screens.configuration import ConfigurationScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
@@ -39,6 +40,7 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
         "launch": LaunchScreen,
         "config": ConfigurationScreen,
         "models": ModelsScreen,
+        "charts": ChartsScreen,
         "data": DataList,
         "inspector": InspectorScreen,
         "picker": PickerScreen,
@@ -95,6 +97,8 @@ def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> 
         await start(pilot, app)
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
         await wait_for(pilot, lambda: "finished" in shown(app, "status"))
+        answered = [sample.step for sample in app.bench.follower.state.samples if sample.when == "during"]
+        assert answered and set(answered) <= {1, 2, 3, 4}
         assert any("finished" in line for line in app.bench.query_one(LogPane).event_lines)
 
         def chart() -> str:

@@ -1,0 +1,49 @@
+"""The chart grid on the bench: follows the watched run, adds earlier runs, reads values with a cursor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_runs import write_events
+from pilot import notes, play, screen_text, wait_for
+from textual.pilot import Pilot
+
+from engine.config.preset_library import effective
+from engine.runs import run_dir
+from tui.app import Workbench
+from tui.screens.charts import ChartsScreen
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    for method in ("qlora", "lora"):
+        write_events(run_dir.create(runs, "demo-lora", effective("demo-lora", method, {})), method, 1)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("G")
+        assert "no run is watched" in screen_text(app)
+        await pilot.press("escape", "r", "enter")
+        await wait_for(pilot, lambda: app.bench.follower.state)
+        await pilot.press("G")
+        assert isinstance(app.screen, ChartsScreen)
+        await wait_for(pilot, lambda: "tokens/s" in screen_text(app))
+        for name in ("loss", "learning rate", "gradient norm", "memory (MiB)", "samples"):
+            assert name in screen_text(app)
+        await pilot.press("b")
+        screen = app.screen
+        await wait_for(pilot, lambda: len(screen.earlier) == 1)
+        assert screen.earlier[0].name[-10:-5] in screen_text(app)
+        await pilot.press("b")
+        await wait_for(pilot, lambda: any("no other earlier run" in note for note in notes(app)))
+        await pilot.press("left", "left")
+        assert screen.cursor is not None and f"step {screen.cursor}" in screen_text(app) and "│" in screen_text(app)
+        await pilot.press("home")
+        assert screen.cursor == 1
+        await pilot.press("end", "g", "w", "B")
+        assert screen.cursor is None and screen.earlier == [] and "latest" in screen_text(app)
+        await pilot.press("escape")
+        assert app.screen is app.bench
+
+    play(runs, story, size)

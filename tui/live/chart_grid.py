@@ -1,0 +1,161 @@
+"""The curves of a run next to those of earlier runs, and their values at one step: rows of text for each chart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from engine.config.quantities import rate, size
+from engine.config.text import visible
+from engine.runs.folder import short_name
+from tui.charts.chart import AXIS, ChartRow, ChartStyle, Curve, draw, reach
+from tui.charts.series import Series
+from tui.format import number
+from tui.live.run_state import RunState
+
+MAX_EARLIER = 4
+"""Number of earlier runs that are shown at once: each has its own color."""
+COLORS = {
+    "axis": "$foreground-muted",
+    "live": "$primary",
+    "eval": "$text-warning",
+    "earlier0": "$text-success",
+    "earlier1": "$text-error",
+    "earlier2": "$text-secondary",
+    "earlier3": "$text-accent",
+    "cursor": "reverse",
+    "": "",
+}
+CURSOR = "│"
+ASCII_CURSOR = "|"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One chart of the grid."""
+
+    name: str
+    series: Callable[[RunState], Series]
+    shown: Callable[[float], str] = number
+    """A value as text."""
+
+
+METRICS = (
+    Metric("loss", lambda state: state.loss),
+    Metric("learning rate", lambda state: state.rate, rate),
+    Metric("gradient norm", lambda state: state.grad_norm),
+    Metric("tokens/s", lambda state: state.speed, lambda value: f"{value:,.0f}"),
+    Metric("memory", lambda state: state.memory_use, size),
+)
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ChartGrid:
+    """The runs that are shown and the step at which values are read."""
+
+    state: RunState
+    earlier: Sequence[RunState] = ()
+    cursor: int | None = None
+    """A step; None for the latest values."""
+    style: ChartStyle = field(default_factory=ChartStyle)
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """First and last step of the x axis, the same for all charts."""
+        spans = [span for state in (self.state, *self.earlier) if (span := state.loss.span())]
+        if not spans:
+            return None
+        own = self.state.loss.span()
+        first, last = min(low for low, _ in spans), max(high for _, high in spans)
+        if own and self.state.step and self.state.end is None:
+            last = max(last, reach(own[1], self.state.step.steps))
+        return first, last
+
+    def legend(self, width: int) -> Content:
+        """The runs in their colors, and the step of the cursor."""
+        at = f"step {self.cursor:,}" if self.cursor is not None else "latest"
+        parts = [Content.styled(at, "bold"), Content.styled(_name(self.state), COLORS["live"])]
+        parts += [Content.styled(_name(one), COLORS[f"earlier{n}"]) for n, one in enumerate(self.earlier)]
+        return Content("   ").join(parts).truncate(width, ellipsis=True)
+
+    def rows(self, metric: Metric, width: int, height: int) -> list[Content]:
+        """A line of values, and the chart below it."""
+        span = self.span
+        if span is None:
+            return [Content.styled(f"{metric.name}: no step yet", "$foreground-muted")]
+        curves = self._curves(metric)
+        chart = draw(curves, width, height - 1, self.style, span[1], span[0])
+        if self.cursor is not None:
+            column = AXIS + cursor_column(self.cursor, span, width - AXIS)
+            chart = [*(_marked(row, column, self.style.ascii) for row in chart[:-1]), chart[-1]]
+        body = (Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart)
+        return [self._values(metric).truncate(width, ellipsis=True), *body]
+
+    def _curves(self, metric: Metric) -> list[Curve]:
+        scale = MIB if metric.name == "memory" else 1
+        curves = [
+            Curve(_scaled(metric.series(one), scale), f"earlier{n}", ghost=False) for n, one in enumerate(self.earlier)
+        ]
+        curves.append(Curve(_scaled(metric.series(self.state), scale), "live"))
+        if metric.name == "loss":
+            curves.append(Curve(self.state.validation, "eval", marks=True))
+        return curves
+
+    def _values(self, metric: Metric) -> Content:
+        """`loss 0.512  0.498`: the value of every run at the cursor, in its color."""
+        name = f"{metric.name} (MiB)" if metric.name == "memory" else metric.name
+        parts = [Content.styled(name, "bold")]
+        for state, color in ((self.state, "live"), *((one, f"earlier{n}") for n, one in enumerate(self.earlier))):
+            series = metric.series(state)
+            value = series.latest if self.cursor is None else series.at(self.cursor)
+            parts.append(Content.styled(metric.shown(value) if value is not None else "–", COLORS[color]))
+        if metric.name == "loss":
+            series = self.state.validation
+            value = series.latest if self.cursor is None else series.at(self.cursor)
+            if value is not None:
+                parts.append(Content.styled(f"validation {number(value)}", COLORS["eval"]))
+        return Content("  ").join(parts)
+
+
+def cursor_column(step: int, span: tuple[float, float], columns: int) -> int:
+    """The column of a step on an x axis of `columns` columns."""
+    share = (step - span[0]) / (span[1] - span[0]) if span[1] > span[0] else 0.0
+    return min(columns - 1, max(0, int(share * columns)))
+
+
+def step_of_column(column: int, span: tuple[float, float], columns: int) -> int:
+    """A step in the middle of a column: the inverse of `cursor_column`."""
+    return round(span[0] + (column + 0.5) * (span[1] - span[0]) / columns)
+
+
+def _name(state: RunState) -> str:
+    return visible(short_name(state.name), 40)
+
+
+def _scaled(series: Series, factor: int) -> Series:
+    """The series in another unit: labels of the axis have six characters."""
+    if factor == 1:
+        return series
+    scaled = Series(series.most)
+    scaled.extend((bucket.last, bucket.mean / factor) for bucket in series.buckets)
+    return scaled
+
+
+def _marked(row: ChartRow, column: int, ascii_only: bool) -> ChartRow:
+    """The row with the cursor in one column; a curve stays visible below it."""
+    marked: ChartRow = []
+    left = 0
+    for text, style in row:
+        width = cell_len(text)
+        at = column - left
+        if 0 <= at < width:
+            mark = text[at] if text[at].strip() and text[at] != "\u2800" else (ASCII_CURSOR if ascii_only else CURSOR)
+            marked += [(text[:at], style), (mark, style if mark == text[at] else "axis"), (text[at + 1 :], style)]
+        else:
+            marked.append((text, style))
+        left += width
+    return marked

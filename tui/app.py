@@ -172,6 +172,7 @@ class Workbench(DiffApp):
         if self.sampler:
             self.sampler.leave()
         self.bench.follower.leave()
+        self.bench.leave()
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 

@@ -27,6 +27,8 @@ class Settings:
     ascii: bool = field(default_factory=needs_ascii)
     """No braille and no box drawing; on by default where the environment names a terminal that lacks them."""
     mouse: bool = True
+    notify: str = ""
+    """When a run ends while the bench is open: `bell`, or a command that gets a sentence as its last argument."""
     keys: dict[str, str] = field(default_factory=dict)
     """Command -> keys: { "bench.start" = "f" }."""
     runs: dict[str, str] = field(default_factory=dict)
@@ -58,7 +60,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     except (ValueError, RecursionError) as error:  # ValueError includes TOMLDecodeError
         settings.errors.append(f"invalid TOML: {path}: {error} [settings.invalid_toml]")
         return settings
-    types = {"theme": str, "ascii": bool, "mouse": bool, "keys": dict[str, str], "runs": dict[str, str]}
+    types = {"theme": str, "ascii": bool, "mouse": bool, "notify": str, "keys": dict[str, str], "runs": dict[str, str]}
     for key, value in table.items():
         if key not in types:
             settings.errors.append(f"unknown key {key}: {path}{_suggestion(key, types)} [settings.unknown_key]")

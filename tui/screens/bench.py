@@ -16,6 +16,7 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.commands import bindings
+from tui.screens.announcer import Announcer
 from tui.screens.bench_actions import BenchActions
 from tui.screens.bench_text import head_texts, run_title, status_text
 from tui.screens.data_actions import DataActions
@@ -66,6 +67,7 @@ class BenchScreen(BenchActions):
         self.launcher = RunLauncher(
             self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.choose, self.predict
         )
+        self.announcer = Announcer(self, runs)
         self.data_actions = DataActions(self, self.get_choosing)
         self.selection_screens = SelectionScreens(
             self, runs, self.get_choosing, self.machine.launch_context, lambda: self.launcher.checks, self.choose
@@ -117,6 +119,7 @@ class BenchScreen(BenchActions):
         self.refresh_live_runs()
         if live := self.live_runs.in_order():
             self.watch_run(live[0])
+        self.announcer.open()
 
     def _add_pane(self, pane: Widget) -> None:
         self.query_one("#right").mount(pane)
@@ -166,11 +169,13 @@ class BenchScreen(BenchActions):
     def refresh_live_runs(self) -> None:
         """Read again which runs are live and in which order they wait for the GPU."""
         self.live_runs.refresh()
+        self.announcer.look(self.live_runs.live())
         self._show_head()
 
     def _every_second(self) -> None:
         if self.live_runs.has_changed():
             self.refresh_live_runs()
+        self.announcer.look_at_ladders()
         if self.follower.live and self.follower.state is not None:
             self.redraw()
 

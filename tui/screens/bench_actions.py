@@ -39,6 +39,12 @@ class BenchActions(BaseScreen[None]):
     def log_pane(self) -> LogPane:
         return self.query_one(LogPane)
 
+    def leave(self) -> None:
+        """The bench is closed: what has ended so far was shown."""
+        from tui.history.endings import remember_visit
+
+        remember_visit()
+
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event."""
         raise NotImplementedError

@@ -49,6 +49,13 @@ class LiveRuns:
         rest = [run for run in self._in_folder() if run not in queued and run.is_live()]
         return queued + sorted(rest, key=lambda run: run.name)
 
+    def live(self) -> list[RunDir]:
+        """The live and waiting runs of this folder as of the last refresh."""
+        from engine.runs.run_dir import RunDir
+
+        queued = [RunDir(turn.run) for turn in self.turns if turn.run.parent == self._folder]
+        return [*queued, *self.unqueued]
+
     def elsewhere(self) -> str:
         """`full-3d4d is running in ~/other/runs.`, or nothing."""
         return running_elsewhere(self._folder)

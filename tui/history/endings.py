@@ -1,0 +1,103 @@
+"""How runs and ladders ended, one sentence each, and which ended since the last visit of the bench."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from engine.config.errors import UserError
+from engine.config.files import read_small, write_atomically
+from engine.config.metric_specs import metric_spec
+from engine.config.quantities import duration
+from engine.config.text import amount
+from engine.runs import ladder_dir, run_dir
+from engine.runs.folder import short_name
+from engine.runs.ladder import Ladder
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
+from engine.runs.score_format import with_bounds
+
+MAX_SENTENCES = 4
+"""More endings are counted."""
+
+
+def run_ending(run: RunDir) -> str:
+    """`lora-3f2a finished: json 71.3% [68.0, 74.4], 12:05`; what is known of a run without a result."""
+    name = short_name(run.name)
+    try:
+        result = run.written_result()
+    except UserError as error:
+        return f"{name}: {error.line}"
+    if result is None:
+        end = run.unwritten_end()
+        return f"{name} {end.status}: {end.reason}" if end else f"{name} ended without a result"
+    if result.status != "finished":
+        return f"{name} {result.status.replace('_', ' ')}: {result.reason}"
+    if result.after is None:
+        return f"{name} finished, {duration(result.active_seconds)}"
+    score = with_bounds(result.after.score, metric_spec(result.metric).name)
+    return f"{name} finished: {result.metric} {score}, {duration(result.active_seconds)}"
+
+
+def ladder_ending(name: str, ladder: Ladder) -> str:
+    """`ladder demo-7c1d finished: LoRA is …`, the first sentence of its verdict."""
+    said = ladder.summary.headline if ladder.summary else ladder.reason
+    return f"ladder {short_name(name)} {ladder.status}: {said}".rstrip(": ")
+
+
+def ended_since(runs: Path, moment: float) -> list[str]:
+    """What ended after this moment, in Unix seconds, latest first; runs of a ladder are part of its sentence."""
+    found: list[tuple[float, str]] = []
+    of_ladders: set[str] = set()
+    for ladder, state in _ladders(runs):
+        of_ladders |= {entry.run for entry in state.entries if entry.run}
+        if state.status != "running" and state.updated > moment:
+            found.append((state.updated, ladder_ending(ladder.name, state)))
+    for run in run_dir.iterate(runs):
+        ended = _modified(run.result_file)
+        if ended is not None and ended > moment and run.name not in of_ladders:
+            found.append((ended, run_ending(run)))
+    sentences = [sentence for _, sentence in sorted(found, reverse=True)]
+    more = len(sentences) - MAX_SENTENCES
+    return sentences[:MAX_SENTENCES] + ([f"and {amount(more, 'more run')}: press r"] if more > 0 else [])
+
+
+def ladder_of(runs: Path, run: str) -> LadderDir | None:
+    """The ladder that a run belongs to, None for a run that was started alone."""
+    return next((ladder for ladder, state in _ladders(runs) if any(one.run == run for one in state.entries)), None)
+
+
+def last_visit() -> float | None:
+    """When the bench was last open, in Unix seconds; None before the first time."""
+    with contextlib.suppress(OSError, ValueError):
+        return float(read_small(_visit_file()).decode())
+    return None
+
+
+def remember_visit() -> None:
+    """Record that the bench is open now; a folder that cannot be written only means that endings are told again."""
+    with contextlib.suppress(OSError):
+        _visit_file().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(_visit_file(), f"{time.time():.3f}\n".encode())
+
+
+def _visit_file() -> Path:
+    return Path(platformdirs.user_state_dir("ftbench")) / "last-visit"
+
+
+def _ladders(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
+    for ladder in ladder_dir.iterate(runs):
+        with contextlib.suppress(UserError):  # the ladder screen shows a damaged one
+            state = ladder.state()
+            if state is not None:
+                yield ladder, state
+
+
+def _modified(path: Path) -> float | None:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return None

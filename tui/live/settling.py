@@ -1,0 +1,16 @@
+"""Wait for a worker that has released its lock or written its end to finish its result."""
+
+from __future__ import annotations
+
+import time
+
+from engine.runs.run_dir import RunDir
+
+SECONDS = 10.0
+
+
+def settle(run: RunDir, seconds: float = SECONDS) -> None:
+    """Return when the worker has exited; the result is complete then."""
+    deadline = time.monotonic() + seconds
+    while run.is_live() and time.monotonic() < deadline:
+        time.sleep(0.05)

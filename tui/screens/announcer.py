@@ -1,0 +1,113 @@
+"""Announces what ended: since the last visit when the bench opens, then each live run when it ends."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config.text import visible
+from tui.screens.base import BaseScreen
+from tui.workbench import app_settings
+
+if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
+    from engine.runs.ladder_dir import LadderDir
+    from engine.runs.run_dir import RunDir
+
+BELL = "bell"
+"""Value of the setting `notify` for the terminal's bell."""
+TIMEOUT = 20
+
+
+class Announcer:
+    """Shows notifications; `notify` of config.toml also rings the bell or runs a command, which gets the sentence."""
+
+    def __init__(self, screen: BaseScreen[Any], runs: Path) -> None:
+        self._screen, self._runs = screen, runs
+        self._live: dict[str, RunDir] = {}
+        """Runs that were live at the last look, by name."""
+        self._ladders: dict[str, LadderDir] = {}
+        """Ladders whose runs have ended: they are announced when they end, instead of each run."""
+
+    def open(self) -> None:
+        """Announce what ended since the last visit, and remember this one. Reads results: in a thread."""
+
+        def read() -> None:
+            from engine.config.errors import UserError
+            from tui.history.endings import ended_since, last_visit, remember_visit
+
+            since = last_visit()
+            try:
+                sentences = ended_since(self._runs, since) if since is not None else []
+            except (UserError, OSError) as error:
+                sentences = [f"cannot read what ended since the last visit: {error}"]
+            remember_visit()
+            if sentences:
+                self._screen.app.call_from_thread(self._show, sentences)
+
+        self._screen.run_worker(read, thread=True, group="announce")
+
+    def _show(self, sentences: list[str]) -> None:
+        self._screen.tell("\n".join(sentences), title="since your last visit", timeout=TIMEOUT)
+
+    def look(self, live: list[RunDir]) -> None:
+        """Take the runs that are live now; announce those that have ended."""
+        now = {run.name: run for run in live}
+        ended = [run for name, run in self._live.items() if name not in now]
+        self._live = now
+        if ended:
+            self._screen.run_worker(lambda: self._tell(ended), thread=True, group="announce")
+
+    def look_at_ladders(self) -> None:
+        """Announce a ladder that has ended. Called once per second."""
+        for name, ladder in list(self._ladders.items()):
+            if not ladder.is_live():
+                del self._ladders[name]
+                self._screen.run_worker(lambda ladder=ladder: self._tell_ladder(ladder), thread=True, group="announce")
+
+    def _tell_ladder(self, ladder: LadderDir) -> None:
+        from engine.config.errors import UserError
+        from tui.history.endings import ladder_ending
+
+        try:
+            state = ladder.state()
+        except UserError as error:
+            self._screen.app.call_from_thread(self._announce, error.line)
+            return
+        if state is not None:
+            self._screen.app.call_from_thread(self._announce, ladder_ending(ladder.name, state))
+
+    def _tell(self, ended: list[RunDir]) -> None:
+        """In a thread: a result is read, and the worker may still be writing it."""
+        from tui.history.endings import ladder_of, remember_visit, run_ending
+        from tui.live.settling import settle
+
+        for run in ended:
+            if ladder := ladder_of(self._runs, run.name):
+                self._ladders[ladder.name] = ladder
+            elif run.path.exists():
+                settle(run)
+                self._screen.app.call_from_thread(self._announce, run_ending(run))
+        remember_visit()
+
+    def _announce(self, sentence: str) -> None:
+        self._screen.tell(sentence, timeout=TIMEOUT)
+        notify = app_settings(self._screen).notify
+        if notify == BELL:
+            self._screen.app.bell()
+        elif notify:
+            self._run(notify, sentence)
+
+    def _run(self, command: str, sentence: str) -> None:
+        """Run the user's command with the sentence as its last argument; it outlives the bench."""
+        try:
+            subprocess.Popen(
+                [*shlex.split(command), visible(sentence, 400)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            self._screen.tell(f"cannot run notify = {command!r}: {error}", severity="error", timeout=TIMEOUT)

@@ -7,6 +7,7 @@ affect only the values that depend on them. `pynvml` comes from the package nvid
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -210,8 +211,21 @@ class NvmlGpu:
 
 
 def process_name(pid: int) -> str:
-    """The name of the process with this driver id, or that it is not visible from here."""
+    """The name of the process with this driver id, `python3 of alice` for one of another user.
+
+    `a process of another user or container` where it is not visible from here.
+    """
     if pids_are_local():
         with contextlib.suppress(psutil.Error):
-            return str(psutil.Process(pid).name())
+            process = psutil.Process(pid)
+            owner = "" if process.uids().real == os.getuid() else f" of {process.username()}"
+            return f"{process.name()}{owner}"
     return "a process of another user or container"
+
+
+def process_user(pid: int) -> str:
+    """The user of the process with this driver id, '' where it is not visible from here."""
+    if pids_are_local():
+        with contextlib.suppress(psutil.Error):
+            return str(psutil.Process(pid).username())
+    return ""

@@ -33,6 +33,8 @@ class QueuePlace(NamedTuple):
     """0 uses the device, 1 is next."""
     pid: int
     run: Path
+    since: float = 0.0
+    """Unix seconds: when it got the device, or when it joined the queue."""
 
 
 def wait_for_device(
@@ -70,8 +72,9 @@ def queue_places() -> list[QueuePlace]:
     for lock, device in locks.device_locks():
         if (holder := locks.holder(lock)) is not None:
             pid, run = _read(holder)
-            places.append(QueuePlace(device, 0, pid, run))
-        places += [QueuePlace(device, place, pid, run) for place, (_, (pid, run)) in enumerate(_waiting(lock), 1)]
+            places.append(QueuePlace(device, 0, pid, run, _signed(lock)))
+        for place, (ticket, (waiting, path)) in enumerate(_waiting(lock), 1):
+            places.append(QueuePlace(device, place, waiting, path, _arrived(ticket)))
     return places
 
 
@@ -107,6 +110,19 @@ def _remove_if_stale(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > STALE_SECONDS:
             path.unlink()
+
+
+def _signed(lock: Path) -> float:
+    """When the lock's holder wrote its name into it; 0 if it has ended since."""
+    with contextlib.suppress(OSError):
+        return lock.stat().st_mtime
+    return 0.0
+
+
+def _arrived(ticket: Path) -> float:
+    """The time in a ticket's name."""
+    digits = ticket.name.partition("-")[0]
+    return int(digits) / 1e6 if digits.isdecimal() else 0.0
 
 
 def _folder(lock: Path) -> Path:

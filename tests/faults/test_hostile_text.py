@@ -49,6 +49,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
                  ["demo-lora", "--quick", "--gpu", TYPED], ["--history"], ["demo-lora", "--data", file]],
         "pull": [[TYPED], []],
         "schema": [[TYPED]],
+        "queue": [[], [TYPED]],
         "clean": [["--json"], [TYPED], ["runs", "--run", TYPED], ["checkpoints", "--yes"], ["--runs", file]],
         "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],

@@ -26,6 +26,7 @@ NEEDS = {
     "export": ["export", "RUN"],
     "runs": ["runs"],
     "track": ["track", "RUN", "--to", "tensorboard"],
+    "queue": ["queue"],
 }
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",

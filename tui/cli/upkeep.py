@@ -117,3 +117,11 @@ def clean(
 
     options = verb.CleanOptions(what or [], names or [], older_than, yes, json)
     raise typer.Exit(verb.clean(home(runs, json=json), options))
+
+
+@upkeep_app.command()
+def queue(json: JsonOption = False) -> None:
+    """Show who uses each device and who waits, since when."""
+    from tui.cli import queue as verb
+
+    verb.show(json)

@@ -38,6 +38,7 @@ LINES: dict[str, list[list[str]]] = {
     "plan": [["demo-lora", "--quick", "--model", "./S"]],
     "pull": [["S"]],
     "schema": [["S"]],
+    "queue": [["S"]],
     "clean": [["S"], ["runs", "--run", "S"]],
     "completion": [["S"], ["bash", "--line", "ftbench S"]],
     "track": [["S"]],

@@ -1,0 +1,111 @@
+"""`ftbench queue`: who uses a device, who waits, since when and from which directory; who else is on a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import ftbench
+
+from engine.config.preset_library import effective
+from engine.hardware import nvml
+from engine.hardware.nvml import process_name, process_user
+from engine.runs import device_queue, locks, queue_list, run_dir
+from engine.runs.queue_list import QueueEntry, queue_entries
+from tui.cli import queue
+
+
+@pytest.fixture
+def queued(tmp_path: Path) -> Iterator[list[Path]]:
+    """A run that uses the CPU, and a chat session with another that waits."""
+    runs = []
+    for directory in ("first", "second"):
+        chosen = effective("demo-lora", None, {})
+        run = run_dir.create(tmp_path / "runs", "demo-lora", chosen, started_in=f"/home/me/{directory}")
+        runs.append(run.path)
+    held = locks.hold(locks.device_lock("cpu"), f"17 {runs[0]}")
+    with device_queue._ticket(locks.device_lock("cpu"), time.time() - 90, f"18 {runs[1]}/try"):
+        yield runs
+    assert held is not None
+    os.close(held)
+
+
+def test_the_queue_names_run_time_and_directory(queued: list[Path]) -> None:
+    user, waiting = queue_entries()
+    assert (user.device, user.place, user.pid, user.run, user.what) == ("cpu", 0, 17, queued[0].name, "run")
+    assert user.started_in == "/home/me/first" and user.home == str(queued[0].parent)
+    assert time.time() - user.since < 60 < 89 < time.time() - waiting.since < 150
+    assert (waiting.place, waiting.what, waiting.run) == (1, "try", queued[1].name)
+    assert waiting.started_in == "/home/me/second" and waiting.home == user.home
+
+
+def test_the_table_and_the_json_tell_the_same(queued: list[Path]) -> None:
+    shown = ftbench("queue").stdout
+    first, second = (line for line in shown.splitlines() if "/home/me/" in line)
+    assert first.split()[:3] == ["CPU", "running", "-".join(queued[0].name.split("-")[-2:])]
+    assert "1 waiting" in second and "ftbench try lora-" in second and second.endswith("/home/me/second")
+    told = json.loads(ftbench("queue", "--json").stdout)
+    assert [entry["place"] for entry in told["queue"]] == [0, 1] and told["others"] == []
+
+
+def test_an_empty_queue_is_one_line() -> None:
+    assert ftbench("queue").stdout == "no run uses or waits for a device\n"
+
+
+def test_an_unknown_holder_is_shown_without_a_run() -> None:
+    entry = QueueEntry("0", "GPU 0", 0, "", "run", 0, 0.0, "", "")
+    assert queue.cells(entry, 100_000.0)[:3] == ["GPU 0", "running", "another program"]
+
+
+class Gpu:
+    """A GPU with two processes."""
+
+    index = 1
+
+    def __init__(self, *pids: int) -> None:
+        self.pids = pids
+
+    def processes(self) -> list[tuple[int, int | None]]:
+        return [(pid, 3 << 30) for pid in self.pids]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a process of another user")
+def test_processes_of_other_users_are_named(
+    queued: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = subprocess.Popen(["sleep", "600"], user=65534)
+    try:
+
+        class Nvml:
+            def gpus(self) -> list[Any]:
+                return [Gpu(17, other.pid)]
+
+        monkeypatch.setattr(queue_list, "Nvml", Nvml)
+        monkeypatch.setattr(nvml, "pids_are_local", lambda: True)
+        assert process_name(other.pid) == "sleep of nobody" and process_user(other.pid) == "nobody"
+        (found,) = queue_list.others_on_gpus(queue_entries())  # process 17 is the run in the queue
+        assert (found["gpu"], found["pid"], found["user"], found["bytes"]) == (1, other.pid, "nobody", 3 << 30)
+        queue.show(json=False)
+        assert f"GPU 1 is also used by process {other.pid} (sleep of nobody), 3.00 GiB" in capsys.readouterr().out
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_an_own_process_is_named_without_its_user_and_a_hidden_one_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvml, "pids_are_local", lambda: True)
+    assert " of " not in process_name(os.getpid())
+    monkeypatch.setattr(nvml, "pids_are_local", lambda: False)
+    assert process_name(os.getpid()) == "a process of another user or container" and process_user(os.getpid()) == ""
+
+
+def test_devices_of_the_queue_have_the_titles_of_a_launch() -> None:
+    assert queue_list.device_title("cpu", None) == "CPU" and queue_list.device_title("1", None) == "GPU 1"
+    assert queue_list.device_title("MIG-5c1b2a3d-0000", None) == "MIG instance 5c1b2a3d"
+    assert queue_list.device_title("GPU-5c1b2a3d-0000", None) == "GPU 5c1b2a3d"

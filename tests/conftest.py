@@ -18,6 +18,8 @@ SLOW = (
     "tui/test_snapshots.py",
     "tui/cli/test_demo.py",
     "tui/cli/test_try_subcommand.py",
+    "tui/cli/test_monitor.py",
+    "tui/cli/test_completion.py",
     "engine/training",
     "engine/worker",
     "engine/methods",

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -15,32 +11,18 @@ from weakref import WeakKeyDictionary
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.command import Provider
-from textual.filter import LineFilter, NoColor
-from textual.geometry import Size
 from textual.screen import Screen
 from textual.widget import Widget
 
 from engine.config.text import visible
-from tui.commands import all_commands, bindings, key_conflicts, key_of
-from tui.output.console import Terminal
-from tui.output.cursor import FATAL
+from tui.base_app import BaseApp
+from tui.commands import bindings, key_of
 from tui.screens.bench import BenchScreen
-from tui.screens.small import SmallScreen, too_small
-from tui.settings import Settings, read_settings
-from tui.terminal.ascii_driver import AsciiFilter
-from tui.terminal.capabilities import hung_up, suited_theme
-from tui.terminal.diff_driver import DiffApp
-from tui.terminal.literal import ControlCharacterFilter
-from tui.terminal.themes import AUTO, legible, remember, remembered
+from tui.settings import Settings
 
 if TYPE_CHECKING:
     from engine.config.errors import Notice
     from tui.live.machine import Sampler
-
-EXIT_SIGNALS = (*FATAL, signal.SIGINT)
-"""Signals on which the app restores the terminal; Textual alone would leave it in the alternate screen."""
-EXIT_SECONDS = 3.0
-"""Time to restore the terminal: one that is gone or takes no more output would block the exit forever."""
 
 
 def palette_provider() -> type[Provider]:
@@ -50,7 +32,7 @@ def palette_provider() -> type[Provider]:
     return PaletteProvider
 
 
-class Workbench(DiffApp):
+class Workbench(BaseApp):
     """The bench with other screens above it. Its return value is the message to print after it has closed."""
 
     TITLE = "ftbench"
@@ -63,14 +45,6 @@ class Workbench(DiffApp):
     ]
     COMMANDS = {palette_provider}
     ENABLE_COMMAND_PALETTE = True
-    CSS = """
-    OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
-    OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
-    ModalScreen { background: transparent; } /* shading the screen behind a dialog would send that screen twice */
-    ToastRack { margin-bottom: 4; }
-    Toast { padding: 0 1; max-width: 70%; }
-    OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
-    """
 
     def __init__(
         self,
@@ -81,27 +55,15 @@ class Workbench(DiffApp):
         opened: Callable[[], Screen[None]] | None = None,
     ) -> None:
         """`opened`: creates a screen that is shown instead of the bench; the app exits when it is closed."""
-        super().__init__()
+        super().__init__(settings, ascii_only)
         self.runs = runs
         self._opened = opened
         self.notices = notices
         """Called after the first paint: warnings about the runs home."""
-        self.settings = settings or read_settings([command.id for command in all_commands()], self.available_themes)
-        self.settings.ascii |= ascii_only
         self.bench = BenchScreen(runs)
-        if (first := self._first_theme()) != self.theme:
-            self.theme = first
-        self.set_keymap(self.settings.keys)
         self.sampler: Sampler | None = None
-        self._plain = [AsciiFilter()] if self.settings.ascii else []
-        self._literal = ControlCharacterFilter()
-        self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
-        self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._key_targets: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
         """Keys that are not handled yet, and the widget that had the focus when they arrived."""
-
-    def get_css_variables(self) -> dict[str, str]:
-        return legible(super().get_css_variables())
 
     async def on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Key) and not event.is_forwarded:
@@ -125,27 +87,11 @@ class Workbench(DiffApp):
         """Whether the user's settings bind this key to a command."""
         return any(key in map(str.strip, keys.split(",")) for keys in self.settings.keys.values())
 
-    def on_load(self) -> None:
-        """Install the signal handlers before the terminal changes its mode."""
-        loop = asyncio.get_running_loop()
-
-        def leave(number: int, _: object) -> None:
-            forced_exit = threading.Timer(EXIT_SECONDS, os._exit, (128 + number,))
-            forced_exit.daemon = True
-            forced_exit.start()
-            loop.call_soon_threadsafe(self.exit, self._farewell(), 128 + number)
-
-        # Not loop.add_signal_handler: a loop that waits for a blocked terminal would never call it.
-        self._previous_handlers = {number: signal.signal(number, leave) for number in EXIT_SIGNALS}
-
     def get_default_screen(self) -> BenchScreen:
         return self.bench
 
     def on_mount(self) -> None:
-        self.animation_level = "none"  # every frame of an animation is sent over SSH
-        self._check_size(self.size)
-        if problems := [*self.settings.errors, *key_conflicts(self.settings.keys)]:
-            self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
+        self.prepare_screen()
         if self._opened:
             self.push_screen(self._opened(), lambda _: self.exit())
         self.call_after_refresh(self._finish_start)
@@ -158,42 +104,15 @@ class Workbench(DiffApp):
         gc.enable()
         self.sampler = Sampler(self.bench.post_message, self.bench.follower.process)
         self.sampler.start()
-        if not self.is_headless:
-            self.set_interval(1.0, self._leave_if_hung_up)
         for notice in self.notices():
             self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)
-
-    def _leave_if_hung_up(self) -> None:
-        """Exit when the terminal is gone: Textual would keep reading the end of input, using most of a core."""
-        if hung_up():
-            signal.raise_signal(signal.SIGHUP)
 
     def on_unmount(self) -> None:
         if self.sampler:
             self.sampler.leave()
         self.bench.follower.leave()
         self.bench.leave()
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
-
-    def on_resize(self, event: events.Resize) -> None:
-        self.frame_diff.invalidate()
-        if self.is_running and self.screen_stack:
-            self._check_size(event.size)
-
-    def get_line_filters(self) -> Sequence[LineFilter]:
-        filters = super().get_line_filters()
-        if self.no_color and self.native_ansi_color:  # Textual's grays are colors too
-            filters = [NoColor()]
-        return [*filters, *self._plain, self._literal]
-
-    def get_key_display(self, binding: Binding) -> str:
-        shown = super().get_key_display(binding)
-        return binding.key if self.settings.ascii and not shown.isascii() else shown
-
-    def action_detach(self) -> None:
-        """Leave; what keeps running is printed afterwards."""
-        self.exit(self._farewell())
+        self.restore_handlers()
 
     def action_leave_hint(self) -> None:
         """Ctrl+C: say how to leave; selected text is copied, as in other programs."""
@@ -216,20 +135,7 @@ class Workbench(DiffApp):
             self.pop_screen()
         return self.bench
 
-    def action_next_theme(self) -> None:
-        names = sorted(self.available_themes)
-        self.theme = names[(names.index(self.theme) + 1) % len(names)]
-        remember(self.theme, self.settings.theme)
-        self.notify(self.theme)
-
-    def _first_theme(self) -> str:
-        name = remembered(self.settings.theme)
-        if name in self.available_themes:
-            return str(name)
-        colors = None if self.no_color else self.console.color_system
-        return suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
-
-    def _farewell(self) -> str:
+    def farewell(self) -> str:
         """What keeps running and how to return to it; '' if nothing does."""
         from engine.runs import ladder_dir
 
@@ -242,14 +148,3 @@ class Workbench(DiffApp):
         if len(live) > 1:
             return f"detached: {len(live)} runs keep running; list them with `ftbench runs`"
         return f"detached: {live[0].name} keeps running; watch it with `ftbench attach {live[0].name}`"
-
-    def _check_size(self, size: Size) -> None:
-        """Show the small screen while the terminal is too small for the others."""
-        if too_small(size):
-            if not isinstance(self.screen, SmallScreen):
-                self.push_screen(SmallScreen())
-            small = self.screen
-            assert isinstance(small, SmallScreen)
-            small.call_later(small.show_size, size, key_of("app.quit", self.settings.keys))
-        elif isinstance(self.screen, SmallScreen):
-            self.pop_screen()

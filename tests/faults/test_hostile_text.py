@@ -50,6 +50,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "pull": [[TYPED], []],
         "schema": [[TYPED]],
         "queue": [[], [TYPED]],
+        "monitor": [["--json"], [TYPED]],
         "clean": [["--json"], [TYPED], ["runs", "--run", TYPED], ["checkpoints", "--yes"], ["--runs", file]],
         "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],

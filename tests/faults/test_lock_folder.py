@@ -31,6 +31,7 @@ NEEDS = {
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
     "presets show", "presets new", "try", "schema", "completion", "clean",
+    "monitor",
 }  # fmt: skip
 """Subcommands that only read run directories and files; `doctor` reports the folder, and `try` refuses an unfinished
 run before it uses locks."""

@@ -100,6 +100,7 @@ COMMAND_LINE_ONLY = {
     "ladder --retime": "repeats measurements for a report",
     "gate": "an exit status for pipelines",
     "doctor": "checks the machine, also where the bench does not start",
+    "monitor": "the machine pane",
     "queue": "the header of the bench shows the queue; `ftbench queue` adds times and directories",
     "runs --adopt": "moves a directory of runs once; the bench shows the command where there is one to move",
     "plan --gpu": "a GPU of another machine",

@@ -19,6 +19,15 @@ UNSUPPORTED = ("dumb", "unknown")
 """Values of $TERM for terminals without cursor addressing."""
 
 
+def check_terminal() -> None:
+    """Raise UserError for a terminal without cursor addressing."""
+    from engine.config.errors import UserError
+
+    if (term := os.environ.get("TERM", "").lower()) in UNSUPPORTED:
+        do = "set TERM to your terminal's type, or use a subcommand (`ftbench --help`)"
+        raise UserError(f"unsupported terminal TERM={term}: it has no cursor addressing", do=do, code="cli.terminal")
+
+
 def open_bench(
     runs: Path, ascii_only: bool, mouse: bool, hints: bool = True, opened: Callable[[], Screen[None]] | None = None
 ) -> int:
@@ -30,12 +39,9 @@ def open_bench(
     Raises UserError where the terminal is unsupported, and where runs or locks cannot be read: everything on the
     screen would be wrong.
     """
-    from engine.config.errors import UserError
     from engine.runs import folder, locks
 
-    if (term := os.environ.get("TERM", "").lower()) in UNSUPPORTED:
-        do = "set TERM to your terminal's type, or use a subcommand (`ftbench --help`)"
-        raise UserError(f"unsupported terminal TERM={term}: it has no cursor addressing", do=do, code="cli.terminal")
+    check_terminal()
     locks.lock_folder()
     next(folder.holding(runs, "run.toml"), None)
     from tui.app import Workbench  # Textual is slow to import, and no other subcommand needs it

@@ -10,7 +10,7 @@ import typer
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
-from tui.cli.options import JsonOption, RunArgument, RunsOption
+from tui.cli.options import AsciiOption, JsonOption, MouseOption, RunArgument, RunsOption
 
 upkeep_app = App()
 
@@ -125,3 +125,11 @@ def queue(json: JsonOption = False) -> None:
     from tui.cli import queue as verb
 
     verb.show(json)
+
+
+@upkeep_app.command()
+def monitor(ascii_only: AsciiOption = False, mouse: MouseOption = True, json: JsonOption = False) -> None:
+    """Show GPUs, memory and the queue, as they change."""
+    from tui.cli import monitor as verb
+
+    raise typer.Exit(verb.monitor(ascii_only, mouse, json))

@@ -39,6 +39,7 @@ LINES: dict[str, list[list[str]]] = {
     "pull": [["S"]],
     "schema": [["S"]],
     "queue": [["S"]],
+    "monitor": [["S"]],
     "clean": [["S"], ["runs", "--run", "S"]],
     "completion": [["S"], ["bash", "--line", "ftbench S"]],
     "track": [["S"]],

@@ -19,6 +19,7 @@ from engine.hardware.nvml import process_name, process_user
 from engine.runs import device_queue, locks, queue_list, run_dir
 from engine.runs.queue_list import QueueEntry, queue_entries
 from tui.cli import queue
+from tui.history import queue_table
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_an_empty_queue_is_one_line() -> None:
 
 def test_an_unknown_holder_is_shown_without_a_run() -> None:
     entry = QueueEntry("0", "GPU 0", 0, "", "run", 0, 0.0, "", "")
-    assert queue.cells(entry, 100_000.0)[:3] == ["GPU 0", "running", "another program"]
+    assert queue_table.cells(entry, 100_000.0)[:3] == ["GPU 0", "running", "another program"]
 
 
 class Gpu:

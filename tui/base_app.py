@@ -1,0 +1,140 @@
+"""The base of ftbench's Textual apps: settings, themes, what reaches the terminal, its size, and how signals end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Sequence
+
+from textual import events
+from textual.binding import Binding
+from textual.filter import LineFilter, NoColor
+from textual.geometry import Size
+
+from engine.config.text import visible
+from tui.commands import all_commands, key_conflicts, key_of
+from tui.output.console import Terminal
+from tui.output.cursor import FATAL
+from tui.screens.small import SmallScreen, too_small
+from tui.settings import Settings, read_settings
+from tui.terminal.ascii_driver import AsciiFilter
+from tui.terminal.capabilities import hung_up, suited_theme
+from tui.terminal.diff_driver import DiffApp
+from tui.terminal.literal import ControlCharacterFilter
+from tui.terminal.themes import AUTO, legible, remember, remembered
+
+EXIT_SIGNALS = (*FATAL, signal.SIGINT)
+"""Signals on which the app restores the terminal; Textual alone would leave it in the alternate screen."""
+EXIT_SECONDS = 3.0
+"""Time to restore the terminal: one that is gone or takes no more output would block the exit forever."""
+
+
+class BaseApp(DiffApp):
+    """An app whose terminal is restored however it ends. Its return value is the message to print afterwards."""
+
+    TITLE = "ftbench"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = """
+    OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
+    OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
+    ModalScreen { background: transparent; } /* shading the screen behind a dialog would send that screen twice */
+    ToastRack { margin-bottom: 4; }
+    Toast { padding: 0 1; max-width: 70%; }
+    OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
+    """
+
+    def __init__(self, settings: Settings | None = None, ascii_only: bool = False) -> None:
+        super().__init__()
+        self.settings = settings or read_settings([command.id for command in all_commands()], self.available_themes)
+        self.settings.ascii |= ascii_only
+        if (first := self._first_theme()) != self.theme:
+            self.theme = first
+        self.set_keymap(self.settings.keys)
+        self._plain = [AsciiFilter()] if self.settings.ascii else []
+        self._literal = ControlCharacterFilter()
+        self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
+        self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
+
+    def farewell(self) -> str:
+        """The message to print after the app has ended; '' for none."""
+        return ""
+
+    def prepare_screen(self) -> None:
+        """Call when mounted: no animations, a size check, and a notification of errors in the settings."""
+        self.animation_level = "none"  # every frame of an animation is sent over SSH
+        self._check_size(self.size)
+        if problems := [*self.settings.errors, *key_conflicts(self.settings.keys)]:
+            self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
+        if not self.is_headless:
+            self.set_interval(1.0, self._leave_if_hung_up)
+
+    def restore_handlers(self) -> None:
+        """Call when unmounted: restore the signal handlers."""
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+
+    def get_css_variables(self) -> dict[str, str]:
+        return legible(super().get_css_variables())
+
+    def on_load(self) -> None:
+        """Install the signal handlers before the terminal changes its mode."""
+        loop = asyncio.get_running_loop()
+
+        def leave(number: int, _: object) -> None:
+            forced_exit = threading.Timer(EXIT_SECONDS, os._exit, (128 + number,))
+            forced_exit.daemon = True
+            forced_exit.start()
+            loop.call_soon_threadsafe(self.exit, self.farewell(), 128 + number)
+
+        # Not loop.add_signal_handler: a loop that waits for a blocked terminal would never call it.
+        self._previous_handlers = {number: signal.signal(number, leave) for number in EXIT_SIGNALS}
+
+    def _leave_if_hung_up(self) -> None:
+        """Exit when the terminal is gone: Textual would keep reading the end of input, using most of a core."""
+        if hung_up():
+            signal.raise_signal(signal.SIGHUP)
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.frame_diff.invalidate()
+        if self.is_running and self.screen_stack:
+            self._check_size(event.size)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        filters = super().get_line_filters()
+        if self.no_color and self.native_ansi_color:  # Textual's grays are colors too
+            filters = [NoColor()]
+        return [*filters, *self._plain, self._literal]
+
+    def get_key_display(self, binding: Binding) -> str:
+        shown = super().get_key_display(binding)
+        return binding.key if self.settings.ascii and not shown.isascii() else shown
+
+    def action_detach(self) -> None:
+        """Leave; what keeps running is printed afterwards."""
+        self.exit(self.farewell())
+
+    def action_next_theme(self) -> None:
+        names = sorted(self.available_themes)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        remember(self.theme, self.settings.theme)
+        self.notify(self.theme)
+
+    def _first_theme(self) -> str:
+        name = remembered(self.settings.theme)
+        if name in self.available_themes:
+            return str(name)
+        colors = None if self.no_color else self.console.color_system
+        return suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
+
+    def _check_size(self, size: Size) -> None:
+        """Show the small screen while the terminal is too small for the others."""
+        if too_small(size):
+            if not isinstance(self.screen, SmallScreen):
+                self.push_screen(SmallScreen())
+            small = self.screen
+            assert isinstance(small, SmallScreen)
+            small.call_later(small.show_size, size, key_of("app.quit", self.settings.keys))
+        elif isinstance(self.screen, SmallScreen):
+            self.pop_screen()

@@ -1,0 +1,25 @@
+"""The device queue as a table: who uses each device and who waits, since when, from which directory."""
+
+from __future__ import annotations
+
+from engine.config.quantities import duration
+from engine.runs.folder import short_name
+from engine.runs.home import tilde
+from engine.runs.queue_list import QueueEntry
+from tui.format import moment
+
+COLUMNS = ("device", "place", "run", "since", "for", "process", "started in")
+
+
+def cells(entry: QueueEntry, now: float) -> list[str]:
+    """The cells of COLUMNS: `GPU 0`, `running` or the place in the queue, run, date, duration, process, directory."""
+    run = short_name(entry.run) or "another program"
+    return [
+        entry.title,
+        "running" if entry.place == 0 else f"{entry.place} waiting",
+        f"ftbench try {run}" if entry.what == "try" else run,
+        moment(entry.since, "%H:%M" if now - entry.since < 86400 / 2 else "%m-%d %H:%M"),
+        duration(max(0.0, now - entry.since)),
+        str(entry.pid or "–"),
+        tilde(entry.started_in) if entry.started_in else "–",
+    ]

@@ -31,6 +31,8 @@ class MetricSpec:
     scoring: str = ""
     """`module:function` that scores (output, target): a dict with the metric's score under its name, and additional
     scores; '' for the held-out loss, which needs no answers."""
+    format_check: str = ""
+    """`module:function` that says whether an output has the format that the metric reads; '' if it reads any text."""
     lower_is_better: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
     """Lowest and highest possible score of one test item; confidence intervals do not exceed them."""
@@ -59,8 +61,8 @@ _SCORING = "engine.evaluation.metrics"
 LOSS = MetricSpec(name="loss", title="loss", lower_is_better=True, bounds=(0.0, float("inf")), unit="nats/token")
 BUILT_IN = (
     MetricSpec(name="exact_match", title="exact match", scoring=f"{_SCORING}:exact_match"),
-    MetricSpec(name="number", title="number", scoring=f"{_SCORING}:number"),
-    MetricSpec(name="json", title="json", scoring=f"{_SCORING}:json_fields"),
+    MetricSpec(name="number", title="number", scoring=f"{_SCORING}:number", format_check=f"{_SCORING}:has_number"),
+    MetricSpec(name="json", title="json", scoring=f"{_SCORING}:json_fields", format_check=f"{_SCORING}:is_object"),
     MetricSpec(name="choice", title="choice", scoring=f"{_SCORING}:choice", picks_from_choices=True),
     MetricSpec(name="contains", title="contains", scoring=f"{_SCORING}:contains"),
     MetricSpec(name="rouge", title="rouge", scoring=f"{_SCORING}:rouge"),

@@ -40,8 +40,15 @@ class Generator:
         self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
     ) -> list[str]:
         """Generate the answer to each row's prompt as text, in order; see `answer_tokens`."""
-        tokens = self.answer_tokens(model, rows, progress)
-        return [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in tokens]
+        return self.texts(self.answer_tokens(model, rows, progress))
+
+    def texts(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each answer, without special tokens."""
+        return [self.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+
+    def has_ended(self, answer: Sequence[int]) -> bool:
+        """Whether an answer of `answer_tokens` was ended by an end token instead of by `max_new_tokens`."""
+        return len(answer) < self.max_new_tokens
 
     def answer_tokens(
         self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None

@@ -91,6 +91,24 @@ def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
     return max(by_reference, key=lambda scores: (sign * scores[metric], sum(scores.values())))
 
 
+def is_formatted(metric: str, output: str) -> bool | None:
+    """Whether the answer has the format without which it scores 0; None if the metric needs none."""
+    if not (name := metric_spec(metric).format_check):
+        return None
+    module, _, function = name.partition(":")
+    return bool(getattr(import_module(module), function)(output))
+
+
+def is_object(output: str) -> bool:
+    """Whether the answer is a JSON object."""
+    return _object(output) is not None
+
+
+def has_number(output: str) -> bool:
+    """Whether the answer has a final number."""
+    return final_number(output) is not None
+
+
 def final_number(text: str) -> Decimal | None:
     """The final number of an answer, exactly; None if it has none."""
     tail = text.rsplit("####", 1)[-1] if "####" in text else text

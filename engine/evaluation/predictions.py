@@ -88,4 +88,5 @@ class PredictionLine(msgspec.Struct):
 
 def _plain(item: Item) -> dict[str, Any]:
     plain = {"nll": item.nll, "tokens": item.tokens, "output": item.output, "scores": item.scores}
-    return plain if item.weight is None else {**plain, "weight": item.weight}
+    optional = {"weight": item.weight, "ended": item.ended, "formatted": item.formatted}
+    return plain | {name: value for name, value in optional.items() if value is not None}

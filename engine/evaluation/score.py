@@ -17,7 +17,7 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.forward import within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
-from engine.evaluation.metrics import best_score
+from engine.evaluation.metrics import best_score, is_formatted
 from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import without_adapters
@@ -48,6 +48,10 @@ class Item:
     """Scores against the best reference."""
     weight: float | None = None
     """Sum of the tokens' loss weights; None if all are 1."""
+    ended: bool | None = None
+    """Whether an end token ended the answer; None if it was not generated, as with the metric `choice`."""
+    formatted: bool | None = None
+    """Whether the answer has the format that the metric needs; None if the metric needs none."""
 
     @property
     def loss_weight(self) -> float:
@@ -55,8 +59,16 @@ class Item:
         return self.tokens if self.weight is None else self.weight
 
     @classmethod
-    def of(cls, loss: RowLoss, output: str = "", scores: dict[str, float] | None = None) -> Item:
-        return cls(loss.nll, loss.tokens, output, scores, None if loss.weight == loss.tokens else loss.weight)
+    def of(
+        cls,
+        loss: RowLoss,
+        output: str = "",
+        scores: dict[str, float] | None = None,
+        ended: bool | None = None,
+        formatted: bool | None = None,
+    ) -> Item:
+        weight = None if loss.weight == loss.tokens else loss.weight
+        return cls(loss.nll, loss.tokens, output, scores, weight, ended, formatted)
 
 
 @dataclass
@@ -117,14 +129,24 @@ class Scorer:
         losses = item_losses(model, items, self.packing, self.pad, self.device, self.progress)
         if not metric_spec(self.metric).needs_answers:
             return [Item.of(loss) for loss in losses]
-        answers = self.chooser.answers if self.chooser else self.generator.answers
-        outputs = answers(
-            model, [item.row for item in items], lambda done: self.progress("test answers", done, len(items))
-        )
         return [
-            Item.of(loss, output, best_score(self.metric, output, item.references))
-            for loss, output, item in zip(losses, outputs, items, strict=True)
+            Item.of(
+                loss, output, best_score(self.metric, output, item.references), ended, is_formatted(self.metric, output)
+            )
+            for loss, (output, ended), item in zip(losses, self._answers(model, items), items, strict=True)
         ]
+
+    def _answers(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[tuple[str, bool | None]]:
+        """The answer to each item, and whether it ended."""
+        rows = [item.row for item in items]
+
+        def count(done: int) -> None:
+            self.progress("test answers", done, len(items))
+
+        if self.chooser:
+            return [(output, None) for output in self.chooser.answers(model, rows, count)]
+        tokens = self.generator.answer_tokens(model, rows, count)
+        return list(zip(self.generator.texts(tokens), map(self.generator.has_ended, tokens), strict=True))
 
 
 def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
@@ -137,7 +159,22 @@ def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
     needs_answers = bool(items) and metric_spec(metric).needs_answers
     score = scores.pop(metric) if needs_answers else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
-    return Score(loss=loss, perplexity=perplexity, metric=metric, score=score, extra=scores, seconds=seconds)
+    return Score(
+        loss=loss,
+        perplexity=perplexity,
+        metric=metric,
+        score=score,
+        extra=scores,
+        seconds=seconds,
+        ended=_share([item.ended for item in items]),
+        format_errors=_share([None if item.formatted is None else not item.formatted for item in items]),
+    )
+
+
+def _share(flags: Sequence[bool | None]) -> Interval | None:
+    """The share of items with the flag; None if it is unknown for one."""
+    known = [float(flag) for flag in flags if flag is not None]
+    return of_scores(known) if known and len(known) == len(flags) else None
 
 
 def item_losses(

@@ -16,7 +16,7 @@ from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import RequiredSample
 from engine.ladder.results import FinishedRun, LadderResults, collect, read_finished, read_shared_bases
-from engine.ladder.rung_summary import reason_of, seed_range, status_of
+from engine.ladder.rung_summary import mean_share, reason_of, seed_range, status_of
 from engine.ladder.runner import worked_joules
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
 from engine.ladder.summary import summarize
@@ -189,6 +189,8 @@ def _base_row(results: LadderResults, name: str) -> RungResult | None:
     row = RungResult(name=name, method=name, status="finished", runs=[run.entry.run], parameters=run.result.parameters)
     before = run.result.before
     row.extra = {view: value.mean for view, value in before.extra.items() if value.mean is not None} if before else {}
+    if before:
+        row.ended, row.format_errors = mean_share([before.ended]), mean_share([before.format_errors])
     return row
 
 
@@ -205,6 +207,8 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     row.learning_rate_origin = "learning-rate trials" if tried else rung.rate_origin
     row.seeds, row.runs = [run.entry.seed for run in runs], [run.entry.run for run in runs]
     row.extra = _mean_extra(outcomes)
+    scores = [result.after for result in outcomes if result.after]
+    row.ended, row.format_errors = mean_share(s.ended for s in scores), mean_share(s.format_errors for s in scores)
     row.peak = _highest([result.peak for result in outcomes])
     _add_times(row, runs)
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from engine.runs.ladder import LadderRun, SeedRange
+from engine.runs.result import Interval
 
 NO_RESULT_YET = ("planned", "live", "skipped", "finished")
 
@@ -22,6 +23,13 @@ def status_of(entries: Sequence[LadderRun]) -> str:
 def reason_of(entries: Sequence[LadderRun]) -> str:
     """Why an entry is not finished; '' if none says."""
     return next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
+
+
+def mean_share(values: Iterable[Interval | None]) -> float | None:
+    """The mean of the shares; None if one is not known."""
+    known = list(values)
+    means = [value.mean for value in known if value is not None and value.mean is not None]
+    return fmean(means) if means and len(means) == len(known) else None
 
 
 def seed_range(values: Iterable[float | None]) -> SeedRange | None:

@@ -157,13 +157,14 @@ def _cost(decisions: Decisions, subject: RungResult) -> str:
         return NO_COST_RATIO
     parts = []
     title = _training_cost(decisions, full).title
-    time = next((one.cost for one in _tradeoffs(decisions) if one.rung == subject.name), None)
+    time = _cost_ratio(decisions, subject)
     if time is not None:
         once = f" ({ONE_TIMING})" if len(subject.seeds) == len(full.seeds) == 1 else ""
         parts.append(f"{quantities.ratio(time.mean)} full's {title}{once}")
     peaks = training_peak(subject.peak), training_peak(full.peak)
     if peaks[0] and peaks[1]:
-        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} its peak memory")
+        whose = "its" if parts else "full's"
+        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} {whose} peak memory")
     sizes = f"{quantities.size(subject.artifact_bytes)} instead of {quantities.size(full.artifact_bytes)}"
     name = method_subject(subject)
     return f"{name} takes {listed(parts)}; its artifact is {sizes}." if parts else f"{name}'s artifact is {sizes}."
@@ -199,16 +200,21 @@ def _uses_cpu_time(decisions: Decisions) -> bool:
 def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
     """Every rung with a share of the gain and a cost, full fine-tuning last."""
     full = decisions.full
-    reference = _training_cost(decisions, full).seeds
-    if full is None or reference is None or not reference.low:
+    if full is None:
         return []
     found = []
     for row in (*(row for row in decisions.tuned if row is not full), full):
-        own, gain = _training_cost(decisions, row).seeds, row.share_of_gain
-        if own is None or gain is None or gain.mean is None:
-            continue
-        cost = SeedRange(mean=own.mean / reference.mean, low=own.low / reference.high, high=own.high / reference.low)
-        if row is full:
-            cost = SeedRange(mean=1.0, low=1.0, high=1.0)
-        found.append(RungTradeoff(rung=row.name, title=fmt.rung_title(row.name), share_of_gain=gain, cost=cost))
+        cost, gain = _cost_ratio(decisions, row), row.share_of_gain
+        if cost is not None and gain is not None and gain.mean is not None:
+            found.append(RungTradeoff(rung=row.name, title=fmt.rung_title(row.name), share_of_gain=gain, cost=cost))
     return found
+
+
+def _cost_ratio(decisions: Decisions, row: RungResult) -> SeedRange | None:
+    """The rung's cost divided by full fine-tuning's: of the means, lowest and highest of two seeds."""
+    own, reference = _training_cost(decisions, row).seeds, _training_cost(decisions, decisions.full).seeds
+    if own is None or reference is None or not reference.low:
+        return None
+    if row is decisions.full:
+        return SeedRange(mean=1.0, low=1.0, high=1.0)
+    return SeedRange(mean=own.mean / reference.mean, low=own.low / reference.high, high=own.high / reference.low)

@@ -232,6 +232,10 @@ class Eval(Event, tag="eval"):
     extra: dict[str, Interval] = msgspec.field(default_factory=dict)
     """Additional scores of the same answers, as in `Score.extra`."""
     seconds: float = 0.0
+    ended: Interval | None = None
+    """Share of answers that an end token ended, as in `Score.ended`."""
+    format_errors: Interval | None = None
+    """As in `Score.format_errors`."""
 
 
 class GeneralLoss(Event, tag="general"):

@@ -198,6 +198,10 @@ class RungResult(Struct, kw_only=True):
     by_seed: list[float] = field(default_factory=list)
     extra: dict[str, float] = field(default_factory=dict)
     """Means of secondary scores of the same answers."""
+    ended: float | None = None
+    """Share of answers that an end token ended, mean over the seeds; None if not recorded or not generated."""
+    format_errors: float | None = None
+    """Share of answers without the format that the metric needs; None if it needs none."""
     loss: Interval | None = None
     share_of_score: Interval | None = None
     """Score divided by full fine-tuning's."""

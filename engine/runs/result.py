@@ -54,6 +54,10 @@ class Score(Struct, kw_only=True):
     extra: dict[str, Interval] = field(default_factory=dict)
     """Additional scores of the same answers, such as exact match next to the share of correct JSON fields."""
     seconds: float = 0.0
+    ended: Interval | None = None
+    """Share of answers that an end token ended; the others reached `evaluation.max_new_tokens`. None if not known."""
+    format_errors: Interval | None = None
+    """Share of answers without the format that the metric needs, which score 0; None if it needs none."""
 
 
 class MeasuredPeak(Struct, kw_only=True):

@@ -156,6 +156,8 @@ def score_of(event: events.Eval) -> Score:
         score=score,
         extra=event.extra,
         seconds=event.seconds,
+        ended=event.ended,
+        format_errors=event.format_errors,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import torch
 
+from engine.config.quantities import percent
 from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
@@ -40,6 +41,8 @@ from engine.worker.disk_watch import DiskWatch
 from engine.worker.earlier_workers import EarlierWorkers
 
 PROGRESS_SECONDS = 1.0
+MIN_ENDED = 0.9
+"""Share of answers that end below which a run warns."""
 SAMPLES = 3
 """Test items logged as `sample` events, before and after training."""
 
@@ -229,6 +232,8 @@ class RunContext:
         """Log the score on the test items and the first SAMPLES answers."""
         score = summarize(results, self.config.evaluation.metric, seconds)
         self.log.write(_eval_event(when, score, len(items), self.step if when == "after" else 0))
+        if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
+            self.warn("evaluation.unended_answers", _unended(score.ended.mean, self.config.evaluation.max_new_tokens))
         for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
             self.log.write(
                 events.Sample(
@@ -278,6 +283,11 @@ class RunContext:
             self.meters.sample()
 
 
+def _unended(ended: float | None, limit: int) -> str:
+    what = f"only {percent(ended)} of the answers end: the others were cut off after {limit} tokens"
+    return f"{what}; raise evaluation.max_new_tokens, or check that the end token is in the loss"
+
+
 def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:
     return events.Eval(
         when=when,
@@ -294,4 +304,6 @@ def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step:
         high=score.score.high,
         extra=score.extra,
         seconds=score.seconds,
+        ended=score.ended,
+        format_errors=score.format_errors,
     )

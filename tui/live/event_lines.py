@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import count, duration, share_percent, size
+from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import shortened
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
@@ -83,6 +83,13 @@ def _model(event: events.ModelLoaded) -> str:
     )
 
 
+def _answers(event: events.Eval) -> str:
+    """The share of answers that end, and of those without the metric's format, where they are known."""
+    ended, errors = event.ended, event.format_errors
+    text = f", {percent(ended.mean)} of answers end" if ended else ""
+    return text + (f", {percent(errors.mean)} format errors" if errors else "")
+
+
 def _plan(event: events.Plan, overhead: int) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
@@ -102,5 +109,5 @@ def _test_score(event: events.Eval) -> str:
     return (
         f"{event.when} training, {event.rows} test rows (95% CI): loss {four_digits(event.loss)} "
         f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "
-        f"perplexity {four_digits(event.perplexity)}{metric} ({duration(event.seconds)})"
+        f"perplexity {four_digits(event.perplexity)}{metric}{_answers(event)} ({duration(event.seconds)})"
     )

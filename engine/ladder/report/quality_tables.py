@@ -38,6 +38,8 @@ def quality(ladder: Ladder) -> ReportTable:
         ReportColumn("held-out loss, nats/token"),
         ReportColumn("forgetting, nats/token", unmeasured="Forgetting was not measured."),
         *(ReportColumn(metric_title(name), "secondary scores") for name in extras),
+        ReportColumn("end", "answers that", unmeasured=""),
+        ReportColumn("have format errors", "answers that", unmeasured=""),
     ]
     lines = [_quality_line(row, metric, extras) for row in ladder.rows]
     notes = [f"{rung_title(row.name)}: {row.reason}" for row in ladder.rows if row.status == "partly" and row.reason]
@@ -84,6 +86,8 @@ def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> TableL
         cell(loss(row.loss.mean if row.loss else None), loss_bounds(row.loss)),
         cell(loss_change(row.forgetting.mean if row.forgetting else None), loss_bounds(row.forgetting)),
         *(Cell(percent(row.extra.get(name))) for name in extras),
+        Cell(percent(row.ended)),
+        Cell(percent(row.format_errors)),
     ]
     return TableLine(rung_cell(row), cells, rung=row.name)
 

@@ -122,9 +122,15 @@ class Answers:
     def __init__(self, outputs: list[str]) -> None:
         self.outputs, self.asked = outputs, 0
 
-    def answers(self, model: Any, rows: list[Row], progress: Any) -> list[str]:
+    def answer_tokens(self, model: Any, rows: list[Row], progress: Any) -> list[list[int]]:
         self.asked += len(rows)
-        return self.outputs
+        return [[number] for number in range(len(rows))]
+
+    def texts(self, answers: list[list[int]]) -> list[str]:
+        return [self.outputs[answer[0]] for answer in answers]
+
+    def has_ended(self, answer: list[int]) -> bool:
+        return answer[0] == 0
 
 
 def test_every_item_is_answered_once_and_no_items_give_no_score() -> None:
@@ -134,6 +140,7 @@ def test_every_item_is_answered_once_and_no_items_give_no_score() -> None:
     found = scorer.items(tiny_model_for_test(), items)
     assert generator.asked == 2
     assert [(one.scores or {})["exact_match"] for one in found] == [1.0, 0.0]
+    assert [one.ended for one in found] == [True, False]
     assert scorer.items(torch.nn.Identity(), []) == []
 
 

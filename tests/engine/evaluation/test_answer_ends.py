@@ -1,0 +1,75 @@
+"""Which answers end, and which have the metric's format: per item, in scores, and in the ladder's sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+
+from engine.data.items import EvaluationItem
+from engine.data.tokens import Row
+from engine.evaluation.generate import Generator
+from engine.evaluation.metrics import is_formatted
+from engine.evaluation.predictions import recorded_items, write_items
+from engine.evaluation.score import Item, summarize
+from engine.ladder.answer_sentences import unended_answers
+from engine.ladder.report.quality_tables import quality
+
+
+@pytest.mark.parametrize(
+    ("metric", "output", "expected"),
+    [
+        ("json", '{"a": 1}', True),
+        ("json", "not json", False),
+        ("json", "[1]", False),
+        ("number", "it is 12.", True),
+        ("number", "twelve", False),
+        ("exact_match", "", None),
+        ("rouge", "text", None),
+        ("choice", "text", None),
+    ],
+)
+def test_only_metrics_that_read_a_format_have_format_errors(metric: str, output: str, expected: bool | None) -> None:
+    assert is_formatted(metric, output) is expected
+
+
+def test_an_answer_that_reached_the_limit_has_not_ended() -> None:
+    generator = Generator(None, 3, 1, "cpu", frozenset({0}), lambda code, text: None)  # type: ignore[arg-type]
+    assert [generator.has_ended(answer) for answer in ([], [5], [5, 6], [5, 6, 7])] == [True, True, True, False]
+
+
+def items(ended: list[bool | None], formatted: list[bool | None]) -> list[Item]:
+    pairs = zip(ended, formatted, strict=True)
+    return [Item(1.0, 2.0, "x", {"json": 0.5}, None, one, other) for one, other in pairs]
+
+
+def test_scores_have_the_shares_with_intervals() -> None:
+    score = summarize(items([True, True, True, False], [True, False, False, False]), "json", 0.0)
+    assert score.ended and score.ended.mean == 0.75 and score.ended.low is not None and score.ended.low < 0.75
+    assert score.format_errors and score.format_errors.mean == 0.75
+    unknown = summarize(items([True, None], [None, None]), "json", 0.0)
+    assert unknown.ended is unknown.format_errors is None
+
+
+def test_predictions_keep_both(tmp_path: Path) -> None:
+    file = tmp_path / "predictions.jsonl"
+    row = Row([1], [1], [1], "t", "row 1", False)
+    made = items([True, None], [False, None])
+    write_items(file, [EvaluationItem((row,), ("t",))] * 2, ["p", "q"], None, made)
+    assert recorded_items(file, "tuned") == made
+
+
+def test_the_ladder_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path)
+    rows = {row.name: row for row in ladder.rows}
+    rows["qlora"].ended, rows["lora"].ended, rows["full"].ended = 0.62, 0.97, None
+    rows["base"].ended, rows["base"].format_errors = 0.1, 0.9
+    tuned = [row for row in ladder.rows if row.name != "base"]
+    assert unended_answers(tuned).startswith("Only 62.0% of QLoRA's answers end: the others were cut off")
+    assert unended_answers([rows["lora"], rows["full"]]) == ""
+    table = quality(ladder)
+    heads = [(column.group, column.head) for column in table.columns]
+    assert ("answers that", "end") in heads and ("answers that", "have format errors") in heads
+    place = heads.index(("answers that", "end"))
+    assert [line.cells[place].text for line in table.lines] == ["10.0%", "62.0%", "97.0%", "–"]

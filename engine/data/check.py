@@ -123,11 +123,12 @@ def _token(id_: int, label: int, text: str, specials: frozenset[int]) -> dict[st
 
 
 def _lengths(rows: TokenizedRows) -> dict[str, Any]:
-    """Percentiles of tokens per row before truncation and of tokens in the loss, and the share of truncated answers."""
+    """Percentiles of tokens per row before truncation, of tokens in the loss; their sum; the share of cut answers."""
     answers = rows.column("answer")
     return {
         "tokens": _percentiles(rows.lengths_before_cut),
         "answer": _percentiles(answers),
+        "answer_total": int(rows.loss_tokens.sum()),
         "answers_cut": int((rows.loss_tokens < answers).sum()) / len(rows),
     }
 

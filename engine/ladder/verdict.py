@@ -5,6 +5,7 @@ from __future__ import annotations
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.ladder import format as fmt
+from engine.ladder.advice_sentences import advice_sentences
 from engine.ladder.answer_sentences import unended_answers
 from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.cost_sentences import cost_sentences
@@ -182,6 +183,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
     texts += filter(None, [unended_answers(decisions.tuned)])
+    texts += advice_sentences(ladder, decisions.tuned)
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
     if decisions.tuned and not any(row.peak and row.peak.reserved for row in decisions.tuned):
         texts.append(ON_CPU)

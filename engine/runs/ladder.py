@@ -138,6 +138,8 @@ class SharedWork(Struct, kw_only=True):
     test: int
     tokens: int
     """Tokens of the training rows, one epoch."""
+    answer_tokens: int = 0
+    """Of these, the tokens in the loss; 0 in older ladders."""
     steps: int
     batch: int
     metric: str

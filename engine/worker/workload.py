@@ -39,6 +39,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
             "validation": len(rows.validation),
             "test": len(test),
             "tokens": int(rows.train.lengths.sum()),
+            "answer_tokens": int(rows.train.answer_tokens.sum()),
             "steps": schedule.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,

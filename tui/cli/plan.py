@@ -11,8 +11,9 @@ import msgspec
 from rich.console import Group
 from rich.live import Live  # noqa: TID251 - it gets the console of tui.output
 
-from engine.config.errors import UserError
-from engine.config.method_specs import QLORA, method_names, reads
+from engine.config.errors import Notice, UserError
+from engine.config.lora_advice import TrainedRung, lora_notices
+from engine.config.method_specs import QLORA, method_names, method_title, reads
 from engine.config.model_files import check_model_config, find_model
 from engine.config.preset import Effective, Flat
 from engine.config.preset_library import effective, preset_name
@@ -59,6 +60,7 @@ def plan(options: PlanOptions) -> int:
         found = _ask(query)
     else:
         found = _ask_with_preview(query, view, preset_name(options.preset))
+    found.notes += (notice.text for notice in advice(found, query.configs))
     earlier = list(history.results(options.runs))
     times = estimated_times(found, query.configs, earlier)
     if options.json:
@@ -70,6 +72,15 @@ def plan(options: PlanOptions) -> int:
     for line in view.lines(found, config, preset_name(options.preset), times, here):
         console.print(line)
     return 0
+
+
+def advice(plan: MemoryPlan, configs: Sequence[Config]) -> list[Notice]:
+    """Warnings about settings of adapters that are known to cost quality."""
+    tokens = plan.work.answer_tokens if plan.work else None
+    trainable = {one.method: one.best.trainable for one in plan.methods}
+    return lora_notices(
+        {method_title(one.method): TrainedRung.of(one, trainable.get(one.method), tokens) for one in configs}
+    )
 
 
 def make_query(options: PlanOptions) -> PlanQuery:

@@ -26,6 +26,7 @@ from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.memory_forecast import STYLES, MethodForecast, error_label, forecast
 from tui.preview.problems import (
     LaunchProblem,
+    adapter_problems,
     data_problems,
     disk_problems,
     foreign_problems,
@@ -75,6 +76,7 @@ def run_preview(name: str, chosen: Effective, context: LaunchContext, report: Da
         *model_problems(config, files),
         *data_problems(config, report),
         *memory_problems([found], files, context),
+        *adapter_problems([found], [method_title(config.method)], report),
     ]
     problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
     problems += [LaunchProblem(notice.text, code=notice.code) for notice in chosen.notices]
@@ -99,7 +101,12 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
         facts += _memory(one, context.budget, report.longest, rung.name, parts=False)
     facts += [*_disk(found, context.runs), *_turn(context)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
-    problems += [*disk_problems(found, context.runs), *foreign_problems(context)]
+    titles = [method_title(rung.name) if rung.name == rung.method else rung.name for rung in plan.rungs]
+    problems += [
+        *adapter_problems(found, titles, report),
+        *disk_problems(found, context.runs),
+        *foreign_problems(context),
+    ]
     problems += [LaunchProblem(notice.text, code=notice.code) for notice in plan.notices]
     return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import method_title, smaller_methods
 from engine.config.model_files import ModelFiles
 from engine.config.quantities import size
@@ -61,6 +62,19 @@ def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
     warnings = DataReport.of(report.answer).warnings
     for notice, line in zip(warnings, warning_lines(warnings), strict=True):
         yield LaunchProblem(line.text, code=notice.code)
+
+
+def adapter_problems(
+    found: Sequence[MethodForecast], titles: Sequence[str], report: DataCheck
+) -> Iterator[LaunchProblem]:
+    """Settings of adapters that are known to cost quality; learning rates are compared where full is among them."""
+    lengths = (report.answer or {}).get("lengths", {}).get("train", {})
+    rungs = {
+        title: TrainedRung.of(one.config, one.estimate.trainable if one.estimate else None, lengths.get("answer_total"))
+        for title, one in zip(titles, found, strict=True)
+        if one.config
+    }
+    yield from (LaunchProblem(notice.text, code=notice.code) for notice in lora_notices(rungs))
 
 
 def memory_problems(

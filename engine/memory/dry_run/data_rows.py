@@ -50,6 +50,7 @@ class DataWorkload:
             rows=len(rows),
             steps=self.schedule.steps,
             tokens=round(tokens),
+            answer_tokens=int(rows.answer_tokens.sum()),
             shared_prefix=self.sharing.prefix if shares else 0,
             shared_rows=self.sharing.rows if shares else 0,
             token_ratio=round(self.sharing.ratio, 3) if shares else 1.0,

@@ -70,6 +70,8 @@ class TrainingWork(Struct, frozen=True, kw_only=True):
     steps: int
     tokens: int
     """Tokens of the rows in all steps."""
+    answer_tokens: int = 0
+    """Tokens in the loss in one epoch."""
     shared_prefix: int = 0
     """Tokens of the prefix common to `shared_rows`, if prefixes are shared; 0 if it differs between groups of rows."""
     shared_rows: int = 0

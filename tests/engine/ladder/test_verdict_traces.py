@@ -15,8 +15,8 @@ from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, RungResult
 
 NUMBER = re.compile(r"[−+]?\d[\d,]*(?:[.:]\d+)*(?:e-?\d+)?")
-RULE_OF_THUMB = {"94"}
-"""Numbers of the rule of thumb, not of the ladder."""
+RULE_OF_THUMB = {"94", "10"}
+"""Numbers of the rules of thumb on quality and on learning rates, not of the ladder."""
 
 
 def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:

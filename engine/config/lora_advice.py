@@ -1,0 +1,99 @@
+"""Warnings about settings in which adapters are known to fall behind full fine-tuning. Imports no torch.
+
+Source of all: "LoRA Without Regret" (Schulman and Thinking Machines Lab, 2025, https://thinkingmachines.ai/blog/lora).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from engine.config.errors import Notice
+from engine.config.method_specs import method_spec, method_title
+from engine.config.quantities import count, rate
+from engine.config.schema import Config
+
+SOURCE = "source: LoRA Without Regret, Thinking Machines Lab"
+EXPECTED_RATIO = 10.0
+"""Best learning rate of adapters divided by that of full fine-tuning, for all ranks."""
+RATIO_BOUNDS = (EXPECTED_RATIO / 4, EXPECTED_RATIO * 4)
+"""Ratios within these are not reported: the optimum is flat, and 15 is better under 100 steps."""
+MAX_BATCH = 128
+"""Batch size above which adapters lose more than full fine-tuning does."""
+ATTENTION = frozenset((
+    *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "query", "key", "value", "query_key_value"),
+    *("c_attn", "Wqkv", "q", "k", "v", "o", "wq", "wk", "wv", "wo"),
+))  # fmt: skip
+"""Names of the linear layers of attention in transformers' models."""
+
+
+class TrainedRung(NamedTuple):
+    """What the warnings depend on."""
+
+    method: str
+    learning_rate: float | None
+    batch: int
+    target_modules: str | list[str]
+    trainable: int | None = None
+    """Trainable parameters; None if unknown."""
+    answer_tokens: int | None = None
+    """Tokens in the loss in one epoch; None if unknown."""
+
+    @classmethod
+    def of(cls, config: Config, trainable: int | None = None, answer_tokens: int | None = None) -> TrainedRung:
+        train, modules = config.train, config.adapter.target_modules
+        return cls(config.method, train.learning_rate, train.batch, modules, trainable, answer_tokens)
+
+
+def lora_notices(rungs: Mapping[str, TrainedRung]) -> list[Notice]:
+    """Warnings about these rungs by title, each once. Full fine-tuning is needed to judge learning rates."""
+    notices: dict[Notice, None] = {}
+    full = next((one for one in rungs.values() if method_spec(one.method).trains_weights), None)
+    for title, one in rungs.items():
+        if method_spec(one.method).trains_weights:
+            continue
+        for notice in (_rate(title, one, full), _targets(title, one), _capacity(title, one), _batch(one)):
+            if notice:
+                notices[notice] = None
+    return list(notices)
+
+
+def config_notices(config: Config, trainable: int | None = None, answer_tokens: int | None = None) -> list[Notice]:
+    """Warnings about one configuration, without a learning rate to compare with."""
+    return lora_notices({method_title(config.method): TrainedRung.of(config, trainable, answer_tokens)})
+
+
+def _rate(title: str, one: TrainedRung, full: TrainedRung | None) -> Notice | None:
+    if full is None or not full.learning_rate or not one.learning_rate:
+        return None
+    found = one.learning_rate / full.learning_rate
+    if RATIO_BOUNDS[0] <= found <= RATIO_BOUNDS[1]:
+        return None
+    rates = f"{title} trains at {rate(one.learning_rate)}, full fine-tuning at {rate(full.learning_rate)}"
+    text = f"{rates}: the best rate of adapters is usually about {EXPECTED_RATIO:.0f} times full's ({SOURCE})"
+    return Notice("lora.rate_ratio", text)
+
+
+def _targets(title: str, one: TrainedRung) -> Notice | None:
+    modules = [one.target_modules] if isinstance(one.target_modules, str) else one.target_modules
+    if not modules or not all(name.rpartition(".")[2] in ATTENTION for name in modules):
+        return None
+    text = f"{title} trains attention layers only, which is worse than all linear layers at equal size"
+    return Notice("lora.attention_only", f'{text}; set adapter.target_modules = "all-linear" ({SOURCE})')
+
+
+def _capacity(title: str, one: TrainedRung) -> Notice | None:
+    if one.trainable is None or not one.answer_tokens or one.trainable >= one.answer_tokens:
+        return None
+    sizes = f"{count(one.trainable)} parameters for {count(one.answer_tokens)} answer tokens"
+    text = (
+        f"{title} has {sizes}: adapters with fewer parameters than answer tokens can learn less than full fine-tuning"
+    )
+    return Notice("lora.capacity", f"{text}; raise adapter.rank ({SOURCE})")
+
+
+def _batch(one: TrainedRung) -> Notice | None:
+    if one.batch <= MAX_BATCH:
+        return None
+    text = f"batch size {one.batch}: adapters lose more from batches above {MAX_BATCH} than full fine-tuning"
+    return Notice("lora.large_batch", f"{text}; reduce train.batch ({SOURCE})")

@@ -8,13 +8,14 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from engine.config.catalog import CATALOG
+from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED
 from engine.config.quantities import duration, money, size
 from engine.config.text import visible
 from engine.export.source import FinishedRun
 from engine.methods.locate import locate
 from engine.runs.exports import ExportKind, Fidelity
-from engine.runs.fidelity_text import fidelity_facts
+from engine.runs.fidelity_text import base_fact, fidelity_facts
 from engine.runs.frozen_config import FrozenRun, set_values
 from engine.runs.result import Result
 
@@ -78,7 +79,7 @@ def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str
         "## Cost of the training",
         _costs(result),
         "## Load and serve",
-        _usage(fidelity),
+        _usage(fidelity, frozen),
         "## Configuration",
         "```json\n" + json.dumps(set_values(frozen.config), indent=2, default=str) + "\n```",
     ]
@@ -135,7 +136,7 @@ def _costs(result: Result) -> str:
     return f"{', '.join(facts)}, on {visible(str(machine))}."
 
 
-def _usage(fidelity: Fidelity) -> str:
+def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
     """Code and commands that load and serve the artifact, each command with whether ftbench has run it."""
     if fidelity.kind == "gguf":
         return (
@@ -145,12 +146,7 @@ def _usage(fidelity: Fidelity) -> str:
             "```"
         )
     if fidelity.kind == "adapter":
-        code = (
-            "from peft import AutoPeftModelForCausalLM\n"
-            "from transformers import AutoTokenizer\n\n"
-            "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)\n"
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
-        )
+        code = _adapter_code(frozen)
         serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
     else:
         code = (
@@ -162,4 +158,36 @@ def _usage(fidelity: Fidelity) -> str:
             "transformers serve FOLDER    # run in ftbench's tests, with another model\n"
             "vllm serve FOLDER            # not run by ftbench"
         )
-    return f"```python\n{code}\n```\n\n```bash\n{serve}\n```"
+    note = "\n\n".join(f"{text[:1].upper()}{text[1:]}: {value}." for text, value in _base_notes(fidelity))
+    return "\n\n".join(filter(None, [f"```python\n{code}\n```", note, f"```bash\n{serve}\n```"]))
+
+
+def _base_notes(fidelity: Fidelity) -> list[tuple[str, str]]:
+    """For a QLoRA adapter, what it scores on the base that servers load."""
+    others = fidelity.candidates if fidelity.kind == "adapter" else []
+    return [base_fact(fidelity, one) for one in others if not one.kept]
+
+
+def _adapter_code(frozen: FrozenRun) -> str:
+    """Code that loads an adapter on the base as in its training and check."""
+    if not method_spec(frozen.config.method).quantizes_base:
+        return (
+            "from peft import AutoPeftModelForCausalLM\n"
+            "from transformers import AutoTokenizer\n\n"
+            "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)\n"
+            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+        )
+    settings = frozen.config.quantization
+    return (
+        "import torch\n"
+        "from peft import AutoPeftModelForCausalLM\n"
+        "from transformers import AutoTokenizer, BitsAndBytesConfig\n\n"
+        "base_in_4_bits = BitsAndBytesConfig(  # as in training: on the 16-bit base the answers differ\n"
+        "    load_in_4bit=True,\n"
+        f'    bnb_4bit_quant_type="{settings.type}",\n'
+        f"    bnb_4bit_use_double_quant={settings.double},\n"
+        "    bnb_4bit_compute_dtype=torch.bfloat16,\n"
+        ")\n"
+        "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER, quantization_config=base_in_4_bits)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+    )

@@ -99,7 +99,9 @@ def _artifact(job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, c
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if job.kind == "adapter":
         checked.defects += _base_defects(Path(job.artifact), run)
-        return peft.AutoPeftModelForCausalLM.from_pretrained(job.artifact, **options, **_base_options(frozen, machine))
+        return peft.AutoPeftModelForCausalLM.from_pretrained(
+            job.artifact, **options, **_base_options(job, frozen, machine)
+        )
     model, info = AutoModelForCausalLM.from_pretrained(job.artifact, dtype="auto", output_loading_info=True, **options)
     for code in ("missing", "unexpected", "mismatched"):
         if keys := sorted(map(str, info[f"{code}_keys"])):
@@ -108,11 +110,11 @@ def _artifact(job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, c
     return model
 
 
-def _base_options(frozen: FrozenRun, machine: Machine) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load the base of an adapter as in training."""
+def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load the base of an adapter as in training, or in 16 bits."""
     config = frozen.config
     options: dict[str, Any] = {"dtype": method(config.method).weight_dtype(config, machine)}
-    if method_spec(config.method).quantizes_base:
+    if method_spec(config.method).quantizes_base and job.quantize_base:
         options["quantization_config"] = quantization(config, machine)
     return options
 

@@ -20,6 +20,8 @@ class CheckJob(Struct, kw_only=True):
     """Run directory."""
     kind: CheckedKind
     artifact: str = ""
+    quantize_base: bool = True
+    """False: apply a QLoRA adapter to the base in 16 bits instead of the 4 bits of its training."""
     logits: str
     """File with the logits of the run's model: written for `run`, else compared with."""
 

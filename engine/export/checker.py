@@ -25,10 +25,16 @@ class Checker:
     seconds: float = 0.0
     """Duration of all checks so far."""
 
-    def check(self, kind: CheckedKind, artifact: Path | None = None) -> Checked:
-        """Check one artifact. Raises UserError and RunFailed as `ask` does."""
+    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> Checked:
+        """Check one artifact; `quantize_base` as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
         logits = str(self.work / "logits.safetensors")
-        job = CheckJob(run=str(self.run.path), kind=kind, artifact=str(artifact or ""), logits=logits)
+        job = CheckJob(
+            run=str(self.run.path),
+            kind=kind,
+            artifact=str(artifact or ""),
+            quantize_base=quantize_base,
+            logits=logits,
+        )
         started = time.monotonic()
         answer = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
         self.seconds += time.monotonic() - started

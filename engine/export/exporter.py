@@ -107,6 +107,7 @@ def _write_and_check(
         if request.kind == "adapter":
             write_common_files(run, folder)
             write_adapter(run, folder)
+            candidates, checked = _check_both_bases(run, folder, checker)
         elif request.kind == "merged":
             candidates, checked = _write_merged(run, dtype, folder, checker, progress)
         else:
@@ -165,6 +166,29 @@ def _write_merged(
         )
         for base in bases
     ], checks[best]
+
+
+def _check_both_bases(run: FinishedRun, folder: Path, checker: Checker) -> tuple[list[MergeCandidate], Checked | None]:
+    """Check a QLoRA adapter on the 4-bit base of its training, and on the 16-bit base, as servers load it.
+
+    Returns both and the first check; for other adapters ([], None).
+    """
+    if not run.spec.quantizes_base:
+        return [], None
+    metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
+    checks: dict[MergeBase, Checked] = {
+        "dequantized": checker.check("adapter", folder),
+        "original": checker.check("adapter", folder, quantize_base=False),
+    }
+    return [
+        MergeCandidate(
+            base=base,
+            score=scores_of(checked.items, metric),
+            difference=difference_of(checked.items, reference, metric),
+            kept=base == "dequantized",
+        )
+        for base, checked in checks.items()
+    ], checks["dequantized"]
 
 
 def _rank(items: Sequence[Item], metric: MetricSpec) -> tuple[float, float]:

@@ -105,14 +105,15 @@ class Defect(Struct, frozen=True):
 
 
 class MergeCandidate(Struct, kw_only=True):
-    """A merge of a QLoRA adapter into one of its two possible bases."""
+    """A QLoRA adapter with one of its two possible bases: merged into it, or applied to it."""
 
     base: MergeBase
-    """The 16-bit weights of the base model, or the 4-bit weights of the training, dequantized."""
+    """The 16-bit weights of the base model, or the 4-bit weights of the training (dequantized when merged)."""
     score: Interval | None
     difference: Interval | None
     """Artifact minus run, paired by test item."""
     kept: bool
+    """Whether the artifact's own figures are those of this base."""
 
 
 class Fidelity(Struct, kw_only=True):

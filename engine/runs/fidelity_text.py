@@ -8,7 +8,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import decimal, integer, percent, significant, size
 from engine.config.text import amount
 from engine.runs import score_format
-from engine.runs.exports import Fidelity
+from engine.runs.exports import Fidelity, MergeCandidate
 
 
 def outcome_sentence(check: Fidelity) -> str:
@@ -59,6 +59,14 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
     if check.seconds_per_token:
         yield "generation", f"{decimal(1 / check.seconds_per_token, 1)} tokens/s on {check.device}"
     for one in check.candidates:
-        kept = ", kept" if one.kept else ""
-        score = score_format.with_bounds(one.score, check.metric)
-        yield f"merged into the {one.base} base", f"{score}{kept}"
+        yield base_fact(check, one)
+
+
+def base_fact(check: Fidelity, one: MergeCandidate) -> tuple[str, str]:
+    """(what, score and difference) of a QLoRA adapter with one of its bases."""
+    score = score_format.with_bounds(one.score, check.metric)
+    if check.kind != "adapter":
+        return f"merged into the {one.base} base", score + (", kept" if one.kept else "")
+    if one.difference and one.difference.mean is not None:
+        score += f", difference {score_format.difference_with_bounds(one.difference, check.metric)}"
+    return ("on the 4-bit base" if one.kept else "on the 16-bit base, as vLLM loads it"), score

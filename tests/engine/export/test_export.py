@@ -97,6 +97,19 @@ def test_an_adapter_gives_the_answers_of_its_run(exported: Exported) -> None:
     assert "model-index" in card and "base_model" not in card.split("---")[1] and "pass" in card
 
 
+def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
+    runs: dict[str, RunDir], tmp_path: Path
+) -> None:
+    status, answer = export(runs["qlora"], "--to", "adapter", "--out", str(tmp_path / "adapter"))
+    assert status == 0, answer
+    check = answer["fidelity"]
+    assert [(one["base"], one["kept"]) for one in check["candidates"]] == [("dequantized", True), ("original", False)]
+    trained, served_as = (one["score"] for one in check["candidates"])
+    assert trained == check["score"] and served_as["rows"] == 48
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "quantization_config=base_in_4_bits" in card and "On the 16-bit base, as vLLM loads it: " in card
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_merged_model_keeps_the_quality(
     method: str, runs: dict[str, RunDir], exported: Exported, tmp_path: Path

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.runs import locks
+from engine.runs.home import tilde
+from engine.runs.origin import started_in
 
 if TYPE_CHECKING:
     from engine.hardware.devices import SelectedDevice
@@ -57,7 +59,7 @@ def wait_for_device(
             if not before and locks.hold(lock, content) is not None:
                 return True
             holder = _read(locks.holder(lock))
-            note = _note(device.title, before, holder)
+            note = _note(device.title, before, holder, _signed(lock))
             if note != last_note:
                 report(note)
                 last_note = note
@@ -134,13 +136,28 @@ def _read(content: str | None) -> tuple[int, Path]:
     return locks.pid_of(pid) or 0, Path(run)
 
 
-def _note(where: str, before: list[tuple[int, Path]], holder: tuple[int, Path]) -> str:
-    """`next on GPU 0; in use by 2026…-3f2a (process 17)`."""
+def _note(where: str, before: list[tuple[int, Path]], holder: tuple[int, Path], since: float) -> str:
+    """`next on GPU 0; in use by 2026…-3f2a (process 17) since 14:05, started in ~/mails`."""
     pid, run = holder
-    use = f"in use by {_named(run)} (process {pid})" if pid else "being released"
+    use = f"in use by {_named(run)} (process {pid}){_since(since)}{_origin(run)}" if pid else "being released"
     if not before:
         return f"next on {where}; {use}"
     return f"place {len(before) + 1} on {where}, behind {_named(before[-1][1])}; {use}"
+
+
+def _since(seconds: float) -> str:
+    """` since 14:05`; with the date for another day."""
+    if not seconds:
+        return ""
+    then = time.localtime(seconds)
+    today = time.strftime("%Y%m%d", then) == time.strftime("%Y%m%d")
+    return f" since {time.strftime('%H:%M' if today else '%Y-%m-%d %H:%M', then)}"
+
+
+def _origin(run: Path) -> str:
+    """`, started in ~/mails`, '' where it was not recorded."""
+    directory = started_in((run.parent if run.name == TRY else run) / "run.toml")
+    return f", started in {tilde(directory)}" if directory else ""
 
 
 def _named(run: Path) -> str:

@@ -15,9 +15,8 @@ from engine.config.files import check_utf8, remove_tree, write_atomically
 from engine.config.text import visible
 from engine.runs import device_queue, end_record, locks
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
-
-STARTED_IN = "started_in"
-"""Key of `run.toml` and `ladder.toml`: the directory that `ftbench` was started from."""
+from engine.runs.origin import STARTED_IN as STARTED_IN
+from engine.runs.origin import started_in as started_in
 
 
 @dataclass(frozen=True)
@@ -93,20 +92,6 @@ def current_directory() -> str:
     with contextlib.suppress(FileNotFoundError):
         directory = str(Path.cwd())
         return directory if directory.isprintable() else visible(directory)
-    return ""
-
-
-def started_in(file: Path) -> str:
-    """The directory that a run or ladder was started from, as its TOML file records it; '' where it does not.
-
-    Parses one line: lists call it for hundreds of runs.
-    """
-    import tomli  # the bench's first paint does not wait for it
-
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        for line in file.read_bytes().splitlines():
-            if line.startswith(f"{STARTED_IN} = ".encode()):
-                return str(tomli.loads(line.decode("utf-8"))[STARTED_IN])
     return ""
 
 

@@ -166,3 +166,19 @@ def test_reading_the_holder_never_blocks_acquiring_the_lock(tmp_path: Path) -> N
     finally:
         asking.kill()
         asking.wait()
+
+
+def test_a_waiting_run_is_told_since_when_and_from_where_the_device_is_used(tmp_path: Path, come: Come) -> None:
+    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}), started_in="/home/me/mails")
+    lock = locks.device_lock("cpu")
+    held = locks.hold(lock, f"17 {run.path}")
+    assert held is not None
+    try:
+        come("next", 1)
+        notes = tmp_path / "next.notes"
+        clock = time.strftime("%H:%M", time.localtime(lock.stat().st_mtime))
+        told = f"next on the CPU; in use by {run.name} (process 17) since {clock}, started in /home/me/mails"
+        until(lambda: notes.exists() and told in notes.read_text())
+    finally:
+        os.close(held)
+    assert " since 2001-09-09 " in device_queue._note("GPU 0", [], (17, run.path), 1e9)

@@ -33,6 +33,8 @@ class Settings:
     """Command -> keys: { "bench.start" = "f" }."""
     runs: dict[str, str] = field(default_factory=dict)
     """`home`: the runs home, an absolute path; read by `engine.runs.home`."""
+    track: dict[str, Any] = field(default_factory=dict)
+    """Trackers of every run; read by `engine.config.user_trackers`."""
     errors: list[str] = field(default_factory=list)
     """One sentence per invalid entry, each ending with its code."""
 
@@ -60,7 +62,15 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     except (ValueError, RecursionError) as error:  # ValueError includes TOMLDecodeError
         settings.errors.append(f"invalid TOML: {path}: {error} [settings.invalid_toml]")
         return settings
-    types = {"theme": str, "ascii": bool, "mouse": bool, "notify": str, "keys": dict[str, str], "runs": dict[str, str]}
+    types = {
+        "theme": str,
+        "ascii": bool,
+        "mouse": bool,
+        "notify": str,
+        "keys": dict[str, str],
+        "runs": dict[str, str],
+        "track": dict[str, Any],
+    }
     for key, value in table.items():
         if key not in types:
             settings.errors.append(f"unknown key {key}: {path}{_suggestion(key, types)} [settings.unknown_key]")

@@ -18,6 +18,7 @@ from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.schema import Config
 from engine.config.text import visible
+from engine.config.user_trackers import with_user_trackers
 
 PATH_KEYS = (
     "model.id",
@@ -117,7 +118,14 @@ def _renamed_preset(name: str) -> tuple[Preset, Path]:
 
 
 def effective(name: str, method: str | None, overrides: Flat) -> Effective:
-    """The effective configuration of a named preset and the command line, with absolute file names."""
+    """The effective configuration of a named preset and the command line, with absolute file names.
+
+    The user's own trackers are its default for `track`.
+    """
+    return with_user_trackers(_effective(name, method, overrides))
+
+
+def _effective(name: str, method: str | None, overrides: Flat) -> Effective:
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
     given = with_absolute_paths(overrides, working_directory())

@@ -1,0 +1,50 @@
+"""`[track]` in config.toml: the default of presets that do not set trackers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.config.errors import UserError
+from engine.config.preset_library import effective
+from engine.runs.ladder_plan import make_plan
+from tui.settings import read_settings
+
+
+@pytest.fixture
+def settings() -> Path:
+    path = Path(os.environ["XDG_CONFIG_HOME"]) / "ftbench" / "config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text('theme = "nord"\n[track]\nto = ["tensorboard"]\nproject = "mails"\n')
+    return path
+
+
+def test_runs_and_rungs_have_the_users_trackers(settings: Path) -> None:
+    found = effective("demo-lora", None, {})
+    assert (found.config.track.to, found.config.track.project) == (["tensorboard"], "mails")
+    assert found.origins["track.to"] == "config.toml" and found.origins["track.online"] == "default"
+    assert all(rung.config.track.to == ["tensorboard"] for rung in make_plan("demo", ["lora"], {}).rungs)
+    assert read_settings([], ["nord"]).errors == []
+
+
+def test_the_command_line_and_a_preset_take_precedence(settings: Path, tmp_path: Path) -> None:
+    assert effective("demo-lora", None, {"track.to": []}).config.track.to == []
+    mine = tmp_path / "mine.toml"
+    mine.write_text('method = "lora"\n[track]\nto = ["trackio"]\n')
+    found = effective(str(mine), None, {})
+    assert (found.config.track.to, found.config.track.project) == (["trackio"], "mails")
+
+
+@pytest.mark.parametrize("text", ['[track]\nto = "tensorboard"', '[track]\nto = ["mlflow"]', "[track]\nname = 1"])
+def test_an_invalid_table_is_an_error(settings: Path, text: str) -> None:
+    settings.write_text(text)
+    with pytest.raises(UserError, match=r"invalid \[track\]") as error:
+        effective("demo-lora", None, {})
+    assert error.value.code == "track.invalid_settings" and str(settings) in error.value.where
+
+
+def test_a_file_without_the_table_changes_nothing(settings: Path) -> None:
+    settings.write_text('theme = "nord"  # no tracker\n')
+    assert effective("demo-lora", None, {}).config.track.to == []

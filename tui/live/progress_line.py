@@ -82,7 +82,8 @@ class ProgressLine:
         head = f"{self.where} {self.phase}".strip()
         steps = f"{self.done}/{self.total}" if self.total and not self.rows else ""
         known = self.left
-        left = "" if known is None or (known.phase and self.ladder_left) else str(known)
+        hidden = known is None or known.seconds < 0.5 or (known.phase and self.ladder_left)
+        left = "" if hidden else str(known)
         share = min(1.0, self.done / self.total) if self.total else None
         for parts in (
             (steps, self.rows, self.loss, self.speed, left, self.ladder_left),

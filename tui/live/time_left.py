@@ -22,7 +22,12 @@ class TimeLeft(NamedTuple):
     """The phase whose end is meant; '' for the end of the run."""
 
     def __str__(self) -> str:
-        return f"{duration(self.seconds)} left{f' in {self.phase}' if self.phase else ''}"
+        return f"{rounded(self.seconds)} left{f' in {self.phase}' if self.phase else ''}"
+
+
+def rounded(seconds: float) -> str:
+    """An estimated duration in whole seconds: `9 s`, `4:05`."""
+    return duration(seconds) if seconds >= 59.5 else f"{seconds:.0f} s"
 
 
 class RunTimer:
@@ -103,7 +108,9 @@ class RunTimer:
 
 
 def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: float = 0.0) -> str:
-    """`ladder 12:30 left`, or `ladder 10:00 to 13:00 left`; '' while a rung was neither measured nor finished.
+    """`ladder 12:30 left`, `ladder 10:00 to 13:00 left`, `ladder up to 20 s left`.
+
+    '' while a rung was neither measured nor finished.
 
     `active` is the time left of the active run, where it is known; else its estimate less `active_seconds`, its
     duration so far. Exports are not estimated.
@@ -120,7 +127,7 @@ def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: 
             return ""
         passed = active_seconds if entry.status == "live" else 0.0
         low, high = low + max(0.0, bounds[0] - passed), high + max(0.0, bounds[1] - passed)
-    if high == 0.0:
+    if high < 0.5:
         return ""
     return f"ladder {_between(low, high)} left"
 
@@ -138,6 +145,8 @@ def _run_seconds(ladder: Ladder, entry: LadderRun) -> tuple[float, float] | None
 
 
 def _between(low: float, high: float) -> str:
+    if low < 0.5:
+        return f"up to {rounded(high)}"
     if high <= low * SIMILAR:
-        return duration((low + high) / 2)
-    return f"{duration(low)} to {duration(high)}"
+        return rounded((low + high) / 2)
+    return f"{rounded(low)} to {rounded(high)}"

@@ -40,14 +40,14 @@ def fed(*fed_events: events.Event) -> ProgressLine:
 def test_baseline_and_evaluation_show_their_rows_and_time_left() -> None:
     line = fed(*baseline(41))
     assert line.text(120).startswith("baseline  ━")
-    assert "test answers 150 of 300 rows  20.0 s left in baseline" in line.text(120)
+    assert "test answers 150 of 300 rows  20 s left in baseline" in line.text(120)
     line.add(at(41, events.Phase(name="training")))
     line.add(at(60, events.Phase(name="evaluation")))
     line.add(at(61, events.Progress(phase="evaluation", text="loss", done=100, total=300)))
-    assert str(line.left) == "40.0 s left"  # as the baseline, which scored the same rows
+    assert str(line.left) == "40 s left"  # as the baseline, which scored the same rows
     line.add(at(70, events.Progress(phase="evaluation", text="test answers", done=0, total=300)))
     line.add(at(80, events.Progress(phase="evaluation", text="test answers", done=200, total=300)))
-    assert str(line.left) == "5.00 s left"
+    assert str(line.left) == "5 s left"
 
 
 def test_time_left_of_training_includes_validation_and_the_evaluation_after_it() -> None:
@@ -63,7 +63,7 @@ def test_time_left_of_training_includes_validation_and_the_evaluation_after_it()
 
 def test_without_a_baseline_only_the_end_of_training_is_known() -> None:
     line = fed(at(0, events.Phase(name="training")), at(1, step(1, steps=9, seconds=2.0)))
-    assert str(line.left) == "16.0 s left in training"
+    assert str(line.left) == "16 s left in training"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
@@ -100,6 +100,9 @@ def test_time_left_of_a_ladder_uses_finished_runs_before_probes() -> None:
     assert ladder_left(ladder, active_seconds=30.0) == "ladder 2:10 to 3:10 left"
     assert ladder_left(ladder, TimeLeft(20.0)) == "ladder 2:00 left"
     assert ladder_left(ladder, TimeLeft(5.0, "training"), 30.0) == "ladder 2:10 to 3:10 left"
+    assert ladder_left(ladder, active_seconds=110.0) == "ladder 1:45 left"
+    ladder.entries = [entry("full", "live")]
+    assert ladder_left(ladder, active_seconds=100.0) == "ladder up to 20 s left"
     ladder.entries = [entry("lora", "finished", 100.0)]
     assert ladder_left(ladder) == ""
 

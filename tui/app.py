@@ -129,6 +129,11 @@ class Workbench(BaseApp):
 
         self.push_screen(TextScreen("keys", help_text(self.settings.keys)))
 
+    def action_queue(self) -> None:
+        from tui.screens.queue import QueueScreen
+
+        self.push_screen(QueueScreen())
+
     def back_to_bench(self) -> BenchScreen:
         """Close all screens above the bench."""
         while self.screen is not self.bench and self.bench in self.screen_stack:

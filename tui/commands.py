@@ -48,6 +48,9 @@ class Command(NamedTuple):
 EVERYWHERE = (
     Command("app.help", "question_mark", "app.help", "help", "Show all keys and what they do."),
     Command("app.palette", "ctrl+p", "app.command_palette", "commands", "Search commands, presets, runs and data."),
+    Command(
+        "app.queue", "Q", "app.queue", "queue", "Show who uses each device and who waits, since when.", shown=False
+    ),
     Command("app.theme", "T", "app.next_theme", "theme", "Switch to the next color theme.", shown=False),
     Command("app.redraw", "ctrl+l", "app.redraw", "redraw", "Redraw the screen.", shown=False, always=True),
     Command("app.quit", "q", "app.detach", "detach", "Detach: close the workbench; runs continue."),

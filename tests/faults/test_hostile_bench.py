@@ -35,6 +35,7 @@ SCREENS = {
     "NameScreen": "enter save",
     "PickerScreen": "type to filter",
     "PresetsScreen": "presets; yours",
+    "QueueScreen": "─ device queue ─",
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
     "TextScreen": "Everywhere",
@@ -84,7 +85,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
     opened = {"?": "Everywhere", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
-    opened["G"] = SCREENS["ChartsScreen"]
+    opened["G"], opened["Q"] = SCREENS["ChartsScreen"], SCREENS["QueueScreen"]
     for key, shows in opened.items():
         terminal.press_until(key, shows)
         terminal.settle()

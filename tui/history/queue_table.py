@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from textual.content import Content
+
 from engine.config.quantities import duration
+from engine.config.text import visible
 from engine.runs.folder import short_name
 from engine.runs.home import tilde
 from engine.runs.queue_list import QueueEntry
@@ -23,3 +26,19 @@ def cells(entry: QueueEntry, now: float) -> list[str]:
         str(entry.pid or "–"),
         tilde(entry.started_in) if entry.started_in else "–",
     ]
+
+
+def queue_lines(entries: list[QueueEntry], now: float, most: int) -> Content:
+    """One line per run in the queue, at most `most` lines; how many more there are."""
+    if not entries:
+        return Content.styled("no run uses or waits for a device", "$foreground-muted")
+    shown = entries if len(entries) <= most else entries[: most - 1]
+    rows = [list(map(visible, cells(entry, now))) for entry in shown]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for entry, row in zip(shown, rows, strict=True):
+        text = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        lines.append(Content.styled(text, "$text-success" if entry.place == 0 else "$text-warning"))
+    if len(entries) > len(shown):
+        lines.append(Content.styled(f"{len(entries) - len(shown)} more waiting", "$text-warning"))
+    return Content("\n").join(lines)

@@ -15,7 +15,8 @@ from screen import Terminal
 from engine.config.preset_library import effective
 from engine.runs import locks, run_dir
 from engine.runs.queue_list import QueueEntry
-from tui.screens.monitor import MAX_LINES, queue_lines
+from tui.history.queue_table import queue_lines
+from tui.monitor import MAX_LINES
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
@@ -74,5 +75,5 @@ def test_a_pipe_gets_one_sample() -> None:
 def test_a_long_queue_is_counted() -> None:
     now = time.time()
     entries = [QueueEntry("0", "GPU 0", place, f"run-{place}", "run", 7, now, "/d", "/r") for place in range(9)]
-    lines = queue_lines(entries, now).plain.splitlines()
+    lines = queue_lines(entries, now, MAX_LINES).plain.splitlines()
     assert len(lines) == MAX_LINES and lines[-1] == "4 more waiting"

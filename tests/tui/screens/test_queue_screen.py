@@ -1,0 +1,50 @@
+"""The screen of the device queue, which opens above every other one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pilot import play, screen_text
+from textual.pilot import Pilot
+
+from engine.config.preset_library import effective
+from engine.runs import locks, run_dir
+from tui.app import Workbench
+from tui.screens.queue import QueueScreen
+
+
+def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
+    run = run_dir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}), started_in="/home/me/m")
+    held = locks.hold(locks.device_lock("cpu"), f"{os.getpid()} {run.path}")
+    assert held is not None
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("Q")
+        await pilot.pause()
+        screen = app.screen
+        assert isinstance(screen, QueueScreen)
+        text = screen_text(app)
+        assert "device queue" in text and "running" in text and "/home/me/m" in text
+        assert "-".join(run.name.split("-")[-2:]) in text
+        os.close(held)
+        screen.refresh_queue()
+        await pilot.pause()
+        assert "no run uses or waits for a device" in screen_text(app)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.screen is app.bench
+
+    play(tmp_path / "runs", story)
+
+
+def test_a_lock_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        folder = Path(os.environ["FTBENCH_LOCKS"])
+        folder.rename(folder.with_name("moved"))
+        folder.write_text("")
+        await pilot.press("Q")
+        await pilot.pause()
+        assert "cannot read the device queue" in screen_text(app)
+
+    play(tmp_path / "runs", story)

@@ -20,6 +20,8 @@ SLOW = (
     "tui/cli/test_try_subcommand.py",
     "tui/cli/test_monitor.py",
     "tui/cli/test_completion.py",
+    "engine/tracking/test_trackers.py",
+    "engine/tracking/test_tracked_run.py",
     "engine/training",
     "engine/worker",
     "engine/methods",

@@ -122,6 +122,7 @@ BENCH = (
         "Overlay the loss of an earlier run; press again for the next one.",
         shown=False,
     ),
+    Command("bench.processes", "t", "processes", "processes", "List processes on the GPU and workers.", shown=False),
     Command("bench.charts", "G", "charts", "charts", "Show all curves, several runs and answers of the model."),
     Command(
         "bench.filter", "slash", "ask_word('filter')", "filter", "Show only log lines that contain a word.", shown=False
@@ -207,6 +208,11 @@ CHARTS = (
     Command("charts.smooth", "w", "smooth", "smooth", "Change the smoothing of the curves."),
 )
 
+PROCESSES = (
+    Command("processes.back", "escape,t", "back", "back", "Return to the bench."),
+    Command("processes.sort", "o", "sort", "sort", "Sort by GPU memory, GPU utilization, CPU or resident memory."),
+)
+
 DATA = (
     Command("data.inspect", "enter", "inspect", "inspect", "Inspect the highlighted set: rows, tokens, problems."),
     Command("data.select", "space", "select", "select", "Select the highlighted set for training."),
@@ -285,6 +291,7 @@ TABLES = {
     "config": CONFIG,
     "models": MODELS,
     "charts": CHARTS,
+    "processes": PROCESSES,
     "data": DATA,
     "inspector": INSPECTOR,
     "picker": PICKER,
@@ -300,6 +307,7 @@ TITLES = {
     "config": "Configuration",
     "models": "Models",
     "charts": "Chart grid",
+    "processes": "Processes",
     "data": "Data list",
     "inspector": "Data inspector",
     "picker": "File picker",

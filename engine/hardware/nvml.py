@@ -202,6 +202,12 @@ class NvmlGpu:
             running = self._ask("nvmlDeviceGetComputeRunningProcesses_v2") or []
         return [(process.pid, process.usedGpuMemory) for process in running]
 
+    def process_loads(self) -> dict[int, int]:
+        """Utilization by process in percent of the last sample periods, by the driver's ids; {} if not reported."""
+        samples = self._ask("nvmlDeviceGetProcessUtilization", 0) or []
+        latest = sorted(samples, key=lambda one: int(one.timeStamp))
+        return {one.pid: one.smUtil for one in latest}
+
     def others(self, own: int | None) -> list[tuple[int, str, int | None]]:
         """(pid, name, bytes) of the other compute processes on the GPU; `own` is the driver's id of this process."""
         return [(pid, process_name(pid), used) for pid, used in self.processes() if pid != own]

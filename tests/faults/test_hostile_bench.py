@@ -36,6 +36,7 @@ SCREENS = {
     "PickerScreen": "type to filter",
     "PresetsScreen": "presets; yours",
     "QueueScreen": "─ device queue ─",
+    "ProcessesScreen": "sorted by GPU memory",
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
     "TextScreen": "Everywhere",
@@ -85,7 +86,9 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
     opened = {"?": "Everywhere", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
-    opened["G"], opened["Q"] = SCREENS["ChartsScreen"], SCREENS["QueueScreen"]
+    opened["G"], opened["Q"], opened["t"] = (
+        SCREENS[name] for name in ("ChartsScreen", "QueueScreen", "ProcessesScreen")
+    )
     for key, shows in opened.items():
         terminal.press_until(key, shows)
         terminal.settle()

@@ -20,6 +20,7 @@ EVERYWHERE = ("--runs", "--json", "--ascii", "--no-mouse", "--version", "--help"
 """Options on how `ftbench` starts and prints; the bench always detaches."""
 ON_BENCH: dict[str, dict[str, str]] = {
     "demo": {
+        "--device": "bench.device",
         "": "bench.run_ladder",
         "--seeds": "ladder: seeds",
         "--quick": "ladder: epochs",
@@ -95,8 +96,8 @@ COMMAND_LINE_ONLY = {
     "schema": "describes files for other programs",
     "clean": "deletes: typed in full, shown before it is done",
     "track": "for finished runs; `track.to` is a setting",
-    "ladder --vary": "many ladders: typed in full",
-    "ladder --budget": "of --vary",
+    "ladder --vary": "a sweep is several ladders with one report",
+    "ladder --budget": "a limit for a sweep",
     "ladder --retime": "repeats measurements for a report",
     "gate": "an exit status for pipelines",
     "doctor": "checks the machine, also where the bench does not start",
@@ -124,6 +125,8 @@ BENCH_ONLY = {
     "app": "how the bench looks and is left",
     "picker": "a path is typed on the command line",
     "inspector": "pages of `ftbench data show`",
+    "processes": "`nvidia-smi` and `nvitop`",
+    "bench.processes": "`nvidia-smi` and `nvitop`",
     "charts": "curves; `ftbench track` shows them in other tools",
     "bench.charts": "curves; `ftbench track` shows them in other tools",
     "bench.data": "`--data`",

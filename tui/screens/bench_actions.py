@@ -114,6 +114,12 @@ class BenchActions(BaseScreen[None]):
 
         self.app.push_screen(ChartsScreen(self.runs, lambda: self.follower.state))
 
+    def action_processes(self) -> None:
+        """List the processes on each GPU, and the workers of ftbench."""
+        from tui.screens.processes import ProcessesScreen
+
+        self.app.push_screen(ProcessesScreen({turn.pid: turn.run.name for turn in self.live_runs.turns}))
+
     def action_runs(self) -> None:
         from tui.screens.runs import ContinueFrom, RunsScreen
 

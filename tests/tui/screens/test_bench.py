@@ -24,6 +24,7 @@ from tui.screens.launching import LaunchScreen
 from tui.screens.models import ModelsScreen
 from tui.screens.picker import PickerScreen
 from tui.screens.presets import PresetsScreen
+from tui.screens.processes import ProcessesScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.text import TextScreen
 from tui.screens.trying import TryScreen
@@ -41,6 +42,7 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
         "config": ConfigurationScreen,
         "models": ModelsScreen,
         "charts": ChartsScreen,
+        "processes": ProcessesScreen,
         "data": DataList,
         "inspector": InspectorScreen,
         "picker": PickerScreen,

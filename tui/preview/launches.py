@@ -12,6 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names, reads
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.config.preset import Effective, flatten
+from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
 from engine.runs import run_dir
@@ -136,7 +137,9 @@ def continued(choice: Choice, run: RunDir) -> Choice:
 def setting_options(choice: Choice, config: Config, names: Collection[str]) -> list[LaunchOption]:
     """The options for some settings of ON_LAUNCH."""
     values, specs = flatten(config), setting_specs()
-    replaced = {"train.epochs": "replaced by steps"} if config.train.steps else {}
+    shown = {"train.learning_rate": rate(config.train.learning_rate)}
+    if config.train.steps:
+        shown["train.epochs"] = "replaced by steps"
     return [
         LaunchOption(
             name,
@@ -144,7 +147,7 @@ def setting_options(choice: Choice, config: Config, names: Collection[str]) -> l
             specs[key].accepts,
             restored_text(choice, key),
             choice.changed(key),
-            replaced.get(key, ""),
+            shown.get(key, ""),
         )
         for name, key in ON_LAUNCH
         if name in names

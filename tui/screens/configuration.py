@@ -122,12 +122,11 @@ class ConfigurationScreen(BaseScreen[Choice]):
         self._describe()
 
     def _listed(self) -> list[SettingSpec]:
-        method = self.effective.config.method
-        return [
-            spec
-            for key, spec in setting_specs().items()
-            if key not in NOT_COMPARED and reads(method, key) and self.word.lower() in f"{key} {spec.meaning}".lower()
-        ]
+        """Settings whose key contains the word, else those whose meaning does."""
+        method, word = self.effective.config.method, self.word.lower()
+        read = [spec for key, spec in setting_specs().items() if key not in NOT_COMPARED and reads(method, key)]
+        named = [spec for spec in read if word in spec.key.lower()]
+        return named or [spec for spec in read if word in spec.meaning.lower()]
 
     def _row(self, spec: SettingSpec) -> TableRow:
         key, origin = spec.key, self.effective.origins.get(spec.key, "default")

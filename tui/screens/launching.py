@@ -68,6 +68,13 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         self.preview = launch.preview(self.report)
         self.edited: LaunchOption | None = None
         """The option that is being edited."""
+        self.candidate: Launch | None = None
+        """The launch with the value that is being typed; None where it is invalid or nothing is edited."""
+
+    @property
+    def shown(self) -> Launch:
+        """The launch whose preview is shown."""
+        return self.candidate or self.launch
 
     @property
     def report(self) -> DataCheck:
@@ -115,7 +122,7 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
 
     def _refresh_preview(self) -> None:
         """Make the preview again: other processes may have started or ended."""
-        if self.is_current and (preview := self.launch.preview(self.report)) != self.preview:
+        if self.is_current and (preview := self.shown.preview(self.report)) != self.preview:
             self.preview = preview
             self._show()
 
@@ -125,7 +132,7 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
 
     def update_preview(self) -> None:
         """Make the preview again and show it."""
-        self.preview = self.launch.preview(self.report)
+        self.preview = self.shown.preview(self.report)
         self._show()
 
     def _show(self) -> None:
@@ -161,7 +168,7 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         yield self._options()
         for fact in preview.facts:
             yield self._fact(fact.name, fact.text, fact.style)
-        yield self._fact("command", self.launch.command, "")
+        yield self._fact("command", self.shown.command, "")
         for problem in warnings:
             yield from self._problem(problem)
 
@@ -172,7 +179,7 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         """`1 epochs 2   2 steps unset   …`: each with its key, changed ones in bold."""
         width = self._width(NAME_WIDTH)
         rows: list[list[Content]] = [[]]
-        for slot, option in enumerate(self.launch.options(), 1):
+        for slot, option in enumerate(self.shown.options(), 1):
             value = visible(option.shown or option.text, 60) or option.default
             style = "bold $text-primary" if option.changed else "bold"
             cell = Content.assemble((f"{slot} ", "$text-primary"), f"{option.name} ", (value, style))
@@ -224,14 +231,14 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         if isinstance(edited, UserError):
             self.app.bell()
             return
-        self.launch = edited
+        self.launch, self.candidate = edited, None
         self.query_one(ValueInput).leave()
         self._end_editing()
         self._check_data()
 
     @on(ValueInput.EditingCancelled)
     def _end_editing(self) -> None:
-        self.edited = None
+        self.edited = self.candidate = None
         self.set_class(False, "-editing")
         self.query_one("#hint").display = False
         self._fit_height()
@@ -250,13 +257,13 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         assert self.edited is not None
         hint = self.query_one("#hint", Static)
         hint.display = True
+        self.candidate = None if isinstance(edited, UserError) else edited
         if isinstance(edited, UserError):
             hint.update(Content.styled(self._wrapped(edited.line, 0), "$text-error"))
             return
         about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
         hint.update(Content.styled(self._wrapped(about, 0), "$foreground-muted"))
-        self.preview = edited.preview(self.report)
-        self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
+        self.update_preview()
 
     def action_go(self) -> None:
         self._close("start")

@@ -170,6 +170,9 @@ class Evaluation(Section, frozen=True):
     """Rows generated at a time; halved on out-of-memory errors."""
     when: Literal["both", "after", "never"] = "both"
     """Score the test rows before and after training, only after it, or never."""
+    base_shots: list[Positive] = field(default_factory=list)
+    """Numbers of training rows in each prompt with which the base model is scored too; set by `ftbench ladder
+    --base-shots`."""
     forgetting_text: str = "auto"
     """General text on which forgetting is measured: auto (an embedded one), none, or a file with a blank line between
     passages."""

@@ -12,6 +12,7 @@ from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.decisions import comparison, why_no_share
+from engine.ladder.few_shot_bases import collect_few_shot
 from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import RequiredSample
@@ -24,13 +25,14 @@ from engine.ladder.verdict import verdict
 from engine.runs.ladder import (
     BASE,
     BASE_4BIT,
-    BASES,
     Comparison,
     Ladder,
     LadderPlan,
     Rung,
     RungResult,
     finding_of,
+    is_base,
+    shots_of,
 )
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import MeasuredPeak, Result
@@ -48,7 +50,9 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     collect(results, ladder)
     ladder.margin = plan.margin
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
-    ladder.rows[:0] = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
+    bases = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
+    bases += collect_few_shot(folder, results, plan.base_shots, ladder.work.metric if ladder.work else "")
+    ladder.rows[:0] = bases
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
     add_artifacts(folder, ladder, plan, results)
     ladder.verdict = verdict(ladder)
@@ -100,16 +104,17 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec.lower_is_better)
     reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in scores), "")
     for name in scores:
-        if name not in BASES:
+        if not is_base(name):
             _add_shares(rows[name], reference, by_score, ladder, spec.lower_is_better)
 
 
 def _comparisons(
     by_score: MeanSamples, by_loss: MeanSamples | None, margin: float | None, lower_is_better: bool
 ) -> list[Comparison]:
-    """Every rung with the base model, then every pair of rungs, the later one first."""
-    tuned = [name for name in by_score.scores if name not in BASES and name not in by_score.unlike]
-    pairs = [(name, BASE) for name in tuned if BASE in by_score.scores]
+    """Every rung with each base model in its 16-bit form, then every pair of rungs, the later one first."""
+    tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.unlike]
+    bases = [name for name in by_score.scores if name == BASE or shots_of(name)]
+    pairs = [(name, base) for base in bases for name in tuned]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if not pairs:
         return []

@@ -10,13 +10,13 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
 from engine.runs.ladder import (
     BASE,
-    BASES,
     Comparison,
     Finding,
     Ladder,
     RungResult,
     SeedRange,
     finding_of,
+    is_base,
 )
 from engine.runs.result import Interval, MeasuredPeak
 
@@ -60,7 +60,7 @@ class Decisions:
 
 def decide(ladder: Ladder) -> Decisions:
     """Decide from the ladder's rows and comparisons."""
-    tuned = [row for row in ladder.rows if row.name not in BASES and not row.source and row.score is not None]
+    tuned = [row for row in ladder.rows if not is_base(row.name) and not row.source and row.score is not None]
     full = next((row for row in tuned if row.method == RULE_REFERENCE), None)
     qlora = next((row for row in tuned if row.method == RULE_CANDIDATE), None)
     gained = {row.name: _gained(ladder, row.name) for row in tuned}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from engine.config.method_specs import method_specs
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import Number, decimal, integer
-from engine.runs.ladder import SeedRange, artifact_of
+from engine.runs.ladder import SeedRange, artifact_of, shots_of
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 
@@ -20,6 +20,8 @@ def rung_title(name: str) -> str:
     """The name of a rung in text: methods in their usual spelling, other rungs as they are named; `LoRA Q4_K_M`."""
     if artifact := artifact_of(name):
         return f"{rung_title(artifact[0])} {artifact[1].title}"
+    if shots := shots_of(name):
+        return f"{shots}-shot base"
     return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)
 
 

@@ -257,7 +257,16 @@ class LadderPipeline:
         """The configuration of a run; the first one of each kind of base also scores the base."""
         quantized = method_spec(rung.method).quantizes_base
         scorer = self.base_scorers.setdefault(quantized, entry)
-        return self._config(rung, entry.seed, entry.learning_rate, "both" if scorer is entry else "after")
+        config = self._config(rung, entry.seed, entry.learning_rate, "both" if scorer is entry else "after")
+        if scorer is entry and not (quantized and self._has_unquantized):
+            config = with_settings(config, {"evaluation.base_shots": self.plan.base_shots})
+        return config
+
+    @property
+    def _has_unquantized(self) -> bool:
+        """Whether a rung loads the base model as it is: then that one is tried with examples in the prompt."""
+        rungs = [rung for rung in self.plan.rungs if rung.name not in self.excluded]
+        return any(not method_spec(rung.method).quantizes_base for rung in rungs)
 
     def _without_base_score(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """A finished run of each kind of base that was not scored, because the run that would have scored it failed."""

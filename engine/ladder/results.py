@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 
+RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
 Model = Literal["base", "tuned"]
 Moment = Literal["before", "after"]
 
@@ -66,7 +68,7 @@ def collect(results: LadderResults, ladder: Ladder) -> None:
     metric = ladder.work.metric if ladder.work else ""
     for name in dict.fromkeys(run.entry.rung for run in results.runs):
         runs = [run for run in results.runs if run.entry.rung == name]
-        _add(results, name, runs, "tuned", metric)
+        add_scores(results, name, runs, "tuned", metric)
         _add_general(results, name, runs, "after")
     for run in results.runs:
         name = BASE_4BIT if method_spec(run.result.method).quantizes_base else BASE
@@ -75,7 +77,7 @@ def collect(results: LadderResults, ladder: Ladder) -> None:
     if BASE not in results.bases and BASE_4BIT in results.bases and not _unquantized_base_pending(ladder, results):
         results.bases[BASE] = results.bases.pop(BASE_4BIT)  # without any other, QLoRA's 4-bit base is the base
     for name, run in results.bases.items():
-        _add(results, name, [run], "base", metric)
+        add_scores(results, name, [run], "base", metric)
         _add_general(results, name, [run], "before")
 
 
@@ -84,7 +86,8 @@ def _unquantized_base_pending(ladder: Ladder, results: LadderResults) -> bool:
     return any(e.rung not in quantized and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 
-def _add(results: LadderResults, name: str, runs: list[FinishedRun], model: Model, metric: str) -> None:
+def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], model: Model, metric: str) -> None:
+    """Add the scores and losses of one rung from its runs."""
     common: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": model == "base"}
     tokens = _column(runs[0].lines, lambda line: line[model].get("weight") or line[model]["tokens"])
     losses = [_column(run.lines, lambda line: line[model]["nll"]) for run in runs]
@@ -103,20 +106,23 @@ def _add_general(results: LadderResults, name: str, runs: list[FinishedRun], mom
 
 
 def _read(run: RunDir, entry: LadderRun) -> FinishedRun:
-    try:
-        text = run.predictions_file.read_bytes()
-        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in text.split(b"\n") if line]
-    except (OSError, ValueError, RecursionError) as error:
-        do = f"delete the run, then `ftbench resume` the ladder, which runs {run.name} again"
-        where = str(run.predictions_file)
-        raise UserError(
-            f"cannot read predictions ({error})", where, do, code="ladder.unreadable_predictions"
-        ) from error
-    result = run.result()
-    if result is None or not lines or any(not isinstance(line.get("tuned"), dict) for line in lines):
-        do = "delete the run, then `ftbench resume` the ladder, which runs it again"
-        raise UserError("finished run without predictions", str(run.path), do, code="ladder.no_predictions")
+    lines, result = read_prediction_lines(run.predictions_file, "tuned"), run.result()
+    if result is None:
+        raise UserError("finished run without result", str(run.path), RUN_AGAIN, code="ladder.no_predictions")
     return FinishedRun(entry, result, lines)
+
+
+def read_prediction_lines(file: Path, model: Model) -> list[dict[str, Any]]:
+    """The lines of a file of predictions. Raises UserError if it is damaged or has no scores of this model."""
+    try:
+        lines = [msgspec.json.decode(one, type=dict[str, Any]) for one in file.read_bytes().split(b"\n") if one]
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"cannot read predictions ({error})"
+        raise UserError(what, str(file), RUN_AGAIN, code="ladder.unreadable_predictions") from error
+    if not lines or any(not isinstance(line.get(model), dict) for line in lines):
+        what = "finished run without predictions"
+        raise UserError(what, str(file.parent), RUN_AGAIN, code="ladder.no_predictions")
+    return lines
 
 
 def _column(lines: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> Floats:

@@ -13,7 +13,7 @@ from engine.ladder.decisions import QUALITY
 from engine.ladder.format import rung_title
 from engine.ladder.regression import slope
 from engine.ladder.summary import RULE
-from engine.runs.ladder import BASES, Ladder, LadderSummary, RungTradeoff
+from engine.runs.ladder import Ladder, LadderSummary, RungTradeoff, is_base
 from engine.runs.result import Interval, Z
 from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
@@ -44,7 +44,7 @@ def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
     """Every trained rung except full fine-tuning."""
     known = {one.rung: one for one in ladder.summary.tradeoffs} if ladder.summary else {}
     for row in ladder.rows:
-        if row.name in BASES or row.source or row.method == RULE_REFERENCE or row.score is None:
+        if is_base(row.name) or row.source or row.method == RULE_REFERENCE or row.score is None:
             continue
         point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), why=row.no_share)
         if (found := known.get(row.name)) and ladder.summary:

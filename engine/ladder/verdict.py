@@ -11,6 +11,7 @@ from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
 from engine.ladder.disturbance_sentences import disturbed_timings
+from engine.ladder.few_shot_bases import few_shot_sentences
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
@@ -50,6 +51,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
     sentences = [
         *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
+        *few_shot_sentences(ladder, decisions),
         *cost_sentences(decisions),
         *recommendations(ladder, decisions),
         *artifact_sentences(ladder, decisions),

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.runs.ladder import BASES, Ladder
+from engine.runs.ladder import Ladder, is_base
 from engine.runs.result import Interval
 
 
@@ -29,8 +29,8 @@ def gain_of_rung(ladder: Ladder, rung: str | None, against: str) -> Gain:
 
     `rung` may be None if the ladder has one trained rung besides `against`. Raises UserError for unknown rungs.
     """
-    rungs = [row.name for row in ladder.rows if row.name not in BASES]
-    trained = [row.name for row in ladder.rows if row.name not in BASES and not row.source]
+    rungs = [row.name for row in ladder.rows if not is_base(row.name)]
+    trained = [row.name for row in ladder.rows if not is_base(row.name) and not row.source]
     known = ", ".join([*rungs, "base"])
     if rung is None:
         others = [name for name in trained if name != against]

@@ -4,6 +4,7 @@ they share their types.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -21,6 +22,24 @@ from engine.runs.result import Interval, MeasuredPeak
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 """Rows of the base model: as LoRA or full fine-tuning loads it, and in QLoRA's 4 bits."""
+_FEW_SHOT = re.compile(r"base-(\d+)-shot", re.ASCII)
+
+
+def few_shot_base(shots: int) -> str:
+    """The row of the base model with this many training rows in each prompt."""
+    return f"base-{shots}-shot"
+
+
+def shots_of(name: str) -> int:
+    """Examples in the prompts of such a row; 0 for every other row."""
+    match = _FEW_SHOT.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def is_base(name: str) -> bool:
+    """Whether a row is the base model: as loaded, in 4 bits, or with examples in the prompt."""
+    return name in BASES or _FEW_SHOT.fullmatch(name) is not None
+
 
 WAITING = ("planned", "live")
 """Statuses of entries without an outcome."""
@@ -71,6 +90,8 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Artifacts that are rungs too, as `lora:q4_k_m`: exported from each run of the rung, checked and compared."""
     margin: float = DEFAULT_MARGIN
     """Loss of quality up to which a rung is as good as another, in the unit of the metric."""
+    base_shots: list[int] = field(default_factory=list)
+    """Numbers of training rows in the prompt with which the base model is scored too."""
     fresh: bool = False
     """Whether to run everything again instead of reusing finished runs."""
     retime: bool = False

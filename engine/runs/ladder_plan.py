@@ -16,7 +16,7 @@ from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
 from engine.runs.exports import artifact_words, parse_artifact
-from engine.runs.ladder import ARTIFACT_SEPARATOR, BASES, LadderPlan, Rung
+from engine.runs.ladder import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
 
 SHARED_KEYS = (
     "model.id",
@@ -33,12 +33,13 @@ SHARED_KEYS = (
     "evaluation.forgetting_text",
 )
 """Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
-LADDER_KEYS = ("method", "evaluation.when")
+LADDER_KEYS = ("method", "evaluation.when", "evaluation.base_shots")
 """Keys that the ladder sets itself."""
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
 """The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
 MAX_SEEDS = 20
 MAX_LEARNING_RATES = 9
+MAX_SHOTS = 64
 MAX_NAME = 24
 """Characters of a rung's name."""
 
@@ -55,6 +56,7 @@ def make_plan(
     ship: Sequence[str] = (),
     margin: float = DEFAULT_MARGIN,
     retime: bool = False,
+    base_shots: Sequence[int] = (),
 ) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
@@ -91,6 +93,7 @@ def make_plan(
         margin=margin,
         fresh=fresh,
         retime=retime,
+        base_shots=refuse_shots(base_shots),
         command=command,
         split_version=SPLIT_VERSION,
         notices=list(notices),
@@ -143,6 +146,14 @@ def refuse_counts(seeds: int, learning_rates: int) -> None:
         raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
 
 
+def refuse_shots(shots: Sequence[int]) -> list[int]:
+    """The numbers of examples without 0, the base model as it is. Raises UserError for an invalid number."""
+    if wrong := [count for count in shots if not 0 <= count <= MAX_SHOTS]:
+        what, do = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"
+        raise UserError(what, "--base-shots", do, code="ladder.base_shots")
+    return sorted({count for count in shots if count})
+
+
 def refuse_missing_splits(config: Config, learning_rates: int) -> None:
     """Raises UserError if the configuration has no test rows, or no validation rows to choose learning rates on."""
     if config.data.test == 0:
@@ -165,7 +176,7 @@ def refuse_names(rungs: Sequence[Rung]) -> None:
     names = [rung.name.lower() for rung in rungs]
     for rung in rungs:
         name = rung.name.lower()
-        is_reserved = name in BASES or (name in method_names() and name != rung.method)
+        is_reserved = is_base(name) or (name in method_names() and name != rung.method)
         if is_reserved or names.count(name) > 1:
             what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
             do = "choose another name, as in --rung wide=lora,adapter.rank=64"

@@ -13,11 +13,13 @@ from engine.data.items import EvaluationItem, all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
+from engine.evaluation.few_shot import few_shot_items
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Progress, Scorer, item_losses, no_progress, row_losses, timed
+from engine.methods.model_config import maximum_positions
 from engine.training.collation import Packing
 from engine.worker.run_context import RunContext
 
@@ -96,6 +98,18 @@ class Evaluator:
             run.log_score("before", self.base_items, self.test, self.prompts, seconds)
         else:
             run.log_reused_score(self.base_items, self.test, self.prompts)
+        for shots in run.config.evaluation.base_shots:
+            self._score_few_shot(base, shots)
+
+    def _score_few_shot(self, base: torch.nn.Module, shots: int) -> None:
+        """Score the base model with examples in the prompts, or keep the predictions of an earlier worker."""
+        file = self.run.dir.few_shot_file(shots)
+        if read_items(file, self.test, self.prompts, "base") is not None:
+            return
+        limit = maximum_positions(base.config)
+        bos, new_tokens = self.tokenizer.bos_token_id, self.run.config.evaluation.max_new_tokens
+        items = few_shot_items(self.test, self.rows.train, shots, bos, new_tokens, limit)
+        write_items(file, self.test, self.prompts, self.scorer.items(base, items), None)
 
     def after(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then the test items and the general text."""

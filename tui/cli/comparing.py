@@ -32,6 +32,7 @@ from tui.cli.options import (
     RunsOption,
     SeedsOption,
     SetOption,
+    ShotsOption,
     TimeOption,
     VaryOption,
     overrides,
@@ -84,6 +85,7 @@ def ladder(
     data: DataOption = None,
     settings: SetOption = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Measure a few steps of every rung first.")] = True,
+    base_shots: ShotsOption = None,
     vary: VaryOption = None,
     budget: BudgetOption = None,
     fresh: FreshOption = False,
@@ -118,6 +120,7 @@ def ladder(
         ship=artifact_words,
         margin=margin * POINT,
         retime=retime,
+        base_shots=verb.shot_numbers(base_shots),
     )
     if not vary:
         if budget is not None:

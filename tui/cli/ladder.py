@@ -136,6 +136,14 @@ def as_json(state: Ladder) -> Any:
     return msgspec.to_builtins(state)
 
 
+def shot_numbers(given: str | None) -> list[int]:
+    """The numbers of `--base-shots 0,4`. Raises UserError for a word that is not a number."""
+    words = [word.strip() for word in (given or "").split(",") if word.strip()]
+    if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
+        raise UserError(f"{wrong[0]!r} is not a number", "--base-shots", "for example 0,4", code="ladder.base_shots")
+    return [int(word) for word in words]
+
+
 def rung_words(given: Sequence[str] | None) -> list[str]:
     """The values of `--rung`, one rung each; bare names may be joined by commas: `--rung lora,full`."""
     words: list[str] = []

@@ -78,6 +78,12 @@ DemoSeedsOption = Annotated[
     typer.Option("--seeds", min=1, max=20, help="Seeds per rung; one run each (default: 3, with --quick 1)."),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not reuse finished runs.")]
+ShotsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-shots", metavar="N,N", help="Also score the base model with N training rows in each prompt: 0,4."
+    ),
+]
 VaryOption = Annotated[
     list[str] | None,
     typer.Option("--vary", metavar="KEY=V1,V2", help="Run a ladder for each value of a setting; at most two settings."),

@@ -12,7 +12,7 @@ from engine.config.text import amount, shortened
 from engine.runs import score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower
-from engine.runs.ladder import BASES, WAITING, Ladder, LadderRun, RungResult
+from engine.runs.ladder import WAITING, Ladder, LadderRun, RungResult, is_base
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.live.progress_line import ProgressDisplay, progress_display
@@ -118,7 +118,7 @@ class LadderView:
         metric = ladder.work.metric if ladder.work else ""
         bounds = score_format.score_bounds(row.score, metric)
         interval = f", 95% CI {bounds}" if bounds else ""
-        seeds = "" if row.name in BASES else f", {amount(len(row.seeds), 'seed')}"
+        seeds = "" if is_base(row.name) else f", {amount(len(row.seeds), 'seed')}"
         score = f"{metric_spec(metric).title} {score_format.score(row.score.mean, metric)}"
         self._line(f"{row.name}: {score}{interval}{seeds}")
 

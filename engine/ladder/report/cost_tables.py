@@ -11,7 +11,7 @@ from engine.ladder.format import rung_title, seed_range
 from engine.ladder.phrases import NO_ENERGY
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.runs.ladder import BASES, Ladder, RungResult
+from engine.runs.ladder import Ladder, RungResult, is_base
 
 PEAKS = {
     "rss_training": ("training", "process RSS"),
@@ -74,7 +74,7 @@ def memory_and_size(ladder: Ladder) -> ReportTable:
 
 
 def _trained(ladder: Ladder) -> list[RungResult]:
-    return [row for row in ladder.rows if row.name not in BASES and not row.source]
+    return [row for row in ladder.rows if not is_base(row.name) and not row.source]
 
 
 def _why_no_price(ladder: Ladder) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.config.method_specs import method_names
-from engine.runs.ladder import BASES
+from engine.runs.ladder import is_base
 
 INK, MUTED, RULE, PAPER, BASE = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLORS = 6
@@ -50,8 +50,8 @@ def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, RungStyle]:
         if fixed.get(method, -1) not in (-1, *taken.values()):
             taken[name] = fixed[method]
     free = (number for number in range(len(given) + len(fixed)) if number not in set(taken.values()))
-    bases = {name: RungStyle(0, "", (4, 3)) for name in ("base", *given) if name in BASES}
-    numbers = {name: taken[name] if name in taken else next(free) for name in given if name not in BASES}
+    bases = {name: RungStyle(0, "", (4, 3)) for name in ("base", *given) if is_base(name)}
+    numbers = {name: taken[name] if name in taken else next(free) for name in given if not is_base(name)}
     return {**bases, **{name: _style(number) for name, number in numbers.items()}}
 
 

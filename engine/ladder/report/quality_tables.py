@@ -11,7 +11,7 @@ from engine.ladder.decisions import comparison
 from engine.ladder.format import metric_title, p_value, rung_title
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, is_as_good, needed_sample
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.runs.ladder import BASES, Comparison, Ladder, RungResult
+from engine.runs.ladder import Comparison, Ladder, RungResult, is_base
 from engine.runs.result import Interval
 from engine.runs.score_format import difference, loss, loss_bounds, loss_change, percent_bounds, score, score_bounds
 
@@ -52,7 +52,7 @@ def quality(ladder: Ladder) -> ReportTable:
 
 def rung_cell(row: RungResult) -> Cell:
     """The rung's name with its learning rate and number of seeds."""
-    if row.name in BASES:
+    if is_base(row.name):
         return Cell(rung_title(row.name), ("before training",))
     if row.source:
         seeds = f"artifact, {amount(len(row.seeds), 'seed')}" if row.seeds else "artifact"

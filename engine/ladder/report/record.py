@@ -16,7 +16,7 @@ from engine.ladder.format import rung_title
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import BASES, Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderRun, is_base
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.score_format import loss
@@ -70,7 +70,7 @@ def settings_table(ladder: Ladder) -> ReportTable | None:
     """Settings in which the rungs differ."""
     if not ladder.differs:
         return None
-    rungs = [row.name for row in ladder.rows if row.name not in BASES and not row.source]
+    rungs = [row.name for row in ladder.rows if not is_base(row.name) and not row.source]
     rungs = rungs or list(dict.fromkeys(name for values in ladder.differs.values() for name in values))
     lines = [
         TableLine(Cell(key), plain([value_text(values[name]) if name in values else ABSENT for name in rungs]))

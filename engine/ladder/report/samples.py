@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engine.config.metric_specs import metric_spec
-from engine.runs.ladder import BASES
+from engine.runs.ladder import is_base
 
 MAX_SAMPLES = 30
 """Test items in a report."""
@@ -124,7 +124,7 @@ def _scan(source: PredictionSource, metric: str) -> dict[int, tuple[int, dict[st
 def _rank(scores: Mapping[str, Sequence[float]]) -> tuple[float, float]:
     """Sort key: the range of the rungs' mean scores, then the range including the base models, largest first."""
     means = {name: sum(values) / len(values) for name, values in scores.items()}
-    rungs = [mean for name, mean in means.items() if name not in BASES]
+    rungs = [mean for name, mean in means.items() if not is_base(name)]
     return -_range(rungs), -_range(list(means.values()))
 
 

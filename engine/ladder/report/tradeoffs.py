@@ -11,7 +11,7 @@ from engine.ladder.report.cost_tables import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, ReportFigure, legend, new_figure, ticks, unit, wants_log
 from engine.ladder.report.palette import BASE, MUTED, RungStyle
 from engine.ladder.report.svg import inline
-from engine.runs.ladder import BASES, Ladder, RungResult, SeedRange
+from engine.runs.ladder import Ladder, RungResult, SeedRange, is_base
 from engine.runs.score_format import score
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def against_money(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure 
 def against_memory(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     """By memory reserved on the GPU, or by the memory of the process on a CPU."""
     for kind in ("gpu_training", "reserved", "rss_training", "rss"):
-        peaks = {row.name: getattr(row.peak, kind) for row in ladder.rows if row.peak and row.name not in BASES}
+        peaks = {row.name: getattr(row.peak, kind) for row in ladder.rows if row.peak and not is_base(row.name)}
         if any(peaks.values()):
             name, factor = unit(max(filter(None, peaks.values())), BYTES)
             measured = [(row, peaks[row.name] / factor) for row in ladder.rows if peaks.get(row.name)]
@@ -52,7 +52,7 @@ def _high(spread: SeedRange | None) -> float:
 
 
 def _point(row: RungResult, cost: SeedRange | None, factor: float) -> Point | None:
-    if cost is None or row.name in BASES or row.score is None or row.score.mean is None:
+    if cost is None or is_base(row.name) or row.score is None or row.score.mean is None:
         return None
     return row, cost.mean / factor, cost.low / factor, cost.high / factor
 

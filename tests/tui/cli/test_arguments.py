@@ -160,6 +160,7 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
     keys |= {f"{section}.{key}" for section, kind in SECTIONS.items() for key in kind.__struct_fields__}
     apart = {
         "ladder --probe": "the ladder's probe runs, not train.probe",
+        "ladder --base-shots": "the ladder sets evaluation.base_shots of one run",
         "export --to": "the form of the artifact, not track.to",
         "track --to": "of a run that exists; its default is the run's track.to",
         "track --project": "likewise, track.project",

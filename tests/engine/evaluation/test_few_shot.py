@@ -1,0 +1,76 @@
+"""The base model with training rows in the prompt: prompts, and the rung of a ladder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command import MICRO, ftbench
+
+from engine.config.errors import UserError
+from engine.data.items import EvaluationItem
+from engine.data.tokens import IGNORED, Row
+from engine.evaluation.few_shot import few_shot_items
+from engine.runs.ladder import is_base, shots_of
+from engine.runs.ladder_plan import make_plan
+
+BOS, END = 1, 2
+
+
+def row(first: int, cut: bool = False, length: int = 2) -> Row:
+    prompt = [BOS, *range(first, first + length)]
+    answer = [first + 50, END]
+    return Row([*prompt, *answer], [*[IGNORED] * len(prompt), *answer], prompt, "t", f"row {first}", cut)
+
+
+TRAIN = [row(10), row(20), row(30, cut=True), row(40)]
+ITEM = EvaluationItem((row(70),), ("t",))
+
+
+def test_examples_are_complete_training_rows_before_the_prompt_with_one_bos() -> None:
+    (found,) = few_shot_items([ITEM], TRAIN, 2, BOS, 8, None)
+    prompt = found.row.prompt
+    assert prompt.count(BOS) == 1 and prompt[0] == BOS and prompt.count(END) == 2 and prompt[-2:] == [70, 71]
+    assert found.references == ITEM.references and 30 not in prompt  # the cut row is no example
+    assert found.row.input_ids == [*prompt, 120, END]
+    assert [label for label in found.row.labels if label != IGNORED] == [120, END]
+    assert len(found.row.labels) == len(found.row.input_ids)
+
+
+def test_all_items_have_the_same_examples() -> None:
+    other = EvaluationItem((row(80),), ("t",))
+    one, two = few_shot_items([ITEM, other], TRAIN, 3, BOS, 8, None)
+    assert one.row.prompt[:-2] == two.row.prompt[:-2]
+
+
+def test_examples_that_do_not_fit_are_refused() -> None:
+    assert few_shot_items([ITEM], TRAIN, 2, BOS, 3, 18)
+    for shots, positions in ((2, 12), (4, None)):
+        with pytest.raises(UserError, match="examples"):
+            few_shot_items([ITEM], TRAIN, shots, BOS, 3, positions)
+
+
+def test_the_numbers_of_examples_are_checked() -> None:
+    assert make_plan("demo", [], {}, base_shots=[4, 0, 4, 2]).base_shots == [2, 4]
+    with pytest.raises(UserError, match="invalid number of examples 65"):
+        make_plan("demo", [], {}, base_shots=[65])
+    with pytest.raises(UserError, match="reserved rung name"):
+        make_plan("demo", ["base-4-shot=lora"], {})
+    assert is_base("base-4-shot") and shots_of("base-4-shot") == 4 and not is_base("base-shot")
+    assert ftbench("ladder", "demo", "--base-shots", "x").returncode == 2
+
+
+def test_the_base_model_with_examples_is_a_rung_that_all_others_are_compared_with(tmp_path: Path) -> None:
+    settings = ["--no-probe", *MICRO, "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
+    done = ftbench("ladder", "demo", "--rung", "lora", "--base-shots", "0,2", *settings, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads(done.stdout)
+    rows = {one["name"]: one for one in state["rows"]}
+    assert list(rows) == ["base", "base-2-shot", "lora"]
+    assert rows["base-2-shot"]["score"] and rows["base-2-shot"]["loss"] != rows["base"]["loss"]
+    assert [(one["a"], one["b"]) for one in state["comparisons"]] == [("lora", "base"), ("lora", "base-2-shot")]
+    assert any("with 2 training rows in each prompt" in one["text"] for one in state["verdict"])
+    run = tmp_path / "runs" / rows["lora"]["runs"][0]
+    assert len((run / "predictions-2-shot.jsonl").read_text().splitlines()) == 6
+    assert "2-shot base" in ftbench("report", "last", "--markdown").stdout

@@ -131,6 +131,8 @@ class Adapter(Section, frozen=True):
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv:2312.03732)."""
     dora: bool = False
     """Train magnitude and direction separately (arXiv:2402.09353)."""
+    lora_plus_ratio: Annotated[float, Meta(ge=1)] = 1.0
+    """Learning rate of the matrices B divided by that of A (LoRA+, arXiv:2402.12354); train.learning_rate is A's."""
 
 
 class Quantization(Section, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from engine.config.lora_variants import VARIANT_TITLES
 from engine.config.method_specs import method_specs
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import Number, decimal, integer
@@ -22,6 +23,8 @@ def rung_title(name: str) -> str:
         return f"{rung_title(artifact[0])} {artifact[1].title}"
     if shots := shots_of(name):
         return f"{shots}-shot base"
+    if name in VARIANT_TITLES:
+        return VARIANT_TITLES[name]
     return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)
 
 

@@ -50,7 +50,9 @@ def _relevant_settings(config: Config) -> dict[str, Any]:
     settings = original_names(flatten(config))
     if settings["model.from_run"] is None:  # unknown to earlier versions, whose runs are found by the same hash
         del settings["model.from_run"]
-    if not settings["evaluation.base_shots"]:  # as above
+    if settings["adapter.lora_plus_ratio"] == 1:  # as above
+        del settings["adapter.lora_plus_ratio"]
+    if not settings["evaluation.base_shots"]:
         del settings["evaluation.base_shots"]
     related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
     return {key: settings[key] for key in related}

@@ -18,7 +18,7 @@ from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
 from engine.ladder.entry_queue import EntryQueue, PlannedRun
-from engine.ladder.rates import at_the_edge, choose, grid
+from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
 from engine.ladder.runner import LadderRunner, worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
@@ -74,6 +74,7 @@ class LadderPipeline:
                 continue
             rung = next(rung for rung in self.plan.rungs if rung.name == entry.rung)
             config = self._config(rung, entry.seed, entry.learning_rate, "after" if entry.kind == "run" else "never")
+            config = self._trial_config(rung, entry) if entry.kind == "trial" else config
             if not self.runner.has_finished(entry, config):
                 pending[self.runner.identity(config)] = known.get(entry.rung)
         return pending
@@ -112,8 +113,7 @@ class LadderPipeline:
         for rung in plan.rungs if plan.probe else []:
             self._probe_entry(rung)
         for rung in plan.rungs if plan.learning_rates > 1 else []:
-            for rate in grid(rung.config.train.learning_rate, plan.learning_rates):
-                self._entry(rung, "trial", self._trial_seed(), rate)
+            self._trials(rung, grid(rung.config.train.learning_rate, plan.learning_rates), self._rounds()[0][1])
         for seed in plan.seeds:
             for rung in plan.rungs:
                 self._entry(rung, "run", seed, rung.config.train.learning_rate)
@@ -142,27 +142,49 @@ class LadderPipeline:
         if self.plan.learning_rates == 1:
             return
         self._enter("tuning")
-        trials = self._trials()
+        all_rates = {
+            rung.name: grid(rung.config.train.learning_rate, self.plan.learning_rates) for rung in self.plan.rungs
+        }
+        rates, trials = dict(all_rates), dict[str, list[LadderRun]]()
+        for size, steps in self._rounds():
+            if trials:
+                rates = {name: best_rates(done, size) for name, done in trials.items()}
+            trials = {rung.name: self._trials(rung, rates[rung.name], steps) for rung in self.plan.rungs}
+            self._run_trials(trials)
+        for rung in self.plan.rungs:
+            self._choose_rate(rung, trials[rung.name], all_rates[rung.name])
+            self.runner.save()
+
+    def _run_trials(self, trials: dict[str, list[LadderRun]]) -> None:
         runs = [
-            PlannedRun(trial, rung, partial(self._config, rung, trial.seed, trial.learning_rate, "never"))
+            PlannedRun(trial, rung, partial(self._trial_config, rung, trial))
             for rung in self.plan.rungs
             for trial in trials[rung.name]
         ]
         for run, result in self._execute(runs):
             if result is None and run.entry.status in NOT_RETRIED:
                 self._exclude(run.rung, run.entry)
-        for rung in self.plan.rungs:
-            self._choose_rate(rung, trials[rung.name])
-            self.runner.save()
 
-    def _choose_rate(self, rung: Rung, trials: list[LadderRun]) -> None:
+    def _rounds(self) -> list[tuple[int, int | None]]:
+        """(rates, steps) of each round of trials."""
+        work = self.runner.ladder.work
+        return halving_rounds(self.plan.learning_rates, work.steps if work else 1)
+
+    def _trial_config(self, rung: Rung, trial: LadderRun) -> Config:
+        config = self._config(rung, trial.seed, trial.learning_rate, "never")
+        return config if trial.steps is None else with_settings(config, {"train.steps": trial.steps})
+
+    def _choose_rate(self, rung: Rung, trials: list[LadderRun], rates: list[float]) -> None:
+        """Choose from the trials of the last round."""
         chosen = choose(trials)
         if chosen is None:
-            self.excluded.setdefault(rung.name, f"no learning rate worked: {trials[0].reason}")
+            tried = [entry for entry in self.runner.ladder.entries if (entry.rung, entry.kind) == (rung.name, "trial")]
+            reason = next((entry.reason for entry in tried if entry.reason), "no trial has a finite loss")
+            self.excluded.setdefault(rung.name, f"no learning rate worked: {reason}")
             return
         for trial in trials:
             trial.chosen = trial is chosen
-        if at_the_edge(chosen, trials):
+        if at_the_edge(chosen.learning_rate, rates):
             best = quantities.rate(chosen.learning_rate)
             text = f"{rung.name}: the best learning rate, {best}, is at the end of the grid; "
             text += "one beyond it may be better (--learning-rates 5 tries more)"
@@ -234,13 +256,13 @@ class LadderPipeline:
         known = (entry.seed for entry in self.runner.ladder.entries if entry.kind == "trial")
         return next(known, self.plan.seeds[-1] + 1)
 
-    def _trials(self) -> dict[str, list[LadderRun]]:
-        """The trials of each rung, by its name."""
-        seed, trials = self._trial_seed(), {}
-        for rung in self.plan.rungs:
-            rates = grid(rung.config.train.learning_rate, self.plan.learning_rates)
-            trials[rung.name] = [self._entry(rung, "trial", seed, rate) for rate in rates]
-        return trials
+    def _trials(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderRun]:
+        """The trials of a rung at these rates, of this many steps."""
+        seed = self._trial_seed()
+        return [
+            self.runner.entry(LadderRun(rung=rung.name, kind="trial", seed=seed, learning_rate=rate, steps=steps))
+            for rate in rates
+        ]
 
     def _rate(self, rung: Rung) -> float:
         chosen = next((e for e in self.runner.ladder.entries if e.rung == rung.name and e.chosen), None)

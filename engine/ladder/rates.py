@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import REDUCTION, LadderRun, round_sizes
+
+MIN_STEPS = 4
+"""The shortest trial, in optimizer steps."""
 
 
 def grid(rate: float, count: int) -> list[float]:
@@ -15,16 +18,34 @@ def grid(rate: float, count: int) -> list[float]:
     return [min(value, 1.0) for value in rates]
 
 
+def halving_rounds(count: int, steps: int) -> list[tuple[int, int | None]]:
+    """(rates, steps of a trial) of each round of successive halving; None: all steps, as in the last round.
+
+    A third of the rates, at least two, is left after each round, whose trials are three times as long as those before
+    (Jamieson and Talwalkar 2016, arXiv:1502.07943). Up to three rates are compared in one round of complete trials.
+    """
+    sizes = round_sizes(count)
+    shares = [REDUCTION ** (len(sizes) - 1 - number) for number in range(len(sizes))]
+    lengths = [None if share == 1 else max(MIN_STEPS, steps // share) for share in shares]
+    return list(zip(sizes, lengths, strict=True))
+
+
+def best_rates(trials: Sequence[LadderRun], count: int) -> list[float]:
+    """The rates of the trials with the lowest validation losses, the best first."""
+    finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
+    finished.sort(key=lambda trial: trial.validation_loss or 0.0)
+    return [trial.learning_rate for trial in finished[:count]]
+
+
 def choose(trials: Sequence[LadderRun]) -> LadderRun | None:
     """The trial with the lowest validation loss; None if no trial has one."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
     return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)
 
 
-def at_the_edge(chosen: LadderRun, trials: Sequence[LadderRun]) -> bool:
+def at_the_edge(chosen: float, rates: Sequence[float]) -> bool:
     """Whether the best rate is the lowest or highest of the grid: a wider grid may have a better one."""
-    rates = [trial.learning_rate for trial in trials]
-    return len(rates) > 1 and chosen.learning_rate in (min(rates), max(rates))
+    return len(rates) > 1 and chosen in (min(rates), max(rates))
 
 
 def _rounded(value: float) -> float:

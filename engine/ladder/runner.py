@@ -307,7 +307,8 @@ def without_method(preset: str) -> str:
 
 
 def _key(entry: LadderRun) -> tuple[Any, ...]:
-    return (entry.rung, entry.kind, entry.seed, entry.learning_rate if entry.kind == "trial" else None)
+    trial = (entry.learning_rate, entry.steps) if entry.kind == "trial" else ()
+    return (entry.rung, entry.kind, entry.seed, *trial)
 
 
 def _last_step(run: RunDir) -> int:

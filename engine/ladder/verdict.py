@@ -37,6 +37,7 @@ from engine.ladder.phrases import (
     share,
     status,
 )
+from engine.ladder.rate_sentences import chosen_rates
 from engine.ladder.recommendation import recommendations
 from engine.ladder.statistics import MIN_ITEMS
 from engine.runs.ladder import BASE, Comparison, Ladder, RungResult, VerdictSentence
@@ -176,8 +177,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     if any(len(row.seeds) == 1 for row in decisions.tuned):
         texts.append(ONE_SEED)
     texts += filter(None, [disturbed_timings(ladder)])
-    if not any(entry.kind == "trial" for entry in ladder.entries):
-        texts.append(one_rate(ladder))
+    texts.append(chosen_rates(ladder) or one_rate(ladder))
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
         unit = f" in {metric.unit}" if metric.unit else ""

@@ -52,11 +52,20 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         task_type="CAUSAL_LM",
     )
     try:
-        return multiply_in_input_dtype(peft.get_peft_model(model, config))
+        adapted = multiply_in_input_dtype(peft.get_peft_model(model, config))
+        set_rate_factors(adapted, adapter.lora_plus_ratio)
+        return adapted
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
         raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
+
+
+def set_rate_factors(model: torch.nn.Module, ratio: float) -> None:
+    """Mark the matrices B: `make_optimizer` multiplies their learning rate by this (LoRA+)."""
+    for name, parameter in model.named_parameters():
+        if ratio != 1 and (".lora_B." in name or ".lora_embedding_B." in name):
+            parameter.rate_factor = ratio
 
 
 def load_adapter(model: torch.nn.Module, folder: Path) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,11 +33,7 @@ def make_optimizer(
     """
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     chosen = config.optimizer
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.train.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = _groups(trainable, config)
     settings: dict[str, Any] = {
         "lr": config.train.learning_rate,
         "betas": (chosen.beta1, chosen.beta2),
@@ -60,6 +56,20 @@ def make_optimizer(
     if pure_bf16:
         return compensated(resumable(kind))(groups, **settings), f"{name} (compensated bf16)"
     return resumable(kind)(groups, **settings), name
+
+
+def _groups(trainable: Sequence[torch.nn.Parameter], config: schema.Config) -> list[dict[str, Any]]:
+    """Parameters by weight decay and by the factor of their learning rate (LoRA+), the smallest factor first."""
+    factors = sorted({getattr(parameter, "rate_factor", 1.0) for parameter in trainable})
+    groups: list[dict[str, Any]] = []
+    for factor in factors:
+        own = [parameter for parameter in trainable if getattr(parameter, "rate_factor", 1.0) == factor]
+        rate = {} if factor == 1.0 else {"lr": factor * config.train.learning_rate}
+        groups += [
+            {"params": [p for p in own if p.ndim >= 2], "weight_decay": config.train.weight_decay, **rate},
+            {"params": [p for p in own if p.ndim < 2], "weight_decay": 0.0, **rate},
+        ]
+    return [group for group in groups if group["params"]]
 
 
 def paged_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -75,6 +75,20 @@ class Rung(Struct, kw_only=True, frozen=True):
         return self.config.method
 
 
+COMPLETE_TRIALS = 3
+"""Up to this many learning rates are compared in complete trials, more by successive halving."""
+REDUCTION = 3
+"""Factor by which the number of rates falls, and the length of trials rises, in each round of successive halving."""
+
+
+def round_sizes(rates: int) -> list[int]:
+    """Number of learning-rate trials of a rung in each round; none for one rate."""
+    sizes = [rates] if rates > 1 else []
+    while rates > COMPLETE_TRIALS and sizes[-1] > 2:
+        sizes.append(max(2, -(-sizes[-1] // REDUCTION)))
+    return sizes
+
+
 class LadderPlan(Struct, kw_only=True, frozen=True):
     """The content of `ladder.toml`; does not change after the start."""
 
@@ -108,7 +122,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     @property
     def run_count(self) -> int:
         """Number of runs, probes and learning-rate trials included."""
-        trials = self.learning_rates if self.learning_rates > 1 else 0
+        trials = sum(round_sizes(self.learning_rates))
         return len(self.rungs) * (len(self.seeds) + trials + int(self.probe))
 
     @property
@@ -133,6 +147,8 @@ class LadderRun(Struct, kw_only=True):
     reason: str = ""
     reused: bool = False
     """Whether the run or export existed before and was reused."""
+    steps: int | None = None
+    """Optimizer steps of a shortened learning-rate trial; None: all steps."""
     chosen: bool = False
     """Whether this trial's rate was chosen."""
     validation_loss: float | None = None

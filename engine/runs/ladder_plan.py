@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Sequence
 
 from engine.config.errors import Notice, UserError
-from engine.config.method_specs import method_names, method_spec, reads
+from engine.config.lora_variants import LORA_VARIANTS
+from engine.config.method_specs import LORA, method_names, method_spec, reads
 from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import effective
@@ -233,13 +234,16 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
     """The rung of one `--rung`; adds what its configuration left out or renamed to `notices`."""
     name, equals, rest = option.partition("=")
     method, comma, given = rest.partition(",") if equals else (name, "", "")
+    variant = LORA_VARIANTS.get(method, {})
+    method = LORA.name if variant else method
     if method not in method_names():
-        do = f"use {', '.join(method_names())}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
+        names = ", ".join((*method_names(), *LORA_VARIANTS))
+        do = f"use {names}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
         raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
         do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
         raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
-    settings = parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")
+    settings = {**variant, **parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")}
     do = "remove it; all rungs use the ladder's methods and seeds"
     _refuse(
         (*LADDER_KEYS, "train.seed"),

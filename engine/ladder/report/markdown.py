@@ -47,7 +47,14 @@ def render(data: ReportData) -> str:
     parts.append("## Configuration")
     shared = record.two_columns(record.SHARED_SETTINGS, ladder.config)
     environment = [record.two_columns("Versions", ladder.versions), record.machine(ladder)]
-    sections = [record.settings_table(ladder), record.work(ladder), shared, record.runs(ladder), *environment]
+    sections = [
+        record.settings_table(ladder),
+        record.work(ladder),
+        shared,
+        record.trials(ladder),
+        record.runs(ladder),
+        *environment,
+    ]
     parts += [table(t) for t in sections if t and t.lines]
     if warnings := [*ladder.warnings, *data.problems]:
         parts += ["### Warnings", bullets(map(inline, warnings))]

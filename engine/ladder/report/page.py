@@ -53,6 +53,7 @@ def render(data: ReportData) -> str:
             differing=record.settings_table(ladder),
             shared=record.two_columns(record.SHARED_SETTINGS, ladder.config),
             runs=record.runs(ladder),
+            trials=record.trials(ladder),
             versions=record.two_columns("Versions", ladder.versions),
             machine=record.machine(ladder),
             commands=record.commands(data.directory, ladder),

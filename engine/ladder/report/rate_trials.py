@@ -27,7 +27,7 @@ def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     trials = [entry for entries in tried.values() for entry in entries]
     with new_figure("learning rate", "validation loss, nats/token") as (figure, axes):
         for name, entries in tried.items():
-            entries.sort(key=lambda entry: entry.learning_rate)
+            entries[:] = _longest(entries)
             _trial(axes, styles[name], entries)
         axes.set_xscale("log")
         _rate_ticks(axes, sorted({entry.learning_rate for entry in trials}))
@@ -38,6 +38,14 @@ def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
         legend(figure, styles, list(tried), marker=True)
         svg = inline(figure, "trials", "Validation loss by learning rate")
     return ReportFigure("Learning-rate trials", svg, "Filled marker: the chosen rate, with the lowest validation loss.")
+
+
+def _longest(entries: Sequence[LadderRun]) -> list[LadderRun]:
+    """The longest trial of each rate: successive halving tries some rates several times."""
+    longest: dict[float, LadderRun] = {}
+    for entry in sorted(entries, key=lambda entry: math.inf if entry.steps is None else entry.steps):
+        longest[entry.learning_rate] = entry
+    return [longest[rate] for rate in sorted(longest)]
 
 
 def _trial(axes: Axes, style: RungStyle, entries: Sequence[LadderRun]) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import effective
-from engine.config.quantities import ABSENT, duration, integer, rate, size
+from engine.config.quantities import ABSENT, duration, integer, rate, ratio, size
 from engine.config.text import amount
 from engine.ladder.format import rung_title
+from engine.ladder.rate_sentences import trial_cost
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
@@ -112,10 +113,30 @@ def runs(ladder: Ladder) -> ReportTable | None:
     return ReportTable("Runs", "rung", columns, lines)
 
 
+def trials(ladder: Ladder) -> ReportTable | None:
+    """What choosing the learning rates took; None without trials."""
+    tried = [entry for entry in ladder.entries if entry.kind == "trial"]
+    if not tried:
+        return None
+    columns = [ReportColumn("trials"), ReportColumn("shortened"), ReportColumn("time"), ReportColumn("of its runs")]
+    lines = []
+    for name in dict.fromkeys(entry.rung for entry in tried):
+        own = [entry for entry in tried if entry.rung == name]
+        spent = sum(entry.seconds or 0.0 for entry in own)
+        runs = sum(e.seconds or 0.0 for e in ladder.entries if (e.rung, e.kind) == (name, "run"))
+        short = sum(entry.steps is not None for entry in own)
+        share = ratio(spent / runs) if runs else ABSENT
+        cells = plain([integer(len(own)), integer(short), duration(spent), share])
+        lines.append(TableLine(Cell(rung_title(name)), cells, rung=name))
+    count, spent = trial_cost(ladder)
+    lines.append(TableLine(Cell("all rungs"), plain([integer(count), "", duration(spent), ""])))
+    return ReportTable("Learning-rate trials", "rung", columns, lines)
+
+
 def _run_line(entry: LadderRun, expected: str) -> TableLine:
     outcome = STATUS_TEXTS.get(entry.status, entry.status)
     cells = [
-        cell(KINDS[entry.kind], "chosen rate" if entry.chosen else ""),
+        cell(KINDS[entry.kind], f"{entry.steps} steps" if entry.steps else "", "chosen rate" if entry.chosen else ""),
         Cell(str(entry.seed)),
         Cell(rate(entry.learning_rate)),
         Cell(loss(entry.validation_loss)),

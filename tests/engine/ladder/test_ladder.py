@@ -107,6 +107,20 @@ def test_learning_rates_are_chosen_on_validation_rows_only(tmp_path: Path) -> No
     assert run["learning_rate"] == chosen["learning_rate"] == rows(state)["lora"]["learning_rate"]
 
 
+def test_four_learning_rates_are_tried_by_successive_halving(tmp_path: Path) -> None:
+    state = ladder("--rung", "lora", "--no-probe", "--learning-rates", "4")
+    trials = [entry for entry in state["entries"] if entry["kind"] == "trial"]
+    short, complete = ([one for one in trials if (one["steps"] is None) is full] for full in (False, True))
+    assert [one["steps"] for one in short] == [4] * 4 and len(complete) == 2
+    best = sorted(short, key=lambda one: one["validation_loss"])[:2]
+    assert {one["learning_rate"] for one in complete} == {one["learning_rate"] for one in best}
+    (chosen,) = [one for one in trials if one["chosen"]]
+    assert chosen in complete and rows(state)["lora"]["learning_rate"] == chosen["learning_rate"]
+    assert result_of(tmp_path, short[0]["run"])["steps"] == 4
+    assert any("by successive halving: 6 trials took" in one["text"] for one in state["verdict"])
+    assert "Learning-rate trials" in ftbench("report", "last", "--markdown").stdout
+
+
 def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
     state = ladder("--rung", "narrow=lora,adapter.rank=2", "--rung", "wide=lora,adapter.rank=8", "--no-probe")
     assert state["differs"]["adapter.rank"] == {"narrow": 2, "wide": 8}
@@ -121,7 +135,7 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
         (["--rung", "lora", "--rung", "odd=full,train.batch=8"], "train.batch, 4 for lora and 8 for odd"),
         (["--rung", "lora", "--rung", "odd=full,data.max_rows=9"], "data.max_rows, None for lora and 9 for odd"),
         (["--rung", "lora,lora"], "duplicate rung name lora"),
-        (["--rung", "dora"], "unknown method 'dora'"),
+        (["--rung", "vera"], "unknown method 'vera'"),
         (["--rung", "base=lora"], "reserved rung name base"),
         (
             ["--rung", "full", "--set", "data.validation=0", "--learning-rates", "2"],

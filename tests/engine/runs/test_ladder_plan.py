@@ -12,7 +12,7 @@ from engine.config.method_specs import method_names
 from engine.config.preset import with_settings
 from engine.config.preset_library import list_presets, shipped_folder
 from engine.ladder.identity import identity
-from engine.ladder.rates import at_the_edge, choose, grid
+from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
 from engine.ladder.runner import without_method
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderRun
@@ -71,9 +71,23 @@ def test_rates_are_half_a_decade_apart_around_the_preset_rate() -> None:
 def test_the_rate_with_the_lowest_validation_loss_is_chosen_and_an_edge_is_detected() -> None:
     trials = [trial(1e-4, 0.9), trial(3e-4, 0.7), trial(1e-3, None, "diverged")]
     assert (best := choose(trials)) is trials[1]
-    assert not at_the_edge(best, trials)
-    assert at_the_edge(trials[0], trials)
+    rates = [one.learning_rate for one in trials]
+    assert not at_the_edge(best.learning_rate, rates) and at_the_edge(1e-4, rates)
     assert choose([trial(1e-3, None, "diverged")]) is None
+
+
+def test_successive_halving_keeps_a_third_and_trains_three_times_as_long() -> None:
+    assert halving_rounds(9, 900) == [(9, 100), (3, 300), (2, None)]
+    assert halving_rounds(5, 900) == [(5, 300), (2, None)]
+    assert halving_rounds(3, 900) == [(3, None)] and halving_rounds(2, 900) == [(2, None)]
+    assert halving_rounds(4, 6) == [(4, 4), (2, None)]  # at least 4 steps
+    trials = [trial(1e-4, 0.9), trial(3e-4, 0.7), trial(1e-3, None, "diverged"), trial(3e-3, 0.8)]
+    assert best_rates(trials, 2) == [3e-4, 3e-3] and best_rates(trials[2:3], 2) == []
+
+
+def test_the_number_of_runs_counts_the_trials_of_every_round() -> None:
+    assert make_plan("demo", ["lora"], {}, learning_rates=9, probe=False).run_count == 9 + 3 + 2 + 1
+    assert make_plan("demo", ["lora"], {}, learning_rates=3, probe=False).run_count == 3 + 1
 
 
 def test_the_identity_depends_on_everything_that_affects_the_numbers() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_names, readers, reads
+from engine.config.method_specs import method_names, method_spec, readers, reads
 from engine.config.metric_specs import metric_names
 from engine.config.preset_values import Flat, Preset, known_keys, nested
 from engine.config.schema import DATA_FORMATS, SECTIONS, Config
@@ -64,6 +64,19 @@ def check_values(values: Flat, layers: Layers, config: Config) -> None:
     _check_metric(layers, config)
     _check_micro_batch(layers, config)
     _check_executor(values, layers, config)
+    _check_pissa(layers, config)
+
+
+def _check_pissa(layers: Layers, config: Config) -> None:
+    """PiSSA replaces the weights of the base by what its initial adapter leaves of them."""
+    if config.adapter.init != "pissa" or not reads(config.method, "adapter.init"):
+        return
+    if method_spec(config.method).quantizes_base:
+        what, do = "PiSSA needs a base that is not quantized", 'use LoRA, or adapter.init = "default"'
+        raise UserError(what, _where("adapter.init", layers), do, code="preset.pissa_quantized")
+    if config.model.from_run:
+        what, do = "PiSSA starts from the base model", 'use adapter.init = "default" to continue a run'
+        raise UserError(what, _where("adapter.init", layers), do, code="preset.pissa_from_run")
 
 
 def _check_empty(values: Flat, layers: Layers) -> None:

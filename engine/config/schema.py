@@ -131,6 +131,9 @@ class Adapter(Section, frozen=True):
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv:2312.03732)."""
     dora: bool = False
     """Train magnitude and direction separately (arXiv:2402.09353)."""
+    init: Literal["default", "pissa"] = "default"
+    """Initial weights: default (A random, B zero), or pissa: the principal singular vectors of the weight, whose rest
+    is frozen (arXiv:2404.02948). Its artifact is an adapter of twice the rank. Not with a 4-bit base."""
     lora_plus_ratio: Annotated[float, Meta(ge=1)] = 1.0
     """Learning rate of the matrices B divided by that of A (LoRA+, arXiv:2402.12354); train.learning_rate is A's."""
 

@@ -50,6 +50,8 @@ def _relevant_settings(config: Config) -> dict[str, Any]:
     settings = original_names(flatten(config))
     if settings["model.from_run"] is None:  # unknown to earlier versions, whose runs are found by the same hash
         del settings["model.from_run"]
+    if settings["adapter.init"] == "default":
+        del settings["adapter.init"]
     if settings["adapter.lora_plus_ratio"] == 1:  # as above
         del settings["adapter.lora_plus_ratio"]
     if not settings["evaluation.base_shots"]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
 
 
 class CastLinear(torch.nn.Linear):
@@ -38,7 +39,8 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
     """Freeze the base and add float32 adapters to the target linear layers.
 
     W x becomes W x + s B A x with A (rank, in) random, B (out, rank) zero, and s = alpha/rank, or alpha/sqrt(rank) with
-    rsLoRA: before the first step the model equals the base model. Set the seed before calling.
+    rsLoRA: before the first step the model equals the base model. PiSSA moves the principal part of W into A and B.
+    Set the seed before calling.
     Raises UserError if a target matches no layer.
     """
     targets = adapter.target_modules
@@ -49,6 +51,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         target_modules=targets if isinstance(targets, str) else list(targets),
         use_rslora=adapter.rslora,
         use_dora=adapter.dora,
+        init_lora_weights="pissa" if adapter.init == "pissa" else True,
         task_type="CAUSAL_LM",
     )
     try:
@@ -59,6 +62,29 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
         what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
         raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
+
+
+def moves_weights(config: schema.Config) -> bool:
+    """Whether adding the adapter changes the weights of the base, as PiSSA does."""
+    return method_spec(config.method).trains == "adapters" and config.adapter.init == "pissa"
+
+
+def keep_initial(model: Any, folder: Path) -> None:
+    """Store the adapter of PiSSA before training, which `save` subtracts."""
+    config = model.peft_config["default"]
+    config.init_lora_weights = True  # else PEFT would initialize it again when it loads it
+    model.save_pretrained(folder)
+    config.init_lora_weights = "pissa"
+
+
+def save(model: torch.nn.Module, folder: Path, initial: Path | None) -> None:
+    """Save the trained model or adapter.
+
+    With `initial`, that of `keep_initial`, as an adapter of the original base: W - s B0 A0 + s B A is W plus an adapter
+    of twice the rank.
+    """
+    how = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
+    model.save_pretrained(folder, **how)
 
 
 def set_rate_factors(model: torch.nn.Module, ratio: float) -> None:

@@ -69,6 +69,11 @@ class RunDir(Folder):
         """The adapter or model that it starts from, kept from the run that `model.from_run` names."""
         return self.path / "start"
 
+    @property
+    def initial_adapter(self) -> Path:
+        """The adapter of PiSSA before training, which the saved one is relative to."""
+        return self.path / "initial_adapter"
+
     def few_shot_file(self, shots: int) -> Path:
         """The answers of the base model with this many examples in the prompt, in the form of `predictions.jsonl`."""
         return self.path / f"predictions-{shots}-shot.jsonl"

@@ -17,6 +17,7 @@ from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.prepare import prepare
 from engine.evaluation.preflight import refuse_rows
 from engine.methods import method
+from engine.methods.adapters import keep_initial, moves_weights, save
 from engine.methods.gpu_support import refuse_unused_gpu
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
@@ -102,13 +103,16 @@ def _run_phases(run: RunContext) -> None:
     run.phase("training")
     set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
     model = started or method(config.method).make_trainable(base, config)
+    initial = run.dir.initial_adapter if moves_weights(config) else None
+    if initial is not None:
+        keep_initial(model, initial)
     train(run, model, tokenizer, evaluator)
 
     evaluator.after(model)
 
     run.phase("saving")
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
-        model.save_pretrained(folder)
+        save(model, folder, initial)
         tokenizer.save_pretrained(folder)
     run.log_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 

@@ -19,6 +19,7 @@ from transformers.quantizers import AutoHfQuantizer
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
+from engine.config.preset_values import with_settings
 from engine.methods import method
 from engine.methods.loading import attention
 from engine.methods.machine import Machine
@@ -81,6 +82,7 @@ def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -
         _quantize(model, config, dtype_of(config, machine))
     if not method_spec(config.method).trains_weights:
         model.requires_grad_(False)
+    config = with_settings(config, {"adapter.init": "default"})  # PiSSA reads weights, and needs the same memory
     with torch.device("meta"):
         return method(config.method).make_trainable(model, config)
 

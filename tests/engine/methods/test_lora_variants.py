@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from command import MICRO, ftbench, only_run
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from engine.assets import tiny_folder
 from engine.config import schema
+from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.config.schema import Config
 from engine.ladder.format import rung_title
-from engine.methods.adapters import add_adapters
+from engine.methods.adapters import add_adapters, keep_initial, save
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.ladder_plan import make_plan
@@ -69,5 +75,54 @@ def test_a_step_moves_b_by_its_own_rate() -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_B" in name}
     model(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    moved = max(float((p - before[name]).abs().max()) for name, p in model.named_parameters() if name in before)
+    now = {name: p.detach() for name, p in model.named_parameters()}
+    moved = max(float((now[name] - value).abs().max()) for name, value in before.items())
     assert moved == pytest.approx(1.6e-2, rel=0.05)
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(input_ids=torch.arange(1, 9)[None]).logits
+    return found
+
+
+def base() -> torch.nn.Module:
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(tiny_folder(), dtype=torch.float32)
+    return model
+
+
+def test_pissa_is_saved_as_an_adapter_of_the_original_base(tmp_path: Path) -> None:
+    before = logits(base())
+    model = adapted(schema.Adapter(rank=4, alpha=4, init="pissa"))
+    keep_initial(model, tmp_path / "initial")
+    assert torch.allclose(logits(model), before, atol=1e-4)
+    factors = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+    assert all(parameter.abs().max() > 0 for parameter in factors)  # B is not zero
+    with torch.no_grad():
+        for parameter in factors:
+            parameter.add_(0.01 * torch.randn_like(parameter))
+    trained = logits(model)
+    assert not torch.allclose(trained, before, atol=1e-3)
+    save(model, tmp_path / "model", tmp_path / "initial")
+    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "model"))  # type: ignore[arg-type]
+    assert loaded.peft_config["default"].r == 8
+    assert torch.allclose(logits(loaded), trained, atol=1e-4)
+
+
+def test_pissa_is_refused_for_a_quantized_base_and_for_a_started_run() -> None:
+    with pytest.raises(UserError, match="not quantized"):
+        effective("demo", "qlora", {"adapter.init": "pissa"})
+    with pytest.raises(UserError, match="starts from the base model"):
+        effective("demo", "lora", {"adapter.init": "pissa", "model.from_run": "/some/run"})
+    assert make_plan("demo", ["pissa", "full"], {}).rungs[0].config.adapter.init == "pissa"
+    assert rung_title("pissa") == "PiSSA"
+
+
+def test_a_pissa_run_gives_an_adapter_that_scores_as_it_did_in_training(tmp_path: Path) -> None:
+    settings = [*MICRO, "--set", "train.probe=false", "--set", "adapter.init=pissa", "--set", "adapter.rank=4"]
+    done = ftbench("run", "demo-lora", *settings, "--set", "evaluation.when=after", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = only_run(tmp_path)
+    assert json.loads((run / "model" / "adapter_config.json").read_text())["r"] == 8
+    exported = ftbench("export", "--to", "merged", "--type", "f32", "--json")
+    assert exported.returncode == 0, exported.stdout + exported.stderr  # checked on the test rows

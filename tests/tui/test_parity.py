@@ -20,7 +20,6 @@ EVERYWHERE = ("--runs", "--json", "--ascii", "--no-mouse", "--version", "--help"
 """Options on how `ftbench` starts and prints; the bench always detaches."""
 ON_BENCH: dict[str, dict[str, str]] = {
     "demo": {
-        "--device": "bench.device",
         "": "bench.run_ladder",
         "--seeds": "ladder: seeds",
         "--quick": "ladder: epochs",
@@ -99,8 +98,6 @@ COMMAND_LINE_ONLY = {
     "ladder --vary": "a sweep is several ladders with one report",
     "ladder --budget": "a limit for a sweep",
     "ladder --retime": "repeats measurements for a report",
-    "ladder --vary": "a sweep takes hours and is planned on the command line",
-    "ladder --budget": "of a sweep",
     "ladder --base-shots": "a question of the report; the bench shows its rung",
     "gate": "an exit status for pipelines",
     "doctor": "checks the machine, also where the bench does not start",

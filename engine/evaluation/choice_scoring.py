@@ -173,7 +173,7 @@ def log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor
     """log softmax(logits)[target] in float32: logits (B, T, V), targets (B, T) -> (B, T)."""
     flat, flat_targets = logits.flatten(0, 1), targets.flatten()
     scores = flat.new_empty(len(flat), dtype=torch.float32)
-    step = max(1, CHUNK_ELEMENTS // flat.shape[-1])
+    step = max(1, CHUNK_ELEMENTS[flat.device.type] // flat.shape[-1])
     for start in range(0, len(flat), step):
         part = flat[start : start + step].float()
         chosen = part.gather(1, flat_targets[start : start + step, None])[:, 0]

@@ -25,7 +25,7 @@ from engine.runs.result import Interval, Score
 from engine.training.batches import held_out_batches
 from engine.training.collation import IGNORED, Packing, answer_tokens, collate, loss_weight, targets_of, weights_of
 from engine.training.guards import OutOfMemory
-from engine.training.loss import answer_logits, supports_logits_to_keep
+from engine.training.loss import answer_nll, supports_logits_to_keep
 
 Progress = Callable[[str, int, int], None]
 """Called with the current work, rows done and total; may raise to end the evaluation."""
@@ -241,20 +241,13 @@ def _batch_losses(
     model: torch.nn.Module, rows: Sequence[Row], packing: Packing, pad: int, device: str, answers_only: bool
 ) -> list[RowLoss]:
     batch = collate(rows, packing, pad, device)
-    logits, targets = answer_logits(model, batch, answers_only)  # (K, V), (K,)
-    nll = torch.empty(len(targets), dtype=torch.float32, device=logits.device)
-    step = max(1, (1 << 23) // logits.shape[-1])
-    for start in range(0, len(targets), step):
-        part = slice(start, start + step)
-        nll[part] = torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
+    nll = answer_nll(model, batch, answers_only)  # (K,)
     terms = (nll if batch.predictions is None else nll[batch.predictions]).double()  # of the tokens in the loss by row
     if any(row.weights is not None for row in rows):
         terms *= torch.tensor([weight for row in rows for weight in _answer_weights(row)], device=terms.device)
     counts = [answer_tokens(row) for row in rows]
-    return [
-        RowLoss(float(part.sum()), count, loss_weight(row))
-        for part, count, row in zip(terms.split(counts), counts, rows, strict=True)
-    ]
+    sums = torch.stack([part.sum() for part in terms.split(counts)]).tolist()
+    return [RowLoss(nll, count, loss_weight(row)) for nll, count, row in zip(sums, counts, rows, strict=True)]
 
 
 def _answer_weights(row: Row) -> list[float]:

@@ -57,6 +57,12 @@ class MicroBatch:
     """(N,): for each token in the loss, row by row, its index among the targets in the loss; None if they are in that
     order.
     """
+    kept: torch.Tensor | None = None
+    """(K,): index of each prediction in the loss among the flattened targets of a padded batch; None if packed."""
+
+    def kept_targets(self) -> torch.Tensor:
+        """(K,): the targets in the loss."""
+        return self.targets[0] if self.kept is None else self.targets.flatten().index_select(0, self.kept)
 
     @property
     def tokens(self) -> int:
@@ -69,7 +75,7 @@ class MicroBatch:
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in self.model_inputs.items()
         }
-        moved = [None if one is None else one.to(device) for one in (self.weights, self.predictions)]
+        moved = [None if one is None else one.to(device) for one in (self.weights, self.predictions, self.kept)]
         return MicroBatch(inputs, self.columns.to(device), self.targets.to(device), *moved)
 
 
@@ -166,4 +172,6 @@ def _padded(rows: Sequence[Row], pad: int, multiple: int) -> MicroBatch:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     columns = (targets != IGNORED).any(0).nonzero()[:, 0]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-    return MicroBatch(inputs, columns, targets[:, columns], None if weights is None else weights[:, columns])
+    targets = targets[:, columns]
+    kept = (targets != IGNORED).flatten().nonzero()[:, 0]
+    return MicroBatch(inputs, columns, targets, None if weights is None else weights[:, columns], kept=kept)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,6 +81,7 @@ class AnswerTrainer(Trainer):
         self.tokenizer = tokenizer
         self.answers_only = supports_logits_to_keep(self.model)
         self.step_started = time.monotonic()
+        self.step_loss = torch.zeros(())
         self.remove_callback(PrinterCallback)  # events replace it
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
@@ -112,7 +114,7 @@ class AnswerTrainer(Trainer):
     ) -> torch.Tensor:
         """Compute gradients of the weighted mean loss over the answer tokens of the effective batch.
 
-        Raises Diverged if the loss is not finite and OutOfMemory if a single row does not fit.
+        Raises OutOfMemory if a single row does not fit. `_get_grad_norm` reads the loss.
         """
         self.step_started = time.monotonic()
         model.train()
@@ -130,10 +132,9 @@ class AnswerTrainer(Trainer):
             model.zero_grad(set_to_none=True)
             free_memory()
             self.halve(rows, cause)
-        if not torch.isfinite(loss):
-            raise Diverged(self.state.global_step + 1, "the loss")
+        self.step_loss = loss
         facts = self.hooks.facts
-        facts.loss, facts.answer_tokens = float(loss), sum(map(answer_tokens_of, rows))
+        facts.answer_tokens = sum(map(answer_tokens_of, rows))
         facts.tokens = sum(len(row.input_ids) for row in rows)
         return loss
 
@@ -152,7 +153,7 @@ class AnswerTrainer(Trainer):
         batch = collate(group, self.packing, self.tokenizer.pad_token_id, self.args.device.type)
         self.hooks.facts.computed_tokens += batch.tokens
         with self.compute_loss_context_manager():
-            loss = summed_loss(model, batch, self.answers_only) / total_weight
+            loss = summed_loss(model, batch, self.answers_only, total_weight)
         self.accelerator.backward(loss)
         return loss.detach()
 
@@ -173,13 +174,18 @@ class AnswerTrainer(Trainer):
             self.model.forward = original
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> float:
-        """Raise Diverged for a non-finite norm. The Trainer calls this after clipping and before the optimizer step."""
+        """Raise Diverged if the loss or the norm is not finite.
+
+        The Trainer calls this after clipping and before the optimizer step. Loss and norm are read together: it is the
+        only time in a step that the host waits for the GPU.
+        """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        value = float(norm)
-        if value != value or value in (float("inf"), float("-inf")):
-            raise Diverged(self.state.global_step + 1, "the gradient norm")
-        self.hooks.facts.grad_norm = value
-        return value
+        loss, value = torch.stack([self.step_loss, torch.as_tensor(norm).to(self.step_loss)]).tolist()
+        for what, number in (("the loss", loss), ("the gradient norm", value)):
+            if not math.isfinite(number):
+                raise Diverged(self.state.global_step + 1, what)
+        self.hooks.facts.loss, self.hooks.facts.grad_norm = loss, value
+        return float(value)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         with _fitting(resume_from_checkpoint):

@@ -26,6 +26,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from engine.methods.adapters import without_adapters
+from engine.training.kernel_device import kernel_device
 from engine.training.segments import Segments
 
 NAME = "varlen"
@@ -98,12 +99,13 @@ def varlen_attention(
         options |= {"scaling": scaling, "dropout": dropout}
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     segments.reached = True
+    device = kernel_device(query)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     one_size = query.shape[-1] == value.shape[-1]
-    if dropout == 0.0 and one_size and query.device.type == "cpu":
+    if dropout == 0.0 and one_size and device == "cpu":
         attended = SegmentAttention.apply(query, key, value, segments, scale)
-    elif dropout == 0.0 and one_size and query.device.type == "cuda" and query.dtype.itemsize == 2:
+    elif dropout == 0.0 and one_size and device == "cuda" and query.dtype.itemsize == 2:
         attended = _on_cuda(query, key, value, segments, scale)
     else:
         attended = torch.nn.functional.scaled_dot_product_attention(

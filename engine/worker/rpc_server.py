@@ -25,6 +25,7 @@ from engine.methods.quick_import import import_libraries, without_garbage_collec
 from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
 from engine.worker.artifact_requests import ARTIFACT_REQUESTS, Progress
+from engine.worker.audit_requests import AUDIT_REQUESTS
 
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
@@ -212,6 +213,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "pull": pull,
     "doctor": doctor,
     **ARTIFACT_REQUESTS,
+    **AUDIT_REQUESTS,
 }
 
 

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from engine.config.errors import UserError
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
-from tui.cli.options import AsciiOption, JsonOption, MouseOption, RunArgument, RunsOption
+from tui.cli.options import AsciiOption, JsonOption, MouseOption, RunArgument, RunsOption, SetOption, overrides
 
 upkeep_app = App()
 
@@ -82,9 +83,20 @@ def doctor(
         Path | None,
         typer.Option("--out", metavar="FILE", help="With --bundle: the archive (default: in this directory)."),
     ] = None,
+    audit: Annotated[
+        str | None,
+        typer.Option("--audit", metavar="PRESET", help="Count what each method's step would do on a GPU; needs none."),
+    ] = None,
+    settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check machine, libraries, disk, and a step of each method."""
+    if audit is not None:
+        from tui.cli import audit as audit_verb
+
+        raise typer.Exit(audit_verb.audit(audit, overrides(settings), json))
+    if settings:
+        raise UserError("--set without --audit", "ftbench doctor", "add --audit PRESET", "cli.conflicting_values")
     folder = home(runs, json=json)
     if bundle:
         from tui.cli.bundle import bundle as write_bundle

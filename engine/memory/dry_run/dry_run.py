@@ -8,6 +8,7 @@ decoder layers run (`layer_extrapolation`). Batches are padded to a multiple of 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,7 @@ from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
 from engine.training import varlen_attention
+from engine.training.kernel_device import kernels_of
 from engine.training.varlen_attention import unsupported_reason
 
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
@@ -131,7 +133,13 @@ def _run(
     if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
     live = MemoryTracker(machine.device, vocabulary, machine.bf16)
-    with tracking_layers(model, depth, live), FakeTensorMode(allow_non_fake_inputs=True), live:
+    work = copy.deepcopy(work)  # segments keep index tensors that the first run creates: every run has to count them
+    with (
+        tracking_layers(model, depth, live),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        live,
+        kernels_of(machine.device),
+    ):
         allocate_weights(model, live)
         optimizer = create_optimizer(model, config, machine, live)
         static = live.total

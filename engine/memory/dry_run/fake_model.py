@@ -98,6 +98,7 @@ def _quantize(model: PreTrainedModel, config: schema.Config, dtype: torch.dtype)
     quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
     quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
     quantizer.postprocess_model(model)
+    model.hf_quantizer = quantizer  # as `from_pretrained` does; the Trainer reads it
 
 
 def allocate(model: torch.nn.Module) -> None:

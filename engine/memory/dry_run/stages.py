@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from unittest import mock
 
 import torch
 from accelerate.utils.operations import convert_outputs_to_fp32
 
 from engine.config import schema
-from engine.config.batch_limits import CHUNK_ELEMENTS, PADDED_TOKENS
+from engine.config.batch_limits import PADDED_TOKENS
 from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
 from engine.memory.dry_run.fake_model import allocate
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
+from engine.training import chunked_loss
 from engine.training import loss as loss_module
 from engine.training.collation import MicroBatch
-from engine.training.loss import answer_logits, summed_loss, supports_logits_to_keep
+from engine.training.loss import answer_nll, summed_loss, supports_logits_to_keep
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
 """Prefixes of the names of stages."""
@@ -78,7 +80,7 @@ def training_step(
         if equal or number:
             _give_gradients(model, live)
         with _few_portions():
-            loss = summed_loss(model, batch, answers_only) / 1
+            loss = summed_loss(model, batch, answers_only)
             live.begin("loss")
             live.in_backward = True
             loss.backward()
@@ -96,12 +98,13 @@ def training_step(
 @contextmanager
 def _few_portions() -> Iterator[None]:
     """Context in which the loss computes only 3 chunks of logits: later chunks need the same memory as the third."""
-    original = loss_module.logit_chunks
-    loss_module.logit_chunks = lambda rows, vocabulary: original(rows, vocabulary)[:3]
-    try:
+    original = chunked_loss.logit_chunks
+
+    def few(rows: int, vocabulary: int, device: str) -> list[slice]:
+        return original(rows, vocabulary, device)[:3]
+
+    with mock.patch.object(chunked_loss, "logit_chunks", few), mock.patch.object(loss_module, "logit_chunks", few):
         yield
-    finally:
-        loss_module.logit_chunks = original
 
 
 @torch.inference_mode()
@@ -110,9 +113,8 @@ def held_out_loss(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker
     model.eval()
     live.stage = HELD_OUT
     live.begin("embedding")
-    logits, targets = answer_logits(model, batch, supports_logits_to_keep(model))
-    part = slice(0, max(1, CHUNK_ELEMENTS // logits.shape[-1]))
-    torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
+    with _few_portions():
+        answer_nll(model, batch, supports_logits_to_keep(model))
     live.end()
 
 

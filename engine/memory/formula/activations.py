@@ -8,7 +8,7 @@ MLP size, q and k sizes of query and key/value, h heads, r rank; `size` bytes pe
 from __future__ import annotations
 
 from engine.config import schema
-from engine.config.batch_limits import CHUNK_ELEMENTS
+from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
 from engine.config.method_specs import method_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
@@ -79,29 +79,35 @@ def layer_temporaries(
     return work
 
 
-def loss_work(shape: Architecture, batch: MicroBatchShape, size: int, accumulator: int = 0) -> int:
-    """Logits of tokens in the loss and their gradient, K V each, and float32 chunks: input and result, and with several
-    chunks the previous one (`training.loss.SummedCrossEntropy`); or, while the head runs, the logits and `accumulator`
-    bytes for each.
+def loss_work(
+    shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0, trained: bool = False
+) -> int:
+    """A chunk of logits with its float32 copy (its own memory in float32), or `accumulator` bytes for each while the
+    head runs; the gradients of the head's inputs, and of its weight if that is trained, in float32
+    (`training.chunked_loss`).
     """
-    chunk, many = _chunk(shape, batch)
-    logits = batch.answers * shape.vocabulary
-    return max(2 * logits * size + (3 if many else 2) * chunk, logits * (size + accumulator))
+    gradients = batch.filled * shape.hidden * size + (trained * shape.vocabulary * shape.hidden * FLOAT32)
+    product = shape.vocabulary * shape.hidden * size if trained and size < FLOAT32 else 0
+    chunk = _chunk(shape, batch, device)
+    return gradients + max(chunk * max(_copied(size), size + accumulator), chunk * _copied(size) + product)
 
 
-def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int, accumulator: int = 0) -> int:
-    """Logits and two float32 chunks; or, for padded batches with padded answers, the logits and a copy; or, while the
-    head runs, the logits and `accumulator` bytes for each.
-    """
-    logits, head = batch.answers * shape.vocabulary * size, batch.filled * shape.vocabulary * size
-    copied = head + logits if batch.packing == "padded" and batch.filled > batch.answers else head
-    return max(copied, logits + 2 * _chunk(shape, batch)[0], head + batch.filled * shape.vocabulary * accumulator)
+def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0) -> int:
+    """A chunk of logits as in `loss_work`, without gradients, and the inputs of the head."""
+    chunk = _chunk(shape, batch, device)
+    return batch.filled * shape.hidden * size + chunk * max(_copied(size), size + accumulator)
 
 
-def _chunk(shape: Architecture, batch: MicroBatchShape) -> tuple[int, bool]:
-    """(bytes of a float32 chunk of logits, whether there are several)."""
-    rows = max(1, CHUNK_ELEMENTS // shape.vocabulary)
-    return FLOAT32 * min(rows, batch.answers) * shape.vocabulary, batch.answers > rows
+def _copied(size: int) -> int:
+    """Bytes of a logit and its float32 copy."""
+    return size if size == FLOAT32 else size + FLOAT32
+
+
+def _chunk(shape: Architecture, batch: MicroBatchShape, device: Device) -> int:
+    """Logits computed at a time."""
+    rows = max(1, CHUNK_ELEMENTS[device] // shape.vocabulary)
+    rows = rows // SHAPE_MULTIPLE[device] * SHAPE_MULTIPLE[device] or rows
+    return min(rows, batch.filled) * shape.vocabulary
 
 
 def mask(batch: MicroBatchShape, size: int) -> int:

@@ -25,6 +25,7 @@ from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
 from engine.memory.formula.weights_and_state import (
+    BF16,
     FLOAT32,
     adapter_parameters,
     base_parameters,
@@ -96,8 +97,8 @@ class FormulaInputs:
 
     @property
     def logit(self) -> int:
-        """Bytes per logit: float32 in mixed precision."""
-        return FLOAT32 if uses_autocast(self.config.method, self.config.train.precision) else self.size
+        """Bytes per logit: bf16 in mixed precision."""
+        return BF16 if uses_autocast(self.config.method, self.config.train.precision) else self.size
 
     @property
     def accumulator(self) -> int:
@@ -117,8 +118,13 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     running = _running(work, batch, training=True) + (block if work.checkpointing else 0)
     trained = gradients(*where)
     before = trained if batch.several else 0
+    head = method_spec(config.method).trains_weights
     return [
-        {"gradients": before, "activations": kept, "logits": loss_work(shape, batch, work.logit, work.accumulator)},
+        {
+            "gradients": before,
+            "activations": kept,
+            "logits": loss_work(shape, batch, work.logit, work.device, work.accumulator, head),
+        },
         {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
         {"gradients": trained, "optimizer": state + step_work(*where)},
     ]
@@ -128,7 +134,7 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     segments = uses_segments(work.shape, work.config)
     batch = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
-    logits = held_out_work(work.shape, batch, work.logit, work.accumulator)
+    logits = held_out_work(work.shape, batch, work.logit, work.device, work.accumulator)
     forward = _running(work, batch, training=False) + mask(batch, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 

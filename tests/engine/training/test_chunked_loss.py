@@ -1,0 +1,144 @@
+"""Head and cross entropy in chunks equal whole logits, for every architecture, method and data type."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from model_shapes import SHAPES, SMALL, VOCABULARY
+from test_loss import ROWS
+
+from engine.config import batch_limits
+from engine.training import chunked_loss
+from engine.training.chunked_loss import ChunkedCrossEntropy, HeadInput, chunkable_head, logit_chunks
+from engine.training.collation import Packing, collate
+from engine.training.loss import answer_logits, answer_nll, answer_weights, summed_loss
+
+PACKINGS = [Packing("packed", 1000), Packing("padded", 1000)]
+FACTORS = [1.0, 0.0, 2.5, 0.5]
+
+
+@pytest.fixture(params=[7 * VOCABULARY, 1 << 23], ids=["chunks", "one-chunk"])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks of 7 positions, which do not divide the number of positions, or one."""
+    monkeypatch.setitem(batch_limits.CHUNK_ELEMENTS, "cpu", request.param)
+    monkeypatch.setitem(batch_limits.SHAPE_MULTIPLE, "cpu", 1 if request.param < 1 << 20 else 64)
+
+
+def made(name: str, dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(0)
+    shape = copy.deepcopy(SHAPES[name])
+    shape.initializer_range = 0.3  # logits that a soft cap changes
+    return transformers.AutoModelForCausalLM.from_config(shape, dtype=dtype).eval()
+
+
+def whole(model: Any, batch: Any, divisor: float) -> torch.Tensor:
+    """The loss by torch, from all logits."""
+    logits, targets = answer_logits(model, batch, True)
+    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    weights = answer_weights(batch)
+    return (nll if weights is None else nll * weights).sum() / divisor
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: packing.mode)
+@pytest.mark.parametrize("name", SHAPES)
+def test_loss_and_gradients_are_those_of_whole_logits(name: str, packing: Packing, weighted: bool) -> None:
+    model = made(name)
+    rows = list(ROWS)
+    if weighted:
+        rows = [replace(row, weights=[FACTORS[place % 4] for place in range(len(row.input_ids))]) for row in rows]
+    batch = collate(rows, packing, 0, "cpu")
+    assert chunkable_head(model) is not None
+    found: list[tuple[float, dict[str, torch.Tensor]]] = []
+    for loss in (whole(model, batch, 3.0), summed_loss(model, batch, True, 3.0)):
+        model.zero_grad()
+        (loss * 2).backward()
+        gradients = {key: one.grad.clone() for key, one in model.named_parameters() if one.grad is not None}
+        found.append((float(loss.detach()), gradients))
+    (expected, wanted), (actual, gradients) = found
+    assert actual == pytest.approx(expected, rel=1e-5) and gradients.keys() == wanted.keys()
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(gradient, wanted[key], rtol=2e-3, atol=2e-5)
+    logits, targets = answer_logits(model, batch, True)
+    nll = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none").detach()
+    torch.testing.assert_close(answer_nll(model, batch, True), nll, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_in_bf16_it_differs_by_rounding(name: str) -> None:
+    model = made(name, torch.bfloat16)
+    batch = collate(ROWS, PACKINGS[0], 0, "cpu")
+    exact = made(name)
+    exact.load_state_dict({key: value.float() for key, value in model.state_dict().items()})
+    wanted, found = whole(exact, batch, 1.0), summed_loss(model, batch, True)
+    wanted.backward()
+    found.backward()
+    assert float(found) == pytest.approx(float(wanted), rel=2e-2)
+    head, expected = (one.get_output_embeddings().weight.grad.float() for one in (model, exact))
+    assert torch.nn.functional.cosine_similarity(head.flatten(), expected.flatten(), dim=0) > 0.98
+
+
+def test_a_frozen_head_has_no_gradient() -> None:
+    hidden = torch.randn(5, 8, requires_grad=True)
+    weight = torch.randn(VOCABULARY, 8)
+    targets = torch.arange(4)
+    arguments = (None, targets, None, 1.0, torch.float32)
+    ChunkedCrossEntropy.apply(hidden, weight, *arguments).backward()
+    assert hidden.grad is not None and hidden.grad[4].abs().sum() == 0  # the last position only pads the shape
+    assert weight.grad is None
+
+
+def test_without_gradients_no_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked_loss, "_add_gradients", lambda *given: pytest.fail("gradients without need"))
+    model, batch = made("llama"), collate(ROWS, PACKINGS[0], 0, "cpu")
+    with torch.no_grad():
+        assert float(summed_loss(model, batch, True, 2.0)) == pytest.approx(float(whole(model, batch, 2.0)), rel=1e-5)
+
+
+def test_more_targets_than_positions_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 positions for 3 targets"):
+        ChunkedCrossEntropy.apply(
+            torch.zeros(2, 8), torch.zeros(9, 8), None, torch.zeros(3).long(), None, 1.0, torch.float32
+        )
+
+
+def test_models_that_scale_their_logits_keep_whole_logits() -> None:
+    granite = transformers.GraniteConfig(**SMALL, logits_scaling=4.0)
+    model = transformers.AutoModelForCausalLM.from_config(granite)
+    assert chunkable_head(model) is None
+    batch = collate(ROWS, PACKINGS[0], 0, "cpu")
+    assert float(summed_loss(model, batch, True).detach()) == pytest.approx(float(whole(model, batch, 1.0)), rel=1e-5)
+
+
+def test_a_model_that_changes_its_logits_in_an_unknown_way_is_found() -> None:
+    model = made("llama")
+    forward = model.forward
+
+    def doubled(*given: Any, **options: Any) -> Any:
+        output = forward(*given, **options)
+        output.logits = output.logits * 2
+        return output
+
+    model.forward = doubled
+    assert chunkable_head(model) is None
+
+
+def test_the_head_is_restored_after_an_error() -> None:
+    model = made("llama")
+    with pytest.raises(RuntimeError, match="stop"), HeadInput(model):
+        raise RuntimeError("stop")
+    assert "forward" not in vars(model.get_output_embeddings())
+
+
+def test_a_chunk_of_a_large_vocabulary_takes_less_than_256_mib() -> None:
+    for vocabulary in (32_000, 49_152, 128_256, 262_144):
+        for device in ("cpu", "cuda"):
+            (first, *_) = logit_chunks(1 << 20, vocabulary, device)
+            assert (first.stop - first.start) * vocabulary * (2 + 4) <= 256 << 20

@@ -15,6 +15,13 @@ from engine.hardware.nvml import Nvml, NvmlGpu
 
 CPU = "cpu"
 KEY = "hardware.device"
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Settings of torch's allocator, present and former name. Expandable segments: batches of other lengths fragment the
+pool less (QLoRA of an 8B model reserves 16.4 GiB without and 10.8 GiB with them, torchtune pull request 1185).
+
+TORCH_CUDNN_SDPA_DEPRIORITIZED: torch prefers cuDNN's attention on Hopper and Blackwell, which builds a plan for every
+new shape, and every batch has another one.
+"""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))
 
 
@@ -31,8 +38,11 @@ class SelectedDevice:
     gpu: NvmlGpu | None = None
 
     def apply(self) -> None:
-        """Make it the only device of this process; call before CUDA is initialized."""
+        """Make it the only device of this process, and set defaults of torch; call before torch is imported."""
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
+            os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
+        os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
         if self.visible is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
 

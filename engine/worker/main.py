@@ -10,6 +10,7 @@ import logging
 import os
 import warnings
 
+import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -29,6 +30,7 @@ from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
+from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
@@ -44,6 +46,8 @@ def work(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopReques
     """Execute the run and return the exit status of the process."""
     _silence_libraries()
     machine = this_machine()
+    if machine.device == "cuda" and frozen.config.train.precision != "fp32":
+        torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
     meters = Meters(log.write, training_gpu() if machine.device == "cuda" else None)
     run = RunContext(run_dir, frozen, log, stopping, machine, meters)
     try:
@@ -107,6 +111,7 @@ def _run_phases(run: RunContext) -> None:
     if initial is not None:
         keep_initial(model, initial)
     train(run, model, tokenizer, evaluator)
+    free_memory()  # the trainer and its optimizer are in reference cycles
 
     evaluator.after(model)
 

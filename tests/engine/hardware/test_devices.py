@@ -36,6 +36,7 @@ try:
     device, budget = select_device(setting), local_budget(device=setting)
     device.apply()
     environment = [os.environ["CUDA_DEVICE_ORDER"], os.environ.get("CUDA_VISIBLE_DEVICES")]
+    environment += [os.environ.get("PYTORCH_ALLOC_CONF"), os.environ["TORCH_CUDNN_SDPA_DEPRIORITIZED"]]
     print(json.dumps([device.lock, device.title, budget.name, budget.total, *environment]))
 except UserError as error:
     print(json.dumps([error.code, error.line]))
@@ -109,7 +110,13 @@ def test_one_lock_and_one_plan_however_a_gpu_is_named(
 ) -> None:
     found = box.select(setting, visible)
     assert found[:2] == [lock, title] and found[3] == gibibytes * GIB
-    assert found[4:] == ["PCI_BUS_ID", lock]
+    assert found[4:] == ["PCI_BUS_ID", lock, "expandable_segments:True", "1"]
+
+
+def test_settings_of_the_user_are_kept(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")  # the former name of PYTORCH_ALLOC_CONF
+    monkeypatch.setenv("TORCH_CUDNN_SDPA_DEPRIORITIZED", "0")
+    assert box.select("1")[6:] == [None, "0"]
 
 
 @pytest.mark.parametrize(("setting", "visible"), [("cpu", None), ("cpu", "1"), ("auto", ""), ("auto", "-1")])

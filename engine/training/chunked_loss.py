@@ -20,7 +20,7 @@ from engine.training.kernel_device import kernel_device
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
 """Settings of models that scale their logits after the head (Cohere, Granite, Falcon-H1)."""
-_heads: WeakKeyDictionary[torch.nn.Module, Head | None] = WeakKeyDictionary()
+_heads: WeakKeyDictionary[torch.nn.Module, tuple[Any, Head | None]] = WeakKeyDictionary()
 
 
 def logit_chunks(rows: int, vocabulary: int, device: str = "cpu") -> list[slice]:
@@ -40,11 +40,15 @@ class HeadInput:
         self.dtype = torch.float32
 
     def __enter__(self) -> HeadInput:
+        self._own = vars(self.head).get("forward")  # accelerate's hooks replace it on the module itself
         self.head.forward = self._record
         return self
 
     def __exit__(self, *error: object) -> None:
-        del self.head.forward
+        if self._own is None:
+            del self.head.forward
+        else:
+            self.head.forward = self._own
 
     def _record(self, hidden: torch.Tensor) -> torch.Tensor:
         device = hidden.device.type
@@ -77,13 +81,14 @@ def chunkable_head(model: torch.nn.Module) -> Head | None:
     Compared once per model, on two tokens; for fake tensors, which have no values, only its configuration decides.
     """
     inner = without_adapters(model)
-    if inner not in _heads:
-        _heads[inner] = _recognized(inner)
-    return _heads[inner]
+    module = output_head(model) if hasattr(inner, "get_output_embeddings") else None
+    known = _heads.get(inner)
+    if known is None or known[0] is not module:  # adapters may have replaced the head since
+        known = _heads[inner] = module, _recognized(inner, module)
+    return known[1]
 
 
-def _recognized(inner: Any) -> Head | None:
-    linear: Any = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+def _recognized(inner: Any, linear: Any) -> Head | None:
     if type(linear) is not torch.nn.Linear:  # an adapter or quantization changes the product
         return None
     config = inner.config.get_text_config() if hasattr(inner.config, "get_text_config") else inner.config

@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -130,11 +131,16 @@ def test_a_model_that_changes_its_logits_in_an_unknown_way_is_found() -> None:
     assert chunkable_head(model) is None
 
 
-def test_the_head_is_restored_after_an_error() -> None:
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_head_is_restored_after_an_error(hooked: bool) -> None:
     model = made("llama")
+    head = model.get_output_embeddings()
+    before = head.forward
+    if hooked:
+        head.forward = before
     with pytest.raises(RuntimeError, match="stop"), HeadInput(model):
         raise RuntimeError("stop")
-    assert "forward" not in vars(model.get_output_embeddings())
+    assert ("forward" in vars(head)) is hooked and head.forward == before
 
 
 def test_a_chunk_of_a_large_vocabulary_takes_less_than_256_mib() -> None:
@@ -142,3 +148,15 @@ def test_a_chunk_of_a_large_vocabulary_takes_less_than_256_mib() -> None:
         for device in ("cpu", "cuda"):
             (first, *_) = logit_chunks(1 << 20, vocabulary, device)
             assert (first.stop - first.start) * vocabulary * (2 + 4) <= 256 << 20
+
+
+def test_an_adapter_on_the_head_is_not_left_out() -> None:
+    """The base was scored before, with a head that chunks can compute."""
+    model, batch = made("llama"), collate(ROWS, PACKINGS[0], 0, "cpu")
+    assert chunkable_head(model) is not None
+    tuned = peft.get_peft_model(model, peft.LoraConfig(target_modules=["lm_head"], init_lora_weights=False))
+    assert chunkable_head(tuned) is None
+    expected = whole(tuned, batch, 1.0)
+    assert float(summed_loss(tuned, batch, True).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    with tuned.disable_adapter():
+        assert float(whole(tuned, batch, 1.0).detach()) != pytest.approx(float(expected.detach()), rel=1e-3)

@@ -1,8 +1,8 @@
 """Cost of the workbench: time to first paint, CPU, bytes written to the terminal, long runs, many runs.
 
 `python tests/bench/workbench.py [ROUNDS] [PART …]` prints a Markdown table with median and range of ROUNDS (5 by
-default). Parts: paint, idle, live, million, runs, slow. Everything runs in real terminals (ptys of 160 by 45) and with
-files as workers write them; `workbench/` has the simulated runs and the terminal.
+default). Parts: paint, idle, live, grid, million, runs, slow. Everything runs in real terminals (ptys of 160 by 45) and
+with files as workers write them; `workbench/` has the simulated runs and the terminal.
 """
 
 from __future__ import annotations
@@ -90,19 +90,33 @@ def idle(rounds: int, folder: Path) -> Iterator[Row]:
 
 def live(rounds: int, folder: Path) -> Iterator[Row]:
     """CPU and output while following a run with ten steps per second."""
-    seconds = SETTLE_SECONDS + rounds * SAMPLE_SECONDS + 30
-    runs = folder / "live"
+    yield from _following(rounds, folder / "live", "", "a run with 10 steps/s")
+
+
+def grid(rounds: int, folder: Path) -> Iterator[Row]:
+    """The same with the chart grid open, and two earlier runs in it."""
+    runs = folder / "grid"
+    simulate.many(runs, 2)
+    yield from _following(rounds, runs, "Gbb", "the chart grid with 3 runs")
+
+
+def _following(rounds: int, runs: Path, keys: str, what: str) -> Iterator[Row]:
+    """CPU and output of a bench on a live run, after some keys."""
+    seconds = rounds * (SETTLE_SECONDS + SAMPLE_SECONDS) + 60
     worker = subprocess.Popen([sys.executable, str(HERE / "simulate.py"), str(runs), "10", str(seconds)])
-    while not any(simulate.run_dir.iterate(runs)):
+    while not any(run.is_live() for run in simulate.run_dir.iterate(runs)):
         time.sleep(0.05)
     time.sleep(1.0)
     session = bench(runs, b"tokens/s")
+    for key in keys:
+        session.press(key)
+        time.sleep(1.0)
     used, sent = zip(*(_sample(session) for _ in range(rounds)), strict=True)
     session.end()
     worker.terminate()
     worker.wait()
-    yield Row("CPU, a run with 10 steps/s", list(used), "% of a core", 4.0)
-    yield Row("output, a run with 10 steps/s", list(sent), "KB/s", 6.0)
+    yield Row(f"CPU, {what}", list(used), "% of a core", 4.0)
+    yield Row(f"output, {what}", list(sent), "KB/s", 6.0)
 
 
 def _sample(session: Session) -> tuple[float, float]:
@@ -172,7 +186,7 @@ def slow(rounds: int, folder: Path) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[int, Path], Iterator[Row]]] = {
-    part.__name__: part for part in (paint, idle, live, million, runs, slow)
+    part.__name__: part for part in (paint, idle, live, grid, million, runs, slow)
 }
 
 

@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from engine.config.errors import UserError
 from engine.config.text import visible
+from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:
     from engine.runs.device_queue import QueuePlace
@@ -25,6 +26,11 @@ class BaseScreen(Screen[R]):
 
     queue_error = ""
     """Why the device queue could not be read the last time."""
+
+    def on_screen_resume(self) -> None:
+        """Draw the rows that changed while another screen was above."""
+        for rows in self.query(Rows):
+            rows.refresh()
 
     def queue(self) -> list[QueuePlace]:
         """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""

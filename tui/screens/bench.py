@@ -33,6 +33,7 @@ from tui.widgets.log_pane import LogPane, WordEntered
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
+from tui.widgets.rows import is_covered
 from tui.workbench import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -133,9 +134,12 @@ class BenchScreen(BenchActions):
     def on_screen_resume(self) -> None:
         if self.opened:
             self.refresh_live_runs()
+            self.redraw()
 
     def redraw(self) -> None:
         """Show the present state in all panes and the status line."""
+        if is_covered(self):
+            return
         self._update_panes()
         self._show_status()
 
@@ -152,6 +156,8 @@ class BenchScreen(BenchActions):
         self.query_one("#status", Static).update(text)
 
     def _show_head(self) -> None:
+        if is_covered(self):
+            return
         head, about = head_texts(self.choosing, self.follower, self.live_runs, self.size.width)
         self.query_one("#head", Static).update(head)
         self.query_one("#about", Static).update(about)
@@ -180,7 +186,11 @@ class BenchScreen(BenchActions):
             self.redraw()
 
     def on_sampled(self, message: Sampled) -> None:
-        self.choosing.set_budget(self.machine.take(message.sample, self.choosing))
+        budget = self.machine.take(message.sample, self.choosing)
+        if is_covered(self):
+            self.query_one(MachinePane).show_state(self._state())  # its trace has no gap
+            return
+        self.choosing.set_budget(budget)
         self._update_panes()
 
     def on_opened(self, message: Opened) -> None:
@@ -191,7 +201,7 @@ class BenchScreen(BenchActions):
         if self.follower.feed(message):
             if is_urgent(message):
                 self.redraw()
-            else:
+            elif not is_covered(self):
                 self.log_pane.show_state(self._state())
 
     def on_new_output(self, message: NewOutput) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -25,8 +24,6 @@ from tui.widgets.key_line import KeyLine
 from tui.widgets.rows import Rows
 from tui.workbench import app_settings
 
-MIN_SECONDS, MAX_SECONDS = 2.0, 8.0
-"""Between two frames of growing curves: five charts send five times the bytes of one."""
 SMOOTHING = (0.0, 0.6, 0.9, 0.97)
 
 
@@ -48,8 +45,10 @@ class ChartsScreen(BaseScreen[None]):
         self.earlier: list[RunState] = []
         self.cursor: int | None = None
         self.log_axis, self.smoothing = False, 0.0
-        self._drawn: object = None
-        self._drawn_at = 0.0
+        self._shown: tuple[int, object, int] | None = None
+        """State, end and number of events of the last complete frame."""
+        self._next = 0
+        """The pane that is drawn next."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="legend")
@@ -62,7 +61,7 @@ class ChartsScreen(BaseScreen[None]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        self.set_interval(1.0, self._redraw_if_due)
+        self.set_interval(1.0, self._redraw_next)
         self.call_after_refresh(self.redraw)
 
     def on_resize(self) -> None:
@@ -75,39 +74,46 @@ class ChartsScreen(BaseScreen[None]):
         style = ChartStyle(self.log_axis, self.smoothing, app_settings(self).ascii)
         return ChartGrid(state, self.earlier, self.cursor, style)
 
-    def _redraw_if_due(self) -> None:
-        """Redraw when the curves have reached another column, or MAX_SECONDS have passed."""
+    def _redraw_next(self) -> None:
+        """Once per second one pane of a growing run in turn: drawing all of them takes six times as long."""
         grid = self.grid()
         if grid is None or not self.is_current:
             return
-        state, waited = grid.state, time.monotonic() - self._drawn_at
-        column = cursor_column(state.step.step, grid.span, self._columns()) if state.step and grid.span else 0
-        drawn = (id(state), state.end, column, grid.span, len(state.samples), len(state.validation.buckets))
-        if (drawn == self._drawn and waited < MAX_SECONDS) or (waited < MIN_SECONDS and state.end is None):
+        state = grid.state
+        shown = (id(state), state.end, state.counted)
+        if shown == self._shown:
             return
-        if state.end is None or drawn != self._drawn:
-            self._drawn = drawn
+        if state.end is not None or self._shown is None or self._shown[0] != id(state):
             self.redraw()
+            return
+        if self._next == 0:
+            self._shown = shown
+        self._draw(grid, self._next)
+        self._next = (self._next + 1) % (len(METRICS) + 1)
 
     def _columns(self) -> int:
         return max(1, self.query_one("#chart0", Rows).content_size.width - AXIS)
 
     def redraw(self) -> None:
         """Draw all charts and the samples; only rows that changed are sent."""
-        self._drawn_at = time.monotonic()
         grid = self.grid()
         if grid is None:
             self.query_one("#legend", Static).update("no run is watched: start or attach one first")
             return
+        self._shown, self._next = (id(grid.state), grid.state.end, grid.state.counted), 0
         self.query_one("#legend", Static).update(grid.legend(self.size.width - 2))
-        for number, metric in enumerate(METRICS):
-            pane = self.query_one(f"#chart{number}", Rows)
-            size = pane.content_size
-            if size.width and size.height:
-                pane.show(grid.rows(metric, size.width, size.height))
-        pane = self.query_one("#samples", Rows)
-        if pane.content_size.width:
-            pane.show(sample_lines(grid.state.samples, self.cursor, pane.content_size.width, pane.content_size.height))
+        for number in range(len(METRICS) + 1):
+            self._draw(grid, number)
+
+    def _draw(self, grid: ChartGrid, number: int) -> None:
+        """Draw one chart, or the samples, which are the last pane."""
+        is_chart = number < len(METRICS)
+        pane = self.query_one(f"#chart{number}" if is_chart else "#samples", Rows)
+        width, height = pane.content_size
+        if width and height:
+            samples = grid.state.samples
+            rows = grid.rows(METRICS[number], width, height) if is_chart else None
+            pane.show(rows or sample_lines(samples, self.cursor, width, height))
 
     def action_cursor(self, columns: int) -> None:
         """Move the cursor, which reads the values of all charts at its step."""

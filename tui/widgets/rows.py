@@ -6,14 +6,26 @@ Which cells of a row are sent is decided in one place, `tui.terminal.diff_driver
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from textual.content import Content
 from textual.geometry import Region, Size
+from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.visual import Visual
 from textual.widget import Widget
 
 EMPTY = Content("")
+
+
+def is_covered(screen: Screen[Any]) -> bool:
+    """Whether another full screen is above: Textual would draw that one again for every change below it.
+
+    Dialogs are transparent. A screen that returns to the front redraws its rows (`BaseScreen`).
+    """
+    stack = screen.app.screen_stack
+    above = stack[stack.index(screen) + 1 :] if screen in stack else []
+    return any(not isinstance(one, ModalScreen) for one in above)
 
 
 class Rows(Widget):
@@ -29,7 +41,7 @@ class Rows(Widget):
         """Replace the lines; unchanged rows are not drawn again."""
         old, self.lines = self.lines, list(lines)
         width = self.content_size.width
-        if not width:
+        if not width or is_covered(self.screen):
             return
         for row in range(max(len(old), len(self.lines))):
             before = old[row] if row < len(old) else EMPTY

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,11 @@ Scores = dict[str, float]
 
 NUMBER = re.compile(r"(?:(?<!\w)-)?\d[\d,]*(?:\.\d+)?")
 """A minus is a sign only if no word or number precedes it: the final number of `10-5` is 5."""
+
+
+QUOTIENT = re.compile(rf"{NUMBER.pattern}\s*/\s*{NUMBER.pattern}")
+ANSWER_MARKER = re.compile(r"####|\bthe (?:final )?answer is:?\s", re.IGNORECASE)
+"""What precedes the final number in GSM8K and MetaMathQA."""
 
 
 def exact_match(output: str, target: str) -> Scores:
@@ -55,7 +60,7 @@ def rouge(output: str, target: str) -> Scores:
 
 
 def number(output: str, target: str) -> Scores:
-    """1 if the final numbers are equal: the number after the last `####` (GSM8K format), else the last number."""
+    """1 if the final numbers are equal: see `final_number`."""
     expected, given = final_number(target), final_number(output)
     return {"number": float(expected is not None and expected == given)}
 
@@ -109,13 +114,26 @@ def has_number(output: str) -> bool:
     return final_number(output) is not None
 
 
-def final_number(text: str) -> Decimal | None:
-    """The final number of an answer, exactly; None if it has none."""
-    tail = text.rsplit("####", 1)[-1] if "####" in text else text
-    numbers = NUMBER.findall(tail)
-    if not numbers:
-        return None
-    return Decimal((numbers[0] if "####" in text else numbers[-1]).replace(",", ""))
+def final_number(text: str) -> Fraction | None:
+    """The final number of an answer, exactly; None if it has none.
+
+    After the last `####` (GSM8K) or `the answer is` (MetaMath) the first number of that line, which may be a quotient
+    such as `1/2`; without them the last number of the text.
+    """
+    marker = next(reversed(list(ANSWER_MARKER.finditer(text))), None)
+    if marker is None:
+        numbers = NUMBER.findall(text)
+        return _exact(numbers[-1]) if numbers else None
+    line = text[marker.end() :].strip().partition("\n")[0]
+    found = QUOTIENT.search(line) or NUMBER.search(line)
+    return _exact(found[0]) if found else None
+
+
+def _exact(number: str) -> Fraction | None:
+    """`1,200.50` or `1/2` as a fraction; None for a division by zero."""
+    above, _, below = number.replace(",", "").partition("/")
+    divisor = Fraction(below.strip() or "1")
+    return Fraction(above.strip()) / divisor if divisor else None
 
 
 def normalized_space(text: str) -> str:

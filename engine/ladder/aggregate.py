@@ -17,8 +17,8 @@ from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import RequiredSample
 from engine.ladder.results import FinishedRun, LadderResults, collect, read_finished, read_shared_bases
+from engine.ladder.run_costs import worked_joules
 from engine.ladder.rung_summary import mean_share, reason_of, seed_range, status_of
-from engine.ladder.runner import worked_joules
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
 from engine.ladder.summary import summarize
 from engine.ladder.verdict import verdict

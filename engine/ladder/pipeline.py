@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
 
 import msgspec
 
@@ -18,18 +17,14 @@ from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
 from engine.ladder.entry_queue import EntryQueue, PlannedRun
-from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
-from engine.ladder.runner import LadderRunner, worked_seconds
-from engine.runs.events import Step
-from engine.runs.follow import stream
+from engine.ladder.probes import duration, probe_config
+from engine.ladder.rates import at_the_edge, best_rates, choose, equal_rates_warning, grid, halving_rounds
+from engine.ladder.runner import LadderRunner
 from engine.runs.ladder import BASE_4BIT, Kind, Ladder, LadderPlan, LadderRun, Rung, RungDuration, SharedWork, Stage
 from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
-from engine.runs.run_dir import RunDir
 
-PROBE_STEPS = 4
-"""The first step warms up and is not timed."""
 NOT_RETRIED = ("out_of_memory", "failed", "died")
 """Outcomes that would be the same with another seed."""
 
@@ -98,13 +93,7 @@ class LadderPipeline:
             what = "no validation rows to choose learning rates on"
             do = "add rows, set a larger share, or omit --learning-rates"
             raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
-        self._warn_of_equal_rates()
-
-    def _warn_of_equal_rates(self) -> None:
-        rates = {rung.config.train.learning_rate for rung in self.plan.rungs}
-        kinds = {method_spec(rung.method).trains for rung in self.plan.rungs}
-        if len(kinds) > 1 and len(rates) == 1 and self.plan.learning_rates == 1:
-            text = "all rungs use the same learning rate: full fine-tuning needs about a tenth of LoRA's"
+        if text := equal_rates_warning(plan):
             self.runner.warn("ladder.equal_learning_rates", text)
 
     def list_entries(self) -> None:
@@ -125,7 +114,8 @@ class LadderPipeline:
         if not self.plan.probe:
             return
         self._enter("probing")
-        ladder = self.runner.ladder
+        ladder, work = self.runner.ladder, self.runner.ladder.work
+        assert work is not None
         runs = [
             PlannedRun(self._probe_entry(rung), rung, partial(probe_config, rung.config)) for rung in self.plan.rungs
         ]
@@ -134,7 +124,7 @@ class LadderPipeline:
                 self._exclude(run.rung, run.entry)
                 continue
             ladder.estimates = [known for known in ladder.estimates if known.rung != run.rung.name]
-            ladder.estimates.append(self._duration(run.rung, run.entry, result))
+            ladder.estimates.append(duration(run.rung, self.runner.run_of(run.entry), result, work))
             self.runner.save()
 
     def try_rates(self) -> None:
@@ -310,38 +300,3 @@ class LadderPipeline:
             if (other.rung, other.kind) == (rung.name, entry.kind) and other is not entry and not other.is_done:
                 self.runner.drop(other, self.excluded[rung.name])
         self.runner.warn("ladder.rung_excluded", f"{rung.name} is not run: {self.excluded[rung.name]}")
-
-    def _duration(self, rung: Rung, entry: LadderRun, result: Result) -> RungDuration:
-        """The expected duration of a run, from its probe."""
-        work = self.runner.ladder.work
-        assert work is not None
-        events = stream(RunDir(self.runner.dir.runs / entry.run).events_file, Step)
-        steps = [event.seconds for event in events if isinstance(event, Step)][1:] or [result.step_seconds]
-        scored_items = result.after.score.rows if result.after else 0
-        scoring = result.seconds.get("evaluation", 0.0)
-        overhead = max(0.0, worked_seconds(result) - scoring - result.step_seconds)
-        return RungDuration(
-            rung=rung.name,
-            low=overhead + work.steps * min(steps),
-            high=overhead + work.steps * max(steps) + scoring * max(1.0, work.test / max(1, scored_items)),
-            step_seconds=median(steps),
-            steps_measured=len(steps),
-        )
-
-
-def probe_config(config: Config) -> Config:
-    """A few steps and one batch of answers; an upper bound, because an untrained model generates longer answers."""
-    rows = min(config.evaluation.batch, config.evaluation.rows or config.evaluation.batch)
-    return with_settings(
-        config,
-        {
-            "train.steps": PROBE_STEPS,
-            "train.evaluate_every": PROBE_STEPS + 1,
-            "train.checkpoint_every": PROBE_STEPS + 1,
-            "train.probe": False,  # the worker's own memory probe would take half as long again
-            "evaluation.when": "after",
-            "evaluation.rows": rows,
-            "evaluation.forgetting_text": "none",
-            "track.to": [],
-        },
-    )

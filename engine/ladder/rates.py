@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.runs.ladder import REDUCTION, LadderRun, round_sizes
+from engine.config.method_specs import method_spec
+from engine.runs.ladder import REDUCTION, LadderPlan, LadderRun, round_sizes
 
 MIN_STEPS = 4
 """The shortest trial, in optimizer steps."""
@@ -51,3 +52,12 @@ def at_the_edge(chosen: float, rates: Sequence[float]) -> bool:
 def _rounded(value: float) -> float:
     digits = 1 - math.floor(math.log10(value))
     return round(value, digits)
+
+
+def equal_rates_warning(plan: LadderPlan) -> str:
+    """A warning where methods that need different learning rates get the same one; '' otherwise."""
+    rates = {rung.config.train.learning_rate for rung in plan.rungs}
+    kinds = {method_spec(rung.method).trains for rung in plan.rungs}
+    if len(kinds) > 1 and len(rates) == 1 and plan.learning_rates == 1:
+        return "all rungs use the same learning rate: full fine-tuning needs about a tenth of LoRA's"
+    return ""

@@ -16,6 +16,7 @@ from engine.config.preset_library import preset_name
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.identity import identity, index, split_otherwise
+from engine.ladder.run_costs import disturbance, worked_seconds
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
 from engine.runs.follow import last_line, stream
@@ -31,8 +32,6 @@ STARTUP_SECONDS = 2.0
 """How long a run may be `starting` before its worker counts as gone."""
 MAX_DEATHS = 3
 """A worker that exits unexpectedly this often without a new step is not started again."""
-UNCOUNTED_PHASES = ("waiting", "baseline")
-"""Phases that not every rung has; they do not count as work."""
 FAILURES = ("out_of_memory", "diverged", "failed")
 
 
@@ -82,6 +81,10 @@ class LadderRunner:
         self.ladder.entries.append(like)
         return like
 
+    def run_of(self, entry: LadderRun) -> RunDir:
+        """The directory of an entry's run."""
+        return RunDir(self.dir.runs / entry.run)
+
     def run_entry(self, entry: LadderRun, config: Config, rung: Rung) -> Result | None:
         """The result of the entry's run, which is reused, resumed or started. None if it failed: see `entry.reason`.
 
@@ -117,7 +120,7 @@ class LadderRunner:
     def drop(self, entry: LadderRun, reason: str) -> None:
         """Leave out an entry; its run is stopped if this process started it."""
         entry.status, entry.reason = "skipped", reason
-        run = RunDir(self.dir.runs / entry.run)
+        run = self.run_of(entry)
         if entry.run and run.path in self.started and run.is_live():
             self.dropped.add(run.path)
             with contextlib.suppress(UserError, ProcessLookupError):  # it ended in the meantime
@@ -150,9 +153,9 @@ class LadderRunner:
         states = {run.path: run.state() for run in runs}
         finished = [run for run in runs if states[run.path] == "finished"]
         latest_first = finished[::-1]
-        for run in sorted(latest_first, key=lambda run: bool(_disturbance(run, allowed))):
+        for run in sorted(latest_first, key=lambda run: bool(disturbance(run, allowed))):
             own_timing = run.path == own and not entry.reused
-            if not self.retime or own_timing or not _disturbance(run, allowed):
+            if not self.retime or own_timing or not disturbance(run, allowed):
                 return run
         for group in (run_dir.ACTIVE, ("stopped", "died"), FAILURES):
             for run in reversed(runs):
@@ -270,7 +273,7 @@ class LadderRunner:
             entry.status, entry.reason = result.status, result.reason
             entry.validation_loss = result.final_validation
             entry.seconds = worked_seconds(result)
-            entry.disturbed = _disturbance(run, allowed) if entry.kind == "run" else ""
+            entry.disturbed = disturbance(run, allowed) if entry.kind == "run" else ""
         self.save()
         return result if result and result.status == "finished" else None
 
@@ -279,25 +282,6 @@ class LadderRunner:
 
     def _relative(self, run: RunDir) -> str:
         return str(run.path.relative_to(self.dir.runs))
-
-
-def worked_seconds(result: Result) -> float:
-    """Seconds of all phases except waiting for the GPU and scoring the base model."""
-    return sum(seconds for phase, seconds in result.seconds.items() if phase not in UNCOUNTED_PHASES)
-
-
-def _disturbance(run: RunDir, allowed: float) -> str:
-    """Why the timing of this finished run is disturbed; '' if it is not, or if the run did not record its load."""
-    result = run.result()
-    if result is None or result.load is None:
-        return ""
-    return result.load.disturbance(allowed)
-
-
-def worked_joules(result: Result) -> float | None:
-    """Energy that the GPU used in the same phases; None if it was not measured."""
-    joules = [value for phase, value in result.joules.items() if phase not in UNCOUNTED_PHASES]
-    return sum(joules) if joules else None
 
 
 def without_method(preset: str) -> str:

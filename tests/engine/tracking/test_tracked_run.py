@@ -10,7 +10,7 @@ from command import MICRO, events_of, ftbench, only_run
 from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import effective
-from engine.ladder.pipeline import probe_config
+from engine.ladder.probes import probe_config
 from engine.runs import locks
 from engine.runs.run_dir import RunDir
 from engine.runs.tracking import TrackerFiles

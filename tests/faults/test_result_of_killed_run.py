@@ -38,6 +38,7 @@ MEASURED = {
     "peak_training_bytes",
     "energy",
     "joules",
+    "load",
     "cost",
 }
 """Measurements: present in both results or in neither, with equal structure."""

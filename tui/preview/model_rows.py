@@ -62,7 +62,8 @@ def detail_lines(row: ModelRow) -> list[str]:
     """Where the model is and what is known about it; then why a memory is not known."""
     model = row.model
     known = [model.id, model.architecture, model.license and f"license {model.license}", model.about]
-    where = f"{model.origin}: {model.files.folder}" if model.files.folder else model.origin
+    is_own = model.origin == "embedded" or not model.files.folder  # a path within the package says nothing
+    where = model.origin if is_own else f"{model.origin}: {model.files.folder}"
     lines = [" · ".join(part for part in known if part), where]
     if model.requires_network:
         lines[1] = f"{NETWORK}: {model.files.fetch} on the Hub; press p to download it"

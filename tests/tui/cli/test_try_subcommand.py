@@ -89,7 +89,7 @@ def test_control_characters_of_answers_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     stand_in(tmp_path, monkeypatch)
-    options = chat.TryOptions("hello", 2, None, Sampling(max_new_tokens=0), True, False, False, False)
+    options = chat.TryOptions("hello", 2, None, Sampling(max_new_tokens=0), True, "auto", now=False, json=False)
     (tmp_path / "busy").touch()
     threading.Timer(3.0, (tmp_path / "busy").unlink).start()
     assert chat.answer_once([RunDir(tmp_path)], options) == 1  # the server reports an inactive adapter

@@ -127,12 +127,7 @@ def test_out_of_memory_for_a_single_row_is_a_status(tmp_path: Path) -> None:
     wait_for_end(run)
     events = events_of(run.path)
     assert (events[-1]["type"], events[-1]["status"]) == ("end", "out_of_memory"), events[-1]
+    # In a forward pass of one row, after halving, or in the optimizer step: that depends on how far the worker was.
     assert "try train.gradient_checkpointing" in events[-1]["reason"]
-    halved = [
-        event["text"]
-        for event in events
-        if event["type"] == "warning" and event["code"] == "memory.micro_batch_reduced"
-    ]
-    assert "micro-batch 1;" in halved[-1]
     result = run.result()
     assert result and result.status == "out_of_memory"

@@ -112,7 +112,7 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     config = Choice("smollm2-full", data="tickets").effective().config
     whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
     assert whole is not None
-    budget = card(int(0.8 * whole.peak))
+    budget = card(int(0.98 * whole.peak))
     (problem,) = [one for one in prospect(tmp_path, budget=budget, **how).problems if one.code == "memory.does_not_fit"]
     key, _, value = problem.do.partition(" (")[0].partition(" = ")
     settings = {key: int(value) if value.isdigit() else value == "true"}

@@ -38,7 +38,6 @@ MEASURED = {
     "peak_training_bytes",
     "energy",
     "joules",
-    "load",
     "cost",
 }
 """Measurements: present in both results or in neither, with equal structure."""
@@ -56,6 +55,7 @@ def exact(result: Result) -> dict[str, Any]:
     table: dict[str, Any] = msgspec.to_builtins(result)
     for field in IDENTITY | MEASURED:
         del table[field]
+    table["load"] = sorted(table["load"])  # other load may be none
     for score in (table["before"], table["after"]):
         del score["seconds"]
     for predicted in table["predicted"]:

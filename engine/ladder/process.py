@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-import traceback
 
-from engine.config.errors import RunFailed, UserError
-from engine.config.files import is_no_space_error
+from engine.ladder.outcomes import outcome_of
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import end_record
 from engine.runs.ladder import Ladder, LadderPlan, Outcome
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stop_request import StopRequest
 
 
 def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
@@ -48,22 +46,4 @@ def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
 
 def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
     """Run all stages; returns (status, reason)."""
-    folder, ladder = pipeline.runner.dir, pipeline.runner.ladder
-    try:
-        pipeline.run()
-    except StopRequested as error:
-        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.name}` resumes it"
-    except UserError as error:
-        ladder.reason_code = error.code
-        return "failed", error.line
-    except RunFailed as error:
-        ladder.reason_code = error.code
-        return "failed", str(error)
-    except Exception as error:  # noqa: BLE001 - top level: the ladder records any error
-        if is_no_space_error(error):
-            ladder.reason_code = "disk.full"
-            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.name}`"
-        traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
-        return "failed", f"{type(error).__name__}: {text}; the traceback is in {folder.log_file}"
-    return ladder.status, ladder.reason
+    return outcome_of(pipeline.run, pipeline.runner.ladder, pipeline.runner.dir)

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import UserError
 from engine.config.quantities import duration
 from engine.ladder import sweep_report
+from engine.ladder.outcomes import outcome_of
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.process import load_or_create, run_pipeline
 from engine.ladder.runner import LadderRunner
@@ -170,24 +171,13 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
     runner = SweepRunner(folder, plan, _load_or_create(folder, plan), stopping)
     runner.started |= _own_runs(folder, plan)
     runner.save()
-    try:
-        runner.run()
-    except StopRequested as error:
-        outcome: tuple[Outcome, str] = (
-            "stopped",
-            f"{str(error) or 'stopped by request'}; `ftbench resume {folder.name}` resumes it",
-        )
-    except UserError as error:
-        runner.sweep.reason_code, outcome = error.code, ("failed", error.line)
-    except RunFailed as error:
-        runner.sweep.reason_code, outcome = error.code, ("failed", str(error))
-    else:
-        return runner.sweep.status, ""
-    runner.sweep.status, runner.sweep.reason = outcome
-    with contextlib.suppress(UserError):  # a ladder is damaged, which is the reason already
-        runner.summarize()
-    runner.save()
-    return outcome
+    status, reason = outcome_of(runner.run, runner.sweep, folder)
+    if status in ("stopped", "failed"):
+        runner.sweep.status, runner.sweep.reason = status, reason
+        with contextlib.suppress(UserError):  # a ladder is damaged, which is the reason already
+            runner.summarize()
+        runner.save()
+    return status, reason
 
 
 def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:

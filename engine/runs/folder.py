@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import check_utf8, remove_tree, write_atomically
@@ -23,6 +23,8 @@ from engine.runs.origin import started_in as started_in
 class Folder:
     """A directory that one process at a time works in."""
 
+    KIND: ClassVar[str]
+    """run, ladder or sweep: in messages, error codes and file names."""
     path: Path
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Unpack
+from typing import ClassVar, Unpack
 
 import msgspec
 
@@ -38,6 +38,8 @@ STARTING_SECONDS = 20.0
 @dataclass(frozen=True)
 class RunDir(Folder):
     """The paths of one run: the only place that spells file names."""
+
+    KIND: ClassVar[str] = "run"
 
     @property
     def config_file(self) -> Path:

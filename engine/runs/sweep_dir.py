@@ -6,50 +6,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import tomli
 import tomli_w
 
-from engine.config.errors import UserError
-from engine.config.files import remove_tree, write_atomically
+from engine.config.files import remove_tree
 from engine.config.preset_library import preset_name
-from engine.runs import end_record, folder, ladder_dir
-from engine.runs.folder import Folder
+from engine.runs import folder, ladder_dir
+from engine.runs.comparison_dir import ComparisonDir
 from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.sweep import Axis, PlannedCell, Sweep, SweepPlan
 
 
 @dataclass(frozen=True)
-class SweepDir(Folder):
+class SweepDir(ComparisonDir):
     """The paths of one sweep."""
 
-    @property
-    def runs(self) -> Path:
-        """The folder that contains its ladders and their runs."""
-        return self.path.parent
-
-    @property
-    def plan_file(self) -> Path:
-        return self.path / "sweep.toml"
-
-    @property
-    def state_file(self) -> Path:
-        return self.path / "sweep.json"
-
-    @property
-    def page(self) -> Path:
-        return self.path / "report.html"
-
-    @property
-    def markdown(self) -> Path:
-        return self.path / "report.md"
-
-    def started_in(self) -> str:
-        """The directory that the sweep was started from."""
-        return folder.started_in(self.plan_file)
+    KIND: ClassVar[str] = "sweep"
 
     def ladder(self, name: str) -> LadderDir:
         """The directory of a cell's ladder."""
@@ -60,32 +36,13 @@ class SweepDir(Folder):
         try:
             return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), SweepPlan)
         except (ValueError, RecursionError) as error:
-            what = f"damaged file ({error})"
-            raise UserError(what, str(self.plan_file), "start a new sweep", code="sweep.damaged") from error
+            raise self.damaged(error, self.plan_file, "start a new sweep") from error
         except OSError as error:
-            what = f"cannot read file ({error.strerror})"
-            raise UserError(what, str(self.plan_file), "check its permissions", code="sweep.unreadable") from error
+            raise self.unreadable(error, self.plan_file) from error
 
     def state(self) -> Sweep | None:
-        """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read."""
-        try:
-            sweep = msgspec.json.decode(self.state_file.read_bytes(), type=Sweep)
-        except FileNotFoundError:
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"delete it, then `ftbench resume {self.name}` starts over and reuses finished runs"
-            raise UserError(f"damaged file ({error})", str(self.state_file), do, code="sweep.damaged") from error
-        except OSError as error:
-            what = f"cannot read file ({error.strerror})"
-            raise UserError(what, str(self.state_file), "check its permissions", code="sweep.unreadable") from error
-        if sweep.status == "running" and (record := end_record.read(self.end_file)):
-            sweep.status, sweep.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
-        return sweep
-
-    def write_state(self, sweep: Sweep) -> None:
-        """Replace `sweep.json` atomically."""
-        sweep.updated = time.time()
-        write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(sweep), indent=1))
+        """As `read_state`."""
+        return self.read_state(msgspec.json.Decoder(Sweep).decode)
 
 
 def create(

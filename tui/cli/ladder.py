@@ -19,7 +19,7 @@ from engine.runs.start import resume_ladder, start_ladder
 from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
-from tui.cli.run import interruptible
+from tui.cli.run import interruptible, leave
 from tui.history.ladder_table import show_ladder
 from tui.live.ladder_progress import follow_ladder
 from tui.live.run_progress import Detached
@@ -41,15 +41,6 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
         say(f"ladder {created[0].name}")
         say(describe_plan(plan))
     return leave(created[0], json) if detach else watch(created[0], json, plan.notices, fresh=True)
-
-
-def leave(folder: LadderDir, json: bool) -> int:
-    """Print how to return to a ladder that continues in the background."""
-    if json:
-        print_json({"ladder": folder.name, "path": str(folder.path)})
-    else:
-        say(f"detached: {folder.name} continues in the background; `ftbench attach {folder.name}` follows it")
-    return 0
 
 
 def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:

@@ -66,10 +66,10 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
     return leave(created[0], json) if detach else watch(created[0], json=json, fresh=True)
 
 
-def leave(run: RunDir, json: bool) -> int:
-    """Print how to return to a run that continues in the background."""
+def leave(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
+    """Print how to return to what continues in the background."""
     if json:
-        print_json({"run": run.name, "path": str(run.path)})
+        print_json({run.KIND: run.name, "path": str(run.path)})
     else:
         say(f"detached: {run.name} continues in the background; `ftbench attach {run.name}` follows it")
     return 0
@@ -142,8 +142,7 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
     ended = settled_result(run) if isinstance(run, RunDir) else run.state()
     status, reason = (ended.status, ended.reason) if ended else ("stopped", "")
     if json:
-        kind = "run" if isinstance(run, RunDir) else "ladder" if isinstance(run, LadderDir) else "sweep"
-        print_json({kind: run.name, "path": str(run.path), "status": status, "reason": reason})
+        print_json({run.KIND: run.name, "path": str(run.path), "status": status, "reason": reason})
     else:
         say(f"{status}: {reason}" if reason else status)
     return 0

@@ -23,7 +23,7 @@ from engine.runs.sweep_dir import SweepDir
 from engine.runs.sweep_plan import describe_sweep
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
-from tui.cli.run import interruptible
+from tui.cli.run import interruptible, leave
 from tui.live.ladder_progress import LadderView, between
 from tui.live.progress_line import progress_display
 from tui.live.run_progress import Detached, last_log_line, wait_for_end
@@ -49,15 +49,6 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
         say(f"sweep {created[0].name}")
         say(describe_sweep(axes, cells))
     return leave(created[0], json) if detach else watch(created[0], json, fresh=True)
-
-
-def leave(folder: SweepDir, json: bool) -> int:
-    """Print how to return to a sweep that continues in the background."""
-    if json:
-        print_json({"sweep": folder.name, "path": str(folder.path)})
-    else:
-        say(f"detached: {folder.name} continues in the background; `ftbench attach {folder.name}` follows it")
-    return 0
 
 
 def resume(folder: SweepDir, detach: bool, json: bool) -> int:

@@ -17,6 +17,7 @@ from engine.config.schema import Model
 
 EMBEDDED = "tiny"
 """The model that ships with ftbench."""
+EMBEDDED_LICENSE = "MIT"
 IMPOSSIBLE = "model.config"
 """Code of the error for a config.json that describes an impossible model."""
 

@@ -12,7 +12,7 @@ from typing import Literal
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.files import read_small
-from engine.config.model_files import EMBEDDED, ModelFiles, find_model, hub_cache, model_place
+from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE, ModelFiles, find_model, hub_cache, model_place
 from engine.config.schema import Model
 
 Origin = Literal["embedded", "catalog", "HF cache", "folder", "GGUF file", "Hub"]
@@ -76,7 +76,7 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
         origin=origin,
         files=files,
         bytes=size,
-        license=entry.license if entry else _license(files.folder) if place.kind != "gguf" else "",
+        license=_license_of(name, files.folder if place.kind != "gguf" else None),
         architecture=_architecture(files),
         modified=None if name == EMBEDDED else modified,
         recent=recent,
@@ -149,6 +149,13 @@ def _measured(files: Iterable[Path]) -> tuple[int | None, float | None]:
     return (total, latest) if latest else (None, None)
 
 
+def _license_of(name: str, folder: Path | None) -> str:
+    """The license of a model, '' where it is not known."""
+    if name == EMBEDDED:
+        return EMBEDDED_LICENSE
+    return CATALOG[name].license if name in CATALOG else _license(folder)
+
+
 def _license(folder: Path | None) -> str:
     """The license in the metadata of the model card, '' without one."""
     if folder is None:
@@ -162,9 +169,5 @@ def _license(folder: Path | None) -> str:
 
 
 def _architecture(files: ModelFiles) -> str:
-    """`LlamaForCausalLM`, else the model type."""
-    if files.table is None:
-        return ""
-    named = files.table.get("architectures")
-    first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
-    return first or str(files.table.get("model_type") or "")
+    """transformers' model type, such as `llama`."""
+    return str(files.table.get("model_type") or "") if files.table else ""

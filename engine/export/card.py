@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_spec
-from engine.config.model_files import EMBEDDED
+from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
 from engine.config.text import visible
 from engine.export.source import FinishedRun
@@ -43,7 +43,7 @@ def write_card(folder: Path, finished: FinishedRun, fidelity: Fidelity) -> None:
 def _license(model: str) -> str:
     if model in CATALOG:
         return CATALOG[model].license
-    return "mit" if model == EMBEDDED else LICENSE_UNKNOWN
+    return EMBEDDED_LICENSE if model == EMBEDDED else LICENSE_UNKNOWN
 
 
 def _hub_name(model: str) -> str | None:

@@ -64,7 +64,7 @@ def test_folders_gguf_files_recent_and_cached_models_are_listed(tmp_path: Path) 
     assert str(pickled) not in found
     one = found[str(mine)]
     assert (one.origin, one.label, one.bytes, one.license) == ("folder", "mine", 1000, "apache-2.0")
-    assert one.architecture == "LlamaForCausalLM" and one.modified
+    assert one.architecture == "llama" and one.modified
     gguf = found[str(tmp_path / "small.gguf")]
     assert (gguf.origin, gguf.bytes, gguf.requires_network) == ("GGUF file", 8, False)
     small = found["team/small"]

@@ -198,8 +198,12 @@ CHARTS = (
     Command("charts.back", "escape,G", "back", "back", "Return to the bench."),
     Command("charts.left", "left,h", "cursor(-1)", "cursor", "Read the values of all charts at an earlier step."),
     Command("charts.right", "right", "cursor(1)", "", "Read the values at a later step.", shown=False),
-    Command("charts.far_left", "shift+left,pageup", "cursor(-10)", "", "Move the cursor ten columns.", shown=False),
-    Command("charts.far_right", "shift+right,pagedown", "cursor(10)", "", "Move it ten columns back.", shown=False),
+    Command(
+        "charts.far_left", "shift+left,pageup", "cursor(-10)", "", "Move the cursor ten columns left.", shown=False
+    ),
+    Command(
+        "charts.far_right", "shift+right,pagedown", "cursor(10)", "", "Move the cursor ten columns right.", shown=False
+    ),
     Command("charts.first", "home", "first", "", "Move the cursor to the first step.", shown=False),
     Command("charts.latest", "end", "latest", "latest", "Show the latest values instead of those at the cursor."),
     Command("charts.earlier", "b", "earlier", "earlier", "Add an earlier run; those on the same data come first."),

@@ -70,7 +70,7 @@ def _rate(title: str, one: TrainedRung, full: TrainedRung | None) -> Notice | No
     if RATIO_BOUNDS[0] <= found <= RATIO_BOUNDS[1]:
         return None
     rates = f"{title} trains at {rate(one.learning_rate)}, full fine-tuning at {rate(full.learning_rate)}"
-    text = f"{rates}: the best rate of adapters is usually about {EXPECTED_RATIO:.0f} times full's ({SOURCE})"
+    text = f"{rates}: the best learning rate for adapters is usually about {EXPECTED_RATIO:.0f} times full's ({SOURCE})"
     return Notice("lora.rate_ratio", text)
 
 
@@ -95,5 +95,5 @@ def _capacity(title: str, one: TrainedRung) -> Notice | None:
 def _batch(one: TrainedRung) -> Notice | None:
     if one.batch <= MAX_BATCH:
         return None
-    text = f"batch size {one.batch}: adapters lose more from batches above {MAX_BATCH} than full fine-tuning"
+    text = f"batch size {one.batch}: above {MAX_BATCH}, adapters lose more quality than full fine-tuning"
     return Notice("lora.large_batch", f"{text}; reduce train.batch ({SOURCE})")

@@ -125,7 +125,7 @@ def _check_micro_batch(layers: Layers, config: Config) -> None:
 def _check_executor(values: Flat, layers: Layers, config: Config) -> None:
     unread = sorted(key for key in values if key.startswith("executor.") and key != "executor.name")
     if unread and config.executor.name == "local":
-        what = f"{unread[0]} is read for the executor slurm only, and the executor is local"
+        what = f"{unread[0]} applies only to the executor slurm, and the executor is local"
         do = 'remove it or set executor.name = "slurm"'
         raise UserError(what, _where(unread[0], layers), do, code="preset.unread_executor")
 

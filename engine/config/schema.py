@@ -132,10 +132,10 @@ class Adapter(Section, frozen=True):
     dora: bool = False
     """Train magnitude and direction separately (arXiv:2402.09353)."""
     init: Literal["default", "pissa"] = "default"
-    """Initial weights: default (A random, B zero), or pissa: the principal singular vectors of the weight, whose rest
-    is frozen (arXiv:2404.02948). Its artifact is an adapter of twice the rank. Not with a 4-bit base."""
+    """Initial weights: default (A random, B zero), or pissa: the principal singular components of the weight; the
+    residual is frozen (arXiv:2404.02948). Its artifact is an adapter of twice the rank. Not with a 4-bit base."""
     lora_plus_ratio: Annotated[float, Meta(ge=1)] = 1.0
-    """Learning rate of the matrices B divided by that of A (LoRA+, arXiv:2402.12354); train.learning_rate is A's."""
+    """Ratio of the learning rate of B to that of A (LoRA+, arXiv:2402.12354); train.learning_rate is A's."""
 
 
 class Quantization(Section, frozen=True):
@@ -184,10 +184,10 @@ class Evaluation(Section, frozen=True):
 
 
 class Hardware(Section, frozen=True):
-    """Where a run is executed."""
+    """Device that a run uses."""
 
     device: NotNegative | DeviceName = "auto"
-    """auto, cpu, the index of a GPU in nvidia-smi, or the UUID of a GPU or MIG instance or its beginning. auto: the
+    """auto, cpu, the index of a GPU in nvidia-smi, or the UUID of a GPU or MIG instance, or a prefix of it. auto: the
     first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU."""
 
 

@@ -64,7 +64,7 @@ def fields_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[Settin
 
 
 def parse_setting(key: str, text: str) -> Any:
-    """The value that a text stands for, as with `--set KEY=TEXT`. It is not checked here: `resolve` does."""
+    """Parse a text into a value, as with `--set KEY=TEXT`. It is not checked here: `resolve` does."""
     return parse_overrides([f"{key}={text}"])[key]
 
 

@@ -35,7 +35,7 @@ def read(folder: Path) -> Job | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
-        do = "`squeue` lists your jobs; delete the file if none of them is of this run"
+        do = "`squeue` lists your jobs; delete the file if none of them belongs to this run"
         raise UserError(f"damaged: {error}", str(path), do, code="run.job_damaged") from error
 
 

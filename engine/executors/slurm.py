@@ -85,7 +85,7 @@ def _sbatch(folder: Path, text: str) -> str:
     except Unreachable:
         raise
     except RunFailed as error:
-        do = "see `sinfo` for partitions and limits; the options are in the preset's table executor"
+        do = "see `sinfo` for partitions and limits; the options are in the preset's [executor] table"
         raise UserError(str(error), do=do, code="slurm.refused") from error
     return answer.strip().split(";")[0]  # `17;cluster` where there are several clusters
 

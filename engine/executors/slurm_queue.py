@@ -14,7 +14,7 @@ REFRESH_SECONDS = 3.0
 RETRY_SECONDS = 15.0
 """Pause after Slurm did not answer."""
 FIRST_SECONDS = 5.0
-"""How long the first question of a process may take; later ones are asked in the background."""
+"""Timeout of the first `squeue` call of a process; later calls run in the background."""
 UNKNOWN = "UNKNOWN"
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 WORKING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT")

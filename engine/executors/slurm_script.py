@@ -140,6 +140,9 @@ def _body(settings: Executor, command: str) -> str:
 def _quoted(path: Path) -> str:
     """A path in double quotes. Raises UserError for characters that sbatch has no way to quote."""
     if re.search(r'["\\\n\r]', str(path)):
-        what, do = "Slurm cannot use a path with quotes, backslashes or line breaks", "use another directory (--runs)"
+        what, do = (
+            "unsupported path for Slurm: it contains quotes, backslashes or line breaks",
+            "use another directory (--runs)",
+        )
         raise UserError(what, str(path), do, code="slurm.path")
     return f'"{path}"'

@@ -14,7 +14,7 @@ MIN_ENDED = 0.9
 
 
 def unended_answers(rows: Sequence[RungResult]) -> str:
-    """`Many answers were cut off before their end: of QLoRA's 62.0% end, …`; '' if most answers of all rungs end."""
+    """`Only 62.0% of QLoRA's answers end: the others were cut off, …`; '' if most answers of all rungs end."""
     few = [row for row in rows if row.ended is not None and row.ended < MIN_ENDED]
     if not few:
         return ""

@@ -211,7 +211,7 @@ def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
 
 
 def _cost_ratio(decisions: Decisions, row: RungResult) -> SeedRange | None:
-    """The rung's cost divided by full fine-tuning's: of the means, lowest and highest of two seeds."""
+    """The rung's cost divided by full fine-tuning's: of the means, lowest and highest over all pairs of seeds."""
     own, reference = _training_cost(decisions, row).seeds, _training_cost(decisions, decisions.full).seeds
     if own is None or reference is None or not reference.low:
         return None

@@ -74,7 +74,7 @@ def _figure(
         name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
         svg = inline(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown)}")
     rule = "Dashed: 94% of the gain." if limit > 1 else "Dashed: one eighth of the cost."
-    bars = "Bars: pointwise 95% CI." if limit > 1 else "Bars: lowest to highest ratio of two seeds."
+    bars = "Bars: pointwise 95% CI." if limit > 1 else "Bars: lowest to highest ratio over all pairs of seeds."
     return [ReportFigure(title, svg, " ".join([bars, rule, *([SHADED] if is_shaded else [])]))]
 
 

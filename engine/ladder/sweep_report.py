@@ -17,9 +17,9 @@ from engine.runs.sweep_dir import SweepDir
 
 READING = (
     "Each row is a rung of one ladder. Brackets are pointwise 95% confidence intervals. Costs are ratios to full "
-    "fine-tuning's in the same ladder, with the lowest and highest ratio of two seeds. Trends are slopes of weighted "
-    "least squares on the logarithm of the setting; all ladders have the same test items, which makes their intervals "
-    "rather too wide."
+    "fine-tuning's in the same ladder, with the lowest and highest ratio over all pairs of seeds. Trends are slopes of "
+    "weighted least squares on the logarithm of the setting; all ladders have the same test items, which makes their "
+    "intervals conservative (too wide)."
 )
 
 

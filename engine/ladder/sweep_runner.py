@@ -115,7 +115,7 @@ class SweepRunner:
         if spent + expected <= budget:
             return ""
         parts = f"{duration(spent)} spent, {duration(expected)} expected"
-        return f"the budget of {duration(budget)} does not suffice ({parts})"
+        return f"the budget of {duration(budget)} would be exceeded ({parts})"
 
     def _leave_out(self, cells: list[SweepCell], why: str) -> None:
         for cell in cells:

@@ -165,7 +165,7 @@ def _missing(sweep: Sweep) -> list[str]:
     for cell in sweep.cells:
         if cell.status in ("missing", "failed"):
             by_reason.setdefault(cell.reason, []).append(cell_text(cell.values))
-    return [f"Missing: {'; '.join(cells)}: {reason}." for reason, cells in by_reason.items()]
+    return [f"Not run: {'; '.join(cells)}: {reason}." for reason, cells in by_reason.items()]
 
 
 def _different_work(ladders: Sequence[Ladder | None]) -> list[str]:
@@ -186,7 +186,7 @@ def rule_text(point: SweepPoint) -> str:
 
 
 def cost_text(point: SweepPoint) -> str:
-    """`0.42× [0.40, 0.45]`: the ratio, and the lowest and highest of two seeds where they differ."""
+    """`0.42× [0.40, 0.45]`: the ratio, and the lowest and highest over all pairs of seeds where they differ."""
     if point.cost is None:
         return ""
     low, high = ratio(point.cost.low), ratio(point.cost.high)

@@ -34,7 +34,7 @@ KINDS: dict[Kind, str] = {
 }
 """What can be removed, and what it is."""
 NAMED_ONLY: tuple[Kind, ...] = ("runs", "ladders")
-"""Kinds of which only those are removed that are named or older than a given age: they cannot be made again."""
+"""Kinds of which only those are removed that are named or older than a given age: they cannot be recreated."""
 
 
 @dataclass(frozen=True)

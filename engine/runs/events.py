@@ -215,7 +215,7 @@ class Load(Event, tag="load"):
 
 
 class Eval(Event, tag="eval"):
-    """A held-out score; `low` and `high` are a bootstrap 95 % interval over rows."""
+    """A held-out score; `low` and `high` are a bootstrap 95% confidence interval over rows."""
 
     when: Literal["before", "during", "after"]
     split: Literal["validation", "test"]

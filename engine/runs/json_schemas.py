@@ -21,7 +21,7 @@ from engine.runs.result import Result
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILES: dict[str, tuple[Any, str]] = {
-    "events": (AnyEvent, "One line of events.jsonl"),
+    "events": (AnyEvent, "one line of events.jsonl"),
     "result": (Result, "result.json of a run"),
     "ladder": (Ladder, "ladder.json of a ladder"),
 }

@@ -347,7 +347,7 @@ class RungTradeoff(Struct, kw_only=True):
     """Its name in text."""
     share_of_gain: Interval
     cost: SeedRange
-    """Ratio to full fine-tuning's cost: of the means, and the lowest and highest of two seeds."""
+    """Ratio to full fine-tuning's cost: of the means, and the lowest and highest over all pairs of seeds."""
 
 
 class LadderSummary(Struct, kw_only=True):
@@ -360,7 +360,8 @@ class LadderSummary(Struct, kw_only=True):
     tradeoffs: list[RungTradeoff]
     """Full fine-tuning last; empty without a share of the gain or a cost."""
     cost: str
-    """What the costs are of: `training time`; '' without full fine-tuning."""
+    """What the costs are of: `training time`, or `CPU time in training` if a timing was disturbed; '' without full
+    fine-tuning."""
     rule_gain: float
     """The share of the gain in the rule of thumb."""
     rule_cost: float

@@ -103,7 +103,7 @@ def stop(run: RunDir | LadderDir | SweepDir) -> None:
         return
     pid = run.pid()
     if pid is None:
-        do = "run `ftbench runs` to see what is"
+        do = "run `ftbench runs` to list active runs"
         raise UserError(f"{run.name} is not running", do=do, code="run.not_running")
     try:
         os.kill(pid, signal.SIGTERM)
@@ -118,7 +118,7 @@ def _stop_job(run: RunDir) -> None:
     queue.refresh()
     state = queue.state(job)
     if not state.is_active:
-        do = "run `ftbench runs` to see what is"
+        do = "run `ftbench runs` to list active runs"
         raise UserError(f"{run.name} is not running: {state.text}", do=do, code="run.not_running")
     if not state.is_waiting:
         slurm.stop(job)

@@ -132,10 +132,10 @@ class Result(Struct, kw_only=True):
     validation_loss: list[tuple[int, float | None]] = field(default_factory=list)
     """(step, loss) on the validation rows."""
     final_validation: float | None = None
-    """Of the finished model on at most 512 validation rows, nats an answer token; learning rates are chosen by it."""
+    """Of the finished model on at most 512 validation rows, nats/token; used to choose learning rates."""
     general: General | None = None
     parameters: int = 0
-    """Of the model, adapters not among them."""
+    """Parameters of the model, excluding adapters."""
     trainable: int = 0
     tokens: int = 0
     """Tokens of the rows of all training steps."""

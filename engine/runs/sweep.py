@@ -44,7 +44,7 @@ class SweepPlan(Struct, kw_only=True, frozen=True):
     axes: list[Axis]
     cells: list[PlannedCell]
     budget: float | None = None
-    """Seconds after which no cell is started."""
+    """Seconds for all cells; a cell that is expected to exceed them is not started."""
     command: str = ""
     """The command line that started the sweep."""
     started_in: str = ""

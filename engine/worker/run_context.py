@@ -284,7 +284,7 @@ class RunContext:
 
 
 def _unended(ended: float | None, limit: int) -> str:
-    what = f"only {percent(ended)} of the answers end: the others were cut off after {limit} tokens"
+    what = f"only {percent(ended)} of the answers ended with an end token; the others were truncated at {limit} tokens"
     return f"{what}; raise evaluation.max_new_tokens, or check that the end token is in the loss"
 
 

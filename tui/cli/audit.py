@@ -51,10 +51,10 @@ def _counts(found: list[MethodAudit]) -> list[list[str]]:
     rows = []
     for title, name in (("training step", "training"), ("held-out loss", "held_out"), ("decoding", "decoding")):
         phases: list[PhaseCounts] = [getattr(one, name) for one in found]
-        rows.append([f"{title}, matrix products", *map(_flops, phases)])
+        rows.append([f"{title}, matmuls", *map(_flops, phases)])
         rows.append(["  casts", *(size(phase.cast_bytes) for phase in phases)])
         rows.append(["  peak of logits", *(size(phase.logits_bytes) for phase in phases)])
-        rows.append(["  host waits", *(str(sum(phase.host_waits.values())) for phase in phases)])
+        rows.append(["  host synchronizations", *(str(sum(phase.host_waits.values())) for phase in phases)])
     return rows
 
 

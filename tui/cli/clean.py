@@ -45,7 +45,7 @@ def clean(runs: Path, options: CleanOptions) -> int:
         if options.json or not streams.is_terminal():
             return 0
         words = _answer(
-            f"Remove what? ({', '.join(kind for kind in KINDS if kind not in NAMED_ONLY)}; enter: nothing) "
+            f"What to remove? ({', '.join(kind for kind in KINDS if kind not in NAMED_ONLY)}; press enter for nothing) "
         )
         options = replace(options, kinds=words.replace(",", " ").split())
     kinds = _kinds(options)
@@ -66,11 +66,11 @@ def _kinds(options: CleanOptions) -> list[Kind]:
     kinds = list(dict.fromkeys(word for given in options.kinds for word in given.split(",")))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         do = f"use {', '.join(KINDS)}"
-        raise UserError(f"cannot clean {unknown[0]!r}: unknown", do=do, code="clean.unknown")
+        raise UserError(f"unknown kind {unknown[0]!r}", do=do, code="clean.unknown")
     for kind in NAMED_ONLY:
         if kind in kinds and not options.names and options.min_age_days is None:
             do = "name them with --run NAME, or give --older-than DAYS"
-            raise UserError(f"{kind} cannot be made again", do=do, code="clean.not_named")
+            raise UserError(f"{kind} cannot be recreated", do=do, code="clean.not_named")
     return cast(list[Kind], kinds)
 
 
@@ -102,7 +102,7 @@ def _show(runs: Path, items: list[StoredItem], json: bool) -> None:
     hub = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
     if hub.is_dir():
         say(f"models and data sets of the Hub are in {tilde(hub)}: `hf cache ls` shows and `hf cache rm` removes them")
-    say("`ftbench clean checkpoints exports` removes what is removable of both, after a question")
+    say("`ftbench clean checkpoints exports` removes all removable checkpoints and exports after confirmation")
 
 
 def _list(chosen: list[StoredItem], kept: list[StoredItem]) -> None:
@@ -119,7 +119,7 @@ def _confirmed(chosen: list[StoredItem], json: bool) -> bool:
     total = size(sum(item.bytes for item in chosen))
     if json or not streams.is_terminal():
         what = f"{amount(len(chosen), 'item')}, {total}, would be removed"
-        raise UserError(what, do="add --yes to remove them without a question", code="clean.not_confirmed")
+        raise UserError(what, do="add --yes to skip the confirmation", code="clean.not_confirmed")
     return _answer(f"Remove {amount(len(chosen), 'item')}, {total}? [y/N] ").lower() in ("y", "yes")
 
 

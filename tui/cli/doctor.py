@@ -1,4 +1,4 @@
-"""`doctor`: check machine, libraries, disk and methods; `doctor --repair`: remove files left by dead processes."""
+"""`doctor`: check machine, libraries, disk and methods; `doctor --repair`: remove files left by killed processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_everything(runs: Path) -> list[CheckResult]:
 
 
 def repair(runs: Path, json: bool) -> int:
-    """Remove leftovers of processes that died. Returns 1 where one could not be removed, else 0."""
+    """Remove leftovers of killed processes. Returns 1 where one could not be removed, else 0."""
     done = [_removed(leftover) for leftover in leftovers.find(runs)]
     failed = int(any(one.state == "failed" for one in done))
     if json:
@@ -102,7 +102,7 @@ def _leftovers(runs: Path) -> list[CheckResult]:
     if not found:
         return [CheckResult("ok", "leftovers", "none")]
     bytes_ = size(sum(leftover.bytes for leftover in found))
-    what = f"{amount(len(found), 'item')}, {bytes_}, left by dead processes; `ftbench doctor --repair` removes them"
+    what = f"{amount(len(found), 'item')}, {bytes_}, left by killed processes; `ftbench doctor --repair` removes them"
     each = [CheckResult("note", "leftover", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
     return [CheckResult("note", "leftovers", what), *each]
 

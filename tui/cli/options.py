@@ -90,7 +90,9 @@ VaryOption = Annotated[
 ]
 BudgetOption = Annotated[
     str | None,
-    typer.Option("--budget", metavar="TIME", help="With --vary, start no ladder beyond this time: 8h, 90m."),
+    typer.Option(
+        "--budget", metavar="TIME", help="With --vary, start only ladders expected to finish within this time: 8h, 90m."
+    ),
 ]
 RetimeOption = Annotated[
     bool, typer.Option("--retime", help="Run again what has a disturbed timing instead of reusing it.")

@@ -18,7 +18,7 @@ upkeep_app = App()
 
 @upkeep_app.command()
 def pull(
-    name: Annotated[str | None, typer.Argument(help="Model of the catalog, or Hub id (default: list it).")] = None,
+    name: Annotated[str | None, typer.Argument(help="Catalog model or Hub id (default: list the catalog).")] = None,
     json: JsonOption = False,
 ) -> None:
     """Download a model of the catalog or of the Hub."""
@@ -75,7 +75,7 @@ def schema(
 @upkeep_app.command()
 def doctor(
     runs: RunsOption = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by processes that died.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove files left by killed processes.")] = False,
     bundle: Annotated[
         bool, typer.Option("--bundle", help="Write an archive for a bug report, without secrets.")
     ] = False,
@@ -85,7 +85,9 @@ def doctor(
     ] = None,
     audit: Annotated[
         str | None,
-        typer.Option("--audit", metavar="PRESET", help="Count what each method's step would do on a GPU; needs none."),
+        typer.Option(
+            "--audit", metavar="PRESET", help="Count what each method's step would do on a GPU; requires no GPU."
+        ),
     ] = None,
     settings: SetOption = None,
     json: JsonOption = False,
@@ -115,12 +117,12 @@ def clean(
     ] = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--run", metavar="NAME", help="Only of runs with this in their name; repeatable."),
+        typer.Option("--run", metavar="NAME", help="Only this run, ladder or cache entry; repeatable."),
     ] = None,
     older_than: Annotated[
         float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what has not changed for DAYS.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without confirmation.")] = False,
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:

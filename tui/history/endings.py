@@ -13,7 +13,6 @@ from engine.config.errors import UserError
 from engine.config.files import read_small, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
-from engine.config.text import amount
 from engine.runs import ladder_dir, run_dir
 from engine.runs.folder import short_name
 from engine.runs.ladder import Ladder
@@ -44,7 +43,7 @@ def run_ending(run: RunDir) -> str:
 
 
 def ladder_ending(name: str, ladder: Ladder) -> str:
-    """`ladder demo-7c1d finished: LoRA is …`, the first sentence of its verdict."""
+    """`ladder demo-7c1d finished: LoRA is …`, the headline of its report."""
     said = ladder.summary.headline if ladder.summary else ladder.reason
     return f"ladder {short_name(name)} {ladder.status}: {said}".rstrip(": ")
 
@@ -63,7 +62,7 @@ def ended_since(runs: Path, moment: float) -> list[str]:
             found.append((ended, run_ending(run)))
     sentences = [sentence for _, sentence in sorted(found, reverse=True)]
     more = len(sentences) - MAX_SENTENCES
-    return sentences[:MAX_SENTENCES] + ([f"and {amount(more, 'more run')}: press r"] if more > 0 else [])
+    return sentences[:MAX_SENTENCES] + ([f"and {more} more: press r"] if more > 0 else [])
 
 
 def ladder_of(runs: Path, run: str) -> LadderDir | None:

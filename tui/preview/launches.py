@@ -193,10 +193,10 @@ DEFAULTS = LadderOptions(
     " ".join(method_names()), "1", "1", "none", f"{DEFAULT_MARGIN / POINT:g}", probe="yes", fresh="no"
 )
 ACCEPTS = LadderOptions(
-    "methods, or NAME=METHOD,KEY=VALUE, with spaces between",
+    "methods, or NAME=METHOD,KEY=VALUE, separated by spaces",
     f"int, ≥ 1 and ≤ {MAX_SEEDS}",
     f"int, ≥ 1 and ≤ {MAX_LEARNING_RATES}: learning rates to try per rung on validation rows",
-    f"{', '.join(artifact_words())}, with commas between; RUNG:q4_k_m for one rung",
+    f"{', '.join(artifact_words())}, separated by commas; RUNG:q4_k_m for one rung",
     "float, ≥ 0: loss of quality that is accepted, in points or hundredths of nats/token",
     "yes, no: measure a few steps of every rung first",
     "yes, no: do not reuse finished runs",

@@ -61,10 +61,10 @@ def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
         return
     cpu = budget.process_overhead > 0
     measured = "resident set of its process" if cpu else "GPU memory of its process, by NVML"
-    added = "plus Python, torch and other libraries" if cpu else "of the tensors and the CUDA context"
+    added = "plus Python, torch and other libraries" if cpu else "plus the CUDA context"
     for name, text in (
         ("training, evaluation", "tensors at the peak of each phase; `ftbench plan` and results use these figures"),
-        ("process peak", f"the larger {'of the two' if cpu else 'phase that must fit'}, {added}"),
+        ("process peak", f"the {'larger of the two' if cpu else 'training peak'}, {added}"),
         ("predicted peak", "the process peak in the method list, on the launch screen and in the machine pane"),
         ("memory probe", "the process at the longest training batch, measured before the first step"),
         ("this run", f"{measured}, measured once a second"),

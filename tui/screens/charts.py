@@ -98,7 +98,7 @@ class ChartsScreen(BaseScreen[None]):
         """Draw all charts and the samples; only rows that changed are sent."""
         grid = self.grid()
         if grid is None:
-            self.query_one("#legend", Static).update("no run is watched: start or attach one first")
+            self.query_one("#legend", Static).update("no run to show; start a run or attach to one")
             return
         self._shown, self._next = (id(grid.state), grid.state.end, grid.state.counted), 0
         self.query_one("#legend", Static).update(grid.legend(self.size.width - 2))

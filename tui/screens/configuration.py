@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from engine.memory.formula.history import Throughput
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
-EDIT_KEYS = "enter set   escape keep   empty for the default"
+EDIT_KEYS = "enter apply   escape cancel   empty: default"
 YOURS = "your change"
 """Origin of a value that was changed on the bench."""
 

@@ -146,7 +146,7 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
     def _show_keys(self) -> None:
         """Show what enter does, and how to scroll if not everything fits."""
         if self.edited:
-            self.query_one("#keys", Static).update(Content("enter set   escape keep   empty for the default"))
+            self.query_one("#keys", Static).update(Content("enter apply   escape cancel   empty: default"))
             return
         start = "cannot start: see the problems above" if self.preview.blocked else "enter start"
         style = "$text-error" if self.preview.blocked else "bold $text-success"

@@ -185,7 +185,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
         """Download the model under the cursor."""
         row = self.row
         if row is None or not row.model.requires_network:
-            self.tell("this model is on this machine: nothing to download")
+            self.tell("model already downloaded")
         elif self.request is not None:
             self.tell(f"{self.pulled} is being downloaded; wait, or press escape to cancel it", severity="warning")
         else:

@@ -118,7 +118,12 @@ def trials(ladder: Ladder) -> ReportTable | None:
     tried = [entry for entry in ladder.entries if entry.kind == "trial"]
     if not tried:
         return None
-    columns = [ReportColumn("trials"), ReportColumn("shortened"), ReportColumn("time"), ReportColumn("of its runs")]
+    columns = [
+        ReportColumn("trials"),
+        ReportColumn("shortened"),
+        ReportColumn("time"),
+        ReportColumn("relative to its runs"),
+    ]
     lines = []
     for name in dict.fromkeys(entry.rung for entry in tried):
         own = [entry for entry in tried if entry.rung == name]

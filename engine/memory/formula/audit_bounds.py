@@ -35,9 +35,9 @@ def bounds(found: MethodAudit) -> list[Bound]:
     checked = [
         Bound("matmul FLOPs / required", found.flops_ratio, MAX_FLOPS_RATIO),
         Bound("tokens computed / real", found.training.tokens / found.tokens, MAX_TOKENS_RATIO),
-        Bound("masks of T x T", sum(phase.mask_bytes for phase in phases), 0, "bytes"),
-        Bound("keys and values per query head", sum(phase.repeated_bytes for phase in phases), 0, "bytes"),
-        Bound("host waits per optimizer step", waits, MAX_HOST_WAITS),
+        Bound("materialized T x T attention masks", sum(phase.mask_bytes for phase in phases), 0, "bytes"),
+        Bound("repeated keys and values", sum(phase.repeated_bytes for phase in phases), 0, "bytes"),
+        Bound("host synchronizations per optimizer step", waits, MAX_HOST_WAITS),
         Bound("logits", logits, MAX_LOGITS, "bytes"),
     ]
     if found.precision == "bfloat16":

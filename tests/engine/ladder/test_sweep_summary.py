@@ -98,8 +98,8 @@ def test_what_is_missing_is_said_with_its_reason() -> None:
     sweep.cells[3].reason = "out of memory"
     summarize_sweep(sweep, ladders)
     assert "of 1 ladder of 4 planned" in sweep.headline
-    assert "Missing: adapter.rank=8; adapter.rank=16: the budget of 8:00:00 does not suffice." in sweep.sentences
-    assert "Missing: adapter.rank=32: out of memory." in sweep.sentences
+    assert "Not run: adapter.rank=8; adapter.rank=16: the budget of 8:00:00 does not suffice." in sweep.sentences
+    assert "Not run: adapter.rank=32: out of memory." in sweep.sentences
     assert "failed: out of memory" in text(sweep)
 
 

@@ -120,7 +120,7 @@ def test_a_person_chooses_and_confirms_on_a_terminal(tmp_path: Path) -> None:
     for answer, exists in (("n", True), ("y", False)):
         terminal = Terminal("clean", "--runs", str(home), cwd=tmp_path)
         try:
-            terminal.wait("Remove what?")
+            terminal.wait("What to remove?")
             terminal.press("checkpoints", "enter")
             terminal.wait("Remove 1 item,")
             terminal.press(answer, "enter")

@@ -42,7 +42,7 @@ def test_only_what_ended_since_is_told_latest_first_and_the_rest_counted(tmp_pat
     runs = [ended(tmp_path, "finished", 1000.0 + number) for number in range(7)]
     told = ended_since(tmp_path, 1000.5)
     assert told[0].startswith(f"lora-{runs[-1].name[-4:]}") and len(told) == MAX_SENTENCES + 1
-    assert told[-1] == "and 2 more runs: press r"
+    assert told[-1] == "and 2 more: press r"
     assert ended_since(tmp_path, 1006.0) == []
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from engine.config.errors import Notice
-from engine.config.method_specs import method_spec, method_title
+from engine.config.method_specs import method_spec
 from engine.config.quantities import count, rate
 from engine.config.schema import Config
 
@@ -56,11 +56,6 @@ def lora_notices(rungs: Mapping[str, TrainedRung]) -> list[Notice]:
             if notice:
                 notices[notice] = None
     return list(notices)
-
-
-def config_notices(config: Config, trainable: int | None = None, answer_tokens: int | None = None) -> list[Notice]:
-    """Warnings about one configuration, without a learning rate to compare with."""
-    return lora_notices({method_title(config.method): TrainedRung.of(config, trainable, answer_tokens)})
 
 
 def _rate(title: str, one: TrainedRung, full: TrainedRung | None) -> Notice | None:

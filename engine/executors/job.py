@@ -19,7 +19,7 @@ class Job(msgspec.Struct, frozen=True):
     id: str
     """Slurm's job id; `17_3` for a task of an array."""
     submitted: float
-    """Unix seconds."""
+    """Unix seconds after Slurm had accepted it."""
     executor: str = "slurm"
 
 

@@ -57,8 +57,7 @@ def submit(run: Path, log_file: Path, settings: Executor) -> Job:
 
     Raises UserError for options that Slurm cannot use or refuses, and Unreachable.
     """
-    submitted = time.time()
-    job = Job(_sbatch(run, script(run, log_file, settings)), submitted)
+    job = Job(_sbatch(run, script(run, log_file, settings)), time.time())
     jobs.write(run, job)
     return job
 
@@ -68,8 +67,8 @@ def submit_array(folder: Path, runs: Sequence[Path], settings: Executor) -> list
 
     At most `settings.max_jobs` tasks run at a time. Raises as `submit` does.
     """
-    submitted = time.time()
     array = _sbatch(folder, array_script(folder, runs, settings))
+    submitted = time.time()
     tasks = [Job(f"{array}_{number}", submitted) for number in range(len(runs))]
     for run, task in zip(runs, tasks, strict=True):
         jobs.write(run, task)

@@ -71,13 +71,15 @@ class JobState(NamedTuple):
 
 
 class SlurmQueue:
-    """The states of all jobs of this user, for any thread. Only the first question waits for Slurm."""
+    """The states of all jobs of this user, for any thread. Waits for Slurm only for a job that is new to it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        """Held while squeue runs: threads that ask at the same time share one answer."""
         self._states: dict[str, JobState] = {}
         self._asked = 0.0
-        """Unix seconds at which the states were read, 0 before that."""
+        """Unix seconds at which the latest squeue began, 0 before that."""
         self._next = 0.0
         """Monotonic seconds from which they are read again."""
         self._problem = ""
@@ -86,20 +88,23 @@ class SlurmQueue:
 
     def state(self, job: Job) -> JobState:
         """The latest known state of a job."""
-        if self._asked <= job.submitted + 1 and time.monotonic() >= self._next:
-            self._read(FIRST_SECONDS)
-        elif time.monotonic() >= self._next:
-            self._read_in_background()
+        if time.monotonic() >= self._next:
+            if self._asked <= job.submitted and not self._problem:
+                self._read(FIRST_SECONDS)
+            else:
+                self._read_in_background()
         with self._lock:
             known = self._states.get(job.id)
             if known is not None and not self._problem:
                 return known
-            if self._problem or self._asked <= job.submitted + 1:
+            if self._problem or self._asked <= job.submitted:
                 return JobState(job.id, UNKNOWN, self._problem or "submitted a moment ago")
         return JobState(job.id, "")
 
     def refresh(self) -> None:
         """Read the states now, for callers that wait for a change."""
+        with self._lock:
+            self._next = 0.0
         self._read(FIRST_SECONDS)
 
     def final_state(self, job: Job) -> JobState:
@@ -121,6 +126,12 @@ class SlurmQueue:
         return ended
 
     def _read(self, seconds: float) -> None:
+        with self._reading:
+            if time.monotonic() >= self._next:  # else another thread has read them in the meantime
+                self._read_now(seconds)
+
+    def _read_now(self, seconds: float) -> None:
+        asked = time.time()  # before squeue: its answer does not have jobs submitted while it ran
         try:
             answer = command("squeue", *_LISTING, seconds=seconds)
         except (UserError, RunFailed) as error:
@@ -132,7 +143,7 @@ class SlurmQueue:
         with self._lock:
             ended = {job: state for job, state in self._states.items() if not state.is_active}
             self._states = ended | {state.job: state for state in states}
-            self._asked, self._problem = time.time(), ""
+            self._asked, self._problem = asked, ""
             self._next = time.monotonic() + REFRESH_SECONDS
 
     def _read_in_background(self) -> None:

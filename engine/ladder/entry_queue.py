@@ -17,6 +17,7 @@ from engine.ladder.runner import LadderRunner
 from engine.runs.ladder import LadderRun, Rung
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
+from engine.runs.tracking import start_configured
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,5 @@ class EntryQueue:
             raise
         for (_, run), job in zip(new, jobs, strict=True):
             self.runner.started.add(run.path)
+            start_configured(run)
             print(f"submitted {run.name} as Slurm job {job.id}", flush=True)

@@ -40,6 +40,9 @@ def identity(
     The split version is left out if it is the first one, so that ladders from before it was recorded find their runs.
     """
     parts: list[Any] = [_relevant_settings(config), fingerprints, versions]
+    executor = config.executor
+    if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
+        machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
     parts.append({key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")})
     if split_version != OLDEST_SPLIT_VERSION:
         parts.append({"split_version": split_version})

@@ -68,10 +68,10 @@ class LadderPipeline:
             if entry.kind not in ("trial", "run") or entry.is_done:
                 continue
             rung = next(rung for rung in self.plan.rungs if rung.name == entry.rung)
-            config = self._config(rung, entry.seed, entry.learning_rate, "after" if entry.kind == "run" else "never")
-            config = self._trial_config(rung, entry) if entry.kind == "trial" else config
-            if not self.runner.has_finished(entry, config):
-                pending[self.runner.identity(config)] = known.get(entry.rung)
+            is_trial = entry.kind == "trial"
+            configs = (self._trial_config(rung, entry),) if is_trial else self._run_configs(rung, entry)
+            if not any(self.runner.has_finished(entry, config) for config in configs):
+                pending[self.runner.identity(configs[0])] = known.get(entry.rung)
         return pending
 
     def prepare(self) -> None:
@@ -269,10 +269,14 @@ class LadderPipeline:
         """The configuration of a run; the first one of each kind of base also scores the base."""
         quantized = method_spec(rung.method).quantizes_base
         scorer = self.base_scorers.setdefault(quantized, entry)
-        config = self._config(rung, entry.seed, entry.learning_rate, "both" if scorer is entry else "after")
-        if scorer is entry and not (quantized and self._has_unquantized):
-            config = with_settings(config, {"evaluation.base_shots": self.plan.base_shots})
-        return config
+        return self._run_configs(rung, entry)[scorer is entry]
+
+    def _run_configs(self, rung: Rung, entry: LadderRun) -> tuple[Config, Config]:
+        """The configurations of a run that scores the trained model only, and of one that also scores the base."""
+        after, both = (self._config(rung, entry.seed, entry.learning_rate, when) for when in ("after", "both"))
+        if not (method_spec(rung.method).quantizes_base and self._has_unquantized):
+            both = with_settings(both, {"evaluation.base_shots": self.plan.base_shots})
+        return after, both
 
     @property
     def _has_unquantized(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
@@ -101,6 +100,7 @@ class LadderRunner:
             self._run_to_end(entry, run)
         except StopRequested:
             if run.path in self.dropped:
+                entry.status, entry.progress = "skipped", ""
                 return None
             entry.status = "stopped" if run.state() == "stopped" else "planned"
             raise
@@ -118,13 +118,11 @@ class LadderRunner:
         self.save()
 
     def drop(self, entry: LadderRun, reason: str) -> None:
-        """Leave out an entry; its run is stopped if this process started it."""
+        """Leave out an entry; its run is stopped if this process started it and follows it."""
         entry.status, entry.reason = "skipped", reason
         run = self.run_of(entry)
         if entry.run and run.path in self.started and run.is_live():
-            self.dropped.add(run.path)
-            with contextlib.suppress(UserError, ProcessLookupError):  # it ended in the meantime
-                launch.stop(run)
+            self.dropped.add(run.path)  # its own thread stops it
         self.save()
 
     def _find_or_create(self, entry: LadderRun, config: Config, rung: Rung) -> tuple[RunDir, bool]:
@@ -204,6 +202,8 @@ class LadderRunner:
         deaths, last_step = 0, -1
         while (state := run.state()) not in ("finished", *FAILURES):
             self.stopping.check()
+            if run.path in self.dropped and state not in run_dir.ACTIVE:
+                raise StopRequested
             if state == "damaged":
                 entry.status, entry.reason = "failed", f"{run.name} is damaged or was deleted"
                 return
@@ -236,16 +236,14 @@ class LadderRunner:
     def _wait(self, entry: LadderRun, run: RunDir) -> None:
         """Wait until the run's worker exits. Stopping the ladder stops only a run that it started itself."""
         forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
-        if entry.status != "live":
+        if entry.status not in ("live", "skipped"):
             entry.status = "live"
             self.save()
         while run.is_live() or (run.state() == "starting" and time.monotonic() < deadline):
             if self.stopping.requested and entry.reused and run.path not in self.started:
                 break
-            if self.stopping.requested and not forwarded:
-                with contextlib.suppress(UserError, ProcessLookupError):  # the worker exited in the meantime
-                    launch.stop(run)
-                forwarded = True
+            if (self.stopping.requested or run.path in self.dropped) and not forwarded:
+                forwarded = launch.try_to_stop(run)
             self._show_job(entry, run)
             time.sleep(POLL_SECONDS)
             self.workers = [worker for worker in self.workers if worker.poll() is None]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.config.quantities import percent, ratio
+from engine.ladder.decisions import COST, QUALITY
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import MUTED, RULE, RungStyle, styles
 from engine.ladder.report.svg import inline
@@ -16,6 +17,18 @@ if TYPE_CHECKING:
 
 Bounds = tuple[float, float, float]
 """Mean, low and high of what a figure shows."""
+
+
+class Measure(NamedTuple):
+    """What a figure shows, and the limit of the rule of thumb for it."""
+
+    value: Callable[[SweepPoint], Bounds | None]
+    text: Callable[[float], str]
+    limit: float
+    bars: str
+    rule: str
+
+
 SHADED = "Shaded: QLoRA's share of the gain is at least 94% at no more than one eighth of the cost."
 
 
@@ -26,9 +39,9 @@ def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
     for at in [{second.key: value} for value in second.values] if second else [{}]:
         points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
         where = f" at {cell_text(at)}" if at else ""
-        figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", _share, 94.0)
+        figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", SHARE)
         cost = sweep.cost or "cost"
-        figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", _cost, 0.125)
+        figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", COST_RATIO)
     return figures
 
 
@@ -43,15 +56,30 @@ def _cost(point: SweepPoint) -> Bounds | None:
     return None if point.cost is None else (point.cost.mean, point.cost.low, point.cost.high)
 
 
+SHARE = Measure(
+    _share,
+    lambda value: percent(value / 100),
+    100 * QUALITY,
+    "Bars: pointwise 95% CI.",
+    "Dashed: 94% of the gain.",
+)
+COST_RATIO = Measure(
+    _cost,
+    ratio,
+    COST,
+    "Bars: lowest to highest ratio over all pairs of seeds.",
+    "Dashed: one eighth of the cost.",
+)
+
+
 def _figure(
     sweep: Sweep,
     points: Sequence[SweepPoint],
     title: str,
     label: str,
-    value: Callable[[SweepPoint], Bounds | None],
-    limit: float,
+    measure: Measure,
 ) -> list[ReportFigure]:
-    shown = [(point, found) for point in points if (found := value(point)) is not None]
+    shown = [(point, found) for point in points if (found := measure.value(point)) is not None]
     if not shown:
         return []
     axis = sweep.axes[0]
@@ -62,20 +90,18 @@ def _figure(
         for order, name in enumerate(rungs):
             own = [(_place(sweep, point), found) for point, found in shown if point.rung == name]
             _line(axes, rung_styles[name], own, 0.06 * (order - (len(rungs) - 1) / 2))
-        axes.axhline(limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
+        axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
         axes.set_xticks(range(len(axis.values)), [value_text(one)[:16] for one in axis.values])
-        ends = [end for _, found in shown for end in found] + [limit]
+        ends = [end for _, found in shown for end in found] + [measure.limit]
         low, high = min(ends), max(ends)
         pad = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - pad, high + pad)
         ticks(axes.yaxis, [low, high])
         legend(figure, rung_styles, rungs, marker=True)
         name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
-        svg = inline(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown)}")
-    rule = "Dashed: 94% of the gain." if limit > 1 else "Dashed: one eighth of the cost."
-    bars = "Bars: pointwise 95% CI." if limit > 1 else "Bars: lowest to highest ratio over all pairs of seeds."
-    return [ReportFigure(title, svg, " ".join([bars, rule, *([SHADED] if is_shaded else [])]))]
+        svg = inline(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown, measure)}")
+    return [ReportFigure(title, svg, " ".join([measure.bars, measure.rule, *([SHADED] if is_shaded else [])]))]
 
 
 def _place(sweep: Sweep, point: SweepPoint) -> int:
@@ -102,10 +128,9 @@ def _line(axes: Axes, style: RungStyle, own: Sequence[tuple[int, Bounds]], shift
         axes.plot([place], [mean], color=style.color, marker=style.marker, markersize=8, linestyle="")
 
 
-def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Any]]) -> str:
+def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Bounds]], measure: Measure) -> str:
     """The values as text, for screen readers."""
     texts = []
-    for point, found in shown:
-        number = percent(found[0] / 100) if found[0] > 1.5 else ratio(found[0])
-        texts.append(f"{point.title} {number} at {cell_text(sweep.cells[point.cell].values)}")
+    for point, (mean, _, _) in shown:
+        texts.append(f"{point.title} {measure.text(mean)} at {cell_text(sweep.cells[point.cell].values)}")
     return ", ".join(texts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from engine.config.errors import UserError
@@ -14,7 +15,7 @@ from engine.config.quantities import duration
 from engine.ladder import sweep_report
 from engine.ladder.outcomes import outcome_of
 from engine.ladder.pipeline import LadderPipeline
-from engine.ladder.process import load_or_create, run_pipeline
+from engine.ladder.process import load_or_create
 from engine.ladder.runner import LadderRunner
 from engine.ladder.shared_base import add_shared_bases
 from engine.ladder.sweep_summary import summarize_sweep
@@ -45,7 +46,10 @@ class SweepRunner:
         self._enter("measuring")
         for cell in self.sweep.cells:
             if cell.status not in DONE:
-                self._measure(cell)
+                print(f"measuring {cell_text(cell.values)}", flush=True)
+                self._finish(cell, LadderPipeline.measure)
+                self.save()
+        self._refuse_if_all_failed()
         self._add_up_estimates()
         self._enter("running")
         for number, cell in enumerate(self.sweep.cells):
@@ -58,6 +62,12 @@ class SweepRunner:
         self.summarize()
         self.sweep.status, self.sweep.stage, self.sweep.reason = "finished", "done", ""
         self.save()
+
+    def _refuse_if_all_failed(self) -> None:
+        """Raise UserError with the reason of the first cell if none can be run."""
+        if all(cell.status == "failed" for cell in self.sweep.cells):
+            first = self._folder(self.sweep.cells[0]).state()
+            raise UserError(self.sweep.cells[0].reason, code=(first and first.reason_code) or "sweep.refused")
 
     def save(self) -> None:
         self.dir.write_state(self.sweep)
@@ -77,12 +87,22 @@ class SweepRunner:
     def _folder(self, cell: SweepCell) -> LadderDir:
         return self.dir.ladder(cell.ladder)
 
-    def _measure(self, cell: SweepCell) -> None:
-        """Probe the cell's rungs, which tells how long its runs will take."""
+    def _finish(self, cell: SweepCell, work: Callable[[LadderPipeline], None]) -> Outcome:
+        """Do work for the cell's ladder; a failure is recorded in both. Raises StopRequested if it was stopped.
+
+        Returns `running` if work is left.
+        """
         with self._pipeline(cell) as pipeline:
-            if pipeline.plan.probe:
-                print(f"probing {cell_text(cell.values)}", flush=True)
-                pipeline.measure()
+            ladder = pipeline.runner.ladder
+            outcome, reason = outcome_of(partial(work, pipeline), ladder, pipeline.runner.dir)
+            if outcome in ("stopped", "failed"):
+                ladder.status, ladder.reason, cell.status, cell.reason = outcome, reason, outcome, reason
+            elif outcome == "running":  # it is continued later: until then no process works on it
+                ladder.status, ladder.reason = "stopped", f"waits for the sweep {self.dir.name}"
+            pipeline.runner.save()
+        if outcome == "stopped":
+            raise StopRequested(reason)
+        return outcome
 
     def _add_up_estimates(self) -> None:
         """Expected seconds of each cell: every run counts once, in the first cell that has it."""
@@ -106,15 +126,18 @@ class SweepRunner:
         self.save()
 
     def _over_budget(self, cell: SweepCell) -> str:
-        """Why the budget does not suffice for this cell; '' if it does. Without an estimate: the longest cell."""
+        """Why the budget does not suffice for this cell; '' if it does. Without an estimate: the longest cell.
+
+        A cell whose runs all exist is always finished.
+        """
         budget, spent = self.sweep.budget, self.sweep.spent
-        if budget is None:
+        if budget is None or cell.high == 0:
             return ""
-        longest = max((one.seconds for one in self.sweep.cells if one.status == "finished"), default=0.0)
+        longest = max((one.seconds for one in self.sweep.cells if one.status == "finished"), default=None)
         expected = cell.high if cell.high is not None else longest
-        if spent + expected <= budget:
+        if spent + (expected or 0.0) <= budget:
             return ""
-        parts = f"{duration(spent)} spent, {duration(expected)} expected"
+        parts = f"{duration(spent)} spent" + (f", {duration(expected)} expected" if expected else "")
         return f"the budget of {duration(budget)} would be exceeded ({parts})"
 
     def _leave_out(self, cells: list[SweepCell], why: str) -> None:
@@ -127,15 +150,8 @@ class SweepRunner:
         print(f"running {cell_text(cell.values)}: {cell.ladder}", flush=True)
         cell.status, cell.reason = "live", ""
         self.save()
-        with self._pipeline(cell) as pipeline:
-            outcome, reason = run_pipeline(pipeline)
-            if outcome != "finished":
-                pipeline.runner.ladder.status, pipeline.runner.ladder.reason = outcome, reason
-                pipeline.runner.save()
-        cell.status, cell.reason = outcome, "" if outcome == "finished" else reason
+        cell.status = self._finish(cell, LadderPipeline.run)
         self.save()
-        if outcome == "stopped":
-            raise StopRequested(reason)
         self.summarize()
 
     @contextlib.contextmanager
@@ -150,7 +166,9 @@ class SweepRunner:
         since = time.monotonic()
         try:
             ladder = load_or_create(folder, plan)
-            runner = LadderRunner(folder, ladder, self.stopping, plan.fresh, plan.retime, started=self.started)
+            runner = LadderRunner(
+                folder, ladder, StopRequest(self.stopping), plan.fresh, plan.retime, started=self.started
+            )
             end_record.reserve(folder.end_file)
             yield LadderPipeline(runner, plan, share_bases=lambda one: self._share_bases(cell, one))
         finally:

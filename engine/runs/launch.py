@@ -112,6 +112,17 @@ def stop(run: RunDir | LadderDir | SweepDir) -> None:
         raise UserError(what, do="ask its owner to stop it", code="run.not_yours") from error
 
 
+def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:
+    """Request a stop of what may have ended; False if Slurm does not answer and has to be asked again."""
+    try:
+        stop(run)
+    except (UserError, ProcessLookupError):  # it ended in the meantime
+        return True
+    except RunFailed:
+        return False
+    return True
+
+
 def _stop_job(run: RunDir) -> None:
     job = run.job()
     assert job is not None
@@ -148,7 +159,7 @@ def pause(run: RunDir) -> None:
         raise UserError(what, str(run.path), do, "run.cannot_pause") from error
     try:
         stop(run)
-    except (UserError, ProcessLookupError):
+    except (UserError, RunFailed, ProcessLookupError):
         run.paused_file.unlink(missing_ok=True)
         raise
 

@@ -88,10 +88,7 @@ def start_ladder(
 
     `created` is called with the ladder before its process starts. Raises as `start_run` does.
     """
-    for rung in plan.rungs:
-        check_model_config(rung.config.model)
-        check_trackers(rung.config.track.to)
-        check_device(rung.config)
+    _check(plan)
     folder = ladder_dir.create(runs, plan)
     created(folder)
     launch.launch_ladder(folder)
@@ -122,8 +119,7 @@ def start_sweep(
     `created` is called with the sweep before its process starts. Raises as `start_run` does.
     """
     for _, plan in cells:
-        for rung in plan.rungs:
-            check_model_config(rung.config.model)
+        _check(plan)
     folder = sweep_dir.create(runs, axes, cells, budget, command)
     created(folder)
     launch.launch_ladder(folder)
@@ -146,6 +142,14 @@ def events_size(run: RunDir) -> int:
         return run.events_file.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _check(plan: LadderPlan) -> None:
+    """Raise UserError if a rung cannot be started: its model, trackers or device."""
+    for rung in plan.rungs:
+        check_model_config(rung.config.model)
+        check_trackers(rung.config.track.to)
+        check_device(rung.config)
 
 
 def check_device(config: Config) -> None:

@@ -11,10 +11,16 @@ class StopRequested(Exception):
 
 
 class StopRequest:
-    """Flag that a stop of this process was requested."""
+    """Flag that a stop of this process, or of one part of its work, was requested."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, parent: StopRequest | None = None) -> None:
+        """A request to the `parent` stops this part too, not the other way round."""
+        self._parent = parent
+        self._asked = False
+
+    @property
+    def requested(self) -> bool:
+        return self._asked or (self._parent is not None and self._parent.requested)
 
     def listen(self) -> None:
         """Stop on SIGTERM, SIGINT and SIGUSR1 (sent by schedulers); ignore SIGHUP, which a closed terminal sends."""
@@ -24,7 +30,7 @@ class StopRequest:
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Signal handler: request a stop."""
-        self.requested = True
+        self._asked = True
 
     def check(self) -> None:
         """Raise StopRequested if a stop was requested."""

@@ -68,11 +68,17 @@ def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     return show(data, arguments["max_length"], tokenizer, rows, split, start, most, progress)
 
 
+def _use_device(config: schema.Config) -> None:
+    """Use the configuration's device; that of a job of Slurm is in another machine."""
+    if config.executor.name == "local":
+        select_device(config.hardware.device).apply()
+
+
 def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
     """What computing the rows' common prefixes once saves: one sentence, "" if nothing or for large data."""
     os.nice(10)
     config = msgspec.convert(arguments["config"], schema.Config)
-    select_device(config.hardware.device).apply()
+    _use_device(config)
     import_libraries()
     from engine.memory.dry_run.data_rows import read_rows
     from engine.methods.machine import this_machine
@@ -109,7 +115,7 @@ def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
 def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
     """The workload of a configuration."""
     config = msgspec.convert(arguments["config"], schema.Config)
-    select_device(config.hardware.device).apply()
+    _use_device(config)
     import_libraries()
     from engine.worker.workload import describe_workload
 

@@ -38,7 +38,7 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
     """Start a sweep and follow it."""
     first = cells[0][1]
     show_notices(first.notices, json)
-    check_disk([rung.config for rung in first.rungs], runs)
+    check_disk([rung.config for _, plan in cells for rung in plan.rungs], runs)
     created: list[SweepDir] = []
     try:
         with interruptible(created):
@@ -70,7 +70,7 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
         state = follow(folder, json)
     except Detached:
         return leave(folder, json)
-    if fresh and state.status == "failed" and not state.points and state.stage == "measuring":
+    if fresh and state.status == "failed" and not _has_runs(folder, state):
         sweep_dir.remove(folder)
         raise UserError(state.reason, code=state.reason_code or "sweep.refused")
     if json:
@@ -78,6 +78,12 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
+
+
+def _has_runs(folder: SweepDir, state: Sweep) -> bool:
+    """Whether a ladder of the sweep has started a run or a probe."""
+    ladders = [folder.ladder(cell.ladder).state() for cell in state.cells]
+    return any(entry.run for ladder in ladders if ladder for entry in ladder.entries)
 
 
 def follow(folder: SweepDir, quiet: bool) -> Sweep:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed
 from engine.config.text import visible
 from engine.executors.slurm_queue import JobState, queue
 from engine.runs import end_record, events, launch
@@ -156,8 +155,7 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
     if choice == "d":
         raise Detached
     if choice == "s":
-        with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the user answered
-            launch.stop(run)
-        say("stopping after the current step …")
+        asked = launch.try_to_stop(run)
+        say("stopping after the current step …" if asked else "Slurm does not answer: not stopped")
     if display is not None:
         display.resume()

@@ -213,7 +213,7 @@ class ConfigurationScreen(BaseScreen[Choice]):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        key, self.edited = self.edited, self.edited
+        key = self.edited
         if key != "filter" and not self._take(key, event.value):
             self.app.bell()
             return

@@ -9,7 +9,7 @@ import pytest
 from command import ftbench
 from made_ladder import made_ladder
 
-from engine.config.lora_advice import SOURCE, TrainedRung, config_notices, lora_notices
+from engine.config.lora_advice import SOURCE, TrainedRung, lora_notices
 from engine.config.preset_library import effective
 from engine.ladder.verdict import verdict
 from engine.runs.ladder_plan import make_plan
@@ -84,7 +84,6 @@ def test_the_launch_preview_has_them() -> None:
     problems = list(adapter_problems([found], ["LoRA"], DataCheck()))
     assert [problem.code for problem in problems] == ["lora.attention_only", "lora.large_batch"]
     assert not any(problem.blocking for problem in problems)
-    assert config_notices(config)
 
 
 def test_the_plan_has_them() -> None:

@@ -23,7 +23,7 @@ def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("G")
-        assert "no run is watched" in screen_text(app)
+        assert "no run to show" in screen_text(app)
         await pilot.press("escape", "r", "enter")
         await wait_for(pilot, lambda: app.bench.follower.state)
         await pilot.press("G")

@@ -102,8 +102,10 @@ class Train(Section, frozen=True):
     precision: Literal["auto", "bf16", "mixed", "fp32"] = "auto"
     """bf16: bf16 weights and arithmetic. mixed: trained weights in fp32, bf16 arithmetic. fp32: all in fp32. auto: by
     method and device. Adapters are fp32 and multiply in the data type of the base."""
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Recompute activations in the backward pass; auto: on a GPU yes, on a CPU no."""
+    gradient_checkpointing: bool | Annotated[int, Meta(ge=1, le=1000)] | Literal["auto", "offload"] = "auto"
+    """Recompute the activations of every layer (true), of every n-th layer (n) or of none (false) in the backward pass;
+    offload: of every layer, whose inputs are kept in host memory; auto: false on a CPU, on a GPU the fastest that fits.
+    """
     evaluate_every: NotNegative = 0
     """Steps between validation losses; 0: four times per run."""
     checkpoint_every: NotNegative = 0

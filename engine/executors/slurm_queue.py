@@ -79,7 +79,7 @@ class SlurmQueue:
         """Held while squeue runs: threads that ask at the same time share one answer."""
         self._states: dict[str, JobState] = {}
         self._asked = 0.0
-        """Unix seconds at which the latest squeue began, 0 before that."""
+        """Unix seconds at which squeue was last started, 0 before that."""
         self._next = 0.0
         """Monotonic seconds from which they are read again."""
         self._problem = ""

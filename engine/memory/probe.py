@@ -17,13 +17,16 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from engine.config.checkpointing import Checkpointing, describe_checkpointing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
+from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
+from engine.training.checkpointing import enable_checkpointing
 from engine.training.collation import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
 from engine.training.meters import Meters, uses_gpu
@@ -49,6 +52,8 @@ class Probed:
     evaluation: int | None
     """None if not measured: on a CPU a process that uses too much memory is killed, so it is only predicted."""
     seconds: float
+    checkpointing: Checkpointing | None = None
+    """What was enabled to make it fit, None if nothing was."""
 
 
 @dataclass
@@ -68,9 +73,12 @@ class Probe:
     process.
     """
     warn: Warn
+    stronger: list[Checkpointing] = field(default_factory=list)
+    """What may be enabled to make it fit, the fastest first."""
+    enabled: Checkpointing | None = None
 
     def run(self) -> Probed:
-        """Measure the peaks, reducing the trainer's micro-batch size until it fits.
+        """Measure the peaks, reducing the trainer's micro-batch size and recomputing activations until it fits.
 
         Raises OutOfMemory if a single row does not fit, in training or evaluation.
         """
@@ -80,7 +88,7 @@ class Probe:
                 training, evaluation = self._measured()
             finally:
                 self._forget()
-        return Probed(training, evaluation, time.monotonic() - started)
+        return Probed(training, evaluation, time.monotonic() - started, self.enabled)
 
     def _measured(self) -> tuple[int, int | None]:
         limit = self._limit()
@@ -88,14 +96,38 @@ class Probe:
             self._reduce_until_predicted_to_fit(self.fits, limit)
         step = self.meters.peak_of(self._step)
         passes = self._passes()
-        while self.automatic and passes > limit and (fewer := self._fewer(passes, limit)):
-            self.trainer.micro_batch = fewer
-            text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
-            self.warn("memory.micro_batch_reduced", text)
+        while passes > limit and self._make_headroom(passes, limit):
             passes = self._passes()
         self._drop_gradients()
         evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
         return max(passes, step), evaluation
+
+    def _make_headroom(self, peak: int, limit: int) -> bool:
+        """Recompute more activations or use fewer rows; False if neither is possible."""
+        if self._has_enough_rows() and self._recompute_more("less would leave no headroom"):
+            return True
+        if self.automatic and (fewer := self._fewer(peak, limit)):
+            self.trainer.micro_batch = fewer
+            text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
+            self.warn("memory.micro_batch_reduced", text)
+            return True
+        return self._recompute_more("less would leave no headroom")
+
+    def _has_enough_rows(self) -> bool:
+        """Whether fewer rows would cost more time than recomputing activations, or are impossible."""
+        groups = self.batches.groups(self.trainer.micro_batch)
+        largest = max(sum(len(row.input_ids) for row in group) for group in groups)
+        return largest <= ENOUGH_TOKENS or not self.automatic or max(map(len, groups)) == 1
+
+    def _recompute_more(self, why: str) -> bool:
+        """Enable the next stronger checkpointing; False if there is none."""
+        if not self.stronger:
+            return False
+        self.enabled = self.stronger.pop(0)
+        enable_checkpointing(self.trainer.model, self.enabled)
+        text = f"gradient checkpointing of {describe_checkpointing(self.enabled.setting)} enabled: {why}"
+        self.warn("memory.checkpointing_enabled", text)
+        return True
 
     def _reduce_until_predicted_to_fit(self, fits: Callable[[int, int], bool], limit: int) -> None:
         """Halve the micro-batch size until it is predicted to fit; only warn if the size was configured."""
@@ -107,7 +139,7 @@ class Probe:
             self.trainer.halve(self.batches.step, predicted)
 
     def _passes(self) -> int:
-        """Peak of the two largest micro-batches, halving the micro-batch size until they fit."""
+        """Peak of the two largest micro-batches, which are made smaller or recompute activations until they fit."""
         while True:
             try:
                 return self.meters.peak_of(self._two_passes)
@@ -117,7 +149,8 @@ class Probe:
                 cause = first_line(error)
             self._drop_gradients()
             free_memory()
-            self.trainer.halve(self.batches.step, cause)
+            if not (self._has_enough_rows() and self._recompute_more(cause)):
+                self.trainer.halve(self.batches.step, cause)
 
     def _two_passes(self) -> None:
         """Run the two largest micro-batches and keep their gradients, as in the middle of a step."""

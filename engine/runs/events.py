@@ -130,7 +130,8 @@ class Plan(Event, tag="plan"):
     batch: int
     micro_batch: int
     packing: str
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | int | Literal["offload"]
+    """As `train.gradient_checkpointing`, with `auto` resolved."""
     shared_prefix: int = 0
     """Tokens of the prefix common to all rows, computed once per micro-batch; 0 if prefixes are not shared, or differ
     between rows."""

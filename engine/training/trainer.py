@@ -20,11 +20,13 @@ import torch
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from engine.config import schema
+from engine.config.checkpointing import Checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.batches import Schedule, StepDataset, micro_batches
+from engine.training.checkpointing import checkpointing_arguments
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.collation import answer_tokens as answer_tokens_of
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
@@ -224,7 +226,7 @@ def _fitting(checkpoint: str | None) -> Iterator[None]:
 
 
 def training_arguments(
-    config: schema.Config, schedule: Schedule, run: Path, device: str, checkpointing: bool
+    config: schema.Config, schedule: Schedule, run: Path, device: str, checkpointing: Checkpointing
 ) -> TrainingArguments:
     """TrainingArguments for a configuration; callbacks control logging, saving and evaluation."""
     train = config.train
@@ -238,8 +240,8 @@ def training_arguments(
         warmup_steps=round(train.warmup_ratio * schedule.steps),
         max_grad_norm=train.max_grad_norm,
         bf16=uses_autocast(config.method, config.train.precision),
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
+        activation_checkpointing=bool(checkpointing.every),
+        activation_checkpointing_kwargs=checkpointing_arguments(checkpointing) if checkpointing.every else None,
         logging_strategy="no",
         logging_nan_inf_filter=False,
         save_strategy="no",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from typing import NamedTuple
 
+from engine.config.checkpointing import EVERY_LAYER, OFFLOADED, checkpointing_of
 from engine.config.errors import RunFailed, UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
+from engine.memory.formula.estimate import Device
 from engine.runs.events import Status
 from engine.runs.stop_request import StopRequested
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
@@ -31,7 +34,8 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
         case UserError():
             return RunOutcome("failed", error.line, user=True, code=error.code)
         case OutOfMemory():
-            return RunOutcome("out_of_memory", f"{error}; {memory_advice(run.config)}", code="run.out_of_memory")
+            reason = f"{error}; {memory_advice(run.config, run.machine.device)}"
+            return RunOutcome("out_of_memory", reason, code="run.out_of_memory")
         case Diverged():
             latest = run.last_checkpoint or "none"
             advice = "lower train.learning_rate or train.max_grad_norm"
@@ -42,7 +46,7 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
             return RunOutcome("failed", reason, code="disk.full")
     traceback.print_exception(error)
     if is_out_of_memory(error):
-        reason = f"{first_line(error)}; {memory_advice(run.config)}"
+        reason = f"{first_line(error)}; {memory_advice(run.config, run.machine.device)}"
         return RunOutcome("out_of_memory", reason, code="run.out_of_memory")
     if is_disk_full(error):
         reason = f"disk full: {error}; free disk space, then run `ftbench resume {run.dir.name}`"
@@ -52,11 +56,13 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
     return RunOutcome("failed", reason, code=error.code if isinstance(error, RunFailed) else "run.unexpected_error")
 
 
-def memory_advice(config: Config) -> str:
+def memory_advice(config: Config, device: Device) -> str:
     """Settings to change for lower memory use, given the current configuration."""
     ideas = []
-    if config.train.gradient_checkpointing is not True:
-        ideas.append("train.gradient_checkpointing = true")
+    strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
+    if checkpointing_of(config.train.gradient_checkpointing, device) != strongest:
+        value = json.dumps(strongest.setting)
+        ideas.append(f"train.gradient_checkpointing = {value}")
     ideas.append(f"a train.max_length below {config.train.max_length}")
     ideas.append(method_spec(config.method).needs_less or "a smaller model")
     return "try " + ", or ".join(ideas)

@@ -164,10 +164,12 @@ class RunContext:
 
     def log_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
         """Log the plan again with the memory that the probe measured."""
+        enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
         self.log.write(
             msgspec.structs.replace(
                 plan,
                 micro_batch=micro_batch,
+                gradient_checkpointing=enabled,
                 measured=probed.training,
                 measured_evaluation=probed.evaluation,
                 probe_seconds=round(probed.seconds, 3),

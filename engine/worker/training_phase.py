@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.config.preset import with_settings
 from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
-from engine.memory.dry_run.dry_run import uses_checkpointing
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, Probed, available_memory
@@ -38,11 +39,11 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     run.log_model(model, optimizer_name)
     resume = _resume_point(run)
     start = resume.step if resume else 0
-    micro_batch = _micro_batch(run, resume)
-    batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
-    forecast = forecast_run(config, config_of(config.model), run.machine, batches, micro_batch, run.warn)
+    forecast, batches = _forecast(run, model, evaluator, schedule, start, resume)
+    micro_batch = forecast.micro_batch
+    checkpointing = checkpointing_of(forecast.config.train.gradient_checkpointing, run.machine.device)
     hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
-    trainer = _trainer(run, model, tokenizer, evaluator, schedule, micro_batch, hooks, optimizer)
+    trainer = _trainer(run, model, tokenizer, evaluator, schedule, micro_batch, checkpointing, hooks, optimizer)
     plan = run.log_plan(
         events.Plan(
             steps=schedule.steps,
@@ -51,7 +52,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
             micro_batch=micro_batch,
             packing=evaluator.packing.mode,
             **_sharing(run, evaluator),
-            gradient_checkpointing=uses_checkpointing(config, run.machine),
+            gradient_checkpointing=checkpointing.setting,
         ),
         forecast,
     )
@@ -90,11 +91,11 @@ def _trainer(
     evaluator: Evaluator,
     schedule: Schedule,
     micro_batch: int,
+    checkpointing: Checkpointing,
     hooks: Hooks,
     optimizer: torch.optim.Optimizer,
 ) -> AnswerTrainer:
     config, device = run.config, run.machine.device
-    checkpointing = uses_checkpointing(config, run.machine)
     return AnswerTrainer(
         rows=evaluator.rows.train,
         schedule=schedule,
@@ -142,6 +143,26 @@ def _micro_batch(run: RunContext, resume: checkpoints.SavedCheckpoint | None) ->
     return (run.earlier.micro_batch if resume else None) or batch
 
 
+def _forecast(
+    run: RunContext,
+    model: torch.nn.Module,
+    evaluator: Evaluator,
+    schedule: Schedule,
+    start: int,
+    resume: checkpoints.SavedCheckpoint | None,
+) -> tuple[RunForecast, WorstCaseBatches]:
+    """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
+    config = run.config
+    micro_batch = _micro_batch(run, resume)
+    batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
+    chooses = run.machine.device == "cuda" and config.train.gradient_checkpointing == "auto"
+    limit = available_memory(run.meters) if chooses else None
+    if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
+        config = with_settings(config, {"train.micro_batch": micro_batch})
+    architecture = config_of(config.model)
+    return forecast_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
+
+
 def _worst_case_batches(
     run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: Schedule, start: int, micro_batch: int
 ) -> WorstCaseBatches:
@@ -182,7 +203,16 @@ def _probe(
         evaluate=(lambda: evaluator.run_worst_case(trainer.model, batches.held_out)) if on_gpu else None,
         fits=None if on_gpu else forecast.training_fits,
         warn=run.warn,
+        stronger=_stronger(run, forecast),
     ).run()
+
+
+def _stronger(run: RunContext, forecast: RunForecast) -> list[Checkpointing]:
+    """What the probe may enable if the choice of the plan does not fit."""
+    if run.machine.device == "cpu" or run.config.train.gradient_checkpointing != "auto":
+        return []
+    choices = [*RECOMPUTING, OFFLOADED]
+    return choices[choices.index(checkpointing_of(forecast.config.train.gradient_checkpointing, "cuda")) + 1 :]
 
 
 def _resume_point(run: RunContext) -> checkpoints.SavedCheckpoint | None:

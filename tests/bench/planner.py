@@ -1,15 +1,18 @@
 """Accuracy of memory plans: predicted against measured peaks, as Markdown tables.
 
-    OMP_NUM_THREADS=1 python tests/bench/planner.py [grid] [others] [published] [speed] [--measured FILE]
+    OMP_NUM_THREADS=1 python tests/bench/planner.py [PART …] [--measured FILE]
 
-`grid` and `others` train small models with random weights on the CPU under the allocator's profiler
-(`planning/measure.py`); `--measured` stores these figures and reuses stored ones. `published` compares with published
-peaks on GPUs, `speed` measures CPU seconds for the three methods with the shape of Llama-3.1-8B.
+Parts: grid, others, checkpointing, published, speed. `grid`, `others` and `checkpointing` train small models with
+random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these figures and
+reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a GPU, and prints
+what `auto` chooses on listed ones. `published` compares with published peaks on GPUs, `speed` measures CPU seconds for
+the three methods with the shape of Llama-3.1-8B.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -20,16 +23,24 @@ from pathlib import Path
 
 import transformers
 from planning import published
-from planning.grid import SHAPES, Case, grid, others
+from planning.grid import SHAPES, Case, checkpointed, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
+from engine.config.checkpointing import OFFLOADED, RECOMPUTING, describe_checkpointing
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
+from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.formula import formula
+from engine.memory.formula.memory_budget import listed_budget
 
-PARTS = ("grid", "others", "published", "speed")
+LLAMA_8B = transformers.LlamaConfig(
+    hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+    vocab_size=128256, tie_word_embeddings=False, max_position_embeddings=131072,
+)  # fmt: skip
+PARTS = ("grid", "others", "checkpointing", "published", "speed")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
 """Targets, as shares of the measured peak."""
 
@@ -62,6 +73,9 @@ def main() -> int:
         met &= print_compared("The grid", grid(), options.measured)
     if "others" in what:
         met &= print_compared("Other architectures, optimizers, dtypes", others(), options.measured)
+    if "checkpointing" in what:
+        met &= print_compared("Every n-th layer checkpointed", checkpointed(), options.measured)
+        print_choices()
     if "published" in what:
         met &= print_published()
     if "speed" in what:
@@ -135,15 +149,42 @@ def print_published() -> bool:
     return met
 
 
+def print_choices() -> None:
+    """Print peaks for the shape of Llama-3.1-8B on a GPU by choice of checkpointing, and what `auto` chooses."""
+    rows = StepShape(count=16, length=1024, answer=256)
+    print("### Checkpointing, Llama-3.1-8B shape, 4 × 1,024 tokens on a GPU, GiB\n")
+    print("| method | layers | formula | dry run |")
+    print("|---|---|---|---|")
+    for method, choice in itertools.product(method_names(), (*RECOMPUTING, OFFLOADED)):
+        values = {"train.micro_batch": 4, "train.gradient_checkpointing": choice.setting}
+        config = resolve(Preset("choices", values), method).config
+        light = formula(config, LLAMA_8B.to_dict(), "cuda", rows).training.total
+        exact = dry_run(config, LLAMA_8B, published.GPU, rows).training.total
+        words = describe_checkpointing(choice.setting)
+        both = f"{light / 2**30:.2f} ({light / exact - 1:+.1%}) | {exact / 2**30:.2f}"
+        print(f"| {method} | {words} | {both} |", flush=True)
+    names = ("L4", "L40S", "A100 80GB", "B200")
+    print(f"\nWhat `auto` chooses for a batch of 16 rows:\n\n| method | {' | '.join(names)} |\n|{'---|' * 5}")
+    for method in method_names():
+        config = resolve(Preset("choices", {}), method).config
+        plans = (resolve_automatic(FitQuery(config, LLAMA_8B.to_dict(), rows, listed_budget(name))) for name in names)
+        print(f"| {method} | {' | '.join(map(_choice, plans))} |", flush=True)
+    print()
+
+
+def _choice(plan: FitQuery) -> str:
+    if not plan.fits():
+        return "does not fit"
+    train = plan.config.train
+    assert train.gradient_checkpointing != "auto"
+    return f"{describe_checkpointing(train.gradient_checkpointing)}, micro-batch {train.micro_batch}"
+
+
 def print_speed() -> None:
     """Print CPU seconds for the shape of Llama-3.1-8B, without imports."""
     print("### Speed, Llama-3.1-8B shape, one row of 1,024 tokens\n\n| method | dry run, CPU s | formula, CPU ms |")
     print("|---|---|---|")
-    architecture = transformers.LlamaConfig(
-        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False,
-    )  # fmt: skip
-    rows = StepShape(count=16, length=1024, answer=256)
+    architecture, rows = LLAMA_8B, StepShape(count=16, length=1024, answer=256)
     for method in method_names():
         config = resolve(Preset("speed", {"train.micro_batch": 1}), method).config
         started = time.process_time()

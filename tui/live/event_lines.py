@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.config.checkpointing import describe_checkpointing
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import shortened
@@ -92,7 +93,8 @@ def _answers(event: events.Eval) -> str:
 
 def _plan(event: events.Plan, overhead: int) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
-    checkpointing = ", gradient checkpointing" if event.gradient_checkpointing else ""
+    checkpointing = describe_checkpointing(event.gradient_checkpointing)
+    checkpointing = f", gradient checkpointing of {checkpointing}" if event.gradient_checkpointing else ""
     predicted = f", predicted peak {size(event.predicted + overhead)}" if event.predicted is not None else ""
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"

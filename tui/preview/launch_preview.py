@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config.checkpointing import describe_checkpointing
 from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import Effective
@@ -168,7 +169,8 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -
     words = f"{steps}, batch size {train.batch}"
     if estimate:
         words += f" (micro-batch {estimate.micro_batch})"
-        words += ", gradient checkpointing" if estimate.gradient_checkpointing else ""
+        if estimate.gradient_checkpointing:
+            words += f", gradient checkpointing of {describe_checkpointing(estimate.gradient_checkpointing)}"
     return words
 
 

@@ -6,9 +6,9 @@ every token in the loss: an upper bound.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
@@ -16,9 +16,9 @@ from engine.config.model_files import ModelFiles, find_model
 from engine.config.preset import Effective
 from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
-from engine.memory.formula.fit import classify_fit
-from engine.memory.formula.formula import formula
+from engine.memory.formula.fit import FitQuery, classify_fit
 from engine.memory.formula.measured_error import error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs import run_dir
@@ -107,11 +107,20 @@ def forecast(
     length = min(config.train.max_length, longest or config.train.max_length)
     rows = StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
     try:
-        estimate = formula(config, files.table, budget.device, rows, budget.bf16)
+        estimate = resolved_query(config, files.table, rows, budget).formula_estimate()
     except UserError as error:
         return MethodForecast(config.method, "unknown", config=config, why=error.line)
     fit = classify_fit(estimate.peak, budget, "formula")
     return MethodForecast(config.method, fit, estimate, config, peak=process_peak(estimate, budget))
+
+
+def resolved_query(config: Config, model_config: Mapping[str, Any], rows: StepShape, budget: MemoryBudget) -> FitQuery:
+    """The question whether it fits, with the settings that `auto` means on a GPU.
+
+    On a CPU a run starts with the whole batch: what is free there changes by the second.
+    """
+    query = FitQuery(config, model_config, rows, budget)
+    return resolve_automatic(query) if budget.device == "cuda" else query
 
 
 def process_peak(estimate: MemoryEstimate, budget: MemoryBudget) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from engine.config.checkpointing import describe_checkpointing
 from engine.config.method_specs import method_title
 from engine.config.quantities import count, duration, relative_error, size
 from engine.config.schema import Config
@@ -87,7 +88,7 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
         yield "evaluation batch", [_largest(method_plan.evaluation_batch) for method_plan in plans]
     yield "longest row", [_longest(method_plan.longest) for method_plan in plans]
     yield "  micro-batch 1", [_longest(method_plan.longest_alone) for method_plan in plans]
-    yield "checkpointing", ["on" if method_plan.best.gradient_checkpointing else "off" for method_plan in plans]
+    yield "checkpointing", [_checkpointing(method_plan) for method_plan in plans]
     yield "optimizer", [method_plan.optimizer for method_plan in plans]
     yield "trainable", [count(method_plan.best.trainable) for method_plan in plans]
     yield "training time", [_time(times[method_plan.method]) for method_plan in plans]
@@ -102,6 +103,11 @@ def _bytes(value: int | None) -> str:
 
 def _micro(method_plan: MethodPlan) -> str:
     return f"{method_plan.best.micro_batch}{' (auto)' if method_plan.automatic else ''}"
+
+
+def _checkpointing(method_plan: MethodPlan) -> str:
+    setting = method_plan.best.gradient_checkpointing
+    return "offloaded" if setting == "offload" else describe_checkpointing(setting)
 
 
 def _largest(most: LargestFit) -> str:

@@ -14,7 +14,6 @@ from engine.config.model_files import ModelFiles
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.memory.formula.disk_space import low_disk_notice, small_disk_error
-from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from engine.runs.home import home_warnings, nearest_existing
@@ -22,7 +21,7 @@ from engine.runs.starting_run import find_starting_run
 from tui.data_report import DataReport, warning_lines
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.memory_forecast import MethodForecast
+from tui.preview.memory_forecast import MethodForecast, resolved_query
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> s
     smaller = smaller_methods(one.method)
     if one.fit == "tight" or one.estimate is None or one.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(FitQuery(one.config, files.table, one.estimate.rows, budget))
+    ways = changes(resolved_query(one.config, files.table, one.estimate.rows, budget))
     words = [
         " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
         for way in ways

@@ -13,29 +13,39 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from engine.config.checkpointing import Checkpointing
 from engine.data.tokens import Row
 from engine.methods.adapters import without_adapters
 from engine.training.collation import answer_tokens
 
 
-def required_flops(model: torch.nn.Module, rows: Sequence[Row], recomputes: bool) -> int:
-    """FLOPs of a step over `rows`; `recomputes`: the forward pass of the decoder layers runs twice."""
+def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: Checkpointing) -> int:
+    """FLOPs of a step over `rows`; the forward pass of layers that recompute their activations runs twice."""
     tokens = sum(len(row.input_ids) for row in rows)
     head = without_adapters(model).get_output_embeddings()
+    recomputed = _inside_recomputed(model, checkpointing)
     in_decoder = 0
     for module in model.modules():
         if isinstance(module, LoraLayer):
             continue
         if module is not head and (shape := _shape(module)):
             size = shape[0] * shape[1]
-            passes = 2 + int(_trained(module)) + int(recomputes)
+            passes = 2 + int(_trained(module)) + int(module in recomputed)
             in_decoder += 2 * tokens * size * passes
     shape = _shape(head)
     assert shape is not None
     in_head = 2 * sum(map(answer_tokens, rows)) * shape[0] * shape[1] * (2 + int(_trained(head)))
     return in_decoder + in_head
+
+
+def _inside_recomputed(model: torch.nn.Module, checkpointing: Checkpointing) -> set[torch.nn.Module]:
+    """The modules in layers that recompute their activations, which transformers counts in this order too."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    chosen = layers[:: checkpointing.every] if checkpointing.every else []
+    return {module for layer in chosen for module in layer.modules()}
 
 
 def _shape(module: Any) -> tuple[int, int] | None:

@@ -18,13 +18,13 @@ from transformers import TrainerCallback
 
 from engine.config import schema
 from engine.config.batch_limits import SHAPE_MULTIPLE
+from engine.config.checkpointing import Checkpointing, checkpointing_of
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.data.tokens import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.audit.operation_counter import OperationCounter
 from engine.memory.audit.required_flops import required_flops
-from engine.memory.dry_run.dry_run import uses_checkpointing
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.formula.audit_counts import MethodAudit, PhaseCounts
@@ -50,7 +50,8 @@ def audit_method(config: schema.Config, architecture: Any, rows: Sequence[Row], 
     `architecture`: transformers' configuration of the model. Raises UserError if the model cannot be built.
     """
     bare = bare_model(config, architecture, GPU)
-    pattern = layer_pattern(bare)
+    checkpointing = checkpointing_of(config.train.gradient_checkpointing, GPU.device)
+    pattern = layer_pattern(bare, checkpointing)
     layers = pattern.blocks if pattern else 0
     if pattern is not None:
         bare = shallow(bare, pattern, SHALLOW_PERIODS)
@@ -64,7 +65,7 @@ def audit_method(config: schema.Config, architecture: Any, rows: Sequence[Row], 
     counter = OperationCounter(GPU.device, vocabulary)
     with FakeTensorMode(allow_non_fake_inputs=True), counter, kernels_of(GPU.device), _shapes_of_gpu():
         allocate(model)
-        training = _training(model, config, rows, micro_batch, packing, counter)
+        training = _training(model, config, rows, micro_batch, packing, counter, checkpointing)
         held_out = _held_out(model, rows, packing, counter)
         decoding = _decoding(model, rows, counter)
     return MethodAudit(
@@ -73,9 +74,9 @@ def audit_method(config: schema.Config, architecture: Any, rows: Sequence[Row], 
         all_layers=layers,
         precision=str(next(iter(model.parameters())).dtype).removeprefix("torch."),
         tokens=sum(len(row.input_ids) for row in rows),
-        checkpointing=uses_checkpointing(config, GPU),
+        checkpointing=checkpointing.setting,
         training=training,
-        required_flops=required_flops(model, rows, uses_checkpointing(config, GPU)),
+        required_flops=required_flops(model, rows, checkpointing),
         held_out=held_out,
         decoding=decoding,
     )
@@ -88,6 +89,7 @@ def _training(
     micro_batch: int,
     packing: Packing,
     counter: OperationCounter,
+    checkpointing: Checkpointing,
 ) -> PhaseCounts:
     """The second of two optimizer steps."""
     unpaged = replace(GPU, device="cpu")  # paged state has the same operations, and paging needs a GPU
@@ -114,7 +116,7 @@ def _training(
             tokenizer=SimpleNamespace(pad_token_id=0),
             hooks=Hooks(),
             model=model,
-            args=training_arguments(config, schedule, Path(folder), "cpu", uses_checkpointing(config, GPU)),
+            args=training_arguments(config, schedule, Path(folder), "cpu", checkpointing),
             optimizers=(optimizer, None),
         )
         trainer.add_callback(Boundaries())

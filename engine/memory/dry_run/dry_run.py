@@ -22,8 +22,10 @@ from torch._subclasses.fake_tensor import (
 )
 
 from engine.config import schema
+from engine.config.checkpointing import Checkpointing, checkpointing_of
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, uses_autocast
+from engine.memory.dry_run.checkpointing import checkpoint_layers
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import (
     DEEPER_PERIODS,
@@ -74,7 +76,7 @@ def dry_run(
     work = work or synthetic_tensors(config, machine, rows, vocabulary, segments)
     if work.packing.segments:
         varlen_attention.enable(model)
-    depth = layer_pattern(model)
+    depth = layer_pattern(model, _checkpointing(config, machine))
     try:
         seen = _see(model, depth, work, without, machine, vocabulary)
     except DATA_DEPENDENT as error:
@@ -89,7 +91,7 @@ def dry_run(
         rows=rows,
         micro_batch=work.micro_batch,
         packing=work.packing.mode,
-        gradient_checkpointing=uses_checkpointing(config, machine),
+        gradient_checkpointing=_checkpointing(config, machine).setting,
         static=seen.static,
         training=_peak(seen, machine, TRAINING),
         evaluation=max(held_out, answering, key=lambda peak: peak.total),
@@ -126,8 +128,7 @@ def _run(
     vocabulary: int,
 ) -> DryRunPeaks:
     """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
-    if uses_checkpointing(config, machine):
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_layers(model, _checkpointing(config, machine))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if uses_autocast(config.method, config.train.precision):
@@ -165,7 +166,5 @@ def _without_flash(config: schema.Config) -> schema.Config:
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
 
 
-def uses_checkpointing(config: schema.Config, machine: Machine) -> bool:
-    """Whether the worker uses gradient checkpointing: `auto` enables it on a GPU and disables it on a CPU."""
-    setting = config.train.gradient_checkpointing
-    return machine.device == "cuda" if setting == "auto" else setting
+def _checkpointing(config: schema.Config, machine: Machine) -> Checkpointing:
+    return checkpointing_of(config.train.gradient_checkpointing, machine.device)

@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from engine.config.checkpointing import OFF, Checkpointing
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 
 SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
@@ -68,13 +69,17 @@ def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     return found[0] if len(found) == 1 else None
 
 
-def layer_pattern(model: torch.nn.Module) -> LayerPattern | None:
-    """The pattern with the fewest layers to run; None if running all layers takes no longer."""
+def layer_pattern(model: torch.nn.Module, checkpointing: Checkpointing = OFF) -> LayerPattern | None:
+    """The pattern with the fewest layers to run; None if running all layers takes no longer.
+
+    Layers that recompute their activations are another kind than those that do not.
+    """
     blocks = blocks_of(model)
     if blocks is None:
         return None
     known: dict[Any, int] = {}
-    kinds = [known.setdefault(_kind(block), len(known)) for block in blocks]
+    keys = ((_kind(block), checkpointing.recomputes(number)) for number, block in enumerate(blocks))
+    kinds = [known.setdefault(key, len(known)) for key in keys]
     found = [
         LayerPattern(len(kinds), first, period)
         for period in range(1, len(kinds) // (DEEPER_PERIODS + 1) + 1)

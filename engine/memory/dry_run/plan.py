@@ -17,8 +17,9 @@ from engine.config.preset import with_settings
 from engine.memory.dry_run.data_rows import DataWorkload, read_rows
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import uses_flash_attention
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
-from engine.memory.formula.fit import FitQuery, FormulaCorrection, largest_micro_batch
+from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import (
     MemoryPlan,
@@ -28,7 +29,6 @@ from engine.memory.formula.method_plan import (
     plan_method,
     planned_rows,
     positions_of,
-    with_micro_batch,
 )
 from engine.methods.locate import Located, load_error
 from engine.methods.machine import Machine, this_machine
@@ -131,16 +131,17 @@ def _look(
     subject: PlannedModel,
     qlora: tuple[schema.Config, FormulaCorrection] | None,
 ) -> MethodPlan:
-    automatic = config.train.micro_batch == "auto"
-    asked = with_micro_batch(FitQuery(config, subject.table, chosen.rows, subject.budget))
+    query = FitQuery(config, subject.table, chosen.rows, subject.budget)
+    asked = resolve_automatic(query)
     exact, why = _dry_run(asked, chosen, subject)
-    if automatic and exact and exact.peak + subject.budget.process_overhead > subject.budget.free:
-        # The micro-batch size that fits by the formula does not fit by the dry run: repeat with a corrected one.
-        less = largest_micro_batch(replace(asked, scale=FormulaCorrection.of(asked.formula_estimate(), exact))).value
-        if 0 < less < exact.micro_batch:
-            asked = asked.with_micro_batch(less)
+    if exact and classify_fit(exact.peak, subject.budget, exact.tier) != "fits":
+        # What `auto` chose by the formula does not fit by the dry run: choose again by the corrected formula.
+        scale = FormulaCorrection.of(asked.formula_estimate(), exact)
+        less = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
+        if less.config != asked.config:
+            asked = less
             exact, why = _dry_run(asked, chosen, subject)
-    return plan_method(asked, automatic, exact, subject.positions, qlora, why)
+    return plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
 
 
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.preset import with_settings
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.estimate import MemoryEstimate, PeakMemory
-from engine.memory.formula.formula import formula
+from engine.memory.formula.automatic import resolve_automatic
+from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
+from engine.memory.formula.fit import FitQuery, FormulaCorrection
+from engine.memory.formula.memory_budget import MemoryBudget
 from engine.methods.machine import Machine
 from engine.runs.result import Predicted
 
@@ -28,6 +29,8 @@ class RunForecast:
     """The formula with other settings, such as {"train.micro_batch": 2}."""
     seconds: float
     """Duration of making the estimates."""
+    config: schema.Config
+    """The run's configuration with a micro-batch size; activation checkpointing is chosen if it was for a GPU."""
 
     def training_fits(self, micro_batch: int, limit: int) -> bool:
         """Whether training with this micro-batch size is predicted to fit in `limit` bytes."""
@@ -46,6 +49,11 @@ class RunForecast:
         if new is None or old is None or right is None:
             return True
         return as_measured(changed, new) * as_measured(self.best, right) / as_measured(self.estimates[0], old) <= limit
+
+    @property
+    def micro_batch(self) -> int:
+        assert isinstance(self.config.train.micro_batch, int)
+        return self.config.train.micro_batch
 
     @property
     def best(self) -> MemoryEstimate | None:
@@ -76,26 +84,50 @@ def forecast_run(
     own: WorstCaseBatches,
     micro_batch: int,
     warn: Callable[[str, str], None],
+    limit: int | None = None,
 ) -> RunForecast:
     """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
     8 billion parameters. A failed prediction is a warning and never ends the run.
+
+    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen; None: nothing is chosen, and
+    `micro_batch` is used.
     """
     started = time.monotonic()
-    rows, table = own.rows(), architecture.to_dict()
+    query = _query(config, architecture.to_dict(), machine, own.rows(), limit)
+    chosen = query.with_micro_batch(micro_batch)
     found: list[MemoryEstimate] = []
-
-    def again(settings: dict[str, Any]) -> MemoryEstimate:
-        return formula(with_settings(config, settings), table, machine.device, rows, machine.bf16)
-
     light = True
     try:
-        found.append(again({}))
+        chosen = chosen if limit is None else resolve_automatic(query)
+        found.append(chosen.formula_estimate())
     except UserError as error:
         light = False
         warn("plan.no_formula", f"no memory formula for this model: {error.what}")
     try:
         if config.train.probe:
-            found.append(dry_run(config, architecture, machine, rows, own.work(config, micro_batch)))
+            exact = _dry_run(chosen, architecture, machine, own)
+            if light and limit is not None and exact.peak > query.budget.free:
+                scale = FormulaCorrection.of(found[0], exact)
+                chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
+                found, exact = [chosen.formula_estimate()], _dry_run(chosen, architecture, machine, own)
+            found.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
-    return RunForecast(found, again if light else None, time.monotonic() - started)
+    again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
+    return RunForecast(found, again, time.monotonic() - started, chosen.config)
+
+
+def _query(
+    config: schema.Config, model_config: dict[str, Any], machine: Machine, rows: StepShape, limit: int | None
+) -> FitQuery:
+    """The run as a question to the plan; estimates include the CUDA context, which `limit` does not."""
+    budget = MemoryBudget(
+        name=machine.name, device=machine.device, source="gpu", total=(limit or 0) + CONTEXT, bf16=machine.bf16
+    )
+    return FitQuery(config, model_config, rows, budget)
+
+
+def _dry_run(chosen: FitQuery, architecture: Any, machine: Machine, own: WorstCaseBatches) -> MemoryEstimate:
+    micro_batch = chosen.config.train.micro_batch
+    assert isinstance(micro_batch, int)
+    return dry_run(chosen.config, architecture, machine, chosen.rows, own.work(chosen.config, micro_batch))

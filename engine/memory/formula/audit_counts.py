@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 
@@ -41,8 +43,8 @@ class MethodAudit(Struct, frozen=True, kw_only=True):
     """Decoder layers of the model."""
     tokens: int
     """Tokens of the step's rows."""
-    checkpointing: bool
-    """Whether the step recomputes activations."""
+    checkpointing: bool | int | Literal["offload"]
+    """As `train.gradient_checkpointing`, with `auto` resolved."""
     training: PhaseCounts
     required_flops: int
     """FLOPs of the step's matrix products by the shapes of the layers (`required_flops`)."""

@@ -52,7 +52,8 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     micro_batch: int
     """Rows of the largest micro-batch."""
     packing: PackingMode
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | int | Literal["offload"]
+    """As `train.gradient_checkpointing`, with `auto` resolved."""
     static: int
     """Bytes between two steps: weights, adapters, optimizer state."""
     training: PeakMemory

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import schema
+from engine.config.checkpointing import Checkpointing, checkpointing_of
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
@@ -50,8 +51,7 @@ def formula(
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
     batch = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
-    checkpointing = config.train.gradient_checkpointing
-    checkpointing = device == "cuda" if checkpointing == "auto" else checkpointing
+    checkpointing = checkpointing_of(config.train.gradient_checkpointing, device)
     static = {
         "weights": weights(shape, config, device, bf16),
         "adapters": adapter_parameters(shape, config) * FLOAT32,
@@ -68,7 +68,7 @@ def formula(
         rows=rows,
         micro_batch=batch.rows,
         packing=batch.packing,
-        gradient_checkpointing=checkpointing,
+        gradient_checkpointing=checkpointing.setting,
         static=sum(static.values()),
         training=_peak({**static, **step}, device),
         evaluation=max(held_out, answering or held_out, key=lambda peak: peak.total),
@@ -91,7 +91,7 @@ class FormulaInputs:
     device: Device
     bf16: bool
     batch: MicroBatchShape
-    checkpointing: bool
+    checkpointing: Checkpointing
     size: int
     """Bytes per activation."""
 
@@ -113,9 +113,14 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     block = saved_activations(shape, config, batch, size) + exceptions.saved_bytes(
         shape, config, batch, size, work.device
     )
-    kept = shape.layers * (batch.tokens * shape.hidden * size if work.checkpointing else block) + mask(batch, size)
+    recomputing = work.checkpointing.layers(shape.layers)
+    inputs = batch.tokens * shape.hidden * size
+    # Offloaded inputs leave the GPU at once, except that of the layer that runs.
+    kept = inputs if work.checkpointing.offload else recomputing * inputs
+    kept += (shape.layers - recomputing) * block + mask(batch, size)
     kept += exceptions.cast_head(shape, config)
-    running = _running(work, batch, training=True) + (block if work.checkpointing else 0)
+    # The backward pass starts with the last layer: earlier ones are recomputed when its activations are gone.
+    running = _running(work, batch, training=True) + (block if work.checkpointing.recomputes(shape.layers - 1) else 0)
     trained = gradients(*where)
     before = trained if batch.several else 0
     head = method_spec(config.method).trains_weights

@@ -12,6 +12,7 @@ from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
 from engine.config.schema import Config
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import (
     Fit,
@@ -119,16 +120,6 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
     return StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
 
 
-def with_micro_batch(query: FitQuery) -> FitQuery:
-    """Replace `auto` by the largest micro-batch size that fits with the margin, else without it, else 1."""
-    if query.config.train.micro_batch != "auto":
-        return query
-    largest = largest_micro_batch(query, safely=True)
-    largest = largest if largest.value else largest_micro_batch(query)
-    # If memory is not the limit, use the batch size: micro-batches of shorter rows can have more rows.
-    return query.with_micro_batch(max(1, largest.value) if largest.bound == "memory" else query.config.train.batch)
-
-
 def plan_method(
     query: FitQuery,
     automatic: bool,
@@ -137,7 +128,9 @@ def plan_method(
     qlora: tuple[Config, FormulaCorrection] | None = None,
     refused: str = "",
 ) -> MethodPlan:
-    """Plan one method. `query` has a fixed micro-batch size; `dry_run`: of it, if any; `qlora`: as in `changes`."""
+    """Plan one method. `query` has no `auto` left; `automatic`: whether its micro-batch size was; `dry_run`: of it, if
+    any; `qlora`: as in `changes`.
+    """
     estimate = query.formula_estimate()
     scaled = replace(query, scale=FormulaCorrection.of(estimate, dry_run))
     best = dry_run or estimate
@@ -169,7 +162,7 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     rows = planned_rows(question.configs[0], positions, question.length)
     plans = []
     for config in question.configs:
-        query = with_micro_batch(FitQuery(config, model_config, rows, question.budget))
+        query = resolve_automatic(FitQuery(config, model_config, rows, question.budget))
         qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
         plans.append(plan_method(query, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"

@@ -95,7 +95,11 @@ def _on_top(change: Remedy, before: Settings) -> Remedy:
 
 
 def _checkpointing(query: FitQuery) -> Settings:
-    return {} if query.formula_estimate().gradient_checkpointing else {"train.gradient_checkpointing": True}
+    """The next stronger activation checkpointing; only a GPU can offload."""
+    current = query.formula_estimate().gradient_checkpointing
+    if current is True:
+        return {"train.gradient_checkpointing": "offload"} if query.budget.device == "cuda" else {}
+    return {} if current == "offload" else {"train.gradient_checkpointing": True}
 
 
 def _small_state(query: FitQuery) -> Settings:

@@ -10,6 +10,7 @@ from typing import Any
 import transformers
 
 from engine.config import schema
+from engine.config.checkpointing import RECOMPUTING, describe_checkpointing
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.memory.formula.estimate import StepShape
@@ -59,7 +60,8 @@ class Case:
     @property
     def name(self) -> str:
         train = self.config.train
-        activations = "checkpointed" if train.gradient_checkpointing else "stored"
+        recomputed = describe_checkpointing(train.gradient_checkpointing)
+        activations = f"{recomputed} checkpointed" if train.gradient_checkpointing else "stored"
         note = f", {self.remark}" if self.remark else ""
         return f"{self.shape} · {self.config.method}{note} · {activations} · {train.micro_batch} × {self.rows.length}"
 
@@ -91,10 +93,16 @@ def others() -> Iterator[Case]:
     yield case(llama, "lora", False, 256, 2, "one micro-batch per step", count=2)
 
 
+def checkpointed() -> Iterator[Case]:
+    """Every n-th layer recomputes its activations."""
+    for shape, method, choice in itertools.product(("Qwen2, tied head", "GPT-2"), ("lora", "full"), RECOMPUTING):
+        yield case(shape, method, choice.setting, 448, 2)  # type: ignore[arg-type]
+
+
 def case(
     shape: str,
     method: str,
-    checkpointing: bool,
+    checkpointing: bool | int,
     length: int,
     micro_batch: int,
     remark: str = "",

@@ -26,6 +26,7 @@ from planning.grid import SHAPES, Case
 from torch.autograd.profiler import profile
 
 from engine.config import schema
+from engine.config.checkpointing import checkpointing_of
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses, vocabulary_of
@@ -187,6 +188,7 @@ def _trainer(
     if segments:
         varlen_attention.enable(model)
     schedule = Schedule.of(len(rows), case.rows.count, 1.0, 2, 0)
+    checkpointing = checkpointing_of(config.train.gradient_checkpointing, "cuda" if device == "cuda" else "cpu")
     return AnswerTrainer(
         rows=rows,
         schedule=schedule,
@@ -197,6 +199,6 @@ def _trainer(
         tokenizer=SimpleNamespace(pad_token_id=0),
         hooks=Hooks(),
         model=model,
-        args=training_arguments(config, schedule, folder, device, bool(config.train.gradient_checkpointing)),
+        args=training_arguments(config, schedule, folder, device, checkpointing),
         optimizers=(optimizer, None),
     )

@@ -83,7 +83,7 @@ def test_padded_rows_exceed_the_bound_on_tokens_and_masks() -> None:
     """The bounds fail where they should: padding, and a float32 base with bf16 autocast."""
     rows = rows_of(LENGTHS["log-normal"][8:16])
     named = {one.name for one in bounds(audited("lora", rows, **{"train.packing": "padded"})) if not one.kept}
-    assert {"tokens computed / real", "masks of T x T", "keys and values per query head"} <= named
+    assert {"tokens computed / real", "materialized T x T attention masks", "repeated keys and values"} <= named
 
 
 def test_logits_of_a_whole_batch_and_float32_products_are_counted() -> None:

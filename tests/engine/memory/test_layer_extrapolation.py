@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
+from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.fake_model import bare_model
@@ -24,6 +25,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 SHAPES: dict[str, Callable[[], Any]] = {
     "llama": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=11),
+    "many layers": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=29),
     "experts": lambda: transformers.Qwen3MoeConfig(
         **SIZES, num_hidden_layers=9, moe_intermediate_size=64, num_experts=4, num_experts_per_tok=2, head_dim=16
     ),
@@ -39,7 +41,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def planned(shape: Any, method: Any, checkpointing: bool, machine: Machine, **settings: Any) -> MemoryEstimate:
+def planned(shape: Any, method: Any, checkpointing: Any, machine: Machine, **settings: Any) -> MemoryEstimate:
     values = {"train.gradient_checkpointing": checkpointing, "train.micro_batch": 2, "evaluation.batch": 4,
               "evaluation.max_new_tokens": 40, **settings}  # fmt: skip
     return planner.dry_run(resolve(Preset("test", values), method).config, shape, machine, ROWS)
@@ -57,14 +59,18 @@ def planned(shape: Any, method: Any, checkpointing: bool, machine: Machine, **se
         ("gpt2", "lora", True),
         ("gpt2", "full", False),
         ("dense blocks first", "full", False),
+        ("many layers", "qlora", 4),
+        ("many layers", "full", 2),
+        ("many layers", "lora", "offload"),
+        ("experts", "lora", 2),
     ],
 )
 def test_a_few_layers_give_the_peak_of_all(
-    name: str, method: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, method: str, checkpointing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = CARD if checkpointing else CPU
     few = planned(SHAPES[name](), method, checkpointing, machine)
-    monkeypatch.setattr(planner, "layer_pattern", lambda model: None)
+    monkeypatch.setattr(planner, "layer_pattern", lambda model, checkpointing: None)
     whole = planned(SHAPES[name](), method, checkpointing, machine)
     assert few == whole
 
@@ -74,7 +80,7 @@ def test_other_precisions_too(precision: str, monkeypatch: pytest.MonkeyPatch) -
     how = {"train.precision": precision, "evaluation.metric": "choice"}
     assert layer_pattern(bare_model(resolve(Preset("test", {})).config, SHAPES["llama"](), CPU))
     few = planned(SHAPES["llama"](), "full", False, CPU, **how)
-    monkeypatch.setattr(planner, "layer_pattern", lambda model: None)
+    monkeypatch.setattr(planner, "layer_pattern", lambda model, checkpointing: None)
     assert few == planned(SHAPES["llama"](), "full", False, CPU, **how)
 
 
@@ -89,6 +95,19 @@ def test_other_precisions_too(precision: str, monkeypatch: pytest.MonkeyPatch) -
 def test_the_layer_pattern_is_found(name: str, depth: LayerPattern) -> None:
     config = resolve(Preset("test", {}), "full").config
     assert layer_pattern(bare_model(config, SHAPES[name](), CPU)) == depth
+
+
+def test_layers_that_recompute_are_another_kind() -> None:
+    config = resolve(Preset("test", {}), "full").config
+    assert layer_pattern(bare_model(config, SHAPES["many layers"](), CPU), Checkpointing(4)) == LayerPattern(29, 0, 4)
+
+
+def test_memory_falls_from_choice_to_choice() -> None:
+    peaks = [
+        planned(SHAPES["many layers"](), "lora", choice.setting, CARD).training.total
+        for choice in (*RECOMPUTING, OFFLOADED)
+    ]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
 
 
 def test_a_shallow_model_is_not_extrapolated() -> None:

@@ -12,6 +12,7 @@ from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
 from engine.memory.formula.allocator import CONTEXT, GAPS
+from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import (
     FitQuery,
@@ -25,7 +26,7 @@ from engine.memory.formula.fit import (
 )
 from engine.memory.formula.measured_error import MeasuredError, error_of
 from engine.memory.formula.memory_budget import PROCESS, MemoryBudget
-from engine.memory.formula.method_plan import PlanQuery, planned_rows, positions_of, quick_plan, with_micro_batch
+from engine.memory.formula.method_plan import PlanQuery, planned_rows, positions_of, quick_plan
 from engine.memory.formula.remedies import changes
 
 GIB = 1 << 30
@@ -234,11 +235,11 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
 def test_an_automatic_micro_batch_leaves_the_margin_if_possible() -> None:
     budget = card(44.5)
     open_ = asked("lora", budget, train__gradient_checkpointing=False)
-    chosen = with_micro_batch(open_)
+    chosen = resolve_automatic(open_)
     assert 1 <= chosen.config.train.micro_batch < largest_micro_batch(open_).value  # type: ignore[operator]
     assert chosen.fits_safely()
-    assert with_micro_batch(asked("lora", budget, train__micro_batch=3)).config.train.micro_batch == 3
-    assert with_micro_batch(asked("full", card(8))).config.train.micro_batch == 1
+    assert resolve_automatic(asked("lora", budget, train__micro_batch=3)).config.train.micro_batch == 3
+    assert resolve_automatic(asked("full", card(8))).config.train.micro_batch == 1
 
 
 def test_rows_are_limited_by_preset_and_model() -> None:

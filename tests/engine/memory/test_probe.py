@@ -12,8 +12,10 @@ import pytest
 import torch
 from command import MICRO, events_of, ftbench
 from small_models import FULL_ATTENTION, PAD, Numbers, made
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
+from engine.config.checkpointing import EVERY_LAYER, OFF, Checkpointing
 from engine.data.tokens import Row
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
 from engine.memory.probe import Probe, Probed, balanced_micro_batch
@@ -39,13 +41,19 @@ def row(length: int, answer: int = 3) -> Row:
 ROWS = [row(5 + 7 * number % 40, 1 + number % 4) for number in range(20)]
 
 
+def recomputes(module: torch.nn.Module) -> bool:
+    return isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+
+
 class Tight(AnswerTrainer):
     """Simulates a device of limited size: micro-batches of more rows than `budget` do not fit."""
 
     budget = 99
+    recomputing = 0
+    """Layers that have to recompute their activations."""
 
     def forward_backward(self, model: Any, group: list[Row], total_weight: float) -> torch.Tensor:
-        if len(group) > self.budget:
+        if len(group) > self.budget or sum(map(recomputes, model.modules())) < self.recomputing:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().forward_backward(model, group, total_weight)
 
@@ -59,23 +67,27 @@ def trained(
         train=schema.Train(learning_rate=1e-2, batch=4, weight_decay=0.1),
         optimizer=schema.Optimizer(name=optimizer_name),  # type: ignore[arg-type]
     )
+    rows = how.get("rows", ROWS)
     shape = FULL_ATTENTION["llama"]
     shape.attention_dropout = 0.2
     model = made(shape).to(how.get("dtype", torch.float32))
-    schedule = Schedule.of(len(ROWS), 4, 1, 3, 0)
+    schedule = Schedule.of(len(rows), 4, 1, 3, 0)
     machine = PAGING if optimizer_name.startswith("paged") else CPU
     optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
     hooks = Hooks()
     trainer = Tight(
-        rows=ROWS, schedule=schedule, packing=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
+        rows=rows, schedule=schedule, packing=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
         tokenizer=Numbers(), hooks=hooks, model=model, optimizers=(optimizer, None),
-        args=training_arguments(config, schedule, folder, "cpu", False),
+        args=training_arguments(config, schedule, folder, "cpu", OFF),
     )  # fmt: skip
-    trainer.budget = budget
-    own = WorstCaseBatches(LAYOUT, longest_step(ROWS, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
+    trainer.budget, trainer.recomputing = budget, how.get("recomputing", 0)
+    own = WorstCaseBatches(LAYOUT, longest_step(rows, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
     meters = Meters(lambda memory: None, None)
     meters.model_begins()
-    probe = Probe(trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"), lambda code, text: None)
+    probe = Probe(
+        trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"),
+        how.get("warn", lambda code, text: None), stronger=how.get("stronger", []),
+    )  # fmt: skip
     hooks.prepared = lambda: look(probe)
     torch.manual_seed(5)
     trainer.train()
@@ -129,6 +141,41 @@ def test_micro_batches_that_do_not_fit_are_halved_before_the_first_step(tmp_path
     steps: list[int] = []
     _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), budget=1)  # type: ignore[arg-type, func-returns-value]
     assert steps == [1] and trainer.micro_batch == 1
+
+
+def test_a_few_tokens_recompute_activations_before_they_are_split(tmp_path: Path) -> None:
+    """One after another until it fits; the weights are the same."""
+    choices, warnings, seen = [Checkpointing(2), EVERY_LAYER], list[tuple[str, str]](), list[Probed]()
+    plain, _ = trained(tmp_path / "a", lambda probe: probe.run())
+    weights, trainer = trained(
+        tmp_path / "b", lambda probe: seen.append(probe.run()), recomputing=2, stronger=choices,
+        warn=lambda code, text: warnings.append((code, text)),
+    )  # fmt: skip
+    assert seen[0].checkpointing == EVERY_LAYER and choices == [] and trainer.micro_batch == 4
+    assert [code for code, _ in warnings] == ["memory.checkpointing_enabled"] * 2
+    for one, other in zip(plain, weights, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_rows_are_split_if_recomputing_does_not_help(tmp_path: Path) -> None:
+    _, trainer = trained(tmp_path, lambda probe: probe.run(), budget=1, stronger=[EVERY_LAYER])
+    assert trainer.micro_batch == 1 and sum(map(recomputes, trainer.model.modules())) == 2
+
+
+def test_less_headroom_than_needed_recomputes_activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resident set of this process cannot be set, so its measurement is simulated."""
+    measure = Meters.peak_of
+
+    def peak_of(meters: Meters, work: Callable[[], Any]) -> int:
+        measure(meters, work)
+        model = probes[-1].trainer.model
+        return 100 - 40 * sum(map(recomputes, model.modules()))
+
+    probes: list[Probe] = []
+    monkeypatch.setattr(Meters, "peak_of", peak_of)
+    monkeypatch.setattr(Probe, "_limit", lambda probe: 50)
+    trained(tmp_path, lambda probe: (probes.append(probe), probe.run())[1], stronger=[Checkpointing(2), EVERY_LAYER])
+    assert probes[0].enabled == EVERY_LAYER and probes[0].trainer.micro_batch == 4
 
 
 def test_one_row_that_does_not_fit_ends_the_run_before_training(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import transformers
 from peft.tuners.lora import LoraLayer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from engine.config.checkpointing import OFF
 from engine.config.preset import Preset, resolve
 from engine.methods import method
 from engine.methods.adapters import CastLinear, multiply_in_input_dtype
@@ -210,5 +211,5 @@ def test_mixed_precision(name: str, weights: torch.dtype, folders: dict[str, Pat
     norms = [parameter for key, parameter in model.named_parameters() if "norm" in key]
     assert {parameter.dtype for parameter in norms} == {weights}
     assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
-    arguments = training_arguments(config, Schedule.of(8, 8, 1, 1, 0), tmp_path, "cpu", False)
+    arguments = training_arguments(config, Schedule.of(8, 8, 1, 1, 0), tmp_path, "cpu", OFF)
     assert arguments.bf16 == (name == "full")

@@ -13,6 +13,7 @@ from small_models import PAD, SMALL, made
 from test_loss import ROWS, SHAPES, Forgetful, ours
 
 from engine.config import schema
+from engine.config.checkpointing import OFF
 from engine.data.tokens import Row
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, row_losses, summarize
@@ -111,7 +112,7 @@ def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.M
         tokenizer=load_tokenizer(schema.Model()),
         hooks=hooks,
         model=model,
-        args=training_arguments(config, schedule, folder, "cpu", False),
+        args=training_arguments(config, schedule, folder, "cpu", OFF),
         optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
     )
     trainer.train()

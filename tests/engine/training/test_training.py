@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from engine.config import schema
+from engine.config.checkpointing import OFF
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer, paged_bytes
@@ -59,7 +60,7 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
         tokenizer=tokenizer,
         hooks=Hooks(halved=halved.append),
         model=model,
-        args=training_arguments(config, schedule, tmp_path, "cpu", False),
+        args=training_arguments(config, schedule, tmp_path, "cpu", OFF),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
     )
     trainer.train()
@@ -203,7 +204,7 @@ def test_one_of_several_visible_gpus_is_used(tmp_path: Path, monkeypatch: pytest
     """DataParallel would split `logits_to_keep` across GPUs, and the LM head would run for some answers only."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     config, schedule = schema.Config(method="full"), Schedule.of(8, 8, 1, 3, 0)
-    arguments = training_arguments(config, schedule, tmp_path, "cuda", False)
+    arguments = training_arguments(config, schedule, tmp_path, "cuda", OFF)
     model = torch.nn.Linear(2, 2)
     trainer = Trainer(model=model, args=arguments)
     assert trainer._wrap_model(model) is model
@@ -220,7 +221,7 @@ def test_after_mixed_precision_training_the_model_is_evaluated_without_autocast(
     trainer = AnswerTrainer(
         rows=rows, schedule=schedule, packing=Packing("packed", 100_000), micro_batch=8, keep_checkpoints=1,
         checkpoint_folder=tmp_path / "checkpoints", tokenizer=tokenizer, hooks=Hooks(), model=model,
-        args=training_arguments(config, schedule, tmp_path, "cpu", False),
+        args=training_arguments(config, schedule, tmp_path, "cpu", OFF),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
     )  # fmt: skip
     assert model.config.use_cache  # it is saved with the model

@@ -107,7 +107,12 @@ def losses_with(tmp_path: Path, *settings: str) -> list[float]:
 
 def test_checkpointing_and_accumulation_change_no_loss(tmp_path: Path) -> None:
     plain = losses_with(tmp_path, "train.precision=fp32")
-    for setting in ("train.gradient_checkpointing=true", "train.micro_batch=1", "train.packing=padded"):
+    for setting in (
+        "train.gradient_checkpointing=true",
+        "train.gradient_checkpointing=2",
+        "train.micro_batch=1",
+        "train.packing=padded",
+    ):
         assert losses_with(tmp_path, "train.precision=fp32", setting) == pytest.approx(plain, rel=1e-4), setting
 
 

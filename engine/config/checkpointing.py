@@ -1,0 +1,65 @@
+"""Activation checkpointing: which decoder layers recompute their activations in the backward pass.
+
+Ordered from the least to the most memory saved, and from the least to the most time: a layer that recomputes runs its
+forward pass twice, and offloaded inputs are copied to host memory and back. torchtitan calls every n-th layer selective
+activation checkpointing; transformers implements both (`PreTrainedModel.activation_checkpointing_enable`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+Setting = bool | int | Literal["auto", "offload"]
+"""`train.gradient_checkpointing`."""
+
+
+class Checkpointing(NamedTuple):
+    """Which decoder layers recompute their activations."""
+
+    every: int
+    """Every n-th layer, starting with the first; 0: none."""
+    offload: bool = False
+    """Whether the inputs of these layers are kept in host memory."""
+
+    def layers(self, count: int) -> int:
+        """Number of layers that recompute their activations, of a model with `count` layers."""
+        return math.ceil(count / self.every) if self.every else 0
+
+    def recomputes(self, layer: int) -> bool:
+        """Whether the layer with this index, from 0, recomputes its activations."""
+        return self.every > 0 and layer % self.every == 0
+
+    @property
+    def setting(self) -> bool | int | Literal["offload"]:
+        """The value of `train.gradient_checkpointing` that means this."""
+        if self.offload:
+            return "offload"
+        return self.every if self.every > 1 else bool(self.every)
+
+
+OFF, EVERY_LAYER, OFFLOADED = Checkpointing(0), Checkpointing(1), Checkpointing(1, offload=True)
+RECOMPUTING = (OFF, Checkpointing(4), Checkpointing(2), EVERY_LAYER)
+"""What `auto` chooses from on a GPU, the fastest first; OFFLOADED comes last."""
+
+
+def checkpointing_of(setting: Setting, device: Literal["cpu", "cuda"]) -> Checkpointing:
+    """The meaning of the setting on a device.
+
+    `auto` is off on a CPU; for a GPU the plan chooses (`engine.memory.formula.automatic`), and an estimate made before
+    that counts every layer. A CPU has no other memory to offload to.
+    """
+    if setting == "auto":
+        return OFF if device == "cpu" else EVERY_LAYER
+    if setting == "offload":
+        return EVERY_LAYER if device == "cpu" else OFFLOADED
+    return Checkpointing(int(setting))
+
+
+def describe_checkpointing(setting: Setting) -> str:
+    """A resolved setting in words: `off`, `1 in 4 layers`, `all layers`, `all layers, offloaded`."""
+    chosen = checkpointing_of(setting, "cuda")
+    if not chosen.every:
+        return "off"
+    layers = f"1 in {chosen.every} layers" if chosen.every > 1 else "all layers"
+    return layers + (", offloaded" if chosen.offload else "")

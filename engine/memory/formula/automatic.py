@@ -1,0 +1,66 @@
+"""What `auto` means for the micro-batch size and activation checkpointing: the fastest settings that fit.
+
+A layer that recomputes its activations runs its forward pass twice, which adds about a third to the FLOPs of a step. A
+smaller micro-batch costs less as long as the weights are read for enough tokens: with ENOUGH_TOKENS a bf16 product does
+2,048 FLOPs per byte of weights, seven times what an H100 needs to be limited by its FLOPs (989 TFLOPS over 3.35 TB/s:
+295 FLOPs per byte; NVIDIA, H100 datasheet). So the micro-batch size is reduced to that many tokens first, and layers
+recompute only if it still does not fit. Offloading waits for the bus between GPU and host, and comes last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.memory.formula.fit import FitQuery, largest_micro_batch
+
+ENOUGH_TOKENS = 2048
+"""Tokens of a micro-batch above which more tokens hardly use a GPU better."""
+
+
+def resolve_automatic(query: FitQuery) -> FitQuery:
+    """Replace `auto` by the fastest settings that fit with the margin, else without it, else by the smallest."""
+    if query.config.train.micro_batch != "auto" and query.config.train.gradient_checkpointing != "auto":
+        return query
+    for checkpointing, rows, safely in _attempts(query):
+        candidate = query.with_settings({"train.gradient_checkpointing": checkpointing.setting})
+        if found := _with_micro_batch(candidate, rows, safely):
+            return found
+    least = query.with_settings({"train.gradient_checkpointing": _choices(query)[-1].setting})
+    return least.with_micro_batch(1) if query.config.train.micro_batch == "auto" else least
+
+
+def enough_rows(query: FitQuery) -> int:
+    """Rows of a micro-batch with ENOUGH_TOKENS, at most those of a step."""
+    return min(query.rows.count, math.ceil(ENOUGH_TOKENS / query.rows.length))
+
+
+def _attempts(query: FitQuery) -> Iterator[tuple[Checkpointing, int, bool]]:
+    """(checkpointing, the least rows of a micro-batch, whether with the margin), the fastest first.
+
+    Without the margin, what needs less memory comes before what is faster.
+    """
+    choices = _choices(query)
+    recomputing = [choice for choice in choices if not choice.offload]
+    yield from ((choice, enough_rows(query), True) for choice in recomputing)
+    yield from ((choice, 1, True) for choice in choices)
+    yield from ((choice, 1, False) for choice in (*recomputing[-1:], choices[-1]))
+
+
+def _choices(query: FitQuery) -> tuple[Checkpointing, ...]:
+    setting, device = query.config.train.gradient_checkpointing, query.budget.device
+    if setting == "auto" and device == "cuda":
+        return (*RECOMPUTING, OFFLOADED)
+    return (checkpointing_of(setting, device),)
+
+
+def _with_micro_batch(query: FitQuery, least: int, safely: bool) -> FitQuery | None:
+    """The query with its micro-batch size, or the largest that fits if it is `auto`; None if fewer than `least` fit."""
+    if query.config.train.micro_batch != "auto":
+        return query if (query.fits_safely() if safely else query.fits()) else None
+    largest = largest_micro_batch(query, safely)
+    if largest.value < (least if largest.bound == "memory" else 1):
+        return None
+    # If memory is not the limit, use the batch size: micro-batches of shorter rows can have more rows.
+    return query.with_micro_batch(largest.value if largest.bound == "memory" else query.config.train.batch)

@@ -1,0 +1,99 @@
+"""What `auto` chooses for the micro-batch size and activation checkpointing."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from test_plan_fit import ROWS, asked, card, memory
+
+from engine.config.checkpointing import (
+    EVERY_LAYER,
+    OFF,
+    OFFLOADED,
+    RECOMPUTING,
+    Checkpointing,
+    checkpointing_of,
+    describe_checkpointing,
+)
+from engine.memory.formula.automatic import enough_rows, resolve_automatic
+from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.fit import FitQuery, largest_micro_batch
+
+ORDER = (*RECOMPUTING, OFFLOADED)
+
+
+def chosen(query: FitQuery) -> tuple[Checkpointing, int]:
+    train = resolve_automatic(query).config.train
+    assert train.gradient_checkpointing != "auto" and train.micro_batch != "auto"
+    return checkpointing_of(train.gradient_checkpointing, query.budget.device), train.micro_batch
+
+
+def test_memory_falls_from_choice_to_choice() -> None:
+    case = asked("lora", card(79.2), train__micro_batch=4)
+    peaks = [case.with_settings({"train.gradient_checkpointing": choice.setting}).peak() for choice in ORDER]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_less_memory_recomputes_more_layers_and_offloading_comes_last(method: Any) -> None:
+    found = [chosen(asked(method, card(gib / 2))) for gib in range(8, 300)]
+    places = [ORDER.index(checkpointing) for checkpointing, _ in found]
+    fitting = [place for place, gib in zip(places, range(8, 300), strict=True) if fits_at(method, gib / 2)]
+    assert fitting == sorted(fitting, reverse=True)
+    assert {OFF, EVERY_LAYER} < {ORDER[place] for place in fitting} and fitting[-1] == 0
+
+
+def fits_at(method: Any, gib: float) -> bool:
+    return resolve_automatic(asked(method, card(gib))).fits_safely()
+
+
+def test_layers_recompute_only_where_fewer_rows_would_use_the_gpu_badly() -> None:
+    for gib, rows in itertools.product(range(16, 96, 4), (ROWS, StepShape(count=16, length=100, answer=30))):
+        case = asked("lora", card(gib), rows=rows)
+        checkpointing, micro_batch = chosen(case)
+        if checkpointing not in RECOMPUTING[1:] or not resolve_automatic(case).fits_safely():
+            continue
+        less = RECOMPUTING[RECOMPUTING.index(checkpointing) - 1]
+        faster = case.with_settings({"train.gradient_checkpointing": less.setting})
+        assert largest_micro_batch(faster, safely=True).value < max(enough_rows(case), micro_batch)
+
+
+def test_what_is_configured_stays() -> None:
+    fixed = asked("lora", card(20), train__gradient_checkpointing=False, train__micro_batch=7)
+    assert resolve_automatic(fixed) == fixed
+    assert chosen(asked("lora", card(79.2), train__micro_batch=3))[1] == 3
+    for setting, gib in itertools.product((True, 2, "offload"), (40, 4)):
+        train = resolve_automatic(asked("lora", card(gib), train__gradient_checkpointing=setting)).config.train
+        assert train.gradient_checkpointing == setting and train.micro_batch != "auto"
+
+
+def test_a_cpu_recomputes_only_if_it_is_told_to_and_has_nothing_to_offload_to() -> None:
+    assert chosen(asked("lora", memory(4)))[0] == OFF
+    assert checkpointing_of("offload", "cpu") == EVERY_LAYER
+    recomputed, offloaded = (
+        asked("lora", memory(64), train__gradient_checkpointing=setting).peak() for setting in (True, "offload")
+    )
+    assert recomputed == offloaded
+
+
+def test_nothing_that_fits_is_the_smallest() -> None:
+    assert chosen(asked("full", card(8))) == (OFFLOADED, 1)
+
+
+def test_a_correction_by_the_dry_run_changes_the_choice() -> None:
+    case = asked("lora", card(79.2), train__micro_batch=4)
+    assert chosen(case)[0] == OFF
+    corrected = replace(case, scale=replace(case.scale, training=4.0))
+    assert ORDER.index(chosen(corrected)[0]) > 0
+
+
+def test_settings_are_read_and_described() -> None:
+    for choice in ORDER:
+        assert checkpointing_of(choice.setting, "cuda") == choice
+    assert [describe_checkpointing(choice.setting) for choice in ORDER] == [
+        "off", "1 in 4 layers", "1 in 2 layers", "all layers", "all layers, offloaded",
+    ]  # fmt: skip
+    assert [Checkpointing(4).layers(count) for count in (3, 4, 5, 32)] == [1, 1, 2, 8] and OFF.layers(32) == 0

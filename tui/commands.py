@@ -323,6 +323,11 @@ TITLES = {
 """Headings of the tables in the help screen and in `docs/keys.md`."""
 
 
+def actions(table: str) -> frozenset[str]:
+    """The actions of a table, without their arguments."""
+    return frozenset(command.action.partition("(")[0] for command in TABLES[table])
+
+
 def bindings(group: str) -> list[BindingType]:
     """The Textual bindings of a screen or of the app."""
     return [command.binding() for command in TABLES[group]]

@@ -122,7 +122,7 @@ def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> It
         where = "shipped with ftbench"
     else:
         where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
-    yield Fact("model", f"{config.model.id}  {where}")
+    yield Fact("model", config.model.id if where == config.model.id else f"{config.model.id}  {where}")
     if config.model.from_run:
         yield Fact("start", f"the {_started_with(config)} of {starting_run_name(config)}")
     if found and found.estimate:

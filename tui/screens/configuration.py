@@ -25,7 +25,7 @@ from tui.background import ProgressReported, ResponseReceived
 from tui.charts.columns import Column, TableRow
 from tui.choice import NOT_COMPARED, Choice
 from tui.command_line import run_command
-from tui.commands import bindings
+from tui.commands import actions, bindings
 from tui.format import setting
 from tui.preview.effects import Effects, Speeds, effects, effects_text
 from tui.preview.launch_context import DataCheckCache, LaunchContext
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from engine.memory.formula.history import Throughput
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
+ACTIONS = actions("config")
 EDIT_KEYS = "enter apply   escape cancel   empty: default"
 YOURS = "your change"
 """Origin of a value that was changed on the bench."""
@@ -74,6 +75,10 @@ class ConfigurationScreen(BaseScreen[Choice]):
         """Only settings that contain this word are listed."""
         self.edited = ""
         """Key of the setting that is being edited; `filter` while the word is typed."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide keys that type letters while the input line has the focus."""
+        return not (isinstance(self.focused, Input) and action in ACTIONS)
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")

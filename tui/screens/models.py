@@ -20,7 +20,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.charts.bar import bar
 from tui.choice import Choice
-from tui.commands import bindings
+from tui.commands import actions, bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.model_rows import ModelRow, columns, detail_lines, model_row, table_row
 from tui.screens.base import BaseScreen
@@ -29,6 +29,7 @@ from tui.widgets.table import Table
 from tui.widgets.value_input import ValueInput
 from tui.workbench import app_settings
 
+ACTIONS = actions("models")
 BAR_WIDTH = 30
 PLACEHOLDERS = {"type": "owner/name on the Hub, a folder, or a .gguf file", "filter": "show only models that contain …"}
 
@@ -60,6 +61,10 @@ class ModelsScreen(BaseScreen[Choice | None]):
         """The download in progress."""
         self.pulled = ""
         """The model that is being downloaded."""
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide keys that type letters while the input line has the focus."""
+        return not (isinstance(self.focused, Input) and action in ACTIONS)
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")

@@ -19,7 +19,7 @@ from engine.config.text import visible
 from engine.runs.chat_file import save_conversations
 from engine.runs.chat_messages import Items, ListItems, Loading, Open, Ready, Refused, Sampling, Waiting
 from engine.runs.home import tilde
-from tui.commands import TABLES, bindings
+from tui.commands import actions, bindings
 from tui.live.chat_sampling import parse_sampling, written
 from tui.live.chat_state import CPU, ChatState, default_sampling, item_line, memory_text, sampling_text, state_line
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
@@ -33,7 +33,7 @@ MIN_COLUMN = 38
 REDRAW_SECONDS = 0.1
 ITEMS = 200
 """Test items that are listed."""
-ACTIONS = frozenset(command.action.partition("(")[0] for command in TABLES["try"])
+ACTIONS = actions("try")
 
 
 class TryScreen(BaseScreen[None]):

@@ -149,6 +149,7 @@ class DataList(OptionList, inherit_bindings=False):
 
     def on_resize(self) -> None:
         self._redraw()
+        self.call_after_refresh(self.scroll_to_highlight)
 
     def on_focus(self) -> None:
         self.relist()  # files may have been added or removed

@@ -92,7 +92,7 @@ def test_another_shell_is_refused() -> None:
 
 
 SHELL_ARGUMENTS = {"bash": ["--norc", "--noprofile", "-i"], "zsh": ["-f", "-i"]}
-START = {"bash": "", "zsh": "autoload -Uz compinit && compinit -u -d /dev/null; unsetopt zle_bracketed_paste; "}
+START = {"bash": "", "zsh": "autoload -Uz compinit && compinit -u -D; unsetopt zle_bracketed_paste; "}
 
 
 @pytest.fixture(params=SHELL_ARGUMENTS)

@@ -141,7 +141,7 @@ def test_a_model_is_downloaded_with_a_progress_bar(tmp_path: Path, hub: Hub) -> 
         assert isinstance(screen, ModelsScreen)
         await wait_for(pilot, lambda: screen.rows)
         await pilot.press("p")
-        await wait_for(pilot, lambda: any("nothing to download" in note for note in notes(app)))
+        await wait_for(pilot, lambda: any("already downloaded" in note for note in notes(app)))
         await pilot.press("a", *NAME, "enter", "i")
         await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and NAME in app.screen.rows)
         await pilot.press("p")

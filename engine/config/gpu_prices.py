@@ -1,4 +1,4 @@
-"""GPUs for rent: memory and price per hour, from `presets/gpus.toml` and the user's own list."""
+"""GPUs for rent: memory, price per hour and peak FLOP/s, from `presets/gpus.toml` and the user's own list."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Gpu(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """GiB that a process can allocate."""
     price_per_hour: Annotated[float, Meta(ge=0)]
     currency: str = "USD"
+    bf16_tflops: Annotated[float, Meta(gt=0)] | None = None
+    """Peak of dense matrix products in bf16 that accumulate in float32, in 10^12 FLOP/s."""
     match: list[str] = field(default_factory=list)
     """Whole words of the NVML name that identify it."""
 

@@ -67,6 +67,11 @@ class Generator:
         answers = (self._by_library if unsupported else self._by_queue)(model, prompts, progress)
         return [answers[number] for number in range(len(rows))]
 
+    def library_answer_tokens(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[list[int]]:
+        """The same by transformers' `generate`, to compare with."""
+        answers = self._by_library(model, [row.prompt for row in rows], lambda done: None)
+        return [answers[number] for number in range(len(rows))]
+
     def _by_queue(
         self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]
     ) -> dict[int, list[int]]:

@@ -26,6 +26,7 @@ from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
 from engine.worker.artifact_requests import ARTIFACT_REQUESTS, Progress
 from engine.worker.audit_requests import AUDIT_REQUESTS
+from engine.worker.training_check_requests import TRAINING_CHECK_REQUESTS
 
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
@@ -220,6 +221,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "doctor": doctor,
     **ARTIFACT_REQUESTS,
     **AUDIT_REQUESTS,
+    **TRAINING_CHECK_REQUESTS,
 }
 
 

@@ -11,7 +11,16 @@ from engine.config.errors import UserError
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_or_ladder
-from tui.cli.options import AsciiOption, JsonOption, MouseOption, RunArgument, RunsOption, SetOption, overrides
+from tui.cli.options import (
+    AsciiOption,
+    DeviceOption,
+    JsonOption,
+    MouseOption,
+    RunArgument,
+    RunsOption,
+    SetOption,
+    overrides,
+)
 
 upkeep_app = App()
 
@@ -90,15 +99,29 @@ def doctor(
         ),
     ] = None,
     settings: SetOption = None,
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Train each method for a few steps: speed, memory, and what must be equal."),
+    ] = False,
+    device: DeviceOption = None,
     json: JsonOption = False,
 ) -> None:
     """Check machine, libraries, disk, and a step of each method."""
+    if train and (repair or bundle or audit is not None):
+        what = "--train with --repair, --bundle or --audit"
+        raise UserError(what, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
+    if device is not None and not train:
+        raise UserError("--device without --train", "ftbench doctor", "add --train", "cli.conflicting_values")
     if audit is not None:
         from tui.cli import audit as audit_verb
 
         raise typer.Exit(audit_verb.audit(audit, overrides(settings), json))
     if settings:
         raise UserError("--set without --audit", "ftbench doctor", "add --audit PRESET", "cli.conflicting_values")
+    if train:
+        from tui.cli.training_check import training_check
+
+        raise typer.Exit(training_check(device, json))
     folder = home(runs, json=json)
     if bundle:
         from tui.cli.bundle import bundle as write_bundle

@@ -43,7 +43,7 @@ LINES: dict[str, list[list[str]]] = {
     "clean": [["S"], ["runs", "--run", "S"]],
     "completion": [["S"], ["bash", "--line", "ftbench S"]],
     "track": [["S"]],
-    "doctor": [["--repair", "--runs", "S"]],
+    "doctor": [["--repair", "--runs", "S"], ["--train", "--device", "S"]],
     "data check": [["tickets", "--preset", "S"]],
     "data show": [["tickets", "--set", "S=1"]],
     "presets list": [["--S"]],

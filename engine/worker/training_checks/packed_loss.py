@@ -1,0 +1,63 @@
+"""Packed = padded: losses and gradients of the same rows, packed into one sequence and padded to a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from engine.config.batch_limits import PADDED_TOKENS
+from engine.config.quantities import rate
+from engine.data.tokens import Row
+from engine.evaluation.score import row_losses
+from engine.runs.training_report import PACKED_LOSS, TrainingCheck
+from engine.training.collation import Packing
+from engine.worker.training_checks.agreement import gradients_agree, losses_agree
+from engine.worker.training_checks.session import TrainingSession
+
+ROWS = 16
+MAX_GRADIENT = 1 << 27
+"""Trained parameters above which gradients are not compared: three copies of them would be kept in memory."""
+
+
+def check_packed_loss(session: TrainingSession) -> TrainingCheck:
+    """Compare losses of up to ROWS rows, and their gradients if these are small, in the data type of the run."""
+    if not session.packing.one_sequence:
+        text = f"rows are padded with {type(session.model).__name__}"
+        return TrainingCheck(name=PACKED_LOSS, state="skipped", text=text)
+    rows = [session.subject.rows[index] for index in session.schedule.indices(0)][:ROWS]
+    padded, alone = Packing("padded", PADDED_TOKENS[session.machine.device]), Packing("padded", 1)
+    first, second, third = (_losses(session, rows, packing) for packing in (session.packing, padded, alone))
+    losses = losses_agree(first, second, third, session.dtype)
+    text = f"losses differ by at most {rate(losses.difference)} nats/token (limit {rate(losses.limit)})"
+    holds = losses.holds
+    if trained_parameters(session.model) <= MAX_GRADIENT:
+        packed = _gradient(session, rows, session.packing, len(rows))
+        gradients = gradients_agree(
+            packed, _gradient(session, rows, padded, len(rows)), _gradient(session, rows, alone, 1), session.dtype
+        )
+        difference, limit = rate(gradients.difference), rate(gradients.limit)
+        text += f", gradients by {difference} of their norm (limit {limit})"
+        holds = holds and gradients.holds
+    return TrainingCheck(name=PACKED_LOSS, state="ok" if holds else "failed", text=text)
+
+
+def trained_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _losses(session: TrainingSession, rows: list[Row], packing: Packing) -> list[float]:
+    """Loss of each row in nats/token."""
+    found = row_losses(session.model, rows, packing, session.subject.pad, session.machine.device)
+    return [loss.nll / loss.weight for loss in found]
+
+
+def _gradient(session: TrainingSession, rows: list[Row], packing: Packing, micro_batch: int) -> torch.Tensor:
+    """(trained parameters,) in float32: the gradient of the mean loss of the rows."""
+    model: Any = session.model
+    model.zero_grad(set_to_none=True)
+    session.step(rows, packing, micro_batch)
+    parts = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradient = torch.cat([part.detach().float().flatten() for part in parts])
+    model.zero_grad(set_to_none=True)
+    return gradient

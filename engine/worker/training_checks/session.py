@@ -1,0 +1,214 @@
+"""One method trained for a few steps with the worker's own trainer, plan and memory probe, outside of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from engine.config import schema
+from engine.data.tokens import Row
+from engine.evaluation.generate import Generator
+from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.score import row_losses, vocabulary_of
+from engine.memory.dry_run.dry_run import uses_checkpointing
+from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.probe import Probe, Probed
+from engine.methods import method
+from engine.methods.machine import Machine
+from engine.methods.model_config import config_of
+from engine.methods.optimizers import make_optimizer
+from engine.training import varlen_attention
+from engine.training.batches import Schedule, choose_packing
+from engine.training.collation import Packing
+from engine.training.loss import supports_logits_to_keep
+from engine.training.meters import Meters, training_gpu
+from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.worker.training_checks.subjects import Subject
+
+WARM_UP = 2
+"""Steps that are not timed: kernels are loaded, and the allocator's pool grows."""
+NEW_TOKENS = 24
+"""Maximum tokens of a generated answer."""
+GENERATED = 16
+"""Rows that are generated at a time."""
+
+
+@dataclass
+class TimedSteps:
+    """Losses of all steps, and the duration of those after the first WARM_UP."""
+
+    losses: list[float] = field(default_factory=list)
+    tokens: int = 0
+    """Tokens of the timed steps."""
+    seconds: float = 0.0
+    first: int = 0
+    """Index of the first timed step."""
+
+    @property
+    def timed(self) -> int:
+        return len(self.losses) - self.first
+
+
+class StepTimer(TrainerCallback):
+    """Records steps. The GPU is waited for only before the first timed step and after the last step."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks, self.steps, self.since = hooks, TimedSteps(first=WARM_UP), 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        facts, steps = self.hooks.facts, self.steps
+        steps.losses.append(facts.loss)
+        if len(steps.losses) > WARM_UP:
+            steps.tokens += facts.tokens
+        if len(steps.losses) in (WARM_UP, state.max_steps):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            now = time.monotonic()
+            steps.seconds, self.since = now - self.since, now
+
+
+class TrainingSession:
+    """A method's model, optimizer and trainer; `train` runs the steps and measures them."""
+
+    def __init__(self, subject: Subject, machine: Machine, folder: Path) -> None:
+        """Load the model and make it trainable; `folder`: where the trainer would write checkpoints."""
+        self.subject, self.machine, self.config = subject, machine, subject.config
+        self.notes: list[str] = []
+        self.meters = Meters(lambda event: None, training_gpu() if machine.device == "cuda" else None)
+        self._note_other_processes()
+        self.meters.model_begins()
+        module = method(self.config.method)
+        set_seed(self.config.train.seed)
+        base = module.load(self.config, machine)
+        self.model: Any = module.make_trainable(base, self.config)
+        self.optimizer, self.optimizer_name = make_optimizer(
+            self.model.parameters(), self.config, machine, lambda code, text: None
+        )
+        self.packing = packing_of(self.model, self.config, subject.rows, machine)
+        self.schedule = Schedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
+        self.batches = self._worst_case()
+        self.forecast: RunForecast = forecast_run(
+            self.config, config_of(self.config.model), machine, self.batches, self.config.train.batch, self.warn
+        )
+        self.checkpointing = uses_checkpointing(self.config, machine)
+        self.hooks = Hooks()
+        self.trainer = self._trainer(folder)
+        self.probed: Probed | None = None
+        self.steps = TimedSteps()
+        self.loss_before = self.loss_after = math.nan
+        self.peak: int | None = None
+        """Peak of memory reserved on a GPU while the steps ran, in bytes; None on a CPU."""
+
+    def warn(self, code: str, text: str) -> None:
+        self.notes.append(text)
+
+    def _note_other_processes(self) -> None:
+        for pid, name, _ in self.meters.gpu.others(self.meters.gpu_pid) if self.meters.gpu else []:
+            self.warn("gpu.shared", f"process {pid} {name} also uses this GPU: timings and memory include its load")
+
+    def train(self) -> None:
+        """Run the memory probe and the steps. Raises Diverged, OutOfMemory, and errors of libraries."""
+        self.loss_before = self._loss()
+        timer = StepTimer(self.hooks)
+        self.trainer.add_callback(timer)
+        self.hooks.prepared = self._probe
+        self.trainer.train()
+        self.trainer.end_autocast()
+        self.steps = timer.steps
+        self.peak = self.meters.sample().reserved_peak
+        self.meters.training_ends()
+        self.loss_after = self._loss()
+
+    def _loss(self) -> float:
+        """Loss of the rows in nats/token."""
+        losses = row_losses(self.model, self.subject.rows, self.packing, self.subject.pad, self.machine.device)
+        return mean_loss(losses)
+
+    def _probe(self) -> None:
+        on_gpu = self.machine.device == "cuda"
+        self.probed = Probe(
+            trainer=self.trainer,
+            optimizer=self.optimizer,
+            batches=self.batches,
+            meters=self.meters,
+            automatic=True,
+            evaluate=None,
+            fits=None if on_gpu else self.forecast.training_fits,
+            warn=self.warn,
+        ).run()
+        self.meters.training_begins()
+
+    def timed_rows(self) -> list[Row]:
+        """The rows of the timed steps."""
+        steps = range(self.steps.first, len(self.steps.losses))
+        return [self.subject.rows[index] for step in steps for index in self.schedule.indices(step)]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type in which the model computes."""
+        found: torch.dtype = method(self.config.method).weight_dtype(self.config, self.machine)
+        return found
+
+    def generator(self, ends: frozenset[int]) -> Generator:
+        """The generator of evaluations."""
+        tokenizer: Any = self.subject.tokenizer or SimpleNamespace(pad_token_id=self.subject.pad)
+        return Generator(tokenizer, NEW_TOKENS, GENERATED, self.machine.device, ends, self.warn)
+
+    def step(self, rows: list[Row], packing: Packing, micro_batch: int) -> float:
+        """Gradients of one step of the trainer with this packing and micro-batch size. Returns the loss."""
+        trainer = self.trainer
+        before = trainer.packing, trainer.micro_batch
+        trainer.packing, trainer.micro_batch = packing, micro_batch
+        try:
+            return float(trainer.training_step(self.model, rows))
+        finally:
+            trainer.packing, trainer.micro_batch = before
+
+    def _worst_case(self) -> WorstCaseBatches:
+        rows, batch = self.subject.rows, self.config.train.batch
+        held_out = list(self.subject.prompts)[:64]
+        vocabulary, answers_only = vocabulary_of(self.model), supports_logits_to_keep(self.model)
+        device = self.machine.device
+        return WorstCaseBatches(
+            packing=self.packing,
+            step=longest_step(rows, self.schedule, 0, batch, self.packing),
+            held_out=longest_held_out(held_out, self.packing, device, vocabulary, answers_only),
+            prompts=[],
+            choice=1,
+            pad=self.subject.pad,
+        )
+
+    def _trainer(self, folder: Path) -> AnswerTrainer:
+        arguments = training_arguments(self.config, self.schedule, folder, self.machine.device, self.checkpointing)
+        return AnswerTrainer(
+            rows=self.subject.rows,
+            schedule=self.schedule,
+            packing=self.packing,
+            micro_batch=self.config.train.batch,
+            checkpoint_folder=folder / "checkpoints",
+            keep_checkpoints=1,
+            tokenizer=SimpleNamespace(pad_token_id=self.subject.pad),
+            hooks=self.hooks,
+            model=self.model,
+            args=arguments,
+            optimizers=(self.optimizer, None),
+        )
+
+
+def packing_of(model: torch.nn.Module, config: schema.Config, rows: Any, machine: Machine) -> Packing:
+    """The packing of a run, with attention over segments enabled if it needs it; prefixes are not shared."""
+    longest = max(len(row.input_ids) for row in rows)
+    segments = not varlen_attention.unsupported_reason(model, longest)
+    flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
+    packing = choose_packing(rows, config.train.packing, machine.device, flash or segments, segments)
+    if packing.segments:
+        varlen_attention.enable(model)
+    return packing

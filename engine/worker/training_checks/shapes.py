@@ -1,0 +1,166 @@
+"""Shapes of models whose training is checked with random weights, and which of them this machine has room for.
+
+Sizes are those of the models' config.json on the Hugging Face Hub. Weights are drawn tensor by tensor on the device and
+written to a scratch folder, which is then loaded like every model; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from engine.config import schema
+from engine.config.preset import with_settings
+from engine.config.quantities import size
+from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.formula import formula
+from engine.methods.machine import Machine
+
+DISK_MARGIN = 1.25
+"""Free disk space required, as a multiple of the size of the weights."""
+MEMORY_SHARE = 0.95
+"""Share of the free memory that the predicted peak may take; the memory probe leaves the same headroom."""
+SHARD = 2 << 30
+"""Bytes of weights that are kept in memory before they are written."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model without weights."""
+
+    title: str
+    sizes: dict[str, Any]
+    tokens: int
+    """Mean tokens of a row."""
+    longest: int
+    """Maximum tokens of a row."""
+    batch: int
+    """Rows of a step."""
+
+    def architecture(self) -> LlamaConfig:
+        """transformers' configuration."""
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        return LlamaConfig(max_position_embeddings=8192, rms_norm_eps=1e-5, **self.sizes, **ids)
+
+    def step_shape(self) -> StepShape:
+        """The longest rows of a step, for a prediction."""
+        return StepShape(count=self.batch, length=self.longest, answer=self.longest // 2)
+
+
+def _llama(width: int, inner: int, layers: int, heads: int, key_heads: int, vocabulary: int, tied: bool) -> Any:
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+    }
+
+
+ON_GPU = (
+    ModelShape("Llama 3.1 8B shape", _llama(4096, 14336, 32, 32, 8, 128256, False), 600, 2048, 16),
+    ModelShape("Llama 3.2 3B shape", _llama(3072, 8192, 28, 24, 8, 128256, True), 600, 2048, 16),
+    ModelShape("Llama 3.2 1B shape", _llama(2048, 8192, 16, 32, 8, 128256, True), 600, 2048, 16),
+    ModelShape("SmolLM2 135M shape", _llama(576, 1536, 30, 9, 3, 49152, True), 600, 2048, 16),
+)
+"""Largest first."""
+ON_CPU = ModelShape("Llama shape with 5M parameters", _llama(256, 704, 4, 4, 2, 8192, True), 64, 128, 4)
+
+
+@dataclass(frozen=True)
+class ChosenShape:
+    """The largest shape that fits, and why no larger one was chosen."""
+
+    shape: ModelShape
+    why: str
+
+
+def choose_shape(config: schema.Config, machine: Machine, free_memory: int, free_disk: int) -> ChosenShape:
+    """The largest shape whose predicted peak and weights fit, for sizes in bytes; the smallest if none does."""
+    if machine.device == "cpu":
+        return ChosenShape(ON_CPU, "a CPU is too slow for an 8B model")
+    why = ""
+    for shape in ON_GPU[:-1]:
+        reason = _too_large(shape, config, machine, free_memory, free_disk)
+        if not reason:
+            return ChosenShape(shape, why)
+        why = why or reason
+    return ChosenShape(ON_GPU[-1], why)
+
+
+def _too_large(shape: ModelShape, config: schema.Config, machine: Machine, memory: int, disk: int) -> str:
+    """Why a shape does not fit; "" if it does. One row per forward pass: the memory probe finds how many fit."""
+    architecture = shape.architecture()
+    single = with_settings(config, {"train.micro_batch": 1})
+    needed = formula(single, architecture.to_dict(), machine.device, shape.step_shape(), machine.bf16).peak
+    if needed > MEMORY_SHARE * memory:
+        return f"{shape.title}: predicted peak {size(needed)}, {size(memory)} free"
+    weights = weight_bytes(architecture)
+    if DISK_MARGIN * weights > disk:
+        return f"{shape.title}: {size(weights)} of weights, {size(disk)} free in the temporary folder"
+    return ""
+
+
+def weight_bytes(architecture: LlamaConfig) -> int:
+    """Size of the weights in bf16."""
+    return 2 * sum(parameter.numel() for _, parameter in _without_weights(architecture).named_parameters())
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes of a folder's file system."""
+    return shutil.disk_usage(folder).free
+
+
+def write_random_weights(architecture: LlamaConfig, folder: Path, device: str, seed: int = 0) -> None:
+    """Write a model folder with normally distributed weights in bf16; norms are 1.
+
+    Of the weights at most SHARD bytes are in memory, so that also a model that is trained in 4 bits can be written.
+    """
+    folder.mkdir()
+    generator = torch.Generator(device).manual_seed(seed)
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    for name, parameter in _without_weights(architecture).named_parameters():
+        shard[name] = _drawn(parameter.shape, architecture.initializer_range, device, generator)
+        if sum(map(_bytes, shard.values())) >= SHARD:
+            _write(shard, folder, places)
+            shard = {}
+    _write(shard, folder, places)
+    index = {"metadata": {"total_size": weight_bytes(architecture)}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    architecture.architectures = ["LlamaForCausalLM"]
+    architecture.save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text("{}")  # a model folder has a tokenizer; rows here are random ids
+
+
+def _without_weights(architecture: LlamaConfig) -> torch.nn.Module:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
+
+
+def _drawn(shape: torch.Size, spread: float, device: str, generator: torch.Generator) -> torch.Tensor:
+    if len(shape) < 2:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    drawn = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0.0, spread, generator=generator)
+    return drawn.cpu()
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return math.prod(tensor.shape) * tensor.element_size()
+
+
+def _write(shard: dict[str, torch.Tensor], folder: Path, places: dict[str, str]) -> None:
+    """Write one file and record which tensors it has."""
+    name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+    save_file(shard, folder / name, metadata={"format": "pt"})
+    places.update(dict.fromkeys(shard, name))

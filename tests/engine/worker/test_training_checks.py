@@ -1,0 +1,299 @@
+"""The checks of `ftbench doctor --train`: on this machine they pass, and each of them fails where it should."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from engine.config.gpu_prices import list_gpus
+from engine.config.preset import Preset, resolve
+from engine.evaluation.generate import Generator
+from engine.methods import lora
+from engine.methods.machine import Machine, this_machine
+from engine.runs.rpc_client import ask
+from engine.runs.training_report import CHECKS, MODELS, TRAINING, TrainingReport
+from engine.training import varlen_attention
+from engine.training.guards import OutOfMemory
+from engine.worker.training_checks import memory, shapes
+from engine.worker.training_checks.agreement import gradients_agree, losses_agree
+from engine.worker.training_checks.decoding import check_decoding, decoding_check, divergences
+from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, out_of_memory_check
+from engine.worker.training_checks.packed_loss import check_packed_loss
+from engine.worker.training_checks.paging import Paged, paging_check
+from engine.worker.training_checks.report import check_method
+from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.shapes import choose_shape, write_random_weights
+from engine.worker.training_checks.speed import Speed, check_throughput, check_training, listed_peak
+from engine.worker.training_checks.subjects import embedded_subject, random_rows
+
+GIB = 1 << 30
+A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
+    """LoRA, trained on the embedded model."""
+    found = TrainingSession(embedded_subject("lora"), this_machine(), tmp_path_factory.mktemp("session"))
+    found.train()
+    return found
+
+
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_every_check_passes_or_needs_a_gpu(method: str) -> None:
+    told: list[str] = []
+    answer = ask("doctor.train", {"method": method, "device": "auto"}, told.append)
+    embedded, random = msgspec.convert(answer, list[TrainingReport])
+    for report, choice in ((embedded, MODELS[0]), (random, MODELS[1])):
+        assert [check.name for check in report.checks] == list(CHECKS[choice])
+        assert report.failed == []
+        assert report.tokens_per_second and report.peak and report.peak_dry_run and report.parameters
+        assert report.peak == pytest.approx(report.peak_dry_run, rel=0.05)
+    if not torch.cuda.is_available():
+        skipped = {check.name: check.text for report in (embedded, random) for check in report.checks
+                   if check.state == "skipped"}  # fmt: skip
+        assert skipped == {"paging": "needs a GPU", "out of memory": "needs a GPU"}
+        assert embedded.mfu is None and "MFU left out" in embedded.checks[1].text
+        assert random.model == "Llama shape with 5M parameters"
+    assert any("decoding" in text for text in told)
+
+
+def test_attention_to_other_rows_fails_the_packed_loss(
+    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_packed_loss(session).state == "ok"
+
+    def to_all(query: Any, key: Any, value: Any, segments: Any, scale: float) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=True
+        )
+
+    monkeypatch.setattr(varlen_attention, "SegmentAttention", SimpleNamespace(apply=to_all))
+    assert check_packed_loss(session).state == "failed"
+
+
+def test_padded_runs_have_no_packed_loss_to_compare(session: TrainingSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "packing", replace(session.packing, mode="padded"))
+    assert check_packed_loss(session).state == "skipped"
+
+
+def test_losses_may_differ_by_what_two_layouts_differ_by() -> None:
+    bf16, fp32 = torch.bfloat16, torch.float32
+    assert losses_agree([2.0, 3.02], [2.0, 3.0], [2.0, 3.01], bf16).holds
+    assert not losses_agree([2.0, 3.1], [2.0, 3.0], [2.0, 3.01], bf16).holds
+    assert not losses_agree([2.0, 3.001], [2.0, 3.0], [2.0, 3.0], fp32).holds
+    assert not losses_agree([2.0, math.nan], [2.0, 3.0], [2.0, 3.0], fp32).holds
+    assert not losses_agree([2.0, 3.0], [2.0, math.nan], [2.0, 3.0], fp32).holds
+
+
+def test_gradients_may_differ_by_what_two_layouts_differ_by() -> None:
+    gradient = torch.linspace(-1, 1, 1000)
+    assert gradients_agree(gradient * 1.001, gradient, gradient * 0.999, torch.bfloat16).holds
+    assert not gradients_agree(gradient * 1.1, gradient, gradient, torch.bfloat16).holds
+    assert not gradients_agree(gradient * math.nan, gradient, gradient, torch.float32).holds
+    assert not gradients_agree(gradient * 0, gradient * 0, gradient * 0, torch.float32).holds
+
+
+def test_other_tokens_fail_the_decoding(session: TrainingSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_decoding(session).state == "ok"
+
+    def worst(self: Generator, model: Any, rows: list[Any]) -> list[list[int]]:
+        """Answers that begin with the least likely token."""
+        found = []
+        for row in rows:
+            logits = model(input_ids=torch.tensor([row.prompt])).logits[0, -1]
+            found.append([int(logits.argmin())])
+        return found
+
+    monkeypatch.setattr(Generator, "library_answer_tokens", worst)
+    found = check_decoding(session)
+    assert found.state == "failed" and "8 differ" in found.text
+
+
+def test_only_ties_within_rounding_may_be_decoded_differently() -> None:
+    assert decoding_check(64, 8, []).text == "8 answers, 64 tokens: the same as transformers' generate"
+    assert decoding_check(64, 8, [0.0, 3.9]).state == "ok"
+    assert decoding_check(64, 8, [0.0, 4.1]).state == "failed"
+    assert decoding_check(64, 8, [math.nan]).state == "failed"
+
+
+def test_the_first_difference_of_an_answer_is_found_and_may_be_its_end() -> None:
+    row = SimpleNamespace(prompt=[9])
+    found = divergences([row] * 3, [[1, 2], [1], [1, 5]], [[1, 2], [1, 3], [1, 4]], frozenset({7}))  # type: ignore[list-item]
+    assert [(one.row, one.context, one.ours, one.theirs) for one in found] == [
+        (1, [9, 1], [7], [3]), (2, [9, 1], [5], [4])
+    ]  # fmt: skip
+
+
+def test_a_loss_that_does_not_fall_or_is_not_finite_fails_the_training() -> None:
+    assert check_training([3.0, 2.0], 3.0, 2.0, learns=True).state == "ok"
+    assert check_training([3.0, 3.1], 3.0, 3.1, learns=False).state == "ok"
+    assert "does not fall" in check_training([3.0, 3.1], 3.0, 3.1, learns=True).text
+    for losses, after in (([3.0, math.nan], 2.0), ([3.0, 2.0], math.inf)):
+        assert check_training(losses, 3.0, after, learns=False).state == "failed"
+
+
+def speed(flops: float, peak: float | None, tokens: float = 900.0) -> Speed:
+    return Speed(tokens, 1.5, flops, peak, "" if peak else "a CPU has no listed peak", "A100 80GB" if peak else "")
+
+
+def test_more_flops_than_the_gpu_has_fail_the_throughput() -> None:
+    found = check_throughput(speed(156e12, 312e12))
+    assert found.state == "ok"
+    assert found.text == "900 tokens/s, 1.50 s/step, 156 TFLOP/s, MFU 50.0% of 312 TFLOP/s (A100 80GB)"
+    assert check_throughput(speed(400e12, 312e12)).state == "failed"
+    assert check_throughput(speed(1e9, None)).text.endswith("; MFU left out: a CPU has no listed peak")
+    assert check_throughput(speed(1e9, None, tokens=0.0)).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "peak", "why"),
+    [
+        ("NVIDIA A100-SXM4-80GB", torch.bfloat16, 312e12, ""),
+        ("NVIDIA H100 80GB HBM3", torch.bfloat16, 989.4e12, ""),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", torch.bfloat16, None, "MIG"),
+        ("NVIDIA A100-SXM4-80GB", torch.float32, None, "bf16"),
+        ("Some GPU", torch.bfloat16, None, "Some GPU has no listed peak"),
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_the_list(name: str, dtype: torch.dtype, peak: float | None, why: str) -> None:
+    found, reason, _ = listed_peak(replace(A100, name=name), dtype, list_gpus())
+    assert found == peak and why in reason
+
+
+def test_every_shipped_gpu_has_a_peak() -> None:
+    assert [gpu.name for gpu in list_gpus() if gpu.bf16_tflops is None] == []
+
+
+def test_a_plan_that_is_far_from_the_measured_peak_fails() -> None:
+    peaks = Peaks(measured=10 * GIB, probe=10 * GIB, dry_run=10 * GIB, formula=30 * GIB)
+    assert check_peak_memory(peaks, "cuda").state == "ok"  # the dry run counts
+    assert check_peak_memory(replace(peaks, dry_run=8 * GIB), "cuda").state == "failed"
+    assert check_peak_memory(replace(peaks, dry_run=14 * GIB), "cuda").state == "failed"
+    assert check_peak_memory(replace(peaks, dry_run=None), "cuda").state == "failed"  # the formula counts
+    assert check_peak_memory(replace(peaks, dry_run=None, formula=None), "cuda").state == "failed"
+
+
+@contextmanager
+def at_most(trainer: Any, rows: int) -> Iterator[None]:
+    """Stands in for a GPU on which more rows do not fit."""
+    original = trainer.forward_backward
+
+    def forward_backward(model: Any, group: list[Any], total_weight: float) -> torch.Tensor:
+        if len(group) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, group, total_weight)
+
+    trainer.forward_backward = forward_backward
+    try:
+        yield
+    finally:
+        del trainer.forward_backward
+
+
+def test_an_out_of_memory_error_has_to_halve_the_micro_batch(
+    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "machine", replace(session.machine, device="cuda"))
+    monkeypatch.setattr(memory, "MAX_TOKENS", 800)
+    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 5))
+    found = check_out_of_memory(session)
+    assert found.state == "ok" and "micro-batch " in found.text and " → " in found.text
+    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 1000))
+    assert check_out_of_memory(session).text.startswith("no out-of-memory error")
+    monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 0))
+    with pytest.raises(OutOfMemory):
+        check_out_of_memory(session)
+
+
+def test_another_loss_after_halving_fails() -> None:
+    assert out_of_memory_check(8, [4], [2.0, 2.0001], 1e-3).state == "ok"
+    assert out_of_memory_check(8, [4], [2.0, 2.5], 1e-3).state == "failed"
+    assert out_of_memory_check(8, [4], [2.0, math.nan], 1e-3).state == "failed"
+    assert out_of_memory_check(8, [], [2.0, 2.0], 1e-3).state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"bytes": 0}, "is not paged"),
+        ({"managed": False}, "is not in CUDA managed memory"),
+        ({"equal": False}, "has another result"),
+    ],
+)
+def test_state_that_is_not_paged_or_changes_on_a_full_gpu_fails(change: dict[str, Any], text: str) -> None:
+    paged = Paged(bytes=128 << 20, managed=True, filled=70 * GIB, equal=True)
+    assert paging_check(paged, 0).state == "ok"
+    found = paging_check(replace(paged, **change), 0)
+    assert found.state == "failed" and text in found.text
+
+
+@pytest.mark.parametrize(
+    ("method", "memory_gib", "disk_gib", "title", "why"),
+    [
+        ("full", 79, 1000, "Llama 3.1 8B shape", ""),
+        ("lora", 79, 1000, "Llama 3.1 8B shape", ""),
+        ("qlora", 22, 1000, "Llama 3.1 8B shape", ""),
+        ("full", 22, 1000, "Llama 3.2 1B shape", "Llama 3.1 8B shape: predicted peak"),
+        ("lora", 79, 10, "Llama 3.2 3B shape", "Llama 3.1 8B shape: 15.0 GiB of weights, 10.0 GiB free"),
+        ("full", 1, 1000, "SmolLM2 135M shape", "Llama 3.1 8B shape: predicted peak"),
+    ],
+)
+def test_the_largest_shape_that_fits_is_trained(
+    method: str, memory_gib: int, disk_gib: int, title: str, why: str
+) -> None:
+    config = resolve(Preset("doctor", {"method": method})).config
+    chosen = choose_shape(config, A100, memory_gib * GIB, disk_gib * GIB)
+    assert chosen.shape.title == title and chosen.why.startswith(why) and bool(chosen.why) == bool(why)
+
+
+def test_random_weights_are_written_in_several_files_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "SHARD", 1 << 20)
+    architecture = shapes.ON_CPU.architecture()
+    write_random_weights(architecture, tmp_path / "weights", "cpu")
+    assert len(list((tmp_path / "weights").glob("*.safetensors"))) > 3
+    config = resolve(Preset("doctor", {"model.id": str(tmp_path / "weights")})).config
+    model = lora.load(config, this_machine())
+    stored = sum(parameter.numel() * 2 for parameter in model.parameters())
+    assert stored == shapes.weight_bytes(architecture)
+    weight = model.model.layers[0].mlp.up_proj.weight.float()
+    assert float(weight.std()) == pytest.approx(architecture.initializer_range, rel=0.05)
+    assert torch.equal(model.model.norm.weight.float(), torch.ones(256))
+    rows = random_rows([40, 300], architecture)
+    assert [len(row.input_ids) for row in rows] == [40, 300] and len(rows[1].prompt) == 128
+
+
+def test_a_method_that_does_not_train_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no kernel image is\navailable")
+
+    monkeypatch.setattr(lora, "load", fail)
+    found = check_method("lora", "embedded", this_machine(), lambda text: None)
+    first, *others = found.checks
+    assert (first.name, first.state) == (TRAINING, "failed")
+    assert first.text == "RuntimeError: no kernel image is available"
+    assert all(check.state == "skipped" and check.text == "training failed" for check in others)
+
+
+def test_a_check_that_raises_is_failed_and_the_others_run(
+    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.worker.training_checks import report
+
+    def fail(*_: object) -> None:
+        raise ValueError("no such kernel")
+
+    monkeypatch.setattr(report, "check_packed_loss", fail)
+    checks = report.Checks(session)
+    assert checks.run("packed loss").text == "ValueError: no such kernel"
+    assert checks.run("decoding").state == "ok"

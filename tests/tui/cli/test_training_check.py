@@ -1,0 +1,104 @@
+"""`ftbench doctor --train`: output, exit status, JSON, and what to report."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
+
+from engine.config.errors import RunFailed, UserError
+from engine.runs.training_report import CHECKS, MODELS, ModelChoice, TrainingCheck, TrainingReport
+from tui.cli import training_check
+from tui.cli.app import app
+
+METHODS = ["qlora", "lora", "full"]
+
+
+def report(method: str, choice: ModelChoice, failed: str = "") -> TrainingReport:
+    """A report whose check `failed` is failed."""
+    checks = [
+        TrainingCheck(name=name, state="failed" if name == failed else "ok", text=f"{name} measured")
+        for name in CHECKS[choice]
+    ]
+    return TrainingReport(
+        method=method, model=f"{choice} model", device="GPU", parameters=8_030_000_000, precision="bfloat16",
+        optimizer="paged_adamw_8bit", packing="packed", micro_batch=8, gradient_checkpointing="true",
+        tokens_per_second=4321.0, mfu=0.41, checks=checks,
+    )  # fmt: skip
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, failed: str = "") -> list[dict[str, Any]]:
+    """Let the engine answer with reports; a list that receives its arguments."""
+    asked: list[dict[str, Any]] = []
+
+    def answer(question: str, arguments: dict[str, Any], *_: object) -> Any:
+        assert question == "doctor.train"
+        asked.append(arguments)
+        name = failed if arguments["method"] == "lora" else ""
+        return msgspec.to_builtins([report(arguments["method"], choice, name) for choice in MODELS])
+
+    monkeypatch.setattr(training_check, "ask", answer)
+    return asked
+
+
+def test_every_method_is_trained_on_the_chosen_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answers(monkeypatch)
+    done = CliRunner().invoke(app, ["doctor", "--train", "--device", "1"])
+    assert done.exit_code == 0, done.output
+    assert asked == [{"method": method, "device": "1"} for method in METHODS]
+    heading = "QLoRA, embedded model: 8.03B parameters, bfloat16, paged_adamw_8bit, packed, micro-batch 8, gradient"
+    assert heading in done.stdout and "✓ decoding       decoding measured" in done.stdout
+    assert "36 checks ok, 0 failed, 0 skipped" in done.stdout
+    assert "If a number looks wrong, report it: attach the archive of `ftbench doctor --bundle`" in done.stdout
+
+
+def test_a_failed_check_sets_the_exit_status_and_says_what_to_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, failed="packed loss")
+    done = CliRunner().invoke(app, ["doctor", "--train"])
+    assert done.exit_code == 1
+    assert "34 checks ok, 2 failed, 0 skipped" in done.stdout
+    assert "failed: packed loss of LoRA, random model" in done.stdout
+    assert "Report the failed checks: attach the archive" in done.stdout
+
+
+def test_a_process_that_dies_fails_its_method_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(question: str, arguments: dict[str, Any], *_: object) -> Any:
+        if arguments["method"] == "full":
+            raise RunFailed("engine process exited unexpectedly: SIGKILL")
+        return msgspec.to_builtins([report(arguments["method"], choice) for choice in MODELS])
+
+    monkeypatch.setattr(training_check, "ask", answer)
+    done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 1 and not found["ok"]
+    assert found["checks"] == {"ok": 24, "failed": 2, "skipped": 10}
+    assert "SIGKILL" in found["reports"][-1]["checks"][0]["text"]
+
+
+def test_json_follows_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch)
+    done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
+    found = json.loads(done.stdout)
+    assert set(found) == {"ok", "checks", "notes", "reports"} and found["ok"] and len(found["reports"]) == 6
+    Draft202012Validator(msgspec.json.schema(list[TrainingReport])).validate(found["reports"])
+
+
+def test_a_device_that_does_not_exist_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("no GPU 7", "hardware.device", "use cpu", "device.not_found")
+
+    monkeypatch.setattr(training_check, "ask", refuse)
+    done = CliRunner().invoke(app, ["doctor", "--train", "--device", "7"])
+    assert isinstance(done.exception, UserError)
+
+
+@pytest.mark.parametrize("other", [["--repair"], ["--bundle"], ["--audit", "demo-lora"]])
+def test_one_thing_at_a_time(other: list[str]) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--train", *other])
+    assert isinstance(done.exception, UserError) and done.exception.code == "cli.conflicting_values"
+    done = CliRunner().invoke(app, ["doctor", "--device", "cpu"])
+    assert isinstance(done.exception, UserError) and "--device without --train" in done.exception.what

@@ -1,0 +1,131 @@
+"""`doctor --train`: train each method for a few steps on this machine, and check what it computes and takes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from engine.config.errors import RunFailed
+from engine.config.method_specs import method_names, method_title
+from engine.config.quantities import count
+from engine.runs.queue_list import queue_entries
+from engine.runs.rpc_client import ask
+from engine.runs.training_report import MODELS, CheckState, TrainingCheck, TrainingReport, broken_report
+from tui.cli.data import shown_progress
+from tui.output.console import console, print_json, say
+
+MARKS: dict[CheckState, tuple[str, str]] = {"ok": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("·", "yellow")}
+NAME_WIDTH = 15
+REPORT = (
+    "attach the archive of `ftbench doctor --bundle`, and copy the lines of the method and model from the heading to "
+    "the last check, or all of `ftbench doctor --train --json`"
+)
+"""What a report has to contain."""
+
+
+def training_check(device: str | None, json: bool) -> int:
+    """Print the checks of each method as they end, then the verdict. Returns 1 if one failed, else 0.
+
+    Raises UserError if there is no such device, or if torch cannot use the GPU.
+    """
+    found: list[TrainingReport] = []
+    notes = _disturbances()
+    for text in [] if json else notes:
+        say(text, "yellow")
+    with shown_progress(json) as (progress, _):
+        for reports in _reports(device or "auto", progress):
+            found += reports
+            for report in [] if json else reports:
+                _show(report)
+    failed = any(report.failed for report in found)
+    if json:
+        print_json(as_json(found, notes))
+    else:
+        _show_verdict(found)
+    return int(failed)
+
+
+def as_json(found: Sequence[TrainingReport], notes: Sequence[str] = ()) -> dict[str, Any]:
+    """The reports, the number of checks by state, and whether all of them are ok or skipped."""
+    numbers = _numbers(found)
+    return {
+        "ok": not numbers["failed"],
+        "checks": numbers,
+        "notes": list(notes),
+        "reports": msgspec.to_builtins(found),
+    }
+
+
+def _numbers(found: Sequence[TrainingReport]) -> dict[str, int]:
+    """State -> number of checks."""
+    states = [check.state for report in found for check in report.checks]
+    return {state: states.count(state) for state in MARKS}
+
+
+def _reports(device: str, progress: Callable[[str], None]) -> Iterator[list[TrainingReport]]:
+    """The reports of each method, each from a new process: after a CUDA error a process cannot use the GPU."""
+    for method in method_names():
+        try:
+            answer = ask("doctor.train", {"method": method, "device": device}, progress)
+        except RunFailed as error:
+            yield [broken_report(method, choice, f"{choice} model", device, str(error)) for choice in MODELS]
+            continue
+        yield msgspec.convert(answer, list[TrainingReport])
+
+
+def _disturbances() -> list[str]:
+    """Runs that use a device now: they change timings."""
+    used = [entry for entry in queue_entries() if entry.place == 0]
+    return [f"{entry.run or 'another run'} uses {entry.title}: timings include its load" for entry in used]
+
+
+def _show(report: TrainingReport) -> None:
+    say(_heading(report), "bold")
+    for check in report.checks:
+        _show_check(check)
+    for note in report.notes:
+        _show_line("·", "yellow", "note", note)
+    say("")
+
+
+def _heading(report: TrainingReport) -> str:
+    """`QLoRA, embedded model: 3.54M parameters, bfloat16, adamw_8bit, packed, micro-batch 8`."""
+    facts = []
+    if report.parameters is not None:
+        facts.append(f"{count(report.parameters)} parameters")
+    facts += [fact for fact in (report.precision, report.optimizer, report.packing) if fact]
+    if report.micro_batch is not None:
+        facts.append(f"micro-batch {report.micro_batch}")
+    if report.gradient_checkpointing not in ("", "false"):
+        facts.append(f"gradient checkpointing {report.gradient_checkpointing}")
+    return f"{method_title(report.method)}, {report.model}" + (f": {', '.join(facts)}" if facts else "")
+
+
+def _show_check(check: TrainingCheck) -> None:
+    mark, style = MARKS[check.state]
+    _show_line(mark, style, check.name, f"skipped: {check.text}" if check.state == "skipped" else check.text)
+
+
+def _show_line(mark: str, style: str, name: str, text: str) -> None:
+    """The text after its name, on a terminal wrapped below its beginning."""
+    indent = NAME_WIDTH + 2
+    room = max(20, console.width - indent) if console.is_terminal else 1 << 20
+    first, *others = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
+    console.print(mark, style=style, end=" ")
+    say(f"{name:<{NAME_WIDTH}}{first}")
+    for line in others:
+        say(f"{'':<{indent}}{line}")
+
+
+def _show_verdict(found: list[TrainingReport]) -> None:
+    """The number of checks by state, the failed ones by name, and what to report."""
+    checks = _numbers(found)
+    say(f"{checks['ok']} checks ok, {checks['failed']} failed, {checks['skipped']} skipped", "bold")
+    for report in found:
+        for check in report.failed:
+            say(f"failed: {check.name} of {method_title(report.method)}, {report.model}", "red")
+    why = "Report the failed checks" if checks["failed"] else "If a number looks wrong, report it"
+    say(f"{why}: {REPORT}.")

@@ -9,7 +9,8 @@ from msgspec import Struct
 CheckState = Literal["ok", "failed", "skipped"]
 ModelChoice = Literal["embedded", "random"]
 """The embedded model, or random weights in the shape of a larger one."""
-MODELS: tuple[ModelChoice, ...] = ("embedded", "random")
+MODELS: dict[ModelChoice, str] = {"embedded": "embedded model", "random": "random weights"}
+"""Each with its title; that of random weights until their shape is chosen."""
 
 TRAINING, THROUGHPUT, PEAK_MEMORY = "training", "throughput", "peak memory"
 PAGING, OUT_OF_MEMORY = "paging", "out of memory"

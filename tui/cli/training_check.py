@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.text import Text
 
 from engine.config.errors import RunFailed
+from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.method_specs import method_names, method_title
 from engine.config.quantities import count
+from engine.config.text import visible
 from engine.runs.queue_list import queue_entries
 from engine.runs.rpc_client import ask
 from engine.runs.training_report import MODELS, CheckState, TrainingCheck, TrainingReport, broken_report
@@ -35,8 +39,8 @@ def training_check(device: str | None, json: bool) -> int:
     notes = _disturbances()
     for text in [] if json else notes:
         say(text, "yellow")
-    with shown_progress(json) as (progress, _):
-        for reports in _reports(device or "auto", progress):
+    with temporary_folder(SCRATCH_PREFIX) as scratch, shown_progress(json) as (progress, _):
+        for reports in _reports(device or "auto", scratch, progress):
             found += reports
             for report in [] if json else reports:
                 _show(report)
@@ -65,13 +69,13 @@ def _numbers(found: Sequence[TrainingReport]) -> dict[str, int]:
     return {state: states.count(state) for state in MARKS}
 
 
-def _reports(device: str, progress: Callable[[str], None]) -> Iterator[list[TrainingReport]]:
+def _reports(device: str, scratch: Path, progress: Callable[[str], None]) -> Iterator[list[TrainingReport]]:
     """The reports of each method, each from a new process: after a CUDA error a process cannot use the GPU."""
     for method in method_names():
         try:
-            answer = ask("doctor.train", {"method": method, "device": device}, progress)
+            answer = ask("doctor.train", {"method": method, "device": device, "scratch": str(scratch)}, progress)
         except RunFailed as error:
-            yield [broken_report(method, choice, f"{choice} model", device, str(error)) for choice in MODELS]
+            yield [broken_report(method, choice, title, device, str(error)) for choice, title in MODELS.items()]
             continue
         yield msgspec.convert(answer, list[TrainingReport])
 
@@ -83,7 +87,8 @@ def _disturbances() -> list[str]:
 
 
 def _show(report: TrainingReport) -> None:
-    say(_heading(report), "bold")
+    for line in _wrapped(_heading(report)):
+        say(line, "bold")
     for check in report.checks:
         _show_check(check)
     for note in report.notes:
@@ -106,18 +111,23 @@ def _heading(report: TrainingReport) -> str:
 
 def _show_check(check: TrainingCheck) -> None:
     mark, style = MARKS[check.state]
-    _show_line(mark, style, check.name, f"skipped: {check.text}" if check.state == "skipped" else check.text)
+    _show_line(mark, style, check.name, check.text if check.state == "ok" else f"{check.state}: {check.text}")
 
 
 def _show_line(mark: str, style: str, name: str, text: str) -> None:
     """The text after its name, on a terminal wrapped below its beginning."""
     indent = NAME_WIDTH + 2
-    room = max(20, console.width - indent) if console.is_terminal else 1 << 20
-    first, *others = textwrap.wrap(text, room, break_on_hyphens=False) or [""]
-    console.print(mark, style=style, end=" ")
-    say(f"{name:<{NAME_WIDTH}}{first}")
+    first, *others = _wrapped(text, indent)
+    # Mark and text together: the progress line below would overwrite an incomplete line.
+    console.print(Text.assemble((mark, style), visible(f" {name:<{NAME_WIDTH}}{first}")), soft_wrap=True)
     for line in others:
         say(f"{'':<{indent}}{line}")
+
+
+def _wrapped(text: str, indent: int = 0) -> list[str]:
+    """Lines that fit on the terminal after `indent` columns; one line in a pipe."""
+    room = max(20, console.width - indent) if console.is_terminal else 1 << 20
+    return textwrap.wrap(text, room, break_on_hyphens=False) or [""]
 
 
 def _show_verdict(found: list[TrainingReport]) -> None:
@@ -128,4 +138,5 @@ def _show_verdict(found: list[TrainingReport]) -> None:
         for check in report.failed:
             say(f"failed: {check.name} of {method_title(report.method)}, {report.model}", "red")
     why = "Report the failed checks" if checks["failed"] else "If a number looks wrong, report it"
-    say(f"{why}: {REPORT}.")
+    for line in _wrapped(f"{why}: {REPORT}."):
+        say(line)

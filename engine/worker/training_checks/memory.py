@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -86,14 +86,13 @@ def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
     rows = _step_rows(session)
     session.model.zero_grad(set_to_none=True)
     free_memory()
-    before = session.meters.held()
     losses: list[float] = []
-    peak = session.meters.peak_of(lambda: losses.append(session.step(rows, session.packing, len(rows))))
+    working = working_memory(lambda: losses.append(session.step(rows, session.packing, len(rows))))
     session.model.zero_grad(set_to_none=True)
     free_memory()
     halved: list[int] = []
     session.hooks.halved = halved.append
-    with limited_memory(before + round(LIMIT * (peak - before))):
+    with limited_memory(session.meters.held() + round(LIMIT * working)):
         losses.append(session.step(rows, session.packing, len(rows)))
     session.model.zero_grad(set_to_none=True)
     return out_of_memory_check(len(rows), halved, losses, LOSS_FLOOR[session.dtype])
@@ -120,6 +119,14 @@ def out_of_memory_check(micro_batch: int, halved: list[int], losses: list[float]
     text = f"micro-batch {micro_batch} → {halved[-1]}, loss {decimal(whole, 4)} → {decimal(parts, 4)} nats/token"
     same = math.isfinite(parts) and abs(whole - parts) <= floor + 0.01 * abs(whole)
     return TrainingCheck(name=OUT_OF_MEMORY, state="ok" if same else "failed", text=text)
+
+
+def working_memory(step: Callable[[], object]) -> int:
+    """Bytes that tensors take at the peak of a step in addition to those before it."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() - before
 
 
 @contextmanager

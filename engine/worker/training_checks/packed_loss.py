@@ -32,9 +32,10 @@ def check_packed_loss(session: TrainingSession) -> TrainingCheck:
     text = f"losses differ by at most {rate(losses.difference)} nats/token (limit {rate(losses.limit)})"
     holds = losses.holds
     if trained_parameters(session.model) <= MAX_GRADIENT:
-        packed = _gradient(session, rows, session.packing, len(rows))
+        micro_batch = session.trainer.micro_batch
+        packed = _gradient(session, rows, session.packing, micro_batch)
         gradients = gradients_agree(
-            packed, _gradient(session, rows, padded, len(rows)), _gradient(session, rows, alone, 1), session.dtype
+            packed, _gradient(session, rows, padded, micro_batch), _gradient(session, rows, alone, 1), session.dtype
         )
         difference, limit = rate(gradients.difference), rate(gradients.limit)
         text += f", gradients by {difference} of their norm (limit {limit})"

@@ -44,6 +44,14 @@ def check_paging(session: TrainingSession) -> TrainingCheck:
         return TrainingCheck(name=PAGING, state="skipped", text=NEEDS_GPU)
     if not getattr(session.optimizer, "is_paged", False):
         return TrainingCheck(name=PAGING, state="skipped", text=f"{session.optimizer_name} is not paged")
+    gpu = session.meters.gpu
+    if gpu is None or gpu.others(session.meters.gpu_pid):  # a full GPU would end their runs
+        why = (
+            "NVML is not available, which would report other processes"
+            if gpu is None
+            else "other processes use this GPU"
+        )
+        return TrainingCheck(name=PAGING, state="skipped", text=why)
     return paging_check(_paged(session), paged_bytes(session.optimizer))
 
 
@@ -99,15 +107,20 @@ def _tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 @contextmanager
 def full_gpu(left: int) -> Iterator[int]:
-    """Context in which all but about `left` bytes of the GPU are allocated; gives the number of bytes allocated."""
-    free, _ = torch.cuda.mem_get_info()
-    block, blocks = max(SMALLEST_BLOCK, (free - left) // 2), []
+    """Context in which all but about `left` bytes of the GPU are allocated; gives the number of bytes allocated.
+
+    All of it is allocated first, which makes the driver move managed memory to the host, then `left` bytes are freed.
+    """
+    block, blocks = torch.cuda.mem_get_info()[0], []
     while block >= SMALLEST_BLOCK:
-        if torch.cuda.mem_get_info()[0] - block < left:
+        try:
+            blocks.append(torch.empty(block, dtype=torch.uint8, device="cuda"))
+        except torch.OutOfMemoryError:
             block //= 2
-            continue
-        blocks.append(torch.zeros(block, dtype=torch.uint8, device="cuda"))
-    torch.cuda.synchronize()
+    freed = 0
+    while blocks and freed < left:
+        freed += blocks.pop().numel()
+    torch.cuda.empty_cache()
     try:
         yield sum(tensor.numel() for tensor in blocks)
     finally:

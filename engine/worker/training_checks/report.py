@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
+from engine.config.method_specs import method_title
 from engine.methods.machine import Machine
 from engine.runs.training_report import (
     CHECKS,
     DECODING,
+    MODELS,
     OUT_OF_MEMORY,
     PACKED_LOSS,
     PAGING,
@@ -33,7 +35,7 @@ from engine.worker.training_checks.packed_loss import check_packed_loss
 from engine.worker.training_checks.paging import check_paging
 from engine.worker.training_checks.session import TrainingSession
 from engine.worker.training_checks.speed import Speed, check_throughput, check_training, measured_speed
-from engine.worker.training_checks.subjects import EMBEDDED_TITLE, subject_of
+from engine.worker.training_checks.subjects import subject_of
 
 MAX_REASON = 300
 """Characters of a failure's reason."""
@@ -77,25 +79,27 @@ class Checks:
         return check_peak_memory(self.peaks, self.session.machine.device)
 
 
-def check_method(method: str, choice: ModelChoice, machine: Machine, progress: Callable[[str], None]) -> TrainingReport:
-    """Train `method` for a few steps and run the checks of this model."""
+def check_method(
+    method: str, choice: ModelChoice, machine: Machine, scratch: Path, progress: Callable[[str], None]
+) -> TrainingReport:
+    """Train `method` for a few steps and run the checks of this model; `scratch`: where weights are written."""
     with temporary_folder(SCRATCH_PREFIX) as folder:
-        title = EMBEDDED_TITLE if choice == "embedded" else "random weights"
+        name, title = method_title(method), MODELS[choice]
         try:
-            progress(f"{method}, {title}: loading")
-            subject = subject_of(choice, method, machine, folder)
+            progress(f"{name}, {title}: loading")
+            subject = subject_of(choice, method, machine, scratch)
             title = subject.title
-            progress(f"{method}, {title}: planning")
+            progress(f"{name}, {title}: planning")
             session = TrainingSession(subject, machine, folder)
-            progress(f"{method}, {title}: {subject.steps} steps")
+            progress(f"{name}, {title}: {subject.steps} steps")
             session.train()
         except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
             return broken_report(method, choice, title, machine.name, reason(error))
         checks, found = Checks(session), []
-        for name in CHECKS[choice]:
-            progress(f"{method}, {title}: {name}")
-            found.append(checks.run(name))
-        report = _report(checks, found, folder)
+        for check in CHECKS[choice]:
+            progress(f"{name}, {title}: {check}")
+            found.append(checks.run(check))
+        report = _report(checks, found)
     del session, checks
     free_memory()
     return report
@@ -106,10 +110,9 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON]
 
 
-def _report(checks: Checks, found: list[TrainingCheck], folder: Path) -> TrainingReport:
+def _report(checks: Checks, found: list[TrainingCheck]) -> TrainingReport:
     session, speed, peaks = checks.session, checks.speed, checks.peaks
     best, why = session.forecast.best, session.subject.why
-    notes = [note.replace(str(folder), "") for note in session.notes]
     return TrainingReport(
         method=session.config.method,
         model=session.subject.title,
@@ -129,6 +132,6 @@ def _report(checks: Checks, found: list[TrainingCheck], folder: Path) -> Trainin
         peak_probe=peaks.probe if peaks else None,
         peak_dry_run=peaks.dry_run if peaks else None,
         peak_formula=peaks.formula if peaks else None,
-        notes=[*([f"no larger model: {why}"] if why else []), *notes],
+        notes=[*([f"no larger model: {why}"] if why else []), *session.notes],
         checks=found,
     )

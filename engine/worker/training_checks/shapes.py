@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from engine.config.quantities import size
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.methods.machine import Machine
+from engine.training.guards import free_memory
 
 DISK_MARGIN = 1.25
 """Free disk space required, as a multiple of the size of the weights."""
@@ -37,7 +39,7 @@ class ModelShape:
     """A model without weights."""
 
     title: str
-    sizes: dict[str, Any]
+    sizes: dict[str, Any] = field(hash=False)
     tokens: int
     """Mean tokens of a row."""
     longest: int
@@ -49,6 +51,14 @@ class ModelShape:
         """transformers' configuration."""
         ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         return LlamaConfig(max_position_embeddings=8192, rms_norm_eps=1e-5, **self.sizes, **ids)
+
+    def folder(self, scratch: Path) -> Path:
+        """Where its weights are written."""
+        return scratch / self.title.replace(" ", "-")
+
+    def is_written(self, scratch: Path) -> bool:
+        """Whether complete weights are there."""
+        return (self.folder(scratch) / "config.json").exists()
 
     def step_shape(self) -> StepShape:
         """The longest rows of a step, for a prediction."""
@@ -85,27 +95,37 @@ class ChosenShape:
     why: str
 
 
-def choose_shape(config: schema.Config, machine: Machine, free_memory: int, free_disk: int) -> ChosenShape:
-    """The largest shape whose predicted peak and weights fit, for sizes in bytes; the smallest if none does."""
+def choose_shape(
+    config: schema.Config, machine: Machine, memory: int, disk: int, written: Collection[ModelShape] = ()
+) -> ChosenShape:
+    """The largest shape whose predicted peak and weights fit, for sizes in bytes; the smallest if none does.
+
+    `written`: shapes whose weights are on disk already.
+    """
     if machine.device == "cpu":
         return ChosenShape(ON_CPU, "a CPU is too slow for an 8B model")
     why = ""
     for shape in ON_GPU[:-1]:
-        reason = _too_large(shape, config, machine, free_memory, free_disk)
+        reason = _peak_too_large(shape, config, machine, memory)
+        reason = reason or ("" if shape in written else _weights_too_large(shape, disk))
         if not reason:
             return ChosenShape(shape, why)
         why = why or reason
     return ChosenShape(ON_GPU[-1], why)
 
 
-def _too_large(shape: ModelShape, config: schema.Config, machine: Machine, memory: int, disk: int) -> str:
-    """Why a shape does not fit; "" if it does. One row per forward pass: the memory probe finds how many fit."""
+def _peak_too_large(shape: ModelShape, config: schema.Config, machine: Machine, memory: int) -> str:
+    """Why training does not fit; "" if it does. One row per forward pass: the memory probe finds how many fit."""
     architecture = shape.architecture()
     single = with_settings(config, {"train.micro_batch": 1})
     needed = formula(single, architecture.to_dict(), machine.device, shape.step_shape(), machine.bf16).peak
     if needed > MEMORY_SHARE * memory:
         return f"{shape.title}: predicted peak {size(needed)}, {size(memory)} free"
-    weights = weight_bytes(architecture)
+    return ""
+
+
+def _weights_too_large(shape: ModelShape, disk: int) -> str:
+    weights = weight_bytes(shape.architecture())
     if DISK_MARGIN * weights > disk:
         return f"{shape.title}: {size(weights)} of weights, {size(disk)} free in the temporary folder"
     return ""
@@ -125,8 +145,9 @@ def write_random_weights(architecture: LlamaConfig, folder: Path, device: str, s
     """Write a model folder with normally distributed weights in bf16; norms are 1.
 
     Of the weights at most SHARD bytes are in memory, so that also a model that is trained in 4 bits can be written.
+    config.json is written last: a folder with it is complete.
     """
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     generator = torch.Generator(device).manual_seed(seed)
     places: dict[str, str] = {}
     shard: dict[str, torch.Tensor] = {}
@@ -139,8 +160,9 @@ def write_random_weights(architecture: LlamaConfig, folder: Path, device: str, s
     index = {"metadata": {"total_size": weight_bytes(architecture)}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     architecture.architectures = ["LlamaForCausalLM"]
-    architecture.save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text("{}")  # a model folder has a tokenizer; rows here are random ids
+    architecture.save_pretrained(folder)
+    free_memory()
 
 
 def _without_weights(architecture: LlamaConfig) -> torch.nn.Module:

@@ -21,10 +21,9 @@ from engine.memory.audit.synthetic_rows import log_normal_lengths
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.training_report import ModelChoice
-from engine.worker.training_checks.shapes import ChosenShape, choose_shape, free_disk, write_random_weights
+from engine.runs.training_report import MODELS, ModelChoice
+from engine.worker.training_checks.shapes import ON_GPU, ChosenShape, choose_shape, free_disk, write_random_weights
 
-EMBEDDED_TITLE = "embedded model"
 EMBEDDED_STEPS, EMBEDDED_ROWS, EMBEDDED_BATCH = 6, 16, 8
 """A few rows, which a few steps learn."""
 ADAPTER_RATE, FULL_RATE = 5e-3, 1e-3
@@ -66,29 +65,34 @@ def embedded_subject(method: str) -> Subject:
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
     train, pad = [rows.train[number] for number in range(EMBEDDED_ROWS)], int(tokenizer.pad_token_id)
-    return Subject(EMBEDDED_TITLE, config, train, rows.test, EMBEDDED_STEPS, pad, tokenizer)
+    return Subject(MODELS["embedded"], config, train, rows.test, EMBEDDED_STEPS, pad, tokenizer)
 
 
-def random_subject(method: str, machine: Machine, folder: Path) -> Subject:
-    """Random weights of the largest shape that this machine has room for, written below `folder`."""
-    chosen = chosen_shape(method, machine, folder)
+def random_subject(method: str, machine: Machine, scratch: Path) -> Subject:
+    """Random weights of the largest shape that this machine has room for, below `scratch`, where another method may
+    have written them.
+    """
+    chosen = chosen_shape(method, machine, scratch)
     shape, architecture = chosen.shape, chosen.shape.architecture()
-    write_random_weights(architecture, folder / "weights", machine.device)
-    config = _config(method, {"train.max_length": shape.longest, "train.batch": shape.batch}, str(folder / "weights"))
+    folder = shape.folder(scratch)
+    if not shape.is_written(scratch):
+        write_random_weights(architecture, folder, machine.device)
+    config = _config(method, {"train.max_length": shape.longest, "train.batch": shape.batch}, str(folder))
     steps = RANDOM_STEPS[machine.device]
     lengths = log_normal_lengths(shape.batch * steps, shape.longest, shape.tokens)
     rows = random_rows(lengths, architecture)
     return Subject(shape.title, config, rows, rows, steps, 0, None, chosen.why)
 
 
-def chosen_shape(method: str, machine: Machine, folder: Path) -> ChosenShape:
-    """The shape for the memory that is free now and the free disk space of `folder`."""
+def chosen_shape(method: str, machine: Machine, scratch: Path) -> ChosenShape:
+    """The shape for the memory that is free now and the free disk space of `scratch`."""
     if machine.device == "cuda":
         free, _ = torch.cuda.mem_get_info()
     else:
         total, used = system_memory()
         free = total - used
-    return choose_shape(_config(method, {}), machine, free, free_disk(folder))
+    written = [shape for shape in ON_GPU if shape.is_written(scratch)]
+    return choose_shape(_config(method, {}), machine, free, free_disk(scratch), written)
 
 
 def _config(method: str, values: Flat, model: str = "tiny") -> schema.Config:
@@ -109,6 +113,6 @@ def random_rows(lengths: Sequence[int], architecture: LlamaConfig, seed: int = 0
     return rows
 
 
-def subject_of(choice: ModelChoice, method: str, machine: Machine, folder: Path) -> Subject:
-    """The subject of a check; what it writes is below `folder`."""
-    return embedded_subject(method) if choice == "embedded" else random_subject(method, machine, folder)
+def subject_of(choice: ModelChoice, method: str, machine: Machine, scratch: Path) -> Subject:
+    """The subject of a check; what it writes is below `scratch`."""
+    return embedded_subject(method) if choice == "embedded" else random_subject(method, machine, scratch)

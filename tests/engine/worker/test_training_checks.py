@@ -48,11 +48,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> TrainingSession:
 
 
 @pytest.mark.parametrize("method", ["qlora", "full"])
-def test_every_check_passes_or_needs_a_gpu(method: str) -> None:
+def test_every_check_passes_or_needs_a_gpu(method: str, tmp_path: Path) -> None:
     told: list[str] = []
-    answer = ask("doctor.train", {"method": method, "device": "auto"}, told.append)
+    answer = ask("doctor.train", {"method": method, "device": "auto", "scratch": str(tmp_path)}, told.append)
     embedded, random = msgspec.convert(answer, list[TrainingReport])
-    for report, choice in ((embedded, MODELS[0]), (random, MODELS[1])):
+    for report, choice in zip((embedded, random), MODELS, strict=True):
         assert [check.name for check in report.checks] == list(CHECKS[choice])
         assert report.failed == []
         assert report.tokens_per_second and report.peak and report.peak_dry_run and report.parameters
@@ -204,6 +204,7 @@ def test_an_out_of_memory_error_has_to_halve_the_micro_batch(
 ) -> None:
     monkeypatch.setattr(session, "machine", replace(session.machine, device="cuda"))
     monkeypatch.setattr(memory, "MAX_TOKENS", 800)
+    monkeypatch.setattr(memory, "working_memory", lambda step: step() or 0)
     monkeypatch.setattr(memory, "limited_memory", lambda limit: at_most(session.trainer, 5))
     found = check_out_of_memory(session)
     assert found.state == "ok" and "micro-batch " in found.text and " → " in found.text
@@ -255,6 +256,11 @@ def test_the_largest_shape_that_fits_is_trained(
     assert chosen.shape.title == title and chosen.why.startswith(why) and bool(chosen.why) == bool(why)
 
 
+def test_weights_that_another_method_wrote_take_no_more_disk_space() -> None:
+    config = resolve(Preset("doctor", {"method": "lora"})).config
+    assert choose_shape(config, A100, 79 * GIB, 1 * GIB, [shapes.ON_GPU[0]]).shape == shapes.ON_GPU[0]
+
+
 def test_random_weights_are_written_in_several_files_and_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,12 +279,12 @@ def test_random_weights_are_written_in_several_files_and_loaded(
     assert [len(row.input_ids) for row in rows] == [40, 300] and len(rows[1].prompt) == 128
 
 
-def test_a_method_that_does_not_train_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_does_not_train_is_a_failed_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no kernel image is\navailable")
 
     monkeypatch.setattr(lora, "load", fail)
-    found = check_method("lora", "embedded", this_machine(), lambda text: None)
+    found = check_method("lora", "embedded", this_machine(), tmp_path, lambda text: None)
     first, *others = found.checks
     assert (first.name, first.state) == (TRAINING, "failed")
     assert first.text == "RuntimeError: no kernel image is available"

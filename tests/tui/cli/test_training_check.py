@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -25,7 +26,7 @@ def report(method: str, choice: ModelChoice, failed: str = "") -> TrainingReport
         for name in CHECKS[choice]
     ]
     return TrainingReport(
-        method=method, model=f"{choice} model", device="GPU", parameters=8_030_000_000, precision="bfloat16",
+        method=method, model=MODELS[choice], device="GPU", parameters=8_030_000_000, precision="bfloat16",
         optimizer="paged_adamw_8bit", packing="packed", micro_batch=8, gradient_checkpointing="true",
         tokens_per_second=4321.0, mfu=0.41, checks=checks,
     )  # fmt: skip
@@ -49,7 +50,9 @@ def test_every_method_is_trained_on_the_chosen_device(monkeypatch: pytest.Monkey
     asked = answers(monkeypatch)
     done = CliRunner().invoke(app, ["doctor", "--train", "--device", "1"])
     assert done.exit_code == 0, done.output
-    assert asked == [{"method": method, "device": "1"} for method in METHODS]
+    assert [(one["method"], one["device"]) for one in asked] == [(method, "1") for method in METHODS]
+    (scratch,) = {one["scratch"] for one in asked}
+    assert not Path(scratch).exists()  # it was shared, and is deleted
     heading = "QLoRA, embedded model: 8.03B parameters, bfloat16, paged_adamw_8bit, packed, micro-batch 8, gradient"
     assert heading in done.stdout and "✓ decoding       decoding measured" in done.stdout
     assert "36 checks ok, 0 failed, 0 skipped" in done.stdout
@@ -61,7 +64,7 @@ def test_a_failed_check_sets_the_exit_status_and_says_what_to_report(monkeypatch
     done = CliRunner().invoke(app, ["doctor", "--train"])
     assert done.exit_code == 1
     assert "34 checks ok, 2 failed, 0 skipped" in done.stdout
-    assert "failed: packed loss of LoRA, random model" in done.stdout
+    assert "failed: packed loss of LoRA, random weights" in done.stdout
     assert "Report the failed checks: attach the archive" in done.stdout
 
 

@@ -56,6 +56,12 @@ def checkpointing_of(setting: Setting, device: Literal["cpu", "cuda"]) -> Checkp
     return Checkpointing(int(setting))
 
 
+def stronger_than(chosen: Checkpointing) -> list[Checkpointing]:
+    """What needs less memory than a choice of `auto`, the fastest first."""
+    choices = [*RECOMPUTING, OFFLOADED]
+    return choices[choices.index(chosen) + 1 :]
+
+
 def describe_checkpointing(setting: Setting) -> str:
     """A resolved setting in words: `off`, `1 in 4 layers`, `all layers`, `all layers, offloaded`."""
     chosen = checkpointing_of(setting, "cuda")

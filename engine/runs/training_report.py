@@ -47,6 +47,7 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     micro_batch: int | None = None
     """Rows of a forward pass at the end of training."""
     gradient_checkpointing: str = ""
+    """`off`, `1 in 4 layers`, `all layers`, `all layers, offloaded`."""
     steps: int | None = None
     tokens_per_second: float | None = None
     """Tokens of the rows, without padding."""

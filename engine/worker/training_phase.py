@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.config.checkpointing import Checkpointing, checkpointing_of, stronger_than
 from engine.config.preset import with_settings
 from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
@@ -211,8 +211,7 @@ def _stronger(run: RunContext, forecast: RunForecast) -> list[Checkpointing]:
     """What the probe may enable if the choice of the plan does not fit."""
     if run.machine.device == "cpu" or run.config.train.gradient_checkpointing != "auto":
         return []
-    choices = [*RECOMPUTING, OFFLOADED]
-    return choices[choices.index(checkpointing_of(forecast.config.train.gradient_checkpointing, "cuda")) + 1 :]
+    return stronger_than(checkpointing_of(forecast.config.train.gradient_checkpointing, "cuda"))
 
 
 def _resume_point(run: RunContext) -> checkpoints.SavedCheckpoint | None:

@@ -104,7 +104,7 @@ def _heading(report: TrainingReport) -> str:
     facts += [fact for fact in (report.precision, report.optimizer, report.packing) if fact]
     if report.micro_batch is not None:
         facts.append(f"micro-batch {report.micro_batch}")
-    if report.gradient_checkpointing not in ("", "false"):
+    if report.gradient_checkpointing not in ("", "off"):
         facts.append(f"gradient checkpointing {report.gradient_checkpointing}")
     return f"{method_title(report.method)}, {report.model}" + (f": {', '.join(facts)}" if facts else "")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.config.checkpointing import describe_checkpointing
 from engine.config.quantities import decimal, size
 from engine.data.tokens import Row
 from engine.memory.dry_run.run_forecast import RunForecast, as_measured
@@ -39,6 +40,8 @@ class Peaks:
     probe: int | None
     dry_run: int | None
     formula: int | None
+    changed: str = ""
+    """What the memory probe changed because the plan did not fit; "" for nothing."""
 
 
 def measured_peaks(session: TrainingSession) -> Peaks:
@@ -51,7 +54,12 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     dry_run, formula = found.get("dry run"), found.get("formula")
     if session.peak is None:
         return Peaks(peak_of_tensors(session), None, dry_run, formula)
-    return Peaks(session.peak, session.probed.training if session.probed else None, dry_run, formula)
+    probed, planned = session.probed, session.forecast.micro_batch
+    assert probed is not None
+    changed = [] if session.trainer.micro_batch == planned else [f"micro-batch {session.trainer.micro_batch}"]
+    if probed.checkpointing:
+        changed.append(f"gradient checkpointing of {describe_checkpointing(probed.checkpointing.setting)}")
+    return Peaks(session.peak, probed.training, dry_run, formula, " and ".join(changed))
 
 
 def predicted(forecast: RunForecast) -> dict[str, int]:
@@ -65,6 +73,9 @@ def check_peak_memory(found: Peaks, device: str) -> TrainingCheck:
     text = f"measured peak {size(found.measured)}"
     if found.probe is not None:
         text += f" (memory probe {size(found.probe)})"
+    if found.changed:
+        text += f"; the plan did not fit: the memory probe chose {found.changed}"
+        return TrainingCheck(name=PEAK_MEMORY, state="failed", text=text)
     if planned is None:
         return TrainingCheck(name=PEAK_MEMORY, state="failed", text=f"{text}; no prediction")
     named = (("dry run", found.dry_run), ("formula", found.formula))

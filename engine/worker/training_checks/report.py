@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from engine.config.checkpointing import describe_checkpointing
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.method_specs import method_title
 from engine.methods.machine import Machine
@@ -122,7 +123,7 @@ def _report(checks: Checks, found: list[TrainingCheck]) -> TrainingReport:
         parameters=best.parameters if best else None,
         packing=session.packing.mode,
         micro_batch=session.trainer.micro_batch,
-        gradient_checkpointing=str(session.checkpointing).lower(),
+        gradient_checkpointing=describe_checkpointing(session.checkpointing.setting),
         steps=len(session.steps.losses),
         tokens_per_second=speed.tokens_per_second if speed else None,
         seconds_per_step=speed.seconds_per_step if speed else None,

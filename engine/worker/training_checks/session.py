@@ -13,14 +13,14 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from engine.config import schema
+from engine.config.checkpointing import checkpointing_of, stronger_than
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
-from engine.memory.dry_run.dry_run import uses_checkpointing
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, Probed
+from engine.memory.probe import Probe, Probed, available_memory
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
@@ -95,10 +95,8 @@ class TrainingSession:
         self.packing = packing_of(self.model, self.config, subject.rows, machine)
         self.schedule = Schedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
         self.batches = self._worst_case()
-        self.forecast: RunForecast = forecast_run(
-            self.config, config_of(self.config.model), machine, self.batches, self.config.train.batch, self.warn
-        )
-        self.checkpointing = uses_checkpointing(self.config, machine)
+        self.forecast = self._forecast()
+        self.checkpointing = checkpointing_of(self.forecast.config.train.gradient_checkpointing, machine.device)
         self.hooks = Hooks()
         self.trainer = self._trainer(folder)
         self.probed: Probed | None = None
@@ -143,7 +141,9 @@ class TrainingSession:
             evaluate=None,
             fits=None if on_gpu else self.forecast.training_fits,
             warn=self.warn,
+            stronger=stronger_than(self.checkpointing) if self._plan_chooses else [],
         ).run()
+        self.checkpointing = self.probed.checkpointing or self.checkpointing
         self.meters.training_begins()
 
     def timed_rows(self) -> list[Row]:
@@ -172,6 +172,16 @@ class TrainingSession:
         finally:
             trainer.packing, trainer.micro_batch = before
 
+    @property
+    def _plan_chooses(self) -> bool:
+        """Whether the plan chooses activation checkpointing, as for runs on a GPU."""
+        return self.machine.device == "cuda" and self.config.train.gradient_checkpointing == "auto"
+
+    def _forecast(self) -> RunForecast:
+        limit = available_memory(self.meters) if self._plan_chooses else None
+        architecture, batch = config_of(self.config.model), self.config.train.batch
+        return forecast_run(self.config, architecture, self.machine, self.batches, batch, self.warn, limit)
+
     def _worst_case(self) -> WorstCaseBatches:
         rows, batch = self.subject.rows, self.config.train.batch
         held_out = list(self.subject.prompts)[:64]
@@ -192,7 +202,7 @@ class TrainingSession:
             rows=self.subject.rows,
             schedule=self.schedule,
             packing=self.packing,
-            micro_batch=self.config.train.batch,
+            micro_batch=self.forecast.micro_batch,
             checkpoint_folder=folder / "checkpoints",
             keep_checkpoints=1,
             tokenizer=SimpleNamespace(pad_token_id=self.subject.pad),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.config.checkpointing import OFF
 from engine.config.gpu_prices import Gpu, find_gpu, list_gpus
 from engine.config.quantities import decimal, percent, significant
 from engine.memory.audit.required_flops import required_flops
@@ -53,7 +54,7 @@ class Speed:
 def measured_speed(session: TrainingSession) -> Speed:
     """Speed of the timed steps of a session."""
     steps = session.steps
-    flops = required_flops(session.model, session.timed_rows(), recomputes=False)
+    flops = required_flops(session.model, session.timed_rows(), OFF)
     peak, why, name = listed_peak(session.machine, session.dtype, list_gpus())
     return Speed(
         tokens_per_second=steps.tokens / steps.seconds,

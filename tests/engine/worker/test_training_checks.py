@@ -180,6 +180,8 @@ def test_a_plan_that_is_far_from_the_measured_peak_fails() -> None:
     assert check_peak_memory(replace(peaks, dry_run=14 * GIB), "cuda").state == "failed"
     assert check_peak_memory(replace(peaks, dry_run=None), "cuda").state == "failed"  # the formula counts
     assert check_peak_memory(replace(peaks, dry_run=None, formula=None), "cuda").state == "failed"
+    changed = check_peak_memory(replace(peaks, changed="micro-batch 4"), "cuda")
+    assert changed.state == "failed" and "the memory probe chose micro-batch 4" in changed.text
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def report(method: str, choice: ModelChoice, failed: str = "") -> TrainingReport
     ]
     return TrainingReport(
         method=method, model=MODELS[choice], device="GPU", parameters=8_030_000_000, precision="bfloat16",
-        optimizer="paged_adamw_8bit", packing="packed", micro_batch=8, gradient_checkpointing="true",
+        optimizer="paged_adamw_8bit", packing="packed", micro_batch=8, gradient_checkpointing="1 in 4 layers",
         tokens_per_second=4321.0, mfu=0.41, checks=checks,
     )  # fmt: skip
 

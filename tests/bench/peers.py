@@ -1,4 +1,4 @@
-"""Seconds per step, tokens per second and peak memory of ftbench and its peers on the CPU; prints a table.
+"""Seconds per step, tokens per second and peak memory of ftbench and its peers, on the CPU or a GPU; prints a table.
 
     python tests/bench/peers.py --workload banking77 --model DIR --data DIR --trl PYTHON --factory PYTHON
 
@@ -74,6 +74,7 @@ def parse() -> argparse.Namespace:
     add("--max-length", type=int, default=512)
     add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="precision of full fine-tuning")
     add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
+    add("--gpu", action="store_true", help="on the first GPU, instead of the CPU")
     add("--timeout", type=float, default=1800, help="seconds for one measurement")
     add("--raw", type=Path, help="append every measurement to this JSONL file")
     options = parser.parse_args()
@@ -165,22 +166,23 @@ def measure(
             "alpha": 32,
             "full_precision": options.full_precision,
             "autocast": options.autocast,
+            "gpu": options.gpu,
             "rows": train,
             "test": test,
         }
         (folder / "job.json").write_text(json.dumps(job), "utf-8")
         program = HERE / "peers" / PROGRAMS[tool]
-        error = execute([python, str(program), str(folder / "job.json")], folder, options.timeout)
+        error = execute([python, str(program), str(folder / "job.json")], folder, options.timeout, options.gpu)
         answer = folder / "answer.json"
         measured = json.loads(answer.read_text("utf-8")) if answer.exists() and not error else None
     return Run(method, tool, number, measured, error)
 
 
-def execute(command: list[str], folder: Path, timeout: float) -> str:
-    """Run to the end; '' or the reason of the failure. No GPU, no network, torch's default number of threads."""
+def execute(command: list[str], folder: Path, timeout: float, gpu: bool) -> str:
+    """Run to the end; '' or the reason of the failure. No network, torch's default number of threads."""
     environment = {
         **os.environ,
-        "CUDA_VISIBLE_DEVICES": "",
+        **({} if gpu else {"CUDA_VISIBLE_DEVICES": ""}),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(folder / "datasets"),
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -43,6 +43,8 @@ class Job:
     """Precision of full fine-tuning: fp32, or mixed (float32 weights, bf16 autocast)."""
     autocast: bool
     """Whether the peers train LoRA and QLoRA under bf16 autocast, over the same bf16 weights."""
+    gpu: bool
+    """Whether to train on the first GPU instead of the CPU."""
     rows: list[dict[str, str]]
     """In the order of training: prompt and completion, with or without system, or text."""
     test: list[dict[str, str]]
@@ -81,7 +83,7 @@ class Measurement:
     """Tokens in the loss."""
     losses: list[float] = field(default_factory=list)
     peak_training: int = 0
-    """Highest resident set while training."""
+    """Highest resident set while training; on a GPU the peak that torch's allocator reserved."""
     peak_process: int = 0
     """Highest resident set since the process started."""
     dtype: str = ""
@@ -159,8 +161,8 @@ def watcher() -> tuple[Any, Measurement]:
                 seen.losses.append(float(logs["loss"]))
 
         def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            seen.peak_training = resident_peak()
-            seen.peak_process = max(seen.peak_process, seen.peak_training)
+            seen.peak_training = resident_peak() if args.use_cpu else torch.cuda.max_memory_reserved()
+            seen.peak_process = max(seen.peak_process, resident_peak())
 
     return Watcher(), seen
 
@@ -179,7 +181,7 @@ def arguments(job: Job) -> dict[str, Any]:
         "max_grad_norm": job.max_grad_norm,
         "optim": "adamw_torch_fused",
         "bf16": job.bf16,
-        "use_cpu": True,
+        "use_cpu": not job.gpu,
         "save_strategy": "no",
         "eval_strategy": "no",
         "logging_steps": 1,

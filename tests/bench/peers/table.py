@@ -39,7 +39,7 @@ def token_rate(run: dict[str, Any], warmup: int) -> float:
 
 
 def training_peak(run: dict[str, Any], warmup: int) -> float:
-    """Highest resident set while training, MiB."""
+    """Highest resident set while training, on a GPU the peak reserved by torch's allocator, MiB."""
     return float(run["peak_training"] / MIB)
 
 
@@ -60,10 +60,11 @@ def progress(run: Run, warmup: int) -> str:
 
 def report(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
     """The table in Markdown, and the measurement conditions."""
+    peak = "peak reserved on the GPU" if options.gpu else "peak RSS"
     lines = [
         f"{options.workload}: median of {options.rounds} (lowest–highest); × is the ratio to {OURS}",
         "",
-        "| method | tool | s/step | × | tokens/s | × | peak RSS, training, MiB | × "
+        f"| method | tool | s/step | × | tokens/s | × | {peak}, training, MiB | × "
         "| whole process | loss, first → last | first, nats/row | tokens/step | in the loss | weights |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -115,8 +116,9 @@ def spread(values: list[float], form: str) -> str:
 
 def conditions(options: argparse.Namespace, names: list[str], runs: list[Run]) -> list[str]:
     """Machine, settings, versions, command."""
+    gpu = f"{gpu_name()}, " if options.gpu else ""
     lines = [
-        f"Machine: {cpu_name()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
+        f"Machine: {gpu}{cpu_name()}, {os.cpu_count()} logical cores, {memory()} GiB, {platform.platform()}.",
         f"Settings: {options.steps} steps, {options.warmup} of them warm-up; batch size {options.batch} in "
         f"one micro-batch; at most {options.max_length} tokens per row; AdamW, constant rate; adapters of rank 16, "
         f"alpha 32, on all linear layers; full in {options.full_precision}.",
@@ -127,6 +129,13 @@ def conditions(options: argparse.Namespace, names: list[str], runs: list[Run]) -
             found = ", ".join(f"{name} {number}" for name, number in seen["versions"].items())
             lines.append(f"{tool}: {found}; {seen['threads']} threads.")
     return [*lines, f"Command: `{shlex.join(['python', *sys.argv])}`"]
+
+
+def gpu_name() -> str:
+    """Name of the first GPU."""
+    import torch
+
+    return str(torch.cuda.get_device_name(0))
 
 
 def cpu_name() -> str:

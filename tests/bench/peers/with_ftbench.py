@@ -36,7 +36,7 @@ def train(job: Job) -> Measurement:
         end_worker(folder / "runs")
     if done.returncode:
         raise RuntimeError(f"ftbench run: {' '.join((done.stdout + done.stderr).split())[-400:]}")
-    return read(next((folder / "runs").iterdir()))
+    return read(next((folder / "runs").iterdir()), "reserved_training" if job.gpu else "rss_training")
 
 
 def end_worker(runs: Path) -> None:
@@ -106,8 +106,8 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def read(run: Path) -> Measurement:
-    """Measurements from step events, with times between events as for the peers, and memory from the result.
+def read(run: Path, peak: str) -> Measurement:
+    """Measurements from step events, with times between events as for the peers, and memory from the result's `peak`.
 
     The worker does not change torch's number of threads, so it is the same here.
     """
@@ -120,7 +120,7 @@ def read(run: Path) -> Measurement:
         tokens=[step.tokens for step in steps],
         answer_tokens=[step.answer_tokens for step in steps],
         losses=[step.loss if step.loss is not None else float("nan") for step in steps],
-        peak_training=result["peak"]["rss_training"],
+        peak_training=result["peak"][peak],
         peak_process=result["peak"]["rss"],
         dtype=model.dtype if result["method"] == "full" else f"float32 over {model.dtype}",
         threads=torch.get_num_threads(),

@@ -25,6 +25,7 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of libgomp, read when torch is imported: see below
     progress("importing libraries")
     import_libraries()
+    import torch
     from transformers.utils import logging as transformers_logging
 
     from engine.methods.gpu_support import refuse_unused_gpu
@@ -33,6 +34,8 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
 
     transformers_logging.disable_progress_bar()
     machine = this_machine()
+    if machine.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as in a run
     refuse_unused_gpu(schema.Config(hardware=schema.Hardware(device=arguments["device"])), machine)
     scratch = Path(arguments["scratch"])
     found = [check_method(arguments["method"], model, machine, scratch, progress) for model in MODELS]

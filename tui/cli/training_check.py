@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.text import Text
 
-from engine.config.errors import RunFailed
+from engine.config.errors import RunFailed, UserError
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.method_specs import method_names, method_title
 from engine.config.quantities import count
 from engine.config.text import visible
-from engine.runs.queue_list import queue_entries
+from engine.hardware.devices import CPU, SelectedDevice, select_device
+from engine.runs import locks
 from engine.runs.rpc_client import ask
 from engine.runs.training_report import MODELS, CheckState, TrainingCheck, TrainingReport, broken_report
 from tui.cli.data import shown_progress
 from tui.output.console import console, print_json, say
 
+NAME = "ftbench doctor --train"
+"""In the device queue."""
 MARKS: dict[CheckState, tuple[str, str]] = {"ok": ("✓", "green"), "failed": ("✗", "red"), "skipped": ("·", "yellow")}
 NAME_WIDTH = 15
 REPORT = (
@@ -33,17 +38,17 @@ REPORT = (
 def training_check(device: str | None, json: bool) -> int:
     """Print the checks of each method as they end, then the verdict. Returns 1 if one failed, else 0.
 
-    Raises UserError if there is no such device, or if torch cannot use the GPU.
+    Raises UserError if there is no such device, if a run uses the GPU, or if torch cannot use it.
     """
     found: list[TrainingReport] = []
-    notes = _disturbances()
-    for text in [] if json else notes:
-        say(text, "yellow")
-    with temporary_folder(SCRATCH_PREFIX) as scratch, shown_progress(json) as (progress, _):
-        for reports in _reports(device or "auto", scratch, progress):
-            found += reports
-            for report in [] if json else reports:
-                _show(report)
+    with _using(select_device(device or "auto")) as notes:
+        for text in [] if json else notes:
+            say(text, "yellow")
+        with temporary_folder(SCRATCH_PREFIX) as scratch, shown_progress(json) as (progress, _):
+            for reports in _reports(device or "auto", scratch, progress):
+                found += reports
+                for report in [] if json else reports:
+                    _show(report)
     failed = any(report.failed for report in found)
     if json:
         print_json(as_json(found, notes))
@@ -80,10 +85,25 @@ def _reports(device: str, scratch: Path, progress: Callable[[str], None]) -> Ite
         yield msgspec.convert(answer, list[TrainingReport])
 
 
-def _disturbances() -> list[str]:
-    """Runs that use a device now: they change timings."""
-    used = [entry for entry in queue_entries() if entry.place == 0]
-    return [f"{entry.run or 'another run'} uses {entry.title}: timings include its load" for entry in used]
+@contextmanager
+def _using(device: SelectedDevice) -> Iterator[list[str]]:
+    """Context in which runs wait for the device; gives a note if a run uses the CPU.
+
+    Raises UserError if a run uses the GPU: with less memory than it expects it could fail.
+    """
+    path = locks.device_lock(device.lock)
+    lock = locks.hold(path, f"{os.getpid()} {NAME}")
+    if lock is not None:
+        try:
+            yield []
+        finally:
+            os.close(lock)
+        return
+    user = Path((locks.holder(path) or "").partition(" ")[2]).name or "another run"
+    if device.lock != CPU:
+        do = "wait until it ends (`ftbench queue`), or choose another GPU with --device"
+        raise UserError(f"{device.title} is in use by {user}", NAME, do, "device.in_use")
+    yield [f"{user} uses the CPU: timings include its load"]
 
 
 def _show(report: TrainingReport) -> None:

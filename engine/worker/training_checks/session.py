@@ -109,7 +109,10 @@ class TrainingSession:
         self.notes.append(text)
 
     def _note_other_processes(self) -> None:
-        for pid, name, _ in self.meters.gpu.others(self.meters.gpu_pid) if self.meters.gpu else []:
+        gpu, own = self.meters.gpu, self.meters.gpu_pid
+        if gpu is None or (own is None and torch.cuda.max_memory_reserved()):
+            return  # in a container: this process has used the GPU, and its id there is not known
+        for pid, name, _ in gpu.others(own):
             self.warn("gpu.shared", f"process {pid} {name} also uses this GPU: timings and memory include its load")
 
     def train(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
+from engine.hardware.devices import SelectedDevice
+from engine.runs import locks
+from engine.runs.queue_list import queue_entries
 from engine.runs.training_report import CHECKS, MODELS, ModelChoice, TrainingCheck, TrainingReport
 from tui.cli import training_check
 from tui.cli.app import app
@@ -48,9 +52,9 @@ def answers(monkeypatch: pytest.MonkeyPatch, failed: str = "") -> list[dict[str,
 
 def test_every_method_is_trained_on_the_chosen_device(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answers(monkeypatch)
-    done = CliRunner().invoke(app, ["doctor", "--train", "--device", "1"])
+    done = CliRunner().invoke(app, ["doctor", "--train", "--device", "cpu"])
     assert done.exit_code == 0, done.output
-    assert [(one["method"], one["device"]) for one in asked] == [(method, "1") for method in METHODS]
+    assert [(one["method"], one["device"]) for one in asked] == [(method, "cpu") for method in METHODS]
     (scratch,) = {one["scratch"] for one in asked}
     assert not Path(scratch).exists()  # it was shared, and is deleted
     heading = "QLoRA, embedded model: 8.03B parameters, bfloat16, paged_adamw_8bit, packed, micro-batch 8, gradient"
@@ -90,13 +94,35 @@ def test_json_follows_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     Draft202012Validator(msgspec.json.schema(list[TrainingReport])).validate(found["reports"])
 
 
-def test_a_device_that_does_not_exist_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise UserError("no GPU 7", "hardware.device", "use cpu", "device.not_found")
-
-    monkeypatch.setattr(training_check, "ask", refuse)
+def test_a_device_that_does_not_exist_is_a_user_error() -> None:
     done = CliRunner().invoke(app, ["doctor", "--train", "--device", "7"])
-    assert isinstance(done.exception, UserError)
+    assert isinstance(done.exception, UserError) and done.exception.code == "device.not_found"
+
+
+def test_runs_wait_while_the_checks_use_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def answer(question: str, arguments: dict[str, Any], *_: object) -> Any:
+        seen.extend(entry.run for entry in queue_entries())
+        return msgspec.to_builtins([report(arguments["method"], choice) for choice in MODELS])
+
+    monkeypatch.setattr(training_check, "ask", answer)
+    assert CliRunner().invoke(app, ["doctor", "--train", "--device", "cpu"]).exit_code == 0
+    assert seen == ["ftbench doctor --train"] * 3 and queue_entries() == []
+
+
+def test_a_run_on_the_cpu_is_noted_and_one_on_the_gpu_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answers(monkeypatch)
+    lock = locks.hold(locks.device_lock("cpu"), "17 /runs/lora-3f2a")
+    done = CliRunner().invoke(app, ["doctor", "--train", "--device", "cpu", "--json"])
+    assert lock and json.loads(done.stdout)["notes"] == ["lora-3f2a uses the CPU: timings include its load"]
+    os.close(lock)
+    lock = locks.hold(locks.device_lock("GPU-1"), "17 /runs/lora-3f2a")
+    monkeypatch.setattr(training_check, "select_device", lambda device: SelectedDevice("GPU-1", "GPU 0", "GPU-1"))
+    done = CliRunner().invoke(app, ["doctor", "--train"])
+    assert isinstance(done.exception, UserError) and done.exception.what == "GPU 0 is in use by lora-3f2a"
+    assert len(asked) == 3 and lock
+    os.close(lock)
 
 
 @pytest.mark.parametrize("other", [["--repair"], ["--bundle"], ["--audit", "demo-lora"]])

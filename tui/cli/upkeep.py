@@ -101,7 +101,7 @@ def doctor(
     settings: SetOption = None,
     train: Annotated[
         bool,
-        typer.Option("--train", help="Train each method for a few steps: speed, memory, and what must be equal."),
+        typer.Option("--train", help="Train each method for a few steps; check speed, memory, loss and decoding."),
     ] = False,
     device: DeviceOption = None,
     json: JsonOption = False,

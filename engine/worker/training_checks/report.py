@@ -133,6 +133,6 @@ def _report(checks: Checks, found: list[TrainingCheck]) -> TrainingReport:
         peak_probe=peaks.probe if peaks else None,
         peak_dry_run=peaks.dry_run if peaks else None,
         peak_formula=peaks.formula if peaks else None,
-        notes=[*([f"no larger model: {why}"] if why else []), *session.notes],
+        notes=[*([f"no larger shape ({why})"] if why else []), *session.notes],
         checks=found,
     )

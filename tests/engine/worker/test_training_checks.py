@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from engine.worker.training_checks.agreement import gradients_agree, losses_agre
 from engine.worker.training_checks.decoding import check_decoding, decoding_check, divergences
 from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, out_of_memory_check
 from engine.worker.training_checks.packed_loss import check_packed_loss
-from engine.worker.training_checks.paging import Paged, paging_check
+from engine.worker.training_checks.paging import Paged, is_managed, paging_check
 from engine.worker.training_checks.report import check_method
 from engine.worker.training_checks.session import TrainingSession
 from engine.worker.training_checks.shapes import choose_shape, write_random_weights
@@ -238,6 +239,24 @@ def test_state_that_is_not_paged_or_changes_on_a_full_gpu_fails(change: dict[str
     assert paging_check(paged, 0).state == "ok"
     found = paging_check(replace(paged, **change), 0)
     assert found.state == "failed" and text in found.text
+
+
+def test_the_driver_says_whether_memory_is_managed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the driver, which writes one byte."""
+    tensor, status, managed = torch.zeros(4), 0, b"\1"
+
+    def attribute(target: Any, which: int, pointer: Any) -> int:
+        assert (which, pointer.value) == (8, tensor.data_ptr())
+        ctypes.memmove(target, managed, 1)
+        return status
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuPointerGetAttribute=attribute))
+    assert is_managed(tensor)
+    managed = b"\0"
+    assert not is_managed(tensor)
+    status = 1
+    with pytest.raises(RuntimeError, match="CUDA error 1"):
+        is_managed(tensor)
 
 
 @pytest.mark.parametrize(

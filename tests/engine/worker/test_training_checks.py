@@ -19,14 +19,13 @@ from command import ftbench
 
 from engine.config.gpu_prices import list_gpus
 from engine.config.method_specs import method_names
-from engine.config.preset import Preset, resolve
 from engine.evaluation.generate import Generator
 from engine.methods import lora
 from engine.methods.machine import Machine, this_machine
 from engine.runs.training_report import CHECKS, MODELS, TRAINING, TrainingReport
 from engine.training import varlen_attention
 from engine.training.guards import OutOfMemory
-from engine.worker.training_checks import memory, shapes
+from engine.worker.training_checks import memory
 from engine.worker.training_checks.agreement import gradients_agree, losses_agree
 from engine.worker.training_checks.decoding import check_decoding, decoding_check, divergences
 from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, out_of_memory_check
@@ -34,9 +33,8 @@ from engine.worker.training_checks.packed_loss import check_packed_loss
 from engine.worker.training_checks.paging import Paged, is_managed, paging_check
 from engine.worker.training_checks.report import check_method
 from engine.worker.training_checks.session import TrainingSession
-from engine.worker.training_checks.shapes import choose_shape, write_random_weights
 from engine.worker.training_checks.speed import Speed, check_throughput, check_training, listed_peak
-from engine.worker.training_checks.subjects import embedded_subject, random_rows
+from engine.worker.training_checks.subjects import embedded_subject
 
 GIB = 1 << 30
 A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
@@ -257,48 +255,6 @@ def test_the_driver_says_whether_memory_is_managed(monkeypatch: pytest.MonkeyPat
     status = 1
     with pytest.raises(RuntimeError, match="CUDA error 1"):
         is_managed(tensor)
-
-
-@pytest.mark.parametrize(
-    ("method", "memory_gib", "disk_gib", "title", "why"),
-    [
-        ("full", 79, 1000, "Llama 3.1 8B shape", ""),
-        ("lora", 79, 1000, "Llama 3.1 8B shape", ""),
-        ("qlora", 22, 1000, "Llama 3.1 8B shape", ""),
-        ("full", 22, 1000, "Llama 3.2 1B shape", "Llama 3.1 8B shape: predicted peak"),
-        ("lora", 79, 10, "Llama 3.2 3B shape", "Llama 3.1 8B shape: 15.0 GiB of weights, 10.0 GiB free"),
-        ("full", 1, 1000, "SmolLM2 135M shape", "Llama 3.1 8B shape: predicted peak"),
-    ],
-)
-def test_the_largest_shape_that_fits_is_trained(
-    method: str, memory_gib: int, disk_gib: int, title: str, why: str
-) -> None:
-    config = resolve(Preset("doctor", {"method": method})).config
-    chosen = choose_shape(config, A100, memory_gib * GIB, disk_gib * GIB)
-    assert chosen.shape.title == title and chosen.why.startswith(why) and bool(chosen.why) == bool(why)
-
-
-def test_weights_that_another_method_wrote_take_no_more_disk_space() -> None:
-    config = resolve(Preset("doctor", {"method": "lora"})).config
-    assert choose_shape(config, A100, 79 * GIB, 1 * GIB, [shapes.ON_GPU[0]]).shape == shapes.ON_GPU[0]
-
-
-def test_random_weights_are_written_in_several_files_and_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shapes, "SHARD", 1 << 20)
-    architecture = shapes.ON_CPU.architecture()
-    write_random_weights(architecture, tmp_path / "weights", "cpu")
-    assert len(list((tmp_path / "weights").glob("*.safetensors"))) > 3
-    config = resolve(Preset("doctor", {"model.id": str(tmp_path / "weights")})).config
-    model = lora.load(config, this_machine())
-    stored = sum(parameter.numel() * 2 for parameter in model.parameters())
-    assert stored == shapes.weight_bytes(architecture)
-    weight = model.model.layers[0].mlp.up_proj.weight.float()
-    assert float(weight.std()) == pytest.approx(architecture.initializer_range, rel=0.05)
-    assert torch.equal(model.model.norm.weight.float(), torch.ones(256))
-    rows = random_rows([40, 300], architecture)
-    assert [len(row.input_ids) for row in rows] == [40, 300] and len(rows[1].prompt) == 128
 
 
 def test_a_method_that_does_not_train_is_a_failed_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ SLOW = (
     "engine/config/test_plugins.py",
     "engine/hardware/test_nvml.py",
     "engine/ladder/test_ladder.py",
+    "engine/ladder/test_ladder_benchmarks.py",
     "engine/ladder/test_ladder_verdict.py",
     "engine/ladder/test_page.py",
     "engine/ladder/test_ship.py",

@@ -18,7 +18,9 @@ from engine.config.preset_library import effective
 from engine.runs import events, run_dir
 from engine.runs.event_log import EventLog
 from engine.runs.ladder import VerdictSentence
+from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
 
 LONGEST_NAME = 150
@@ -146,6 +148,12 @@ def _ladder(runs: Path) -> LadderDir:
     for row, name in zip(ladder.rows, strings("e"), strict=False):
         row.status, row.reason = name, name
     ladder.rows[0].name = strings("e")[0]
+    scores = Interval(mean=0.5, low=0.4, high=0.6, rows=40)
+    rows = [BenchmarkRow(name=name, score=scores, difference=scores, finding="worse") for name in strings("e")]
+    ladder.benchmarks = [
+        LadderBenchmark(name=name, metric=name, higher_is_better=True, is_share=True, items=40, rows=rows[:3])
+        for name in strings("e")
+    ]
     directory.write_state(ladder)
     assert directory.state() is not None  # the file is valid
     return directory

@@ -65,6 +65,26 @@ def check_values(values: Flat, layers: Layers, config: Config) -> None:
     _check_micro_batch(layers, config)
     _check_executor(values, layers, config)
     _check_pissa(layers, config)
+    _check_benchmarks(layers, config)
+
+
+def _check_benchmarks(layers: Layers, config: Config) -> None:
+    """Each benchmark once, and settings of benchmarks only where benchmarks are scored."""
+    evaluation, key = config.evaluation, "evaluation.benchmarks"
+    if "" in map(str.strip, evaluation.benchmarks):
+        do = "give the name of a task or the path of a task file"
+        raise UserError(f"empty value in {key}", _where(key, layers), do, code="preset.empty_value")
+    for name in evaluation.benchmarks:
+        if evaluation.benchmarks.count(name) > 1:
+            what = f"duplicate benchmark {name!r}"
+            raise UserError(what, _where(key, layers), "remove one of them", code="preset.duplicate_benchmark")
+    if evaluation.benchmarks and evaluation.when == "never":
+        do = 'remove it, or set evaluation.when = "both"'
+        what = f'{key} is not read with evaluation.when = "never"'
+        raise UserError(what, _where(key, layers), do, code="preset.unread_benchmark")
+    if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
+        what, limit = f"evaluation.benchmark_limit applies only with {key}", "evaluation.benchmark_limit"
+        raise UserError(what, _where(limit, layers), f"remove it, or set {key}", code="preset.unread_benchmark")
 
 
 def _check_pissa(layers: Layers, config: Config) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import platformdirs
 
 import engine
+from engine.config.benchmarks import TASK_FILES
 from engine.config.data_files import KINDS
 from engine.config.data_files import is_data_file as is_data_file  # for importers that still use them from here
 from engine.config.data_files import is_hub_id as is_hub_id
@@ -28,14 +29,15 @@ PATH_KEYS = (
     "data.test",
     "data.validation",
     "evaluation.forgetting_text",
+    "evaluation.benchmarks",
 )
-"""Keys whose value may be a file or folder."""
+"""Keys whose value may be a file or folder, or a list of them."""
 GPU_LIST_NAMES = ("gpus", "cards")
 """Names of the GPU price list, which is next to the presets; `cards` is the older one."""
 RENAMED_PRESETS = {"card24-qlora": "gpu24-qlora"}
 """Old name of a shipped preset -> current name."""
 RATE = "train.learning_rate"
-_FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja")
+_FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja", *TASK_FILES)
 
 
 @dataclass(frozen=True)
@@ -163,13 +165,16 @@ def with_absolute_paths(values: Flat, folder: Path) -> Flat:
     """
     absolute = {key: _anchored(current_key(key), value, folder) for key, value in values.items()}
     for key, value in absolute.items():
-        if isinstance(value, str):
-            check_utf8(value, f"{key} = {visible(value)}")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                check_utf8(text, f"{key} = {visible(text)}")
     return absolute
 
 
 def _anchored(key: str, value: object, folder: Path) -> object:
     """An absolute file name, because the worker runs in another directory; other names and Hub ids are unchanged."""
+    if key in PATH_KEYS and isinstance(value, list):
+        return [_anchored(key, one, folder) for one in value]
     if key not in PATH_KEYS or not isinstance(value, str) or not value:
         return value
     path = Path(value).expanduser()

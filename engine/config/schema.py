@@ -183,6 +183,11 @@ class Evaluation(Section, frozen=True):
     forgetting_text: str = "auto"
     """General text on which forgetting is measured: auto (an embedded one), none, or a file with a blank line between
     passages."""
+    benchmarks: list[str] = field(default_factory=list)
+    """Benchmarks on which forgetting is measured too: names of tasks of lm-evaluation-harness (arc_easy) and task files
+    (.yaml). Needs the optional dependency ftbench[benchmarks]."""
+    benchmark_limit: Positive | None = None
+    """Maximum number of items per benchmark, its first ones; unset: all."""
 
 
 class Hardware(Section, frozen=True):

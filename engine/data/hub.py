@@ -34,6 +34,27 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
     return {str(split): found[split] for split in found}
 
 
+@contextmanager
+def hub_or_cache(name: str | None) -> Iterator[None]:
+    """Context in which other libraries load this data set: without requests if the Hub is unreachable.
+
+    None: a data set that is not on the Hub. Raises the Hub's exception if it rejects the request.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
+    import datasets  # noqa: F401 - `_offline` changes it
+
+    failure = _ask(name) if name else None
+    if failure is not None and _is_response(failure):
+        raise failure
+    with _offline(failure is not None):
+        yield
+
+
+def hub_error(error: Exception, name: str) -> UserError:
+    """The error of loading a data set of the Hub for the user."""
+    return _unavailable(error, name, None)
+
+
 def _ask(name: str) -> Exception | None:
     """Request the data set's information from the Hub: the exception, or None. Takes at most TRY_SECONDS.
 

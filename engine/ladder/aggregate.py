@@ -11,6 +11,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
+from engine.ladder.benchmarks import collect_benchmarks
 from engine.ladder.decisions import comparison, why_no_share
 from engine.ladder.few_shot_bases import collect_few_shot
 from engine.ladder.price import add_price
@@ -54,6 +55,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     bases += collect_few_shot(folder, results, plan.base_shots, ladder.work.metric if ladder.work else "")
     ladder.rows[:0] = bases
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
+    ladder.benchmarks = collect_benchmarks(folder, ladder, results)
     add_artifacts(folder, ladder, plan, results)
     ladder.verdict = verdict(ladder)
     ladder.summary = summarize(ladder)

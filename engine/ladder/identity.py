@@ -59,6 +59,8 @@ def _relevant_settings(config: Config) -> dict[str, Any]:
         del settings["adapter.lora_plus_ratio"]
     if not settings["evaluation.base_shots"]:
         del settings["evaluation.base_shots"]
+    if not settings["evaluation.benchmarks"]:
+        del settings["evaluation.benchmarks"], settings["evaluation.benchmark_limit"]
     related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
     return {key: settings[key] for key in related}
 

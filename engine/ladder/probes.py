@@ -30,6 +30,7 @@ def probe_config(config: Config) -> Config:
             "evaluation.when": "after",
             "evaluation.rows": rows,
             "evaluation.forgetting_text": "none",
+            "evaluation.benchmarks": [],
             "track.to": [],
         },
     )

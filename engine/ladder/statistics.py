@@ -221,14 +221,15 @@ class MeanSamples:
             low, high = max(self.bounds[0], low), min(self.bounds[1], high)
         return Interval(mean=mean, low=float(low), high=float(high), rows=self.n)
 
-    def differences(self, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+    def differences(self, pairs: Sequence[tuple[str, str]], level: float = LEVEL) -> list[Difference]:
         """The difference of each pair, with simultaneous intervals; they are infinite below MIN_ITEMS items."""
         observed = np.array([self.scores[a].mean - self.scores[b].mean for a, b in pairs])
         samples = np.abs(np.array([self.means[a] - self.means[b] for a, b in pairs]) - observed[:, None])
-        unit = np.array([np.quantile(*one, method="higher") for one in zip(samples, self._levels(pairs), strict=True)])
+        levels = self._levels(pairs, level)
+        unit = np.array([np.quantile(*one, method="higher") for one in zip(samples, levels, strict=True)])
         unit = np.where(unit > 0, unit, 1e-12)
         largest = (samples / unit[:, None]).max(0)
-        scale = float(np.quantile(largest, LEVEL, method="higher"))  # one of the samples, so that it agrees with p
+        scale = float(np.quantile(largest, level, method="higher"))  # one of the samples, so that it agrees with p
         enough = self.n >= MIN_ITEMS
         half, bound = (scale * unit, self._range) if enough else (np.full(len(pairs), math.inf), math.inf)
         found = []
@@ -248,13 +249,13 @@ class MeanSamples:
             )
         return found
 
-    def _levels(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    def _levels(self, pairs: Sequence[tuple[str, str]], level: float) -> list[float]:
         """The quantile that each pair's deviations are divided by: of the error rate, BASE_SHARE is for the base."""
         untrained = [self.scores[a].untrained or self.scores[b].untrained for a, b in pairs]
         split = any(untrained) and not all(untrained)
         parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
-        levels = [1 - (1 - LEVEL) * parts[base] / untrained.count(base) for base in untrained]
-        return [min(level, 1 - MIN_TAIL / POINTS) for level in levels]
+        levels = [1 - (1 - level) * parts[base] / untrained.count(base) for base in untrained]
+        return [min(one, 1 - MIN_TAIL / POINTS) for one in levels]
 
     def required_sample(self, difference: Difference, pairs: Sequence[tuple[str, str]]) -> RequiredSample:
         """The range of test items and seeds that detect a difference of this size, over the likely seed variances."""

@@ -8,6 +8,7 @@ from engine.ladder import format as fmt
 from engine.ladder.advice_sentences import advice_sentences
 from engine.ladder.answer_sentences import unended_answers
 from engine.ladder.artifact_sentences import artifact_sentences
+from engine.ladder.benchmark_sentences import benchmark_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
 from engine.ladder.disturbance_sentences import disturbed_timings
@@ -53,6 +54,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
         *few_shot_sentences(ladder, decisions),
+        *benchmark_sentences(ladder),
         *cost_sentences(decisions),
         *recommendations(ladder, decisions),
         *artifact_sentences(ladder, decisions),

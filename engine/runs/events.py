@@ -248,6 +248,19 @@ class GeneralLoss(Event, tag="general"):
     after: list[float]
 
 
+class Benchmark(Event, tag="benchmark"):
+    """The score of a model on a benchmark; fields as in `benchmark_scores.BenchmarkScores`."""
+
+    when: Literal["before", "after"]
+    benchmark: str
+    metric: str
+    higher_is_better: bool
+    is_share: bool
+    fingerprint: str
+    score: Interval
+    seconds: float = 0.0
+
+
 class Sample(Event, tag="sample"):
     """One item with the model's answer: a test item, and during training a validation item."""
 
@@ -318,6 +331,7 @@ AnyEvent = (
     | Load
     | Eval
     | GeneralLoss
+    | Benchmark
     | Sample
     | Checkpoint
     | ModelSaved

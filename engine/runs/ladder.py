@@ -16,6 +16,7 @@ from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.exports import Artifact, parse_artifact
+from engine.runs.ladder_benchmarks import LadderBenchmark
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.result import Interval, MeasuredPeak
@@ -328,7 +329,18 @@ class Comparison(Struct, kw_only=True):
 
 
 Topic = Literal[
-    "quality", "time", "energy", "memory", "rent", "prototype", "ship", "full", "artifact", "data", "caveat"
+    "quality",
+    "forgetting",
+    "time",
+    "energy",
+    "memory",
+    "rent",
+    "prototype",
+    "ship",
+    "full",
+    "artifact",
+    "data",
+    "caveat",
 ]
 
 
@@ -392,6 +404,8 @@ class Ladder(Struct, kw_only=True):
     entries: list[LadderRun] = field(default_factory=list)
     rows: list[RungResult] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    benchmarks: list[LadderBenchmark] = field(default_factory=list)
+    """Empty without `evaluation.benchmarks`, and in older ladders."""
     verdict: list[VerdictSentence] = field(default_factory=list)
     base_runs: dict[str, str] = field(default_factory=dict)
     """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""

@@ -32,6 +32,8 @@ SHARED_KEYS = (
     "evaluation.max_new_tokens",
     "evaluation.rows",
     "evaluation.forgetting_text",
+    "evaluation.benchmarks",
+    "evaluation.benchmark_limit",
 )
 """Keys and sections that have to be equal in all rungs. Other settings may differ and are shown."""
 LADDER_KEYS = ("method", "evaluation.when", "evaluation.base_shots")

@@ -99,6 +99,20 @@ class General(Struct, kw_only=True):
     after: list[float]
 
 
+class BenchmarkResult(Struct, kw_only=True):
+    """Scores on a benchmark of lm-evaluation-harness; the scores of its items are in `benchmarks/` of the run."""
+
+    metric: str
+    """As lm-evaluation-harness names it."""
+    higher_is_better: bool
+    is_share: bool
+    """Whether scores are shares from 0 to 1."""
+    before: Interval | None = None
+    """Of the base model; None if it was not scored."""
+    after: Interval | None = None
+    """Of the trained model."""
+
+
 class Predicted(Struct, kw_only=True):
     """Peak memory in bytes, predicted before the first step."""
 
@@ -134,6 +148,8 @@ class Result(Struct, kw_only=True):
     final_validation: float | None = None
     """Of the finished model on at most 512 validation rows, nats/token; used to choose learning rates."""
     general: General | None = None
+    benchmarks: dict[str, BenchmarkResult] = field(default_factory=dict)
+    """By the name of the task; empty without `evaluation.benchmarks`."""
     parameters: int = 0
     """Parameters of the model, excluding adapters."""
     trainable: int = 0

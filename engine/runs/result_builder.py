@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from engine.config import schema
 from engine.runs import events
+from engine.runs.benchmark_scores import benchmark_fingerprint
 from engine.runs.end_record import EndRecord
 from engine.runs.energy import PhaseEnergy
 from engine.runs.events import Event
 from engine.runs.follow import Follower
 from engine.runs.memory_peaks import MemoryPeaks
 from engine.runs.phases import PhaseTimes
-from engine.runs.result import General, Interval, Predicted, Result, Score
+from engine.runs.result import BenchmarkResult, General, Interval, Predicted, Result, Score
 from engine.runs.trained_steps import TrainedSteps
 
 
@@ -66,6 +67,8 @@ class ResultBuilder:
                 self._take_eval(event)
             case events.GeneralLoss():
                 result.general = General(text=event.text, tokens=event.tokens, before=event.before, after=event.after)
+            case events.Benchmark():
+                self._take_benchmark(event)
             case events.Checkpoint():
                 result.last_checkpoint = event.path
             case events.ModelSaved():
@@ -97,6 +100,8 @@ class ResultBuilder:
         if start < plan.steps:
             result.after = result.final_validation = result.general = None
             result.artifact_bytes = 0
+            for benchmark in result.benchmarks.values():
+                benchmark.after = None
 
     def _take_load(self, event: events.Load) -> None:
         if self.result.load is None:
@@ -114,6 +119,14 @@ class ResultBuilder:
             result.before = score_of(event)
         else:
             result.after = score_of(event)
+
+    def _take_benchmark(self, event: events.Benchmark) -> None:
+        result = self.result.benchmarks.get(event.benchmark) or BenchmarkResult(
+            metric=event.metric, higher_is_better=event.higher_is_better, is_share=event.is_share
+        )
+        setattr(result, event.when, event.score)
+        self.result.benchmarks[event.benchmark] = result
+        self.result.fingerprints[benchmark_fingerprint(event.benchmark)] = event.fingerprint
 
     def build(self, end: EndRecord, damaged: int = 0) -> Result:
         """The result of a run with this end. `damaged`: number of unreadable lines in the log."""

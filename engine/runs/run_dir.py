@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Unpack
+from typing import ClassVar, Literal, Unpack
 
 import msgspec
 
@@ -20,6 +20,7 @@ from engine.executors import job as jobs
 from engine.executors.job import Job
 from engine.executors.slurm_queue import UNKNOWN, JobState, queue
 from engine.runs import end_record, folder
+from engine.runs.benchmark_scores import file_stem
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Event, decode
@@ -79,6 +80,10 @@ class RunDir(Folder):
     def few_shot_file(self, shots: int) -> Path:
         """The answers of the base model with this many examples in the prompt, in the form of `predictions.jsonl`."""
         return self.path / f"predictions-{shots}-shot.jsonl"
+
+    def benchmark_file(self, benchmark: str, when: Literal["before", "after"]) -> Path:
+        """The scores of each item of a benchmark, before or after training (`engine.runs.benchmark_scores`)."""
+        return self.path / "benchmarks" / f"{file_stem(benchmark)}.{when}.json"
 
     @property
     def predictions_file(self) -> Path:

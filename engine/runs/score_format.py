@@ -63,3 +63,19 @@ def difference_with_bounds(interval: Interval | None, metric: str) -> str:
     """A difference of two scores with its interval: `-1.2 points [-3.0, +0.5]`."""
     text = difference(interval.mean if interval else None, metric)
     return f"{text} {bounds}" if (bounds := score_bounds(interval, metric)) else text
+
+
+def plain_with_bounds(interval: Interval | None, is_share: bool) -> str:
+    """A score that is not of a metric of ftbench, with its interval: `71.3% [68.0, 74.4]`, `0.474 [0.457, 0.492]`."""
+    mean = interval.mean if interval else None
+    text = percent(mean) if is_share else loss(mean)
+    bounds = percent_bounds(interval) if is_share else loss_bounds(interval)
+    return f"{text} {bounds}" if bounds else text
+
+
+def plain_difference(interval: Interval | None, is_share: bool) -> str:
+    """A difference of two such scores with its interval: `-1.2 points [-3.0, 0.5]`."""
+    mean = interval.mean if interval else None
+    text = points(mean) if is_share else loss_change(mean)
+    bounds = percent_bounds(interval) if is_share else loss_bounds(interval)
+    return f"{text} {bounds}" if bounds else text

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
@@ -42,6 +43,7 @@ def start_run(
     """
     check_model_config(effective.config.model)
     check_trackers(effective.config.track.to)
+    check_benchmarks(effective.config.evaluation)
     check_device(effective.config)
     find_starting_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
@@ -145,10 +147,11 @@ def events_size(run: RunDir) -> int:
 
 
 def _check(plan: LadderPlan) -> None:
-    """Raise UserError if a rung cannot be started: its model, trackers or device."""
+    """Raise UserError if a rung cannot be started: its model, trackers, benchmarks or device."""
     for rung in plan.rungs:
         check_model_config(rung.config.model)
         check_trackers(rung.config.track.to)
+        check_benchmarks(rung.config.evaluation)
         check_device(rung.config)
 
 

@@ -19,6 +19,7 @@ KINDS: tuple[type[Event], ...] = (
     events.Memory,
     events.Eval,
     events.GeneralLoss,
+    events.Benchmark,
     events.End,
 )
 """Events that rows depend on."""
@@ -74,6 +75,8 @@ class RowBuilder:
                 self._set(event, _of_score(event))
             case events.GeneralLoss():
                 self._set(event, _of_general(event))
+            case events.Benchmark():
+                self._set(event, {f"benchmark/{event.benchmark}/{event.metric}": event.score.mean})
 
     def flush(self) -> Iterator[Row]:
         """The row in progress, if it has values."""

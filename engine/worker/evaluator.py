@@ -1,4 +1,4 @@
-"""Evaluate a run's model before and after training: test rows, validation rows, general text."""
+"""Evaluate a run's model before and after training: test rows, validation rows, general text, benchmarks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Item, Progress, Scorer, item_losses, no_progress, row_losses, timed
 from engine.methods.model_config import maximum_positions
 from engine.training.collation import Packing
+from engine.worker.benchmarks import BenchmarkScorer
 from engine.worker.run_context import RunContext
 
 LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
@@ -37,6 +38,7 @@ class Evaluator:
     tokenizer: PreTrainedTokenizerBase
     rows: Prepared
     test: list[EvaluationItem] = field(init=False)
+    benchmarks: BenchmarkScorer = field(init=False)
     choices: Choices | None = None
     general: list[Row] = field(init=False, default_factory=list)
     text: str = ""
@@ -45,6 +47,7 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         config = self.run.config
+        self.benchmarks = BenchmarkScorer(self.run, self.tokenizer)
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
         self.validation = sampled_rows(self.rows.validation_items, FINAL_ROWS)
         if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
@@ -89,6 +92,7 @@ class Evaluator:
             return
         run.phase("baseline")
         self.base_general = self._general_losses(base)
+        self.benchmarks.before(base)
         if not self.scores_test:
             return
         self.base_items = read_items(file, self.test, self.prompts, "base")
@@ -112,7 +116,7 @@ class Evaluator:
         write_items(file, self.test, self.prompts, self.scorer.items(base, items), None)
 
     def after(self, model: torch.nn.Module) -> None:
-        """Score the trained model: validation items, then the test items and the general text."""
+        """Score the trained model: validation items, then test items, general text and benchmarks."""
         run = self.run
         run.phase("evaluation")
         if self.validation:
@@ -125,6 +129,8 @@ class Evaluator:
         if self.general:
             after = self._general_losses(model)
             run.log_general(general_result(self.text, self.general, self.base_general, after))
+        if run.config.evaluation.when != "never":
+            self.benchmarks.after(model)
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem], progress: Progress = no_progress) -> float:
         """Mean negative log-likelihood per answer token, in nats.

@@ -59,6 +59,8 @@ class RunContext:
     meters: Meters
     earlier: EarlierWorkers = field(default_factory=EarlierWorkers)
     step: int = 0
+    has_trained: bool = False
+    """Whether this worker has done an optimizer step."""
     last_checkpoint: str = ""
     current_phase: events.PhaseName = "waiting"
     progress_logged: float = field(default_factory=time.monotonic)
@@ -177,7 +179,7 @@ class RunContext:
         )
 
     def log_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
-        self.step = step
+        self.step, self.has_trained = step, True
         self.disk.step()
         self.log.write(
             events.Step(

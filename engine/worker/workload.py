@@ -8,12 +8,14 @@ from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import sampled
 from engine.data.prepare import prepare
+from engine.evaluation.benchmarks.tasks import load_benchmarks
 from engine.evaluation.general import general_rows
 from engine.evaluation.preflight import refuse_rows
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.tokenizer import load_tokenizer
+from engine.runs.benchmark_scores import benchmark_fingerprint
 from engine.training.batches import Schedule
 from engine.worker.early_checks import refuse_model
 
@@ -28,6 +30,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
     refuse_rows(config, rows)
     refuse_model(config, config_of(config.model), this_machine())
     general, _ = general_rows(config, tokenizer)
+    benchmarks = load_benchmarks(config.evaluation)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train
     schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
@@ -52,6 +55,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
                 "test": items_fingerprint(test),
                 "model": fingerprint(config.model, config_of(config.model)),
                 **({"general": general} if general else {}),
+                **{benchmark_fingerprint(one.name): one.fingerprint for one in benchmarks},
             },
         },
         "versions": versions(),

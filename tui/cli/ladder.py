@@ -20,7 +20,7 @@ from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible, leave
-from tui.history.ladder_table import show_ladder
+from tui.history.ladder_table import show_benchmarks, show_ladder
 from tui.live.ladder_progress import follow_ladder
 from tui.live.run_progress import Detached
 from tui.output import streams
@@ -72,6 +72,7 @@ def show(folder: LadderDir, state: Ladder) -> None:
     show_summary(state)
     if state.rows:
         show_ladder(state)
+        show_benchmarks(state)
     if state.work and state.work.account:
         say(f"columns: {summarize_columns(state.work.columns)}")
         say(f"rows: {summarize_rows(state.work.account)}")

@@ -25,7 +25,7 @@ from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import tracker_problems
 from tui.cli.disk import check_disk
 from tui.cli.errors import show_notices
-from tui.history.scores import as_json, show_results
+from tui.history.scores import as_json, benchmark_lines, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
 from tui.output.console import print_json, say
 
@@ -95,6 +95,8 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
         print_json(outcome(run, result, end))
     elif result and end.status == "finished":
         show_results("", [result])
+        for line in benchmark_lines(result):
+            say(line)
         if result.from_run:
             say(f"before: the score of {result.from_run}, from which this run started")
         say(f"{run.path}")

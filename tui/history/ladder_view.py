@@ -12,6 +12,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
 from engine.runs.ladder import ARTIFACT_SEPARATOR, Ladder, LadderRun, RungResult
+from engine.runs.score_format import plain_difference, plain_with_bounds
 from engine.runs.tradeoff_text import tradeoff_lines
 from tui.history.scores import mean_text, range_text
 
@@ -111,6 +112,16 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
             f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{of_full}, "
             f"peak memory {size(peak)}, artifact {size(row.artifact_bytes)}"
         )
+
+
+def benchmark_lines(ladder: Ladder) -> Iterator[str]:
+    """The score of each rung on each benchmark, and in parentheses its difference from the base model's."""
+    for benchmark in ladder.benchmarks:
+        for row in benchmark.rows:
+            score = plain_with_bounds(row.score, benchmark.is_share)
+            against = f" ({plain_difference(row.difference, benchmark.is_share)})" if row.difference else ""
+            about = f"{visible(benchmark.name, NAME)}: {visible(benchmark.metric, NAME)}"
+            yield f"{visible(row.name, LABEL):<{LABEL}} {about} {score}{against}"
 
 
 def verdict_lines(ladder: Ladder) -> Iterator[Content]:

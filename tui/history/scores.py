@@ -9,7 +9,9 @@ import msgspec
 
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import count, duration, share_percent, size
+from engine.config.text import amount, visible
 from engine.runs.result import Interval, Result
+from engine.runs.score_format import plain_with_bounds
 from tui.output.console import table
 
 COLUMNS = ("method", "before", "after", "95% CI", "loss", "training", "peak", "trainable", "artifact")
@@ -24,6 +26,17 @@ def show_results(title: str, results: Sequence[Result]) -> None:
     unit = " %" if all(metric_spec(result.metric).is_share for result in results) else ""
     columns = (COLUMNS[0], f"before{unit}", f"after{unit}", *COLUMNS[3:])
     table(title, columns, [_row(result) for result in results], right=(1, 2, 4, 5, 6, 7, 8))
+
+
+def benchmark_lines(result: Result) -> list[str]:
+    """One line per benchmark: `benchmark arc_easy: acc 61.3% [59.3, 63.2] → 58.9% [57.0, 60.9], 2,376 items`."""
+    return [
+        f"benchmark {visible(name)}: {visible(one.metric)} "
+        + " → ".join(plain_with_bounds(score, one.is_share) for score in (one.before, one.after) if score)
+        + f", {amount(max(score.rows for score in (one.before, one.after) if score), 'item')}"
+        for name, one in result.benchmarks.items()
+        if one.before or one.after
+    ]
 
 
 def as_json(results: Sequence[Result]) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from engine.config.checkpointing import describe_checkpointing
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import count, duration, percent, share_percent, size
-from engine.config.text import shortened
+from engine.config.text import amount, shortened, visible
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.score_format import plain_with_bounds
 from engine.runs.sharing import describe_sharing
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import four_digits, moment, share
@@ -51,6 +52,10 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval():
             return _test_score(event)
+        case events.Benchmark(score=score):
+            text = f"{event.when} training, benchmark {visible(event.benchmark)}, {amount(score.rows, 'item')} (95% CI)"
+            value = plain_with_bounds(score, event.is_share)
+            return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
         case events.Checkpoint():
             return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(event.seconds)})"
         case events.Warning():

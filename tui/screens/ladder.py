@@ -33,7 +33,7 @@ from tui.widgets.status_line import status
 from tui.workbench import app_settings
 
 POLL_SECONDS = 0.5
-PARTS = ("progress", "current", "summary", "bars", "costs", "verdict", "notes")
+PARTS = ("progress", "current", "summary", "bars", "costs", "benchmarks", "verdict", "notes")
 
 
 class CurrentRun(NamedTuple):
@@ -149,6 +149,7 @@ class LadderScreen(BaseScreen[None]):
             "summary": _joined(ladder_view.summary_lines(state, columns, ascii_only)),
             "bars": _joined(ladder_view.score_bars(state, columns, ascii_only)),
             "costs": Content("\n".join(ladder_view.cost_lines(state))),
+            "benchmarks": Content("\n".join(ladder_view.benchmark_lines(state))),
             "verdict": _joined(ladder_view.verdict_lines(state)),
             "notes": Content.styled("\n".join(self._notes(folder, state)), "$foreground-muted"),
         }

@@ -14,6 +14,7 @@ from engine.runs.ladder import Ladder, VerdictSentence
 
 TOPICS = {
     "quality": "Quality",
+    "forgetting": "Forgetting",
     "time": "Time",
     "energy": "Energy",
     "memory": "Memory",
@@ -36,6 +37,11 @@ COMPARISONS = (
     "zero. A rung is as good as another within the margin if the CI excludes that it is worse by more. The needed test "
     "items and seeds are for 80% power if the true difference equals the observed one; the range is for seeds that "
     "vary little and much."
+)
+BENCHMARKS = (
+    "Benchmarks are scored by lm-evaluation-harness, with the prompts of its tasks and without a chat template. "
+    "Differences from the base model are paired by item; their 95% CIs hold simultaneously for all rungs and "
+    "benchmarks. A rung forgets if it is significantly worse than the base model."
 )
 ARTIFACTS = (
     "Artifacts are exported from the runs, loaded from disk in a new process and scored on the same test items. Their "
@@ -120,6 +126,8 @@ def reading(ladder: Ladder) -> list[str]:
         texts.append(ARTIFACTS)
     if any(row.forgetting for row in ladder.rows):
         texts.append("Forgetting is the rise of the loss on held-out general text over the base model’s.")
+    if ladder.benchmarks:
+        texts.append(BENCHMARKS)
     return texts
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from engine.config.quantities import integer
 from engine.config.text import visible
 from engine.ladder.format import rung_title
-from engine.ladder.report import artifact_tables, captions, cost_tables, quality_tables, record
+from engine.ladder.report import artifact_tables, benchmark_tables, captions, cost_tables, quality_tables, record
 from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData
 from engine.ladder.report.samples import ItemAnswers
@@ -33,7 +33,7 @@ def render(data: ReportData) -> str:
             quality_tables.quality(ladder),
             cost_tables.time_and_price(ladder),
             cost_tables.memory_and_size(ladder),
-            *filter(None, [artifact_tables.artifacts(ladder)]),
+            *filter(None, [benchmark_tables.benchmarks(ladder), artifact_tables.artifacts(ladder)]),
         ]
         parts += ["## Results", *map(table, tables), "## Verdict", said]
         parts += [table(t) for t in (quality_tables.by_seed(ladder), quality_tables.comparisons(ladder)) if t]

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import integer, percent
 from engine.ladder.format import rung_title
-from engine.ladder.report import artifact_tables, captions, cost_tables, quality_tables, record
+from engine.ladder.report import artifact_tables, benchmark_tables, captions, cost_tables, quality_tables, record
 from engine.ladder.report.report_data import ReportData, figures
 from engine.ladder.report.samples import ModelAnswer, value
 from engine.runs.score_format import score
@@ -39,7 +39,7 @@ def render(data: ReportData) -> str:
                 quality_tables.quality(ladder),
                 cost_tables.time_and_price(ladder),
                 cost_tables.memory_and_size(ladder),
-                *filter(None, [artifact_tables.artifacts(ladder)]),
+                *filter(None, [benchmark_tables.benchmarks(ladder), artifact_tables.artifacts(ladder)]),
             ],
             by_seed=quality_tables.by_seed(ladder),
             comparisons=quality_tables.comparisons(ladder),

@@ -9,6 +9,7 @@ import pytest
 from places import ROOT
 
 from engine.runs import ladder as ladder_types
+from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.result import Interval, MeasuredPeak
 
 STRUCTS = [
@@ -26,6 +27,8 @@ STRUCTS = [
     ladder_types.SplitOverlap,
     ladder_types.ColumnUse,
     ladder_types.RowAccount,
+    LadderBenchmark,
+    BenchmarkRow,
     Interval,
     MeasuredPeak,
 ]

@@ -7,6 +7,7 @@ from made_runs import step
 
 from engine.runs import events
 from engine.runs.events import Event
+from engine.runs.result import Interval
 from engine.tracking.rows import Row, RowBuilder
 
 
@@ -63,3 +64,17 @@ def test_forgetting_is_the_rise_of_the_loss_on_general_text() -> None:
     (row,) = rows_of(event)
     assert row.values["general/loss"] == pytest.approx(2.5)
     assert row.values["general/loss_increase"] == pytest.approx(0.5)
+
+
+def test_a_benchmark_is_a_metric_with_its_name() -> None:
+    scored = events.Benchmark(
+        when="before",
+        benchmark="arc_easy",
+        metric="acc",
+        higher_is_better=True,
+        is_share=True,
+        fingerprint="f",
+        score=Interval(mean=0.5, low=0.4, high=0.6, rows=40),
+    )
+    (row,) = rows_of(scored)
+    assert row.values["benchmark/arc_easy/acc"] == 0.5 and row.step == 0

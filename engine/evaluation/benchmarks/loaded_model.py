@@ -1,0 +1,78 @@
+"""The interface of lm-evaluation-harness to a model that is in memory already."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from engine.methods.adapters import without_adapters
+
+Progress = Callable[[int, int], None]
+"""Called with the requests done and all requests; may raise."""
+LOGITS_BYTES = 1 << 29
+"""Upper limit of the logits of a batch, in fp32: the library keeps those of all tokens."""
+
+
+class LoadedModel(HFLM):
+    """Answers the library's requests with a loaded model: log-likelihoods, and greedy generation.
+
+    Its chat template is not applied: the prompts are those of the task. The tokenizer is a copy, because the library
+    changes its padding.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, batch: int, progress: Progress
+    ) -> None:
+        super().__init__(pretrained=model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch)
+        self.batch, self.cache_hook = batch, _Progress(progress)
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        self.cache_hook.begin(len(requests))
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        self.cache_hook.begin(len(requests))
+        with _without_generation_config(self.model):
+            return super().generate_until(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
+        """Reduces the batch size so that the logits of the longest requests keep within LOGITS_BYTES."""
+        longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
+        vocabulary = without_adapters(self.model).config.get_text_config().vocab_size
+        self.batch_size_per_gpu = max(1, min(self.batch, LOGITS_BYTES // (4 * longest * vocabulary)))
+        return super()._loglikelihood_tokens(requests, **options)
+
+
+class _Progress:
+    """Receives every answered request, in the place of the library's cache."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.done, self.total = progress, 0, 0
+
+    def begin(self, total: int) -> None:
+        self.done, self.total = 0, total
+        self.progress(0, total)
+
+    def add_partial(self, attribute: str, request: Any, answer: Any) -> None:
+        self.done += 1
+        self.progress(self.done, self.total)
+
+
+@contextmanager
+def _without_generation_config(model: torch.nn.Module) -> Iterator[None]:
+    """Context in which `generate` takes no temperature or penalty from the model's own generation config."""
+    inner = without_adapters(model)
+    original = inner.generation_config
+    inner.generation_config = GenerationConfig(
+        bos_token_id=original.bos_token_id, eos_token_id=original.eos_token_id, pad_token_id=original.pad_token_id
+    )
+    try:
+        yield
+    finally:
+        inner.generation_config = original

@@ -1,0 +1,212 @@
+"""Load benchmarks with their items, and refuse those that cannot be scored by item, before a model is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import SecurityError
+
+from engine.config.benchmarks import SETTING, check_benchmarks, is_task_file
+from engine.config.errors import UserError
+from engine.config.schema import Evaluation
+from engine.config.text import visible
+from engine.data.hub import hub_error, hub_or_cache
+from engine.evaluation.benchmarks.harness import RemoteCode, harness_version, import_harness
+from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
+from engine.runs.benchmark_scores import file_stem
+
+SEED = 1234
+"""Of few-shot examples and sampling; the library's default."""
+NO_DATA = {
+    "data.hub_unreachable": "the data set is not in the cache and the Hub is unreachable",
+    "data.hub_not_found": "the Hub has no such data set, or it is private",
+}
+"""Code of `engine.data.hub` -> why a benchmark has no data."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A task of lm-evaluation-harness with its items and the metric that is used."""
+
+    name: str
+    task: Any
+    """The library's task, which holds the items."""
+    metric: str
+    """The first metric of the task whose score is a mean over items."""
+    filter: str
+    """The first filter of the task: how an answer is extracted from the output."""
+    higher_is_better: bool
+    items: int
+    limit: int | None
+    fingerprint: str
+    """SHA-256 of the library's version, the task file and the items."""
+
+    def item_scores(self, lm: Any, limit: int | None) -> list[float]:
+        """The score of each item, in order, from the answers of a model behind the library's interface.
+
+        Uses the library's `evaluate` with the settings of its `simple_evaluate`, which would also run pip and git to
+        describe the environment. Raises TypeError or ValueError if the metric of an item is not a number.
+        """
+        from lm_eval.evaluator import evaluate
+
+        self.task.set_fewshot_seed(SEED)
+        found = evaluate(lm, {"tasks": {self.name: self.task}}, limit=limit, bootstrap_iters=0, log_samples=True)
+        samples = [one for one in found["samples"][self.name] if one["filter"] == self.filter]
+        return [float(one[self.metric]) for one in sorted(samples, key=lambda one: one["doc_id"])]
+
+
+def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
+    """The benchmarks of the configuration; none without `evaluation.benchmarks`, which imports nothing.
+
+    Raises UserError if the library is missing, a task is unknown or not supported, a task file is invalid, or a data
+    set can be neither downloaded nor found in the cache.
+    """
+    check_benchmarks(evaluation)
+    found: list[Benchmark] = []
+    for name in evaluation.benchmarks if evaluation.when != "never" else []:
+        config = read_task_file(Path(name)) if is_task_file(name) else None
+        benchmark = _benchmark(name, config, evaluation.benchmark_limit)
+        if any(file_stem(benchmark.name) == file_stem(other.name) for other in found):
+            what, do = f"duplicate benchmark {benchmark.name!r}", "remove one of them, or rename the task"
+            raise UserError(what, SETTING, do, code="benchmark.duplicate")
+        found.append(benchmark)
+    return found
+
+
+def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> Benchmark:
+    task = _shipped_task(name) if config is None else _local_task(name, config)
+    where = _where(name)
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError("the task needs images or audio", where, "use another task", code="benchmark.unsupported")
+    from engine.evaluation.benchmarks.rehearsal import REHEARSED_ITEMS, FixedAnswers  # imports the library
+
+    metric = _metric(task, where)
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    try:
+        items = [json.dumps(doc, sort_keys=True, default=str) for _, doc in task.doc_iterator(limit=limit)]
+    except Exception as error:  # functions of tasks raise anything
+        raise _invalid(error, where) from error
+    if not items:
+        raise UserError("the task has no items", where, "use another task", code="benchmark.no_items")
+    benchmark = Benchmark(
+        name=task.task_name,
+        task=task,
+        metric=metric,
+        filter=task._filters[0].name,
+        higher_is_better=bool(task.higher_is_better().get(metric, True)),
+        items=len(items),
+        limit=limit,
+        fingerprint=_fingerprint(task.task_name, config, items),
+    )
+    try:
+        benchmark.item_scores(FixedAnswers(), min(len(items), REHEARSED_ITEMS))
+    except Exception as error:  # as above
+        raise _invalid(error, where) from error
+    return benchmark
+
+
+def _local_task(name: str, config: dict[str, Any]) -> Any:
+    """The task of a task file that was read as data."""
+    import_harness()
+    import lm_eval.api.metrics  # noqa: F401 - registers the metrics
+    from lm_eval.api.registry import metric_registry
+    from lm_eval.api.task import ConfigurableTask
+
+    for metric in config.get("metric_list") or []:
+        if (wanted := metric["metric"]) not in metric_registry:
+            what, do = f"unknown metric {visible(wanted, 80)!r}", "use a metric of lm-evaluation-harness, such as acc"
+            raise UserError(what, _where(name), do, code="benchmark.unknown_metric")
+    source = config["dataset_path"]
+    options = {key: value for key, value in config.items() if key != "tag"}
+    return _loaded(lambda: ConfigurableTask(config=options), None if source in BUILDERS else source, _where(name))
+
+
+def _shipped_task(name: str) -> Any:
+    """A task that the library ships, by its name."""
+    import_harness()
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    entry = manager.task_index.get(name)
+    if entry is None:
+        close = difflib.get_close_matches(name, manager.all_subtasks, n=1, cutoff=0.7)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        do = "`lm-eval ls tasks` lists the tasks; a task file ends with .yaml"
+        raise UserError(f"unknown benchmark {visible(name, 80)!r}{hint}", SETTING, do, code="benchmark.unknown")
+    if entry.kind.name in ("GROUP", "TAG"):
+        members = list(islice(_members(entry, manager.task_index, {name}), 3))
+        do = f"name its tasks, such as {', '.join(members)}" if members else "name its tasks"
+        raise UserError(f"{name} is a group of tasks", SETTING, do, code="benchmark.group")
+    config = entry.cfg or {}
+    if config.get("unsafe_code"):
+        what = "the task runs code that the model writes"
+        raise UserError(what, _where(name), "use another task", code="benchmark.code")
+    return _loaded(lambda: manager.load([name])["tasks"][name], config.get("dataset_path"), _where(name))
+
+
+def _members(entry: Any, index: Mapping[str, Any], seen: set[str]) -> Iterator[str]:
+    """Names of the single tasks in a group or with a tag."""
+    listed = (entry.cfg or {}).get("task") or sorted(entry.tags)
+    for name in listed if isinstance(listed, list) else []:
+        if isinstance(name, str) and name in index and name not in seen:
+            seen.add(name)
+            is_task = index[name].kind.name not in ("GROUP", "TAG")
+            yield from [name] if is_task else _members(index[name], index, seen)
+
+
+def _loaded(load: Callable[[], Any], hub_id: str | None, where: str) -> Any:
+    """The task with its data. Raises UserError if the data set cannot be loaded or the task is invalid."""
+    try:
+        with hub_or_cache(hub_id):
+            return load()
+    except Exception as error:  # the Hub, file formats and functions of tasks raise dozens of different exceptions
+        code = hub_error(error, hub_id).code if hub_id else ""
+        if code in NO_DATA:
+            do = "run once with network access, or use a task file with local data"
+            raise UserError(f"{NO_DATA[code]}: {hub_id}", where, do, code="benchmark.no_data") from error
+        raise _invalid(error, where) from error
+
+
+def _metric(task: Any, where: str) -> str:
+    """The first metric that is a mean over items."""
+    from lm_eval.api.metrics import mean
+
+    aggregations: Mapping[str, Any] = task.aggregation()
+    for metric, aggregate in aggregations.items():
+        if aggregate is mean and (
+            getattr(task, "_metric_fn_list", {}).get(metric) or task.get_config("process_results")
+        ):
+            return str(metric)
+    names = ", ".join(map(str, aggregations)) or "none"
+    what = f"the task has no metric that is a mean over items (metrics: {visible(names, 100)})"
+    raise UserError(what, where, "use a task with acc, acc_norm or exact_match", code="benchmark.no_item_scores")
+
+
+def _fingerprint(name: str, config: dict[str, Any] | None, items: list[str]) -> str:
+    """Data files count by their content, wherever they are."""
+    settings = {key: value for key, value in (config or {}).items() if key != "dataset_kwargs"}
+    digest = hashlib.sha256(json.dumps([harness_version(), name, settings], sort_keys=True, default=str).encode())
+    for item in items:
+        digest.update(hashlib.sha256(item.encode()).digest())
+    return digest.hexdigest()
+
+
+def _invalid(error: Exception, where: str) -> UserError:
+    if isinstance(error, RemoteCode | SecurityError):
+        return UserError(visible(str(error), 200), where, "use another task", code="benchmark.code")
+    text = visible(re.sub(r"\s+", " ", str(error)), 200)
+    what = f"invalid task ({type(error).__name__}: {text})"
+    return UserError(what, where, "fix the task file, or use another task", code="benchmark.invalid_task")
+
+
+def _where(name: str) -> str:
+    return visible(name) if is_task_file(name) else f"{SETTING}: {name}"

@@ -1,0 +1,251 @@
+"""Benchmarks of lm-evaluation-harness: task files as data, scores by item, and runs that are scored on them."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import MICRO, ftbench, only_run
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from task_files import ITEMS, choice_task, generation_task
+
+from engine.config import schema
+from engine.config.benchmarks import check_benchmarks
+from engine.config.errors import UserError
+from engine.config.preset import Preset, resolve
+from engine.config.preset_library import effective
+from engine.config.schema import Evaluation
+from engine.evaluation.benchmarks.item_scores import score_benchmark
+from engine.evaluation.benchmarks.loaded_model import LoadedModel
+from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
+from engine.ladder.identity import _relevant_settings
+from engine.methods import full
+from engine.methods.machine import Machine
+from engine.methods.tokenizer import load_tokenizer
+
+HARMLESS = "task: harmless\ndataset_path: json\n"
+
+
+def load(*files: Path, limit: int | None = None) -> list[Benchmark]:
+    return load_benchmarks(Evaluation(benchmarks=[str(file) for file in files], benchmark_limit=limit))
+
+
+def refused(file: Path | str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(Path(file)) if isinstance(file, Path) else load_benchmarks(Evaluation(benchmarks=[file]))
+    assert caught.value.line.count("\n") == 0
+    return caught.value.code
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 600.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.05)
+
+
+def ignore(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[torch.nn.Module, Any]:
+    config = effective("demo", "full", {"train.precision": "fp32"}).config
+    return full.load(config, Machine("cpu", "cpu", False, False)), load_tokenizer(schema.Model())
+
+
+@pytest.mark.parametrize("make", [choice_task, generation_task])
+def test_the_scores_of_items_are_those_of_the_library(tmp_path: Path, tiny: Any, make: Any) -> None:
+    model, tokenizer = tiny
+    (benchmark,) = load(make(tmp_path))
+    before = copy.deepcopy(tokenizer.init_kwargs), tokenizer.padding_side, model.training
+    found = score_benchmark(model, tokenizer, benchmark, 3, ignore)
+    assert (tokenizer.init_kwargs, tokenizer.padding_side, model.training) == before
+    lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1)
+    (other,) = load(make(tmp_path))
+    results = simple_evaluate(lm, tasks=[other.task], bootstrap_iters=0)
+    assert results is not None
+    samples = sorted(results["samples"][other.name], key=lambda one: one["doc_id"])
+    assert found.items == [float(one[found.metric]) for one in samples]
+    assert found.score.mean == pytest.approx(results["results"][other.name][f"{found.metric},none"])
+    assert found.score.rows == ITEMS and found.is_share and found.higher_is_better
+
+
+def test_progress_counts_requests_and_can_end_the_scoring(tmp_path: Path, tiny: Any) -> None:
+    (benchmark,) = load(choice_task(tmp_path), limit=4)
+    seen: list[tuple[int, int]] = []
+    score_benchmark(*tiny, benchmark, 2, lambda *now: seen.append(now))
+    assert seen == [(done, 8) for done in range(9)]
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score_benchmark(*tiny, benchmark, 2, stop)
+
+
+def test_the_batch_is_halved_when_memory_runs_out(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (benchmark,) = load(choice_task(tmp_path), limit=4)
+    expected = score_benchmark(*tiny, benchmark, 8, ignore).items
+    call, sizes = LoadedModel._model_call, []
+
+    def limited(self: Any, inputs: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        sizes.append(len(inputs))
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return call(self, inputs, *rest, **options)
+
+    monkeypatch.setattr(LoadedModel, "_model_call", limited)
+    assert score_benchmark(*tiny, benchmark, 8, ignore).items == expected
+    assert sizes[0] > 2 and sizes[-1] <= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HARMLESS + "doc_to_text: !function utils.text\n",
+        HARMLESS + "doc_to_text: !!python/object/apply:os.system [echo]\n",
+        HARMLESS + "process_docs: utils.process\n",
+        HARMLESS + "class: os.system\n",
+        HARMLESS + "use_prompt: promptsource:x\n",
+        HARMLESS + "dataset_kwargs: {trust_remote_code: true}\n",
+        HARMLESS + "dataset_kwargs: {data_files: t.yaml}\nmetric_list: [{metric: x/y, hf_evaluate: true}]\n",
+    ],
+)
+def test_a_task_file_that_could_run_code_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "t.yaml"
+    file.write_text(text)
+    (tmp_path / "utils.py").write_text("raise SystemExit('ran')\n")
+    assert refused(file) == "benchmark.code"
+
+
+def test_a_template_cannot_leave_the_sandbox(tmp_path: Path) -> None:
+    assert refused(choice_task(tmp_path, doc_to_text="{{ ''.__class__.__mro__ }}")) == "benchmark.code"
+
+
+def test_an_included_file_is_read_in_the_same_way(tmp_path: Path) -> None:
+    choice_task(tmp_path, "base")
+    file = tmp_path / "mine.yaml"
+    file.write_text("include: base.yaml\ntask: mine\n")
+    assert load(file)[0].name == "mine"
+    (tmp_path / "base.yaml").write_text("doc_to_text: !function utils.text\n")
+    assert refused(file) == "benchmark.code"
+    (tmp_path / "base.yaml").write_text("include: mine.yaml\n")
+    assert refused(file) == "benchmark.invalid_file"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"task": "../escape"}, "benchmark.invalid_file"),
+        ({"doc_to_txt": "x"}, "benchmark.invalid_file"),
+        ({"dataset_path": "pandas"}, "benchmark.invalid_file"),
+        ({"dataset_kwargs": {"data_files": "https://example.invalid/x.jsonl"}}, "benchmark.data_not_found"),
+        ({"generation_kwargs": {"custom_generate": "."}}, "benchmark.invalid_file"),
+        ({"metric_list": [{"metric": "some/metric"}]}, "benchmark.unknown_metric"),
+        ({"metric_list": [{"metric": "f1"}]}, "benchmark.no_item_scores"),
+        ({"test_split": "nope"}, "benchmark.invalid_task"),
+        ({"doc_to_target": "{{choices[0]}}", "output_type": "generate_until"}, "benchmark.invalid_task"),
+        ({"dataset_path": "nobody/nothing", "dataset_kwargs": None}, "benchmark.no_data"),
+        ({"task": ["arc_easy"]}, "benchmark.group"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(tmp_path: Path, changes: dict[str, Any], code: str) -> None:
+    assert refused(choice_task(tmp_path, "mine", **changes)) == code
+
+
+def test_tasks_of_the_library_are_found_by_name() -> None:
+    assert refused("arc_eazy") == "benchmark.unknown"
+    assert refused("mmlu") == "benchmark.group"
+    assert refused("humaneval") == "benchmark.code"
+    assert refused("arc_easy") == "benchmark.no_data"  # offline, and not in the cache
+
+
+def test_the_fingerprint_is_of_task_and_items(tmp_path: Path) -> None:
+    file = choice_task(tmp_path)
+    first = load(file)[0].fingerprint
+    assert load(file)[0].fingerprint == first
+    assert load(file, limit=5)[0].fingerprint != first
+    assert load(choice_task(tmp_path, doc_to_text="Q: {{question}}"))[0].fingerprint != first
+
+
+def test_settings_are_checked_before_a_worker_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def code(**values: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            resolve(Preset("mine", {f"evaluation.{key}": value for key, value in values.items()}))
+        return caught.value.code
+
+    assert code(benchmarks=["a", "a"]) == "preset.duplicate_benchmark"
+    assert code(benchmarks=[" "]) == "preset.empty_value"
+    assert code(benchmark_limit=3) == code(benchmarks=["a"], when="never") == "preset.unread_benchmark"
+    with pytest.raises(UserError, match="task file not found"):
+        check_benchmarks(Evaluation(benchmarks=[str(tmp_path / "none.yaml")]))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"pip install 'ftbench\[benchmarks\]'"):
+        check_benchmarks(Evaluation(benchmarks=["arc_easy"]))
+    check_benchmarks(Evaluation())
+
+
+def test_without_benchmarks_runs_have_the_identity_of_earlier_versions() -> None:
+    settings = _relevant_settings(schema.Config())
+    assert not [key for key in settings if "benchmark" in key]
+    chosen = _relevant_settings(schema.Config(evaluation=Evaluation(benchmarks=["a"])))
+    assert chosen["evaluation.benchmarks"] == ["a"]
+
+
+def test_a_task_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = choice_task(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = effective("demo", None, {"evaluation.benchmarks": [file.name, "arc_easy"]})
+    assert found.config.evaluation.benchmarks == [str(file), "arc_easy"]
+
+
+def test_an_invalid_task_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    file = choice_task(tmp_path, test_split="nope")
+    done = ftbench("run", "demo", *MICRO, "--set", f'evaluation.benchmarks=["{file}"]')
+    assert done.returncode == 2 and "invalid task" in done.stderr
+    assert "model:" not in done.stdout and not list((tmp_path / "runs").iterdir())  # a refused run is deleted
+
+
+def test_a_run_is_scored_before_and_after_training(tmp_path: Path) -> None:
+    files = [choice_task(tmp_path), generation_task(tmp_path)]
+    setting = "evaluation.benchmarks=" + json.dumps([str(file) for file in files])
+    common = ["--method", "lora", "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
+    done = ftbench("run", "demo", *MICRO, *common, "--set", setting, "--set", "evaluation.benchmark_limit=12")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "benchmark colors: acc" in done.stdout and "12 items" in done.stdout
+    run = only_run(tmp_path)
+    result = json.loads((run / "result.json").read_text())
+    assert list(result["benchmarks"]) == ["colors", "spelled"]
+    for name, one in result["benchmarks"].items():
+        stored = json.loads((run / "benchmarks" / f"{name}.after.json").read_text())
+        assert len(stored["items"]) == one["before"]["rows"] == one["after"]["rows"] == 12
+        assert stored["score"] == one["after"]
+        assert result["fingerprints"][f"benchmark {name}"] == stored["fingerprint"]
+
+
+def test_a_resumed_run_keeps_the_scores_it_has(tmp_path: Path) -> None:
+    files = [choice_task(tmp_path), generation_task(tmp_path)]
+    setting = "evaluation.benchmarks=" + json.dumps([str(file) for file in files])
+    settings = [*MICRO, "--set", "train.probe=false", "--set", setting, "--set", "evaluation.forgetting_text=none"]
+    assert ftbench("run", "demo", "--method", "lora", "--detach", *settings).returncode == 0
+    run = only_run(tmp_path)
+    first = run / "benchmarks" / "colors.before.json"
+    wait_until(first.exists)
+    ftbench("stop", run.name)  # a fast machine may have finished it
+    wait_until((run / "result.json").exists)
+    before = first.stat().st_ino, json.loads((run / "result.json").read_text())["status"]
+    if before[1] == "stopped":
+        assert ftbench("resume", run.name).returncode == 0
+    assert first.stat().st_ino == before[0]
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert all(one["before"] and one["after"] for one in result["benchmarks"].values())

@@ -1,0 +1,166 @@
+"""Benchmarks in a ladder: differences from the base model, the verdict's sentences, and every form of the report."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from command import MICRO, ftbench
+from made_ladder import made_ladder
+from task_files import choice_task
+
+from engine.config.errors import UserError
+from engine.ladder.benchmark_sentences import benchmark_sentences
+from engine.ladder.benchmarks import collect_benchmarks
+from engine.ladder.report import markdown, page
+from engine.ladder.report.benchmark_tables import benchmarks as benchmark_table
+from engine.ladder.report.report_data import load_report_data
+from engine.ladder.results import FinishedRun, LadderResults
+from engine.runs.benchmark_scores import BenchmarkScores, benchmark_fingerprint, write_scores
+from engine.runs.ladder import BASE, Ladder, decode_ladder
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.result import Interval
+from engine.runs.run_dir import RunDir
+from tui.history import ladder_table, ladder_view
+
+ITEMS = 400
+
+
+def scores(name: str, right: float, seed: int, higher: bool = True, items: int = ITEMS) -> BenchmarkScores:
+    """Items that are right with this probability; the same item is about as hard for every model."""
+    hard, luck = random.Random(name), random.Random(f"{name}{seed}{right}")
+    values = [float(0.8 * hard.random() + 0.2 * luck.random() < right) for _ in range(items)]
+    return BenchmarkScores(
+        benchmark=name,
+        metric="acc",
+        higher_is_better=higher,
+        is_share=True,
+        fingerprint=f"print of {name}",
+        score=Interval(mean=0.5, low=0.4, high=0.6, rows=items),
+        items=values,
+    )
+
+
+def scored(
+    tmp_path: Path, rates: dict[str, dict[str, float]], base: bool = True, higher: bool = True, items: int = ITEMS
+) -> tuple[LadderDir, Ladder, LadderResults]:
+    """A ladder whose runs have these shares of right items: benchmark -> rung -> share."""
+    folder, ladder = made_ladder(tmp_path / "runs")
+    assert ladder.work is not None
+    entries = [entry for entry in ladder.entries if entry.kind == "run"]
+    runs = [FinishedRun(entry, None, []) for entry in entries]  # type: ignore[arg-type]
+    results = LadderResults(runs, {BASE: next(run for run in runs if run.entry.rung == "lora")})
+    for name, by_rung in rates.items():
+        ladder.work.fingerprints[benchmark_fingerprint(name)] = f"print of {name}"
+        for run in runs:
+            directory = RunDir(folder.runs / run.entry.run)
+            found = scores(name, by_rung[run.entry.rung], run.entry.seed, higher, items)
+            write_scores(directory.benchmark_file(name, "after"), found)
+            if base and run is results.bases[BASE]:
+                found = scores(name, by_rung[BASE], 99, higher, items)
+                write_scores(directory.benchmark_file(name, "before"), found)
+    ladder.benchmarks = collect_benchmarks(folder, ladder, results)
+    return folder, ladder, results
+
+
+FORGETS = {BASE: 0.6, "qlora": 0.6, "lora": 0.4, "full": 0.75}
+
+
+def findings(ladder: Ladder, number: int = 0) -> dict[str, Any]:
+    return {row.name: row.finding for row in ladder.benchmarks[number].rows}
+
+
+def test_a_rung_forgets_where_it_is_significantly_worse_than_the_base(tmp_path: Path) -> None:
+    _, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS})
+    assert findings(ladder) == {BASE: None, "qlora": "undecided", "lora": "worse", "full": "better"}
+    for row in ladder.benchmarks[0].rows[1:]:
+        assert row.difference and row.difference.low is not None and row.p_adjusted is not None
+        excludes = row.difference.low > 0 or (row.difference.high or 0) < 0
+        assert excludes == (row.p_adjusted < 0.05) and len(row.by_seed) == 3
+    texts = [text for topic, text in benchmark_sentences(ladder) if topic == "forgetting"]
+    assert texts[0].startswith("LoRA forgets on arc_easy: LoRA − base = −")
+    assert texts[1].startswith("Full fine-tuning gains on arc_easy: full − base = +")
+    assert "On arc_easy (400 items) QLoRA is not significantly worse than the base model; the" in texts[2]
+    assert "exclude losing more than " in texts[2]
+
+
+def test_lower_scores_can_be_better(tmp_path: Path) -> None:
+    _, ladder, _ = scored(tmp_path, {"errors": FORGETS}, higher=False)
+    assert findings(ladder) == {BASE: None, "qlora": "undecided", "lora": "better", "full": "worse"}
+
+
+def test_intervals_hold_for_all_benchmarks_together(tmp_path: Path) -> None:
+    _, one, _ = scored(tmp_path / "one", {"arc_easy": FORGETS})
+    _, ten, _ = scored(tmp_path / "ten", {"arc_easy": FORGETS, **{f"other{n}": FORGETS for n in range(9)}})
+    for alone, together in zip(one.benchmarks[0].rows[1:], ten.benchmarks[0].rows[1:], strict=True):
+        assert alone.score == together.score and alone.p == together.p
+        assert alone.difference and together.difference
+        assert together.difference.low < alone.difference.low < alone.difference.high < together.difference.high  # type: ignore[operator]
+        assert alone.p_adjusted is not None and together.p_adjusted is not None
+        assert together.p_adjusted >= alone.p_adjusted
+
+
+def test_without_a_score_of_the_base_forgetting_is_unknown(tmp_path: Path) -> None:
+    _, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS}, base=False)
+    assert set(findings(ladder).values()) == {None}
+    assert benchmark_sentences(ladder)[0][1].startswith("Forgetting on arc_easy is unknown")
+    table = benchmark_table(ladder)
+    assert table is not None and any("forgetting on them is unknown" in note for note in table.notes)
+
+
+def test_few_items_show_no_difference(tmp_path: Path) -> None:
+    _, ladder, _ = scored(tmp_path, {"few": FORGETS}, items=5)
+    assert set(findings(ladder).values()) == {None, "undecided"}
+    assert "exclude" not in benchmark_sentences(ladder)[0][1]
+
+
+def test_a_run_without_its_scores_is_an_error(tmp_path: Path) -> None:
+    folder, ladder, results = scored(tmp_path, {"arc_easy": FORGETS})
+    RunDir(folder.runs / results.runs[3].entry.run).benchmark_file("arc_easy", "after").write_text("{")
+    with pytest.raises(UserError, match="without scores of the benchmark arc_easy"):
+        collect_benchmarks(folder, ladder, results)
+
+
+def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS, "hellaswag": FORGETS})
+    folder.write_state(ladder)
+    assert decode_ladder(msgspec.json.encode(ladder)).benchmarks == ladder.benchmarks
+    data = load_report_data(folder, ladder)
+    html, text = page.render(data), markdown.render(data)
+    ladder_table.show_benchmarks(ladder)
+    printed = capsys.readouterr().out
+    lines = list(ladder_view.benchmark_lines(ladder))
+    assert len(lines) == 8 and "### Benchmarks" in text and "<h3>Benchmarks</h3>" in html
+    for row in ladder.benchmarks[0].rows:
+        mean = f"{100 * (row.score.mean or 0):.1f}%"
+        assert mean in html and mean in text and mean in printed and any(mean in line for line in lines)
+    assert "forgets" in html and "forgets" in text and "forgets" in printed
+    ladder.benchmarks = []
+    assert "Benchmarks" not in markdown.render(load_report_data(folder, ladder))
+    assert not list(ladder_view.benchmark_lines(ladder))
+
+
+def names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [row["name"] for row in rows]
+
+
+def test_a_ladder_scores_the_base_once_and_compares_its_rungs(tmp_path: Path) -> None:
+    setting = f'evaluation.benchmarks=["{choice_task(tmp_path)}"]'
+    quick = [*MICRO, "--no-probe", "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
+    done = ftbench("ladder", "demo", "--rung", "lora", "--seeds", "2", *quick, "--set", setting, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads(done.stdout)
+    (benchmark,) = state["benchmarks"]
+    assert (benchmark["name"], benchmark["metric"], benchmark["items"]) == ("colors", "acc", 20)
+    assert names(benchmark["rows"]) == ["base", "lora"] and benchmark["rows"][1]["finding"] == "undecided"
+    assert len(benchmark["rows"][1]["by_seed"]) == 2
+    assert any(one["topic"] == "forgetting" for one in state["verdict"])
+    assert "benchmark colors" in state["work"]["fingerprints"]
+    assert len(list((tmp_path / "runs").glob("*/benchmarks/colors.before.json"))) == 1
+    assert len(list((tmp_path / "runs").glob("*/benchmarks/colors.after.json"))) == 2
+    assert "Benchmarks" in ftbench("report", "last", "--markdown").stdout

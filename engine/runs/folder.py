@@ -60,6 +60,15 @@ class Folder:
 F = TypeVar("F", bound=Folder)
 
 
+def _new_directory(parent: Path, name: str) -> Path:
+    """A directory with a name that no other has: two of one second may draw the same digits."""
+    while True:
+        path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.urandom(2).hex()}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+            return path
+
+
 def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     """Create `<parent>/<yyyymmdd-hhmmss>-<stem>-<ending>-<4 hex>/`, mode 0700, with one file in it, or nothing.
 
@@ -69,10 +78,9 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
     locks.lock_folder()  # needed to start a worker: refused before anything is created
     check_home(parent)
     safe = "".join(character if character.isalnum() or character in "-_" else "-" for character in stem)[:40]
-    path = parent / f"{time.strftime('%Y%m%d-%H%M%S')}-{safe or 'run'}-{ending}-{os.urandom(2).hex()}"
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.mkdir(mode=0o700)
+        path = _new_directory(parent, f"{safe or 'run'}-{ending}")
     except OSError as error:
         what = f"cannot create a directory: {error.strerror}"
         raise UserError(what, str(parent), CHOOSE_ANOTHER, "runs.not_writable") from error

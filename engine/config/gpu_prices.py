@@ -27,6 +27,8 @@ class Gpu(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     currency: str = "USD"
     bf16_tflops: Annotated[float, Meta(gt=0)] | None = None
     """Peak of dense matrix products in bf16 that accumulate in float32, in 10^12 FLOP/s."""
+    memory_bandwidth: Annotated[float, Meta(gt=0)] | None = None
+    """Peak of the GPU's memory, in 10^9 bytes/s."""
     match: list[str] = field(default_factory=list)
     """Whole words of the NVML name that identify it."""
 

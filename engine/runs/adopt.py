@@ -1,4 +1,4 @@
-"""Move the runs and ladders of another directory into the runs home.
+"""Move the runs, ladders and sweeps of another directory into the runs home.
 
 A run is renamed within a file system. Across file systems it is copied, verified by SHA-256 and only then removed, one
 run at a time: `.NAME.tmp` in the home is a copy in progress, `.NAME.tmp` in the source an original whose copy is
@@ -18,11 +18,12 @@ from typing import Literal
 
 from engine.config.errors import UserError
 from engine.config.files import locked_folder, remove_tree
-from engine.runs import ladder_dir, locks, run_dir
+from engine.runs import ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.folder import Folder
 from engine.runs.home import check_home
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.sweep_dir import SweepDir
 
 ADOPTABLE_NAMES = ("runs", "ftbench_runs")
 """Directories of a working directory in which runs of earlier versions are looked for."""
@@ -31,10 +32,11 @@ RUNNING = "it is running; stop it or wait until it has ended"
 
 @dataclass(frozen=True)
 class AdoptedFolder:
-    """What was done with one run or ladder."""
+    """What was done with one run, ladder or sweep."""
 
     name: str
-    kind: Literal["run", "ladder"]
+    kind: str
+    """`Folder.KIND`: run, ladder or sweep."""
     state: Literal["moved", "refused", "failed"]
     reason: str = ""
     """Why it was not moved."""
@@ -55,7 +57,8 @@ def adoptable(directory: Path, home: Path) -> Path | None:
 def adopt(source: Path, home: Path) -> Iterator[AdoptedFolder]:
     """Move everything that is not running from `source` to `home`, yielding what was done with each.
 
-    A ladder and its runs stay together. Raises UserError where there is nothing to adopt or the home cannot be used.
+    A ladder and its runs stay together, and a sweep and its ladders. Raises UserError where there is nothing to adopt
+    or the home cannot be used.
     """
     locks.lock_folder()  # whether something runs is known only by its locks
     source = Path(os.path.realpath(source))
@@ -87,42 +90,47 @@ def _checked(source: Path, home: Path) -> list[Folder]:
 def _folders(source: Path) -> Iterator[Folder]:
     yield from run_dir.iterate(source)
     yield from ladder_dir.iterate(source)
+    yield from sweep_dir.iterate(source)
 
 
 def _refused(folders: list[Folder]) -> dict[str, str]:
-    """Name -> why it stays: it runs, or belongs to the same ladder as something that stays."""
+    """Name -> why it stays: it runs, or belongs to the same ladder or sweep as something that stays."""
     refused = {folder.name: RUNNING for folder in folders if _is_running(folder)}
     refused |= {folder.name: "it is a symbolic link" for folder in folders if folder.path.is_symlink()}
     here = {folder.name for folder in folders}
-    groups = [{folder.name, *_runs_of_ladder(folder)} & here for folder in folders if isinstance(folder, LadderDir)]
+    groups = [{folder.name, *_members(folder)} & here for folder in folders]
     while more := {name: cause for group in groups for name, cause in _held_back(group, refused)}:
         refused |= more
     return refused
 
 
 def _held_back(group: set[str], refused: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Members of a ladder that have to stay because another member stays."""
+    """Members of a group that have to stay because another member stays."""
     if cause := next((name for name in sorted(group) if name in refused), None):
-        yield from ((name, f"it belongs to the same ladder as {cause}, which stays") for name in group - set(refused))
+        yield from ((name, f"it belongs together with {cause}, which stays") for name in group - set(refused))
 
 
 def _is_running(folder: Folder) -> bool:
     if isinstance(folder, LadderDir):
         return folder.is_live() or any(probe.is_live() for probe in run_dir.iterate(folder.probes))
-    return isinstance(folder, RunDir) and folder.state() in run_dir.ACTIVE
+    if isinstance(folder, RunDir):
+        return folder.state() in run_dir.ACTIVE
+    return folder.is_live()
 
 
-def _runs_of_ladder(ladder: LadderDir) -> set[str]:
-    """Names of the runs that a ladder refers to; none where its state is damaged."""
+def _members(folder: Folder) -> set[str]:
+    """Names of the runs of a ladder, or of the ladders of a sweep; none where its files are damaged."""
     try:
-        state = ladder.state()
+        if isinstance(folder, SweepDir):
+            return {cell.ladder for cell in folder.plan().cells}
+        state = folder.state() if isinstance(folder, LadderDir) else None
     except UserError:
         return set()
     return {Path(entry.run).parts[0] for entry in state.entries if entry.run} if state else set()
 
 
 def _adopt_one(folder: Folder, home: Path) -> AdoptedFolder:
-    """Move one run or ladder, holding its lock so that no worker starts meanwhile."""
+    """Move one run, ladder or sweep, holding its lock so that no worker starts meanwhile."""
     had_lock = folder.lock_file.exists()
     at = folder.path
     try:
@@ -144,7 +152,7 @@ def _adopt_one(folder: Folder, home: Path) -> AdoptedFolder:
 
 
 def _result(folder: Folder, state: Literal["moved", "refused", "failed"], reason: str = "") -> AdoptedFolder:
-    return AdoptedFolder(folder.name, "ladder" if isinstance(folder, LadderDir) else "run", state, reason)
+    return AdoptedFolder(folder.name, folder.KIND, state, reason)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -1,6 +1,7 @@
 """Disk space that runs, checkpoints, exports and caches take, and its removal.
 
-Removal holds the lock of the run or ladder, so that no process starts in it meanwhile; what a process uses is kept.
+Removal holds the lock of the run, ladder or sweep, so that no process starts in it meanwhile; what a process uses is
+kept.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ import platformdirs
 
 from engine.config.errors import UserError
 from engine.config.files import remove_tree
-from engine.runs import ladder_dir, locks, run_dir
+from engine.runs import ladder_dir, locks, run_dir, sweep_dir
+from engine.runs.comparison_dir import ComparisonDir
 from engine.runs.folder import Folder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.sweep_dir import SweepDir
 
 Kind = Literal["checkpoints", "exports", "runs", "ladders", "prepared", "models", "tools"]
 KINDS: dict[Kind, str] = {
     "checkpoints": "training states; a finished run does not need them",
     "exports": "exported artifacts; `ftbench export` writes them again",
     "runs": "whole runs with model, scores and log",
-    "ladders": "ladders with report and probes, without their runs",
+    "ladders": "ladders and sweeps with report and probes, without their runs",
     "prepared": "cache of prepared rows; filled again when needed",
     "models": "models downloaded by `ftbench pull`",
     "tools": "llama.cpp, downloaded by `ftbench pull gguf`",
@@ -51,7 +54,7 @@ class StoredItem:
     keep: str = ""
     """Why it is not removed: a process uses it, or a run needs it to resume; '' if it can be removed."""
     owner: Folder | None = None
-    """The run or ladder that contains it."""
+    """The run, ladder or sweep that contains it."""
 
     def age_days(self, now: float) -> float:
         return (now - self.changed) / 86400
@@ -63,9 +66,10 @@ def stored(runs: Path) -> Iterator[StoredItem]:
     members = _members(ladders)
     for run in sorted(run_dir.iterate(runs), key=lambda one: one.name):
         yield from _of_run(run, members.get(run.name, ""))
-    for ladder in ladders:
-        keep = "it is running" if ladder.is_live() else ""
-        yield _item("ladders", ladder.name, ladder.path, keep, ladder)
+    sweeps = sorted(sweep_dir.iterate(runs), key=lambda one: one.name)
+    cells = _cells(sweeps)
+    for one in (*ladders, *sweeps):
+        yield _item("ladders", one.name, one.path, _kept(one, cells.get(one.name)), one)
     cache = Path(platformdirs.user_cache_dir("ftbench"))
     for kind in ("prepared", "models", "tools"):
         for path in _folders(cache / kind):
@@ -114,11 +118,29 @@ def _members(ladders: list[LadderDir]) -> dict[str, str]:
     return found
 
 
+def _cells(sweeps: list[SweepDir]) -> dict[str, SweepDir]:
+    """Ladder -> the sweep whose report needs it."""
+    found: dict[str, SweepDir] = {}
+    for sweep in sweeps:
+        with contextlib.suppress(UserError):  # a damaged sweep needs nothing
+            found |= {cell.ladder: sweep for cell in sweep.plan().cells}
+    return found
+
+
+def _kept(one: ComparisonDir, sweep: SweepDir | None) -> str:
+    """Why a ladder or sweep is not removed. A live sweep works on its ladders one after the other."""
+    if one.is_live():
+        return "it is running"
+    if sweep is None:
+        return ""
+    return "a process uses it" if sweep.is_live() else f"it belongs to the sweep {sweep.name}"
+
+
 def _delete(item: StoredItem) -> None:
     if isinstance(item.owner, RunDir) and item.kind == "runs":
         run_dir.delete(item.owner)
-    elif item.kind == "ladders":
-        (item.path / "ladder.toml").unlink(missing_ok=True)  # first: a partly deleted directory must not be listed
+    elif isinstance(item.owner, ComparisonDir) and item.kind == "ladders":
+        item.owner.plan_file.unlink(missing_ok=True)  # first: a partly deleted directory must not be listed
         remove_tree(item.path)
     else:
         remove_tree(item.path)

@@ -22,7 +22,7 @@ import platformdirs
 
 from engine.config import preset_library
 from engine.config.files import SCRATCH_PREFIX, TEMPORARY_NAMES, read_small, remove_tree
-from engine.runs import ladder_dir, locks, run_dir
+from engine.runs import ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.folder import Folder
 from engine.runs.run_dir import RunDir
 
@@ -106,6 +106,7 @@ def _folders(runs: Path) -> Iterator[Folder]:
     ladders = list(ladder_dir.iterate(runs))
     yield from ladders
     yield from run_dir.iterate(runs)
+    yield from sweep_dir.iterate(runs)
     for ladder in ladders:
         yield from run_dir.iterate(ladder.probes)
 

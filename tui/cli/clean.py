@@ -12,7 +12,7 @@ from typing import Any, cast
 from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.config.text import amount
-from engine.runs import ladder_dir, run_dir
+from engine.runs import ladder_dir, run_dir, sweep_dir
 from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, remove, selected, stored
 from engine.runs.folder import Folder, pick
 from engine.runs.home import nearest_existing, tilde
@@ -78,7 +78,7 @@ def _full_name(runs: Path, name: str, items: list[StoredItem]) -> str:
     """The name of the one run or ladder, or of the cache entry, that is meant. Raises UserError unless it is one."""
     if any(item.owner is None and item.name == name for item in items):
         return name
-    known: list[Folder] = [*run_dir.iterate(runs), *ladder_dir.iterate(runs)]
+    known: list[Folder] = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *sweep_dir.iterate(runs)]
     return pick(known, name, "run", runs, "run `ftbench runs` to list the runs").name
 
 

@@ -15,7 +15,7 @@ from engine.config.preset_library import list_presets
 from engine.config.preset_values import known_keys
 from engine.config.schema import SECTIONS
 from engine.config.trackers import TRACKERS
-from engine.runs import ladder_dir, run_dir
+from engine.runs import ladder_dir, run_dir, sweep_dir
 from engine.runs.cleaning import KINDS
 from engine.runs.exports import ExportKind, WeightType
 from engine.runs.home import runs_home
@@ -33,7 +33,9 @@ def run_names(home: Path | None) -> Values:
 
 
 def ladder_names(home: Path | None) -> Values:
-    return ["last", *sorted((one.name for one in ladder_dir.iterate(runs_home(home))), reverse=True)]
+    """Ladders, and sweeps, which the same subcommands accept."""
+    folders = (*ladder_dir.iterate(runs_home(home)), *sweep_dir.iterate(runs_home(home)))
+    return ["last", *sorted((one.name for one in folders), reverse=True)]
 
 
 def all_names(home: Path | None) -> Values:

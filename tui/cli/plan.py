@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula import history
+from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.measured_error import MEASURED
 from engine.memory.formula.memory_budget import listed_budget, local_budget
 from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, quick_plan
+from engine.memory.formula.roofline import least_seconds
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
@@ -142,13 +145,23 @@ def estimated_times(
     """Training time and cost by method, from finished runs."""
     tokens = plan.work.tokens if plan.work else None
     times: dict[str, TimeEstimate] = {}
+    planned = {one.method: one.best for one in plan.methods}
     for config in configs:
         own_price = config.cost.price_per_hour is not None and plan.budget.source != "listed"
         price = config.cost.price_per_hour if own_price else plan.budget.price_per_hour
         currency = config.cost.currency if own_price else plan.budget.currency
+        bound = partial(_least_seconds, config, planned.get(config.method), plan)
         pace = history.throughput(earlier, config.model.id, config.method, plan.budget)
-        times[config.method] = history.time_estimate(pace, tokens, price, currency)
+        times[config.method] = history.time_estimate(pace, tokens, price, currency, bound)
     return times
+
+
+def _least_seconds(config: Config, estimate: MemoryEstimate | None, plan: MemoryPlan) -> float | None:
+    """A lower bound of the training time; None where rows, shape or peaks of the GPU are unknown."""
+    table = find_model(config.model).table
+    if table is None or plan.work is None or estimate is None:
+        return None
+    return least_seconds(config, table, estimate, plan.work, plan.budget)
 
 
 def as_json(

@@ -34,6 +34,7 @@ LABEL, CELL = 20, 19
 COSTS = 20
 """Columns before a change's settings."""
 ONE_RUN = "one finished run; the range covers the middle 80% of its steps"
+BOUND = "≥: lower bound by the GPU's peak FLOP/s and memory bandwidth; real runs take longer"
 BOLD_ROWS = ("training peak", "headroom")
 
 
@@ -97,6 +98,8 @@ class PlanView:
                 unknown.setdefault(time.why, []).append(method_title(method))
         for why, methods in unknown.items():
             yield self.text(f"training time of {', '.join(methods)}: {why}", "dim")
+        if any(time.at_least is not None for time in times.values()):
+            yield self.text(BOUND, "dim")
         known = [time for time in times.values() if time.seconds is not None]
         for runs, what in dict.fromkeys((time.runs, time.what) for time in known):
             source = f"{runs} finished runs; the range covers them" if what == "runs" else ONE_RUN

@@ -127,7 +127,9 @@ def _longest(most: LargestFit) -> str:
 
 
 def _time(time: TimeEstimate) -> str:
-    return duration(time.seconds) if time.seconds is not None else "unknown"
+    if time.seconds is not None:
+        return duration(time.seconds)
+    return f"≥ {duration(time.at_least)}" if time.at_least is not None else "unknown"
 
 
 def _range(time: TimeEstimate) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -161,15 +161,26 @@ class TimeEstimate(Struct, frozen=True, kw_only=True):
     """What low and high are taken over."""
     why: str = ""
     """Why there is no duration; '' if there is one."""
+    at_least: float | None = None
+    """Without a duration: a lower bound in seconds (`roofline`), if known."""
     why_no_cost: str = ""
 
 
-def time_estimate(speed: Throughput | None, tokens: int | None, price: float | None, currency: str) -> TimeEstimate:
-    """Duration and cost from throughput, number of tokens and price per hour, each None if unknown."""
+def time_estimate(
+    speed: Throughput | None,
+    tokens: int | None,
+    price: float | None,
+    currency: str,
+    bound: Callable[[], float | None] = lambda: None,
+) -> TimeEstimate:
+    """Duration and cost from throughput, number of tokens and price per hour, each None if unknown.
+
+    `bound`: a lower bound in seconds, for a model without throughput.
+    """
     no_cost = "" if price is not None else "unknown price: set cost.price_per_hour, or name a GPU"
     if speed is None:
         why = "no finished run of this model on this device; start one with `ftbench run`"
-        return TimeEstimate(why=why, why_no_cost=no_cost)
+        return TimeEstimate(why=why, at_least=bound(), why_no_cost=no_cost)
     if tokens is None:
         return TimeEstimate(why="unknown number of training tokens", why_no_cost=no_cost)
     seconds, low, high = (tokens / rate for rate in (speed.middle, speed.high, speed.low))

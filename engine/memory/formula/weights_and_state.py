@@ -60,6 +60,12 @@ def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bo
     return round((base_parameters(shape) - four_bit) * size + four_bit / 2 + scales)
 
 
+def decoder_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+    """Bytes of the decoder layers."""
+    outside = shape.embeddings + shape.hidden
+    return weights(shape, config, device, bf16) - outside * _weight_size(config, device, bf16)
+
+
 def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
     """The linear layers of a decoder layer with an adapter; unknown names are ignored."""
     if method_spec(config.method).trains_weights:

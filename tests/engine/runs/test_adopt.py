@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from made_ladder import made_ladder
+from made_sweep import made_sweep
 
 from engine.config import preset_library
 from engine.config.errors import UserError
@@ -19,6 +20,7 @@ from engine.runs import adopt as adopting
 from engine.runs import ladder_dir, locks, run_dir
 from engine.runs.adopt import adopt, adoptable
 from engine.runs.run_dir import RunDir
+from engine.runs.sweep_dir import SweepDir
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -239,3 +241,19 @@ def test_runs_of_a_working_directory_are_found(tmp_path: Path, old: Path, home: 
     assert adoptable(old.parent, home) == old.with_name("ftbench_runs")
     (tmp_path / "code" / "runs").mkdir(parents=True)
     assert adoptable(tmp_path / "code", home) is None  # no runs of ours
+
+
+def test_a_sweep_and_its_ladders_stay_together(old: Path, home: Path) -> None:
+    sweep = made_sweep(old)
+    members = {sweep.name, *(cell.ladder for cell in sweep.plan().cells)}
+    lock = locks.hold(sweep.ladder(min(members - {sweep.name})).lock_file, "1")
+    assert lock is not None
+    try:
+        found = states(old, home)
+        assert {name for name, state in found.items() if state == "refused"} == members
+    finally:
+        os.close(lock)
+    moved = {one.name: one for one in adopt(old, home)}
+    assert set(moved) == members and moved[sweep.name].kind == "sweep"
+    cells = SweepDir(home / sweep.name).plan().cells
+    assert all(SweepDir(home / sweep.name).ladder(cell.ladder).plan() for cell in cells)

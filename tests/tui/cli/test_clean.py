@@ -11,6 +11,7 @@ from typing import Any
 import platformdirs
 from command import ftbench
 from made_ladder import made_ladder
+from made_sweep import made_sweep
 from screen import Terminal
 
 from engine.config.preset_library import effective
@@ -104,6 +105,28 @@ def test_runs_are_removed_only_if_named_or_old_and_not_from_ladders(tmp_path: Pa
     assert all(f"belongs to the ladder {made.name}" in item["keep"] for item in told["kept"]) and len(told["kept"]) == 3
     assert kinds(shown(home, "ladders", "--run", made.name, "--yes")["removed"]) == [("ladders", made.name)]
     assert not made.path.exists() and len(list(home.iterdir())) == 3
+
+
+def test_ladders_of_a_sweep_are_kept(tmp_path: Path) -> None:
+    """Old ones because its report needs them, named ones while it runs."""
+    home = tmp_path / "runs"
+    sweep = made_sweep(home)
+    cells = [cell.ladder for cell in sweep.plan().cells]
+    old = time.time() - 5 * 86400
+    for path in home.rglob("*"):
+        os.utime(path, (old, old))
+    lock = locks.hold(sweep.lock_file, str(os.getpid()))
+    assert lock is not None
+    try:
+        told = shown(home, "ladders", "--run", cells[0], "--yes")
+        assert told["removed"] == [] and [item["keep"] for item in told["kept"]] == ["a process uses it"]
+    finally:
+        os.close(lock)
+    kept = {item["name"]: item["keep"] for item in shown(home, "ladders", "--older-than", "2", "--yes")["kept"]}
+    assert kept == dict.fromkeys(cells, f"it belongs to the sweep {sweep.name}")
+    assert kinds(shown(home, "ladders", "--run", sweep.name, "--yes")["removed"]) == [("ladders", sweep.name)]
+    assert not sweep.path.exists()
+    assert kinds(shown(home, "ladders", "--run", cells[0], "--yes")["removed"]) == [("ladders", cells[0])]
 
 
 def test_a_name_that_means_several_runs_is_refused(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-Setting = bool | int | Literal["auto", "offload"]
-"""`train.gradient_checkpointing`."""
+Resolved = bool | int | Literal["offload"]
+"""`train.gradient_checkpointing` without `auto`."""
+Setting = Resolved | Literal["auto"]
 
 
 class Checkpointing(NamedTuple):
@@ -31,7 +32,7 @@ class Checkpointing(NamedTuple):
         return self.every > 0 and layer % self.every == 0
 
     @property
-    def setting(self) -> bool | int | Literal["offload"]:
+    def setting(self) -> Resolved:
         """The value of `train.gradient_checkpointing` that means this."""
         if self.offload:
             return "offload"
@@ -57,7 +58,7 @@ def checkpointing_of(setting: Setting, device: Literal["cpu", "cuda"]) -> Checkp
 
 
 def stronger_than(chosen: Checkpointing) -> list[Checkpointing]:
-    """What needs less memory than a choice of `auto`, the fastest first."""
+    """The choices of `auto` that need less memory than this one, the fastest first."""
     choices = [*RECOMPUTING, OFFLOADED]
     return choices[choices.index(chosen) + 1 :]
 

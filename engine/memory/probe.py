@@ -125,7 +125,7 @@ class Probe:
             return False
         self.enabled = self.stronger.pop(0)
         enable_checkpointing(self.trainer.model, self.enabled)
-        text = f"gradient checkpointing of {describe_checkpointing(self.enabled.setting)} enabled: {why}"
+        text = f"activation checkpointing of {describe_checkpointing(self.enabled.setting)} enabled: {why}"
         self.warn("memory.checkpointing_enabled", text)
         return True
 

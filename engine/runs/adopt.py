@@ -1,4 +1,4 @@
-"""Move the runs, ladders and sweeps of another directory into the runs home.
+"""Move runs, ladders and sweeps from another directory into the runs home.
 
 A run is renamed within a file system. Across file systems it is copied, verified by SHA-256 and only then removed, one
 run at a time: `.NAME.tmp` in the home is a copy in progress, `.NAME.tmp` in the source an original whose copy is

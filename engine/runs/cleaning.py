@@ -36,6 +36,8 @@ KINDS: dict[Kind, str] = {
     "tools": "llama.cpp, downloaded by `ftbench pull gguf`",
 }
 """What can be removed, and what it is."""
+RUNNING, IN_USE = "it is running", "a process uses it"
+"""Why an item is kept even if it is named."""
 NAMED_ONLY: tuple[Kind, ...] = ("runs", "ladders")
 """Kinds of which only those are removed that are named or older than a given age: they cannot be recreated."""
 
@@ -73,7 +75,7 @@ def stored(runs: Path) -> Iterator[StoredItem]:
     cache = Path(platformdirs.user_cache_dir("ftbench"))
     for kind in ("prepared", "models", "tools"):
         for path in _folders(cache / kind):
-            yield _item(kind, path.name, path, "a process uses it" if locks.is_locked(path) else "")
+            yield _item(kind, path.name, path, IN_USE if locks.is_locked(path) else "")
 
 
 def remove(item: StoredItem) -> bool:
@@ -97,7 +99,7 @@ def remove(item: StoredItem) -> bool:
 
 def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
     state = run.state()
-    live = "it is running" if run.is_live() or state in run_dir.ACTIVE else ""
+    live = RUNNING if run.is_live() or state in run_dir.ACTIVE else ""
     resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
     if run.checkpoints.exists():
         yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
@@ -130,10 +132,10 @@ def _cells(sweeps: list[SweepDir]) -> dict[str, SweepDir]:
 def _kept(one: ComparisonDir, sweep: SweepDir | None) -> str:
     """Why a ladder or sweep is not removed. A live sweep works on its ladders one after the other."""
     if one.is_live():
-        return "it is running"
+        return RUNNING
     if sweep is None:
         return ""
-    return "a process uses it" if sweep.is_live() else f"it belongs to the sweep {sweep.name}"
+    return IN_USE if sweep.is_live() else f"it belongs to the sweep {sweep.name}"
 
 
 def _delete(item: StoredItem) -> None:
@@ -191,6 +193,6 @@ def selected(
             continue
         if min_age_days is not None and item.age_days(now()) < min_age_days:
             continue
-        in_use = item.keep in ("it is running", "a process uses it")
+        in_use = item.keep in (RUNNING, IN_USE)
         (kept if in_use or (item.keep and not names) else chosen).append(item)
     return chosen, kept

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from engine.config.checkpointing import Resolved
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import RENAMED_EVENTS, SCHEMA_VERSION, current_event
@@ -130,7 +131,7 @@ class Plan(Event, tag="plan"):
     batch: int
     micro_batch: int
     packing: str
-    gradient_checkpointing: bool | int | Literal["offload"]
+    gradient_checkpointing: Resolved
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     shared_prefix: int = 0
     """Tokens of the prefix common to all rows, computed once per micro-batch; 0 if prefixes are not shared, or differ

@@ -100,8 +100,8 @@ class AnswerTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Create the scheduler, after the `prepared` hook.
 
-        The Trainer calls this once the model is ready for training, including gradient checkpointing and autocast, and
-        before the optimizer has state from a step or a checkpoint: the right time for the memory probe.
+        The Trainer calls this once the model is ready for training, including activation checkpointing and autocast,
+        and before the optimizer has state from a step or a checkpoint: the right time for the memory probe.
         """
         if self.lr_scheduler is None:
             self.hooks.prepared()

@@ -16,7 +16,7 @@ from engine.worker.run_context import RunContext
 
 @dataclass
 class BenchmarkScorer:
-    """Scores models on the benchmarks of the configuration, and stores the scores of each benchmark as it is done."""
+    """Scores a model on the configured benchmarks; writes the scores of each benchmark before it starts the next."""
 
     run: RunContext
     tokenizer: PreTrainedTokenizerBase

@@ -155,8 +155,7 @@ def _forecast(
     config = run.config
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
-    chooses = run.machine.device == "cuda" and config.train.gradient_checkpointing == "auto"
-    limit = available_memory(run.meters) if chooses else None
+    limit = available_memory(run.meters) if _plan_chooses(run) else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
     architecture = config_of(config.model)
@@ -207,9 +206,14 @@ def _probe(
     ).run()
 
 
+def _plan_chooses(run: RunContext) -> bool:
+    """Whether activation checkpointing is chosen by what fits."""
+    return run.machine.device == "cuda" and run.config.train.gradient_checkpointing == "auto"
+
+
 def _stronger(run: RunContext, forecast: RunForecast) -> list[Checkpointing]:
     """What the probe may enable if the choice of the plan does not fit."""
-    if run.machine.device == "cpu" or run.config.train.gradient_checkpointing != "auto":
+    if not _plan_chooses(run):
         return []
     return stronger_than(checkpointing_of(forecast.config.train.gradient_checkpointing, "cuda"))
 

@@ -125,7 +125,7 @@ def _heading(report: TrainingReport) -> str:
     if report.micro_batch is not None:
         facts.append(f"micro-batch {report.micro_batch}")
     if report.gradient_checkpointing not in ("", "off"):
-        facts.append(f"gradient checkpointing {report.gradient_checkpointing}")
+        facts.append(f"activation checkpointing {report.gradient_checkpointing}")
     return f"{method_title(report.method)}, {report.model}" + (f": {', '.join(facts)}" if facts else "")
 
 

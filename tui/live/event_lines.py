@@ -99,7 +99,7 @@ def _answers(event: events.Eval) -> str:
 def _plan(event: events.Plan, overhead: int) -> str:
     start = f" from step {event.start_step}" if event.start_step else ""
     checkpointing = describe_checkpointing(event.gradient_checkpointing)
-    checkpointing = f", gradient checkpointing of {checkpointing}" if event.gradient_checkpointing else ""
+    checkpointing = f", activation checkpointing of {checkpointing}" if event.gradient_checkpointing else ""
     predicted = f", predicted peak {size(event.predicted + overhead)}" if event.predicted is not None else ""
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"

@@ -170,7 +170,7 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -
     if estimate:
         words += f" (micro-batch {estimate.micro_batch})"
         if estimate.gradient_checkpointing:
-            words += f", gradient checkpointing of {describe_checkpointing(estimate.gradient_checkpointing)}"
+            words += f", activation checkpointing of {describe_checkpointing(estimate.gradient_checkpointing)}"
     return words
 
 

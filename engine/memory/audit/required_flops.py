@@ -44,7 +44,7 @@ def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: C
 def _inside_recomputed(model: torch.nn.Module, checkpointing: Checkpointing) -> set[torch.nn.Module]:
     """The modules in layers that recompute their activations, which transformers counts in this order too."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    chosen = layers[:: checkpointing.every] if checkpointing.every else []
+    chosen = (layer for number, layer in enumerate(layers) if checkpointing.recomputes(number))
     return {module for layer in chosen for module in layer.modules()}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
+
+from engine.config.checkpointing import Resolved
 
 
 class PhaseCounts(Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class MethodAudit(Struct, frozen=True, kw_only=True):
     """Decoder layers of the model."""
     tokens: int
     """Tokens of the step's rows."""
-    checkpointing: bool | int | Literal["offload"]
+    checkpointing: Resolved
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     training: PhaseCounts
     required_flops: int

@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from engine.config.batch_limits import PackingMode
+from engine.config.checkpointing import Resolved
 
 PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "pool")
 """Parts of a peak in order of allocation. `pool`: GPU memory in addition to tensors."""
@@ -52,7 +53,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     micro_batch: int
     """Rows of the largest micro-batch."""
     packing: PackingMode
-    gradient_checkpointing: bool | int | Literal["offload"]
+    gradient_checkpointing: Resolved
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     static: int
     """Bytes between two steps: weights, adapters, optimizer state."""

@@ -111,8 +111,6 @@ class FitQuery:
         """The estimate of the formula, not corrected."""
         return formula(self.config, self.model_config, self.budget.device, self.rows, self.budget.bf16)
 
-    """The name that `engine.memory.dry_run.plan` uses."""
-
     def peak(self) -> int:
         """Corrected peak in bytes."""
         return self.scale.peak(self.formula_estimate())

@@ -6,7 +6,7 @@ which builds the real model class, trust the dry run.
 The peak is the largest of three moments:
 
 - the loss: all saved activations, the logits and their gradient;
-- the last layer's backward pass (its recomputation with gradient checkpointing): saved activations and temporaries;
+- the last layer's backward pass (its recomputation with activation checkpointing): saved activations and temporaries;
 - the optimizer step: all gradients, and what the optimizer needs in addition to its state.
 """
 
@@ -115,11 +115,11 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     )
     recomputing = work.checkpointing.layers(shape.layers)
     inputs = batch.tokens * shape.hidden * size
-    # Offloaded inputs leave the GPU at once, except that of the layer that runs.
+    # Of offloaded inputs only that of the running layer is on the GPU.
     kept = inputs if work.checkpointing.offload else recomputing * inputs
     kept += (shape.layers - recomputing) * block + mask(batch, size)
     kept += exceptions.cast_head(shape, config)
-    # The backward pass starts with the last layer: earlier ones are recomputed when its activations are gone.
+    # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
     running = _running(work, batch, training=True) + (block if work.checkpointing.recomputes(shape.layers - 1) else 0)
     trained = gradients(*where)
     before = trained if batch.several else 0

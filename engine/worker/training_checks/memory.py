@@ -58,7 +58,7 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     assert probed is not None
     changed = [] if session.trainer.micro_batch == planned else [f"micro-batch {session.trainer.micro_batch}"]
     if probed.checkpointing:
-        changed.append(f"gradient checkpointing of {describe_checkpointing(probed.checkpointing.setting)}")
+        changed.append(f"activation checkpointing of {describe_checkpointing(probed.checkpointing.setting)}")
     return Peaks(session.peak, probed.training, dry_run, formula, " and ".join(changed))
 
 

@@ -57,7 +57,7 @@ def test_every_method_is_trained_on_the_chosen_device(monkeypatch: pytest.Monkey
     assert [(one["method"], one["device"]) for one in asked] == [(method, "cpu") for method in METHODS]
     (scratch,) = {one["scratch"] for one in asked}
     assert not Path(scratch).exists()  # it was shared, and is deleted
-    heading = "QLoRA, embedded model: 8.03B parameters, bfloat16, paged_adamw_8bit, packed, micro-batch 8, gradient"
+    heading = "QLoRA, embedded model: 8.03B parameters, bfloat16, paged_adamw_8bit, packed, micro-batch 8, activation"
     assert heading in done.stdout and "✓ decoding       decoding measured" in done.stdout
     assert "36 checks ok, 0 failed, 0 skipped" in done.stdout
     assert "If a number looks wrong, report it: attach the archive of `ftbench doctor --bundle`" in done.stdout

@@ -1,8 +1,11 @@
-"""Grouped-query SDPA without repeating keys and values for every query head.
+"""Attention for decoding: grouped-query SDPA without repeating keys and values for every query head.
 
 transformers repeats keys and values per query head if a forward pass has a mask and more than one token per row. During
 generation that is every pass, and reading the keys takes most of its time. Here the query heads of a group become
 additional queries to their shared key head: the same products without copies.
+
+Models loaded with FlashAttention 2 decode with it too: transformers' FlashAttention 2 reads the padding mask and copies
+keys and values without padding in every layer for every token (`_upad_input` of `modeling_flash_attention_utils.py`).
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ from engine.training import varlen_attention
 NAME = "sdpa_by_group"
 SDPA = ("sdpa", varlen_attention.NAME)
 """Implementations that are transformers' SDPA for a batch of prompts."""
+FLASH = "flash_attention_2"
 
 
 @contextmanager
 def attention_by_group(model: torch.nn.Module) -> Iterator[None]:
-    """Context in which the model uses grouped attention, if it uses transformers' SDPA and has grouped heads."""
+    """Context in which the model uses grouped attention: instead of SDPA if it has grouped heads, and instead of
+    FlashAttention 2."""
     inner = without_adapters(model)
     if not _is_supported(inner):
         yield
@@ -61,11 +66,14 @@ def sdpa_by_group(
 
 
 def _is_supported(model: torch.nn.Module) -> bool:
-    """Whether this architecture uses transformers' common attention registry and has grouped heads."""
+    """Whether this architecture uses transformers' common attention registry, and grouped attention is faster."""
     config = model.config.get_text_config()
+    if not varlen_attention.uses_common_attention(type(model)):
+        return False
+    if config._attn_implementation == FLASH:
+        return model._supports_sdpa and not getattr(config, "attn_logit_softcapping", None)
     heads = getattr(config, "num_attention_heads", 0)
-    grouped = (getattr(config, "num_key_value_heads", None) or heads) < heads
-    return grouped and varlen_attention.uses_common_attention(type(model)) and config._attn_implementation in SDPA
+    return (getattr(config, "num_key_value_heads", None) or heads) < heads and config._attn_implementation in SDPA
 
 
 AttentionInterface.register(NAME, sdpa_by_group)

@@ -1,11 +1,12 @@
-"""Seconds to generate answers to test rows, ftbench and transformers' `generate`, and how many answers are equal.
+"""Seconds to answer test rows by ftbench and by transformers' three decoders, and how many answers are equal.
 
 `python tests/bench/evaluation.py --tuned RUN/model` prints a Markdown table for the embedded model and data, base and
 tuned; `--model`, `--data`, `--separator` select others, `--choice N` adds multiple choice among the training rows'
-answers for N rows. The baseline is `generate` on left-padded batches in file order, and for a choice one right-padded
-row per allowed answer. Both have the same batch size and alternate; the first one changes each round. Values are
-medians (range). In bf16, rounding depends on a batch's shape: the last column counts the baseline's answers that stay
-equal with half the batch size.
+answers for N rows. `--ways` selects the decoders: `generate` on left-padded batches in file order with its default
+cache, with a static cache, and `generate_batch` (continuous batching with a paged cache); for a choice, one
+right-padded row per allowed answer. All have the same batch size, where they have one, and alternate; the first one
+changes each round. Values are medians (range). In bf16, rounding depends on a batch's shape: `generate, half the batch`
+shows how many of `generate`'s answers stay equal.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from engine.config import schema
+from engine.data.items import evaluation_items
 from engine.data.prepare import prepare
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
@@ -39,36 +41,51 @@ Answers = Callable[[], list[str]]
 
 
 @dataclass
-class Baseline:
+class Transformers:
     """transformers, used as in its documentation."""
 
-    model: torch.nn.Module
+    model: Any
     tokenizer: PreTrainedTokenizerBase
     rows: Sequence[Row]
     batch: int
     device: str
 
     @torch.inference_mode()
-    def generated(self, max_new_tokens: int, ends: frozenset[int]) -> list[str]:
-        """Greedy answers."""
+    def generated(self, max_new_tokens: int, ends: frozenset[int], cache: str = "dynamic") -> list[str]:
+        """Greedy answers of `generate`."""
         pad, found = self.tokenizer.pad_token_id, []
+        settings = self._settings(max_new_tokens, ends, cache)
         for start in range(0, len(self.rows), self.batch):
             prompts = [row.prompt for row in self.rows[start : start + self.batch]]
             longest = max(map(len, prompts))
             ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=self.device)
             mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]).to(ids)
-            out = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=pad,
-                eos_token_id=sorted(ends),
-            )
-            for tokens in out[:, longest:].tolist():
-                end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-                found.append(self.tokenizer.decode(tokens[:end], skip_special_tokens=True))
+            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            found.extend(self._text(tokens, ends) for tokens in out[:, longest:].tolist())
         return found
+
+    @torch.inference_mode()
+    def generated_continuously(self, max_new_tokens: int, ends: frozenset[int]) -> list[str]:
+        """Greedy answers of `generate_batch`, which chooses the batch size itself."""
+        before = self.model.config._attn_implementation
+        settings = self._settings(max_new_tokens, ends, None)
+        outputs = self.model.generate_batch([list(row.prompt) for row in self.rows], generation_config=settings)
+        assert self.model.config._attn_implementation == before
+        answers = sorted(outputs.items(), key=lambda item: int(item[0].removeprefix("req_")))
+        return [self._text(answer.generated_tokens, ends) for _, answer in answers]
+
+    def _settings(self, max_new_tokens: int, ends: frozenset[int], cache: str | None) -> GenerationConfig:
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=sorted(ends),
+            cache_implementation=None if cache == "dynamic" else cache,
+        )
+
+    def _text(self, tokens: Sequence[int], ends: frozenset[int]) -> str:
+        end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+        return str(self.tokenizer.decode(tokens[:end], skip_special_tokens=True))
 
     @torch.inference_mode()
     def chosen(self, choices: Choices) -> list[str]:
@@ -95,18 +112,18 @@ class Baseline:
 
 
 def compared(
-    baseline: Answers, ours: Answers, rounds: int, clock: Callable[[], float]
-) -> tuple[list[float], list[float], int, list[str]]:
-    """(seconds of the baseline, of ftbench, equal answers, ftbench's answers), after one warm-up round."""
-    seconds: dict[Answers, list[float]] = {baseline: [], ours: []}
-    answers: dict[Answers, list[str]] = {}
+    ways: dict[str, Answers], rounds: int, clock: Callable[[], float]
+) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
+    """Seconds per round and answers of each way, after one warm-up round."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, list[str]] = {}
     for number in range(rounds + 1):
-        for work in (baseline, ours) if number % 2 else (ours, baseline):
+        order = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
+        for name in order:
             started = clock()
-            answers[work] = work()
-            seconds[work].append(clock() - started)
-    equal = sum(a == b for a, b in zip(answers[baseline], answers[ours], strict=True))
-    return seconds[baseline][1:], seconds[ours][1:], equal, answers[ours]
+            answers[name] = ways[name]()
+            seconds[name].append(clock() - started)
+    return {name: values[1:] for name, values in seconds.items()}, answers
 
 
 def spread(values: Sequence[float]) -> str:
@@ -114,15 +131,17 @@ def spread(values: Sequence[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
 
 
-def line(case: str, baseline: Answers, ours: Answers, halved: Answers | None, options: argparse.Namespace) -> list[str]:
-    """Measure one case and print its row; returns ftbench's answers."""
-    clock = time.process_time if options.cpu_time else time.perf_counter
-    theirs, mine, equal, answers = compared(baseline, ours, options.rounds, clock)
-    ratio = statistics.median(theirs) / statistics.median(mine)
-    same = sum(a == b for a, b in zip(baseline(), halved(), strict=True)) if halved else "–"
-    row = [case, len(answers), options.batch, spread(theirs), spread(mine), f"{ratio:.2f}", equal, same]
-    print("| " + " | ".join(map(str, row)) + " |", flush=True)
-    return answers
+def print_case(case: str, ways: dict[str, Answers], options: argparse.Namespace) -> list[str]:
+    """Measure one case and print a line per way; the first way is ftbench, the second one the reference."""
+    seconds, answers = compared(ways, options.rounds, time.process_time if options.cpu_time else time.perf_counter)
+    ours, reference = list(ways)[:2]
+    for name in ways:
+        ratio = statistics.median(seconds[name]) / statistics.median(seconds[ours])
+        equal = sum(a == b for a, b in zip(answers[reference], answers[name], strict=True))
+        row = [case, len(answers[name]), options.batch, name, spread(seconds[name]), f"{ratio:.2f}", equal]
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
+        case = ""
+    return answers[ours]
 
 
 def loaded(options: argparse.Namespace, tuned: Path | None) -> torch.nn.Module:
@@ -151,24 +170,31 @@ def measure(options: argparse.Namespace, tuned: Path | None) -> None:
         return Scorer("choice", generator, Packing("padded", 2048), tokenizer.pad_token_id, device)
 
     if rows:
-        baseline, ours = Baseline(model, tokenizer, rows, options.batch, device), scorer().generator
-        half = Baseline(model, tokenizer, rows, max(1, options.batch // 2), device)
-        answers = line(
-            case,
-            lambda: baseline.generated(options.tokens, ends),
-            lambda: ours.answers(model, rows),
-            lambda: half.generated(options.tokens, ends),
-            options,
-        )
+        generator = scorer().generator
+        baseline = Transformers(model, tokenizer, rows, options.batch, device)
+        half = Transformers(model, tokenizer, rows, max(1, options.batch // 2), device)
+        ways: dict[str, Answers] = {
+            "ftbench": lambda: generator.answers(model, rows),
+            "generate": lambda: baseline.generated(options.tokens, ends),
+            "generate, static cache": lambda: baseline.generated(options.tokens, ends, "static"),
+            "generate_batch": lambda: baseline.generated_continuously(options.tokens, ends),
+            "generate, half the batch": lambda: half.generated(options.tokens, ends),
+        }
+        chosen = ["ftbench", "generate", *options.ways]
+        answers = print_case(case, {name: way for name, way in ways.items() if name in chosen}, options)
         sizes = sorted(len(ids) for ids in tokenizer(answers, add_special_tokens=False)["input_ids"])
         print(f"tokens per answer: {sizes[0]}, median {sizes[len(sizes) // 2]}, {sizes[-1]}", file=sys.stderr)
     if options.choice:
         sample, choices, scores = data.test[: options.choice], Choices.of(data.train), scorer()
-        scores.choose_from(data.train, sample)
-        chooser, every = scores.chooser, Baseline(model, tokenizer, sample, options.batch, device)
+        scores.choose_from(Choices.of(data.train), evaluation_items(sample))
+        chooser, every = scores.chooser, Transformers(model, tokenizer, sample, options.batch, device)
         assert chooser is not None
         case += f", choice of {len(choices.texts)}"
-        line(case, lambda: every.chosen(choices), lambda: chooser.answers(model, sample), None, options)
+        print_case(
+            case,
+            {"ftbench": lambda: chooser.answers(model, sample), "one row per choice": lambda: every.chosen(choices)},
+            options,
+        )
 
 
 def main() -> None:
@@ -183,14 +209,19 @@ def main() -> None:
     parser.add_argument("--choice", type=int, default=0, metavar="N", help="rows for multiple choice")
     parser.add_argument("--precision", choices=DTYPES, default="fp32")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--ways",
+        nargs="*",
+        default=["generate, static cache", "generate_batch", "generate, half the batch"],
+        help="decoders of transformers to measure besides generate",
+    )
     parser.add_argument("--only-tuned", action="store_true")
     parser.add_argument("--cpu-time", action="store_true", help="measure CPU time, on a machine with other work")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    print("| case | rows | batch | generate, s | ftbench, s | speedup | equal answers ", end="")
-    print("| equal with half the batch, generate |")
-    print("|---" * 8 + "|", flush=True)
+    print("| case | rows | batch | decoder | seconds | ÷ ftbench | answers equal to generate's |")
+    print("|---" * 7 + "|", flush=True)
     if not options.only_tuned:
         measure(options, None)
     if options.tuned:

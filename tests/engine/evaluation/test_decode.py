@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -21,7 +23,7 @@ from small_models import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from engine.evaluation.attention import NAME, sdpa_by_group
+from engine.evaluation.attention import NAME, attention_by_group, sdpa_by_group
 from engine.training.guards import OutOfMemory
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
@@ -116,6 +118,22 @@ def test_the_models_attention_is_restored_afterwards() -> None:
     eager = made(FULL_ATTENTION["llama, eager"])
     ours.answers(eager, asked(PROMPTS), lambda done: seen.append(eager.config._attn_implementation))
     assert seen[-1] == "eager"
+
+
+@pytest.mark.parametrize(
+    ("softcapping", "expected"), [(None, [NAME, "flash_attention_2"]), (50.0, [])], ids=["llama", "soft-capped"]
+)
+def test_models_with_flash_attention_decode_without_it(
+    softcapping: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the names are looked at: FlashAttention 2 needs a GPU."""
+    model, names = copy.deepcopy(made(FULL_ATTENTION["llama"])), []
+    model.config._attn_implementation = "flash_attention_2"
+    model.config.attn_logit_softcapping = softcapping
+    monkeypatch.setattr(model, "set_attn_implementation", names.append)
+    with attention_by_group(model):
+        assert names == expected[:1]
+    assert names == expected
 
 
 def test_grouped_attention_equals_sdpa() -> None:

@@ -18,19 +18,26 @@ ETAG_SECONDS = 10
 def download(hub: str, transferred: Transferred, revision: str | None = None, folder: Path | None = None) -> Path:
     """Download a model into `folder`, or into the Hugging Face cache; returns the folder of its files.
 
-    Raises OSError and ValueError as huggingface_hub does.
+    Raises OSError and ValueError as huggingface_hub does, and ConnectionError for errors of its HTTP client.
     """
     from huggingface_hub import snapshot_download  # imported only when a model is downloaded
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import repo_folder_name
 
     from engine.config.model_files import hub_cache
 
-    total = _total(hub, revision)
-    watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
-    with _reported(watched, total, transferred):
-        found = snapshot_download(
-            hub, revision=revision, local_dir=folder, allow_patterns=PATTERNS, etag_timeout=ETAG_SECONDS
-        )
+    http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's in version 1, httpx2's in version 2
+    try:
+        total = _total(hub, revision)
+        watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
+        with _reported(watched, total, transferred):
+            found = snapshot_download(
+                hub, revision=revision, local_dir=folder, allow_patterns=PATTERNS, etag_timeout=ETAG_SECONDS
+            )
+    except http_error as error:
+        if isinstance(error, OSError):  # a response of the Hub
+            raise
+        raise ConnectionError(str(error)) from error
     return Path(found)
 
 

@@ -106,6 +106,10 @@ class Train(Section, frozen=True):
     """Recompute the activations of every layer (true), of every n-th layer (n) or of none (false) in the backward pass;
     offload: of every layer, whose inputs are kept in host memory; auto: false on a CPU, on a GPU the fastest that fits.
     """
+    compile: bool = False
+    """Compile the decoder layers with torch.compile for the training steps. It takes up to minutes before the first
+    step, changes rounding, and is not part of the predicted memory; the probe measures it. Evaluation is not compiled.
+    """
     evaluate_every: NotNegative = 0
     """Steps between validation losses; 0: four times per run."""
     checkpoint_every: NotNegative = 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
 from engine.methods.locate import Located, load_error, locate
@@ -15,10 +17,19 @@ from engine.methods.model_config import config_at
 
 
 def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """Load the causal LM onto the machine's device. `options` are passed to `from_pretrained`."""
+    """Load the causal LM onto the machine's device, with Liger kernels on a GPU where they are installed.
+
+    `options` are passed to `from_pretrained`.
+    """
     located, implementation = locate(model), attention(model, machine, dtype)
     config_at(located)  # checks the configuration of a Hub model, which is downloaded only here
     options |= {"dtype": dtype, "device_map": {"": 0} if machine.device == "cuda" else None}
+    return _with_liger_kernels(_loaded(model, located, implementation, options), machine)
+
+
+def _loaded(
+    model: schema.Model, located: Located, implementation: str | None, options: dict[str, Any]
+) -> PreTrainedModel:
     try:
         try:
             return _from_pretrained(located, attn_implementation=implementation, **options)
@@ -36,6 +47,17 @@ def _from_pretrained(located: Located, **options: Any) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         located.source, revision=located.revision, trust_remote_code=False, use_safetensors=True, **options
     )
+
+
+def _with_liger_kernels(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
+    """Use Liger's rotary embedding, norm and gate kernels from the first forward pass on, so that base and tuned
+    model are evaluated with the same ones. The Trainer would use them in training only (`use_liger_kernel`).
+
+    Without LM head and cross entropy, which `engine.training.chunked_loss` computes.
+    """
+    if machine.device == "cuda" and find_spec("liger_kernel") is not None:
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+    return model
 
 
 def attention(model: schema.Model, machine: Machine, dtype: torch.dtype) -> str | None:

@@ -7,7 +7,6 @@ that after an out-of-memory error the same step is repeated with half the micro-
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import pickle
 import time
@@ -29,6 +28,7 @@ from engine.training.batches import Schedule, StepDataset, micro_batches
 from engine.training.checkpointing import checkpointing_arguments
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.collation import answer_tokens as answer_tokens_of
+from engine.training.compilation import compile_errors
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
 
@@ -154,9 +154,10 @@ class AnswerTrainer(Trainer):
         """
         batch = collate(group, self.packing, self.tokenizer.pad_token_id, self.args.device.type)
         self.hooks.facts.computed_tokens += batch.tokens
-        with self.compute_loss_context_manager():
-            loss = summed_loss(model, batch, self.answers_only, total_weight)
-        self.accelerator.backward(loss)
+        with compile_errors():
+            with self.compute_loss_context_manager():
+                loss = summed_loss(model, batch, self.answers_only, total_weight)
+            self.accelerator.backward(loss)
         return loss.detach()
 
     def halve(self, rows: Sequence[Row], cause: str) -> None:
@@ -252,15 +253,8 @@ def training_arguments(
         dataloader_num_workers=0,
         use_cpu=device == "cpu",
         seed=train.seed,
-        use_liger_kernel=device == "cuda" and _has_liger(),
-        # The loss here replaces LM head and cross entropy; liger's rotary, norm and gate kernels are still used.
-        liger_kernel_config={"cross_entropy": False, "fused_linear_cross_entropy": False} if _has_liger() else None,
     )
     # With several visible GPUs the Trainer would wrap the model in DataParallel (transformers, trainer.py,
     # _wrap_model), which splits every argument across GPUs, including logits_to_keep.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
-
-
-def _has_liger() -> bool:
-    return importlib.util.find_spec("liger_kernel") is not None

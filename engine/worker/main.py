@@ -30,6 +30,7 @@ from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
+from engine.training.compilation import refuse_compilation
 from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
 from engine.worker.earlier_workers import earlier_workers
@@ -80,6 +81,8 @@ def _run_phases(run: RunContext) -> None:
         run.warn("run.configuration", note)
     _warn_about_other_processes(run)
     refuse_unused_gpu(config, machine)
+    if config.train.compile:
+        refuse_compilation(machine.device)
 
     run.phase("data")
     tokenizer = load_tokenizer(config.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, Probed, available_memory
+from engine.memory.probe import Probe, Probed, available_memory, preserved_random_state
 from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
@@ -22,6 +23,8 @@ from engine.training import checkpoints
 from engine.training.batches import Schedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
+from engine.training.collation import loss_weight
+from engine.training.compilation import compile_layers, remove_compiled, uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
 from engine.worker.evaluator import Evaluator
@@ -60,6 +63,8 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     trainer.add_callback(callback)
 
     def prepared() -> None:
+        if settings.compile:
+            _compile(run, trainer, batches)
         if settings.probe:
             probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
             run.log_probe(plan, probed, trainer.micro_batch)
@@ -72,6 +77,8 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
     run.meters.training_ends(paged_bytes(optimizer) or None)
     trainer.end_autocast()
+    if settings.compile:
+        remove_compiled(trainer.model)
     if callback.stopped:
         raise StopRequested
 
@@ -111,6 +118,18 @@ def _trainer(
     )
 
 
+def _compile(run: RunContext, trainer: AnswerTrainer, batches: WorstCaseBatches) -> None:
+    """Compile the decoder layers by training on one row, without a step."""
+    started = time.monotonic()
+    with preserved_random_state():
+        layers = compile_layers(trainer.model)
+        trainer.model.train()
+        trainer.forward_backward(trainer.model, batches.step[:1], loss_weight(batches.step[0]))
+        trainer.model.zero_grad(set_to_none=True)
+    text = f"{layers} decoder layers compiled in {time.monotonic() - started:.0f} s, which no step's time includes"
+    run.warn("training.compiled", text)
+
+
 def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: Schedule) -> Callback:
     """Log steps, save checkpoints and measure the validation loss."""
     settings = run.config.train
@@ -120,8 +139,9 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sch
         run.log_step(step, facts, rate, schedule)
 
     def evaluate(step: int) -> None:
-        run.log_validation(step, len(validation), evaluator.loss(trainer.model, validation))
-        run.log_answers(step, evaluator.learning_answers(trainer.model))
+        with uncompiled(trainer.model):
+            run.log_validation(step, len(validation), evaluator.loss(trainer.model, validation))
+            run.log_answers(step, evaluator.learning_answers(trainer.model))
 
     return Callback(
         trainer.hooks,
@@ -193,13 +213,18 @@ def _probe(
     if not on_gpu and evaluator.scores_test:
         limit = available_memory(run.meters)
         evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
+
+    def evaluate() -> None:
+        with uncompiled(trainer.model):
+            evaluator.run_worst_case(trainer.model, batches.held_out)
+
     return Probe(
         trainer=trainer,
         optimizer=optimizer,
         batches=batches,
         meters=run.meters,
         automatic=run.config.train.micro_batch == "auto",
-        evaluate=(lambda: evaluator.run_worst_case(trainer.model, batches.held_out)) if on_gpu else None,
+        evaluate=evaluate if on_gpu else None,
         fits=None if on_gpu else forecast.training_fits,
         warn=run.warn,
         stronger=_stronger(run, forecast),

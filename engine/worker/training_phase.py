@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, Probed, available_memory, preserved_random_state
+from engine.memory.probe import Probe, Probed, available_memory
 from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
@@ -23,10 +22,10 @@ from engine.training import checkpoints
 from engine.training.batches import Schedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
-from engine.training.collation import loss_weight
-from engine.training.compilation import compile_layers, remove_compiled, uncompiled
+from engine.training.compilation import remove_compiled, uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
+from engine.worker.compiled_layers import compile_by_training
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 
@@ -64,7 +63,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
 
     def prepared() -> None:
         if settings.compile:
-            _compile(run, trainer, batches)
+            run.warn("training.compiled", compile_by_training(trainer, batches.step[0]))
         if settings.probe:
             probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
             run.log_probe(plan, probed, trainer.micro_batch)
@@ -116,18 +115,6 @@ def _trainer(
         args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
     )
-
-
-def _compile(run: RunContext, trainer: AnswerTrainer, batches: WorstCaseBatches) -> None:
-    """Compile the decoder layers by training on one row, without a step."""
-    started = time.monotonic()
-    with preserved_random_state():
-        layers = compile_layers(trainer.model)
-        trainer.model.train()
-        trainer.forward_backward(trainer.model, batches.step[:1], loss_weight(batches.step[0]))
-        trainer.model.zero_grad(set_to_none=True)
-    text = f"{layers} decoder layers compiled in {time.monotonic() - started:.0f} s, which no step's time includes"
-    run.warn("training.compiled", text)
 
 
 def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: Schedule) -> Callback:

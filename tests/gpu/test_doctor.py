@@ -70,3 +70,17 @@ def test_packed_rows_train_faster_than_padded_ones(method: str, tmp_path: Path) 
         del session
     print(f"{torch.cuda.get_device_name(0)}, {method}, {subject.title}: {speeds}")
     assert speeds["packed"] > speeds["padded"]
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_compiled_layers_train_with_the_same_losses(method: str, tmp_path: Path) -> None:
+    """Which of them is faster is printed: it decides about the default of `train.compile`."""
+    subject = random_subject(method, this_machine(), tmp_path)
+    speeds, losses = {}, {}
+    for compiled in (False, True):
+        session = trained(subject, tmp_path, **{"train.compile": compiled})
+        speeds[compiled], losses[compiled] = measured_speed(session).tokens_per_second, session.steps.losses
+        print(*session.notes, sep="\n")
+        del session
+    print(f"{torch.cuda.get_device_name(0)}, {method}, {subject.title}: tokens/s by train.compile {speeds}")
+    assert losses[True] == pytest.approx(losses[False], rel=0.02)

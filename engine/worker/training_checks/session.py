@@ -28,9 +28,11 @@ from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
 from engine.training.batches import Schedule, choose_packing
 from engine.training.collation import Packing
+from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters, training_gpu
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.worker.compiled_layers import compile_by_training
 from engine.worker.training_checks.subjects import Subject
 
 WARM_UP = 2
@@ -120,9 +122,11 @@ class TrainingSession:
         self.loss_before = self._loss()
         timer = StepTimer(self.hooks)
         self.trainer.add_callback(timer)
-        self.hooks.prepared = self._probe
+        self.hooks.prepared = self._prepared
         self.trainer.train()
         self.trainer.end_autocast()
+        if self.config.train.compile:
+            remove_compiled(self.model)
         self.steps = timer.steps
         self.peak = self.meters.sample().reserved_peak
         self.meters.training_ends()
@@ -132,6 +136,11 @@ class TrainingSession:
         """Loss of the rows in nats/token."""
         losses = row_losses(self.model, self.subject.rows, self.packing, self.subject.pad, self.machine.device)
         return mean_loss(losses)
+
+    def _prepared(self) -> None:
+        if self.config.train.compile:
+            self.notes.append(compile_by_training(self.trainer, self.batches.step[0]))
+        self._probe()
 
     def _probe(self) -> None:
         on_gpu = self.machine.device == "cuda"

@@ -74,6 +74,7 @@ def parse() -> argparse.Namespace:
     add("--max-length", type=int, default=512)
     add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="precision of full fine-tuning")
     add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
+    add("--packing", choices=("auto", "packed"), default="auto", help="of ftbench; packed: no shared prefixes")
     add("--gpu", action="store_true", help="on the first GPU, instead of the CPU")
     add("--timeout", type=float, default=1800, help="seconds for one measurement")
     add("--raw", type=Path, help="append every measurement to this JSONL file")
@@ -167,6 +168,7 @@ def measure(
             "full_precision": options.full_precision,
             "autocast": options.autocast,
             "gpu": options.gpu,
+            "packing": options.packing,
             "rows": train,
             "test": test,
         }

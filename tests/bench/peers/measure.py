@@ -43,6 +43,8 @@ class Job:
     """Precision of full fine-tuning: fp32, or mixed (float32 weights, bf16 autocast)."""
     autocast: bool
     """Whether the peers train LoRA and QLoRA under bf16 autocast, over the same bf16 weights."""
+    packing: str
+    """`train.packing` of ftbench."""
     gpu: bool
     """Whether to train on the first GPU instead of the CPU."""
     rows: list[dict[str, str]]

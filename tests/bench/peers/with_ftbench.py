@@ -61,6 +61,7 @@ def settings(job: Job) -> dict[str, Any]:
             "max_grad_norm": job.max_grad_norm,
             "max_length": job.max_length,
             "gradient_checkpointing": False,
+            "packing": job.packing,
             "checkpoint_every": 1_000_000,
         },
         "optimizer": {"name": "adamw"},

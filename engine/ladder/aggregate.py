@@ -13,6 +13,7 @@ from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.benchmarks import collect_benchmarks
 from engine.ladder.decisions import comparison, why_no_share
+from engine.ladder.devices import note_other_devices
 from engine.ladder.few_shot_bases import collect_few_shot
 from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats
@@ -49,6 +50,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     results = LadderResults(read_finished(folder, ladder), read_shared_bases(folder, ladder))
     check_same_work(results, ladder)
     collect(results, ladder)
+    note_other_devices(results.runs)
     ladder.margin = plan.margin
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     bases = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
@@ -224,16 +226,18 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
 
 
 def _add_times(row: RungResult, runs: Sequence[FinishedRun]) -> None:
-    """Times and energy of the runs whose timing is not disturbed, and the CPU time of all runs on a CPU."""
-    timed = [run for run in runs if not run.entry.disturbed]
+    """Times and energy of the runs whose timing is comparable, and the CPU time also of those that were disturbed."""
+    alike = [run for run in runs if not run.entry.other_device]
+    timed = [run for run in alike if not run.entry.disturbed]
     outcomes = [run.result for run in timed]
-    row.disturbed = "" if timed else runs[0].entry.disturbed
+    first = runs[0].entry
+    row.disturbed = "" if timed else first.disturbed or first.other_device
     row.training_seconds = seed_range(result.step_seconds for result in outcomes)
     row.all_seconds = seed_range(run.entry.seconds for run in timed)
     row.tokens_per_second = seed_range(result.tokens_per_second for result in outcomes)
     row.computed_tokens_per_second = seed_range(result.computed_tokens_per_second for result in outcomes)
     row.energy = seed_range(map(worked_joules, outcomes))
-    on_cpu = [run.result for run in runs if not run.result.peak.reserved]
+    on_cpu = [run.result for run in alike if not run.result.peak.reserved]
     row.cpu_seconds = seed_range(result.load.cpu_seconds if result.load else None for result in on_cpu)
 
 

@@ -139,6 +139,7 @@ def _row(artifact: ExportedArtifact, ladder: Ladder) -> RungResult:
         if (of_run.rung, of_run.kind, of_run.seed) == (source.name, "run", entry.seed)
         and of_run.seconds is not None
         and not of_run.disturbed
+        and not of_run.other_device
         and entry.seconds is not None
     )
     known = [check.identical for check in checks if check.identical is not None]

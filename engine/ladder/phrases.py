@@ -35,7 +35,7 @@ ONE_SEED = (
 )
 ASSUMED_SPREAD = "one seed, spread between seeds assumed"
 ONE_TIMING = "one timing each"
-NO_TIMING = "There is no undisturbed timing"
+NO_TIMING = "There is no comparable timing"
 SIMULTANEOUS, POINTWISE = "simultaneous 95% CI", "pointwise 95% CI"
 OF_GAIN = " of full's gain over the base model"
 WITHIN_MARGIN = "by less than the margin"

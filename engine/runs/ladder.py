@@ -157,6 +157,9 @@ class LadderRun(Struct, kw_only=True):
     """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
     disturbed: str = ""
     """Why the timing of a finished run is not used: other load on its CPUs or GPU; '' if it is used."""
+    other_device: str = ""
+    """`NVIDIA L4 instead of NVIDIA A100-SXM4-80GB`: why the timing of a finished run is not compared with those of most
+    runs; '' if it is."""
     progress: str = ""
     """What an active export is doing."""
 

@@ -152,6 +152,7 @@ def _run_line(entry: LadderRun, expected: str) -> TableLine:
             entry.reason,
             "reused" if entry.reused else "",
             f"disturbed timing: {entry.disturbed}" if entry.disturbed else "",
+            f"timing on {entry.other_device}" if entry.other_device else "",
         ),
         Cell(entry.run or ABSENT),
     ]

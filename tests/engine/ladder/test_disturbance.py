@@ -12,6 +12,7 @@ from test_summary import holding, row, summary_of
 
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide
+from engine.ladder.devices import note_other_devices
 from engine.ladder.disturbance_sentences import RETIME
 from engine.ladder.phrases import NO_TIMING
 from engine.ladder.report import markdown
@@ -70,6 +71,23 @@ def test_a_rung_with_only_disturbed_timings_has_no_times() -> None:
     made = times(finished(0, 60.0, CAUSE))
     assert made.training_seconds is made.all_seconds is made.energy is None
     assert made.disturbed == CAUSE and made.cpu_seconds
+
+
+def test_timings_of_another_device_than_most_are_not_compared_and_are_named() -> None:
+    runs = [finished(seed, 60.0) for seed in range(4)]
+    for run, name in zip(runs, ("GPU B", "GPU A", "GPU A", ""), strict=True):
+        run.result.machine = {"device": name, "cuda": "13.0", "cpu": name and "the same"}
+    note_other_devices(runs)
+    assert [run.entry.other_device for run in runs] == ["GPU B instead of GPU A", "", "", ""]
+    assert times(runs[0]).training_seconds is times(runs[0]).cpu_seconds is None
+    assert times(runs[0]).disturbed and times(*runs).training_seconds == SeedRange(mean=60.0, low=60.0, high=60.0)
+    ladder = holding()
+    ladder.entries += [run.entry for run in runs]
+    assert "LoRA seed 0 (GPU B instead of GPU A)" in text(ladder)
+    for run in runs:
+        run.result.machine["cuda"] = None
+    note_other_devices(runs)
+    assert not any(run.entry.other_device for run in runs)
 
 
 def disturbed(ladder: Ladder, *names: str) -> Ladder:

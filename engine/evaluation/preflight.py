@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
+from engine.data.items import EvaluationItem
 from engine.data.prepare import Prepared
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
+from engine.evaluation.metrics import is_formatted
 from engine.methods.model_config import config_of, maximum_positions
 
 
@@ -60,3 +62,12 @@ def check_prompts(rows: Sequence[Row]) -> None:
             what = "test row without a prompt, and this tokenizer adds no beginning-of-text token"
             do = 'set evaluation.metric = "loss", or data.separator'
             raise UserError(what, row.where, do, "data.empty_prompt")
+
+
+def warn_of_unscorable(metric: str, items: Sequence[EvaluationItem], warn: Callable[[str, str], None]) -> None:
+    """Warn about test items of which no accepted answer has the format without which the metric scores 0."""
+    found = [item for item in items if all(is_formatted(metric, answer) is False for answer in item.references)]
+    if found:
+        first = f"first: {found[0].target!r}, {found[0].row.where}"
+        text = f"{len(found)} of {len(items)} test items have no answer in the format of the metric {metric}"
+        warn("data.unscorable_answers", f"{text}: every model scores 0 on them ({first})")

@@ -12,6 +12,9 @@ from command import ftbench
 from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.config.schema import Config
+from engine.data.items import evaluation_items
+from engine.data.tokens import Row
+from engine.evaluation.preflight import warn_of_unscorable
 from engine.worker.rpc_server import data_check
 from engine.worker.workload import describe_workload
 
@@ -70,3 +73,23 @@ def test_the_commands_say_the_same_of_rows_that_are_too_long(tmp_path: Path) -> 
     ran = ftbench("run", "demo-lora", "--data", str(tmp_path / "a.jsonl"), "--set", "train.max_length=2048")
     assert ran.returncode == 2 and ran.stderr.strip() == f"ftbench: {line}"
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "answers", "unscorable"),
+    [
+        ("json", [['{"a": 1}'], ["plain"], ["[1]"]], 2),
+        ("json", [["plain", '{"a": 1}']], 0),
+        ("number", [["12"], ["none"], ["#### 3"]], 1),
+        ("exact_match", [["plain"]], 0),
+    ],
+)
+def test_answers_without_the_format_of_the_metric_are_warned_of(
+    metric: str, answers: list[list[str]], unscorable: int
+) -> None:
+    rows = [Row([1, 2], [-100, 2], [1], texts[0], "a.csv:2", False, references=tuple(texts[1:])) for texts in answers]
+    warnings: list[tuple[str, str]] = []
+    warn_of_unscorable(metric, evaluation_items(rows), lambda *warning: warnings.append(warning))
+    assert [(code, text.split()[0]) for code, text in warnings] == (
+        [("data.unscorable_answers", str(unscorable))] if unscorable else []
+    )

@@ -13,21 +13,11 @@ from engine.config.preset import Preset, resolve
 from engine.ladder.phrases import ON_CPU
 from engine.ladder.summary import summarize
 from engine.runs import run_dir
-from engine.runs.ladder import (
-    Comparison,
-    Ladder,
-    LadderPlan,
-    LadderRun,
-    RentalPrice,
-    Rung,
-    RungDuration,
-    RungResult,
-    SeedRange,
-    SharedWork,
-    VerdictSentence,
-)
+from engine.runs.ladder import Ladder, LadderRun, RungDuration, SharedWork
 from engine.runs.ladder_dir import LadderDir, create
 from engine.runs.result import Interval, MeasuredPeak
+from engine.runs.rung_results import Comparison, RentalPrice, RungResult, SeedRange, VerdictSentence
+from engine.runs.rungs import LadderPlan, Rung
 
 
 def made_ladder(

@@ -11,7 +11,9 @@ from engine.ladder.decisions import Decisions, decide
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import BASE, Ladder, RungResult, SharedWork
+from engine.runs.ladder import Ladder, SharedWork
+from engine.runs.rung_results import RungResult
+from engine.runs.rungs import BASE
 
 METHODS = {BASE: BASE, "qlora": "qlora", "lora": "lora", "full": "full"}
 

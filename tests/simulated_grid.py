@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.ladder.quasi_random import Floats
 from engine.ladder.statistics import ItemScores, MeanSamples
-from engine.runs.ladder import finding_of
+from engine.runs.rung_results import finding_of
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}
 """True means. QLoRA is 6 points worse than full, LoRA is equal to it."""

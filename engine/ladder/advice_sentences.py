@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.ladder.format import rung_title
-from engine.runs.ladder import Ladder, RungResult
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult
 
 
 def advice_sentences(ladder: Ladder, rows: Sequence[RungResult]) -> list[str]:

@@ -24,20 +24,11 @@ from engine.ladder.rung_summary import mean_share, reason_of, seed_range, status
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
 from engine.ladder.summary import summarize
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import (
-    BASE,
-    BASE_4BIT,
-    Comparison,
-    Ladder,
-    LadderPlan,
-    Rung,
-    RungResult,
-    finding_of,
-    is_base,
-    shots_of,
-)
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import MeasuredPeak, Result
+from engine.runs.rung_results import Comparison, RungResult, finding_of
+from engine.runs.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
 
 UNLIKE = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
 

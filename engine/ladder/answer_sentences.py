@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.config.quantities import percent
 from engine.config.text import listed
 from engine.ladder.format import rung_title
-from engine.runs.ladder import RungResult
+from engine.runs.rung_results import RungResult
 
 MIN_ENDED = 0.9
 """Share of answers that end below which there is a caveat."""

@@ -22,9 +22,10 @@ from engine.runs.exports import (
     read_item_scores,
     remove_unfinished,
 )
-from engine.runs.ladder import LadderPlan, LadderRun, artifact_of
+from engine.runs.ladder import LadderRun
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import LadderPlan, artifact_of
 from engine.runs.stop_request import StopRequest, StopRequested
 
 SAVE_SECONDS = 1.0

@@ -18,7 +18,9 @@ from engine.ladder.phrases import (
     unit_suffix,
 )
 from engine.runs import score_format
-from engine.runs.ladder import Comparison, Ladder, RungResult, artifact_of
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import Comparison, RungResult
+from engine.runs.rungs import artifact_of
 
 COMPLETE_MODELS = ("merged", "gguf")
 """Kinds of artifacts that are served without the base model."""

@@ -13,8 +13,9 @@ from engine.ladder.phrases import (
     method_noun,
     method_subject,
 )
-from engine.runs.ladder import Ladder, RungResult
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
+from engine.runs.rung_results import RungResult
 from engine.runs.score_format import loss, plain_difference, points
 
 

@@ -12,10 +12,12 @@ from engine.config.errors import UserError
 from engine.ladder.results import RUN_AGAIN, LadderResults
 from engine.ladder.statistics import LEVEL, Difference, ItemScores, MeanSamples
 from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
-from engine.runs.ladder import BASE, Ladder, LadderRun, finding_of
+from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.rung_results import finding_of
+from engine.runs.rungs import BASE
 
 PREFIX = benchmark_fingerprint("")
 

@@ -9,7 +9,7 @@ from engine.config.text import listed
 from engine.ladder import format as fmt
 from engine.ladder.decisions import Decisions, RuleCheck, training_peak
 from engine.ladder.phrases import NO_ENERGY, NO_TIMING, ONE_TIMING, RULE_OF_COST, Sentence
-from engine.runs.ladder import RungResult, SeedRange, Topic
+from engine.runs.rung_results import RungResult, SeedRange, Topic
 
 
 def cost_sentences(decisions: Decisions) -> list[Sentence]:

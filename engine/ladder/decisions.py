@@ -8,17 +8,10 @@ from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
-from engine.runs.ladder import (
-    BASE,
-    Comparison,
-    Finding,
-    Ladder,
-    RungResult,
-    SeedRange,
-    finding_of,
-    is_base,
-)
+from engine.runs.ladder import Ladder
 from engine.runs.result import Interval, MeasuredPeak
+from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange, finding_of
+from engine.runs.rungs import BASE, is_base
 
 QUALITY, COST = 0.94, 1 / 8
 """The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of its cost."""

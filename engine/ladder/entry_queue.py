@@ -14,9 +14,10 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.schema import Config
 from engine.executors.slurm import submit_array
 from engine.ladder.runner import LadderRunner
-from engine.runs.ladder import LadderRun, Rung
+from engine.runs.ladder import LadderRun
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import Rung
 from engine.runs.tracking import start_configured
 
 

@@ -18,9 +18,11 @@ from engine.ladder.phrases import (
     score,
 )
 from engine.ladder.results import FinishedRun, LadderResults, add_scores, read_prediction_lines
-from engine.runs.ladder import BASE, Ladder, RungResult, few_shot_base, shots_of
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.rung_results import RungResult
+from engine.runs.rungs import BASE, few_shot_base, shots_of
 
 
 def collect_few_shot(folder: LadderDir, results: LadderResults, shots: list[int], metric: str) -> list[RungResult]:

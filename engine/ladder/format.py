@@ -12,7 +12,8 @@ from engine.config.lora_variants import VARIANT_TITLES
 from engine.config.method_specs import method_specs
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import Number, decimal, integer
-from engine.runs.ladder import SeedRange, artifact_of, shots_of
+from engine.runs.rung_results import SeedRange
+from engine.runs.rungs import artifact_of, shots_of
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 

@@ -11,8 +11,9 @@ from engine.config.text import amount
 from engine.ladder import format as fmt
 from engine.ladder.decisions import margin_of
 from engine.runs import score_format
-from engine.runs.ladder import Comparison, Finding, Ladder, RungResult, Topic
+from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
+from engine.runs.rung_results import Comparison, Finding, RungResult, Topic
 
 Sentence = tuple[Topic, str]
 """A sentence of the verdict with its topic."""

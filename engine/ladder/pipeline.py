@@ -20,10 +20,11 @@ from engine.ladder.entry_queue import EntryQueue, PlannedRun
 from engine.ladder.probes import duration, probe_config
 from engine.ladder.rates import at_the_edge, best_rates, choose, equal_rates_warning, grid, halving_rounds
 from engine.ladder.runner import LadderRunner
-from engine.runs.ladder import BASE_4BIT, Kind, Ladder, LadderPlan, LadderRun, Rung, RungDuration, SharedWork, Stage
+from engine.runs.ladder import Kind, Ladder, LadderRun, RungDuration, SharedWork, Stage
 from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
+from engine.runs.rungs import BASE_4BIT, LadderPlan, Rung
 
 NOT_RETRIED = ("out_of_memory", "failed", "died")
 """Outcomes that would be the same with another seed."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from engine.config import gpu_prices
-from engine.runs.ladder import Ladder, RentalPrice, Rung, RungResult, SeedRange
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RentalPrice, RungResult, SeedRange
+from engine.runs.rungs import Rung
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:

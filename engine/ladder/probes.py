@@ -9,9 +9,10 @@ from engine.config.schema import Config
 from engine.ladder.run_costs import worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
-from engine.runs.ladder import Rung, RungDuration, SharedWork
+from engine.runs.ladder import RungDuration, SharedWork
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import Rung
 
 PROBE_STEPS = 4
 """The first step warms up and is not timed."""

@@ -8,8 +8,9 @@ from engine.ladder.outcomes import outcome_of
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import end_record
-from engine.runs.ladder import Ladder, LadderPlan, Outcome
+from engine.runs.ladder import Ladder, Outcome
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.rungs import LadderPlan
 from engine.runs.stop_request import StopRequest
 
 

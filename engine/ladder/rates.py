@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 
 from engine.config.method_specs import method_spec
-from engine.runs.ladder import REDUCTION, LadderPlan, LadderRun, round_sizes
+from engine.runs.ladder import LadderRun
+from engine.runs.rungs import REDUCTION, LadderPlan, round_sizes
 
 MIN_STEPS = 4
 """The shortest trial, in optimizer steps."""

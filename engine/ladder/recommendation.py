@@ -29,7 +29,8 @@ from engine.ladder.phrases import (
     method_noun,
     method_subject,
 )
-from engine.runs.ladder import Ladder, RungResult
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult
 
 UNKNOWN_FASTEST = f"{NO_TIMING} of a method that is better than the base model: which one is fastest is unknown."
 SIMILAR_MEMORY = 0.95

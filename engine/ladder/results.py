@@ -15,10 +15,11 @@ from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.ladder.quasi_random import Floats
 from engine.ladder.statistics import ItemScores
-from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import BASE, BASE_4BIT
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
 Model = Literal["base", "tuned"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from engine.runs.ladder import LadderRun, SeedRange
+from engine.runs.ladder import LadderRun
 from engine.runs.result import Interval
+from engine.runs.rung_results import SeedRange
 
 NO_RESULT_YET = ("planned", "live", "skipped", "finished")
 

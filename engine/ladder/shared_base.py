@@ -11,9 +11,10 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import flatten
 from engine.config.schema import Config
-from engine.runs.ladder import BASE, BASE_4BIT, Ladder, Rung
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import BASE, BASE_4BIT, Rung
 
 SHARED_FINGERPRINTS = ("test", "model", "general")
 SHARED_MACHINE = ("device", "cpu", "threads", "cuda")

@@ -28,7 +28,9 @@ from engine.ladder.phrases import (
     status,
 )
 from engine.runs import score_format
-from engine.runs.ladder import BASE, Comparison, Ladder, LadderSummary, RungResult, RungTradeoff, SeedRange
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import Comparison, LadderSummary, RungResult, RungTradeoff, SeedRange
+from engine.runs.rungs import BASE
 
 RULE = "the rule of thumb (94% of the gain at one eighth of the cost)"
 OVERALL = {
@@ -39,7 +41,7 @@ OVERALL = {
 NO_COST_RATIO = "No cost was measured for both full fine-tuning and another rung."
 
 
-class Cost(NamedTuple):
+class RungCost(NamedTuple):
     """A cost of a rung for each seed: its range, and what it is."""
 
     title: str
@@ -184,11 +186,11 @@ def _recommendation(decisions: Decisions) -> str:
     return f"Prototype with {method_noun(prototype)} and ship {method_noun(ship)}."
 
 
-def _training_cost(decisions: Decisions, row: RungResult | None) -> Cost:
+def _training_cost(decisions: Decisions, row: RungResult | None) -> RungCost:
     """The cost of training a rung: the time of its optimizer steps, else the CPU time of training."""
     if _uses_cpu_time(decisions):
-        return Cost("CPU time in training", row.cpu_seconds if row else None)
-    return Cost("training time", row.training_seconds if row else None)
+        return RungCost("CPU time in training", row.cpu_seconds if row else None)
+    return RungCost("training time", row.training_seconds if row else None)
 
 
 def _uses_cpu_time(decisions: Decisions) -> bool:

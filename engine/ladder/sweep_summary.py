@@ -13,8 +13,10 @@ from engine.ladder.decisions import QUALITY
 from engine.ladder.format import rung_title
 from engine.ladder.regression import slope
 from engine.ladder.summary import RULE
-from engine.runs.ladder import Ladder, LadderSummary, RungTradeoff, is_base
+from engine.runs.ladder import Ladder
 from engine.runs.result import Interval, Z
+from engine.runs.rung_results import LadderSummary, RungTradeoff
+from engine.runs.rungs import is_base
 from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
 MIN_TREND = 3

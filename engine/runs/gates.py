@@ -6,8 +6,9 @@ from msgspec import Struct
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.runs.ladder import Ladder, is_base
+from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
+from engine.runs.rungs import is_base
 
 
 class Gain(Struct, kw_only=True, frozen=True):

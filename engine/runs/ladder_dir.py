@@ -22,8 +22,9 @@ from engine.config.preset_library import preset_name
 from engine.config.renamed_keys import current_table, current_values
 from engine.runs import folder
 from engine.runs.comparison_dir import ComparisonDir
-from engine.runs.ladder import Ladder, LadderPlan, decode_ladder
+from engine.runs.ladder import Ladder, decode_ladder
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import LadderPlan
 
 
 @dataclass(frozen=True)

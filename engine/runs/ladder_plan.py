@@ -17,7 +17,7 @@ from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
 from engine.runs.exports import artifact_words, parse_artifact
-from engine.runs.ladder import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
+from engine.runs.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
 
 SHARED_KEYS = (
     "model.id",

@@ -15,9 +15,9 @@ from engine.config.schema import Config
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import select_device
 from engine.runs import ladder_dir, launch, run_dir, sweep_dir
-from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import LadderPlan
 from engine.runs.starting_run import find_starting_run
 from engine.runs.sweep import Axis
 from engine.runs.sweep_dir import SweepDir

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-from engine.runs.ladder import Outcome, SeedRange
+from engine.runs.ladder import Outcome
 from engine.runs.result import Interval
+from engine.runs.rung_results import SeedRange
 
 Check = Literal["holds", "fails", "undecided", "unknown"]
 SweepStage = Literal["planned", "measuring", "running", "done"]

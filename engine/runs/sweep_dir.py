@@ -16,8 +16,8 @@ from engine.config.files import remove_tree
 from engine.config.preset_library import preset_name
 from engine.runs import folder, ladder_dir
 from engine.runs.comparison_dir import ComparisonDir
-from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.rungs import LadderPlan
 from engine.runs.sweep import Axis, PlannedCell, Sweep, SweepPlan
 
 

@@ -14,8 +14,8 @@ from engine.config.preset import Flat, parse_overrides
 from engine.config.preset_values import known_keys
 from engine.config.renamed_keys import current_values
 from engine.config.text import amount
-from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_plan import LADDER_KEYS
+from engine.runs.rungs import LadderPlan
 from engine.runs.sweep import Axis, cell_text
 
 MAX_AXES = 2

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from engine.config.text import visible
-from engine.runs.ladder import LadderSummary, RungTradeoff
+from engine.runs.rung_results import LadderSummary, RungTradeoff
 
 ROWS = 11
 LEFT = 6

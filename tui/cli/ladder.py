@@ -11,10 +11,11 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.runs import ladder_dir
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import Ladder, LadderPlan
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import describe_plan
 from engine.runs.rpc_client import ask
+from engine.runs.rungs import LadderPlan
 from engine.runs.start import resume_ladder, start_ladder
 from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk import check_disk

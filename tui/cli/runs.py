@@ -14,7 +14,7 @@ from engine.runs.folder import running_elsewhere
 from engine.runs.home import tilde
 from engine.runs.sweep_dir import SweepDir
 from tui.history import ladder_list
-from tui.history.ladder_list import LadderSummary, describe_ladder
+from tui.history.ladder_list import ListedLadder, describe_ladder
 from tui.history.run_list import COLUMNS, cells, describe, scored_otherwise
 from tui.output.console import print_json, say, table
 
@@ -47,7 +47,7 @@ def _show_ladders(runs: Path) -> None:
         table("", ladder_list.COLUMNS, [ladder_list.cells(ladder) for ladder in ladders], right=(3,))
 
 
-def _ladders(runs: Path) -> list[LadderSummary]:
+def _ladders(runs: Path) -> list[ListedLadder]:
     """The ladders of the runs home, the latest first."""
     folders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name, reverse=True)
     return [describe_ladder(folder) for folder in folders]

@@ -14,8 +14,8 @@ from engine.config.errors import UserError
 from engine.config.quantities import percent
 from engine.config.text import amount, shortened
 from engine.runs import sweep_dir
-from engine.runs.ladder import LadderPlan
 from engine.runs.rpc_client import ask
+from engine.runs.rungs import LadderPlan
 from engine.runs.score_format import percent_bounds
 from engine.runs.start import resume_sweep, start_sweep
 from engine.runs.sweep import Axis, Sweep, SweepPoint, cell_text, value_text

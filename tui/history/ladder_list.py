@@ -16,7 +16,7 @@ COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
 
 
 @dataclass
-class LadderSummary:
+class ListedLadder:
     """One ladder in the list."""
 
     name: str
@@ -46,19 +46,19 @@ class LadderSummary:
     """Path of the HTML report, '' before it is written."""
 
 
-def describe_ladder(folder: LadderDir) -> LadderSummary:
+def describe_ladder(folder: LadderDir) -> ListedLadder:
     """Summarize a ladder from `ladder.json`; a damaged one has no more than its name."""
     path, started_in = str(folder.path), folder.started_in()
     try:
         state = folder.state()
     except UserError as error:
-        return LadderSummary(folder.name, "damaged", path, started_in=started_in, reason=error.line)
+        return ListedLadder(folder.name, "damaged", path, started_in=started_in, reason=error.line)
     if state is None:
         status = "starting" if folder.is_live() else "not started"
-        return LadderSummary(folder.name, status, path, started_in=started_in)
+        return ListedLadder(folder.name, status, path, started_in=started_in)
     work = state.work
     compared = [entry for entry in state.entries if entry.kind == "run"]
-    return LadderSummary(
+    return ListedLadder(
         folder.name,
         _status(folder, state),
         path,
@@ -79,7 +79,7 @@ def describe_ladder(folder: LadderDir) -> LadderSummary:
     )
 
 
-def cells(line: LadderSummary) -> list[str]:
+def cells(line: ListedLadder) -> list[str]:
     """The cells of COLUMNS."""
     done = f"{line.runs_done}/{line.runs_planned}" if line.rungs else ""
     return [line.name, line.state, ", ".join(line.rungs), done, tilde(line.started_in)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, size
 from engine.config.text import amount, visible
-from engine.runs.ladder import Ladder, RungResult
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult
 from engine.runs.score_format import plain_difference, plain_with_bounds
 from tui.history.scores import mean_text, range_text
 from tui.output.console import table

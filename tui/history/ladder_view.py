@@ -11,7 +11,9 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
-from engine.runs.ladder import ARTIFACT_SEPARATOR, Ladder, LadderRun, RungResult
+from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.rung_results import RungResult
+from engine.runs.rungs import ARTIFACT_SEPARATOR
 from engine.runs.score_format import plain_difference, plain_with_bounds
 from engine.runs.tradeoff_text import tradeoff_lines
 from tui.history.scores import mean_text, range_text

@@ -12,9 +12,11 @@ from engine.config.text import amount, shortened
 from engine.runs import score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower
-from engine.runs.ladder import WAITING, Ladder, LadderRun, RungResult, is_base
+from engine.runs.ladder import WAITING, Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
+from engine.runs.rung_results import RungResult
+from engine.runs.rungs import is_base
 from tui.live.progress_line import ProgressDisplay, progress_display
 from tui.live.run_progress import last_log_line, wait_for_end
 from tui.live.time_left import ladder_left

@@ -18,8 +18,8 @@ from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import LadderPlan, Rung
 from engine.runs.ladder_plan import describe_plan
+from engine.runs.rungs import LadderPlan, Rung
 from engine.runs.starting_run import starting_run_name
 from tui.data_report import DataReport, overlap_in_short
 from tui.preview.disk import free_disk, needed_disk

@@ -17,9 +17,9 @@ from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
 from engine.runs import run_dir
 from engine.runs.exports import artifact_words
-from engine.runs.ladder import LadderPlan
 from engine.runs.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import LadderPlan
 from engine.runs.starting_run import SAME_SETTINGS, starting_run_name
 from tui.choice import Choice
 from tui.command_line import ladder_command, run_command

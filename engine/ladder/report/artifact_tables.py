@@ -8,7 +8,8 @@ from engine.ladder.decisions import comparison
 from engine.ladder.format import metric_title, rung_title, seed_range
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, without_empty
-from engine.runs.ladder import Ladder, RungResult
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult
 from engine.runs.score_format import difference, score, score_bounds
 
 

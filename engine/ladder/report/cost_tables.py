@@ -11,7 +11,9 @@ from engine.ladder.format import rung_title, seed_range
 from engine.ladder.phrases import NO_ENERGY
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.runs.ladder import Ladder, RungResult, is_base
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult
+from engine.runs.rungs import is_base
 
 PEAKS = {
     "rss_training": ("training", "process RSS"),

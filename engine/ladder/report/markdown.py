@@ -13,7 +13,7 @@ from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData
 from engine.ladder.report.samples import ItemAnswers
 from engine.ladder.report.table import Cell, ReportTable
-from engine.runs.ladder import LadderSummary
+from engine.runs.rung_results import LadderSummary
 from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines
 
 MAX_SAMPLES = 6

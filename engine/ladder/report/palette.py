@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from engine.config.method_specs import method_names
-from engine.runs.ladder import is_base
+from engine.runs.rungs import is_base
 
 INK, MUTED, RULE, PAPER, BASE = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLORS = 6

@@ -11,8 +11,10 @@ from engine.ladder.decisions import comparison
 from engine.ladder.format import metric_title, p_value, rung_title
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, is_as_good, needed_sample
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.runs.ladder import Comparison, Ladder, RungResult, is_base
+from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
+from engine.runs.rung_results import Comparison, RungResult
+from engine.runs.rungs import is_base
 from engine.runs.score_format import difference, loss, loss_bounds, loss_change, percent_bounds, score, score_bounds
 
 STATUS_TEXTS = {

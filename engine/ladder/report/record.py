@@ -17,9 +17,10 @@ from engine.ladder.rate_sentences import trial_cost
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import Ladder, LadderRun, is_base
+from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.rungs import is_base
 from engine.runs.score_format import loss
 
 KINDS = {"probe": "probe", "trial": "learning-rate trial", "run": "run", "export": "export"}

@@ -12,8 +12,10 @@ from engine.ladder.report.samples import PredictionSource, Samples, side_by_side
 from engine.ladder.report.summary_figure import summary_figure
 from engine.ladder.report.traces import Trace, trace
 from engine.ladder.summary import summarize
-from engine.runs.ladder import BASE, BASE_4BIT, Ladder, LadderSummary
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.rung_results import LadderSummary
+from engine.runs.rungs import BASE, BASE_4BIT
 
 
 @dataclass(frozen=True)

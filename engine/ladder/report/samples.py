@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engine.config.metric_specs import metric_spec
-from engine.runs.ladder import is_base
+from engine.runs.rungs import is_base
 
 MAX_SAMPLES = 30
 """Test items in a report."""

@@ -8,7 +8,7 @@ from engine.config.quantities import percent, ratio
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import MUTED, RULE, RungStyle
 from engine.ladder.report.svg import inline
-from engine.runs.ladder import LadderSummary, RungTradeoff
+from engine.runs.rung_results import LadderSummary, RungTradeoff
 from engine.runs.tradeoff_text import COST_TICKS
 
 if TYPE_CHECKING:

@@ -11,7 +11,9 @@ from engine.ladder.report.cost_tables import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, ReportFigure, legend, new_figure, ticks, unit, wants_log
 from engine.ladder.report.palette import BASE, MUTED, RungStyle
 from engine.ladder.report.svg import inline
-from engine.runs.ladder import Ladder, RungResult, SeedRange, is_base
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult, SeedRange
+from engine.runs.rungs import is_base
 from engine.runs.score_format import score
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
 from engine.data.tokens import IGNORED, Row
 from engine.evaluation.few_shot import few_shot_items
-from engine.runs.ladder import is_base, shots_of
 from engine.runs.ladder_plan import make_plan
+from engine.runs.rungs import is_base, shots_of
 
 BOS, END = 1, 2
 

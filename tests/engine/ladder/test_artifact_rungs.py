@@ -22,10 +22,12 @@ from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
 from engine.runs.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
 from engine.runs.gates import gain_of_rung
-from engine.runs.ladder import Comparison, Ladder, LadderPlan, LadderRun, Rung, RungResult, SharedWork, artifact_of
+from engine.runs.ladder import Ladder, LadderRun, SharedWork
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import describe_plan, make_plan
 from engine.runs.result import Interval, Result
+from engine.runs.rung_results import Comparison, RungResult
+from engine.runs.rungs import LadderPlan, Rung, artifact_of
 
 ITEMS, SEEDS = 100, (0, 1, 2)
 Scores = NDArray[np.float64]

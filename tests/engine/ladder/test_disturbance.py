@@ -19,8 +19,9 @@ from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.results import FinishedRun
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, LadderRun, RungResult, SeedRange
+from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.result import Result
+from engine.runs.rung_results import RungResult, SeedRange
 from engine.runs.training_load import TrainingLoad
 
 CAUSE = "other processes used 45% of the time of its CPUs"

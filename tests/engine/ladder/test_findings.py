@@ -17,8 +17,9 @@ from engine.ladder.quasi_random import Floats
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, RungResult, SeedRange, finding_of
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_plan import make_plan
+from engine.runs.rung_results import RungResult, SeedRange, finding_of
 
 ITEMS = 400
 

@@ -22,10 +22,11 @@ from engine.ladder.report.benchmark_tables import benchmarks as benchmark_table
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.results import FinishedRun, LadderResults
 from engine.runs.benchmark_scores import BenchmarkScores, benchmark_fingerprint, write_scores
-from engine.runs.ladder import BASE, Ladder, decode_ladder
+from engine.runs.ladder import Ladder, decode_ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import BASE
 from tui.history import ladder_table, ladder_view
 
 ITEMS = 400

@@ -16,8 +16,9 @@ from engine.ladder.required_sample import required
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.statistics import MIN_ITEMS, ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Comparison, Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.result import Interval, Result, Score
+from engine.runs.rung_results import Comparison
 
 SHARE = (0.0, 1.0)
 """Bounds of a score that is a share."""

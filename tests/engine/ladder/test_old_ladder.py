@@ -19,9 +19,11 @@ from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.process import load_or_create, run_pipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import launch
-from engine.runs.ladder import Ladder, LadderPlan, RungResult
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.rung_results import RungResult
+from engine.runs.rungs import LadderPlan
 from engine.runs.stop_request import StopRequest
 
 

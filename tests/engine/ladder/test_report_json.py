@@ -8,25 +8,27 @@ import msgspec
 import pytest
 from places import ROOT
 
-from engine.runs import ladder as ladder_types
+from engine.runs import ladder, rung_results
+from engine.runs.account import ColumnUse, RowAccount
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
+from engine.runs.overlap import SplitOverlap
 from engine.runs.result import Interval, MeasuredPeak
 
 STRUCTS = [
-    ladder_types.Ladder,
-    ladder_types.SharedWork,
-    ladder_types.RungDuration,
-    ladder_types.LadderRun,
-    ladder_types.RungResult,
-    ladder_types.Comparison,
-    ladder_types.VerdictSentence,
-    ladder_types.LadderSummary,
-    ladder_types.RungTradeoff,
-    ladder_types.SeedRange,
-    ladder_types.RentalPrice,
-    ladder_types.SplitOverlap,
-    ladder_types.ColumnUse,
-    ladder_types.RowAccount,
+    ladder.Ladder,
+    ladder.SharedWork,
+    ladder.RungDuration,
+    ladder.LadderRun,
+    rung_results.RungResult,
+    rung_results.Comparison,
+    rung_results.VerdictSentence,
+    rung_results.LadderSummary,
+    rung_results.RungTradeoff,
+    rung_results.SeedRange,
+    rung_results.RentalPrice,
+    SplitOverlap,
+    ColumnUse,
+    RowAccount,
     LadderBenchmark,
     BenchmarkRow,
     Interval,
@@ -44,6 +46,6 @@ def test_all_structs_of_ladder_json_are_checked() -> None:
     """A new struct has to be added to STRUCTS."""
     types = {value for value in vars(ladder_types).values() if isinstance(value, type)}
     found = {value for value in types if issubclass(value, msgspec.Struct)}
-    of_the_plan = {ladder_types.LadderPlan, ladder_types.Rung, ladder_types.Config, ladder_types.Notice}
-    of_the_plan.add(ladder_types.Artifact)
+    of_the_plan = {ladder.LadderPlan, ladder.Rung, ladder.Config, ladder.Notice}
+    of_the_plan.add(ladder.Artifact)
     assert found - of_the_plan - {msgspec.Struct} <= set(STRUCTS)

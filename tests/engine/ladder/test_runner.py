@@ -19,10 +19,11 @@ from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, locks, run_dir
 from engine.runs.events import Status
-from engine.runs.ladder import Ladder, LadderPlan, LadderRun, SharedWork
+from engine.runs.ladder import Ladder, LadderRun, SharedWork
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
+from engine.runs.rungs import LadderPlan
 from engine.runs.stop_request import StopRequest, StopRequested
 
 

@@ -16,8 +16,9 @@ from engine.ladder.report import markdown, page
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.summary_figure import summary_figure
 from engine.ladder.summary import OVERALL, RULE, summarize
-from engine.runs.ladder import Ladder, LadderSummary, RungResult, SeedRange
+from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
+from engine.runs.rung_results import LadderSummary, RungResult, SeedRange
 from engine.runs.tradeoff_text import letters, tradeoff_lines
 
 

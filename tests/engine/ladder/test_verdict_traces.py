@@ -12,7 +12,8 @@ from engine.ladder.phrases import FULL_NOT_SCORED, status
 from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, RungResult
+from engine.runs.ladder import Ladder
+from engine.runs.rung_results import RungResult
 
 NUMBER = re.compile(r"[−+]?\d[\d,]*(?:[.:]\d+)*(?:e-?\d+)?")
 RULE_OF_THUMB = {"94", "10"}

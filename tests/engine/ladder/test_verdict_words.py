@@ -29,7 +29,8 @@ from engine.ladder.phrases import (
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, LadderRun, RentalPrice, RungResult, SeedRange
+from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.rung_results import RentalPrice, RungResult, SeedRange
 
 ITEMS = 300
 

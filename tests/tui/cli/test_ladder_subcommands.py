@@ -19,8 +19,9 @@ from engine.ladder.process import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import events, folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
-from engine.runs.ladder import LadderPlan, LadderRun, RungDuration
+from engine.runs.ladder import LadderRun, RungDuration
 from engine.runs.ladder_plan import make_plan
+from engine.runs.rungs import LadderPlan
 from tui.cli import ladder, run
 from tui.cli.app import app
 from tui.live import run_progress

@@ -25,8 +25,10 @@ sys.path.insert(0, str(HERE / "peers"))
 
 from table import OURS, Run, progress, report  # noqa: E402 - the path above makes it importable
 
+UNSHARED = "ftbench, no shared prefixes"
 PROGRAMS = {
-    "ftbench": "with_ftbench.py",
+    OURS: "with_ftbench.py",
+    UNSHARED: "with_ftbench.py",
     "trl SFTTrainer": "with_trl.py",
     "transformers Trainer": "with_trainer.py",
     "LLaMA-Factory": "with_factory.py",
@@ -74,7 +76,6 @@ def parse() -> argparse.Namespace:
     add("--max-length", type=int, default=512)
     add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="precision of full fine-tuning")
     add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
-    add("--packing", choices=("auto", "packed"), default="auto", help="of ftbench; packed: no shared prefixes")
     add("--gpu", action="store_true", help="on the first GPU, instead of the CPU")
     add("--timeout", type=float, default=1800, help="seconds for one measurement")
     add("--raw", type=Path, help="append every measurement to this JSONL file")
@@ -89,6 +90,7 @@ def tools(options: argparse.Namespace) -> dict[str, str]:
     """Tool -> interpreter, of the selected tools with an interpreter."""
     interpreters = {
         OURS: sys.executable,
+        UNSHARED: sys.executable,
         "trl SFTTrainer": options.trl,
         "transformers Trainer": options.trainer,
         "LLaMA-Factory": options.factory,
@@ -168,7 +170,7 @@ def measure(
             "full_precision": options.full_precision,
             "autocast": options.autocast,
             "gpu": options.gpu,
-            "packing": options.packing,
+            "packing": "packed" if tool == UNSHARED else "auto",
             "rows": train,
             "test": test,
         }

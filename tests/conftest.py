@@ -83,6 +83,11 @@ for ignorable in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
     signal.signal(ignorable, signal.SIG_DFL)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than there are CPUs: most tests wait for processes that they started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests below SLOW, and start with the longest ones."""
     for item in items:

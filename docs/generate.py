@@ -20,6 +20,22 @@ from engine.runs.json_schemas import FILES, json_schema
 from tui import commands
 
 DOCS = Path(__file__).parent
+CATALOG_NOTES = """
+*fits*: the smallest GPU of the price list for each method by `ftbench plan`, with rows of 2,048 tokens and automatic
+micro-batch size and activation checkpointing. Methods that need less memory fit as well.
+
+*gated*: sign in to the Hub, accept the license on the model's page, and set `HF_TOKEN` to a token of your account
+before downloading. The Llama licenses and Gemma's terms of use have conditions for models trained from theirs: read
+them before you publish one.
+
+Gemma 3 with 4, 12 and 27 billion parameters is not in the catalog: these are multimodal models, whose vision tower
+ftbench would load and adapt but never use.
+
+Qwen3 models reason before they answer. Where the reasoning is longer than `evaluation.max_new_tokens`, the answer
+counts as wrong and the run warns (`evaluation.unended_answers`): raise it to score the base model fairly.
+
+Shapes, for plans before a model is downloaded, are from:
+"""
 
 
 def configuration() -> str:
@@ -100,8 +116,8 @@ def models() -> str:
         "| a .gguf file | dequantized to bf16 before training |",
         "| `owner/name` | a model on the Hub; `model.revision` selects a branch, tag or commit |",
         "",
-        "Pickled weights, remote code and adapter folders are refused. A gated model needs `HF_TOKEN`. With",
-        "`HF_HUB_OFFLINE=1` only models on this machine are used.",
+        "Pickled weights, remote code and adapter folders are refused. With `HF_HUB_OFFLINE=1` only models on this",
+        "machine are used.",
         "",
         "## Catalog",
         "",
@@ -111,13 +127,17 @@ def models() -> str:
         "ftbench run smollm2-lora         # its presets; or --model smollm2-135m",
         "```",
         "",
-        "| name | on the Hub | parameters | license | use |",
+        "| name | on the Hub | parameters | license | fits |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| `{entry.name}` | {entry.hub} | {count(entry.parameters * 1e6)} | {entry.license} | {entry.about} |"
+        f"| `{entry.name}` | {entry.hub} | {count(entry.parameters * 1e6)} | {entry.terms} | {entry.about} |"
         for entry in CATALOG.values()
     ]
+    lines += [CATALOG_NOTES]
+    for source in dict.fromkeys(entry.source for entry in CATALOG.values()):
+        names = ", ".join(f"`{entry.name}`" for entry in CATALOG.values() if entry.source == source)
+        lines.append(f"- {source}: {names}")
     lines += [
         "",
         "`ftbench pull` downloads from the Hub and stores the model in `ftbench/models` of the user's cache folder",

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from model_hub import Hub
 from places import TESTS
+
+from engine.assets import tiny_folder
 
 SLOW = (
     "faults",
@@ -20,6 +26,7 @@ SLOW = (
     "tui/cli/test_try_subcommand.py",
     "tui/cli/test_monitor.py",
     "tui/cli/test_completion.py",
+    "tui/cli/test_pull.py",
     "engine/tracking/test_trackers.py",
     "engine/tracking/test_tracked_run.py",
     "engine/training",
@@ -115,3 +122,20 @@ def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("COLORTERM", "truecolor")
     for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "COLORFGBG", "TMUX"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub with the embedded model, and a second file of weights in another format, as in Mistral's repositories."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "served"
+    shutil.copytree(tiny_folder(), folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
+    (folder / "consolidated.safetensors").write_bytes(bytes(1 << 20))
+    with Hub(folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield server
+        server.shutdown()

@@ -40,6 +40,8 @@ class ListedModel:
     """Unix seconds of its latest file."""
     recent: bool = False
     about: str = ""
+    gated: bool = False
+    """Whether its license has to be accepted on the Hub before it can be downloaded; unknown outside the catalog."""
 
     @property
     def requires_network(self) -> bool:
@@ -47,7 +49,10 @@ class ListedModel:
 
 
 def list_models(folder: Path, recent: Iterable[str] = ()) -> list[ListedModel]:
-    """Embedded model and catalog, then the models of `folder`, recent ones, and those of the Hugging Face cache."""
+    """Embedded model, catalog, the models of `folder`, recent ones, and those of the Hugging Face cache.
+
+    Catalog models that have to be downloaded are last.
+    """
     found = [describe_model(name) for name in (EMBEDDED, *CATALOG)]
     names = [*local_models(folder), *recent, *cached_models()]
     known = {one.id for one in found}
@@ -56,7 +61,7 @@ def list_models(folder: Path, recent: Iterable[str] = ()) -> list[ListedModel]:
         if name not in known:
             known.add(name)
             found.append(describe_model(name, name in remembered))
-    return found
+    return sorted(found, key=lambda one: one.id in CATALOG and one.requires_network)
 
 
 def describe_model(name: str, recent: bool = False) -> ListedModel:
@@ -81,6 +86,7 @@ def describe_model(name: str, recent: bool = False) -> ListedModel:
         modified=None if name == EMBEDDED else modified,
         recent=recent,
         about=entry.about if entry else "ships with ftbench, to try it" if name == EMBEDDED else "",
+        gated=bool(entry and entry.gated),
     )
 
 

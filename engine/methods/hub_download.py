@@ -11,6 +11,8 @@ from pathlib import Path
 Transferred = Callable[[int, int | None], None]
 """Called with the bytes on disk and the total, None while unknown."""
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "*.model", "README.md"]
+OTHER_FORMATS = ["consolidated*", "original/*"]
+"""The same weights in their authors' own format, next to those that transformers loads (Mistral, Llama)."""
 POLL_SECONDS = 0.5
 ETAG_SECONDS = 10
 
@@ -32,7 +34,12 @@ def download(hub: str, transferred: Transferred, revision: str | None = None, fo
         watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
         with _reported(watched, total, transferred):
             found = snapshot_download(
-                hub, revision=revision, local_dir=folder, allow_patterns=PATTERNS, etag_timeout=ETAG_SECONDS
+                hub,
+                revision=revision,
+                local_dir=folder,
+                allow_patterns=PATTERNS,
+                ignore_patterns=OTHER_FORMATS,
+                etag_timeout=ETAG_SECONDS,
             )
     except http_error as error:
         if isinstance(error, OSError):  # a response of the Hub
@@ -47,9 +54,13 @@ def _total(hub: str, revision: str | None) -> int | None:
 
     found = HfApi().model_info(hub, revision=revision, files_metadata=True, timeout=ETAG_SECONDS)
     files = {one.rfilename: one.size for one in found.siblings or []}
-    sizes = [size for name, size in files.items() if any(fnmatch(name, pattern) for pattern in PATTERNS)]
+    sizes = [size for name, size in files.items() if _matches(name, PATTERNS) and not _matches(name, OTHER_FORMATS)]
     known = [size for size in sizes if size is not None]
     return sum(known) if known and len(known) == len(sizes) else None
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 @contextmanager

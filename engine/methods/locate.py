@@ -89,13 +89,18 @@ def load_error(located: Located, part: str, error: Exception) -> UserError:
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
         what = f"transformers does not support this architecture as a causal LM ({text.split('. ')[0][:200]})"
         return UserError(what, where, "update transformers or use another model", code="model.unsupported_architecture")
-    if "gated" in text or "401" in text or "403" in text:
-        do = "accept its license on the Hub and set HF_TOKEN"
+    if not located.is_folder and is_refused(error):
+        do = f"accept its license at https://huggingface.co/{where} and set HF_TOKEN"
         return UserError("gated or private Hub model", where, do, code="model.gated")
     if not located.is_folder and ("connect" in text.lower() or "offline" in text.lower() or "couldn't" in text.lower()):
         do = "run `ftbench pull` with network access, or use a folder"
         return UserError("model not on this machine and the Hub is unreachable", where, do, code="model.offline")
     return UserError(f"cannot load the {part}: {text[:300]}", where, "check model.id", code=f"model.{part}_unloadable")
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether the Hub refused a download: the model is gated or private."""
+    return any(word in str(error) for word in ("gated", "401", "403"))
 
 
 def _provenance(folder: Path) -> str:

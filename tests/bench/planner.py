@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python tests/bench/planner.py [PART …] [--measured FILE]
 
-Parts: grid, others, checkpointing, published, speed. `grid`, `others` and `checkpointing` train small models with
-random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these figures and
-reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a GPU, and prints
-what `auto` chooses on listed ones. `published` compares with published peaks on GPUs, `speed` measures CPU seconds for
-the three methods with the shape of Llama-3.1-8B.
+Parts: grid, others, checkpointing, catalog, published, speed. `grid`, `others` and `checkpointing` train small models
+with random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these figures
+and reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a GPU, and
+prints what `auto` chooses on listed ones. `catalog` compares both for the smallest catalog model of each type.
+`published` compares with published peaks on GPUs, `speed` measures CPU seconds for the three methods with the shape of
+Llama-3.1-8B.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from planning import published
 from planning.grid import SHAPES, Case, checkpointed, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
+from engine.config.catalog import CATALOG, CatalogEntry
 from engine.config.checkpointing import OFFLOADED, RECOMPUTING, describe_checkpointing
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
@@ -40,7 +42,7 @@ LLAMA_8B = transformers.LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
     vocab_size=128256, tie_word_embeddings=False, max_position_embeddings=131072,
 )  # fmt: skip
-PARTS = ("grid", "others", "checkpointing", "published", "speed")
+PARTS = ("grid", "others", "checkpointing", "catalog", "published", "speed")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
 """Targets, as shares of the measured peak."""
 
@@ -76,6 +78,8 @@ def main() -> int:
     if "checkpointing" in what:
         met &= print_compared("Every n-th layer checkpointed", checkpointed(), options.measured)
         print_choices()
+    if "catalog" in what:
+        print_catalog()
     if "published" in what:
         met &= print_published()
     if "speed" in what:
@@ -178,6 +182,31 @@ def _choice(plan: FitQuery) -> str:
     train = plan.config.train
     assert train.gradient_checkpointing != "auto"
     return f"{describe_checkpointing(train.gradient_checkpointing)}, micro-batch {train.micro_batch}"
+
+
+def print_catalog() -> None:
+    """Print the formula's error against the dry run on a GPU for the smallest catalog model of each type."""
+    print("### Catalog, 2 × 2,048 tokens on a GPU, GiB\n")
+    print("| model | method | no layers checkpointed: dry run | formula | all layers: dry run | formula |")
+    print("|---|---|---|---|---|---|")
+    rows = StepShape(count=16, length=2048, answer=2047)
+    for entry, method in itertools.product(smallest_by_type(), method_names()):
+        cells = []
+        for checkpointing in (False, True):
+            values = {"train.micro_batch": 2, "train.gradient_checkpointing": checkpointing}
+            config = resolve(Preset("catalog", values), method).config
+            exact = dry_run(config, transformers.AutoConfig.for_model(**entry.shape), published.GPU, rows)
+            light = formula(config, entry.shape, "cuda", rows)
+            error = light.training.total / exact.training.total - 1
+            cells.append(f"{exact.training.total / 2**30:.2f} | {error:+.1%}")
+        print(f"| {entry.name} | {method} | {' | '.join(cells)} |", flush=True)
+    print()
+
+
+def smallest_by_type() -> Iterable[CatalogEntry]:
+    """The smallest catalog model of each of transformers' model types."""
+    by_size = sorted(CATALOG.values(), key=lambda entry: -entry.parameters)
+    return {entry.shape["model_type"]: entry for entry in by_size}.values()
 
 
 def print_speed() -> None:

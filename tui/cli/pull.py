@@ -11,7 +11,10 @@ from engine.config.errors import UserError
 from engine.config.quantities import count
 from engine.runs.exports import GGUF_TOOLS
 from engine.runs.rpc_client import ask
-from tui.output.console import print_json, say, table
+from tui.output.console import console, print_json, say, table
+
+WIDE = 140
+"""Columns of a terminal from which on everything is listed."""
 
 
 def pull(name: str | None, json: bool) -> None:
@@ -24,7 +27,7 @@ def pull(name: str | None, json: bool) -> None:
         print_json([_entry(key) for key in CATALOG])
         return
     if name is None:
-        table("", ("name", "parameters", "license", "source", "downloaded", "about"), [_cells(key) for key in CATALOG])
+        _list()
         return
     if name == GGUF_TOOLS:
         _say_done(name, ask("pull", {"name": name}, report), "`ftbench export RUN --to gguf`", json)
@@ -35,6 +38,14 @@ def pull(name: str | None, json: bool) -> None:
         do = f"{hint}`ftbench pull` lists the catalog; a Hub id is owner/name"
         raise UserError(f"unknown model {name!r}: catalog", do=do, code="model.not_in_catalog")
     _say_done(name, ask("pull", {"name": name}, report), f"--model {name}", json)
+
+
+def _list() -> None:
+    """Print the catalog; a narrow terminal has only the columns that a name does not tell."""
+    columns = {"name": 0, "license": 2, "local": 3, "fits": 4}
+    if not console.is_terminal or console.width >= WIDE:
+        columns = {"name": 0, "parameters": 1, "license": 2, "local": 3, "fits": 4, "source": 5}
+    table("", list(columns), [[_cells(key)[number] for number in columns.values()] for key in CATALOG])
 
 
 def _say_done(name: str, answer: dict[str, Any], use: str, json: bool) -> None:
@@ -57,6 +68,7 @@ def _entry(name: str) -> dict[str, Any]:
         "hub": entry.hub,
         "parameters": round(entry.parameters * 1e6),
         "license": entry.license,
+        "gated": entry.gated,
         "about": entry.about,
         "folder": str(pulled_folder(name)) if _is_downloaded(name) else None,
     }
@@ -65,7 +77,7 @@ def _entry(name: str) -> dict[str, Any]:
 def _cells(name: str) -> list[str]:
     entry = CATALOG[name]
     downloaded = "yes" if _is_downloaded(name) else "no"
-    return [name, count(entry.parameters * 1e6), entry.license, entry.hub, downloaded, entry.about]
+    return [name, count(entry.parameters * 1e6), entry.terms, downloaded, entry.about, entry.hub]
 
 
 def _is_downloaded(name: str) -> bool:

@@ -67,6 +67,9 @@ def detail_lines(row: ModelRow) -> list[str]:
     lines = [" · ".join(part for part in known if part), where]
     if model.requires_network:
         lines[1] = f"{NETWORK}: {model.files.fetch} on the Hub; press p to download it"
+        if model.gated:
+            page = f"huggingface.co/{model.files.fetch}"
+            lines[1] = f"{NETWORK}, gated: accept the license at {page} and set HF_TOKEN, then press p"
     if problem := model.files.wrong or next((one.why for one in row.forecasts if one.why), ""):
         lines.append(problem)
     return lines

@@ -43,7 +43,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
     ModelsScreen { layout: vertical; }
     ModelsScreen #title { height: 1; text-style: bold; padding: 0 1; }
     ModelsScreen Table { padding: 0 1; }
-    ModelsScreen #detail { height: 4; padding: 0 1; border-top: solid $surface-lighten-2; }
+    ModelsScreen #detail { height: 5; padding: 0 1; border-top: solid $surface-lighten-2; }
     ModelsScreen ValueInput { margin: 0 1; }
     ModelsScreen #pull { height: 1; padding: 0 1; }
     """

@@ -24,17 +24,17 @@ def _mlp(shape: Architecture) -> int:
 def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int) -> int:
     """Bytes that one layer saves for its backward pass.
 
-    - Norms: their input in float32, 4 d each; with trained weights also the normalized value, d.
+    - Norms: their input in float32, 4 bytes per element; with trained weights also the normalized value.
     - Attention: query, key, value and output, and a float32 per head; with a mask, keys and values for every head.
     - MLP: the gate before and after its activation and its factor, 3 f; without a gate f less.
     - Linear layers: a trained one its input; frozen ones with adapters the input that they share, and r values after A.
       Dropout saves a copy per layer and its mask. DoRA computes in float32, with a copy of the input per layer.
     """
-    norms = 2 * FLOAT32 * shape.hidden
+    norms = FLOAT32 * shape.normed
     attention = size * (2 * shape.query + 2 * (shape.query if batch.masked else shape.key)) + FLOAT32 * shape.heads
     mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
     if method_spec(config.method).trains_weights:
-        norms += 2 * size * shape.hidden
+        norms += (FLOAT32 if shape.float32_norms else size) * shape.normed
         inputs = size * (2 * shape.hidden + _mlp(shape))
     else:
         inputs = _adapter_inputs(shape, config, size)

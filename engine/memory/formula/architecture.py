@@ -30,6 +30,12 @@ UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi
 """Model types with an MLP of two layers; all others have a gated MLP."""
 QKV = {"gpt2", "gpt_neox", "bloom", "falcon", "gpt_bigcode", "mpt", "phi3"}
 """Model types with one layer for query, key and value, whose adapters are smaller."""
+HEAD_NORMS = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
+"""Model types that normalize queries and keys."""
+FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
+"""Model types with a norm before and after attention and MLP; all others have the two before them."""
+FLOAT32_NORMS = {"gemma", *FOUR_NORMS}
+"""Model types that multiply by the weight of a norm in float32."""
 ACTIVATION = ("hidden_act", "activation_function", "hidden_activation")
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
 
@@ -68,8 +74,19 @@ class Architecture:
     """Activation function of the MLP, by transformers' name."""
     attention_dropout: bool = False
     """Whether attention uses dropout in training."""
+    norms: int = 2
+    """Norms of the hidden size per layer."""
+    head_norms: bool = False
+    """Whether queries and keys are normalized."""
+    float32_norms: bool = False
+    """Whether norms multiply by their weight in float32."""
     windowed: bool = False
     """Whether some layer uses sliding-window attention, whose cache is limited to the window."""
+
+    @property
+    def normed(self) -> int:
+        """Elements per token that the norms of a layer read."""
+        return self.norms * self.hidden + self.head_norms * (self.query + self.key)
 
     @property
     def query(self) -> int:
@@ -136,6 +153,9 @@ def read_architecture(model_config: Mapping[str, Any], where: str = "config.json
         else 0,
         activation=_activation(model_config, kind),
         attention_dropout=any(model_config.get(name) for name in ATTENTION_DROPOUT),
+        norms=4 if kind in FOUR_NORMS else 2,
+        head_norms=kind in HEAD_NORMS,
+        float32_norms=kind in FLOAT32_NORMS,
         windowed=_windowed(model_config),
     )
 

@@ -10,11 +10,9 @@ from huggingface_hub import try_to_load_from_cache
 from imported import HEAVY, loaded_by
 
 from engine.assets import tiny_folder
-from engine.config.catalog import CATALOG, CatalogEntry, pulled_folder
+from engine.config.catalog import pulled_folder
 from engine.config.model_files import find_model, hub_cache
 from engine.config.schema import Model
-from engine.memory.formula.architecture import read_architecture
-from engine.memory.formula.weights_and_state import base_parameters
 
 TABLE = {"model_type": "llama", "hidden_size": 64}
 
@@ -90,10 +88,3 @@ def test_a_broken_folder_is_no_crash(text: str | None, why: str, tmp_path: Path)
         (folder / "config.json").write_text(text)
     found = find_model(Model(id=str(folder)))
     assert found.table is None and why in found.why and found.wrong
-
-
-@pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
-def test_the_catalog_has_shapes_that_have_its_parameters(entry: CatalogEntry) -> None:
-    found = find_model(Model(id=entry.name))
-    assert found.folder is None and found.table
-    assert base_parameters(read_architecture(found.table)) / 1e6 == pytest.approx(entry.parameters, rel=5e-3)

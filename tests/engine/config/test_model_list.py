@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config.catalog import CATALOG
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.model_files import hub_cache
 from engine.config.model_list import describe_model, list_models
 
@@ -41,6 +41,19 @@ def test_the_embedded_model_and_the_catalog_come_first(tmp_path: Path, monkeypat
     assert (found[0].origin, found[0].requires_network) == ("embedded", False)
     assert (found[1].origin, found[1].requires_network, found[1].license) == ("catalog", True, "Apache-2.0")
     assert found[1].architecture == "llama" and found[1].bytes is None
+
+
+def test_catalog_models_that_have_to_be_downloaded_are_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    mine = model_folder(tmp_path / "mine")
+    model_folder(pulled_folder("qwen3-8b"))
+    found = [one.id for one in list_models(tmp_path, ["team/other"])]
+    absent = [name for name in CATALOG if name != "qwen3-8b"]
+    assert found == ["tiny", "qwen3-8b", str(mine), "team/other", *absent]
+
+
+def test_a_gated_model_of_the_catalog_is_marked() -> None:
+    assert describe_model("llama-3.2-1b").gated and not describe_model("qwen3-8b").gated
 
 
 def test_folders_gguf_files_recent_and_cached_models_are_listed(tmp_path: Path) -> None:

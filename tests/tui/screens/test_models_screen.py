@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from model_hub import NAME, Hub
 from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
@@ -23,77 +18,6 @@ from tui.data.recent import MODELS, read_recent
 from tui.screens.models import ModelsScreen
 
 TINY = Path(engine.__file__).parent / "assets" / "tiny"
-NAME = "team/small"
-COMMIT = "a" * 40
-
-
-class Hub(ThreadingHTTPServer):
-    """The endpoints of the Hub that a download uses; `gate` holds the weights back until it is set."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Requests)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.folder = folder
-        self.gate = threading.Event()
-        self.gone = False
-
-
-class Requests(BaseHTTPRequestHandler):
-    server: Hub
-
-    def log_message(self, format: str, *values: Any) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.answer(head=True)
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self, head: bool = False) -> None:
-        path = self.path.split("?")[0]
-        if self.server.gone:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if path.startswith("/api/models/"):
-            sizes = {file.name: file.stat().st_size for file in self.server.folder.iterdir()}
-            tree = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in sizes.items()]
-            files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
-            about = {"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": files}
-            self.send(json.dumps(tree if "/tree/" in path else about).encode(), "application/json", head)
-            return
-        file = self.server.folder / path.rpartition("/")[2]
-        if file.suffix == ".safetensors" and not head:
-            self.server.gate.wait(60)
-        self.send(file.read_bytes(), "application/octet-stream", head)
-
-    def send(self, content: bytes, kind: str, head: bool) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{len(content):040x}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        if not head:
-            self.wfile.write(content)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    folder = tmp_path / "served"
-    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
-    with Hub(folder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-        yield server
-        server.shutdown()
 
 
 def part(app: Workbench, name: str) -> str:
@@ -107,8 +31,8 @@ def test_a_model_is_selected_with_its_memory_shown(size: tuple[int, int], tmp_pa
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.choosing.budget)
         await pilot.press("2", "i")
-        await wait_for(pilot, lambda: "5 models" in part(app, "title"))
-        line = next(line for line in screen_text(app).splitlines() if " mine " in line)
+        await wait_for(pilot, lambda: "17 models" in part(app, "title"))
+        line = next(line for line in screen_text(app).splitlines() if " mine " in line)  # before what is not here
         assert line.count("MiB") >= 3
         await pilot.press("slash", *"mine", "enter", "enter")
         assert app.screen is app.bench
@@ -121,17 +45,29 @@ def test_a_model_is_selected_with_its_memory_shown(size: tuple[int, int], tmp_pa
 def test_a_hub_id_is_typed_and_says_that_it_requires_network(tmp_path: Path, hub: Hub) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2", "i")
-        await wait_for(pilot, lambda: "4 models" in part(app, "title"))
+        await wait_for(pilot, lambda: "16 models" in part(app, "title"))
         await pilot.press("a", *"team/small")
         assert "requires network: team/small" in part(app, "detail")
         await pilot.press("enter")
         assert app.bench.choosing.choice.model == "team/small"
         await pilot.press("i")
-        await wait_for(pilot, lambda: "5 models" in part(app, "title"))
+        await wait_for(pilot, lambda: "17 models" in part(app, "title"))
         await pilot.press("slash", *"small", "enter", "x")
         await wait_for(pilot, lambda: read_recent(MODELS) == [])
 
     play(tmp_path / "runs", story)
+
+
+def test_a_gated_model_says_where_its_license_is_accepted(tmp_path: Path, hub: Hub) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("2", "i")
+        await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.rows)
+        await pilot.press("slash", *"llama-3.1-8b", "enter")
+        text = " ".join(screen_text(app).split())
+        assert "gated: accept the license at huggingface.co/meta-llama/Llama-3.1-8B-Instruct and set HF_TOKEN" in text
+        assert "full on 80 GB" in text and "then press p" in text
+
+    play(tmp_path / "runs", story, (80, 24))
 
 
 def test_a_model_is_downloaded_with_a_progress_bar(tmp_path: Path, hub: Hub) -> None:
@@ -149,7 +85,8 @@ def test_a_model_is_downloaded_with_a_progress_bar(tmp_path: Path, hub: Hub) -> 
         assert "%" in part(app, "pull") and "━" in part(app, "pull")
         hub.gate.set()
         await wait_for(pilot, lambda: f"downloaded {NAME}" in part(app, "pull"))
-        assert any((hub_cache() / "models--team--small").rglob("*.safetensors"))
+        found = {path.name for path in (hub_cache() / "models--team--small").rglob("*.safetensors")}
+        assert found == {"model.safetensors"}
         await wait_for(pilot, lambda: "HF cache" in part(app, "detail"))
 
     play(tmp_path / "runs", story)

@@ -1,0 +1,67 @@
+"""A Hub on this machine that serves the files of one folder as a model."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+NAME = "team/small"
+COMMIT = "a" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """The endpoints of the Hub that a download uses; `gate` holds the weights back until it is set."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Requests)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.folder = folder
+        self.gate = threading.Event()
+        self.gone = False
+        self.gated = False
+
+
+class Requests(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, format: str, *values: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.answer(head=True)
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self, head: bool = False) -> None:
+        path = self.path.split("?")[0]
+        if self.server.gone or self.server.gated:
+            self.send_response(403 if self.server.gated else 404)
+            self.send_header("X-Error-Code", "GatedRepo" if self.server.gated else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if path.startswith("/api/models/"):
+            sizes = {file.name: file.stat().st_size for file in self.server.folder.iterdir()}
+            tree = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in sizes.items()]
+            files = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+            about = {"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": files}
+            self.send(json.dumps(tree if "/tree/" in path else about).encode(), "application/json", head)
+            return
+        file = self.server.folder / path.rpartition("/")[2]
+        if file.suffix == ".safetensors" and not head:
+            self.server.gate.wait(60)
+        self.send(file.read_bytes(), "application/octet-stream", head)
+
+    def send(self, content: bytes, kind: str, head: bool) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{len(content):040x}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if not head:
+            self.wfile.write(content)

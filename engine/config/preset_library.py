@@ -34,7 +34,7 @@ PATH_KEYS = (
 """Keys whose value may be a file or folder, or a list of them."""
 GPU_LIST_NAMES = ("gpus", "cards")
 """Names of the GPU price list, which is next to the presets; `cards` is the older one."""
-RENAMED_PRESETS = {"card24-qlora": "gpu24-qlora"}
+RENAMED_PRESETS = dict.fromkeys(("card24-qlora", "gpu24-qlora"), "qwen2.5-7b-24gb-qlora")
 """Old name of a shipped preset -> current name."""
 RATE = "train.learning_rate"
 _FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja", *TASK_FILES)

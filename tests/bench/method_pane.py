@@ -31,7 +31,7 @@ MAX_SECONDS = 0.050
 """Target."""
 SETTLED = 0.4
 """Seconds between two key presses."""
-PRESETS = {"2": "demo-lora", "5": "smollm2-lora", "8": "qwen2.5-7b-lora"}
+PRESETS = {"2": "demo-lora", "5": "smollm2-lora", "8": "48gb-lora"}
 METHODS = ("full", "qlora", "lora")
 """In the order of `m`, starting from LoRA."""
 

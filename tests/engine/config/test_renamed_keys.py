@@ -92,9 +92,10 @@ def test_old_names_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert [notice.code for notice in found.notices] == ["preset.renamed_key", "preset.renamed_value"]
 
 
-def test_a_shipped_preset_is_found_by_its_old_name() -> None:
-    found = effective("card24-qlora", None, {})
-    assert found.config == effective("gpu24-qlora", None, {}).config
+@pytest.mark.parametrize("old", ["card24-qlora", "gpu24-qlora"])
+def test_a_shipped_preset_is_found_by_its_old_name(old: str) -> None:
+    found = effective(old, None, {})
+    assert found.config == effective("qwen2.5-7b-24gb-qlora", None, {}).config
     assert [notice.code for notice in found.notices] == ["preset.renamed"]
 
 

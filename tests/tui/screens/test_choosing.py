@@ -45,15 +45,13 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
 def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look(app, pilot, machine(79 * GIB))
-        await pilot.press("7")
-        assert not pulled_folder("qwen2.5-7b").exists()
+        await pilot.press("9")
+        assert not pulled_folder("qwen3-8b").exists()
         qlora, lora, full = methods(app)
         assert "fits" in qlora and "fits" in lora and ("does not fit" in full or "tight" in full)
-        assert "▸QLoRA" in qlora and "▸" not in lora + full
+        assert "▸LoRA" in lora and "▸" not in qlora + full
         listed = app.bench.query_one(PresetList)
-        assert [str(one.prompt) for one in listed.options if "▸" in str(one.prompt)] == [
-            "▸7 QLoRA · Qwen2.5-7B on 80 GB"
-        ]
+        assert [str(one.prompt) for one in listed.options if "▸" in str(one.prompt)] == ["▸9 LoRA · Qwen3-8B, 80 GB"]
         assert "formula, ±" in str(app.bench.query_one(MethodList).border_subtitle)
         await look(app, pilot, machine(79 * GIB, (OtherProcess(7, "somebody", 70 * GIB),), 70 * GIB))
         assert "does not fit" in methods(app)[1]

@@ -17,7 +17,7 @@ from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import QLORA, method_names, method_title, reads
 from engine.config.model_files import check_model_config, find_model
 from engine.config.preset import Effective, Flat
-from engine.config.preset_library import effective, preset_name
+from engine.config.preset_library import effective, find_preset, preset_name
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.text import amount
@@ -63,7 +63,8 @@ def plan(options: PlanOptions) -> int:
         found = _ask(query)
     else:
         found = _ask_with_preview(query, view, preset_name(options.preset))
-    found.notes += (notice.text for notice in advice(found, query.configs))
+    renamed = find_preset(options.preset)[0].notices
+    found.notes += (notice.text for notice in [*renamed, *advice(found, query.configs)])
     earlier = list(history.results(options.runs))
     times = estimated_times(found, query.configs, earlier)
     if options.json:

@@ -67,6 +67,12 @@ def test_the_subcommand_imports_nothing_heavy() -> None:
     assert not loaded_by("import tui.cli.plan") & set(HEAVY)
 
 
+def test_the_old_name_of_a_preset_is_planned_with_a_notice() -> None:
+    done = ftbench("plan", "gpu24-qlora", "--quick", "--gpu", "L4", "--json")
+    assert done.returncode == 0, done.stderr
+    assert any("gpu24-qlora" in note and "qwen2.5-7b-24gb-qlora" in note for note in json.loads(done.stdout)["notes"])
+
+
 @pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("card", ["L4", "A100 80GB", "b200"])
 def test_methods_are_compared_within_the_terminal_width(model: str, width: int, card: str) -> None:

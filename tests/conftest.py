@@ -84,6 +84,7 @@ LONGEST = (
 # Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported, before the fixture below sets it
 # A shell starts background jobs with these signals ignored, and children inherit that: tests that send them would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for ignorable in (signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):

@@ -7,6 +7,10 @@ two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Bo
 - Without torch's compiler: bitsandbytes decorates fallback kernels with `torch.compile`, whose call imports
   torch._dynamo and torch._inductor. A function that compiles at its first call stands in for it.
 - Without datasets and pandas: transformers' Trainer imports them to recognize rows in their format. Ours are not.
+
+Threads of torch's operators on the CPU wait for each other without spinning, unless OMP_WAIT_POLICY says otherwise:
+where other processes use the CPUs too, a spinning thread keeps the one that it waits for from running (times in
+tests/bench/RESULTS.md, "Threads that wait").
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,6 +31,7 @@ def import_libraries() -> None:
     """
     if "transformers.trainer" in sys.modules:
         return
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # libgomp reads it when torch loads it
     with without_garbage_collection():
         import torch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from engine.worker.artifact_requests import Progress
 def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
     """Train `method` on each model and check it, on `device` (`TrainingReport`s). `scratch`: folder for weights.
 
-    Raises UserError if there is no such device, or if torch cannot use the GPU. On a CPU, threads wait for each other
-    without spinning: on two busy cores the small steps here would otherwise take five times as long.
+    Raises UserError if there is no such device, or if torch cannot use the GPU.
     """
     select_device(arguments["device"]).apply()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # of libgomp, read when torch is imported: see below
     progress("importing libraries")
     import_libraries()
     import torch

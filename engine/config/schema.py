@@ -43,6 +43,9 @@ class Model(Section, frozen=True):
     chat_template: str | None = None
     """Replaces the tokenizer's chat template: tools-chatml or tools-plain (shipped; both render tools and tool calls),
     a catalog name (that model's template), or a Jinja file."""
+    enable_thinking: bool = False
+    """For chat templates with enable_thinking, such as Qwen3's: whether the model may reason before it answers; true if
+    the training answers have reasoning. The saved tokenizer has the same default."""
 
 
 class Data(Section, frozen=True):

@@ -18,6 +18,7 @@ from engine.data.dropped import CALLS, KEYS, MessagePart
 from engine.data.shapes import Shape, shape_of
 from engine.data.shipped_templates import candidates
 from engine.data.special_tokens import SpecialTokens, special_tokens
+from engine.data.thinking import NO_THINKING
 
 __all__ = ["AnswerPosition", "Rendered", "Renderer", "has_template", "holds", "shared_length", "special_tokens"]
 
@@ -209,6 +210,9 @@ class Renderer:
         else:
             tail = before[shared_length(before, whole) :]
             what = f"the generation prompt ends with {tail[:60]!r}, but the chat template renders answers without it"
+        if str(getattr(self.tokenizer, "chat_template", "")).startswith(NO_THINKING) and self.template.source is None:
+            do = "set model.enable_thinking = true: the answers have reasoning"
+            return UserError(what, example.where, do, code="data.template_prompt_mismatch")
         named = self.remedy(example) if self.advise else ""
         do = f'set model.chat_template = "{named}"' if named else "set model.chat_template to another template"
         do += ": answers must follow the generation prompt"

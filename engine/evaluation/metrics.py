@@ -1,6 +1,6 @@
 """Metrics: score an output of the model against its references (accepted answers). All of these are from 0 to 1.
 
-With several references the best one counts:
+Reasoning before an answer (up to `</think>`) is not scored. With several references the best one counts:
 
 - `exact_match`: 1 if the answer equals any reference;
 - `choice`: 1 if the most likely allowed answer equals any reference;
@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import Any
 
 from engine.config.metric_specs import metric_spec
+from engine.data.thinking import without_reasoning
 from engine.evaluation.rouge import rouge_l, words
 
 Scores = dict[str, float]
@@ -89,9 +90,11 @@ def scoring_function(metric: str) -> Callable[[str, str], Scores]:
 
 
 def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
-    """The scores against the best reference; ties are broken by the additional scores, then by order."""
-    score = scoring_function(metric)
-    by_reference = [score(output, reference) for reference in references]
+    """The scores against the best reference, without reasoning before the answer; ties are broken by the additional
+    scores, then by order.
+    """
+    score, answer = scoring_function(metric), without_reasoning(output)
+    by_reference = [score(answer, without_reasoning(reference)) for reference in references]
     sign = -1 if metric_spec(metric).lower_is_better else 1
     return max(by_reference, key=lambda scores: (sign * scores[metric], sum(scores.values())))
 
@@ -101,7 +104,7 @@ def is_formatted(metric: str, output: str) -> bool | None:
     if not (name := metric_spec(metric).format_check):
         return None
     module, _, function = name.partition(":")
-    return bool(getattr(import_module(module), function)(output))
+    return bool(getattr(import_module(module), function)(without_reasoning(output)))
 
 
 def is_object(output: str) -> bool:

@@ -25,6 +25,16 @@ UNRELATED_KEYS = (
     "hardware.device",
 )
 UNRELATED_SECTIONS = ("executor.", "track.")
+LATER_DEFAULTS: dict[str, Any] = {
+    "model.from_run": None,
+    "model.enable_thinking": False,
+    "train.compile": False,
+    "adapter.init": "default",
+    "adapter.lora_plus_ratio": 1,
+    "evaluation.base_shots": [],
+    "evaluation.benchmarks": [],
+}
+"""Settings that earlier versions did not have: with these values their runs are found by the same hash."""
 _IDENTITY = re.compile(rb'^work = "([0-9a-f]{64})"$', re.MULTILINE)
 
 
@@ -51,16 +61,11 @@ def identity(
 
 def _relevant_settings(config: Config) -> dict[str, Any]:
     settings = original_names(flatten(config))
-    if settings["model.from_run"] is None:  # unknown to earlier versions, whose runs are found by the same hash
-        del settings["model.from_run"]
-    if settings["adapter.init"] == "default":
-        del settings["adapter.init"]
-    if settings["adapter.lora_plus_ratio"] == 1:  # as above
-        del settings["adapter.lora_plus_ratio"]
-    if not settings["evaluation.base_shots"]:
-        del settings["evaluation.base_shots"]
-    if not settings["evaluation.benchmarks"]:
-        del settings["evaluation.benchmarks"], settings["evaluation.benchmark_limit"]
+    for key, default in LATER_DEFAULTS.items():
+        if settings[key] == default:
+            del settings[key]
+    if "evaluation.benchmarks" not in settings:
+        del settings["evaluation.benchmark_limit"]
     related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
     return {key: settings[key] for key in related}
 

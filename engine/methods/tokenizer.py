@@ -8,11 +8,13 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate
 from engine.data.shipped_templates import template_text
+from engine.data.thinking import with_thinking
 from engine.methods.locate import Located, load_error, locate
 
 
 def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer with a pad token and the chat template of `model.chat_template`, else its own.
+    """Load the tokenizer with a pad token and the chat template of `model.chat_template`, else its own, with the
+    default for `enable_thinking` that the model section has.
 
     `located`: the result of `locate`, if already known. Raises UserError if the tokenizer cannot be loaded or has no
     EOS token, and if `model.chat_template` is unknown or invalid Jinja.
@@ -28,6 +30,8 @@ def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTr
     if model.chat_template:
         tokenizer.chat_template, tokenizer.chat_template_name = template_text(model.chat_template, tokenizer)
         ChatTemplate(tokenizer)  # raises UserError for invalid Jinja
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = with_thinking(tokenizer.chat_template, model.enable_thinking)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

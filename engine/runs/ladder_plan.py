@@ -23,6 +23,7 @@ SHARED_KEYS = (
     "model.id",
     "model.revision",
     "model.chat_template",
+    "model.enable_thinking",
     "data",
     "train.epochs",
     "train.steps",

@@ -119,6 +119,10 @@ class Train(Section, frozen=True):
     """Steps between checkpoints; 0: every 10% of the run, but at most one per 30 s."""
     keep_checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 2
     """Number of checkpoints to keep; older ones are deleted."""
+    async_checkpoints: bool | Literal["auto"] = "auto"
+    """Copy weights and optimizer state to host memory, and write the copy while training continues; without enough
+    memory training waits. auto: for full fine-tuning on a GPU; on a CPU the copy would add to the memory of training.
+    """
     probe: bool = True
     """Try the longest batch, and on a GPU the evaluation, before the first step; takes as long as about two steps."""
     seed: NotNegative = 0

@@ -29,7 +29,7 @@ from engine.memory.formula.memory_budget import system_memory
 from engine.training.checkpointing import enable_checkpointing
 from engine.training.collation import loss_weight
 from engine.training.guards import first_line, free_memory, is_out_of_memory
-from engine.training.meters import Meters, uses_gpu
+from engine.training.meters import Meters, resident, resident_peak, uses_gpu
 from engine.training.trainer import AnswerTrainer
 
 HEADROOM = 0.05
@@ -212,6 +212,12 @@ def available_memory(meters: Meters) -> int:
         total, used = system_memory()
         free = total - used
     return free + meters.held() - round(HEADROOM * total)
+
+
+def room_for_copy() -> int:
+    """Bytes of host memory that a copy may take during training: the peak of the next step and headroom stay free."""
+    total, used = system_memory()
+    return total - used - round(HEADROOM * total) - (resident_peak() - resident())
 
 
 def balanced_micro_batch(batch: int, most: int) -> int:

@@ -78,6 +78,19 @@ def paged_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(value.nbytes for value in tensors if getattr(value, "is_paged", False))
 
 
+def copy_mapped_state(optimizer: torch.optim.Optimizer) -> None:
+    """Copy state that was loaded from a memory-mapped file, tensor by tensor: the file may be deleted or truncated.
+
+    torch keeps the loaded tensors where the device is the same; bitsandbytes always copies them.
+    """
+    if hasattr(optimizer, "is_paged") or hasattr(getattr(optimizer, "optimizer", None), "is_paged"):
+        return
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                state[name] = value.clone()
+
+
 def resumable(kind: type) -> type:
     """A subclass of a bitsandbytes optimizer that loads a checkpoint's state onto the device where it belongs.
 

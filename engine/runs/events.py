@@ -283,6 +283,9 @@ class Checkpoint(Event, tag="checkpoint"):
     path: str
     bytes: int
     seconds: float
+    """From its start until it was complete."""
+    blocked: float | None = None
+    """Seconds of them for which training waited; None in runs of earlier versions, where it was all of them."""
 
 
 class ModelSaved(Event, tag="model_saved"):

@@ -49,6 +49,7 @@ class Callback(TrainerCallback):
         facts.seconds = time.monotonic() - self.trainer.step_started
         step = state.global_step
         self.on_step(step, facts, self.rate)
+        self.trainer.writer.report()
         last = step >= state.max_steps
         self.stopped = self.should_stop() and not last
         control.should_save = self.stopped or last or self.due.now(step)

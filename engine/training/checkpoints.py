@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,8 @@ class SavedCheckpoint:
     folder: Path
     bytes: int
     seconds: float
+    blocked: float = 0.0
+    """Seconds of them for which training waited."""
 
 
 class PendingCheckpoint:
@@ -61,6 +63,8 @@ class PendingCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.hashed: dict[str, FileFacts] = {}
+        """Files that were hashed and flushed while they were written, by name; the others are read again."""
         self.done: SavedCheckpoint
 
 
@@ -78,7 +82,7 @@ def writing(checkpoints: Path, step: int) -> Iterator[PendingCheckpoint]:
     try:
         temporary.mkdir(mode=0o700)
         yield saving
-        size = _seal(temporary, step)
+        size = _seal(temporary, step, saving.hashed)
         final = checkpoints / f"{PREFIX}{step}"
         remove_tree(final, ignore_errors=True)  # an incomplete one of the same step, from before a resume
         temporary.replace(final)
@@ -209,10 +213,12 @@ class SaveSchedule:
         return True
 
 
-def _seal(folder: Path, step: int) -> int:
-    """Flush every file, then write the manifest. Returns the total size in bytes."""
-    files = {}
+def _seal(folder: Path, step: int, hashed: Mapping[str, FileFacts]) -> int:
+    """Flush every file that is not yet, then write the manifest. Returns the total size in bytes."""
+    files = dict(hashed)
     for name, status in sorted(_entries(folder).items()):
+        if name in hashed:
+            continue
         with (folder / name).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())

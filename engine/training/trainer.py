@@ -16,15 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.serialization import config as serialization
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from engine.config import schema
 from engine.config.checkpointing import Checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
+from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.batches import Schedule, StepDataset, micro_batches
+from engine.training.checkpoint_files import load_weights, weights_of
+from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointing import checkpointing_arguments
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.collation import answer_tokens as answer_tokens_of
@@ -69,17 +75,19 @@ class AnswerTrainer(Trainer):
         micro_batch: int,
         checkpoint_folder: Path,
         keep_checkpoints: int,
+        host_copy: HostCopy | None = None,
         tokenizer: PreTrainedTokenizerBase,
         hooks: Hooks,
         **rest: Any,
     ) -> None:
+        """`host_copy`: to write checkpoints in a thread while training continues; None: training waits for them."""
         config: Any = getattr(rest["model"], "config", None)
         cached = getattr(config, "use_cache", None)
         super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
         if cached is not None:
             config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
         self.packing, self.micro_batch, self.hooks = packing, micro_batch, hooks
-        self.checkpoint_folder, self.keep_checkpoints = checkpoint_folder, keep_checkpoints
+        self.writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda it: hooks.saved(it), host_copy)
         self.tokenizer = tokenizer
         self.answers_only = supports_logits_to_keep(self.model)
         self.step_started = time.monotonic()
@@ -190,27 +198,53 @@ class AnswerTrainer(Trainer):
         self.hooks.facts.loss, self.hooks.facts.grad_norm = loss, value
         return float(value)
 
+    def train(self, *args: Any, **rest: Any) -> Any:
+        """Train; returns when the last checkpoint is complete. Raises what `training_step` does, and DiskFull."""
+        with self.writer:
+            return super().train(*args, **rest)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        weights = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
         with _fitting(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            if weights.is_file() and not _has_adapters(self.model):
+                load_weights(self.model, weights)
+            else:
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _fitting(checkpoint):
+        # Mapped into memory: bitsandbytes copies all state, and a second copy of it would be in memory meanwhile.
+        with _fitting(checkpoint), serialization.patch("load.mmap", True):
             super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            copy_mapped_state(self.optimizer)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _fitting(checkpoint):
             super()._load_rng_state(checkpoint)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        """Save a checkpoint atomically (see `checkpoints`)."""
-        with checkpoints.writing(self.checkpoint_folder, self.state.global_step) as saving:
-            self.save_model(str(saving.folder), _internal_call=True)
-            self._save_optimizer_and_scheduler(str(saving.folder))
-            self._save_rng_state(str(saving.folder))
-            self.state.save_to_json(str(saving.folder / "trainer_state.json"))
-        self.hooks.saved(saving.done)
-        checkpoints.rotate(self.checkpoint_folder, self.keep_checkpoints, self.state.global_step)
+        """Save a checkpoint atomically (see `checkpoints`), in a thread if training continues (`checkpoint_writer`)."""
+        continues = not self.control.should_training_stop
+        self.writer.save(self.state.global_step, self._write_small_files, self._large_files, continues)
+
+    def _write_small_files(self, folder: Path) -> None:
+        """Everything but the weights of a full model and the optimizer's state."""
+        if _has_adapters(self.model):
+            self.save_model(str(folder), _internal_call=True)
+        else:
+            self.model.config.save_pretrained(folder)
+            self.model.generation_config.save_pretrained(folder)
+        torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+        self._save_rng_state(str(folder))
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _large_files(self) -> dict[str, Any]:
+        weights = {} if _has_adapters(self.model) else {SAFE_WEIGHTS_NAME: weights_of(self.model)}
+        return {**weights, OPTIMIZER_NAME: self.optimizer.state_dict()}
+
+
+def _has_adapters(model: Any) -> bool:
+    return hasattr(model, "peft_config")
 
 
 @contextlib.contextmanager

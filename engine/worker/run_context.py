@@ -200,7 +200,13 @@ class RunContext:
     def log_checkpoint(self, saved: SavedCheckpoint) -> None:
         self.last_checkpoint = f"checkpoints/{saved.folder.name}"
         self.log.write(
-            events.Checkpoint(step=saved.step, path=self.last_checkpoint, bytes=saved.bytes, seconds=saved.seconds)
+            events.Checkpoint(
+                step=saved.step,
+                path=self.last_checkpoint,
+                bytes=saved.bytes,
+                seconds=saved.seconds,
+                blocked=saved.blocked,
+            )
         )
         self.disk.saved(saved.bytes)
 

@@ -13,7 +13,8 @@ from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, Probed, available_memory
+from engine.memory.formula.checkpoint_size import copies_checkpoints
+from engine.memory.probe import Probe, Probed, available_memory, room_for_copy
 from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
@@ -22,6 +23,7 @@ from engine.training import checkpoints
 from engine.training.batches import Schedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
+from engine.training.checkpoint_writer import HostCopy
 from engine.training.compilation import remove_compiled, uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
@@ -109,6 +111,7 @@ def _trainer(
         micro_batch=micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=config.train.keep_checkpoints,
+        host_copy=HostCopy(room_for_copy, run.warn) if copies_checkpoints(config, device) else None,
         tokenizer=tokenizer,
         hooks=hooks,
         model=model,

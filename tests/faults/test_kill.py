@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from command import events_of
 from engine.runs import launch
 from faults.worker_runs import (
     DROPOUT,
+    IN_A_THREAD,
     TWO_EPOCHS,
     UNPROBED,
+    create,
+    gated_worker,
     kill,
     kill_at_random_moment,
     losses,
@@ -28,7 +32,7 @@ from faults.worker_runs import (
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
-    settings = [*(TWO_EPOCHS if method == "lora" else UNPROBED), *([] if method == "full" else DROPOUT)]
+    settings = [*(TWO_EPOCHS if method == "lora" else UNPROBED), *(IN_A_THREAD if method == "full" else DROPOUT)]
     complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}")
     wait_for_end(complete)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")
@@ -68,3 +72,25 @@ def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) 
     after = run.result()
     assert after and after.status == "finished" and len(losses(run)) == 12
     assert [step for step, _ in after.validation_loss] == list(range(1, 13))  # the stopped step included
+
+
+def test_a_kill_and_a_stop_while_a_checkpoint_is_written_in_a_thread(tmp_path: Path) -> None:
+    run = create(tmp_path / "runs", *UNPROBED, *IN_A_THREAD, preset="demo-full")
+    with gated_worker(run):
+        wait_for(run, "step", step=5)  # while the checkpoint of step 4 is written
+        kill(run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == [".writing-4", "step-2"]
+    before = len(events_of(run.path))
+    with gated_worker(run) as worker:
+        wait_for(run, "step", after=before, step=5)
+        os.kill(worker.pid, signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(1)
+        (run.path / "go").touch()
+        assert worker.wait(60) == 0
+    saved = [event["step"] for event in events_of(run.path) if event["type"] == "checkpoint"]
+    assert saved[:2] == [2, 4] and len(saved) == 3  # and that of the stop
+    assert manifests_and_complete(run) == (2, 2)
+    assert events_of(run.path)[-1]["status"] == "stopped"
+    resume(run)
+    assert len(losses(run)) == 12

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,8 @@ import torch
 from command import events_of, ftbench
 from safetensors.torch import load_file
 
+from engine.config.preset_library import effective
+from engine.runs import run_dir
 from engine.runs.events import Hello, Step
 from engine.runs.follow import Follower
 from engine.runs.run_dir import RunDir
@@ -33,6 +40,8 @@ UNPROBED = [*TWO_EPOCHS, "--set", "train.probe=false"]
 """Without dry run and probe, which take a third of the run."""
 DROPOUT = ["--set", "adapter.dropout=0.1"]
 """With dropout, checkpoints must save the state of random generators."""
+IN_A_THREAD = ["--set", "train.async_checkpoints=true"]
+"""Checkpoints are written while training continues, as on a GPU."""
 
 
 def start(runs: Path, *arguments: str, preset: str = "demo-lora") -> RunDir:
@@ -42,17 +51,35 @@ def start(runs: Path, *arguments: str, preset: str = "demo-lora") -> RunDir:
     return RunDir(max(runs.iterdir(), key=lambda path: path.name))
 
 
+def create(runs: Path, *settings: str, preset: str) -> RunDir:
+    """Create a run directory without starting a worker. `settings`: `--set KEY=VALUE`, as on the command line."""
+    chosen = dict(setting.split("=", 1) for setting in settings if setting != "--set")
+    runs.mkdir(exist_ok=True)
+    return run_dir.create(runs, preset, effective(preset, None, {key: json.loads(v) for key, v in chosen.items()}))
+
+
+@contextlib.contextmanager
+def gated_worker(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker that writes the checkpoint of step 4 only once a file `go` is in the run's directory."""
+    program = Path(__file__).with_name("gated_writer.py")
+    with subprocess.Popen([sys.executable, str(program), str(run.path)], start_new_session=True) as worker:
+        try:
+            yield worker
+        finally:
+            worker.kill()
+
+
 def resume(run: RunDir) -> None:
     """Resume and wait for the end."""
     done = ftbench("resume", str(run.path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def wait_for(run: RunDir, kind: str, seconds: float = 600, **fields: Any) -> dict[str, Any]:
-    """The first event of a kind with these fields."""
+def wait_for(run: RunDir, kind: str, seconds: float = 600, after: int = 0, **fields: Any) -> dict[str, Any]:
+    """The first event of a kind with these fields, after that number of events."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        for event in events_of(run.path) if run.events_file.exists() else []:
+        for event in events_of(run.path)[after:] if run.events_file.exists() else []:
             if event["type"] == kind and all(event[name] == value for name, value in fields.items()):
                 return event
         time.sleep(0.02)

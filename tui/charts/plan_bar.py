@@ -27,6 +27,7 @@ COMPONENTS = {
     "gradients": MemoryComponent("G", "gradients", "black on yellow"),
     "activations": MemoryComponent("A", "activations", "black on green"),
     "logits": MemoryComponent("L", "logits", "white on red"),
+    "checkpoint": MemoryComponent("K", "checkpoint copy", "black on bright_yellow"),
     "pool": MemoryComponent("C", "context, gaps", "black on cyan"),
 }
 """Memory used by others and process overhead first, then the components of an estimate in order."""

@@ -57,7 +57,7 @@ def _text(event: events.Event, overhead: int) -> str | None:
             value = plain_with_bounds(score, event.is_share)
             return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
         case events.Checkpoint():
-            return f"checkpoint: {event.path}, {size(event.bytes)} ({duration(event.seconds)})"
+            return f"checkpoint: {event.path}, {size(event.bytes)} ({_writing(event)})"
         case events.Warning():
             return f"warning: {event.text} [{event.code}]"
         case events.Load(training=load) if load.disturbance():
@@ -104,6 +104,14 @@ def _plan(event: events.Plan, overhead: int) -> str:
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"
     return f"plan: {event.steps} steps{start}, batch size {event.batch} ({micro_batch}){checkpointing}{predicted}"
+
+
+def _writing(event: events.Checkpoint) -> str:
+    """How long it took, and how long training waited if it did not wait to the end."""
+    text = duration(event.seconds)
+    if event.blocked is None or event.blocked >= event.seconds:
+        return text
+    return f"{text}, training waited {duration(event.blocked)}"
 
 
 def _test_score(event: events.Eval) -> str:

@@ -187,6 +187,10 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
         if 0 < shortfall(method_plan, plan.budget) <= state:
             title = method_title(method_plan.method)
             yield f"{title}: up to {size(state)} of paged optimizer state can move to host memory, which is slow."
+        if method_plan.best.host_copy and device == "cuda":
+            copy = size(method_plan.best.host_copy)
+            title = method_title(method_plan.method)
+            yield f"{title}: {copy} of host memory for checkpoints, which are written while training continues."
 
 
 def shortfall(method_plan: MethodPlan, budget: MemoryBudget) -> int:

@@ -51,6 +51,7 @@ from engine.memory.dry_run.stages import (
 )
 from engine.memory.dry_run.workload import StepTensors, synthetic_tensors
 from engine.memory.formula.allocator import with_pool
+from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
 from engine.training import varlen_attention
@@ -84,7 +85,7 @@ def dry_run(
         do = "use the formula (--quick), or run a few steps on the machine itself"
         raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
     held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
-    return MemoryEstimate(
+    estimate = MemoryEstimate(
         tier="dry run",
         method=config.method,
         device=machine.device,
@@ -101,6 +102,7 @@ def dry_run(
         trainable=seen.trainable,
         paged=machine.paging and config.optimizer.name.startswith("paged"),
     )
+    return with_copy(estimate, config)
 
 
 def _see(

@@ -11,8 +11,8 @@ from typing import Any
 
 from engine.config import schema
 from engine.config.errors import Notice, UserError
-from engine.config.method_specs import method_spec
 from engine.config.quantities import size
+from engine.memory.formula.checkpoint_size import checkpoint_bytes, saved_bytes
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
 from engine.runs.home import CHOOSE_ANOTHER, tilde
@@ -22,15 +22,8 @@ LOW_BYTES = 2 << 30
 
 
 def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
-    """Bytes of `train.keep_checkpoints` checkpoints, the one being written, and the saved model.
-
-    A checkpoint contains the trained weights, or the adapter, and their optimizer state.
-    """
-    parts = estimate.training.parts
-    weights, adapters = parts.get("weights", 0), parts.get("adapters", 0)
-    saved = weights if method_spec(config.method).trains_weights else adapters
-    state = estimate.static - weights - adapters
-    return (config.train.keep_checkpoints + 1) * (saved + state) + saved
+    """Bytes of `train.keep_checkpoints` checkpoints, the one being written, and the saved model."""
+    return (config.train.keep_checkpoints + 1) * checkpoint_bytes(estimate, config) + saved_bytes(estimate, config)
 
 
 def needed_space(

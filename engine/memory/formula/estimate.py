@@ -9,8 +9,10 @@ from msgspec import Struct, field
 from engine.config.batch_limits import PackingMode
 from engine.config.checkpointing import Resolved
 
-PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "pool")
-"""Parts of a peak in order of allocation. `pool`: GPU memory in addition to tensors."""
+PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "checkpoint", "pool")
+"""Parts of a peak in order of allocation. `checkpoint`: the copy of one that is being written; `pool`: GPU memory in
+addition to tensors.
+"""
 
 Device = Literal["cpu", "cuda"]
 
@@ -68,6 +70,8 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     trainable: int
     paged: bool = False
     """Whether optimizer state can be paged to host memory."""
+    host_copy: int = 0
+    """Bytes of host memory for the copy of a checkpoint that is written while training continues; 0 without one."""
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -23,6 +23,7 @@ from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
+from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
 from engine.memory.formula.weights_and_state import (
@@ -61,7 +62,7 @@ def formula(
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
     held_out = _peak({**static, **_held_out(work, rows)}, device)
     answering = _peak({**static, "activations": _answering(work, rows)}, device) if generation.answers(config) else None
-    return MemoryEstimate(
+    estimate = MemoryEstimate(
         tier="formula",
         method=config.method,
         device=device,
@@ -80,6 +81,7 @@ def formula(
         else adapter_parameters(shape, config),
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
+    return with_copy(estimate, config)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ QLORA = MethodSpec(
     trains="adapters",
     quantizes_base=True,
     # Dettmers et al. 2023, arXiv:2305.14314, Table 9 and Appendix B; take 1e-4 above 13B parameters, as the paper does.
-    defaults={"train.learning_rate": 2e-4, "train.max_grad_norm": 0.3, "optimizer.name": "paged_adamw_8bit"},
+    defaults={"train.learning_rate": 2e-4, "train.max_grad_norm": 0.3, "optimizer.name": "auto"},
     reads=("adapter", "quantization"),
 )
 LORA = MethodSpec(
@@ -104,7 +104,7 @@ FULL = MethodSpec(
     trains="weights",
     bf16_on_cpu=False,
     # Llama 2 paper, section 3.1: 2e-5 with cosine decay, clipping at 1.0. 8-bit AdamW lets an 8B model fit on 80 GB.
-    defaults={"train.learning_rate": 2e-5, "train.max_grad_norm": 1.0, "optimizer.name": "paged_adamw_8bit"},
+    defaults={"train.learning_rate": 2e-5, "train.max_grad_norm": 1.0, "optimizer.name": "auto"},
     needs_less="lora",
 )
 BUILT_IN = (QLORA, LORA, FULL)

@@ -165,8 +165,9 @@ class Quantization(Section, frozen=True):
 class Optimizer(Section, frozen=True):
     """AdamW (arXiv:1711.05101) and its 8-bit and paged versions."""
 
-    name: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
-    """8-bit optimizer state takes a quarter of the memory; paged state moves to the CPU when GPU memory runs out."""
+    name: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
+    """8-bit optimizer state takes a quarter of the memory; paged state moves to the CPU when GPU memory runs out. auto:
+    8-bit, on a GPU paged unless the plan says that the run fits with headroom."""
     beta1: Share = 0.9
     """Decay rate of the running average of the gradient."""
     beta2: Share = 0.999

@@ -26,7 +26,8 @@ def make_optimizer(
     machine: Machine,
     warn: Warn,
 ) -> tuple[torch.optim.Optimizer, str]:
-    """The optimizer of the trainable parameters, and the name of what is actually used.
+    """The optimizer of the trainable parameters, and the name of what is actually used. `auto` is not paged: the plan
+    decides that (`engine.memory.formula.automatic`).
 
     Vectors (norms, biases) have no weight decay, as in GPT-2 and nanoGPT. bf16 parameters get an optimizer that keeps
     what rounding would lose (see `compensated`).
@@ -40,7 +41,7 @@ def make_optimizer(
         "eps": chosen.eps,
     }
     pure_bf16 = any(parameter.dtype == torch.bfloat16 for parameter in trainable)
-    name: str = chosen.name
+    name: str = "adamw_8bit" if chosen.name == "auto" else chosen.name
     if name == "paged_adamw_8bit" and not machine.paging:
         name = "adamw_8bit"
         warn("optimizer.unpaged", "paged optimizer state needs CUDA unified memory: using 8-bit AdamW without paging")

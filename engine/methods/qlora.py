@@ -3,7 +3,7 @@
 Loading     linear layers of the decoder as NF4 in blocks of 64 with double quantization; embeddings, norms and LM head
             in the compute dtype.
 Training    adapters on all linear layers except the LM head.
-Optimizer   paged 8-bit AdamW; without paging on a CPU, with a warning.
+Optimizer   8-bit AdamW, on a GPU paged unless the run fits with headroom.
 """
 
 from __future__ import annotations

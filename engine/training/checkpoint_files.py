@@ -106,6 +106,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> FileFacts:
     return file.facts
 
 
+def write_configuration(model: Any, folder: Path) -> None:
+    """Write the configuration of a transformers model, so that `from_pretrained` can load the checkpoint."""
+    model.config.save_pretrained(folder)
+    if model.can_generate():
+        model.generation_config.save_pretrained(folder)
+
+
 def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that a model stores; of tied ones only the first."""
     found: dict[str, torch.Tensor] = {}

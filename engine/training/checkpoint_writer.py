@@ -3,7 +3,7 @@
 With a thread, weights and optimizer state are first copied to host memory, for which training waits; then a thread
 writes, hashes and flushes the copy. One checkpoint is written at a time: the next one waits for it. The copy is made
 by torch's stager for asynchronous checkpoints (`torch.distributed.checkpoint.staging`), whose memory is kept and reused
-until training ends: new memory would take three times as long to fill (`tests/bench/RESULTS.md`). The rest of
+until training ends, because new memory takes longer to fill (`tests/bench/RESULTS.md`). The rest of
 `torch.distributed.checkpoint` is not used: it has other file formats, no SHA-256, and no rename of a complete folder.
 """
 

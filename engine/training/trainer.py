@@ -29,7 +29,7 @@ from engine.data.tokens import Row
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.batches import Schedule, StepDataset, micro_batches
-from engine.training.checkpoint_files import load_weights, weights_of
+from engine.training.checkpoint_files import load_weights, weights_of, write_configuration
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointing import checkpointing_arguments
 from engine.training.collation import Packing, collate, loss_weight
@@ -232,8 +232,7 @@ class AnswerTrainer(Trainer):
         if _has_adapters(self.model):
             self.save_model(str(folder), _internal_call=True)
         else:
-            self.model.config.save_pretrained(folder)
-            self.model.generation_config.save_pretrained(folder)
+            write_configuration(self.model, folder)
         torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
         self._save_rng_state(str(folder))
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))

@@ -37,13 +37,13 @@ VALIDATION_ROWS = 128
 
 def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
-    config, settings = run.config, run.config.train
+    settings = run.config.train
     schedule = Schedule.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
-    optimizer, optimizer_name = make_optimizer(model.parameters(), config, run.machine, run.warn)
-    run.log_model(model, optimizer_name)
     resume = _resume_point(run)
     start = resume.step if resume else 0
     forecast, batches = _forecast(run, model, evaluator, schedule, start, resume)
+    optimizer, optimizer_name = make_optimizer(model.parameters(), forecast.config, run.machine, run.warn)
+    run.log_model(model, optimizer_name)
     micro_batch = forecast.micro_batch
     checkpointing = checkpointing_of(forecast.config.train.gradient_checkpointing, run.machine.device)
     hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
@@ -165,7 +165,7 @@ def _forecast(
     config = run.config
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
-    limit = available_memory(run.meters) if _plan_chooses(run) else None
+    limit = available_memory(run.meters) if run.machine.device == "cuda" else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
     architecture = config_of(config.model)

@@ -26,6 +26,7 @@ from engine.config.checkpointing import OFF
 from engine.config.files import temporary_folder
 from engine.data.tokens import Row
 from engine.memory.probe import room_for_copy
+from engine.methods.adapters import add_adapters
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.training.batches import Schedule
@@ -74,7 +75,9 @@ class AnonymousMemory:
 def trainer_of(chosen: argparse.Namespace, folder: Path, steps: int, copies: bool) -> AnswerTrainer:
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPES[chosen.shape], tie_word_embeddings=True))
-    config = schema.Config(method="full", optimizer=schema.Optimizer(name=chosen.optimizer))
+    if chosen.method == "lora":
+        model = add_adapters(model, schema.Adapter())
+    config = schema.Config(method=chosen.method, optimizer=schema.Optimizer(name=chosen.optimizer))
     optimizer, _ = make_optimizer(model.parameters(), config, this_machine(), lambda code, text: None)
     ids = torch.randint(3, 2000, (ROWS * STEPS, LENGTH)).tolist()
     rows = [Row(row, row, row[:1], "", str(number), False) for number, row in enumerate(ids)]
@@ -122,7 +125,7 @@ def _median(values: list[float]) -> float | None:
     return round(statistics.median(values), 2) if values else None
 
 
-def resume(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def resume(chosen: argparse.Namespace, folder: Path, how: str) -> dict[str, Any]:
     """Load the latest checkpoint; the memory that loading takes in addition to what it leaves."""
     trainer = trainer_of(chosen, folder, STEPS + 1, False)
     latest = max((folder / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
@@ -149,6 +152,20 @@ def resume(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def copy_twice(chosen: argparse.Namespace, folder: Path, how: str) -> dict[str, Any]:
+    """Copy weights and optimizer state into new memory, and then into the same memory again."""
+    trainer, seconds = trainer_of(chosen, folder, 1, True), []
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    trainer.optimizer.step()
+    copy = HostCopy(room_for_copy, lambda code, text: print(text, file=sys.stderr))
+    for _ in range(3):
+        started = time.monotonic()
+        copy.of(trainer._large_files())
+        seconds.append(time.monotonic() - started)
+    return {"first, s": round(seconds[0], 2), "later, s": round(min(seconds[1:]), 2)}
+
+
 def child(arguments: list[str]) -> dict[str, Any]:
     """The last line of this program's output, run with these arguments."""
     command = [sys.executable, __file__, *arguments]
@@ -173,19 +190,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", choices=SHAPES, default="SmolLM2-135M")
     parser.add_argument("--optimizer", choices=("adamw", "adamw_8bit"), default="adamw")
+    parser.add_argument("--method", choices=("full", "lora"), default="full")
     parser.add_argument("--child", nargs=2, metavar=("WHAT", "FOLDER"))
     chosen = parser.parse_args()
     if chosen.child:
         what, folder = chosen.child[0], Path(chosen.child[1])
-        print(json.dumps(resume(chosen, folder) if what == "resume" else save(chosen, folder, what)))
+        found = {"resume": resume, "copy": copy_twice}.get(what, save)(chosen, folder, what)
+        print(json.dumps(found))
         return
-    settings = ["--shape", chosen.shape, "--optimizer", chosen.optimizer, "--child"]
+    settings = ["--shape", chosen.shape, "--optimizer", chosen.optimizer, "--method", chosen.method, "--child"]
     with temporary_folder("ftbench-bench-") as folder:
         saving = {}
         for how, label in (("none", "no checkpoints"), ("wait", "training waits"), ("thread", "in a thread")):
             (folder / how).mkdir()
             saving[label] = child([*settings, how, str(folder / how)])
         print(table(saving), flush=True)
+        print("\n" + table({"copying": child([*settings, "copy", str(folder)])}), flush=True)
         print("\n" + table({"resuming": child([*settings, "resume", str(folder / "thread")])}))
 
 

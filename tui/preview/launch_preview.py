@@ -67,7 +67,7 @@ def run_preview(name: str, chosen: Effective, context: LaunchContext, report: Da
         *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
         *_packing(report),
-        Fact("optimizer", _optimizer(config)),
+        Fact("optimizer", _optimizer(config, found.estimate)),
         Fact("eval", _evaluation(config, report)),
         *_memory(found, context.budget, report.longest),
         *_disk([found], context.runs),
@@ -180,10 +180,12 @@ def _packing(report: DataCheck) -> Iterator[Fact]:
         yield Fact("packing", report.sharing)
 
 
-def _optimizer(config: Config) -> str:
-    train = config.train
+def _optimizer(config: Config, estimate: MemoryEstimate | None) -> str:
+    train, name = config.train, config.optimizer.name
+    if name == "auto" and estimate:
+        name = "paged_adamw_8bit" if estimate.paged else "adamw_8bit"
     schedule = f"{train.schedule}, {share_percent(train.warmup_ratio)} warmup"
-    return f"{config.optimizer.name}, learning rate {rate(train.learning_rate)}, {schedule}"
+    return f"{name}, learning rate {rate(train.learning_rate)}, {schedule}"
 
 
 def _evaluation(config: Config, report: DataCheck) -> str:

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import msgspec
+
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.automatic import resolve_automatic
+from engine.memory.formula.automatic import resolve_automatic, resolve_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
-from engine.memory.formula.fit import FitQuery, FormulaCorrection
+from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.methods.machine import Machine
 from engine.runs.result import Predicted
@@ -30,7 +32,7 @@ class RunForecast:
     seconds: float
     """Duration of making the estimates."""
     config: schema.Config
-    """The run's configuration with a micro-batch size; activation checkpointing is chosen if it was for a GPU."""
+    """The configuration with micro-batch size and optimizer; activation checkpointing is chosen if it was for a GPU."""
 
     def training_fits(self, micro_batch: int, limit: int) -> bool:
         """Whether training with this micro-batch size is predicted to fit in `limit` bytes."""
@@ -89,16 +91,17 @@ def forecast_run(
     """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
     8 billion parameters. A failed prediction is a warning and never ends the run.
 
-    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen; None: nothing is chosen, and
-    `micro_batch` is used.
+    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen; None: `micro_batch` is used. So
+    it is if activation checkpointing is configured.
     """
     started = time.monotonic()
     query = _query(config, architecture.to_dict(), machine, own.rows(), limit)
+    chooses = limit is not None and config.train.gradient_checkpointing == "auto"
     chosen = query.with_micro_batch(micro_batch)
     found: list[MemoryEstimate] = []
     light = True
     try:
-        chosen = chosen if limit is None else resolve_automatic(query)
+        chosen = resolve_automatic(query) if chooses else chosen
         found.append(chosen.formula_estimate())
     except UserError as error:
         light = False
@@ -106,13 +109,15 @@ def forecast_run(
     try:
         if config.train.probe:
             exact = _dry_run(chosen, architecture, machine, own)
-            if light and limit is not None and exact.peak > query.budget.free:
+            if light and chooses and exact.peak > query.budget.free:
                 scale = FormulaCorrection.of(found[0], exact)
                 chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
                 found, exact = [chosen.formula_estimate()], _dry_run(chosen, architecture, machine, own)
             found.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
+    if config.optimizer.name == "auto":
+        chosen, found = _with_optimizer(chosen, found)
     again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
     return RunForecast(found, again, time.monotonic() - started, chosen.config)
 
@@ -125,6 +130,14 @@ def _query(
         name=machine.name, device=machine.device, source="gpu", total=(limit or 0) + CONTEXT, bf16=machine.bf16
     )
     return FitQuery(config, model_config, rows, budget)
+
+
+def _with_optimizer(chosen: FitQuery, found: list[MemoryEstimate]) -> tuple[FitQuery, list[MemoryEstimate]]:
+    """Page the optimizer's state on a GPU unless the best estimate fits with the margin; sizes are the same."""
+    fits = bool(found) and classify_fit(found[-1].peak, chosen.budget, found[-1].tier) == "fits"
+    chosen = resolve_optimizer(chosen.with_settings({"optimizer.name": "auto"}), fits)
+    paged = chosen.config.optimizer.name.startswith("paged")
+    return chosen, [msgspec.structs.replace(estimate, paged=paged) for estimate in found]
 
 
 def _dry_run(chosen: FitQuery, architecture: Any, machine: Machine, own: WorstCaseBatches) -> MemoryEstimate:

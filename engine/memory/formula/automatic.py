@@ -1,10 +1,13 @@
-"""What `auto` means for the micro-batch size and activation checkpointing: the fastest settings that fit.
+"""What `auto` means for micro-batch size, activation checkpointing and optimizer: the fastest settings that fit.
 
 A layer that recomputes its activations runs its forward pass twice, which adds about a third to the FLOPs of a step. A
 smaller micro-batch costs less as long as the weights are read for enough tokens: with ENOUGH_TOKENS a bf16 product does
 2,048 FLOPs per byte of weights, seven times what an H100 needs to be limited by its FLOPs (989 TFLOPS over 3.35 TB/s:
 295 FLOPs per byte; NVIDIA, H100 datasheet). So the micro-batch size is reduced to that many tokens first, and layers
 recompute only if it still does not fit. Offloading waits for the bus between GPU and host, and comes last.
+
+8-bit optimizer state is in torch's pool if the run fits with the margin. Otherwise it is paged: then it is in managed
+memory outside the pool, and moves to the host instead of ending the run if memory runs out.
 """
 
 from __future__ import annotations
@@ -21,6 +24,19 @@ ENOUGH_TOKENS = 2048
 
 def resolve_automatic(query: FitQuery) -> FitQuery:
     """Replace `auto` by the fastest settings that fit with the margin, else without it, else by the smallest."""
+    return resolve_optimizer(_resolve_activations(query))
+
+
+def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
+    """Replace `auto` of the optimizer. `fits`: whether the query fits with the margin; None: by the formula."""
+    if query.config.optimizer.name != "auto":
+        return query
+    unpaged = query.budget.device == "cpu" or (query.fits_safely() if fits is None else fits)
+    return query.with_settings({"optimizer.name": "adamw_8bit" if unpaged else "paged_adamw_8bit"})
+
+
+def _resolve_activations(query: FitQuery) -> FitQuery:
+    """Replace `auto` of micro-batch size and activation checkpointing."""
     if query.config.train.micro_batch != "auto" and query.config.train.gradient_checkpointing != "auto":
         return query
     for checkpointing, rows, safely in _attempts(query):

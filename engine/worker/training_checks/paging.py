@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.config.preset import with_settings
 from engine.config.quantities import size
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs.training_report import PAGING, TrainingCheck
@@ -39,10 +40,10 @@ class Paged:
 
 
 def check_paging(session: TrainingSession) -> TrainingCheck:
-    """Check the optimizer of a session's configuration on a parameter whose state is large enough to be paged."""
+    """Check a paged optimizer on a parameter whose state is large enough to be paged, if the session's may be paged."""
     if session.machine.device != "cuda":
         return TrainingCheck(name=PAGING, state="skipped", text=NEEDS_GPU)
-    if not getattr(session.optimizer, "is_paged", False):
+    if session.config.optimizer.name not in ("auto", "paged_adamw_8bit"):
         return TrainingCheck(name=PAGING, state="skipped", text=f"{session.optimizer_name} is not paged")
     gpu = session.meters.gpu
     if gpu is None or gpu.others(session.meters.gpu_pid):  # a full GPU would end their runs
@@ -90,7 +91,8 @@ def _with_state(session: TrainingSession) -> tuple[torch.nn.Parameter, torch.opt
     """A float32 parameter, whose update needs no memory in addition to its state, after a first step."""
     values = torch.arange(ELEMENTS, dtype=torch.float32, device="cuda").view(1 << 13, -1).sin()
     weight = torch.nn.Parameter(values)
-    optimizer, _ = make_optimizer([weight], session.config, session.machine, lambda code, text: None)
+    config = with_settings(session.config, {"optimizer.name": "paged_adamw_8bit"})
+    optimizer, _ = make_optimizer([weight], config, session.machine, lambda code, text: None)
     weight.grad = torch.full_like(weight, 0.01)
     _step(weight, optimizer)
     return weight, optimizer

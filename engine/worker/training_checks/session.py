@@ -91,13 +91,13 @@ class TrainingSession:
         set_seed(self.config.train.seed)
         base = module.load(self.config, machine)
         self.model: Any = module.make_trainable(base, self.config)
-        self.optimizer, self.optimizer_name = make_optimizer(
-            self.model.parameters(), self.config, machine, lambda code, text: None
-        )
         self.packing = packing_of(self.model, self.config, subject.rows, machine)
         self.schedule = Schedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
         self.batches = self._worst_case()
         self.forecast = self._forecast()
+        self.optimizer, self.optimizer_name = make_optimizer(
+            self.model.parameters(), self.forecast.config, machine, lambda code, text: None
+        )
         self.checkpointing = checkpointing_of(self.forecast.config.train.gradient_checkpointing, machine.device)
         self.hooks = Hooks()
         self.trainer = self._trainer(folder)
@@ -190,7 +190,7 @@ class TrainingSession:
         return self.machine.device == "cuda" and self.config.train.gradient_checkpointing == "auto"
 
     def _forecast(self) -> RunForecast:
-        limit = available_memory(self.meters) if self._plan_chooses else None
+        limit = available_memory(self.meters) if self.machine.device == "cuda" else None
         architecture, batch = config_of(self.config.model), self.config.train.batch
         return forecast_run(self.config, architecture, self.machine, self.batches, batch, self.warn, limit)
 

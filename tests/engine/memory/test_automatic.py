@@ -1,4 +1,4 @@
-"""What `auto` chooses for the micro-batch size and activation checkpointing."""
+"""What `auto` chooses for micro-batch size, activation checkpointing and optimizer."""
 
 from __future__ import annotations
 
@@ -97,3 +97,17 @@ def test_settings_are_read_and_described() -> None:
         "off", "1 in 4 layers", "1 in 2 layers", "all layers", "all layers, offloaded",
     ]  # fmt: skip
     assert [Checkpointing(4).layers(count) for count in (3, 4, 5, 32)] == [1, 1, 2, 8] and OFF.layers(32) == 0
+
+
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(method: Any) -> None:
+    paged = []
+    for gib in (4, 8, 16, 24, 48, 80, 160):
+        found = resolve_automatic(asked(method, card(gib)))
+        assert found.config.optimizer.name == ("adamw_8bit" if found.fits_safely() else "paged_adamw_8bit")
+        assert found.formula_estimate().paged == (not found.fits_safely())
+        paged.append(found.formula_estimate().paged)
+    assert paged == sorted(paged, reverse=True) and len(set(paged)) == 2
+    assert resolve_automatic(asked(method, memory(1))).config.optimizer.name == "adamw_8bit"
+    for name in ("adamw", "adamw_8bit", "paged_adamw_8bit"):
+        assert resolve_automatic(asked(method, card(80), optimizer__name=name)).config.optimizer.name == name

@@ -11,11 +11,15 @@ import transformers
 from places import BENCH
 
 from engine.config.preset import Preset, resolve
+from engine.data.tokens import Row
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.run_forecast import as_measured
+from engine.memory.dry_run.run_forecast import as_measured, forecast_run
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
+from engine.training.batches import Schedule
+from engine.training.collation import Packing
 
 sys.path.insert(0, str(BENCH))
 from planning.answering import check_answering
@@ -84,3 +88,19 @@ def test_scales_and_remainders_of_paged_state_are_in_the_pool() -> None:
     shown = as_measured(plan, plan.training)
     assert plan.training.total - CONTEXT - shown == 2 * plan.trainable
     assert plan.training.parts["optimizer"] - 2 * plan.trainable > 2 * plan.trainable
+
+
+@pytest.mark.parametrize("settings", [{}, {"train__gradient_checkpointing": False}, {"train__probe": False}])
+def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(settings: dict[str, Any]) -> None:
+    rows = [Row([1] * 64, [1] * 64, [1], "", str(number), False) for number in range(8)]
+    packing, schedule = Packing("packed", 100_000), Schedule.of(8, 8, 1.0, 1, 0)
+    own = WorstCaseBatches(packing, longest_step(rows, schedule, 0, 8, packing), [], [], 1, 0)
+    shape = transformers.LlamaConfig(**TINY)
+
+    def paged(limit: int) -> bool:
+        found = forecast_run(config("full", **settings), shape, CARD, own, 8, lambda code, text: None, limit)
+        assert found.best is not None
+        assert found.config.optimizer.name == ("paged_adamw_8bit" if found.best.paged else "adamw_8bit")
+        return found.best.paged
+
+    assert (paged(8 << 30), paged(1 << 20)) == (False, True)

@@ -84,7 +84,7 @@ def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
         await pilot.press("2", "m")
         assert app.bench.choosing.effective is not None
         assert app.bench.choosing.effective.config.method == "full"
-        assert app.bench.choosing.effective.config.optimizer.name == "paged_adamw_8bit"
+        assert app.bench.choosing.effective.config.optimizer.name == "auto"
         await pilot.press("c")
         assert isinstance(app.screen, ConfigurationScreen)
         assert "default for full" in screen_text(app)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +25,13 @@ from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses
 from engine.methods import method
 from engine.methods.machine import this_machine
-from engine.methods.optimizers import compensated, resumable
+from engine.methods.optimizers import compensated, resumable, stochastic
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Schedule
 from engine.training.collation import Packing
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 PACKING = Packing("packed", 100_000)
-
-
-def rounded_stochastically(exact: torch.Tensor) -> torch.Tensor:
-    """float32 to bf16, up or down with probabilities that make the expectation equal (Gupta et al. 2015,
-    arXiv:1502.02551): adds a random number below a unit in the last place of bf16, then truncates.
-    """
-    bits = exact.view(torch.int32) + torch.randint_like(exact, 1 << 16, dtype=torch.int32)
-    return (bits & -(1 << 16)).view(torch.float32).bfloat16()
-
-
-def stochastic(kind: type) -> type:
-    """A subclass of a bitsandbytes optimizer that updates bf16 weights in float32 and rounds them stochastically."""
-
-    class Stochastic(compensated(kind)):  # type: ignore[misc]
-        @contextmanager
-        def exact(self, p: torch.nn.Parameter) -> Iterator[None]:
-            weight, gradient = p.data, p.grad
-            p.grad = None
-            p.data = weight.float()
-            p.grad = gradient.float()
-            yield
-            weight.copy_(rounded_stochastically(p.data))
-            p.grad = None
-            p.data = weight
-            p.grad = gradient
-
-    return Stochastic
 
 
 VARIANTS = {

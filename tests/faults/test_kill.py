@@ -15,6 +15,7 @@ from engine.runs import launch
 from faults.worker_runs import (
     DROPOUT,
     IN_A_THREAD,
+    STOCHASTIC,
     TWO_EPOCHS,
     UNPROBED,
     create,
@@ -32,7 +33,10 @@ from faults.worker_runs import (
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
-    settings = [*(TWO_EPOCHS if method == "lora" else UNPROBED), *(IN_A_THREAD if method == "full" else DROPOUT)]
+    settings = [
+        *(TWO_EPOCHS if method == "lora" else UNPROBED),
+        *([*IN_A_THREAD, *STOCHASTIC] if method == "full" else DROPOUT),
+    ]
     complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}")
     wait_for_end(complete)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")

@@ -42,6 +42,8 @@ DROPOUT = ["--set", "adapter.dropout=0.1"]
 """With dropout, checkpoints must save the state of random generators."""
 IN_A_THREAD = ["--set", "train.async_checkpoints=true"]
 """Checkpoints are written while training continues, as on a GPU."""
+STOCHASTIC = ["--set", "train.precision=bf16", "--set", "optimizer.rounding=stochastic"]
+"""bf16 weights that are rounded at random, which the state of random generators determines."""
 
 
 def start(runs: Path, *arguments: str, preset: str = "demo-lora") -> RunDir:

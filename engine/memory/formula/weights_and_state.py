@@ -113,17 +113,20 @@ def _trains_bf16(config: schema.Config, device: Device, bf16: bool) -> bool:
 
 def optimizer_state(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """AdamW's two moments: 8 bytes per trained parameter, or 2 in 8 bits with a float32 scale per 256 values (Dettmers
-    et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`).
+    et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
+    they are rounded stochastically.
     """
     count = base_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
     each = 2 * FLOAT32 if config.optimizer.name == "adamw" else 2 * (1 + FLOAT32 / 256)
-    return round(count * (each + (BF16 if _trains_bf16(config, device, bf16) else 0)))
+    remainder = _trains_bf16(config, device, bf16) and config.optimizer.rounding == "remainder"
+    return round(count * (each + (BF16 if remainder else 0)))
 
 
 def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.kernel_scratch`).
 
-    Compensated: weight, gradient, exact sum and rounded sum in float32. 8-bit on the CPU: five float32 copies.
+    Compensated: weight, gradient, exact sum and rounded sum in float32. Rounded stochastically: weight and gradient,
+    then weight and random numbers. 8-bit on the CPU: five float32 copies.
     """
     if method_spec(config.method).trains_weights:
         largest = max(
@@ -134,6 +137,8 @@ def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: 
         largest = max((rank * max(linear.inputs, linear.outputs) for linear in adapted(shape, config)), default=0)
     compensated = _trains_bf16(config, device, bf16)
     copies = 3 if compensated else 0
+    if compensated and device == "cuda" and config.optimizer.rounding == "stochastic":
+        copies = 2
     if device == "cpu" and config.optimizer.name != "adamw":
         copies += 5 - compensated
     elif device == "cpu" and compensated:

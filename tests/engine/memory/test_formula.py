@@ -56,10 +56,11 @@ def test_nf4_takes_the_bits_in_the_paper() -> None:
     assert bits(double=False) == pytest.approx(4.5, abs=0.001)
 
 
-@pytest.mark.parametrize(("name", "each"), [("adamw", 8 + 2), ("adamw_8bit", 2 + 8 / 256 + 2)])
-def test_bf16_weights_cost_state_and_remainder(name: str, each: float) -> None:
-    found = formula(config("full", optimizer__name=name), LLAMA_8B, "cuda", ROWS)
-    assert found.static == pytest.approx(found.parameters * (2 + each), rel=1e-6)
+@pytest.mark.parametrize(("name", "each"), [("adamw", 8), ("adamw_8bit", 2 + 8 / 256)])
+@pytest.mark.parametrize(("rounding", "remainder"), [("remainder", 2), ("stochastic", 0)])
+def test_bf16_weights_cost_state_and_remainder(name: str, each: float, rounding: str, remainder: int) -> None:
+    found = formula(config("full", optimizer__name=name, optimizer__rounding=rounding), LLAMA_8B, "cuda", ROWS)
+    assert found.static == pytest.approx(found.parameters * (2 + each + remainder), rel=1e-6)
 
 
 def test_parts_sum_up_and_have_known_names() -> None:

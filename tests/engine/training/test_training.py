@@ -15,7 +15,7 @@ from engine.config import schema
 from engine.config.checkpointing import OFF
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine
-from engine.methods.optimizers import make_optimizer, paged_bytes
+from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Schedule
 from engine.training.collation import Packing
@@ -80,10 +80,11 @@ def test_one_row_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
         train(0, tmp_path)
 
 
-def weight_after(dtype: torch.dtype, name: str, steps: int = 400) -> float:
+def weight_after(dtype: torch.dtype, name: str, rounding: str = "remainder", steps: int = 400) -> float:
     """A weight of 1 with a constant gradient and AdamW at learning rate 1e-4: -1e-4 per step."""
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=dtype))
-    config = schema.Config(method="full", train=schema.Train(learning_rate=1e-4), optimizer=schema.Optimizer(name=name))
+    settings = schema.Optimizer(name=name, rounding=rounding)  # type: ignore[arg-type]
+    config = schema.Config(method="full", train=schema.Train(learning_rate=1e-4), optimizer=settings)
     optimizer, _ = make_optimizer([weight], config, CPU, lambda code, text: None)
     for _ in range(steps):
         weight.grad = torch.full_like(weight, 0.01)
@@ -92,10 +93,29 @@ def weight_after(dtype: torch.dtype, name: str, steps: int = 400) -> float:
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit"])
-def test_small_updates_survive_in_bf16(name: str) -> None:
+@pytest.mark.parametrize("rounding", ["remainder", "stochastic"])
+def test_small_updates_survive_in_bf16(name: str, rounding: str) -> None:
     """Uncompensated, 1 - 1e-4 rounds to 1 in bf16 and the weight never moves."""
-    assert weight_after(torch.bfloat16, name) == pytest.approx(weight_after(torch.float32, name), abs=4e-3)
-    assert weight_after(torch.bfloat16, name) < 0.97
+    found = weight_after(torch.bfloat16, name, rounding)
+    assert found == pytest.approx(weight_after(torch.float32, name), abs=4e-3)
+    assert found < 0.97
+
+
+def test_stochastic_rounding_has_the_exact_expectation_and_no_state() -> None:
+    below, above = torch.tensor([1.0, -2.0]), torch.tensor([1 + 2**-7, -2 - 2**-6])
+    exact = (below + 0.25 * (above - below)).repeat(40_000, 1)
+    torch.manual_seed(0)
+    rounded = rounded_stochastically(exact)
+    assert ((rounded == below) | (rounded == above)).all()
+    torch.testing.assert_close((rounded == above).float().mean(0), torch.full((2,), 0.25), atol=0.01, rtol=0)
+    assert torch.equal(rounded_stochastically(above), above)
+    weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
+    config = schema.Config(method="full", optimizer=schema.Optimizer(name="adamw_8bit", rounding="stochastic"))
+    optimizer, name = make_optimizer([weight], config, CPU, lambda code, text: None)
+    weight.grad = torch.full_like(weight, 0.01)
+    optimizer.step()
+    assert "stochastic" in name and "remainder" not in optimizer.state[weight]
+    assert weight.dtype == weight.grad.dtype == torch.bfloat16
 
 
 def test_the_uncompensated_optimizer_would_have_lost_them() -> None:

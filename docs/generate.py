@@ -32,7 +32,7 @@ Gemma 3 with 4, 12 and 27 billion parameters is not in the catalog: these are mu
 ftbench would load and adapt but never use.
 
 Qwen3 models can reason before they answer. As training answers mostly have no reasoning, prompts disable it
-(`model.enable_thinking`, false by default), for the base model, the tuned one and exported artifacts alike. For training
+(`model.enable_thinking`, false by default), for base model, tuned model and exported artifacts alike. For training
 answers with reasoning set it to true, and raise `evaluation.max_new_tokens` so that answers are not truncated.
 
 Shapes, for plans before a model is downloaded, are from:

@@ -29,6 +29,8 @@ LATER_DEFAULTS: dict[str, Any] = {
     "model.from_run": None,
     "model.enable_thinking": False,
     "train.compile": False,
+    "train.async_checkpoints": "auto",
+    "optimizer.rounding": "remainder",
     "adapter.init": "default",
     "adapter.lora_plus_ratio": 1,
     "evaluation.base_shots": [],

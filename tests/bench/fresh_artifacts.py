@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=16, help="evaluation.max_new_tokens of the run")
+    parser.add_argument("--dtype", default="auto", help="of weights in transformers and PEFT, as float32")
+    parser.add_argument("--nf4", action="store_true", help="load an adapter's base in 4 bits, as QLoRA trains it")
     options = parser.parse_args()
     lines = (options.run / "predictions.jsonl").read_text("utf-8").splitlines()[: options.items]
     items = [json.loads(line) for line in lines]
@@ -34,7 +36,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|---|")
     for folder in options.artifacts:
-        library, answer = load(folder, options.tokens)
+        library, answer = load(folder, options)
         outputs = [answer(item["prompt"]) for item in items]
         same = sum(output == item["tuned"]["output"] for output, item in zip(outputs, items, strict=True))
         correct = sum(output.strip() == item["target"].strip() for output, item in zip(outputs, items, strict=True))
@@ -44,10 +46,10 @@ def main() -> None:
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
-def load(folder: Path, tokens: int) -> tuple[str, Answer]:
+def load(folder: Path, options: argparse.Namespace) -> tuple[str, Answer]:
     """(library with its version, function that answers a prompt)."""
     if (folder / "model.gguf").exists():
-        return load_gguf(folder / "model.gguf", tokens)
+        return load_gguf(folder / "model.gguf", options.tokens)
     import torch
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -57,16 +59,21 @@ def load(folder: Path, tokens: int) -> tuple[str, Answer]:
         import peft
         from peft import AutoPeftModelForCausalLM
 
-        name = f"PEFT {peft.__version__}"
-        model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto")
+        name, more = f"PEFT {peft.__version__}", {}
+        if options.nf4:
+            dtype = torch.bfloat16 if options.dtype == "auto" else getattr(torch, options.dtype)
+            four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+            more["quantization_config"] = transformers.BitsAndBytesConfig(**four_bits, bnb_4bit_compute_dtype=dtype)
+            name += ", base in 4 bits"
+        model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=options.dtype, **more)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=options.dtype)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.inference_mode()
     def answer(prompt: str) -> str:
         ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
-        output = model.generate(**ids, max_new_tokens=tokens, do_sample=False)
+        output = model.generate(**ids, max_new_tokens=options.tokens, do_sample=False)
         return str(tokenizer.decode(output[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
 
     return name, answer

@@ -8,7 +8,7 @@ two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Bo
   torch._dynamo and torch._inductor. A function that compiles at its first call stands in for it.
 - Without datasets and pandas: transformers' Trainer imports them to recognize rows in their format. Ours are not.
 
-Threads of torch's operators on the CPU wait for each other without spinning, unless OMP_WAIT_POLICY says otherwise:
+Threads of torch's operators on the CPU sleep soon while they wait for each other, unless the environment says otherwise:
 where other processes use the CPUs too, a spinning thread keeps the one that it waits for from running (times in
 tests/bench/RESULTS.md, "Threads that wait").
 """
@@ -24,6 +24,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
+SPIN_COUNT = "1000"
+"""How often a waiting thread looks before it sleeps. libgomp's default is 300,000 (its manual, `GOMP_SPINCOUNT`)."""
+
+
 def import_libraries() -> None:
     """Import them unless they are imported already. If bitsandbytes cannot be imported, the code that needs it says so.
 
@@ -31,7 +35,8 @@ def import_libraries() -> None:
     """
     if "transformers.trainer" in sys.modules:
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # libgomp reads it when torch loads it
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # libgomp reads it when torch loads it
     with without_garbage_collection():
         import torch
 

@@ -1,9 +1,9 @@
 """Training steps with threads that spin and threads that sleep while they wait for each other:
 `python tests/bench/waiting_threads.py`.
 
-Each measurement is a new process that trains micro-batches of the embedded data with as many threads as there are CPUs;
-OMP_WAIT_POLICY is what `engine.methods.quick_import` sets (PASSIVE), or libgomp's default, by turns. Each is measured
-alone and while one other process per CPU is busy. Prints the median seconds per micro-batch (forward and backward) of
+Each measurement is a new process that trains micro-batches of the embedded data with as many threads as there are CPUs,
+with libgomp's default, with sleep after some spinning (1,000 times is what `engine.methods.quick_import` sets), and with
+sleep at once (OMP_WAIT_POLICY=PASSIVE), by turns. Each is measured alone and while one other process per CPU is busy. Prints the median seconds per micro-batch (forward and backward) of
 the rounds, and their range.
 """
 
@@ -19,7 +19,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-POLICIES = {"spin (libgomp's default)": None, "sleep (PASSIVE)": "PASSIVE"}
+POLICIES = {
+    "spin (libgomp's default)": {},
+    "spin 100,000 times, then sleep": {"GOMP_SPINCOUNT": "100000"},
+    "spin 30,000 times, then sleep": {"GOMP_SPINCOUNT": "30000"},
+    "spin 10,000 times, then sleep": {"GOMP_SPINCOUNT": "10000"},
+    "spin 1,000 times, then sleep": {"GOMP_SPINCOUNT": "1000"},
+    "sleep (PASSIVE)": {"OMP_WAIT_POLICY": "PASSIVE"},
+}
 
 
 def main() -> None:
@@ -44,12 +51,11 @@ def main() -> None:
             print(f"| {f'{busy} busy' if busy else 'none'} | {name} | {spread} |", flush=True)
 
 
-def measured(options: argparse.Namespace, policy: str | None) -> float:
+def measured(options: argparse.Namespace, policy: dict[str, str]) -> float:
     """Seconds per micro-batch in a new process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
     command = [sys.executable, __file__, "--child", "--model", options.model, "--batches", str(options.batches)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment | policy, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 

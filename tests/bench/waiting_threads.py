@@ -1,10 +1,10 @@
 """Training steps with threads that spin and threads that sleep while they wait for each other:
 `python tests/bench/waiting_threads.py`.
 
-Each measurement is a new process that trains micro-batches of the embedded data with as many threads as there are CPUs,
-with libgomp's default, with sleep after some spinning (1,000 times is what `engine.methods.quick_import` sets), and with
-sleep at once (OMP_WAIT_POLICY=PASSIVE), by turns. Each is measured alone and while one other process per CPU is busy. Prints the median seconds per micro-batch (forward and backward) of
-the rounds, and their range.
+Each measurement is a new process that trains micro-batches of the embedded data with as many threads as there are CPUs:
+with libgomp's default, with sleep after some spinning (1,000 times is what `engine.methods.quick_import` sets), and
+with sleep at once (OMP_WAIT_POLICY=PASSIVE), by turns. Each is measured alone and while one other process per CPU is
+busy. Prints the median seconds per micro-batch (forward and backward) of the rounds, and their range.
 """
 
 from __future__ import annotations

@@ -30,4 +30,4 @@ def other_devices(ladder: Ladder) -> str:
 
 def _device(result: Result) -> str:
     """The model of the GPU or CPU that a run used, as its environment event recorded it."""
-    return str(result.machine.get("device" if result.machine.get("cuda") else "cpu") or "")
+    return str(result.machine.get("device" if "gpu_memory" in result.machine else "cpu") or "")

@@ -1,9 +1,10 @@
-"""`ftbench pull` of catalog models from a Hub on this machine."""
+"""`ftbench pull` from a Hub on this machine, and from one that refuses the connection."""
 
 from __future__ import annotations
 
 import json
 
+import pytest
 from command import ftbench
 from model_hub import Hub
 
@@ -31,3 +32,13 @@ def test_a_gated_model_names_the_page_with_its_license(hub: Hub) -> None:
     assert (error["code"], error["where"]) == ("model.gated", "meta-llama/Llama-3.2-1B-Instruct")
     assert "https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct" in error["do"] and "HF_TOKEN" in error["do"]
     assert not pulled_folder("llama-3.2-1b").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("smollm2-1.7b", "model.hub_unreachable"), ("someone/something", "model.offline")]
+)
+def test_a_refused_connection_is_a_user_error(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")  # no service listens there
+    done = ftbench("pull", name, "--json")
+    assert (done.returncode, json.loads(done.stderr)["error"]["code"]) == (2, code)

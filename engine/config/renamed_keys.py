@@ -19,6 +19,9 @@ RENAMED_KEYS = {
 RENAMED_VALUES = {("train.packing", "flat"): "packed"}
 """(current key, old value) -> current value."""
 
+EARLIER_VALUES: dict[str, Any] = {"model.enable_thinking": True}
+"""What runs and ladders did before a setting existed, where that is not the setting's default."""
+
 
 def current_key(key: str) -> str:
     """The current name of a key."""
@@ -52,7 +55,9 @@ def _renamed(code: str, old: str, new: str, where: str) -> Notice:
 
 
 def current_table(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Notice]]:
-    """`current_values` for nested sections, as `run.toml` and `ladder.toml` store a configuration."""
+    """`current_values` for nested sections, as `run.toml` and `ladder.toml` store a configuration, with the values of
+    EARLIER_VALUES where a setting is missing.
+    """
     current: dict[str, Any] = {}
     notices: list[Notice] = []
     for section, content in table.items():
@@ -62,6 +67,9 @@ def current_table(table: Mapping[str, Any], where: str) -> tuple[dict[str, Any],
         values, found = current_values({f"{section}.{key}": value for key, value in content.items()}, lambda key: where)
         current[section] = {key.removeprefix(f"{section}."): value for key, value in values.items()}
         notices += found
+    for key, value in EARLIER_VALUES.items():
+        section, _, name = key.partition(".")
+        current.setdefault(section, {}).setdefault(name, value)
     return current, notices
 
 

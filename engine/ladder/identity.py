@@ -23,11 +23,11 @@ UNRELATED_KEYS = (
     "cost.currency",
     "cost.max_other_load",
     "hardware.device",
+    "model.enable_thinking",  # the fingerprint of the data includes the prompts
 )
 UNRELATED_SECTIONS = ("executor.", "track.")
 LATER_DEFAULTS: dict[str, Any] = {
     "model.from_run": None,
-    "model.enable_thinking": False,
     "train.compile": False,
     "train.async_checkpoints": "auto",
     "optimizer.rounding": "remainder",

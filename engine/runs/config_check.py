@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
-from engine.config.renamed_keys import current_values
+from engine.config.renamed_keys import EARLIER_VALUES, current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
@@ -33,8 +33,8 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
 
 
 def _changes(before: Flat, now: Flat) -> Iterator[str]:
-    """`train.batch was 16 and is 8`. A new key of this version at its default is not a change."""
-    defaults = set_values(Config())
+    """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change."""
+    defaults = set_values(Config()) | EARLIER_VALUES
     for key in sorted({*before, *now}):
         was, value = before.get(key), now.get(key)
         if was != value and not (key not in before and value == defaults.get(key)):

@@ -19,7 +19,6 @@ SAME_SETTINGS = (
     "model.id",
     "model.revision",
     "model.chat_template",
-    "model.enable_thinking",
     "adapter.rank",
     "adapter.alpha",
     "adapter.target_modules",

@@ -150,3 +150,11 @@ def test_fingerprints_do_not_change_with_the_names() -> None:
     assert old["train.packing"] == "flat" and "adapter.targets" in old and "adapter.target_modules" not in old
     assert current_values(old)[0] == values
     assert len(identity(Config(), {}, {}, {})) == 64
+
+
+def test_a_run_from_before_a_setting_keeps_what_it_did(tmp_path: Path) -> None:
+    """Prompts of earlier runs had the chat template's own default for `enable_thinking`."""
+    shutil.copytree(OLD_RUN, tmp_path / "run")
+    frozen = read_frozen(RunDir(tmp_path / "run"))
+    assert frozen.config.model.enable_thinking and not Config().model.enable_thinking
+    check_unchanged(RunDir(tmp_path / "run"), frozen)

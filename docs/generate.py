@@ -21,8 +21,8 @@ from tui import commands
 
 DOCS = Path(__file__).parent
 CATALOG_NOTES = """
-*fits*: the smallest GPU of the price list for each method by `ftbench plan`, with rows of 2,048 tokens and automatic
-micro-batch size and activation checkpointing. Methods that need less memory fit as well.
+*fits*: the smallest size of GPU on which each method fits with headroom, by `ftbench plan` with rows of 2,048 tokens
+and automatic micro-batch size and activation checkpointing. Methods that need less memory fit as well.
 
 *gated*: sign in to the Hub, accept the license on the model's page, and set `HF_TOKEN` to a token of your account
 before downloading. The Llama licenses and Gemma's terms of use have conditions for models trained from theirs: read

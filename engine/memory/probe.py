@@ -214,7 +214,7 @@ def available_memory(meters: Meters) -> int:
     return free + meters.held() - round(HEADROOM * total)
 
 
-def room_for_copy() -> int:
+def available_for_copy() -> int:
     """Bytes of host memory that a copy may take during training: the peak of the next step and headroom stay free."""
     total, used = system_memory()
     return total - used - round(HEADROOM * total) - (resident_peak() - resident())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,10 @@ from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.model_files import EMBEDDED, model_place, read_model_config
 
+REFUSED = (401, 403)
+"""HTTP status of downloads that need a login, or access to a gated model."""
+_REFUSED_TEXT = re.compile(r"access a gated repo|\b40[13] Client Error|Access to model \S+ is restricted")
+"""Texts of huggingface_hub and transformers where the response is not kept."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -98,9 +103,16 @@ def load_error(located: Located, part: str, error: Exception) -> UserError:
     return UserError(f"cannot load the {part}: {text[:300]}", where, "check model.id", code=f"model.{part}_unloadable")
 
 
-def is_refused(error: Exception) -> bool:
-    """Whether the Hub refused a download: the model is gated or private."""
-    return any(word in str(error) for word in ("gated", "401", "403"))
+def is_refused(error: BaseException | None) -> bool:
+    """Whether the Hub refused a download: the model is gated or private. transformers keeps the response as cause."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is not None:
+            return status in REFUSED
+        if _REFUSED_TEXT.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _provenance(folder: Path) -> str:

@@ -8,9 +8,9 @@ two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Bo
   torch._dynamo and torch._inductor. A function that compiles at its first call stands in for it.
 - Without datasets and pandas: transformers' Trainer imports them to recognize rows in their format. Ours are not.
 
-Threads of torch's operators on the CPU sleep soon while they wait for each other, unless the environment says
-otherwise: where other processes use the CPUs too, a spinning thread keeps the one that it waits for from running
-(times in tests/bench/RESULTS.md, "Threads that wait").
+OpenMP threads of torch's operators spin only shortly while they wait for each other, unless GOMP_SPINCOUNT or
+OMP_WAIT_POLICY is set: where other processes use the CPUs too, a spinning thread keeps the one that it waits for from
+running (times in tests/bench/RESULTS.md, "OpenMP spin count").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SPIN_COUNT = "1000"
-"""How often a waiting thread looks before it sleeps. libgomp's default is 300,000 (its manual, `GOMP_SPINCOUNT`)."""
+"""Spin iterations before a waiting OpenMP thread sleeps; libgomp's default is 300,000 (manual, `GOMP_SPINCOUNT`)."""
 
 
 def import_libraries() -> None:

@@ -30,8 +30,11 @@ def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTr
     if model.chat_template:
         tokenizer.chat_template, tokenizer.chat_template_name = template_text(model.chat_template, tokenizer)
         ChatTemplate(tokenizer)  # raises UserError for invalid Jinja
-    if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = with_thinking(tokenizer.chat_template, model.enable_thinking)
+    template, thinking = tokenizer.chat_template, model.enable_thinking
+    if isinstance(template, dict):  # several templates by name
+        tokenizer.chat_template = {name: with_thinking(text, thinking) for name, text in template.items()}
+    elif template:
+        tokenizer.chat_template = with_thinking(template, thinking)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"

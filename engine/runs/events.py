@@ -152,6 +152,14 @@ class Plan(Event, tag="plan"):
     """All predictions made before the first step, least accurate first."""
 
 
+class Compiled(Event, tag="compiled"):
+    """The decoder layers were compiled before the first step (`train.compile`)."""
+
+    layers: int
+    seconds: float
+    """Not part of the time of any step."""
+
+
 class MicroBatch(Event, tag="micro_batch"):
     """The micro-batch size was reduced after an out-of-memory error."""
 
@@ -285,7 +293,8 @@ class Checkpoint(Event, tag="checkpoint"):
     seconds: float
     """From its start until it was complete."""
     blocked: float | None = None
-    """Seconds of them for which training waited; None in runs of earlier versions, where it was all of them."""
+    """Seconds for which training waited: for this checkpoint, and before it for an earlier one. None in runs of earlier
+    versions, where it was `seconds`."""
 
 
 class ModelSaved(Event, tag="model_saved"):
@@ -329,6 +338,7 @@ AnyEvent = (
     | Data
     | ModelLoaded
     | Plan
+    | Compiled
     | MicroBatch
     | Step
     | Memory

@@ -26,6 +26,8 @@ from engine.training.checkpoint_files import write_pickle, write_tensors
 from engine.training.checkpoints import PendingCheckpoint, SavedCheckpoint
 from engine.training.guards import first_line, is_out_of_memory
 
+PINNING = ("cudaHost", "pin_memory", "pinned")
+"""Words of CUDA's and torch's errors for host memory that cannot be pinned."""
 Contents = Mapping[str, Any]
 """Large files by name: tensors by name for `*.safetensors`, else what `torch.save` writes."""
 
@@ -33,15 +35,15 @@ Contents = Mapping[str, Any]
 class HostCopy:
     """Copies of tensors in host memory, which is kept and reused until `close`."""
 
-    def __init__(self, room: Callable[[], int], warn: Callable[[str, str], None]) -> None:
-        """`room`: bytes of host memory that a copy may take; `warn`: called with the code and text of a warning."""
-        self._room, self._warn = room, warn
+    def __init__(self, available: Callable[[], int], warn: Callable[[str, str], None]) -> None:
+        """`available`: bytes of host memory that a copy may take; `warn`: called with code and text of a warning."""
+        self._available, self._warn = available, warn
         self._stager: DefaultStager | None = None
-        self._refused = False
+        self._disabled = False
 
     def of(self, contents: Contents) -> Contents | None:
         """A copy; None if there is too little memory for one, which is a warning and then final."""
-        if self._refused or not (self._stager or self._fits(contents)):
+        if self._disabled or not (self._stager or self._fits(contents)):
             return None
         cuda = torch.cuda.is_available()
         self._stager = self._stager or DefaultStager(
@@ -51,23 +53,23 @@ class HostCopy:
         )
         try:
             copied: Contents = self._stager.stage(dict(contents))
-        except (RuntimeError, MemoryError) as error:  # memory that cannot be pinned is a RuntimeError too
-            if not (cuda or is_out_of_memory(error)):
+        except (RuntimeError, MemoryError) as error:
+            if not (is_out_of_memory(error) or any(word in str(error) for word in PINNING)):
                 raise
             self.close()
-            self._refuse(first_line(error))
+            self._disable(first_line(error))
             return None
         return copied
 
     def _fits(self, contents: Contents) -> bool:
-        needed, room = _bytes(contents), self._room()
-        if needed > room:
-            free = size(max(0, room))
-            self._refuse(f"a copy of weights and optimizer state takes {size(needed)} of memory, and {free} is free")
-        return needed <= room
+        needed, available = _bytes(contents), self._available()
+        if needed > available:
+            free = size(max(0, available))
+            self._disable(f"a copy of weights and optimizer state takes {size(needed)} of memory, and {free} is free")
+        return needed <= available
 
-    def _refuse(self, why: str) -> None:
-        self._refused = True
+    def _disable(self, why: str) -> None:
+        self._disabled = True
         self._warn("checkpoint.synchronous", f"training waits while checkpoints are written: {why}")
 
     def close(self) -> None:

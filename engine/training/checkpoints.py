@@ -55,7 +55,7 @@ class SavedCheckpoint:
     bytes: int
     seconds: float
     blocked: float = 0.0
-    """Seconds of them for which training waited."""
+    """Seconds for which training waited: for this checkpoint, and before it for an earlier one."""
 
 
 class PendingCheckpoint:

@@ -1,6 +1,7 @@
 """torch.compile for the decoder layers, in training steps only.
 
-Layers are compiled one graph for all of them, with dynamic shapes: micro-batches differ in their number of tokens. The
+All layers share their graphs, with dynamic shapes, because micro-batches differ in their number of tokens; padded
+batches, which also differ in their number of rows, compile a second time in one of the first steps. The
 attention of packed rows stays outside the graphs: it is one kernel already, and its segments are Python objects that
 would be compiled for each value. Evaluation runs the layers as they are, because the base model was evaluated so.
 """
@@ -74,7 +75,7 @@ def uncompiled(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """Raise UserError for errors of the compiler; those of the compiled code pass, and so does out-of-memory."""
+    """Raise UserError for errors of the compiler; re-raise all others, and out-of-memory errors."""
     try:
         yield
     except RuntimeError as error:

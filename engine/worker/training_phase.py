@@ -14,7 +14,7 @@ from engine.evaluation.score import vocabulary_of
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.checkpoint_size import copies_checkpoints
-from engine.memory.probe import Probe, Probed, available_memory, room_for_copy
+from engine.memory.probe import Probe, Probed, available_for_copy, available_memory
 from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
@@ -65,7 +65,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
 
     def prepared() -> None:
         if settings.compile:
-            run.warn("training.compiled", compile_by_training(trainer, batches.step[0]))
+            run.log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
             probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
             run.log_probe(plan, probed, trainer.micro_batch)
@@ -111,7 +111,7 @@ def _trainer(
         micro_batch=micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=config.train.keep_checkpoints,
-        host_copy=HostCopy(room_for_copy, run.warn) if copies_checkpoints(config, device) else None,
+        host_copy=HostCopy(available_for_copy, run.warn) if copies_checkpoints(config, device) else None,
         tokenizer=tokenizer,
         hooks=hooks,
         model=model,

@@ -25,7 +25,7 @@ from engine.config import schema
 from engine.config.checkpointing import OFF
 from engine.config.files import temporary_folder
 from engine.data.tokens import Row
-from engine.memory.probe import room_for_copy
+from engine.memory.probe import available_for_copy
 from engine.methods.adapters import add_adapters
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
@@ -87,7 +87,7 @@ def trainer_of(chosen: argparse.Namespace, folder: Path, steps: int, copies: boo
     return AnswerTrainer(
         rows=rows, schedule=schedule, packing=Packing("packed", 100_000), micro_batch=ROWS, keep_checkpoints=1,
         checkpoint_folder=folder / "checkpoints", tokenizer=SimpleNamespace(pad_token_id=0), hooks=Hooks(), model=model,
-        host_copy=HostCopy(room_for_copy, lambda code, text: print(text, file=sys.stderr)) if copies else None,
+        host_copy=HostCopy(available_for_copy, lambda code, text: print(text, file=sys.stderr)) if copies else None,
         args=arguments, optimizers=(optimizer, None),
     )  # fmt: skip
 
@@ -112,13 +112,18 @@ def save(chosen: argparse.Namespace, folder: Path, how: str) -> dict[str, Any]:
     during = saved[:-1]  # after the last step training always waits
     return {
         "checkpoint MB": round(saved[-1].bytes / 1e6),
-        "training waits, s": _median([one.blocked for one in during]),
+        "training waits for the first, s": _rounded([one.blocked for one in during[:1]]),
+        "for the second, s": _rounded([one.blocked for one in during[1:2]]),
         "complete after, s": _median([one.seconds for one in during]),
         "training, s": round(seconds, 1),
         "step, s": _median(steps[False]),
         "step while writing, s": _median(steps[True]),
         "peak of memory, MiB": round(memory.peak / MIB),
     }
+
+
+def _rounded(values: list[float]) -> float | None:
+    return round(values[0], 2) if values else None
 
 
 def _median(values: list[float]) -> float | None:
@@ -158,7 +163,7 @@ def copy_twice(chosen: argparse.Namespace, folder: Path, how: str) -> dict[str, 
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     trainer.optimizer.step()
-    copy = HostCopy(room_for_copy, lambda code, text: print(text, file=sys.stderr))
+    copy = HostCopy(available_for_copy, lambda code, text: print(text, file=sys.stderr))
     for _ in range(3):
         started = time.monotonic()
         copy.of(trainer._large_files())

@@ -41,11 +41,11 @@ def pull(name: str | None, json: bool) -> None:
 
 
 def _list() -> None:
-    """Print the catalog; a narrow terminal has only the columns that a name does not tell."""
-    columns = {"name": 0, "license": 2, "local": 3, "fits": 4}
-    if not console.is_terminal or console.width >= WIDE:
-        columns = {"name": 0, "parameters": 1, "license": 2, "local": 3, "fits": 4, "source": 5}
-    table("", list(columns), [[_cells(key)[number] for number in columns.values()] for key in CATALOG])
+    """Print the catalog; a narrow terminal omits parameters and source."""
+    columns = ["name", "parameters", "license", "downloaded", "about", "source"]
+    if console.is_terminal and console.width < WIDE:
+        columns = [name for name in columns if name not in ("parameters", "source")]
+    table("", columns, [[_cells(key)[name] for name in columns] for key in CATALOG])
 
 
 def _say_done(name: str, answer: dict[str, Any], use: str, json: bool) -> None:
@@ -74,10 +74,16 @@ def _entry(name: str) -> dict[str, Any]:
     }
 
 
-def _cells(name: str) -> list[str]:
+def _cells(name: str) -> dict[str, str]:
     entry = CATALOG[name]
-    downloaded = "yes" if _is_downloaded(name) else "no"
-    return [name, count(entry.parameters * 1e6), entry.terms, downloaded, entry.about, entry.hub]
+    return {
+        "name": name,
+        "parameters": count(entry.parameters * 1e6),
+        "license": entry.terms,
+        "downloaded": "yes" if _is_downloaded(name) else "no",
+        "about": entry.about,
+        "source": entry.hub,
+    }
 
 
 def _is_downloaded(name: str) -> bool:

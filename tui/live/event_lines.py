@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from engine.config.checkpointing import describe_checkpointing
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import count, duration, percent, share_percent, size
@@ -46,6 +48,10 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return f"memory probe: {size(measured + overhead)} peak at micro-batch {event.micro_batch}{took}"
         case events.Plan():
             return _plan(event, overhead)
+        case events.Compiled():
+            return (
+                f"{amount(event.layers, 'decoder layer')} compiled in {duration(event.seconds)}, before the first step"
+            )
         case events.Eval(split="validation", when="after"):
             return f"validation after training: {event.rows} rows, loss {four_digits(event.loss)}"
         case events.Eval(split="validation"):
@@ -107,9 +113,9 @@ def _plan(event: events.Plan, overhead: int) -> str:
 
 
 def _writing(event: events.Checkpoint) -> str:
-    """How long it took, and how long training waited if it did not wait to the end."""
+    """How long it took, and how long training waited if that differs."""
     text = duration(event.seconds)
-    if event.blocked is None or event.blocked >= event.seconds:
+    if event.blocked is None or math.isclose(event.blocked, event.seconds, rel_tol=0.05, abs_tol=0.1):
         return text
     return f"{text}, training waited {duration(event.blocked)}"
 

@@ -15,6 +15,7 @@ from engine.config.preset_library import preset_name
 from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
 from engine.config.text import amount
+from engine.memory.formula.automatic import automatic_optimizer
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import summarize_columns, summarize_rows
@@ -181,9 +182,10 @@ def _packing(report: DataCheck) -> Iterator[Fact]:
 
 
 def _optimizer(config: Config, estimate: MemoryEstimate | None) -> str:
-    train, name = config.train, config.optimizer.name
+    train = config.train
+    name: str = config.optimizer.name
     if name == "auto" and estimate:
-        name = "paged_adamw_8bit" if estimate.paged else "adamw_8bit"
+        name = automatic_optimizer(estimate.paged)
     schedule = f"{train.schedule}, {share_percent(train.warmup_ratio)} warmup"
     return f"{name}, learning rate {rate(train.learning_rate)}, {schedule}"
 

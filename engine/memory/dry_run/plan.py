@@ -17,7 +17,7 @@ from engine.config.preset import with_settings
 from engine.memory.dry_run.data_rows import DataWorkload, read_rows
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import uses_flash_attention
-from engine.memory.formula.automatic import resolve_automatic
+from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -141,6 +141,8 @@ def _look(
         if less.config != asked.config:
             asked = less
             exact, why = _dry_run(asked, chosen, subject)
+    if exact and config.optimizer.name == "auto":
+        asked, (exact,) = settle_optimizer(asked, [exact])  # as the run does
     return plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
 
 

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
-
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.automatic import resolve_automatic, resolve_optimizer
+from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
-from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
+from engine.memory.formula.fit import FitQuery, FormulaCorrection
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.methods.machine import Machine
 from engine.runs.result import Predicted
@@ -117,7 +115,7 @@ def forecast_run(
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
     if config.optimizer.name == "auto":
-        chosen, found = _with_optimizer(chosen, found)
+        chosen, found = settle_optimizer(chosen, found)
     again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
     return RunForecast(found, again, time.monotonic() - started, chosen.config)
 
@@ -130,14 +128,6 @@ def _query(
         name=machine.name, device=machine.device, source="gpu", total=(limit or 0) + CONTEXT, bf16=machine.bf16
     )
     return FitQuery(config, model_config, rows, budget)
-
-
-def _with_optimizer(chosen: FitQuery, found: list[MemoryEstimate]) -> tuple[FitQuery, list[MemoryEstimate]]:
-    """Page the optimizer's state on a GPU unless the best estimate fits with the margin; sizes are the same."""
-    fits = bool(found) and classify_fit(found[-1].peak, chosen.budget, found[-1].tier) == "fits"
-    chosen = resolve_optimizer(chosen.with_settings({"optimizer.name": "auto"}), fits)
-    paged = chosen.config.optimizer.name.startswith("paged")
-    return chosen, [msgspec.structs.replace(estimate, paged=paged) for estimate in found]
 
 
 def _dry_run(chosen: FitQuery, architecture: Any, machine: Machine, own: WorstCaseBatches) -> MemoryEstimate:

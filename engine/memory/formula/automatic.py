@@ -15,8 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import msgspec
+
 from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
-from engine.memory.formula.fit import FitQuery, largest_micro_batch
+from engine.memory.formula.estimate import MemoryEstimate
+from engine.memory.formula.fit import FitQuery, classify_fit, largest_micro_batch
 
 ENOUGH_TOKENS = 2048
 """Tokens of a micro-batch above which more tokens hardly use a GPU better."""
@@ -32,7 +35,23 @@ def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
     if query.config.optimizer.name != "auto":
         return query
     unpaged = query.budget.device == "cpu" or (query.fits_safely() if fits is None else fits)
-    return query.with_settings({"optimizer.name": "adamw_8bit" if unpaged else "paged_adamw_8bit"})
+    return query.with_settings({"optimizer.name": automatic_optimizer(paged=not unpaged)})
+
+
+def settle_optimizer(query: FitQuery, estimates: list[MemoryEstimate]) -> tuple[FitQuery, list[MemoryEstimate]]:
+    """Decide again whether an automatic optimizer is paged, by the best estimate, the last one; sizes are the same.
+
+    Without an estimate it is paged on a GPU.
+    """
+    fits = bool(estimates) and classify_fit(estimates[-1].peak, query.budget, estimates[-1].tier) == "fits"
+    query = resolve_optimizer(query.with_settings({"optimizer.name": "auto"}), fits)
+    paged = query.config.optimizer.name == automatic_optimizer(paged=True)
+    return query, [msgspec.structs.replace(estimate, paged=paged) for estimate in estimates]
+
+
+def automatic_optimizer(paged: bool) -> str:
+    """The optimizer that `optimizer.name = "auto"` means."""
+    return "paged_adamw_8bit" if paged else "adamw_8bit"
 
 
 def _resolve_activations(query: FitQuery) -> FitQuery:

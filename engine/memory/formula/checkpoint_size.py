@@ -37,6 +37,8 @@ def with_copy(estimate: MemoryEstimate, config: Config) -> MemoryEstimate:
     if not copies_checkpoints(config, estimate.device):
         return estimate
     copy, training = checkpoint_bytes(estimate, config), estimate.training
+    if not method_spec(config.method).trains_weights:
+        copy -= saved_bytes(estimate, config)  # an adapter is written while training waits
     if estimate.device == "cpu":
         training = PeakMemory(total=training.total + copy, parts={**training.parts, "checkpoint": copy})
     return replace(estimate, host_copy=copy, training=training)

@@ -139,7 +139,8 @@ class TrainingSession:
 
     def _prepared(self) -> None:
         if self.config.train.compile:
-            self.notes.append(compile_by_training(self.trainer, self.batches.step[0]))
+            compiled = compile_by_training(self.trainer, self.batches.step)
+            self.notes.append(f"{compiled.layers} decoder layers compiled in {compiled.seconds:.0f} s")
         self._probe()
 
     def _probe(self) -> None:

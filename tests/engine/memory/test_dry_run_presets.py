@@ -6,28 +6,38 @@ import json
 from pathlib import Path
 
 import pytest
-from gpu_sizes import smallest_of
+from gpu_sizes import FITS_BY_DRY_RUN, TIGHT_BY_DRY_RUN, smallest_of
 
 from engine.config.catalog import CATALOG
+from engine.config.preset import Preset, resolve, with_settings
 from engine.config.preset_library import effective
+from engine.config.schema import Config
 from engine.memory.dry_run.plan import plan
-from engine.memory.formula.method_plan import PlanQuery
+from engine.memory.formula.method_plan import MethodPlan, PlanQuery
 
 
-@pytest.mark.parametrize(
-    ("preset", "model", "size"),
-    [
-        ("48gb-full", "qwen3-4b", 48),
-        ("80gb-full", "qwen3-8b", 80),
-        ("qwen2.5-7b-full", "qwen2.5-7b", 80),
-        ("80gb-full", "llama-3.1-8b", 80),
-        ("80gb-full", "qwen3-14b", 141),
-    ],
-)
-def test_full_fine_tuning_that_the_formula_calls_tight_fits(preset: str, model: str, size: int, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(CATALOG[model].shape))
-    config = effective(preset, None, {"model.id": str(tmp_path)}).config
+def planned(config: Config, model: str, size: int, folder: Path) -> MethodPlan:
+    """The plan by a dry run, with this catalog model and rows as long as the configuration allows."""
+    (folder / "config.json").write_text(json.dumps(CATALOG[model].shape))
+    config = with_settings(config, {"model.id": str(folder)})
     query = PlanQuery(configs=[config], budget=smallest_of(size), length=config.train.max_length)
     (found,) = plan(query, lambda text: None).methods
+    return found
+
+
+@pytest.mark.parametrize(("case", "preset"), FITS_BY_DRY_RUN.items(), ids=str)
+def test_full_fine_tuning_that_the_formula_calls_tight_fits(
+    case: tuple[str, str, int], preset: str, tmp_path: Path
+) -> None:
+    model, _, size = case
+    found = planned(effective(preset, None, {}).config, model, size, tmp_path)
     assert found.dry_run and found.fit == "fits"
     assert found.dry_run.gradient_checkpointing is True
+    assert (found.optimizer, found.dry_run.paged) == ("adamw_8bit", False)  # as the run decides, by its dry run
+
+
+@pytest.mark.parametrize(("model", "method", "size"), TIGHT_BY_DRY_RUN)
+def test_what_the_formula_calls_tight_is_tight(model: str, method: str, size: int, tmp_path: Path) -> None:
+    config = resolve(Preset("test", {"train.max_length": 2048}), method).config
+    found = planned(config, model, size, tmp_path)
+    assert found.dry_run and found.fit == "tight"

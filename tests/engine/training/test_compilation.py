@@ -25,6 +25,8 @@ from engine.training.compilation import (
 from engine.training.loss import summed_loss
 
 PACKED = Packing("packed", 10_000, segments=True)
+COMPILATIONS = [(PACKED, 1), (Packing("shared_prefix", 10_000, segments=True), 1), (Packing("padded", 10_000), 2)]
+"""How often the layers compile for all lengths together: padded batches have a second dynamic dimension."""
 
 
 def rows(seed: int) -> list[Row]:
@@ -32,7 +34,8 @@ def rows(seed: int) -> list[Row]:
     lengths = [(numbers.randint(4, 30), numbers.randint(1, 9)) for _ in range(numbers.randint(2, 5))]
     made = []
     for prompt, answer in lengths:
-        tokens = numbers.choices(range(1, VOCABULARY), k=prompt + answer)
+        tokens = [*range(1, 21), *numbers.choices(range(1, VOCABULARY), k=prompt + answer)]
+        prompt += 20
         labels = [IGNORED] * prompt + tokens[prompt:]
         made.append(Row(tokens, labels, tokens[:prompt], "", "here", False))
     return made
@@ -48,18 +51,19 @@ def model() -> Iterator[torch.nn.Module]:
     torch.compiler.reset()
 
 
-def gradients(model: torch.nn.Module, batch: list[Row]) -> tuple[float, list[torch.Tensor]]:
+def gradients(model: torch.nn.Module, batch: list[Row], packing: Packing = PACKED) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
-    loss = summed_loss(model, collate(batch, PACKED, 0, "cpu"), True, 1.0)
+    loss = summed_loss(model, collate(batch, packing, 0, "cpu"), True, 1.0)
     loss.backward()
     return loss.item(), [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def test_losses_and_gradients_are_those_of_uncompiled_layers_and_no_length_compiles_again(
-    model: torch.nn.Module,
+@pytest.mark.parametrize(("packing", "times"), COMPILATIONS, ids=lambda value: getattr(value, "mode", ""))
+def test_losses_and_gradients_are_those_of_uncompiled_layers_for_all_lengths(
+    packing: Packing, times: int, model: torch.nn.Module
 ) -> None:
     batches = [rows(seed) for seed in range(6)]
-    expected = [gradients(model, batch) for batch in batches]
+    expected = [gradients(model, batch, packing) for batch in batches]
     compiled: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
@@ -67,7 +71,7 @@ def test_losses_and_gradients_are_those_of_uncompiled_layers_and_no_length_compi
         return graph.forward
 
     assert compile_layers(model, backend) == model.config.num_hidden_layers
-    first = gradients(model, batches[0])
+    first = gradients(model, batches[0], packing)
     graphs = len(compiled)
     assert graphs > 0
     for found, (loss, parts) in zip(
@@ -76,12 +80,12 @@ def test_losses_and_gradients_are_those_of_uncompiled_layers_and_no_length_compi
         assert found[0] == pytest.approx(loss, rel=1e-5)
         for one, other in zip(found[1], parts, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert len(compiled) == graphs
+    assert len(compiled) == times * graphs
     with uncompiled(model):
         model.eval()(torch.tensor([[1, 2, 3]]))
     remove_compiled(model)
-    gradients(model, batches[0])
-    assert len(compiled) == graphs
+    gradients(model, batches[0], packing)
+    assert len(compiled) == times * graphs
 
 
 def test_an_error_of_the_compiler_names_the_setting(model: torch.nn.Module) -> None:

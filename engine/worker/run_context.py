@@ -12,7 +12,6 @@ from typing import Literal
 import msgspec
 import torch
 
-from engine.config.quantities import percent
 from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
@@ -28,7 +27,7 @@ from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.overlap import SplitOverlap
-from engine.runs.result import General, Score
+from engine.runs.result import General
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.starting_run import starting_run_name
@@ -39,6 +38,7 @@ from engine.training.meters import Meters
 from engine.training.trainer import StepFacts
 from engine.worker.disk_watch import DiskWatch
 from engine.worker.earlier_workers import EarlierWorkers
+from engine.worker.score_events import sample_event, score_event, unended_text
 
 PROGRESS_SECONDS = 1.0
 MIN_ENDED = 0.9
@@ -241,35 +241,19 @@ class RunContext:
     ) -> None:
         """Log the score on the test items and the first SAMPLES answers."""
         score = summarize(results, self.config.evaluation.metric, seconds)
-        self.log.write(_eval_event(when, score, len(items), self.step if when == "after" else 0))
+        self.log.write(score_event(when, score, len(items), self.step if when == "after" else 0))
         if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
-            self.warn("evaluation.unended_answers", _unended(score.ended.mean, self.config.evaluation.max_new_tokens))
-        for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
-            self.log.write(
-                events.Sample(
-                    when=when,
-                    prompt=prompt,
-                    target=item.target,
-                    output=found.output,
-                    score=(found.scores or {}).get(score.metric),
-                    references=list(item.references) if len(item.references) > 1 else [],
-                )
+            self.warn(
+                "evaluation.unended_answers", unended_text(score.ended.mean, self.config.evaluation.max_new_tokens)
             )
+        for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
+            value = (found.scores or {}).get(score.metric)
+            self.log.write(sample_event(when, item, prompt, found.output, value))
 
     def log_answers(self, step: int, answers: Sequence[tuple[EvaluationItem, str, str]]) -> None:
         """Log (item, prompt, answer) of a model that is still learning."""
         for item, prompt, output in answers:
-            self.log.write(
-                events.Sample(
-                    when="during",
-                    step=step,
-                    prompt=prompt,
-                    target=item.target,
-                    output=output,
-                    score=None,
-                    references=list(item.references) if len(item.references) > 1 else [],
-                )
-            )
+            self.log.write(sample_event("during", item, prompt, output, step=step))
 
     def finish(self, status: events.Status, reason: str) -> None:
         """Write the `end` event, then `result.json`; if that fails, write the reason to the reserved `end.json`."""
@@ -291,29 +275,3 @@ class RunContext:
         """Sample at a phase boundary, so that energy can be attributed to each phase."""
         if self.meters.gpu:
             self.meters.sample()
-
-
-def _unended(ended: float | None, limit: int) -> str:
-    what = f"only {percent(ended)} of the answers ended with an end token; the others were truncated at {limit} tokens"
-    return f"{what}; raise evaluation.max_new_tokens, or check that the end token is in the loss"
-
-
-def _eval_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:
-    return events.Eval(
-        when=when,
-        split="test",
-        step=step,
-        rows=rows,
-        loss=score.loss.mean,
-        loss_low=score.loss.low,
-        loss_high=score.loss.high,
-        perplexity=score.perplexity,
-        metric=score.metric,
-        score=score.score.mean,
-        low=score.score.low,
-        high=score.score.high,
-        extra=score.extra,
-        seconds=score.seconds,
-        ended=score.ended,
-        format_errors=score.format_errors,
-    )

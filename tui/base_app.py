@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import threading
 from collections.abc import Sequence
 
 from textual import events
@@ -22,13 +20,12 @@ from tui.settings import Settings, read_settings
 from tui.terminal.ascii_driver import AsciiFilter
 from tui.terminal.capabilities import hung_up, suited_theme
 from tui.terminal.diff_driver import DiffApp
+from tui.terminal.forced_exit import ForcedExit
 from tui.terminal.literal import ControlCharacterFilter
 from tui.terminal.themes import AUTO, legible, remember, remembered
 
 EXIT_SIGNALS = (*FATAL, signal.SIGINT)
 """Signals on which the app restores the terminal; Textual alone would leave it in the alternate screen."""
-EXIT_SECONDS = 3.0
-"""Time to restore the terminal: one that is gone or takes no more output would block the exit forever."""
 
 
 class BaseApp(DiffApp):
@@ -56,6 +53,9 @@ class BaseApp(DiffApp):
         self._literal = ControlCharacterFilter()
         self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
         self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
+        self._first_frame_shown = False
+        self._exit_status: int | None = None
+        """Set by a signal that ends the app."""
 
     def farewell(self) -> str:
         """The message to print after the app has ended; '' for none."""
@@ -69,6 +69,7 @@ class BaseApp(DiffApp):
             self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
         if not self.is_headless:
             self.set_interval(1.0, self._leave_if_hung_up)
+        self.call_after_refresh(self._after_first_frame)
 
     def restore_handlers(self) -> None:
         """Call when unmounted: restore the signal handlers."""
@@ -80,16 +81,25 @@ class BaseApp(DiffApp):
 
     def on_load(self) -> None:
         """Install the signal handlers before the terminal changes its mode."""
-        loop = asyncio.get_running_loop()
+        loop, forced = asyncio.get_running_loop(), ForcedExit()
 
         def leave(number: int, _: object) -> None:
-            forced_exit = threading.Timer(EXIT_SECONDS, os._exit, (128 + number,))
-            forced_exit.daemon = True
-            forced_exit.start()
-            loop.call_soon_threadsafe(self.exit, self.farewell(), 128 + number)
+            forced.schedule(128 + number)
+            loop.call_soon_threadsafe(self._leave_on_signal, 128 + number)
 
         # Not loop.add_signal_handler: a loop that waits for a blocked terminal would never call it.
         self._previous_handlers = {number: signal.signal(number, leave) for number in EXIT_SIGNALS}
+
+    def _leave_on_signal(self, status: int) -> None:
+        self._exit_status = status
+        if self._first_frame_shown:
+            self.exit(self.farewell(), status)
+
+    def _after_first_frame(self) -> None:
+        """Leave now if a signal came while the app was opening: Textual cannot exit before its screen is complete."""
+        self._first_frame_shown = True
+        if self._exit_status is not None:
+            self._leave_on_signal(self._exit_status)
 
     def _leave_if_hung_up(self) -> None:
         """Exit when the terminal is gone: Textual would keep reading the end of input, using most of a core."""

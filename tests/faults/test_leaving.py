@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -71,13 +72,41 @@ def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp
     assert run.is_live()
 
 
-@pytest.mark.parametrize("moment", [0.05, 0.2, 0.35, 0.6])
+@pytest.mark.parametrize("moment", [0.0, 0.02, 0.05, 0.1, 0.2])
 def test_a_signal_while_opening_leaves_no_mode_set(moment: float, run: RunDir, tmp_path: Path) -> None:
+    """From the first mode that is set: before, the signal's default action ends a process that has changed nothing."""
     terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
+    terminal.wait(lambda: b"\x1b[?1049h" in terminal.bytes)
     terminal.read(moment)
     os.kill(terminal.process.pid, signal.SIGTERM)
-    terminal.leave()
+    assert terminal.leave() == 128 + signal.SIGTERM
     assert modes_left_on(terminal.bytes) == []
+    assert f"{run.name} keeps running".encode() in terminal.bytes
+
+
+STUCK = """
+import sys, termios, time, tty
+from tui.terminal import forced_exit
+forced_exit.BLOCKED_SECONDS, forced_exit.BUSY_SECONDS = 0.2, 0.6
+forced = forced_exit.ForcedExit()
+tty.setraw(0)
+sys.stderr.write("%s")
+sys.stderr.flush()
+forced.schedule(143)
+time.sleep(600)
+"""
+
+
+def test_an_app_that_does_not_end_is_ended_with_the_terminal_restored(tmp_path: Path) -> None:
+    program = STUCK % b"".join(MODES).decode().replace("\x1b", "\\x1b")
+    terminal = Terminal("-c", program, cwd=tmp_path, program=sys.executable)
+    before = termios.tcgetattr(terminal.theirs)
+    terminal.wait(lambda: modes_left_on(terminal.bytes))
+    while terminal.process.poll() is None:
+        terminal.read(0.05)
+    terminal.read(0.1)
+    assert termios.tcgetattr(terminal.theirs) == before
+    assert terminal.leave() == 143 and modes_left_on(terminal.bytes) == []
 
 
 @pytest.mark.parametrize("controlling", [True, False])

@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.methods.locate import is_refused
+from engine.methods.locate import refused_as
 
 
 class FromHub(OSError):
     """An error with the Hub's response, as huggingface_hub's."""
 
-    def __init__(self, status: int, text: str = "") -> None:
+    def __init__(self, status: int, text: str = "", name: str = "") -> None:
         super().__init__(text)
-        self.response = SimpleNamespace(status_code=status)
+        self.response = SimpleNamespace(status_code=status, headers={"X-Error-Code": name} if name else {})
 
 
 def wrapped(cause: Exception, text: str) -> OSError:
@@ -25,17 +25,21 @@ def wrapped(cause: Exception, text: str) -> OSError:
 
 
 @pytest.mark.parametrize(
-    ("error", "refused"),
+    ("error", "refusal"),
     [
-        (FromHub(401), True),
-        (FromHub(403), True),
-        (wrapped(FromHub(403), "We couldn't load the files"), True),
-        (OSError("You are trying to access a gated repo."), True),
-        (FromHub(500, "Server Error (Request ID: Root=1-65f-4034a;401)"), False),
-        (FromHub(404, "If you are trying to access a private or gated repo, log in"), False),
-        (wrapped(FromHub(404), "not a valid model identifier; a gated repo needs a token"), False),
-        (OSError("cannot read shard 401 of 403"), False),
+        (FromHub(401), "gated"),
+        (FromHub(403), "gated"),
+        (FromHub(401, name="GatedRepo"), "gated"),
+        (FromHub(401, name="RepoNotFound"), "not_found"),
+        (FromHub(404, name="RepoNotFound"), "not_found"),
+        (FromHub(404, name="EntryNotFound"), ""),
+        (wrapped(FromHub(403), "We couldn't load the files"), "gated"),
+        (OSError("You are trying to access a gated repo."), "gated"),
+        (FromHub(500, "Server Error (Request ID: Root=1-65f-4034a;401)"), ""),
+        (FromHub(404, "If you are trying to access a private or gated repo, log in"), ""),
+        (wrapped(FromHub(404), "not a valid model identifier; a gated repo needs a token"), ""),
+        (OSError("cannot read shard 401 of 403"), ""),
     ],
 )
-def test_only_a_refusal_is_one(error: Exception, refused: bool) -> None:
-    assert is_refused(error) is refused
+def test_a_refusal_is_named(error: Exception, refusal: str) -> None:
+    assert refused_as(error) == refusal

@@ -34,6 +34,13 @@ def test_a_gated_model_names_the_page_with_its_license(hub: Hub) -> None:
     assert not pulled_folder("llama-3.2-1b").exists()
 
 
+def test_a_name_that_the_hub_does_not_have_is_a_user_error(hub: Hub) -> None:
+    hub.gone = True
+    done = ftbench("pull", "team/smal", "--json")
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error["code"], error["where"]) == (2, "model.not_found", "team/smal")
+
+
 @pytest.mark.parametrize(
     ("name", "code"), [("smollm2-1.7b", "model.hub_unreachable"), ("someone/something", "model.offline")]
 )

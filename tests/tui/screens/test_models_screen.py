@@ -105,7 +105,7 @@ def test_escape_cancels_a_download_and_an_error_is_shown(tmp_path: Path, hub: Hu
         hub.gone = True
         hub.gate.set()
         await pilot.press("p")
-        await wait_for(pilot, lambda: any("gated or private Hub model" in note for note in notes(app)))
+        await wait_for(pilot, lambda: any("no such model on the Hub" in note for note in notes(app)))
         await pilot.press("escape")
         assert app.screen is app.bench
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
+from engine.hardware.devices import SelectedDevice, select_devices, still_exists
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
 from engine.runs.device_queue import wait_for_device
@@ -87,23 +88,24 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return stopping.requested or not run.path.exists()
 
     try:
-        from engine.hardware.devices import select_device
-
-        device = select_device(frozen.config.hardware.device)
-        device.apply()
-        waits = frozen.wait and frozen.config.executor.name == "local"  # Slurm has given its job a device
-        acquired = wait_for_device(device, queued_since, run.path, log_place, cancelled) if waits else True
+        device: SelectedDevice | None
+        devices = select_devices(frozen.config.hardware.device)
+        if frozen.wait and frozen.config.executor.name == "local":
+            device = wait_for_device(devices, queued_since, run.path, log_place, cancelled, is_usable=still_exists)
+        else:  # Slurm has given its job a device
+            device = devices[0]
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))
         return 2
     if not run.path.exists():  # deleted while waiting
         return 0
-    if not acquired:
+    if device is None:
         reason = f"stopped while waiting in the device queue; run `ftbench resume {run.name}` to start it"
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 
+    device.apply()
     try:
         from engine.methods.quick_import import import_libraries
 

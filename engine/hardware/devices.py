@@ -1,5 +1,7 @@
 """Select the device of a run: a GPU by index, UUID or MIG UUID, or the CPU. Lock, plan and worker use the same one.
 
+A setting can name several devices (`all`, `0,1`, `cpu:2`): the run uses the first one that is free.
+
 Indices are those of nvidia-smi (PCI bus order), also in CUDA_VISIBLE_DEVICES: the worker sets CUDA_DEVICE_ORDER,
 because CUDA by itself counts from the fastest GPU. The worker sees only the selected GPU, by its UUID.
 """
@@ -7,13 +9,17 @@ because CUDA by itself counts from the fastest GPU. The worker sees only the sel
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.hardware import cpu_slots
 from engine.hardware.nvml import Nvml, NvmlGpu
 
 CPU = "cpu"
+ALL = "all"
 KEY = "hardware.device"
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Settings of torch's allocator, present and former name. Expandable segments: batches of other lengths fragment the
@@ -30,15 +36,27 @@ class SelectedDevice:
     """One device."""
 
     lock: str
-    """Name of its lock: the UUID of a GPU or MIG instance, its index if NVML does not report one, or `cpu`."""
+    """Name of its lock: the UUID of a GPU or MIG instance, its index if NVML does not report one, `cpu`, or
+    `cpu-1of2` for a slot of the CPU."""
     title: str
-    """`the CPU`, `GPU 0`, `MIG instance 5c1b2a3d`."""
+    """`the CPU`, `slot 1 of 2 of the CPU`, `GPU 0`, `MIG instance 5c1b2a3d`."""
     visible: str | None
     """CUDA_VISIBLE_DEVICES for a process that uses it; None leaves the variable as it is."""
     gpu: NvmlGpu | None = None
+    cpus: tuple[int, ...] = ()
+    """Numbers of the CPUs that a process which uses it is pinned to; empty: all that it may use."""
+    slots: int = 1
+    """How many runs share the CPU at a time."""
+
+    @property
+    def queue(self) -> str:
+        """Name of the queue in which runs wait for it: that of its lock; all slots of the CPU have one queue."""
+        return CPU if self.slots > 1 else self.lock
 
     def apply(self) -> None:
         """Make it the only device of this process, and set defaults of torch; call before torch is imported."""
+        if self.cpus:
+            cpu_slots.pin(self.cpus)
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
             os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
@@ -50,15 +68,86 @@ class SelectedDevice:
 THE_CPU = SelectedDevice(CPU, "the CPU", "")
 
 
+def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> list[SelectedDevice]:
+    """The devices of a setting, at least one. A run uses the first of them that is free.
+
+    `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU. `cpu:2`: two slots of the CPU with half of its
+    CPUs each. Names separated by commas: these GPUs. Others as in `select_device`.
+
+    Raises UserError if one of them does not exist, or if CUDA_VISIBLE_DEVICES hides it.
+    """
+    setting = str(setting)
+    if slots := cpu_slots_of(setting):
+        return _slots(slots)
+    nvml = nvml or Nvml()
+    if setting == ALL:
+        return _all(nvml)
+    devices = [select_device(name, nvml) for name in setting.split(",")]
+    return list({device.lock: device for device in devices}.values())
+
+
+def cpu_slots_of(setting: int | str) -> int:
+    """The number of slots in a setting like `cpu:2`; 0 for others."""
+    name, _, number = str(setting).partition(":")
+    return int(number) if name == CPU and number else 0
+
+
+def runs_at_once(settings: Iterable[int | str], nvml: Nvml | None = None) -> int:
+    """How many runs with these settings can use their devices at the same time. Raises as `select_devices` does."""
+    return len({device.lock for setting in set(settings) for device in select_devices(setting, nvml)})
+
+
+def _slots(number: int) -> list[SelectedDevice]:
+    if number == 1:
+        return [THE_CPU]
+    return [
+        SelectedDevice(f"{CPU}-{place}of{number}", f"slot {place} of {number} of the CPU", "", cpus=cpus, slots=number)
+        for place, cpus in enumerate(cpu_slots.divided(number), 1)
+    ]
+
+
+def _all(nvml: Nvml) -> list[SelectedDevice]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        found = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
+        return found or [_first(nvml)]
+    first = _first_visible(nvml, visible)
+    gpus = [_find(nvml, name.strip()) for name in visible.split(",")] if first.gpu is not None else []
+    found = [device for gpu in takewhile(lambda gpu: gpu is not None, gpus) if gpu for device in _parts(gpu)]
+    return list({device.lock: device for device in found}.values()) or [first]
+
+
+def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
+    """The GPU, or its MIG instances; none if it is in MIG mode without an instance."""
+    return [_selected(one) for one in gpu.mig_instances()] if gpu.mig_mode() else [_selected(gpu)]
+
+
+def conflicts(lock: str, other: str) -> bool:
+    """Whether two devices, given by the names of their locks, cannot be used at the same time.
+
+    The CPU conflicts with each of its slots, and with the slots of another division.
+    """
+    if lock == other:
+        return True
+    divisions = {name.partition("of")[2] for name in (lock, other)}
+    return _is_cpu(lock) and _is_cpu(other) and ("" in divisions or len(divisions) > 1)
+
+
+def _is_cpu(lock: str) -> bool:
+    return lock == CPU or lock.startswith(f"{CPU}-")
+
+
 def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:
     """The device of a setting: `auto` (the first in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU), `cpu`, an
-    index, or the UUID of a GPU or MIG instance or its beginning.
+    index, or the UUID of a GPU or MIG instance or its beginning. Of several devices it is the first one.
 
     Raises UserError if there is no such device, or if CUDA_VISIBLE_DEVICES hides it.
     """
     if setting == CPU:
         return THE_CPU
     nvml = nvml or Nvml()
+    if setting == ALL or any(mark in str(setting) for mark in ",:"):
+        return select_devices(setting, nvml)[0]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting == "auto":
         return _first(nvml) if visible is None else _first_visible(nvml, visible)
@@ -70,6 +159,14 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
         what, do = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}", "unset it or choose a GPU that it contains"
         raise UserError(what, KEY, do, code="device.hidden")
     return device
+
+
+def still_exists(device: SelectedDevice) -> bool:
+    """Whether a GPU still responds: it can fall off the bus while a run waits for it. True for the CPU."""
+    if device.gpu is None:
+        return True
+    gpu = _find(Nvml(), device.lock)
+    return gpu is not None and gpu.handle is not None and (gpu.name() or gpu.uuid() or gpu.total()) is not None
 
 
 def _first(nvml: Nvml) -> SelectedDevice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from engine.config.text import listed
+from engine.config.text import amount, listed
 from engine.ladder import format as fmt
 from engine.ladder.results import FinishedRun
 from engine.runs.ladder import Ladder
@@ -26,6 +26,15 @@ def other_devices(ladder: Ladder) -> str:
     runs = [entry for entry in ladder.entries if entry.kind == "run" and entry.other_device]
     names = [f"{fmt.rung_title(entry.rung)} seed {entry.seed} ({entry.other_device})" for entry in runs]
     return f"Timings on another device are left out of times and costs: {listed(names)}." if names else ""
+
+
+def side_by_side(ladder: Ladder) -> str:
+    """The caveat on timings of runs that shared the CPU; '' where no two runs shared it."""
+    if ladder.runs_at_once == 1 or ladder.machine.get("cuda"):
+        return ""
+    threads = amount(int(ladder.machine.get("threads") or 1), "thread")
+    text = f"{ladder.runs_at_once} runs at a time shared this CPU, each with its own cores and {threads}"
+    return f"{text}: their times are compared with each other, and one run alone on all cores takes another time."
 
 
 def _device(result: Result) -> str:

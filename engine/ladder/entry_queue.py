@@ -1,7 +1,7 @@
-"""The order in which a ladder's runs are executed: one after another on this machine, side by side as jobs of Slurm.
+"""The order in which a ladder's runs are executed: as many at a time as they have devices, or all as jobs of Slurm.
 
-On this machine the device queue would make the runs wait for each other. In Slurm all runs of a stage are tasks of one
-job array, so that the cluster sees how many there are.
+On this machine the device queue gives each run a device that is free; more runs would only wait for each other. In
+Slurm all runs of a stage are tasks of one job array, so that the cluster sees how many there are.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.schema import Config
 from engine.executors.slurm import submit_array
+from engine.hardware.devices import runs_at_once
 from engine.ladder.runner import LadderRunner
 from engine.runs.ladder import LadderRun
 from engine.runs.result import Result
@@ -46,9 +48,38 @@ class EntryQueue:
         if runs and runs[0].rung.config.executor.name == "slurm":
             yield from self._as_jobs(runs)
             return
+        limit = runs_at_once(run.rung.config.hardware.device for run in runs)
+        if limit > 1:
+            yield from self._at_once(runs, limit)
+            return
         for run in runs:
             if not self.excluded(run.rung):
                 yield run, self.runner.run_entry(run.entry, run.configure(), run.rung)
+
+    def _at_once(self, runs: Sequence[PlannedRun], limit: int) -> Iterator[tuple[PlannedRun, Result | None]]:
+        """Execute up to `limit` runs at a time, in their order."""
+        planned = iter(runs)
+        with ThreadPoolExecutor(limit, "follow run") as threads:
+            waiting: dict[Future[Result | None], PlannedRun] = {}
+            try:
+                while True:
+                    allowed = (run for run in planned if not self.excluded(run.rung))
+                    for run in islice(allowed, limit - len(waiting)):
+                        config = run.configure()
+                        waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
+                    if not waiting:
+                        return
+                    yield from self._ended(waiting)
+            except BaseException:
+                self.runner.stopping.ask()  # each thread stops its run
+                raise
+
+    @staticmethod
+    def _ended(waiting: dict[Future[Result | None], PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
+        """Wait until one of the runs has ended; remove and yield those that have."""
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield waiting.pop(future), future.result()
 
     def _as_jobs(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
         runs = [run for run in runs if not self.excluded(run.rung)]
@@ -60,9 +91,7 @@ class EntryQueue:
                 waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
             try:
                 while waiting:
-                    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield waiting.pop(future), future.result()
+                    yield from self._ended(waiting)
             except BaseException:
                 self.runner.stopping.ask()  # each thread stops its run
                 raise

@@ -54,6 +54,7 @@ class LadderRunner:
     workers: list[launch.Worker] = field(default_factory=list)
     """Processes on this machine, polled so that they do not stay zombies."""
     _saving: threading.Lock = field(default_factory=threading.Lock)
+    """Guards the written state and `workers`: several threads can run entries."""
 
     def index_runs(self) -> None:
         """Find all runs of this and other ladders, and this ladder's probes."""
@@ -227,7 +228,8 @@ class LadderRunner:
         print(f"[{time.strftime('%H:%M:%S')}] {entry.kind} {entry.rung} seed {entry.seed}: {entry.run}", flush=True)
         worker = launch.launch(run)
         if worker is not None:
-            self.workers.append(worker)
+            with self._saving:
+                self.workers = [one for one in self.workers if one.poll() is None] + [worker]
         try:
             launch.wait_for_hello(run, worker, size)
             start_configured(run)
@@ -247,7 +249,8 @@ class LadderRunner:
                 forwarded = launch.try_to_stop(run)
             self._show_job(entry, run)
             time.sleep(POLL_SECONDS)
-            self.workers = [worker for worker in self.workers if worker.poll() is None]
+            for worker in self.workers:
+                worker.poll()
         entry.progress = ""
         self.stopping.check()
 

@@ -117,8 +117,9 @@ class SweepRunner:
                 counted |= pending.keys()
                 self.sweep.runs += len(pending)
                 known = [one for one in pending.values() if one is not None]
-                cell.low = sum(one.low for one in known) if len(known) == len(pending) else None
-                cell.high = sum(one.high for one in known) if len(known) == len(pending) else None
+                complete, at_once = len(known) == len(pending), max(1, pipeline.runner.ladder.runs_at_once)
+                cell.low = sum(one.low for one in known) / at_once if complete else None
+                cell.high = sum(one.high for one in known) / at_once if complete else None
                 total = [total[0] + (cell.low or 0.0), total[1] + (cell.high or 0.0)]
         complete = all(cell.high is not None for cell in self.sweep.cells if cell.status not in DONE)
         spent = self.sweep.spent

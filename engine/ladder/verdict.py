@@ -11,7 +11,7 @@ from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.benchmark_sentences import benchmark_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
-from engine.ladder.devices import other_devices
+from engine.ladder.devices import other_devices, side_by_side
 from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.few_shot_bases import few_shot_sentences
 from engine.ladder.phrases import (
@@ -181,7 +181,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     texts: list[str] = []
     if any(len(row.seeds) == 1 for row in decisions.tuned):
         texts.append(ONE_SEED)
-    texts += filter(None, [disturbed_timings(ladder), other_devices(ladder)])
+    texts += filter(None, [disturbed_timings(ladder), other_devices(ladder), side_by_side(ladder)])
     texts.append(chosen_rates(ladder) or one_rate(ladder))
     metric = ladder_metric(ladder)
     if metric.lower_is_better:

@@ -20,7 +20,7 @@ def refuse_unused_gpu(config: schema.Config, machine: Machine, nvml: Nvml | None
     if machine.device != "cpu" or config.hardware.device == CPU:
         return
     nvml = nvml or Nvml()
-    device = select_device(config.hardware.device, nvml)
+    device = select_device("auto", nvml)  # the worker sees only its device
     if device.gpu is None:
         return
     name = device.gpu.name() or device.title

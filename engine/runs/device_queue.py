@@ -1,7 +1,9 @@
-"""FIFO queue for a device: one run uses it, later runs wait.
+"""FIFO queues for devices: one run uses a device, later runs wait.
 
 A waiting run holds a ticket: a locked file next to the device's lock, whose name sorts by time of arrival. The kernel
-releases the lock of a process that ends, and tickets without a lock are ignored.
+releases the lock of a process that ends, and tickets without a lock are ignored. A run that may use several devices
+has a ticket in the queue of each and takes the first device that is free while it is the first in its queue; it holds
+one device at most while it waits for none, so runs cannot block each other, and none is overtaken in its queue.
 """
 
 from __future__ import annotations
@@ -9,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.config.errors import UserError
+from engine.hardware.devices import CPU, conflicts
 from engine.runs import locks
 from engine.runs.home import tilde
 from engine.runs.origin import started_in
@@ -40,38 +44,78 @@ class QueuePlace(NamedTuple):
 
 
 def wait_for_device(
-    device: SelectedDevice,
+    devices: Sequence[SelectedDevice],
     arrived: float,
     run: Path,
     report: Callable[[str], None],
     cancelled: Callable[[], bool],
     seconds: float = 0.5,
-) -> bool:
-    """Acquire the device until this process ends; False if `cancelled` returned true first.
+    is_usable: Callable[[SelectedDevice], bool] = lambda device: True,
+) -> SelectedDevice | None:
+    """Acquire one of the devices until this process ends; None if `cancelled` returned true first.
 
     `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every
-    change of place.
+    change of place. A device for which `is_usable` is false when its turn comes is given up; raises UserError when
+    none is left.
     """
-    lock, content, last_note = locks.device_lock(device.lock), f"{os.getpid()} {run}", ""
-    with _ticket(lock, arrived, content) as own:
+    content, last_note, left = f"{os.getpid()} {run}", "", list(devices)
+    with contextlib.ExitStack() as stack:
+        tickets: dict[str, Ticket] = {}
+        for queue in dict.fromkeys(device.queue for device in devices):
+            tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
+            stack.callback(tickets[queue].remove)
         while True:
-            before = [turn for ticket, turn in _waiting(lock) if ticket.name < own.name]
-            if not before and locks.hold(lock, content) is not None:
-                return True
-            holder = _read(locks.holder(lock))
-            note = _note(device.title, before, holder, _signed(lock))
+            before = {queue: ticket.earlier() for queue, ticket in tickets.items()}
+            for device in [device for device in left if not before[device.queue]]:
+                if not is_usable(device):
+                    left.remove(device)
+                    report(f"{device.title} is no longer available")
+                elif _take(device, content):
+                    return device
+            for queue in before.keys() - {device.queue for device in left}:
+                tickets.pop(queue).remove()
+            if not left:
+                what, do = f"no device is left of {_titles(devices)}", "check `nvidia-smi`, then resume the run"
+                raise UserError(what, "hardware.device", do, code="device.lost")
+            shown = min(left, key=lambda device: len(before[device.queue]))
+            user = _conflicting(shown)
+            note = _note(_titles(left), before[shown.queue], *(user or ((0, Path()), 0.0)))
             if note != last_note:
                 report(note)
                 last_note = note
             if cancelled():
-                return False
+                return None
             time.sleep(seconds)
+
+
+def _take(device: SelectedDevice, content: str) -> bool:
+    """Lock the device unless a device that it conflicts with is in use."""
+    queue = locks.device_lock(device.queue)
+    with locks.exclusive(_folder(queue)):  # else two slots of different divisions could both find no conflict
+        return _conflicting(device) is None and locks.hold(locks.device_lock(device.lock), content) is not None
+
+
+def _conflicting(device: SelectedDevice) -> tuple[tuple[int, Path], float] | None:
+    """((pid, run), since) of a process whose device cannot be used together with this one."""
+    for lock, name in locks.device_locks():
+        if conflicts(device.lock, name) and (holder := locks.holder(lock)) is not None:
+            return _read(holder), _signed(lock)
+    return None
+
+
+def _titles(devices: Sequence[SelectedDevice]) -> str:
+    """`GPU 0`, `GPU 0 or GPU 1`; `a slot of the CPU`."""
+    if len(devices) > 1 and devices[0].slots > 1:
+        return "a slot of the CPU"
+    return " or ".join(device.title for device in devices)
 
 
 def queue_places() -> list[QueuePlace]:
     """Places of all runs on all devices of this machine, per device with its user first."""
     places = []
-    for lock, device in locks.device_locks():
+    found = dict(locks.device_locks())
+    queues = {locks.device_lock(CPU): CPU, **found}  # slots of the CPU have locks, and share a queue
+    for lock, device in queues.items():
         if (holder := locks.holder(lock)) is not None:
             pid, run = _read(holder)
             places.append(QueuePlace(device, 0, pid, run, _signed(lock)))
@@ -80,18 +124,25 @@ def queue_places() -> list[QueuePlace]:
     return places
 
 
-@contextlib.contextmanager
-def _ticket(lock: Path, arrived: float, content: str) -> Iterator[Path]:
-    folder = _folder(lock)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{round(arrived * 1e6):020}-{os.getpid()}"
-    descriptor = locks.hold(path, content)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-        if descriptor is not None:
-            os.close(descriptor)
+class Ticket:
+    """The place of this process in the queue of one lock, held until `remove`."""
+
+    def __init__(self, lock: Path, arrived: float, content: str) -> None:
+        self._lock, folder = lock, _folder(lock)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._path = folder / f"{round(arrived * 1e6):020}-{os.getpid()}"
+        self._descriptor = locks.hold(self._path, content)
+
+    def earlier(self) -> list[tuple[int, Path]]:
+        """Who arrived earlier."""
+        return [turn for path, turn in _waiting(self._lock) if path.name < self._path.name]
+
+    def remove(self) -> None:
+        """Leave the queue; a second call does nothing."""
+        self._path.unlink(missing_ok=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def _waiting(lock: Path) -> list[tuple[Path, tuple[int, Path]]]:

@@ -111,6 +111,8 @@ class Ladder(Struct, kw_only=True):
     reason: str = ""
     reason_code: str = ""
     """Stable code of the error that ended the ladder, as `ladder.no_test_rows`."""
+    runs_at_once: int = 1
+    """How many runs used devices of this machine at the same time."""
     seeds: list[int] = field(default_factory=list)
     margin: float | None = None
     """Loss of quality up to which a rung is as good as another; None in older ladders."""

@@ -16,9 +16,9 @@ class QueueEntry:
     """One process in the queue of a device."""
 
     device: str
-    """UUID or index of a GPU or MIG instance, or `cpu`."""
+    """UUID or index of a GPU or MIG instance, `cpu`, or `cpu-1of2` for a slot of the CPU."""
     title: str
-    """`CPU`, `GPU 0`, `MIG instance 5c1b2a3d`."""
+    """`CPU`, `CPU slot 1 of 2`, `GPU 0`, `MIG instance 5c1b2a3d`."""
     place: int
     """0 uses the device, 1 is next."""
     run: str
@@ -40,7 +40,7 @@ def queue_entries() -> list[QueueEntry]:
     Raises UserError if the lock folder cannot be used.
     """
     places = queue_places()
-    nvml = Nvml() if any(turn.device != CPU for turn in places) else None
+    nvml = Nvml() if any(not turn.device.startswith(CPU) for turn in places) else None
     return [_entry(turn, device_title(turn.device, nvml)) for turn in places]
 
 
@@ -48,6 +48,9 @@ def device_title(device: str, nvml: Nvml | None) -> str:
     """The title of a device in the queue, as `SelectedDevice` names it."""
     if device == CPU:
         return "CPU"
+    if device.startswith(f"{CPU}-"):  # cpu-1of2
+        place, _, slots = device.removeprefix(f"{CPU}-").partition("of")
+        return f"CPU slot {place} of {slots}"
     short = device.partition("-")[2][:8]
     if device.startswith("MIG-"):
         return f"MIG instance {short}"

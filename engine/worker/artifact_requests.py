@@ -26,7 +26,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     device = select_device()
     device.apply()
     if arguments["wait"]:
-        wait_for_device(device, time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
+        wait_for_device([device], time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
     progress("loading libraries")
     import_libraries()
     from engine.export.exporter import export

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.hardware.devices import SelectedDevice, select_device
+from engine.hardware.devices import SelectedDevice, select_devices
 from engine.methods.quick_import import import_libraries
 from engine.runs import device_queue, parent
 from engine.runs.chat_messages import (
@@ -69,10 +69,9 @@ class ChatServer:
         paths = [Path(run) for run in request.runs]
         for path in paths:
             finished_result(RunDir(path), NOT_FINISHED)  # before waiting for the device
-        device = select_device(request.device)
+        devices = select_devices(request.device)
+        device = self._wait_for_device(devices, paths) if request.wait else devices[0]
         device.apply()
-        if request.wait:
-            self._wait_for_device(device, paths)
         self.tell(Loading("loading libraries"))
         import_libraries()  # after the wait: it takes seconds
         from engine.chat.session import ChatSession
@@ -91,9 +90,13 @@ class ChatServer:
         except UserError as error:
             self.tell(refused(error, request.number if isinstance(request, Ask) else None))
 
-    def _wait_for_device(self, device: SelectedDevice, runs: list[Path]) -> None:
-        place = runs[0] / device_queue.TRY
-        wait_for_device(device, time.time(), place, lambda note: self.tell(Waiting(note, device.title)), lambda: False)
+    def _wait_for_device(self, devices: list[SelectedDevice], runs: list[Path]) -> SelectedDevice:
+        def tell(note: str) -> None:
+            self.tell(Waiting(note, devices[0].title))
+
+        device = wait_for_device(devices, time.time(), runs[0] / device_queue.TRY, tell, lambda: False)
+        assert device is not None  # it is never cancelled: the process ends with its client
+        return device
 
     def _read(self, descriptor: int) -> None:
         """Queue requests until stdin closes; then end the process, even while it generates."""

@@ -24,7 +24,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--seeds": "ladder: seeds",
         "--quick": "ladder: epochs",
         "--fresh": "ladder: fresh",
-        "--device": "bench.device",
+        "--devices": "bench.device",
         "--executor": "set: executor.name",
     },
     "ladder": {
@@ -40,7 +40,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--set": "config.edit",
         "--probe": "ladder: probe",
         "--fresh": "ladder: fresh",
-        "--device": "bench.device",
+        "--devices": "bench.device",
         "--executor": "set: executor.name",
     },
     "report": {"": "ladder.report", "LADDER": "ladder.next", "--markdown": "ladder.report"},

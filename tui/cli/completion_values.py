@@ -93,6 +93,7 @@ OPTIONS: dict[str, Callable[[Path | None], Values]] = {
     "--type": _fixed(*get_args(WeightType)),
     "--split": _fixed("train", "validation", "test"),
     "--device": _fixed("auto", "cpu"),
+    "--devices": _fixed("auto", "all", "cpu", "cpu:2"),
 }
 """Option -> its values."""
 OPTIONS_OF = {

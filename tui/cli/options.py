@@ -57,6 +57,15 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="cpu, or a GPU's index or UUID: 0, GPU-…, MIG-… (default: auto)."),
 ]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        "--device",
+        metavar="DEVICES",
+        help="Devices that runs use at the same time: all (GPUs), 0,1 or UUIDs, cpu, cpu:2 (halves of the CPU).",
+    ),
+]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
 ]

@@ -172,7 +172,9 @@ def time_estimates(ladder: Ladder) -> Iterator[str]:
         each = f"{between(estimate.low, estimate.high)}{' each' if len(left) != 1 else ''}"
         steps = amount(estimate.steps_measured, "measured step")
         yield f"{name}: {amount(len(left), 'run')}, {each} (from {steps}, {estimate.step_seconds:.2f} s/step)"
-    yield f"total: about {between(low, high)} (estimated from these steps and the longest answers)"
+    at_once = f", {ladder.runs_at_once} runs at a time" if ladder.runs_at_once > 1 else ""
+    total = between(low / ladder.runs_at_once, high / ladder.runs_at_once)
+    yield f"total: about {total} (estimated from these steps and the longest answers{at_once})"
 
 
 def between(low: float, high: float) -> str:

@@ -71,9 +71,9 @@ class MachineSample:
 
     def gpu_of(self, device: int | str) -> GpuSample | None:
         """The GPU that a run with this `hardware.device` would use; None for the CPU and for an unknown GPU."""
-        if device == "auto":
+        if device in ("auto", "all"):
             return self.run_gpu
-        name = str(device)
+        name = str(device).partition(",")[0]
         return next((gpu for gpu in self.gpus if name == str(gpu.index) or _is_named(gpu, name)), None)
 
 

@@ -113,13 +113,14 @@ def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: 
     '' while a rung was neither measured nor finished.
 
     `active` is the time left of the active run, where it is known; else its estimate less `active_seconds`, its
-    duration so far. Exports are not estimated.
+    duration so far. Of several active runs only estimates are used. Exports are not estimated.
     """
     low = high = 0.0
+    at_once = max(1, ladder.runs_at_once)
     for entry in ladder.entries:
         if entry.is_done or entry.kind in ("probe", "export"):
             continue
-        if entry.status == "live" and active is not None and not active.phase:
+        if entry.status == "live" and active is not None and not active.phase and at_once == 1:
             low, high = low + active.seconds, high + active.seconds
             continue
         bounds = _run_seconds(ladder, entry)
@@ -127,6 +128,7 @@ def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: 
             return ""
         passed = active_seconds if entry.status == "live" else 0.0
         low, high = low + max(0.0, bounds[0] - passed), high + max(0.0, bounds[1] - passed)
+    low, high = low / at_once, high / at_once
     if high < 0.5:
         return ""
     return f"ladder {_between(low, high)} left"

@@ -8,10 +8,11 @@ from typing import Literal
 
 import psutil
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
-from engine.hardware.devices import CPU, select_device
+from engine.hardware.devices import CPU, SelectedDevice, select_devices
 from engine.hardware.nvml import Nvml, NvmlGpu, process_name
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import Device
@@ -73,13 +74,24 @@ def listed_budget(wanted: str) -> MemoryBudget:
 def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> MemoryBudget:
     """The memory of this machine's GPU, or its system memory if a run would use the CPU. `device`: `hardware.device`.
 
-    Raises UserError as `select_device` does.
+    Of several GPUs the one with the least memory: a run may get any of them. A slot of the CPU has its share of the
+    system memory. Raises UserError as `select_devices` does.
     """
     nvml = nvml or Nvml()
-    selected = select_device(device, nvml)
-    if selected.gpu is not None:
-        return _gpu_budget(selected.gpu)
-    return _system_budget("the CPU was selected" if device == CPU else nvml.why)
+    selected = select_devices(device, nvml)
+    budgets = [_gpu_budget(one.gpu) for one in selected if one.gpu is not None]
+    if budgets:
+        return min(budgets, key=lambda budget: budget.total)
+    was_selected = str(device).partition(":")[0] == CPU
+    return _share(_system_budget("the CPU was selected" if was_selected else nvml.why), selected[0])
+
+
+def _share(budget: MemoryBudget, device: SelectedDevice) -> MemoryBudget:
+    """The memory of one slot of the CPU."""
+    if device.slots == 1:
+        return budget
+    cores = f"{len(device.cpus)} of {os.cpu_count()} CPU cores"
+    return replace(budget, name=cores, total=budget.total // device.slots, used=budget.used // device.slots)
 
 
 def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:

@@ -113,6 +113,50 @@ def test_one_lock_and_one_plan_however_a_gpu_is_named(
     assert found[4:] == ["PCI_BUS_ID", lock, "expandable_segments:True", "1"]
 
 
+LIST = """
+import json, sys
+from engine.config.errors import UserError
+from engine.hardware.devices import runs_at_once, select_devices
+from engine.memory.formula.memory_budget import local_budget
+try:
+    locks = [device.lock for device in select_devices(sys.argv[1])]
+    print(json.dumps([locks, runs_at_once([sys.argv[1]]), local_budget(device=sys.argv[1]).total]))
+except UserError as error:
+    print(json.dumps([error.code]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "visible", "expected", "gibibytes"),
+    [
+        ("all", None, ["GPU-0123", "GPU-abcd", "MIG-777", "MIG-888"], 10),
+        ("all", "1,0", ["GPU-abcd", "GPU-0123"], 22),
+        ("all", "1,7,0", ["GPU-abcd"], 80),  # CUDA ignores what follows an invalid entry
+        ("1,0", None, ["GPU-abcd", "GPU-0123"], 22),
+        ("0,GPU-01", None, ["GPU-0123"], 22),
+        ("1,MIG-888", None, ["GPU-abcd", "MIG-888"], 20),
+    ],
+)
+def test_several_devices_are_planned_for_the_one_with_the_least_memory(
+    setting: str, visible: str | None, expected: list[str], gibibytes: int, box: Box
+) -> None:
+    found = json.loads(box.python(LIST, setting, visible=visible))
+    assert found == [expected, len(expected), gibibytes * GIB]
+
+
+def test_one_that_does_not_exist_or_is_hidden_refuses_all(box: Box) -> None:
+    assert json.loads(box.python(LIST, "0,7")) == ["device.not_found"]
+    assert json.loads(box.python(LIST, "0,1", visible="0")) == ["device.hidden"]
+
+
+def test_a_gpu_that_is_lost_no_longer_exists(box: Box) -> None:
+    code = "from engine.hardware.devices import *; from pathlib import Path; import sys\n"
+    code += "device = select_device('1'); before = still_exists(device)\n"
+    code += "file = Path(sys.argv[1]); file.write_text(file.read_text() + '1 error.everything 15\\n')\n"
+    code += "print(before, still_exists(device))"
+    assert box.python(code, str(box.scenario)) == "True False"
+
+
 def test_settings_of_the_user_are_kept(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")  # the former name of PYTORCH_ALLOC_CONF
     monkeypatch.setenv("TORCH_CUDNN_SDPA_DEPRIORITIZED", "0")

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import MICRO, ftbench
+from command import MICRO, events_of, ftbench
 from schema_checks import check_files
 
+from engine.hardware.cpu_load import usable_cpus
 from engine.ladder.phrases import FULL_NOT_SCORED
 from engine.runs.ladder_dir import LadderDir, iterate
 
@@ -48,6 +49,25 @@ def check_that_report_writes_again(folder: LadderDir) -> None:
     assert ftbench("report", "last", "--markdown").stdout == folder.markdown.read_text()
     assert json.loads(ftbench("report", "last", "--json").stdout)["name"] == folder.name
     assert ftbench("report", "nothing").returncode == 2
+
+
+def check_that_runs_at_the_same_time_give_the_same(tmp_path: Path, expected: Any) -> None:
+    """Repeat a ladder of two runs on halves of the CPU: answers and losses are equal bit for bit, the times overlap."""
+    state = ladder("--rung", "lora", "--no-probe", "--seeds", "2", "--devices", "cpu:2")
+    assert state["runs_at_once"] == 2 and any("2 runs at a time" in one["text"] for one in state["verdict"])
+    assert [entry["reused"] for entry in state["entries"]] == [False, False]  # timed with other threads
+    spans = []
+    for name, other in zip(run_names(state), run_names(expected), strict=True):
+        run, before = tmp_path / "runs" / name, tmp_path / "runs" / other
+        assert (run / "predictions.jsonl").read_text() == (before / "predictions.jsonl").read_text()
+        assert losses_of(run) == losses_of(before)
+        times = [event["t"] for event in events_of(run)]
+        spans.append((times[0], times[-1]))
+    assert max(began for began, _ in spans) < min(ended for _, ended in spans)
+
+
+def losses_of(run: Path) -> list[float]:
+    return [event["loss"] for event in events_of(run) if event["type"] == "step"]
 
 
 def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> None:
@@ -90,6 +110,8 @@ def test_repeating_a_ladder_reuses_its_runs_and_another_seed_runs_only_that_seed
     assert [entry["reused"] for entry in more["entries"]] == [True, False]
     seeds = [result_of(tmp_path, name)["fingerprints"]["order"] for name in run_names(more)]
     assert seeds[0].endswith("seed 0") and seeds[1].endswith("seed 1")
+    if len(usable_cpus()) > 1:
+        check_that_runs_at_the_same_time_give_the_same(tmp_path, more)
 
 
 def test_learning_rates_are_chosen_on_validation_rows_only(tmp_path: Path) -> None:

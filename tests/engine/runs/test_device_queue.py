@@ -21,22 +21,27 @@ from engine.runs import device_queue, launch, locks, run_dir
 WAITER = """
 import sys, time
 from pathlib import Path
-from engine.hardware.devices import select_device
+from engine.hardware.devices import SelectedDevice, select_devices
 from engine.runs.device_queue import wait_for_device
 device, came, run, folder = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
         print(note, file=file)
 stop = Path(folder, f"{run}.stop")
-if not wait_for_device(select_device(device), float(came), Path("/runs", run), tell, stop.exists, 0.02):
+gpus = [SelectedDevice(name, name, name) for name in device.split(",")]
+devices = gpus if "GPU" in device else select_devices(device)
+exists = lambda device: not Path(folder, f"{device.lock}.lost").exists()
+got = wait_for_device(devices, float(came), Path("/runs", run), tell, stop.exists, 0.02, exists)
+if not got:
     Path(folder, f"{run}.left").touch()
     sys.exit()
 with open(f"{folder}/order", "a") as file:
     print(run, file=file)
+Path(folder, f"{run}.device").write_text(got.lock)
 while not Path(folder, f"{run}.done").exists():
     time.sleep(0.01)
 """
-Come = Callable[[str, float], "subprocess.Popen[bytes]"]
+Come = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -44,8 +49,8 @@ def come(tmp_path: Path) -> Iterator[Come]:
     """Starts a process that waits for the device, as a run of this name and arrival time."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(run: str, came: float) -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-c", WAITER, "cpu", str(came), run, str(tmp_path)]))
+    def start(run: str, came: float, device: str = "cpu") -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen([sys.executable, "-c", WAITER, device, str(came), run, str(tmp_path)]))
         return started[-1]
 
     yield start
@@ -82,6 +87,60 @@ def test_runs_get_the_device_in_order_of_arrival(come: Come, tmp_path: Path) -> 
         (tmp_path / f"{served}.done").touch()
     assert order(tmp_path) == ["first", "second", "third", "fourth"]
     until(lambda: places() == [])
+
+
+def used_device(folder: Path, run: str) -> str:
+    """The lock of the device that a run got, once it has one."""
+    file = folder / f"{run}.device"
+    until(lambda: file.exists() and file.read_text())
+    return file.read_text()
+
+
+def test_runs_use_the_slots_of_the_cpu_at_the_same_time_and_the_whole_cpu_alone(come: Come, tmp_path: Path) -> None:
+    come("first", 1, "cpu:2")
+    come("second", 2, "cpu:2")
+    assert {used_device(tmp_path, "first"), used_device(tmp_path, "second")} == {"cpu-1of2", "cpu-2of2"}
+    come("whole", 3, "cpu")
+    until(lambda: places() == [(1, "whole")])
+    come("third", 4, "cpu:2")
+    until(lambda: places() == [(1, "whole"), (2, "third")])
+    (tmp_path / "first.done").touch()  # a free slot: the whole CPU has waited for longer than the third run
+    until(lambda: len(device_queue.queue_places()) == 3)
+    assert places() == [(1, "whole"), (2, "third")]
+    (tmp_path / "second.done").touch()
+    assert used_device(tmp_path, "whole") == "cpu"
+    until(lambda: "next on a slot of the CPU; in use by whole" in (tmp_path / "third.notes").read_text())
+    (tmp_path / "whole.done").touch()
+    assert used_device(tmp_path, "third").endswith("of2")
+
+
+def test_a_run_takes_the_first_of_its_gpus_that_is_free(come: Come, tmp_path: Path) -> None:
+    come("first", 1, "GPU-a")
+    assert used_device(tmp_path, "first") == "GPU-a"
+    come("second", 2, "GPU-a,GPU-b")
+    assert used_device(tmp_path, "second") == "GPU-b"
+    come("third", 3, "GPU-a,GPU-b")
+    notes = tmp_path / "third.notes"
+    until(lambda: notes.exists() and "next on GPU-a or GPU-b; in use by first" in notes.read_text())
+    come("fourth", 4, "GPU-b")
+    until(lambda: (2, "fourth") in [(turn.place, turn.run.name) for turn in device_queue.queue_places()])
+    (tmp_path / "second.done").touch()
+    assert used_device(tmp_path, "third") == "GPU-b"  # it came before the fourth, and leaves the queue of the other
+    (tmp_path / "third.done").touch()
+    assert used_device(tmp_path, "fourth") == "GPU-b"
+
+
+def test_a_gpu_that_is_lost_while_a_run_waits_is_given_up(come: Come, tmp_path: Path) -> None:
+    come("first", 1, "GPU-a")
+    assert used_device(tmp_path, "first") == "GPU-a"
+    (tmp_path / "GPU-b.lost").touch()
+    come("second", 2, "GPU-a,GPU-b")
+    notes = tmp_path / "second.notes"
+    until(lambda: notes.exists() and "GPU-b is no longer available" in notes.read_text())
+    third = come("third", 3, "GPU-b")
+    assert third.wait(120) == 1  # UserError device.lost: none is left
+    (tmp_path / "first.done").touch()
+    assert used_device(tmp_path, "second") == "GPU-a"
 
 
 def test_each_change_of_place_is_reported_once(come: Come, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ def queued(tmp_path: Path) -> Iterator[list[Path]]:
         run = run_dir.create(tmp_path / "runs", "demo-lora", chosen, started_in=f"/home/me/{directory}")
         runs.append(run.path)
     held = locks.hold(locks.device_lock("cpu"), f"17 {runs[0]}")
-    with device_queue._ticket(locks.device_lock("cpu"), time.time() - 90, f"18 {runs[1]}/try"):
-        yield runs
+    ticket = device_queue.Ticket(locks.device_lock("cpu"), time.time() - 90, f"18 {runs[1]}/try")
+    yield runs
+    ticket.remove()
     assert held is not None
     os.close(held)
 

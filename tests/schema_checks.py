@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from jsonschema import Draft202012Validator
 from engine.runs.json_schemas import json_schema
 
 
+@cache
 def validator(name: str) -> Any:
     return Draft202012Validator(json_schema(name))
 

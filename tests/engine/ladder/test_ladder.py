@@ -114,29 +114,22 @@ def test_repeating_a_ladder_reuses_its_runs_and_another_seed_runs_only_that_seed
         check_that_runs_at_the_same_time_give_the_same(tmp_path, more)
 
 
-def test_learning_rates_are_chosen_on_validation_rows_only(tmp_path: Path) -> None:
-    state = ladder("--rung", "lora", "--no-probe", "--learning-rates", "3")
-    trials = [entry for entry in state["entries"] if entry["kind"] == "trial"]
-    assert len({trial["learning_rate"] for trial in trials}) == 3
-    for trial in trials:
-        result = result_of(tmp_path, trial["run"])
-        assert result["before"] is None and result["after"] is None
-        assert not (tmp_path / "runs" / trial["run"] / "predictions.jsonl").exists()
-        assert trial["validation_loss"] == pytest.approx(result["final_validation"])
-    (chosen,) = [trial for trial in trials if trial["chosen"]]
-    assert chosen["validation_loss"] == min(trial["validation_loss"] for trial in trials)
-    (run,) = [entry for entry in state["entries"] if entry["kind"] == "run"]
-    assert run["learning_rate"] == chosen["learning_rate"] == rows(state)["lora"]["learning_rate"]
-
-
-def test_four_learning_rates_are_tried_by_successive_halving(tmp_path: Path) -> None:
+def test_four_learning_rates_are_tried_by_successive_halving_on_validation_rows_only(tmp_path: Path) -> None:
     state = ladder("--rung", "lora", "--no-probe", "--learning-rates", "4")
     trials = [entry for entry in state["entries"] if entry["kind"] == "trial"]
     short, complete = ([one for one in trials if (one["steps"] is None) is full] for full in (False, True))
     assert [one["steps"] for one in short] == [4] * 4 and len(complete) == 2
     best = sorted(short, key=lambda one: one["validation_loss"])[:2]
     assert {one["learning_rate"] for one in complete} == {one["learning_rate"] for one in best}
+    for trial in trials:
+        result = result_of(tmp_path, trial["run"])
+        assert result["before"] is None and result["after"] is None
+        assert not (tmp_path / "runs" / trial["run"] / "predictions.jsonl").exists()
+        assert trial["validation_loss"] == pytest.approx(result["final_validation"])
     (chosen,) = [one for one in trials if one["chosen"]]
+    assert chosen["validation_loss"] == min(trial["validation_loss"] for trial in complete)
+    (run,) = [entry for entry in state["entries"] if entry["kind"] == "run"]
+    assert run["learning_rate"] == chosen["learning_rate"]
     assert chosen in complete and rows(state)["lora"]["learning_rate"] == chosen["learning_rate"]
     assert result_of(tmp_path, short[0]["run"])["steps"] == 4
     assert any("by successive halving: 6 trials took" in one["text"] for one in state["verdict"])

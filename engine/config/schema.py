@@ -17,7 +17,7 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
 _GPU_NAME = r"([0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+)"
-DeviceName = Annotated[str, Meta(pattern=rf"^(auto|all|cpu(:[1-9][0-9]?)?|{_GPU_NAME}(,{_GPU_NAME})*)$")]
+DeviceName = Annotated[str, Meta(pattern=rf"^(auto|all|cpu|{_GPU_NAME}(,{_GPU_NAME})*)(:[1-9][0-9]?)?$")]
 DATA_FORMATS = ("auto", *format_names())
 if TYPE_CHECKING:
     FormatName = str  # mypy cannot evaluate the names of the modules
@@ -212,8 +212,8 @@ class Hardware(Section, frozen=True):
     device: NotNegative | DeviceName = "auto"
     """auto, cpu, the index of a GPU in nvidia-smi, or the UUID of a GPU or MIG instance, or a prefix of it. auto: the
     first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU. Of several devices a run uses the first free
-    one, and a ladder uses all of them at the same time: 0,1 (GPUs separated by commas), all (GPUs), or cpu:2 (2 slots
-    with half of the CPUs each)."""
+    one, and a ladder uses all of them at the same time: 0,1 (GPUs separated by commas) or all (GPUs). A number of slots
+    divides each device for runs at the same time: cpu:2 (half of the CPUs each), 0:2 (half of the memory each)."""
 
 
 class Cost(Section, frozen=True):

@@ -1,6 +1,7 @@
 """Select the device of a run: a GPU by index, UUID or MIG UUID, or the CPU. Lock, plan and worker use the same one.
 
-A setting can name several devices (`all`, `0,1`, `cpu:2`): the run uses the first one that is free.
+A setting can name several devices (`all`, `0,1`): the run uses the first one that is free. `cpu:2` and `0:2` divide a
+device into slots for runs at the same time.
 
 Indices are those of nvidia-smi (PCI bus order), also in CUDA_VISIBLE_DEVICES: the worker sets CUDA_DEVICE_ORDER,
 because CUDA by itself counts from the fastest GPU. The worker sees only the selected GPU, by its UUID.
@@ -9,8 +10,9 @@ because CUDA by itself counts from the fastest GPU. The worker sees only the sel
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -28,6 +30,8 @@ pool less (QLoRA of an 8B model reserves 16.4 GiB without and 10.8 GiB with them
 TORCH_CUDNN_SDPA_DEPRIORITIZED: torch prefers cuDNN's attention on Hopper and Blackwell, which builds a plan for every
 new shape, and every batch has another one.
 """
+_SLOT = re.compile(r"-(?P<place>[1-9][0-9]?)of(?P<slots>[1-9][0-9]?)$")
+"""The end of a slot's lock."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))
 
 
@@ -36,22 +40,22 @@ class SelectedDevice:
     """One device."""
 
     lock: str
-    """Name of its lock: the UUID of a GPU or MIG instance, its index if NVML does not report one, `cpu`, or
-    `cpu-1of2` for a slot of the CPU."""
+    """Name of its lock: the UUID of a GPU or MIG instance, its index if NVML does not report one, `cpu`; of a slot
+    with its place, `cpu-1of2`."""
     title: str
-    """`the CPU`, `slot 1 of 2 of the CPU`, `GPU 0`, `MIG instance 5c1b2a3d`."""
+    """`the CPU`, `GPU 0`, `MIG instance 5c1b2a3d`, `slot 1 of 2 of the CPU`."""
     visible: str | None
     """CUDA_VISIBLE_DEVICES for a process that uses it; None leaves the variable as it is."""
     gpu: NvmlGpu | None = None
     cpus: tuple[int, ...] = ()
     """Numbers of the CPUs that a process which uses it is pinned to; empty: all that it may use."""
     slots: int = 1
-    """How many runs share the CPU at a time."""
+    """How many runs share the device at a time."""
 
     @property
     def queue(self) -> str:
-        """Name of the queue in which runs wait for it: that of its lock; all slots of the CPU have one queue."""
-        return CPU if self.slots > 1 else self.lock
+        """Name of the queue in which runs wait for it: the lock of the whole device, also for its slots."""
+        return queue_of(self.lock)
 
     def apply(self) -> None:
         """Make it the only device of this process, and set defaults of torch; call before torch is imported."""
@@ -71,25 +75,24 @@ THE_CPU = SelectedDevice(CPU, "the CPU", "")
 def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> list[SelectedDevice]:
     """The devices of a setting, at least one. A run uses the first of them that is free.
 
-    `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU. `cpu:2`: two slots of the CPU with half of its
-    CPUs each. Names separated by commas: these GPUs. Others as in `select_device`.
+    `all`: all GPUs in CUDA_VISIBLE_DEVICES, else all GPUs, else the CPU. Names separated by commas: these GPUs. Others
+    as in `select_device`. With `:2` at the end two slots of each: half of the CPUs, or half of a GPU's memory.
 
     Raises UserError if one of them does not exist, or if CUDA_VISIBLE_DEVICES hides it.
     """
-    setting = str(setting)
-    if slots := cpu_slots_of(setting):
-        return _slots(slots)
+    names, slots = str(setting).partition(":")[0], slots_of(setting)
+    if names == CPU:
+        return _cpu_slots(slots)
     nvml = nvml or Nvml()
-    if setting == ALL:
-        return _all(nvml)
-    devices = [select_device(name, nvml) for name in setting.split(",")]
-    return list({device.lock: device for device in devices}.values())
+    devices = _all(nvml) if names == ALL else [select_device(name, nvml) for name in names.split(",")]
+    devices = list({device.lock: device for device in devices}.values())
+    return [slot for device in devices for slot in _slots(device, slots)]
 
 
-def cpu_slots_of(setting: int | str) -> int:
-    """The number of slots in a setting like `cpu:2`; 0 for others."""
-    name, _, number = str(setting).partition(":")
-    return int(number) if name == CPU and number else 0
+def slots_of(setting: int | str) -> int:
+    """The number of slots in a setting: 2 for `cpu:2` and `0,1:2`, 1 for a device that is not divided."""
+    number = str(setting).partition(":")[2]
+    return int(number) if number else 1
 
 
 def runs_at_once(settings: Iterable[int | str], nvml: Nvml | None = None) -> int:
@@ -97,13 +100,24 @@ def runs_at_once(settings: Iterable[int | str], nvml: Nvml | None = None) -> int
     return len({device.lock for setting in set(settings) for device in select_devices(setting, nvml)})
 
 
-def _slots(number: int) -> list[SelectedDevice]:
+def _slots(device: SelectedDevice, number: int) -> list[SelectedDevice]:
+    if number == 1:
+        return [device]
+    if device.lock == CPU:
+        return _cpu_slots(number)
+    return [_slot(device, place, number) for place in range(1, number + 1)]
+
+
+def _cpu_slots(number: int) -> list[SelectedDevice]:
     if number == 1:
         return [THE_CPU]
-    return [
-        SelectedDevice(f"{CPU}-{place}of{number}", f"slot {place} of {number} of the CPU", "", cpus=cpus, slots=number)
-        for place, cpus in enumerate(cpu_slots.divided(number), 1)
-    ]
+    parts = enumerate(cpu_slots.divided(number), 1)
+    return [_slot(THE_CPU, place, number, cpus) for place, cpus in parts]
+
+
+def _slot(device: SelectedDevice, place: int, number: int, cpus: tuple[int, ...] = ()) -> SelectedDevice:
+    title = f"slot {place} of {number} of {device.title}"
+    return replace(device, lock=f"{device.lock}-{place}of{number}", title=title, cpus=cpus, slots=number)
 
 
 def _all(nvml: Nvml) -> list[SelectedDevice]:
@@ -122,19 +136,22 @@ def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
     return [_selected(one) for one in gpu.mig_instances()] if gpu.mig_mode() else [_selected(gpu)]
 
 
+def queue_of(lock: str) -> str:
+    """Name of the queue for a device, given by the name of its lock: that of the whole device."""
+    return _SLOT.sub("", lock)
+
+
 def conflicts(lock: str, other: str) -> bool:
     """Whether two devices, given by the names of their locks, cannot be used at the same time.
 
-    The CPU conflicts with each of its slots, and with the slots of another division.
+    A device conflicts with each of its slots, and its slots with those of another division.
     """
     if lock == other:
         return True
-    divisions = {name.partition("of")[2] for name in (lock, other)}
-    return _is_cpu(lock) and _is_cpu(other) and ("" in divisions or len(divisions) > 1)
-
-
-def _is_cpu(lock: str) -> bool:
-    return lock == CPU or lock.startswith(f"{CPU}-")
+    if queue_of(lock) != queue_of(other):
+        return False
+    slot, other_slot = _SLOT.search(lock), _SLOT.search(other)
+    return slot is None or other_slot is None or slot["slots"] != other_slot["slots"]
 
 
 def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:
@@ -146,7 +163,7 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
     if setting == CPU:
         return THE_CPU
     nvml = nvml or Nvml()
-    if setting == ALL or any(mark in str(setting) for mark in ",:"):
+    if str(setting).startswith(ALL) or any(mark in str(setting) for mark in ",:"):
         return select_devices(setting, nvml)[0]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if setting == "auto":
@@ -165,7 +182,7 @@ def still_exists(device: SelectedDevice) -> bool:
     """Whether a GPU still responds: it can fall off the bus while a run waits for it. True for the CPU."""
     if device.gpu is None:
         return True
-    gpu = _find(Nvml(), device.lock)
+    gpu = _find(Nvml(), device.queue)
     return gpu is not None and gpu.handle is not None and (gpu.name() or gpu.uuid() or gpu.total()) is not None
 
 

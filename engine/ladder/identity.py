@@ -13,7 +13,7 @@ from engine.config.preset import flatten
 from engine.config.renamed_keys import original_names
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION
-from engine.hardware.devices import cpu_slots_of
+from engine.hardware.devices import slots_of
 from engine.runs.run_dir import RunDir, iterate, read_frozen
 
 UNRELATED_KEYS = (
@@ -57,7 +57,7 @@ def identity(
     if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
         machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
     parts.append({key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")})
-    if (slots := cpu_slots_of(config.hardware.device)) > 1:
+    if (slots := slots_of(config.hardware.device)) > 1:
         parts.append({"slots": slots})  # runs at the same time share caches and memory bandwidth: other timings
     if split_version != OLDEST_SPLIT_VERSION:
         parts.append({"split_version": split_version})

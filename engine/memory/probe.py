@@ -205,13 +205,17 @@ class Probe:
 
 
 def available_memory(meters: Meters) -> int:
-    """Memory available to this run in total, minus headroom, in bytes as the planner counts them."""
+    """Memory available to this run in total, minus headroom, in bytes as the planner counts them.
+
+    In a slot of a device it is at most the slot's part, whether or not other slots are in use.
+    """
     if uses_gpu():
         free, total = map(int, torch.cuda.mem_get_info())
     else:
         total, used = system_memory()
         free = total - used
-    return free + meters.held() - round(HEADROOM * total)
+    available = free + meters.held() - round(HEADROOM * total)
+    return available if meters.slots == 1 else min(available, round((1 - HEADROOM) * total / meters.slots))
 
 
 def available_for_copy() -> int:

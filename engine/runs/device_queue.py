@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.config.errors import UserError
-from engine.hardware.devices import CPU, conflicts
+from engine.hardware.devices import conflicts, queue_of
 from engine.runs import locks
 from engine.runs.home import tilde
 from engine.runs.origin import started_in
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 
 STALE_SECONDS = 60.0
 """Age at which an unlocked ticket is deleted: a younger one may belong to a run that is about to lock it."""
+
+POLL_SECONDS = 0.2
+OTHERS_WAIT = 5
+"""How many times as long those sleep that have more runs before them than devices: not even one that is free is theirs.
+"""
 
 TRY = "try"
 """Name, within a run's directory, under which a chat session with the run is in the queue."""
@@ -49,7 +55,7 @@ def wait_for_device(
     run: Path,
     report: Callable[[str], None],
     cancelled: Callable[[], bool],
-    seconds: float = 0.5,
+    seconds: float = POLL_SECONDS,
     is_usable: Callable[[SelectedDevice], bool] = lambda device: True,
 ) -> SelectedDevice | None:
     """Acquire one of the devices until this process ends; None if `cancelled` returned true first.
@@ -65,27 +71,28 @@ def wait_for_device(
             tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
             stack.callback(tickets[queue].remove)
         while True:
-            before = {queue: ticket.earlier() for queue, ticket in tickets.items()}
-            for device in [device for device in left if not before[device.queue]]:
+            users = {device.lock: _conflicting(device) for device in left}
+            for device in [device for device in left if users[device.lock] is None]:
+                if tickets[device.queue].earlier():
+                    continue
                 if not is_usable(device):
                     left.remove(device)
                     report(f"{device.title} is no longer available")
                 elif _take(device, content):
                     return device
-            for queue in before.keys() - {device.queue for device in left}:
+            for queue in tickets.keys() - {device.queue for device in left}:
                 tickets.pop(queue).remove()
             if not left:
                 what, do = f"no device is left of {_titles(devices)}", "check `nvidia-smi`, then resume the run"
                 raise UserError(what, "hardware.device", do, code="device.lost")
-            shown = min(left, key=lambda device: len(before[device.queue]))
-            user = _conflicting(shown)
-            note = _note(_titles(left), before[shown.queue], *(user or ((0, Path()), 0.0)))
+            earlier, user = tickets[left[0].queue].earlier(), users[left[0].lock]
+            note = _note(_titles(left), len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
             if note != last_note:
                 report(note)
                 last_note = note
             if cancelled():
                 return None
-            time.sleep(seconds)
+            time.sleep(seconds if len(earlier) < len(left) else seconds * OTHERS_WAIT)
 
 
 def _take(device: SelectedDevice, content: str) -> bool:
@@ -104,17 +111,17 @@ def _conflicting(device: SelectedDevice) -> tuple[tuple[int, Path], float] | Non
 
 
 def _titles(devices: Sequence[SelectedDevice]) -> str:
-    """`GPU 0`, `GPU 0 or GPU 1`; `a slot of the CPU`."""
-    if len(devices) > 1 and devices[0].slots > 1:
-        return "a slot of the CPU"
-    return " or ".join(device.title for device in devices)
+    """`GPU 0`, `GPU 0 or GPU 1`, `a slot of the CPU`."""
+    titles = [re.sub(r"^slot \d+ of \d+", "a slot", device.title) for device in devices]
+    return " or ".join(dict.fromkeys(titles))
 
 
 def queue_places() -> list[QueuePlace]:
     """Places of all runs on all devices of this machine, per device with its user first."""
     places = []
     found = dict(locks.device_locks())
-    queues = {locks.device_lock(CPU): CPU, **found}  # slots of the CPU have locks, and share a queue
+    wholes = {queue_of(name) for name in found.values()}
+    queues = {**{locks.device_lock(name): name for name in wholes}, **found}  # slots have locks, and share a queue
     for lock, device in queues.items():
         if (holder := locks.holder(lock)) is not None:
             pid, run = _read(holder)
@@ -133,9 +140,18 @@ class Ticket:
         self._path = folder / f"{round(arrived * 1e6):020}-{os.getpid()}"
         self._descriptor = locks.hold(self._path, content)
 
-    def earlier(self) -> list[tuple[int, Path]]:
-        """Who arrived earlier."""
-        return [turn for path, turn in _waiting(self._lock) if path.name < self._path.name]
+    def earlier(self) -> list[Path]:
+        """The tickets of those that arrived earlier, the first of which is held.
+
+        Tickets of ended processes after it are counted until they are deleted: to ask for the lock of each would take
+        all waiting processes together the square of their number.
+        """
+        earlier = sorted(path for path in self._path.parent.iterdir() if path.name < self._path.name)
+        for number, path in enumerate(earlier):
+            if locks.is_locked(path):
+                return earlier[number:]
+            _remove_if_stale(path)
+        return []
 
     def remove(self) -> None:
         """Leave the queue; a second call does nothing."""
@@ -143,6 +159,14 @@ class Ticket:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _last_waiting(tickets: Sequence[Path]) -> tuple[int, Path]:
+    """(pid, run) of the last ticket that is held; (0, no path) without one."""
+    for path in reversed(tickets):
+        if (holder := locks.holder(path)) is not None:
+            return _read(holder)
+    return 0, Path()
 
 
 def _waiting(lock: Path) -> list[tuple[Path, tuple[int, Path]]]:
@@ -187,13 +211,16 @@ def _read(content: str | None) -> tuple[int, Path]:
     return locks.pid_of(pid) or 0, Path(run)
 
 
-def _note(where: str, before: list[tuple[int, Path]], holder: tuple[int, Path], since: float) -> str:
-    """`next on GPU 0; in use by 2026…-3f2a (process 17) since 14:05, started in ~/mails`."""
+def _note(where: str, place: int, behind: tuple[int, Path], holder: tuple[int, Path], since: float) -> str:
+    """`next on GPU 0; in use by 2026…-3f2a (process 17) since 14:05, started in ~/mails`.
+
+    `place`: how many arrived earlier, the last of them `behind`.
+    """
     pid, run = holder
     use = f"in use by {_named(run)} (process {pid}){_since(since)}{_origin(run)}" if pid else "being released"
-    if not before:
+    if not place:
         return f"next on {where}; {use}"
-    return f"place {len(before) + 1} on {where}, behind {_named(before[-1][1])}; {use}"
+    return f"place {place + 1} on {where}, behind {_named(behind[1])}; {use}"
 
 
 def _since(seconds: float) -> str:

@@ -16,7 +16,7 @@ class QueueEntry:
     """One process in the queue of a device."""
 
     device: str
-    """UUID or index of a GPU or MIG instance, `cpu`, or `cpu-1of2` for a slot of the CPU."""
+    """UUID or index of a GPU or MIG instance, `cpu`, or `cpu-1of2` for a slot."""
     title: str
     """`CPU`, `CPU slot 1 of 2`, `GPU 0`, `MIG instance 5c1b2a3d`."""
     place: int
@@ -48,9 +48,10 @@ def device_title(device: str, nvml: Nvml | None) -> str:
     """The title of a device in the queue, as `SelectedDevice` names it."""
     if device == CPU:
         return "CPU"
-    if device.startswith(f"{CPU}-"):  # cpu-1of2
-        place, _, slots = device.removeprefix(f"{CPU}-").partition("of")
-        return f"CPU slot {place} of {slots}"
+    whole, _, slot = device.rpartition("-")
+    if whole and "of" in slot:  # cpu-1of2
+        place, _, slots = slot.partition("of")
+        return f"{device_title(whole, nvml)} slot {place} of {slots}"
     short = device.partition("-")[2][:8]
     if device.startswith("MIG-"):
         return f"MIG instance {short}"

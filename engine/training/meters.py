@@ -32,6 +32,8 @@ class Meters:
     write: Callable[[Memory | Load], object]
     gpu: NvmlGpu | None
     seconds: float = 1.0
+    slots: int = 1
+    """How many runs share the device: each has this part of its memory."""
     before_model: int = 0
     """Resident set in bytes before the model was loaded."""
     gpu_pid: int | None = None

@@ -39,6 +39,7 @@ from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.packing import chosen_packing
 from engine.worker.run_context import RunContext
+from engine.worker.slots import limit_memory
 from engine.worker.start_point import add_started_adapter, keep_start, load_model
 from engine.worker.training_phase import train
 
@@ -49,7 +50,9 @@ def work(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopReques
     machine = this_machine()
     if machine.device == "cuda" and frozen.config.train.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
-    meters = Meters(log.write, training_gpu() if machine.device == "cuda" else None)
+    meters = Meters(
+        log.write, training_gpu() if machine.device == "cuda" else None, slots=limit_memory(frozen.config, machine)
+    )
     run = RunContext(run_dir, frozen, log, stopping, machine, meters)
     try:
         outcome = _execute(run)

@@ -30,6 +30,7 @@ from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_ar
 from engine.worker.compiled_layers import compile_by_training
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
+from engine.worker.slots import refuse_small_slot
 
 VALIDATION_ROWS = 128
 """Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
@@ -42,6 +43,8 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     resume = _resume_point(run)
     start = resume.step if resume else 0
     forecast, batches = _forecast(run, model, evaluator, schedule, start, resume)
+    if run.machine.device == "cuda" and run.meters.slots > 1:
+        refuse_small_slot(forecast, available_memory(run.meters), run.config.hardware.device)
     optimizer, optimizer_name = make_optimizer(model.parameters(), forecast.config, run.machine, run.warn)
     run.log_model(model, optimizer_name)
     micro_batch = forecast.micro_batch

@@ -25,6 +25,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--quick": "ladder: epochs",
         "--fresh": "ladder: fresh",
         "--devices": "bench.device",
+        "--share": "set: hardware.device",
         "--executor": "set: executor.name",
     },
     "ladder": {
@@ -41,6 +42,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--probe": "ladder: probe",
         "--fresh": "ladder: fresh",
         "--devices": "bench.device",
+        "--share": "set: hardware.device",
         "--executor": "set: executor.name",
     },
     "report": {"": "ladder.report", "LADDER": "ladder.next", "--markdown": "ladder.report"},
@@ -54,6 +56,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--from": "runs.continue",
         "--now": "launch.now",
         "--device": "bench.device",
+        "--share": "set: hardware.device",
         "--executor": "set: executor.name",
     },
     "attach": {"": "bench.ladder", "RUN": "runs.attach"},

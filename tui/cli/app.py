@@ -40,10 +40,12 @@ from tui.cli.options import (
     RunArgument,
     RunsOption,
     SetOption,
+    ShareOption,
     TimeOption,
     VersionOption,
     chosen_method,
     overrides,
+    shared_device,
 )
 from tui.cli.shipping import shipping_app
 from tui.cli.subcommands import data_app, presets_app
@@ -72,6 +74,7 @@ def run(
     model: ModelOption = None,
     data: DataOption = None,
     device: DeviceOption = None,
+    share: ShareOption = None,
     settings: SetOption = None,
     start: FromOption = None,
     runs: RunsOption = None,
@@ -89,7 +92,12 @@ def run(
     folder = home(runs, launch=True, json=json)
     from_run = None if start is None else str(run_dir.find(folder, start).path)
     job = overrides(None, executor=executor, partition=partition, time=time, gres=gres)
-    given = overrides(settings, model=model, data=data, method=method, device=device, **{"from": from_run}) | job
+    given = (
+        overrides(
+            settings, model=model, data=data, method=method, device=shared_device(device, share), **{"from": from_run}
+        )
+        | job
+    )
     raise typer.Exit(verb.run(preset, chosen_method(method), given, folder, now, detach, json))
 
 

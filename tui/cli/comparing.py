@@ -32,10 +32,12 @@ from tui.cli.options import (
     RunsOption,
     SeedsOption,
     SetOption,
+    ShareOption,
     ShotsOption,
     TimeOption,
     VaryOption,
     overrides,
+    shared_device,
 )
 
 comparing_app = App()
@@ -48,6 +50,7 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="One seed, half the training steps and test rows.")] = False,
     fresh: FreshOption = False,
     device: DevicesOption = None,
+    share: ShareOption = None,
     executor: ExecutorOption = None,
     partition: PartitionOption = None,
     time: TimeOption = None,
@@ -58,7 +61,9 @@ def demo(
     """Run the default ladder on the embedded model and data."""
     from tui.cli import demo as verb
 
-    job = overrides(None, device=device, executor=executor, partition=partition, time=time, gres=gres)
+    job = overrides(
+        None, device=shared_device(device, share), executor=executor, partition=partition, time=time, gres=gres
+    )
     raise typer.Exit(verb.demo(home(runs, launch=True, json=json), seeds, quick, fresh, detach, json, job))
 
 
@@ -91,6 +96,7 @@ def ladder(
     fresh: FreshOption = False,
     retime: RetimeOption = False,
     device: DevicesOption = None,
+    share: ShareOption = None,
     executor: ExecutorOption = None,
     partition: PartitionOption = None,
     time: TimeOption = None,
@@ -103,7 +109,9 @@ def ladder(
     from engine.runs.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
-    job = overrides(None, device=device, executor=executor, partition=partition, time=time, gres=gres)
+    job = overrides(
+        None, device=shared_device(device, share), executor=executor, partition=partition, time=time, gres=gres
+    )
     given = overrides(settings, model=model, data=data) | job
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])

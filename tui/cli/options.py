@@ -66,6 +66,10 @@ DevicesOption = Annotated[
         help="Devices that runs use at the same time: all (GPUs), 0,1 or UUIDs, cpu, cpu:2 (halves of the CPU).",
     ),
 ]
+ShareOption = Annotated[
+    int | None,
+    typer.Option("--share", metavar="N", min=2, max=16, help="Runs at a time on each device; the plan must fit."),
+]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")
 ]
@@ -135,6 +139,16 @@ OPTION_KEYS = {
     "--device": "hardware.device",
 }
 """Option -> the preset key that it sets."""
+
+
+def shared_device(device: str | None, share: int | None) -> str | None:
+    """The value of --devices with --share: `0,1:2`. Raises UserError where --devices has a number of slots itself."""
+    if share is None:
+        return device
+    if device is not None and ":" in device:
+        what, do = f"--devices {device} and --share {share} given together", "keep one of them"
+        raise UserError(what, do=do, code="cli.conflicting_values")
+    return f"{device or 'auto'}:{share}"
 
 
 def overrides(settings: list[str] | None, **options: Any) -> Flat:

@@ -74,24 +74,26 @@ def listed_budget(wanted: str) -> MemoryBudget:
 def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> MemoryBudget:
     """The memory of this machine's GPU, or its system memory if a run would use the CPU. `device`: `hardware.device`.
 
-    Of several GPUs the one with the least memory: a run may get any of them. A slot of the CPU has its share of the
-    system memory. Raises UserError as `select_devices` does.
+    Of several GPUs the one with the least memory: a run may get any of them. A slot has its part of the memory. Raises
+    UserError as `select_devices` does.
     """
     nvml = nvml or Nvml()
     selected = select_devices(device, nvml)
     budgets = [_gpu_budget(one.gpu) for one in selected if one.gpu is not None]
     if budgets:
-        return min(budgets, key=lambda budget: budget.total)
+        return _part(min(budgets, key=lambda budget: budget.total), selected[0])
     was_selected = str(device).partition(":")[0] == CPU
-    return _share(_system_budget("the CPU was selected" if was_selected else nvml.why), selected[0])
+    return _part(_system_budget("the CPU was selected" if was_selected else nvml.why), selected[0])
 
 
-def _share(budget: MemoryBudget, device: SelectedDevice) -> MemoryBudget:
-    """The memory of one slot of the CPU."""
+def _part(budget: MemoryBudget, device: SelectedDevice) -> MemoryBudget:
+    """The memory of one slot of the device: other slots may be in use, by runs with as much."""
     if device.slots == 1:
         return budget
     cores = f"{len(device.cpus)} of {os.cpu_count()} CPU cores"
-    return replace(budget, name=cores, total=budget.total // device.slots, used=budget.used // device.slots)
+    name = cores if device.cpus else f"1 of {device.slots} slots of {budget.name}"
+    total = budget.total // device.slots
+    return replace(budget, name=name, total=total, used=min(total, budget.used // device.slots))
 
 
 def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:

@@ -44,7 +44,10 @@ def test_more_slots_than_cpus_are_refused() -> None:
         ("GPU-a", "GPU-b", False),
         ("GPU-a", "GPU-a", True),
         ("0", "cpu", False),
-        ("cpu-1of2", "GPU-1of4", False),
+        ("GPU-a-1of2", "GPU-a-2of2", False),
+        ("GPU-a-1of2", "GPU-a", True),
+        ("GPU-a-1of2", "GPU-b-1of2", False),
+        ("cpu-1of2", "GPU-a-1of4", False),
     ],
 )
 def test_devices_that_conflict(lock: str, other: str, expected: bool) -> None:

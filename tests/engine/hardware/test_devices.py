@@ -135,6 +135,8 @@ except UserError as error:
         ("1,0", None, ["GPU-abcd", "GPU-0123"], 22),
         ("0,GPU-01", None, ["GPU-0123"], 22),
         ("1,MIG-888", None, ["GPU-abcd", "MIG-888"], 20),
+        ("1:2", None, ["GPU-abcd-1of2", "GPU-abcd-2of2"], 40),
+        ("1,0:2", "0,1", ["GPU-abcd-1of2", "GPU-abcd-2of2", "GPU-0123-1of2", "GPU-0123-2of2"], 11),
     ],
 )
 def test_several_devices_are_planned_for_the_one_with_the_least_memory(

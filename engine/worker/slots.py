@@ -1,0 +1,31 @@
+"""Runs that share a GPU: each has its part of the memory, as a limit of torch's allocator, and must fit in it."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.config import schema
+from engine.config.errors import UserError
+from engine.config.quantities import size
+from engine.hardware.devices import slots_of
+from engine.memory.dry_run.run_forecast import RunForecast, as_measured
+from engine.methods.machine import Machine
+
+
+def limit_memory(config: schema.Config, machine: Machine) -> int:
+    """Limit torch to this run's part of a shared GPU; returns the number of slots of the device."""
+    slots = slots_of(config.hardware.device) if config.executor.name == "local" else 1
+    if machine.device == "cuda" and slots > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / slots)  # a run that needs more ends, and not its neighbor
+    return slots
+
+
+def refuse_small_slot(forecast: RunForecast, limit: int, device: int | str) -> None:
+    """Raise UserError unless the plan says that the run fits in `limit` bytes; `device` is its `hardware.device`."""
+    needed = None if forecast.best is None else as_measured(forecast.best, forecast.best.training)
+    if needed is not None and needed <= limit:
+        return
+    predicted = "there is no prediction" if needed is None else f"{size(needed)} are predicted"
+    what = f"{predicted} for training, and a slot has {size(limit)}"
+    do = "use fewer slots, a smaller micro-batch or shorter rows"
+    raise UserError(what, f"hardware.device={device}", do, code="device.slot_too_small")

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from nvml_library import build
 
 from engine.config.errors import UserError
+from engine.config.files import write_atomically
 from engine.hardware.devices import select_devices, still_exists
 from engine.runs import locks
 from engine.runs.device_queue import wait_for_device
@@ -78,7 +79,7 @@ def work(folder: Path, name: str, arrived: float) -> int:
         if not still_exists(device):
             log(folder, name, "lost")
             return 1
-        progress.write_text(str(step + 1))
+        write_atomically(progress, str(step + 1).encode())
     log(folder, name, "end")
     return 0
 
@@ -144,6 +145,10 @@ class Story:
                 run.terminal.wait()
                 self.counts[victim] += 1
 
+    def is_alive(self, run: Run) -> bool:
+        """Whether the run has a worker, also one that has not taken its lock yet."""
+        return locks.is_locked(self.folder / run.name / "engine.lock") or Path(f"/proc/{run.worker}").exists()
+
     def ended(self) -> set[object]:
         """Names of the runs that have finished."""
         return {event["run"] for event in events(self.folder) if event["what"] == "end"}
@@ -153,10 +158,10 @@ class Story:
         for gpu in [gpu for gpu, since in self.lost.items() if time.monotonic() > since + LOST_SECONDS]:
             del self.lost[gpu]
             self.describe_gpus()
-        ended = self.ended()
-        for run in list(self.runs.values()):
-            alive = locks.is_locked(self.folder / run.name / "engine.lock") or Path(f"/proc/{run.worker}").exists()
-            if run.name not in ended and not alive:
+        gone = [run for run in self.runs.values() if not self.is_alive(run)]
+        ended = self.ended()  # read afterwards: a worker logs its end before it is gone
+        for run in gone:
+            if run.name not in ended:
                 self.start(run.name)
         return ended != set(self.runs)
 

@@ -70,11 +70,20 @@ class MachineSample:
         return self.gpus[self.visible] if self.visible is not None and self.gpus else None
 
     def gpu_of(self, device: int | str) -> GpuSample | None:
-        """The GPU that a run with this `hardware.device` would use; None for the CPU and for an unknown GPU."""
-        if device in ("auto", "all"):
-            return self.run_gpu
-        name = str(device).partition(",")[0]
-        return next((gpu for gpu in self.gpus if name == str(gpu.index) or _is_named(gpu, name)), None)
+        """The GPU that a run with this `hardware.device` is planned for: of several the one with the least memory.
+
+        None for the CPU and for an unknown GPU.
+        """
+        return min(self.gpus_of(device), key=lambda gpu: gpu.total or 0, default=None)
+
+    def gpus_of(self, device: int | str) -> list[GpuSample]:
+        """The GPUs that a run with this `hardware.device` can use."""
+        names = str(device).partition(":")[0].split(",")
+        if names == ["auto"]:
+            return [self.run_gpu] if self.run_gpu else []
+        if names == ["all"]:
+            return list(self.gpus) if self.run_gpu else []
+        return [gpu for gpu in self.gpus if any(name == str(gpu.index) or _is_named(gpu, name) for name in names)]
 
 
 def _is_named(gpu: GpuSample, name: str) -> bool:

@@ -25,6 +25,9 @@ class LaunchContext:
     foreign: Sequence[OtherProcess] = ()
     """GPU processes that are not ftbench runs."""
     turns: Sequence[QueuePlace] = ()
+    """Who uses the devices that the launch can use, and who waits for them."""
+    devices: int = 1
+    """How many runs can use these devices at the same time."""
 
 
 @dataclass(frozen=True)

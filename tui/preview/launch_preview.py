@@ -231,9 +231,9 @@ def _disk(found: Sequence[MethodForecast], runs: Path) -> Iterator[Fact]:
 
 def _turn(context: LaunchContext) -> Iterator[Fact]:
     running = [turn for turn in context.turns if turn.place == 0]
-    waiting = len(context.turns) - len(running)
-    if not running and not waiting:
-        yield Fact("queue", "device is free: starts immediately")
+    waiting = len({turn.pid for turn in context.turns if turn.place})  # one can wait for several devices
+    if len(running) < context.devices and not waiting:
+        yield Fact("queue", f"{'a device' if running else 'device'} is free: starts immediately")
         return
     names = ", ".join(turn.run.name for turn in running) or "a run that is about to start"
     more = f" and {amount(waiting, 'queued run')}" if waiting else ""

@@ -16,11 +16,12 @@ from engine.config.model_files import ModelFiles, find_model
 from engine.config.preset import Effective
 from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
+from engine.hardware.devices import slots_of
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import FitQuery, classify_fit
 from engine.memory.formula.measured_error import error_of
-from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from tui.choice import Choice
@@ -54,11 +55,15 @@ class MethodForecast:
 def memory_budget(
     sample: MachineSample, own: Collection[int] = (), steady: bool = False, device: int | str = "auto"
 ) -> MemoryBudget:
-    """The memory budget: of the GPU that a run with this `hardware.device` uses, else of the system.
+    """The memory budget: of the GPU that a run with this `hardware.device` uses, else of the system, or of its slot.
 
     `own` are processes of ftbench runs: a new run waits for them, so their memory will be free. `steady` rounds the
     memory used by others, so that it does not change with every sample.
     """
+    return slot_budget(_whole_budget(sample, own, steady, device), slots_of(device))
+
+
+def _whole_budget(sample: MachineSample, own: Collection[int], steady: bool, device: int | str) -> MemoryBudget:
     gpu = sample.gpu_of(device)
     if gpu is None or not gpu.total:
         used = max(0, sample.memory_used - (sample.worker_rss or 0))

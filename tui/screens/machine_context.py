@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.hardware.cpu_load import usable_cpus
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns
 from tui.screens.run_follower import RunFollower
@@ -12,6 +13,7 @@ from tui.widgets.choosing import ChoosingPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from engine.memory.formula.memory_budget import MemoryBudget
+    from engine.runs.device_queue import QueuePlace
     from tui.live.machine import MachineSample
     from tui.preview.launch_context import LaunchContext
 
@@ -38,11 +40,13 @@ class MachineContext:
     @property
     def devices(self) -> list[str]:
         """The values of `hardware.device` that exist here: auto, each GPU by its index or UUID if it has no index in
-        nvidia-smi (a MIG instance), cpu.
+        nvidia-smi (a MIG instance), all of several, cpu, and halves of it for the runs of a ladder.
         """
         gpus = self.sample.gpus if self.sample else ()
         names = [gpu.uuid if (gpu.uuid or "").startswith("MIG-") else str(gpu.index) for gpu in gpus]
-        return ["auto", *(name for name in names if name), "cpu"]
+        found = [name for name in names if name]
+        halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
+        return ["auto", *found, *(["all"] if len(found) > 1 else []), "cpu", *halves]
 
     def planned(self, choosing: ChoosingPane) -> int | None:
         """Predicted peak memory in bytes: of the watched run while it is running, else of the selection.
@@ -70,7 +74,18 @@ class MachineContext:
         turns, own = self._screen.queue(), self._own_processes()
         gpu = self.sample.gpu_of(self._device)
         budget = memory_budget(self.sample, own, device=self._device)
-        return LaunchContext(self._runs, budget, foreign_processes(gpu, own) if gpu else (), turns)
+        turns, devices = self._of_the_choice(turns)
+        return LaunchContext(self._runs, budget, foreign_processes(gpu, own) if gpu else (), turns, devices)
+
+    def _of_the_choice(self, turns: list[QueuePlace]) -> tuple[list[QueuePlace], int]:
+        """The places in the queues of the devices that a launch can use, and how many runs can use them at a time."""
+        from engine.hardware.devices import CPU, queue_of, slots_of
+
+        assert self.sample is not None
+        gpus = self.sample.gpus_of(self._device)
+        names = {name for gpu in gpus for name in (gpu.uuid, str(gpu.index)) if name} or {CPU}
+        slots = slots_of(self._device)
+        return [turn for turn in turns if queue_of(turn.device) in names], max(1, len(gpus)) * slots
 
     def _own_processes(self) -> set[int]:
         return self._live_runs.own_processes(self._follower.process())

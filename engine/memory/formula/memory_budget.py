@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
-from engine.hardware.devices import CPU, SelectedDevice, select_devices
+from engine.hardware.devices import CPU, select_devices
 from engine.hardware.nvml import Nvml, NvmlGpu, process_name
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import Device
@@ -81,19 +81,19 @@ def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> Memory
     selected = select_devices(device, nvml)
     budgets = [_gpu_budget(one.gpu) for one in selected if one.gpu is not None]
     if budgets:
-        return _part(min(budgets, key=lambda budget: budget.total), selected[0])
+        return slot_budget(min(budgets, key=lambda budget: budget.total), selected[0].slots)
     was_selected = str(device).partition(":")[0] == CPU
-    return _part(_system_budget("the CPU was selected" if was_selected else nvml.why), selected[0])
+    return slot_budget(_system_budget("the CPU was selected" if was_selected else nvml.why), selected[0].slots)
 
 
-def _part(budget: MemoryBudget, device: SelectedDevice) -> MemoryBudget:
-    """The memory of one slot of the device: other slots may be in use, by runs with as much."""
-    if device.slots == 1:
+def slot_budget(budget: MemoryBudget, slots: int) -> MemoryBudget:
+    """The memory of one of a device's slots: the others may be in use, by runs with as much."""
+    if slots == 1:
         return budget
-    cores = f"{len(device.cpus)} of {os.cpu_count()} CPU cores"
-    name = cores if device.cpus else f"1 of {device.slots} slots of {budget.name}"
-    total = budget.total // device.slots
-    return replace(budget, name=name, total=total, used=min(total, budget.used // device.slots))
+    total = budget.total // slots
+    return replace(
+        budget, name=f"1 of {slots} slots of {budget.name}", total=total, used=min(total, budget.used // slots)
+    )
 
 
 def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:

@@ -62,7 +62,7 @@ def test_runs_at_once_counts_each_device_once() -> None:
 def test_a_slot_has_its_share_of_the_memory() -> None:
     whole, slot = local_budget(device="cpu"), local_budget(device="cpu:2")
     assert abs(slot.total - whole.total / 2) < 2
-    assert slot.name.startswith(f"{len(usable_cpus()) // 2} of ")
+    assert slot.name == f"1 of 2 slots of {whole.name}"
 
 
 def test_a_process_that_uses_a_slot_has_its_cpus_and_as_many_threads() -> None:

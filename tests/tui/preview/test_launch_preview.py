@@ -44,7 +44,9 @@ def card(total: int, used: int = 0) -> MemoryBudget:
 def prospect(
     runs: Path, report: DataCheck | None = None, budget: MemoryBudget | None = None, **how: Any
 ) -> LaunchPreview:
-    scene = LaunchContext(runs, budget or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()))
+    scene = LaunchContext(
+        runs, budget or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()), how.pop("devices", 1)
+    )
     choice = Choice(**{"preset": "demo-lora", **how})
     return run_preview(choice.name, choice.effective(), scene, report or DataCheck(ANSWER))
 
@@ -174,6 +176,8 @@ def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     assert fact(found, "queue") == "waits for first and 1 queued run"
     assert "process 4711" in said(found) and "3.00 GiB" in said(found)
     assert "starts immediately" in fact(prospect(tmp_path), "queue")
+    one_of_two = prospect(tmp_path, turns=places[:1], devices=2)
+    assert fact(one_of_two, "queue") == "a device is free: starts immediately"
 
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:

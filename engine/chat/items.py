@@ -14,7 +14,7 @@ from engine.data.conversation import Example
 from engine.data.examples import examples_of
 from engine.data.tokens import Row
 from engine.evaluation.predictions import PredictionLine, read_lines
-from engine.evaluation.score import Item
+from engine.evaluation.scored_item import Item
 from engine.runs.chat_messages import Items, ReplayItem
 from engine.runs.chat_messages import RecordedAnswer as Recorded
 

@@ -15,6 +15,7 @@ from engine.config.data_files import is_data_file as is_data_file  # for importe
 from engine.config.data_files import is_hub_id as is_hub_id
 from engine.config.errors import Notice, UserError
 from engine.config.files import check_utf8, working_directory
+from engine.config.method_specs import method_names
 from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.schema import Config
@@ -88,6 +89,12 @@ def list_presets() -> list[PresetEntry]:
 def preset_name(preset: str) -> str:
     """The name in a preset's name or path: only `.toml` is a suffix, `qwen2.5-7b-lora` is a complete name."""
     return Path(preset).name.removesuffix(".toml")
+
+
+def without_method(preset: str) -> str:
+    """A preset's name without a method at its end: `demo` for `demo-lora`; the run's name has the method already."""
+    suffix = next((f"-{method}" for method in method_names() if preset.endswith(f"-{method}")), "")
+    return preset.removesuffix(suffix)
 
 
 def find_preset(name: str) -> tuple[Preset, Path]:

@@ -17,7 +17,8 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
 _GPU_NAME = r"([0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+)"
-DeviceName = Annotated[str, Meta(pattern=rf"^(auto|all|cpu|{_GPU_NAME}(,{_GPU_NAME})*)(:[1-9][0-9]?)?$")]
+DEVICE_PATTERN = rf"^(auto|all|cpu|{_GPU_NAME}(,{_GPU_NAME})*)(:[1-9][0-9]?)?$"
+DeviceName = Annotated[str, Meta(pattern=DEVICE_PATTERN)]
 DATA_FORMATS = ("auto", *format_names())
 if TYPE_CHECKING:
     FormatName = str  # mypy cannot evaluate the names of the modules

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.config.files import write_atomically
 from engine.data.items import EvaluationItem
-from engine.evaluation.score import Item
+from engine.evaluation.scored_item import Item
 
 Who = Literal["base", "tuned"]
 

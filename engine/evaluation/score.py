@@ -19,6 +19,7 @@ from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.evaluation.row_loss import RowLoss
+from engine.evaluation.scored_item import Item
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import without_adapters
 from engine.runs.result import Interval, Score
@@ -33,42 +34,6 @@ Progress = Callable[[str, int, int], None]
 
 def no_progress(work: str, done: int, total: int) -> None:
     """Report nothing."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """The result of one evaluation item: the model's answer, its scores, and the loss on the references."""
-
-    nll: float
-    """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
-    tokens: float
-    """Tokens of a reference; mean over the item's references."""
-    output: str = ""
-    scores: dict[str, float] | None = None
-    """Scores against the best reference."""
-    weight: float | None = None
-    """Sum of the tokens' loss weights; None if all are 1."""
-    ended: bool | None = None
-    """Whether an end token ended the answer; None if it was not generated, as with the metric `choice`."""
-    formatted: bool | None = None
-    """Whether the answer has the format that the metric needs; None if the metric needs none."""
-
-    @property
-    def loss_weight(self) -> float:
-        """The divisor of `nll` in a mean."""
-        return self.tokens if self.weight is None else self.weight
-
-    @classmethod
-    def of(
-        cls,
-        loss: RowLoss,
-        output: str = "",
-        scores: dict[str, float] | None = None,
-        ended: bool | None = None,
-        formatted: bool | None = None,
-    ) -> Item:
-        weight = None if loss.weight == loss.tokens else loss.weight
-        return cls(loss.nll, loss.tokens, output, scores, weight, ended, formatted)
 
 
 @dataclass

@@ -32,7 +32,8 @@ from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import best_score
-from engine.evaluation.score import Item, Scorer, item_losses
+from engine.evaluation.score import Scorer, item_losses
+from engine.evaluation.scored_item import Item
 from engine.export import gguf_check
 from engine.export.check_job import Checked, CheckJob
 from engine.export.rows import ScoredRows, rendered_by, scored_rows

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from engine.evaluation.score import Item
+from engine.evaluation.scored_item import Item
 from engine.runs.exports import Defect
 
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]

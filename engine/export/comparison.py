@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import bootstrap, of_scores
-from engine.evaluation.score import Item
+from engine.evaluation.scored_item import Item
 from engine.runs.result import Interval
 
 

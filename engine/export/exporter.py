@@ -21,7 +21,7 @@ from engine.config.files import (
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.evaluation.predictions import recorded_items
-from engine.evaluation.score import Item
+from engine.evaluation.scored_item import Item
 from engine.export.artifact_files import (
     UNQUANTIZED,
     Progress,
@@ -34,10 +34,10 @@ from engine.export.card import write_card
 from engine.export.check_job import Checked
 from engine.export.checker import Checker
 from engine.export.comparison import difference_of, scores_of
-from engine.export.source import ExportRequest, FinishedRun, finished_run, refuse_folder, refuse_small_disk
+from engine.export.request import ExportRequest, refuse_folder
+from engine.export.source import FinishedRun, finished_run, refuse_small_disk
 from engine.methods.provenance import folder_bytes
 from engine.runs.exports import (
-    DEFAULT_TYPES,
     FIDELITY,
     ITEM_SCORES,
     Fidelity,
@@ -45,7 +45,6 @@ from engine.runs.exports import (
     MergeBase,
     MergeCandidate,
     WeightType,
-    export_folder,
     outcome_of,
 )
 
@@ -56,8 +55,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     The run's directory is only added to. Raises UserError if the run cannot be exported like this or the folder cannot
     be written, and RunFailed if the disk is full or the check does not finish; nothing half-written remains.
     """
-    dtype = request.type or DEFAULT_TYPES[request.kind]
-    final = request.out or export_folder(request.run, request.kind, dtype)
+    dtype, final = request.written_type, request.folder
     try:
         refuse_folder(final, request.overwrite)
         run = finished_run(request)

@@ -20,7 +20,7 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.score import Item
+from engine.evaluation.scored_item import Item
 from engine.export.llama_cpp import LlamaCpp
 from engine.export.rows import ScoredRows
 from engine.runs.exports import Defect

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,30 +14,18 @@ from engine.config.errors import UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
 from engine.data.examples import system_prompt, training_examples
-from engine.export.gguf_tools import require_tools
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
+from engine.export.request import ExportRequest, exportable
 from engine.export.rows import ScoredRows, scored_rows
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.exports import FIDELITY, TYPES, ExportKind, WeightType
+from engine.runs.exports import ExportKind, WeightType
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, finished_result, read_frozen
+from engine.runs.run_dir import RunDir
 
 ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What to export, and where to."""
-
-    run: RunDir
-    kind: ExportKind
-    type: WeightType | None
-    out: Path | None
-    margin: float
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,31 +48,14 @@ class FinishedRun:
 
 
 def finished_run(request: ExportRequest) -> FinishedRun:
-    """The run to export. Raises UserError for an unfinished run, for a kind or type of artifact that its method cannot
-    give, and if its base or its test rows have changed.
-    """
-    run, result = request.run, finished_result(request.run, "export.not_finished")
-    frozen = read_frozen(run)
-    spec = method_spec(frozen.config.method)
-    _refuse_kind(request, spec)
-    if not any(run.model.glob("*.safetensors")):
-        raise UserError("the run has no model", str(run.model), "export another run", "export.no_model")
+    """The run to export. Raises UserError as `exportable` does, and if its base or its test rows have changed."""
+    frozen, result = exportable(request)
+    run, spec = request.run, method_spec(frozen.config.method)
     refuse_other_base(frozen.config.model, result, spec)
     tokenizer = load_tokenizer(frozen.config.model)
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
     system = system_prompt(training_examples(frozen.config.data))
     return FinishedRun(run, frozen, result, spec, tokenizer, scored, system)
-
-
-def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
-    if request.kind == "adapter" and spec.trains_weights:
-        what = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
-        raise UserError(what, request.run.name, "use --to merged", "export.no_adapter")
-    if request.type is not None and request.type not in (types := TYPES[request.kind]):
-        do = f"use {', '.join(types)}" if types else "omit --type"
-        raise UserError(f"invalid type {request.type} for --to {request.kind}", request.run.name, do, "export.type")
-    if request.kind == "gguf":
-        require_tools()
 
 
 def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
@@ -98,18 +68,6 @@ def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
         what = "the base model has changed since the run"
         do = "restore the weights that the run was trained on"
         raise UserError(what, model.id, do, "export.base_changed")
-
-
-def refuse_folder(final: Path, overwrite: bool) -> None:
-    """Raise UserError for a folder that exists, unless it is empty, or an earlier export to overwrite."""
-    if final.is_dir() and not any(final.iterdir()):
-        return
-    if (final / FIDELITY).exists():
-        if not overwrite:
-            raise UserError("already exported", str(final), "use --overwrite or another --out", "export.exists")
-    elif os.path.lexists(final):
-        do = "use --out with a new folder"
-        raise UserError("not an exported artifact: it is not replaced", str(final), do, "export.not_an_export")
 
 
 def refuse_small_disk(final: Path, source: FinishedRun, kind: ExportKind, dtype: WeightType) -> None:

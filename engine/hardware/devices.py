@@ -17,6 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.config.schema import DEVICE_PATTERN
 from engine.hardware import cpu_slots
 from engine.hardware.nvml import Nvml, NvmlGpu
 
@@ -80,10 +81,12 @@ def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> lis
 
     Raises UserError if one of them does not exist, or if CUDA_VISIBLE_DEVICES hides it.
     """
+    nvml = nvml or Nvml()
+    if not re.fullmatch(DEVICE_PATTERN, str(setting)):
+        raise _not_found(nvml, f"no device {setting}", KEY)
     names, slots = str(setting).partition(":")[0], slots_of(setting)
     if names == CPU:
         return _cpu_slots(slots)
-    nvml = nvml or Nvml()
     devices = _all(nvml) if names == ALL else [select_device(name, nvml) for name in names.split(",")]
     devices = list({device.lock: device for device in devices}.values())
     return [slot for device in devices for slot in _slots(device, slots)]

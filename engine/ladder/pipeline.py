@@ -8,7 +8,6 @@ from functools import partial
 
 import msgspec
 
-from engine.config import quantities
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
@@ -19,7 +18,8 @@ from engine.ladder.aggregate import aggregate
 from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
 from engine.ladder.entry_queue import EntryQueue, PlannedRun
 from engine.ladder.probes import duration, probe_config
-from engine.ladder.rates import at_the_edge, best_rates, choose, equal_rates_warning, grid, halving_rounds
+from engine.ladder.rate_trials import RateTrials
+from engine.ladder.rates import equal_rates_warning
 from engine.ladder.runner import LadderRunner
 from engine.runs.ladder import Kind, Ladder, LadderRun, RungDuration, SharedWork, Stage
 from engine.runs.ladder_plan import differing_settings, shared
@@ -71,7 +71,7 @@ class LadderPipeline:
                 continue
             rung = next(rung for rung in self.plan.rungs if rung.name == entry.rung)
             is_trial = entry.kind == "trial"
-            configs = (self._trial_config(rung, entry),) if is_trial else self._run_configs(rung, entry)
+            configs = (self.trials.config(rung, entry),) if is_trial else self._run_configs(rung, entry)
             if not any(self.runner.has_finished(entry, config) for config in configs):
                 pending[self.runner.identity(configs[0])] = known.get(entry.rung)
         return pending
@@ -105,8 +105,7 @@ class LadderPipeline:
         plan = self.plan
         for rung in plan.rungs if plan.probe else []:
             self._probe_entry(rung)
-        for rung in plan.rungs if plan.learning_rates > 1 else []:
-            self._trials(rung, grid(rung.config.train.learning_rate, plan.learning_rates), self._rounds()[0][1])
+        self.trials.list_entries()
         for seed in plan.seeds:
             for rung in plan.rungs:
                 self._entry(rung, "run", seed, rung.config.train.learning_rate)
@@ -136,53 +135,13 @@ class LadderPipeline:
         if self.plan.learning_rates == 1:
             return
         self._enter("tuning")
-        all_rates = {
-            rung.name: grid(rung.config.train.learning_rate, self.plan.learning_rates) for rung in self.plan.rungs
-        }
-        rates, trials = dict(all_rates), dict[str, list[LadderRun]]()
-        for size, steps in self._rounds():
-            if trials:
-                rates = {name: best_rates(done, size) for name, done in trials.items()}
-            trials = {rung.name: self._trials(rung, rates[rung.name], steps) for rung in self.plan.rungs}
-            self._run_trials(trials)
-        for rung in self.plan.rungs:
-            self._choose_rate(rung, trials[rung.name], all_rates[rung.name])
-            self.runner.save()
+        for rung, reason in self.trials.choose_rates().items():
+            self.excluded.setdefault(rung, reason)
 
-    def _run_trials(self, trials: dict[str, list[LadderRun]]) -> None:
-        runs = [
-            PlannedRun(trial, rung, partial(self._trial_config, rung, trial))
-            for rung in self.plan.rungs
-            for trial in trials[rung.name]
-        ]
-        for run, result in self._execute(runs):
-            if result is None and run.entry.status in NOT_RETRIED:
-                self._exclude(run.rung, run.entry)
-
-    def _rounds(self) -> list[tuple[int, int | None]]:
-        """(rates, steps) of each round of trials."""
-        work = self.runner.ladder.work
-        return halving_rounds(self.plan.learning_rates, work.steps if work else 1)
-
-    def _trial_config(self, rung: Rung, trial: LadderRun) -> Config:
-        config = self._config(rung, trial.seed, trial.learning_rate, "never")
-        return config if trial.steps is None else with_settings(config, {"train.steps": trial.steps})
-
-    def _choose_rate(self, rung: Rung, trials: list[LadderRun], rates: list[float]) -> None:
-        """Choose from the trials of the last round."""
-        chosen = choose(trials)
-        if chosen is None:
-            tried = [entry for entry in self.runner.ladder.entries if (entry.rung, entry.kind) == (rung.name, "trial")]
-            reason = next((entry.reason for entry in tried if entry.reason), "no trial has a finite loss")
-            self.excluded.setdefault(rung.name, f"no learning rate worked: {reason}")
-            return
-        for trial in trials:
-            trial.chosen = trial is chosen
-        if at_the_edge(chosen.learning_rate, rates):
-            best = quantities.rate(chosen.learning_rate)
-            text = f"{rung.name}: the best learning rate, {best}, is at the end of the grid; "
-            text += "one beyond it may be better (--learning-rates 5 tries more)"
-            self.runner.warn("ladder.rate_at_edge", text)
+    @property
+    def trials(self) -> RateTrials:
+        """The learning-rate trials."""
+        return RateTrials(self.runner, self.plan, self._execute, self._config, self._exclude_for_good)
 
     def train(self) -> None:
         """Run every rung with every seed. Seeds are the outer loop, so that all rungs have a result early."""
@@ -193,7 +152,7 @@ class LadderPipeline:
         for seed in self.plan.seeds:
             for rung in self.plan.rungs:
                 entry = self._entry(rung, "run", seed, rung.config.train.learning_rate)
-                entry.learning_rate = self._rate(rung)
+                entry.learning_rate = self.trials.rate(rung)
                 runs.append(PlannedRun(entry, rung, partial(self._run_config, rung, entry)))
         for run in runs:
             if run.rung.name in self.excluded:
@@ -207,8 +166,8 @@ class LadderPipeline:
             quantized = method_spec(run.rung.method).quantizes_base
             if result is None and self.base_scorers.get(quantized) is run.entry:
                 del self.base_scorers[quantized]
-            if result is None and run.entry.status in NOT_RETRIED:
-                self._exclude(run.rung, run.entry)
+            if result is None:
+                self._exclude_for_good(run.rung, run.entry)
             aggregate(self.runner.dir, self.runner.ladder, self.plan)
             self.runner.save()
 
@@ -241,26 +200,6 @@ class LadderPipeline:
 
     def _entry(self, rung: Rung, kind: Kind, seed: int, rate: float) -> LadderRun:
         return self.runner.entry(LadderRun(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
-
-    def _trial_seed(self) -> int:
-        """A seed that is not compared: the best of several rates would be partly luck of its seed.
-
-        A ladder of an earlier version continues with the seed that its trials have.
-        """
-        known = (entry.seed for entry in self.runner.ladder.entries if entry.kind == "trial")
-        return next(known, self.plan.seeds[-1] + 1)
-
-    def _trials(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderRun]:
-        """The trials of a rung at these rates, of this many steps."""
-        seed = self._trial_seed()
-        return [
-            self.runner.entry(LadderRun(rung=rung.name, kind="trial", seed=seed, learning_rate=rate, steps=steps))
-            for rate in rates
-        ]
-
-    def _rate(self, rung: Rung) -> float:
-        chosen = next((e for e in self.runner.ladder.entries if e.rung == rung.name and e.chosen), None)
-        return chosen.learning_rate if chosen else rung.config.train.learning_rate
 
     def _config(self, rung: Rung, seed: int, rate: float, when: str) -> Config:
         values = {"train.seed": seed, "train.learning_rate": rate, "evaluation.when": when}
@@ -301,6 +240,11 @@ class LadderPipeline:
 
     def _probe_entry(self, rung: Rung) -> LadderRun:
         return self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)
+
+    def _exclude_for_good(self, rung: Rung, entry: LadderRun) -> None:
+        """Exclude a rung whose run failed in a way that another seed or rate would not change."""
+        if entry.status in NOT_RETRIED:
+            self._exclude(rung, entry)
 
     def _exclude(self, rung: Rung, entry: LadderRun) -> None:
         self.excluded[rung.name] = f"{entry.status.replace('_', ' ')}: {entry.reason}"

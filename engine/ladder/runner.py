@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.method_specs import method_names
 from engine.config.preset import Effective, flatten
-from engine.config.preset_library import preset_name
+from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.identity import identity, index, split_otherwise
@@ -284,12 +283,6 @@ class LadderRunner:
 
     def _relative(self, run: RunDir) -> str:
         return str(run.path.relative_to(self.dir.runs))
-
-
-def without_method(preset: str) -> str:
-    """A preset's name without a method at its end: `demo` for `demo-lora`; the run's name has the method already."""
-    suffix = next((f"-{method}" for method in method_names() if preset.endswith(f"-{method}")), "")
-    return preset.removesuffix(suffix)
 
 
 def _key(entry: LadderRun) -> tuple[Any, ...]:

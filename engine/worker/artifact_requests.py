@@ -19,21 +19,12 @@ Progress = Callable[..., None]
 
 def export(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
+    from engine.export.request import ExportRequest, refuse_request
     from engine.hardware.devices import select_device
     from engine.runs.device_queue import wait_for_device
-
-    run = Path(arguments["run"])
-    device = select_device()
-    device.apply()
-    if arguments["wait"]:
-        wait_for_device([device], time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
-    progress("loading libraries")
-    import_libraries()
-    from engine.export.exporter import export
-    from engine.export.source import ExportRequest
     from engine.runs.run_dir import RunDir
 
-    out = arguments["out"]
+    run, out = Path(arguments["run"]), arguments["out"]
     request = ExportRequest(
         RunDir(run),
         arguments["kind"],
@@ -42,6 +33,15 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
         arguments["margin"],
         arguments["overwrite"],
     )
+    refuse_request(request)  # before the device is waited for
+    device = select_device()
+    device.apply()
+    if arguments["wait"]:
+        wait_for_device([device], time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
+    progress("loading libraries")
+    import_libraries()
+    from engine.export.exporter import export
+
     folder, fidelity = export(request, progress)
     return {"folder": str(folder), "fidelity": msgspec.to_builtins(fidelity)}
 

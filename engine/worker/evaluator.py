@@ -19,7 +19,8 @@ from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.preflight import warn_of_unscorable
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, Progress, Scorer, item_losses, no_progress, row_losses, timed
+from engine.evaluation.score import Progress, Scorer, item_losses, no_progress, row_losses, timed
+from engine.evaluation.scored_item import Item
 from engine.methods.model_config import maximum_positions
 from engine.training.collation import Packing
 from engine.worker.benchmarks import BenchmarkScorer

@@ -15,7 +15,8 @@ import torch
 from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
-from engine.evaluation.score import Item, summarize
+from engine.evaluation.score import summarize
+from engine.evaluation.scored_item import Item
 from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.probe import Probed
 from engine.methods.adapters import without_adapters

@@ -21,7 +21,8 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.metrics import best_score, scoring_function
 from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, Scorer, item_losses, row_losses, summarize
+from engine.evaluation.score import Scorer, item_losses, row_losses, summarize
+from engine.evaluation.scored_item import Item
 from engine.methods.provenance import items_fingerprint
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.collation import Packing

@@ -12,7 +12,8 @@ from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.metrics import is_formatted
 from engine.evaluation.predictions import recorded_items, write_items
-from engine.evaluation.score import Item, summarize
+from engine.evaluation.score import summarize
+from engine.evaluation.scored_item import Item
 from engine.ladder.answer_sentences import unended_answers
 from engine.ladder.report.quality_tables import quality
 

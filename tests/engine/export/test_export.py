@@ -24,7 +24,8 @@ from engine.export.checker import Checker
 from engine.export.exporter import fidelity_of
 from engine.export.gate import gain_of_run
 from engine.export.gguf_tools import pull_tools, tools_folder
-from engine.export.source import ExportRequest, finished_run
+from engine.export.request import ExportRequest
+from engine.export.source import finished_run
 from engine.runs import run_dir
 from engine.runs.exports import GGUF_TOOLS, exports, read_fidelity
 from engine.runs.run_dir import RunDir

@@ -176,6 +176,9 @@ def test_the_cpu_hides_every_gpu_from_the_worker(setting: str, visible: str | No
     [
         ("7", None, "device.not_found", "no GPU 7: hardware.device; choose one of 0 (NVIDIA L4, GPU-0123), 1 "),
         ("GPU-zz", None, "device.not_found", "no GPU GPU-zz"),
+        ("0:0", None, "device.not_found", "no device 0:0"),
+        ("0,,1", None, "device.not_found", "no device 0,,1"),
+        ("a:b,c", None, "device.not_found", "no device a:b,c"),
         ("0", "1", "device.hidden", "CUDA_VISIBLE_DEVICES=1 hides GPU 0"),
         ("auto", "GPU-zz", "device.not_found", "CUDA_VISIBLE_DEVICES=GPU-zz names no GPU"),
     ],

@@ -10,10 +10,9 @@ import pytest
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import with_settings
-from engine.config.preset_library import list_presets, shipped_folder
+from engine.config.preset_library import list_presets, shipped_folder, without_method
 from engine.ladder.identity import identity
 from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
-from engine.ladder.runner import without_method
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderRun
 from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared

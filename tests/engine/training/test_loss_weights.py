@@ -16,7 +16,8 @@ from engine.config import schema
 from engine.config.checkpointing import OFF
 from engine.data.tokens import Row
 from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Item, row_losses, summarize
+from engine.evaluation.score import row_losses, summarize
+from engine.evaluation.scored_item import Item
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import Schedule
 from engine.training.collation import Packing, answer_tokens, loss_weight

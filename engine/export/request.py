@@ -1,0 +1,78 @@
+"""What to export, and what is refused before anything heavy is imported and before the device is waited for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config.errors import UserError
+from engine.config.method_specs import MethodSpec, method_spec
+from engine.export.gguf_tools import require_tools
+from engine.runs.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, WeightType, export_folder
+from engine.runs.frozen_config import FrozenRun
+from engine.runs.result import Result
+from engine.runs.run_dir import RunDir, finished_result, read_frozen
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What to export, and where to."""
+
+    run: RunDir
+    kind: ExportKind
+    type: WeightType | None
+    out: Path | None
+    margin: float
+    overwrite: bool = False
+
+    @property
+    def written_type(self) -> WeightType:
+        """The type of the weights: the requested one, else the default of the kind."""
+        return self.type or DEFAULT_TYPES[self.kind]
+
+    @property
+    def folder(self) -> Path:
+        """The artifact's folder."""
+        return self.out or export_folder(self.run, self.kind, self.written_type)
+
+
+def refuse_request(request: ExportRequest) -> None:
+    """Raise UserError for a folder that exists, and as `exportable` does."""
+    refuse_folder(request.folder, request.overwrite)
+    exportable(request)
+
+
+def exportable(request: ExportRequest) -> tuple[FrozenRun, Result]:
+    """The run's configuration and result. Raises UserError for an unfinished run, and for a kind or type of artifact
+    that its method cannot give.
+    """
+    run, result = request.run, finished_result(request.run, "export.not_finished")
+    frozen = read_frozen(run)
+    _refuse_kind(request, method_spec(frozen.config.method))
+    if not any(run.model.glob("*.safetensors")):
+        raise UserError("the run has no model", str(run.model), "export another run", "export.no_model")
+    return frozen, result
+
+
+def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
+    if request.kind == "adapter" and spec.trains_weights:
+        what = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
+        raise UserError(what, request.run.name, "use --to merged", "export.no_adapter")
+    if request.type is not None and request.type not in (types := TYPES[request.kind]):
+        do = f"use {', '.join(types)}" if types else "omit --type"
+        raise UserError(f"invalid type {request.type} for --to {request.kind}", request.run.name, do, "export.type")
+    if request.kind == "gguf":
+        require_tools()
+
+
+def refuse_folder(final: Path, overwrite: bool) -> None:
+    """Raise UserError for a folder that exists, unless it is empty, or an earlier export to overwrite."""
+    if final.is_dir() and not any(final.iterdir()):
+        return
+    if (final / FIDELITY).exists():
+        if not overwrite:
+            raise UserError("already exported", str(final), "use --overwrite or another --out", "export.exists")
+    elif os.path.lexists(final):
+        do = "use --out with a new folder"
+        raise UserError("not an exported artifact: it is not replaced", str(final), do, "export.not_an_export")

@@ -80,7 +80,7 @@ class RateTrials:
                 self.failed(run.rung, run.entry)
 
     def _choose(self, rung: Rung, trials: list[LadderRun], rates: list[float]) -> str:
-        """Mark the best of the trials of the last round; returns why there is none, else ''."""
+        """Mark the best of the trials of the last round; returns why no rate worked, else ''."""
         chosen = choose(trials)
         if chosen is None:
             tried = [entry for entry in self.runner.ladder.entries if (entry.rung, entry.kind) == (rung.name, "trial")]

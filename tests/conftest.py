@@ -82,6 +82,7 @@ LONGEST = (
 """Files that take minutes come first, in this order, so that no process is left alone with one of them at the end."""
 
 # Two workers with two threads each on two cores slow each other down by spinning; tests do not measure speed.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of a thousand processes compiles our modules again
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported, before the fixture below sets it

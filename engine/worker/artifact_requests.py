@@ -21,6 +21,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
     from engine.export.request import ExportRequest, refuse_request
     from engine.hardware.devices import select_device
+    from engine.runs import locks
     from engine.runs.device_queue import wait_for_device
     from engine.runs.run_dir import RunDir
 
@@ -33,6 +34,8 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
         arguments["margin"],
         arguments["overwrite"],
     )
+    if arguments["wait"]:
+        locks.lock_folder()  # refused first: without it no place in the queue is safe
     refuse_request(request)  # before the device is waited for
     device = select_device()
     device.apply()

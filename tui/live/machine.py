@@ -83,7 +83,8 @@ class MachineSample:
             return [self.run_gpu] if self.run_gpu else []
         if names == ["all"]:
             return list(self.gpus) if self.run_gpu else []
-        return [gpu for gpu in self.gpus if any(name == str(gpu.index) or _is_named(gpu, name) for name in names)]
+        found = (next((g for g in self.gpus if name == str(g.index) or _is_named(g, name)), None) for name in names)
+        return [gpu for gpu in found if gpu is not None]  # first: a MIG instance can have a GPU's index
 
 
 def _is_named(gpu: GpuSample, name: str) -> bool:

@@ -10,6 +10,7 @@ from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.config.catalog import pulled_folder
+from engine.hardware.cpu_load import usable_cpus
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, OtherProcess
 from tui.screens.text import TextScreen
@@ -158,14 +159,15 @@ def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look(app, pilot, sample)
         chosen, memory = [], []
-        for _ in range(5):
+        halves = len(usable_cpus()) > 1
+        for _ in range(6 + halves):
             await pilot.press("D")
             await look(app, pilot, sample)
             assert app.bench.choosing.budget is not None
             chosen.append(app.bench.choosing.device)
             memory.append(app.bench.choosing.budget.total // GIB)
-        assert chosen == ["0", "1", "MIG-7", "cpu", "auto"]
-        assert memory == [12, 80, 10, 64, 12]
+        assert chosen == ["0", "1", "MIG-7", "all", "cpu", *["cpu:2"] * halves, "auto"]
+        assert memory == [12, 80, 10, 10, 64, *[32] * halves, 12]
         await pilot.press("D", "2")  # another preset keeps the device
         assert app.bench.choosing.device == "0"
 

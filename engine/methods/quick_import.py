@@ -7,6 +7,7 @@ two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Bo
 - Without torch's compiler: bitsandbytes decorates fallback kernels with `torch.compile`, whose call imports
   torch._dynamo and torch._inductor. A function that compiles at its first call stands in for it.
 - Without datasets and pandas: transformers' Trainer imports them to recognize rows in their format. Ours are not.
+- Without scipy: transformers' losses of object detection import it.
 
 OpenMP threads of torch's operators spin only shortly while they wait for each other, unless GOMP_SPINCOUNT or
 OMP_WAIT_POLICY is set: where other processes use the CPUs too, a spinning thread keeps the one that it waits for from
@@ -23,6 +24,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+NOT_NEEDED = ("is_datasets_available", "is_scipy_available")
+"""Functions by which transformers decides whether to import a package."""
 SPIN_COUNT = "1000"
 """Spin iterations before a waiting OpenMP thread sleeps; libgomp's default is 300,000 (manual, `GOMP_SPINCOUNT`)."""
 
@@ -72,12 +75,14 @@ def _import_bitsandbytes(torch: Any) -> None:
 def _import_trainer() -> None:
     from transformers import utils
 
-    original = utils.is_datasets_available
-    utils.is_datasets_available = lambda: False
+    originals = {name: getattr(utils, name) for name in NOT_NEEDED}
+    for name in NOT_NEEDED:
+        setattr(utils, name, lambda: False)
     try:
         import transformers.trainer  # noqa: F401
     finally:
-        utils.is_datasets_available = original
+        for name, original in originals.items():
+            setattr(utils, name, original)
 
 
 def _compiling_later(compile_: Callable[..., Any]) -> Callable[..., Any]:

@@ -71,7 +71,7 @@ def wait_for_device(
             tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
             stack.callback(tickets[queue].remove)
         while True:
-            users = {device.lock: _conflicting(device) for device in left}
+            users = _users(left)
             for device in [device for device in left if users[device.lock] is None]:
                 if tickets[device.queue].earlier():
                     continue
@@ -99,15 +99,20 @@ def _take(device: SelectedDevice, content: str) -> bool:
     """Lock the device unless a device that it conflicts with is in use."""
     queue = locks.device_lock(device.queue)
     with locks.exclusive(_folder(queue)):  # else two slots of different divisions could both find no conflict
-        return _conflicting(device) is None and locks.hold(locks.device_lock(device.lock), content) is not None
+        return _users([device])[device.lock] is None and locks.hold(locks.device_lock(device.lock), content) is not None
 
 
-def _conflicting(device: SelectedDevice) -> tuple[tuple[int, Path], float] | None:
-    """((pid, run), since) of a process whose device cannot be used together with this one."""
+def _users(devices: Sequence[SelectedDevice]) -> dict[str, tuple[tuple[int, Path], float] | None]:
+    """For the lock of each device ((pid, run), since) of a process with which it cannot be used together, or None."""
+    known: dict[str, list[tuple[Path, str]]] = {}
     for lock, name in locks.device_locks():
-        if conflicts(device.lock, name) and (holder := locks.holder(lock)) is not None:
-            return _read(holder), _signed(lock)
-    return None
+        known.setdefault(queue_of(name), []).append((lock, name))
+    users: dict[str, tuple[tuple[int, Path], float] | None] = {}
+    for device in devices:
+        rivals = (lock for lock, name in known.get(device.queue, ()) if conflicts(device.lock, name))
+        held = ((lock, holder) for lock in rivals if (holder := locks.holder(lock)) is not None)
+        users[device.lock] = next(((_read(holder), _signed(lock)) for lock, holder in held), None)
+    return users
 
 
 def _titles(devices: Sequence[SelectedDevice]) -> str:

@@ -30,14 +30,19 @@ from engine.runs.device_queue import wait_for_device
 def work(log: Path, slots: int, number: int, arrived: float, seconds: float) -> int:
     """Wait for a slot, sleep, and append one line: the slot and the times of arrival, start and end."""
     devices = [SelectedDevice(f"slot-{slot}", f"slot {slot}", "") for slot in range(slots)]
-    began = time.monotonic()
-    device = wait_for_device(devices, arrived, Path("/runs", str(number)), lambda note: None, lambda: False)
+    told: list[float] = []
+    """When a place in the queue was reported; before that not all tickets exist."""
+
+    def tell(note: str) -> None:
+        told.append(time.monotonic())
+
+    device = wait_for_device(devices, arrived, Path("/runs", str(number)), tell, lambda: False)
     assert device is not None
     start = time.monotonic()
     own = time.process_time()
     time.sleep(seconds)
-    line = json.dumps({"run": number, "slot": device.lock, "began": began, "start": start, "end": time.monotonic(),
-                       "cpu": own, "arrived": arrived}) + "\n"  # fmt: skip
+    times = {"began": min([*told, start]), "start": start, "end": time.monotonic(), "cpu": own, "arrived": arrived}
+    line = json.dumps({"run": number, "slot": device.lock, **times}) + "\n"
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(descriptor, line.encode())
     return 0
@@ -71,7 +76,7 @@ def report(lines: list[dict[str, float]], slots: int) -> None:
             gaps.append(after["start"] - max(before["end"], after["began"]))
     order = sorted(lines, key=lambda line: line["start"])
     overtaken = sum(
-        later["arrived"] < earlier["arrived"] and later["began"] < earlier["start"] - 1.0
+        later["arrived"] < earlier["arrived"] and later["began"] < earlier["start"]
         for earlier, later in pairwise(order)
     )
     whole = max(line["end"] for line in lines) - min(line["start"] for line in lines)

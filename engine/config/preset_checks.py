@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec, readers, reads
 from engine.config.metric_specs import metric_names
 from engine.config.preset_values import Flat, Preset, known_keys, nested
-from engine.config.schema import DATA_FORMATS, SECTIONS, Config
+from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config
 
 Layers = list[tuple[str, Preset]]
 """Origin and values of each layer of a configuration; later ones take precedence."""
@@ -52,6 +52,8 @@ def converted(values: Flat, layers: Layers) -> Config:
         message, _, path = str(error).partition(" - at `$.")
         key = re.sub(r"\[.*", "", path.rstrip("`"))
         value = f"invalid value {key} = {values.get(key)!r}" if key else "invalid value"
+        if "matching regex" in message:  # a reader does not need the pattern
+            message = "not in a known form"
         what = f"{value} ({message[:1].lower()}{message[1:]})"
         raise UserError(what, _where(key, layers), _choices(key), code="preset.invalid_value") from error
 
@@ -157,6 +159,8 @@ def _where(key: str, layers: Layers) -> str:
 
 def _choices(key: str) -> str:
     """What to do about an invalid value: its choices, where they are a fixed list."""
+    if key == "hardware.device":
+        return f"use {DEVICE_FORMS}"
     section, _, name = key.partition(".")
     hint = SECTIONS[section].__annotations__.get(name, "") if section in SECTIONS else ""
     choices = re.findall(r"['\"]([^'\"]+)['\"]", str(hint))

@@ -19,6 +19,8 @@ Rate = Annotated[float, Meta(gt=0, le=1)]
 _GPU_NAME = r"([0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+)"
 DEVICE_PATTERN = rf"^(auto|all|cpu|{_GPU_NAME}(,{_GPU_NAME})*)(:[1-9][0-9]?)?$"
 DeviceName = Annotated[str, Meta(pattern=DEVICE_PATTERN)]
+DEVICE_FORMS = "auto, cpu, all, a GPU's index or UUID, several of them (0,1), or one of these with slots (cpu:2)"
+"""What DEVICE_PATTERN allows, in words."""
 DATA_FORMATS = ("auto", *format_names())
 if TYPE_CHECKING:
     FormatName = str  # mypy cannot evaluate the names of the modules

@@ -17,7 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.config.schema import DEVICE_PATTERN
+from engine.config.schema import DEVICE_FORMS, DEVICE_PATTERN
 from engine.hardware import cpu_slots
 from engine.hardware.nvml import Nvml, NvmlGpu
 
@@ -52,6 +52,8 @@ class SelectedDevice:
     """Numbers of the CPUs that a process which uses it is pinned to; empty: all that it may use."""
     slots: int = 1
     """How many runs share the device at a time."""
+    whole: str = ""
+    """Title of the device that it is a slot of; '' for a whole device."""
 
     @property
     def queue(self) -> str:
@@ -83,7 +85,7 @@ def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> lis
     """
     nvml = nvml or Nvml()
     if not re.fullmatch(DEVICE_PATTERN, str(setting)):
-        raise _not_found(nvml, f"no device {setting}", KEY)
+        raise UserError(f"no device {setting}", KEY, f"use {DEVICE_FORMS}", code="device.not_found")
     names, slots = str(setting).partition(":")[0], slots_of(setting)
     if names == CPU:
         return _cpu_slots(slots)
@@ -120,7 +122,8 @@ def _cpu_slots(number: int) -> list[SelectedDevice]:
 
 def _slot(device: SelectedDevice, place: int, number: int, cpus: tuple[int, ...] = ()) -> SelectedDevice:
     title = f"slot {place} of {number} of {device.title}"
-    return replace(device, lock=f"{device.lock}-{place}of{number}", title=title, cpus=cpus, slots=number)
+    lock = f"{device.lock}-{place}of{number}"
+    return replace(device, lock=lock, title=title, cpus=cpus, slots=number, whole=device.title)
 
 
 def _all(nvml: Nvml) -> list[SelectedDevice]:
@@ -144,17 +147,24 @@ def queue_of(lock: str) -> str:
     return _SLOT.sub("", lock)
 
 
+def slot_of(lock: str) -> tuple[int, int] | None:
+    """(place, number of slots) of a slot, given by the name of its lock; None for a whole device."""
+    slot = _SLOT.search(lock)
+    return (int(slot["place"]), int(slot["slots"])) if slot else None
+
+
 def conflicts(lock: str, other: str) -> bool:
     """Whether two devices, given by the names of their locks, cannot be used at the same time.
 
-    A device conflicts with each of its slots, and its slots with those of another division.
+    A whole device conflicts with all of its slots; two slots of a device conflict if it is divided into another number
+    of slots for each.
     """
     if lock == other:
         return True
     if queue_of(lock) != queue_of(other):
         return False
-    slot, other_slot = _SLOT.search(lock), _SLOT.search(other)
-    return slot is None or other_slot is None or slot["slots"] != other_slot["slots"]
+    slot, other_slot = slot_of(lock), slot_of(other)
+    return slot is None or other_slot is None or slot[1] != other_slot[1]
 
 
 def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:

@@ -33,8 +33,8 @@ def side_by_side(ladder: Ladder) -> str:
     if ladder.runs_at_once == 1 or ladder.machine.get("cuda"):
         return ""
     threads = amount(int(ladder.machine.get("threads") or 1), "thread")
-    text = f"{ladder.runs_at_once} runs at a time shared this CPU, each with its own cores and {threads}"
-    return f"{text}: their times are compared with each other, and one run alone on all cores takes another time."
+    text = f"{ladder.runs_at_once} runs at a time shared this CPU, each with {threads} on its own cores"
+    return f"{text}: compare these times only with each other; a run that has the whole CPU takes less time."
 
 
 def _device(result: Result) -> str:

@@ -141,7 +141,7 @@ class LadderPipeline:
     @property
     def trials(self) -> RateTrials:
         """The learning-rate trials."""
-        return RateTrials(self.runner, self.plan, self._execute, self._config, self._exclude_for_good)
+        return RateTrials(self.runner, self.plan, self._execute, self._config, self._exclude_if_final)
 
     def train(self) -> None:
         """Run every rung with every seed. Seeds are the outer loop, so that all rungs have a result early."""
@@ -167,7 +167,7 @@ class LadderPipeline:
             if result is None and self.base_scorers.get(quantized) is run.entry:
                 del self.base_scorers[quantized]
             if result is None:
-                self._exclude_for_good(run.rung, run.entry)
+                self._exclude_if_final(run.rung, run.entry)
             aggregate(self.runner.dir, self.runner.ladder, self.plan)
             self.runner.save()
 
@@ -241,7 +241,7 @@ class LadderPipeline:
     def _probe_entry(self, rung: Rung) -> LadderRun:
         return self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)
 
-    def _exclude_for_good(self, rung: Rung, entry: LadderRun) -> None:
+    def _exclude_if_final(self, rung: Rung, entry: LadderRun) -> None:
         """Exclude a rung whose run failed in a way that another seed or rate would not change."""
         if entry.status in NOT_RETRIED:
             self._exclude(rung, entry)

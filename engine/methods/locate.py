@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from engine.config import schema
 from engine.config.catalog import CATALOG
@@ -113,10 +113,10 @@ def refused_as(error: BaseException | None) -> Literal["gated", "not_found", ""]
     header X-Error-Code (`hf_raise_for_status` of huggingface_hub).
     """
     while error is not None:
-        response = getattr(error, "response", None)
+        response: Any = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         if status is not None:
-            name = response.headers.get("X-Error-Code") if response is not None else None
+            name = response.headers.get("X-Error-Code")
             if name == "RepoNotFound":
                 return "not_found"
             return "gated" if name == "GatedRepo" or status in (401, 403) else ""

@@ -2,15 +2,14 @@
 
 A waiting run holds a ticket: a locked file next to the device's lock, whose name sorts by time of arrival. The kernel
 releases the lock of a process that ends, and tickets without a lock are ignored. A run that may use several devices
-has a ticket in the queue of each and takes the first device that is free while it is the first in its queue; it holds
-one device at most while it waits for none, so runs cannot block each other, and none is overtaken in its queue.
+has a ticket in the queue of each. It takes a device only when it is the first in its queue, and waits for nothing once
+it has one: runs cannot deadlock, and none is overtaken.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,8 +29,7 @@ STALE_SECONDS = 60.0
 
 POLL_SECONDS = 0.2
 OTHERS_WAIT = 5
-"""How many times as long those sleep that have more runs before them than devices: not even one that is free is theirs.
-"""
+"""Factor on the polling interval of a run that has as many runs before it as devices, or more: it is not the next."""
 
 TRY = "try"
 """Name, within a run's directory, under which a chat session with the run is in the queue."""
@@ -85,7 +83,7 @@ def wait_for_device(
             if not left:
                 what, do = f"no device is left of {_titles(devices)}", "check `nvidia-smi`, then resume the run"
                 raise UserError(what, "hardware.device", do, code="device.lost")
-            earlier, user = tickets[left[0].queue].earlier(), users[left[0].lock]
+            earlier, user = tickets[left[0].queue].earlier(), next(filter(None, map(users.get, users)), None)
             note = _note(_titles(left), len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
             if note != last_note:
                 report(note)
@@ -117,7 +115,7 @@ def _users(devices: Sequence[SelectedDevice]) -> dict[str, tuple[tuple[int, Path
 
 def _titles(devices: Sequence[SelectedDevice]) -> str:
     """`GPU 0`, `GPU 0 or GPU 1`, `a slot of the CPU`."""
-    titles = [re.sub(r"^slot \d+ of \d+", "a slot", device.title) for device in devices]
+    titles = (f"a slot of {device.whole}" if device.whole else device.title for device in devices)
     return " or ".join(dict.fromkeys(titles))
 
 

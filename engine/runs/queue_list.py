@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.hardware.devices import CPU
+from engine.hardware.devices import CPU, queue_of, slot_of
 from engine.hardware.nvml import Nvml, process_name, process_user
 from engine.runs import folder
 from engine.runs.device_queue import TRY, QueuePlace, queue_places
@@ -40,7 +40,7 @@ def queue_entries() -> list[QueueEntry]:
     Raises UserError if the lock folder cannot be used.
     """
     places = queue_places()
-    nvml = Nvml() if any(not turn.device.startswith(CPU) for turn in places) else None
+    nvml = Nvml() if any(queue_of(turn.device) != CPU for turn in places) else None
     return [_entry(turn, device_title(turn.device, nvml)) for turn in places]
 
 
@@ -48,10 +48,9 @@ def device_title(device: str, nvml: Nvml | None) -> str:
     """The title of a device in the queue, as `SelectedDevice` names it."""
     if device == CPU:
         return "CPU"
-    whole, _, slot = device.rpartition("-")
-    if whole and "of" in slot:  # cpu-1of2
-        place, _, slots = slot.partition("of")
-        return f"{device_title(whole, nvml)} slot {place} of {slots}"
+    if slot := slot_of(device):
+        place, slots = slot
+        return f"{device_title(queue_of(device), nvml)} slot {place} of {slots}"
     short = device.partition("-")[2][:8]
     if device.startswith("MIG-"):
         return f"MIG instance {short}"

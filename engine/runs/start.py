@@ -13,7 +13,7 @@ from engine.config.model_files import check_model_config
 from engine.config.preset import Effective
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
-from engine.hardware.devices import select_device
+from engine.hardware.devices import select_device, slots_of
 from engine.runs import ladder_dir, launch, run_dir, sweep_dir
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -156,9 +156,13 @@ def _check(plan: LadderPlan) -> None:
 
 
 def check_device(config: Config) -> None:
-    """Raise UserError if the device does not exist; a job of Slurm runs on another machine."""
+    """Raise UserError if the device does not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
+    device = config.hardware.device
     if config.executor.name == "local":
-        select_device(config.hardware.device)
+        select_device(device)
+    elif slots_of(device) > 1:
+        what, do = "a Slurm job cannot be divided into slots", "omit the slots; --gres and executor.cpus set its size"
+        raise UserError(what, f"hardware.device={device}", do, code="device.slots_in_slurm")
 
 
 def _start_worker(run: RunDir) -> None:

@@ -14,7 +14,7 @@ from engine.methods.machine import Machine
 
 def limit_memory(config: schema.Config, machine: Machine) -> int:
     """Limit torch to this run's part of a shared GPU; returns the number of slots of the device."""
-    slots = slots_of(config.hardware.device) if config.executor.name == "local" else 1
+    slots = slots_of(config.hardware.device)
     if machine.device == "cuda" and slots > 1:
         torch.cuda.set_per_process_memory_fraction(1 / slots)  # a run that needs more ends, and not its neighbor
     return slots

@@ -68,7 +68,9 @@ DevicesOption = Annotated[
 ]
 ShareOption = Annotated[
     int | None,
-    typer.Option("--share", metavar="N", min=2, max=16, help="Runs at a time on each device; the plan must fit."),
+    typer.Option(
+        "--share", metavar="N", min=2, max=16, help="Runs at a time on each device, each in its part of the memory."
+    ),
 ]
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="RUN", help="Finished run whose adapter or model the run starts from.")

@@ -116,6 +116,8 @@ class LadderView:
         entries = [entry for entry in ladder.entries if entry.rung == row.name and entry.kind in ("run", "export")]
         if row.score is None or row.name in self.scored or not all(entry.is_done for entry in entries):
             return
+        if len(row.seeds) < sum(entry.status == "finished" for entry in entries):
+            return  # saved by the thread of the run that has just ended, before the rows were computed with it
         self.scored.add(row.name)
         metric = ladder.work.metric if ladder.work else ""
         bounds = score_format.score_bounds(row.score, metric)

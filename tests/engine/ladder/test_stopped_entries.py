@@ -43,3 +43,18 @@ def test_a_stopped_run_is_counted_as_done_nowhere(tmp_path: Path, capsys: pytest
     ladder.status = "running"
     assert f"{count - 1}/{count}" in headline(ladder)
     assert LadderView(folder, None, quiet=True)._place(ladder) == f"{count}/{count}"
+
+
+def test_a_score_is_printed_once_the_rows_include_the_run_that_has_just_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs at the same time are saved by their threads before the rows are computed with them."""
+    folder, ladder = made_ladder(tmp_path)
+    view, row = LadderView(folder, None, quiet=False), next(row for row in ladder.rows if row.name == "lora")
+    seeds = row.seeds
+    row.seeds = seeds[:-1]
+    view.show(ladder)
+    assert " lora: " not in capsys.readouterr().out
+    row.seeds = seeds
+    view.show(ladder)
+    assert " lora: " in (shown := capsys.readouterr().out) and f"{len(seeds)} seed" in shown

@@ -36,6 +36,14 @@ def run_with_events(runs: Path) -> RunDir:
     return run
 
 
+def test_slots_in_a_job_of_slurm_are_refused(tmp_path: Path, launched: list[Any]) -> None:
+    chosen = effective("demo-lora", None, {"hardware.device": "cpu:2", "executor.name": "slurm"})
+    with pytest.raises(UserError) as caught:
+        start_run(tmp_path / "runs", "demo-lora", chosen)
+    assert caught.value.code == "device.slots_in_slurm" and launched == []
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_is_announced_before_its_worker_starts(tmp_path: Path, launched: list[Any]) -> None:
     announced: list[tuple[RunDir, int]] = []
     run = start_run(

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from engine.config.errors import UserError
-from engine.config.schema import Config, Executor, Hardware
+from engine.config.schema import Config, Hardware
 from engine.memory.formula.memory_budget import system_memory
 from engine.memory.probe import available_memory
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, this_machine
 from engine.training.meters import Meters
 from engine.worker.slots import limit_memory, refuse_small_slot
 
@@ -37,16 +37,15 @@ def test_a_run_that_does_not_fit_or_has_no_prediction_is_refused(training: int |
 
 
 @pytest.mark.parametrize(
-    ("device", "executor", "slots", "limits"),
-    [("0:4", "local", 4, [0.25]), ("0", "local", 1, []), ("cpu:2", "local", 2, [0.5]), ("0:4", "slurm", 1, [])],
+    ("device", "machine", "slots", "limits"),
+    [("0:4", GPU, 4, [0.25]), ("0", GPU, 1, []), ("cpu:2", this_machine(), 2, [])],
 )
 def test_torch_is_limited_to_the_part(
-    device: str, executor: Any, slots: int, limits: list[float], monkeypatch: pytest.MonkeyPatch
+    device: str, machine: Machine, slots: int, limits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", seen.append)
-    config = Config(hardware=Hardware(device=device), executor=Executor(name=executor))
-    assert limit_memory(config, GPU) == slots
+    assert limit_memory(Config(hardware=Hardware(device=device)), machine) == slots
     assert seen == limits
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import time
@@ -18,7 +19,34 @@ from engine.executors.slurm_script import NAME, array_script, script
 
 TIMEOUT_SECONDS = 30.0
 """Slurm's commands give up on their controller after MessageTimeout, 10 s by default."""
-_UNREACHABLE = ("Unable to contact slurm controller", "Connection refused", "Connection timed out", "Socket timed out")
+_NETWORK_ERRORS = (
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENETRESET,
+)
+_UNREACHABLE = (
+    *map(os.strerror, _NETWORK_ERRORS),
+    # Slurm's own errors of communication (src/common/slurm_errno.c in its sources)
+    "Unable to contact slurm controller",
+    "Unable to establish controller",
+    "Communication connection failure",
+    "Communication shutdown failure",
+    "Message receive failure",
+    "Message send failure",
+    "Socket timed out",
+    "missing socket error",
+    "Zero Bytes were transmitted or received",
+    "standby mode",
+)
+"""What one of Slurm's commands prints when its controller dies before, while or after it is asked."""
 
 
 class Unreachable(RunFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import socket
 import struct
@@ -45,10 +46,8 @@ def dies_within_its_answer(peer: socket.socket) -> None:
 def is_silent(peer: socket.socket) -> None:
     peer.recv(65536)
     peer.settimeout(30)
-    try:
+    with contextlib.suppress(OSError):
         peer.recv(1)  # until the command gives up
-    except OSError:
-        pass
     peer.close()
 
 

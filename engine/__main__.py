@@ -10,15 +10,17 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
-from engine.hardware.devices import SelectedDevice, select_devices, still_exists
+from engine.hardware.devices import SelectedDevice, devices_for, still_exists
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
-from engine.runs.device_queue import wait_for_device
+from engine.runs.device_queue import wait_for_devices
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Error, Hello, Phase
@@ -88,35 +90,49 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return stopping.requested or not run.path.exists()
 
     try:
-        device: SelectedDevice | None
-        devices = select_devices(frozen.config.hardware.device)
-        if frozen.wait and frozen.config.executor.name == "local":
-            device = wait_for_device(devices, queued_since, run.path, log_place, cancelled, is_usable=still_exists)
-        else:  # Slurm has given its job a device
-            device = devices[0]
+        count = frozen.config.train.devices
+        possible = devices_for(frozen.config.hardware.device, count)
+        devices: list[SelectedDevice] | None = possible[:count]
+        if frozen.wait and frozen.config.executor.name == "local":  # Slurm has given its job devices
+            devices = wait_for_devices(
+                possible, count, queued_since, run.path, log_place, cancelled, is_usable=still_exists
+            )
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))
         return 2
     if not run.path.exists():  # deleted while waiting
         return 0
-    if device is None:
+    if devices is None:
         reason = f"stopped while waiting in the device queue; run `ftbench resume {run.name}` to start it"
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 
-    device.apply()
     try:
-        from engine.methods.quick_import import import_libraries
-
-        import_libraries()  # takes seconds and memory: only once the device is free
-        from engine.worker.main import work
+        work = _worker(devices)
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"cannot import the libraries: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         log.write(Error(text=reason, code="run.import_failed"))
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
     return work(run, frozen, log, stopping)
+
+
+def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, EventLog, StopRequest], int]:
+    """The function that does the work on these devices. Imports torch, which takes seconds and memory: only once they
+    are free.
+    """
+    if len(devices) > 1:
+        from engine.worker.torchrun import run_ranks
+
+        return partial(run_ranks, devices=devices)
+    devices[0].apply()
+    from engine.methods.quick_import import import_libraries
+
+    import_libraries()
+    from engine.worker.main import work
+
+    return work
 
 
 if __name__ == "__main__":

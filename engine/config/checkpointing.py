@@ -63,6 +63,11 @@ def stronger_than(chosen: Checkpointing) -> list[Checkpointing]:
     return choices[choices.index(chosen) + 1 :]
 
 
+def memory_saved(chosen: Checkpointing) -> tuple[bool, float]:
+    """Sorts choices by the memory that they save, the least first."""
+    return chosen.offload, 1 / chosen.every if chosen.every else 0.0
+
+
 def describe_checkpointing(setting: Setting) -> str:
     """A resolved setting in words: `off`, `1 in 4 layers`, `all layers`, `all layers, offloaded`."""
     chosen = checkpointing_of(setting, "cuda")

@@ -17,7 +17,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.config.schema import DEVICE_FORMS, DEVICE_PATTERN
+from engine.config.schema import DEVICE_FORMS, DEVICE_PATTERN, Config
 from engine.hardware import cpu_slots
 from engine.hardware.nvml import Nvml, NvmlGpu
 
@@ -94,15 +94,41 @@ def select_devices(setting: int | str = "auto", nvml: Nvml | None = None) -> lis
     return [slot for device in devices for slot in _slots(device, slots)]
 
 
+def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> list[SelectedDevice]:
+    """The devices of a setting, of which a run uses `count`; with `auto` for several: of all GPUs.
+
+    Raises UserError as `select_devices` does, and where there are too few or slots of one GPU.
+    """
+    devices = select_devices(ALL if count > 1 and setting == "auto" else setting, nvml)
+    if count > 1 and devices[0].gpu is not None and devices[0].slots > 1:
+        what = f"train.devices={count} does not work with slots of a GPU"
+        raise UserError(what, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
+    if len(devices) < count:
+        found = ", ".join(device.title for device in devices)
+        do = f'use "{CPU}:{count}"' if devices[0].queue == CPU else "use fewer devices, or name more GPUs"
+        what = f"train.devices={count}, and there is only {found}"
+        raise UserError(what, f"{KEY}={setting}", do, code="device.too_few")
+    return devices
+
+
 def slots_of(setting: int | str) -> int:
     """The number of slots in a setting: 2 for `cpu:2` and `0,1:2`, 1 for a device that is not divided."""
     number = str(setting).partition(":")[2]
     return int(number) if number else 1
 
 
-def runs_at_once(settings: Iterable[int | str], nvml: Nvml | None = None) -> int:
-    """How many runs with these settings can use their devices at the same time. Raises as `select_devices` does."""
-    return len({device.lock for setting in set(settings) for device in select_devices(setting, nvml)})
+def devices_of(config: Config) -> tuple[int | str, int]:
+    """(`hardware.device`, `train.devices`) of a configuration."""
+    return config.hardware.device, config.train.devices
+
+
+def runs_at_once(settings: Iterable[tuple[int | str, int]], nvml: Nvml | None = None) -> int:
+    """How many runs can use their devices at the same time. `settings`: of each run `hardware.device` and
+    `train.devices`. Raises as `devices_for` does.
+    """
+    settings = set(settings)
+    locks = {device.lock for setting, count in settings for device in devices_for(setting, count, nvml)}
+    return max(1, len(locks) // max((count for _, count in settings), default=1))
 
 
 def _slots(device: SelectedDevice, number: int) -> list[SelectedDevice]:

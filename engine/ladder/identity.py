@@ -30,6 +30,8 @@ UNRELATED_SECTIONS = ("executor.", "track.")
 LATER_DEFAULTS: dict[str, Any] = {
     "model.from_run": None,
     "train.compile": False,
+    "train.devices": 1,
+    "train.parallelism": "auto",
     "train.async_checkpoints": "auto",
     "optimizer.rounding": "remainder",
     "adapter.init": "default",

@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
-from engine.hardware.devices import runs_at_once
+from engine.hardware.devices import devices_of, runs_at_once
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
@@ -82,7 +82,7 @@ class LadderPipeline:
         ladder, plan = self.runner.ladder, self.plan
         require_gguf_tools(plan)
         if plan.rungs[0].config.executor.name == "local":
-            ladder.runs_at_once = runs_at_once(rung.config.hardware.device for rung in plan.rungs)
+            ladder.runs_at_once = runs_at_once(devices_of(rung.config) for rung in plan.rungs)
         request = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
         workload = ask("ladder.workload", request, print)
         ladder.work = msgspec.convert(workload["work"], SharedWork)

@@ -136,7 +136,7 @@ class Probe:
             if not self.automatic:
                 self.warn("memory.over_budget", predicted)
                 return
-            self.trainer.halve(self.batches.step, predicted)
+            self.trainer.halve([self.batches.step], predicted)
 
     def _passes(self) -> int:
         """Peak of the two largest micro-batches, which are made smaller or recompute activations until they fit."""
@@ -150,7 +150,7 @@ class Probe:
             self._drop_gradients()
             free_memory()
             if not (self._has_enough_rows() and self._recompute_more(cause)):
-                self.trainer.halve(self.batches.step, cause)
+                self.trainer.halve([self.batches.step], cause)
 
     def _two_passes(self) -> None:
         """Run the two largest micro-batches and keep their gradients, as in the middle of a step."""

@@ -11,7 +11,7 @@ from engine.config.renamed_keys import EARLIER_VALUES, current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
-from engine.runs.frozen_config import FrozenRun, set_values
+from engine.runs.frozen_config import DEVICE_KEYS, FrozenRun, set_values
 from engine.runs.run_dir import RunDir
 
 
@@ -33,9 +33,11 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
 
 
 def _changes(before: Flat, now: Flat) -> Iterator[str]:
-    """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change."""
+    """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change,
+    nor are other devices.
+    """
     defaults = set_values(Config()) | EARLIER_VALUES
-    for key in sorted({*before, *now}):
+    for key in sorted({*before, *now} - set(DEVICE_KEYS)):
         was, value = before.get(key), now.get(key)
         if was != value and not (key not in before and value == defaults.get(key)):
             yield f"{key} was {_shown(was)} and is {_shown(value)}"

@@ -3,7 +3,7 @@
 A waiting run holds a ticket: a locked file next to the device's lock, whose name sorts by time of arrival. The kernel
 releases the lock of a process that ends, and tickets without a lock are ignored. A run that may use several devices
 has a ticket in the queue of each. It takes a device only when it is the first in its queue, and waits for nothing once
-it has one: runs cannot deadlock, and none is overtaken.
+it has one: runs cannot deadlock, and none is overtaken. A run that trains on several devices takes all at once.
 """
 
 from __future__ import annotations
@@ -56,11 +56,26 @@ def wait_for_device(
     seconds: float = POLL_SECONDS,
     is_usable: Callable[[SelectedDevice], bool] = lambda device: True,
 ) -> SelectedDevice | None:
-    """Acquire one of the devices until this process ends; None if `cancelled` returned true first.
+    """Acquire one of the devices, as `wait_for_devices` does."""
+    taken = wait_for_devices(devices, 1, arrived, run, report, cancelled, seconds, is_usable)
+    return None if taken is None else taken[0]
+
+
+def wait_for_devices(
+    devices: Sequence[SelectedDevice],
+    count: int,
+    arrived: float,
+    run: Path,
+    report: Callable[[str], None],
+    cancelled: Callable[[], bool],
+    seconds: float = POLL_SECONDS,
+    is_usable: Callable[[SelectedDevice], bool] = lambda device: True,
+) -> list[SelectedDevice] | None:
+    """Acquire `count` of the devices until this process ends; None if `cancelled` returned true first.
 
     `arrived` (Unix seconds) decides the order; equal times are ordered by process id. `report` is called with every
-    change of place. A device for which `is_usable` is false when its turn comes is given up; raises UserError when
-    none is left.
+    change of place. A device for which `is_usable` is false when its turn comes is given up; raises UserError when too
+    few are left.
     """
     content, last_note, left = f"{os.getpid()} {run}", "", list(devices)
     with contextlib.ExitStack() as stack:
@@ -70,21 +85,21 @@ def wait_for_device(
             stack.callback(tickets[queue].remove)
         while True:
             users = _users(left)
-            for device in [device for device in left if users[device.lock] is None]:
-                if tickets[device.queue].earlier():
-                    continue
-                if not is_usable(device):
+            free = [one for one in left if users[one.lock] is None and not tickets[one.queue].earlier()]
+            if len(free) >= count:
+                for device in [device for device in free if not is_usable(device)]:
                     left.remove(device)
+                    free.remove(device)
                     report(f"{device.title} is no longer available")
-                elif _take(device, content):
-                    return device
+                if (taken := _take(free, count, content)) is not None:
+                    return taken
             for queue in tickets.keys() - {device.queue for device in left}:
                 tickets.pop(queue).remove()
-            if not left:
-                what, do = f"no device is left of {_titles(devices)}", "check `nvidia-smi`, then resume the run"
-                raise UserError(what, "hardware.device", do, code="device.lost")
+            if len(left) < count:
+                raise _lost(devices, left)
             earlier, user = tickets[left[0].queue].earlier(), next(filter(None, map(users.get, users)), None)
-            note = _note(_titles(left), len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
+            where = _titles(left) if count == 1 else f"{count} of {_titles(left)}"
+            note = _note(where, len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
             if note != last_note:
                 report(note)
                 last_note = note
@@ -93,11 +108,29 @@ def wait_for_device(
             time.sleep(seconds if len(earlier) < len(left) else seconds * OTHERS_WAIT)
 
 
-def _take(device: SelectedDevice, content: str) -> bool:
-    """Lock the device unless a device that it conflicts with is in use."""
-    queue = locks.device_lock(device.queue)
-    with locks.exclusive(_folder(queue)):  # else two slots of different divisions could both find no conflict
-        return _users([device])[device.lock] is None and locks.hold(locks.device_lock(device.lock), content) is not None
+def _lost(devices: Sequence[SelectedDevice], left: Sequence[SelectedDevice]) -> UserError:
+    number = f"only {len(left)}" if left else "no"
+    what = f"{number} device{'s are' if len(left) > 1 else ' is'} left of {_titles(devices)}"
+    return UserError(what, "hardware.device", "check `nvidia-smi`, then resume the run", code="device.lost")
+
+
+def _take(free: Sequence[SelectedDevice], count: int, content: str) -> list[SelectedDevice] | None:
+    """Lock `count` of these devices; None, with none of them locked, if fewer can be.
+
+    A device cannot be locked while one that it conflicts with is in use.
+    """
+    taken: list[tuple[SelectedDevice, int]] = []
+    for device in free:
+        queue = locks.device_lock(device.queue)
+        with locks.exclusive(_folder(queue)):  # else two slots of different divisions could both find no conflict
+            lock = None if _users([device])[device.lock] else locks.hold(locks.device_lock(device.lock), content)
+        if lock is not None:
+            taken.append((device, lock))
+        if len(taken) == count:
+            return [device for device, _ in taken]
+    for _, lock in taken:
+        os.close(lock)
+    return None
 
 
 def _users(devices: Sequence[SelectedDevice]) -> dict[str, tuple[tuple[int, Path], float] | None]:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.runs.events import Event, decode
+from engine.runs.events import Error, Event, Warning, decode
 from engine.runs.renamed_fields import SCHEMA_VERSION
 
 E = TypeVar("E", bound=Event)
@@ -21,10 +21,11 @@ _encode = msgspec.json.Encoder().encode
 class EventLog:
     """Appends events to `events.jsonl`, one write per event; the only writer of that file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, started: float | None = None) -> None:
+        """`started`: value of the monotonic clock from which `elapsed` is counted; None: now."""
         self._seq = _last_seq(path)
         self._lock = threading.Lock()  # the meters write from another thread
-        self._started = time.monotonic()
+        self.started = time.monotonic() if started is None else started
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if _is_torn(path):
             # End the partial line of a killed writer, or our first line would extend it.
@@ -34,7 +35,7 @@ class EventLog:
         """Set `seq`, `t` and `elapsed` and append the event. Raises OSError on a full disk, leaving no partial line."""
         with self._lock:
             event.v, event.seq, event.t = SCHEMA_VERSION, self._seq + 1, time.time()
-            event.elapsed = round(time.monotonic() - self._started, 6)
+            event.elapsed = round(time.monotonic() - self.started, 6)
             self._append(_encode(event) + b"\n")
             self._seq += 1
         return event
@@ -52,6 +53,22 @@ class EventLog:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+class NoEventLog(EventLog):
+    """In place of the log for ranks other than the first: warnings and errors are printed, to `engine.log`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.started = time.monotonic()
+
+    def write(self, event: E) -> E:
+        if isinstance(event, Warning | Error):
+            print(f"{self._name}: {event.text}", flush=True)  # noqa: T201 - to engine.log, in the worker
+        return event
+
+    def close(self) -> None:
+        pass
 
 
 def _is_torn(path: Path) -> bool:

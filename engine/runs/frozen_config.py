@@ -21,6 +21,9 @@ from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import folder
 
+DEVICE_KEYS = ("hardware.device", "train.devices", "train.parallelism")
+"""Where a run is computed: these may change when it is resumed (`engine.runs.other_devices`)."""
+
 
 @dataclass(frozen=True)
 class FrozenRun:
@@ -108,6 +111,15 @@ def frozen_text(
         "notes": effective.notes,
     }
     return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
+
+
+def sealed(table: dict[str, Any]) -> str:
+    """The text of a `run.toml` with other values, with fingerprints that match them."""
+    import tomli_w  # only needed to write one
+
+    settings = {key: value for key, value in table.items() if key not in ("run", "origins")}
+    stamps = {"fingerprint": fingerprint(settings), "key_fingerprints": _key_fingerprints(_flat(settings))}
+    return tomli_w.dumps(table | {"run": table["run"] | stamps})
 
 
 def fingerprint(table: dict[str, Any]) -> str:

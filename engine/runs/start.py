@@ -10,12 +10,13 @@ from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
-from engine.config.preset import Effective
+from engine.config.preset import Effective, Flat
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
-from engine.hardware.devices import select_device, slots_of
+from engine.hardware.devices import devices_for, devices_of, slots_of
 from engine.runs import ladder_dir, launch, run_dir, sweep_dir
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.other_devices import use_devices
 from engine.runs.run_dir import RunDir
 from engine.runs.rungs import LadderPlan
 from engine.runs.starting_run import find_starting_run
@@ -65,8 +66,10 @@ def repeat_run(run: RunDir) -> RunDir:
     return start_run(run.path.parent, frozen.preset, chosen, command=frozen.command)
 
 
-def resume_run(run: RunDir) -> None:
+def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     """Start the worker of a stopped, failed or died run again: it resumes from the latest complete checkpoint.
+
+    `settings`: other devices (DEVICE_KEYS) than before.
 
     Raises UserError if the run is running, has finished or was deleted, and RunFailed if the worker does not start.
     """
@@ -80,6 +83,8 @@ def resume_run(run: RunDir) -> None:
         raise UserError("already running", run.name, do, code="run.already_running")
     if state == "finished":
         raise UserError("already finished", run.name, "start another with `ftbench run`", code="run.finished")
+    if settings:
+        use_devices(run, settings, check_device)
     _start_worker(run)
 
 
@@ -156,10 +161,10 @@ def _check(plan: LadderPlan) -> None:
 
 
 def check_device(config: Config) -> None:
-    """Raise UserError if the device does not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
+    """Raise UserError if the devices do not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
     device = config.hardware.device
     if config.executor.name == "local":
-        select_device(device)
+        devices_for(*devices_of(config))
     elif slots_of(device) > 1:
         what, do = "a Slurm job cannot be divided into slots", "omit the slots; --gres and executor.cpus set its size"
         raise UserError(what, f"hardware.device={device}", do, code="device.slots_in_slurm")

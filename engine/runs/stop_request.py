@@ -22,10 +22,12 @@ class StopRequest:
     def requested(self) -> bool:
         return self._asked or (self._parent is not None and self._parent.requested)
 
-    def listen(self) -> None:
-        """Stop on SIGTERM, SIGINT and SIGUSR1 (sent by schedulers); ignore SIGHUP, which a closed terminal sends."""
+    def listen(self, *more: signal.Signals) -> None:
+        """Stop on SIGTERM, SIGINT, SIGUSR1 (sent by schedulers) and `more`; ignore SIGHUP, which a closed terminal
+        sends.
+        """
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *more):
             signal.signal(number, self.ask)
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:

@@ -178,6 +178,30 @@ def micro_batches(rows: Sequence[Row], micro_batch: int, packing: Packing | None
         yield group
 
 
+def rank_parts(rows: Sequence[Row], ranks: int, packing: Packing) -> list[list[Row]]:
+    """The rows of a step for each rank, with about as many tokens each; some are empty if there are fewer rows.
+
+    With shared prefixes neighbors in lexicographic order stay together; otherwise the longest row left goes to the rank
+    with the fewest tokens (longest processing time first, Graham 1969).
+    """
+    parts: list[list[Row]] = [[] for _ in range(ranks)]
+    if ranks == 1:
+        return [list(rows)]
+    if packing.mode == "shared_prefix":
+        ordered = sorted(rows, key=lambda row: row.input_ids)
+        total, before = sum(len(row.input_ids) for row in rows), 0
+        for row in ordered:
+            parts[min(ranks - 1, (before + len(row.input_ids) // 2) * ranks // total)].append(row)
+            before += len(row.input_ids)
+        return parts
+    tokens = [0] * ranks
+    for row in sorted(rows, key=lambda row: -len(row.input_ids)):
+        lightest = tokens.index(min(tokens))
+        parts[lightest].append(row)
+        tokens[lightest] += len(row.input_ids)
+    return parts
+
+
 def held_out_batches(
     rows: Sequence[Row], packing: Packing, device: str, vocabulary: int, answers_only: bool
 ) -> Iterator[list[Row]]:

@@ -50,9 +50,10 @@ class Callback(TrainerCallback):
         step = state.global_step
         self.on_step(step, facts, self.rate)
         self.trainer.writer.report()
-        last = step >= state.max_steps
-        self.stopped = self.should_stop() and not last
-        control.should_save = self.stopped or last or self.due.now(step)
+        last, ranks = step >= state.max_steps, self.trainer.ranks
+        stop, save = ranks.totals(self.should_stop(), ranks.is_first and self.due.now(step))
+        self.stopped = stop > 0 and not last
+        control.should_save = self.stopped or last or save > 0
         control.should_training_stop = control.should_training_stop or self.stopped
         if self.evaluate_every and step % self.evaluate_every == 0 and not self.stopped:
             self.evaluate(step)

@@ -28,7 +28,7 @@ from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
-from engine.training.batches import Schedule, StepDataset, micro_batches
+from engine.training.batches import Schedule, StepDataset, micro_batches, rank_parts
 from engine.training.checkpoint_files import load_weights, weights_of, write_configuration
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointing import checkpointing_arguments
@@ -37,6 +37,7 @@ from engine.training.collation import answer_tokens as answer_tokens_of
 from engine.training.compilation import compile_errors
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
+from engine.training.ranks import SINGLE_RANK, Ranks
 
 
 @dataclass
@@ -78,6 +79,7 @@ class AnswerTrainer(Trainer):
         host_copy: HostCopy | None = None,
         tokenizer: PreTrainedTokenizerBase,
         hooks: Hooks,
+        ranks: Ranks = SINGLE_RANK,
         **rest: Any,
     ) -> None:
         """`host_copy`: to write checkpoints in a thread while training continues; None: training waits for them."""
@@ -88,7 +90,7 @@ class AnswerTrainer(Trainer):
             config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
         self.packing, self.micro_batch, self.hooks = packing, micro_batch, hooks
         self.writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda it: hooks.saved(it), host_copy)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.ranks = tokenizer, ranks
         self.answers_only = supports_logits_to_keep(self.model)
         self.step_started = time.monotonic()
         self.step_loss = torch.zeros(())
@@ -128,32 +130,47 @@ class AnswerTrainer(Trainer):
         """
         self.step_started = time.monotonic()
         model.train()
-        rows = inputs
+        self.ranks.seed(self.args.seed, self.state.global_step, same=False)
+        rows, facts = inputs, self.hooks.facts
+        parts = rank_parts(rows, self.ranks.size, self.packing)
         total_weight = sum(map(loss_weight, rows))
         while True:
-            try:
-                loss = self._accumulate(model, rows, total_weight)
+            # Outside an exception handler: the frames of the traceback reference the tensors that did not fit.
+            loss, cause = self._accumulate(model, parts[self.ranks.rank], total_weight)
+            failed, facts.computed_tokens = self.ranks.totals(bool(cause), facts.computed_tokens)
+            if not failed:
                 break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                cause = first_line(error)
-            # Outside the handler: the frames of the traceback reference the tensors that did not fit.
             model.zero_grad(set_to_none=True)
             free_memory()
-            self.halve(rows, cause)
+            self.halve(parts, next(filter(None, self.ranks.gathered(cause))))
+        self._add_up(model, loss)
         self.step_loss = loss
-        facts = self.hooks.facts
         facts.answer_tokens = sum(map(answer_tokens_of, rows))
         facts.tokens = sum(len(row.input_ids) for row in rows)
         return loss
 
-    def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> torch.Tensor:
+    def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> tuple[torch.Tensor, str]:
+        """(this rank's share of the step's loss, '' or the message of an out-of-memory error)."""
         total = torch.zeros((), device=self.args.device)
         self.hooks.facts.computed_tokens = 0
-        for group in micro_batches(rows, self.micro_batch, self.packing):
-            total += self.forward_backward(model, group, total_weight)
-        return total
+        try:
+            for group in micro_batches(rows, self.micro_batch, self.packing):
+                total += self.forward_backward(model, group, total_weight)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return total, first_line(error)
+        return total, ""
+
+    def _add_up(self, model: torch.nn.Module, loss: torch.Tensor) -> None:
+        """Sum gradients and loss over all ranks; a rank without rows, or with none for an expert, has no gradients."""
+        if self.ranks.size == 1:
+            return
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.add_up([loss, *(parameter.grad for parameter in trained if parameter.grad is not None)])
 
     def forward_backward(self, model: torch.nn.Module, group: list[Row], total_weight: float) -> torch.Tensor:
         """Forward and backward of one micro-batch, accumulating gradients. Returns its share of the step's loss.
@@ -168,9 +185,9 @@ class AnswerTrainer(Trainer):
             self.accelerator.backward(loss)
         return loss.detach()
 
-    def halve(self, rows: Sequence[Row], cause: str) -> None:
-        """Halve the micro-batch size. Raises OutOfMemory if it is already 1."""
-        largest = max(len(group) for group in micro_batches(rows, self.micro_batch, self.packing))
+    def halve(self, parts: Sequence[Sequence[Row]], cause: str) -> None:
+        """Halve the micro-batch size, on all ranks alike. `parts`: the rows of each. Raises OutOfMemory if it is 1."""
+        largest = max(len(group) for rows in parts for group in micro_batches(rows, self.micro_batch, self.packing))
         if largest == 1:
             raise OutOfMemory(cause)
         self.micro_batch = (largest + 1) // 2
@@ -196,6 +213,7 @@ class AnswerTrainer(Trainer):
             if not math.isfinite(number):
                 raise Diverged(self.state.global_step + 1, what)
         self.hooks.facts.loss, self.hooks.facts.grad_norm = loss, value
+        self.ranks.seed(self.args.seed, self.state.global_step, same=True)  # stochastic rounding must be the same
         return float(value)
 
     def train(self, *args: Any, **rest: Any) -> Any:
@@ -224,6 +242,8 @@ class AnswerTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """Save a checkpoint atomically (see `checkpoints`), in a thread if training continues (`checkpoint_writer`)."""
+        if not self.ranks.is_first:  # all ranks have the same weights and optimizer state
+            return
         continues = not self.control.should_training_stop
         self.writer.save(self.state.global_step, self._write_small_files, self._large_files, continues)
 

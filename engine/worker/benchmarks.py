@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -35,10 +36,14 @@ class BenchmarkScorer:
         self._score(model, "after", reuse=not self.run.has_trained)
 
     def _score(self, model: torch.nn.Module, when: Literal["before", "after"], reuse: bool) -> None:
+        ranks = self.run.ranks
+        if ranks.splits_evaluation and not ranks.is_first:  # the library is not split among ranks
+            return
         for benchmark in self.benchmarks:
-            self.run.stopping.check()
+            if ranks.is_first:
+                self.run.stopping.check()
             path = self.run.dir.benchmark_file(benchmark.name, when)
-            scores = read_scores(path, benchmark.fingerprint) if reuse else None
+            scores = self._known(path, benchmark) if reuse else None
             if scores is None:
                 from engine.evaluation.benchmarks.item_scores import score_benchmark  # imports the library
 
@@ -47,8 +52,16 @@ class BenchmarkScorer:
 
                 batch = self.run.config.evaluation.batch
                 scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
-                write_scores(path, scores)
+                if ranks.is_first:
+                    write_scores(path, scores)
             self.run.log.write(_event(when, scores))
+
+    def _known(self, path: Path, benchmark: Benchmark) -> BenchmarkScores | None:
+        """The scores that an earlier worker wrote."""
+        ranks = self.run.ranks
+        if ranks.splits_evaluation:
+            return read_scores(path, benchmark.fingerprint)
+        return ranks.from_first(lambda: read_scores(path, benchmark.fingerprint))
 
 
 def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.Benchmark:

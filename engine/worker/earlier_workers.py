@@ -16,6 +16,8 @@ class EarlierWorkers:
 
     micro_batch: int | None = None
     """Their last micro-batch size: another size would change the rounding of the loss."""
+    devices: int | None = None
+    """On how many devices the last of them trained."""
     data: Data | None = None
     """The rows of the first worker."""
     model: str = ""
@@ -31,10 +33,15 @@ class EarlierWorkers:
 def earlier_workers(run: RunDir) -> EarlierWorkers:
     """Read the log up to this worker's `hello`, skipping steps and samples."""
     found, follower, count = EarlierWorkers(), Follower(run.events_file), 0
+    started: Hello | None = None
     for portion in follower.portions(Hello, Data, ModelLoaded, Plan, MicroBatch, Eval):
         for event in portion:
             count += 1
             match event:
+                case Hello():
+                    if started is not None:
+                        found.devices = started.config.get("train.devices", 1)
+                    started = event
                 case Data():
                     found.data = found.data or event
                 case ModelLoaded():

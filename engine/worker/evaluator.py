@@ -99,10 +99,11 @@ class Evaluator:
         self.benchmarks.before(base)
         if not self.scores_test:
             return
-        self.base_items = read_items(file, self.test, self.prompts, "base")
+        self.base_items = run.ranks.from_first(lambda: read_items(file, self.test, self.prompts, "base"))
         if self.base_items is None:
-            self.base_items, seconds = timed(lambda: self.scorer.items(base, self.test))
-            write_items(file, self.test, self.prompts, self.base_items, None)
+            self.base_items, seconds = timed(lambda: self._items(base, self.test))
+            if run.ranks.is_first:
+                write_items(file, self.test, self.prompts, self.base_items, None)
             run.log_score("before", self.base_items, self.test, self.prompts, seconds)
         else:
             run.log_reused_score(self.base_items, self.test, self.prompts)
@@ -112,12 +113,15 @@ class Evaluator:
     def _score_few_shot(self, base: torch.nn.Module, shots: int) -> None:
         """Score the base model with examples in the prompts, or keep the predictions of an earlier worker."""
         file = self.run.dir.few_shot_file(shots)
-        if read_items(file, self.test, self.prompts, "base") is not None:
+        known = self.run.ranks.from_first(lambda: read_items(file, self.test, self.prompts, "base"))
+        if known is not None:
             return
         limit = maximum_positions(base.config)
         bos, new_tokens = self.tokenizer.bos_token_id, self.run.config.evaluation.max_new_tokens
         items = few_shot_items(self.test, self.rows.train, shots, bos, new_tokens, limit)
-        write_items(file, self.test, self.prompts, self.scorer.items(base, items), None)
+        scored = self._items(base, items)
+        if self.run.ranks.is_first:
+            write_items(file, self.test, self.prompts, scored, None)
 
     def after(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then test items, general text and benchmarks."""
@@ -127,8 +131,9 @@ class Evaluator:
             loss = self.loss(model, self.validation, self.run.progress)
             run.log_final_validation(len(self.validation), loss)
         if self.scores_test:
-            items, seconds = timed(lambda: self.scorer.items(model, self.test))
-            write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
+            items, seconds = timed(lambda: self._items(model, self.test))
+            if run.ranks.is_first:
+                write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
             run.log_score("after", items, self.test, self.prompts, seconds)
         if self.general:
             after = self._general_losses(model)
@@ -142,7 +147,14 @@ class Evaluator:
         During training there is no `progress`: a stop request must not end it before the checkpoint is saved.
         """
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device
-        return mean_loss(item_losses(model, items, self.packing, pad, device, progress))
+        losses = self.run.ranks.mapped(
+            lambda part: item_losses(model, part, self.packing, pad, device, progress), items
+        )
+        return mean_loss(losses)
+
+    def _items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[Item]:
+        """The model's answers to the items with their scores; each rank answers a part of them."""
+        return self.run.ranks.mapped(lambda part: self.scorer.items(model, part), items)
 
     def learning_answers(self, model: torch.nn.Module) -> list[tuple[EvaluationItem, str, str]]:
         """(item, its prompt, the model's answer) for the first LEARNING_PROMPTS validation items.
@@ -151,6 +163,8 @@ class Evaluator:
         """
         evaluation = self.run.config.evaluation
         if evaluation.when == "never" or not metric_spec(evaluation.metric).needs_answers:
+            return []
+        if self.run.ranks.splits_evaluation and not self.run.ranks.is_first:
             return []
         items = self.validation[:LEARNING_PROMPTS]
         generator = self.scorer.generator
@@ -162,9 +176,11 @@ class Evaluator:
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
         pad, device = self.tokenizer.pad_token_id, self.run.machine.device
-        total = len(self.general)
+        total = -(-len(self.general) // self.run.ranks.size)
 
         def progress(done: int) -> None:
             self.run.progress("general text", done, total)
 
-        return general_losses(model, self.general, self.packing, pad, device, progress)
+        return self.run.ranks.mapped(
+            lambda part: general_losses(model, part, self.packing, pad, device, progress), self.general
+        )

@@ -24,6 +24,8 @@ class RunOutcome(NamedTuple):
     reason: str = ""
     user: bool = False
     code: str = ""
+    is_expected: bool = True
+    """Whether the error is of a known kind; another one may only follow from the end of another rank."""
 
 
 def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
@@ -53,7 +55,10 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
         return RunOutcome("failed", reason, code="disk.full")
     text = " ".join(str(error).split())[:300]
     reason = f"{type(error).__name__}: {text}; see the traceback in {run.dir.log_file}"
-    return RunOutcome("failed", reason, code=error.code if isinstance(error, RunFailed) else "run.unexpected_error")
+    known = isinstance(error, RunFailed)
+    return RunOutcome(
+        "failed", reason, code=error.code if isinstance(error, RunFailed) else "run.unexpected_error", is_expected=known
+    )
 
 
 def memory_advice(config: Config, device: Device) -> str:

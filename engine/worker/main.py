@@ -14,6 +14,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from engine.config.text import amount
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.prepare import prepare
 from engine.evaluation.preflight import refuse_rows
@@ -33,6 +34,7 @@ from engine.training import checkpoints
 from engine.training.compilation import refuse_compilation
 from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
+from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
@@ -45,40 +47,52 @@ from engine.worker.training_phase import train
 
 
 def work(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest) -> int:
-    """Execute the run and return the exit status of the process."""
+    """Execute the run as a single rank, write its end, and return the exit status of the process."""
+    run = _context(run_dir, frozen, log, stopping, SINGLE_RANK)
+    outcome = _execute(run)
+    run.finish(outcome.status, outcome.reason)
+    return 0 if outcome.status in ("finished", "stopped") else 2 if outcome.user else 1
+
+
+def execute(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, ranks: Ranks) -> RunOutcome:
+    """Execute the run as one of several ranks; the end of the run is not written."""
+    return _execute(_context(run_dir, frozen, log, stopping, ranks))
+
+
+def _context(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, ranks: Ranks) -> RunContext:
     _silence_libraries()
     machine = this_machine()
     if machine.device == "cuda" and frozen.config.train.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
-    meters = Meters(
-        log.write, training_gpu() if machine.device == "cuda" else None, slots=limit_memory(frozen.config, machine)
-    )
-    run = RunContext(run_dir, frozen, log, stopping, machine, meters)
-    try:
-        outcome = _execute(run)
-    finally:
-        meters.stop()
-    if outcome.status in ("failed", "out_of_memory", "diverged"):
-        with contextlib.suppress(OSError):  # a full disk, which `finish` handles
-            log.write(events.Error(text=outcome.reason, user=outcome.user, code=outcome.code))
-    run.finish(outcome.status, outcome.reason)
-    return 0 if outcome.status in ("finished", "stopped") else 2 if outcome.user else 1
+    slots = limit_memory(frozen.config, machine)
+    meters = Meters(log.write, training_gpu() if machine.device == "cuda" else None, slots=slots)
+    return RunContext(run_dir, frozen, log, stopping, machine, meters, ranks)
 
 
 def _execute(run: RunContext) -> RunOutcome:
     try:
         run.meters.start()
         _run_phases(run)
+        outcome = RunOutcome("finished")
     except Exception as error:  # noqa: BLE001 - top level of the worker: every error becomes an outcome
-        return outcome_of(run, error)
-    return RunOutcome("finished")
+        outcome = outcome_of(run, error)
+    finally:
+        run.meters.stop()
+    if outcome.status in ("failed", "out_of_memory", "diverged") and (outcome.is_expected or run.ranks.size == 1):
+        with contextlib.suppress(OSError):  # a full disk, which `finish` handles
+            run.log.write(events.Error(text=outcome.reason, user=outcome.user, code=outcome.code))
+    return outcome
 
 
 def _run_phases(run: RunContext) -> None:
     config, machine = run.config, run.machine
-    run.earlier = earlier_workers(run.dir)
+    run.earlier = run.ranks.from_first(lambda: earlier_workers(run.dir))
     for problem in run.earlier.problems:
         run.warn("run.events_incomplete", problem)
+    before, now = run.earlier.devices, config.train.devices
+    if before not in (None, now):
+        text = f"resumed on {amount(now, 'device')} after {amount(before or 1, 'device')}: its times are those of both"
+        run.warn("run.devices_changed", text)
     run.log_environment()
     for note in run.frozen.notes:
         run.warn("run.configuration", note)
@@ -90,14 +104,17 @@ def _run_phases(run: RunContext) -> None:
     run.phase("data")
     tokenizer = load_tokenizer(config.model)
     progress, version = run.progress, run.frozen.split_version
-    rows = prepare(config.data, config.train.max_length, tokenizer, progress, version)
+    rows = run.ranks.first_before_others(
+        lambda: prepare(config.data, config.train.max_length, tokenizer, progress, version)
+    )
     refuse_unchecked(rows, run.frozen.data_fingerprint)
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
     architecture = config_of(config.model)
     refuse_model(config, architecture, machine)
-    refuse_small_disk(run.dir, config, architecture, machine)
-    keep_start(run, architecture, rows)
+    if run.ranks.is_first:
+        refuse_small_disk(run.dir, config, architecture, machine)
+    run.ranks.from_first(lambda: keep_start(run, architecture, rows))
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
 
@@ -115,13 +132,15 @@ def _run_phases(run: RunContext) -> None:
     model = started or method(config.method).make_trainable(base, config)
     initial = run.dir.initial_adapter if moves_weights(config) else None
     if initial is not None:
-        keep_initial(model, initial)
+        run.ranks.from_first(lambda: keep_initial(model, initial))
     train(run, model, tokenizer, evaluator)
     free_memory()  # the trainer and its optimizer are in reference cycles
 
     evaluator.after(model)
 
     run.phase("saving")
+    if not run.ranks.is_first:
+        return
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
         save(model, folder, initial)
         tokenizer.save_pretrained(folder)
@@ -130,10 +149,13 @@ def _run_phases(run: RunContext) -> None:
 
 def _warn_about_other_processes(run: RunContext) -> None:
     gpu = run.meters.gpu
-    for pid, name, used in gpu.others(run.meters.gpu_pid) if gpu else []:
-        size = f" ({used / 2**30:.1f} GiB)" if used else ""
-        text = f"process {pid} {name}{size} also uses this GPU: timings and memory include its load"
-        run.warn("gpu.shared", text)
+    found = gpu.others(run.meters.gpu_pid) if gpu else []
+    for rank, others in enumerate(run.ranks.gathered(found)):
+        which = "this GPU" if run.ranks.size == 1 else f"the GPU of rank {rank}"
+        for pid, name, used in others:
+            size = f" ({used / 2**30:.1f} GiB)" if used else ""
+            text = f"process {pid} {name}{size} also uses {which}: timings and memory include its load"
+            run.warn("gpu.shared", text)
 
 
 def _silence_libraries() -> None:

@@ -32,10 +32,11 @@ from engine.runs.result import General
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.starting_run import starting_run_name
-from engine.runs.stop_request import StopRequest
+from engine.runs.stop_request import StopRequest, StopRequested
 from engine.training.batches import NO_SHARING, Schedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
+from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.trainer import StepFacts
 from engine.worker.disk_watch import DiskWatch
 from engine.worker.earlier_workers import EarlierWorkers
@@ -58,6 +59,7 @@ class RunContext:
     stopping: StopRequest
     machine: Machine
     meters: Meters
+    ranks: Ranks = SINGLE_RANK
     earlier: EarlierWorkers = field(default_factory=EarlierWorkers)
     step: int = 0
     has_trained: bool = False
@@ -78,21 +80,27 @@ class RunContext:
         return self.frozen.config
 
     def phase(self, name: events.PhaseName) -> None:
-        """Start a phase. Raises StopRequested after a stop request."""
-        self.stopping.check()
+        """Start a phase, on all ranks together. Raises StopRequested after a stop request to any of them."""
+        if self.ranks.any(self.stopping.requested):
+            raise StopRequested
         self._read_energy()
         self.log.write(events.Phase(name=name))
         self.current_phase, self.progress_logged = name, time.monotonic()
         with contextlib.suppress(OSError):  # engine.log may be on a full disk while the event log is not
-            print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
+            if self.ranks.is_first:
+                print(f"[{time.strftime('%H:%M:%S')}] {name}", flush=True)
 
     def warn(self, code: str, text: str) -> None:
         """Log a warning; `code` is stable and dotted, such as `gpu.shared`."""
         self.log.write(events.Warning(code=code, text=text))
 
     def progress(self, what: str, done: int, total: int | None) -> None:
-        """Log the rows done in a long phase, at most once a second. Raises StopRequested after a stop request."""
-        self.stopping.check()
+        """Log the rows done in a long phase, at most once a second. Raises StopRequested after a stop request.
+
+        Only on the first rank, whose end ends the others: one that stopped alone would leave them waiting.
+        """
+        if self.ranks.is_first:
+            self.stopping.check()
         now = time.monotonic()
         if now - self.progress_logged >= PROGRESS_SECONDS:
             self.progress_logged = now

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from engine.config.checkpointing import Checkpointing, checkpointing_of, stronger_than
+from engine.config.checkpointing import Checkpointing, checkpointing_of, memory_saved, stronger_than
 from engine.config.preset import with_settings
 from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
@@ -24,6 +24,7 @@ from engine.training.batches import Schedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
 from engine.training.checkpoint_writer import HostCopy
+from engine.training.checkpointing import enable_checkpointing
 from engine.training.compilation import remove_compiled, uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
@@ -40,7 +41,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
     settings = run.config.train
     schedule = Schedule.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
-    resume = _resume_point(run)
+    resume = run.ranks.from_first(lambda: _resume_point(run))
     start = resume.step if resume else 0
     forecast, batches = _forecast(run, model, evaluator, schedule, start, resume)
     if run.machine.device == "cuda" and run.meters.slots > 1:
@@ -71,6 +72,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
             run.log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
             probed = _probe(run, trainer, optimizer, batches, evaluator, forecast)
+            probed = _agreed(run, trainer, probed)
             run.log_probe(plan, probed, trainer.micro_batch)
         run.meters.training_begins()
 
@@ -114,13 +116,19 @@ def _trainer(
         micro_batch=micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=config.train.keep_checkpoints,
-        host_copy=HostCopy(available_for_copy, run.warn) if copies_checkpoints(config, device) else None,
+        host_copy=HostCopy(available_for_copy, run.warn) if _copies(run) else None,
         tokenizer=tokenizer,
         hooks=hooks,
+        ranks=run.ranks,
         model=model,
         args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
     )
+
+
+def _copies(run: RunContext) -> bool:
+    """Whether this rank copies checkpoints to host memory, to write them while training continues."""
+    return run.ranks.is_first and copies_checkpoints(run.config, run.machine.device)
 
 
 def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: Schedule) -> Callback:
@@ -168,7 +176,7 @@ def _forecast(
     config = run.config
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
-    limit = available_memory(run.meters) if run.machine.device == "cuda" else None
+    limit = min(run.ranks.gathered(available_memory(run.meters))) if run.machine.device == "cuda" else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
     architecture = config_of(config.model)
@@ -183,7 +191,7 @@ def _worst_case_batches(
     first = min(start, schedule.steps - 1)
     return WorstCaseBatches(
         packing=packing,
-        step=longest_step(rows, schedule, first, micro_batch, packing),
+        step=longest_step(rows, schedule, first, micro_batch, packing, run.ranks.size),
         held_out=longest_held_out(
             evaluator.loss_rows, packing, device, vocabulary_of(model), supports_logits_to_keep(model)
         ),
@@ -222,6 +230,21 @@ def _probe(
         warn=run.warn,
         stronger=_stronger(run, forecast),
     ).run()
+
+
+def _agreed(run: RunContext, trainer: AnswerTrainer, probed: Probed) -> Probed:
+    """What fits on every rank: the smallest micro-batch size, the strongest checkpointing; the peaks are the highest.
+
+    All ranks probe the same batches, but their GPUs may differ, or others may use one of them.
+    """
+    found = run.ranks.gathered((trainer.micro_batch, probed))
+    trainer.micro_batch = min(micro_batch for micro_batch, _ in found)
+    enabled = [one.checkpointing for _, one in found if one.checkpointing]
+    strongest = max(enabled, key=memory_saved, default=None)
+    if strongest is not None and strongest != probed.checkpointing:
+        enable_checkpointing(trainer.model, strongest)
+    evaluation = max((one.evaluation for _, one in found if one.evaluation is not None), default=None)
+    return Probed(max(one.training for _, one in found), evaluation, probed.seconds, strongest)
 
 
 def _plan_chooses(run: RunContext) -> bool:

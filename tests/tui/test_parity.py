@@ -102,6 +102,7 @@ COMMAND_LINE_ONLY = {
     "ladder --budget": "a limit for a sweep",
     "ladder --retime": "repeats measurements for a report",
     "ladder --base-shots": "a question of the report; the bench shows its rung",
+    "resume --set": "moves a run to other devices: rare, and typed in full",
     "gate": "an exit status for pipelines",
     "doctor": "checks the machine, also where the bench does not start",
     "monitor": "the machine pane",

@@ -16,6 +16,7 @@ from engine.config.errors import UserError
 from engine.runs import run_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
 from engine.runs.sweep_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
@@ -28,6 +29,7 @@ from tui.cli.options import (
     DataOption,
     DetachOption,
     DeviceOption,
+    DeviceSettingsOption,
     ExecutorOption,
     FromOption,
     GresOption,
@@ -127,6 +129,7 @@ def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption =
 def resume(
     name: RunArgument = "last",
     runs: RunsOption = None,
+    settings: DeviceSettingsOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -134,12 +137,15 @@ def resume(
     from tui.cli import ladder, run, sweep
 
     found = run_ladder_or_sweep(runs, name, json)
+    changed = overrides(settings)
+    if changed and not isinstance(found, RunDir):
+        raise UserError("only a run can be resumed on other devices", "--set", "omit it", "cli.not_a_run")
     show_origin(found, quiet=json)
     if isinstance(found, SweepDir):
         raise typer.Exit(sweep.resume(found, detach, json))
     if isinstance(found, LadderDir):
         raise typer.Exit(ladder.resume(found, detach, json))
-    raise typer.Exit(run.resume(found, detach, json))
+    raise typer.Exit(run.resume(found, detach, json, changed))
 
 
 @app.command("runs")

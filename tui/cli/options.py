@@ -47,6 +47,10 @@ VersionOption = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", help="Preset whose model, data and length settings apply.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print results and errors as JSON.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
+DeviceSettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set hardware.device, train.devices or train.parallelism."),
+]
 MethodOption = Annotated[
     str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")
 ]

@@ -150,12 +150,12 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
     return 0
 
 
-def resume(run: RunDir, detach: bool, json: bool) -> int:
-    """Resume from the latest complete checkpoint, in the same directory."""
+def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
+    """Resume from the latest complete checkpoint, in the same directory; `settings`: on other devices."""
     size = start.events_size(run)
     try:
         with interruptible([run]):
-            start.resume_run(run)
+            start.resume_run(run, settings)
     except Detached:
         return leave(run, json)
     return leave(run, json) if detach else watch(run, offset=size, json=json)

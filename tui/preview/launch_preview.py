@@ -168,6 +168,8 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -
         steps = f"{max(1, round(train.epochs * per_epoch)):,}" if per_epoch else "?"
         steps += f" ({train.epochs:g} epoch{'s' if train.epochs != 1 else ''})"
     words = f"{steps}, batch size {train.batch}"
+    if train.devices > 1:
+        words += f" on {train.devices} devices"
     if estimate:
         words += f" (micro-batch {estimate.micro_batch})"
         if estimate.gradient_checkpointing:

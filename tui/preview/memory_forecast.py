@@ -18,7 +18,7 @@ from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
 from engine.memory.formula.automatic import resolve_automatic
-from engine.memory.formula.estimate import MemoryEstimate, StepShape
+from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
 from engine.memory.formula.fit import FitQuery, classify_fit
 from engine.memory.formula.measured_error import error_of
 from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
@@ -110,7 +110,7 @@ def forecast(
     if budget is None:
         return MethodForecast(config.method, "unknown", config=config, why="sampling the machine")
     length = min(config.train.max_length, longest or config.train.max_length)
-    rows = StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
+    rows = StepShape(count=rows_per_device(config.train), length=length, answer=max(1, length - 1))
     try:
         estimate = resolved_query(config, files.table, rows, budget).formula_estimate()
     except UserError as error:

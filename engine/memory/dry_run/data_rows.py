@@ -63,7 +63,7 @@ class DataWorkload:
         lost = all_rows([*sampled_rows(rows.validation_items, VALIDATION_ROWS), *scored])
         return WorstCaseBatches(
             packing=self.packing,
-            step=longest_step(rows.train, self.schedule, 0, micro_batch, self.packing),
+            step=longest_step(rows.train, self.schedule, 0, micro_batch, self.packing, config.train.devices),
             held_out=longest_held_out(lost, self.packing, self.machine.device, self.vocabulary, answers_only=True),
             prompts=[item.row.prompt for item in scored],
             choice=int(rows.train.answer_tokens.max()),

@@ -13,7 +13,7 @@ from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
 from engine.memory.dry_run.workload import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
-from engine.training.batches import Schedule, held_out_batches, micro_batches
+from engine.training.batches import Schedule, held_out_batches, micro_batches, rank_parts
 from engine.training.collation import Packing, answer_tokens, collate
 from engine.training.segments import computed_tokens
 
@@ -79,14 +79,17 @@ def relative_memory(rows: Sequence[Row], packing: Packing) -> int:
     return tokens + sum(map(answer_tokens, rows))
 
 
-def longest_step(rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, packing: Packing) -> list[Row]:
-    """Rows of the step, from `start` on, with the largest micro-batch."""
+def longest_step(
+    rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, packing: Packing, ranks: int = 1
+) -> list[Row]:
+    """Rows of the step, from `start` on, with the largest micro-batch; with several ranks those of one rank."""
 
-    def largest(step: list[Row]) -> int:
-        return max(relative_memory(group, packing) for group in micro_batches(step, micro_batch, packing))
+    def largest(part: list[Row]) -> int:
+        groups = micro_batches(part, micro_batch, packing)
+        return max((relative_memory(group, packing) for group in groups), default=0)
 
     steps = ([rows[number] for number in schedule.indices(step)] for step in _candidates(rows, schedule, start))
-    return max(steps, key=largest)
+    return max((part for step in steps for part in rank_parts(step, ranks, packing)), key=largest)
 
 
 def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator[int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from msgspec import Struct, field
 
 from engine.config.batch_limits import PackingMode
 from engine.config.checkpointing import Resolved
+from engine.config.schema import Train
 
 PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "checkpoint", "pool")
 """Parts of a peak in order of allocation. `checkpoint`: the copy of one that is being written; `pool`: GPU memory in
@@ -34,6 +36,11 @@ class StepShape(Struct, frozen=True, kw_only=True):
     @property
     def prompted(self) -> int:
         return self.prompt or self.length
+
+
+def rows_per_device(train: Train) -> int:
+    """Rows of a step on one of the devices that train the run: about as many on each."""
+    return math.ceil(train.batch / train.devices)
 
 
 class PeakMemory(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
 from engine.config.schema import Config
 from engine.memory.formula.automatic import resolve_automatic
-from engine.memory.formula.estimate import MemoryEstimate, StepShape
+from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
 from engine.memory.formula.fit import (
     Fit,
     FitQuery,
@@ -117,7 +117,7 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
         what = f"the model supports {positions:,} positions"
         raise UserError(what, f"--length {length}", f"use at most {positions}", code="plan.longer_than_model")
     length = length or min(config.train.max_length, positions or config.train.max_length)
-    return StepShape(count=config.train.batch, length=length, answer=max(1, length - 1))
+    return StepShape(count=rows_per_device(config.train), length=length, answer=max(1, length - 1))
 
 
 def plan_method(

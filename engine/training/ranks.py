@@ -1,0 +1,141 @@
+"""The processes that train one run together, one per device: "ranks" in torch's terms. Most runs have a single one.
+
+Small values are exchanged in host memory (gloo), so that no rank waits for its GPU; gradients over the GPUs (NCCL).
+The Trainer and accelerate are not told of the other ranks: accelerate wraps the model in DistributedDataParallel, which
+sums gradients within the last backward pass. There a rank that is out of memory would leave the others waiting forever,
+and ranks with other numbers of micro-batches need empty ones. Here all ranks first agree that the step fitted.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+BUCKET_BYTES = 25 << 20
+"""Gradients that are summed at a time, as in DistributedDataParallel (its `bucket_cap_mb`)."""
+TIMEOUT = datetime.timedelta(days=7)
+"""A rank may wait for as long as the first one evaluates; torchrun notices when a rank ends."""
+LAUNCH_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE",
+)
+"""Variables of torchrun by which accelerate and transformers recognize ranks."""
+
+
+class Ranks:
+    """This process among the ranks of its run. All ranks must call its methods in the same order."""
+
+    def __init__(self, rank: int = 0, size: int = 1, control: Any = None) -> None:
+        """`control`: process group in host memory; None for a single rank."""
+        self.rank, self.size, self._control = rank, size, control
+        self.splits_evaluation = size > 1
+        """Whether each rank evaluates a part of the items; otherwise all evaluate the same ones."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, the only one that writes into the run's directory."""
+        return self.rank == 0
+
+    def totals(self, *values: int) -> list[int]:
+        """The sums of these values over all ranks."""
+        if self.size == 1:
+            return [int(value) for value in values]
+        numbers = torch.tensor(values, dtype=torch.int64)
+        dist.all_reduce(numbers, group=self._control)
+        return [int(number) for number in numbers]
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true on any rank."""
+        return self.totals(value)[0] > 0
+
+    def gathered(self, value: T) -> list[T]:
+        """The values of all ranks, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value, group=self._control)
+        return found
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns on rank 0, where alone it is called; the other ranks wait for it."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [make() if self.is_first else None]
+        dist.broadcast_object_list(box, src=0, group=self._control)
+        made: T = box[0]
+        return made
+
+    def first_before_others(self, make: Callable[[], T]) -> T:
+        """What `make` returns, called on rank 0 and then on the others: they find the files that it left."""
+        made = make() if self.is_first else None
+        self.totals(0)
+        return made if self.is_first else make()  # type: ignore[return-value]
+
+    def mapped(self, work: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T]:
+        """`work(items)`, which returns one result per item in their order; each rank does a part of the items."""
+        if not self.splits_evaluation:
+            return list(work(items))
+        own = [items[place] for place in range(self.rank, len(items), self.size)]
+        results: list[Any] = [None] * len(items)
+        for rank, part in enumerate(self.gathered(list(work(own)) if own else [])):
+            results[rank :: self.size] = part
+        return results
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace tensors by their sums over all ranks, which are the same to the bit on each."""
+        if self.size == 1:
+            return
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            dist.all_reduce(flat)
+            for tensor, total in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+    def seed(self, seed: int, step: int, *, same: bool) -> None:
+        """Seed torch's random generators for a step: `same` on all ranks, or different on each.
+
+        A function of the step, so that a resumed run needs no generator's state of any rank but the first. Nothing for
+        a single rank, whose checkpoints contain it.
+        """
+        if self.size > 1:
+            torch.manual_seed(hash((seed, step, 0 if same else self.rank + 1)))
+
+
+SINGLE_RANK = Ranks()
+
+
+def join(device: str) -> Ranks:
+    """Join the ranks that torchrun started, on a device type; a variable for each says which one this process is."""
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
+    for name in LAUNCH_VARIABLES:
+        os.environ.pop(name, None)
+    return ranks
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Tensors of one data type in groups of up to BUCKET_BYTES, or single larger ones."""
+    buckets: list[list[torch.Tensor]] = []
+    size, dtype = 0, None
+    for tensor in tensors:
+        if not buckets or tensor.dtype != dtype or size + tensor.nbytes > BUCKET_BYTES:
+            buckets.append([])
+            size, dtype = 0, tensor.dtype
+        buckets[-1].append(tensor)
+        size += tensor.nbytes
+    return buckets

@@ -1,0 +1,72 @@
+"""`python -m engine.worker.rank RUN_DIR STARTED DEVICE…`: one of the ranks of a run that trains on several devices.
+
+Started by `engine.worker.torchrun`, which holds the run's lock. `STARTED` is the value of the monotonic clock from
+which the run's log counts, `DEVICE…` the locks of the devices by rank. Only rank 0 writes into the run's directory.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from engine.hardware.devices import devices_for, devices_of
+from engine.runs import end_record
+from engine.runs.end_record import EndRecord
+from engine.runs.event_log import EventLog, NoEventLog
+from engine.runs.parent import end_with
+from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.stop_request import StopRequest
+
+STOP_SIGNAL = signal.SIGUSR2
+"""Asks a rank to stop. It is ignored until the rank can answer it: the launcher ignores it too, and repeats it."""
+STOPPED = 3
+"""Exit status of rank 0 after a stop request."""
+GRACE_SECONDS = 5.0
+"""How long a rank waits before it reports an error: it often has the cause in another rank, which torchrun then finds
+first, or is one that rank 0 describes.
+"""
+
+
+class RankFailed(Exception):
+    """What ended a rank; torchrun passes its text on to the launcher."""
+
+
+def main(arguments: list[str]) -> int:
+    end_with(os.getppid())
+    stopping = StopRequest()
+    stopping.listen(STOP_SIGNAL)
+    run = RunDir(Path(arguments[0]))
+    frozen = read_frozen(run)
+    rank = int(os.environ["RANK"])
+    devices = {device.lock: device for device in devices_for(*devices_of(frozen.config))}
+    devices[arguments[2 + rank]].apply()
+
+    from engine.methods.quick_import import import_libraries
+
+    import_libraries()  # takes seconds, and needs the environment of the device
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    from engine.methods.machine import this_machine
+    from engine.training.ranks import join
+    from engine.worker.main import execute
+
+    def work() -> int:
+        ranks = join(this_machine().device)
+        log = EventLog(run.events_file, float(arguments[1])) if ranks.is_first else NoEventLog(f"rank {rank}")
+        outcome = execute(run, frozen, log, stopping, ranks)
+        if ranks.is_first and outcome.is_expected:
+            end_record.write(run.end_file, EndRecord(status=outcome.status, reason=outcome.reason, t=time.time()))
+            return {"finished": 0, "stopped": STOPPED}.get(outcome.status, 2 if outcome.user else 1)
+        if outcome.status in ("finished", "stopped"):
+            return 0
+        time.sleep(GRACE_SECONDS)
+        raise RankFailed(outcome.reason)
+
+    return int(record(work)() or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

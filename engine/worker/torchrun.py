@@ -1,0 +1,115 @@
+"""Run a worker as several ranks under torchrun, one per device (torch's elastic launcher, without restarts).
+
+This process holds the locks of the run and its devices, and passes stop requests on. It writes the end of the run:
+what rank 0 recorded, or why a rank ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+import psutil
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from engine.config.files import remove_tree
+from engine.hardware.devices import SelectedDevice
+from engine.runs import end_record
+from engine.runs.end_record import EndRecord
+from engine.runs.event_log import EventLog
+from engine.runs.events import End, Error
+from engine.runs.frozen_config import FrozenRun
+from engine.runs.run_dir import RunDir, write_end
+from engine.runs.stop_request import StopRequest
+from engine.worker.rank import GRACE_SECONDS, STOP_SIGNAL
+
+FOLDER = ".torchrun.tmp"
+"""Folder in the run's directory for the error messages of ranks."""
+REPEAT_SECONDS = 0.5
+"""Interval at which a stop request is passed on again."""
+FAILED = "run.rank_failed"
+
+
+def run_ranks(
+    run: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, devices: Sequence[SelectedDevice]
+) -> int:
+    """Execute the run with one rank per device; returns the exit status of the process."""
+    log.close()  # the ranks write it until they have ended
+    arguments = [str(run.path), str(log.started), *(device.lock for device in devices)]
+    folder = run.path / FOLDER
+    failure = None
+    if all(device.gpu is not None and device.visible for device in devices):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(device.visible) for device in devices)
+    try:
+        with _passing_on(stopping):
+            elastic_launch(_launch(len(devices), str(folder)), sys.executable)(
+                "-P", "-m", "engine.worker.rank", *arguments
+            )
+    except ChildFailedError as error:
+        failure = error.get_first_failure()
+    finally:
+        remove_tree(folder, ignore_errors=True)
+    log = EventLog(run.events_file, log.started)
+    record, status = end_record.read(run.end_file), failure[1].exitcode if failure else 0
+    if record is None or (record.status == "stopped" and status < 0 and not stopping.requested):
+        record = EndRecord(status="failed", reason=_reason(run, failure), t=0.0)
+        log.write(Error(text=record.reason, code=FAILED))
+    end_record.reserve(run.end_file)
+    write_end(run, frozen, log, End(status=record.status, reason=record.reason))
+    return 0 if record.status in ("finished", "stopped") else 2 if status == 2 else 1
+
+
+def _launch(ranks: int, folder: str) -> LaunchConfig:
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=f"ftbench-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=folder),  # output goes to engine.log, as this process's does
+        signals_to_handle="SIGQUIT",  # stop requests are handled here: torchrun would end the ranks
+        shutdown_timeout=round(2 * GRACE_SECONDS),
+    )
+
+
+@contextlib.contextmanager
+def _passing_on(stopping: StopRequest) -> Iterator[None]:
+    """While the body runs, pass a stop request on to all ranks, until they have ended: one may not listen yet."""
+    signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # inherited by the ranks
+    ended = threading.Event()
+
+    def pass_on() -> None:
+        while not ended.wait(REPEAT_SECONDS):
+            for rank in psutil.Process().children() if stopping.requested else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rank.send_signal(STOP_SIGNAL)
+
+    thread = threading.Thread(target=pass_on, name="pass on stop requests")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _reason(run: RunDir, failure: tuple[int, ProcessFailure] | None) -> str:
+    resume = f"run `ftbench resume {run.name}` to continue"
+    if failure is None:
+        return f"the ranks ended without an outcome; see {run.log_file}; {resume}"
+    rank, found = failure
+    if found.exitcode < 0:
+        name = signal.Signals(-found.exitcode).name
+        return f"rank {rank} (process {found.pid}) was ended by {name}; {resume}"
+    message = found.message if isinstance(found.message, str) else str(found.message)
+    text = " ".join(message.removeprefix("RankFailed: ").split())[:300]
+    return f"rank {rank} failed: {text or f'exit status {found.exitcode}'}; see {run.log_file}; {resume}"

@@ -1,0 +1,88 @@
+"""Runs that train on two devices: real ranks under torchrun, as slots of the CPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+from command import events_of, ftbench
+from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
+
+from engine.runs.run_dir import RunDir
+from engine.worker.torchrun import FAILED, FOLDER
+
+pytestmark = pytest.mark.slow
+PRECISE = ["--set", "train.precision=fp32"]
+TWO = ["--set", "train.devices=2", "--set", "hardware.device=cpu:2"]
+SETTINGS = [*UNPROBED, *PRECISE]
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Losses of one rank that was not interrupted."""
+    run = start(tmp_path_factory.mktemp("one"), *SETTINGS)
+    wait_for_end(run)
+    return losses(run)
+
+
+def ranks_of(run: RunDir) -> list[psutil.Process]:
+    """The processes of the ranks, by rank."""
+    pid = run.pid()
+    assert pid is not None
+    return sorted(psutil.Process(pid).children(), key=lambda process: int(process.environ()["RANK"]))
+
+
+def close(found: dict[int, float], expected: dict[int, float]) -> bool:
+    return found.keys() == expected.keys() and all(abs(found[at] - expected[at]) < TOLERANCE for at in expected)
+
+
+def last(run: RunDir, kind: str) -> dict[str, object]:
+    return [event for event in events_of(run.path) if event["type"] == kind][-1]
+
+
+def test_a_killed_rank_ends_the_run_which_one_rank_resumes(tmp_path: Path, expected: dict[int, float]) -> None:
+    run = start(tmp_path / "runs", *SETTINGS, *TWO)
+    wait_for(run, "checkpoint", step=4)
+    killed = ranks_of(run)[1].pid
+    os.kill(killed, signal.SIGKILL)
+    wait_for_end(run)
+    assert last(run, "error")["code"] == FAILED
+    result = run.result()
+    assert result is not None and result.status == "failed"
+    assert f"process {killed}" in result.reason and "SIGKILL" in result.reason
+    assert not (run.path / FOLDER).exists() and not psutil.pid_exists(killed)
+    done = ftbench("resume", str(run.path), "--set", "train.devices=1")
+    assert done.returncode == 0, done.stderr
+    assert close(losses(run), expected)
+    result = run.result()
+    assert result is not None and result.status == "finished" and "run.devices_changed" in result.warning_codes
+
+
+def test_two_ranks_resume_a_run_of_one_and_stop_after_the_same_step(tmp_path: Path, expected: dict[int, float]) -> None:
+    run = start(tmp_path / "runs", *SETTINGS)
+    wait_for(run, "checkpoint", step=2)
+    assert ftbench("stop", str(run.path)).returncode == 0
+    frozen = run.config_file.read_text()
+    for setting, code in (
+        ("train.batch=2", "run.setting_fixed"),
+        ("train.devices=0", "preset.invalid_value"),
+        ("train.devices=3", "device.too_few"),
+    ):
+        refused = ftbench("resume", str(run.path), "--set", setting, "--json")
+        assert refused.returncode == 2 and code in refused.stderr + refused.stdout
+    assert run.config_file.read_text() == frozen
+    before = len(events_of(run.path))
+    changes = [word for setting in ("train.devices=2", "hardware.device=cpu:2") for word in ("--set", setting)]
+    assert ftbench("resume", str(run.path), *changes, "--detach").returncode == 0
+    wait_for(run, "step", after=before)
+    os.kill(ranks_of(run)[1].pid, signal.SIGTERM)  # a request to any rank stops all
+    wait_for_end(run)
+    result = run.result()
+    assert result is not None and result.status == "stopped"
+    assert last(run, "checkpoint")["step"] == last(run, "step")["step"]
+    assert ftbench("resume", str(run.path)).returncode == 0
+    assert close(losses(run), expected)

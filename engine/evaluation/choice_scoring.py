@@ -20,6 +20,7 @@ from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import Forward, cache_unsupported_reason, padded_rows, within_memory
 from engine.evaluation.generate import Warn
+from engine.evaluation.gradients import without_gradients
 from engine.evaluation.kv_cache import shared_prompts
 from engine.evaluation.prefill import Prefill, PrefillResult
 from engine.evaluation.preflight import check_prompts
@@ -77,7 +78,7 @@ class Chooser:
             progress(len(done))
         return done
 
-    @torch.inference_mode()
+    @without_gradients
     def _search(self, forward: Forward, prefill: Prefill, prompts: Sequence[Sequence[int]]) -> list[int]:
         """The most likely choice for each prompt."""
         read = prefill(prompts)

@@ -15,6 +15,7 @@ import torch
 
 from engine.config.batch_limits import PADDED_TOKENS, REFILL_FRACTION
 from engine.evaluation.forward import Forward, rows_without_padding
+from engine.evaluation.gradients import without_gradients
 from engine.evaluation.kv_cache import RunningCache
 from engine.evaluation.ngram_speculation import ORDERS, NgramDrafts, worthwhile
 from engine.evaluation.prefill import Prefill
@@ -71,7 +72,7 @@ class Decoder:
         self.running = []
         self.cache: RunningCache | None = None
 
-    @torch.inference_mode()
+    @without_gradients
     def run(self, batch: int, progress: Callable[[int], None]) -> dict[int, list[int]]:
         """Generate all answers, at most `batch` rows at a time. `progress` gets the number done after each pass."""
         while self.waiting or self.running:

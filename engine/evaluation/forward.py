@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from engine.methods.adapters import without_adapters
+from engine.training import sharding
 from engine.training.guards import free_memory, is_out_of_memory
 
 CACHE_ARGUMENTS = ("cache", "past_key_values")
@@ -104,11 +105,14 @@ def left_padded(
 
 
 def within_memory(work: Callable[[], T]) -> T | None:
-    """The result of `work`, None if it ran out of memory; its memory is freed by then."""
+    """The result of `work`, None if it ran out of memory; its memory is freed by then.
+
+    Raises the error if the model is sharded: the other ranks are within a layer and cannot repeat the work.
+    """
     try:
         return work()
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or sharding.in_use():
             raise
     free_memory()
     return None

@@ -16,6 +16,7 @@ from engine.data.tokens import IGNORED, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import Forward, cache_unsupported_reason, left_padded, within_memory
+from engine.evaluation.gradients import without_gradients
 from engine.evaluation.preflight import check_prompts
 from engine.methods.adapters import without_adapters
 from engine.training.guards import OutOfMemory
@@ -100,7 +101,7 @@ class Generator:
             progress(len(answers))
         return answers
 
-    @torch.inference_mode()
+    @without_gradients
     def _generate(self, model: torch.nn.Module, prompts: list[list[int]]) -> list[list[int]]:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
         inner = without_adapters(model)

@@ -16,6 +16,7 @@ from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import within_memory
 from engine.evaluation.generate import Generator
+from engine.evaluation.gradients import without_gradients
 from engine.evaluation.intervals import bootstrap, of_scores
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.evaluation.row_loss import RowLoss
@@ -160,7 +161,7 @@ def _mean(losses: Sequence[RowLoss]) -> RowLoss:
     return losses[0] if len(losses) == 1 else RowLoss(*(sum(part) / len(losses) for part in zip(*losses, strict=True)))
 
 
-@torch.inference_mode()
+@without_gradients
 def row_losses(
     model: torch.nn.Module,
     rows: Sequence[Row],

@@ -29,6 +29,7 @@ from engine.evaluation.forward import (
     padded_rows,
     rows_without_padding,
 )
+from engine.evaluation.gradients import without_gradients
 from engine.evaluation.kv_cache import RunningCache, shared_prompts
 from engine.evaluation.prefill import Prefill
 from engine.training.loss import supports_logits_to_keep
@@ -49,7 +50,7 @@ class WorstCaseAnswers:
     """Whether choices are scored instead of generating."""
 
 
-@torch.inference_mode()
+@without_gradients
 def run_worst_case(
     model: torch.nn.Module,
     answers: WorstCaseAnswers,

@@ -28,7 +28,7 @@ from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
 from engine.training.checkpointing import enable_checkpointing
 from engine.training.collation import loss_weight
-from engine.training.guards import first_line, free_memory, is_out_of_memory
+from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.meters import Meters, resident, resident_peak, uses_gpu
 from engine.training.trainer import AnswerTrainer
 
@@ -91,13 +91,13 @@ class Probe:
         return Probed(training, evaluation, time.monotonic() - started, self.enabled)
 
     def _measured(self) -> tuple[int, int | None]:
-        limit = self._limit()
+        limit = self._least(self._limit())
         if self.fits is not None:
             self._reduce_until_predicted_to_fit(self.fits, limit)
         step = self.meters.peak_of(self._step)
-        passes = self._passes()
+        passes = -self._least(-self._passes())
         while passes > limit and self._make_headroom(passes, limit):
-            passes = self._passes()
+            passes = -self._least(-self._passes())
         self._drop_gradients()
         evaluation = self.meters.peak_of(self.evaluate) if self.evaluate else None
         return max(passes, step), evaluation
@@ -106,7 +106,7 @@ class Probe:
         """Recompute more activations or use fewer rows; False if neither is possible."""
         if self._has_enough_rows() and self._recompute_more("less would leave no headroom"):
             return True
-        if self.automatic and (fewer := self._fewer(peak, limit)):
+        if self.automatic and (fewer := self._least(self._fewer(peak, limit))):
             self.trainer.micro_batch = fewer
             text = f"micro-batch size reduced to {fewer}: a larger one would leave no headroom"
             self.warn("memory.micro_batch_reduced", text)
@@ -147,6 +147,8 @@ class Probe:
                 if not is_out_of_memory(error):
                     raise
                 cause = first_line(error)
+                if self.trainer.is_sharded:
+                    raise OutOfMemory(cause) from error
             self._drop_gradients()
             free_memory()
             if not (self._has_enough_rows() and self._recompute_more(cause)):
@@ -169,6 +171,10 @@ class Probe:
         empty = self.meters.held()
         fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
         return 0 if rows == 1 else balanced_micro_batch(len(self.batches.step), min(rows - 1, max(1, fits)))
+
+    def _least(self, value: int) -> int:
+        """The least value of all ranks, if they divide a model: they must then do the same."""
+        return min(self.trainer.ranks.gathered(value)) if self.trainer.is_sharded else value
 
     def _limit(self) -> int:
         return available_memory(self.meters)

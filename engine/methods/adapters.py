@@ -77,13 +77,17 @@ def keep_initial(model: Any, folder: Path) -> None:
     config.init_lora_weights = "pissa"
 
 
-def save(model: torch.nn.Module, folder: Path, initial: Path | None) -> None:
-    """Save the trained model or adapter.
+def save(
+    model: torch.nn.Module, folder: Path, initial: Path | None, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Save the trained model or adapter. `weights`: the state dict of a model whose own weights are not whole.
 
     With `initial`, that of `keep_initial`, as an adapter of the original base: W - s B0 A0 + s B A is W plus an adapter
     of twice the rank.
     """
-    how = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
+    how: dict[str, Any] = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
+    if weights is not None:
+        how["state_dict"] = weights
     model.save_pretrained(folder, **how)
 
 

@@ -23,8 +23,15 @@ def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **op
     """
     located, implementation = locate(model), attention(model, machine, dtype)
     config_at(located)  # checks the configuration of a Hub model, which is downloaded only here
-    options |= {"dtype": dtype, "device_map": {"": 0} if machine.device == "cuda" else None}
+    options |= {"dtype": dtype, "device_map": _place(machine)}
     return _with_liger_kernels(_loaded(model, located, implementation, options), machine)
+
+
+def _place(machine: Machine) -> dict[str, int | str] | None:
+    """`device_map` for `from_pretrained`."""
+    if machine.device != "cuda":
+        return None
+    return {"": "cpu" if machine.loads_to_host else 0}
 
 
 def _loaded(

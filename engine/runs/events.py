@@ -164,6 +164,8 @@ class MicroBatch(Event, tag="micro_batch"):
     """The micro-batch size was reduced after an out-of-memory error."""
 
     micro_batch: int
+    restarted: bool = False
+    """Whether the ranks of a sharded model started again for it, from the latest checkpoint."""
 
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]

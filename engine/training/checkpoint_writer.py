@@ -87,7 +87,7 @@ class CheckpointWriter:
         """`keep`: number of checkpoints to keep; `saved`: called in the thread of the training for each complete
         checkpoint; `copy`: None to write while training waits.
         """
-        self._folder, self._keep, self._saved, self._copy = folder, keep, saved, copy
+        self.folder, self._keep, self._saved, self._copy = folder, keep, saved, copy
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[SavedCheckpoint] | None = None
         self._blocked = 0.0
@@ -103,7 +103,7 @@ class CheckpointWriter:
         started = time.monotonic()
         self.finish()
         with contextlib.ExitStack() as stack:
-            pending = stack.enter_context(checkpoints.writing(self._folder, step))
+            pending = stack.enter_context(checkpoints.writing(self.folder, step))
             if torch.cuda.is_available():
                 torch.cuda.synchronize()  # paged optimizer state is read by the CPU, which does not wait for the GPU
             write_small(pending.folder)
@@ -115,12 +115,20 @@ class CheckpointWriter:
         if copied is None:
             self.finish(started)
 
+    def save_together(self, step: int, write: Callable[[Path], None]) -> None:
+        """Save a checkpoint atomically that other ranks write too, while training waits. Raises DiskFull."""
+        started = time.monotonic()
+        with checkpoints.writing(self.folder, step) as pending:
+            write(pending.folder)
+        checkpoints.rotate(self.folder, self._keep, step)
+        self._saved(dataclasses.replace(pending.done, blocked=time.monotonic() - started))
+
     def _write(self, stack: contextlib.ExitStack, pending: PendingCheckpoint, large: Contents) -> SavedCheckpoint:
         with stack:
             for name, content in large.items():
                 write = write_tensors if name.endswith(".safetensors") else write_pickle
                 pending.hashed[name] = write(pending.folder / name, content)
-        checkpoints.rotate(self._folder, self._keep, pending.done.step)
+        checkpoints.rotate(self.folder, self._keep, pending.done.step)
         return pending.done
 
     def report(self) -> None:

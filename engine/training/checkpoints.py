@@ -28,6 +28,8 @@ MAX_MANIFEST = 16 << 20
 PREFIX = "step-"
 NAME = re.compile(rf"{PREFIX}(0|[1-9][0-9]{{0,17}})", re.ASCII)
 WRITING = ".writing-"
+SHARDED = "sharded"
+"""Folder in a checkpoint with weights and optimizer state of several ranks (`sharded_checkpoints`)."""
 REQUIRED = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
 """Files without which the Trainer would silently start from a new state; the weights are `*.safetensors`."""
 
@@ -157,7 +159,11 @@ def _differs(manifest: Manifest, folder: Path, found: dict[str, os.stat_result])
     """How the manifest differs from the folder's name, from its files, or from the required files."""
     if folder.name != f"{PREFIX}{manifest.step}":
         return f"manifest.json is of step {manifest.step}"
-    needed = [*REQUIRED, *([] if any(name.endswith(".safetensors") for name in manifest.files) else ["*.safetensors"])]
+    if any(name.startswith(f"{SHARDED}/") for name in manifest.files):
+        needed = [*(name for name in REQUIRED if name != "optimizer.pt"), f"{SHARDED}/.metadata"]
+    else:
+        has_weights = any(name.endswith(".safetensors") for name in manifest.files)
+        needed = [*REQUIRED, *([] if has_weights else ["*.safetensors"])]
     for name in [*manifest.files, *needed]:
         if name not in found:
             return f"{name} is missing"

@@ -21,8 +21,10 @@ T = TypeVar("T")
 
 BUCKET_BYTES = 25 << 20
 """Gradients that are summed at a time, as in DistributedDataParallel (its `bucket_cap_mb`)."""
-TIMEOUT = datetime.timedelta(days=7)
+WAITING = datetime.timedelta(days=7)
 """A rank may wait for as long as the first one evaluates; torchrun notices when a rank ends."""
+COMPUTING = datetime.timedelta(minutes=30)
+"""Limit for what all ranks compute at the same time, such as a sum of gradients: a rank that hangs ends the run."""
 LAUNCH_VARIABLES = (
     "RANK",
     "LOCAL_RANK",
@@ -41,7 +43,7 @@ class Ranks:
 
     def __init__(self, rank: int = 0, size: int = 1, control: Any = None) -> None:
         """`control`: process group in host memory; None for a single rank."""
-        self.rank, self.size, self._control = rank, size, control
+        self.rank, self.size, self.control = rank, size, control
         self.splits_evaluation = size > 1
         """Whether each rank evaluates a part of the items; otherwise all evaluate the same ones."""
 
@@ -55,7 +57,7 @@ class Ranks:
         if self.size == 1:
             return [int(value) for value in values]
         numbers = torch.tensor(values, dtype=torch.int64)
-        dist.all_reduce(numbers, group=self._control)
+        dist.all_reduce(numbers, group=self.control)
         return [int(number) for number in numbers]
 
     def any(self, value: bool) -> bool:
@@ -67,7 +69,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self._control)
+        dist.all_gather_object(found, value, group=self.control)
         return found
 
     def from_first(self, make: Callable[[], T]) -> T:
@@ -75,7 +77,7 @@ class Ranks:
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.is_first else None]
-        dist.broadcast_object_list(box, src=0, group=self._control)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         made: T = box[0]
         return made
 
@@ -120,8 +122,8 @@ SINGLE_RANK = Ranks()
 
 def join(device: str) -> Ranks:
     """Join the ranks that torchrun started, on a device type; a variable for each says which one this process is."""
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
-    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=COMPUTING)
+    control = dist.new_group(backend="gloo", timeout=WAITING)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
     for name in LAUNCH_VARIABLES:
         os.environ.pop(name, None)

@@ -6,9 +6,7 @@ that after an out-of-memory error the same step is repeated with half the micro-
 
 from __future__ import annotations
 
-import contextlib
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.serialization import config as serialization
-from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from engine.config import schema
 from engine.config.checkpointing import Checkpointing
-from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
-from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.batches import Schedule, StepDataset, micro_batches, rank_parts
-from engine.training.checkpoint_files import load_weights, weights_of, write_configuration
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
+from engine.training.checkpointed_trainer import CheckpointedTrainer
 from engine.training.checkpointing import checkpointing_arguments
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.collation import answer_tokens as answer_tokens_of
@@ -38,6 +32,7 @@ from engine.training.compilation import compile_errors
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK, Ranks
+from engine.training.sharding import LocalShards
 
 
 @dataclass
@@ -64,7 +59,7 @@ class Hooks:
     facts: StepFacts = field(default_factory=StepFacts)
 
 
-class AnswerTrainer(Trainer):
+class AnswerTrainer(CheckpointedTrainer):
     """Trains on the answer tokens of rows."""
 
     def __init__(
@@ -80,17 +75,28 @@ class AnswerTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         hooks: Hooks,
         ranks: Ranks = SINGLE_RANK,
+        shards: LocalShards | None = None,
         **rest: Any,
     ) -> None:
-        """`host_copy`: to write checkpoints in a thread while training continues; None: training waits for them."""
+        """`host_copy`: to write checkpoints in a thread while training continues; None: training waits for them.
+
+        `shards`: the optimizer's parameters, if they are not the model's.
+        """
         config: Any = getattr(rest["model"], "config", None)
         cached = getattr(config, "use_cache", None)
-        super().__init__(train_dataset=StepDataset(rows, schedule), processing_class=None, **rest)
+        writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda it: hooks.saved(it), host_copy)
+        super().__init__(
+            writer=writer,
+            ranks=ranks,
+            shards=shards,
+            train_dataset=StepDataset(rows, schedule),
+            processing_class=None,
+            **rest,
+        )
         if cached is not None:
             config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
         self.packing, self.micro_batch, self.hooks = packing, micro_batch, hooks
-        self.writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda it: hooks.saved(it), host_copy)
-        self.tokenizer, self.ranks = tokenizer, ranks
+        self.tokenizer = tokenizer
         self.answers_only = supports_logits_to_keep(self.model)
         self.step_started = time.monotonic()
         self.step_loss = torch.zeros(())
@@ -136,7 +142,7 @@ class AnswerTrainer(Trainer):
         total_weight = sum(map(loss_weight, rows))
         while True:
             # Outside an exception handler: the frames of the traceback reference the tensors that did not fit.
-            loss, cause = self._accumulate(model, parts[self.ranks.rank], total_weight)
+            loss, cause = self._accumulate(model, parts, total_weight)
             failed, facts.computed_tokens = self.ranks.totals(bool(cause), facts.computed_tokens)
             if not failed:
                 break
@@ -149,24 +155,45 @@ class AnswerTrainer(Trainer):
         facts.tokens = sum(len(row.input_ids) for row in rows)
         return loss
 
-    def _accumulate(self, model: torch.nn.Module, rows: list[Row], total_weight: float) -> tuple[torch.Tensor, str]:
-        """(this rank's share of the step's loss, '' or the message of an out-of-memory error)."""
+    def _accumulate(
+        self, model: torch.nn.Module, parts: Sequence[Sequence[Row]], total_weight: float
+    ) -> tuple[torch.Tensor, str]:
+        """(this rank's share of the step's loss, '' or the message of an out-of-memory error).
+
+        Raises OutOfMemory if the model is sharded: the other ranks are within the same layer, and cannot repeat it.
+        """
         total = torch.zeros((), device=self.args.device)
         self.hooks.facts.computed_tokens = 0
         try:
-            for group in micro_batches(rows, self.micro_batch, self.packing):
-                total += self.forward_backward(model, group, total_weight)
+            for group, weight in self._groups(parts, total_weight):
+                total += self.forward_backward(model, group, weight)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if self.is_sharded:
+                raise OutOfMemory(first_line(error)) from error
             return total, first_line(error)
         return total, ""
+
+    def _groups(self, parts: Sequence[Sequence[Row]], total_weight: float) -> Iterator[tuple[list[Row], float]]:
+        """The micro-batches of this rank, and what their loss is divided by.
+
+        The ranks of a sharded model compute the same number of them: some repeat their shortest row, without weight.
+        """
+        groups = [list(micro_batches(rows, self.micro_batch, self.packing)) for rows in parts]
+        own = groups[self.ranks.rank]
+        yield from ((group, total_weight) for group in own)
+        if self.is_sharded:
+            shortest = min((row for rows in parts for row in rows), key=lambda row: len(row.input_ids))
+            for _ in range(max(map(len, groups)) - len(own)):
+                yield [shortest], math.inf
 
     def _add_up(self, model: torch.nn.Module, loss: torch.Tensor) -> None:
         """Sum gradients and loss over all ranks; a rank without rows, or with none for an expert, has no gradients."""
         if self.ranks.size == 1:
             return
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Those of a sharded model's weights are added up already.
+        trained = [one for one in model.parameters() if one.requires_grad and not isinstance(one, DTensor)]
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -182,7 +209,8 @@ class AnswerTrainer(Trainer):
         with compile_errors():
             with self.compute_loss_context_manager():
                 loss = summed_loss(model, batch, self.answers_only, total_weight)
-            self.accelerator.backward(loss)
+            # FSDP2 divides the gradients of sharded weights by the number of ranks.
+            self.accelerator.backward(loss * self.ranks.size if self.trains_parts else loss)
         return loss.detach()
 
     def halve(self, parts: Sequence[Sequence[Row]], cause: str) -> None:
@@ -208,6 +236,8 @@ class AnswerTrainer(Trainer):
         only time in a step that the host waits for the GPU.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
         loss, value = torch.stack([self.step_loss, torch.as_tensor(norm).to(self.step_loss)]).tolist()
         for what, number in (("the loss", loss), ("the gradient norm", value)):
             if not math.isfinite(number):
@@ -215,68 +245,6 @@ class AnswerTrainer(Trainer):
         self.hooks.facts.loss, self.hooks.facts.grad_norm = loss, value
         self.ranks.seed(self.args.seed, self.state.global_step, same=True)  # stochastic rounding must be the same
         return float(value)
-
-    def train(self, *args: Any, **rest: Any) -> Any:
-        """Train; returns when the last checkpoint is complete. Raises what `training_step` does, and DiskFull."""
-        with self.writer:
-            return super().train(*args, **rest)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        weights = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
-        with _fitting(resume_from_checkpoint):
-            if weights.is_file() and not _has_adapters(self.model):
-                load_weights(self.model, weights)
-            else:
-                super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        # Mapped into memory: bitsandbytes copies all state, and a second copy of it would be in memory meanwhile.
-        with _fitting(checkpoint), serialization.patch("load.mmap", True):
-            super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            copy_mapped_state(self.optimizer)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _fitting(checkpoint):
-            super()._load_rng_state(checkpoint)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
-        """Save a checkpoint atomically (see `checkpoints`), in a thread if training continues (`checkpoint_writer`)."""
-        if not self.ranks.is_first:  # all ranks have the same weights and optimizer state
-            return
-        continues = not self.control.should_training_stop
-        self.writer.save(self.state.global_step, self._write_small_files, self._large_files, continues)
-
-    def _write_small_files(self, folder: Path) -> None:
-        """Everything but the weights of a full model and the optimizer's state."""
-        if _has_adapters(self.model):
-            self.save_model(str(folder), _internal_call=True)
-        else:
-            write_configuration(self.model, folder)
-        torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
-        self._save_rng_state(str(folder))
-        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-
-    def _large_files(self) -> dict[str, Any]:
-        weights = {} if _has_adapters(self.model) else {SAFE_WEIGHTS_NAME: weights_of(self.model)}
-        return {**weights, OPTIMIZER_NAME: self.optimizer.state_dict()}
-
-
-def _has_adapters(model: Any) -> bool:
-    return hasattr(model, "peft_config")
-
-
-@contextlib.contextmanager
-def _fitting(checkpoint: str | None) -> Iterator[None]:
-    """Raise UserError if a complete checkpoint cannot be loaded: it belongs to another model or configuration."""
-    try:
-        yield
-    except (ValueError, RuntimeError, KeyError, TypeError, IndexError, pickle.UnpicklingError) as error:
-        if is_out_of_memory(error):
-            raise
-        what = f"checkpoint does not match the run: {first_line(error)}"
-        do = "delete it to resume from an older checkpoint"
-        raise UserError(what, str(checkpoint), do, code="run.checkpoint_unusable") from error
 
 
 def training_arguments(

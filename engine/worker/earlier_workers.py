@@ -16,6 +16,8 @@ class EarlierWorkers:
 
     micro_batch: int | None = None
     """Their last micro-batch size: another size would change the rounding of the loss."""
+    reduced_to: int | None = None
+    """The size to which ranks that were out of memory reduced it before they started again."""
     devices: int | None = None
     """On how many devices the last of them trained."""
     data: Data | None = None
@@ -48,6 +50,8 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     found.model = event.fingerprint
                 case Plan() | MicroBatch():
                     found.micro_batch = event.micro_batch
+                    if isinstance(event, MicroBatch) and event.restarted:
+                        found.reduced_to = event.micro_batch
                 case Eval(when="before"):
                     found.before = event
                 case Eval(when="during", split="validation"):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from typing import NamedTuple
 
-from engine.config.checkpointing import EVERY_LAYER, OFFLOADED, checkpointing_of
 from engine.config.errors import RunFailed, UserError
-from engine.config.method_specs import method_spec
-from engine.config.schema import Config
-from engine.memory.formula.estimate import Device
 from engine.runs.events import Status
 from engine.runs.stop_request import StopRequested
+from engine.training import sharding
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
+from engine.worker.memory_advice import memory_advice
 from engine.worker.run_context import RunContext
 
 
@@ -26,6 +23,13 @@ class RunOutcome(NamedTuple):
     code: str = ""
     is_expected: bool = True
     """Whether the error is of a known kind; another one may only follow from the end of another rank."""
+
+    @property
+    def needs_restart(self) -> bool:
+        """Whether the ranks of a sharded model must start again, with smaller micro-batches: one is out of memory, and
+        the others are within the same layer.
+        """
+        return self.status == "out_of_memory" and sharding.in_use()
 
 
 def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
@@ -59,18 +63,6 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
     return RunOutcome(
         "failed", reason, code=error.code if isinstance(error, RunFailed) else "run.unexpected_error", is_expected=known
     )
-
-
-def memory_advice(config: Config, device: Device) -> str:
-    """Settings to change for lower memory use, given the current configuration."""
-    ideas = []
-    strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
-    if checkpointing_of(config.train.gradient_checkpointing, device) != strongest:
-        value = json.dumps(strongest.setting)
-        ideas.append(f"train.gradient_checkpointing = {value}")
-    ideas.append(f"a train.max_length below {config.train.max_length}")
-    ideas.append(method_spec(config.method).needs_less or "a smaller model")
-    return "try " + ", or ".join(ideas)
 
 
 def _resume_hint(run: RunContext) -> str:

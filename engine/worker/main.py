@@ -14,6 +14,7 @@ import torch
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from engine.config.method_specs import method_spec
 from engine.config.text import amount
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.prepare import prepare
@@ -35,11 +36,13 @@ from engine.training.compilation import refuse_compilation
 from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
 from engine.training.ranks import SINGLE_RANK, Ranks
+from engine.training.sharding import whole_weights
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.packing import chosen_packing
+from engine.worker.parallelism import is_sharded
 from engine.worker.run_context import RunContext
 from engine.worker.slots import limit_memory
 from engine.worker.start_point import add_started_adapter, keep_start, load_model
@@ -78,7 +81,11 @@ def _execute(run: RunContext) -> RunOutcome:
         outcome = outcome_of(run, error)
     finally:
         run.meters.stop()
-    if outcome.status in ("failed", "out_of_memory", "diverged") and (outcome.is_expected or run.ranks.size == 1):
+    if (
+        outcome.status in ("failed", "out_of_memory", "diverged")
+        and (outcome.is_expected or run.ranks.size == 1)
+        and not outcome.needs_restart
+    ):
         with contextlib.suppress(OSError):  # a full disk, which `finish` handles
             run.log.write(events.Error(text=outcome.reason, user=outcome.user, code=outcome.code))
     return outcome
@@ -120,6 +127,7 @@ def _run_phases(run: RunContext) -> None:
 
     run.phase("model")
     set_seed(config.train.seed)
+    run.is_sharded = is_sharded(run, architecture)
     run.meters.model_begins()
     base = load_model(run)
     evaluator.prepare(base, chosen_packing(run, base, evaluator, tokenizer.pad_token_id))
@@ -139,10 +147,11 @@ def _run_phases(run: RunContext) -> None:
     evaluator.after(model)
 
     run.phase("saving")
+    whole = whole_weights(model) if run.is_sharded and method_spec(config.method).trains_weights else None
     if not run.ranks.is_first:
         return
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
-        save(model, folder, initial)
+        save(model, folder, initial, whole)
         tokenizer.save_pretrained(folder)
     run.log_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 

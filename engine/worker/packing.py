@@ -10,6 +10,7 @@ from engine.training.batches import Schedule, Sharing, choose_packing, drops_out
 from engine.training.collation import Packing
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.loss import packing_agreement, supports_logits_to_keep
+from engine.training.sharding import class_name
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 
@@ -22,7 +23,7 @@ def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
     one is used, with a warning.
     """
     if not supports_logits_to_keep(model):
-        text = f"{type(model).__name__} does not support logits_to_keep: the LM head runs at every position, slower"
+        text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"
         run.warn("model.no_logits_to_keep", text)
     train, device, rows = run.config.train, run.machine.device, evaluator.rows.train
     schedule = Schedule.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
@@ -71,5 +72,5 @@ def _agrees(run: RunContext, model: torch.nn.Module, rows: list[Row], packing: P
             return True
         losses = f"loss {agreement.packed:.4f} packed, {agreement.single:.4f} separate"
         why = f"does not keep packed rows separate ({losses})"
-    run.warn("model.packing_unsupported", f"{type(model).__name__} {why}: using a simpler packing")
+    run.warn("model.packing_unsupported", f"{class_name(model)} {why}: using a simpler packing")
     return False

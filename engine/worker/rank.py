@@ -22,8 +22,8 @@ from engine.runs.stop_request import StopRequest
 
 STOP_SIGNAL = signal.SIGUSR2
 """Asks a rank to stop. It is ignored until the rank can answer it: the launcher ignores it too, and repeats it."""
-STOPPED = 3
-"""Exit status of rank 0 after a stop request."""
+STOPPED, OUT_OF_MEMORY = 3, 4
+"""Exit status of rank 0 after a stop request, and of a rank of a sharded model that is out of memory."""
 GRACE_SECONDS = 5.0
 """How long a rank waits before it reports an error: it often has the cause in another rank, which torchrun then finds
 first, or is one that rank 0 describes.
@@ -57,6 +57,8 @@ def main(arguments: list[str]) -> int:
         ranks = join(this_machine().device)
         log = EventLog(run.events_file, float(arguments[1])) if ranks.is_first else NoEventLog(f"rank {rank}")
         outcome = execute(run, frozen, log, stopping, ranks)
+        if outcome.needs_restart:
+            return OUT_OF_MEMORY
         if ranks.is_first and outcome.is_expected:
             end_record.write(run.end_file, EndRecord(status=outcome.status, reason=outcome.reason, t=time.time()))
             return {"finished": 0, "stopped": STOPPED}.get(outcome.status, 2 if outcome.user else 1)
@@ -65,7 +67,7 @@ def main(arguments: list[str]) -> int:
         time.sleep(GRACE_SECONDS)
         raise RankFailed(outcome.reason)
 
-    return int(record(work)() or 0)
+    return int(record(work)())
 
 
 if __name__ == "__main__":

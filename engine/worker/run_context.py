@@ -37,6 +37,7 @@ from engine.training.batches import NO_SHARING, Schedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.ranks import SINGLE_RANK, Ranks
+from engine.training.sharding import class_name
 from engine.training.trainer import StepFacts
 from engine.worker.disk_watch import DiskWatch
 from engine.worker.earlier_workers import EarlierWorkers
@@ -60,6 +61,8 @@ class RunContext:
     machine: Machine
     meters: Meters
     ranks: Ranks = SINGLE_RANK
+    is_sharded: bool = False
+    """Whether the weights are divided among the ranks; set before the model is loaded."""
     earlier: EarlierWorkers = field(default_factory=EarlierWorkers)
     step: int = 0
     has_trained: bool = False
@@ -145,7 +148,7 @@ class RunContext:
         self.log.write(
             events.ModelLoaded(
                 id=self.config.model.id,
-                architecture=type(base).__name__,
+                architecture=class_name(base),
                 parameters=parameters,
                 trainable=trainable,
                 dtype=str(base.dtype).removeprefix("torch."),

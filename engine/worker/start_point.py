@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from engine.methods.adapters import load_adapter
 from engine.methods.provenance import fingerprint
 from engine.runs.starting_run import find_starting_run, starting_run_name
 from engine.training.checkpoints import folder_atomically
+from engine.training.sharding import shard
 from engine.worker.run_context import RunContext
 
 
@@ -58,11 +60,24 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 
 def load_model(run: RunContext) -> torch.nn.Module:
-    """Load the model that is trained: of a run that starts from a fully fine-tuned model, that model."""
+    """Load the model that is trained, and divide it among the ranks if the run is sharded.
+
+    Of a run that starts from a fully fine-tuned model, that model.
+    """
     config = run.config
     if starting_run_name(config) and method_spec(config.method).trains_weights:
         config = with_settings(config, {"model.id": str(run.dir.start), "model.revision": None})
-    model: torch.nn.Module = method(config.method).load(config, run.machine)
+    load = method(config.method).load
+    if not run.is_sharded:
+        model: torch.nn.Module = load(config, run.machine)
+        return model
+    # One rank after the other: each has the whole model in host memory for a moment, 4-bit weights on its GPU.
+    machine = replace(run.machine, loads_to_host=not method_spec(config.method).quantizes_base)
+    for rank in range(run.ranks.size):
+        if rank == run.ranks.rank:
+            model = load(config, machine)
+            shard(model, run.machine.device, run.ranks.size)
+        run.ranks.totals(0)
     return model
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import psutil
@@ -20,15 +21,20 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from engine.config.files import remove_tree
 from engine.hardware.devices import SelectedDevice
+from engine.memory.formula.estimate import rows_per_device
 from engine.runs import end_record
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
-from engine.runs.events import End, Error
+from engine.runs.events import End, Error, MicroBatch, Warning
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest
-from engine.worker.rank import GRACE_SECONDS, STOP_SIGNAL
+from engine.worker.earlier_workers import earlier_workers
+from engine.worker.memory_advice import memory_advice
+from engine.worker.rank import GRACE_SECONDS, OUT_OF_MEMORY, STOP_SIGNAL
 
+Failure = tuple[int, ProcessFailure]
+"""Rank, and how it ended."""
 FOLDER = ".torchrun.tmp"
 """Folder in the run's directory for the error messages of ranks."""
 REPEAT_SECONDS = 0.5
@@ -41,28 +47,48 @@ def run_ranks(
 ) -> int:
     """Execute the run with one rank per device; returns the exit status of the process."""
     log.close()  # the ranks write it until they have ended
-    arguments = [str(run.path), str(log.started), *(device.lock for device in devices)]
-    folder = run.path / FOLDER
-    failure = None
     if all(device.gpu is not None and device.visible for device in devices):
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(device.visible) for device in devices)
-    try:
-        with _passing_on(stopping):
-            elastic_launch(_launch(len(devices), str(folder)), sys.executable)(
-                "-P", "-m", "engine.worker.rank", *arguments
-            )
-    except ChildFailedError as error:
-        failure = error.get_first_failure()
-    finally:
-        remove_tree(folder, ignore_errors=True)
-    log = EventLog(run.events_file, log.started)
+    arguments = [str(run.path), str(log.started), *(device.lock for device in devices)]
+    failure = _run_once(run, stopping, arguments)
+    while failure and failure[1].exitcode == OUT_OF_MEMORY and _reduce(run, frozen, log.started):
+        failure = _run_once(run, stopping, arguments)
     record, status = end_record.read(run.end_file), failure[1].exitcode if failure else 0
+    log = EventLog(run.events_file, log.started)
     if record is None or (record.status == "stopped" and status < 0 and not stopping.requested):
-        record = EndRecord(status="failed", reason=_reason(run, failure), t=0.0)
+        record = _unrecorded(run, frozen, failure)
         log.write(Error(text=record.reason, code=FAILED))
     end_record.reserve(run.end_file)
     write_end(run, frozen, log, End(status=record.status, reason=record.reason))
     return 0 if record.status in ("finished", "stopped") else 2 if status == 2 else 1
+
+
+def _run_once(run: RunDir, stopping: StopRequest, arguments: Sequence[str]) -> Failure | None:
+    """Run all ranks until they have ended; returns the first one that failed."""
+    folder = run.path / FOLDER
+    launch = elastic_launch(_launch(len(arguments) - 2, str(folder)), sys.executable)
+    try:
+        with _passing_on(stopping):
+            launch("-P", "-m", "engine.worker.rank", *arguments)
+    except ChildFailedError as error:
+        return error.get_first_failure()
+    finally:
+        remove_tree(folder, ignore_errors=True)
+    return None
+
+
+def _reduce(run: RunDir, frozen: FrozenRun, started: float) -> bool:
+    """Log half of the micro-batch size, for ranks that start again; False if it is already 1."""
+    train = frozen.config.train
+    size = min(earlier_workers(run).micro_batch or train.batch, rows_per_device(train))
+    if size == 1:
+        return False
+    log = EventLog(run.events_file, started)
+    text = f"a rank is out of memory: all start again from the latest checkpoint, with micro-batch {(size + 1) // 2}"
+    log.write(Warning(code="memory.micro_batch_reduced", text=text))
+    log.write(MicroBatch(micro_batch=(size + 1) // 2, restarted=True))
+    log.close()
+    return True
 
 
 def _launch(ranks: int, folder: str) -> LaunchConfig:
@@ -102,14 +128,22 @@ def _passing_on(stopping: StopRequest) -> Iterator[None]:
         thread.join()
 
 
-def _reason(run: RunDir, failure: tuple[int, ProcessFailure] | None) -> str:
+def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None) -> EndRecord:
+    """The end of a run whose rank 0 recorded none."""
     resume = f"run `ftbench resume {run.name}` to continue"
     if failure is None:
-        return f"the ranks ended without an outcome; see {run.log_file}; {resume}"
+        return _failed(f"the ranks ended without an outcome; see {run.log_file}; {resume}")
     rank, found = failure
     if found.exitcode < 0:
         name = signal.Signals(-found.exitcode).name
-        return f"rank {rank} (process {found.pid}) was ended by {name}; {resume}"
-    message = found.message if isinstance(found.message, str) else str(found.message)
+        return _failed(f"rank {rank} (process {found.pid}) was ended by {name}; {resume}")
+    if found.exitcode == OUT_OF_MEMORY:
+        reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, 'cuda')}"
+        return EndRecord(status="out_of_memory", reason=reason, t=time.time())
+    message = found.message["message"] if isinstance(found.message, dict) else str(found.message)
     text = " ".join(message.removeprefix("RankFailed: ").split())[:300]
-    return f"rank {rank} failed: {text or f'exit status {found.exitcode}'}; see {run.log_file}; {resume}"
+    return _failed(f"rank {rank} failed: {text or f'exit status {found.exitcode}'}; see {run.log_file}; {resume}")
+
+
+def _failed(reason: str) -> EndRecord:
+    return EndRecord(status="failed", reason=reason, t=time.time())

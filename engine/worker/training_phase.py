@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from engine.config import schema
 from engine.config.checkpointing import Checkpointing, checkpointing_of, memory_saved, stronger_than
+from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.data.items import sampled_rows
 from engine.evaluation.score import vocabulary_of
@@ -27,6 +29,7 @@ from engine.training.checkpoint_writer import HostCopy
 from engine.training.checkpointing import enable_checkpointing
 from engine.training.compilation import remove_compiled, uncompiled
 from engine.training.loss import supports_logits_to_keep
+from engine.training.sharding import LocalShards
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
 from engine.worker.compiled_layers import compile_by_training
 from engine.worker.evaluator import Evaluator
@@ -46,12 +49,14 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     forecast, batches = _forecast(run, model, evaluator, schedule, start, resume)
     if run.machine.device == "cuda" and run.meters.slots > 1:
         refuse_small_slot(forecast, available_memory(run.meters), run.config.hardware.device)
-    optimizer, optimizer_name = make_optimizer(model.parameters(), forecast.config, run.machine, run.warn)
+    shards = LocalShards(model)
+    optimizer, optimizer_name = make_optimizer(shards, forecast.config, run.machine, run.warn)
+    shards.attach(optimizer)
     run.log_model(model, optimizer_name)
     micro_batch = forecast.micro_batch
     checkpointing = checkpointing_of(forecast.config.train.gradient_checkpointing, run.machine.device)
     hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
-    trainer = _trainer(run, model, tokenizer, evaluator, schedule, micro_batch, checkpointing, hooks, optimizer)
+    trainer = _trainer(run, model, tokenizer, evaluator, schedule, micro_batch, checkpointing, hooks, optimizer, shards)
     plan = run.log_plan(
         events.Plan(
             steps=schedule.steps,
@@ -107,6 +112,7 @@ def _trainer(
     checkpointing: Checkpointing,
     hooks: Hooks,
     optimizer: torch.optim.Optimizer,
+    shards: LocalShards,
 ) -> AnswerTrainer:
     config, device = run.config, run.machine.device
     return AnswerTrainer(
@@ -120,6 +126,7 @@ def _trainer(
         tokenizer=tokenizer,
         hooks=hooks,
         ranks=run.ranks,
+        shards=shards,
         model=model,
         args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
@@ -160,8 +167,8 @@ def _micro_batch(run: RunContext, resume: checkpoints.SavedCheckpoint | None) ->
     """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
     setting, batch = run.config.train.micro_batch, run.config.train.batch
     if setting != "auto":
-        return setting
-    return (run.earlier.micro_batch if resume else None) or batch
+        return min(setting, run.earlier.reduced_to or setting)
+    return (run.earlier.micro_batch if resume else run.earlier.reduced_to) or batch
 
 
 def _forecast(
@@ -173,7 +180,7 @@ def _forecast(
     resume: checkpoints.SavedCheckpoint | None,
 ) -> tuple[RunForecast, WorstCaseBatches]:
     """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
-    config = run.config
+    config = _dividable(run)
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
     limit = min(run.ranks.gathered(available_memory(run.meters))) if run.machine.device == "cuda" else None
@@ -181,6 +188,20 @@ def _forecast(
         config = with_settings(config, {"train.micro_batch": micro_batch})
     architecture = config_of(config.model)
     return forecast_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
+
+
+def _dividable(run: RunContext) -> schema.Config:
+    """The configuration with an optimizer whose state can be divided among the ranks of a sharded model."""
+    config = run.config
+    if not run.is_sharded:
+        return config
+    config = with_settings(config, {"train.parallelism": "fsdp"})
+    if method_spec(config.method).trains_weights and config.optimizer.name != "adamw":
+        if config.optimizer.name != "auto":
+            text = f"optimizer.name = {config.optimizer.name}: 8-bit state cannot be divided among devices: using adamw"
+            run.warn("optimizer.not_divided", text)
+        config = with_settings(config, {"optimizer.name": "adamw"})
+    return config
 
 
 def _worst_case_batches(
@@ -212,7 +233,7 @@ def _probe(
     """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
     on_gpu = run.machine.device == "cuda"
     if not on_gpu and evaluator.scores_test:
-        limit = available_memory(run.meters)
+        limit = min(run.ranks.gathered(available_memory(run.meters)))
         evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
 
     def evaluate() -> None:

@@ -16,6 +16,7 @@ from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection
 from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.sharding import divided_among
 from engine.methods.machine import Machine
 from engine.runs.result import Predicted
 
@@ -105,7 +106,7 @@ def forecast_run(
         light = False
         warn("plan.no_formula", f"no memory formula for this model: {error.what}")
     try:
-        if config.train.probe:
+        if config.train.probe and divided_among(chosen.config) == 1:  # a dry run has the whole model
             exact = _dry_run(chosen, architecture, machine, own)
             if light and chooses and exact.peak > query.budget.free:
                 scale = FormulaCorrection.of(found[0], exact)

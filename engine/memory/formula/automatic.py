@@ -6,6 +6,8 @@ smaller micro-batch costs less as long as the weights are read for enough tokens
 295 FLOPs per byte; NVIDIA, H100 datasheet). So the micro-batch size is reduced to that many tokens first, and layers
 recompute only if it still does not fit. Offloading waits for the bus between GPU and host, and comes last.
 
+With several devices each has the whole model (DDP) if that fits, else a part of its weights (FSDP).
+
 8-bit optimizer state is in torch's pool if the run fits with the margin. Otherwise it is paged: then it is in managed
 memory outside the pool, and moves to the host instead of ending the run if memory runs out.
 """
@@ -18,8 +20,10 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.fit import FitQuery, classify_fit, largest_micro_batch
+from engine.memory.formula.sharding import divided_among
 
 ENOUGH_TOKENS = 2048
 """Tokens of a micro-batch above which more tokens hardly use a GPU better."""
@@ -27,6 +31,12 @@ ENOUGH_TOKENS = 2048
 
 def resolve_automatic(query: FitQuery) -> FitQuery:
     """Replace `auto` by the fastest settings that fit with the margin, else without it, else by the smallest."""
+    train = query.config.train
+    if train.devices > 1 and train.parallelism == "auto":
+        whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
+        return whole if whole.fits() else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
+    if divided_among(query.config) > 1 and method_spec(query.config.method).trains_weights:
+        query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be divided
     return resolve_optimizer(_resolve_activations(query))
 
 

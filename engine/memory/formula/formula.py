@@ -26,12 +26,14 @@ from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
+from engine.memory.formula.sharding import trained_of_rank, weights_of_rank
 from engine.memory.formula.weights_and_state import (
     BF16,
     FLOAT32,
     adapter_parameters,
     base_parameters,
     compute_size,
+    decoder_bytes,
     gradients,
     head_gradient,
     optimizer_state,
@@ -54,9 +56,11 @@ def formula(
     batch = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
     checkpointing = checkpointing_of(config.train.gradient_checkpointing, device)
     static = {
-        "weights": weights(shape, config, device, bf16),
+        "weights": weights_of_rank(
+            weights(shape, config, device, bf16), decoder_bytes(shape, config, device, bf16), shape, config
+        ),
         "adapters": adapter_parameters(shape, config) * FLOAT32,
-        "optimizer": optimizer_state(shape, config, device, bf16),
+        "optimizer": trained_of_rank(optimizer_state(shape, config, device, bf16), config),
     }
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
@@ -123,7 +127,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     kept += exceptions.cast_head(shape, config)
     # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
     running = _running(work, batch, training=True) + (block if work.checkpointing.recomputes(shape.layers - 1) else 0)
-    trained = gradients(*where)
+    trained = trained_of_rank(gradients(*where), config)
     before = trained if batch.several else 0
     head = method_spec(config.method).trains_weights
     return [

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from command import events_of, ftbench
 from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
+from safetensors.torch import load_file
 
 from engine.runs.run_dir import RunDir
 from engine.worker.torchrun import FAILED, FOLDER
@@ -18,6 +20,9 @@ pytestmark = pytest.mark.slow
 PRECISE = ["--set", "train.precision=fp32"]
 TWO = ["--set", "train.devices=2", "--set", "hardware.device=cpu:2"]
 SETTINGS = [*UNPROBED, *PRECISE]
+SHARDED = ["--set", "train.parallelism=fsdp"]
+DIVIDABLE = ["--set", "optimizer.name=adamw"]
+"""32-bit optimizer state, which sharded training uses."""
 TOLERANCE = 1e-5
 
 
@@ -27,6 +32,14 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     run = start(tmp_path_factory.mktemp("one"), *SETTINGS)
     wait_for_end(run)
     return losses(run)
+
+
+@pytest.fixture(scope="module")
+def expected_full(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Full fine-tuning on one rank."""
+    run = start(tmp_path_factory.mktemp("full"), *SETTINGS, *DIVIDABLE, preset="demo-full")
+    wait_for_end(run)
+    return run
 
 
 def ranks_of(run: RunDir) -> list[psutil.Process]:
@@ -86,3 +99,19 @@ def test_two_ranks_resume_a_run_of_one_and_stop_after_the_same_step(tmp_path: Pa
     assert last(run, "checkpoint")["step"] == last(run, "step")["step"]
     assert ftbench("resume", str(run.path)).returncode == 0
     assert close(losses(run), expected)
+
+
+def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expected_full: RunDir) -> None:
+    run = start(tmp_path / "runs", *SETTINGS, *DIVIDABLE, *TWO, *SHARDED, preset="demo-full")
+    wait_for(run, "checkpoint", step=2)
+    assert ftbench("stop", str(run.path)).returncode == 0
+    assert last(run, "checkpoint")["step"] < 12
+    assert ftbench("resume", str(run.path), "--set", "train.devices=1", "--detach").returncode == 0
+    wait_for(run, "step", step=last(run, "checkpoint")["step"] + 2)
+    assert ftbench("stop", str(run.path)).returncode == 0
+    assert ftbench("resume", str(run.path), "--set", "train.devices=2").returncode == 0
+    assert close(losses(run), losses(expected_full))
+    weights = load_file(run.model / "model.safetensors")
+    for name, whole in load_file(expected_full.model / "model.safetensors").items():
+        torch.testing.assert_close(weights.pop(name), whole, rtol=1e-4, atol=1e-5)
+    assert not weights

@@ -1,0 +1,67 @@
+"""Choose how several devices train one run: each with the whole model (DDP), or with a part of its weights (FSDP)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.preset import with_settings
+from engine.config.schema import Config
+from engine.memory.formula.allocator import CONTEXT
+from engine.memory.formula.automatic import resolve_automatic
+from engine.memory.formula.fit import FitQuery
+from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import planned_rows
+from engine.memory.probe import available_memory
+from engine.methods.model_config import maximum_positions
+from engine.worker.run_context import RunContext
+
+KEY = "train.parallelism"
+FSDP = "fsdp"
+
+
+def is_sharded(run: RunContext, architecture: Any) -> bool:
+    """Whether the weights are divided among the ranks: as configured, else if the plan says that they do not fit.
+
+    `architecture`: transformers' configuration. Raises UserError where the run has settings that need whole weights.
+    """
+    config, ranks = run.config, run.ranks
+    if ranks.size == 1:
+        return False
+    setting = config.train.parallelism
+    sharded = setting == FSDP or (setting == "auto" and not ranks.from_first(lambda: _fits(run, architecture)))
+    if sharded:
+        _refuse(config)
+        ranks.splits_evaluation = False  # all ranks compute a layer together, for the same items
+    return sharded
+
+
+def _fits(run: RunContext, architecture: Any) -> bool:
+    """Whether a GPU has memory for the whole model; true without a formula, and on a CPU, whose slots share memory."""
+    if run.machine.device == "cpu":
+        return True
+    config = with_settings(run.config, {KEY: "ddp"})
+    limit = available_memory(run.meters)
+    budget = MemoryBudget(
+        name=run.machine.name, device="cuda", source="gpu", total=limit + CONTEXT, bf16=run.machine.bf16
+    )
+    rows = planned_rows(config, maximum_positions(architecture))
+    try:
+        return resolve_automatic(FitQuery(config, architecture.to_dict(), rows, budget)).fits()
+    except UserError:
+        return True
+
+
+def _refuse(config: Config) -> None:
+    """Raise UserError for settings that need whole weights."""
+    spec = method_spec(config.method)
+    reasons = {
+        "adapter.init": not spec.trains_weights and config.adapter.init == "pissa",
+        "adapter.dora": not spec.trains_weights and config.adapter.dora,
+        "train.compile": config.train.compile,
+    }
+    for key, applies in reasons.items():
+        if applies:
+            what = f"{key} needs whole weights, and {KEY} = fsdp divides them among the devices"
+            raise UserError(what, key, f'set {KEY} = "ddp", or leave {key} out', code="train.not_sharded")

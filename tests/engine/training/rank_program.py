@@ -1,6 +1,7 @@
-"""Trains a small model with each method as one rank, with two, and with two that divide its weights.
+"""Trains a small model with each method as one rank, with two, and with two that divide its weights; with two also
+where one rank is out of memory.
 
-Started twice by torchrun; rank 0 prints a JSON line {method: {kind: losses}}.
+Started twice by torchrun; rank 0 prints a JSON line: losses and micro-batch sizes of all ranks by method and kind.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
 from engine.config.checkpointing import OFF
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
+from engine.data.tokens import Row
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
@@ -29,14 +33,20 @@ from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
 STEPS, BATCH = 50, 5
-KINDS = ("single", "ddp", "fsdp")
 
 
-class Recorded(Hooks):
-    """Collects the loss of every step."""
+class Tight(AnswerTrainer):
+    """The second rank has no memory for more than one row."""
+
+    def forward_backward(self, model: torch.nn.Module, group: list[Row], total_weight: float) -> torch.Tensor:
+        if self.ranks.rank == 1 and len(group) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward_backward(model, group, total_weight)
 
 
-def losses(config: schema.Config, kind: str, ranks: Ranks, folder: Path) -> list[float]:
+def train(
+    config: schema.Config, kind: str, ranks: Ranks, folder: Path, trainer_class: type[AnswerTrainer] = AnswerTrainer
+) -> dict[str, Any]:
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, 256, tokenizer).train
     torch.manual_seed(0)
@@ -51,31 +61,46 @@ def losses(config: schema.Config, kind: str, ranks: Ranks, folder: Path) -> list
     schedule = Schedule.of(len(rows), BATCH, 1, STEPS, 0)
     found: list[float] = []
     hooks = Hooks()
-    trainer = AnswerTrainer(
+    trainer = trainer_class(
         rows=rows, schedule=schedule, packing=Packing("packed", 400), micro_batch=2, keep_checkpoints=1,
         checkpoint_folder=folder / "checkpoints", tokenizer=tokenizer, hooks=hooks, model=model,
         args=training_arguments(config, schedule, folder, "cpu", OFF), optimizers=(optimizer, None), ranks=ranks,
     )  # fmt: skip
     optimizer.register_step_pre_hook(lambda *_: found.append(hooks.facts.loss))
     trainer.train()
-    return found
+    return {"losses": found, "micro_batches": ranks.gathered(trainer.micro_batch)}
+
+
+def save_model(folder: Path) -> None:
+    """A random model whose shapes have 4-bit kernels on the CPU, with the embedded tokenizer."""
+    tokenizer = load_tokenizer(schema.Model())
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def main(folder: Path) -> None:
     logging.disable(logging.WARNING)
     together = training_ranks.join("cpu")
-    results: dict[str, dict[str, list[float]]] = {}
+    together.from_first(lambda: save_model(folder / "model"))
+    results: dict[str, dict[str, Any]] = {}
     for name in method_names():
         config = schema.Config(
             method=name,
+            model=schema.Model(id=str(folder / "model")),
             data=schema.Data(max_rows=48),
             train=schema.Train(learning_rate=1e-3, batch=BATCH, precision="fp32"),
             quantization=schema.Quantization(compute_dtype="fp32"),
             optimizer=schema.Optimizer(name="adamw"),
         )
-        results[name] = {
-            kind: losses(config, kind, SINGLE_RANK if kind == "single" else together, folder) for kind in KINDS
-        }
+        alone = together.from_first(lambda config=config: train(config, "single", SINGLE_RANK, folder))  # type: ignore[misc]
+        results[name] = {"single": alone} | {kind: train(config, kind, together, folder) for kind in ("ddp", "fsdp")}
+        if name == "lora":
+            results[name]["tight"] = train(config, "ddp", together, folder, Tight)
     if together.is_first:
         print(json.dumps(results))
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from command import events_of, ftbench
 from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
+from places import TESTS
 from safetensors.torch import load_file
 
 from engine.runs.run_dir import RunDir
@@ -115,3 +116,17 @@ def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expect
     for name, whole in load_file(expected_full.model / "model.safetensors").items():
         torch.testing.assert_close(weights.pop(name), whole, rtol=1e-4, atol=1e-5)
     assert not weights
+
+
+def test_sharded_ranks_start_again_with_smaller_micro_batches(
+    tmp_path: Path, expected: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS / "plugin_tight"))
+    run = start(tmp_path / "runs", *SETTINGS, *TWO, *SHARDED, "--method", "tight-lora")
+    wait_for_end(run)
+    result = run.result()
+    assert result is not None and result.status == "finished", result
+    assert "memory.micro_batch_reduced" in result.warning_codes
+    reduced = last(run, "micro_batch")
+    assert reduced["micro_batch"] == 1 and reduced["restarted"]
+    assert close(losses(run), expected)

@@ -1,0 +1,40 @@
+"""Two ranks train as one does: the same losses for every method, with whole and with divided weights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+PROGRAM = Path(__file__).with_name("rank_program.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    done = subprocess.run([*TORCHRUN, str(PROGRAM), str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_losses_are_those_of_one_rank(trained: dict[str, dict[str, Any]], method: str, kind: str) -> None:
+    expected, found = trained[method]["single"]["losses"], trained[method][kind]["losses"]
+    assert len(expected) == len(found) == 50 and expected[-1] < expected[0] - 0.1
+    assert max(abs(one - other) for one, other in zip(expected, found, strict=True)) < TOLERANCE
+
+
+def test_all_ranks_halve_the_micro_batch_of_one_that_is_out_of_memory(trained: dict[str, dict[str, Any]]) -> None:
+    expected, found = trained["lora"]["single"], trained["lora"]["tight"]
+    assert found["micro_batches"] == [1, 1] and trained["lora"]["ddp"]["micro_batches"] == [2, 2]
+    pairs = zip(expected["losses"], found["losses"], strict=True)
+    assert max(abs(one - other) for one, other in pairs) < TOLERANCE

@@ -32,6 +32,7 @@ from engine.runs.run_dir import (
     write_end,
 )
 from engine.runs.stop_request import StopRequest
+from engine.worker.process_end import end_process
 
 
 def main(arguments: list[str]) -> int:
@@ -136,4 +137,4 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_process(main(sys.argv[1:]))

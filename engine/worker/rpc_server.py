@@ -26,6 +26,7 @@ from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
 from engine.worker.artifact_requests import ARTIFACT_REQUESTS, Progress
 from engine.worker.audit_requests import AUDIT_REQUESTS
+from engine.worker.process_end import end_process
 from engine.worker.training_check_requests import TRAINING_CHECK_REQUESTS
 
 MAX_REASON = 500
@@ -273,4 +274,4 @@ def _valid(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

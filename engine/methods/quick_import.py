@@ -8,6 +8,10 @@ two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Bo
   torch._dynamo and torch._inductor. A function that compiles at its first call stands in for it.
 - Without datasets and pandas: transformers' Trainer imports them to recognize rows in their format. Ours are not.
 - Without scipy: transformers' losses of object detection import it.
+- With one search for the names of transformers' models: it reads the 1,700 files of all models, 0.16 CPU seconds, when
+  `transformers` is imported, and again when `transformers.models` is.
+
+Processes that only need tokenizers and configurations call `import_without_torch`: 0.45 CPU seconds instead of 1.35.
 
 OpenMP threads of torch's operators spin only shortly while they wait for each other, unless GOMP_SPINCOUNT or
 OMP_WAIT_POLICY is set: where other processes use the CPUs too, a spinning thread keeps the one that it waits for from
@@ -22,6 +26,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 NOT_NEEDED = ("is_datasets_available", "is_scipy_available")
@@ -43,8 +48,27 @@ def import_libraries() -> None:
         import torch
 
         _import_bitsandbytes(torch)  # before transformers and PEFT, which import it slowly
+        _import_models()
         _import_trainer()
         import peft  # noqa: F401
+
+
+def import_without_torch() -> None:
+    """Import what loads tokenizers and configurations, for a process that never imports torch.
+
+    From now on, transformers does not find torch in this process. All of its configurations and tokenizers can be
+    loaded without it. Nothing is changed if torch is imported already.
+    """
+    if "torch" in sys.modules:
+        return
+    with without_garbage_collection():
+        from transformers import utils
+        from transformers.utils import import_utils
+
+        for module in (utils, import_utils):
+            module.is_torch_available = lambda: False
+        _import_models()
+        from transformers.models.auto import configuration_auto, tokenization_auto  # noqa: F401
 
 
 @contextlib.contextmanager
@@ -70,6 +94,30 @@ def _import_bitsandbytes(torch: Any) -> None:
             import bitsandbytes  # noqa: F401
     finally:
         torch.compile = original
+
+
+def _import_models() -> None:
+    """Import `transformers.models` with the names that `import transformers` found."""
+    import transformers
+    from transformers.utils import import_utils
+
+    search = import_utils.define_import_structure
+    folder = Path(transformers.__file__).parent / "models"
+
+    def names(path: Any, prefix: str | None = None) -> Any:
+        if prefix is not None or Path(path).parent != folder:
+            return search(path, prefix)
+        found = search(folder, prefix="models")  # the call of `import transformers`, which adds its own modules to it
+        return {
+            needed: {name.removeprefix("models."): all_ for name, all_ in modules.items() if name.startswith("models.")}
+            for needed, modules in found.items()
+        }
+
+    import_utils.define_import_structure = names
+    try:
+        import transformers.models
+    finally:
+        import_utils.define_import_structure = search
 
 
 def _import_trainer() -> None:

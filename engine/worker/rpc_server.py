@@ -21,7 +21,7 @@ from engine.config import schema
 from engine.config.errors import RunFailed, UserError
 from engine.config.split_version import SPLIT_VERSION
 from engine.hardware.devices import select_device
-from engine.methods.quick_import import import_libraries, without_garbage_collection
+from engine.methods.quick_import import import_libraries, import_without_torch
 from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
 from engine.worker.artifact_requests import ARTIFACT_REQUESTS, Progress
@@ -29,6 +29,8 @@ from engine.worker.audit_requests import AUDIT_REQUESTS
 from engine.worker.process_end import end_process
 from engine.worker.training_check_requests import TRAINING_CHECK_REQUESTS
 
+TOKENIZER_ONLY = ("data.check", "data.show", "data.inspect")
+"""Requests that need transformers without torch."""
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
 
@@ -38,10 +40,8 @@ MAX_REASON = 500
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """The report on a data set as a run would prepare it; `refused` is the error that would stop the run."""
-    progress("loading libraries")
-    with without_garbage_collection():
-        from engine.data.check import check
-        from engine.methods.tokenizer import load_tokenizer
+    from engine.data.check import check
+    from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
@@ -59,9 +59,8 @@ def _preflight(arguments: dict[str, Any]) -> Callable[[dict[str, Any]], UserErro
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     """Tokenized samples starting at row `start`, with at most `most` tokens each."""
-    with without_garbage_collection():
-        from engine.data.check import show
-        from engine.methods.tokenizer import load_tokenizer
+    from engine.data.check import show
+    from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
@@ -103,10 +102,8 @@ def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     """Report, samples and lengths of a data set, prepared once."""
-    progress("loading libraries")
-    with without_garbage_collection():
-        from engine.data.inspection import inspect
-        from engine.methods.tokenizer import load_tokenizer
+    from engine.data.inspection import inspect
+    from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
@@ -243,6 +240,9 @@ def main() -> int:
     try:
         arguments = json.loads(sys.stdin.buffer.readline())
         parent.watch(sys.stdin.fileno())
+        if sys.argv[1] in TOKENIZER_ONLY:
+            progress("loading libraries")
+            import_without_torch()
         tell({"answer": REQUESTS[sys.argv[1]](arguments, progress)})
     except UserError as error:
         tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})

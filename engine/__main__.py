@@ -1,4 +1,5 @@
-"""`python -m engine RUN_DIR`: takes the run's lock, writes `hello`, waits in the device queue, then starts the worker.
+"""`python -m engine RUN_DIR`: takes the run's lock, writes `hello`, refuses missing and small invalid inputs, waits in
+the device queue, then starts the worker.
 
 Imports nothing heavy before `hello`, so that the launcher sees a live run within half a second.
 """
@@ -32,6 +33,7 @@ from engine.runs.run_dir import (
     write_end,
 )
 from engine.runs.stop_request import StopRequest
+from engine.worker.input_checks import refuse_inputs
 from engine.worker.process_end import end_process
 
 
@@ -91,6 +93,7 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return stopping.requested or not run.path.exists()
 
     try:
+        refuse_inputs(frozen.config)
         count = frozen.config.train.devices
         possible = devices_for(frozen.config.hardware.device, count)
         devices: list[SelectedDevice] | None = possible[:count]

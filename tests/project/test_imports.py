@@ -24,6 +24,14 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert not loaded_by(code) & set(HEAVY)
 
 
+def test_subcommands_that_draw_no_screen_import_no_textual() -> None:
+    code = (
+        "import tui.cli.app, tui.cli.run, tui.cli.runs, tui.cli.data, tui.cli.plan, tui.cli.ladder, tui.cli.export, "
+        "tui.cli.gate, tui.cli.doctor"
+    )
+    assert "textual" not in loaded_by(code)
+
+
 def test_the_first_paint_imports_only_what_it_draws() -> None:
     """Textual and a few modules of ftbench; modules for runs, presets and data sets are imported later."""
     code = "import sys, tui.start, tui.cli.bench, tui.app; print(*sorted(sys.modules))"

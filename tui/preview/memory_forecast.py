@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
@@ -25,7 +25,9 @@ from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from tui.choice import Choice
-from tui.live.machine import GpuSample, MachineSample, OtherProcess
+
+if TYPE_CHECKING:  # for annotations only: `ftbench run` does not import Textual
+    from tui.live.machine import GpuSample, MachineSample, OtherProcess
 
 Fit = Literal["fits", "tight", "does not fit", "unknown"]
 STYLES: dict[Fit, str] = {

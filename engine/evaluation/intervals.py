@@ -9,6 +9,8 @@ import numpy as np
 from engine.runs.result import Interval
 
 RESAMPLES = 2000
+BLOCK = 1 << 16
+"""Row indices that are drawn at once."""
 
 
 def of_scores(values: Sequence[float]) -> Interval:
@@ -30,11 +32,19 @@ def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, s
     mean = float((value * weight).sum() / weight.sum())
     if len(value) < 2:
         return Interval(mean=mean, low=None, high=None, rows=1)
-    random = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for number in range(RESAMPLES):
-        chosen = random.integers(0, len(value), len(value))
-        total = weight[chosen].sum()
-        means[number] = (value[chosen] * weight[chosen]).sum() / total if total > 0 else mean
-    low, high = np.quantile(means, [0.025, 0.975])
+    low, high = np.quantile(_resampled_means(value, weight, mean, seed), [0.025, 0.975])
     return Interval(mean=mean, low=float(low), high=float(high), rows=len(value))
+
+
+def _resampled_means(value: np.ndarray, weight: np.ndarray, mean: float, seed: int) -> np.ndarray:
+    """The weighted mean of each resample, and `mean` for those without weight. In blocks: all indices of 10,000 rows
+    would take 160 MB, and one resample at a time takes 20 times as long with 40 rows (9.8 instead of 0.5 ms).
+    """
+    random, product, rows = np.random.default_rng(seed), value * weight, len(value)
+    means = np.full(RESAMPLES, mean)
+    size = max(1, BLOCK // rows)
+    for start in range(0, RESAMPLES, size):
+        chosen = random.integers(0, rows, (min(size, RESAMPLES - start), rows))
+        total = weight[chosen].sum(axis=1)
+        np.divide(product[chosen].sum(axis=1), total, out=means[start : start + size], where=total > 0)
+    return means

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.config.metric_specs import metric_specs
-from engine.evaluation.intervals import bootstrap, of_scores
+from engine.evaluation.intervals import RESAMPLES, bootstrap, of_scores
 from engine.evaluation.metrics import contains, exact_match, json_fields, number, rouge, scoring_function
 from engine.evaluation.rouge import words
 
@@ -127,3 +127,17 @@ def test_twenty_rows_with_equal_scores_have_an_interval(score: float, low: float
 
 def test_equal_scores_between_0_and_1_are_not_widened() -> None:
     assert of_scores([0.5] * 20).low == 0.5 and of_scores([1.0]).low is None
+
+
+@pytest.mark.parametrize("rows", [2, 50, 3_000])
+def test_resamples_do_not_depend_on_the_blocks_in_which_they_are_drawn(rows: int) -> None:
+    source = np.random.default_rng(1)
+    values, weights = source.random(rows), source.integers(0, 3, rows).astype(float) + (np.arange(rows) == 0)
+    mean, random = (values * weights).sum() / weights.sum(), np.random.default_rng(0)
+    means = []
+    for _ in range(RESAMPLES):
+        chosen = random.integers(0, rows, rows)
+        total = weights[chosen].sum()
+        means.append((values[chosen] * weights[chosen]).sum() / total if total else mean)
+    found = bootstrap(values.tolist(), weights.tolist())
+    assert (found.mean, found.low, found.high) == (mean, *np.quantile(means, [0.025, 0.975]))

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,18 @@ def _local_task(name: str, config: dict[str, Any]) -> Any:
     return _loaded(lambda: ConfigurableTask(config=options), None if source in BUILDERS else source, _where(name))
 
 
-def _shipped_task(name: str) -> Any:
-    """A task that the library ships, by its name."""
+@cache
+def task_manager() -> Any:
+    """The library's index of its tasks. Creating it reads the YAML files of all tasks, which takes 4 CPU seconds."""
     import_harness()
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager()
+    return TaskManager()
+
+
+def _shipped_task(name: str) -> Any:
+    """A task that the library ships, by its name."""
+    manager = task_manager()
     entry = manager.task_index.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, manager.all_subtasks, n=1, cutoff=0.7)

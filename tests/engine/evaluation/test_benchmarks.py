@@ -24,7 +24,7 @@ from engine.config.preset_library import effective
 from engine.config.schema import Evaluation
 from engine.evaluation.benchmarks.item_scores import score_benchmark
 from engine.evaluation.benchmarks.loaded_model import LoadedModel
-from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
+from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager
 from engine.ladder.identity import _relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
@@ -70,7 +70,7 @@ def test_the_scores_of_items_are_those_of_the_library(tmp_path: Path, tiny: Any,
     assert (tokenizer.init_kwargs, tokenizer.padding_side, model.training) == before
     lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=1)
     (other,) = load(make(tmp_path))
-    results = simple_evaluate(lm, tasks=[other.task], bootstrap_iters=0)
+    results = simple_evaluate(lm, tasks=[other.task], task_manager=task_manager(), bootstrap_iters=0)
     assert results is not None
     samples = sorted(results["samples"][other.name], key=lambda one: one["doc_id"])
     assert found.items == [float(one[found.metric]) for one in samples]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing
+from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.fake_model import bare_model
@@ -24,10 +24,11 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2, "max_position_embeddings": 512,
 }  # fmt: skip
 SHAPES: dict[str, Callable[[], Any]] = {
-    "llama": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=11),
-    "many layers": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=29),
+    "llama": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=7),
+    "13 layers": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=13),
+    "25 layers": lambda: transformers.LlamaConfig(**SIZES, num_hidden_layers=25),
     "experts": lambda: transformers.Qwen3MoeConfig(
-        **SIZES, num_hidden_layers=9, moe_intermediate_size=64, num_experts=4, num_experts_per_tok=2, head_dim=16
+        **SIZES, num_hidden_layers=7, moe_intermediate_size=64, num_experts=4, num_experts_per_tok=2, head_dim=16
     ),
     "five windows, then all": lambda: transformers.Gemma3TextConfig(
         **SIZES, num_hidden_layers=38, head_dim=16, sliding_window=16
@@ -59,16 +60,17 @@ def planned(shape: Any, method: Any, checkpointing: Any, machine: Machine, **set
         ("gpt2", "lora", True),
         ("gpt2", "full", False),
         ("dense blocks first", "full", False),
-        ("many layers", "qlora", 4),
-        ("many layers", "full", 2),
-        ("many layers", "lora", "offload"),
-        ("experts", "lora", 2),
+        ("25 layers", "qlora", 4),
+        ("13 layers", "full", 2),
+        ("llama", "lora", "offload"),
     ],
 )
 def test_a_few_layers_give_the_peak_of_all(
     name: str, method: str, checkpointing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = CARD if checkpointing else CPU
+    config = resolve(Preset("test", {}), method).config
+    assert layer_pattern(bare_model(config, SHAPES[name](), machine), checkpointing_of(checkpointing, machine.device))
     few = planned(SHAPES[name](), method, checkpointing, machine)
     monkeypatch.setattr(planner, "layer_pattern", lambda model, checkpointing: None)
     whole = planned(SHAPES[name](), method, checkpointing, machine)
@@ -87,7 +89,7 @@ def test_other_precisions_too(precision: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("name", "depth"),
     [
-        ("llama", LayerPattern(11, 0, 1)),
+        ("llama", LayerPattern(7, 0, 1)),
         ("five windows, then all", LayerPattern(38, 0, 6)),
         ("dense blocks first", LayerPattern(10, 2, 1)),
     ],
@@ -99,13 +101,12 @@ def test_the_layer_pattern_is_found(name: str, depth: LayerPattern) -> None:
 
 def test_layers_that_recompute_are_another_kind() -> None:
     config = resolve(Preset("test", {}), "full").config
-    assert layer_pattern(bare_model(config, SHAPES["many layers"](), CPU), Checkpointing(4)) == LayerPattern(29, 0, 4)
+    assert layer_pattern(bare_model(config, SHAPES["25 layers"](), CPU), Checkpointing(4)) == LayerPattern(25, 0, 4)
 
 
 def test_memory_falls_from_choice_to_choice() -> None:
     peaks = [
-        planned(SHAPES["many layers"](), "lora", choice.setting, CARD).training.total
-        for choice in (*RECOMPUTING, OFFLOADED)
+        planned(SHAPES["llama"](), "lora", choice.setting, CARD).training.total for choice in (*RECOMPUTING, OFFLOADED)
     ]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
 

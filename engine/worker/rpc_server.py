@@ -173,6 +173,7 @@ def pull(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
     """Device, attention implementation and 4-bit support on this machine, and a training step of each method."""
+    import_libraries()
     import torch
 
     from engine.methods.machine import this_machine

@@ -15,7 +15,10 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     price = rung.config.cost.price_per_hour
     row.currency = rung.config.cost.currency if price is not None else local.currency if local else row.currency
     if price is None and local:
-        price, row.money_note = local.price_per_hour, f"at the list price of {local.name}"
+        devices = rung.config.train.devices
+        price, row.money_note = local.price_per_hour * devices, f"at the list price of {local.name}"
+        if devices > 1:
+            row.money_note += f", for {devices} of them"
     if price is None:
         row.money_note = "set cost.price_per_hour, the price of this machine is unknown"
     elif row.all_seconds:

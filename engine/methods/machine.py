@@ -31,7 +31,7 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """Detect the machine. A run uses one device: the first in CUDA_VISIBLE_DEVICES."""
+    """Detect the machine. A process uses one device: the first in CUDA_VISIBLE_DEVICES."""
     if torch.cuda.is_available():
         # Emulated bf16 is reported for every GPU (and the check allocates memory on it), but is slow on a T4 or V100.
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

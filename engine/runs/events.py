@@ -133,6 +133,10 @@ class Plan(Event, tag="plan"):
     packing: str
     gradient_checkpointing: Resolved
     """As `train.gradient_checkpointing`, with `auto` resolved."""
+    devices: int = 1
+    """Number of devices that train the run; micro-batch and memory are those of one."""
+    sharded: bool = False
+    """Whether they divide the weights (FSDP)."""
     shared_prefix: int = 0
     """Tokens of the prefix common to all rows, computed once per micro-batch; 0 if prefixes are not shared, or differ
     between rows."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class Meters:
 
     write: Callable[[Memory | Load], object]
     gpu: NvmlGpu | None
+    others: Sequence[NvmlGpu] = ()
+    """The GPUs of the run's other ranks, whose power and energy are added."""
     seconds: float = 1.0
     slots: int = 1
     """How many runs share the device: each has this part of its memory."""
@@ -111,8 +113,8 @@ class Meters:
             allocated=torch.cuda.memory_allocated() if cuda else None,
             reserved=torch.cuda.memory_reserved() if cuda else None,
             nvml_used=gpu.used() if gpu else None,
-            power=gpu.power() if gpu else None,
-            energy=gpu.energy() if gpu else None,
+            power=self._total(lambda one: one.power()),
+            energy=self._total(lambda one: one.energy()),
             load=gpu.load() if gpu else None,
             temperature=gpu.temperature() if gpu else None,
             gpu_pid=self.gpu_pid if gpu else None,
@@ -125,6 +127,12 @@ class Meters:
             self._load.sample(self.gpu_pid)
         self.write(memory)
         return memory
+
+    def _total(self, of: Callable[[NvmlGpu], float | None]) -> float | None:
+        """The sum over the GPUs of the run; None unless all report it."""
+        values = [of(gpu) for gpu in ((self.gpu, *self.others) if self.gpu else ())]
+        known = [value for value in values if value is not None]
+        return sum(known) if values and len(known) == len(values) else None
 
     def _find_gpu_pid(self, gpu: NvmlGpu) -> None:
         """Use the process that newly appeared on the GPU; unknown if several did."""

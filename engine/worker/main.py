@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 
 import torch
 from transformers import set_seed
@@ -19,6 +20,7 @@ from engine.config.text import amount
 from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
 from engine.data.prepare import prepare
 from engine.evaluation.preflight import refuse_rows
+from engine.hardware.nvml import NvmlGpu
 from engine.methods import method
 from engine.methods.adapters import keep_initial, moves_weights, save
 from engine.methods.gpu_support import refuse_unused_gpu
@@ -57,9 +59,18 @@ def work(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopReques
     return 0 if outcome.status in ("finished", "stopped") else 2 if outcome.user else 1
 
 
-def execute(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, ranks: Ranks) -> RunOutcome:
-    """Execute the run as one of several ranks; the end of the run is not written."""
-    return _execute(_context(run_dir, frozen, log, stopping, ranks))
+def execute(
+    run_dir: RunDir,
+    frozen: FrozenRun,
+    log: EventLog,
+    stopping: StopRequest,
+    ranks: Ranks,
+    others: Sequence[NvmlGpu] = (),
+) -> RunOutcome:
+    """Execute the run as one of several ranks; the end of the run is not written. `others`: the other ranks' GPUs."""
+    run = _context(run_dir, frozen, log, stopping, ranks)
+    run.meters.others = others
+    return _execute(run)
 
 
 def _context(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, ranks: Ranks) -> RunContext:

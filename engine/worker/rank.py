@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
     frozen = read_frozen(run)
     rank = int(os.environ["RANK"])
     devices = {device.lock: device for device in devices_for(*devices_of(frozen.config))}
-    devices[arguments[2 + rank]].apply()
+    used = arguments[2:]
+    devices[used[rank]].apply()
 
     from engine.methods.quick_import import import_libraries
 
@@ -56,7 +57,8 @@ def main(arguments: list[str]) -> int:
     def work() -> int:
         ranks = join(this_machine().device)
         log = EventLog(run.events_file, float(arguments[1])) if ranks.is_first else NoEventLog(f"rank {rank}")
-        outcome = execute(run, frozen, log, stopping, ranks)
+        gpus = [devices[lock].gpu for lock in used if lock != used[rank]]
+        outcome = execute(run, frozen, log, stopping, ranks, [gpu for gpu in gpus if gpu is not None])
         if outcome.needs_restart:
             return OUT_OF_MEMORY
         if ranks.is_first and outcome.is_expected:

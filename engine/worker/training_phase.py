@@ -66,6 +66,8 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
             packing=evaluator.packing.mode,
             **_sharing(run, evaluator),
             gradient_checkpointing=checkpointing.setting,
+            devices=run.ranks.size,
+            sharded=run.is_sharded,
         ),
         forecast,
     )

@@ -26,7 +26,7 @@ from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.measured_error import MEASURED
 from engine.memory.formula.memory_budget import listed_budget, local_budget
-from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, quick_plan
+from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, device_notes, quick_plan
 from engine.memory.formula.roofline import least_seconds
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
@@ -64,6 +64,7 @@ def plan(options: PlanOptions) -> int:
     else:
         found = _ask_with_preview(query, view, preset_name(options.preset))
     renamed = find_preset(options.preset)[0].notices
+    found.notes += device_notes(found)
     found.notes += (notice.text for notice in [*renamed, *advice(found, query.configs)])
     earlier = list(history.results(options.runs))
     times = estimated_times(found, query.configs, earlier)

@@ -87,6 +87,7 @@ def dry_run(
     held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
     estimate = MemoryEstimate(
         tier="dry run",
+        devices=config.train.devices,
         method=config.method,
         device=machine.device,
         rows=rows,

@@ -30,6 +30,7 @@ from engine.memory.formula.method_plan import (
     planned_rows,
     positions_of,
 )
+from engine.memory.formula.sharding import divided_among
 from engine.methods.locate import Located, load_error
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
@@ -148,6 +149,8 @@ def _look(
 
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
     """(the dry run, or None and the reason); with the data's own batches if they are known."""
+    if divided_among(asked.config) > 1:
+        return None, "a dry run has the whole model, and its weights are divided among devices"
     micro_batch = asked.config.train.micro_batch
     work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.config import schema
 from engine.config.errors import Notice, UserError
+from engine.config.preset import with_settings
 from engine.config.quantities import size
 from engine.memory.formula.checkpoint_size import checkpoint_bytes, saved_bytes
 from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape
@@ -32,6 +33,7 @@ def needed_space(
     """`disk_bytes` by the formula; None for a model whose `config.json` (`model_config`) is unknown or unsupported."""
     if model_config is None:
         return None
+    config = with_settings(config, {"train.parallelism": "ddp"})  # all parts of a checkpoint are on this disk
     rows = StepShape(count=config.train.batch, length=config.train.max_length, answer=1)  # does not matter here
     try:
         return disk_bytes(formula(config, model_config, device, rows, bf16), config)

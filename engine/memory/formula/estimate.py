@@ -75,6 +75,10 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     parameters: int
     """Parameters of the model without adapters."""
     trainable: int
+    devices: int = 1
+    """Number of devices that train the run; the estimate is of one of them."""
+    sharded: bool = False
+    """Whether they divide the weights (FSDP)."""
     paged: bool = False
     """Whether optimizer state can be paged to host memory."""
     host_copy: int = 0

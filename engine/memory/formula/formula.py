@@ -26,7 +26,7 @@ from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
-from engine.memory.formula.sharding import trained_of_rank, weights_of_rank
+from engine.memory.formula.sharding import divided_among, trained_of_rank, weights_of_rank
 from engine.memory.formula.weights_and_state import (
     BF16,
     FLOAT32,
@@ -83,6 +83,8 @@ def formula(
         trainable=base_parameters(shape)
         if method_spec(config.method).trains_weights
         else adapter_parameters(shape, config),
+        devices=config.train.devices,
+        sharded=divided_among(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
     return with_copy(estimate, config)

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from engine.config import gpu_prices
 from engine.config.errors import UserError
-from engine.config.method_specs import QLORA
+from engine.config.method_specs import QLORA, method_title
 from engine.config.schema import Config
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
@@ -118,6 +118,19 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
         raise UserError(what, f"--length {length}", f"use at most {positions}", code="plan.longer_than_model")
     length = length or min(config.train.max_length, positions or config.train.max_length)
     return StepShape(count=rows_per_device(config.train), length=length, answer=max(1, length - 1))
+
+
+def device_notes(plan: MemoryPlan) -> list[str]:
+    """What the figures mean for runs that several devices train."""
+    estimates = [one.best for one in plan.methods if one.best.devices > 1]
+    if not estimates:
+        return []
+    number = estimates[0].devices
+    notes = [f"memory of one of {number} devices, each with about {plan.rows.count} rows of a step"]
+    divided = [method_title(one.method) for one in estimates if one.sharded]
+    if divided:
+        notes.append(f"{', '.join(divided)}: weights divided among {number} devices (FSDP); not measured on a GPU yet")
+    return notes
 
 
 def plan_method(

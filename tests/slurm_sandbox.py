@@ -46,6 +46,7 @@ MpiDefault=none
 ReturnToService=2
 KillWait=5
 MessageTimeout=10
+SlurmdTimeout=30
 PropagatePrioProcess=0
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,batch_sched_delay=0

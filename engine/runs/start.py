@@ -10,6 +10,7 @@ from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
+from engine.config.parallelism import check_parallelism
 from engine.config.preset import Effective, Flat
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
@@ -45,6 +46,7 @@ def start_run(
     check_model_config(effective.config.model)
     check_trackers(effective.config.track.to)
     check_benchmarks(effective.config.evaluation)
+    check_parallelism(effective.config)
     check_device(effective.config)
     find_starting_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
@@ -157,6 +159,7 @@ def _check(plan: LadderPlan) -> None:
         check_model_config(rung.config.model)
         check_trackers(rung.config.track.to)
         check_benchmarks(rung.config.evaluation)
+        check_parallelism(rung.config)
         check_device(rung.config)
 
 

@@ -122,7 +122,10 @@ SINGLE_RANK = Ranks()
 
 def join(device: str) -> Ranks:
     """Join the ranks that torchrun started, on a device type; a variable for each says which one this process is."""
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=COMPUTING)
+    if device == "cuda":  # the only one that this process sees
+        dist.init_process_group("nccl", timeout=COMPUTING, device_id=torch.device("cuda", 0))
+    else:
+        dist.init_process_group("gloo", timeout=COMPUTING)
     control = dist.new_group(backend="gloo", timeout=WAITING)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
     for name in LAUNCH_VARIABLES:

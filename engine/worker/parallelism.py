@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec
+from engine.config.parallelism import FSDP, KEY, refuse_whole_weights
 from engine.config.preset import with_settings
-from engine.config.schema import Config
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.fit import FitQuery
@@ -16,9 +15,6 @@ from engine.memory.formula.method_plan import planned_rows
 from engine.memory.probe import available_memory
 from engine.methods.model_config import maximum_positions
 from engine.worker.run_context import RunContext
-
-KEY = "train.parallelism"
-FSDP = "fsdp"
 
 
 def is_sharded(run: RunContext, architecture: Any) -> bool:
@@ -32,7 +28,7 @@ def is_sharded(run: RunContext, architecture: Any) -> bool:
     setting = config.train.parallelism
     sharded = setting == FSDP or (setting == "auto" and not ranks.from_first(lambda: _fits(run, architecture)))
     if sharded:
-        _refuse(config)
+        refuse_whole_weights(config)
         ranks.splits_evaluation = False  # all ranks compute a layer together, for the same items
     return sharded
 
@@ -51,17 +47,3 @@ def _fits(run: RunContext, architecture: Any) -> bool:
         return resolve_automatic(FitQuery(config, architecture.to_dict(), rows, budget)).fits()
     except UserError:
         return True
-
-
-def _refuse(config: Config) -> None:
-    """Raise UserError for settings that need whole weights."""
-    spec = method_spec(config.method)
-    reasons = {
-        "adapter.init": not spec.trains_weights and config.adapter.init == "pissa",
-        "adapter.dora": not spec.trains_weights and config.adapter.dora,
-        "train.compile": config.train.compile,
-    }
-    for key, applies in reasons.items():
-        if applies:
-            what = f"{key} needs whole weights, and {KEY} = fsdp divides them among the devices"
-            raise UserError(what, key, f'set {KEY} = "ddp", or leave {key} out', code="train.not_sharded")

@@ -102,6 +102,13 @@ def test_two_ranks_resume_a_run_of_one_and_stop_after_the_same_step(tmp_path: Pa
     assert close(losses(run), expected)
 
 
+@pytest.mark.parametrize("setting", ["adapter.dora=true", 'adapter.init="pissa"', "train.compile=true"])
+def test_settings_that_need_whole_weights_are_refused_before_a_run_exists(setting: str, tmp_path: Path) -> None:
+    refused = ftbench("run", "demo-lora", *TWO, *SHARDED, "--set", setting, "--json", "--runs", str(tmp_path / "runs"))
+    assert refused.returncode == 2 and "train.not_sharded" in refused.stdout + refused.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expected_full: RunDir) -> None:
     run = start(tmp_path / "runs", *SETTINGS, *DIVIDABLE, *TWO, *SHARDED, preset="demo-full")
     wait_for(run, "checkpoint", step=2)

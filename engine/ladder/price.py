@@ -12,10 +12,9 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     """Fill in the row's price per run and rental GPU, or a note why they are unknown."""
     known = gpu_prices.list_gpus()
     local = gpu_prices.find_gpu(str(ladder.machine.get("device", "")), known)
-    price = rung.config.cost.price_per_hour
+    price, devices = rung.config.cost.price_per_hour, rung.config.train.devices
     row.currency = rung.config.cost.currency if price is not None else local.currency if local else row.currency
     if price is None and local:
-        devices = rung.config.train.devices
         price, row.money_note = local.price_per_hour * devices, f"at the list price of {local.name}"
         if devices > 1:
             row.money_note += f", for {devices} of them"
@@ -29,7 +28,12 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
     need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
     gpu = gpu_prices.cheapest_gpu(need, known) if need else None
     if gpu:
-        row.rent = RentalPrice(gpu=gpu.name, memory=gpu.bytes, price_per_hour=gpu.price_per_hour, currency=gpu.currency)
+        row.rent = RentalPrice(
+            gpu=f"{devices} × {gpu.name}" if devices > 1 else gpu.name,
+            memory=gpu.bytes,
+            price_per_hour=gpu.price_per_hour * devices,
+            currency=gpu.currency,
+        )
     if not on_gpu:
         row.rent_note = "estimated from resident memory, without a GPU"
     elif not gpu:

@@ -66,7 +66,9 @@ def main(arguments: list[str]) -> int:
             return {"finished": 0, "stopped": STOPPED}.get(outcome.status, 2 if outcome.user else 1)
         if outcome.status in ("finished", "stopped"):
             return 0
-        time.sleep(GRACE_SECONDS)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline and not stopping.requested:  # torchrun ends a rank after another failed
+            time.sleep(0.05)
         raise RankFailed(outcome.reason)
 
     return int(record(work)())

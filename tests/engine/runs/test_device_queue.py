@@ -22,8 +22,8 @@ WAITER = """
 import sys, time
 from pathlib import Path
 from engine.hardware.devices import SelectedDevice, select_devices
-from engine.runs.device_queue import wait_for_device
-device, came, run, folder = sys.argv[1:]
+from engine.runs.device_queue import wait_for_devices
+device, came, run, folder, count = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:
         print(note, file=file)
@@ -31,13 +31,13 @@ stop = Path(folder, f"{run}.stop")
 gpus = [SelectedDevice(name, name, name) for name in device.split(",")]
 devices = gpus if "GPU" in device else select_devices(device)
 exists = lambda device: not Path(folder, f"{device.lock}.lost").exists()
-got = wait_for_device(devices, float(came), Path("/runs", run), tell, stop.exists, 0.02, exists)
+got = wait_for_devices(devices, int(count), float(came), Path("/runs", run), tell, stop.exists, 0.02, exists)
 if not got:
     Path(folder, f"{run}.left").touch()
     sys.exit()
 with open(f"{folder}/order", "a") as file:
     print(run, file=file)
-Path(folder, f"{run}.device").write_text(got.lock)
+Path(folder, f"{run}.device").write_text(" ".join(device.lock for device in got))
 while not Path(folder, f"{run}.done").exists():
     time.sleep(0.01)
 """
@@ -49,8 +49,9 @@ def come(tmp_path: Path) -> Iterator[Come]:
     """Starts a process that waits for the device, as a run of this name and arrival time."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(run: str, came: float, device: str = "cpu") -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen([sys.executable, "-c", WAITER, device, str(came), run, str(tmp_path)]))
+    def start(run: str, came: float, device: str = "cpu", count: int = 1) -> subprocess.Popen[bytes]:
+        arguments = [device, str(came), run, str(tmp_path), str(count)]
+        started.append(subprocess.Popen([sys.executable, "-c", WAITER, *arguments]))
         return started[-1]
 
     yield start
@@ -94,6 +95,28 @@ def used_device(folder: Path, run: str) -> str:
     file = folder / f"{run}.device"
     until(lambda: file.exists() and file.read_text())
     return file.read_text()
+
+
+def test_a_run_on_two_devices_takes_both_at_once_and_is_not_overtaken(come: Come, tmp_path: Path) -> None:
+    come("first", 1, "GPU-0")
+    assert used_device(tmp_path, "first") == "GPU-0"
+    come("both", 2, "GPU-0,GPU-1", 2)
+    until(lambda: (tmp_path / "both.notes").exists())
+    assert "2 of GPU-0 or GPU-1" in (tmp_path / "both.notes").read_text()
+    come("third", 3, "GPU-1")
+    until(lambda: (tmp_path / "third.notes").exists())
+    assert order(tmp_path) == ["first"]  # GPU 1 is free, and the run that waits for both came before
+    (tmp_path / "first.done").touch()
+    assert used_device(tmp_path, "both") == "GPU-0 GPU-1"
+    (tmp_path / "both.done").touch()
+    assert used_device(tmp_path, "third") == "GPU-1"
+
+
+def test_a_run_on_two_devices_of_which_one_is_lost_ends(come: Come, tmp_path: Path) -> None:
+    (tmp_path / "GPU-1.lost").touch()
+    process = come("both", 1, "GPU-0,GPU-1", 2)
+    assert process.wait(60) == 1 and order(tmp_path) == []
+    assert "GPU-1 is no longer available" in (tmp_path / "both.notes").read_text()
 
 
 def test_runs_use_the_slots_of_the_cpu_at_the_same_time_and_the_whole_cpu_alone(come: Come, tmp_path: Path) -> None:

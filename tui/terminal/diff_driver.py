@@ -218,6 +218,14 @@ class DiffDriver(LinuxDriver):
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._painted = app.frame_diff
 
+    def _sigtstp_application(self, *_: object) -> None:
+        """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""
+        self._loop.call_soon_threadsafe(super()._sigtstp_application)
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Signal handler: resume in the event loop, for the same reason."""
+        self._loop.call_soon_threadsafe(super()._sigcont_application)
+
     def write(self, data: str) -> None:
         if sent := self._painted.reduced(data):
             super().write(sent)

@@ -55,8 +55,9 @@ def test_devices_that_conflict(lock: str, other: str, expected: bool) -> None:
 
 
 def test_runs_at_once_counts_each_device_once() -> None:
-    assert runs_at_once(["cpu", "cpu"]) == 1
-    assert runs_at_once(["cpu:2", "cpu:2"]) == 2
+    assert runs_at_once([("cpu", 1), ("cpu", 1)]) == 1
+    assert runs_at_once([("cpu:2", 1), ("cpu:2", 1)]) == 2
+    assert runs_at_once([("cpu:2", 2), ("cpu:2", 2)]) == 1  # each run uses both slots
 
 
 def test_a_slot_has_its_share_of_the_memory() -> None:

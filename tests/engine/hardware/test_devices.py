@@ -120,7 +120,7 @@ from engine.hardware.devices import runs_at_once, select_devices
 from engine.memory.formula.memory_budget import local_budget
 try:
     locks = [device.lock for device in select_devices(sys.argv[1])]
-    print(json.dumps([locks, runs_at_once([sys.argv[1]]), local_budget(device=sys.argv[1]).total]))
+    print(json.dumps([locks, runs_at_once([(sys.argv[1], 1)]), local_budget(device=sys.argv[1]).total]))
 except UserError as error:
     print(json.dumps([error.code]))
 """

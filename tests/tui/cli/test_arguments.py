@@ -167,6 +167,8 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
         "track --online": "likewise, track.online",
         "export --type": "the stored weights, not quantization.type",
         "gate --metric": "of answers that exist, not evaluation.metric",
+        "demo --devices": "hardware.device; `train.devices` is how many of them train one run",
+        "ladder --devices": "likewise",
         "try --seed": "of the sampling, not train.seed",
         "try --max-new-tokens": "of these answers, not of an evaluation",
     }

@@ -72,6 +72,8 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
     stopping = StopRequest()
     stopping.listen()
     last = last_event(run.events_file)
+    if isinstance(last, End) and last.status == "finished" and _has_result(run):
+        return 0  # started again for nothing: Slurm repeats a job whose end its controller did not see
     resumed = run.events_file.exists()
     end_record.reserve(run.end_file)
     run.result_file.unlink(missing_ok=True)
@@ -120,6 +122,14 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
     return work(run, frozen, log, stopping)
+
+
+def _has_result(run: RunDir) -> bool:
+    """Whether the model of a finished run and its result are complete."""
+    with contextlib.suppress(UserError):  # a damaged result is written again
+        result = run.written_result()
+        return result is not None and result.status == "finished" and run.model.is_dir()
+    return False
 
 
 def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, EventLog, StopRequest], int]:

@@ -26,7 +26,7 @@ from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
-from engine.memory.formula.sharding import divided_among, trained_of_rank, weights_of_rank
+from engine.memory.formula.sharding import divided_among, gradients_of_rank, state_of_rank, weights_of_rank
 from engine.memory.formula.weights_and_state import (
     BF16,
     FLOAT32,
@@ -60,7 +60,7 @@ def formula(
             weights(shape, config, device, bf16), decoder_bytes(shape, config, device, bf16), shape, config
         ),
         "adapters": adapter_parameters(shape, config) * FLOAT32,
-        "optimizer": trained_of_rank(optimizer_state(shape, config, device, bf16), config),
+        "optimizer": state_of_rank(optimizer_state(shape, config, device, bf16), config),
     }
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
@@ -129,7 +129,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     kept += exceptions.cast_head(shape, config)
     # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
     running = _running(work, batch, training=True) + (block if work.checkpointing.recomputes(shape.layers - 1) else 0)
-    trained = trained_of_rank(gradients(*where), config)
+    trained = gradients_of_rank(gradients(*where), shape, config)
     before = trained if batch.several else 0
     head = method_spec(config.method).trains_weights
     return [

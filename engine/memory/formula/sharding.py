@@ -2,7 +2,9 @@
 
 Each has 1/N of the weights and, in full fine-tuning, of gradients and optimizer state. It also has the whole weights of
 two decoder layers, the one that computes and the next one, which FSDP2 gathers meanwhile, and of what is outside the
-layers: embeddings, norm and LM head. Not compared with a GPU yet.
+layers: embeddings, norm and LM head. Of the latter also the whole gradient, and a float32 copy that FSDP2 adds up over
+the ranks (`torch.distributed.fsdp`, foreach_reduce). Not compared with a GPU yet; `tests/bench/SCALE.md` has the peaks
+of a CPU, 19% above the prediction.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.architecture import Architecture
+from engine.memory.formula.weights_and_state import FLOAT32, base_parameters
 
 GATHERED_LAYERS = 2
 
@@ -27,6 +30,15 @@ def weights_of_rank(whole: int, decoder: int, shape: Architecture, config: Confi
     return whole // ranks + (whole - decoder) + GATHERED_LAYERS * decoder // shape.layers
 
 
-def trained_of_rank(whole: int, config: Config) -> int:
-    """Bytes of gradients or optimizer state on a rank; those of adapters are whole on each."""
+def state_of_rank(whole: int, config: Config) -> int:
+    """Bytes of optimizer state on a rank; that of adapters is whole on each."""
     return whole // divided_among(config) if method_spec(config.method).trains_weights else whole
+
+
+def gradients_of_rank(whole: int, shape: Architecture, config: Config) -> int:
+    """Bytes of gradients on a rank at the end of a backward pass; those of adapters are whole on each."""
+    ranks = divided_among(config)
+    if ranks == 1 or not method_spec(config.method).trains_weights:
+        return whole
+    outside = shape.embeddings + shape.hidden
+    return whole // ranks + outside * (whole // base_parameters(shape) + FLOAT32)

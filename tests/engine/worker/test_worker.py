@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +75,21 @@ def test_events_come_in_order_and_hello_is_first(finished: Callable[[str], Path]
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
     assert all(step["tokens"] >= step["answer_tokens"] > 0 and step["grad_norm"] > 0 for step in steps)
     assert any(event["type"] == "memory" and event["rss"] > 0 for event in events)
+
+
+def test_a_worker_that_is_started_for_a_finished_run_changes_nothing(finished: Callable[[str], Path]) -> None:
+    """Slurm repeats a job whose end its controller did not see."""
+    run = finished("lora")
+
+    def content() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "engine.lock"}
+
+    before = content()
+    done = subprocess.run([sys.executable, "-P", "-m", "engine", str(run)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert before == {
+        path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "engine.lock"
+    }
 
 
 def test_a_run_directory_is_private_and_contains_no_token(finished: Callable[[str], Path]) -> None:

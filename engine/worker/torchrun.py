@@ -99,6 +99,7 @@ def _launch(ranks: int, folder: str) -> LaunchConfig:
         run_id=f"ftbench-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # the ranks are of this machine, whose own name may not be resolvable
         max_restarts=0,
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=folder),  # output goes to engine.log, as this process's does

@@ -12,7 +12,16 @@ import pytest
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("rank_program.py")
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--local-addr",
+    "localhost",
+    "--nproc-per-node",
+    "2",
+]
 TOLERANCE = 1e-5
 
 

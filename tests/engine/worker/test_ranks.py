@@ -14,10 +14,14 @@ from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
 from places import TESTS
 from safetensors.torch import load_file
 
+from engine.hardware.cpu_load import usable_cpus
 from engine.runs.run_dir import RunDir
 from engine.worker.torchrun import FAILED, FOLDER
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(len(usable_cpus()) < 2, reason="one CPU cannot be divided"),
+]
 PRECISE = ["--set", "train.precision=fp32"]
 TWO = ["--set", "train.devices=2", "--set", "hardware.device=cpu:2"]
 SETTINGS = [*UNPROBED, *PRECISE]

@@ -101,7 +101,7 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         devices: list[SelectedDevice] | None = possible[:count]
         if frozen.wait and frozen.config.executor.name == "local":  # Slurm has given its job devices
             devices = wait_for_devices(
-                possible, count, queued_since, run.path, log_place, cancelled, is_usable=still_exists
+                possible, queued_since, run.path, log_place, cancelled, is_usable=still_exists, count=count
             )
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.schema import DEVICE_FORMS, DEVICE_PATTERN, Config
+from engine.config.text import amount
 from engine.hardware import cpu_slots
 from engine.hardware.nvml import Nvml, NvmlGpu
 
@@ -104,9 +105,8 @@ def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> lis
         what = f"train.devices={count} does not work with slots of a GPU"
         raise UserError(what, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
     if len(devices) < count:
-        found = ", ".join(device.title for device in devices)
         do = f'use "{CPU}:{count}"' if devices[0].queue == CPU else "use fewer devices, or name more GPUs"
-        what = f"train.devices={count}, and there is only {found}"
+        what = f"train.devices={count}, and {amount(len(devices), 'device')} found"
         raise UserError(what, f"{KEY}={setting}", do, code="device.too_few")
     return devices
 

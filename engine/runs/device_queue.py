@@ -47,29 +47,15 @@ class QueuePlace(NamedTuple):
     """Unix seconds: when it got the device, or when it joined the queue."""
 
 
-def wait_for_device(
-    devices: Sequence[SelectedDevice],
-    arrived: float,
-    run: Path,
-    report: Callable[[str], None],
-    cancelled: Callable[[], bool],
-    seconds: float = POLL_SECONDS,
-    is_usable: Callable[[SelectedDevice], bool] = lambda device: True,
-) -> SelectedDevice | None:
-    """Acquire one of the devices, as `wait_for_devices` does."""
-    taken = wait_for_devices(devices, 1, arrived, run, report, cancelled, seconds, is_usable)
-    return None if taken is None else taken[0]
-
-
 def wait_for_devices(
     devices: Sequence[SelectedDevice],
-    count: int,
     arrived: float,
     run: Path,
     report: Callable[[str], None],
     cancelled: Callable[[], bool],
     seconds: float = POLL_SECONDS,
     is_usable: Callable[[SelectedDevice], bool] = lambda device: True,
+    count: int = 1,
 ) -> list[SelectedDevice] | None:
     """Acquire `count` of the devices until this process ends; None if `cancelled` returned true first.
 

@@ -91,7 +91,7 @@ class CheckpointedTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any = None) -> None:
         """Save a checkpoint atomically (see `checkpoints`), in a thread if training continues (`checkpoint_writer`)."""
         if self.is_sharded:
-            reshard(self.model)  # a state dict of rank 0 alone would
+            reshard(self.model)  # on all ranks: the state dict that rank 0 saves reshards its own
         if self.trains_parts:
             self._save_parts()
             return

@@ -73,7 +73,7 @@ class Ranks:
         return found
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns on rank 0, where alone it is called; the other ranks wait for it."""
+        """The result of `make`, which is called on rank 0 only; the other ranks wait for it."""
         if self.size == 1:
             return make()
         box: list[Any] = [make() if self.is_first else None]
@@ -82,7 +82,7 @@ class Ranks:
         return made
 
     def first_before_others(self, make: Callable[[], T]) -> T:
-        """What `make` returns, called on rank 0 and then on the others: they find the files that it left."""
+        """The result of `make`, called first on rank 0, then on the others, which find the files that it wrote."""
         made = make() if self.is_first else None
         self.totals(0)
         return made if self.is_first else make()  # type: ignore[return-value]
@@ -114,14 +114,14 @@ class Ranks:
         a single rank, whose checkpoints contain it.
         """
         if self.size > 1:
-            torch.manual_seed(hash((seed, step, 0 if same else self.rank + 1)))
+            torch.manual_seed((seed * 1_000_003 + step) * (self.size + 1) + (0 if same else self.rank + 1))
 
 
 SINGLE_RANK = Ranks()
 
 
 def join(device: str) -> Ranks:
-    """Join the ranks that torchrun started, on a device type; a variable for each says which one this process is."""
+    """Join the process group of the ranks that torchrun started. `device`: "cuda" or "cpu"."""
     if device == "cuda":  # the only one that this process sees
         dist.init_process_group("nccl", timeout=COMPUTING, device_id=torch.device("cuda", 0))
     else:

@@ -116,7 +116,7 @@ def _weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """State of a local shard as a part of the whole parameter's; a count as it is."""
+    """Optimizer state of a local shard as a DTensor of the whole state; a step count is returned unchanged."""
     if not isinstance(parameter, DTensor) or value.shape != parameter.to_local().shape:
         return value
     return DTensor.from_local(
@@ -130,7 +130,7 @@ def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
 
 
 def _sliced(parameter: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """A whole tensor divided as a parameter is; it is the same on all ranks. A count as it is."""
+    """A whole tensor, equal on all ranks, with the placement of a parameter; a step count is returned unchanged."""
     if not isinstance(parameter, DTensor) or whole.shape != parameter.shape:
         return whole
     moved = whole.to(parameter.device)

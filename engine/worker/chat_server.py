@@ -34,7 +34,7 @@ from engine.runs.chat_messages import (
     Stop,
     Waiting,
 )
-from engine.runs.device_queue import wait_for_device
+from engine.runs.device_queue import wait_for_devices
 from engine.runs.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import MAX_REASON, encoded
 
@@ -94,9 +94,9 @@ class ChatServer:
         def tell(note: str) -> None:
             self.tell(Waiting(note, devices[0].title))
 
-        device = wait_for_device(devices, time.time(), runs[0] / device_queue.TRY, tell, lambda: False)
-        assert device is not None  # it is never cancelled: the process ends with its client
-        return device
+        taken = wait_for_devices(devices, time.time(), runs[0] / device_queue.TRY, tell, lambda: False)
+        assert taken is not None  # it is never cancelled: the process ends with its client
+        return taken[0]
 
     def _read(self, descriptor: int) -> None:
         """Queue requests until stdin closes; then end the process, even while it generates."""

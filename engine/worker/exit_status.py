@@ -22,7 +22,7 @@ class RunOutcome(NamedTuple):
     user: bool = False
     code: str = ""
     is_expected: bool = True
-    """Whether the error is of a known kind; another one may only follow from the end of another rank."""
+    """False for an unexpected exception, which may be a consequence of another rank's end."""
 
     @property
     def needs_restart(self) -> bool:

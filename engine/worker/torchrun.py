@@ -21,7 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from engine.config.files import remove_tree
 from engine.hardware.devices import SelectedDevice
-from engine.memory.formula.estimate import rows_per_device
+from engine.memory.formula.estimate import Device, rows_per_device
 from engine.runs import end_record
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
@@ -56,8 +56,9 @@ def run_ranks(
     record, status = end_record.read(run.end_file), failure[1].exitcode if failure else 0
     log = EventLog(run.events_file, log.started)
     if record is None or (record.status == "stopped" and status < 0 and not stopping.requested):
-        record = _unrecorded(run, frozen, failure)
-        log.write(Error(text=record.reason, code=FAILED))
+        record = _unrecorded(run, frozen, failure, "cuda" if devices[0].gpu else "cpu")
+        code = "run.out_of_memory" if record.status == "out_of_memory" else FAILED
+        log.write(Error(text=record.reason, code=code))
     end_record.reserve(run.end_file)
     write_end(run, frozen, log, End(status=record.status, reason=record.reason))
     return 0 if record.status in ("finished", "stopped") else 2 if status == 2 else 1
@@ -110,7 +111,7 @@ def _launch(ranks: int, folder: str) -> LaunchConfig:
 
 @contextlib.contextmanager
 def _passing_on(stopping: StopRequest) -> Iterator[None]:
-    """While the body runs, pass a stop request on to all ranks, until they have ended: one may not listen yet."""
+    """While the body runs, forward a stop request to all ranks, repeatedly: a starting rank ignores the signal."""
     signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # inherited by the ranks
     ended = threading.Event()
 
@@ -129,7 +130,7 @@ def _passing_on(stopping: StopRequest) -> Iterator[None]:
         thread.join()
 
 
-def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None) -> EndRecord:
+def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None, device: Device) -> EndRecord:
     """The end of a run whose rank 0 recorded none."""
     resume = f"run `ftbench resume {run.name}` to continue"
     if failure is None:
@@ -139,7 +140,7 @@ def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None) -> EndR
         name = signal.Signals(-found.exitcode).name
         return _failed(f"rank {rank} (process {found.pid}) was ended by {name}; {resume}")
     if found.exitcode == OUT_OF_MEMORY:
-        reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, 'cuda')}"
+        reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, device)}"
         return EndRecord(status="out_of_memory", reason=reason, t=time.time())
     message = found.message["message"] if isinstance(found.message, dict) else str(found.message)
     text = " ".join(message.removeprefix("RankFailed: ").split())[:300]

@@ -2,7 +2,7 @@
 
     python tests/bench/scale.py --runs 1000 --slots 64 --seconds 4 --ahead 32
 
-Each worker is a process that waits for one of the devices with `wait_for_device`, sleeps for about `--seconds` and
+Each worker is a process that waits for one of the devices with `wait_for_devices`, sleeps for about `--seconds` and
 ends. At most `--slots` + `--ahead` processes exist at a time, as a ladder starts only as many runs as it has devices.
 The devices are names: no GPU is needed. Printed: how long a slot was free between two runs while others waited, the CPU
 time of the queue, and how much of the slots' time was used.
@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from engine.hardware.devices import SelectedDevice
-from engine.runs.device_queue import wait_for_device
+from engine.runs.device_queue import wait_for_devices
 
 
 def work(log: Path, slots: int, number: int, arrived: float, seconds: float) -> int:
@@ -36,8 +36,9 @@ def work(log: Path, slots: int, number: int, arrived: float, seconds: float) -> 
     def tell(note: str) -> None:
         told.append(time.monotonic())
 
-    device = wait_for_device(devices, arrived, Path("/runs", str(number)), tell, lambda: False)
-    assert device is not None
+    taken = wait_for_devices(devices, arrived, Path("/runs", str(number)), tell, lambda: False)
+    assert taken is not None
+    device = taken[0]
     start = time.monotonic()
     own = time.process_time()
     time.sleep(seconds)

@@ -31,7 +31,7 @@ from engine.config.errors import UserError
 from engine.config.files import write_atomically
 from engine.hardware.devices import select_devices, still_exists
 from engine.runs import locks
-from engine.runs.device_queue import wait_for_device
+from engine.runs.device_queue import wait_for_devices
 
 GPUS = 4
 STEPS, STEP_SECONDS = 30, 0.1
@@ -67,11 +67,12 @@ def work(folder: Path, name: str, arrived: float) -> int:
             log(folder, name, "given up", gpu=note.split()[1])
 
     try:
-        device = wait_for_device(select_devices("all"), arrived, run, tell, lambda: False, 0.05, still_exists)
+        taken = wait_for_devices(select_devices("all"), arrived, run, tell, lambda: False, 0.05, still_exists)
     except UserError as error:
         log(folder, name, "refused", code=error.code)
         return 2
-    assert device is not None
+    assert taken is not None
+    device = taken[0]
     log(folder, name, "start", gpu=device.title.split()[1], arrived=arrived)
     progress = run / "step"
     for step in range(int(progress.read_text()) if progress.exists() else 0, STEPS):

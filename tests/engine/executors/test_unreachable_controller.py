@@ -1,4 +1,4 @@
-"""Slurm's real commands, asked while their controller dies: whatever the moment, "does not answer"."""
+"""Slurm's real commands report an unreachable controller at every moment of a request at which it can die."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ stop = Path(folder, f"{run}.stop")
 gpus = [SelectedDevice(name, name, name) for name in device.split(",")]
 devices = gpus if "GPU" in device else select_devices(device)
 exists = lambda device: not Path(folder, f"{device.lock}.lost").exists()
-got = wait_for_devices(devices, int(count), float(came), Path("/runs", run), tell, stop.exists, 0.02, exists)
+got = wait_for_devices(devices, float(came), Path("/runs", run), tell, stop.exists, 0.02, exists, int(count))
 if not got:
     Path(folder, f"{run}.left").touch()
     sys.exit()

@@ -15,7 +15,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.hardware.devices import select_devices
 from engine.runs import run_dir
-from engine.runs.device_queue import wait_for_device
+from engine.runs.device_queue import wait_for_devices
 from engine.worker.input_checks import MAX_BYTES, refuse_inputs
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'
@@ -41,7 +41,7 @@ def test_a_run_is_refused_before_it_waits(key: str, name: str, content: bytes, c
         path.write_bytes(content)
     given = path.parent if path.parent.name == "folder" else path
     run = run_dir.create(tmp_path / "runs", "mine", effective("demo-lora", None, {key: str(given)}))
-    holder = wait_for_device(select_devices("cpu"), time.time(), tmp_path, print, lambda: False)
+    holder = wait_for_devices(select_devices("cpu"), time.time(), tmp_path, print, lambda: False)
     assert holder is not None  # this process has the device until it ends
     done = subprocess.run([sys.executable, "-P", "-c", WORKER, str(run.path)], capture_output=True, text=True)
     assert done.stdout == "2 False\n", done.stderr

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.renamed_keys import original_names
@@ -61,6 +62,9 @@ def identity(
     parts.append({key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")})
     if (slots := slots_of(config.hardware.device)) > 1:
         parts.append({"slots": slots})  # runs at the same time share caches and memory bandwidth: other timings
+    if config.optimizer.name == "auto" and not machine.get("cuda"):
+        # It was 8-bit in earlier versions: other losses and times.
+        parts.append({"optimizer": automatic_optimizer("cpu")})
     if split_version != OLDEST_SPLIT_VERSION:
         parts.append({"split_version": split_version})
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

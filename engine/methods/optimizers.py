@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from engine.config import schema
+from engine.config.automatic_optimizer import automatic_optimizer
 from engine.methods.machine import Machine
 
 Warn = Callable[[str, str], None]
@@ -42,7 +43,7 @@ def make_optimizer(
         "eps": chosen.eps,
     }
     pure_bf16 = any(parameter.dtype == torch.bfloat16 for parameter in trainable)
-    name: str = "adamw_8bit" if chosen.name == "auto" else chosen.name
+    name: str = automatic_optimizer(machine.device) if chosen.name == "auto" else chosen.name
     if name == "paged_adamw_8bit" and not machine.paging:
         name = "adamw_8bit"
         warn("optimizer.unpaged", "paged optimizer state needs CUDA unified memory: using 8-bit AdamW without paging")

@@ -24,6 +24,8 @@ class EarlierWorkers:
     """The rows of the first worker."""
     model: str = ""
     """Fingerprint of the weights."""
+    optimizer: str = ""
+    """The optimizer of the last of them."""
     before: Eval | None = None
     """The score of the base model."""
     evaluated: set[int] = field(default_factory=set)
@@ -47,7 +49,7 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                 case Data():
                     found.data = found.data or event
                 case ModelLoaded():
-                    found.model = event.fingerprint
+                    found.model, found.optimizer = event.fingerprint, event.optimizer
                 case Plan() | MicroBatch():
                     found.micro_batch = event.micro_batch
                     if isinstance(event, MicroBatch) and event.restarted:

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import schema
+from engine.config.automatic_optimizer import automatic_on_resume
 from engine.config.checkpointing import Checkpointing, checkpointing_of, memory_saved, stronger_than
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
@@ -182,7 +183,7 @@ def _forecast(
     resume: checkpoints.SavedCheckpoint | None,
 ) -> tuple[RunForecast, WorstCaseBatches]:
     """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
-    config = _dividable(run)
+    config = _with_saved_state(_dividable(run), run, resume)
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
     limit = min(run.ranks.gathered(available_memory(run.meters))) if run.machine.device == "cuda" else None
@@ -190,6 +191,16 @@ def _forecast(
         config = with_settings(config, {"train.micro_batch": micro_batch})
     architecture = config_of(config.model)
     return forecast_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
+
+
+def _with_saved_state(
+    config: schema.Config, run: RunContext, resume: checkpoints.SavedCheckpoint | None
+) -> schema.Config:
+    """The configuration with the automatic optimizer whose state the checkpoint has."""
+    if config.optimizer.name != "auto" or not resume:
+        return config
+    name = automatic_on_resume(run.machine.device, run.earlier.optimizer)
+    return with_settings(config, {"optimizer.name": name})
 
 
 def _dividable(run: RunContext) -> schema.Config:

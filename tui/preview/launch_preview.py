@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.checkpointing import describe_checkpointing
 from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
@@ -15,7 +16,6 @@ from engine.config.preset_library import preset_name
 from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
 from engine.config.text import amount
-from engine.memory.formula.automatic import automatic_optimizer
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import summarize_columns, summarize_rows
@@ -187,7 +187,7 @@ def _optimizer(config: Config, estimate: MemoryEstimate | None) -> str:
     train = config.train
     name: str = config.optimizer.name
     if name == "auto" and estimate:
-        name = automatic_optimizer(estimate.paged)
+        name = automatic_optimizer(estimate.device, estimate.paged)
     schedule = f"{train.schedule}, {share_percent(train.warmup_ratio)} warmup"
     return f"{name}, learning rate {rate(train.learning_rate)}, {schedule}"
 

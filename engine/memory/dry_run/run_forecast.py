@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
+from engine.memory.formula.automatic import resolve_automatic, resolve_optimizer, settle_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection
 from engine.memory.formula.memory_budget import MemoryBudget
@@ -97,6 +97,8 @@ def forecast_run(
     query = _query(config, architecture.to_dict(), machine, own.rows(), limit)
     chooses = limit is not None and config.train.gradient_checkpointing == "auto"
     chosen = query.with_micro_batch(micro_batch)
+    if machine.device == "cpu":
+        chosen = resolve_optimizer(chosen)
     found: list[MemoryEstimate] = []
     light = True
     try:

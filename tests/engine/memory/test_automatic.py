@@ -108,6 +108,7 @@ def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(
         assert found.formula_estimate().paged == (not found.fits_safely())
         paged.append(found.formula_estimate().paged)
     assert paged == sorted(paged, reverse=True) and len(set(paged)) == 2
-    assert resolve_automatic(asked(method, memory(1))).config.optimizer.name == "adamw_8bit"
+    for gib in (1, 64):  # on a CPU 8-bit state would cost much time
+        assert resolve_automatic(asked(method, memory(gib))).config.optimizer.name == "adamw"
     for name in ("adamw", "adamw_8bit", "paged_adamw_8bit"):
         assert resolve_automatic(asked(method, card(80), optimizer__name=name)).config.optimizer.name == name

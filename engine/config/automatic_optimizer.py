@@ -21,8 +21,8 @@ def automatic_optimizer(device: Literal["cpu", "cuda"], paged: bool = False) -> 
 
 
 def automatic_on_resume(device: Literal["cpu", "cuda"], earlier: str) -> Literal["auto"] | OptimizerName:
-    """What `auto` means for a resumed run whose earlier worker logged `earlier` as its optimizer: the state in its
-    checkpoints has as many bits, whatever `auto` means here and now. Paged and unpaged state are interchangeable.
+    """What `auto` means for a resumed run whose earlier worker logged `earlier` as its optimizer: state with as many
+    bits as in its checkpoints. Paged and unpaged state are interchangeable.
     """
     if not earlier:
         return "auto"

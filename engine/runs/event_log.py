@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.runs.events import Error, Event, Warning, decode
+from engine.runs.event_decoding import decode
+from engine.runs.events import Error, Event, Warning
 from engine.runs.renamed_fields import SCHEMA_VERSION
 
 E = TypeVar("E", bound=Event)

@@ -3,13 +3,12 @@
 Every event has `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
 started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a non-finite number is written as null.
 `result.json` is built only from these events (`result_builder`), so everything it contains needs an event. New fields
-have a default, so that files of earlier versions stay readable; `renamed_fields` reads renamed ones. All events are in
-one file, because together they are the schema.
+have a default, so that files of earlier versions stay readable; `renamed_fields` reads renamed ones. `event_decoding`
+decodes lines. All events are in one file, although it is long, because together they are the schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +16,7 @@ import msgspec
 from engine.config.checkpointing import Resolved
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
-from engine.runs.renamed_fields import RENAMED_EVENTS, SCHEMA_VERSION, current_event
+from engine.runs.renamed_fields import SCHEMA_VERSION
 from engine.runs.result import Interval, Predicted
 from engine.runs.result import Status as Status
 from engine.runs.training_load import TrainingLoad
@@ -359,45 +358,3 @@ AnyEvent = (
     | Error
     | End
 )
-
-_decode = msgspec.json.Decoder(AnyEvent).decode
-
-
-def decode(line: bytes) -> Event | None:
-    """Decode one line; None for event types unknown to this version and for lines that are not events."""
-    try:
-        event: Event = _decode(line)
-        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in RENAMED_EVENTS:
-            return event
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    return _decode_old(line)
-
-
-def _decode_old(line: bytes) -> Event | None:
-    try:
-        table = msgspec.json.decode(line, type=dict[str, Any])
-        event: Event = msgspec.convert(current_event(table), AnyEvent)
-        return event
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def is_damaged(line: bytes) -> bool:
-    """Whether a line that `decode` rejected is damaged, as opposed to an event type of a later version."""
-    try:
-        return msgspec.json.decode(line, type=_Tagged).type in _KNOWN
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return True
-
-
-class _Tagged(msgspec.Struct):
-    type: str
-
-
-_KNOWN = {str(kind.__struct_config__.tag) for kind in Event.__subclasses__()}
-
-
-def opening_of(kinds: Iterable[type[Event]]) -> tuple[bytes, ...]:
-    """Line prefixes of these event types as `EventLog` writes them."""
-    return tuple(f'{{"type":"{kind.__struct_config__.tag}"'.encode() for kind in kinds)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.runs.events import Event, Memory, Step, decode, is_damaged, opening_of
+from engine.runs.event_decoding import decode, is_damaged, opening_of
+from engine.runs.events import Event, Memory, Step
 
 CHUNK = 1 << 20
 """Bytes per read: about 4,000 events."""

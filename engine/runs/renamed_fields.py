@@ -1,7 +1,7 @@
 """Fields and values that earlier schema versions stored under other names.
 
-Version 2 renamed them. `events.decode`, `result.decode_result` and `ladder.decode_ladder` translate files of version 1,
-so directories written before stay readable; nothing rewrites the stored files.
+Version 2 renamed them. `event_decoding.decode`, `result.decode_result` and `ladder.decode_ladder` translate files of
+version 1, so directories written before stay readable; nothing rewrites the stored files.
 """
 
 from __future__ import annotations

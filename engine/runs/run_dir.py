@@ -22,8 +22,9 @@ from engine.executors.slurm_queue import UNKNOWN, JobState, queue
 from engine.runs import end_record, folder
 from engine.runs.benchmark_scores import file_stem
 from engine.runs.end_record import EndRecord
+from engine.runs.event_decoding import decode
 from engine.runs.event_log import EventLog
-from engine.runs.events import End, Event, decode
+from engine.runs.events import End, Event
 from engine.runs.folder import Folder
 from engine.runs.follow import Follower
 from engine.runs.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file, unreadable

@@ -8,6 +8,7 @@ from data_reports import REPORT
 
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.event_decoding import decode
 from tui.cli.data import report_lines
 from tui.data_report import (
     DataReport,
@@ -90,7 +91,7 @@ def event(**more: object) -> events.Data:
         "format": "prompt-completion",
         "format_reason": "columns a, b",
     }
-    return events.decode(msgspec.json.encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
+    return decode(msgspec.json.encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
 
 
 def test_a_runs_log_has_the_data_report() -> None:

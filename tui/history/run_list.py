@@ -14,7 +14,7 @@ from engine.config.quantities import duration
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.executors.slurm_queue import queue
 from engine.runs import events, run_dir
-from engine.runs.events import decode
+from engine.runs.event_decoding import decode
 from engine.runs.follow import Follower
 from engine.runs.home import tilde
 from engine.runs.phases import phase_seconds

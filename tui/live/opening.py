@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.runs.events import Event, decode
+from engine.runs.event_decoding import decode
+from engine.runs.events import Event
 from engine.runs.follow import Follower
 from tui.live.run_state import RunState
 

@@ -18,6 +18,7 @@ from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.samples import PredictionSource, side_by_side
 from engine.ladder.report.traces import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, trace
 from engine.runs import events, run_dir
+from engine.runs.event_decoding import decode
 from engine.runs.ladder import Ladder, LadderRun
 from engine.runs.run_dir import RunDir
 
@@ -37,7 +38,7 @@ def append(run: RunDir, *more: events.Event) -> None:
 def test_a_curve_counts_tokens_and_seconds_of_all_steps(run: RunDir) -> None:
     curves = trace("lora", 0, run.events_file)
     assert curves is not None
-    log = [events.decode(line) for line in run.events_file.read_bytes().splitlines()]
+    log = [decode(line) for line in run.events_file.read_bytes().splitlines()]
     steps = [event for event in log if isinstance(event, events.Step)]
     assert len(curves.train.tokens) <= MAX_LOSS_POINTS
     assert curves.train.tokens[-1] == sum(step.tokens for step in steps)
@@ -49,7 +50,7 @@ def test_a_curve_counts_tokens_and_seconds_of_all_steps(run: RunDir) -> None:
 
 def test_a_repeated_step_counts_once(run: RunDir) -> None:
     before = trace("lora", 0, run.events_file)
-    log = [events.decode(line) for line in run.events_file.read_bytes().splitlines()]
+    log = [decode(line) for line in run.events_file.read_bytes().splitlines()]
     append(run, *[event for event in log if isinstance(event, events.Step)][-5:])
     after = trace("lora", 0, run.events_file)
     assert before is not None

@@ -12,6 +12,7 @@ from old_runs import LADDER, unpack
 from places import TESTS
 
 from engine.runs import events
+from engine.runs.event_decoding import decode
 from engine.runs.follow import Follower
 from engine.runs.ladder import decode_ladder
 from engine.runs.ladder_dir import LadderDir
@@ -27,7 +28,7 @@ def old_memory(**more: object) -> bytes:
 
 
 def test_old_event_fields_are_read_under_their_new_names() -> None:
-    memory = events.decode(old_memory(card_pid=7))
+    memory = decode(old_memory(card_pid=7))
     assert isinstance(memory, events.Memory) and memory.gpu_pid == 7
     read = Follower(FINISHED / "events.jsonl").read()
     data = next(event for event in read if isinstance(event, events.Data))
@@ -42,7 +43,7 @@ def test_no_event_of_an_old_log_counts_as_damaged() -> None:
 
 
 def test_an_old_name_in_a_current_event_is_an_unknown_field() -> None:
-    memory = events.decode(old_memory(card_pid=7).replace(b'"v":1', b'"v":2'))
+    memory = decode(old_memory(card_pid=7).replace(b'"v":1', b'"v":2'))
     assert isinstance(memory, events.Memory) and memory.gpu_pid is None
 
 
@@ -79,9 +80,9 @@ def test_old_stages_are_read_under_their_new_names(old: str, new: str) -> None:
 
 @pytest.mark.parametrize("text", [b"[]", b"{}", b'{"v": 1, "rows": 3}', b'{"v": 1, "rows": [3], "stage": []}', b"no"])
 def test_damaged_files_are_refused_whatever_their_version(text: bytes) -> None:
-    for decode in (decode_result, decode_ladder):
+    for decode_file in (decode_result, decode_ladder):
         with pytest.raises(msgspec.DecodeError):
-            decode(text)
+            decode_file(text)
 
 
 def test_a_current_ladder_writes_and_reads_the_same_state(tmp_path: Path) -> None:

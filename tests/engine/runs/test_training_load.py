@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.runs import events
-from engine.runs.events import decode
+from engine.runs.event_decoding import decode
 from engine.runs.training_load import TrainingLoad
 
 

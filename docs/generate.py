@@ -18,6 +18,7 @@ from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
 from engine.config.setting_specs import SettingSpec, fields_of
 from engine.runs.json_schemas import FILES, json_schema
 from tui import commands
+from tui.keymap import displayed_key
 
 DOCS = Path(__file__).parent
 CATALOG_NOTES = """
@@ -173,7 +174,7 @@ def _value(value: object) -> str:
 
 
 def _keys(names: str) -> str:
-    return ", ".join(f"`{commands.displayed_key(key)}`" for key in names.split(","))
+    return ", ".join(f"`{displayed_key(key)}`" for key in names.split(","))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from textual.widget import Widget
 
 from engine.config.text import visible
 from tui.base_app import BaseApp
-from tui.commands import bindings, key_of
+from tui.commands import bindings
+from tui.keymap import key_of
 from tui.screens.bench import BenchScreen
 from tui.settings import Settings
 

@@ -12,7 +12,8 @@ from textual.filter import LineFilter, NoColor
 from textual.geometry import Size
 
 from engine.config.text import visible
-from tui.commands import all_commands, key_conflicts, key_of
+from tui.commands import all_commands
+from tui.keymap import key_conflicts, key_of
 from tui.output.console import Terminal
 from tui.output.cursor import FATAL
 from tui.screens.small import SmallScreen, too_small

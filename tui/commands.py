@@ -1,20 +1,15 @@
 """The table of all key bindings: the screens' bindings, the footer, help and the command palette are built from it.
 
-No key is one that tmux (ctrl+b) or screen (ctrl+a) uses or a function key, so that each works over SSH.
+No key is one that tmux (ctrl+b) or screen (ctrl+a) uses or a function key, so that each works over SSH. All screens are
+in one file, although it is long, because the same key should mean the same thing everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from textual.binding import Binding, BindingType
-from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
-
-RESERVED_KEYS = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
-"""Used by tmux, screen, and the terminal's flow control and job control."""
-
-MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 
 
 class Command(NamedTuple):
@@ -331,53 +326,6 @@ def actions(table: str) -> frozenset[str]:
 def bindings(group: str) -> list[BindingType]:
     """The Textual bindings of a screen or of the app."""
     return [command.binding() for command in TABLES[group]]
-
-
-RENAMED = {
-    "bench.climb": "bench.run_ladder",
-    "bench.log": "bench.log_scale",
-    "data.take": "data.select",
-    "inspector.take": "inspector.select",
-    "presets.choose": "presets.select",
-    "runs.turn": "runs.reverse",
-}
-"""Old command id in `config.toml` -> its present id."""
-
-
-def key_of(id: str, user_keys: Mapping[str, str]) -> str:
-    """Display name of a command's first key; `user_keys` (command id -> keys) override the defaults."""
-    keys = user_keys.get(id) or next(command.keys for command in all_commands() if command.id == id)
-    return displayed_key(keys.partition(",")[0].strip())
-
-
-def displayed_key(key: str) -> str:
-    """Textual's name of a key as it is displayed: `?` for `question_mark`."""
-    return key.replace("question_mark", "?").replace("slash", "/")
-
-
-def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
-    """Problems in the user's keys: reserved by the terminal, invalid, or bound to two commands of one screen."""
-    for name, keys in user_keys.items():
-        for key in map(str.strip, keys.split(",")):
-            if key in RESERVED_KEYS:
-                yield f"keys: {name}: {key} is reserved by tmux, screen or the terminal; choose another [keys.reserved]"
-            elif not is_key(key):
-                yield f"keys: {name}: invalid key {key!r}; use one character or a name such as ctrl+x [keys.invalid]"
-    for group in TABLES:
-        command_of: dict[str, str] = {}
-        for command in (*TABLES[group], *(TABLES["app"] if group != "app" else ())):
-            for key in filter(None, map(str.strip, user_keys.get(command.id, command.keys).split(","))):
-                other = command_of.setdefault(key, command.id)
-                if other != command.id and {other, command.id} & set(user_keys):
-                    yield f"keys: {key} is bound to both {other} and {command.id}; change one of them [keys.conflict]"
-
-
-def is_key(name: str) -> bool:
-    """Whether a terminal can send the key: one character, or a key name of Textual, with modifiers such as ctrl."""
-    *modifiers, key = name.split("+") if len(name) > 1 else [name]
-    key_names = {*(key.value for key in Keys), *KEY_NAME_REPLACEMENTS.values()}
-    known = len(key) == 1 or key in key_names or key_to_character(key) is not None
-    return known and set(modifiers) <= MODIFIERS
 
 
 def all_commands() -> Iterator[Command]:

@@ -21,8 +21,9 @@ from engine.runs import ladder_dir, run_dir
 from engine.runs.home import tilde
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
-from tui.commands import TABLES, key_of
+from tui.commands import TABLES
 from tui.data.datasets import EMBEDDED, offered
+from tui.keymap import key_of
 from tui.screens.bench import BenchScreen
 from tui.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from engine.config.files import read_small
 from engine.runs.home import config_file
-from tui.commands import RENAMED
+from tui.keymap import RENAMED
 from tui.terminal.capabilities import needs_ascii
 from tui.terminal.themes import AUTO
 

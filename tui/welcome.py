@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from textual.content import Content
 
-from tui.commands import key_of
+from tui.keymap import key_of
 
 STEPS = (
     ("1-9", "preset: model, method, settings", "P lists all presets."),

@@ -13,8 +13,9 @@ from textual.widgets import Static
 
 from engine.config.preset import Effective, flatten
 from engine.config.text import visible
-from tui.commands import TABLES, TITLES, displayed_key
+from tui.commands import TABLES, TITLES
 from tui.format import setting
+from tui.keymap import displayed_key
 from tui.screens.base import BaseScreen
 
 

@@ -11,8 +11,8 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.config.text import visible
 from tui.charts.bar import StyledText, bar
-from tui.commands import key_of
 from tui.format import number
+from tui.keymap import key_of
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs import events

@@ -13,7 +13,8 @@ from textual.widgets import OptionList
 
 from engine.runs import run_dir
 from tui.app import Workbench
-from tui.commands import RESERVED_KEYS, TABLES, all_commands
+from tui.commands import TABLES, all_commands
+from tui.keymap import RESERVED_KEYS
 from tui.screens.ask import AskScreen
 from tui.screens.bench import BenchScreen
 from tui.screens.charts import ChartsScreen

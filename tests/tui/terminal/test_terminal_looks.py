@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 
-from tui.commands import RENAMED, all_commands, key_conflicts
+from tui.commands import all_commands
+from tui.keymap import RENAMED, key_conflicts
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
 from tui.terminal.ascii_driver import AsciiFilter, plain

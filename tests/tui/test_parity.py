@@ -13,8 +13,9 @@ from engine.config.setting_specs import setting_specs
 from tui.choice import Choice
 from tui.cli.app import app
 from tui.commands import all_commands
+from tui.preview.ladder_launch import LadderLaunch
 from tui.preview.launch_context import LaunchContext
-from tui.preview.launches import LadderLaunch, RunLaunch
+from tui.preview.launches import RunLaunch
 
 EVERYWHERE = ("--runs", "--json", "--ascii", "--no-mouse", "--version", "--help", "--detach")
 """Options on how `ftbench` starts and prints; the bench always detaches."""

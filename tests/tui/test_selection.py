@@ -17,8 +17,9 @@ from engine.runs.ladder_plan import make_plan
 from tui.choice import Choice, changes
 from tui.cli.options import overrides
 from tui.command_line import run_command
+from tui.preview.ladder_launch import LadderLaunch
 from tui.preview.launch_context import LaunchContext
-from tui.preview.launches import LadderLaunch, RunLaunch
+from tui.preview.launches import RunLaunch
 
 
 def test_a_changed_setting_waits_until_a_method_reads_it() -> None:

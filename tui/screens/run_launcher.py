@@ -82,7 +82,7 @@ class RunLauncher:
     def open_ladder(self, choice: Choice) -> None:
         """Show what a ladder of all methods with one seed will do; start it on enter."""
         from engine.runs.start import start_ladder
-        from tui.preview.launches import LadderLaunch
+        from tui.preview.ladder_launch import LadderLaunch
         from tui.screens.launching import LaunchAnswer, LaunchScreen
 
         try:

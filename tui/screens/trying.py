@@ -9,7 +9,6 @@ import msgspec
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.widgets import Input, Static
 
@@ -24,12 +23,10 @@ from tui.live.chat_sampling import parse_sampling, written
 from tui.live.chat_state import CPU, ChatState, default_sampling, item_line, memory_text, sampling_text, state_line
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
 from tui.screens.base import BaseScreen
-from tui.widgets.answer_column import AnswerColumn
+from tui.widgets.answer_columns import AnswerColumns
 from tui.widgets.key_line import KeyLine
 from tui.widgets.prompt_input import PromptInput
 
-MIN_COLUMN = 38
-"""Width of a column; a narrower terminal shows fewer columns at a time."""
 REDRAW_SECONDS = 0.1
 ITEMS = 200
 """Test items that are listed."""
@@ -48,7 +45,6 @@ class TryScreen(BaseScreen[None]):
     TryScreen #memory { height: auto; max-height: 2; padding: 0 1; color: $foreground-muted; }
     TryScreen #state { height: auto; max-height: 5; padding: 0 1; }
     TryScreen #item { height: auto; max-height: 3; padding: 0 1; display: none; }
-    TryScreen #columns { height: 1fr; }
     """
 
     def __init__(
@@ -65,8 +61,6 @@ class TryScreen(BaseScreen[None]):
         self.state.sampling, self.state.system = sampling, system
         self.session: ChatThread | None = None
         self.error = ""
-        self.first = 0
-        """Index of the first visible column."""
         self._wanted_item = -1
         self._stale = True
         """Whether something changed since the last drawing."""
@@ -74,7 +68,7 @@ class TryScreen(BaseScreen[None]):
     def compose(self) -> ComposeResult:
         yield Static(id="title")
         yield Static(id="memory")
-        yield Horizontal(id="columns")
+        yield AnswerColumns()
         yield Static(id="item")
         yield Static(id="state")
         yield PromptInput(id="prompt")
@@ -99,7 +93,7 @@ class TryScreen(BaseScreen[None]):
         self.state = ChatState()
         self.state.sampling, self.state.system = sampling, system
         self.error, self._wanted_item = "", -1
-        self.query(AnswerColumn).remove()
+        self.query_one(AnswerColumns).remove_children()
         self.session = ChatThread(self.request, self.on_cpu, self.post_message)
         self._draw()
 
@@ -114,7 +108,7 @@ class TryScreen(BaseScreen[None]):
             self.refresh_bindings()
         if isinstance(message, Ready):
             self.state.sampling = default_sampling(self.state.sampling, message.columns)
-            await self.query_one("#columns").mount(*(AnswerColumn() for _ in message.columns))
+            await self.query_one(AnswerColumns).create(len(message.columns))
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
             self._write("prompt")
@@ -136,19 +130,10 @@ class TryScreen(BaseScreen[None]):
 
     def _draw(self) -> None:
         self._stale = False
-        state, width = self.state, self.size.width
-        columns = list(self.query(AnswerColumn))
-        shown = max(1, min(len(columns), width // MIN_COLUMN))
-        self.first = max(0, min(self.first, len(columns) - shown))
-        names = [*state.columns]
-        for index, column in enumerate(columns):
-            column.display = self.first <= index < self.first + shown
-            if index < len(names):
-                column.show(state.columns[names[index]], state.replayed, state.answering == names[index])
-        hidden = len(columns) - shown
-        part = f" · columns {self.first + 1} to {self.first + shown} of {len(columns)}" if hidden > 0 else ""
+        state, columns = self.state, self.query_one(AnswerColumns)
+        columns.show(state, self.size.width)
         models = " and ".join(dict.fromkeys(Path(one.column.model).name for one in state.columns.values()))
-        title = f"try · {models} · {sampling_text(state.sampling)}{part}" if state.ready else "try"
+        title = f"try · {models} · {sampling_text(state.sampling)}{columns.position}" if state.ready else "try"
         self.query_one("#title", Static).update(Content(visible(title)))
         memory = memory_text(state.memory) if state.memory else ""
         self.query_one("#memory", Static).update(Content(visible(memory)))
@@ -235,14 +220,9 @@ class TryScreen(BaseScreen[None]):
         line = self.query_one(PromptInput)
         if self.focused is line and not self.error:
             line.leave()
-            self._focus_column()
+            self.query_one(AnswerColumns).focus_first()
             return
         self.dismiss(None)
-
-    def _focus_column(self) -> None:
-        """Focus the first visible column, which the arrow keys then scroll."""
-        shown = [column for column in self.query(AnswerColumn) if column.display]
-        self.set_focus(shown[0] if shown else None)
 
     def action_write(self) -> None:
         self._write("prompt")
@@ -276,9 +256,10 @@ class TryScreen(BaseScreen[None]):
         self._draw()
 
     def action_column(self, step: int) -> None:
-        self.first += step
+        columns = self.query_one(AnswerColumns)
+        columns.first += step
         self._draw()
-        self._focus_column()
+        columns.focus_first()
 
     def action_stop(self) -> None:
         if self.session and self.state.pending:

@@ -10,9 +10,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fuzz import damage
+from fuzz.columns import plain
 from fuzz.containers import COLUMNS, FAITHFUL, FILES, HEADERLESS, LINES, TEXT_TABLE, Container, saved
 from fuzz.expected import Case, ExpectedRow, Json, Rows
-from fuzz.rows import ARRAYS, AS_TEXT, FLAT, NESTED, REFUSED, plain
+from fuzz.formats import ARRAYS, AS_TEXT, FLAT, NESTED, REFUSED
 from fuzz.texts import Limits, said
 
 Draw = Callable[..., Any]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -159,6 +160,32 @@ def wait(what: Callable[[], Any], name: str, seconds: float = MAX_SECONDS) -> An
 
 def ended(folder: Path) -> bool:
     return pid_of(folder) is None
+
+
+def last_line(done: Done) -> str:
+    """Exit status and last line of output."""
+    text = [line for line in (done.err or done.out).strip().splitlines() if line.strip()]
+    return f"{done.code}, {text[-1].replace('|', '/')[:160] if text else ''}"
+
+
+def limited(**limits: int) -> Callable[[], None]:
+    """Set RLIMIT_* in a child process: limited(NOFILE=20)."""
+
+    def apply() -> None:
+        for name, value in limits.items():
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
+
+    return apply
+
+
+def assert_no_active_run(runs: Path) -> None:
+    """After a failure no run must look active."""
+    shown = json.loads(ftbench("runs", "--json", runs=runs).out)
+    states = {one["name"]: one["state"] for one in shown}
+    wait(lambda: all(ended(runs / name) for name in states), "workers to end", 300)
+    shown = json.loads(ftbench("runs", "--json", runs=runs).out)
+    active = {one["state"] for one in shown} & {"live", "starting", "training"}
+    assert not active, f"a run still looks {active}"
 
 
 def pairs(settings: list[str], without: str) -> list[str]:

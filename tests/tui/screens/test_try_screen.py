@@ -13,8 +13,7 @@ import msgspec
 import psutil
 import pytest
 from chat_server import TITLES, stand_in
-from made_ladder import made_ladder
-from pilot import play, screen_text, wait_for
+from pilot import screen_text, wait_for
 from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
@@ -22,9 +21,6 @@ from textual.widgets import Input, Static
 from engine.config.schema import Data
 from engine.data.preview import preview
 from engine.runs.chat_messages import Open
-from tui.app import Workbench
-from tui.screens.ladder import LadderScreen
-from tui.screens.runs import RunsScreen
 from tui.screens.trying import TryScreen
 from tui.settings import Settings
 from tui.widgets.answer_column import AnswerColumn
@@ -274,28 +270,3 @@ def test_a_session_that_dies_is_reported(server: Path) -> None:
         await wait_for(pilot, lambda: "exited unexpectedly: SIGKILL" in screen_text(app))
 
     tried(story)
-
-
-def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path) -> None:
-    _, ladder = made_ladder(tmp_path / "runs", seeds=(0, 1))
-    names = ladder.finished_runs()
-    assert len(names) == 3
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.push_screen(LadderScreen(app.runs))
-        await pilot.pause()
-        await pilot.press("t")
-        await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
-        assert isinstance(app.screen, TryScreen)
-        assert app.screen.request.runs == [str(app.runs / name) for name in names]
-        await wait_for(pilot, lambda: app.screen.state.ready)  # type: ignore[attr-defined]
-        await pilot.press("escape", "escape", "escape")
-        await wait_for(pilot, lambda: app.screen is app.bench)
-        await pilot.press("r")
-        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
-        await pilot.press("space", "down", "space", "t")
-        await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
-        assert isinstance(app.screen, TryScreen) and len(app.screen.request.runs) == 2
-        await pilot.press("escape", "escape")
-
-    play(tmp_path / "runs", story)

@@ -72,37 +72,18 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
     stopping = StopRequest()
     stopping.listen()
     last = last_event(run.events_file)
-    if isinstance(last, End) and last.status == "finished" and _has_result(run):
+    finished = isinstance(last, End) and last.status == "finished"
+    if finished and _has_result(run):
         return 0  # started again for nothing: Slurm repeats a job whose end its controller did not see
     resumed = run.events_file.exists()
-    end_record.reserve(run.end_file)
-    run.result_file.unlink(missing_ok=True)
-    run.paused_file.unlink(missing_ok=True)
-    log = EventLog(run.events_file)
-    hello = Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed)
-    hello.config = set_values(frozen.config)
-    log.write(hello)
-    if isinstance(last, End) and last.status == "finished" and run.model.is_dir():
+    log = _open_log(run, frozen, resumed)
+    if finished and run.model.is_dir():
         write_end(run, frozen, log, End(status="finished", reason=""))  # finished before, only its result is missing
         return 0
-
     queued_since = time.time() if resumed else frozen.created  # a resumed run goes to the end of the queue
-
-    def log_place(note: str) -> None:
-        log.write(Phase(name="waiting", note=note))
-
-    def cancelled() -> bool:
-        return stopping.requested or not run.path.exists()
-
     try:
         refuse_inputs(frozen.config)
-        count = frozen.config.train.devices
-        possible = devices_for(frozen.config.hardware.device, count)
-        devices: list[SelectedDevice] | None = possible[:count]
-        if frozen.wait and frozen.config.executor.name == "local":  # Slurm has given its job devices
-            devices = wait_for_devices(
-                possible, queued_since, run.path, log_place, cancelled, is_usable=still_exists, count=count
-            )
+        devices = _devices(run, frozen, log, stopping, queued_since)
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))
@@ -130,6 +111,38 @@ def _has_result(run: RunDir) -> bool:
         result = run.written_result()
         return result is not None and result.status == "finished" and run.model.is_dir()
     return False
+
+
+def _open_log(run: RunDir, frozen: FrozenRun, resumed: bool) -> EventLog:
+    """Remove the end of an earlier worker, and write `hello`."""
+    end_record.reserve(run.end_file)
+    run.result_file.unlink(missing_ok=True)
+    run.paused_file.unlink(missing_ok=True)
+    log = EventLog(run.events_file)
+    hello = Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed)
+    hello.config = set_values(frozen.config)
+    log.write(hello)
+    return log
+
+
+def _devices(
+    run: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, queued_since: float
+) -> list[SelectedDevice] | None:
+    """The devices of the run, once they are free; None if it was stopped or deleted before. Raises UserError."""
+
+    def log_place(note: str) -> None:
+        log.write(Phase(name="waiting", note=note))
+
+    def cancelled() -> bool:
+        return stopping.requested or not run.path.exists()
+
+    count = frozen.config.train.devices
+    possible = devices_for(frozen.config.hardware.device, count)
+    if frozen.wait and frozen.config.executor.name == "local":  # Slurm has given its job devices
+        return wait_for_devices(
+            possible, queued_since, run.path, log_place, cancelled, is_usable=still_exists, count=count
+        )
+    return possible[:count]
 
 
 def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, EventLog, StopRequest], int]:

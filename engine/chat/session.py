@@ -102,8 +102,7 @@ class ChatSession:
             if not is_out_of_memory(error):
                 raise
             self._forget()
-            do = "start a new conversation, or ask for fewer tokens"
-            raise UserError("not enough memory to answer", responder.column.title, do, "chat.out_of_memory") from error
+            raise _out_of_memory(responder.column.title) from error
         tell(_answered(number, key, text, ended, first - started, last - first))
 
     def _forget(self) -> None:
@@ -133,3 +132,8 @@ def _limit(responder: Responder, prompt: int, sampling: Sampling) -> int:
         what = f"the conversation has {prompt:,} tokens, the model has {responder.positions:,} positions"
         raise UserError(what, responder.column.title, "start a new conversation", "chat.too_long")
     return min(free, sampling.max_new_tokens)
+
+
+def _out_of_memory(column: str) -> UserError:
+    do = "start a new conversation, or ask for fewer tokens"
+    return UserError("not enough memory to answer", column, do, "chat.out_of_memory")

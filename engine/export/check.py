@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from engine.config.batch_limits import PADDED_TOKENS
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
-from engine.data.items import all_rows
+from engine.data.items import EvaluationItem, all_rows
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
@@ -192,40 +192,57 @@ def _answer(
     items, defects = rendered_by(own, frozen, scored.items)
     checked.defects += defects
     ends = _ends(job.artifact)
-    if lost := end_tokens(tokenizer, None, scored.rows.train) - ends:
-        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
-        text = f"the generation settings lack the end token of the training rows: {names}"
-        checked.defects.append(Defect("export.lost_end_token", text))
+    checked.defects += _lost_end_tokens(tokenizer, scored, ends)
     packing = Packing("padded", PADDED_TOKENS[device])
     losses = item_losses(model, scored.items, packing, tokenizer.pad_token_id, device)
     metric = metric_spec(evaluation.metric)
     if not metric.needs_answers:
         checked.items = [Item.of(loss) for loss in losses]
         return
-    warned: list[str] = []
-    generator = Generator(
-        own, evaluation.max_new_tokens, evaluation.batch, device, ends, lambda code, text: warned.append(text)
-    )
-    rows = [item.row for item in items]
+    generator = Generator(own, evaluation.max_new_tokens, evaluation.batch, device, ends, lambda code, text: None)
     started = time.monotonic()
-
-    def count(done: int) -> None:
-        progress("answering test rows", done, len(items))
-
-    if metric.picks_from_choices:
-        scorer = Scorer(evaluation.metric, generator, packing, own.pad_token_id, device)
-        scorer.choose_from(Choices.of(scored.rows.train), items)
-        assert scorer.chooser
-        outputs = scorer.chooser.answers(model, rows, count)
-    else:
-        answers = generator.answer_tokens(model, rows, count)
-        outputs = [own.decode(answer, skip_special_tokens=True) for answer in answers]
-        checked.count(answers, evaluation.max_new_tokens)
+    outputs = _outputs(model, generator, evaluation.metric, items, scored, packing, checked, progress)
     checked.seconds = time.monotonic() - started
     checked.items = [
         Item.of(loss, output, best_score(evaluation.metric, output, item.references))
         for loss, output, item in zip(losses, outputs, items, strict=True)
     ]
+
+
+def _outputs(
+    model: torch.nn.Module,
+    generator: Generator,
+    metric: str,
+    items: Sequence[EvaluationItem],
+    scored: ScoredRows,
+    packing: Packing,
+    checked: Checked,
+    progress: Any,
+) -> list[str]:
+    """Answers to the prompts of the items: chosen among the answers of the training rows, or generated."""
+    rows = [item.row for item in items]
+
+    def count(done: int) -> None:
+        progress("answering test rows", done, len(items))
+
+    if metric_spec(metric).picks_from_choices:
+        scorer = Scorer(metric, generator, packing, generator.tokenizer.pad_token_id, generator.device)
+        scorer.choose_from(Choices.of(scored.rows.train), items)
+        assert scorer.chooser
+        return scorer.chooser.answers(model, rows, count)
+    answers = generator.answer_tokens(model, rows, count)
+    checked.count(answers, generator.max_new_tokens)
+    return generator.texts(answers)
+
+
+def _lost_end_tokens(tokenizer: PreTrainedTokenizerBase, scored: ScoredRows, ends: frozenset[int]) -> list[Defect]:
+    """A defect if an end token of the training rows does not end the artifact's answers."""
+    lost = end_tokens(tokenizer, None, scored.rows.train) - ends
+    if not lost:
+        return []
+    names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
+    text = f"the generation settings lack the end token of the training rows: {names}"
+    return [Defect("export.lost_end_token", text)]
 
 
 def _own_tokenizer(folder: str) -> PreTrainedTokenizerBase:

@@ -196,6 +196,19 @@ def _rank(items: Sequence[Item], metric: MetricSpec) -> tuple[float, float]:
     return -value if metric.lower_is_better else value, -((loss.mean if loss else None) or 0.0)
 
 
+def _identical(items: Sequence[Item], reference: Sequence[Item] | None) -> float | None:
+    """The share of answers that are the same text; None if they cannot be compared."""
+    if not items or reference is None or len(reference) != len(items):
+        return None
+    return sum(item.output == other.output for item, other in zip(items, reference, strict=True)) / len(items)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Relative path -> sha256 of every file of the artifact."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files}
+
+
 def fidelity_of(
     run: FinishedRun,
     request: ExportRequest,
@@ -208,10 +221,6 @@ def fidelity_of(
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
     difference = difference_of(checked.items, reference, metric)
     outcome = outcome_of(difference, metric_spec(metric), request.margin, checked.defects)
-    outputs = [item.output for item in reference or []]
-    compared = metric_spec(metric).needs_answers and len(outputs) == len(checked.items) > 0
-    checked_files = sorted(path for path in folder.rglob("*") if path.is_file())
-    same = [a == item.output for a, item in zip(outputs, checked.items, strict=True)] if compared else []
     return Fidelity(
         run=run.directory.name,
         kind=request.kind,
@@ -227,7 +236,7 @@ def fidelity_of(
         difference=difference,
         loss=scores_of(checked.items, "loss"),
         loss_difference=difference_of(checked.items, reference, "loss"),
-        identical=sum(same) / len(same) if same else None,
+        identical=_identical(checked.items, reference) if metric_spec(metric).needs_answers else None,
         ended=checked.ended,
         largest_logit_difference=checked.largest_logit_difference,
         logits_compared=checked.logits_compared,
@@ -237,6 +246,6 @@ def fidelity_of(
         candidates=candidates,
         system_prompt=len(run.system_prompt),
         versions=checked.versions,
-        files={path.relative_to(folder).as_posix(): file_sha256(path) for path in checked_files},
+        files=_hashes(folder),
         created=time.time(),
     )

@@ -70,6 +70,28 @@ def make_plan(
     refuse_counts(seeds, learning_rates)
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
+    planned, notices = _rungs(rungs, preset, overrides)
+    refuse_missing_splits(planned[0].config, learning_rates)
+    return LadderPlan(
+        preset=preset,
+        created=time.time(),
+        rungs=planned,
+        seeds=[planned[0].config.train.seed + number for number in range(seeds)],
+        learning_rates=learning_rates,
+        ship=artifact_rungs(ship, planned),
+        probe=probe,
+        margin=margin,
+        fresh=fresh,
+        retime=retime,
+        base_shots=refuse_shots(base_shots),
+        command=command,
+        split_version=SPLIT_VERSION,
+        notices=notices,
+    )
+
+
+def _rungs(rungs: Sequence[str], preset: str, overrides: Flat) -> tuple[list[Rung], list[Notice]]:
+    """The rungs, which do the same work, and what is noticed about their settings."""
     _refuse(
         LADDER_KEYS,
         overrides,
@@ -84,24 +106,7 @@ def make_plan(
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
-    refuse_missing_splits(planned[0].config, learning_rates)
-    first = planned[0].config.train.seed
-    return LadderPlan(
-        preset=preset,
-        created=time.time(),
-        rungs=planned,
-        seeds=list(range(first, first + seeds)),
-        learning_rates=learning_rates,
-        ship=artifact_rungs(ship, planned),
-        probe=probe,
-        margin=margin,
-        fresh=fresh,
-        retime=retime,
-        base_shots=refuse_shots(base_shots),
-        command=command,
-        split_version=SPLIT_VERSION,
-        notices=list(notices),
-    )
+    return planned, list(notices)
 
 
 def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:

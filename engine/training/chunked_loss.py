@@ -156,11 +156,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             scales = nll.new_full((count,), 1 / divisor) if weights is None else weights[rows] / divisor
             total += (nll * scales).sum()
             if any(needed[:3]):
-                values[:count].scatter_add_(1, wanted[:, None], values.new_full((count, 1), -1.0))
-                values[:count] *= scales[:, None]
-                values[count:] = 0
-                if slope is not None:
-                    values *= slope
+                _logit_gradients(values, wanted, scales, slope)
                 _add_gradients(rows, values, part, cast, gradient, of_weight, of_bias)
             del values  # before the next chunk
         ctx.gradients = [
@@ -175,6 +171,18 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         scaled = [None if one is None else one.mul_(gradients[0].to(one.dtype)) for one in ctx.gradients]
         ctx.gradients = None
         return (*scaled, None, None, None, None, None)
+
+
+def _logit_gradients(
+    values: torch.Tensor, wanted: torch.Tensor, scales: torch.Tensor, slope: torch.Tensor | None
+) -> None:
+    """Turn probabilities (K, V) into the gradients of the logits, in place: (p - onehot(target)) * scale * slope."""
+    count = len(wanted)
+    values[:count].scatter_add_(1, wanted[:, None], values.new_full((count, 1), -1.0))
+    values[:count] *= scales[:, None]
+    values[count:] = 0
+    if slope is not None:
+        values *= slope
 
 
 def _add_gradients(

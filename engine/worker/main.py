@@ -10,9 +10,10 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
-from transformers import set_seed
+from transformers import PretrainedConfig, set_seed
 from transformers.utils import logging as transformers_logging
 
 from engine.config.method_specs import method_spec
@@ -103,11 +104,25 @@ def _execute(run: RunContext) -> RunOutcome:
 
 
 def _run_phases(run: RunContext) -> None:
-    config, machine = run.config, run.machine
+    _begin(run)
+    run.phase("data")
+    evaluator, architecture = _prepare_data(run)
+    run.phase("model")
+    base, started = _load(run, evaluator, architecture)
+    evaluator.before(started or base)
+    run.phase("training")
+    model, initial = _train(run, evaluator, base, started)
+    evaluator.after(model)
+    run.phase("saving")
+    _save(run, evaluator, model, initial)
+
+
+def _begin(run: RunContext) -> None:
+    """Log where the run executes; refuse what this machine cannot do."""
     run.earlier = run.ranks.from_first(lambda: earlier_workers(run.dir))
     for problem in run.earlier.problems:
         run.warn("run.events_incomplete", problem)
-    before, now = run.earlier.devices, config.train.devices
+    before, now = run.earlier.devices, run.config.train.devices
     if before not in (None, now):
         text = f"resumed on {amount(now, 'device')} after {amount(before or 1, 'device')}: its times are those of both"
         run.warn("run.devices_changed", text)
@@ -115,11 +130,14 @@ def _run_phases(run: RunContext) -> None:
     for note in run.frozen.notes:
         run.warn("run.configuration", note)
     _warn_about_other_processes(run)
-    refuse_unused_gpu(config, machine)
-    if config.train.compile:
-        refuse_compilation(machine.device)
+    refuse_unused_gpu(run.config, run.machine)
+    if run.config.train.compile:
+        refuse_compilation(run.machine.device)
 
-    run.phase("data")
+
+def _prepare_data(run: RunContext) -> tuple[Evaluator, PretrainedConfig]:
+    """Prepare the rows; returns the evaluator, which has them, and the configuration of the model."""
+    config = run.config
     tokenizer = load_tokenizer(config.model)
     progress, version = run.progress, run.frozen.split_version
     rows = run.ranks.first_before_others(
@@ -129,41 +147,49 @@ def _run_phases(run: RunContext) -> None:
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
     architecture = config_of(config.model)
-    refuse_model(config, architecture, machine)
+    refuse_model(config, architecture, run.machine)
     if run.ranks.is_first:
-        refuse_small_disk(run.dir, config, architecture, machine)
+        refuse_small_disk(run.dir, config, architecture, run.machine)
     run.ranks.from_first(lambda: keep_start(run, architecture, rows))
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
+    return evaluator, architecture
 
-    run.phase("model")
-    set_seed(config.train.seed)
+
+def _load(
+    run: RunContext, evaluator: Evaluator, architecture: PretrainedConfig
+) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    """The base model, and that with the adapter that the run starts from, if it starts from one."""
+    set_seed(run.config.train.seed)
     run.is_sharded = is_sharded(run, architecture)
     run.meters.model_begins()
     base = load_model(run)
-    evaluator.prepare(base, chosen_packing(run, base, evaluator, tokenizer.pad_token_id))
-    started = add_started_adapter(run, base)
+    evaluator.prepare(base, chosen_packing(run, base, evaluator, evaluator.tokenizer.pad_token_id))
+    return base, add_started_adapter(run, base)
 
-    evaluator.before(started or base)
 
-    run.phase("training")
+def _train(
+    run: RunContext, evaluator: Evaluator, base: torch.nn.Module, started: torch.nn.Module | None
+) -> tuple[torch.nn.Module, Path | None]:
+    """The trained model, and the initial adapter if the method also changes the base's weights."""
+    config = run.config
     set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
     model = started or method(config.method).make_trainable(base, config)
     initial = run.dir.initial_adapter if moves_weights(config) else None
     if initial is not None:
         run.ranks.from_first(lambda: keep_initial(model, initial))
-    train(run, model, tokenizer, evaluator)
+    train(run, model, evaluator.tokenizer, evaluator)
     free_memory()  # the trainer and its optimizer are in reference cycles
+    return model, initial
 
-    evaluator.after(model)
 
-    run.phase("saving")
-    whole = whole_weights(model) if run.is_sharded and method_spec(config.method).trains_weights else None
+def _save(run: RunContext, evaluator: Evaluator, model: torch.nn.Module, initial: Path | None) -> None:
+    whole = whole_weights(model) if run.is_sharded and method_spec(run.config.method).trains_weights else None
     if not run.ranks.is_first:
         return
     with checkpoints.folder_atomically(run.dir.path / ".model.tmp", run.dir.model) as folder:
         save(model, folder, initial, whole)
-        tokenizer.save_pretrained(folder)
+        evaluator.tokenizer.save_pretrained(folder)
     run.log_model_saved(folder_bytes(run.dir.model, "*.safetensors"))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
-from engine.data.items import sampled
-from engine.data.prepare import prepare
-from engine.evaluation.benchmarks.tasks import load_benchmarks
+from engine.data.items import EvaluationItem, sampled
+from engine.data.prepare import Prepared, prepare
+from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.general import general_rows
 from engine.evaluation.preflight import refuse_rows
 from engine.methods.machine import this_machine
@@ -50,15 +51,22 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
             "overlap": rows.about["overlap"],
             "columns": rows.about["columns"],
             "account": rows.about["account"],
-            "fingerprints": {
-                "data": rows.fingerprint,
-                "test": items_fingerprint(test),
-                "model": fingerprint(config.model, config_of(config.model)),
-                **({"general": general} if general else {}),
-                **{benchmark_fingerprint(one.name): one.fingerprint for one in benchmarks},
-            },
+            "fingerprints": _fingerprints(config, rows, test, general, benchmarks),
         },
         "versions": versions(),
         "machine": machine_facts(this_machine()),
         "warnings": [{"code": notice.code, "text": notice.text} for notice in rows.warnings],
+    }
+
+
+def _fingerprints(
+    config: Config, rows: Prepared, test: Sequence[EvaluationItem], general: str, benchmarks: Sequence[Benchmark]
+) -> dict[str, str]:
+    """Fingerprints of everything that is trained on and scored; `general`: the name of the general text, or ''."""
+    return {
+        "data": rows.fingerprint,
+        "test": items_fingerprint(test),
+        "model": fingerprint(config.model, config_of(config.model)),
+        **({"general": general} if general else {}),
+        **{benchmark_fingerprint(one.name): one.fingerprint for one in benchmarks},
     }

@@ -16,8 +16,10 @@ from engine.executors.slurm_queue import queue
 from engine.runs import events, run_dir
 from engine.runs.event_decoding import decode
 from engine.runs.follow import Follower
+from engine.runs.frozen_config import FrozenRun
 from engine.runs.home import tilde
 from engine.runs.phases import phase_seconds
+from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from engine.runs.starting_run import starting_run_name
 
@@ -70,29 +72,38 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
     try:
         result = run.written_result()
         if result:
-            before, after = result.before, result.after
-            return RunSummary(
-                run.name,
-                "paused" if state == "stopped" and run.paused_file.exists() else state,
-                result.model,
-                result.data,
-                before.score.mean if before else None,
-                after.score.mean if after else None,
-                result.metric,
-                result.active_seconds,
-                result.method,
-                result.created,
-                result.peak.training,
-                result.reason,
-                result.split_version,
-                run.started_in(),
-                result.from_run,
-            )
+            return _of_result(run, state, result)
         frozen = run_dir.read_frozen(run)
     except UserError as error:
         return RunSummary(
             run.name, "damaged", "", "", None, None, "", None, reason=error.line, started_in=run.started_in()
         )
+    return _of_log(run, state, frozen, places)
+
+
+def _of_result(run: RunDir, state: str, result: Result) -> RunSummary:
+    before, after = result.before, result.after
+    return RunSummary(
+        run.name,
+        "paused" if state == "stopped" and run.paused_file.exists() else state,
+        result.model,
+        result.data,
+        before.score.mean if before else None,
+        after.score.mean if after else None,
+        result.metric,
+        result.active_seconds,
+        result.method,
+        result.created,
+        result.peak.training,
+        result.reason,
+        result.split_version,
+        run.started_in(),
+        result.from_run,
+    )
+
+
+def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, int] | None) -> RunSummary:
+    """A run without a result."""
     if state == "live":
         place = (places or {}).get(run.path)
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state

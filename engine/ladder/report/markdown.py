@@ -13,6 +13,7 @@ from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData
 from engine.ladder.report.samples import ItemAnswers
 from engine.ladder.report.table import Cell, ReportTable
+from engine.runs.ladder import Ladder
 from engine.runs.rung_results import LadderSummary
 from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines
 
@@ -28,34 +29,9 @@ def render(data: ReportData) -> str:
         parts.append(f"> {inline(unfinished)}")
     parts += _summary(data.summary) if data.summary else []
     said = bullets(f"**{topic}.** {inline(text)}" for topic, text in captions.verdict(ladder)) or captions.NO_VERDICT
-    if ladder.rows:
-        tables = [
-            quality_tables.quality(ladder),
-            cost_tables.time_and_price(ladder),
-            cost_tables.memory_and_size(ladder),
-            *filter(None, [benchmark_tables.benchmarks(ladder), artifact_tables.artifacts(ladder)]),
-        ]
-        parts += ["## Results", *map(table, tables), "## Verdict", said]
-        parts += [table(t) for t in (quality_tables.by_seed(ladder), quality_tables.comparisons(ladder)) if t]
-        parts += [
-            "### How to read these tables",
-            bullets(map(inline, [*captions.reading(ladder), captions.COMPARISONS])),
-        ]
-    else:
-        parts += ["## Verdict", said]
+    parts += _results(ladder, said) if ladder.rows else ["## Verdict", said]
     parts += ["## Samples", *_samples(data)]
-    parts.append("## Configuration")
-    shared = record.two_columns(record.SHARED_SETTINGS, ladder.config)
-    environment = [record.two_columns("Versions", ladder.versions), record.machine(ladder)]
-    sections = [
-        record.settings_table(ladder),
-        record.work(ladder),
-        shared,
-        record.trials(ladder),
-        record.runs(ladder),
-        *environment,
-    ]
-    parts += [table(t) for t in sections if t and t.lines]
+    parts += ["## Configuration", *_configuration(ladder)]
     if warnings := [*ladder.warnings, *data.problems]:
         parts += ["### Warnings", bullets(map(inline, warnings))]
     parts.append("## Reproduce")
@@ -101,6 +77,32 @@ def _summary(summary: LadderSummary) -> list[str]:
         *([fenced("\n".join(figure))] if figure else []),
         "\n".join(f"{number}. {inline(text)}" for number, text in enumerate(summary.sentences, 1)),
     ]
+
+
+def _results(ladder: Ladder, verdict: str) -> list[str]:
+    tables = [
+        quality_tables.quality(ladder),
+        cost_tables.time_and_price(ladder),
+        cost_tables.memory_and_size(ladder),
+        *filter(None, [benchmark_tables.benchmarks(ladder), artifact_tables.artifacts(ladder)]),
+    ]
+    details = filter(None, [quality_tables.by_seed(ladder), quality_tables.comparisons(ladder)])
+    reading = bullets(map(inline, [*captions.reading(ladder), captions.COMPARISONS]))
+    parts = ["## Results", *map(table, tables), "## Verdict", verdict, *map(table, details)]
+    return [*parts, "### How to read these tables", reading]
+
+
+def _configuration(ladder: Ladder) -> list[str]:
+    sections = [
+        record.settings_table(ladder),
+        record.work(ladder),
+        record.two_columns(record.SHARED_SETTINGS, ladder.config),
+        record.trials(ladder),
+        record.runs(ladder),
+        record.two_columns("Versions", ladder.versions),
+        record.machine(ladder),
+    ]
+    return [table(section) for section in sections if section and section.lines]
 
 
 def _cell(cell: Cell) -> str:

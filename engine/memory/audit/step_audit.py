@@ -82,6 +82,20 @@ def audit_method(config: schema.Config, architecture: Any, rows: Sequence[Row], 
     )
 
 
+class _StepCounts(TrainerCallback):
+    """Counts the operations of each step, which has `groups` micro-batches."""
+
+    def __init__(self, counter: OperationCounter, groups: int) -> None:
+        self.counter, self.groups = counter, groups
+        self.counts: list[PhaseCounts] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.counter.reset()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.counts.append(_counts(self.counter, self.groups))
+
+
 def _training(
     model: Any,
     config: schema.Config,
@@ -95,15 +109,7 @@ def _training(
     unpaged = replace(GPU, device="cpu")  # paged state has the same operations, and paging needs a GPU
     optimizer, _ = make_optimizer(model.parameters(), config, unpaged, lambda code, text: None)
     schedule = Schedule(len(rows), len(rows), STEPS, 0)
-    found: list[PhaseCounts] = []
-    groups = len(list(micro_batches(rows, micro_batch, packing)))
-
-    class Boundaries(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            counter.reset()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            found.append(_counts(counter, groups))
+    steps = _StepCounts(counter, len(list(micro_batches(rows, micro_batch, packing))))
 
     with _placed(model), _collation_on_host(counter, trainer_module), temporary_folder(SCRATCH_PREFIX) as folder:
         trainer = AnswerTrainer(
@@ -119,10 +125,10 @@ def _training(
             args=training_arguments(config, schedule, Path(folder), "cpu", checkpointing),
             optimizers=(optimizer, None),
         )
-        trainer.add_callback(Boundaries())
+        trainer.add_callback(steps)
         trainer.train()
         trainer.end_autocast()
-    return found[-1]
+    return steps.counts[-1]
 
 
 def _held_out(model: Any, rows: Sequence[Row], packing: Packing, counter: OperationCounter) -> PhaseCounts:

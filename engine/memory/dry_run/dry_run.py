@@ -84,26 +84,7 @@ def dry_run(
         what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
         do = "use the formula (--quick), or run a few steps on the machine itself"
         raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
-    held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
-    estimate = MemoryEstimate(
-        tier="dry run",
-        devices=config.train.devices,
-        method=config.method,
-        device=machine.device,
-        rows=rows,
-        micro_batch=work.micro_batch,
-        packing=work.packing.mode,
-        gradient_checkpointing=_checkpointing(config, machine).setting,
-        static=seen.static,
-        training=_peak(seen, machine, TRAINING),
-        evaluation=max(held_out, answering, key=lambda peak: peak.total),
-        held_out=held_out,
-        answering=answering if answering.total else None,
-        parameters=seen.parameters,
-        trainable=seen.trainable,
-        paged=machine.paging and config.optimizer.name.startswith("paged"),
-    )
-    return with_copy(estimate, config)
+    return with_copy(_estimate(seen, config, machine, rows, work), config)
 
 
 def _see(
@@ -152,6 +133,30 @@ def _run(
         if work.answers:
             generate(model, work.answers, live)
     return DryRunPeaks(static, live.moments, trained if method_spec(config.method).trains_weights else frozen, trained)
+
+
+def _estimate(
+    seen: DryRunPeaks, config: schema.Config, machine: Machine, rows: StepShape, work: StepTensors
+) -> MemoryEstimate:
+    held_out, answering = _peak(seen, machine, HELD_OUT), _peak(seen, machine, ANSWERING)
+    return MemoryEstimate(
+        tier="dry run",
+        devices=config.train.devices,
+        method=config.method,
+        device=machine.device,
+        rows=rows,
+        micro_batch=work.micro_batch,
+        packing=work.packing.mode,
+        gradient_checkpointing=_checkpointing(config, machine).setting,
+        static=seen.static,
+        training=_peak(seen, machine, TRAINING),
+        evaluation=max(held_out, answering, key=lambda peak: peak.total),
+        held_out=held_out,
+        answering=answering if answering.total else None,
+        parameters=seen.parameters,
+        trainable=seen.trainable,
+        paged=machine.paging and config.optimizer.name.startswith("paged"),
+    )
 
 
 def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:

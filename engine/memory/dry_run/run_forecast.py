@@ -100,13 +100,12 @@ def forecast_run(
     if machine.device == "cpu":
         chosen = resolve_optimizer(chosen)
     found: list[MemoryEstimate] = []
-    light = True
     try:
         chosen = resolve_automatic(query) if chooses else chosen
         found.append(chosen.formula_estimate())
     except UserError as error:
-        light = False
         warn("plan.no_formula", f"no memory formula for this model: {error.what}")
+    light = bool(found)
     try:
         if config.train.probe and divided_among(chosen.config) == 1:  # a dry run has the whole model
             exact = _dry_run(chosen, architecture, machine, own)

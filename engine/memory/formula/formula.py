@@ -55,13 +55,7 @@ def formula(
     most = rows.count if setting == "auto" else setting
     batch = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
     checkpointing = checkpointing_of(config.train.gradient_checkpointing, device)
-    static = {
-        "weights": weights_of_rank(
-            weights(shape, config, device, bf16), decoder_bytes(shape, config, device, bf16), shape, config
-        ),
-        "adapters": adapter_parameters(shape, config) * FLOAT32,
-        "optimizer": state_of_rank(optimizer_state(shape, config, device, bf16), config),
-    }
+    static = _static(shape, config, device, bf16)
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
     held_out = _peak({**static, **_held_out(work, rows)}, device)
@@ -112,6 +106,16 @@ class FormulaInputs:
     def accumulator(self) -> int:
         """Bytes per element of a product in which it is added up."""
         return exceptions.accumulator(self.device, self.bf16, self.size)
+
+
+def _static(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> dict[str, int]:
+    """Bytes by part that are allocated during all of training."""
+    decoder = decoder_bytes(shape, config, device, bf16)
+    return {
+        "weights": weights_of_rank(weights(shape, config, device, bf16), decoder, shape, config),
+        "adapters": adapter_parameters(shape, config) * FLOAT32,
+        "optimizer": state_of_rank(optimizer_state(shape, config, device, bf16), config),
+    }
 
 
 def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:

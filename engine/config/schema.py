@@ -132,8 +132,8 @@ class Train(Section, frozen=True):
     """Number of GPUs that train this run together, each with a part of the rows of a step; they are the first free ones
     of hardware.device. For tests also slots of the CPU: hardware.device = "cpu:2"."""
     parallelism: Literal["auto", "ddp", "fsdp"] = "auto"
-    """With several devices. ddp: each has the whole model. fsdp: each has a part of the weights of every layer, and
-    gets the others when it computes the layer. auto: ddp if the plan says that it fits, else fsdp."""
+    """With several devices. ddp: each has the whole model. fsdp: the weights of every layer are sharded among them, and
+    gathered when the layer is computed. auto: ddp if the plan says that it fits, else fsdp."""
     probe: bool = True
     """Try the longest batch, and on a GPU the evaluation, before the first step; takes as long as about two steps."""
     seed: NotNegative = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,11 +64,7 @@ def wait_for_devices(
     few are left.
     """
     content, last_note, left = f"{os.getpid()} {run}", "", list(devices)
-    with contextlib.ExitStack() as stack:
-        tickets: dict[str, Ticket] = {}
-        for queue in dict.fromkeys(device.queue for device in devices):
-            tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
-            stack.callback(tickets[queue].remove)
+    with _tickets(devices, arrived, content) as tickets:
         while True:
             users = _users(left)
             free = [one for one in left if users[one.lock] is None and not tickets[one.queue].earlier()]
@@ -84,14 +80,24 @@ def wait_for_devices(
             if len(left) < count:
                 raise _lost(devices, left)
             earlier, user = tickets[left[0].queue].earlier(), next(filter(None, map(users.get, users)), None)
-            where = _titles(left) if count == 1 else f"{count} of {_titles(left)}"
-            note = _note(where, len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
+            note = _note(_titles(left, count), len(earlier), _last_waiting(earlier), *(user or ((0, Path()), 0.0)))
             if note != last_note:
                 report(note)
                 last_note = note
             if cancelled():
                 return None
             time.sleep(seconds if len(earlier) < len(left) else seconds * OTHERS_WAIT)
+
+
+@contextlib.contextmanager
+def _tickets(devices: Sequence[SelectedDevice], arrived: float, content: str) -> Iterator[dict[str, Ticket]]:
+    """A ticket in each queue of the devices, by queue; they are removed on exit."""
+    with contextlib.ExitStack() as stack:
+        tickets: dict[str, Ticket] = {}
+        for queue in dict.fromkeys(device.queue for device in devices):
+            tickets[queue] = Ticket(locks.device_lock(queue), arrived, content)
+            stack.callback(tickets[queue].remove)
+        yield tickets
 
 
 def _lost(devices: Sequence[SelectedDevice], left: Sequence[SelectedDevice]) -> UserError:
@@ -132,10 +138,10 @@ def _users(devices: Sequence[SelectedDevice]) -> dict[str, tuple[tuple[int, Path
     return users
 
 
-def _titles(devices: Sequence[SelectedDevice]) -> str:
-    """`GPU 0`, `GPU 0 or GPU 1`, `a slot of the CPU`."""
+def _titles(devices: Sequence[SelectedDevice], count: int = 1) -> str:
+    """`GPU 0`, `GPU 0 or GPU 1`, `a slot of the CPU`, `2 of GPU 0 or GPU 1`."""
     titles = (f"a slot of {device.whole}" if device.whole else device.title for device in devices)
-    return " or ".join(dict.fromkeys(titles))
+    return f"{count} of " * (count > 1) + " or ".join(dict.fromkeys(titles))
 
 
 def queue_places() -> list[QueuePlace]:

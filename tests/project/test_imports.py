@@ -43,7 +43,11 @@ def test_the_first_paint_imports_only_what_it_draws() -> None:
 
 
 def test_the_worker_imports_no_user_interface_and_no_data_frames() -> None:
-    code = "from engine.methods.quick_import import import_libraries; import_libraries(); import engine.worker.main"
+    code = (
+        "import inspect; original = inspect.getframeinfo; "
+        "from engine.methods.quick_import import import_libraries; import_libraries(); import engine.worker.main; "
+        "assert inspect.getframeinfo is original"  # importing replaces it for a while
+    )
     loaded = loaded_by(code)
     assert {"torch", "transformers", "peft", "bitsandbytes"} <= loaded
     assert not loaded & {*TEXTUAL, "datasets", "pandas"}

@@ -52,7 +52,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunDir]
             (world / name).mkdir()
             patch.setenv(name, str(world / name))
         for method in METHODS:
-            done = ftbench("run", "demo-lora", "--method", method, "--runs", str(world / method), *SETTINGS)
+            scored = ("--set", f"evaluation.when={'both' if method == 'lora' else 'after'}")
+            done = ftbench("run", "demo-lora", "--method", method, "--runs", str(world / method), *SETTINGS, *scored)
             assert done.returncode == 0, done.stderr
         yield {method: next(run_dir.iterate(world / method)) for method in METHODS}
 
@@ -111,7 +112,7 @@ def test_a_qlora_adapter_is_also_checked_on_the_16_bit_base_that_servers_load(
     assert "quantization_config=base_in_4_bits" in card and "On the 16-bit base, as vLLM loads it: " in card
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["qlora", "lora"])
 def test_a_merged_model_keeps_the_quality(
     method: str, runs: dict[str, RunDir], exported: Exported, tmp_path: Path
 ) -> None:
@@ -121,10 +122,13 @@ def test_a_merged_model_keeps_the_quality(
     else:
         status, answer = export(runs[method], "--out", str(merged), "--type", "f32", "--margin", "5")
         assert status == 0, answer
-    check = answer["fidelity"]
+    check_merged(answer["fidelity"], merged, quantized=method == "qlora")
+
+
+def check_merged(check: dict[str, Any], merged: Path, quantized: bool) -> None:
     assert check["outcome"] == "pass" and check["defects"] == [], check
-    assert [one["base"] for one in check["candidates"]] == (["original", "dequantized"] if method == "qlora" else [])
-    assert sum(one["kept"] for one in check["candidates"]) == (method == "qlora")
+    assert [one["base"] for one in check["candidates"]] == (["original", "dequantized"] if quantized else [])
+    assert sum(one["kept"] for one in check["candidates"]) == quantized
     assert {path.name for path in merged.iterdir() if path.name.startswith(".")} == set()
     assert read_fidelity(merged).bytes == check["bytes"] > 10_000_000
 
@@ -141,12 +145,17 @@ def in_run(runs: dict[str, RunDir]) -> tuple[set[str], Path]:
 def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
     runs: dict[str, RunDir], in_run: tuple[set[str], Path]
 ) -> None:
+    """A full run, as a merged model in bf16, which float32 weights then replace."""
     run, (before, folder) = runs["full"], in_run
     assert {path.name for path in run.path.iterdir()} == before | {"exports"}
     assert [found for found, _ in exports(run)] == [folder]
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.exists")
-    assert export(run, "--overwrite", "--margin", "5")[0] == 0
+    in_bf16 = read_fidelity(folder).bytes
+    status, answer = export(run, "--overwrite", "--margin", "5", "--type", "f32", "--out", str(folder))
+    assert status == 0, answer
+    check_merged(answer["fidelity"], folder, quantized=False)
+    assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [found for found, _ in exports(run)] == [folder]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from command import FTBENCH, MICRO, as_installed, events_of
+from command import FTBENCH, WHOLE, as_installed, events_of
 
 
 def command_seconds(*arguments: str) -> float:
@@ -29,7 +29,7 @@ def command_seconds(*arguments: str) -> float:
 
 def many_runs(folder: Path, count: int) -> None:
     """`count` finished runs: copies of a real one."""
-    subprocess.run([FTBENCH, "run", "demo-lora", *MICRO, "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([FTBENCH, "run", "demo-lora", *WHOLE, "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL)
     (real,) = folder.iterdir()
     for number in range(1, count):
         copy = folder / f"20260101-{number:06}-demo-lora-lora-{number:04x}"
@@ -41,7 +41,7 @@ def many_runs(folder: Path, count: int) -> None:
 def launch_seconds(folder: Path) -> tuple[float, float]:
     """Seconds from the creation of the run directory to (`hello`, the end of the first step)."""
     subprocess.run(
-        [FTBENCH, "run", "demo-lora", *MICRO, "--now", "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL
+        [FTBENCH, "run", "demo-lora", *WHOLE, "--now", "--runs", str(folder)], check=True, stdout=subprocess.DEVNULL
     )
     run = max(folder.iterdir())
     events = events_of(run)

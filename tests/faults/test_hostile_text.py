@@ -36,7 +36,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "report": [[ladder], [ladder, "--markdown"], [ladder, "--json"], [TYPED]],
         "run": [[TYPED], [preset], ["demo-lora", "--set", f"train.steps={TYPED}"], ["demo-lora", "--method", TYPED],
                 ["demo-lora", "--from", TYPED], ["demo-lora", "--from", run],
-                ["demo-lora", *MICRO, "--model", model, "--data", file, "--set", "evaluation.forgetting_text=none"]],
+                ["demo-lora", *MICRO, "--model", model, "--data", file]],
         "attach": [[run], [ladder], [TYPED], [ladder, "--json"]],
         "stop": [[TYPED], [run]],
         "resume": [[TYPED], [str(home.folder / "none")]],

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from command import MICRO, events_of, ftbench, only_run
+from command import WHOLE, events_of, ftbench, only_run
 
 from engine.config.method_specs import method_names
 from engine.memory.dry_run.dry_run import dry_run
@@ -49,7 +49,7 @@ def test_predicted_peaks_equal_torchs(method: Any, checkpointing: bool, micro_ba
 
 @pytest.mark.parametrize("method", method_names())
 def test_a_run_probes_its_longest_batch_and_its_evaluation(method: str, tmp_path: Path) -> None:
-    assert ftbench("run", f"demo-{method}", *MICRO).returncode == 0
+    assert ftbench("run", f"demo-{method}", *WHOLE).returncode == 0
     run = only_run(tmp_path)
     probe = next(event for event in events_of(run) if event["type"] == "plan" and event["measured"])
     assert probe["measured_evaluation"] > 0

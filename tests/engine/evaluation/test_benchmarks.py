@@ -218,8 +218,8 @@ def test_an_invalid_task_is_refused_before_the_model_is_loaded(tmp_path: Path) -
 def test_a_run_is_scored_before_and_after_training(tmp_path: Path) -> None:
     files = [choice_task(tmp_path), generation_task(tmp_path)]
     setting = "evaluation.benchmarks=" + json.dumps([str(file) for file in files])
-    common = ["--method", "lora", "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
-    done = ftbench("run", "demo", *MICRO, *common, "--set", setting, "--set", "evaluation.benchmark_limit=12")
+    limit = ("--set", "evaluation.benchmark_limit=12")
+    done = ftbench("run", "demo", *MICRO, "--method", "lora", "--set", setting, *limit)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "benchmark colors: acc" in done.stdout and "12 items" in done.stdout
     run = only_run(tmp_path)
@@ -235,7 +235,7 @@ def test_a_run_is_scored_before_and_after_training(tmp_path: Path) -> None:
 def test_a_resumed_run_keeps_the_scores_it_has(tmp_path: Path) -> None:
     files = [choice_task(tmp_path), generation_task(tmp_path)]
     setting = "evaluation.benchmarks=" + json.dumps([str(file) for file in files])
-    settings = [*MICRO, "--set", "train.probe=false", "--set", setting, "--set", "evaluation.forgetting_text=none"]
+    settings = [*MICRO, "--set", setting]
     assert ftbench("run", "demo", "--method", "lora", "--detach", *settings).returncode == 0
     run = only_run(tmp_path)
     first = run / "benchmarks" / "colors.before.json"

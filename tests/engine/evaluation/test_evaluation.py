@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from command import MICRO, ftbench, only_run
+from command import MICRO, WHOLE, ftbench, only_run
 
 from engine.runs.result import Result
 
@@ -51,7 +51,7 @@ def test_a_choice_is_always_one_of_the_training_answers(tmp_path: Path) -> None:
 def test_choice_with_an_answer_per_row_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(json.dumps({"prompt": f"count {n}", "completion": f"it is {n}"}) for n in range(1300)))
-    done = ftbench("run", "demo-lora", *MICRO, "--set", "evaluation.metric=choice", "--data", str(data))
+    done = ftbench("run", "demo-lora", *WHOLE, "--set", "evaluation.metric=choice", "--data", str(data))
     assert done.returncode == 2 and "more than 1,000" in done.stderr + done.stdout
 
 

@@ -62,7 +62,7 @@ def test_the_numbers_of_examples_are_checked() -> None:
 
 
 def test_the_base_model_with_examples_is_a_rung_that_all_others_are_compared_with(tmp_path: Path) -> None:
-    settings = ["--no-probe", *MICRO, "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
+    settings = ["--no-probe", *MICRO]
     done = ftbench("ladder", "demo", "--rung", "lora", "--base-shots", "0,2", *settings, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)

@@ -152,7 +152,7 @@ def names(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def test_a_ladder_scores_the_base_once_and_compares_its_rungs(tmp_path: Path) -> None:
     setting = f'evaluation.benchmarks=["{choice_task(tmp_path)}"]'
-    quick = [*MICRO, "--no-probe", "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
+    quick = [*MICRO, "--no-probe"]
     done = ftbench("ladder", "demo", "--rung", "lora", "--seeds", "2", *quick, "--set", setting, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)

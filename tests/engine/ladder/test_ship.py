@@ -11,7 +11,7 @@ from command import MICRO, ftbench
 from engine.runs.exports import FIDELITY, ITEM_SCORES
 from engine.runs.ladder_dir import iterate
 
-LORA = ["--rung", "lora", "--no-probe", "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
+LORA = ["--rung", "lora", "--no-probe"]
 
 
 def ladder(*arguments: str) -> Any:

@@ -12,7 +12,6 @@ from engine.runs.sweep_dir import iterate
 
 SWEEP = [
     *("ladder", "demo", "--rung", "lora,full", "--no-probe", "--vary", "adapter.rank=2,4", *MICRO),
-    *("--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"),
 ]
 
 

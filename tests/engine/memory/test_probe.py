@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from command import MICRO, events_of, ftbench
+from command import WHOLE, events_of, ftbench
 from small_models import FULL_ATTENTION, PAD, Numbers, made
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -226,7 +226,7 @@ def test_a_real_run_is_the_same_with_and_without_probe(tmp_path: Path) -> None:
     for probe in ("true", "false"):
         folder = tmp_path / probe
         settings = ["--set", f"train.probe={probe}", "--set", "adapter.dropout=0.1"]
-        assert ftbench("run", "demo-lora", *MICRO, *settings, "--runs", str(folder)).returncode == 0
+        assert ftbench("run", "demo-lora", *WHOLE, *settings, "--runs", str(folder)).returncode == 0
         (runs[probe],) = folder.iterdir()
     with_it, without = ([e for e in events_of(run) if e["type"] in ("step", "plan")] for run in runs.values())
     losses = [[event["loss"] for event in events if event["type"] == "step"] for events in (with_it, without)]

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from command import events_of, ftbench
-from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
+from faults.worker_runs import TWO_EPOCHS, losses, start, wait_for, wait_for_end
 from places import TESTS
 from safetensors.torch import load_file
 
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 PRECISE = ["--set", "train.precision=fp32"]
 TWO = ["--set", "train.devices=2", "--set", "hardware.device=cpu:2"]
-SETTINGS = [*UNPROBED, *PRECISE]
+SETTINGS = [*TWO_EPOCHS, "--set", "train.probe=false", *PRECISE]
 SHARDED = ["--set", "train.parallelism=fsdp"]
 DIVIDABLE = ["--set", "optimizer.name=adamw"]
 """32-bit optimizer state, which sharded training uses."""

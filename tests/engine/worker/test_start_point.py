@@ -15,13 +15,10 @@ from command import MICRO, events_of, ftbench
 from engine.evaluation.predictions import recorded_items
 from engine.runs.run_dir import RunDir, iterate
 
-CHEAP = [*MICRO, "--set", "train.probe=false", "--set", "evaluation.forgetting_text=none"]
-"""A run of four steps on six test items, without a probe and general text."""
-
 
 def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:
     """Run to the end; returns its directory and its result."""
-    done = ftbench("run", "demo-lora", *CHEAP, *arguments, "--json")
+    done = ftbench("run", "demo-lora", *MICRO, *arguments, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     return next(run for run in iterate(Path(arguments[-1])) if run.name == result["name"]), result
@@ -93,9 +90,12 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
     data = tmp_path / "new.jsonl"
     rows = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(60)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    long = ["--set", "train.steps=60", "--set", "train.batch=1", "--set", "evaluation.max_new_tokens=4"]
+    long = [
+        *("--set", "train.steps=60", "--set", "train.batch=1", "--set", "train.probe=false"),
+        *("--set", "evaluation.max_new_tokens=4", "--set", "evaluation.forgetting_text=none"),
+    ]
     arguments = ["--method", "qlora", "--from", copy.name, "--data", str(data), "--runs", home, "--detach"]
-    started = ftbench("run", "demo-lora", *CHEAP[len(MICRO) :], *long, *arguments)
+    started = ftbench("run", "demo-lora", *long, *arguments)
     assert started.returncode == 0, started.stderr
     second = next(run for run in iterate(Path(home)) if run.name != copy.name)
     until(lambda: any(event["type"] == "step" for event in events_of(second.path)))
@@ -107,7 +107,7 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
     result = json.loads(done.stdout)
     assert (result["status"], result["steps"], result["from_run"]) == ("finished", 60, copy.name)
     assert "run.start_other_data" in result["warning_codes"] and "run.model_changed" not in result["warning_codes"]
-    again = ftbench("run", "demo-lora", *CHEAP, "--set", f"model.from_run={copy.path}", "--runs", home, "--json")
+    again = ftbench("run", "demo-lora", *MICRO, "--set", f"model.from_run={copy.path}", "--runs", home, "--json")
     assert again.returncode == 2 and json.loads(again.stderr)["error"]["code"] == "run.start_missing"
 
 
@@ -135,6 +135,6 @@ def until(condition: Callable[[], bool]) -> None:
 def test_a_run_that_does_not_match_is_refused_by_name(
     arguments: list[str], code: str, text: str, first: RunDir
 ) -> None:
-    done = ftbench("run", "demo-lora", *CHEAP, "--from", str(first.path), *arguments, "--json")
+    done = ftbench("run", "demo-lora", *MICRO, "--from", str(first.path), *arguments, "--json")
     error = json.loads(done.stderr.strip().splitlines()[-1])["error"]
     assert (done.returncode, error["code"]) == (2, code) and text in error["do"]

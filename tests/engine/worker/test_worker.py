@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from command import MICRO, events_of, ftbench
+from command import WHOLE, events_of, ftbench
 
 from engine.runs.result import Result
 
-TRAINING_ONLY = ["--set", "evaluation.when=never", "--set", "train.probe=false"]
+TRAINING_ONLY = [*WHOLE, "--set", "evaluation.when=never", "--set", "train.probe=false"]
 """For runs of which only the losses during training are compared."""
 
 
@@ -29,7 +29,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if method not in done:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("HF_TOKEN", "hf_planted_secret")
-                done[method] = executed(world / method, f"demo-{method}")
+                done[method] = executed(world / method, f"demo-{method}", *WHOLE)
         return done[method]
 
     return run
@@ -37,7 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def executed(runs: Path, preset: str, *settings: str) -> Path:
     """The directory of a run that this call executes as the only one in its runs home."""
-    done = ftbench("run", preset, *MICRO, *settings, "--runs", str(runs))
+    done = ftbench("run", preset, *settings, "--runs", str(runs))
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = runs.iterdir()
     return run

@@ -74,6 +74,7 @@ def open_and_walk(
     )
     if shows in terminal.text:
         terminal.press(back)
+        terminal.wait(lambda: shows not in terminal.text)
         terminal.settle()
 
 
@@ -102,7 +103,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     seen.append(terminal.text)
     open_and_walk(terminal, ["enter"], "─ launch ─", "", seen)
     open_and_walk(terminal, ["i"], SCREENS["ModelsScreen"], "", seen)
-    open_and_walk(terminal, ["P"], "presets", "", seen)
+    open_and_walk(terminal, ["P"], SCREENS["PresetsScreen"], "", seen)
     open_and_walk(terminal, ["P", "d"], "enter save", "", seen)
     terminal.press("escape")
     terminal.settle()

@@ -6,6 +6,7 @@ Data types follow `engine.methods`; `bf16`: whether the device supports bf16 ari
 from __future__ import annotations
 
 from engine.config import schema
+from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula.architecture import Architecture, Linear
 from engine.memory.formula.estimate import Device
@@ -117,9 +118,14 @@ def optimizer_state(shape: Architecture, config: schema.Config, device: Device, 
     they are rounded stochastically.
     """
     count = base_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
-    each = 2 * FLOAT32 if config.optimizer.name == "adamw" else 2 * (1 + FLOAT32 / 256)
+    each = 2 * FLOAT32 if _has_32_bit_state(config, device) else 2 * (1 + FLOAT32 / 256)
     remainder = _trains_bf16(config, device, bf16) and config.optimizer.rounding == "remainder"
     return round(count * (each + (BF16 if remainder else 0)))
+
+
+def _has_32_bit_state(config: schema.Config, device: Device) -> bool:
+    name = config.optimizer.name
+    return (automatic_optimizer(device) if name == "auto" else name) == "adamw"
 
 
 def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
@@ -139,7 +145,7 @@ def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: 
     copies = 3 if compensated else 0
     if compensated and device == "cuda" and config.optimizer.rounding == "stochastic":
         copies = 2
-    if device == "cpu" and config.optimizer.name != "adamw":
+    if device == "cpu" and not _has_32_bit_state(config, device):
         copies += 5 - compensated
     elif device == "cpu" and compensated:
         copies += 3

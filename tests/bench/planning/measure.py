@@ -96,7 +96,7 @@ def _answering(case: Case, count: int) -> int:
     warn: Any = lambda code, text: None  # noqa: E731
     generator = Generator(tokenizer, evaluation.max_new_tokens, evaluation.batch, "cpu", frozenset(), warn)  # type: ignore[arg-type]
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    state = trained * (8 if config.optimizer.name == "adamw" else 2)
+    state = trained * (8 if config.optimizer.name in ("adamw", "auto") else 2)
     rows = _rows(case, count)
     return bytes_of(tensors_of(model)) + state + profiled(lambda: generator.answers(model, rows))
 

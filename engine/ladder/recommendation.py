@@ -56,12 +56,14 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
 
 def _prototype(decisions: Decisions, fastest: RungResult) -> str:
     criterion = f"{SIGNIFICANTLY['better']} than the base model"
-    text = f"Prototype with {method_noun(fastest)}: the fastest method that is {criterion}"
+    only = [row for row in decisions.tuned if decisions.gained[row.name] == "yes"] == [fastest]
+    which = "only" if only and len(decisions.tuned) > 1 else "fastest"
+    text = f"Prototype with {method_noun(fastest)}: the {which} method that is {criterion}"
     text += f", {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
     if others := _as_fast(decisions, fastest):
         text += f" {as_fast(others)}"
     small = decisions.least_memory
-    if small is None:
+    if small is None or only:
         return text
     if small.name == fastest.name:
         return f"{text} {method_subject(fastest)} also has the lowest peak memory."

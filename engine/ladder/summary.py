@@ -66,6 +66,13 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
     )
 
 
+def cost_ratios(ladder: Ladder) -> dict[str, SeedRange]:
+    """Rung -> its training cost divided by full fine-tuning's, also of rungs without a share of the gain."""
+    decisions = decide(ladder)
+    costs = {row.name: _cost_ratio(decisions, row) for row in decisions.tuned if decisions.full}
+    return {name: cost for name, cost in costs.items() if cost}
+
+
 def _subject(decisions: Decisions) -> RungResult:
     """The rung that the headline is about: QLoRA, else the best one that is not full fine-tuning, else full."""
     others = [row for row in decisions.tuned if row is not decisions.full]

@@ -9,13 +9,12 @@ from typing import Any
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import decimal, percent, ratio
 from engine.config.text import amount, listed
-from engine.ladder.decisions import QUALITY
+from engine.ladder.decisions import COST, QUALITY
 from engine.ladder.format import rung_title
 from engine.ladder.regression import slope
-from engine.ladder.summary import RULE
+from engine.ladder.summary import RULE, cost_ratios
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval, Z
-from engine.runs.rung_results import LadderSummary, RungTradeoff
 from engine.runs.rungs import is_base
 from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
@@ -44,24 +43,18 @@ def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
 
 def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
     """Every trained rung except full fine-tuning."""
-    known = {one.rung: one for one in ladder.summary.tradeoffs} if ladder.summary else {}
+    costs = cost_ratios(ladder)
     for row in ladder.rows:
         if is_base(row.name) or row.source or row.method == RULE_REFERENCE or row.score is None:
             continue
         point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), why=row.no_share)
-        if (found := known.get(row.name)) and ladder.summary:
-            point.share_of_gain, point.cost = found.share_of_gain, found.cost
-            point.quality, point.cheap = _checks(found, ladder.summary)
-        elif row.share_of_gain:
+        if row.share_of_gain and row.share_of_gain.mean is not None:
             point.share_of_gain = row.share_of_gain
             point.quality = _check_share(row.share_of_gain, QUALITY)
+        if cost := costs.get(row.name):
+            point.cost = cost
+            point.cheap = "holds" if cost.high <= COST else "fails" if cost.low > COST else "undecided"
         yield point
-
-
-def _checks(one: RungTradeoff, summary: LadderSummary) -> tuple[Check, Check]:
-    cost, limit = one.cost, summary.rule_cost
-    cheap: Check = "holds" if cost.high <= limit else "fails" if cost.low > limit else "undecided"
-    return _check_share(one.share_of_gain, summary.rule_gain), cheap
 
 
 def _check_share(share: Interval, limit: float) -> Check:

@@ -87,7 +87,9 @@ class SweepPoint(Struct, kw_only=True):
 
     @property
     def rule(self) -> Check:
-        """Whether the rule of thumb holds: both in quality and in cost."""
+        """Whether the rule of thumb holds: in quality and in cost. As in a ladder, it needs a share of the gain."""
+        if self.share_of_gain is None:
+            return "unknown"
         both = {self.quality, self.cheap}
         for check in ("fails", "unknown", "undecided"):
             if check in both:

@@ -64,6 +64,18 @@ def test_the_headline_says_in_which_ladders_the_rule_holds() -> None:
     assert [point.rule for point in sweep.points if point.rung == "qlora"] == ["fails", "fails", "undecided", "holds"]
 
 
+def test_a_cost_ratio_needs_no_share_of_the_gain() -> None:
+    ladder = ladder_with(0.95, 36.0)
+    for row in ladder.rows:
+        row.share_of_gain, row.no_share = None, "no gain"
+    ladder.summary = summarize(ladder)
+    sweep = sweep_of([ladder] * 4)
+    point = next(one for one in sweep.points if one.rung == "qlora")
+    assert point.cost and point.cost.mean == pytest.approx(0.36) and point.share_of_gain is None
+    assert (point.quality, point.cheap, point.rule) == ("unknown", "fails", "unknown")
+    assert "cannot be checked in 4" in sweep.headline
+
+
 def test_a_trend_has_an_interval_and_is_per_doubling() -> None:
     (trend,) = [one for one in rising().trends if one.rung == "qlora"]
     share = trend.share_of_gain

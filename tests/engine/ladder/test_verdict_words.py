@@ -30,6 +30,7 @@ from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.result import MeasuredPeak
 from engine.runs.rung_results import RentalPrice, RungResult, SeedRange
 
 ITEMS = 300
@@ -135,6 +136,21 @@ def test_prices_in_two_currencies_or_of_zero_have_no_ratio(currency: str, price:
     row(ladder, "full").rent = RentalPrice(gpu="Own 80GB", memory=80 << 30, price_per_hour=price, currency=currency)
     rent = text(ladder, "rent")
     assert "Own 80GB" in rent and "×" not in rent
+
+
+def test_one_method_better_than_the_base_is_called_the_only_one() -> None:
+    ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
+    for name, seconds in (("qlora", 3.0), ("lora", 2.0), ("full", 9.0)):
+        row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
+        row(ladder, name).peak = MeasuredPeak(rss_training=int(1e9 * seconds))
+    assert decide(ladder).least_memory is not None and "the fastest method" in text(ladder, "prototype")
+    for one in ladder.comparisons:
+        if "base" in (one.a, one.b) and "full" not in (one.a, one.b):
+            one.finding = "undecided"
+    found = decide(ladder)
+    assert found.prototype and found.prototype.name == "full" and found.least_memory == found.prototype
+    prototype = text(ladder, "prototype")
+    assert "the only method" in prototype and "memory" not in prototype
 
 
 def test_slightly_less_memory_is_not_recommended(tmp_path: Path) -> None:

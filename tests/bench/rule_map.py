@@ -1,0 +1,130 @@
+"""The map of the rule of thumb: keep the cells of finished sweeps, and write them into docs/the-rule.md.
+
+    python tests/bench/rule_map.py --keep NAME=SWEEP_DIR ...     keep each finished cell of a sweep
+    python tests/bench/rule_map.py                               write the tables of all kept cells
+
+A cell is one line of `tests/bench/rule/NAME.jsonl`. A cell that is measured again replaces the one with the same values,
+so a map can be continued on another day or machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from engine.config.quantities import percent, ratio
+from engine.ladder.summary import cost_ratios
+from engine.runs.ladder import Ladder
+from engine.runs.result import Interval
+from engine.runs.rung_results import RungResult, SeedRange
+from engine.runs.sweep_dir import SweepDir
+
+FOLDER = Path(__file__).with_name("rule")
+PAGE = Path(__file__).parents[2] / "docs" / "the-rule.md"
+HEADER = "rung | score | share of full's gain | cost ratio | CPU time in training | peak memory | timings"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", metavar="NAME=SWEEP_DIR", action="append", default=[])
+    for one in parser.parse_args().keep:
+        name, _, folder = one.partition("=")
+        keep(name, SweepDir(Path(folder).resolve()))
+    text = PAGE.read_text("utf-8")
+    for file in sorted(FOLDER.glob("*.jsonl")):
+        block = re.compile(rf"(<!-- map {file.stem} -->\n).*?(<!-- end -->)", re.DOTALL)
+        table = "\n".join(rows([json.loads(line) for line in file.read_text("utf-8").splitlines()]))
+        text, replaced = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+        if not replaced:
+            parser.error(f"{PAGE.name} has no place for {file.stem}: add <!-- map {file.stem} --> and <!-- end -->")
+    PAGE.write_text(text, "utf-8")
+
+
+def keep(name: str, sweep: SweepDir) -> None:
+    """Keep the finished cells of a sweep."""
+    file = FOLDER / f"{name}.jsonl"
+    kept = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    state = sweep.state()
+    for cell in state.cells if state else ():
+        ladder = sweep.ladder(cell.ladder).state()
+        if cell.status == "finished" and ladder:
+            kept = [one for one in kept if one["values"] != cell.values] + [entry(cell.values, ladder)]
+    kept.sort(key=lambda one: list(one["values"].values()))
+    file.write_text("".join(json.dumps(one) + "\n" for one in kept), "utf-8")
+
+
+def entry(values: dict[str, Any], ladder: Ladder) -> dict[str, Any]:
+    """What the map keeps of a cell's ladder."""
+    costs = cost_ratios(ladder)
+    assert ladder.work is not None and ladder.summary is not None
+    return {
+        "values": values,
+        "metric": ladder.work.metric,
+        "headline": ladder.summary.headline,
+        "versions": ladder.versions,
+        "cpu": ladder.machine.get("cpu"),
+        "cost": ladder.summary.cost,
+        "rungs": [_rung(row, costs.get(row.name)) for row in ladder.rows],
+    }
+
+
+def _rung(row: RungResult, cost: SeedRange | None) -> dict[str, Any]:
+    return {
+        "rung": row.name,
+        "learning_rate": row.learning_rate,
+        "score": _interval(row.score),
+        "by_seed": row.by_seed,
+        "share_of_gain": _interval(row.share_of_gain),
+        "no_share": row.no_share,
+        "cost": [cost.mean, cost.low, cost.high] if cost else None,
+        "cpu_seconds": row.cpu_seconds.mean if row.cpu_seconds else None,
+        "training_seconds": row.training_seconds.mean if row.training_seconds else None,
+        "peak": row.peak.training if row.peak else None,
+        "disturbed": row.disturbed,
+    }
+
+
+def _interval(value: Interval | None) -> list[float | None] | None:
+    return [value.mean, value.low, value.high] if value else None
+
+
+def rows(cells: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of a Markdown table: one per rung of each cell."""
+    keys = list(cells[0]["values"])
+    yield f"| {' | '.join(keys)} | {HEADER} |"
+    yield "|---" * (len(keys) + HEADER.count("|") + 1) + "|"
+    for cell in cells:
+        full = next(one for one in cell["rungs"] if one["rung"] == "full")
+        for rung in cell["rungs"]:
+            if rung["rung"].startswith("base"):
+                continue
+            values = " | ".join(str(cell["values"][key]) for key in keys)
+            peak = ratio(rung["peak"] / full["peak"]) if rung["peak"] and full["peak"] else "–"
+            yield (
+                f"| {values} | {rung['rung']} | {_share(rung['score'])} | {_share(rung['share_of_gain'])} "
+                f"| {_cost(rung['cost'])} | {rung['cpu_seconds']:.0f} s | {peak} | {_timings(rung)} |"
+            )
+
+
+def _share(value: list[float] | None) -> str:
+    if value is None or value[0] is None:
+        return "–"
+    return f"{percent(value[0])} [{100 * value[1]:.1f}, {100 * value[2]:.1f}]"
+
+
+def _cost(value: list[float] | None) -> str:
+    return f"{ratio(value[0])} ({ratio(value[1])} – {ratio(value[2])})" if value else "–"
+
+
+def _timings(rung: dict[str, Any]) -> str:
+    return (
+        "disturbed" if rung["disturbed"] else f"{rung['training_seconds']:.0f} s" if rung["training_seconds"] else "–"
+    )
+
+
+if __name__ == "__main__":
+    main()

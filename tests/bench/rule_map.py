@@ -3,8 +3,8 @@
     python tests/bench/rule_map.py --keep NAME=SWEEP_DIR ...     keep each finished cell of a sweep
     python tests/bench/rule_map.py                               write the tables of all kept cells
 
-A cell is one line of `tests/bench/rule/NAME.jsonl`. A cell that is measured again replaces the one with the same values,
-so a map can be continued on another day or machine.
+A cell is one line of `tests/bench/rule/NAME.jsonl`. A cell that is measured again replaces the one with the same
+values, so a map can be continued on another day or machine.
 """
 
 from __future__ import annotations

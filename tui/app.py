@@ -17,7 +17,7 @@ from textual.widget import Widget
 from engine.config.text import visible
 from tui.base_app import BaseApp
 from tui.commands import bindings
-from tui.keymap import key_of
+from tui.keymap import CommandKeys
 from tui.screens.bench import BenchScreen
 from tui.settings import Settings
 
@@ -121,14 +121,19 @@ class Workbench(BaseApp):
         if selected:
             self.copy_to_clipboard(selected)
         done = "Copied the selected text." if selected else "Ctrl+C does nothing here."
-        back = "" if self.screen is self.bench else "escape, then "
-        key = key_of("app.quit", self.settings.keys)
-        self.notify(f"Press {back}{key} to leave; runs keep running. {done}", markup=False)
+        keys = CommandKeys(self.settings.keys)
+        back = "" if self.screen is self.bench else f"{self._back_key(keys)}, then "
+        self.notify(f"Press {back}{keys.of('app.quit')} to leave; runs keep running. {done}", markup=False)
+
+    def _back_key(self, keys: CommandKeys) -> str:
+        """The key that closes the screen; that of dialogs cannot be changed."""
+        ids = [binding.id or "" for binding in self.screen.BINDINGS if isinstance(binding, Binding)]
+        return next((keys.of(id) for id in ids if id.endswith(".back")), "escape")
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text
 
-        self.push_screen(TextScreen("keys", help_text(self.settings.keys)))
+        self.push_screen(TextScreen("keys", help_text(CommandKeys(self.settings.keys))))
 
     def action_queue(self) -> None:
         from tui.screens.queue import QueueScreen

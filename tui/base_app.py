@@ -13,7 +13,7 @@ from textual.geometry import Size
 
 from engine.config.text import visible
 from tui.commands import all_commands
-from tui.keymap import key_conflicts, key_of
+from tui.keymap import CommandKeys, key_conflicts
 from tui.output.console import Terminal
 from tui.output.cursor import FATAL
 from tui.screens.small import SmallScreen, too_small
@@ -146,6 +146,6 @@ class BaseApp(DiffApp):
                 self.push_screen(SmallScreen())
             small = self.screen
             assert isinstance(small, SmallScreen)
-            small.call_later(small.show_size, size, key_of("app.quit", self.settings.keys))
+            small.call_later(small.show_size, size, CommandKeys(self.settings.keys).of("app.quit"))
         elif isinstance(self.screen, SmallScreen):
             self.pop_screen()

@@ -58,7 +58,7 @@ BENCH = (
     ),
     Command("bench.start", "enter", "start", "start", "Preview the selected run, then start it."),
     Command("bench.stop", "s", "stop", "stop", "Stop the watched run and save a checkpoint; asks first."),
-    Command("bench.pause", "p", "pause", "pause", "Pause: save a checkpoint and release the GPU. Press u to resume."),
+    Command("bench.pause", "p", "pause", "pause", "Pause: save a checkpoint and release the GPU, to resume later."),
     Command("bench.resume", "u", "resume", "resume", "Resume from the latest complete checkpoint."),
     Command("bench.runs", "r", "runs", "runs", "List runs: attach, compare, resume, delete."),
     Command("bench.ladder", "l", "ladder", "ladder", "Show ladders: every method on the same data, and the verdict."),

@@ -16,6 +16,7 @@ from engine.runs.folder import short_name
 if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import Effective
     from engine.runs.device_queue import QueuePlace
+    from tui.keymap import CommandKeys
 
 
 def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:
@@ -56,29 +57,31 @@ def _turn(turn: QueuePlace, watched: bool) -> Content:
     return Content.styled(f"{turn.place or '▶'} {visible(short_name(turn.run.name))}", style)
 
 
-def choice_lines(effective: Effective | None, changed: Sequence[str], before: str, width: int) -> list[Content]:
+def choice_lines(
+    effective: Effective | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
+) -> list[Content]:
     """Description of the chosen preset, and its differences from the previous choice."""
     if effective is None:
-        return [Content("no valid preset: press P to list them with their errors"), Content("")]
+        key = keys.of("bench.presets")
+        return [Content(f"no valid preset: press {key} to list them with their errors"), Content("")]
     about = Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
     if not before:
-        return [about, Content.styled(" press 1-9 for a preset, m for a method, enter to preview the run", "")]
+        other = f" press {keys.presets} for a preset, {keys.of('bench.method')} for a method"
+        return [about, Content(f"{other}, {keys.of('bench.start')} to preview the run")]
     if not changed:
         return [about, Content.styled(visible(f" same as {before}"), "$foreground-muted")]
-    return [
-        about,
-        Content.assemble((visible(f" changes from {before}: "), "$foreground-muted"), _fitting(changed, width, before)),
-    ]
+    fitting = _fitting(changed, width, before, keys.of("bench.config"))
+    return [about, Content.assemble((visible(f" changes from {before}: "), "$foreground-muted"), fitting)]
 
 
-def _fitting(changed: Sequence[str], width: int, before: str) -> str:
-    """As many changes as fit, and the number of the others."""
+def _fitting(changed: Sequence[str], width: int, before: str, key: str) -> str:
+    """As many changes as fit, and the number of the others with the key that shows them."""
     room = width - cell_len(f" changes from {before}: ") - 1
     shown: list[str] = []
     for number, change in enumerate(changed):
         rest = len(changed) - number - 1
-        tail = f", {rest} more (c)" if rest else ""
+        tail = f", {rest} more ({key})" if rest else ""
         if cell_len(", ".join([*shown, visible(change)]) + tail) > room:
-            return ", ".join([*shown, f"{len(changed) - len(shown)} more (c)"])
+            return ", ".join([*shown, f"{len(changed) - len(shown)} more ({key})"])
         shown.append(visible(change))
     return ", ".join(shown)

@@ -23,11 +23,35 @@ RENAMED = {
 }
 """Old command id in `config.toml` -> its present id."""
 
+DEFAULT_KEYS = {command.id: command.keys for command in all_commands()}
 
-def key_of(id: str, user_keys: Mapping[str, str]) -> str:
-    """Display name of a command's first key; `user_keys` (command id -> keys) override the defaults."""
-    keys = user_keys.get(id) or next(command.keys for command in all_commands() if command.id == id)
-    return displayed_key(keys.partition(",")[0].strip())
+
+class CommandKeys:
+    """The key of each command: the user's own, else the default. Sentences that name a key take it from here."""
+
+    def __init__(self, user: Mapping[str, str] | None = None) -> None:
+        """`user`: command id -> keys, the table `[keys]` of config.toml."""
+        self._user = user or {}
+
+    def of(self, id: str) -> str:
+        """Display name of a command's first key."""
+        return displayed_key(self.all_of(id).partition(",")[0].strip())
+
+    def all_of(self, id: str) -> str:
+        """All keys of a command, separated by commas, with Textual's names."""
+        return self._user.get(id) or DEFAULT_KEYS[id]
+
+    def of_preset(self, slot: int | None) -> str:
+        """Display name of the key that selects the preset with this slot; '' for a preset without one."""
+        return self.of(f"preset.{slot}") if slot else ""
+
+    @property
+    def presets(self) -> str:
+        """`1-9`; where the user has changed one of these keys, the key of the list of presets."""
+        slots = [id for id in DEFAULT_KEYS if id.startswith("preset.")]
+        if any(self.all_of(id) != DEFAULT_KEYS[id] for id in slots):
+            return self.of("bench.presets")
+        return f"{self.of(slots[0])}-{self.of(slots[-1])}"
 
 
 def displayed_key(key: str) -> str:

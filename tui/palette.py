@@ -23,7 +23,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.commands import TABLES
 from tui.data.datasets import EMBEDDED, offered
-from tui.keymap import key_of
+from tui.keymap import CommandKeys
 from tui.screens.bench import BenchScreen
 from tui.settings import Settings
 
@@ -76,13 +76,14 @@ class PaletteProvider(Provider):
 
 def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
     """The commands of this screen and of the app."""
+    keys = CommandKeys(app.settings.keys)
     bound = {binding.id for binding in screen.BINDINGS if isinstance(binding, Binding)}
     for group, table in TABLES.items():
         for command in table:
             is_bound = command.id in bound or group == "app"
             if is_bound and command.label and command.id != "app.palette":
-                key = key_of(command.id, app.settings.keys)
-                yield PaletteEntry(f"{command.label}  {key}", command.help, partial(_run, app, screen, command.action))
+                text = f"{command.label}  {keys.of(command.id)}"
+                yield PaletteEntry(text, command.help, partial(_run, app, screen, command.action))
 
 
 def presets(app: PaletteApp) -> Iterator[PaletteEntry]:

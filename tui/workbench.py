@@ -6,6 +6,7 @@ from typing import Protocol, cast
 
 from textual.message_pump import MessagePump
 
+from tui.keymap import CommandKeys
 from tui.settings import Settings
 
 
@@ -18,3 +19,8 @@ class WorkbenchApp(Protocol):
 def app_settings(node: MessagePump) -> Settings:
     """The user's settings, as the app of a screen or widget has them."""
     return cast(WorkbenchApp, node.app).settings
+
+
+def app_keys(node: MessagePump) -> CommandKeys:
+    """The keys of the commands, for the sentences of a screen or widget."""
+    return CommandKeys(app_settings(node).keys)

@@ -30,7 +30,7 @@ def show_list(json: bool) -> None:
             ]
         )
         return
-    table("", ("name", "key", "method", "model", "data", "title"), [_cells(one) for one in listed])
+    table("", ("name", "slot", "method", "model", "data", "title"), [_cells(one) for one in listed])
     for one in listed:
         if one.error:
             say(f"invalid preset: {one.error}", "red")

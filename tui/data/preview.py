@@ -144,7 +144,7 @@ class PreviewCache:
             gone = isinstance(error, FileNotFoundError)
             return Preview(error=f"cannot read: {error.strerror}; check the path and its permissions", gone=gone)
         if bytes_ > MAX_BYTES:
-            return Preview(note=f"{size(bytes_)}, not counted: larger than {size(MAX_BYTES)}; enter checks it")
+            return Preview(note=f"{size(bytes_)}, not counted: larger than {size(MAX_BYTES)}; inspect it to count")
         key = msgspec.json.encode([__version__, mark, section]).decode()
         if key not in self.known:
             preview = counted(section, leaving)

@@ -19,6 +19,7 @@ from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.score_format import with_bounds
+from tui.keymap import CommandKeys
 
 MAX_SENTENCES = 4
 """More endings are counted."""
@@ -48,7 +49,7 @@ def ladder_ending(name: str, ladder: Ladder) -> str:
     return f"ladder {short_name(name)} {ladder.status}: {said}".rstrip(": ")
 
 
-def ended_since(runs: Path, moment: float) -> list[str]:
+def ended_since(runs: Path, moment: float, keys: CommandKeys) -> list[str]:
     """What ended after this moment, in Unix seconds, latest first; runs of a ladder are part of its sentence."""
     found: list[tuple[float, str]] = []
     of_ladders: set[str] = set()
@@ -62,7 +63,7 @@ def ended_since(runs: Path, moment: float) -> list[str]:
             found.append((ended, run_ending(run)))
     sentences = [sentence for _, sentence in sorted(found, reverse=True)]
     more = len(sentences) - MAX_SENTENCES
-    return sentences[:MAX_SENTENCES] + ([f"and {more} more: press r"] if more > 0 else [])
+    return sentences[:MAX_SENTENCES] + ([f"and {more} more: press {keys.of('bench.runs')}"] if more > 0 else [])
 
 
 def ladder_of(runs: Path, run: str) -> LadderDir | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,9 @@ from engine.runs.chat_messages import (
     Sampling,
     Waiting,
 )
+
+if TYPE_CHECKING:  # it imports Textual, which is not needed to print answers
+    from tui.keymap import CommandKeys
 
 
 @dataclass
@@ -236,18 +239,18 @@ def item_line(state: ChatState) -> str:
     return f"item {state.item + 1} of {among}, {item.where}: {KINDS[item.kind]}; target:"
 
 
-def state_line(state: ChatState, error: str) -> tuple[str, str]:
+def state_line(state: ChatState, error: str, keys: CommandKeys) -> tuple[str, str]:
     """(what the session is doing and what the user can do about it, style)."""
     if error:
-        return f"{error}; press escape to return", "$text-error"
+        return f"{error}; press {keys.of('try.back')} to return", "$text-error"
     if state.waiting:
-        cpu = "" if state.waiting.device == CPU else " Press u to use the CPU instead (slow)."
-        text = f"waiting in the device queue: {state.waiting.note}.{cpu} Press N to start immediately."
-        return text, "$text-warning"
+        cpu = "" if state.waiting.device == CPU else f" Press {keys.of('try.cpu')} to use the CPU instead (slow)."
+        now = f" Press {keys.of('try.now')} to start immediately."
+        return f"waiting in the device queue: {state.waiting.note}.{cpu}{now}", "$text-warning"
     if state.ready is None:
         return f"{state.loading} …", ""
     if state.answering:
-        return f"{state.columns[state.answering].column.title} is answering; s stops", ""
+        return f"{state.columns[state.answering].column.title} is answering; {keys.of('try.stop')} stops", ""
     if state.pending:
-        return "answering; s stops", ""
+        return f"answering; {keys.of('try.stop')} stops", ""
     return f"ready on {state.ready.device}", ""

@@ -12,6 +12,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from tui.charts.columns import Column, TableRow
 from tui.choice import MARK, Choice
 from tui.format import moment
+from tui.keymap import CommandKeys
 from tui.preview.memory_forecast import STYLES, MethodForecast, forecasts
 
 NETWORK = "requires network"
@@ -58,7 +59,7 @@ def table_row(row: ModelRow, selected: bool) -> TableRow:
     )
 
 
-def detail_lines(row: ModelRow) -> list[str]:
+def detail_lines(row: ModelRow, keys: CommandKeys) -> list[str]:
     """Where the model is and what is known about it; then why a memory is not known."""
     model = row.model
     known = [model.id, model.architecture, model.license and f"license {model.license}", model.about]
@@ -66,10 +67,11 @@ def detail_lines(row: ModelRow) -> list[str]:
     where = model.origin if is_own else f"{model.origin}: {model.files.folder}"
     lines = [" · ".join(part for part in known if part), where]
     if model.requires_network:
-        lines[1] = f"{NETWORK}: {model.files.fetch} on the Hub; press p to download it"
+        key = keys.of("models.pull")
+        lines[1] = f"{NETWORK}: {model.files.fetch} on the Hub; press {key} to download it"
         if model.gated:
             page = f"huggingface.co/{model.files.fetch}"
-            lines[1] = f"{NETWORK}, gated: accept the license at {page} and set HF_TOKEN, then press p"
+            lines[1] = f"{NETWORK}, gated: accept the license at {page} and set HF_TOKEN, then press {key}"
     if problem := model.files.wrong or next((one.why for one in row.forecasts if one.why), ""):
         lines.append(problem)
     return lines

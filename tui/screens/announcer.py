@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config.text import visible
 from tui.screens.base import BaseScreen
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
     from engine.runs.ladder_dir import LadderDir
@@ -32,6 +32,7 @@ class Announcer:
 
     def open(self) -> None:
         """Announce what ended since the last visit, and remember this one. Reads results: in a thread."""
+        keys = app_keys(self._screen)
 
         def read() -> None:
             from engine.config.errors import UserError
@@ -39,7 +40,7 @@ class Announcer:
 
             since = last_visit()
             try:
-                sentences = ended_since(self._runs, since) if since is not None else []
+                sentences = ended_since(self._runs, since, keys) if since is not None else []
             except (UserError, OSError) as error:
                 sentences = [f"cannot read what ended since the last visit: {error}"]
             remember_visit()

@@ -34,7 +34,7 @@ from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.rows import is_covered
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
@@ -63,7 +63,7 @@ class BenchScreen(BenchActions):
         self.panes: list[Pane] = []
         self.follower = RunFollower(self.post_message)
         self.live_runs = LiveRuns(self, runs)
-        self.actions = RunActions(self, self.show_run)
+        self.actions = RunActions(self, self.show_run, "bench.resume")
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
         self.launcher = RunLauncher(
             self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.choose, self.predict
@@ -158,7 +158,7 @@ class BenchScreen(BenchActions):
     def _show_head(self) -> None:
         if is_covered(self):
             return
-        head, about = head_texts(self.choosing, self.follower, self.live_runs, self.size.width)
+        head, about = head_texts(self.choosing, self.follower, self.live_runs, app_keys(self), self.size.width)
         self.query_one("#head", Static).update(head)
         self.query_one("#about", Static).update(about)
 

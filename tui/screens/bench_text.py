@@ -9,6 +9,7 @@ from textual.content import Content
 from engine.runs.folder import current_directory
 from engine.runs.home import tilde
 from tui.header import choice_lines, head_line, live_runs
+from tui.keymap import CommandKeys
 from tui.screens.live_runs import LiveRuns
 from tui.screens.run_follower import RunFollower
 from tui.settings import Settings
@@ -19,7 +20,9 @@ if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
     from engine.runs.run_dir import RunDir
 
 
-def head_texts(choosing: ChoosingPane, follower: RunFollower, live: LiveRuns, width: int) -> tuple[Content, Content]:
+def head_texts(
+    choosing: ChoosingPane, follower: RunFollower, live: LiveRuns, keys: CommandKeys, width: int
+) -> tuple[Content, Content]:
     """Host, selection and live runs; below them what the preset is about and what the selection changed."""
     watched = follower.run.path if follower.run else None
     right = live_runs(live.turns, len(live.unqueued), watched, width - 24)
@@ -27,7 +30,8 @@ def head_texts(choosing: ChoosingPane, follower: RunFollower, live: LiveRuns, wi
     head = head_line(choosing.effective, name, right, width)
     if not choosing.started:
         return head, Content()
-    return head, Content("\n").join(choice_lines(choosing.effective, choosing.changed, choosing.previous, width))
+    lines = choice_lines(choosing.effective, choosing.changed, choosing.previous, width, keys)
+    return head, Content("\n").join(lines)
 
 
 def run_title(run: RunDir) -> str:
@@ -43,7 +47,7 @@ def status_text(follower: RunFollower, live: LiveRuns, settings: Settings, width
         follower.live,
         follower.last_output,
         width,
-        settings.keys,
+        CommandKeys(settings.keys),
         settings.ascii,
         follower.paused,
         follower.deleted,

@@ -22,7 +22,7 @@ from tui.live.sample_lines import sample_lines
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 from tui.widgets.rows import Rows
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97)
 
@@ -153,7 +153,7 @@ class ChartsScreen(BaseScreen[None]):
         if state is None:
             return
         if len(self.earlier) >= MAX_EARLIER:
-            self.tell(f"at most {MAX_EARLIER} earlier runs; B removes them")
+            self.tell(f"at most {MAX_EARLIER} earlier runs; {app_keys(self).of('charts.remove')} removes them")
             return
         shown = {state.name, *(one.name for one in self.earlier)}
 

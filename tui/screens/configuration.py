@@ -36,6 +36,7 @@ from tui.screens.name import NameScreen
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
 from tui.widgets.value_input import ValueInput
+from tui.workbench import app_keys
 
 if TYPE_CHECKING:
     from engine.memory.formula.history import Throughput
@@ -152,7 +153,8 @@ class ConfigurationScreen(BaseScreen[Choice]):
         """Meaning, range and default of the setting under the cursor, then what the configuration costs."""
         spec = setting_specs().get(self.key)
         if spec is None:
-            self.query_one("#detail", Static).update(Content("no setting contains this word; press escape"))
+            key = "escape" if self.edited else app_keys(self).of("config.back")
+            self.query_one("#detail", Static).update(Content(f"no setting contains this word; press {key}"))
             return
         width = max(20, self.size.width - 3)
         lines = textwrap.wrap(spec.meaning, width, max_lines=2, placeholder=" …")
@@ -270,7 +272,7 @@ class ConfigurationScreen(BaseScreen[Choice]):
             except UserError as error:
                 self.tell(error.line, severity="error", timeout=10)
                 return
-            self.tell(f"saved {path}; press P on the bench to select it")
+            self.tell(f"saved {path}; press {app_keys(self).of('bench.presets')} on the bench to select it")
 
         self.app.push_screen(NameScreen(question, free, user_presets.check_name), answered)
 

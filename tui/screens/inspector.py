@@ -32,7 +32,7 @@ from tui.data.inspection import (
 from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 ROWS = 50
 """Rows requested at a time, for each split."""
@@ -171,7 +171,8 @@ class InspectorScreen(BaseScreen[bool]):
 
     def _progress_line(self) -> Content:
         """`tokenizing ━━━━──── 12,000 of 100,000 rows, 4 s; escape cancels`."""
-        seconds = f"{time.monotonic() - self._started_at:.0f} s; escape cancels"
+        key = app_keys(self).of("inspector.back")
+        seconds = f"{time.monotonic() - self._started_at:.0f} s; {key} cancels"
         if self._counted is None:
             return Content(visible(f"{self._progress}, {seconds}", 300))
         text, done, total = self._counted

@@ -25,12 +25,13 @@ from engine.runs.run_dir import RunDir
 from engine.runs.start import resume_ladder
 from tui.commands import bindings
 from tui.history import ladder_view
+from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 from tui.widgets.status_line import status
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 POLL_SECONDS = 0.5
 PARTS = ("progress", "current", "summary", "bars", "costs", "benchmarks", "verdict", "notes")
@@ -100,7 +101,7 @@ class LadderScreen(BaseScreen[None]):
         """Draw again if the ladder, its file, its process or the width has changed."""
         folder = self.current()
         if folder is None:
-            self._show_only(_empty())
+            self._show_only(_empty(app_keys(self)))
             return
         with contextlib.suppress(FileNotFoundError):
             now = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
@@ -166,7 +167,7 @@ class LadderScreen(BaseScreen[None]):
         if directory not in ("", current_directory()):
             notes.append(visible(f"started in {tilde(directory)}"))
         if state.status == "running" and not folder.is_live():
-            notes.append("the ladder's process has ended: press u to resume")
+            notes.append(f"the ladder's process has ended: press {app_keys(self).of('ladder.resume')} to resume")
         return notes
 
     def action_back(self) -> None:
@@ -188,7 +189,7 @@ class LadderScreen(BaseScreen[None]):
             if yes:
                 with contextlib.suppress(UserError, ProcessLookupError):  # it ended before the answer
                     launch.stop(folder)
-                self.tell("stopping after this step; press u to resume later")
+                self.tell(f"stopping after this step; press {app_keys(self).of('ladder.resume')} to resume later")
 
         self.app.push_screen(
             AskScreen(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint."), answered
@@ -246,10 +247,11 @@ class LadderScreen(BaseScreen[None]):
         self.tell(f"{folder.page} (copied)")
 
 
-def _empty() -> Content:
+def _empty(keys: CommandKeys) -> Content:
+    first = f"press {keys.of('ladder.back')}, then {keys.of('bench.run_ladder')} on the bench to run one"
     return Content(
-        "No ladder yet: press escape, then L on the bench to run one with the selected preset. A ladder trains the "
-        "same model on the same data with every method and reports what each method gains and costs."
+        f"No ladder yet: {first} with the selected preset. A ladder trains the same model on the same data with every "
+        "method and reports what each method gains and costs."
     )
 
 

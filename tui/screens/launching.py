@@ -23,6 +23,7 @@ from tui.preview.launches import Launch, LaunchOption
 from tui.preview.problems import LaunchProblem
 from tui.screens.data_checking import DataChecking
 from tui.widgets.value_input import ValueInput
+from tui.workbench import app_keys
 
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 10
@@ -148,12 +149,13 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         if self.edited:
             self.query_one("#keys", Static).update(Content("enter apply   escape cancel   empty: default"))
             return
-        start = "cannot start: see the problems above" if self.preview.blocked else "enter start"
+        keys = app_keys(self)
+        start = "cannot start: see the problems above" if self.preview.blocked else f"{keys.of('launch.start')} start"
         style = "$text-error" if self.preview.blocked else "bold $text-success"
         needed = self.query_one(VerticalScroll).virtual_size.height
         scroll = "   up, down scroll" if needed > self._max_lines() else ""
         last = len(self.launch.options())
-        others = f"   escape back   1-{last} change   c copy command{scroll}"
+        others = f"   {keys.of('launch.back')} back   1-{last} change   {keys.of('launch.copy')} copy command{scroll}"
         self.query_one("#keys", Static).update(Content.assemble((start, style), others))
 
     def _lines(self) -> Iterator[Content]:

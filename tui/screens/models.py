@@ -27,7 +27,7 @@ from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
 from tui.widgets.value_input import ValueInput
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 ACTIONS = actions("models")
 BAR_WIDTH = 30
@@ -114,7 +114,8 @@ class ModelsScreen(BaseScreen[Choice | None]):
 
     @on(Table.CursorMoved)
     def _describe(self) -> None:
-        lines = detail_lines(self.row) if self.row else ["no model contains this word; press escape"]
+        key = "escape" if self.purpose else app_keys(self).of("models.back")
+        lines = detail_lines(self.row, app_keys(self)) if self.row else [f"no model contains this word; press {key}"]
         self.query_one("#detail", Static).update(Content("\n").join(Content(visible(line)) for line in lines))
 
     @on(Table.RowSelected)
@@ -161,7 +162,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
             return
         try:
             found = self.choice.with_model(name).effective().config.model.id
-            lines = detail_lines(model_row(self.choice, describe_model(found), self.budget))
+            lines = detail_lines(model_row(self.choice, describe_model(found), self.budget), app_keys(self))
         except UserError as error:
             lines = [error.line]
         self.query_one("#detail", Static).update(Content("\n").join(Content(visible(line)) for line in lines))
@@ -192,7 +193,8 @@ class ModelsScreen(BaseScreen[Choice | None]):
         if row is None or not row.model.requires_network:
             self.tell("model already downloaded")
         elif self.request is not None:
-            self.tell(f"{self.pulled} is being downloaded; wait, or press escape to cancel it", severity="warning")
+            key = app_keys(self).of("models.back")
+            self.tell(f"{self.pulled} is being downloaded; wait, or press {key} to cancel it", severity="warning")
         else:
             self.pulled = row.model.id
             self.request = BackgroundRequest("pull", {"name": row.model.id}, self.post_message)

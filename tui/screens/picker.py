@@ -27,6 +27,7 @@ from tui.data.datasets import NOT_TEXT, is_text
 from tui.data.folder_list import FolderEntry, FolderView, entries, meant, read_folder
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
+from tui.workbench import app_keys
 
 STYLES = {"folder": "$primary", "up": "$primary", "select": "bold $text-success", "hub": "$text-warning", "file": ""}
 
@@ -132,7 +133,8 @@ class PickerScreen(BaseScreen[str | None]):
 
     def _note(self, word: str) -> str:
         if self.view.error:
-            return f"{self.view.path} {self.view.error}; press backspace or type another path"
+            erase = app_keys(self).of("picker.erase")
+            return f"{self.view.path} {self.view.error}; press {erase} or type another path"
         if not self.entries:
             return f"no file or folder {word!r} here; a Hub id has the form owner/name"
         others = f"; other files, not shown: {self.view.others:,}" if self.view.others else ""

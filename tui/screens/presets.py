@@ -21,12 +21,14 @@ from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
 from tui.choice import Choice, changes
 from tui.commands import bindings
+from tui.keymap import CommandKeys
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
 from tui.terminal.editing import edit
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
+from tui.workbench import app_keys
 
 COLUMNS = (
     Column("key", 3),
@@ -69,7 +71,8 @@ class PresetsScreen(BaseScreen[str | None]):
     def show_presets(self, cursor: str = "") -> None:
         """List the presets as their files are now, the cursor on `cursor`."""
         self.listed = {listed.name: listed for listed in preset_library.list_presets()}
-        self.query_one(Table).show_rows([row(listed) for listed in self.listed.values()], cursor=cursor)
+        keys = app_keys(self)
+        self.query_one(Table).show_rows([row(listed, keys) for listed in self.listed.values()], cursor=cursor)
         self._detail()
 
     @on(Table.CursorMoved)
@@ -91,7 +94,8 @@ class PresetsScreen(BaseScreen[str | None]):
         if listed is None:
             return
         if listed.preset is None:
-            self.tell(f"invalid preset: {listed.error}; press e to edit it", severity="error", timeout=10)
+            key = app_keys(self).of("presets.edit")
+            self.tell(f"invalid preset: {listed.error}; press {key} to edit it", severity="error", timeout=10)
             return
         self.dismiss(listed.name)
 
@@ -120,7 +124,8 @@ class PresetsScreen(BaseScreen[str | None]):
     def action_duplicate(self) -> None:
         listed = self._selected()
         if listed is None or listed.preset is None:
-            self.tell("cannot duplicate an invalid preset; press e to edit it", severity="warning")
+            key = app_keys(self).of("presets.edit")
+            self.tell(f"cannot duplicate an invalid preset; press {key} to edit it", severity="warning")
             return
         self._make(f"Duplicate {listed.name} as:", listed.name, lambda name: _copy(name, listed.name))
 
@@ -178,13 +183,13 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(error.line, severity="error", timeout=10)
 
 
-def row(listed: PresetEntry) -> TableRow:
+def row(listed: PresetEntry, keys: CommandKeys) -> TableRow:
     """A row of the table, red for an invalid preset."""
     style = "$text-error" if listed.preset is None else ""
-    return TableRow(listed.name, tuple((text, style) for text in cells(listed)))
+    return TableRow(listed.name, tuple((text, style) for text in cells(listed, keys)))
 
 
-def cells(listed: PresetEntry) -> list[str]:
+def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
     """In the order of COLUMNS."""
     origin = "yours" if user_presets.is_own(listed) else "built-in"
     if listed.preset is None:
@@ -192,7 +197,7 @@ def cells(listed: PresetEntry) -> list[str]:
     values = listed.preset.values
     given = [str(values.get(key, default)) for key, default in (("model.id", "tiny"), ("data.id", "tickets"))]
     return [
-        str(listed.slot or ""),
+        keys.of_preset(listed.slot),
         listed.name,
         str(values.get("method", Config().method)),
         origin,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config.errors import RunFailed, UserError
 from tui.screens.ask import AskScreen
 from tui.screens.base import BaseScreen
+from tui.workbench import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
@@ -16,10 +17,11 @@ NOTHING_RUNNING = "no active run selected"
 
 
 class RunActions:
-    """Acts on the run that a screen gives; `show` brings a started run before the user."""
+    """Acts on the run that a screen gives."""
 
-    def __init__(self, screen: BaseScreen[Any], show: Callable[[RunDir], object]) -> None:
-        self._screen, self._show = screen, show
+    def __init__(self, screen: BaseScreen[Any], show: Callable[[RunDir], object], resume: str) -> None:
+        """show: shows a started run to the user. resume: id of the screen's command that resumes a run."""
+        self._screen, self._show, self._resume = screen, show, resume
 
     def stop(self, run: RunDir | None) -> None:
         """Stop after asking; the run may end meanwhile."""
@@ -46,7 +48,8 @@ class RunActions:
         waits = any(turn.run == run.path and turn.place for turn in self._screen.queue())
         if self._signal(launch.pause, run):
             how = "it leaves the queue" if waits else "it finishes its step, saves a checkpoint and releases the GPU"
-            self._screen.tell(f"pausing {run.name}: {how}; press u to resume")
+            key = app_keys(self._screen).of(self._resume)
+            self._screen.tell(f"pausing {run.name}: {how}; press {key} to resume")
 
     def resume(self, run: RunDir | None) -> None:
         """Resume from the latest complete checkpoint."""

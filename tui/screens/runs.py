@@ -23,7 +23,7 @@ from tui.screens.base import BaseScreen
 from tui.screens.run_actions import RunActions
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 REFRESH_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
     def __init__(self, runs: Path) -> None:
         super().__init__()
         self.runs = runs
-        self.actions = RunActions(self, self.dismiss)
+        self.actions = RunActions(self, self.dismiss, "runs.resume")
         self.lines: dict[str, RunSummary] = {}
         self.marked: set[str] = set()
         self.word, self.sort_column, self.reverse = "", 0, True
@@ -110,11 +110,12 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
     @on(Table.CursorMoved)
     def _detail(self) -> None:
         """Full name, method, model, data and reason of the end; or what to press if there is no run."""
-        line = self.lines.get(self.query_one(Table).key)
+        line, keys = self.lines.get(self.query_one(Table).key), app_keys(self)
         if line is None:
-            text = "no run matches" if self.lines else "no runs yet: press escape, then enter on the bench to start one"
+            first = f"press {keys.of('runs.back')}, then {keys.of('bench.start')} on the bench to start one"
+            text = "no run matches" if self.lines else f"no runs yet: {first}"
         else:
-            reason = "paused: press u to resume" if line.state == "paused" else line.reason
+            reason = f"paused: press {keys.of('runs.resume')} to resume" if line.state == "paused" else line.reason
             origin = f"started in {tilde(line.started_in)}" if line.started_in else ""
             about = f"{line.name}: {line.method}, {line.model} on {line.data}"
             about += f", continues {line.from_run}" if line.from_run else ""
@@ -162,7 +163,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
 
         runs = [RunDir(self.runs / name) for name in sorted(self.marked) if name in self.lines]
         if len(runs) < 2:
-            self.tell("mark two or more runs with space", severity="warning")
+            self.tell(f"mark two or more runs with {app_keys(self).of('runs.mark')}", severity="warning")
             return
         self.app.push_screen(CompareScreen(runs, app_settings(self).ascii))
 

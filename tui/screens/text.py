@@ -15,7 +15,7 @@ from engine.config.preset import Effective, flatten
 from engine.config.text import visible
 from tui.commands import TABLES, TITLES
 from tui.format import setting
-from tui.keymap import displayed_key
+from tui.keymap import CommandKeys, displayed_key
 from tui.screens.base import BaseScreen
 
 
@@ -41,13 +41,13 @@ class TextScreen(BaseScreen[None]):
         self.dismiss()
 
 
-def help_text(keys: dict[str, str]) -> Content:
-    """Every command with its key; `keys` are the user's own."""
+def help_text(keys: CommandKeys) -> Content:
+    """Every command with its keys."""
     lines: list[Content] = []
     for group, table in TABLES.items():
         lines.append(Content.styled(TITLES[group], "bold"))
         for command in table:
-            key = displayed_key(keys.get(command.id, command.keys))
+            key = displayed_key(keys.all_of(command.id))
             lines.append(
                 Content.assemble((f"  {key:<12}", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
             )

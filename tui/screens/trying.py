@@ -26,6 +26,7 @@ from tui.screens.base import BaseScreen
 from tui.widgets.answer_columns import AnswerColumns
 from tui.widgets.key_line import KeyLine
 from tui.widgets.prompt_input import PromptInput
+from tui.workbench import app_keys
 
 REDRAW_SECONDS = 0.1
 ITEMS = 200
@@ -137,7 +138,7 @@ class TryScreen(BaseScreen[None]):
         self.query_one("#title", Static).update(Content(visible(title)))
         memory = memory_text(state.memory) if state.memory else ""
         self.query_one("#memory", Static).update(Content(visible(memory)))
-        text, style = state_line(state, self.error)
+        text, style = state_line(state, self.error, app_keys(self))
         self.query_one("#state", Static).update(Content.styled(visible(text), style))
         self._draw_item()
 
@@ -197,7 +198,9 @@ class TryScreen(BaseScreen[None]):
         if self.state.ready is None or self.error:
             self.tell("the models are not loaded", severity="warning")
         elif self.state.pending:
-            self.tell("still answering: press escape, then s to stop", severity="warning")
+            keys = app_keys(self)
+            leave = f"{keys.of('try.back')}, then " if isinstance(self.focused, Input) else ""
+            self.tell(f"still answering: press {leave}{keys.of('try.stop')} to stop", severity="warning")
         else:
             return True
         return False

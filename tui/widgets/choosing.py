@@ -19,6 +19,7 @@ from tui.choice import DEVICE, Choice, changes
 from tui.widgets.data_list import DataList, ListLeft
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
+from tui.workbench import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor a forecast
     from engine.config.preset import Effective
@@ -115,7 +116,7 @@ class ChoosingPane(Vertical):
         self.list_presets()
 
     def choose_slot(self, slot: int) -> None:
-        """Select the preset of a number key."""
+        """Select the preset with this slot."""
         from engine.config import preset_library
 
         self.start()
@@ -123,7 +124,8 @@ class ChoosingPane(Vertical):
             if listed.slot == slot:
                 self.choose(self.choice.with_preset(listed.name))
                 return
-        self.post_message(ChoiceRefused(f"no preset has the key {slot}; press P to give one `slot = {slot}`"))
+        key = app_keys(self).of("bench.presets")
+        self.post_message(ChoiceRefused(f"no preset has `slot = {slot}`; press {key} to give it to one"))
 
     def next_method(self) -> None:
         self.start()

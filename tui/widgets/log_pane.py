@@ -20,6 +20,7 @@ from engine.config.text import amount, visible
 from tui.live.log_lines import LogLines, OutputChunk
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
+from tui.workbench import app_keys
 
 TITLES = {"events": "log", "output": "log · worker output"}
 MAX_COPIED = 64 << 10
@@ -200,7 +201,7 @@ class LogPane(Rows, can_focus=True):
     def _find_next(self, older: bool) -> None:
         """Go to the nearest matching line above (`older`) or below the one that was found last."""
         if not self.find_word:
-            self.app.notify("no word to find; press f to enter one")
+            self.app.notify(f"no word to find; press {app_keys(self).of('bench.find')} to enter one", markup=False)
             return
         numbered, word = self._filtered(), self.find_word.lower()
         matches = [number for number, text in numbered if word in text.lower()]

@@ -11,7 +11,7 @@ from engine.config.text import visible
 from tui.welcome import welcome
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
-from tui.workbench import app_settings
+from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.earlier_runs import EarlierRun
@@ -49,7 +49,7 @@ class LossPane(Rows):
         if self.state is None:
             if self._drawn != self.content_size:
                 self._drawn = self.content_size
-                self.show(welcome(app_settings(self).keys, width, height))
+                self.show(welcome(app_keys(self), width, height))
             return
         from tui.charts.chart import ChartStyle
         from tui.live.loss_rows import Losses

@@ -5,10 +5,12 @@ from __future__ import annotations
 from textual.events import Paste
 from textual.widgets import Input
 
+from tui.workbench import app_keys
+
 LINE_FEED = "⏎"
 """Stands for a line feed."""
 PLACEHOLDERS = {
-    "prompt": "prompt · enter sends · escape leaves the line",
+    "prompt": "prompt · enter sends · {back} leaves the line",
     "sampling": "temperature=0 top_p=1 seed=0 max_new_tokens=128",
     "system": "system prompt; empty for no system prompt",
 }
@@ -23,9 +25,12 @@ class PromptInput(Input):
     """
 
     def __init__(self, id: str) -> None:
-        super().__init__(placeholder=PLACEHOLDERS["prompt"], id=id, compact=True)
+        super().__init__(id=id, compact=True)
         self.cursor_blink = False  # each change is sent over SSH
         self.purpose = "prompt"
+
+    def on_mount(self) -> None:
+        self._show_purpose()
 
     @property
     def text(self) -> str:
@@ -34,7 +39,8 @@ class PromptInput(Input):
 
     def ask(self, purpose: str, value: str | None = None) -> None:
         """Take the focus for this purpose. value: the text to edit; None keeps what is in the line."""
-        self.purpose, self.placeholder = purpose, PLACEHOLDERS[purpose]
+        self.purpose = purpose
+        self._show_purpose()
         if value is not None:
             self.value = value.replace("\n", LINE_FEED)
         self.cursor_position = len(self.value)
@@ -43,7 +49,11 @@ class PromptInput(Input):
     def leave(self) -> None:
         """Keep an unfinished prompt; drop unfinished settings."""
         if self.purpose != "prompt":
-            self.value, self.purpose, self.placeholder = "", "prompt", PLACEHOLDERS["prompt"]
+            self.value, self.purpose = "", "prompt"
+            self._show_purpose()
+
+    def _show_purpose(self) -> None:
+        self.placeholder = PLACEHOLDERS[self.purpose].format(back=app_keys(self).of("try.back"))
 
     def _on_paste(self, event: Paste) -> None:
         event.prevent_default()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from textual.content import Content
@@ -12,7 +11,7 @@ from engine.config.quantities import duration
 from engine.config.text import visible
 from tui.charts.bar import StyledText, bar
 from tui.format import number
-from tui.keymap import key_of
+from tui.keymap import CommandKeys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs import events
@@ -28,7 +27,7 @@ def status(
     live: bool | None,
     last_output: str | None,
     width: int = 200,
-    keys: Mapping[str, str] | None = None,
+    keys: CommandKeys | None = None,
     ascii_only: bool = False,
     paused: bool = False,
     deleted: bool = False,
@@ -37,26 +36,26 @@ def status(
     """One line for a running run; for an ended one, what happened in at most two lines and the keys that help now.
 
     `last_output`: the last line printed by a worker that exited without an `end` event, None for every other run.
-    `keys`: the user's own. `deleted`: the run's directory was deleted. `has_device`: it is first in the device queue,
-    which its events tell only with the next phase.
+    `keys`: the default ones if None. `deleted`: the run's directory was deleted. `has_device`: it is first in the
+    device queue, which its events tell only with the next phase.
     """
-    own = keys or {}
+    keys = keys or CommandKeys()
     if state is None:
-        return _ready(own)
+        return _ready(keys)
     if deleted:
-        todo = f"{key_of('bench.start', own)} start another   {key_of('bench.runs', own)} runs"
+        todo = f"{keys.of('bench.start')} start another   {keys.of('bench.runs')} runs"
         return _ended("run deleted", "its directory no longer exists", "$text-error", todo, width)
     if last_output is not None:
         phase = f" in phase {state.phase}" if state.phase else ""
         reason = f"last log line: {last_output}" if last_output else SILENT_EXIT
         return _ended(
-            "died", f"worker exited unexpectedly{phase}; {reason}", "$text-error", _next(state, "died", own), width
+            "died", f"worker exited unexpectedly{phase}; {reason}", "$text-error", _next(state, "died", keys), width
         )
     if state.end is not None and state.end.status == "stopped" and paused:
         where = f"checkpoint at step {state.checkpoint.step}" if state.checkpoint else "before the first step"
-        return _ended("paused", f"{where}; uses no GPU", "$text-warning", _next(state, "stopped", own), width)
+        return _ended("paused", f"{where}; uses no GPU", "$text-warning", _next(state, "stopped", keys), width)
     if state.end is not None:
-        return _end(state, state.end, own, width)
+        return _end(state, state.end, keys, width)
     if state.phase == "waiting" and has_device:
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
@@ -65,9 +64,9 @@ def status(
     return Content.assemble(*_running(state, ascii_only, width - len(suffix)), (suffix, "$foreground-muted"))
 
 
-def _ready(own: Mapping[str, str]) -> Content:
-    text = f"ready: 1-9 preset, {key_of('bench.start', own)} start, {key_of('bench.runs', own)} runs, "
-    return Content.styled(f"{text}{key_of('app.help', own)} all keys", "$foreground-muted")
+def _ready(keys: CommandKeys) -> Content:
+    text = f"ready: {keys.presets} preset, {keys.of('bench.start')} start, {keys.of('bench.runs')} runs, "
+    return Content.styled(f"{text}{keys.of('app.help')} all keys", "$foreground-muted")
 
 
 def _running(state: RunState, ascii_only: bool, width: int) -> list[StyledText]:
@@ -98,8 +97,8 @@ def _running(state: RunState, ascii_only: bool, width: int) -> list[StyledText]:
     return [*parts[:2], *bar(share, bar_width, ascii_only), *parts[2:]]
 
 
-def _end(state: RunState, end: events.End, own: Mapping[str, str], width: int) -> Content:
-    todo = _next(state, end.status, own)
+def _end(state: RunState, end: events.End, keys: CommandKeys, width: int) -> Content:
+    todo = _next(state, end.status, keys)
     if end.status == "finished":
         return _ended("finished", _score(state), "$text-success", todo, width)
     style = "$text-warning" if end.status == "stopped" else "$text-error"
@@ -121,16 +120,16 @@ def _score(state: RunState) -> str:
     return ", ".join(parts)
 
 
-def _next(state: RunState, how: str, own: Mapping[str, str]) -> str:
+def _next(state: RunState, how: str, keys: CommandKeys) -> str:
     """The keys that help after a run ended as `how`."""
-    start, runs = key_of("bench.start", own), key_of("bench.runs", own)
+    start, runs = keys.of("bench.start"), keys.of("bench.runs")
     if how == "finished":
-        return f"{runs} compare with other runs   {key_of('bench.ladder', own)} ladder   {start} start another"
+        return f"{runs} compare with other runs   {keys.of('bench.ladder')} ladder   {start} start another"
     if state.error is not None and state.error.user:
-        return f"fix the problem, then {start} start again   {key_of('bench.config', own)} configuration"
+        return f"fix the problem, then {start} start again   {keys.of('bench.config')} configuration"
     resume = f"resume from step {state.checkpoint.step}" if state.checkpoint else "restart from the first step"
-    output = "" if how == "stopped" else f"   {key_of('bench.output', own)} worker output"
-    return f"{key_of('bench.resume', own)} {resume}{output}   {start} start another"
+    output = "" if how == "stopped" else f"   {keys.of('bench.output')} worker output"
+    return f"{keys.of('bench.resume')} {resume}{output}   {start} start another"
 
 
 def _ended(outcome: str, reason: str, style: str, todo: str, width: int) -> Content:

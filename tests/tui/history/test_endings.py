@@ -13,6 +13,7 @@ from engine.runs import run_dir
 from engine.runs.result import Interval, Score
 from engine.runs.run_dir import RunDir
 from tui.history.endings import MAX_SENTENCES, ended_since, ladder_of, last_visit, remember_visit, run_ending
+from tui.keymap import CommandKeys
 
 
 def ended(runs: Path, status: str, moment: float, reason: str = "") -> RunDir:
@@ -40,17 +41,17 @@ def test_a_finished_run_is_told_with_its_score_and_time(tmp_path: Path) -> None:
 
 def test_only_what_ended_since_is_told_latest_first_and_the_rest_counted(tmp_path: Path) -> None:
     runs = [ended(tmp_path, "finished", 1000.0 + number) for number in range(7)]
-    told = ended_since(tmp_path, 1000.5)
+    told = ended_since(tmp_path, 1000.5, CommandKeys({"bench.runs": "z"}))
     assert told[0].startswith(f"lora-{runs[-1].name[-4:]}") and len(told) == MAX_SENTENCES + 1
-    assert told[-1] == "and 2 more: press r"
-    assert ended_since(tmp_path, 1006.0) == []
+    assert told[-1] == "and 2 more: press z"
+    assert ended_since(tmp_path, 1006.0, CommandKeys()) == []
 
 
 def test_a_ladder_is_told_with_its_headline_and_without_its_runs(tmp_path: Path) -> None:
     folder, state = made_ladder(tmp_path)
     for run in run_dir.iterate(tmp_path):
         run_dir.write_result(run, run_dir.blank_result(run, run_dir.read_frozen(run)))
-    (told,) = ended_since(tmp_path, state.updated - 1)
+    (told,) = ended_since(tmp_path, state.updated - 1, CommandKeys())
     assert told.startswith("ladder ") and state.summary and state.summary.headline in told
     assert ladder_of(tmp_path, state.finished_runs()[0]) == folder
     assert ladder_of(tmp_path, "another") is None

@@ -14,6 +14,7 @@ from tui.choice import Choice, changes
 from tui.header import choice_lines, head_line, live_runs
 from tui.history.run_list import RunSummary
 from tui.history.run_table import FIELDS, TABLE, row, undated
+from tui.keymap import CommandKeys
 from tui.welcome import STEPS, welcome
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
@@ -78,7 +79,7 @@ def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:
 def test_as_many_changes_as_fit_are_shown_and_the_rest_counted(width: int) -> None:
     before, after = Choice().effective(), Choice("qwen2.5-7b-full").effective()
     changed = changes(before, after)
-    _, second = choice_lines(after, changed, "LoRA · demo", width)
+    _, second = choice_lines(after, changed, "LoRA · demo", width, CommandKeys())
     assert second.cell_length <= width
     shown = second.plain.partition(": ")[2]
     counted = [int(part.split()[0]) for part in shown.split(", ") if part.endswith("more (c)")]
@@ -87,7 +88,7 @@ def test_as_many_changes_as_fit_are_shown_and_the_rest_counted(width: int) -> No
 
 @pytest.mark.parametrize(("width", "height"), [(46, 5), (50, 12), (50, 22), (130, 40)])
 def test_the_first_start_help_fits_its_pane(width: int, height: int) -> None:
-    lines = welcome({"bench.start": "f5"}, width, height)
+    lines = welcome(CommandKeys({"bench.start": "f5"}), width, height)
     assert len(lines) <= height and max(one.cell_length for one in lines) <= width
     text = "\n".join(one.plain for one in lines)
     assert "1-9" in text and "f5" in text

@@ -148,8 +148,10 @@ def test_a_long_answer_is_stopped_and_the_next_prompt_waits_for_it() -> None:
         assert "waiting for its turn" in screen_text(app)
         screen.query_one("#prompt", Input).value = "next"
         await pilot.press("enter")
-        assert "still answering" in app.notes[-1] and screen.query_one("#prompt", Input).value == "next"
-        await pilot.press("escape", "s")
+        assert "press escape, then s to" in app.notes[-1] and screen.query_one("#prompt", Input).value == "next"
+        await pilot.press("escape", "n")
+        assert "press s to" in app.notes[-1]  # escape would now close the screen
+        await pilot.press("s")
         await wait_for(pilot, lambda: not screen.state.pending)
         await pilot.press("s")
         assert app.notes[-1] == "nothing is being generated"

@@ -9,6 +9,7 @@ from made_runs import step
 
 from engine.runs import events
 from engine.runs.follow import last_line
+from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
 from tui.widgets.status_line import status
 
@@ -21,7 +22,7 @@ def state(*given: events.Event) -> RunState:
 
 def test_without_a_run_it_shows_what_to_press() -> None:
     assert "enter start" in status(None, None, None).plain
-    assert "f start" in status(None, None, None, keys={"bench.start": "f"}).plain
+    assert "f start" in status(None, None, None, keys=CommandKeys({"bench.start": "f"})).plain
 
 
 def test_training_shows_phase_step_bar_loss_speed_and_time_left() -> None:

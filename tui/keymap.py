@@ -23,6 +23,9 @@ RENAMED = {
 }
 """Old command id in `config.toml` -> its present id."""
 
+PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\"}
+"""Textual's name of a key -> the character that readers know it by."""
+
 DEFAULT_KEYS = {command.id: command.keys for command in all_commands()}
 
 
@@ -56,7 +59,8 @@ class CommandKeys:
 
 def displayed_key(key: str) -> str:
     """Textual's name of a key as it is displayed: `?` for `question_mark`."""
-    return key.replace("question_mark", "?").replace("slash", "/")
+    modifiers, plus, name = key.rpartition("+")
+    return f"{modifiers}{plus}{PUNCTUATION.get(name, name)}"
 
 
 def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:

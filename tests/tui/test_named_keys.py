@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 import tui
 from tui.app import Workbench
 from tui.commands import all_commands
-from tui.keymap import DEFAULT_KEYS, CommandKeys
+from tui.keymap import DEFAULT_KEYS, CommandKeys, displayed_key
 from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.text import help_text
@@ -102,6 +102,11 @@ def test_no_sentence_of_the_workbench_names_a_default_key() -> None:
 )
 def test_the_search_finds_keys_in_sentences_only(source: str, found: bool) -> None:
     assert any(named(text) for _, text in sentences(source)) is found
+
+
+def test_punctuation_is_shown_as_its_character() -> None:
+    shown = [displayed_key(key) for key in ("question_mark", "ctrl+slash", "backslash", "f2", "plus")]
+    assert shown == ["?", "ctrl+/", "\\", "f2", "plus"]
 
 
 def test_help_and_first_steps_name_no_default_key_once_all_are_changed() -> None:

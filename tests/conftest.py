@@ -130,16 +130,31 @@ def _place(item: pytest.Item) -> str:
 @pytest.fixture(autouse=True)
 def isolated_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file of the user is read or written."""
+    isolate(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same for fixtures that several tests share, which exist before `isolated_environment`: their runs would wait
+    in the user's device queue, for each other and for runs that are not of the tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(tmp_path_factory.mktemp("shared"), patch)
+        yield
+
+
+def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Set the environment for the time of `patch`; its files are in `folder`."""
     for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "FTBENCH_LOCKS", "HF_HOME"):
-        folder = tmp_path / "world" / name.lower()
-        folder.mkdir(parents=True)
-        monkeypatch.setenv(name, str(folder))
-    monkeypatch.setenv("FTBENCH_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLORTERM", "truecolor")
+        of_name = folder / "world" / name.lower()
+        of_name.mkdir(parents=True)
+        patch.setenv(name, str(of_name))
+    patch.setenv("FTBENCH_RUNS", str(folder / "runs"))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("TERM", "xterm-256color")
+    patch.setenv("COLORTERM", "truecolor")
     for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "COLORFGBG", "TMUX"):
-        monkeypatch.delenv(name, raising=False)
+        patch.delenv(name, raising=False)
 
 
 @pytest.fixture

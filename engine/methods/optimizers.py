@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from engine.config import schema
 from engine.config.automatic_optimizer import automatic_optimizer
+from engine.config.preset import with_settings
 from engine.methods.machine import Machine
 
 Warn = Callable[[str, str], None]
@@ -61,6 +63,17 @@ def make_optimizer(
     if pure_bf16:
         return compensated(resumable(kind))(groups, **settings), f"{name} (compensated bf16)"
     return resumable(kind)(groups, **settings), name
+
+
+def make_unpaged(
+    parameters: Iterable[torch.nn.Parameter], config: schema.Config, machine: Machine
+) -> torch.optim.Optimizer:
+    """The optimizer of a run on `machine`, without a GPU: paging needs one, and unpaged state has the same size."""
+    name = automatic_optimizer(machine.device) if config.optimizer.name == "auto" else config.optimizer.name
+    unpaged = replace(machine, device="cpu")
+    return make_optimizer(
+        parameters, with_settings(config, {"optimizer.name": name}), unpaged, lambda code, text: None
+    )[0]
 
 
 def _groups(trainable: Sequence[torch.nn.Parameter], config: schema.Config) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +28,7 @@ from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.formula.audit_counts import MethodAudit, PhaseCounts
 from engine.methods.machine import Machine
-from engine.methods.optimizers import make_optimizer
+from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
 from engine.training.batches import Schedule, choose_packing, micro_batches
@@ -106,8 +105,7 @@ def _training(
     checkpointing: Checkpointing,
 ) -> PhaseCounts:
     """The second of two optimizer steps."""
-    unpaged = replace(GPU, device="cpu")  # paged state has the same operations, and paging needs a GPU
-    optimizer, _ = make_optimizer(model.parameters(), config, unpaged, lambda code, text: None)
+    optimizer = make_unpaged(model.parameters(), config, GPU)
     schedule = Schedule(len(rows), len(rows), STEPS, 0)
     steps = _StepCounts(counter, len(list(micro_batches(rows, micro_batch, packing))))
 

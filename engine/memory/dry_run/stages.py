@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -16,7 +15,7 @@ from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
 from engine.memory.dry_run.fake_model import allocate
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
-from engine.methods.optimizers import make_optimizer
+from engine.methods.optimizers import make_unpaged
 from engine.training import chunked_loss
 from engine.training import loss as loss_module
 from engine.training.collation import MicroBatch
@@ -41,12 +40,8 @@ def allocate_weights(model: torch.nn.Module, live: MemoryTracker) -> None:
 def create_optimizer(
     model: torch.nn.Module, config: schema.Config, machine: Machine, live: MemoryTracker
 ) -> torch.optim.Optimizer:
-    """The run's optimizer after a first step, which creates its state.
-
-    Paged state is created unpaged: it has the same size, and paging needs a GPU.
-    """
-    unpaged = replace(machine, device="cpu")
-    optimizer, _ = make_optimizer(model.parameters(), config, unpaged, lambda code, text: None)
+    """The run's optimizer after a first step, which creates its state."""
+    optimizer = make_unpaged(model.parameters(), config, machine)
     _give_gradients(model, live)
     with live.attributing("optimizer"):
         optimizer.step()

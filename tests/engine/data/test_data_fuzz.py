@@ -5,6 +5,7 @@ A fixed sample of what `tests/bench/fuzz_data.py` runs at length.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections import Counter
 
@@ -21,12 +22,13 @@ FILES = 250
 
 @pytest.fixture(scope="module")
 def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
-    """The verdicts on all files, computed once."""
-    found = fuzz_data.Tally()
+    """The verdicts on all files, computed once; in a new process, because Hypothesis also draws constants of the modules
+    that are imported, which depend on the tests before this one.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        fuzz_data.run(FILES, "suite", found)
-    return found
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(fuzz_data.batch, (FILES, "suite"))
 
 
 def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_intended(tally):

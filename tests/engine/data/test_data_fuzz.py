@@ -22,8 +22,8 @@ FILES = 250
 
 @pytest.fixture(scope="module")
 def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
-    """The verdicts on all files, computed once; in a new process, because Hypothesis also draws constants of the modules
-    that are imported, which depend on the tests before this one.
+    """The verdicts on all files, computed once; in a new process, because Hypothesis also draws constants of imported
+    modules, which depend on the tests before this one.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

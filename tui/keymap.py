@@ -24,7 +24,7 @@ RENAMED = {
 """Old command id in `config.toml` -> its present id."""
 
 PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\"}
-"""Textual's name of a key -> the character that readers know it by."""
+"""Textual's name of a key -> its character."""
 
 DEFAULT_KEYS = {command.id: command.keys for command in all_commands()}
 
@@ -58,7 +58,7 @@ class CommandKeys:
 
 
 def displayed_key(key: str) -> str:
-    """Textual's name of a key as it is displayed: `?` for `question_mark`."""
+    """The key as it is displayed: `?` for Textual's `question_mark`."""
     modifiers, plus, name = key.rpartition("+")
     return f"{modifiers}{plus}{PUNCTUATION.get(name, name)}"
 

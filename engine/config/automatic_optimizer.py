@@ -1,9 +1,8 @@
 """What `optimizer.name = "auto"` means: 8-bit AdamW on a GPU, torch's fused AdamW on a CPU.
 
-On a CPU 8-bit state would save memory that is rarely short, and much time would be lost: a step of bitsandbytes' 8-bit
-AdamW takes 27 ns per float32 parameter, one of torch's fused AdamW 0.5 ns (one thread of an AMD EPYC; torch 2.13,
-bitsandbytes 0.50.2; `tests/bench/optimizers.py`). Full fine-tuning has many trained parameters, so its cost was
-overstated by half.
+On a CPU memory is rarely short, and 8-bit state is slow: a step of bitsandbytes' 8-bit AdamW takes 28 ns per float32
+parameter, one of torch's fused AdamW 0.5 ns (one thread of an AMD EPYC; torch 2.13, bitsandbytes 0.50.2;
+`tests/bench/optimizers.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +17,11 @@ def automatic_optimizer(device: Literal["cpu", "cuda"], paged: bool = False) -> 
     if device == "cpu":
         return "adamw"
     return "paged_adamw_8bit" if paged else "adamw_8bit"
+
+
+def optimizer_name(setting: str, device: Literal["cpu", "cuda"]) -> str:
+    """The optimizer of a setting on this device; `auto` is not paged, which only a plan can decide."""
+    return automatic_optimizer(device) if setting == "auto" else setting
 
 
 def automatic_on_resume(device: Literal["cpu", "cuda"], earlier: str) -> Literal["auto"] | OptimizerName:

@@ -62,8 +62,8 @@ def identity(
     parts.append({key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")})
     if (slots := slots_of(config.hardware.device)) > 1:
         parts.append({"slots": slots})  # runs at the same time share caches and memory bandwidth: other timings
-    if config.optimizer.name == "auto" and not machine.get("cuda"):
-        # It was 8-bit in earlier versions: other losses and times.
+    on_cpu = not executor.gres if executor.name == "slurm" else not machine.get("cuda")
+    if config.optimizer.name == "auto" and on_cpu:  # 8-bit in earlier versions: other losses and times
         parts.append({"optimizer": automatic_optimizer("cpu")})
     if split_version != OLDEST_SPLIT_VERSION:
         parts.append({"split_version": split_version})

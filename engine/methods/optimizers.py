@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from engine.config import schema
-from engine.config.automatic_optimizer import automatic_optimizer
+from engine.config.automatic_optimizer import optimizer_name
 from engine.config.preset import with_settings
 from engine.methods.machine import Machine
 
@@ -45,7 +45,7 @@ def make_optimizer(
         "eps": chosen.eps,
     }
     pure_bf16 = any(parameter.dtype == torch.bfloat16 for parameter in trainable)
-    name: str = automatic_optimizer(machine.device) if chosen.name == "auto" else chosen.name
+    name = optimizer_name(chosen.name, machine.device)
     if name == "paged_adamw_8bit" and not machine.paging:
         name = "adamw_8bit"
         warn("optimizer.unpaged", "paged optimizer state needs CUDA unified memory: using 8-bit AdamW without paging")
@@ -69,11 +69,9 @@ def make_unpaged(
     parameters: Iterable[torch.nn.Parameter], config: schema.Config, machine: Machine
 ) -> torch.optim.Optimizer:
     """The optimizer of a run on `machine`, without a GPU: paging needs one, and unpaged state has the same size."""
-    name = automatic_optimizer(machine.device) if config.optimizer.name == "auto" else config.optimizer.name
-    unpaged = replace(machine, device="cpu")
-    return make_optimizer(
-        parameters, with_settings(config, {"optimizer.name": name}), unpaged, lambda code, text: None
-    )[0]
+    named = with_settings(config, {"optimizer.name": optimizer_name(config.optimizer.name, machine.device)})
+    optimizer, _ = make_optimizer(parameters, named, replace(machine, device="cpu"), lambda code, text: None)
+    return optimizer
 
 
 def _groups(trainable: Sequence[torch.nn.Parameter], config: schema.Config) -> list[dict[str, Any]]:

@@ -144,12 +144,12 @@ class MemoryTracker(TorchDispatchMode):
                     result = on_real_tensors(func, args, kwargs)
         for tensor in _tensors((result,)):
             self._appear(tensor)
-        if self.in_backward and func is torch.ops.aten.add.Tensor:
+        inside = self.scratch.get(func, no_scratch)(args)
+        if self.in_backward and func is torch.ops.aten.add.Tensor and not inside:
             # Autograd adds a gradient to another in place if nothing else has it, but not to a subclass of Tensor such
             # as a fake one (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace): what is still live at the
             # next operation counts there.
             return result
-        inside = self.scratch.get(func, no_scratch)(args)
         self._reach(inside, self._part_of(args[0]) if inside and isinstance(args[0], torch.Tensor) else self.part)
         return result
 

@@ -6,7 +6,7 @@ Data types follow `engine.methods`; `bf16`: whether the device supports bf16 ari
 from __future__ import annotations
 
 from engine.config import schema
-from engine.config.automatic_optimizer import automatic_optimizer
+from engine.config.automatic_optimizer import optimizer_name
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula.architecture import Architecture, Linear
 from engine.memory.formula.estimate import Device
@@ -124,8 +124,7 @@ def optimizer_state(shape: Architecture, config: schema.Config, device: Device, 
 
 
 def _has_32_bit_state(config: schema.Config, device: Device) -> bool:
-    name = config.optimizer.name
-    return (automatic_optimizer(device) if name == "auto" else name) == "adamw"
+    return optimizer_name(config.optimizer.name, device) == "adamw"
 
 
 def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:

@@ -228,8 +228,8 @@ def _add_times(row: RungResult, runs: Sequence[FinishedRun]) -> None:
     row.tokens_per_second = seed_range(result.tokens_per_second for result in outcomes)
     row.computed_tokens_per_second = seed_range(result.computed_tokens_per_second for result in outcomes)
     row.energy = seed_range(map(worked_joules, outcomes))
-    on_cpu = [run.result for run in alike if not run.result.peak.reserved]
-    row.cpu_seconds = seed_range(result.load.cpu_seconds if result.load else None for result in on_cpu)
+    loads = [run.result.load for run in alike if not run.result.peak.reserved]
+    row.cpu_seconds = seed_range(load.cpu_seconds if load and load.complete else None for load in loads)
 
 
 def _mean_extra(results: Sequence[Result]) -> dict[str, float]:

@@ -216,6 +216,9 @@ class LadderRunner:
             if run.state() == "died":
                 step = _last_step(run)
                 deaths, last_step = (deaths + 1, last_step) if step <= last_step else (1, step)
+                if deaths < MAX_DEATHS:
+                    what = f"the worker of {run.name} ended unexpectedly after step {step} and was started again"
+                    self.warn("ladder.worker_restarted", what)
             elif run.state() == "stopped":
                 raise StopRequested(f"its run {run.name} was stopped")
 

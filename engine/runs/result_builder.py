@@ -30,6 +30,8 @@ class ResultBuilder:
         self._planned = False
         """Whether the current worker has logged its plan."""
         self._predicted_at = 0
+        self._unrecorded, self._all_recorded = False, True
+        """Whether the current worker has trained without recording its load yet; whether all before it recorded it."""
 
     def add(self, event: Event) -> None:
         self.times.add(event)
@@ -37,6 +39,7 @@ class ResultBuilder:
         if isinstance(event, events.Step):  # the most frequent event, so checked first
             self.steps.add(event)
             self.result.steps = event.step
+            self._unrecorded = True
             return
         self.energy.add(event)
         self._rare(event)
@@ -46,6 +49,8 @@ class ResultBuilder:
         match event:
             case events.Hello():
                 self._planned = False
+                self._all_recorded &= not self._unrecorded
+                self._unrecorded = False
             case events.Environment():
                 result.versions, result.machine = event.versions, event.machine
             case events.Data():
@@ -108,6 +113,8 @@ class ResultBuilder:
             self.result.load = event.training
         else:
             self.result.load.add(event.training)
+        self.result.load.complete = self._all_recorded
+        self._unrecorded = False
 
     def _take_eval(self, event: events.Eval) -> None:
         result = self.result

@@ -65,7 +65,8 @@ class RungResult(Struct, kw_only=True):
     training_seconds: SeedRange | None = None
     """Optimizer steps only; of runs whose timing is not disturbed, as all times."""
     cpu_seconds: SeedRange | None = None
-    """CPU time of the worker while training, of all runs; None on a GPU and if not recorded."""
+    """CPU time of the worker while training, also of disturbed runs; without runs of which a worker was killed, whose
+    CPU time is unknown. None on a GPU and if not recorded."""
     all_seconds: SeedRange | None = None
     """All phases except waiting for the GPU and scoring the base model, which not every rung does."""
     tokens_per_second: SeedRange | None = None

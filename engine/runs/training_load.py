@@ -38,6 +38,8 @@ class TrainingLoad(Struct, kw_only=True):
     """Highest clock that the GPU supports, in MHz."""
     throttled: list[str] = field(default_factory=list)
     """Why the GPU lowered its clocks: `power cap`, `temperature`, `hardware slowdown`, `power brake`."""
+    complete: bool = True
+    """Whether every worker that trained recorded its load; one that was killed did not."""
 
     def add(self, other: TrainingLoad) -> None:
         """Add the load of a later worker of the same run."""

@@ -16,6 +16,7 @@ from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.result import Predicted, Result
 from engine.runs.run_dir import RunDir
+from engine.runs.training_load import TrainingLoad
 
 OLD = TESTS / "old_runs"
 NOT_IN_OLD_EVENTS = {
@@ -69,6 +70,14 @@ def test_steps_after_the_checkpoint_of_a_resume_count_once(run: RunDir) -> None:
     assert (found.steps, found.tokens, found.step_seconds) == (3, 31, 1.5)
     assert found.validation_loss == [(2, 3.0)]
     assert (found.status, found.reason, found.last_checkpoint) == ("stopped", "asked", "checkpoints/step-2")
+
+
+@pytest.mark.parametrize(("killed", "cpu_seconds"), [(False, 18.0), (True, 9.0)])
+def test_a_load_without_that_of_a_killed_worker_is_incomplete(killed: bool, cpu_seconds: float, run: RunDir) -> None:
+    load = events.Load(training=TrainingLoad(seconds=10.0, cpus=1, cpu_seconds=9.0))
+    first = [hello(), plan(0), step(1), *([] if killed else [load])]
+    found = result_of(run, *first, hello(True), plan(1), step(2), load, events.End(status="finished", reason=""))
+    assert found.load and (found.load.complete, found.load.cpu_seconds) == (not killed, cpu_seconds)
 
 
 def test_a_result_needs_the_end_of_the_latest_worker(run: RunDir) -> None:

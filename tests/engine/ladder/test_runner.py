@@ -18,7 +18,8 @@ from engine.ladder.identity import identity, index
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, locks, run_dir
-from engine.runs.events import Status
+from engine.runs.event_log import EventLog
+from engine.runs.events import Hello, Status
 from engine.runs.ladder import Ladder, LadderRun, SharedWork
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import make_plan
@@ -179,6 +180,29 @@ def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     assert planned.status == "planned"
     if not own:
         os.close(held)
+
+
+def test_a_worker_that_ends_unexpectedly_is_started_again_with_a_warning(
+    tmp_path: Path, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ladder_dir.create(tmp_path, plan)
+    run = create_run(tmp_path, plan, None)
+    starts = 0
+
+    def start(runner: LadderRunner, entry: LadderRun, run: RunDir) -> None:
+        nonlocal starts
+        starts += 1
+        EventLog(run.events_file).write(Hello(pid=1, host="h", version="0", resumed=starts > 1))
+        if starts == 2:
+            result = run_dir.blank_result(run, run_dir.read_frozen(run))
+            result.status = "finished"
+            run_dir.write_result(run, result)
+
+    monkeypatch.setattr(LadderRunner, "_start", start)
+    runner = runner_of(folder, plan)
+    runner.run_entry(entry(run, folder), plan.rungs[0].config, plan.rungs[0])
+    assert starts == 2 and runner.ladder.warning_codes == ["ladder.worker_restarted"]
+    assert run.name in runner.ladder.warnings[0]
 
 
 @pytest.mark.parametrize(("test", "validation", "field"), [(0, 5, "data.test"), (5, 0, "data.validation")])

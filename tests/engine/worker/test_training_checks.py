@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ import msgspec
 import pytest
 import torch
 from command import ftbench
+from transformers import LlamaConfig
 
 from engine.config.gpu_prices import list_gpus
 from engine.config.method_specs import method_names
@@ -25,11 +27,12 @@ from engine.methods.machine import Machine, this_machine
 from engine.runs.training_report import CHECKS, MODELS, TRAINING, TrainingReport
 from engine.training import varlen_attention
 from engine.training.guards import OutOfMemory
+from engine.training.segments import Segments
 from engine.worker.training_checks import memory
 from engine.worker.training_checks.agreement import gradients_agree, losses_agree
 from engine.worker.training_checks.decoding import check_decoding, decoding_check, divergences
 from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, out_of_memory_check
-from engine.worker.training_checks.packed_loss import check_packed_loss
+from engine.worker.training_checks.packed_loss import check_packed_loss, plain_attention
 from engine.worker.training_checks.paging import Paged, is_managed, paging_check
 from engine.worker.training_checks.report import check_method
 from engine.worker.training_checks.session import TrainingSession
@@ -66,18 +69,29 @@ def test_every_check_passes_or_needs_a_gpu() -> None:
             assert report.model == ("embedded model" if choice == "embedded" else "Llama shape with 5M parameters")
 
 
+@pytest.mark.parametrize("tokens", [None, 1], ids=["all rows before it", "one token of the row before it"])
 def test_attention_to_other_rows_fails_the_packed_loss(
-    session: TrainingSession, monkeypatch: pytest.MonkeyPatch
+    session: TrainingSession, monkeypatch: pytest.MonkeyPatch, tokens: int | None
 ) -> None:
     assert check_packed_loss(session).state == "ok"
 
-    def to_all(query: Any, key: Any, value: Any, segments: Any, scale: float) -> torch.Tensor:
+    def attend(query: Any, key: Any, value: Any, segments: Segments, scale: float) -> torch.Tensor:
+        mask = segments.mask(query.device)[0, 0].clone()
+        for before, row in pairwise(segments.segments):
+            mask[row.start : row.end, before.end - tokens if tokens else 0 : before.end] = True
         return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=True
+            query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
         )
 
-    monkeypatch.setattr(varlen_attention, "SegmentAttention", SimpleNamespace(apply=to_all))
+    monkeypatch.setattr(varlen_attention, "SegmentAttention", SimpleNamespace(apply=attend))
     assert check_packed_loss(session).state == "failed"
+
+
+def test_long_rows_of_large_models_keep_their_attention_kernel() -> None:
+    llama = LlamaConfig(num_hidden_layers=32, num_attention_heads=32)
+    for longest, kept in ((400, False), (2048, True)):
+        with plain_attention(SimpleNamespace(config=llama), longest):
+            assert torch.backends.cuda.flash_sdp_enabled() == kept
 
 
 def test_padded_runs_have_no_packed_loss_to_compare(session: TrainingSession, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +112,8 @@ def test_gradients_may_differ_by_what_two_layouts_differ_by() -> None:
     gradient = torch.linspace(-1, 1, 1000)
     assert gradients_agree(gradient * 1.001, gradient, gradient * 0.999, torch.bfloat16).holds
     assert not gradients_agree(gradient * 1.1, gradient, gradient, torch.bfloat16).holds
+    assert gradients_agree(gradient * 1.2, gradient, gradient * 0.9, torch.bfloat16).holds
+    assert not gradients_agree(gradient * 1.25, gradient, gradient * 0.9, torch.bfloat16).holds
     assert not gradients_agree(gradient * math.nan, gradient, gradient, torch.float32).holds
     assert not gradients_agree(gradient * 0, gradient * 0, gradient * 0, torch.float32).holds
 

@@ -15,17 +15,27 @@ from typing import Any
 
 GPT2_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 SINGLE_DIGITS = {"type": "Digits", "individual_digits": True}
-DECLARED: tuple[tuple[Any, str], ...] = (
-    ({"type": "Sequence", "pretokenizers": [SINGLE_DIGITS, GPT2_BYTES]}, "smollm"),
-    (GPT2_BYTES, "gpt-2"),
+LLAMA3_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Description in tokenizer.json -> llama.cpp's name of the equal pre-tokenizer."""
+LLAMA3 = (
+    {"type": "Split", "pattern": {"Regex": LLAMA3_WORDS}, "behavior": "Isolated", "invert": False},
+    GPT2_BYTES | {"use_regex": False},
+)
+DECLARED: tuple[tuple[Any, bool, str], ...] = (
+    ({"type": "Sequence", "pretokenizers": [SINGLE_DIGITS, GPT2_BYTES]}, False, "smollm"),
+    ({"type": "Sequence", "pretokenizers": [*LLAMA3]}, True, "llama-bpe"),
+    (GPT2_BYTES, False, "gpt-2"),
+)
+"""Description in tokenizer.json, and its `ignore_merges` -> llama.cpp's name of the equal pre-tokenizer."""
 
 
 def declared(folder: Path) -> str | None:
     """llama.cpp's name for the pre-tokenizer of a model folder, None if none has its description."""
-    found = json.loads((folder / "tokenizer.json").read_text("utf-8")).get("pre_tokenizer")
-    return next((name for description, name in DECLARED if description == found), None)
+    found = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    wanted = found.get("pre_tokenizer"), bool(found["model"].get("ignore_merges"))
+    return next((name for *description, name in DECLARED if tuple(description) == wanted), None)
 
 
 def main(arguments: list[str]) -> None:
@@ -44,6 +54,8 @@ def main(arguments: list[str]) -> None:
             name = declared(folder)
             if name is None:
                 raise
+            if tokenizer.bos_token is None:  # llama.cpp adds one to prompts that are split like Llama 3's otherwise
+                model.gguf_writer.add_add_bos_token(False)
             return name
 
     TextModel.get_vocab_base_pre = recognized

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 
 from engine.assets.build import corpus_words as words
+from engine.assets.build.corpus_support import code_of, spelled, support_code
 from engine.assets.build.corpus_text import Turn, cased, code, compact, fill, record, sentence
 
 Task = Callable[[random.Random], tuple[str, str]]
@@ -65,8 +66,8 @@ def repeat(rng: random.Random) -> tuple[str, str]:
 
 def find_code(rng: random.Random) -> tuple[str, str]:
     """Extract the identifier from a text, in capitals, however it is written."""
-    wanted = code(rng)
-    shown = rng.choice([wanted, wanted, wanted.lower(), "#" + wanted])
+    wanted = support_code(rng)
+    shown = spelled(wanted, rng)
     lines = [sentence(rng.choice(words.PEOPLE), rng) for _ in range(rng.randint(1, 3))]
     told = rng.choice([f"see {shown}.", f"it is {shown}.", f"({shown})", f"{shown} is it."])
     lines.insert(rng.randint(0, len(lines)), told)
@@ -117,9 +118,10 @@ def reply_json(rng: random.Random) -> tuple[str, str]:
 
 
 TASKS: list[tuple[Task, int]] = [
-    (fill_json, 40),
+    (fill_json, 25),
     (look_up, 10),
     (repeat, 12),
+    (code_of, 20),
     (find_code, 12),
     (capitals, 6),
     (sort_word, 10),
@@ -128,13 +130,16 @@ TASKS: list[tuple[Task, int]] = [
 ]
 
 
-def task_talk(rng: random.Random) -> list[Turn]:
+COPYING: list[tuple[Task, int]] = [(repeat, 30), (code_of, 40), (look_up, 15), (find_code, 15)]
+
+
+def task_talk(rng: random.Random, tasks: list[tuple[Task, int]] = TASKS) -> list[Turn]:
     turns: list[Turn] = []
     if rng.random() < 0.15:
         rule = rng.choice(["answer in short.", "you help at a desk.", "be exact."])
         turns.append({"role": "system", "content": rule})
     for _ in range(rng.choice([1, 1, 1, 2])):
-        task = rng.choices([t for t, _ in TASKS], weights=[w for _, w in TASKS])[0]
+        task = rng.choices([t for t, _ in tasks], weights=[w for _, w in tasks])[0]
         asked, answered = task(rng)
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return turns

@@ -63,12 +63,12 @@ def story(rng: random.Random) -> str:
     return cased(" ".join(lines), rng)
 
 
-def cased(text: str, rng: random.Random) -> str:
+def cased(text: str, rng: random.Random, capitals: float = 0.08) -> str:
     """Mostly sentence case, sometimes all lower or upper case, so that the model handles any case."""
     style = rng.random()
-    if style < 0.08:
+    if style < capitals:
         return text.upper()
-    if style < 0.35:
+    if style < 0.27 + capitals:
         return text
     parts = text.split(". ")
     return ". ".join(part[:1].upper() + part[1:] for part in parts)

@@ -1,4 +1,4 @@
-"""Write the tiny model's general text: plain documents like those of its pretraining, from a different seed.
+"""Write the tiny model's general text: stories like those of its pretraining, from a different seed.
 
 `python -m engine.assets.build.make_general` reproduces the file exactly. The text for larger models is `general.txt`,
 prose written for this purpose.
@@ -13,7 +13,7 @@ PASSAGES, SHORTEST = 24, 200
 
 
 def passages() -> list[str]:
-    plain = (document for document in documents(2000, SEED) if isinstance(document, str))
+    plain = (document for document in documents(500, SEED, {"story": 1}) if isinstance(document, str))
     long_enough = (" ".join(text.split()) for text in plain if len(text) >= SHORTEST)
     return [text for text, _ in zip(long_enough, range(PASSAGES), strict=False)]
 

@@ -1,26 +1,66 @@
 """Pretrain the embedded tiny model on generated text and save it.
 
-`python -m engine.assets.build.make_tiny [folder]` takes about 20 minutes on two cores. The seed fixes the corpus and
+`python -m engine.assets.build.make_tiny [folder]` runs two processes of one thread each. The seed fixes the corpus and
 its order; weights may differ in the last digits between machines.
 """
 
+import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from engine.assets import tiny_folder
-from engine.assets.build.corpus import documents
-from engine.assets.build.make_tokenizer import as_text, train_tokenizer
+from engine.assets.build.copying import copy_accuracy
+from engine.assets.build.corpus import CODES_LAST, KEYS_LAST, KINDS, SUPPORT_LAST, documents
+from engine.assets.build.corpus_words import EVERYDAY
+from engine.assets.build.make_tokenizer import train_tokenizer
+from engine.assets.build.pretraining_batches import Batch, Mix, batches
+from engine.assets.build.word_tokenizer import change_tokenizer, train_word_tokenizer
 
 SEED = 7
-STEPS = 2600
-BATCH, LENGTH = 16, 256
-PEAK_RATE = 3e-3
-HELD_OUT = 8
-"""Batches for the final held-out loss."""
+PROCESSES = 2
+WARMUP = 60
+"""Steps at the start of a stage in which the rate rises."""
+MATRIX_RATE, VECTOR_RATE = 2e-2, 3e-3
+"""Peak rates of Muon for the matrices of the layers, and of AdamW for the embedding and the norms."""
+PORT = 29517
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of pretraining with its own mix of documents and new optimizers."""
+
+    steps: int
+    mix: Mix
+    seed: int
+    copying_pools: int = 0
+    decay: int = 0
+    """Steps at the end in which the rate falls to zero."""
+    rate: float = 1.0
+    """Factor of both peak rates."""
+
+    def rate_factor(self, step: int) -> float:
+        end = (self.steps - step) / self.decay if self.decay else 1.0
+        return self.rate * min((step + 1) / WARMUP, 1.0, end)
+
+
+STAGES = (
+    Stage(800, KINDS, SEED + 1, copying_pools=6),
+    Stage(1000, SUPPORT_LAST, SEED + 11, decay=400),
+    Stage(450, KEYS_LAST, SEED + 21, decay=390, rate=0.6),
+)
+LAST_STAGES = (
+    Stage(550, KEYS_LAST, SEED + 31, decay=430, rate=0.8),
+    Stage(1400, CODES_LAST, SEED + 41, decay=1100, rate=0.7),
+)
+"""After the others, with the tokenizer that the model keeps."""
 
 
 def tokenizer_texts() -> list[str]:
@@ -28,6 +68,8 @@ def tokenizer_texts() -> list[str]:
     texts: list[str] = []
     for document in documents(20_000, SEED):
         texts += [document] if isinstance(document, str) else [turn["content"] for turn in document]
+    # Words as JSON strings: keys and values are single tokens, which makes answers short.
+    texts += [json.dumps(EVERYDAY, separators=(",", ":"))] * 60
     return texts + ["system\nuser\nassistant\ntool\n"] * 200
 
 
@@ -50,38 +92,62 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def packed_rows(tokenizer: PreTrainedTokenizerFast, count: int) -> torch.Tensor:
-    """Rows of complete documents, the last one truncated, so that each row starts like a prompt."""
-    rows: list[list[int]] = []
-    row: list[int] = []
-    for document in documents(count * 12, SEED + 1):
-        row += tokenizer(as_text(document, tokenizer), add_special_tokens=False)["input_ids"]
-        if len(row) >= LENGTH:
-            rows.append(row[:LENGTH])
-            row = []
-        if len(rows) == count:
-            return torch.tensor(rows)
-    raise ValueError(f"the corpus filled {len(rows)} of {count} rows")
+def loss_of(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
+    """The mean loss of the batch's targets; the head runs at their positions only.
 
-
-def loss_of(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
+    Rows are padded on the right and attention is causal, so no mask is needed.
+    """
     with torch.autocast("cpu", torch.bfloat16):
-        return model(input_ids=rows, labels=rows, use_cache=False).loss
+        hidden = model.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden[:, :-1][batch.kept])
+    return cross_entropy(logits.float(), batch.tokens[:, 1:][batch.kept])
 
 
-def pretrain(model: LlamaForCausalLM, batches: torch.Tensor) -> None:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, len(batches), pct_start=0.08)
-    start = time.monotonic()
-    for step, rows in enumerate(batches):
-        loss = loss_of(model, rows)
+def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if name.endswith("_proj.weight")]
+    others = [p for name, p in model.named_parameters() if not name.endswith("_proj.weight")]
+    return [
+        torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=VECTOR_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def average_gradients(model: LlamaForCausalLM) -> None:
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stage: Stage, rank: int) -> None:
+    opts = optimizers(model)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(o, stage.rate_factor) for o in opts]
+    stream = batches(tokenizer, stage.seed + rank, stage.mix, stage.copying_pools)
+    start, tokens = time.monotonic(), 0
+    for step, batch in zip(range(stage.steps), stream, strict=False):
+        tokens += batch.tokens.numel() * PROCESSES
+        loss = loss_of(model, batch)
         loss.backward()
+        average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        if step % 100 == 0 or step + 1 == len(batches):
-            print(f"step {step} loss {loss.item():.3f} seconds {time.monotonic() - start:.0f}", flush=True)
+        for one in [*opts, *schedules]:
+            one.step()
+        model.zero_grad()
+        if rank == 0 and (step % 50 == 49 or step + 1 == stage.steps):
+            copied = copy_accuracy(model, tokenizer, SEED + 100)
+            seconds = time.monotonic() - start
+            print(
+                f"step {step + 1} loss {loss.item():.3f} copied {copied:.1%} {tokens} tokens {seconds:.0f} s",
+                flush=True,
+            )
+
+
+def held_out_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> float:
+    stream = batches(tokenizer, SEED + 50)
+    with torch.no_grad():
+        return torch.stack([loss_of(model, next(stream)) for _ in range(8)]).mean().item()
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -93,18 +159,28 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder, save_jinja_files=False)
 
 
-def main(folder: Path, steps: int = STEPS) -> None:
-    torch.set_num_threads(2)
-    tokenizer = train_tokenizer(tokenizer_texts())
-    model = build_model(tokenizer)
-    batches = packed_rows(tokenizer, (steps + HELD_OUT) * BATCH).view(-1, BATCH, LENGTH)
-    tokens = batches[HELD_OUT:].numel()
-    print(f"{model.num_parameters()} parameters, {tokens} tokens, {len(tokenizer)} vocabulary", flush=True)
-    pretrain(model, batches[HELD_OUT:])
-    with torch.no_grad():
-        held_out = torch.stack([loss_of(model, rows) for rows in batches[:HELD_OUT]]).mean()
-    print(f"held-out loss {held_out.item():.3f}")
-    save(model, tokenizer, folder)
+def work(rank: int, folder: Path, first: PreTrainedTokenizerFast, tokenizer: PreTrainedTokenizerFast) -> None:
+    """One of the processes: all have the same weights and different documents."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{PORT}", rank=rank, world_size=PROCESSES)
+    model = build_model(first)
+    for stage in STAGES:
+        pretrain(model, first, stage, rank)
+    change_tokenizer(model, first, tokenizer)
+    for stage in LAST_STAGES:
+        pretrain(model, tokenizer, stage, rank)
+    if rank == 0:
+        copied = copy_accuracy(model, tokenizer, SEED + 200, messages=256)
+        loss = held_out_loss(model, tokenizer)
+        print(f"{model.num_parameters()} parameters, held-out loss {loss:.3f}, copied {copied:.1%}")
+        save(model, tokenizer, folder)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def main(folder: Path) -> None:
+    texts = tokenizer_texts()
+    mp.spawn(work, (folder, train_tokenizer(texts), train_word_tokenizer(texts)), nprocs=PROCESSES)
 
 
 if __name__ == "__main__":

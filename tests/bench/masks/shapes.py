@@ -25,7 +25,7 @@ class Shape:
     """Form of the rows, for the peers' settings: messages, sharegpt, alpaca, pair or text."""
     template: str = "own"
     """own: the tokenizer's; qwen2.5, qwen3: that family's, as shipped with trl."""
-    max_length: int = 512
+    max_length: int = 640
     tools: bool = False
     last_only: bool = False
     """Whether flags in the rows leave only the last answer in the loss."""

@@ -41,7 +41,7 @@ def test_only_what_differs_is_written() -> None:
 
 def test_the_rates_of_the_other_methods_are_kept() -> None:
     user_presets.create_from_choice("mine", "demo", effective("demo", "lora", {}))
-    assert effective("mine", "full", {}).config.train.learning_rate == 1e-3
+    assert effective("mine", "full", {}).config.train.learning_rate == 5e-4
     user_presets.create_from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
     assert effective("own-rate", "lora", {}).config.train.learning_rate == 0.5
 

@@ -278,6 +278,8 @@ def test_a_gguf_file_answers_in_llama_cpp(
     assert abs(check["loss_difference"]["mean"]) < 0.1 and check["largest_logit_difference"] < 5
     assert 'TEMPLATE """' in (out / "Modelfile").read_text()
     assert len(check["candidates"]) == (2 if method == "qlora" else 0)
+    # The key, type 7 (bool) and false: else servers would add a token to prompts that the model never saw.
+    assert b"tokenizer.ggml.add_bos_token" + bytes([7, 0, 0, 0, 0]) in (out / "model.gguf").read_bytes()
 
 
 def test_without_the_tools_one_line_says_what_to_do(runs: dict[str, RunDir], tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> 
     found = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
     assert found.title == "ladder of demo"
     assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs"
-    assert fact(found, "rates") == "qlora 5e-3 (preset demo), lora 5e-3 (preset demo), full 1e-3 (preset demo)"
+    assert fact(found, "rates") == "qlora 5e-3 (preset demo), lora 5e-3 (preset demo), full 5e-4 (preset demo)"
     assert not [code for code in codes(found) if code.startswith("preset.")]
     for rung in ("qlora", "lora", "full"):
         assert "of 80.0 GiB" in fact(found, rung)

@@ -90,7 +90,7 @@ def test_what_each_method_trains_is_shown_at_every_size(size: tuple[int, int], t
             "activations",
             "learning_rate",
             "0.005",
-            "0.001",
+            "0.0005",
             "All weights are trained",
             "formula",
         ):

@@ -27,6 +27,7 @@ class Truth:
     """Standard deviation of the log-odds between seeds; 0.08 is about 1.5 points of score."""
     items: int = 400
     seeds: int = 3
+    margin: float | None = None
 
     def rate(self, rung: str) -> float:
         """The true score, over the distribution of items and seeds."""
@@ -64,6 +65,7 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Decisions]:
         for name, one in scores.items()
     }
     ladder = blank_ladder(truth.items, list(range(truth.seeds)))
+    ladder.margin = truth.margin
     add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
     ladder.verdict = verdict(ladder)
     return ladder, decide(ladder)

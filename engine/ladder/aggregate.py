@@ -121,7 +121,7 @@ def _comparisons(
         low, high = (-one.high, -one.low) if lower_is_better else (one.low, one.high)
         made.finding = finding_of(low, high, margin)
         if made.finding == "undecided":
-            _add_needed(made, by_score.required_sample(one, pairs))
+            _add_needed(made, by_score.required_sample(one, pairs, margin))
         comparisons.append(made)
     return comparisons
 
@@ -129,6 +129,7 @@ def _comparisons(
 def _add_needed(comparison: Comparison, needed: RequiredSample) -> None:
     comparison.needed_items, comparison.needed_items_high = needed.items
     comparison.needed_seeds, comparison.needed_seeds_high = needed.seeds
+    comparison.needed_for = needed.decision
 
 
 def _comparison(difference: Difference, of_loss: Difference | None, scores: Mapping[str, ItemScores]) -> Comparison:

@@ -147,6 +147,7 @@ def _negated(ladder: Ladder, one: Comparison) -> Comparison:
         needed_seeds=one.needed_seeds,
         needed_items_high=one.needed_items_high,
         needed_seeds_high=one.needed_seeds_high,
+        needed_for=one.needed_for,
         loss_difference=one.loss_difference.negated() if one.loss_difference else None,
     )
 

@@ -122,6 +122,11 @@ def is_as_good(ladder: Ladder, a: str, b: str) -> str:
     return f"{a} is as good as {b} within the margin of {margin(ladder)}"
 
 
+def both_as_good(ladder: Ladder) -> str:
+    """`each is as good as the other within the margin of 2 points`."""
+    return is_as_good(ladder, "each", "the other")
+
+
 def needed_sample(compared: Comparison) -> str:
     """`about 260 to 600 test items and 4 to 9 seeds`; '' if nothing is known."""
     if compared.needed_items is None:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
-from engine.ladder.required_sample import RequiredSample, required
+from engine.ladder.required_sample import POWER_Z, RequiredSample, distance_to_decision, required
 from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
 from engine.runs.result import Interval
 
@@ -257,9 +257,12 @@ class MeanSamples:
         levels = [1 - (1 - level) * parts[base] / untrained.count(base) for base in untrained]
         return [min(one, 1 - MIN_TAIL / POINTS) for one in levels]
 
-    def required_sample(self, difference: Difference, pairs: Sequence[tuple[str, str]]) -> RequiredSample:
-        """The range of test items and seeds that detect a difference of this size, over the likely seed variances."""
-        if difference.mean == 0 or not math.isfinite(difference.half_width):
+    def required_sample(
+        self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None
+    ) -> RequiredSample:
+        """The range of test items and seeds that decide a comparison, over the likely seed variances."""
+        distance, decision = distance_to_decision(difference.mean, margin)
+        if distance == 0 or not math.isfinite(difference.half_width):
             return RequiredSample()
         a, b = difference.a, difference.b
         seeds = min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained)
@@ -269,10 +272,10 @@ class MeanSamples:
         error = math.sqrt(items + float(np.median(of_mean)))
         criticals = difference.half_width / error if error else Z_95, self._critical_many_seeds(tuple(pairs))
         low, high = (
-            required(difference.mean, items * self.n, float(variance), (self.n, seeds), criticals)
+            required(distance, items * self.n, float(variance), (self.n, seeds), criticals, POWER_Z[decision])
             for variance in np.quantile(of_one, SPREAD_RANGE)
         )
-        return RequiredSample((low[0], high[0]), (low[1], high[1])) if low[0] else RequiredSample()
+        return RequiredSample((low[0], high[0]), (low[1], high[1]), decision) if low[0] else RequiredSample()
 
     def _critical_many_seeds(self, pairs: tuple[tuple[str, str], ...]) -> float:
         """Half the width of the intervals in standard errors without variance between seeds."""

@@ -26,6 +26,7 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     WITHIN_MARGIN,
     Sentence,
+    both_as_good,
     difference,
     is_as_good,
     keeps_gain,
@@ -136,17 +137,21 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
         text += f", and {keeps_gain(ladder, row, gain)}"
     value = difference(ladder, against)
     if against.finding == "undecided":
-        return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(against)}"
+        return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(ladder, against)}"
     if against.finding == "as_good":
         return f"{text}. {is_as_good(ladder, name, 'full')}: {value}."
     small = f", {WITHIN_MARGIN}" if against.finding == "worse" and is_non_inferior(ladder, row.name, full.name) else ""
     return f"{text}. {name} is {SIGNIFICANTLY[against.finding]} than full{small}: {value}."
 
 
-def _required_sample(compared: Comparison) -> str:
-    """How many test items and seeds a significant difference of the observed size would take."""
+def _required_sample(ladder: Ladder, compared: Comparison) -> str:
+    """How many test items and seeds would decide the comparison, if the observed difference is the true one."""
     needed = needed_sample(compared)
-    return f" To detect a true difference of this size with 80% power, {needed} are needed." if needed else ""
+    if not needed:
+        return ""
+    if compared.needed_for == "difference":
+        return f" To detect a true difference of this size with 80% power, {needed} are needed."
+    return f" If this is the true difference, {needed} are needed to show with 80% power that {both_as_good(ladder)}."
 
 
 def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) -> str:

@@ -9,7 +9,7 @@ from engine.config.quantities import ABSENT, percent, rate
 from engine.config.text import amount
 from engine.ladder.decisions import comparison
 from engine.ladder.format import metric_title, p_value, rung_title
-from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, is_as_good, needed_sample
+from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, both_as_good, is_as_good, needed_sample
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
@@ -162,4 +162,6 @@ def finding(ladder: Ladder, compared: Comparison) -> str:
     items = ladder.work.test if ladder.work else None
     text = f"{NO_SIGNIFICANT_DIFFERENCE} with {amount(items, 'test item')}" if items else NO_SIGNIFICANT_DIFFERENCE
     needed = needed_sample(compared)
+    if needed and compared.needed_for == "as_good":
+        return f"{text}; {needed} needed to show that {both_as_good(ladder)}"
     return f"{text}; {needed} needed" if needed else text

@@ -12,7 +12,7 @@ from simulated import BASE, blank_ladder
 from engine.config.metric_specs import LOSS
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.quasi_random import Floats
-from engine.ladder.required_sample import required
+from engine.ladder.required_sample import distance_to_decision, required
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.statistics import MIN_ITEMS, ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
@@ -126,6 +126,14 @@ def test_the_required_sample_is_larger_than_the_present_one_and_enough() -> None
     items, seeds = required(0.02, 0.001, 0.01, (300, 3), criticals)
     assert items == 300 and seeds and seeds > 3  # the same items and more seeds
     assert 0.001 / items + 0.01 / seeds <= (0.02 / 3.2416) ** 2
+
+
+def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
+    for difference, distance, decision in ((0.005, 0.015, "as_good"), (-0.005, 0.015, "as_good"), (0, 0.02, "as_good")):
+        assert distance_to_decision(difference, 0.02) == (pytest.approx(distance), decision)
+    for difference in (0.01, -0.03):
+        assert distance_to_decision(difference, 0.02) == (abs(difference), "difference")
+    assert distance_to_decision(0.001, None) == (0.001, "difference")
 
 
 def test_the_required_sample_is_a_range_over_the_likely_seed_spreads() -> None:

@@ -9,6 +9,7 @@ import pytest
 from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, Truth, simulate
 from verdict_criteria import CRITERIA, Criterion, text_of
 
+from engine.ladder.decisions import comparison
 from engine.ladder.phrases import ASSUMED_SPREAD, ONE_SEED
 
 LADDERS = 120
@@ -56,6 +57,25 @@ def test_the_needed_number_of_items_makes_the_difference_significant() -> None:
     enough = Truth(odds, seed_std=0.0, items=sorted(needed)[len(needed) // 2], seeds=3)
     significant = sum(simulate(enough, number)[1].against_full["qlora"].finding == "worse" for number in range(60))
     assert 0.6 <= significant / 60 <= 0.95, (enough.items, significant)
+
+
+def test_the_needed_number_of_items_shows_that_equal_rungs_are_as_good() -> None:
+    odds = {"base": -2.0, "qlora": 0.5, "lora": 0.5, "full": 0.5}
+    needed = []
+    for number in range(80):
+        _, found = simulate(Truth(odds, seed_std=0.0, margin=0.06), number)
+        against = found.against_full["qlora"]
+        if against.needed_items and not against.needed_seeds and abs(against.difference.mean) < 0.01:
+            assert against.needed_for == "as_good"
+            needed.append(against.needed_items)
+    assert len(needed) > 4
+    enough = Truth(odds, seed_std=0.0, items=sorted(needed)[len(needed) // 2], margin=0.06)
+    both = 0
+    for number in range(60):
+        ladder, _ = simulate(enough, number)
+        directions = comparison(ladder, "qlora", "full"), comparison(ladder, "full", "qlora")
+        both += all(one is not None and one.finding == "as_good" for one in directions)
+    assert 0.6 <= both / 60 <= 0.95, (enough.items, both)
 
 
 def test_the_verdict_names_a_single_seed() -> None:

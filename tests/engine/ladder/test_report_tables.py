@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from engine.config import quantities
-from engine.ladder.phrases import NO_ENERGY, NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY
+from engine.ladder.phrases import NO_ENERGY, NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, both_as_good
 from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.table import ReportTable
@@ -78,6 +78,8 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
         unclear.needed_items, unclear.needed_items_high = items
         unclear.needed_seeds, unclear.needed_seeds_high = seeds
         assert quality_tables.finding(ladder, unclear) == f"{not_significant}; {needed} needed"
+    ladder.margin, unclear.needed_for = 0.02, "as_good"
+    assert quality_tables.finding(ladder, unclear).endswith(f"needed to show that {both_as_good(ladder)}")
     unclear.needed_items = None
     assert quality_tables.finding(ladder, unclear) == not_significant
     ladder.margin = 0.02
@@ -104,8 +106,8 @@ def test_the_commands_repeat_the_runs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs")
     commands = dict(record.commands(directory, ladder))
     assert commands["Run the ladder"] == "ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'"
-    words = shlex.split(commands["Run full alone, seed 0"])
-    assert words[:5] == ["ftbench", "run", "demo-lora", "--method", "full"]
+    words = shlex.split(commands["Run LoRA alone, seed 0"])
+    assert words[:3] == ["ftbench", "run", "demo-lora"]
     assert "train.learning_rate=0.0005" in words
 
 

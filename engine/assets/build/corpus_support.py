@@ -63,7 +63,7 @@ def spelled(plain: str, rng: random.Random, lower: float = 0.15) -> str:
 def any_word(rng: random.Random) -> str:
     """An everyday word or a form of it, right or wrong, or letters; never `call`, which the tickets have before codes.
 
-    Words that are no token are spelled in letters as codes are, and only the digits tell them apart.
+    Words that are no token are spelled in letters as codes are; only the digits of a code differ.
     """
     if rng.random() < 0.3:
         return "".join(rng.choices(LETTERS.lower(), k=rng.randint(2, 7)))

@@ -1,14 +1,18 @@
-"""Runs and a ladder written by the release before split version 2, stored in `tests/fixtures/split_v1`."""
+"""Runs and a ladder written by the code before split version 2, stored in `tests/fixtures/split_v1`.
+
+Recorded by commit 914ef99 with the embedded model of 2026-11-28, as is `old_runs/killed-0.1.0`: a run does not resume with
+another model or tokenizer. A new embedded model needs new records.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 STORED = Path(__file__).parent / "fixtures" / "split_v1"
-RUN = "20261126-060048-demo-lora-365d"
+RUN = "20261128-011310-demo-lora-2882"
 """A finished run that scores 5 of its 6 test rows."""
-LADDER = "20261126-060105-demo-ladder-24f5"
-LADDER_RUNS = ("20261126-060140-demo-lora-4748", "20261126-060200-demo-full-dea0")
+LADDER = "20261128-011319-demo-ladder-3301"
+LADDER_RUNS = ("20261128-011337-demo-lora-05d7", "20261128-011345-demo-full-9762")
 MADE_OF = "/tmp/oldfix/rows.jsonl"
 """The original path of their data, which is part of a ladder run's fingerprint."""
 

@@ -157,7 +157,7 @@ def make_run(folder: Path, count: int) -> RunDir:
 
 def resumed(folder: Path, count: int) -> Taken:
     """A real worker that resumes a run with such a log: time from `hello` to the result, and its measured peak."""
-    run = RunDir(folder / "20261126-071643-demo-lora-lora-40a0")
+    run = RunDir(folder / "20261128-011405-demo-lora-lora-bbf5")
     shutil.copytree(TESTS / "old_runs" / "killed-0.1.0", run.path)
     own = run.events_file.read_bytes()
     write_log(run.events_file, count)

@@ -102,7 +102,7 @@ def getattr_of(result: Result, field: str) -> Any:
 @pytest.fixture
 def old(tmp_path: Path) -> RunDir:
     """A run of version 0.1.0 that was killed during evaluation."""
-    run = RunDir(tmp_path / "runs" / "20261126-071643-demo-lora-lora-40a0")
+    run = RunDir(tmp_path / "runs" / "20261128-011405-demo-lora-lora-bbf5")
     shutil.copytree(OLD, run.path)
     return run
 
@@ -112,4 +112,4 @@ def test_an_old_run_resumes_and_its_result_covers_both_parts(old: RunDir) -> Non
     found = old.result()
     assert found and found.status == "finished" and found.steps == 6 and found.before and found.after
     assert [step for step, _ in found.validation_loss] == [2, 4, 6]
-    assert found.peak.rss_training and found.tokens == 2107
+    assert found.peak.rss_training and found.tokens == 2168

@@ -35,7 +35,7 @@ def test_the_default_rungs_are_the_three_methods_at_their_preset_rates() -> None
     plan = make_plan("demo", [], {}, seeds=3)
     assert [rung.name for rung in plan.rungs] == ["qlora", "lora", "full"]
     assert plan.seeds == [0, 1, 2]
-    assert differing_settings(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
+    assert differing_settings(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 5e-4}
     assert shared(plan.rungs)["evaluation.metric"] == "json"
 
 
@@ -150,7 +150,7 @@ def test_a_general_text_is_resolved_in_the_current_directory(tmp_path: Path, mon
 def test_a_demo_preset_trains_each_method_at_the_rate_of_the_demo(preset: str) -> None:
     plan = make_plan(preset, [], {})
     rates = {rung.name: rung.config.train.learning_rate for rung in plan.rungs}
-    assert rates == {"qlora": 5e-3, "lora": 5e-3, "full": 1e-3}
+    assert rates == {"qlora": 5e-3, "lora": 5e-3, "full": 5e-4}
     assert {rung.rate_origin for rung in plan.rungs} == {f"preset {preset}"}
 
 

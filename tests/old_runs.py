@@ -1,7 +1,7 @@
 """Runs and a ladder written by the code before split version 2, stored in `tests/fixtures/split_v1`.
 
-Recorded by commit 914ef99 with the embedded model of 2026-11-28, as is `old_runs/killed-0.1.0`: a run does not resume with
-another model or tokenizer. A new embedded model needs new records.
+Recorded by commit 914ef99 with the embedded model of 2026-11-28, as is `old_runs/killed-0.1.0`: a run does not resume
+with another model or tokenizer. A new embedded model needs new records.
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ RENAMED = {
 PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\"}
 """Textual's name of a key -> its character."""
 
+WHILE_TYPING = ("try.back", *(command.id for command in TABLES["picker"]))
+"""Commands that work while an input line has the focus, which takes characters as text."""
+
 DEFAULT_KEYS = {command.id: command.keys for command in all_commands()}
 
 
@@ -64,9 +67,12 @@ def displayed_key(key: str) -> str:
 
 
 def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
-    """Problems in the user's keys: reserved by the terminal, invalid, or bound to two commands of one screen."""
+    """Problems in the user's keys: reserved by the terminal, invalid, text, or bound to two commands of one screen."""
     for name, keys in user_keys.items():
-        for key in map(str.strip, keys.split(",")):
+        found = [key.strip() for key in keys.split(",")]
+        if name in WHILE_TYPING and all(map(is_text, found)):
+            yield f"keys: {name}: an input line takes {keys} as text; choose a key such as escape or ctrl+x [keys.text]"
+        for key in found:
             if key in RESERVED_KEYS:
                 yield f"keys: {name}: {key} is reserved by tmux, screen or the terminal; choose another [keys.reserved]"
             elif not is_key(key):
@@ -78,6 +84,12 @@ def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
                 other = command_of.setdefault(key, command.id)
                 if other != command.id and {other, command.id} & set(user_keys):
                     yield f"keys: {key} is bound to both {other} and {command.id}; change one of them [keys.conflict]"
+
+
+def is_text(key: str) -> bool:
+    """Whether an input line takes the key as a character."""
+    character = key if len(key) == 1 else key_to_character(key)
+    return character is not None and character.isprintable()
 
 
 def is_key(name: str) -> bool:

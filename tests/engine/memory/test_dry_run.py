@@ -26,7 +26,7 @@ from planning.answering import check_answering
 from planning.grid import SHAPES, case
 from planning.measure import MACHINE, measured_apart
 
-CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
+GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 ROWS = StepShape(count=4, length=128, answer=32)
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_plan_allocates_nothing_and_does_not_change_the_configuration() -> Non
         **{**TINY, "hidden_size": 8192, "intermediate_size": 32768, "num_hidden_layers": 4}
     )
     before = shape.to_dict()
-    plan = dry_run(config("full"), shape, CARD, ROWS)
+    plan = dry_run(config("full"), shape, GPU, ROWS)
     assert plan.static > 20e9  # more than a test machine would give
     assert shape.to_dict() == before
     assert torch.get_default_dtype() == torch.float32
@@ -76,7 +76,7 @@ def test_a_plan_allocates_nothing_and_does_not_change_the_configuration() -> Non
 
 def test_paged_state_is_counted_and_named() -> None:
     paged, plain = (
-        dry_run(config("full", optimizer__name=name), transformers.LlamaConfig(**TINY), CARD, ROWS)
+        dry_run(config("full", optimizer__name=name), transformers.LlamaConfig(**TINY), GPU, ROWS)
         for name in ("paged_adamw_8bit", "adamw_8bit")
     )
     assert paged.static == plain.static
@@ -84,7 +84,7 @@ def test_paged_state_is_counted_and_named() -> None:
 
 
 def test_scales_and_remainders_of_paged_state_are_in_the_pool() -> None:
-    plan = dry_run(config("full", optimizer__name="paged_adamw_8bit"), transformers.LlamaConfig(**TINY), CARD, ROWS)
+    plan = dry_run(config("full", optimizer__name="paged_adamw_8bit"), transformers.LlamaConfig(**TINY), GPU, ROWS)
     shown = as_measured(plan, plan.training)
     assert plan.training.total - CONTEXT - shown == 2 * plan.trainable
     assert plan.training.parts["optimizer"] - 2 * plan.trainable > 2 * plan.trainable
@@ -98,7 +98,7 @@ def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(se
     shape = transformers.LlamaConfig(**TINY)
 
     def paged(limit: int) -> bool:
-        found = forecast_run(config("full", **settings), shape, CARD, own, 8, lambda code, text: None, limit)
+        found = forecast_run(config("full", **settings), shape, GPU, own, 8, lambda code, text: None, limit)
         assert found.best is not None
         assert found.config.optimizer.name == ("paged_adamw_8bit" if found.best.paged else "adamw_8bit")
         return found.best.paged

@@ -17,7 +17,7 @@ from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.methods.machine import Machine
 
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
-CARD = Machine("cuda", "a card", bf16=True, flash_attention=False)
+GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 ROWS = StepShape(count=4, length=48, answer=16, prompt=24)
 SIZES: dict[str, Any] = {
     "vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
@@ -68,7 +68,7 @@ def planned(shape: Any, method: Any, checkpointing: Any, machine: Machine, **set
 def test_a_few_layers_give_the_peak_of_all(
     name: str, method: str, checkpointing: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = CARD if checkpointing else CPU
+    machine = GPU if checkpointing else CPU
     config = resolve(Preset("test", {}), method).config
     assert layer_pattern(bare_model(config, SHAPES[name](), machine), checkpointing_of(checkpointing, machine.device))
     few = planned(SHAPES[name](), method, checkpointing, machine)
@@ -106,7 +106,7 @@ def test_layers_that_recompute_are_another_kind() -> None:
 
 def test_memory_falls_from_choice_to_choice() -> None:
     peaks = [
-        planned(SHAPES["llama"](), "lora", choice.setting, CARD).training.total for choice in (*RECOMPUTING, OFFLOADED)
+        planned(SHAPES["llama"](), "lora", choice.setting, GPU).training.total for choice in (*RECOMPUTING, OFFLOADED)
     ]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
 

@@ -46,7 +46,7 @@ def config(method: Any, **settings: Any) -> Config:
 
 
 def card(gib: float, **more: Any) -> MemoryBudget:
-    return MemoryBudget(name="a card", device="cuda", source="listed", total=int(gib * GIB), **more)
+    return MemoryBudget(name="a GPU", device="cuda", source="listed", total=int(gib * GIB), **more)
 
 
 def memory(gib: float) -> MemoryBudget:

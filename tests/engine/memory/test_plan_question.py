@@ -25,7 +25,7 @@ GIB = 1 << 30
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
 CPU = Machine("cpu", "2 CPU cores", bf16=True, flash_attention=False)
-ROOM = MemoryBudget(name="a card", device="cuda", source="listed", total=24 * GIB)
+ROOM = MemoryBudget(name="a GPU", device="cuda", source="listed", total=24 * GIB)
 
 
 def config(method: Any, **settings: Any) -> Config:
@@ -134,7 +134,7 @@ def test_large_data_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a card here")
 def test_a_gpu_that_torch_cannot_use_is_noted() -> None:
-    seen = MemoryBudget(name="a card", device="cuda", source="gpu", total=GIB)
+    seen = MemoryBudget(name="a GPU", device="cuda", source="gpu", total=GIB)
     machine, notes = plan.machine_for(seen)
     assert machine.device == "cuda" and "torch cannot use a card" in notes[0]
     assert plan.machine_for(ROOM)[1] == []

@@ -162,7 +162,7 @@ def test_a_checkpoints_state_is_moved_to_the_weights_device(name: str) -> None:
 
 
 def test_paged_state_is_paged_again_after_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = Machine("cuda", "a card", True, False)
+    card = Machine("cuda", "a GPU", True, False)
     before = stepped("paged_adamw_8bit", card)
     for state in before.state.values():
         for key in ("state1", "state2"):

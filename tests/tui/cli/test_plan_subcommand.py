@@ -187,10 +187,10 @@ def test_time_and_cost_come_from_finished_runs(tmp_path: Path) -> None:
 
 
 def test_a_single_run_gives_a_range_over_its_steps(tmp_path: Path) -> None:
-    made_run(tmp_path, "lora", 3300.0, "a card")
+    made_run(tmp_path, "lora", 3300.0, "a GPU")
     (run,) = run_dir.iterate(tmp_path)
     write_events(run, "lora", 0)
-    budget = MemoryBudget(name="a card", device="cuda", source="gpu", total=GIB)
+    budget = MemoryBudget(name="a GPU", device="cuda", source="gpu", total=GIB)
     pace = history.throughput(list(history.results(tmp_path)), "tiny", "lora", budget)
     assert pace and pace.runs == 1 and pace.low < 3300 < pace.high
 

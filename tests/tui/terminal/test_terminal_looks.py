@@ -99,6 +99,13 @@ def test_conflicting_keys_are_reported() -> None:
         ), wrong
 
 
+def test_a_key_that_an_input_line_takes_as_text_is_reported() -> None:
+    for keys in ("q", "space", "a, question_mark"):
+        for command in ("try.back", "picker.back", "picker.hidden"):
+            assert any(command in line and "[keys.text]" in line for line in key_conflicts({command: keys})), command
+    assert not [line for line in key_conflicts({"try.back": "ctrl+x, b", "bench.stop": "X"}) if "[keys.text]" in line]
+
+
 def test_the_bench_is_opened_for_its_own_options_only() -> None:
     opening = bench_options(["--ascii", "--no-mouse", "--runs", "here"])
     assert opening is not None and (opening.ascii_only, opening.mouse, opening.runs) == (True, False, "here")

@@ -199,7 +199,7 @@ def _answer(
     if not metric.needs_answers:
         checked.items = [Item.of(loss) for loss in losses]
         return
-    generator = Generator(own, evaluation.max_new_tokens, evaluation.batch, device, ends, lambda code, text: None)
+    generator = Generator(own, evaluation.max_new_tokens, evaluation.batch, device, ends, checked.warn)
     started = time.monotonic()
     outputs = _outputs(model, generator, evaluation.metric, items, scored, packing, checked, progress)
     checked.seconds = time.monotonic() - started

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from engine.evaluation.scored_item import Item
-from engine.runs.exports import Defect
+from engine.runs.exports import CheckWarning, Defect
 
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]
 """Kind of artifact; `run` is the run's own model, of which only logits are measured."""
@@ -37,11 +37,15 @@ class Checked(Struct, kw_only=True):
     tokens: int = 0
     """Generated tokens."""
     defects: list[Defect] = field(default_factory=list)
+    warnings: list[CheckWarning] = field(default_factory=list)
     largest_logit_difference: float | None = None
     logits_compared: int = 0
     tensor_types: dict[str, int] = field(default_factory=dict)
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+
+    def warn(self, code: str, text: str) -> None:
+        self.warnings.append(CheckWarning(code, text))
 
     def count(self, answers: list[list[int]], max_new_tokens: int) -> None:
         """Record the number of generated tokens and the share of answers that ended."""

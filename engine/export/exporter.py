@@ -231,6 +231,7 @@ def fidelity_of(
         margin=request.margin,
         outcome=outcome,
         defects=checked.defects,
+        warnings=checked.warnings,
         score=scores_of(checked.items, metric),
         run_score=run.result.after.score if run.result.after else None,
         difference=difference,

@@ -104,6 +104,13 @@ class Defect(Struct, frozen=True):
     text: str
 
 
+class CheckWarning(Struct, frozen=True):
+    """Something that the check did otherwise than asked, such as answering in smaller batches."""
+
+    code: str
+    text: str
+
+
 class MergeCandidate(Struct, kw_only=True):
     """A QLoRA adapter with one of its two possible bases: merged into it, or applied to it."""
 
@@ -131,6 +138,7 @@ class Fidelity(Struct, kw_only=True):
     margin: float
     outcome: FidelityOutcome
     defects: list[Defect] = field(default_factory=list)
+    warnings: list[CheckWarning] = field(default_factory=list)
     score: Interval | None = None
     """Of the artifact; None without test items."""
     run_score: Interval | None = None

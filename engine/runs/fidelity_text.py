@@ -33,6 +33,8 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
     yield "outcome", outcome_sentence(check)
     for defect in check.defects[1:]:
         yield "defect", defect.text
+    for warning in check.warnings:
+        yield "warning", warning.text
     if check.score and check.score.mean is not None:
         yield f"{metric.title}, artifact", score_format.with_bounds(check.score, check.metric)
     if check.run_score and check.run_score.mean is not None:

@@ -80,13 +80,14 @@ def test_every_figure_has_a_line() -> None:
         seconds_per_token=0.01,
         candidates=[MergeCandidate(base="original", score=interval(0.4, 0.6), difference=None, kept=True)],
         system_prompt=212,
+        warnings=[{"code": "evaluation.slow_generation", "text": "slower"}],
     )
     facts = dict(fidelity_facts(full))
     assert facts["difference"] == "0.0 points [−1.0, 1.0], paired by test item"
     assert facts["tensor types"] == "Q4_K 22, F32 9" and facts["generation"] == "100.0 tokens/s on CPU"
     assert facts["identical answers"] == "97.0%" and facts["merged into the original base"].endswith(", kept")
     assert "212 characters" in facts["system prompt"]
-    assert len(facts) == 13
+    assert facts["warning"] == "slower" and len(facts) == 14
 
 
 def test_the_sentence_names_the_reason() -> None:

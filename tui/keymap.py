@@ -71,7 +71,7 @@ def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
     for name, keys in user_keys.items():
         found = [key.strip() for key in keys.split(",")]
         if name in WHILE_TYPING and all(map(is_text, found)):
-            yield f"keys: {name}: an input line takes {keys} as text; choose a key such as escape or ctrl+x [keys.text]"
+            yield f"keys: {name}: an input line takes {keys} as text; choose a key such as ctrl+x [keys.text]"
         for key in found:
             if key in RESERVED_KEYS:
                 yield f"keys: {name}: {key} is reserved by tmux, screen or the terminal; choose another [keys.reserved]"

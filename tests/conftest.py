@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
@@ -159,11 +160,12 @@ def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A Hub with the embedded model, and a second file of weights in another format, as in Mistral's repositories."""
+    """A Hub with the embedded model, a large vocab.json, and weights in another format, as Mistral has."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     folder = tmp_path / "served"
     shutil.copytree(tiny_folder(), folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
+    (folder / "vocab.json").write_text(json.dumps({"a": 0}) + " " * (1 << 19))
     (folder / "consolidated.safetensors").write_bytes(bytes(1 << 20))
     with Hub(folder) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -121,7 +121,8 @@ def _comparisons(
         low, high = (-one.high, -one.low) if lower_is_better else (one.low, one.high)
         made.finding = finding_of(low, high, margin)
         if made.finding == "undecided":
-            _add_needed(made, by_score.required_sample(one, pairs, margin))
+            # Against a base model the question is whether there is a gain, however small.
+            _add_needed(made, by_score.required_sample(one, pairs, None if is_base(one.b) else margin))
         comparisons.append(made)
     return comparisons
 
@@ -129,7 +130,7 @@ def _comparisons(
 def _add_needed(comparison: Comparison, needed: RequiredSample) -> None:
     comparison.needed_items, comparison.needed_items_high = needed.items
     comparison.needed_seeds, comparison.needed_seeds_high = needed.seeds
-    comparison.needed_for = needed.decision
+    comparison.needed_for = needed.needed_for
 
 
 def _comparison(difference: Difference, of_loss: Difference | None, scores: Mapping[str, ItemScores]) -> Comparison:

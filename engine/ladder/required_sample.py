@@ -1,13 +1,14 @@
-"""Test items and seeds that would decide a comparison, if the observed difference is the true one."""
+"""Test items and seeds that would show that two rungs differ, or that each is as good as the other."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.runs.rung_results import Decision
+from engine.runs.rung_results import NeededFor
 
-POWER_Z: dict[Decision, float] = {"difference": 0.8416, "as_good": 1.2816}
+POWER_Z: dict[NeededFor, float] = {"difference": 0.8416, "as_good": 1.2816}
 """Standard normal quantile for a power of 80 %: of 80 %, and of 90 % where both ends of the interval have to be within
 the margin, each with a risk of 10 % (Chow, Shao and Wang, Sample Size Calculations in Clinical Research)."""
 MAX_ITEMS = 1_000_000
@@ -18,25 +19,47 @@ MAX_SEEDS = 1000
 
 @dataclass(frozen=True)
 class RequiredSample:
-    """Test items and seeds at which a comparison is decided with 80% power."""
+    """Test items and seeds that show `needed_for` with 80% power."""
 
     items: tuple[int | None, int | None] = (None, None)
     """For a small and a large variance between seeds; None: no realistic number is enough."""
     seeds: tuple[int | None, int | None] = (None, None)
     """The same for seeds; None if more items are enough."""
-    decision: Decision = "difference"
+    needed_for: NeededFor = "difference"
 
 
-def distance_to_decision(difference: float, margin: float | None) -> tuple[float, Decision]:
-    """How far the true difference is from what has to be excluded, and what is shown by that.
+@dataclass(frozen=True)
+class ToShow:
+    """What more test items and seeds would show, by excluding a value at a distance from the true difference."""
 
-    A difference of less than half the margin is farther from the margin than from 0: fewer items show that each rung is
-    as good as the other than that they differ.
+    needed_for: NeededFor
+    distance: float
+
+
+def what_to_show(difference: float, margin: float | None) -> ToShow:
+    """That two rungs differ, which excludes 0, or that each is as good as the other, which excludes the margin.
+
+    A difference of less than half the margin is closer to 0 than to the margin, so the second takes fewer items.
     """
     size = abs(difference)
     if margin is not None and size < margin / 2:
-        return margin - size, "as_good"
-    return size, "difference"
+        return ToShow("as_good", margin - size)
+    return ToShow("difference", size)
+
+
+def required_range(
+    show: ToShow,
+    item_variance: float,
+    seed_variances: Iterable[float],
+    present: tuple[int, int],
+    criticals: tuple[float, float],
+) -> RequiredSample:
+    """`required` for a small and a large variance between seeds."""
+    low, high = (
+        required(show.distance, item_variance, float(variance), present, criticals, POWER_Z[show.needed_for])
+        for variance in seed_variances
+    )
+    return RequiredSample((low[0], high[0]), (low[1], high[1]), show.needed_for) if low[0] else RequiredSample()
 
 
 def required(

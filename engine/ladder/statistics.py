@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
-from engine.ladder.required_sample import POWER_Z, RequiredSample, distance_to_decision, required
+from engine.ladder.required_sample import RequiredSample, required_range, what_to_show
 from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
 from engine.runs.result import Interval
 
@@ -260,9 +260,9 @@ class MeanSamples:
     def required_sample(
         self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None
     ) -> RequiredSample:
-        """The range of test items and seeds that decide a comparison, over the likely seed variances."""
-        distance, decision = distance_to_decision(difference.mean, margin)
-        if distance == 0 or not math.isfinite(difference.half_width):
+        """The test items and seeds that would decide the comparison, for the likely variances between seeds."""
+        show = what_to_show(difference.mean, margin)
+        if show.distance == 0 or not math.isfinite(difference.half_width):
             return RequiredSample()
         a, b = difference.a, difference.b
         seeds = min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained)
@@ -271,11 +271,7 @@ class MeanSamples:
         of_mean = sum(self.seed_std.get(name, np.zeros(1)) ** 2 / len(self.scores[name].values) for name in (a, b))
         error = math.sqrt(items + float(np.median(of_mean)))
         criticals = difference.half_width / error if error else Z_95, self._critical_many_seeds(tuple(pairs))
-        low, high = (
-            required(distance, items * self.n, float(variance), (self.n, seeds), criticals, POWER_Z[decision])
-            for variance in np.quantile(of_one, SPREAD_RANGE)
-        )
-        return RequiredSample((low[0], high[0]), (low[1], high[1]), decision) if low[0] else RequiredSample()
+        return required_range(show, items * self.n, np.quantile(of_one, SPREAD_RANGE), (self.n, seeds), criticals)
 
     def _critical_many_seeds(self, pairs: tuple[tuple[str, str], ...]) -> float:
         """Half the width of the intervals in standard errors without variance between seeds."""

@@ -100,7 +100,7 @@ class RungResult(Struct, kw_only=True):
 Finding = Literal["better", "worse", "as_good", "undecided"]
 """Of a against b: significantly better or worse, not worse by more than the margin, or none of these."""
 
-Decision = Literal["difference", "as_good"]
+NeededFor = Literal["difference", "as_good"]
 """What more test items and seeds would show: that two rungs differ, or that each is as good as the other."""
 
 
@@ -130,7 +130,8 @@ class Comparison(Struct, kw_only=True):
     finding: Finding
     mcnemar: list[float] = field(default_factory=list)
     """Exact two-sided p of McNemar's test by seed, for scores of 0 or 1."""
-    needed_for: Decision = "difference"
+    needed_for: NeededFor = "difference"
+    """What the numbers below would show: `as_good` if the difference is less than half the margin."""
     needed_items: int | None = None
     """Test items needed for 80% power if the true difference is the observed one and seeds vary little."""
     needed_seeds: int | None = None

@@ -73,6 +73,7 @@ def test_the_needed_number_of_items_shows_that_equal_rungs_are_as_good() -> None
     both = 0
     for number in range(60):
         ladder, _ = simulate(enough, number)
+        assert all(one.needed_for == "difference" for one in ladder.comparisons if one.b == "base")
         directions = comparison(ladder, "qlora", "full"), comparison(ladder, "full", "qlora")
         both += all(one is not None and one.finding == "as_good" for one in directions)
     assert 0.6 <= both / 60 <= 0.95, (enough.items, both)

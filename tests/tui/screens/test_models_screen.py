@@ -82,7 +82,7 @@ def test_a_model_is_downloaded_with_a_progress_bar(tmp_path: Path, hub: Hub) -> 
         await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and NAME in app.screen.rows)
         await pilot.press("p")
         await wait_for(pilot, lambda: "MiB of" in part(app, "pull") or "KiB of" in part(app, "pull"))
-        assert "%" in part(app, "pull") and "─" in part(app, "pull")
+        assert "%" in part(app, "pull") and "━" in part(app, "pull")
         hub.gate.set()
         await wait_for(pilot, lambda: f"downloaded {NAME}" in part(app, "pull"))
         found = {path.name for path in (hub_cache() / "models--team--small").rglob("*.safetensors")}

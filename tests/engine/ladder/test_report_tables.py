@@ -106,8 +106,8 @@ def test_the_commands_repeat_the_runs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs")
     commands = dict(record.commands(directory, ladder))
     assert commands["Run the ladder"] == "ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'"
-    words = shlex.split(commands["Run LoRA alone, seed 0"])
-    assert words[:3] == ["ftbench", "run", "demo-lora"]
+    words = shlex.split(commands["Run QLoRA alone, seed 0"])
+    assert words[:5] == ["ftbench", "run", "demo-lora", "--method", "qlora"]
     assert "train.learning_rate=0.0005" in words
 
 

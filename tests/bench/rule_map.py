@@ -3,6 +3,8 @@
     python tests/bench/rule_map.py --keep NAME=SWEEP_DIR ...     keep each finished cell of a sweep
     python tests/bench/rule_map.py                               write the tables of all kept cells
 
+In the page, `<!-- map NAME -->` is followed by a table of all cells, and `<!-- largest NAME -->` by one of the last
+cell: in the order of the values, the one with the most rows and the highest rank.
 A cell is one line of `tests/bench/rule/NAME.jsonl`. A cell that is measured again replaces the one with the same
 values, so a map can be continued on another day or machine.
 """
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.config.quantities import percent, ratio
+from engine.config.quantities import percent, ratio, size
 from engine.ladder.summary import cost_ratios
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
@@ -36,11 +38,13 @@ def main() -> None:
         keep(name, SweepDir(Path(folder).resolve()))
     text = PAGE.read_text("utf-8")
     for file in sorted(FOLDER.glob("*.jsonl")):
-        block = re.compile(rf"(<!-- map {file.stem} -->\n).*?(<!-- end -->)", re.DOTALL)
-        table = "\n".join(rows([json.loads(line) for line in file.read_text("utf-8").splitlines()]))
-        text, replaced = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
-        if not replaced:
-            parser.error(f"{PAGE.name} has no place for {file.stem}: add <!-- map {file.stem} --> and <!-- end -->")
+        cells = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        for kind, lines in (("map", rows(cells)), ("largest", largest(cells[-1]))):
+            mark, table = f"<!-- {kind} {file.stem} -->", "\n".join(lines)
+            block = re.compile(rf"({mark}\n).*?(<!-- end -->)", re.DOTALL)
+            text, replaced = block.subn(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
+            if not replaced:
+                parser.error(f"{PAGE.name} has no place for this table: add {mark} and <!-- end -->")
     PAGE.write_text(text, "utf-8")
 
 
@@ -84,6 +88,9 @@ def _rung(row: RungResult, cost: SeedRange | None) -> dict[str, Any]:
         "cpu_seconds": row.cpu_seconds.mean if row.cpu_seconds else None,
         "training_seconds": row.training_seconds.mean if row.training_seconds else None,
         "peak": row.peak.training if row.peak else None,
+        "loss": _interval(row.loss),
+        "forgetting": _interval(row.forgetting),
+        "artifact": row.artifact_bytes,
         "disturbed": row.disturbed,
     }
 
@@ -108,6 +115,24 @@ def rows(cells: list[dict[str, Any]]) -> Iterator[str]:
                 f"| {values} | {rung['rung']} | {_share(rung['score'])} | {_share(rung['share_of_gain'])} "
                 f"| {_cost(rung['cost'])} | {rung['cpu_seconds']:.0f} s | {peak} | {_timings(rung)} |"
             )
+
+
+def largest(cell: dict[str, Any]) -> Iterator[str]:
+    """The lines of a Markdown table: validation loss, forgetting and sizes of one cell, and the base model's scores."""
+    values = ", ".join(f"{key} {value}" for key, value in cell["values"].items())
+    yield f"| {values} | score | validation loss | forgetting | peak memory | artifact |"
+    yield "|---|---|---|---|---|---|"
+    for rung in cell["rungs"]:
+        sizes = [size(rung[key]) if rung[key] else "" for key in ("peak", "artifact")]
+        losses = [_loss(rung["loss"]), _loss(rung["forgetting"])]
+        yield f"| {' | '.join([rung['rung'], _share(rung['score']), *losses, *sizes])} |"
+
+
+def _loss(value: list[float | None] | None) -> str:
+    if value is None or value[0] is None:
+        return ""
+    ends = "" if value[1] is None or value[2] is None else f" [{value[1]:.3f}, {value[2]:.3f}]"
+    return f"{value[0]:.3f}{ends}"
 
 
 def _share(value: list[float] | None) -> str:

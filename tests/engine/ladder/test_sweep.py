@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from command import MICRO, ftbench
+from task_files import choice_task
 
 from engine.runs.sweep_dir import iterate
 
@@ -30,6 +31,18 @@ def check_the_ladders(runs: Path, sweep: Any) -> None:
     assert all(base["score"] and base["loss"] for base in bases)
     assert len({(base["score"]["mean"], base["loss"]["mean"]) for base in bases}) == 1
     assert all(ladder["verdict"] for ladder in (first, second))
+    check_the_benchmarks(runs, first, second)
+
+
+def check_the_benchmarks(runs: Path, *ladders: Any) -> None:
+    """The base model was scored once, in the first ladder, and every rung of both is compared with it."""
+    assert len(list(runs.glob("*/benchmarks/colors.before.json"))) == 1
+    assert len(list(runs.glob("*/benchmarks/colors.after.json"))) == 3
+    rows = [ladder["benchmarks"][0]["rows"] for ladder in ladders]
+    assert [[row["name"] for row in one] for one in rows] == [["base", "lora", "full"]] * 2
+    base, full = ([one[place]["score"] for one in rows] for place in (0, 2))
+    assert base[0] == base[1] and full[0] == full[1]
+    assert all(row["finding"] for one in rows for row in one[1:])
 
 
 def check_the_report(sweep: Any) -> None:
@@ -57,7 +70,7 @@ def check_the_budget(tmp_path: Path) -> None:
 
 
 def test_a_sweep_shares_runs_and_the_base_model_reports_and_keeps_its_budget(tmp_path: Path) -> None:
-    done = ftbench(*SWEEP, "--json")
+    done = ftbench(*SWEEP, "--set", f'evaluation.benchmarks=["{choice_task(tmp_path)}"]', "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = json.loads(done.stdout)
     assert [cell["status"] for cell in sweep["cells"]] == ["finished", "finished"]

@@ -132,9 +132,10 @@ def test_large_data_is_not_read(tmp_path: Path) -> None:
         assert isinstance(found, str) and why in found
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a card here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA GPU")
 def test_a_gpu_that_torch_cannot_use_is_noted() -> None:
     seen = MemoryBudget(name="a GPU", device="cuda", source="gpu", total=GIB)
     machine, notes = plan.machine_for(seen)
-    assert machine.device == "cuda" and "torch cannot use a card" in notes[0]
+    assert machine.device == "cuda"
+    assert len(notes) == 1 and seen.name in notes[0]
     assert plan.machine_for(ROOM)[1] == []

@@ -25,13 +25,14 @@ Story = Callable[[Pilot[str], Workbench], Awaitable[None]]
 MICRO = {
     "train.steps": 4,
     "train.batch": 4,
+    "train.evaluate_every": 4,
     "train.probe": False,
     "data.validation": 0.005,
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 4,
     "evaluation.forgetting_text": "none",
 }
-LONG = {"train.steps": 400}
+LONG = {"train.steps": 400, "train.evaluate_every": 100}
 """A run that is still training when the test is done with it."""
 
 

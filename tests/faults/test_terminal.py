@@ -15,8 +15,8 @@ from command import FTBENCH, MICRO, ftbench
 from engine.runs.run_dir import RunDir
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
-LONG = [word.replace("train.steps=4", "train.steps=40") for word in MICRO]
-ENDLESS = [word.replace("train.steps=40", "train.steps=400") for word in LONG]
+LONG = [*MICRO, "--set", "train.steps=40", "--set", "train.evaluate_every=20"]
+ENDLESS = [*LONG, "--set", "train.steps=400"]
 """For runs that are stopped or killed."""
 
 

@@ -31,6 +31,7 @@ TWO_EPOCHS = [
     *("--set", "train.batch=4"),
     *("--set", "train.micro_batch=2"),
     *("--set", "train.checkpoint_every=2"),
+    *("--set", "train.evaluate_every=6"),
     *("--set", "data.validation=0.005"),
     *("--set", "evaluation.rows=2"),
     *("--set", "evaluation.max_new_tokens=4"),

@@ -32,6 +32,7 @@ from engine.runs.run_dir import RunDir
 
 SETTINGS = [
     *("--set", "train.steps=40"),
+    *("--set", "train.evaluate_every=40"),
     *("--set", "train.batch=8"),
     *("--set", "data.validation=0.005"),
     *("--set", "train.probe=false"),

@@ -28,6 +28,7 @@ CAUSE = "other processes used 45% of the time of its CPUs"
 MICRO_ON_A_BUSY_MACHINE = [
     *("--set", "train.steps=2"),
     *("--set", "train.batch=4"),
+    *("--set", "train.evaluate_every=2"),
     *("--set", "data.validation=0.005"),
     *("--set", "evaluation.rows=4"),
     *("--set", "evaluation.max_new_tokens=4"),

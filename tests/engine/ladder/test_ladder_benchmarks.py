@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from command import MICRO, ftbench
 from made_ladder import made_ladder
-from task_files import choice_task
 
 from engine.config.errors import UserError
 from engine.ladder.benchmark_sentences import benchmark_sentences
@@ -144,24 +140,3 @@ def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: p
     ladder.benchmarks = []
     assert "Benchmarks" not in markdown.render(load_report_data(folder, ladder))
     assert not list(ladder_view.benchmark_lines(ladder))
-
-
-def names(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [row["name"] for row in rows]
-
-
-def test_a_ladder_scores_the_base_once_and_compares_its_rungs(tmp_path: Path) -> None:
-    setting = f'evaluation.benchmarks=["{choice_task(tmp_path)}"]'
-    quick = [*MICRO, "--no-probe"]
-    done = ftbench("ladder", "demo", "--rung", "lora", "--seeds", "2", *quick, "--set", setting, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    state = json.loads(done.stdout)
-    (benchmark,) = state["benchmarks"]
-    assert (benchmark["name"], benchmark["metric"], benchmark["items"]) == ("colors", "acc", 20)
-    assert names(benchmark["rows"]) == ["base", "lora"] and benchmark["rows"][1]["finding"] == "undecided"
-    assert len(benchmark["rows"][1]["by_seed"]) == 2
-    assert any(one["topic"] == "forgetting" for one in state["verdict"])
-    assert "benchmark colors" in state["work"]["fingerprints"]
-    assert len(list((tmp_path / "runs").glob("*/benchmarks/colors.before.json"))) == 1
-    assert len(list((tmp_path / "runs").glob("*/benchmarks/colors.after.json"))) == 2
-    assert "Benchmarks" in ftbench("report", "last", "--markdown").stdout

@@ -11,9 +11,12 @@ from task_files import choice_task
 
 from engine.runs.sweep_dir import iterate
 
-SWEEP = [
-    *("ladder", "demo", "--rung", "lora,full", "--no-probe", "--vary", "adapter.rank=2,4", *MICRO),
-]
+
+def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:
+    """The arguments of a sweep over ranks that is scored on a benchmark too."""
+    benchmarks = f'evaluation.benchmarks=["{choice_task(tmp_path)}"]'
+    varied = ("--vary", f"adapter.rank={ranks}", *MICRO, "--set", benchmarks, *more)
+    return ["ladder", "demo", "--rung", "lora,full", "--no-probe", *varied]
 
 
 def state_of(runs: Path, name: str) -> Any:
@@ -36,6 +39,9 @@ def check_the_ladders(runs: Path, sweep: Any) -> None:
 
 def check_the_benchmarks(runs: Path, *ladders: Any) -> None:
     """The base model was scored once, in the first ladder, and every rung of both is compared with it."""
+    assert all("benchmark colors" in ladder["work"]["fingerprints"] for ladder in ladders)
+    assert all(any(one["topic"] == "forgetting" for one in ladder["verdict"]) for ladder in ladders)
+    assert "Benchmarks" in ftbench("report", ladders[1]["name"], "--markdown").stdout
     assert len(list(runs.glob("*/benchmarks/colors.before.json"))) == 1
     assert len(list(runs.glob("*/benchmarks/colors.after.json"))) == 3
     rows = [ladder["benchmarks"][0]["rows"] for ladder in ladders]
@@ -60,7 +66,7 @@ def check_the_budget(tmp_path: Path) -> None:
 
     A ladder whose runs all exist is finished.
     """
-    done = ftbench(*(argument.replace("=2,4", "=2,8") for argument in SWEEP), "--budget", "1s")
+    done = ftbench(*sweep_of(tmp_path, "2,8", "--budget", "1s"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Not run: adapter.rank=8: the budget of 1.00 s would be exceeded" in done.stdout
     folder = max(iterate(tmp_path / "runs"), key=lambda sweep: sweep.name)
@@ -70,7 +76,7 @@ def check_the_budget(tmp_path: Path) -> None:
 
 
 def test_a_sweep_shares_runs_and_the_base_model_reports_and_keeps_its_budget(tmp_path: Path) -> None:
-    done = ftbench(*SWEEP, "--set", f'evaluation.benchmarks=["{choice_task(tmp_path)}"]', "--json")
+    done = ftbench(*sweep_of(tmp_path, "2,4", "--json"))
     assert done.returncode == 0, done.stdout + done.stderr
     sweep = json.loads(done.stdout)
     assert [cell["status"] for cell in sweep["cells"]] == ["finished", "finished"]

@@ -28,8 +28,7 @@ def wait_for_tracker(run: Path, rows: int) -> None:
 
 def test_a_real_run_is_logged_and_its_curve_continues_after_a_resume(tmp_path: Path) -> None:
     tracked = ["--set", 'track.to=["tensorboard"]']
-    settings = [word.replace("train.steps=4", f"train.steps={STEPS}") for word in MICRO]
-    done = ftbench("run", "demo-lora", *settings, *tracked, "--detach")
+    done = ftbench("run", "demo-lora", *MICRO, "--set", f"train.steps={STEPS}", *tracked, "--detach")
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     deadline = time.monotonic() + 300

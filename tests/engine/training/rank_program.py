@@ -32,7 +32,7 @@ from engine.training.sharding import LocalShards, shard
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
-STEPS, BATCH = 50, 5
+STEPS, BATCH, ROWS = 50, 5, 48
 
 
 class Tight(AnswerTrainer):
@@ -71,28 +71,35 @@ def train(
     return {"losses": found, "micro_batches": ranks.gathered(trainer.micro_batch)}
 
 
-def save_model(folder: Path) -> None:
-    """A random model whose shapes have 4-bit kernels on the CPU, with the embedded tokenizer."""
+def save_rows(folder: Path) -> None:
+    """Short rows: what is compared does not depend on their length."""
+    rows = ({"prompt": f"{n} plus {n}?", "completion": f"It is {2 * n}."} for n in range(ROWS))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def save_inputs(folder: Path) -> None:
+    """A random model whose shapes have 4-bit kernels on the CPU, with the embedded tokenizer, and rows."""
+    save_rows(folder)
     tokenizer = load_tokenizer(schema.Model())
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, tie_word_embeddings=True,
     )  # fmt: skip
-    LlamaForCausalLM(shape).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    LlamaForCausalLM(shape).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
 
 
 def main(folder: Path) -> None:
     logging.disable(logging.WARNING)
     together = training_ranks.join("cpu")
-    together.from_first(lambda: save_model(folder / "model"))
+    together.from_first(lambda: save_inputs(folder))
     results: dict[str, dict[str, Any]] = {}
     for name in method_names():
         config = schema.Config(
             method=name,
             model=schema.Model(id=str(folder / "model")),
-            data=schema.Data(max_rows=48),
+            data=schema.Data(id=str(folder / "rows.jsonl"), test=0, validation=0),
             train=schema.Train(learning_rate=1e-3, batch=BATCH, precision="fp32"),
             quantization=schema.Quantization(compute_dtype="fp32"),
             optimizer=schema.Optimizer(name="adamw"),

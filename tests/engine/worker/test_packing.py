@@ -18,7 +18,7 @@ from engine.training import varlen_attention
 from engine.worker.packing import chosen_packing
 
 SHORT = (
-    *("--set", "train.steps=2", "--set", "data.validation=0.005"),
+    *("--set", "train.steps=2", "--set", "train.evaluate_every=2", "--set", "data.validation=0.005"),
     *("--set", "evaluation.when=never", "--set", "train.probe=false"),
 )
 

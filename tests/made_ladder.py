@@ -13,7 +13,7 @@ from engine.config.preset import Preset, resolve
 from engine.ladder.phrases import ON_CPU
 from engine.ladder.summary import summarize
 from engine.runs import run_dir
-from engine.runs.ladder import Ladder, LadderRun, RungDuration, SharedWork
+from engine.runs.ladder import Ladder, LadderEntry, RungDuration, SharedWork
 from engine.runs.ladder_dir import LadderDir, create
 from engine.runs.result import Interval, MeasuredPeak
 from engine.runs.rung_results import Comparison, RentalPrice, RungResult, SeedRange, VerdictSentence
@@ -98,19 +98,19 @@ def made_ladder(
     return directory, ladder
 
 
-def _trial(method: str, number: int, rate: float) -> LadderRun:
+def _trial(method: str, number: int, rate: float) -> LadderEntry:
     loss = 0.5 + abs(math.log10(rate) + 3.3 + 0.2 * number) / 9
-    entry = LadderRun(rung=method, kind="trial", seed=0, learning_rate=rate, status="finished", validation_loss=loss)
+    entry = LadderEntry(rung=method, kind="trial", seed=0, learning_rate=rate, status="finished", validation_loss=loss)
     entry.chosen, entry.seconds = rate == 5e-4, 30.0
     return entry
 
 
-def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> LadderRun:
+def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> LadderEntry:
     overrides: dict[str, Any] = {"train.seed": seed, "train.learning_rate": 5e-4}
     run = run_dir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))  # type: ignore[arg-type]
     write_events(run, method, seed, card)
     write_predictions(run, method, seed, hostile, base=method == "qlora", metric=metric)
-    return LadderRun(
+    return LadderEntry(
         rung=method,
         kind="run",
         seed=seed,
@@ -124,7 +124,7 @@ def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric
 
 
 def _row(
-    method: str, seeds: Sequence[int], entries: Sequence[LadderRun], card: bool, metric: str, failed: bool
+    method: str, seeds: Sequence[int], entries: Sequence[LadderEntry], card: bool, metric: str, failed: bool
 ) -> RungResult:
     if method == "base":
         return RungResult(

@@ -1,1 +1,1 @@
-"""What a person touches: the `ftbench` command. Imports from engine only the contract, and never torch."""
+"""The `ftbench` command and the workbench; they import torch-free packages of the engine only."""

@@ -16,11 +16,11 @@ from engine.data.counts import SPLITS
 from engine.data.detection import detect
 from engine.data.format import Format
 from engine.data.keys import KeyTable
-from engine.data.packed_rows import REFERENCE, ids_type, pack
 from engine.data.parallel import processes_for
 from engine.data.preparation import Facts, Places, Preparation
 from engine.data.recognition import check_columns
 from engine.data.rendering import has_template
+from engine.data.row_columns import REFERENCE, ids_type, pack
 from engine.data.same_rows import Groups
 from engine.data.second_pass import SecondPass
 from engine.data.source import Source

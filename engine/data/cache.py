@@ -23,8 +23,8 @@ import platformdirs
 
 from engine.config.errors import Notice
 from engine.config.files import SCRATCH_PREFIX, remove_tree, temporary_folder
-from engine.data.packed_rows import ASSIGNED
 from engine.data.preparation import Facts, Preparation
+from engine.data.row_columns import ASSIGNED
 from engine.data.store import ColumnStore, ColumnWriter, DamagedStore, checksums, mapped
 
 MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1

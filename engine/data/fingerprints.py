@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.data.counts import SPLITS
-from engine.data.packed_rows import OWN_PROMPT, WEIGHTED
+from engine.data.row_columns import OWN_PROMPT, WEIGHTED
 from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import IGNORED

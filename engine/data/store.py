@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from engine.config.files import file_sha256
-from engine.data.packed_rows import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, PackedBatch
+from engine.data.row_columns import ASSIGNED, COLUMNS, NO_LINE, OWN_PROMPT, TABLES, WEIGHTED, PackedBatch
 
 
 class ColumnStore:

@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from engine.data.packed_rows import CUT
+from engine.data.row_columns import CUT
 from engine.data.store import ColumnStore
 from engine.data.tokens import IGNORED, Row
 

@@ -12,9 +12,9 @@ import numpy as np
 from engine.data.conversation import Example, Problem
 from engine.data.format import Format
 from engine.data.keys import KeyTable
-from engine.data.packed_rows import PackedBatch, pack
 from engine.data.parallel import batched, in_order
 from engine.data.recognition import to_example
+from engine.data.row_columns import PackedBatch, pack
 from engine.data.row_limits import RawRow
 from engine.data.tokens import Row, RowMaker
 

@@ -1,0 +1,1 @@
+"""Evaluation: losses, generated answers, and metrics that score them."""

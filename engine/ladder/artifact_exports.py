@@ -22,7 +22,7 @@ from engine.runs.exports import (
     read_item_scores,
     remove_unfinished,
 )
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from engine.runs.run_dir import RunDir
 from engine.runs.rungs import LadderPlan, artifact_of
@@ -57,7 +57,7 @@ class ArtifactExports:
                 if entry.status == "finished" and not (found and scored_export(run, found[1])):
                     entry.status, entry.reason = "planned", ""
 
-    def export(self) -> Iterator[LadderRun]:
+    def export(self) -> Iterator[LadderEntry]:
         """Export the artifacts one after another and yield the entry of each.
 
         A failed export is reported and does not end the ladder; the same artifact of other seeds is skipped. Raises
@@ -76,10 +76,10 @@ class ArtifactExports:
                 self.runner.save()
                 yield entry
 
-    def _entry(self, name: str, seed: int) -> LadderRun:
-        return self.runner.entry(LadderRun(rung=name, kind="export", seed=seed, learning_rate=0.0))
+    def _entry(self, name: str, seed: int) -> LadderEntry:
+        return self.runner.entry(LadderEntry(rung=name, kind="export", seed=seed, learning_rate=0.0))
 
-    def _export(self, entry: LadderRun) -> None:
+    def _export(self, entry: LadderEntry) -> None:
         found = artifact_of(entry.rung)
         assert found is not None
         rung, artifact = found
@@ -101,7 +101,7 @@ class ArtifactExports:
             entry.reason = error.line if isinstance(error, UserError) else str(error)
             self.runner.warn("ladder.export_failed", f"{rung_title(entry.rung)}, seed {entry.seed}: {entry.reason}")
 
-    def _ask(self, entry: LadderRun, run: RunDir, artifact: Artifact) -> Fidelity:
+    def _ask(self, entry: LadderEntry, run: RunDir, artifact: Artifact) -> Fidelity:
         """Export in a new process, which a stop request ends. Raises StopRequested, and UserError and RunFailed."""
         entry.status, entry.reason, entry.progress = "live", "", ""
         self.runner.save()
@@ -130,7 +130,7 @@ class ArtifactExports:
             entry.progress = ""
         return msgspec.convert(answer["fidelity"], Fidelity)
 
-    def _record(self, entry: LadderRun, fidelity: Fidelity) -> None:
+    def _record(self, entry: LadderEntry, fidelity: Fidelity) -> None:
         entry.status, entry.reason, entry.seconds = "finished", "", fidelity.write_seconds
         for defect in fidelity.defects:
             text = f"{rung_title(entry.rung)}, seed {entry.seed}, has a defect: {defect.text}"

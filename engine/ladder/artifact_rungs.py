@@ -27,7 +27,7 @@ from engine.ladder.results import LadderResults
 from engine.ladder.rung_summary import reason_of, seed_range, status_of
 from engine.ladder.statistics import Difference, ItemScores, MeanSamples
 from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rung_results import Comparison, RungResult, finding_of
 from engine.runs.rungs import BASE, LadderPlan, artifact_of
@@ -43,7 +43,7 @@ class ExportedArtifact:
     name: str
     source: str
     word: str
-    entries: list[LadderRun]
+    entries: list[LadderEntry]
     """Finished exports."""
     checks: list[Fidelity]
     scores: ItemScores | None

@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.ladder.results import RUN_AGAIN, LadderResults
 from engine.ladder.statistics import LEVEL, Difference, ItemScores, MeanSamples
 from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -63,7 +63,7 @@ def _benchmark(
 
 
 def _read(
-    folder: LadderDir, entry: LadderRun, name: str, when: Literal["before", "after"], fingerprint: str
+    folder: LadderDir, entry: LadderEntry, name: str, when: Literal["before", "after"], fingerprint: str
 ) -> BenchmarkScores | None:
     return read_scores(RunDir(folder.runs / entry.run).benchmark_file(name, when), fingerprint)
 

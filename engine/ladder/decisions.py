@@ -14,7 +14,9 @@ from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange,
 from engine.runs.rungs import BASE, is_base
 
 QUALITY, COST = 0.94, 1 / 8
-"""The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of its cost."""
+"""The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of its cost. It is judged by the share
+of the gain over the base model: of the score, a base model without training keeps a part too.
+"""
 
 CLEAR_GAIN = 0.5
 """A share of full fine-tuning's gain is only computed if the gain's lower bound is at least this part of it."""

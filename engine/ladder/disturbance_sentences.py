@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from engine.config.text import listed
 from engine.ladder import format as fmt
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 
 RETIME = "repeat them with --retime"
 
 
-def disturbed_runs(ladder: Ladder) -> list[LadderRun]:
+def disturbed_runs(ladder: Ladder) -> list[LadderEntry]:
     """The finished runs whose timing is not used."""
     return [entry for entry in ladder.entries if entry.kind == "run" and entry.disturbed]
 

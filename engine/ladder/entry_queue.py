@@ -16,7 +16,7 @@ from engine.config.schema import Config
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import devices_of, runs_at_once
 from engine.ladder.runner import LadderRunner
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from engine.runs.rungs import Rung
@@ -27,7 +27,7 @@ from engine.runs.tracking import start_configured
 class PlannedRun:
     """A run that is to be executed."""
 
-    entry: LadderRun
+    entry: LadderEntry
     rung: Rung
     configure: Callable[[], Config]
     """Called when its turn comes, because settings can depend on the runs before it."""
@@ -98,7 +98,7 @@ class EntryQueue:
 
     def _submit(self, runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
         """Submit all runs that have to be started as one job array."""
-        new: list[tuple[LadderRun, RunDir]] = []
+        new: list[tuple[LadderEntry, RunDir]] = []
         for planned, config in zip(runs, configs, strict=True):
             created = self.runner.create_unless_exists(planned.entry, config, planned.rung)
             if created is not None:

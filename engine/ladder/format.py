@@ -1,6 +1,7 @@
 """Rungs, p-values and ranges over seeds as text, for the verdict and the report's tables.
 
-Every function also takes None and NaN and returns `–`. Sizes, durations and counts: `engine.config.quantities`.
+Functions of numbers take None and NaN too and return `–`; `seed_range` returns ''. Sizes, durations and counts:
+`engine.config.quantities`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def identity(
 
     The split version is left out if it is the first one, so that ladders from before it was recorded find their runs.
     """
-    parts: list[Any] = [_relevant_settings(config), fingerprints, versions]
+    parts: list[Any] = [relevant_settings(config), fingerprints, versions]
     executor = config.executor
     if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
         machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
@@ -70,7 +70,8 @@ def identity(
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _relevant_settings(config: Config) -> dict[str, Any]:
+def relevant_settings(config: Config) -> dict[str, Any]:
+    """The settings that the hash contains, by their original names."""
     settings = original_names(flatten(config))
     for key, default in LATER_DEFAULTS.items():
         if settings[key] == default:
@@ -89,7 +90,7 @@ def split_otherwise(runs: Path, config: Config, split_version: int) -> list[tupl
             frozen = read_frozen(run)
         except UserError:
             continue  # damaged: cannot be compared
-        if frozen.split_version != split_version and _relevant_settings(frozen.config) == _relevant_settings(config):
+        if frozen.split_version != split_version and relevant_settings(frozen.config) == relevant_settings(config):
             found.append((run, frozen.split_version))
     return found
 

@@ -9,7 +9,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.text import amount
 from engine.ladder import format as fmt
-from engine.ladder.decisions import margin_of
+from engine.ladder.decisions import QUALITY, margin_of
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
@@ -44,11 +44,14 @@ ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 NO_ENERGY = "No energy counter is available on this machine, so energy was not measured."
 
+OF_THE_GAIN = f"{QUALITY:.0%} of the gain"
+RULE = f"the rule of thumb ({OF_THE_GAIN} at one eighth of the cost)"
+_RULE_OF_QUALITY = f"the rule of thumb ({OF_THE_GAIN})"
 RULE_OF_QUALITY = {
-    "holds": "the rule of thumb (94% of the quality) holds here.",
-    "fails": "the rule of thumb (94% of the quality) does not hold here.",
-    "undecided": "the rule of thumb (94% of the quality) is neither confirmed nor refuted: 94% is within the interval.",
-    "unknown": "the rule of thumb (94% of the quality) cannot be checked.",
+    "holds": f"{_RULE_OF_QUALITY} holds here.",
+    "fails": f"{_RULE_OF_QUALITY} does not hold here.",
+    "undecided": f"{_RULE_OF_QUALITY} is neither confirmed nor refuted: {QUALITY:.0%} is within the interval.",
+    "unknown": f"{_RULE_OF_QUALITY} cannot be checked.",
 }
 RULE_OF_COST = {
     "holds": "at most one eighth, as the rule of thumb says",

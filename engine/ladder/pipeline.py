@@ -21,7 +21,7 @@ from engine.ladder.probes import duration, probe_config
 from engine.ladder.rate_trials import RateTrials
 from engine.ladder.rates import equal_rates_warning
 from engine.ladder.runner import LadderRunner
-from engine.runs.ladder import Kind, Ladder, LadderRun, RungDuration, SharedWork, Stage
+from engine.runs.ladder import Kind, Ladder, LadderEntry, RungDuration, SharedWork, Stage
 from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
@@ -39,7 +39,7 @@ class LadderPipeline:
     plan: LadderPlan
     excluded: dict[str, str] = field(default_factory=dict)
     """Rung -> why it is no longer run."""
-    base_scorers: dict[bool, LadderRun | None] = field(default_factory=dict)
+    base_scorers: dict[bool, LadderEntry | None] = field(default_factory=dict)
     """The run that scores the base model: as loaded by unquantized rungs, and in QLoRA's 4 bits (True). None: it was
     scored by another ladder of the sweep."""
     share_bases: Callable[[Ladder], None] = lambda ladder: None
@@ -198,8 +198,8 @@ class LadderPipeline:
         self.runner.save()
         print(stage, flush=True)
 
-    def _entry(self, rung: Rung, kind: Kind, seed: int, rate: float) -> LadderRun:
-        return self.runner.entry(LadderRun(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
+    def _entry(self, rung: Rung, kind: Kind, seed: int, rate: float) -> LadderEntry:
+        return self.runner.entry(LadderEntry(rung=rung.name, kind=kind, seed=seed, learning_rate=rate))
 
     def _config(self, rung: Rung, seed: int, rate: float, when: str) -> Config:
         values = {"train.seed": seed, "train.learning_rate": rate, "evaluation.when": when}
@@ -208,13 +208,13 @@ class LadderPipeline:
     def _execute(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
         return EntryQueue(self.runner, lambda rung: rung.name in self.excluded).execute(runs)
 
-    def _run_config(self, rung: Rung, entry: LadderRun) -> Config:
+    def _run_config(self, rung: Rung, entry: LadderEntry) -> Config:
         """The configuration of a run; the first one of each kind of base also scores the base."""
         quantized = method_spec(rung.method).quantizes_base
         scorer = self.base_scorers.setdefault(quantized, entry)
         return self._run_configs(rung, entry)[scorer is entry]
 
-    def _run_configs(self, rung: Rung, entry: LadderRun) -> tuple[Config, Config]:
+    def _run_configs(self, rung: Rung, entry: LadderEntry) -> tuple[Config, Config]:
         """The configurations of a run that scores the trained model only, and of one that also scores the base."""
         after, both = (self._config(rung, entry.seed, entry.learning_rate, when) for when in ("after", "both"))
         if not (method_spec(rung.method).quantizes_base and self._has_unquantized):
@@ -238,15 +238,15 @@ class LadderPipeline:
             run.entry.status = "planned"
         return list(found.values())
 
-    def _probe_entry(self, rung: Rung) -> LadderRun:
+    def _probe_entry(self, rung: Rung) -> LadderEntry:
         return self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)
 
-    def _exclude_if_final(self, rung: Rung, entry: LadderRun) -> None:
+    def _exclude_if_final(self, rung: Rung, entry: LadderEntry) -> None:
         """Exclude a rung whose run failed in a way that another seed or rate would not change."""
         if entry.status in NOT_RETRIED:
             self._exclude(rung, entry)
 
-    def _exclude(self, rung: Rung, entry: LadderRun) -> None:
+    def _exclude(self, rung: Rung, entry: LadderEntry) -> None:
         self.excluded[rung.name] = f"{entry.status.replace('_', ' ')}: {entry.reason}"
         for other in self.runner.ladder.entries:
             if (other.rung, other.kind) == (rung.name, entry.kind) and other is not entry and not other.is_done:

@@ -12,7 +12,7 @@ from engine.config.schema import Config
 from engine.ladder.entry_queue import PlannedRun
 from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
 from engine.ladder.runner import LadderRunner
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.result import Result
 from engine.runs.rungs import LadderPlan, Rung
 
@@ -27,7 +27,7 @@ class RateTrials:
     """Runs all and yields each with its result."""
     configure: Callable[[Rung, int, float, str], Config]
     """The configuration of a rung's run with a seed, a rate and a value of `evaluation.when`."""
-    failed: Callable[[Rung, LadderRun], None]
+    failed: Callable[[Rung, LadderEntry], None]
     """Called with the entry of a trial that gave no result."""
 
     def list_entries(self) -> None:
@@ -38,7 +38,7 @@ class RateTrials:
     def choose_rates(self) -> dict[str, str]:
         """Run the trials and mark the best one of each rung. Returns rung -> why no rate worked."""
         all_rates = {rung.name: self._grid(rung) for rung in self.plan.rungs}
-        rates, trials = dict(all_rates), dict[str, list[LadderRun]]()
+        rates, trials = dict(all_rates), dict[str, list[LadderEntry]]()
         for size, steps in self._rounds():
             if trials:
                 rates = {name: best_rates(done, size) for name, done in trials.items()}
@@ -56,7 +56,7 @@ class RateTrials:
         chosen = next((e for e in self.runner.ladder.entries if e.rung == rung.name and e.chosen), None)
         return chosen.learning_rate if chosen else rung.config.train.learning_rate
 
-    def config(self, rung: Rung, trial: LadderRun) -> Config:
+    def config(self, rung: Rung, trial: LadderEntry) -> Config:
         """The configuration of a trial."""
         config = self.configure(rung, trial.seed, trial.learning_rate, "never")
         return config if trial.steps is None else with_settings(config, {"train.steps": trial.steps})
@@ -69,7 +69,7 @@ class RateTrials:
         work = self.runner.ladder.work
         return halving_rounds(self.plan.learning_rates, work.steps if work else 1)
 
-    def _run(self, trials: dict[str, list[LadderRun]]) -> None:
+    def _run(self, trials: dict[str, list[LadderEntry]]) -> None:
         runs = [
             PlannedRun(trial, rung, partial(self.config, rung, trial))
             for rung in self.plan.rungs
@@ -79,7 +79,7 @@ class RateTrials:
             if result is None:
                 self.failed(run.rung, run.entry)
 
-    def _choose(self, rung: Rung, trials: list[LadderRun], rates: list[float]) -> str:
+    def _choose(self, rung: Rung, trials: list[LadderEntry], rates: list[float]) -> str:
         """Mark the best of the trials of the last round; returns why no rate worked, else ''."""
         chosen = choose(trials)
         if chosen is None:
@@ -103,10 +103,10 @@ class RateTrials:
         known = (entry.seed for entry in self.runner.ladder.entries if entry.kind == "trial")
         return next(known, self.plan.seeds[-1] + 1)
 
-    def _entries(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderRun]:
+    def _entries(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderEntry]:
         """The trials of a rung at these rates, of this many steps."""
         seed = self._seed()
         return [
-            self.runner.entry(LadderRun(rung=rung.name, kind="trial", seed=seed, learning_rate=rate, steps=steps))
+            self.runner.entry(LadderEntry(rung=rung.name, kind="trial", seed=seed, learning_rate=rate, steps=steps))
             for rate in rates
         ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from engine.config.method_specs import method_spec
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.rungs import REDUCTION, LadderPlan, round_sizes
 
 MIN_STEPS = 4
@@ -32,14 +32,14 @@ def halving_rounds(count: int, steps: int) -> list[tuple[int, int | None]]:
     return list(zip(sizes, lengths, strict=True))
 
 
-def best_rates(trials: Sequence[LadderRun], count: int) -> list[float]:
+def best_rates(trials: Sequence[LadderEntry], count: int) -> list[float]:
     """The rates of the trials with the lowest validation losses, the best first."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
     finished.sort(key=lambda trial: trial.validation_loss or 0.0)
     return [trial.learning_rate for trial in finished[:count]]
 
 
-def choose(trials: Sequence[LadderRun]) -> LadderRun | None:
+def choose(trials: Sequence[LadderEntry]) -> LadderEntry | None:
     """The trial with the lowest validation loss; None if no trial has one."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
     return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)

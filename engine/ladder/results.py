@@ -15,7 +15,7 @@ from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.ladder.quasi_random import Floats
 from engine.ladder.statistics import ItemScores
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
@@ -30,7 +30,7 @@ Moment = Literal["before", "after"]
 class FinishedRun:
     """A finished run of the ladder with its result and predictions."""
 
-    entry: LadderRun
+    entry: LadderEntry
     result: Result
     lines: list[dict[str, Any]]
     """The lines of `predictions.jsonl`, one per test item."""
@@ -59,7 +59,7 @@ def read_shared_bases(folder: LadderDir, ladder: Ladder) -> dict[str, FinishedRu
     """The runs of other ladders that scored the base model. Raises UserError if one is damaged or was deleted."""
     found = {}
     for name, run in ladder.base_runs.items():
-        entry = LadderRun(rung=name, kind="run", seed=0, learning_rate=0.0, run=run, status="finished")
+        entry = LadderEntry(rung=name, kind="run", seed=0, learning_rate=0.0, run=run, status="finished")
         found[name] = _read(RunDir(folder.runs / run), entry)
     return found
 
@@ -106,7 +106,7 @@ def _add_general(results: LadderResults, name: str, runs: list[FinishedRun], mom
         results.general[name] = ItemScores(values, tokens, seeds, untrained=moment == "before")
 
 
-def _read(run: RunDir, entry: LadderRun) -> FinishedRun:
+def _read(run: RunDir, entry: LadderEntry) -> FinishedRun:
     lines, result = read_prediction_lines(run.predictions_file, "tuned"), run.result()
     if result is None:
         raise UserError("finished run without result", str(run.path), RUN_AGAIN, code="ladder.no_predictions")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.result import Interval
 from engine.runs.rung_results import SeedRange
 
 NO_RESULT_YET = ("planned", "live", "skipped", "finished")
 
 
-def status_of(entries: Sequence[LadderRun]) -> str:
+def status_of(entries: Sequence[LadderEntry]) -> str:
     """`finished`, `partly`, the first failure, `skipped` or `planned`."""
     statuses = [entry.status for entry in entries]
     if "finished" in statuses:
@@ -21,7 +21,7 @@ def status_of(entries: Sequence[LadderRun]) -> str:
     return wrong[0] if wrong else "skipped" if set(statuses) == {"skipped"} else "planned"
 
 
-def reason_of(entries: Sequence[LadderRun]) -> str:
+def reason_of(entries: Sequence[LadderEntry]) -> str:
     """Why an entry is not finished; '' if none says."""
     return next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
 

@@ -18,7 +18,7 @@ from engine.ladder.run_costs import disturbance, worked_seconds
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
 from engine.runs.follow import last_line, stream
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
@@ -73,7 +73,7 @@ class LadderRunner:
             self.ladder.warning_codes.append(code)
         print(f"warning: {text}", flush=True)
 
-    def entry(self, like: LadderRun) -> LadderRun:
+    def entry(self, like: LadderEntry) -> LadderEntry:
         """The entry of the same rung, kind, seed and rate; added if there is none."""
         for entry in self.ladder.entries:
             if _key(entry) == _key(like):
@@ -81,11 +81,11 @@ class LadderRunner:
         self.ladder.entries.append(like)
         return like
 
-    def run_of(self, entry: LadderRun) -> RunDir:
+    def run_of(self, entry: LadderEntry) -> RunDir:
         """The directory of an entry's run."""
         return RunDir(self.dir.runs / entry.run)
 
-    def run_entry(self, entry: LadderRun, config: Config, rung: Rung) -> Result | None:
+    def run_entry(self, entry: LadderEntry, config: Config, rung: Rung) -> Result | None:
         """The result of the entry's run, which is reused, resumed or started. None if it failed: see `entry.reason`.
 
         Raises StopRequested if the ladder or the run was stopped.
@@ -107,18 +107,18 @@ class LadderRunner:
             raise
         return self._record_outcome(entry, run, config.cost.max_other_load)
 
-    def create_unless_exists(self, entry: LadderRun, config: Config, rung: Rung) -> RunDir | None:
+    def create_unless_exists(self, entry: LadderEntry, config: Config, rung: Rung) -> RunDir | None:
         """Create the entry's run without starting it; None if there is one to reuse or to resume."""
         run, is_new = self._find_or_create(entry, config, rung)
         return run if is_new else None
 
-    def forget(self, entry: LadderRun, run: RunDir) -> None:
+    def forget(self, entry: LadderEntry, run: RunDir) -> None:
         """Delete a run that was created and could not be started."""
         run_dir.delete(run)
         entry.run, entry.status = "", "planned"
         self.save()
 
-    def drop(self, entry: LadderRun, reason: str) -> None:
+    def drop(self, entry: LadderEntry, reason: str) -> None:
         """Leave out an entry; its run is stopped if this process started it and follows it."""
         entry.status, entry.reason = "skipped", reason
         run = self.run_of(entry)
@@ -126,7 +126,7 @@ class LadderRunner:
             self.dropped.add(run.path)  # its own thread stops it
         self.save()
 
-    def _find_or_create(self, entry: LadderRun, config: Config, rung: Rung) -> tuple[RunDir, bool]:
+    def _find_or_create(self, entry: LadderEntry, config: Config, rung: Rung) -> tuple[RunDir, bool]:
         """The entry's run, and whether it was created now."""
         key = self.identity(config)
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
@@ -139,12 +139,12 @@ class LadderRunner:
         rule = self._split_version()
         return identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
 
-    def has_finished(self, entry: LadderRun, config: Config) -> bool:
+    def has_finished(self, entry: LadderEntry, config: Config) -> bool:
         """Whether a finished run with this configuration would be reused."""
         found = self._reusable(entry, self.identity(config), config.cost.max_other_load)
         return found is not None and found.state() == "finished"
 
-    def _reusable(self, entry: LadderRun, key: str, allowed: float) -> RunDir | None:
+    def _reusable(self, entry: LadderEntry, key: str, allowed: float) -> RunDir | None:
         """The latest run with this identity: undisturbed, else finished, running, resumable, failed."""
         own = self.dir.runs / entry.run if entry.run else None
         usable_fresh = {own, *self.started}
@@ -166,7 +166,7 @@ class LadderRunner:
                     return run
         return None
 
-    def _create(self, entry: LadderRun, config: Config, key: str, rung: Rung) -> RunDir:
+    def _create(self, entry: LadderEntry, config: Config, key: str, rung: Rung) -> RunDir:
         if entry.status == "finished":
             exists = (self.dir.runs / entry.run).exists()
             why = "used other data, library versions or threads" if exists else "was deleted"
@@ -198,7 +198,7 @@ class LadderRunner:
     def _split_version(self) -> int:
         return self.ladder.work.split_version if self.ladder.work else OLDEST_SPLIT_VERSION
 
-    def _run_to_end(self, entry: LadderRun, run: RunDir) -> None:
+    def _run_to_end(self, entry: LadderEntry, run: RunDir) -> None:
         """Start or resume the run until it has an outcome, or its worker exited unexpectedly MAX_DEATHS times."""
         deaths, last_step = 0, -1
         while (state := run.state()) not in ("finished", *FAILURES):
@@ -222,7 +222,7 @@ class LadderRunner:
             elif run.state() == "stopped":
                 raise StopRequested(f"its run {run.name} was stopped")
 
-    def _start(self, entry: LadderRun, run: RunDir) -> None:
+    def _start(self, entry: LadderEntry, run: RunDir) -> None:
         size = run.events_file.stat().st_size if run.events_file.exists() else 0
         entry.status = "live"
         self.started.add(run.path)
@@ -238,7 +238,7 @@ class LadderRunner:
         except RunFailed as error:
             entry.reason = str(error)
 
-    def _wait(self, entry: LadderRun, run: RunDir) -> None:
+    def _wait(self, entry: LadderEntry, run: RunDir) -> None:
         """Wait until the run's worker exits. Stopping the ladder stops only a run that it started itself."""
         forwarded, deadline = False, time.monotonic() + STARTUP_SECONDS
         if entry.status not in ("live", "skipped"):
@@ -256,7 +256,7 @@ class LadderRunner:
         entry.progress = ""
         self.stopping.check()
 
-    def _show_job(self, entry: LadderRun, run: RunDir) -> None:
+    def _show_job(self, entry: LadderEntry, run: RunDir) -> None:
         """Record what the run's Slurm job waits for."""
         job = run.job_state()
         text = job.text if job is not None and job.is_waiting else ""
@@ -264,7 +264,7 @@ class LadderRunner:
             entry.progress = text
             self.save()
 
-    def _record_outcome(self, entry: LadderRun, run: RunDir, allowed: float) -> Result | None:
+    def _record_outcome(self, entry: LadderEntry, run: RunDir, allowed: float) -> Result | None:
         try:
             result = run.result()
         except UserError as error:
@@ -288,7 +288,7 @@ class LadderRunner:
         return str(run.path.relative_to(self.dir.runs))
 
 
-def _key(entry: LadderRun) -> tuple[Any, ...]:
+def _key(entry: LadderEntry) -> tuple[Any, ...]:
     trial = (entry.learning_rate, entry.steps) if entry.kind == "trial" else ()
     return (entry.rung, entry.kind, entry.seed, *trial)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from engine.config import quantities
+from engine.config.method_specs import RULE_REFERENCE
 from engine.config.text import listed
 from engine.ladder import format as fmt
 from engine.ladder.decisions import COST, QUALITY, Decisions, RuleCheck, comparison, decide, training_peak
@@ -17,6 +18,7 @@ from engine.ladder.phrases import (
     NO_RECOMMENDATION,
     NO_SIGNIFICANT_DIFFERENCE,
     ONE_TIMING,
+    RULE,
     SIGNIFICANTLY,
     difference,
     is_as_good,
@@ -32,7 +34,6 @@ from engine.runs.ladder import Ladder
 from engine.runs.rung_results import Comparison, LadderSummary, RungResult, RungTradeoff, SeedRange
 from engine.runs.rungs import BASE
 
-RULE = "the rule of thumb (94% of the gain at one eighth of the cost)"
 OVERALL = {
     "holds": f"{RULE} holds here",
     "undecided": f"{RULE} is neither confirmed nor refuted here",
@@ -126,7 +127,7 @@ def _rule(quality: RuleCheck, cost: RuleCheck) -> str:
 
 def _why_missing(ladder: Ladder) -> str:
     """Why full fine-tuning has no score; '' if it was not run."""
-    missing = next((row for row in ladder.rows if row.method == "full" and row.reason), None)
+    missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.reason), None)
     return f" ({status(missing)})" if missing else ""
 
 

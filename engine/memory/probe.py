@@ -22,11 +22,11 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from engine.config.checkpointing import Checkpointing, describe_checkpointing
+from engine.config.activation_checkpointing import Checkpointing, describe_checkpointing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
-from engine.training.checkpointing import enable_checkpointing
+from engine.training.activation_checkpointing import enable_checkpointing
 from engine.training.collation import loss_weight
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.meters import Meters, resident, resident_peak, uses_gpu

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from engine.config.checkpointing import Resolved
+from engine.config.activation_checkpointing import Resolved
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION

@@ -23,8 +23,8 @@ Stage = Literal["planned", "preparing", "probing", "tuning", "training", "export
 Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
-class LadderRun(Struct, kw_only=True):
-    """An entry of the ladder: one run or export, planned or done."""
+class LadderEntry(Struct, kw_only=True):
+    """A run, probe, learning-rate trial or export of the ladder, planned or done."""
 
     rung: str
     """For an export the artifact's rung: `lora:q4_k_m`."""
@@ -118,7 +118,7 @@ class Ladder(Struct, kw_only=True):
     """Loss of quality up to which a rung is as good as another; None in older ladders."""
     work: SharedWork | None = None
     estimates: list[RungDuration] = field(default_factory=list)
-    entries: list[LadderRun] = field(default_factory=list)
+    entries: list[LadderEntry] = field(default_factory=list)
     rows: list[RungResult] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     benchmarks: list[LadderBenchmark] = field(default_factory=list)

@@ -18,14 +18,14 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from engine.config import schema
-from engine.config.checkpointing import Checkpointing
+from engine.config.activation_checkpointing import Checkpointing
 from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
 from engine.training import checkpoints
+from engine.training.activation_checkpointing import checkpointing_arguments
 from engine.training.batches import Schedule, StepDataset, micro_batches, rank_parts
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
-from engine.training.checkpointing import checkpointing_arguments
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.collation import answer_tokens as answer_tokens_of
 from engine.training.compilation import compile_errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.config.checkpointing import EVERY_LAYER, OFFLOADED, checkpointing_of
+from engine.config.activation_checkpointing import EVERY_LAYER, OFFLOADED, checkpointing_of
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from engine.config import schema
+from engine.config.activation_checkpointing import Checkpointing, checkpointing_of, memory_saved, stronger_than
 from engine.config.automatic_optimizer import automatic_on_resume
-from engine.config.checkpointing import Checkpointing, checkpointing_of, memory_saved, stronger_than
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.evaluation.score import vocabulary_of
@@ -15,8 +15,8 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_h
 from engine.memory.probe import Probe, Probed, available_memory
 from engine.methods.model_config import config_of
 from engine.training import checkpoints
+from engine.training.activation_checkpointing import enable_checkpointing
 from engine.training.batches import Schedule
-from engine.training.checkpointing import enable_checkpointing
 from engine.training.compilation import uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from engine.config.checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
 from engine.data.items import sampled_rows
 from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.formula.checkpoint_size import copies_checkpoints

@@ -18,7 +18,7 @@ import torch
 from transformers import set_seed
 
 from engine.config import schema
-from engine.config.checkpointing import OFF
+from engine.config.activation_checkpointing import OFF
 from engine.config.files import temporary_folder
 from engine.data.prepare import prepare
 from engine.evaluation.row_loss import mean_loss

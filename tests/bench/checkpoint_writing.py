@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from engine.config import schema
-from engine.config.checkpointing import OFF
+from engine.config.activation_checkpointing import OFF
 from engine.config.files import temporary_folder
 from engine.data.tokens import Row
 from engine.memory.probe import available_for_copy

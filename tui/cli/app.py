@@ -20,9 +20,9 @@ from engine.runs.run_dir import RunDir
 from engine.runs.sweep_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
+from tui.cli.data_and_presets import data_app, presets_app
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_ladder_or_sweep
-from tui.cli.machine_commands import machine_app
 from tui.cli.options import (
     AdoptOption,
     AsciiOption,
@@ -49,8 +49,8 @@ from tui.cli.options import (
     overrides,
     shared_device,
 )
+from tui.cli.planning import plan_app
 from tui.cli.shipping import shipping_app
-from tui.cli.subcommands import data_app, presets_app
 from tui.cli.upkeep import upkeep_app
 from tui.output import streams
 
@@ -63,7 +63,7 @@ app = App(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(presets_app, name="presets")
-app.add_typer(machine_app)
+app.add_typer(plan_app)
 app.add_typer(comparing_app)
 app.add_typer(shipping_app)
 app.add_typer(upkeep_app)

@@ -1,4 +1,4 @@
-"""`gate`: exit with 0 only if the 95% CI of a gain is above a given value."""
+"""`gate`: exit with 0 only if the lower bound of a gain's 95% CI is at least a given value."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Runs and ladders that have been: as lists and tables, and side by side."""
+"""Past runs and ladders as lists, tables and comparisons."""

@@ -11,7 +11,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.rung_results import RungResult
 from engine.runs.rungs import ARTIFACT_SEPARATOR
 from engine.runs.score_format import plain_difference, plain_with_bounds
@@ -53,12 +53,12 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
         yield Content.assemble(*parts)
 
 
-def _trained(entry: LadderRun) -> str:
+def _trained(entry: LadderEntry) -> str:
     """The rung whose line shows the entry: of an export, the rung of its run."""
     return entry.rung.partition(ARTIFACT_SEPARATOR)[0] if entry.kind == "export" else entry.rung
 
 
-def _label(entry: LadderRun) -> str:
+def _label(entry: LadderEntry) -> str:
     """The kind of a run, or which artifact is exported: `q4_k_m`."""
     return visible(entry.rung.partition(ARTIFACT_SEPARATOR)[2], LABEL) if entry.kind == "export" else entry.kind
 
@@ -159,11 +159,11 @@ def headline(ladder: Ladder) -> str:
     return visible(f"{about}, {seeds} · {visible(state, REASON)}")
 
 
-def _done(entries: Sequence[LadderRun]) -> str:
+def _done(entries: Sequence[LadderEntry]) -> str:
     return f"{sum(entry.is_done for entry in entries)}/{len(entries)}"
 
 
-def _color(entry: LadderRun) -> str:
+def _color(entry: LadderEntry) -> str:
     colors = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
     return colors.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")
 

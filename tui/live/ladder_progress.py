@@ -12,7 +12,7 @@ from engine.config.text import amount, shortened
 from engine.runs import score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower
-from engine.runs.ladder import WAITING, Ladder, LadderRun
+from engine.runs.ladder import WAITING, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.rung_results import RungResult
@@ -96,7 +96,7 @@ class LadderView:
                 self._line(text)
         self._update_line(ladder)
 
-    def _print_entry(self, entry: LadderRun) -> None:
+    def _print_entry(self, entry: LadderEntry) -> None:
         key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
         if entry.status in WAITING or key in self.printed:
             return

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from engine.config.quantities import duration
 from engine.runs import events
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 
 ANSWERS = "test answers"
 """Text of the worker's progress while it generates the answers to the test rows."""
@@ -134,7 +134,7 @@ def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: 
     return f"ladder {_between(low, high)} left"
 
 
-def _run_seconds(ladder: Ladder, entry: LadderRun) -> tuple[float, float] | None:
+def _run_seconds(ladder: Ladder, entry: LadderEntry) -> tuple[float, float] | None:
     """Seconds of a run: the range over the finished runs of its rung, else the estimate of its probe."""
     like = [
         one.seconds

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.automatic_optimizer import automatic_optimizer
-from engine.config.checkpointing import describe_checkpointing
 from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import Effective

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.config.checkpointing import describe_checkpointing
+from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.method_specs import method_title
 from engine.config.quantities import count, duration, relative_error, size
 from engine.config.schema import Config

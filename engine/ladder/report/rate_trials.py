@@ -10,7 +10,7 @@ from engine.config.quantities import rate
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks, wants_log
 from engine.ladder.report.palette import PAPER, RungStyle
 from engine.ladder.report.svg import inline
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     """Validation loss by learning rate; the chosen rate is filled. None without trials."""
-    tried: dict[str, list[LadderRun]] = {}
+    tried: dict[str, list[LadderEntry]] = {}
     for entry in ladder.entries:
         if entry.kind == "trial" and entry.validation_loss is not None and entry.rung in styles:
             tried.setdefault(entry.rung, []).append(entry)
@@ -40,15 +40,15 @@ def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
     return ReportFigure("Learning-rate trials", svg, "Filled marker: the chosen rate, with the lowest validation loss.")
 
 
-def _longest(entries: Sequence[LadderRun]) -> list[LadderRun]:
+def _longest(entries: Sequence[LadderEntry]) -> list[LadderEntry]:
     """The longest trial of each rate: successive halving tries some rates several times."""
-    longest: dict[float, LadderRun] = {}
+    longest: dict[float, LadderEntry] = {}
     for entry in sorted(entries, key=lambda entry: math.inf if entry.steps is None else entry.steps):
         longest[entry.learning_rate] = entry
     return [longest[rate] for rate in sorted(longest)]
 
 
-def _trial(axes: Axes, style: RungStyle, entries: Sequence[LadderRun]) -> None:
+def _trial(axes: Axes, style: RungStyle, entries: Sequence[LadderEntry]) -> None:
     """One rung's losses by rate: a line with hollow markers, filled for the chosen rate."""
     tried, losses = [e.learning_rate for e in entries], [e.validation_loss or math.nan for e in entries]
     axes.plot(tried, losses, color=style.color, dashes=style.dashes, linewidth=1.2)

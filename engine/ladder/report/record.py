@@ -17,7 +17,7 @@ from engine.ladder.rate_sentences import trial_cost
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.rungs import is_base
@@ -29,7 +29,7 @@ NOT_SETTINGS = ("title", "about", "slot", "method")
 """Keys that `ftbench run` needs no --set for."""
 
 
-def folder(ladder_dir: LadderDir, entry: LadderRun) -> RunDir | None:
+def folder(ladder_dir: LadderDir, entry: LadderEntry) -> RunDir | None:
     """The entry's run directory; None if it has none."""
     return RunDir(ladder_dir.runs / entry.run) if entry.run else None
 
@@ -139,7 +139,7 @@ def trials(ladder: Ladder) -> ReportTable | None:
     return ReportTable("Learning-rate trials", "rung", columns, lines)
 
 
-def _run_line(entry: LadderRun, expected: str) -> TableLine:
+def _run_line(entry: LadderEntry, expected: str) -> TableLine:
     outcome = STATUS_TEXTS.get(entry.status, entry.status)
     cells = [
         cell(KINDS[entry.kind], f"{entry.steps} steps" if entry.steps else "", "chosen rate" if entry.chosen else ""),

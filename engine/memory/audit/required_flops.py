@@ -16,7 +16,7 @@ from peft.tuners.lora import LoraLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from engine.config.checkpointing import Checkpointing
+from engine.config.activation_checkpointing import Checkpointing
 from engine.data.tokens import Row
 from engine.methods.adapters import without_adapters
 from engine.training.collation import answer_tokens

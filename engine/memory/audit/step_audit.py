@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import TrainerCallback
 
 from engine.config import schema
+from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
 from engine.config.batch_limits import SHAPE_MULTIPLE
-from engine.config.checkpointing import Checkpointing, checkpointing_of
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.data.tokens import Row
 from engine.evaluation import score

@@ -22,10 +22,10 @@ from torch._subclasses.fake_tensor import (
 )
 
 from engine.config import schema
-from engine.config.checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, uses_autocast
-from engine.memory.dry_run.checkpointing import checkpoint_layers
+from engine.memory.dry_run.activation_checkpointing import checkpoint_layers
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import (
     DEEPER_PERIODS,

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from engine.config.checkpointing import OFF, Checkpointing
+from engine.config.activation_checkpointing import OFF, Checkpointing
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 
 SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3

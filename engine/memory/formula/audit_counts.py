@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from engine.config.checkpointing import Resolved
+from engine.config.activation_checkpointing import Resolved
 
 
 class PhaseCounts(Struct, frozen=True, kw_only=True):

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from engine.config.activation_checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
 from engine.config.automatic_optimizer import automatic_optimizer
-from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
 from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.fit import FitQuery, classify_fit, largest_micro_batch

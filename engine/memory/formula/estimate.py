@@ -7,8 +7,8 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from engine.config.activation_checkpointing import Resolved
 from engine.config.batch_limits import PackingMode
-from engine.config.checkpointing import Resolved
 from engine.config.schema import Train
 
 PARTS = ("weights", "adapters", "optimizer", "gradients", "activations", "logits", "checkpoint", "pool")

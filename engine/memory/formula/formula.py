@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import schema
-from engine.config.checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations

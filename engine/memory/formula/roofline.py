@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from engine.config import gpu_prices
-from engine.config.checkpointing import checkpointing_of
+from engine.config.activation_checkpointing import checkpointing_of
 from engine.config.gpu_prices import Gpu
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.config.schema import Config

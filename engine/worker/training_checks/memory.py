@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.config.checkpointing import describe_checkpointing
+from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.quantities import decimal, size
 from engine.data.tokens import Row
 from engine.memory.dry_run.run_forecast import RunForecast, as_measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from engine.config.checkpointing import describe_checkpointing
+from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.method_specs import method_title
 from engine.methods.machine import Machine

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from engine.config import schema
-from engine.config.checkpointing import checkpointing_of, stronger_than
+from engine.config.activation_checkpointing import checkpointing_of, stronger_than
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.row_loss import mean_loss

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.config.checkpointing import OFF
+from engine.config.activation_checkpointing import OFF
 from engine.config.gpu_prices import Gpu, find_gpu, list_gpus
 from engine.config.quantities import decimal, percent, significant
 from engine.memory.audit.required_flops import required_flops

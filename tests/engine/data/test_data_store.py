@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from engine.data.conversation import Problem
 from engine.data.counts import SPLITS
 from engine.data.fingerprints import fingerprint
-from engine.data.packed_rows import pack
+from engine.data.row_columns import pack
 from engine.data.store import ColumnStore, ColumnWriter
 from engine.data.tokenized import TokenizedRows, answer_tokens_of, lengths_of
 from engine.data.tokens import IGNORED, Row

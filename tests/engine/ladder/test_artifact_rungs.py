@@ -22,7 +22,7 @@ from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
 from engine.runs.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
 from engine.runs.gates import gain_of_rung
-from engine.runs.ladder import Ladder, LadderRun, SharedWork
+from engine.runs.ladder import Ladder, LadderEntry, SharedWork
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import describe_plan, make_plan
 from engine.runs.result import Interval, Result
@@ -46,7 +46,7 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
         results.scores[name] = ItemScores(np.stack(list(values.values())), seeds=seeds)
         results.losses[name] = ItemScores(np.ones((len(seeds), ITEMS)), tokens, seeds)
         for seed in seeds:
-            run = LadderRun(
+            run = LadderEntry(
                 rung=name,
                 kind="run",
                 seed=seed,
@@ -94,7 +94,7 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
         )
         (folder / FIDELITY).write_bytes(msgspec.json.encode(check))
         ladder.entries.append(
-            LadderRun(
+            LadderEntry(
                 rung="lora:q8_0",
                 kind="export",
                 seed=seed,
@@ -177,7 +177,7 @@ def test_an_artifact_without_exports_has_its_reason(tmp_path: Path) -> None:
     of_run = {0: right(0.6)}
     ladder, plan = made(tmp_path, {}, of_run)
     assert row_of(ladder, "lora:q8_0").status == "planned" and row_of(ladder, "lora:q8_0").score is None
-    entry = LadderRun(rung="lora:q8_0", kind="export", seed=0, learning_rate=0.0, status="failed", reason="disk full")
+    entry = LadderEntry(rung="lora:q8_0", kind="export", seed=0, learning_rate=0.0, status="failed", reason="disk full")
     ladder.entries.append(entry)
     ladder.rows = [row for row in ladder.rows if not row.source]
     results = LadderResults(scores={"lora": ItemScores(right(0.6)[None])}, losses={})

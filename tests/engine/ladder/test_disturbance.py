@@ -19,7 +19,7 @@ from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.results import FinishedRun
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.result import Result
 from engine.runs.rung_results import RungResult, SeedRange
 from engine.runs.training_load import TrainingLoad
@@ -38,7 +38,7 @@ MICRO_ON_A_BUSY_MACHINE = [
 
 
 def finished(seed: int, seconds: float, disturbed: str = "") -> FinishedRun:
-    entry = LadderRun(rung="lora", kind="run", seed=seed, learning_rate=1e-3, status="finished", seconds=2 * seconds)
+    entry = LadderEntry(rung="lora", kind="run", seed=seed, learning_rate=1e-3, status="finished", seconds=2 * seconds)
     entry.disturbed = disturbed
     result = Result(
         status="finished",
@@ -96,7 +96,7 @@ def disturbed(ladder: Ladder, *names: str) -> Ladder:
     for name in names:
         one = row(ladder, name)
         one.training_seconds, one.all_seconds, one.disturbed = None, None, CAUSE
-        run = LadderRun(rung=name, kind="run", seed=0, learning_rate=1e-3, status="finished", disturbed=CAUSE)
+        run = LadderEntry(rung=name, kind="run", seed=0, learning_rate=1e-3, status="finished", disturbed=CAUSE)
         ladder.entries.append(run)
     return ladder
 

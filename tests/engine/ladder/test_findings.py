@@ -112,7 +112,7 @@ def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
     assert qlora.share_of_score and qlora.share_of_score.mean == pytest.approx(0.95)
     assert qlora.share_of_gain and qlora.share_of_gain.mean == pytest.approx(0.9)
     assert decide(ladder).rule_quality != "holds"
-    (rule,) = (s.text for s in ladder.verdict if "rule of thumb (94% of the quality)" in s.text)
+    (rule,) = (s.text for s in ladder.verdict if "rule of thumb (94% of the gain)" in s.text)
     assert (
         rule.startswith("QLoRA's share of full's gain is 90.0%, pointwise")
         and "its share of full's score is 95.0%" in rule

@@ -16,7 +16,7 @@ from engine.ladder.required_sample import ToShow, required, what_to_show
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.statistics import MIN_ITEMS, ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.result import Interval, Result, Score
 from engine.runs.rung_results import Comparison
 
@@ -166,9 +166,9 @@ def test_the_4_bit_base_is_the_base_if_only_qlora_finished(outcome: str) -> None
         ended=0,
     )
     result.before = before
-    entry = LadderRun(rung="qlora", kind="run", seed=0, learning_rate=1, status="finished")
+    entry = LadderEntry(rung="qlora", kind="run", seed=0, learning_rate=1, status="finished")
     ladder = blank_ladder(1, [0])
-    ladder.entries = [entry, LadderRun(rung="lora", kind="run", seed=0, learning_rate=1, status=outcome)]
+    ladder.entries = [entry, LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1, status=outcome)]
     results = LadderResults([FinishedRun(entry, result, [{"base": line, "tuned": line}])])
     collect(results, ladder)
     assert list(results.bases) == [BASE] and results.scores[BASE].untrained

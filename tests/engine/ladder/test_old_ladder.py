@@ -13,8 +13,9 @@ from command import ftbench
 from old_runs import LADDER, LADDER_RUNS, unpack
 
 from engine.config.metric_specs import DEFAULT_MARGIN
+from engine.config.preset import Preset, resolve
 from engine.ladder.aggregate import aggregate
-from engine.ladder.identity import identity
+from engine.ladder.identity import identity, relevant_settings
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.process import load_or_create, run_pipeline
 from engine.ladder.runner import LadderRunner
@@ -99,3 +100,21 @@ def sign_runs(folder: LadderDir, state: Ladder, plan: LadderPlan) -> None:
         key = identity(read_frozen(run).config, *known)
         text = re.sub(r'^work = ".*"$', f'work = "{key}"', run.config_file.read_text("utf-8"), flags=re.MULTILINE)
         run.config_file.write_text(text)
+
+
+IDENTIFYING = """
+adapter.alpha adapter.dora adapter.dropout adapter.rank adapter.rslora adapter.targets data.format data.id
+data.map data.max_rows data.seed data.separator data.subset data.test data.validation evaluation.batch
+evaluation.general evaluation.max_new_tokens evaluation.metric evaluation.rows evaluation.when method
+model.attention model.chat_template model.id model.revision optimizer.beta1 optimizer.beta2 optimizer.eps
+optimizer.name quantization.compute_dtype quantization.double quantization.type train.batch
+train.checkpoint_every train.epochs train.evaluate_every train.gradient_checkpointing train.keep_checkpoints
+train.learning_rate train.max_grad_norm train.max_length train.micro_batch train.packing train.precision
+train.probe train.schedule train.seed train.steps train.warmup train.weight_decay
+"""
+"""Settings in the identity of a run with default values since the first version."""
+
+
+def test_a_setting_added_later_does_not_change_the_identity_of_runs_without_it() -> None:
+    """Otherwise ladders would run again what exists. New ones are in `LATER_DEFAULTS` or `UNRELATED_KEYS`."""
+    assert sorted(relevant_settings(resolve(Preset("test", {}), "lora").config)) == IDENTIFYING.split()

@@ -18,7 +18,7 @@ STRUCTS = [
     ladder.Ladder,
     ladder.SharedWork,
     ladder.RungDuration,
-    ladder.LadderRun,
+    ladder.LadderEntry,
     rung_results.RungResult,
     rung_results.Comparison,
     rung_results.VerdictSentence,

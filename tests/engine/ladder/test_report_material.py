@@ -19,7 +19,7 @@ from engine.ladder.report.samples import PredictionSource, side_by_side
 from engine.ladder.report.traces import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, trace
 from engine.runs import events, run_dir
 from engine.runs.event_decoding import decode
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.run_dir import RunDir
 
 
@@ -151,7 +151,7 @@ def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["planned", "training"])
 def test_an_unfinished_ladder_has_a_page_too(tmp_path: Path, stage: str) -> None:
     directory, _ = made_ladder(tmp_path / "runs", seeds=(0,))
-    planned = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "training" else []
+    planned = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "training" else []
     ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)  # type: ignore[arg-type]
     write(directory, ladder)
     page = directory.page.read_text("utf-8")

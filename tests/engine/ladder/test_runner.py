@@ -20,7 +20,7 @@ from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, locks, run_dir
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello, Status
-from engine.runs.ladder import Ladder, LadderRun, SharedWork
+from engine.runs.ladder import Ladder, LadderEntry, SharedWork
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
@@ -52,9 +52,9 @@ def create_run(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     return run
 
 
-def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> LadderRun:
+def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> LadderEntry:
     name = str(run.path.relative_to(folder.runs)) if run and folder else ""
-    return LadderRun(rung="lora", kind="run", seed=0, learning_rate=5e-3, run=name)
+    return LadderEntry(rung="lora", kind="run", seed=0, learning_rate=5e-3, run=name)
 
 
 class Started(Exception):
@@ -65,7 +65,7 @@ def refuse_to_start(run: RunDir) -> launch.Worker:
     raise Started(run)
 
 
-def started(runner: LadderRunner, like: LadderRun, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+def started(runner: LadderRunner, like: LadderEntry, plan: LadderPlan, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     monkeypatch.setattr(launch, "launch", refuse_to_start)
     with pytest.raises(Started) as caught:
         runner.run_entry(like, plan.rungs[0].config, plan.rungs[0])
@@ -189,7 +189,7 @@ def test_a_worker_that_ends_unexpectedly_is_started_again_with_a_warning(
     run = create_run(tmp_path, plan, None)
     starts = 0
 
-    def start(runner: LadderRunner, entry: LadderRun, run: RunDir) -> None:
+    def start(runner: LadderRunner, entry: LadderEntry, run: RunDir) -> None:
         nonlocal starts
         starts += 1
         EventLog(run.events_file).write(Hello(pid=1, host="h", version="0", resumed=starts > 1))
@@ -228,7 +228,7 @@ def test_learning_rates_are_tried_with_a_seed_that_is_not_compared(
     plan = make_plan("demo", ["lora"], {}, seeds=2, learning_rates=2)
     runner = runner_of(ladder_dir.create(tmp_path, plan), plan)
     if known is not None:
-        runner.entry(LadderRun(rung="lora", kind="trial", seed=known, learning_rate=1e-3))
+        runner.entry(LadderEntry(rung="lora", kind="trial", seed=known, learning_rate=1e-3))
     LadderPipeline(runner, plan).list_entries()
     assert {entry.seed for entry in runner.ladder.entries if entry.kind == "trial"} == {expected}
     assert [entry.seed for entry in runner.ladder.entries if entry.kind == "run"] == [0, 1]

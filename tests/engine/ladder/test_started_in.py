@@ -9,7 +9,7 @@ import pytest
 from engine.ladder.process import load_or_create
 from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, run_dir
-from engine.runs.ladder import LadderRun, SharedWork
+from engine.runs.ladder import LadderEntry, SharedWork
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
 from engine.runs.stop_request import StopRequest
@@ -38,7 +38,7 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     ladder.work = SharedWork(
         model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json"
     )
-    wanted = LadderRun(rung="lora", kind="run", seed=0, learning_rate=5e-3)
+    wanted = LadderEntry(rung="lora", kind="run", seed=0, learning_rate=5e-3)
     with pytest.raises(Started):
         LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
     (run,) = run_dir.iterate(tmp_path / "runs")

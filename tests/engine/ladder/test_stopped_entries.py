@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from tui.cli import runs
 from tui.history.ladder_view import headline
 from tui.live.ladder_progress import LadderView
@@ -27,7 +27,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_whether_an_entry_is_done(status: str) -> None:
-    entry = LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3, status=status)
+    entry = LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1e-3, status=status)
     assert entry.is_done is STATUSES[status]
 
 

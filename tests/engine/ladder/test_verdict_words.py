@@ -29,7 +29,7 @@ from engine.ladder.phrases import (
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
-from engine.runs.ladder import Ladder, LadderRun
+from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.result import MeasuredPeak
 from engine.runs.rung_results import RentalPrice, RungResult, SeedRange
 
@@ -178,7 +178,7 @@ def test_without_trials_each_rungs_rate_is_named_with_its_origin_where_it_is_kno
     row(ladder, "qlora").learning_rate, row(ladder, "qlora").learning_rate_origin = 2e-4, "default for qlora"
     row(ladder, "lora").learning_rate = 5e-3
     assert f"{ONE_RATE}: QLoRA at 2e-4 (default for qlora), LoRA at 5e-3." in text(ladder, "caveat")
-    ladder.entries = [LadderRun(rung="lora", kind="trial", seed=0, learning_rate=5e-3)]
+    ladder.entries = [LadderEntry(rung="lora", kind="trial", seed=0, learning_rate=5e-3)]
     assert ONE_RATE not in text(ladder, "caveat")
 
 

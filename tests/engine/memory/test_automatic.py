@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_plan_fit import ROWS, asked, card, memory
 
-from engine.config.checkpointing import (
+from engine.config.activation_checkpointing import (
     EVERY_LAYER,
     OFF,
     OFFLOADED,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import transformers
 
-from engine.config.checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.fake_model import bare_model

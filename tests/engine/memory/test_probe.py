@@ -15,7 +15,7 @@ from small_models import FULL_ATTENTION, PAD, Numbers, made
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
-from engine.config.checkpointing import EVERY_LAYER, OFF, Checkpointing
+from engine.config.activation_checkpointing import EVERY_LAYER, OFF, Checkpointing
 from engine.data.tokens import Row
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
 from engine.memory.probe import Probe, Probed, balanced_micro_batch

@@ -10,7 +10,7 @@ import transformers
 from test_audit import LLAMA_8B, rows_of
 from test_plan_fit import card
 
-from engine.config.checkpointing import Checkpointing
+from engine.config.activation_checkpointing import Checkpointing
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
 from engine.memory.audit.required_flops import required_flops

@@ -14,15 +14,15 @@ from engine.config.preset_library import list_presets, shipped_folder, without_m
 from engine.ladder.identity import identity
 from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
 from engine.runs import ladder_dir
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared
 
 FINGERPRINTS = {"data": "d", "model": "m"}
 MACHINE = {"device": "2 CPU cores", "threads": 2}
 
 
-def trial(rate: float, loss: float | None, status: str = "finished") -> LadderRun:
-    return LadderRun(rung="lora", kind="trial", seed=0, learning_rate=rate, status=status, validation_loss=loss)
+def trial(rate: float, loss: float | None, status: str = "finished") -> LadderEntry:
+    return LadderEntry(rung="lora", kind="trial", seed=0, learning_rate=rate, status=status, validation_loss=loss)
 
 
 def refused(rungs: list[str], overrides: dict[str, object] | None = None) -> UserError:

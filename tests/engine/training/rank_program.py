@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
-from engine.config.checkpointing import OFF
+from engine.config.activation_checkpointing import OFF
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
 from engine.data.tokens import Row

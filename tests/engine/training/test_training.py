@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from engine.config import schema
-from engine.config.checkpointing import OFF
+from engine.config.activation_checkpointing import OFF
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically

@@ -19,7 +19,7 @@ from engine.ladder.process import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import events, folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
-from engine.runs.ladder import LadderRun, RungDuration
+from engine.runs.ladder import LadderEntry, RungDuration
 from engine.runs.ladder_plan import make_plan
 from engine.runs.rungs import LadderPlan
 from tui.cli import ladder, run
@@ -65,9 +65,9 @@ def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
 def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
     _, state = made_ladder(tmp_path)
     state.estimates = [RungDuration(rung="lora", low=60.0, high=90.0, step_seconds=0.5, steps_measured=3)]
-    state.entries = [LadderRun(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
+    state.entries = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1e-3)]
     assert next(iter(time_estimates(state))) == "lora: 1 run, 1:00 to 1:30 (from 3 measured steps, 0.50 s/step)"
-    state.entries.append(LadderRun(rung="lora", kind="run", seed=1, learning_rate=1e-3))
+    state.entries.append(LadderEntry(rung="lora", kind="run", seed=1, learning_rate=1e-3))
     assert next(iter(time_estimates(state))).startswith("lora: 2 runs, 1:00 to 1:30 each (from")
 
 

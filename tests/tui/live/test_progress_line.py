@@ -10,7 +10,7 @@ from made_runs import step
 from rich.progress import Progress
 
 from engine.runs import events
-from engine.runs.ladder import Ladder, LadderRun, RungDuration
+from engine.runs.ladder import Ladder, LadderEntry, RungDuration
 from tui.live.ladder_progress import LadderView
 from tui.live.progress_line import ProgressDisplay, ProgressLine
 from tui.live.time_left import RunTimer, TimeLeft, ladder_left
@@ -85,8 +85,8 @@ def test_a_waiting_run_shows_what_it_waits_for() -> None:
     assert fed(events.Phase(name="waiting", note="next on GPU 0")).text(80) == "waiting  next on GPU 0"
 
 
-def entry(rung: str, status: str = "planned", seconds: float | None = None) -> LadderRun:
-    return LadderRun(rung=rung, kind="run", seed=0, learning_rate=1e-3, status=status, seconds=seconds)
+def entry(rung: str, status: str = "planned", seconds: float | None = None) -> LadderEntry:
+    return LadderEntry(rung=rung, kind="run", seed=0, learning_rate=1e-3, status=status, seconds=seconds)
 
 
 def test_time_left_of_a_ladder_uses_finished_runs_before_probes() -> None:

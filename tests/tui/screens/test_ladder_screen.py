@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.runs import locks
-from engine.runs.ladder import LadderRun
+from engine.runs.ladder import LadderEntry
 from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, progress_lines, score_bars
 from tui.screens.ask import AskScreen
@@ -116,7 +116,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path, hostile=True)
     ladder.warnings = ["\x1b]52;c;aGk=\x07 [/oops] [red]x \x9b2J \u202eabc"]
     ladder.entries.append(
-        LadderRun(rung="[b]\x1b[2J", kind="run", seed=0, learning_rate=1e-3, status="failed", reason="\x1b[31m[/]")
+        LadderEntry(rung="[b]\x1b[2J", kind="run", seed=0, learning_rate=1e-3, status="failed", reason="\x1b[31m[/]")
     )
     folder.write_state(ladder)
 
@@ -243,7 +243,7 @@ def test_exports_are_in_the_line_of_their_rung(tmp_path: Path) -> None:
     statuses = {"merged": ("finished", "live"), "q4_k_m": ("planned", "planned")}
     for word, both in statuses.items():
         for seed, status in enumerate(both):
-            entry = LadderRun(rung=f"lora:{word}", kind="export", seed=seed, learning_rate=5e-4, status=status)
+            entry = LadderEntry(rung=f"lora:{word}", kind="export", seed=seed, learning_rate=5e-4, status=status)
             entry.progress = "answering test rows 12/48" if status == "live" else ""
             ladder.entries.append(entry)
     lines = [line.plain for line in progress_lines(ladder)]

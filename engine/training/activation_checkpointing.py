@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.config.checkpointing import Checkpointing
+from engine.config.activation_checkpointing import Checkpointing
 
 
 def checkpointing_arguments(checkpointing: Checkpointing) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from tui.cli.options import (
     renamed_option,
 )
 
-machine_app = App()
+plan_app = App()
 
 
-@machine_app.command()
+@plan_app.command()
 def plan(
     preset: Annotated[str | None, typer.Argument(metavar="PRESET", help="Preset name or TOML file.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="Plan this method only.")] = None,

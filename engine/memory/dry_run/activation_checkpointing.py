@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from engine.config.checkpointing import Checkpointing
-from engine.training.checkpointing import enable_checkpointing
+from engine.config.activation_checkpointing import Checkpointing
+from engine.training.activation_checkpointing import enable_checkpointing
 
 
 class _OnHost(NamedTuple):

@@ -33,6 +33,12 @@ which take a third of the CPU time of `WHOLE`.
 """
 
 
+def with_steps(settings: list[str], steps: int) -> list[str]:
+    """These settings for a run of another length, with a validation loss at half of it and at its end."""
+    changed = {"train.steps=4": f"train.steps={steps}", "train.evaluate_every=4": f"train.evaluate_every={steps // 2}"}
+    return [changed.get(word, word) for word in settings]
+
+
 def as_installed(folder: Path) -> None:
     """For benchmarks: cache bytecode in this folder from now on, so that the second start finds it.
 

@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from command import FTBENCH, MICRO, ftbench
+from command import FTBENCH, MICRO, ftbench, with_steps
 
 from engine.runs.run_dir import RunDir
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
-LONG = [*MICRO, "--set", "train.steps=40", "--set", "train.evaluate_every=20"]
-ENDLESS = [*LONG, "--set", "train.steps=400"]
+LONG, ENDLESS = with_steps(MICRO, 40), with_steps(MICRO, 400)
 """For runs that are stopped or killed."""
 
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import MICRO, events_of, ftbench, only_run
+from command import MICRO, events_of, ftbench, only_run, with_steps
 from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import effective
@@ -28,7 +28,7 @@ def wait_for_tracker(run: Path, rows: int) -> None:
 
 def test_a_real_run_is_logged_and_its_curve_continues_after_a_resume(tmp_path: Path) -> None:
     tracked = ["--set", 'track.to=["tensorboard"]']
-    done = ftbench("run", "demo-lora", *MICRO, "--set", f"train.steps={STEPS}", *tracked, "--detach")
+    done = ftbench("run", "demo-lora", *with_steps(MICRO, STEPS), *tracked, "--detach")
     assert done.returncode == 0, done.stderr
     run = only_run(tmp_path)
     deadline = time.monotonic() + 300

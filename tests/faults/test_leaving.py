@@ -89,6 +89,7 @@ import sys, termios, time, tty
 from tui.terminal import forced_exit
 forced_exit.BLOCKED_SECONDS, forced_exit.BUSY_SECONDS = 0.2, 0.6
 forced = forced_exit.ForcedExit()
+sys.stdin.readline()  # the test has read the terminal's attributes
 tty.setraw(0)
 sys.stderr.write("%s")
 sys.stderr.flush()
@@ -101,6 +102,7 @@ def test_an_app_that_does_not_end_is_ended_with_the_terminal_restored(tmp_path: 
     program = STUCK % b"".join(MODES).decode().replace("\x1b", "\\x1b")
     terminal = Terminal("-c", program, cwd=tmp_path, program=sys.executable)
     before = termios.tcgetattr(terminal.theirs)
+    terminal.press("enter")
     terminal.wait(lambda: modes_left_on(terminal.bytes))
     while terminal.process.poll() is None:
         terminal.read(0.05)

@@ -25,7 +25,7 @@ from engine.config.schema import Evaluation
 from engine.evaluation.benchmarks.item_scores import score_benchmark
 from engine.evaluation.benchmarks.loaded_model import LoadedModel
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager
-from engine.ladder.identity import _relevant_settings
+from engine.ladder.identity import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
@@ -195,9 +195,9 @@ def test_settings_are_checked_before_a_worker_starts(monkeypatch: pytest.MonkeyP
 
 
 def test_without_benchmarks_runs_have_the_identity_of_earlier_versions() -> None:
-    settings = _relevant_settings(schema.Config())
+    settings = relevant_settings(schema.Config())
     assert not [key for key in settings if "benchmark" in key]
-    chosen = _relevant_settings(schema.Config(evaluation=Evaluation(benchmarks=["a"])))
+    chosen = relevant_settings(schema.Config(evaluation=Evaluation(benchmarks=["a"])))
     assert chosen["evaluation.benchmarks"] == ["a"]
 
 

@@ -15,7 +15,8 @@ from engine.runs import locks
 from engine.runs.run_dir import RunDir
 from engine.runs.tracking import TrackerFiles
 
-STEPS = 12
+STEPS = 40
+"""Enough for a stop to reach the run before its end, also on a busy machine."""
 
 
 def wait_for_tracker(run: Path, rows: int) -> None:

@@ -91,9 +91,14 @@ class Sandbox:
     def start_node(self, node: str) -> None:
         """Start a node's daemon, also after `kill_node`, and wait until it takes jobs."""
         self._run("slurmd", "-N", node)
-        if self.state(node).startswith("down"):
-            self._run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-        _wait(lambda: self.state(node).rstrip("*") in ("idle", "mixed", "allocated"), f"{node} takes no jobs")
+
+        def takes_jobs() -> bool:
+            state = self.state(node)
+            if state.startswith("down"):  # refused if the daemon has registered meanwhile
+                self._answers("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            return state.rstrip("*") in ("idle", "mixed", "allocated")
+
+        _wait(takes_jobs, f"{node} takes no jobs")
 
     def state(self, node: str) -> str:
         """Slurm's word for the state of a node."""

@@ -34,7 +34,7 @@ which take a third of the CPU time of `WHOLE`.
 
 
 def with_steps(settings: list[str], steps: int) -> list[str]:
-    """These settings for a run of another length, with a validation loss at half of it and at its end."""
+    """These settings for a run of `steps` steps, with validation losses after half of them and after all."""
     changed = {"train.steps=4": f"train.steps={steps}", "train.evaluate_every=4": f"train.evaluate_every={steps // 2}"}
     return [changed.get(word, word) for word in settings]
 

@@ -110,7 +110,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes more than there are CPUs: with one more, a tenth of the CPU time of the suite was idle."""
+    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time."""
     return (os.cpu_count() or 1) + 2
 
 

@@ -44,9 +44,9 @@ ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 NO_ENERGY = "No energy counter is available on this machine, so energy was not measured."
 
-OF_THE_GAIN = f"{QUALITY:.0%} of the gain"
-RULE = f"the rule of thumb ({OF_THE_GAIN} at one eighth of the cost)"
-_RULE_OF_QUALITY = f"the rule of thumb ({OF_THE_GAIN})"
+RULE_GAIN = f"{QUALITY:.0%} of the gain"
+RULE = f"the rule of thumb ({RULE_GAIN} at one eighth of the cost)"
+_RULE_OF_QUALITY = f"the rule of thumb ({RULE_GAIN})"
 RULE_OF_QUALITY = {
     "holds": f"{_RULE_OF_QUALITY} holds here.",
     "fails": f"{_RULE_OF_QUALITY} does not hold here.",

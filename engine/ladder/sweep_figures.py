@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from engine.config.quantities import percent, ratio
 from engine.ladder.decisions import COST, QUALITY
+from engine.ladder.phrases import RULE_GAIN
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import MUTED, RULE, RungStyle, styles
 from engine.ladder.report.svg import inline
@@ -29,7 +30,7 @@ class Measure(NamedTuple):
     rule: str
 
 
-SHADED = "Shaded: QLoRA's share of the gain is at least 94% at no more than one eighth of the cost."
+SHADED = f"Shaded: QLoRA's share of the gain is at least {QUALITY:.0%} at no more than one eighth of the cost."
 
 
 def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
@@ -61,7 +62,7 @@ SHARE = Measure(
     lambda value: percent(value / 100),
     100 * QUALITY,
     "Bars: pointwise 95% CI.",
-    "Dashed: 94% of the gain.",
+    f"Dashed: {RULE_GAIN}.",
 )
 COST_RATIO = Measure(
     _cost,

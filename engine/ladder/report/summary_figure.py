@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.config.quantities import percent, ratio
+from engine.ladder.phrases import RULE_GAIN
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import MUTED, RULE, RungStyle
 from engine.ladder.report.svg import inline
@@ -33,7 +34,7 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
         svg = inline(figure, "summary", f"{TITLE}: {_description(shown)}")
     caption = (
         "Vertical bars: pointwise 95% CI. Horizontal bars: lowest to highest ratio over the seeds. Shaded: the rule of "
-        "thumb, 94% of the gain at no more than one eighth of the cost."
+        f"thumb, {RULE_GAIN} at no more than one eighth of the cost."
     )
     return ReportFigure(TITLE, svg, caption)
 

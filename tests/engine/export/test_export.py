@@ -1,4 +1,7 @@
-"""Exports of real runs are loaded by plain transformers and PEFT, and what damages an artifact is noticed."""
+"""Exports of real runs are loaded by plain transformers and PEFT, and what damages an artifact is noticed.
+
+One file, because all tests export the same three runs.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from engine.ladder.decisions import Decisions, comparison, is_non_inferior
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
-    Sentence,
     difference,
     is_as_good,
     keeps_gain,
@@ -19,21 +18,21 @@ from engine.ladder.phrases import (
 )
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
-from engine.runs.rung_results import Comparison, RungResult
+from engine.runs.rung_results import Comparison, RungResult, VerdictSentence
 from engine.runs.rungs import artifact_of
 
 COMPLETE_MODELS = ("merged", "gguf")
 """Kinds of artifacts that are served without the base model."""
 
 
-def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """One sentence per scored artifact; then the smallest complete model of the method that the ladder recommends."""
     rows = [row for row in ladder.rows if row.source and row.score is not None]
-    sentences: list[Sentence] = [("artifact", _kept(ladder, row)) for row in rows]
+    sentences = [VerdictSentence("artifact", _kept(ladder, row)) for row in rows]
     if decisions.ship is not None:
         own = [row for row in rows if row.source == decisions.ship.name and _is_complete(row)]
         if own:
-            sentences.append(("artifact", _smallest(ladder, decisions.ship, own)))
+            sentences.append(VerdictSentence("artifact", _smallest(ladder, decisions.ship, own)))
     return sentences
 
 

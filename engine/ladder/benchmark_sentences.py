@@ -8,20 +8,21 @@ from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     SIGNIFICANTLY,
     SIMULTANEOUS,
-    Sentence,
     has_one_seed,
     method_noun,
     method_subject,
 )
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
-from engine.runs.rung_results import RungResult
+from engine.runs.rung_results import RungResult, VerdictSentence
 from engine.runs.score_format import loss, plain_difference, points
 
 
-def benchmark_sentences(ladder: Ladder) -> list[Sentence]:
+def benchmark_sentences(ladder: Ladder) -> list[VerdictSentence]:
     """One sentence per rung that is significantly worse or better than the base model, else one per benchmark."""
-    return [("forgetting", text) for benchmark in ladder.benchmarks for text in _sentences(ladder, benchmark)]
+    return [
+        VerdictSentence("forgetting", text) for benchmark in ladder.benchmarks for text in _sentences(ladder, benchmark)
+    ]
 
 
 def _sentences(ladder: Ladder, benchmark: LadderBenchmark) -> list[str]:

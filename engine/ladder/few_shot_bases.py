@@ -10,7 +10,6 @@ from engine.ladder.format import rung_title
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
-    Sentence,
     difference,
     is_as_good,
     ladder_metric,
@@ -21,7 +20,7 @@ from engine.ladder.results import FinishedRun, LadderResults, add_scores, read_p
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
-from engine.runs.rung_results import RungResult
+from engine.runs.rung_results import RungResult, VerdictSentence
 from engine.runs.rungs import BASE, few_shot_base, shots_of
 
 
@@ -53,7 +52,7 @@ def _share(lines: list[dict[str, Any]], flag: str) -> float | None:
     return None if None in flags else fmean(map(float, flags))
 
 
-def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """Each trained rung against the base model with the most examples: whether training gained more than a prompt."""
     rows = [row for row in ladder.rows if shots_of(row.name) and row.score]
     if not rows:
@@ -61,7 +60,7 @@ def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     most = max(rows, key=lambda row: shots_of(row.name))
     title, metric = rung_title(most.name), ladder_metric(ladder)
     text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, has a {metric.title} of "
-    sentences: list[Sentence] = [("quality", f"{text}{score(most, metric)}.")]
+    sentences = [VerdictSentence("quality", f"{text}{score(most, metric)}.")]
     for row in decisions.tuned:
         found = comparison(ladder, row.name, most.name)
         if found is None:
@@ -73,5 +72,5 @@ def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
             said = f"{is_as_good(ladder, name, f'the {title}')}: {value}."
         else:
             said = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {name} and the {title}: {value}."
-        sentences.append(("quality", said))
+        sentences.append(VerdictSentence("quality", said))
     return sentences

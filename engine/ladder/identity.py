@@ -41,7 +41,7 @@ LATER_DEFAULTS: dict[str, Any] = {
     "evaluation.benchmarks": [],
 }
 """Settings that earlier versions did not have: with these values their runs are found by the same hash."""
-_IDENTITY = re.compile(rb'^work = "([0-9a-f]{64})"$', re.MULTILINE)
+_IDENTITY = re.compile(rb'^(?:identity|work) = "([0-9a-f]{64})"$', re.MULTILINE)  # `work` in earlier versions
 
 
 def identity(

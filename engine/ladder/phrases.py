@@ -7,16 +7,14 @@ from collections.abc import Sequence
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.config.text import amount
+from engine.config.text import amount, listed
 from engine.ladder import format as fmt
-from engine.ladder.decisions import QUALITY, margin_of
+from engine.ladder.decisions import QUALITY, comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
-from engine.runs.rung_results import Comparison, Finding, RungResult, Topic
-
-Sentence = tuple[Topic, str]
-"""A sentence of the verdict with its topic."""
+from engine.runs.rung_results import Comparison, Finding, RungResult
+from engine.runs.rungs import BASE
 
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
@@ -176,6 +174,14 @@ def method_noun(row: RungResult) -> str:
 def method_subject(row: RungResult) -> str:
     """The same at the start of a sentence."""
     return "Full fine-tuning" if row.name == RULE_REFERENCE else fmt.rung_title(row.name)
+
+
+def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
+    """`QLoRA and LoRA are significantly worse than the base model: ` and their differences."""
+    names = listed([method_noun(row) for row in rows])
+    verb = "are" if len(rows) > 1 else "is"
+    gaps = [difference(ladder, gain) for row in rows if (gain := comparison(ladder, row.name, BASE))]
+    return f"{names[:1].upper()}{names[1:]} {verb} {SIGNIFICANTLY['worse']} than the base model: {'; '.join(gaps)}."
 
 
 def status(row: RungResult) -> str:

@@ -21,7 +21,6 @@ from engine.ladder.phrases import (
     ONLY_RUNG,
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
-    Sentence,
     as_fast,
     difference,
     is_as_good,
@@ -30,27 +29,32 @@ from engine.ladder.phrases import (
     method_subject,
 )
 from engine.runs.ladder import Ladder
-from engine.runs.rung_results import RungResult
+from engine.runs.rung_results import RungResult, VerdictSentence
 
 UNKNOWN_FASTEST = f"{NO_TIMING} of a method that is better than the base model: which one is fastest is unknown."
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
 
 
-def recommendations(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """Only methods that are significantly better than the base model are recommended."""
     if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.tuned):
         return [
-            ("prototype", f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.")
+            VerdictSentence(
+                "prototype",
+                f"{BASE_NOT_SCORED}, so which methods improve on it is unknown, and none can be recommended.",
+            )
         ]
     if not decisions.ship or not decisions.best:
-        return [("prototype", NO_RECOMMENDATION)]
-    sentences: list[Sentence] = [
-        ("prototype", _prototype(decisions, decisions.prototype) if decisions.prototype else UNKNOWN_FASTEST),
-        ("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
+        return [VerdictSentence("prototype", NO_RECOMMENDATION)]
+    sentences = [
+        VerdictSentence(
+            "prototype", _prototype(decisions, decisions.prototype) if decisions.prototype else UNKNOWN_FASTEST
+        ),
+        VerdictSentence("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
     ]
     if decisions.full is not None and any(row.method != RULE_REFERENCE for row in decisions.tuned):
-        sentences.append(("full", _full(ladder, decisions, decisions.full)))
+        sentences.append(VerdictSentence("full", _full(ladder, decisions, decisions.full)))
     return sentences
 
 

@@ -180,7 +180,7 @@ class LadderRunner:
             folder,
             name,
             Effective(config, origins),
-            work=key,
+            identity=key,
             split_version=self._split_version(),
             data_fingerprint=self._fingerprints().get("data", ""),
             started_in=self.ladder.started_in,

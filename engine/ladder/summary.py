@@ -28,6 +28,7 @@ from engine.ladder.phrases import (
     sample_size,
     score,
     status,
+    worse_than_base,
 )
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
@@ -56,9 +57,11 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
         return None
     subject = _subject(decisions)
     sentences = [_quality(ladder, decisions, subject), _cost(decisions, subject), _recommendation(decisions)]
-    headline = " ".join(filter(None, [_worse_than_base(ladder, decisions), _headline(ladder, decisions, subject)]))
+    worse = [row for row in decisions.tuned if decisions.gained[row.name] == "worse"]
+    headline = [worse_than_base(ladder, worse)] if worse else []
+    headline.append(_headline(ladder, decisions, subject))
     return LadderSummary(
-        headline=headline,
+        headline=" ".join(headline),
         sentences=sentences,
         tradeoffs=_tradeoffs(decisions),
         cost=_training_cost(decisions, decisions.full).title if decisions.full else "",
@@ -82,17 +85,6 @@ def _subject(decisions: Decisions) -> RungResult:
     if decisions.best in others:
         return decisions.best
     return others[0] if others else decisions.tuned[0]
-
-
-def _worse_than_base(ladder: Ladder, decisions: Decisions) -> str:
-    """The first sentence if training made a rung worse; '' otherwise."""
-    worse = [row for row in decisions.tuned if decisions.gained[row.name] == "worse"]
-    if not worse:
-        return ""
-    names = listed([method_noun(row) for row in worse])
-    verb = "are" if len(worse) > 1 else "is"
-    gaps = [difference(ladder, gain) for row in worse if (gain := comparison(ladder, row.name, BASE))]
-    return f"{names[:1].upper()}{names[1:]} {verb} {SIGNIFICANTLY['worse']} than the base model: {'; '.join(gaps)}."
 
 
 def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:

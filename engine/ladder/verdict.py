@@ -25,7 +25,6 @@ from engine.ladder.phrases import (
     RULE_OF_QUALITY,
     SIGNIFICANTLY,
     WITHIN_MARGIN,
-    Sentence,
     both_as_good,
     difference,
     is_as_good,
@@ -39,6 +38,7 @@ from engine.ladder.phrases import (
     score,
     share,
     status,
+    worse_than_base,
 )
 from engine.ladder.rate_sentences import chosen_rates
 from engine.ladder.recommendation import recommendations
@@ -54,7 +54,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
     decisions = decide(ladder)
     if not decisions.tuned or ladder.work is None:
         return []
-    sentences = [
+    return [
         *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
         *few_shot_sentences(ladder, decisions),
@@ -65,44 +65,40 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_overlaps(ladder),
         *_caveats(ladder, decisions),
     ]
-    return [VerdictSentence(topic=topic, text=text) for topic, text in sentences]
 
 
-def _worse_than_base(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+def _worse_than_base(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """Rungs that training made worse; full fine-tuning has a sentence on its gain."""
-    found = [(row, comparison(ladder, row.name, BASE)) for row in decisions.tuned if row is not decisions.full]
-    return [
-        (
-            "quality",
-            f"{method_subject(row)} is {SIGNIFICANTLY['worse']} than the base model: {difference(ladder, gain)}.",
-        )
-        for row, gain in found
-        if gain and gain.finding == "worse"
-    ]
+    worse = [row for row in decisions.tuned if decisions.gained[row.name] == "worse" and row is not decisions.full]
+    return [VerdictSentence("quality", worse_than_base(ladder, [row])) for row in worse]
 
 
-def _quality(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+def _quality(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     full = decisions.full
     if full is None:
         missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE), None)
         why = f" ({status(missing)})" if missing and missing.reason else ""
-        return [("quality", f"{FULL_NOT_SCORED}{why}, so the share of its quality that other methods keep is unknown.")]
+        return [
+            VerdictSentence(
+                "quality", f"{FULL_NOT_SCORED}{why}, so the share of its quality that other methods keep is unknown."
+            )
+        ]
     if full.not_compared:
-        return [("quality", f"Full fine-tuning is not compared: {full.not_compared}.")]
+        return [VerdictSentence("quality", f"Full fine-tuning is not compared: {full.not_compared}.")]
     if decisions.gained[full.name] != "yes":
-        return [("quality", _no_gain(ladder, full))]
-    sentences: list[Sentence] = [
-        ("quality", _against_full(ladder, row, full, decisions.against_full[row.name]))
+        return [VerdictSentence("quality", _no_gain(ladder, full))]
+    sentences = [
+        VerdictSentence("quality", _against_full(ladder, row, full, decisions.against_full[row.name]))
         for row in decisions.tuned
         if row is not full and row.name in decisions.against_full
     ]
     sentences += [
-        ("quality", f"{method_subject(row)} is not compared: {row.not_compared}.")
+        VerdictSentence("quality", f"{method_subject(row)} is not compared: {row.not_compared}.")
         for row in decisions.tuned
         if row.not_compared
     ]
     if decisions.qlora is not None:
-        sentences.append(("quality", _rule_of_quality(ladder, decisions, decisions.qlora)))
+        sentences.append(VerdictSentence("quality", _rule_of_quality(ladder, decisions, decisions.qlora)))
     return sentences
 
 
@@ -169,20 +165,22 @@ def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) ->
     return f"{fmt.rung_title(qlora.name)}'s share of full's gain is {value}{of_score}; {rule}"
 
 
-def _overlaps(ladder: Ladder) -> list[Sentence]:
+def _overlaps(ladder: Ladder) -> list[VerdictSentence]:
     """How many of the held-out rows are also in the training rows."""
     overlaps = ladder.work.overlap if ladder.work else {}
-    sentences: list[Sentence] = [("data", overlap_sentence(pair, overlap)) for pair, overlap in overlaps.items()]
+    sentences = [VerdictSentence("data", overlap_sentence(pair, overlap)) for pair, overlap in overlaps.items()]
     tested = overlaps.get("test/train")
     if tested and tested.prompt:
         rows = f"{quantities.integer(tested.prompt)} of {quantities.integer(tested.of)} test rows"
         sentences.append(
-            ("caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization.")
+            VerdictSentence(
+                "caveat", f"{rows} have a prompt that is also trained on: scores partly measure memorization."
+            )
         )
     return sentences
 
 
-def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
+def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     texts: list[str] = []
     if any(len(row.seeds) == 1 for row in decisions.tuned):
         texts.append(ONE_SEED)
@@ -199,7 +197,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[Sentence]:
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
     if decisions.tuned and not any(row.peak and row.peak.reserved for row in decisions.tuned):
         texts.append(ON_CPU)
-    return [("caveat", text) for text in texts]
+    return [VerdictSentence("caveat", text) for text in texts]
 
 
 def _incomplete(ladder: Ladder, row: RungResult) -> str:

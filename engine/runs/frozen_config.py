@@ -70,8 +70,9 @@ class LaunchFields(TypedDict, total=False):
 
     wait: bool
     """Whether the run waits in the device queue; True by default."""
-    work: str
-    """Fingerprint by which a ladder finds the run again."""
+    identity: str
+    """Hash by which a ladder finds the run again (`engine/ladder/identity.py`), under `work` in earlier versions; '' if
+    no ladder started it."""
     split_version: int
     """An older version only for runs of a ladder that was started under it."""
     data_fingerprint: str
@@ -86,7 +87,7 @@ def frozen_text(
     preset: str,
     effective: Effective,
     wait: bool = True,
-    work: str = "",
+    identity: str = "",
     split_version: int = SPLIT_VERSION,
     data_fingerprint: str = "",
     started_in: str | None = None,
@@ -101,7 +102,7 @@ def frozen_text(
         "created": time.time(),
         "version": __version__,
         "wait": wait,
-        "work": work,
+        "identity": identity,
         "split_version": split_version,
         "data_fingerprint": data_fingerprint,
         "fingerprint": fingerprint(nested(values)),

@@ -158,7 +158,7 @@ Topic = Literal[
 ]
 
 
-class VerdictSentence(Struct, kw_only=True):
+class VerdictSentence(Struct):
     """A sentence of the verdict with its topic."""
 
     topic: Topic

@@ -44,7 +44,7 @@ def runner_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
 def create_run(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     """A run of the plan's only rung with this outcome."""
     config = plan.rungs[0].config
-    run = run_dir.create(folder, "demo", Effective(config, {}), work=identity(config, {}, {}, {}))
+    run = run_dir.create(folder, "demo", Effective(config, {}), identity=identity(config, {}, {}, {}))
     if status:
         result = run_dir.blank_result(run, run_dir.read_frozen(run))
         result.status, result.reason = status, "some reason"

@@ -154,7 +154,7 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
 
         return partial(run_ranks, devices=devices)
     devices[0].apply()
-    from engine.methods.quick_import import import_libraries
+    from engine.methods.quick_import import import_libraries  # torch is imported when a device is free
 
     import_libraries()
     from engine.worker.main import work

@@ -18,7 +18,7 @@ from engine.runs.chat_messages import (
     Answered,
     AnswerStarted,
     Ask,
-    Column,
+    ChatColumn,
     Conversation,
     Done,
     Items,
@@ -117,7 +117,7 @@ def main() -> None:
         while (folder / "busy").exists():
             time.sleep(0.02)
     tell(Loading("loading the base"))
-    columns = [Column(key=key, title=title, model="tiny", max_new_tokens=96) for key, title in TITLES.items()]
+    columns = [ChatColumn(key=key, title=title, model="tiny", max_new_tokens=96) for key, title in TITLES.items()]
     notices = [Notice("chat.adapter_inactive", "the adapter of LoRA is not active")]
     tell(Ready(columns=columns, memory=MEMORY, device="2 CPU cores", notices=notices))
     while True:

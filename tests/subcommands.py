@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.main import get_command
 
-from tui.cli.app import app
+from tui.cli.main import app
 
 
 def subcommands() -> list[str]:

@@ -1,4 +1,7 @@
-"""The workbench: the Textual app that `ftbench` opens. Leaving it detaches: runs keep running."""
+"""The workbench: the Textual app that `ftbench` opens. Leaving it detaches: runs keep running.
+
+Screens other than the bench are imported when they are opened, so that the first frame does not wait for them.
+"""
 
 from __future__ import annotations
 

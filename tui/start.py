@@ -1,4 +1,4 @@
-"""The entry point of `ftbench`: opens the workbench at once, and leaves subcommands and help to `tui.cli.app`.
+"""The entry point of `ftbench`: opens the workbench at once, and leaves subcommands and help to `tui.cli.main`.
 
 The command-line parser is not imported for the workbench: that would take a third of the time to the first frame.
 """
@@ -16,7 +16,7 @@ from tui.output import streams
 
 @dataclass
 class BenchOptions:
-    """The options of `ftbench` without a subcommand, as in `tui.cli.app`."""
+    """The options of `ftbench` without a subcommand, as in `tui.cli.main`."""
 
     runs: str | None = None
     ascii_only: bool = False
@@ -35,7 +35,7 @@ def main() -> None:
 def bench_options(arguments: Sequence[str]) -> BenchOptions | None:
     """The options if the command line has nothing else, else None.
 
-    An option given twice and an empty folder are left to `tui.cli.app`, which reports the error.
+    An option given twice and an empty folder are left to `tui.cli.main`, which reports the error.
     """
     options, rest = BenchOptions(), list(arguments)
     names = [word.partition("=")[0].replace("--no-mouse", "--mouse") for word in rest if word.startswith("--")]
@@ -57,7 +57,7 @@ def bench_options(arguments: Sequence[str]) -> BenchOptions | None:
 
 
 def _run_subcommand() -> None:
-    from tui.cli.app import run_command
+    from tui.cli.main import run_command
 
     run_command()
 

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -23,14 +24,14 @@ from engine.data.conversation import Example
 from engine.data.examples import system_prompt, training_examples
 from engine.data.tokens import Row
 from engine.evaluation.generate import end_tokens
-from engine.export.source import refuse_other_base
+from engine.export.export_source import refuse_other_base
 from engine.methods import method
 from engine.methods.loading import load_weights
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of, maximum_positions
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.chat_messages import NOT_FINISHED, Column, Conversation, MemoryUse
+from engine.runs.chat_messages import NOT_FINISHED, ChatColumn, Conversation, MemoryUse
 from engine.runs.folder import short_name
 from engine.runs.run_dir import RunDir, finished_result, read_frozen
 from engine.training.guards import free_memory, is_out_of_memory
@@ -66,7 +67,7 @@ class TriedRun:
 class Responder:
     """A column: a base, a base with an adapter, or a full model, and what it needs to answer."""
 
-    column: Column
+    column: ChatColumn
     copy: BaseCopy
     adapter: str | None
     tokenizer: Any
@@ -100,8 +101,6 @@ class LoadedModels:
 
     def memory(self) -> MemoryUse:
         """What is loaded, and the memory of this process."""
-        import psutil
-
         gpu = torch.cuda.memory_reserved() if self.machine.device == "cuda" else None
         return MemoryUse(parts=[copy.part for copy in self.copies], process=psutil.Process().memory_info().rss, gpu=gpu)
 
@@ -233,7 +232,7 @@ class Loader:
 
     def _respond(self, run: TriedRun, copy: BaseCopy, adapter: str | None, key: str, title: str, name: str) -> None:
         text = self._text(run, copy)
-        column = Column(
+        column = ChatColumn(
             key=key,
             title=title,
             model=run.config.model.id,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from engine.chat.generation import TextStream, stream
-from engine.chat.items import replay_items
 from engine.chat.models import LoadedModels, Loader, Progress, Responder, tried_runs
+from engine.chat.replay_items import replay_items
 from engine.config.errors import UserError
 from engine.methods.machine import Machine, this_machine
 from engine.runs.chat_messages import (

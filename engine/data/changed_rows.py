@@ -18,7 +18,7 @@ def refuse_unchecked(rows: Prepared, checked: str) -> None:
     raise UserError(what, rows.about["source"], do, code="data.changed_since_check")
 
 
-def refuse_other_than_first(rows: Prepared, first: events.Data | None) -> None:
+def refuse_other_than_first(rows: Prepared, first: events.DataPrepared | None) -> None:
     """Raise UserError if a resumed run would train on other rows than at its first start."""
     if first is None or rows.fingerprint == first.fingerprint:
         return

@@ -16,7 +16,7 @@ from engine.config.schema import Data
 from engine.config.text import amount
 from engine.data.arrow_rows import arrow_files, arrow_rows
 from engine.data.disk_set import is_disk_set, load_disk_set
-from engine.data.folder import data_files
+from engine.data.folder_files import data_files
 from engine.data.hub import load_hub
 from engine.data.json_rows import array_keys, read_member
 from engine.data.reading_notes import ReadingNotes

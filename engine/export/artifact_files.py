@@ -10,12 +10,12 @@ from pathlib import Path
 from transformers import AutoTokenizer, GenerationConfig
 
 from engine.evaluation.generate import end_tokens
+from engine.export.export_source import ADAPTER_FILES, ExportSource
 from engine.export.gguf_check import FILE
 from engine.export.gguf_tools import convert
 from engine.export.llama_cpp import quantize
 from engine.export.merged import DTYPES, Merge, plain_model, write_weights
 from engine.export.modelfile import modelfile
-from engine.export.source import ADAPTER_FILES, FinishedRun
 from engine.export.tensors import CheckpointTensors, DequantizedTensors, base_tensors
 from engine.methods import method
 from engine.methods.locate import locate
@@ -29,7 +29,7 @@ UNQUANTIZED: dict[WeightType, WeightType] = {"q8_0": "bf16", "q4_k_m": "bf16"}
 """Type of the merged weights that a quantized GGUF file is made from."""
 
 
-def write_common_files(run: FinishedRun, folder: Path) -> None:
+def write_common_files(run: ExportSource, folder: Path) -> None:
     """Tokenizer with chat template, and generation settings with every token that ends an answer."""
     AutoTokenizer.from_pretrained(str(run.directory.model), trust_remote_code=False).save_pretrained(folder)
     located = locate(run.base)
@@ -46,7 +46,7 @@ def write_common_files(run: FinishedRun, folder: Path) -> None:
     settings.save_pretrained(folder)
 
 
-def write_adapter(run: FinishedRun, folder: Path) -> None:
+def write_adapter(run: ExportSource, folder: Path) -> None:
     """The adapter as PEFT stores it, naming its base by id and revision, or by the absolute path of a local folder."""
     for name in ADAPTER_FILES:
         shutil.copyfile(run.directory.model / name, folder / name)
@@ -57,7 +57,7 @@ def write_adapter(run: FinishedRun, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2), "utf-8")
 
 
-def write_merged(run: FinishedRun, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> None:
+def write_merged(run: ExportSource, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> None:
     """The merged weights and the model's configuration."""
     config = config_of(run.base)
     if hasattr(config, "quantization_config"):
@@ -79,7 +79,7 @@ def write_merged(run: FinishedRun, dtype: WeightType, folder: Path, base: MergeB
     config.save_pretrained(folder)
 
 
-def write_gguf(run: FinishedRun, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
+def write_gguf(run: ExportSource, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:
     """Convert a merged model to GGUF, and write Ollama's Modelfile next to it."""
     target = folder / FILE
     outtype = UNQUANTIZED.get(dtype, dtype)

@@ -12,7 +12,7 @@ from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
 from engine.config.text import visible
-from engine.export.source import FinishedRun
+from engine.export.export_source import ExportSource
 from engine.methods.locate import locate
 from engine.runs.exports import ExportKind, Fidelity
 from engine.runs.fidelity_text import base_fact, fidelity_facts
@@ -24,7 +24,7 @@ LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers",
 """Names that the Hub knows."""
 
 
-def write_card(folder: Path, finished: FinishedRun, fidelity: Fidelity) -> None:
+def write_card(folder: Path, finished: ExportSource, fidelity: Fidelity) -> None:
     """Write `README.md`."""
     run, frozen, result = finished.directory, finished.frozen, finished.result
     data = ModelCardData(

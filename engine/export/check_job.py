@@ -1,4 +1,4 @@
-"""Input and output of a check (`engine.export.check`)."""
+"""Input and output of a check (`engine.export.artifact_check`)."""
 
 from __future__ import annotations
 

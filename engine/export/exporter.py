@@ -34,8 +34,8 @@ from engine.export.card import write_card
 from engine.export.check_job import Checked
 from engine.export.checker import Checker
 from engine.export.comparison import difference_of, scores_of
+from engine.export.export_source import ExportSource, export_source, refuse_small_disk
 from engine.export.request import ExportRequest, refuse_folder
-from engine.export.source import FinishedRun, finished_run, refuse_small_disk
 from engine.methods.provenance import folder_bytes
 from engine.runs.exports import (
     FIDELITY,
@@ -58,7 +58,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     dtype, final = request.written_type, request.folder
     try:
         refuse_folder(final, request.overwrite)
-        run = finished_run(request)
+        run = export_source(request)
         refuse_small_disk(final, run, request.kind, dtype)
         with _folder_in_progress(final) as folder:
             fidelity = _write_and_check(run, request, dtype, folder, progress)
@@ -94,7 +94,7 @@ def _folder_in_progress(final: Path) -> Iterator[Path]:
 
 
 def _write_and_check(
-    run: FinishedRun, request: ExportRequest, dtype: WeightType, folder: Path, progress: Progress
+    run: ExportSource, request: ExportRequest, dtype: WeightType, folder: Path, progress: Progress
 ) -> Fidelity:
     started = time.monotonic()
     with temporary_folder(f"{SCRATCH_PREFIX}check-") as work:
@@ -131,7 +131,7 @@ def write_item_scores(path: Path, items: Sequence[Item]) -> None:
 
 
 def _write_merged(
-    run: FinishedRun, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
+    run: ExportSource, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
 ) -> tuple[list[MergeCandidate], Checked | None]:
     """Write a merged model. A QLoRA adapter is merged into both of its possible bases; the better one is kept.
 
@@ -166,7 +166,7 @@ def _write_merged(
     ], checks[best]
 
 
-def _check_both_bases(run: FinishedRun, folder: Path, checker: Checker) -> tuple[list[MergeCandidate], Checked | None]:
+def _check_both_bases(run: ExportSource, folder: Path, checker: Checker) -> tuple[list[MergeCandidate], Checked | None]:
     """Check a QLoRA adapter on the 4-bit base of its training, and on the 16-bit base, as servers load it.
 
     Returns both and the first check; for other adapters ([], None).
@@ -210,7 +210,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def fidelity_of(
-    run: FinishedRun,
+    run: ExportSource,
     request: ExportRequest,
     dtype: WeightType,
     folder: Path,

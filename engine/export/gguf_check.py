@@ -22,7 +22,7 @@ from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.scored_item import Item
 from engine.export.llama_cpp import LlamaCpp
-from engine.export.rows import ScoredRows
+from engine.export.scored_rows import ScoredRows
 from engine.runs.exports import Defect
 from engine.training.collation import loss_weight, targets_of, weights_of
 

@@ -2,7 +2,7 @@
 
 The converter recognizes a byte-level BPE tokenizer by a hash over a sample text, and refuses unknown ones. A tokenizer
 whose splitting of text into words has the same description as a known one is declared here; whether llama.cpp then
-gives the same tokens is checked on the run's test prompts (`engine.export.check`).
+gives the same tokens is checked on the run's test prompts (`engine.export.artifact_check`).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.lora_advice import TrainedRung, lora_notices
-from engine.ladder.format import rung_title
+from engine.ladder.rung_format import rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
 

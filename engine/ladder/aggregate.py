@@ -13,7 +13,7 @@ from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.benchmarks import collect_benchmarks
 from engine.ladder.decisions import comparison, why_no_share
-from engine.ladder.devices import note_other_devices
+from engine.ladder.device_differences import note_other_devices
 from engine.ladder.few_shot_bases import collect_few_shot
 from engine.ladder.price import add_price
 from engine.ladder.quasi_random import Floats

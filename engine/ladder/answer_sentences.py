@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.config.quantities import percent
 from engine.config.text import listed
-from engine.ladder.format import rung_title
+from engine.ladder.rung_format import rung_title
 from engine.runs.rung_results import RungResult
 
 MIN_ENDED = 0.9

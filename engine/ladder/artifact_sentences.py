@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.decisions import Decisions, comparison, is_non_inferior
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from engine.config.text import amount, listed, visible
-from engine.ladder.format import rung_title
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     SIGNIFICANTLY,
@@ -12,6 +11,7 @@ from engine.ladder.phrases import (
     method_noun,
     method_subject,
 )
+from engine.ladder.rung_format import rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.rung_results import RungResult, VerdictSentence

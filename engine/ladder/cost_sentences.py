@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.config import quantities
 from engine.config.text import listed
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.decisions import Decisions, RuleCheck, training_peak
 from engine.ladder.phrases import NO_ENERGY, NO_TIMING, ONE_TIMING, RULE_OF_COST
 from engine.runs.rung_results import RungResult, SeedRange, Topic, VerdictSentence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.config.text import listed
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.runs.ladder import Ladder, LadderEntry
 
 RETIME = "repeat them with --retime"

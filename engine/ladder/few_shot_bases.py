@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 from engine.ladder.decisions import Decisions, comparison
-from engine.ladder.format import rung_title
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
@@ -17,6 +16,7 @@ from engine.ladder.phrases import (
     score,
 )
 from engine.ladder.results import FinishedRun, LadderResults, add_scores, read_prediction_lines
+from engine.ladder.rung_format import rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir

@@ -8,7 +8,7 @@ from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.text import amount, listed
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.decisions import QUALITY, comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder import Ladder

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.cost_sentences import mean_and_range
 from engine.ladder.decisions import EQUAL_SIZE, Decisions, comparison, is_non_inferior, training_peak
 from engine.ladder.phrases import (

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.text import listed
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.decisions import COST, QUALITY, Decisions, RuleCheck, comparison, decide, training_peak
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,

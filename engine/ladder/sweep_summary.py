@@ -10,9 +10,9 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import decimal, percent, ratio
 from engine.config.text import amount, listed
 from engine.ladder.decisions import COST, QUALITY
-from engine.ladder.format import rung_title
 from engine.ladder.phrases import RULE
 from engine.ladder.regression import slope
+from engine.ladder.rung_format import rung_title
 from engine.ladder.summary import cost_ratios
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval, Z

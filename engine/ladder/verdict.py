@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.advice_sentences import advice_sentences
 from engine.ladder.answer_sentences import unended_answers
 from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.benchmark_sentences import benchmark_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
-from engine.ladder.devices import other_devices, side_by_side
+from engine.ladder.device_differences import other_devices, side_by_side
 from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.few_shot_bases import few_shot_sentences
 from engine.ladder.phrases import (

@@ -50,7 +50,7 @@ def download(hub: str, transferred: Transferred, revision: str | None = None, fo
 
 def _total(hub: str, revision: str | None) -> int | None:
     """Bytes of the files to download; None where the Hub does not report their sizes."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi  # imported only when a model is downloaded
 
     found = HfApi().model_info(hub, revision=revision, files_metadata=True, timeout=ETAG_SECONDS)
     files = {one.rfilename: one.size for one in found.siblings or []}

@@ -88,7 +88,7 @@ class Loading(Struct, frozen=True, tag=True):
     text: str
 
 
-class Column(Struct, frozen=True, kw_only=True):
+class ChatColumn(Struct, frozen=True, kw_only=True):
     """A model that answers."""
 
     key: str
@@ -130,7 +130,7 @@ class MemoryUse(Struct, frozen=True, kw_only=True):
 class Ready(Struct, frozen=True, kw_only=True, tag=True):
     """The models are loaded and verified."""
 
-    columns: list[Column]
+    columns: list[ChatColumn]
     memory: MemoryUse
     device: str
     notices: list[Notice] = field(default_factory=list)

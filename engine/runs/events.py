@@ -61,7 +61,7 @@ class Phase(Event, tag="phase"):
     note: str = ""
 
 
-class Data(Event, tag="data"):
+class DataPrepared(Event, tag="data"):
     """The prepared rows of all splits."""
 
     train: int
@@ -163,7 +163,7 @@ class Compiled(Event, tag="compiled"):
     """Not part of the time of any step."""
 
 
-class MicroBatch(Event, tag="micro_batch"):
+class MicroBatchReduced(Event, tag="micro_batch"):
     """The micro-batch size was reduced after an out-of-memory error."""
 
     micro_batch: int
@@ -262,7 +262,7 @@ class GeneralLoss(Event, tag="general"):
     after: list[float]
 
 
-class Benchmark(Event, tag="benchmark"):
+class BenchmarkScored(Event, tag="benchmark"):
     """The score of a model on a benchmark; fields as in `benchmark_scores.BenchmarkScores`."""
 
     when: Literal["before", "after"]
@@ -340,17 +340,17 @@ AnyEvent = (
     | Environment
     | Phase
     | Progress
-    | Data
+    | DataPrepared
     | ModelLoaded
     | Plan
     | Compiled
-    | MicroBatch
+    | MicroBatchReduced
     | Step
     | Memory
     | Load
     | Eval
     | GeneralLoss
-    | Benchmark
+    | BenchmarkScored
     | Sample
     | Checkpoint
     | ModelSaved

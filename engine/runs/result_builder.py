@@ -25,7 +25,7 @@ class ResultBuilder:
         self._validation: dict[int, float | None] = {}
         self._warnings: dict[str, str] = {}
         """Text -> code."""
-        self._data: events.Data | None = None
+        self._data: events.DataPrepared | None = None
         self._plan: events.Plan | None = None
         self._planned = False
         """Whether the current worker has logged its plan."""
@@ -53,7 +53,7 @@ class ResultBuilder:
                 self._unrecorded = False
             case events.Environment():
                 result.versions, result.machine = event.versions, event.machine
-            case events.Data():
+            case events.DataPrepared():
                 self._data = event
                 result.fingerprints["data"] = event.fingerprint
                 result.overlap, result.split_version = event.overlap, event.split_version
@@ -64,7 +64,7 @@ class ResultBuilder:
                 result.fingerprints["model"] = event.fingerprint
             case events.Plan():
                 self._take_plan(event)
-            case events.MicroBatch():
+            case events.MicroBatchReduced():
                 result.micro_batch = event.micro_batch
             case events.Load():
                 self._take_load(event)
@@ -72,7 +72,7 @@ class ResultBuilder:
                 self._take_eval(event)
             case events.GeneralLoss():
                 result.general = General(text=event.text, tokens=event.tokens, before=event.before, after=event.after)
-            case events.Benchmark():
+            case events.BenchmarkScored():
                 self._take_benchmark(event)
             case events.Checkpoint():
                 result.last_checkpoint = event.path
@@ -127,7 +127,7 @@ class ResultBuilder:
         else:
             result.after = score_of(event)
 
-    def _take_benchmark(self, event: events.Benchmark) -> None:
+    def _take_benchmark(self, event: events.BenchmarkScored) -> None:
         result = self.result.benchmarks.get(event.benchmark) or BenchmarkResult(
             metric=event.metric, higher_is_better=event.higher_is_better, is_share=event.is_share
         )

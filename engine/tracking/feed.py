@@ -12,7 +12,7 @@ from engine.runs.follow import Follower
 from engine.runs.result import Interval, Result
 from engine.runs.run_dir import RunDir
 from engine.runs.tracking import TrackerFiles, TrackerState
-from engine.tracking.rows import KINDS, Row, RowBuilder
+from engine.tracking.metric_rows import KINDS, MetricRow, RowBuilder
 from engine.tracking.tracker import Tracker
 
 POLL_SECONDS = 1.0
@@ -45,7 +45,7 @@ def feed(files: TrackerFiles, state: TrackerState, open_tracker: Callable[[], Tr
         tracker.finish(summary_of(run))
 
 
-def _new_rows(builder: RowBuilder, follower: Follower, last: bool) -> Iterator[list[Row]]:
+def _new_rows(builder: RowBuilder, follower: Follower, last: bool) -> Iterator[list[MetricRow]]:
     """Rows by portion of the log; with `last` also the row in progress."""
     for portion in follower.portions(*KINDS):
         yield [row for event in portion for row in builder.add(event)]

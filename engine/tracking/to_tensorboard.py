@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from engine.tracking.rows import Row
+from engine.tracking.metric_rows import MetricRow
 from engine.tracking.tracker import TrackedRun
 
 
@@ -26,7 +26,7 @@ class TensorBoard:
         self._run = run
         self._writer = EventFileWriter(str(run.folder))
 
-    def log(self, rows: Sequence[Row], first: int) -> None:
+    def log(self, rows: Sequence[MetricRow], first: int) -> None:
         if first == 0:
             settings = {
                 key: value for key, value in self._run.config.items() if isinstance(value, bool | int | float | str)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.preset import nested
-from engine.tracking.rows import Row
+from engine.tracking.metric_rows import MetricRow
 from engine.tracking.tracker import TrackedRun
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_WEBHOOK_URL")
@@ -31,7 +31,7 @@ class Trackio:
             auto_log_cpu=False,
         )
 
-    def log(self, rows: Sequence[Row], first: int) -> None:
+    def log(self, rows: Sequence[MetricRow], first: int) -> None:
         for row in rows:
             self._run.log(row.values, step=row.step)
 

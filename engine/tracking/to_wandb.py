@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.preset import nested
-from engine.tracking.rows import Row
+from engine.tracking.metric_rows import MetricRow
 from engine.tracking.tracker import TrackedRun
 
 
@@ -41,7 +41,7 @@ class Wandb:
         )
         self._run.define_metric("*", step_metric="train/global_step")
 
-    def log(self, rows: Sequence[Row], first: int) -> None:
+    def log(self, rows: Sequence[MetricRow], first: int) -> None:
         for number, row in enumerate(rows, first):
             self._run.log({**row.values, "_timestamp": row.t}, step=number, commit=True)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.tracking.rows import Row
+from engine.tracking.metric_rows import MetricRow
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TrackedRun:
 class Tracker(Protocol):
     """A module of this package has a function `open_run(run: TrackedRun) -> Tracker`."""
 
-    def log(self, rows: Sequence[Row], first: int) -> None:
+    def log(self, rows: Sequence[MetricRow], first: int) -> None:
         """Log rows; `first` is the index of the first one among all rows of the run, from 0."""
 
     def finish(self, summary: dict[str, Any]) -> None:

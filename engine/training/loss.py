@@ -157,7 +157,7 @@ def answer_nll(model: torch.nn.Module, batch: MicroBatch, answers_only: bool) ->
 
 
 @dataclass(frozen=True)
-class Agreement:
+class PackedLoss:
     """The loss of a few rows in one sequence, and one by one."""
 
     packed: float
@@ -175,7 +175,7 @@ SINGLE = Packing("padded", 1)
 @torch.no_grad()
 def packing_agreement(
     model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, answers_only: bool
-) -> Agreement:
+) -> PackedLoss:
     """Compare losses of rows in one sequence and alone: not every architecture keeps packed rows separate."""
     was_training = model.training
     model.eval()
@@ -184,6 +184,6 @@ def packing_agreement(
         return float(summed_loss(model, collate(rows, packing, pad, device), answers_only))
 
     try:
-        return Agreement(loss(rows, packing), sum(loss([row], SINGLE) for row in rows))
+        return PackedLoss(loss(rows, packing), sum(loss([row], SINGLE) for row in rows))
     finally:
         model.train(was_training)

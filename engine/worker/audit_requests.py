@@ -1,4 +1,4 @@
-"""Requests about what a step would do on a GPU; part of the RPC server."""
+"""Requests about what a step would do on a GPU; part of the RPC server, which imports what a request needs."""
 
 from __future__ import annotations
 

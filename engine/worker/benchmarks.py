@@ -64,8 +64,8 @@ class BenchmarkScorer:
         return ranks.from_first(lambda: read_scores(path, benchmark.fingerprint))
 
 
-def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.Benchmark:
-    return events.Benchmark(
+def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.BenchmarkScored:
+    return events.BenchmarkScored(
         when=when,
         benchmark=scores.benchmark,
         metric=scores.metric,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.runs.events import Data, Eval, Hello, MicroBatch, ModelLoaded, Plan
+from engine.runs.events import DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
 from engine.runs.follow import Follower
 from engine.runs.result_builder import damage
 from engine.runs.run_dir import RunDir
@@ -20,7 +20,7 @@ class EarlierWorkers:
     """The size to which ranks that were out of memory reduced it before they started again."""
     devices: int | None = None
     """On how many devices the last of them trained."""
-    data: Data | None = None
+    data: DataPrepared | None = None
     """The rows of the first worker."""
     model: str = ""
     """Fingerprint of the weights."""
@@ -38,7 +38,7 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
     """Read the log up to this worker's `hello`, skipping steps and samples."""
     found, follower, count = EarlierWorkers(), Follower(run.events_file), 0
     started: Hello | None = None
-    for portion in follower.portions(Hello, Data, ModelLoaded, Plan, MicroBatch, Eval):
+    for portion in follower.portions(Hello, DataPrepared, ModelLoaded, Plan, MicroBatchReduced, Eval):
         for event in portion:
             count += 1
             match event:
@@ -46,13 +46,13 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     if started is not None:
                         found.devices = started.config.get("train.devices", 1)
                     started = event
-                case Data():
+                case DataPrepared():
                     found.data = found.data or event
                 case ModelLoaded():
                     found.model, found.optimizer = event.fingerprint, event.optimizer
-                case Plan() | MicroBatch():
+                case Plan() | MicroBatchReduced():
                     found.micro_batch = event.micro_batch
-                    if isinstance(event, MicroBatch) and event.restarted:
+                    if isinstance(event, MicroBatchReduced) and event.restarted:
                         found.reduced_to = event.micro_batch
                 case Eval(when="before"):
                     found.before = event

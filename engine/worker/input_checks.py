@@ -15,7 +15,7 @@ from engine.config.model_files import model_place
 from engine.config.schema import Config, Data, Model
 from engine.data.detection import detect
 from engine.data.disk_set import is_disk_set
-from engine.data.folder import data_files
+from engine.data.folder_files import data_files
 from engine.data.reading_notes import ReadingNotes
 from engine.data.recognition import check_columns
 from engine.data.source import EMBEDDED, read

@@ -116,7 +116,7 @@ class RunContext:
         for warning in rows.warnings:
             self.warn(warning.code, warning.text)
         self.log.write(
-            events.Data(
+            events.DataPrepared(
                 train=len(rows.train),
                 validation=len(rows.validation),
                 test=len(all_rows(test)),
@@ -174,7 +174,7 @@ class RunContext:
         batch = self.config.train.batch
         text = f"out of memory: continuing with micro-batch {micro_batch}; the effective batch size stays {batch}"
         self.warn("memory.micro_batch_reduced", text)
-        self.log.write(events.MicroBatch(micro_batch=micro_batch))
+        self.log.write(events.MicroBatchReduced(micro_batch=micro_batch))
 
     def log_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
         """Log the plan again with the memory that the probe measured."""

@@ -25,7 +25,7 @@ from engine.memory.formula.estimate import Device, rows_per_device
 from engine.runs import end_record
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
-from engine.runs.events import End, Error, MicroBatch, Warning
+from engine.runs.events import End, Error, MicroBatchReduced, Warning
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest
@@ -87,7 +87,7 @@ def _reduce(run: RunDir, frozen: FrozenRun, started: float) -> bool:
     log = EventLog(run.events_file, started)
     text = f"a rank is out of memory: all start again from the latest checkpoint, with micro-batch {(size + 1) // 2}"
     log.write(Warning(code="memory.micro_batch_reduced", text=text))
-    log.write(MicroBatch(micro_batch=(size + 1) // 2, restarted=True))
+    log.write(MicroBatchReduced(micro_batch=(size + 1) // 2, restarted=True))
     log.close()
     return True
 

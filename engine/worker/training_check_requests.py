@@ -1,4 +1,4 @@
-"""Requests that train on this machine to check it; part of the RPC server."""
+"""Requests that train on this machine to check it; part of the RPC server, which imports what a request needs."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ from engine.training import collation, varlen_attention
 from engine.training.segments import Segments
 from engine.worker.training_checks import packed_loss
 from engine.worker.training_checks.agreement import Agreement
-from engine.worker.training_checks.session import TrainingSession
 from engine.worker.training_checks.subjects import EMBEDDED_ROWS, Subject, embedded_subject
+from engine.worker.training_checks.training_session import TrainingSession
 
 
 def main() -> None:

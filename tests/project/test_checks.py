@@ -4,27 +4,61 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 
 from places import ROOT
 
 
+def sources() -> Iterator[Path]:
+    for package in ("engine", "tui"):
+        yield from (ROOT / package).rglob("*.py")
+
+
 def test_only_one_function_deletes_folders() -> None:
     """`remove_tree` never follows a symbolic link; a second caller of `shutil.rmtree` might."""
-    sources = [path for package in ("engine", "tui") for path in (ROOT / package).rglob("*.py")]
-    callers = [path.relative_to(ROOT).as_posix() for path in sources if "shutil.rmtree(" in path.read_text("utf-8")]
+    callers = [path.relative_to(ROOT).as_posix() for path in sources() if "shutil.rmtree(" in path.read_text("utf-8")]
     assert callers == ["engine/config/files.py"]
 
 
 def test_every_user_error_has_a_stable_code() -> None:
     """`UserError(what, where, do, code)`: a dotted name in lower case, where it is a literal."""
     calls = 0
-    for package in ("engine", "tui"):
-        for path in (ROOT / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
-                    calls += 1
-                    code = [word.value for word in node.keywords if word.arg == "code"] or node.args[3:4]
-                    assert code, f"{path} line {node.lineno}: UserError without a code"
-                    if isinstance(code[0], ast.Constant):
-                        assert re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", code[0].value), f"{path} line {node.lineno}"
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
+                calls += 1
+                code = [word.value for word in node.keywords if word.arg == "code"] or node.args[3:4]
+                assert code, f"{path} line {node.lineno}: UserError without a code"
+                if isinstance(code[0], ast.Constant):
+                    assert re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", code[0].value), f"{path} line {node.lineno}"
     assert calls > 200
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in sources():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(path.relative_to(ROOT).as_posix())
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    assert len(places) > 300
+
+
+def test_every_import_inside_a_function_has_its_reason() -> None:
+    """A comment beside the first one of the function, or one sentence for the module that says `import`."""
+    missing = []
+    for path in sources():
+        text = path.read_text("utf-8")
+        lines, tree = text.splitlines(), ast.parse(text)
+        comments = [line.partition("#")[2] for line in lines if re.match(r"(if TYPE_CHECKING:  )?# ", line)]
+        if re.search(r"\bimport", f"{ast.get_docstring(tree)} {' '.join(comments)}"):
+            continue
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                found = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+                beside = [line for node in found for line in lines[node.lineno - 2 : node.end_lineno]]
+                if found and not any("#" in line for line in beside):
+                    missing.append(f"{path.relative_to(ROOT)}:{found[0].lineno} {lines[found[0].lineno - 1].strip()}")
+    assert missing == []

@@ -14,7 +14,7 @@ TEXTUAL = ("tui", "textual", "rich", "typer")
 @pytest.mark.parametrize(
     "code",
     [
-        "import tui.cli.app, tui.live.run_progress, tui.history.scores, tui.cli.run, tui.cli.runs, tui.cli.demo, "
+        "import tui.cli.main, tui.live.run_progress, tui.history.scores, tui.cli.run, tui.cli.runs, tui.cli.demo, "
         "tui.cli.doctor, tui.cli.data, tui.cli.presets, tui.cli.pull",
         "import engine.config.preset_library, engine.runs.launch, engine.runs.rpc_client, engine.runs.follow",
         "import engine.__main__",
@@ -26,7 +26,7 @@ def test_nothing_heavy_is_imported(code: str) -> None:
 
 def test_subcommands_that_draw_no_screen_import_no_textual() -> None:
     code = (
-        "import tui.cli.app, tui.cli.run, tui.cli.runs, tui.cli.data, tui.cli.plan, tui.cli.ladder, tui.cli.export, "
+        "import tui.cli.main, tui.cli.run, tui.cli.runs, tui.cli.data, tui.cli.plan, tui.cli.ladder, tui.cli.export, "
         "tui.cli.gate, tui.cli.doctor"
     )
     assert "textual" not in loaded_by(code)

@@ -83,7 +83,7 @@ def test_the_check_shows_everything_once() -> None:
     assert "9 rows: multiple references" in shown and REPORT["fingerprint"] in shown
 
 
-def event(**more: object) -> events.Data:
+def event(**more: object) -> events.DataPrepared:
     basic = {
         "train": 3570,
         "validation": 200,
@@ -91,7 +91,7 @@ def event(**more: object) -> events.Data:
         "format": "prompt-completion",
         "format_reason": "columns a, b",
     }
-    return decode(msgspec.json.encode(events.Data(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
+    return decode(msgspec.json.encode(events.DataPrepared(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
 
 
 def test_a_runs_log_has_the_data_report() -> None:

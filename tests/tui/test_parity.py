@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from engine.config.setting_specs import setting_specs
 from tui.choice import Choice
-from tui.cli.app import app
+from tui.cli.main import app
 from tui.commands import all_commands
 from tui.preview.ladder_launch import LadderLaunch
 from tui.preview.launch_context import LaunchContext

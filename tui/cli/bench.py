@@ -21,7 +21,7 @@ UNSUPPORTED = ("dumb", "unknown")
 
 def check_terminal() -> None:
     """Raise UserError for a terminal without cursor addressing."""
-    from engine.config.errors import UserError
+    from engine.config.errors import UserError  # not needed for the first frame
 
     if (term := os.environ.get("TERM", "").lower()) in UNSUPPORTED:
         do = "set TERM to your terminal's type, or use a subcommand (`ftbench --help`)"

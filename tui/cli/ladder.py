@@ -18,7 +18,7 @@ from engine.runs.rpc_client import ask
 from engine.runs.rungs import LadderPlan
 from engine.runs.start import resume_ladder, start_ladder
 from engine.runs.tradeoff_text import tradeoff_lines
-from tui.cli.disk import check_disk
+from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible, leave
 from tui.history.ladder_table import show_benchmarks, show_ladder

@@ -29,7 +29,7 @@ def monitor(ascii_only: bool, mouse: bool, json: bool) -> int:
 
 def print_sample(json: bool) -> None:
     """One sample of GPUs and memory, as text or as JSON."""
-    from tui.live.machine import MachineSampler, WatchedProcess
+    from tui.live.machine import MachineSampler, WatchedProcess  # Textual, which the pane imports, is slow to import
     from tui.widgets.machine_pane import machine_lines
 
     sampler = MachineSampler()

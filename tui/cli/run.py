@@ -23,7 +23,7 @@ from engine.runs.result import Result
 from engine.runs.run_dir import ACTIVE, RunDir, last_event
 from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import tracker_problems
-from tui.cli.disk import check_disk
+from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.history.scores import as_json, benchmark_lines, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow

@@ -21,7 +21,7 @@ from engine.runs.start import resume_sweep, start_sweep
 from engine.runs.sweep import Axis, Sweep, SweepPoint, cell_text, value_text
 from engine.runs.sweep_dir import SweepDir
 from engine.runs.sweep_plan import describe_sweep
-from tui.cli.disk import check_disk
+from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible, leave
 from tui.live.ladder_progress import LadderView, between

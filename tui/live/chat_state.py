@@ -15,7 +15,7 @@ from engine.runs.chat_messages import (
     Answered,
     AnswerStarted,
     Ask,
-    Column,
+    ChatColumn,
     Conversation,
     Done,
     Items,
@@ -53,7 +53,7 @@ class Turn:
 class ColumnState:
     """One model with its conversation."""
 
-    column: Column
+    column: ChatColumn
     turns: list[Turn] = field(default_factory=list)
 
     @property
@@ -221,7 +221,7 @@ def recorded_text(recorded: RecordedAnswer | None, text: str) -> str:
     return f"the evaluation recorded another answer, {verdict}"
 
 
-def default_sampling(sampling: Sampling, columns: Sequence[Column]) -> Sampling:
+def default_sampling(sampling: Sampling, columns: Sequence[ChatColumn]) -> Sampling:
     """The sampling with the largest `max_new_tokens` of the runs' evaluations in place of 0."""
     if sampling.max_new_tokens:
         return sampling

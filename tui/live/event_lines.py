@@ -22,11 +22,11 @@ def lines(event: events.Event, overhead: int = 0) -> list[str]:
     `overhead`: bytes that are added to peaks of memory, so that they are those of the whole process.
     """
     text = _text(event, overhead)
-    more = _data(event) if isinstance(event, events.Data) else []
+    more = _data(event) if isinstance(event, events.DataPrepared) else []
     return [shortened(f"{moment(event.t, '%H:%M:%S')} {line}") for line in [*([text] if text else []), *more]]
 
 
-def _data(event: events.Data) -> list[str]:
+def _data(event: events.DataPrepared) -> list[str]:
     """Column roles and overlaps of the data; a run of an earlier version recorded none."""
     report = DataReport.of(event)
     found = [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
@@ -39,7 +39,7 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return "resumed"
         case events.Phase(name="waiting", note=note):
             return f"waiting: {note}"
-        case events.Data():
+        case events.DataPrepared():
             return _rows_and_tokens(event)
         case events.ModelLoaded():
             return _model(event)
@@ -58,7 +58,7 @@ def _text(event: events.Event, overhead: int) -> str | None:
             return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval():
             return _test_score(event)
-        case events.Benchmark(score=score):
+        case events.BenchmarkScored(score=score):
             text = f"{event.when} training, benchmark {visible(event.benchmark)}, {amount(score.rows, 'item')} (95% CI)"
             value = plain_with_bounds(score, event.is_share)
             return f"{text}: {visible(event.metric)} {value} ({duration(event.seconds)})"
@@ -75,7 +75,7 @@ def _text(event: events.Event, overhead: int) -> str | None:
     return None
 
 
-def _rows_and_tokens(event: events.Data) -> str:
+def _rows_and_tokens(event: events.DataPrepared) -> str:
     account = DataReport.of(event).account
     rows = (
         f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"

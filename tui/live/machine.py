@@ -151,7 +151,7 @@ class MachineSampler:
 
     def _visible(self) -> int | None:
         """The position of the GPU that a run uses; a MIG instance is added, because NVML does not list it."""
-        from engine.hardware.devices import select_device
+        from engine.hardware.devices import select_device  # in the sampler's thread, as above
 
         try:
             gpu = select_device(nvml=self.nvml).gpu

@@ -34,7 +34,7 @@ class BaseScreen(Screen[R]):
 
     def queue(self) -> list[QueuePlace]:
         """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""
-        from engine.runs import device_queue
+        from engine.runs import device_queue  # the first frame shows no queue
 
         try:
             turns = device_queue.queue_places()

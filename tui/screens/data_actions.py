@@ -1,4 +1,7 @@
-"""Actions on data sets: open the inspector and the file picker, and select what they return."""
+"""Actions on data sets: open the inspector and the file picker, and select what they return.
+
+The screens are imported when they are opened: the first frame does not wait for them.
+"""
 
 from __future__ import annotations
 

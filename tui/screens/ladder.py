@@ -207,7 +207,7 @@ class LadderScreen(BaseScreen[None]):
 
     def action_try_runs(self) -> None:
         """Try a finished run of each rung."""
-        from engine.runs.chat_messages import Open
+        from engine.runs.chat_messages import Open  # imported when it is opened
         from tui.screens.trying import TryScreen
 
         folder = self.current()
@@ -223,7 +223,7 @@ class LadderScreen(BaseScreen[None]):
 
     def action_export(self) -> None:
         """Export one of the ladder's finished runs."""
-        from tui.screens.exporting import ExportScreen, exportable
+        from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened
 
         folder = self.current()
         state = folder.state() if folder else None

@@ -172,7 +172,7 @@ class PresetsScreen(BaseScreen[str | None]):
         self.app.push_screen(AskScreen(f"Delete your preset {listed.path}? This cannot be undone.{again}"), answered)
 
     def action_config(self) -> None:
-        from tui.screens.text import TextScreen, config_text
+        from tui.screens.text import TextScreen, config_text  # imported when it is opened
 
         listed = self._selected()
         try:

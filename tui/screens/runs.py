@@ -159,7 +159,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         self._fill()
 
     def action_compare(self) -> None:
-        from tui.screens.comparing import CompareScreen
+        from tui.screens.comparing import CompareScreen  # imported when it is opened
 
         runs = [RunDir(self.runs / name) for name in sorted(self.marked) if name in self.lines]
         if len(runs) < 2:
@@ -169,7 +169,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
 
     def action_try_runs(self) -> None:
         """Try the marked runs, or the selected one."""
-        from engine.runs.chat_messages import Open
+        from engine.runs.chat_messages import Open  # imported when it is opened
         from tui.screens.trying import TryScreen
 
         names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self._selected()) else [])
@@ -194,7 +194,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
             self.actions.repeat(run)
 
     def action_export(self) -> None:
-        from tui.screens.exporting import ExportScreen, exportable
+        from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened
 
         if run := self._selected():
             if offered := exportable(run.name, run):

@@ -56,7 +56,7 @@ class Benchmark:
         Uses the library's `evaluate` with the settings of its `simple_evaluate`, which would also run pip and git to
         describe the environment. Raises TypeError or ValueError if the metric of an item is not a number.
         """
-        from lm_eval.evaluator import evaluate
+        from lm_eval.evaluator import evaluate  # an extra, as all of lm_eval
 
         self.task.set_fewshot_seed(SEED)
         found = evaluate(lm, {"tasks": {self.name: self.task}}, limit=limit, bootstrap_iters=0, log_samples=True)
@@ -135,7 +135,7 @@ def _local_task(name: str, config: dict[str, Any]) -> Any:
 def task_manager() -> Any:
     """The library's index of its tasks. Creating it reads the YAML files of all tasks, which takes 4 CPU seconds."""
     import_harness()
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # an extra
 
     return TaskManager()
 
@@ -185,7 +185,7 @@ def _loaded(load: Callable[[], Any], hub_id: str | None, where: str) -> Any:
 
 def _metric(task: Any, where: str) -> str:
     """The first metric that is a mean over items."""
-    from lm_eval.api.metrics import mean
+    from lm_eval.api.metrics import mean  # an extra
 
     aggregations: Mapping[str, Any] = task.aggregation()
     for metric, aggregate in aggregations.items():

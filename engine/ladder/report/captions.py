@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
 from engine.config.text import amount, visible
-from engine.ladder.format import metric_title, rung_title
 from engine.ladder.phrases import margin
+from engine.ladder.rung_format import metric_title, rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import VerdictSentence
 

@@ -8,9 +8,9 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, percent, rate
 from engine.config.text import amount
 from engine.ladder.decisions import comparison
-from engine.ladder.format import metric_title, p_value, rung_title
 from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, both_as_good, is_as_good, needed_sample
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
+from engine.ladder.rung_format import metric_title, p_value, rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
 from engine.runs.rung_results import Comparison, RungResult

@@ -36,7 +36,7 @@ class ModelAnswer(msgspec.Struct):
     scores: dict[str, float] | None = None
 
 
-class PredictionLine(msgspec.Struct):
+class AnsweredItem(msgspec.Struct):
     """One test item of one run, a line of `predictions.jsonl`."""
 
     item: int
@@ -146,9 +146,9 @@ def _texts(sources: Sequence[PredictionSource], items: set[int]) -> dict[int, It
     return samples
 
 
-def _lines(path: Path) -> Iterator[PredictionLine]:
+def _lines(path: Path) -> Iterator[AnsweredItem]:
     """Raises OSError and msgspec.DecodeError."""
-    decode = msgspec.json.Decoder(PredictionLine).decode
+    decode = msgspec.json.Decoder(AnsweredItem).decode
     with path.open("rb") as file:
         for line in file:
             if line.strip():

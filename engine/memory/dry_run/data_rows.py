@@ -11,7 +11,7 @@ from engine.config.errors import UserError
 from engine.data.items import all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
-from engine.memory.dry_run import workload
+from engine.memory.dry_run import step_tensors
 from engine.memory.dry_run.fake_model import segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.method_plan import TrainingWork
@@ -70,7 +70,7 @@ class DataWorkload:
             pad=0,
         )
 
-    def work(self, config: schema.Config, micro_batch: int) -> workload.StepTensors | None:
+    def work(self, config: schema.Config, micro_batch: int) -> step_tensors.StepTensors | None:
         """Tensors for a dry run; None with FlashAttention, whose packed rows the dry run cannot use."""
         if uses_flash_attention(config, self.machine):
             return None

@@ -49,7 +49,7 @@ from engine.memory.dry_run.stages import (
     held_out_loss,
     training_step,
 )
-from engine.memory.dry_run.workload import StepTensors, synthetic_tensors
+from engine.memory.dry_run.step_tensors import StepTensors, synthetic_tensors
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape

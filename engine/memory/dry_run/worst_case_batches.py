@@ -11,7 +11,7 @@ import torch
 from engine.config import schema
 from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
-from engine.memory.dry_run.workload import StepTensors, answers_for
+from engine.memory.dry_run.step_tensors import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
 from engine.training.batches import Schedule, held_out_batches, micro_batches, rank_parts
 from engine.training.collation import Packing, answer_tokens, collate

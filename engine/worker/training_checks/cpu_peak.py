@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.autograd.profiler import profile
 
-from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession
 
 
 def peak_of_tensors(session: TrainingSession) -> int:

@@ -15,7 +15,7 @@ from engine.config.quantities import decimal
 from engine.config.text import amount
 from engine.data.tokens import Row
 from engine.runs.training_report import DECODING, TrainingCheck
-from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession
 
 ANSWERS = 8
 TIE_STEPS = 4.0

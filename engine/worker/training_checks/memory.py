@@ -18,7 +18,7 @@ from engine.runs.training_report import OUT_OF_MEMORY, PEAK_MEMORY, TrainingChec
 from engine.training.guards import free_memory
 from engine.worker.training_checks.agreement import LOSS_FLOOR
 from engine.worker.training_checks.cpu_peak import peak_of_tensors
-from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession
 
 NEEDS_GPU = "needs a GPU"
 MAX_UNDER, MAX_OVER = 0.10, 0.30

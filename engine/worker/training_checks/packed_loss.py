@@ -15,7 +15,7 @@ from engine.evaluation.score import row_losses
 from engine.runs.training_report import PACKED_LOSS, TrainingCheck
 from engine.training.collation import Packing
 from engine.worker.training_checks.agreement import gradients_agree, losses_agree
-from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession
 
 ROWS = 16
 MAX_GRADIENT = 1 << 27

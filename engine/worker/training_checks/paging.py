@@ -15,7 +15,7 @@ from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs.training_report import PAGING, TrainingCheck
 from engine.training.guards import free_memory
 from engine.worker.training_checks.memory import NEEDS_GPU
-from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession
 
 IS_MANAGED = 8
 """CU_POINTER_ATTRIBUTE_IS_MANAGED (cuda.h, CUpointer_attribute)."""

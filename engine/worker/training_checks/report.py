@@ -34,9 +34,9 @@ from engine.worker.training_checks.memory import (
 )
 from engine.worker.training_checks.packed_loss import check_packed_loss
 from engine.worker.training_checks.paging import check_paging
-from engine.worker.training_checks.session import TrainingSession
 from engine.worker.training_checks.speed import Speed, check_throughput, check_training, measured_speed
 from engine.worker.training_checks.subjects import subject_of
+from engine.worker.training_checks.training_session import TrainingSession
 
 MAX_REASON = 300
 """Characters of a failure's reason."""

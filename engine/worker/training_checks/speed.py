@@ -14,7 +14,7 @@ from engine.config.quantities import decimal, percent, significant
 from engine.memory.audit.required_flops import required_flops
 from engine.methods.machine import Machine
 from engine.runs.training_report import THROUGHPUT, TRAINING, CheckState, TrainingCheck
-from engine.worker.training_checks.session import TrainingSession
+from engine.worker.training_checks.training_session import TrainingSession
 
 TERA = 1e12
 

@@ -22,7 +22,13 @@ from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.training_report import MODELS, ModelChoice
-from engine.worker.training_checks.shapes import ON_GPU, ChosenShape, choose_shape, free_disk, write_random_weights
+from engine.worker.training_checks.model_shapes import (
+    ON_GPU,
+    ChosenShape,
+    choose_shape,
+    free_disk,
+    write_random_weights,
+)
 
 EMBEDDED_STEPS, EMBEDDED_ROWS, EMBEDDED_BATCH = 6, 16, 8
 """A few rows, which a few steps learn."""

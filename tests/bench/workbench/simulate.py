@@ -34,7 +34,9 @@ def opening(steps: int) -> Iterator[events.Event]:
     """Events before the first step."""
     yield events.Hello(pid=os.getpid(), host="box", version="0.1.0")
     yield events.Phase(name="data")
-    yield events.Data(train=1600, validation=100, test=300, format="messages", format_reason="test", fingerprint="f")
+    yield events.DataPrepared(
+        train=1600, validation=100, test=300, format="messages", format_reason="test", fingerprint="f"
+    )
     yield events.Phase(name="training")
     yield events.Plan(
         steps=steps, start_step=0, batch=16, micro_batch=16, packing="packed", gradient_checkpointing=False

@@ -15,7 +15,7 @@ from places import DOCS
 
 from engine.worker.rpc_server import REQUESTS
 from tui.cli import data
-from tui.cli.app import run_command
+from tui.cli.main import run_command
 
 PAGE = DOCS / "data.md"
 _FENCE = re.compile(r"(?:`(?P<file>[\w.]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)

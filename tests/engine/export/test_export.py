@@ -24,11 +24,11 @@ from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
 from engine.evaluation.predictions import recorded_items
 from engine.export.checker import Checker
+from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of
 from engine.export.gate import gain_of_run
 from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.request import ExportRequest
-from engine.export.source import finished_run
 from engine.runs import run_dir
 from engine.runs.exports import GGUF_TOOLS, exports, read_fidelity
 from engine.runs.run_dir import RunDir
@@ -177,7 +177,7 @@ def test_damage_is_noticed(name: str, checker: Checker, exported: Exported, tmp_
     how(copies["adapter"], copies["merged"])
     artifact = copies[kind]
     request = ExportRequest(checker.run, kind, None, artifact, 0.02)
-    check = fidelity_of(finished_run(request), request, "f32", artifact, checker.check(kind, artifact), [])
+    check = fidelity_of(export_source(request), request, "f32", artifact, checker.check(kind, artifact), [])
     assert check.outcome == "worse"
     assert (code in [defect.code for defect in check.defects]) if code else not check.defects
 
@@ -190,7 +190,7 @@ def test_the_check_says_that_an_artifact_cannot_use_the_fast_generation(
     config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 64}
     (artifact / "config.json").write_text(json.dumps(config))
     request = ExportRequest(checker.run, "merged", None, artifact, 0.02)
-    check = fidelity_of(finished_run(request), request, "f32", artifact, checker.check("merged", artifact), [])
+    check = fidelity_of(export_source(request), request, "f32", artifact, checker.check("merged", artifact), [])
     assert [warning.code for warning in check.warnings] == ["evaluation.slow_generation"]
 
 

@@ -14,10 +14,10 @@ from engine.config.preset import Preset, resolve
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.decisions import comparison, decide
-from engine.ladder.format import rung_title
 from engine.ladder.report.artifact_tables import artifacts
 from engine.ladder.report.cost_tables import memory_and_size
 from engine.ladder.results import FinishedRun, LadderResults
+from engine.ladder.rung_format import rung_title
 from engine.ladder.statistics import ItemScores
 from engine.ladder.verdict import verdict
 from engine.runs.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
@@ -159,7 +159,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
     ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p=0.5, p_adjusted=0.9, finding="as_good"))
     decisions = decide(ladder)
     assert [row.name for row in decisions.tuned] == ["lora", "full"]
-    texts = [text for topic, text in artifact_sentences(ladder, decisions) if topic == "artifact"]
+    texts = [one.text for one in artifact_sentences(ladder, decisions) if one.topic == "artifact"]
     assert texts[0].startswith("LoRA Q8_0 keeps 66.7% of full's gain over the base model, pointwise 95% CI [")
     assert "in 4.00 MiB; no significant difference from LoRA: LoRA Q8_0 − LoRA = 0.0 points" in texts[0]
     assert (

@@ -12,7 +12,7 @@ from test_summary import holding, row, summary_of
 
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide
-from engine.ladder.devices import note_other_devices
+from engine.ladder.device_differences import note_other_devices
 from engine.ladder.disturbance_sentences import RETIME
 from engine.ladder.phrases import NO_TIMING
 from engine.ladder.report import markdown

@@ -79,7 +79,7 @@ def test_a_rung_forgets_where_it_is_significantly_worse_than_the_base(tmp_path: 
         assert row.difference and row.difference.low is not None and row.p_adjusted is not None
         excludes = row.difference.low > 0 or (row.difference.high or 0) < 0
         assert excludes == (row.p_adjusted < 0.05) and len(row.by_seed) == 3
-    texts = [text for topic, text in benchmark_sentences(ladder) if topic == "forgetting"]
+    texts = [one.text for one in benchmark_sentences(ladder) if one.topic == "forgetting"]
     assert texts[0].startswith("LoRA forgets on arc_easy: LoRA − base = −")
     assert texts[1].startswith("Full fine-tuning gains on arc_easy: full − base = +")
     assert "On arc_easy (400 items) QLoRA is not significantly worse than the base model; the" in texts[2]
@@ -105,7 +105,7 @@ def test_intervals_hold_for_all_benchmarks_together(tmp_path: Path) -> None:
 def test_without_a_score_of_the_base_forgetting_is_unknown(tmp_path: Path) -> None:
     _, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS}, base=False)
     assert set(findings(ladder).values()) == {None}
-    assert benchmark_sentences(ladder)[0][1].startswith("Forgetting on arc_easy is unknown")
+    assert benchmark_sentences(ladder)[0].text.startswith("Forgetting on arc_easy is unknown")
     table = benchmark_table(ladder)
     assert table is not None and any("forgetting on them is unknown" in note for note in table.notes)
 
@@ -113,7 +113,7 @@ def test_without_a_score_of_the_base_forgetting_is_unknown(tmp_path: Path) -> No
 def test_few_items_show_no_difference(tmp_path: Path) -> None:
     _, ladder, _ = scored(tmp_path, {"few": FORGETS}, items=5)
     assert set(findings(ladder).values()) == {None, "undecided"}
-    assert "exclude" not in benchmark_sentences(ladder)[0][1]
+    assert "exclude" not in benchmark_sentences(ladder)[0].text
 
 
 def test_a_run_without_its_scores_is_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from engine.config import quantities
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.runs import score_format
 from engine.runs.result import Interval
 from engine.runs.rung_results import SeedRange

@@ -16,7 +16,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.preset_library import effective
 from engine.config.schema import Config
-from engine.ladder.format import rung_title
+from engine.ladder.rung_format import rung_title
 from engine.methods.adapters import add_adapters, keep_initial, save
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer

@@ -31,7 +31,7 @@ def test_old_event_fields_are_read_under_their_new_names() -> None:
     memory = decode(old_memory(card_pid=7))
     assert isinstance(memory, events.Memory) and memory.gpu_pid == 7
     read = Follower(FINISHED / "events.jsonl").read()
-    data = next(event for event in read if isinstance(event, events.Data))
+    data = next(event for event in read if isinstance(event, events.DataPrepared))
     assert data.format_reason == "column messages with role, content: messages"
     assert {event.packing for event in read if isinstance(event, events.Plan)} == {"packed"}
 

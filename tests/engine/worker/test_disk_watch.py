@@ -12,7 +12,7 @@ from engine.config.preset_library import effective
 from engine.memory.formula.disk_space import low_disk_notice
 from engine.worker import disk_watch
 from engine.worker.disk_watch import DiskWatch
-from tui.cli.disk import check_disk
+from tui.cli.disk_check import check_disk
 
 MIB = 1 << 20
 

@@ -35,9 +35,9 @@ from engine.worker.training_checks.memory import Peaks, check_out_of_memory, che
 from engine.worker.training_checks.packed_loss import check_packed_loss, plain_attention
 from engine.worker.training_checks.paging import Paged, is_managed, paging_check
 from engine.worker.training_checks.report import check_method
-from engine.worker.training_checks.session import TrainingSession
 from engine.worker.training_checks.speed import Speed, check_throughput, check_training, listed_peak
 from engine.worker.training_checks.subjects import embedded_subject
+from engine.worker.training_checks.training_session import TrainingSession
 
 GIB = 1 << 30
 A100 = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)

@@ -16,8 +16,8 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.config.preset import parse_overrides
 from engine.config.schema import SECTIONS
-from tui.cli.app import app
 from tui.cli.arguments import global_options
+from tui.cli.main import app
 from tui.cli.options import OPTION_KEYS, overrides
 from tui.start import bench_options
 

@@ -23,8 +23,8 @@ from engine.config.preset_library import effective
 from engine.runs import events, launch, run_dir
 from engine.training.guards import is_disk_full
 from tui.cli import presets, run
-from tui.cli.app import run_command
 from tui.cli.errors import handle_errors
+from tui.cli.main import run_command
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EISDIR, errno.EMFILE, errno.EIO, errno.ESTALE])

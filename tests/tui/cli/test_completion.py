@@ -16,8 +16,8 @@ from typer.main import get_command
 
 from engine.config.errors import UserError
 from engine.config.preset_values import known_keys
-from tui.cli.app import app
 from tui.cli.completion import candidates, completion, split
+from tui.cli.main import app
 
 
 def offered(line: str) -> list[str]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed
 from engine.config.redaction import REDACTED, Redactor, secrets_of_this_machine
 from tui.cli import bundle, doctor
-from tui.cli.app import app
+from tui.cli.main import app
 
 FACTS: dict[str, Any] = {
     "device": "cpu",

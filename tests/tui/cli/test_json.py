@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from engine.config.preset import Preset, resolve
 from engine.runs import run_dir
 from tui.cli import run
-from tui.cli.app import app
+from tui.cli.main import app
 
 
 def printed(*arguments: str) -> Any:

@@ -23,7 +23,7 @@ from engine.runs.ladder import LadderEntry, RungDuration
 from engine.runs.ladder_plan import make_plan
 from engine.runs.rungs import LadderPlan
 from tui.cli import ladder, run
-from tui.cli.app import app
+from tui.cli.main import app
 from tui.live import run_progress
 from tui.live.ladder_progress import LadderView, follow_ladder, time_estimates
 from tui.live.progress_line import ProgressDisplay, ProgressLine
@@ -75,7 +75,7 @@ def test_time_estimates_use_singular_and_plural(tmp_path: Path) -> None:
 def test_the_margin_is_given_in_points(words: list[str], margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[LadderPlan] = []
     monkeypatch.setattr(ladder, "start", lambda plan, *_: plans.append(plan) or 0)
-    monkeypatch.setattr("tui.cli.app.home", lambda *_, **__: Path())
+    monkeypatch.setattr("tui.cli.main.home", lambda *_, **__: Path())
     assert CliRunner().invoke(app, ["ladder", "demo", *words]).exit_code == 0
     assert [plan.margin for plan in plans] == [margin]
 

@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.runs import home, locks, run_dir
 from engine.runs.run_dir import RunDir
 from tui.cli import home_notes, runs
-from tui.cli.disk import check_disk
+from tui.cli.disk_check import check_disk
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -18,7 +18,7 @@ from engine.runs import locks
 from engine.runs.queue_list import queue_entries
 from engine.runs.training_report import CHECKS, MODELS, ModelChoice, TrainingCheck, TrainingReport
 from tui.cli import training_check
-from tui.cli.app import app
+from tui.cli.main import app
 
 METHODS = ["qlora", "lora", "full"]
 

@@ -19,7 +19,7 @@ KINDS: tuple[type[Event], ...] = (
     events.Memory,
     events.Eval,
     events.GeneralLoss,
-    events.Benchmark,
+    events.BenchmarkScored,
     events.End,
 )
 """Events that rows depend on."""
@@ -38,7 +38,7 @@ MEMORY = {
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """Metrics at one optimizer step."""
 
     step: int
@@ -59,7 +59,7 @@ class RowBuilder:
         self._values: dict[str, float] = {}
         self._memory: events.Memory | None = None
 
-    def add(self, event: Event) -> Iterator[Row]:
+    def add(self, event: Event) -> Iterator[MetricRow]:
         """The rows that are complete with this event."""
         match event:
             case events.Memory():
@@ -75,13 +75,13 @@ class RowBuilder:
                 self._set(event, _of_score(event))
             case events.GeneralLoss():
                 self._set(event, _of_general(event))
-            case events.Benchmark():
+            case events.BenchmarkScored():
                 self._set(event, {f"benchmark/{event.benchmark}/{event.metric}": event.score.mean})
 
-    def flush(self) -> Iterator[Row]:
+    def flush(self) -> Iterator[MetricRow]:
         """The row in progress, if it has values."""
         if self._values:
-            yield Row(self._step, self._t, self._values)
+            yield MetricRow(self._step, self._t, self._values)
             self._values = {}
 
     def _set(self, event: Event, values: dict[str, float | None]) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from engine.config.text import amount, listed
-from engine.ladder import format as fmt
+from engine.ladder import rung_format as fmt
 from engine.ladder.results import FinishedRun
 from engine.runs.ladder import Ladder
 from engine.runs.result import Result

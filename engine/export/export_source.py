@@ -16,7 +16,7 @@ from engine.config.schema import Model
 from engine.data.examples import system_prompt, training_examples
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
-from engine.export.rows import ScoredRows, scored_rows
+from engine.export.scored_rows import ScoredRows, scored_rows
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
@@ -29,7 +29,7 @@ ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class ExportSource:
     """A finished run, with what its export needs."""
 
     directory: RunDir
@@ -47,7 +47,7 @@ class FinishedRun:
         return self.frozen.config.model
 
 
-def finished_run(request: ExportRequest) -> FinishedRun:
+def export_source(request: ExportRequest) -> ExportSource:
     """The run to export. Raises UserError as `exportable` does, and if its base or its test rows have changed."""
     frozen, result = exportable(request)
     run, spec = request.run, method_spec(frozen.config.method)
@@ -55,7 +55,7 @@ def finished_run(request: ExportRequest) -> FinishedRun:
     tokenizer = load_tokenizer(frozen.config.model)
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
     system = system_prompt(training_examples(frozen.config.data))
-    return FinishedRun(run, frozen, result, spec, tokenizer, scored, system)
+    return ExportSource(run, frozen, result, spec, tokenizer, scored, system)
 
 
 def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
@@ -70,7 +70,7 @@ def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
         raise UserError(what, model.id, do, "export.base_changed")
 
 
-def refuse_small_disk(final: Path, source: FinishedRun, kind: ExportKind, dtype: WeightType) -> None:
+def refuse_small_disk(final: Path, source: ExportSource, kind: ExportKind, dtype: WeightType) -> None:
     size = source.result.artifact_bytes
     if kind != "adapter":
         size = source.result.parameters * DTYPES.get(dtype, torch.bfloat16).itemsize

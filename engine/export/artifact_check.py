@@ -36,7 +36,7 @@ from engine.evaluation.score import Scorer, item_losses
 from engine.evaluation.scored_item import Item
 from engine.export import gguf_check
 from engine.export.check_job import Checked, CheckJob
-from engine.export.rows import ScoredRows, rendered_by, scored_rows
+from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype
 from engine.methods.loading import load_weights

@@ -8,10 +8,10 @@ from made_runs import step
 from engine.runs import events
 from engine.runs.events import Event
 from engine.runs.result import Interval
-from engine.tracking.rows import Row, RowBuilder
+from engine.tracking.metric_rows import MetricRow, RowBuilder
 
 
-def rows_of(*log: Event) -> list[Row]:
+def rows_of(*log: Event) -> list[MetricRow]:
     builder = RowBuilder()
     return [row for event in log for row in builder.add(event)] + list(builder.flush())
 
@@ -67,7 +67,7 @@ def test_forgetting_is_the_rise_of_the_loss_on_general_text() -> None:
 
 
 def test_a_benchmark_is_a_metric_with_its_name() -> None:
-    scored = events.Benchmark(
+    scored = events.BenchmarkScored(
         when="before",
         benchmark="arc_easy",
         metric="acc",

@@ -110,7 +110,10 @@ class CheckpointWriter:
             large = contents()
             copied = self._copy.of(large) if self._copy and continues else None
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoint")
-            self._writing = self._pool.submit(self._write, stack.pop_all(), pending, copied or large)
+            cleanup = stack.pop_all()
+            stack.push(cleanup)  # until the thread has it: no thread may be available
+            self._writing = self._pool.submit(self._write, cleanup, pending, copied or large)
+            stack.pop_all()
         self._blocked = time.monotonic() - started
         if copied is None:
             self.finish(started)

@@ -154,6 +154,17 @@ def test_an_error_of_the_thread_is_raised_after_the_next_step_and_keeps_the_last
     assert [path.name for path in training.folder.iterdir()] == ["step-1"]
 
 
+def test_nothing_is_left_where_no_thread_can_be_started(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with training.writer:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            training.save(1)
+        assert list(training.folder.iterdir()) == []
+
+
 def test_an_error_of_training_waits_for_the_checkpoint_and_is_not_replaced(
     training: Training, slow: threading.Event
 ) -> None:

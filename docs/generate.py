@@ -142,8 +142,9 @@ def models() -> str:
         lines.append(f"- {source}: {names}")
     lines += [
         "",
-        "`ftbench pull` downloads from the Hub and stores the model in `ftbench/models` of the user's cache folder",
-        "(`~/.cache` or `$XDG_CACHE_HOME`). If the Hub cannot be reached:",
+        "`ftbench pull` downloads from the Hub: a model of the catalog into `ftbench/models` of the user's cache",
+        "folder (`~/.cache` or `$XDG_CACHE_HOME`), another one into the Hugging Face cache. If the Hub",
+        "cannot be reached:",
         "",
     ]
     lines += [

@@ -33,7 +33,7 @@ class ResponseReceived(Message):
 
 
 class BackgroundRequest(threading.Thread):
-    """One request. `post` receives ProgressReported and Answered from this thread, nothing after `leave`."""
+    """One request. `post` receives ProgressReported and ResponseReceived from this thread, nothing after `leave`."""
 
     def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name=question)

@@ -181,7 +181,7 @@ CONFIG = (
 )
 
 MODELS = (
-    Command("models.back", "escape,i", "back", "back", "Return to the bench; cancels a download."),
+    Command("models.back", "escape,i", "back", "back", "Clear the filter, cancel a download, or return to the bench."),
     Command("models.select", "enter", "select", "select", "Select the model for the next run."),
     Command("models.type", "a", "type_id", "type id", "Type a Hub id (owner/name), a folder or a .gguf file."),
     Command("models.pull", "p", "pull", "pull", "Download the model; runs download it too, when they start."),
@@ -217,7 +217,7 @@ DATA = (
     Command("data.select", "space", "select", "select", "Select the highlighted set for training."),
     Command("data.add", "a", "add", "add", "Add a file, a folder or a Hub id."),
     Command("data.forget", "x", "forget", "forget", "Remove a recent set from the list; keeps the file.", shown=False),
-    Command("data.back", "escape", "back", "back", "Return to the bench."),
+    Command("data.back", "escape", "back", "back", "Move the focus to the log."),
 )
 
 INSPECTOR = (
@@ -246,7 +246,7 @@ PICKER = (
 PRESETS = (
     Command("presets.back", "escape,P", "back", "back", "Return to the bench."),
     Command("presets.select", "enter", "select", "select", "Select the preset."),
-    Command("presets.edit", "e", "edit", "edit", "Edit in $VISUAL or $EDITOR; a shipped preset is copied first."),
+    Command("presets.edit", "e", "edit", "edit", "Edit in $VISUAL or $EDITOR; a built-in preset is copied first."),
     Command("presets.duplicate", "d", "duplicate", "duplicate", "Create your own preset from this one."),
     Command("presets.save", "n", "save", "save as", "Save the bench's current selection as a new preset."),
     Command("presets.delete", "x", "delete", "delete", "Delete your own preset; asks first."),
@@ -260,7 +260,7 @@ LADDER = (
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
     Command("ladder.try", "t", "try_runs", "try", "Answer prompts with a finished run of each rung and their base."),
     Command("ladder.export", "e", "export", "export", "Export the model of one of the ladder's runs."),
-    Command("ladder.report", "o", "report", "report", "Write the report again and show its path."),
+    Command("ladder.report", "o", "report", "report", "Copy the path of the report and show it."),
 )
 
 TRY = (

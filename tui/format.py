@@ -22,7 +22,7 @@ def number(value: float) -> str:
 
 
 def four_digits(value: float | None) -> str:
-    """A loss or perplexity with four four_digits digits."""
+    """A loss or perplexity with four significant digits."""
     return ABSENT if value is None else f"{value:.4g}"
 
 

@@ -26,8 +26,8 @@ HELD_OUT_ROWS = 64
 HELD_OUT_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of a forward pass without gradients; enough to keep a GPU busy."""
 HELD_OUT_LOGITS = 1 << 28
-"""Logits of a forward pass without gradients: 0.5 GiB in bf16. With a limit on tokens alone they could take 31 GiB at a
-vocabulary of 128k."""
+"""Logits of a forward pass without gradients: 0.5 GiB in bf16. With a limit on tokens alone they could take 3.9 GiB
+at a vocabulary of 128k."""
 CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 25}
 """Logits computed at a time: in float32 32 and 128 MiB for any vocabulary, with their bf16 copy 48 and 192 MiB. On a
 GPU a chunk has to be long enough that multiplying takes longer than reading the head's weight: 261 rows of a vocabulary

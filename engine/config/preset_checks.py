@@ -172,6 +172,6 @@ def _choices(key: str) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str], better: list[str] | None = None) -> str:
-    """`; did you mean train.batch?`, or '' where nothing is similar. `better` is preferred to similar names."""
+    """` (did you mean train.batch?)`, or '' where nothing is similar. `better` is preferred to similar names."""
     close = better or difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

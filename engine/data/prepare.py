@@ -1,4 +1,4 @@
-"""Prepare rows for the model. Check, preview, launch and run all use this function."""
+"""Prepare rows for the model. `prepare` is for runs, `preparation` for reports."""
 
 from __future__ import annotations
 

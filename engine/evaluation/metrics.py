@@ -1,4 +1,4 @@
-"""Metrics: score an output of the model against its references (accepted answers). All of these are from 0 to 1.
+"""Metrics: score an output of the model against its references (accepted answers). All except `loss` are from 0 to 1.
 
 Reasoning before an answer (up to `</think>`) is not scored. With several references the best one counts:
 

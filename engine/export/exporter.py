@@ -47,6 +47,7 @@ from engine.runs.exports import (
     WeightType,
     outcome_of,
 )
+from engine.training.guards import first_line
 
 
 def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
@@ -68,6 +69,9 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
         if is_no_space_error(error):
             text = f"cannot export {request.run.name}: no space left in {final.parent}; the run is unchanged"
             raise RunFailed(text, "export.disk_full") from error
+        if error.strerror is None:  # of a library that could not read the base model or the tokenizer
+            what, do = f"cannot export ({first_line(error)})", "check that its base model is complete"
+            raise UserError(what, request.run.name, do, "export.cannot_read") from error
         do = "check its owner and permissions, or use another --out"
         raise UserError(f"cannot write: {error.strerror}", str(final), do, "export.cannot_write") from error
     return final, fidelity

@@ -61,7 +61,8 @@ def _finished(run: RunDir) -> Result:
     result = run.result()
     if result is None or result.status != "finished":
         state = result.status if result else run.state()
-        raise UserError(f"the run is not finished: {state}", run.name, "wait for it", "gate.not_finished")
+        do = "wait until it finishes, or resume it if it was stopped"
+        raise UserError(f"the run is not finished ({state})", run.name, do, "gate.not_finished")
     return result
 
 

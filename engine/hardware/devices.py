@@ -27,11 +27,7 @@ ALL = "all"
 KEY = "hardware.device"
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Settings of torch's allocator, present and former name. Expandable segments: batches of other lengths fragment the
-pool less (QLoRA of an 8B model reserves 16.4 GiB without and 10.8 GiB with them, torchtune pull request 1185).
-
-TORCH_CUDNN_SDPA_DEPRIORITIZED: torch prefers cuDNN's attention on Hopper and Blackwell, which builds a plan for every
-new shape, and every batch has another one.
-"""
+pool less (QLoRA of an 8B model reserves 16.4 GiB without and 10.8 GiB with them, torchtune pull request 1185)."""
 _SLOT = re.compile(r"-(?P<place>[1-9][0-9]?)of(?P<slots>[1-9][0-9]?)$")
 """The end of a slot's lock."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))
@@ -68,6 +64,7 @@ class SelectedDevice:
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
             os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
+        # torch prefers cuDNN's attention on Hopper and Blackwell, which builds a plan for every new shape of a batch
         os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
         if self.visible is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = self.visible

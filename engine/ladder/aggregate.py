@@ -106,7 +106,7 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
 def _comparisons(
     by_score: MeanSamples, by_loss: MeanSamples | None, margin: float | None, lower_is_better: bool
 ) -> list[Comparison]:
-    """Every rung with each base model in its 16-bit form, then every pair of rungs, the later one first."""
+    """Every rung with the base model, also with examples in the prompt, then every pair, the later rung first."""
     tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.unlike]
     bases = [name for name in by_score.scores if name == BASE or shots_of(name)]
     pairs = [(name, base) for base in bases for name in tuned]

@@ -59,8 +59,9 @@ def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSent
         return []
     most = max(rows, key=lambda row: shots_of(row.name))
     title, metric = rung_title(most.name), ladder_metric(ladder)
-    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, has a {metric.title} of "
-    sentences = [VerdictSentence("quality", f"{text}{score(most, metric)}.")]
+    scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
+    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score(most, metric)}."
+    sentences = [VerdictSentence("quality", text)]
     for row in decisions.tuned:
         found = comparison(ladder, row.name, most.name)
         if found is None:

@@ -182,7 +182,7 @@ def rule_text(point: SweepPoint) -> str:
 
 
 def cost_text(point: SweepPoint) -> str:
-    """`0.42× [0.40, 0.45]`: the ratio, and the lowest and highest over all pairs of seeds where they differ."""
+    """`0.42× (0.40× – 0.45×)`: the ratio, and the lowest and highest over all pairs of seeds where they differ."""
     if point.cost is None:
         return ""
     low, high = ratio(point.cost.low), ratio(point.cost.high)

@@ -80,7 +80,7 @@ class Probe:
     def run(self) -> Probed:
         """Measure the peaks, reducing the trainer's micro-batch size and recomputing activations until it fits.
 
-        Raises OutOfMemory if a single row does not fit, in training or evaluation.
+        Raises OutOfMemory if a single row does not fit, or a micro-batch of a sharded model, in training or evaluation.
         """
         started = time.monotonic()
         with preserved_random_state():

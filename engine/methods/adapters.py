@@ -7,6 +7,8 @@ takes the slow path of the matrix units and keeps a float32 copy of each input f
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +62,21 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         return adapted
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
-        what, do = f"no layer matches {targets}", f"use layers of this model: {', '.join(names)}"
+        is_found = any(_matches(name, targets) for name, _ in model.named_modules())
+        what = (
+            f"unsupported layer in {targets} ({str(error).splitlines()[0]})"
+            if is_found
+            else f"no layer matches {targets}"
+        )
+        do = f"use layers of this model: {', '.join(names)}"
         raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
+
+
+def _matches(name: str, targets: str | Sequence[str]) -> bool:
+    """Whether `adapter.target_modules` has a module, as PEFT reads it: names of layers, or a regular expression."""
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
 def moves_weights(config: schema.Config) -> bool:
@@ -80,10 +95,10 @@ def keep_initial(model: Any, folder: Path) -> None:
 def save(
     model: torch.nn.Module, folder: Path, initial: Path | None, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Save the trained model or adapter. `weights`: the state dict of a model whose own weights are not whole.
+    """Save the trained model or adapter. `weights`: the complete state dict of a model whose weights are sharded.
 
-    With `initial`, that of `keep_initial`, as an adapter of the original base: W - s B0 A0 + s B A is W plus an adapter
-    of twice the rank.
+    `initial`: the folder that `keep_initial` wrote. The adapter is then saved for the original base: W - s B0 A0 +
+    s B A is W plus an adapter of twice the rank.
     """
     how: dict[str, Any] = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
     if weights is not None:

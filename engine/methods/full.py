@@ -1,7 +1,7 @@
 """Full fine-tuning: trains all weights.
 
-Loading     all weights in bf16 on a GPU; in float32 on a CPU, or with precision = "mixed" (bf16 autocast over float32
-            weights) or "fp32".
+Loading     all weights in bf16 on a GPU that supports it, or with precision = "bf16"; else in float32, as with
+            precision = "mixed" (bf16 autocast over float32 weights) or "fp32".
 Training    all weights, including embeddings and LM head.
 Optimizer   8-bit AdamW, on a GPU paged unless the run fits with headroom. For bf16 weights it keeps the part of each
             update that rounding would lose (`optimizers.compensated`).

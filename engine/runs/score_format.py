@@ -60,7 +60,7 @@ def with_bounds(interval: Interval | None, metric: str) -> str:
 
 
 def difference_with_bounds(interval: Interval | None, metric: str) -> str:
-    """A difference of two scores with its interval: `-1.2 points [-3.0, +0.5]`."""
+    """A difference of two scores with its interval: `−1.2 points [−3.0, 0.5]`."""
     text = difference(interval.mean if interval else None, metric)
     return f"{text} {bounds}" if (bounds := score_bounds(interval, metric)) else text
 
@@ -74,7 +74,7 @@ def plain_with_bounds(interval: Interval | None, is_share: bool) -> str:
 
 
 def plain_difference(interval: Interval | None, is_share: bool) -> str:
-    """A difference of two such scores with its interval: `-1.2 points [-3.0, 0.5]`."""
+    """A difference of two such scores with its interval: `−1.2 points [−3.0, 0.5]`."""
     mean = interval.mean if interval else None
     text = points(mean) if is_share else loss_change(mean)
     bounds = percent_bounds(interval) if is_share else loss_bounds(interval)

@@ -21,7 +21,7 @@ from engine.tracking.tracker import TrackedRun, Tracker, open_tracker
 NICENESS = 10
 """Added to the niceness of this process, so that it does not slow the run down."""
 UNTRACKED = ("title", "about", "slot", "track.to", "track.project", "track.online")
-"""Keys that are no settings of the run."""
+"""Keys of a preset that are not logged as settings of the run."""
 
 
 def main(arguments: list[str]) -> int:

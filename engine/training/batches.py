@@ -137,7 +137,8 @@ def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool,
 def share_prefixes(
     packing: Packing, rows: Sequence[Row], schedule: Schedule, config: Config
 ) -> tuple[Packing, Sharing]:
-    """With the setting "auto", share prefixes if that computes at least 5% fewer tokens in training.
+    """With the setting "auto", share prefixes if the rows have at least 1.05 times the tokens that are then computed in
+    training.
 
     Not with dropout in adapters: a shared prefix has one dropout mask instead of one for each row, which changes the
     noise though not its expectation. Returns what sharing saves, or would save.

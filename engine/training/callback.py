@@ -34,7 +34,7 @@ class Callback(TrainerCallback):
         self.rate = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Make up for the evaluation that a stop at this step left out, so that the checkpoint came sooner."""
+        """Run the evaluation that an earlier worker skipped because it was stopped at this step."""
         step = state.global_step
         if step and self.evaluate_every and step % self.evaluate_every == 0 and step not in self.evaluated:
             self.evaluate(step)

@@ -42,7 +42,7 @@ class HostCopy:
         self._disabled = False
 
     def of(self, contents: Contents) -> Contents | None:
-        """A copy; None if there is too little memory for one, which is a warning and then final."""
+        """A copy; None if there is too little memory for one: this warns once, and every later call returns None."""
         if self._disabled or not (self._stager or self._fits(contents)):
             return None
         cuda = torch.cuda.is_available()

@@ -41,16 +41,17 @@ class MicroBatch:
     """The tensors of one forward pass over B rows of up to L tokens, T tokens in total.
 
     `model_inputs` are keyword arguments of the model: input_ids and position_ids of shape (1, T) when packed, and
-    input_ids, position_ids and attention_mask of shape (B, L) when padded. The LM head runs at the K `columns`.
+    input_ids, position_ids and attention_mask of shape (B, L) when padded. The LM head runs at the C `columns`; K of
+    the targets are in the loss.
     """
 
     model_inputs: dict[str, Any]
     columns: torch.Tensor
-    """(K,): positions in the sequence that predict a token in the loss; repeated if rows that share it differ in the
+    """(C,): positions in the sequence that predict a token in the loss; repeated if rows that share it differ in the
     next token.
     """
     targets: torch.Tensor
-    """(1, K) or (B, K): the token to predict, or -100."""
+    """(1, C) or (B, C): the token to predict, or -100."""
     weights: torch.Tensor | None
     """Loss weights of the targets in float32, with their shape; None if all are 1."""
     predictions: torch.Tensor | None = None

@@ -19,7 +19,7 @@ class Diverged(Exception):
 
 
 class OutOfMemory(Exception):
-    """Not even a single row fits in memory."""
+    """A single row does not fit in memory; of a sharded model, a micro-batch does not."""
 
 
 class DiskFull(Exception):

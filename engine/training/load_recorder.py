@@ -23,7 +23,8 @@ class LoadRecorder:
         self._start = read_counters()
 
     def sample(self, own_pid: int | None) -> None:
-        """Look at the GPU; `own_pid` is the driver's id of this process, None if unknown: then processes are not."""
+        """Look at the GPU; `own_pid`: the driver's id of this process; None if unknown, and then other
+        processes are not recorded."""
         if self.gpu is None or self._start is None:
             return
         if own_pid is not None:

@@ -70,7 +70,7 @@ class SummedCrossEntropy(torch.autograd.Function):
 
 
 REACHED = Segments((), reached=True)
-"""In place of segments that a batch does not have."""
+"""Placeholder for a batch without shared segments."""
 
 
 def supports_logits_to_keep(model: torch.nn.Module) -> bool:

@@ -132,7 +132,8 @@ class AnswerTrainer(CheckpointedTrainer):
     ) -> torch.Tensor:
         """Compute gradients of the weighted mean loss over the answer tokens of the effective batch.
 
-        Raises OutOfMemory if a single row does not fit. `_get_grad_norm` reads the loss.
+        Raises OutOfMemory if a single row does not fit, or a micro-batch of a sharded model. `_get_grad_norm` reads the
+        loss.
         """
         self.step_started = time.monotonic()
         model.train()

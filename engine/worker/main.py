@@ -124,7 +124,7 @@ def _begin(run: RunContext) -> None:
         run.warn("run.events_incomplete", problem)
     before, now = run.earlier.devices, run.config.train.devices
     if before not in (None, now):
-        text = f"resumed on {amount(now, 'device')} after {amount(before or 1, 'device')}: its times are those of both"
+        text = f"resumed on {amount(now, 'device')} after {amount(before or 1, 'device')}: its timings combine both"
         run.warn("run.devices_changed", text)
     run.log_environment()
     for note in run.frozen.notes:

@@ -25,7 +25,7 @@ def refuse_small_slot(forecast: RunForecast, limit: int, device: int | str) -> N
     needed = None if forecast.best is None else as_measured(forecast.best, forecast.best.training)
     if needed is not None and needed <= limit:
         return
-    predicted = "there is no prediction" if needed is None else f"{size(needed)} are predicted"
-    what = f"{predicted} for training, and a slot has {size(limit)}"
+    predicted = "unknown" if needed is None else size(needed)
+    what = f"slot too small (predicted peak in training: {predicted}; slot: {size(limit)})"
     do = "use fewer slots, a smaller micro-batch or shorter rows"
     raise UserError(what, f"hardware.device={device}", do, code="device.slot_too_small")

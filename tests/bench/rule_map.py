@@ -118,9 +118,9 @@ def rows(cells: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def largest(cell: dict[str, Any]) -> Iterator[str]:
-    """The lines of a Markdown table: validation loss, forgetting and sizes of one cell, and the base model's scores."""
+    """The lines of a Markdown table: held-out loss, forgetting and sizes of one cell, and the base model's scores."""
     values = ", ".join(f"{key} {value}" for key, value in cell["values"].items())
-    yield f"| {values} | score | validation loss | forgetting | peak memory | artifact |"
+    yield f"| {values} | score | held-out loss, test rows | forgetting | peak memory | artifact |"
     yield "|---|---|---|---|---|---|"
     for rung in cell["rungs"]:
         sizes = [size(rung[key]) if rung[key] else "" for key in ("peak", "artifact")]

@@ -140,7 +140,7 @@ def _engine() -> tuple[list[CheckResult], list[CheckResult]]:
         state: Literal["ok", "note"] = "ok" if facts["bf16"] else "note"
         arithmetic = "native bf16" if facts["bf16"] else "no native bf16: LoRA and QLoRA compute in float32"
         results.append(CheckResult(state, "arithmetic", arithmetic))
-        results.append(CheckResult("note", "optimizer", "paged 8-bit AdamW requires CUDA: unpaged 8-bit AdamW is used"))
+        results.append(CheckResult("note", "optimizer", "8-bit AdamW is for GPUs: `auto` is torch's fused AdamW"))
     else:
         results = [CheckResult("ok", "GPU", f"{facts['name']}, {size(facts['memory'])}, CUDA {facts['cuda']}")]
         if not facts["bf16"]:

@@ -56,7 +56,7 @@ def read_folder(path: Path) -> FolderView:
                 else:
                     others += 1
     except OSError as error:
-        return FolderView(path, error=f"cannot read the folder: {error.strerror}")
+        return FolderView(path, error=f"cannot read the folder {path} ({error.strerror})")
     return FolderView(path, tuple(sorted(folders)), tuple(sorted(files)), others)
 
 

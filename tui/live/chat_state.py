@@ -85,8 +85,6 @@ class ChatState:
         self.system: str | None = None
         """System prompt of new conversations; None for that of the training rows."""
         self.sampling = Sampling()
-        self.refusal: Refused | None = None
-        """The last refused request."""
         self._number = 0
         self._tools: list[Any] | None = None
 
@@ -114,7 +112,6 @@ class ChatState:
                 self.memory = message.memory
                 self._finish(message.number)
             case Refused():
-                self.refusal = message
                 self._finish(message.number)
 
     def _finish(self, number: int | None) -> None:
@@ -153,7 +150,7 @@ class ChatState:
 
     def _request(self) -> Ask:
         self._number += 1
-        self.pending, self.refusal = self._number, None
+        self.pending = self._number
         conversations = {
             key: Conversation(
                 messages=[*state.messages, *state.turns[-1].question],
@@ -185,7 +182,7 @@ def memory_text(memory: MemoryUse) -> str:
 
 
 def sampling_text(sampling: Sampling) -> str:
-    """`greedy, 128 tokens`, `temperature 0.7, top-p 0.9, seed 0, 128 tokens`."""
+    """`greedy, at most 128 tokens`, `temperature 0.7, top-p 0.9, seed 0, at most 128 tokens`."""
     tokens = f"at most {amount(sampling.max_new_tokens, 'token')}"
     if sampling.temperature <= 0:
         return f"greedy, {tokens}"

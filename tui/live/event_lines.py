@@ -109,7 +109,7 @@ def _plan(event: events.Plan, overhead: int) -> str:
     predicted = f", predicted peak {size(event.predicted + overhead)}" if event.predicted is not None else ""
     packing = describe_sharing(event.shared_prefix, event.shared_rows, event.token_ratio) or event.packing
     micro_batch = f"micro-batch {event.micro_batch}, {packing}"
-    devices = f" on {event.devices} devices{', weights divided' if event.sharded else ''}" if event.devices > 1 else ""
+    devices = f" on {event.devices} devices{', weights sharded' if event.sharded else ''}" if event.devices > 1 else ""
     batch = f"batch size {event.batch} ({micro_batch}){devices}"
     return f"plan: {event.steps} steps{start}, {batch}{checkpointing}{predicted}"
 

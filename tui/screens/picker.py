@@ -134,7 +134,7 @@ class PickerScreen(BaseScreen[str | None]):
     def _note(self, word: str) -> str:
         if self.view.error:
             erase = app_keys(self).of("picker.erase")
-            return f"{self.view.path} {self.view.error}; press {erase} or type another path"
+            return f"{self.view.error}; press {erase} or type another path"
         if not self.entries:
             return f"no file or folder {word!r} here; a Hub id has the form owner/name"
         others = f"; other files, not shown: {self.view.others:,}" if self.view.others else ""

@@ -210,13 +210,13 @@ class DiffApp(App[str]):
 
 
 class DiffDriver(LinuxDriver):
-    """Textual's Linux driver, which sends only the difference to the app's FrameDiff `painted`."""
+    """Textual's Linux driver, which sends only the difference to the app's `frame_diff`."""
 
     def __init__(
         self, app: DiffApp, *, debug: bool = False, mouse: bool = True, size: tuple[int, int] | None = None
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
-        self._painted = app.frame_diff
+        self._frame_diff = app.frame_diff
 
     def _sigtstp_application(self, *_: object) -> None:
         """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""
@@ -227,5 +227,5 @@ class DiffDriver(LinuxDriver):
         self._loop.call_soon_threadsafe(super()._sigcont_application)
 
     def write(self, data: str) -> None:
-        if sent := self._painted.reduced(data):
+        if sent := self._frame_diff.reduced(data):
             super().write(sent)

@@ -99,7 +99,8 @@ def unfinished(ladder: Ladder) -> str:
     if ladder.status == "running":
         return f"{PARTIAL_REPORT} ({ladder.stage})."
     end = "was stopped" if ladder.status == "stopped" else "failed"
-    return f"Partial report: the ladder {end} while {ladder.stage}{f': {ladder.reason}' if ladder.reason else '.'}"
+    when = "" if ladder.stage == "done" else f" while {ladder.stage}"
+    return f"Partial report: the ladder {end}{when}{f': {ladder.reason}' if ladder.reason else '.'}"
 
 
 def reading(ladder: Ladder) -> list[str]:

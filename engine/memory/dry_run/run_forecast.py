@@ -90,8 +90,8 @@ def forecast_run(
     """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
     8 billion parameters. A failed prediction is a warning and never ends the run.
 
-    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen; None: `micro_batch` is used. So
-    it is if activation checkpointing is configured.
+    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used where it
+    is None or activation checkpointing is configured.
     """
     started = time.monotonic()
     query = _query(config, architecture.to_dict(), machine, own.rows(), limit)

@@ -104,7 +104,7 @@ def _few_portions() -> Iterator[None]:
 
 @torch.inference_mode()
 def held_out_loss(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> None:
-    """The held-out loss of one batch as in `evaluation.score`, with only the first of its equal chunks of logits."""
+    """The held-out loss of one batch as in `evaluation.score`, with only the first three of its equal logit chunks."""
     model.eval()
     live.stage = HELD_OUT
     live.begin("embedding")

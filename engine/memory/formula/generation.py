@@ -94,7 +94,7 @@ def _choices(
 
 
 def _filled(rows: int, device: Device) -> int:
-    """Batch size including padding rows (`evaluation.forward.filled`)."""
+    """Batch size including padding rows (`evaluation.forward.padded_rows`)."""
     if device != "cpu":
         return rows
     return 1 << (rows - 1).bit_length() if rows <= 16 else math.ceil(rows / 16) * 16

@@ -144,7 +144,8 @@ def free_disk(folder: Path) -> int:
 def write_random_weights(architecture: LlamaConfig, folder: Path, device: str, seed: int = 0) -> None:
     """Write a model folder with normally distributed weights in bf16; norms are 1.
 
-    Of the weights at most SHARD bytes are in memory, so that also a model that is trained in 4 bits can be written.
+    Of the weights at most SHARD bytes and one more tensor are in memory, so that also a model that is trained in 4 bits
+    can be written.
     config.json is written last: a folder with it is complete.
     """
     folder.mkdir(exist_ok=True)

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     try:
         frozen = read_frozen(run)
         check_unchanged(run, frozen)
-        lock = locks.hold(run.lock_file)
+        lock = locks.acquire(run.lock_file)
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
         print(f"{run.name} is already running", file=sys.stderr)
         return 2
     try:
-        locks.sign(lock, str(os.getpid()))
+        locks.write_holder(lock, str(os.getpid()))
         return live(run, frozen)
     except OSError as error:
         do = "free disk space" if is_no_space_error(error) else "check the path"
@@ -96,13 +96,13 @@ def live(run: RunDir, frozen: FrozenRun) -> int:
         return 0
 
     try:
-        work = _worker(devices)
+        execute_run = _worker(devices)
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
         reason = f"cannot import the libraries: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
         log.write(Error(text=reason, code="run.import_failed"))
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
-    return work(run, frozen, log, stopping)
+    return execute_run(run, frozen, log, stopping)
 
 
 def _has_result(run: RunDir) -> bool:
@@ -157,9 +157,9 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
     from engine.methods.quick_import import import_libraries  # torch is imported when a device is free
 
     import_libraries()
-    from engine.worker.main import work
+    from engine.worker.main import execute_run
 
-    return work
+    return execute_run
 
 
 if __name__ == "__main__":

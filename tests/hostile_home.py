@@ -14,7 +14,7 @@ from made_ladder import made_ladder
 from made_models import made_model
 
 import engine
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import events, run_dir
 from engine.runs.event_log import EventLog
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
@@ -162,7 +162,7 @@ def _ladder(runs: Path) -> LadderDir:
 def _runs(runs: Path) -> RunDir:
     """Runs that died, with hostile text in every field, and a run for each hostile name; returns the latest."""
     for text in strings("n")[:30]:
-        run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+        run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", None, {}))
         run.path.rename(runs / f"20260101-000000-{as_name(text)}-0a0b")
     finished = made_model(runs, "lora")
     finished.path.rename(runs / f"20260101-000000-{FINISHED}{one_name('n')}-0a0b")
@@ -171,7 +171,7 @@ def _runs(runs: Path) -> RunDir:
 
 
 def _died(runs: Path) -> RunDir:
-    run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", None, {}))
     log = EventLog(run.events_file)
     log.write(events.Hello(pid=1, host=strings("e")[0], version="0"))
     for text in strings("e"):

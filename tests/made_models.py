@@ -10,9 +10,9 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from engine.chat.prompts import PromptEncoder, asked
+from engine.chat.prompts import PromptEncoder, prompt_of
 from engine.config.files import write_atomically
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.data.examples import examples_of
 from engine.methods import method
 from engine.methods.machine import this_machine
@@ -31,7 +31,7 @@ def made_model(runs: Path, name: str, seed: int = 1, scale: float = 0.05, **sett
     In float32: in bf16, batches of different shapes round differently.
     """
     values = {"evaluation.max_new_tokens": 24, "train.precision": "fp32", **settings}
-    resolved = effective("demo-lora", name, values)
+    resolved = resolve_preset("demo-lora", name, values)
     config, machine = resolved.config, this_machine()
     run = run_dir.create(runs, "demo-lora", resolved)
     torch.manual_seed(seed)
@@ -73,4 +73,4 @@ def _item(text: str, right: bool, config: Any) -> dict[str, Any]:
 def conversation_of(run: RunDir, number: int = 0) -> Any:
     """The conversation of a test item."""
     examples = examples_of(run_dir.read_frozen(run).config.data, ("test",))
-    return asked(list(examples)[number])
+    return prompt_of(list(examples)[number])

@@ -14,7 +14,7 @@ from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.conversation import Example, Problem
 from engine.data.detection import detect
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.recognition import check_columns, to_example
 from engine.data.source import Source, read
 
@@ -24,7 +24,7 @@ class Reading:
     """A data set with its format and conversations."""
 
     source: Source
-    format: Format
+    format: DetectedFormat
     examples: list[Example]
     """Of the training rows."""
     problems: list[Problem]

@@ -26,7 +26,7 @@ from tui.settings import Settings
 
 if TYPE_CHECKING:
     from engine.config.errors import Notice
-    from tui.live.machine import Sampler
+    from tui.live.machine import SamplerThread
 
 
 def palette_provider() -> type[Provider]:
@@ -65,7 +65,7 @@ class Workbench(BaseApp):
         self.notices = notices
         """Called after the first paint: warnings about the runs home."""
         self.bench = BenchScreen(runs)
-        self.sampler: Sampler | None = None
+        self.sampler: SamplerThread | None = None
         self._key_targets: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
         """Keys that are not handled yet, and the widget that had the focus when they arrived."""
 
@@ -102,11 +102,11 @@ class Workbench(BaseApp):
 
     def _finish_start(self) -> None:
         """Do after the first frame what would have delayed it."""
-        from tui.live.machine import Sampler
+        from tui.live.machine import SamplerThread
 
         gc.freeze()
         gc.enable()
-        self.sampler = Sampler(self.bench.post_message, self.bench.follower.process)
+        self.sampler = SamplerThread(self.bench.post_message, self.bench.follower.process)
         self.sampler.start()
         for notice in self.notices():
             self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)

@@ -14,7 +14,7 @@ from textual.geometry import Size
 from engine.config.text import visible
 from tui.commands import all_commands
 from tui.keymap import CommandKeys, key_conflicts
-from tui.output.console import Terminal
+from tui.output.console import EscapingConsole
 from tui.output.cursor import FATAL
 from tui.screens.small import SmallScreen, too_small
 from tui.settings import Settings, read_settings
@@ -52,7 +52,7 @@ class BaseApp(DiffApp):
         self.set_keymap(self.settings.keys)
         self._plain = [AsciiFilter()] if self.settings.ascii else []
         self._literal = ControlCharacterFilter()
-        self.error_console = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
+        self.error_console = EscapingConsole(stderr=True, highlight=False, markup=False, emoji=False)
         self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
         self._first_frame_shown = False
         self._exit_status: int | None = None

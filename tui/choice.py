@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has a selection, but no preset was read yet
-    from engine.config.preset import Effective, Flat
+    from engine.config.preset import EffectiveConfig, Flat
 
 MARK = "▸"
 """In front of the selected line of a list."""
@@ -75,11 +75,11 @@ class Choice:
 
         return {key: one for key, one in self.overrides().items() if self.method is None or reads(self.method, key)}
 
-    def effective(self) -> Effective:
+    def effective(self) -> EffectiveConfig:
         """The complete configuration. Raises UserError for an invalid combination."""
-        from engine.config.preset_library import effective
+        from engine.config.preset_library import resolve_preset
 
-        return effective(self.preset, self.method, self.read_overrides())
+        return resolve_preset(self.preset, self.method, self.read_overrides())
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class Choice:
         return preset_name(self.preset)
 
 
-def changes(before: Effective | None, after: Effective, same_preset: bool = False) -> list[str]:
+def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset: bool = False) -> list[str]:
     """`train.batch 16 → 8` for every key in which two configurations differ.
 
     `same_preset`: another method of one preset names its learning rate and what sets it, also where the rate is the

@@ -14,12 +14,12 @@ from engine.config.text import visible
 from engine.runs.folder import short_name
 
 if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
-    from engine.config.preset import Effective
+    from engine.config.preset import EffectiveConfig
     from engine.runs.device_queue import QueuePlace
     from tui.keymap import CommandKeys
 
 
-def head_line(effective: Effective | None, name: str, live: Content, width: int) -> Content:
+def head_line(effective: EffectiveConfig | None, name: str, live: Content, width: int) -> Content:
     """Host and choice at the left, truncated if needed; active runs at the right."""
     what = f" {socket.gethostname()}"
     if effective is not None:
@@ -58,7 +58,7 @@ def _turn(turn: QueuePlace, watched: bool) -> Content:
 
 
 def choice_lines(
-    effective: Effective | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
+    effective: EffectiveConfig | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
 ) -> list[Content]:
     """Description of the chosen preset, and its differences from the previous choice."""
     if effective is None:

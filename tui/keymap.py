@@ -70,7 +70,7 @@ def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
     """Problems in the user's keys: reserved by the terminal, invalid, text, or bound to two commands of one screen."""
     for name, keys in user_keys.items():
         found = [key.strip() for key in keys.split(",")]
-        if name in WHILE_TYPING and all(map(is_text, found)):
+        if name in WHILE_TYPING and all(map(is_typed_character, found)):
             yield f"keys: {name}: an input line takes {keys} as text; choose a key such as ctrl+x [keys.text]"
         for key in found:
             if key in RESERVED_KEYS:
@@ -86,7 +86,7 @@ def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
                     yield f"keys: {key} is bound to both {other} and {command.id}; change one of them [keys.conflict]"
 
 
-def is_text(key: str) -> bool:
+def is_typed_character(key: str) -> bool:
     """Whether an input line takes the key as a character."""
     character = key if len(key) == 1 else key_to_character(key)
     return character is not None and character.isprintable()

@@ -17,7 +17,7 @@ from engine.runs.queue_list import QueueEntry, queue_entries
 from tui.base_app import BaseApp
 from tui.commands import EVERYWHERE
 from tui.history.queue_table import queue_lines
-from tui.live.machine import Sampled, Sampler, WatchedProcess
+from tui.live.machine import Sampled, SamplerThread, WatchedProcess
 from tui.screens.base import BaseScreen
 from tui.widgets.machine_pane import MachinePane
 
@@ -32,7 +32,7 @@ class MonitorScreen(BaseScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q,escape,ctrl+c", "app.detach", "leave", priority=True)]
 
     if TYPE_CHECKING:
-        sampler: Sampler
+        sampler: SamplerThread
 
     def compose(self) -> ComposeResult:
         yield Static(id="host")
@@ -45,7 +45,7 @@ class MonitorScreen(BaseScreen[None]):
         self.entries: list[QueueEntry] = []
         self.query_one(MachinePane).focus()
         self.query_one("#host", Static).update(host_line())
-        self.sampler = Sampler(self.post_message, self._active_run)
+        self.sampler = SamplerThread(self.post_message, self._active_run)
         self.sampler.start()
 
     def on_unmount(self) -> None:

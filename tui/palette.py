@@ -22,7 +22,7 @@ from engine.runs.home import tilde
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.commands import TABLES
-from tui.data.datasets import EMBEDDED, offered
+from tui.data.datasets import EMBEDDED, list_datasets
 from tui.keymap import CommandKeys
 from tui.screens.bench import BenchScreen
 from tui.settings import Settings
@@ -136,7 +136,7 @@ def data(app: PaletteApp) -> Iterator[PaletteEntry]:
         app.back_to_bench().choosing.select_data(name)
 
     effective = app.bench.choosing.effective
-    for one in offered(effective.config.data.id if effective else EMBEDDED[0]):
+    for one in list_datasets(effective.config.data.id if effective else EMBEDDED[0]):
         yield PaletteEntry(f"data {one.label}", f"Train on {one.id}.", partial(select, one.id))
 
 

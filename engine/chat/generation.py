@@ -17,12 +17,12 @@ from transformers import GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from engine.evaluation.forward import CACHE_ARGUMENTS, Forward
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.runs.chat_messages import Sampling
 
 
 @dataclass
-class KeptCache:
+class ReusableCache:
     """Keys and values of the tokens that a column has computed last."""
 
     tokens: list[int] = field(default_factory=list)
@@ -50,7 +50,7 @@ def _crop(cache: Any, length: int) -> bool:
     return True
 
 
-class Picker:
+class TokenSampler:
     """Selects the next token from its logits."""
 
     def __init__(self, sampling: Sampling, device: str) -> None:
@@ -73,7 +73,7 @@ class Picker:
 def stream(
     network: torch.nn.Module,
     prompt: Sequence[int],
-    kept: KeptCache,
+    kept: ReusableCache,
     sampling: Sampling,
     device: str,
     started: Callable[[int], None] = lambda cached: None,
@@ -83,7 +83,7 @@ def stream(
     `started` is called with the number of prompt tokens whose keys and values are reused. If the architecture accepts
     no cache from its caller, transformers' `generate` computes each token from the whole conversation.
     """
-    pick = Picker(sampling, device)
+    pick = TokenSampler(sampling, device)
     if not _accepts_cache(network):
         started(0)
         yield from _by_library(network, prompt, sampling, device)
@@ -111,15 +111,15 @@ def _logits(forward: Forward, ids: list[int], start: int, cache: Any, device: st
 
 
 def _accepts_cache(network: torch.nn.Module) -> bool:
-    parameters = inspect.signature(without_adapters(network).forward).parameters
+    parameters = inspect.signature(unwrap_peft(network).forward).parameters
     return "position_ids" in parameters and any(name in parameters for name in CACHE_ARGUMENTS)
 
 
 def _by_library(network: torch.nn.Module, prompt: Sequence[int], sampling: Sampling, device: str) -> Iterator[int]:
     """One token at a time by transformers' `generate`, which keeps no state between the calls."""
-    pick, tokens = Picker(sampling, device), list(prompt)
+    pick, tokens = TokenSampler(sampling, device), list(prompt)
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
-    inner = without_adapters(network)
+    inner = unwrap_peft(network)
     original, inner.generation_config = inner.generation_config, GenerationConfig()
     try:
         while True:

@@ -14,7 +14,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from engine.chat.base_copy import BaseCopy
-from engine.chat.generation import KeptCache
+from engine.chat.generation import ReusableCache
 from engine.chat.prompts import PromptEncoder
 from engine.chat.verification import TOLERANCE, largest_difference, logits_of, verify
 from engine.config.errors import Notice, RunFailed, UserError
@@ -26,7 +26,7 @@ from engine.data.tokens import Row
 from engine.evaluation.generate import end_tokens
 from engine.export.export_source import refuse_other_base
 from engine.methods import method
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of, maximum_positions
 from engine.methods.provenance import fingerprint
@@ -43,7 +43,7 @@ PROBE = Conversation(messages=[{"role": "user", "content": "Hello"}], prompt="He
 
 
 @dataclass(frozen=True)
-class TriedRun:
+class ChatRun:
     """A finished run that answers."""
 
     key: str
@@ -75,11 +75,11 @@ class Responder:
     ends: frozenset[int]
     positions: int | None
     """Maximum sequence length of the model."""
-    kept: KeptCache = field(default_factory=KeptCache)
+    kept: ReusableCache = field(default_factory=ReusableCache)
 
 
 @dataclass
-class BaseText:
+class PromptSettings:
     """Tokenizer, end tokens and system prompt of a run: of the model and of the training rows."""
 
     tokenizer: Any
@@ -105,13 +105,13 @@ class LoadedModels:
         return MemoryUse(parts=[copy.part for copy in self.copies], process=psutil.Process().memory_info().rss, gpu=gpu)
 
 
-def tried_runs(paths: Sequence[Path]) -> list[TriedRun]:
+def tried_runs(paths: Sequence[Path]) -> list[ChatRun]:
     """The runs to try, with different keys. Raises UserError as `tried_run`."""
     counts = Counter(short_name(path.name) for path in paths)
     return [tried_run(path, path.name if counts[short_name(path.name)] > 1 else "") for path in dict.fromkeys(paths)]
 
 
-def tried_run(path: Path, key: str = "") -> TriedRun:
+def tried_run(path: Path, key: str = "") -> ChatRun:
     """A run to try; its key is its short name by default.
 
     Raises UserError for an unfinished run, a run without a model, and if its base has changed.
@@ -124,16 +124,16 @@ def tried_run(path: Path, key: str = "") -> TriedRun:
         raise UserError("the run has no model", str(run.model), "try another run", "chat.no_model")
     refuse_other_base(config.model, result, spec)
     weights = fingerprint(config.model, config_of(config.model))
-    return TriedRun(key or short_name(run.name), run, config, spec, weights)
+    return ChatRun(key or short_name(run.name), run, config, spec, weights)
 
 
 class Loader:
     """Loads one session's models."""
 
-    def __init__(self, runs: Sequence[TriedRun], machine: Machine, progress: Progress) -> None:
+    def __init__(self, runs: Sequence[ChatRun], machine: Machine, progress: Progress) -> None:
         self.runs, self.machine, self.progress = runs, machine, progress
         self.loaded = LoadedModels(machine)
-        self._texts: dict[str, BaseText] = {}
+        self._texts: dict[str, PromptSettings] = {}
         self._titles = titles(runs)
 
     def load(self, with_base: bool) -> LoadedModels:
@@ -153,7 +153,7 @@ class Loader:
     def _load(self, with_base: bool) -> None:
         adapters = [run for run in self.runs if not run.spec.trains_weights]
         full = [run for run in self.runs if run.spec.trains_weights]
-        groups: dict[tuple[Any, ...], list[TriedRun]] = {}
+        groups: dict[tuple[Any, ...], list[ChatRun]] = {}
         for run in sorted(adapters, key=lambda run: run.spec.quantizes_base):
             groups.setdefault(run.base_identity, []).append(run)
         logits: dict[str, torch.Tensor] = {}
@@ -167,7 +167,7 @@ class Loader:
         by_order = sorted(self.loaded.responders.items(), key=lambda pair: order.get(pair[0], -1))
         self.loaded.responders = dict(by_order)
 
-    def _load_group(self, group: list[TriedRun], with_base: bool, logits: dict[str, torch.Tensor]) -> None:
+    def _load_group(self, group: list[ChatRun], with_base: bool, logits: dict[str, torch.Tensor]) -> None:
         """A base and all adapters on it. Of several copies of one base the first answers as the base."""
         first = group[0]
         name = self._base_name(first)
@@ -187,7 +187,7 @@ class Loader:
             self._add(run, copy, run.key)
         self.loaded.notices += verify(copy, before, prompt, self.machine.device, names)
 
-    def _load_base(self, run: TriedRun, logits: dict[str, torch.Tensor]) -> None:
+    def _load_base(self, run: ChatRun, logits: dict[str, torch.Tensor]) -> None:
         """The base of a full fine-tuning, which no adapter needs."""
         self.progress("loading the base")
         copy = BaseCopy(self._base_name(run), method(run.spec.name).load(run.config, self.machine))
@@ -196,11 +196,11 @@ class Loader:
         logits[run.weights] = logits_of(copy.network, prompt, self.machine.device)
         self._add_base(run, copy)
 
-    def _load_full(self, run: TriedRun, logits: dict[str, torch.Tensor]) -> None:
+    def _load_full(self, run: ChatRun, logits: dict[str, torch.Tensor]) -> None:
         title = self._titles[run.directory]
         self.progress(f"loading {run.key}")
         dtype = method(run.spec.name).weight_dtype(run.config, self.machine)
-        copy = BaseCopy(title, load_weights(Model(id=str(run.directory.model)), self.machine, dtype))
+        copy = BaseCopy(title, load_pretrained(Model(id=str(run.directory.model)), self.machine, dtype))
         self.loaded.copies.append(copy)
         self._add(run, copy, None)
         base = logits.get(run.weights)
@@ -211,12 +211,12 @@ class Loader:
             text = f"{title} answers as the base model: its logits are equal"
             self.loaded.notices.append(Notice("chat.full_is_base", text))
 
-    def _base_name(self, run: TriedRun) -> str:
+    def _base_name(self, run: ChatRun) -> str:
         name = BASE_4BIT if run.spec.quantizes_base else BASE
         several = len({other.weights for other in self.runs}) > 1
         return f"{name} {Path(run.config.model.id).name}" if several else name
 
-    def _add_base(self, run: TriedRun, copy: BaseCopy) -> None:
+    def _add_base(self, run: ChatRun, copy: BaseCopy) -> None:
         key = next(name for name in self._names(copy.name) if name not in self.loaded.responders)
         self.loaded.loaded_for[key] = run.directory.name
         self._respond(run, copy, None, key, key, "")
@@ -227,10 +227,10 @@ class Loader:
         yield name
         yield from (f"{name} {number}" for number in count(2))
 
-    def _add(self, run: TriedRun, copy: BaseCopy, adapter: str | None) -> None:
+    def _add(self, run: ChatRun, copy: BaseCopy, adapter: str | None) -> None:
         self._respond(run, copy, adapter, run.key, self._titles[run.directory], run.directory.name)
 
-    def _respond(self, run: TriedRun, copy: BaseCopy, adapter: str | None, key: str, title: str, name: str) -> None:
+    def _respond(self, run: ChatRun, copy: BaseCopy, adapter: str | None, key: str, title: str, name: str) -> None:
         text = self._text(run, copy)
         column = ChatColumn(
             key=key,
@@ -246,7 +246,7 @@ class Loader:
             column, copy, adapter, text.tokenizer, text.encoder, text.ends, positions
         )
 
-    def _text(self, run: TriedRun, copy: BaseCopy) -> BaseText:
+    def _text(self, run: ChatRun, copy: BaseCopy) -> PromptSettings:
         """Tokenizer, end tokens and system prompt, read once per run."""
         if run.directory.name in self._texts:
             return self._texts[run.directory.name]
@@ -261,12 +261,12 @@ class Loader:
             self.loaded.notices.append(Notice("chat.no_data", f"{text} ({reason})"))
         rows = [row for row in encoder.rows(examples) if isinstance(row, Row)] or [encoder.row(PROBE)]
         ends = end_tokens(tokenizer, getattr(copy.network, "get_base_model", lambda: copy.network)(), rows)
-        found = BaseText(tokenizer, encoder, ends, system_prompt(examples))
+        found = PromptSettings(tokenizer, encoder, ends, system_prompt(examples))
         self._texts[run.directory.name] = found
         return found
 
 
-def titles(runs: Sequence[TriedRun]) -> dict[RunDir, str]:
+def titles(runs: Sequence[ChatRun]) -> dict[RunDir, str]:
     """`QLoRA`; where a method occurs several times, with the end of the run's name: `LoRA 3f2a`."""
     counts = Counter(run.spec.name for run in runs)
     return {

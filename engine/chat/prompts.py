@@ -46,7 +46,7 @@ class PromptEncoder:
         return list(self._maker.rows(examples))
 
 
-def asked(example: Example) -> Conversation:
+def prompt_of(example: Example) -> Conversation:
     """A row's conversation without the answer to its last prompt."""
     messages = (example.messages or [])[:-1]
     return Conversation(messages=messages, tools=example.tools, prompt=example.prompt)

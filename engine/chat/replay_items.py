@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engine.chat.models import LoadedModels, TriedRun
-from engine.chat.prompts import PromptEncoder, asked
+from engine.chat.models import ChatRun, LoadedModels
+from engine.chat.prompts import PromptEncoder, prompt_of
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.conversation import Example
 from engine.data.examples import examples_of
 from engine.data.tokens import Row
 from engine.evaluation.predictions import PredictionLine, read_lines
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.runs.chat_messages import Items, ReplayItem
 from engine.runs.chat_messages import RecordedAnswer as Recorded
 
@@ -22,7 +22,7 @@ ORDER = {"disagree": 0, "failure": 1, "other": 2}
 
 
 @dataclass(frozen=True)
-class ScoredItem:
+class ReplayCandidate:
     """A test item with the recorded answers of all runs that were scored on it."""
 
     line: PredictionLine
@@ -37,7 +37,7 @@ class ScoredItem:
         return max(self.scores.values(), default=0.0) - min(self.scores.values(), default=0.0)
 
 
-def replay_items(runs: Sequence[TriedRun], models: LoadedModels, limit: int) -> Items:
+def replay_items(runs: Sequence[ChatRun], models: LoadedModels, limit: int) -> Items:
     """The first `limit` items in replay order, with prompts encoded as in training.
 
     Raises UserError if no run was scored on test items, and if the data now give other prompts.
@@ -54,7 +54,7 @@ def replay_items(runs: Sequence[TriedRun], models: LoadedModels, limit: int) -> 
     )
 
 
-def ranked(runs: Sequence[TriedRun], bases: Mapping[str, str]) -> list[ScoredItem]:
+def ranked(runs: Sequence[ChatRun], bases: Mapping[str, str]) -> list[ReplayCandidate]:
     """The test items that all scored runs have in common, in replay order; the order of the data decides ties.
 
     bases: name of a run -> column of its base, whose recorded answers are shown too; they do not affect the order.
@@ -71,7 +71,7 @@ def ranked(runs: Sequence[TriedRun], bases: Mapping[str, str]) -> list[ScoredIte
     return sorted(items, key=lambda item: (ORDER[item.kind], -item.spread))
 
 
-def _scored(runs: Sequence[TriedRun], lines: Sequence[PredictionLine], bases: Mapping[str, str]) -> ScoredItem:
+def _scored(runs: Sequence[ChatRun], lines: Sequence[PredictionLine], bases: Mapping[str, str]) -> ReplayCandidate:
     recorded: dict[str, Recorded] = {}
     of_base: dict[str, Recorded] = {}
     scores: dict[str, float] = {}
@@ -85,10 +85,10 @@ def _scored(runs: Sequence[TriedRun], lines: Sequence[PredictionLine], bases: Ma
     answers = {one.text.strip() for one in recorded.values()}
     failed = any(one.right is False for one in recorded.values())
     kind = "disagree" if failed and len(answers) > 1 else "failure" if failed else "other"
-    return ScoredItem(lines[0], of_base | recorded, scores, kind)
+    return ReplayCandidate(lines[0], of_base | recorded, scores, kind)
 
 
-def _right(item: Item, metric: MetricSpec) -> bool | None:
+def _right(item: ScoredItem, metric: MetricSpec) -> bool | None:
     """Whether the answer has the best possible score; None for a metric without answers."""
     if not metric.needs_answers:
         return None
@@ -96,13 +96,13 @@ def _right(item: Item, metric: MetricSpec) -> bool | None:
     return _score(item, metric) == (low if metric.lower_is_better else high)
 
 
-def _score(item: Item, metric: MetricSpec) -> float:
+def _score(item: ScoredItem, metric: MetricSpec) -> float:
     if not metric.needs_answers or item.scores is None:
         return item.nll / item.loss_weight if item.loss_weight else 0.0
     return item.scores.get(metric.name, 0.0)
 
 
-def _with_conversations(run: TriedRun, items: Sequence[ScoredItem], models: LoadedModels) -> list[ReplayItem]:
+def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: LoadedModels) -> list[ReplayItem]:
     """Read the items' rows again. Raises UserError if one is missing or renders to another prompt."""
     responder = models.responders[run.key]
     wanted = {item.line.where for item in items}
@@ -124,7 +124,7 @@ def _with_conversations(run: TriedRun, items: Sequence[ScoredItem], models: Load
             ReplayItem(
                 where=line.where,
                 kind=item.kind,
-                conversation=asked(found[line.where]),
+                conversation=prompt_of(found[line.where]),
                 target=line.target,
                 recorded=item.recorded,
             )

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-Resolved = bool | int | Literal["offload"]
+ResolvedCheckpointing = bool | int | Literal["offload"]
 """`train.gradient_checkpointing` without `auto`."""
-Setting = Resolved | Literal["auto"]
+CheckpointingSetting = ResolvedCheckpointing | Literal["auto"]
 
 
-class Checkpointing(NamedTuple):
+class ActivationCheckpointing(NamedTuple):
     """Which decoder layers recompute their activations."""
 
     every: int
@@ -32,19 +32,23 @@ class Checkpointing(NamedTuple):
         return self.every > 0 and layer % self.every == 0
 
     @property
-    def setting(self) -> Resolved:
+    def setting(self) -> ResolvedCheckpointing:
         """The value of `train.gradient_checkpointing` that means this."""
         if self.offload:
             return "offload"
         return self.every if self.every > 1 else bool(self.every)
 
 
-OFF, EVERY_LAYER, OFFLOADED = Checkpointing(0), Checkpointing(1), Checkpointing(1, offload=True)
-RECOMPUTING = (OFF, Checkpointing(4), Checkpointing(2), EVERY_LAYER)
+OFF, EVERY_LAYER, OFFLOADED = (
+    ActivationCheckpointing(0),
+    ActivationCheckpointing(1),
+    ActivationCheckpointing(1, offload=True),
+)
+RECOMPUTING = (OFF, ActivationCheckpointing(4), ActivationCheckpointing(2), EVERY_LAYER)
 """What `auto` chooses from on a GPU, the fastest first; OFFLOADED comes last."""
 
 
-def checkpointing_of(setting: Setting, device: Literal["cpu", "cuda"]) -> Checkpointing:
+def resolve_checkpointing(setting: CheckpointingSetting, device: Literal["cpu", "cuda"]) -> ActivationCheckpointing:
     """The meaning of the setting on a device.
 
     `auto` is off on a CPU; for a GPU the plan chooses (`engine.memory.formula.automatic`), and an estimate made before
@@ -54,23 +58,23 @@ def checkpointing_of(setting: Setting, device: Literal["cpu", "cuda"]) -> Checkp
         return OFF if device == "cpu" else EVERY_LAYER
     if setting == "offload":
         return EVERY_LAYER if device == "cpu" else OFFLOADED
-    return Checkpointing(int(setting))
+    return ActivationCheckpointing(int(setting))
 
 
-def stronger_than(chosen: Checkpointing) -> list[Checkpointing]:
+def stronger_than(chosen: ActivationCheckpointing) -> list[ActivationCheckpointing]:
     """The choices of `auto` that need less memory than this one, the fastest first."""
     choices = [*RECOMPUTING, OFFLOADED]
     return choices[choices.index(chosen) + 1 :]
 
 
-def memory_saved(chosen: Checkpointing) -> tuple[bool, float]:
+def memory_saved_order(chosen: ActivationCheckpointing) -> tuple[bool, float]:
     """Sorts choices by the memory that they save, the least first."""
     return chosen.offload, 1 / chosen.every if chosen.every else 0.0
 
 
-def describe_checkpointing(setting: Setting) -> str:
+def describe_checkpointing(setting: CheckpointingSetting) -> str:
     """A resolved setting in words: `off`, `1 in 4 layers`, `all layers`, `all layers, offloaded`."""
-    chosen = checkpointing_of(setting, "cuda")
+    chosen = resolve_checkpointing(setting, "cuda")
     if not chosen.every:
         return "off"
     layers = f"1 in {chosen.every} layers" if chosen.every > 1 else "all layers"

@@ -19,7 +19,7 @@ from engine.config.schema import SECTIONS, Config
 
 __all__ = [
     "EXCLUSIVE",
-    "Effective",
+    "EffectiveConfig",
     "Flat",
     "Preset",
     "flatten",
@@ -35,7 +35,7 @@ EXCLUSIVE = {"train.epochs": "train.steps", "train.steps": "train.epochs"}
 
 
 @dataclass(frozen=True)
-class Effective:
+class EffectiveConfig:
     """A configuration with the origin of every value, and notices on what was left out or renamed."""
 
     config: Config
@@ -81,7 +81,7 @@ def _read_toml(path: Path, name: str) -> tuple[str, dict[str, Any]]:
         raise UserError(what, str(path), "check the path", code="preset.unreadable") from error
 
 
-def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = None) -> Effective:
+def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = None) -> EffectiveConfig:
     """Combine defaults, the method's defaults, the preset and the command line; later ones take precedence.
 
     A key that the chosen method does not read is an error on the command line; it is left out with a notice where the
@@ -115,7 +115,7 @@ def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = 
             origins[key] = origin
     config = converted(values, layers)
     check_values(values, layers, config)
-    return Effective(config, {**dict.fromkeys(known_keys(), "default"), **origins}, notices)
+    return EffectiveConfig(config, {**dict.fromkeys(known_keys(), "default"), **origins}, notices)
 
 
 def _read_values(

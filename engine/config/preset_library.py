@@ -16,7 +16,7 @@ from engine.config.data_files import is_hub_id as is_hub_id
 from engine.config.errors import Notice, UserError
 from engine.config.files import check_utf8, working_directory
 from engine.config.method_specs import method_names
-from engine.config.preset import Effective, Flat, Preset, read_preset, resolve
+from engine.config.preset import EffectiveConfig, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.schema import Config
 from engine.config.text import visible
@@ -126,7 +126,7 @@ def _renamed_preset(name: str) -> tuple[Preset, Path]:
     return replace(preset, notices=[*preset.notices, notice]), path
 
 
-def effective(name: str, method: str | None, overrides: Flat) -> Effective:
+def resolve_preset(name: str, method: str | None, overrides: Flat) -> EffectiveConfig:
     """The effective configuration of a named preset and the command line, with absolute file names.
 
     The user's own trackers are its default for `track`.
@@ -134,7 +134,7 @@ def effective(name: str, method: str | None, overrides: Flat) -> Effective:
     return with_user_trackers(_effective(name, method, overrides))
 
 
-def _effective(name: str, method: str | None, overrides: Flat) -> Effective:
+def _effective(name: str, method: str | None, overrides: Flat) -> EffectiveConfig:
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
     given = with_absolute_paths(overrides, working_directory())

@@ -13,7 +13,7 @@ from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.config.method_specs import reads
-from engine.config.preset import EXCLUSIVE, Effective, Flat, Preset, flatten, nested, resolve
+from engine.config.preset import EXCLUSIVE, EffectiveConfig, Flat, Preset, flatten, nested, resolve
 from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 
@@ -48,7 +48,7 @@ def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> P
     return _write(path, tomli_w.dumps(nested(values)))
 
 
-def create_from_choice(name: str, base: str, chosen: Effective) -> Path:
+def create_from_choice(name: str, base: str, chosen: EffectiveConfig) -> Path:
     """Write `NAME.toml` with only what differs from the method's defaults.
 
     Raises UserError for an invalid or existing name.
@@ -60,7 +60,7 @@ def create_from_choice(name: str, base: str, chosen: Effective) -> Path:
     return _write(path, tomli_w.dumps(nested(values)))
 
 
-def changed_settings(chosen: Effective, rates: dict[str, float] | None = None) -> Flat:
+def changed_settings(chosen: EffectiveConfig, rates: dict[str, float] | None = None) -> Flat:
     """The method and every value that is not its default. `rates`: the preset's learning rates by method, if any."""
     method = chosen.config.method
     defaults = flatten(resolve(Preset("defaults", {}), method).config)

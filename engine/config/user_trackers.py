@@ -10,14 +10,14 @@ import platformdirs
 
 from engine.config.errors import UserError
 from engine.config.files import read_small
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_values import with_settings
 from engine.config.schema import Track
 
 ORIGIN = "config.toml"
 
 
-def with_user_trackers(found: Effective) -> Effective:
+def with_user_trackers(found: EffectiveConfig) -> EffectiveConfig:
     """The configuration with the keys of `[track]` in config.toml, where neither preset nor command line set them.
 
     Raises UserError for an invalid table: a run would silently not be logged.
@@ -28,7 +28,7 @@ def with_user_trackers(found: Effective) -> Effective:
     if not chosen:
         return found
     origins = {**found.origins, **dict.fromkeys(chosen, ORIGIN)}
-    return Effective(with_settings(found.config, chosen), origins, found.notices)
+    return EffectiveConfig(with_settings(found.config, chosen), origins, found.notices)
 
 
 def _table() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from engine.config.schema import Data
 from engine.data.column_usage import column_usage
 from engine.data.counts import SPLITS
 from engine.data.detection import detect
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.keys import KeyTable
 from engine.data.parallel import processes_for
 from engine.data.preparation import Facts, Places, Preparation
@@ -207,7 +207,7 @@ def _dated(tokenizer: Any) -> list[Notice]:
     return [Notice("data.template_writes_date", text)]
 
 
-def _template(found: Format, tokenizer: Any) -> str:
+def _template(found: DetectedFormat, tokenizer: Any) -> str:
     if found.name == "text":
         return "plain text with an end-of-sequence token"
     if has_template(tokenizer):
@@ -216,7 +216,7 @@ def _template(found: Format, tokenizer: Any) -> str:
     return "no chat template: prompt and completion joined as plain text, with an end-of-sequence token"
 
 
-def _need_template(found: Format, tokenizer: Any, data: Data) -> None:
+def _need_template(found: DetectedFormat, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or found.name in ("text", "prompt-completion"):
         return
     what = f"{found.name} rows need a chat template, and this model has none"

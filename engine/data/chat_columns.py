@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.config.errors import UserError
 from engine.data.chat_message import turns_of
 from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, Format
+from engine.data.format import ColumnLookup, DetectedFormat
 from engine.data.mapping import ColumnTemplate, column, is_empty
 from engine.data.row_limits import RawRow
 from engine.data.turns import conversation
@@ -14,7 +14,7 @@ CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog", "cha
 SYSTEMS, TOOLS = ("system", "system_prompt"), ("tools", "functions")
 
 
-def find_chat(columns: ColumnLookup, style: str) -> Format | None:
+def find_chat(columns: ColumnLookup, style: str) -> DetectedFormat | None:
     """The format for a column of conversations whose messages have the keys of `style`; None if there is none."""
     name = next((found for known in CHATS if (found := columns.find(known)) and not _is_plain(columns, found)), None)
     if name is None:
@@ -24,7 +24,7 @@ def find_chat(columns: ColumnLookup, style: str) -> Format | None:
         return None
     keys = "from, value" if style == "sharegpt" else "role, content"
     parts = {"messages": part, **columns.optional_parts(tools=TOOLS, system=SYSTEMS)}
-    return Format(style, f"column {name} with {keys}: {style}", parts)
+    return DetectedFormat(style, f"column {name} with {keys}: {style}", parts)
 
 
 def chat_style(part: ColumnTemplate, columns: ColumnLookup) -> str:
@@ -37,7 +37,7 @@ def chat_style(part: ColumnTemplate, columns: ColumnLookup) -> str:
     raise UserError(what, f"column {part.source}", "add messages to the rows", code="data.empty_conversations")
 
 
-def convert_chat(raw: RawRow, found: Format) -> Example:
+def convert_chat(raw: RawRow, found: DetectedFormat) -> Example:
     part = found.parts["messages"]
     turns = turns_of(part.fill(raw.values), raw.where, part.source)
     if not turns:

@@ -22,7 +22,7 @@ from engine.data.rendering import special_tokens
 from engine.data.row_notes import meaning
 from engine.data.token_text import texts_between
 from engine.data.tokenized import TokenizedRows
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -107,7 +107,7 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], max_tokens: int |
         "target": row.target[:max_tokens],
         "cut": row.cut,
         "length": row.length,
-        "loss_tokens": count - row.labels.count(IGNORED),
+        "loss_tokens": count - row.labels.count(IGNORE_INDEX),
         "answer": row.answer,
         "notes": [meaning(note)[1] for note in row.notes],
         "omitted": omitted,
@@ -119,7 +119,7 @@ def sample(row: Row, tokenizer: Any, specials: frozenset[int], max_tokens: int |
 
 
 def _token(id_: int, label: int, text: str, specials: frozenset[int]) -> dict[str, Any]:
-    return {"text": text, "id": id_, "trained": label != IGNORED, "special": id_ in specials, "partial": not text}
+    return {"text": text, "id": id_, "trained": label != IGNORE_INDEX, "special": id_ in specials, "partial": not text}
 
 
 def _lengths(rows: TokenizedRows) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.data.columns import EXAMPLES, Summary
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.runs.account import IGNORED, ColumnUse
 
 
-def column_usage(found: Format, summaries: Iterable[Summary]) -> list[ColumnUse]:
+def column_usage(found: DetectedFormat, summaries: Iterable[Summary]) -> list[ColumnUse]:
     """Every column of all splits with its role; several roles are joined: `prompt, answer`."""
     rows: dict[str, int] = {}
     examples: dict[str, list[str]] = {}

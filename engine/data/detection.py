@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.recognition import Undecided, recognize
 from engine.data.row_limits import RawRow
 from engine.data.suggestions import as_options, suggest_prompt, try_settings
 
 
-def detect(rows: Iterable[RawRow], data: Data) -> Format:
+def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     """The format that `data` sets or that the columns suggest. Reads all rows once, and some again for suggestions.
 
     Raises UserError for an unknown format, and if data.format, data.map or data.separator contradict the columns.

@@ -11,7 +11,7 @@ from engine.data.counts import SPLITS
 from engine.data.row_columns import OWN_PROMPT, WEIGHTED
 from engine.data.store import ColumnStore
 from engine.data.tokenized import TokenizedRows
-from engine.data.tokens import IGNORED
+from engine.data.tokens import IGNORE_INDEX
 
 _CHUNK = 2048
 """Rows hashed at a time."""
@@ -57,7 +57,7 @@ def _words(columns: ColumnStore, numbers: np.ndarray) -> tuple[np.ndarray, list[
     words[starts] = words[starts + 1 + sizes] = sizes
     words[starts + 2 + 2 * sizes] = prompts
     words[ragged(starts + 1, sizes)] = ids
-    words[ragged(starts + 2 + sizes, sizes)] = np.where(_in_loss(columns, numbers, sizes), ids, IGNORED)
+    words[ragged(starts + 2 + sizes, sizes)] = np.where(_in_loss(columns, numbers, sizes), ids, IGNORE_INDEX)
     own = (columns["flags"][numbers] & OWN_PROMPT) > 0
     for chosen, source, origins in ((~own, "ids", columns.ids_at), (own, "prompts", columns.prompts_at)):
         targets = ragged((starts + 3 + 2 * sizes)[chosen], prompts[chosen])

@@ -25,7 +25,7 @@ _ACCOUNT_ROLES = {
 
 
 @dataclass(frozen=True)
-class Format:
+class DetectedFormat:
     """How the rows of a data set are converted to examples."""
 
     name: str
@@ -92,8 +92,8 @@ class DataFormat:
     name: str
     order: int
     """Formats are tried in ascending order."""
-    detect: Callable[[ColumnLookup], Format | None]
-    convert: Callable[[RawRow, Format], Example]
+    detect: Callable[[ColumnLookup], DetectedFormat | None]
+    convert: Callable[[RawRow, DetectedFormat], Example]
     """Raises UnusableRow for a row with nothing to train on, UserError for a row that contradicts its format."""
     question: str = ""
     """For a format that is used only if data.format names it: the error text for its data."""

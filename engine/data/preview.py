@@ -14,7 +14,7 @@ from engine.config.schema import Data
 from engine.data.conversation import Problem
 from engine.data.counts import counted
 from engine.data.detection import detect
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.recognition import check_columns, to_example
 from engine.data.row_limits import RawRow
 from engine.data.source import read
@@ -42,7 +42,7 @@ def preview(data: Data) -> dict[str, Any]:
     }
 
 
-def _problems(given: Mapping[str, Iterable[RawRow]], found: Format) -> Iterator[Problem]:
+def _problems(given: Mapping[str, Iterable[RawRow]], found: DetectedFormat) -> Iterator[Problem]:
     """The unusable rows of all splits."""
     for rows in given.values():
         yield from (result for raw in rows if isinstance(result := to_example(raw, found), Problem))

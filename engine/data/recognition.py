@@ -11,7 +11,7 @@ from engine.config.schema import Data
 from engine.data.chat_columns import chat_style
 from engine.data.columns import Summary
 from engine.data.conversation import Example, Problem, UnusableRow
-from engine.data.format import OPTIONAL, ColumnLookup, Format
+from engine.data.format import OPTIONAL, ColumnLookup, DetectedFormat
 from engine.data.guessed_map import guess_map
 from engine.data.mapping import ColumnTemplate, listed, read_map
 from engine.data.media import media_columns
@@ -29,7 +29,7 @@ class Undecided(UserError):
         """`intro`: the words before the setting in the suggestion."""
 
 
-def check_columns(rows: Iterable[RawRow], found: Format) -> None:
+def check_columns(rows: Iterable[RawRow], found: DetectedFormat) -> None:
     """Check that every used column has a single type, and that every file has the required columns.
 
     Raises UserError with the first row of a different type, or with the files and their columns.
@@ -50,7 +50,7 @@ def check_columns(rows: Iterable[RawRow], found: Format) -> None:
             raise _differ(name, summary, found)
 
 
-def to_example(raw: RawRow, found: Format) -> Example | Problem:
+def to_example(raw: RawRow, found: DetectedFormat) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
         return data_formats()[found.name].convert(raw, found)
@@ -58,7 +58,7 @@ def to_example(raw: RawRow, found: Format) -> Example | Problem:
         return Problem(problem.kind, problem.what, raw.where)
 
 
-def recognize(rows: Iterable[RawRow], data: Data) -> Format:
+def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     """The format that `data` sets or that the columns suggest. Raises UserError (Undecided) as `detection.detect`."""
     check_name(data.format)
     summary = summary_of(rows)
@@ -78,7 +78,7 @@ def recognize(rows: Iterable[RawRow], data: Data) -> Format:
     return found
 
 
-def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> Format:
+def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedFormat:
     """The first format whose columns have values in most rows, else in any row, else in none."""
     for share in (0.5, 0.0, -1.0):
         columns = ColumnLookup(summary, data, share)
@@ -101,7 +101,7 @@ def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserErro
     return Undecided(f"{what} (columns {listed(summary.filled)})", data.id, do, "data.no_format", changes, "try")
 
 
-def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> Format:
+def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:
     """The format that the roles of data.map define."""
     given = set(roles) - {"system", "tools", "references"}
     names = {frozenset({"prompt", "completion"}): "prompt-completion", frozenset({"text"}): "text"}
@@ -117,10 +117,10 @@ def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data)
         raise UserError(what, "data.format", "remove one of the two", code="data.map_and_format")
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
     parts = {role: part for role, part in roles.items() if role in given}
-    return Format(name, f"data.map sets {shown}: {name}", parts, data.separator)
+    return DetectedFormat(name, f"data.map sets {shown}: {name}", parts, data.separator)
 
 
-def _with_mapped_extras(found: Format, roles: dict[str, ColumnTemplate], data: Data) -> Format:
+def _with_mapped_extras(found: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
     """Add the mapped system, tools and references; refuse them for plain text."""
     if data.separator is not None and found.name != "text":
         what = f"data.separator is for the format text, and the format is {found.name}"
@@ -134,7 +134,7 @@ def _with_mapped_extras(found: Format, roles: dict[str, ColumnTemplate], data: D
     return replace(found, parts=found.parts | extras)
 
 
-def _refuse_media(summary: Summary, found: Format, data: Data) -> None:
+def _refuse_media(summary: Summary, found: DetectedFormat, data: Data) -> None:
     """Refuse media columns, because the text refers to them, unless data.map selects the text explicitly."""
     media = media_columns(summary)
     if not media or data.map:
@@ -147,7 +147,7 @@ def _refuse_media(summary: Summary, found: Format, data: Data) -> None:
     raise Undecided(what, data.id, f"remove the column {name}", "data.media_column", {"map": changes}, intro)
 
 
-def _accounted(found: Format, summary: Summary, data: Data) -> Format:
+def _accounted(found: DetectedFormat, summary: Summary, data: Data) -> DetectedFormat:
     """Set the role of every column, and warn about ignored ones."""
     used = found.account_roles(list(summary.columns))
     roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
@@ -163,7 +163,7 @@ def _ignored(name: str, summary: Summary) -> Notice:
     return Notice("data.ignored_column", text)
 
 
-def _differ(part: str, summary: Summary, found: Format | None) -> UserError:
+def _differ(part: str, summary: Summary, found: DetectedFormat | None) -> UserError:
     """The error for files with different columns."""
     shown = [f"{name} has {listed(filled)}" for name, filled in summary.parts.items() if filled]
     where = part

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.conversation import Problem
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 
 CUT, OWN_PROMPT, WEIGHTED = 1, 2, 4
 """Bits of `flags`. OWN_PROMPT: the prompt is not a prefix of the ids and is stored separately."""
@@ -96,7 +96,7 @@ def _spans(results: Sequence[Result], rows: Sequence[Row]) -> dict[str, np.ndarr
     """Spans of tokens in the loss as [start, stop) pairs. Raises ValueError if a label differs from its token id."""
     sizes = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
     labels = _flat((row.labels for row in rows), "<i8")
-    trained = labels != IGNORED
+    trained = labels != IGNORE_INDEX
     if (labels[trained] != _flat((row.input_ids for row in rows), "<i8")[trained]).any():
         raise ValueError("a label differs from its token")
     ends = sizes.cumsum()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from engine.data.conversation import Example
 from engine.data.counts import SPLITS
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.items import reference_examples
 from engine.data.near_duplicates import LIMIT, TOO_MANY, NearDuplicates
 from engine.data.recognition import to_example
@@ -23,7 +23,7 @@ from engine.data.tokens import Row
 class SecondPass:
     """Reads the rows of the given splits again, if near-duplicates or further answers require it."""
 
-    format: Format
+    format: DetectedFormat
     given: dict[str, RowStream]
     assignment: Assignment
     total: int

@@ -14,7 +14,7 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.conversation import Example
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.recognition import recognize, to_example
 from engine.data.row_limits import RawRow
 from engine.data.rows import summary_of
@@ -62,7 +62,7 @@ def as_options(changes: dict[str, Any]) -> str:
     return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
 
 
-def suggest_prompt(rows: Iterable[RawRow], data: Data, found: Format) -> list[Notice]:
+def suggest_prompt(rows: Iterable[RawRow], data: Data, found: DetectedFormat) -> list[Notice]:
     """Suggest adding an ignored column to the prompt if its name indicates context."""
     likely = [name for name, role in found.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
     prompt, completion = found.parts["prompt"].lone, found.parts["completion"].lone

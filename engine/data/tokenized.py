@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.data.row_columns import CUT
 from engine.data.store import ColumnStore
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 
 
 class TokenizedRows(Sequence[Row]):
@@ -102,12 +102,12 @@ def answer_tokens_of(rows: Sequence[Row]) -> np.ndarray:
     """(rows,) number of predicted tokens in the loss of each row."""
     if isinstance(rows, TokenizedRows):
         return rows.answer_tokens
-    return np.array([sum(label != IGNORED for label in row.labels[1:]) for row in rows], dtype=np.int64)
+    return np.array([sum(label != IGNORE_INDEX for label in row.labels[1:]) for row in rows], dtype=np.int64)
 
 
 def _row(columns: ColumnStore, number: int) -> Row:
     ids = columns.ids(number).tolist()
-    labels = [IGNORED] * len(ids)
+    labels = [IGNORE_INDEX] * len(ids)
     spans = columns.spans(number)
     for start, stop in zip(spans[::2], spans[1::2], strict=True):
         labels[start:stop] = ids[start:stop]

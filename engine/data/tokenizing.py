@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from engine.data.conversation import Example, Problem
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.keys import KeyTable
 from engine.data.parallel import batched, in_order
 from engine.data.recognition import to_example
@@ -40,7 +40,7 @@ class ProcessedBatch:
 class RowProcessor:
     """Processes batches of raw rows."""
 
-    format: Format
+    format: DetectedFormat
     tokenizer: Any
     max_length: int
     split_version: int

@@ -21,7 +21,7 @@ from engine.data.patterns import PatternRenderer
 from engine.data.rendering import Rendered, Renderer, has_template
 from engine.data.special_tokens import SpecialTokens
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """The label of a token that is not in the loss: ignore_index of cross entropy."""
 _AT_ONCE = 1024
 _CHARACTERS = 1 << 22
@@ -183,7 +183,7 @@ class RowMaker:
         self, example: Example, ids: list[int], spans: list[Span], prompt: list[int], target: str, notes: list[str]
     ) -> Row | Problem:
         """Set labels and truncate on the right; a Problem if no label is left."""
-        labels = [IGNORED] * len(ids)
+        labels = [IGNORE_INDEX] * len(ids)
         for span in spans:
             labels[span.start : span.stop] = ids[span.start : span.stop]
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
@@ -191,7 +191,7 @@ class RowMaker:
         answer = sum(span.stop - span.start for span in spans)
         cut = len(ids) > self.max_length
         kept = labels[: self.max_length] if cut else labels
-        if not answer or (cut and kept.count(IGNORED) == len(kept)):
+        if not answer or (cut and kept.count(IGNORE_INDEX) == len(kept)):
             kind = "data.cut_before_answer" if answer else "data.empty_answer"
             what = (
                 f"the answer starts at token {spans[0].start + 1:,}, after max_length"

@@ -8,13 +8,13 @@ from engine.config.errors import UserError
 from engine.data.answers import Answer
 from engine.data.chat_message import message, text_of, tools_of
 from engine.data.conversation import EMPTY_TURN, Example, UnusableRow
-from engine.data.format import Format
+from engine.data.format import DetectedFormat
 from engine.data.loss_flags import weight_of
 from engine.data.media import refuse_placeholder
 from engine.data.row_limits import RawRow, parsed
 
 
-def conversation(turns: list[dict[str, Any]], raw: RawRow, found: Format, trained_from: int = 0) -> Example:
+def conversation(turns: list[dict[str, Any]], raw: RawRow, found: DetectedFormat, trained_from: int = 0) -> Example:
     """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
 
     Messages after the last trained answer are dropped. Empty answers before it get weight 0.
@@ -47,7 +47,7 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, found: Format, traine
 
 
 def question(
-    prompt: str, answer: Answer, raw: RawRow, found: Format, earlier: list[dict[str, Any]] | None = None
+    prompt: str, answer: Answer, raw: RawRow, found: DetectedFormat, earlier: list[dict[str, Any]] | None = None
 ) -> Example:
     """A prompt and its answer, after `earlier` messages."""
     if not prompt.strip():
@@ -101,7 +101,7 @@ def _is_empty(turn: dict[str, Any]) -> bool:
     return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
 
 
-def _add_system(messages: list[dict[str, Any]], raw: RawRow, found: Format) -> bool:
+def _add_system(messages: list[dict[str, Any]], raw: RawRow, found: DetectedFormat) -> bool:
     """Insert the row's system message, unless the conversation starts with one."""
     if "system" not in found.parts or messages[0]["role"] == "system":
         return False

@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training import varlen_attention
 
 NAME = "sdpa_by_group"
@@ -32,7 +32,7 @@ FLASH = "flash_attention_2"
 def attention_by_group(model: torch.nn.Module) -> Iterator[None]:
     """Context in which the model uses grouped attention: instead of SDPA if it has grouped heads, and instead of
     FlashAttention 2."""
-    inner = without_adapters(model)
+    inner = unwrap_peft(model)
     if not _is_supported(inner):
         yield
         return

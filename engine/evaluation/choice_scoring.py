@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import Forward, cache_unsupported_reason, padded_rows, within_memory
@@ -127,7 +127,7 @@ class Chooser:
         chosen = {}
         for number, row in enumerate(rows):
             complete = [
-                Row(row.prompt + tokens, [IGNORED] * len(row.prompt) + tokens, row.prompt, text, row.where, False)
+                Row(row.prompt + tokens, [IGNORE_INDEX] * len(row.prompt) + tokens, row.prompt, text, row.where, False)
                 for tokens, text in zip(self.choices.tokens, self.choices.texts, strict=True)
             ]
             chosen[number] = int(np.argmin([loss.nll for loss in self.whole(model, complete)]))

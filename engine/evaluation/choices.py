@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.metrics import normalized_space
 
 MAX_CHOICES = 1000
@@ -34,7 +34,7 @@ class Choices:
         found: dict[tuple[int, ...], str] = {}
         for row in rows:
             if not row.cut:
-                answer = tuple(label for label in row.labels[len(row.prompt) :] if label != IGNORED)
+                answer = tuple(label for label in row.labels[len(row.prompt) :] if label != IGNORE_INDEX)
                 found.setdefault(answer, row.target)
             if len(found) > MAX_CHOICES:
                 what = (

@@ -17,7 +17,7 @@ from engine.config.batch_limits import PADDED_TOKENS, REFILL_FRACTION
 from engine.evaluation.forward import Forward, rows_without_padding
 from engine.evaluation.gradients import without_gradients
 from engine.evaluation.kv_cache import RunningCache
-from engine.evaluation.ngram_speculation import ORDERS, NgramDrafts, worthwhile
+from engine.evaluation.ngram_speculation import ORDERS, NgramDrafts, draft_length
 from engine.evaluation.prefill import Prefill
 
 RECENT = max(ORDERS)
@@ -127,7 +127,7 @@ class Decoder:
             self.drafts.guess(answer.row, answer.recent, self.max_new_tokens - len(answer.tokens) - 1)
             for answer in self.running
         ]
-        ahead = worthwhile([chances for _, chances in drafts], computed, self.device)
+        ahead = draft_length([chances for _, chances in drafts], computed, self.device)
         return [tokens[:ahead] for tokens, _ in drafts]
 
     def _columns(self, guesses: list[list[int]], ahead: int, cache: RunningCache) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 
 CANDIDATES = 2000
 """Training rows among which examples are chosen; a large data set has enough short rows among them."""
@@ -61,7 +61,7 @@ def _with_prefix(row: Row, prefix: Sequence[int], bos: int | None) -> Row:
     return replace(
         row,
         input_ids=[*prefix, *ids],
-        labels=[*[IGNORED] * len(prefix), *labels],
+        labels=[*[IGNORE_INDEX] * len(prefix), *labels],
         prompt=[*prefix, *_without_bos(row.prompt, bos, True)],
         weights=None if weights is None else [*[0.0] * len(prefix), *weights[stripped:]],
     )

@@ -10,7 +10,7 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training import sharding
 from engine.training.guards import free_memory, is_out_of_memory
 
@@ -26,7 +26,7 @@ class Forward:
     def __init__(self, model: torch.nn.Module) -> None:
         parameters = _parameters(model)
         self.model = model
-        self.config, self.dtype = without_adapters(model).config, without_adapters(model).dtype
+        self.config, self.dtype = unwrap_peft(model).config, unwrap_peft(model).dtype
         self.cache_argument = next(name for name in CACHE_ARGUMENTS if name in parameters)
         self.trims_logits = "logits_to_keep" in parameters
 
@@ -57,11 +57,11 @@ def cache_unsupported_reason(model: torch.nn.Module) -> str:
     between layers are not supported.
     """
     parameters = _parameters(model)
-    name = type(without_adapters(model)).__name__
+    name = type(unwrap_peft(model)).__name__
     if "position_ids" not in parameters or not any(argument in parameters for argument in CACHE_ARGUMENTS):
         return f"{name} does not accept position_ids and a cache"
     try:
-        kinds = {type(layer) for layer in DynamicCache(config=without_adapters(model).config).layers}
+        kinds = {type(layer) for layer in DynamicCache(config=unwrap_peft(model).config).layers}
     except (KeyError, AttributeError) as error:
         return f"{name} has a custom cache ({error})"
     unsupported = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
@@ -119,4 +119,4 @@ def within_memory(work: Callable[[], T]) -> T | None:
 
 
 def _parameters(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(without_adapters(model).forward).parameters)
+    return frozenset(inspect.signature(unwrap_peft(model).forward).parameters)

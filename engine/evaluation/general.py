@@ -12,7 +12,7 @@ import torch
 from engine.assets import general_file, tiny_general_file
 from engine.config.errors import UserError
 from engine.config.schema import Config
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses
 from engine.runs.result import General
 from engine.training.collation import Packing, answer_tokens
@@ -68,5 +68,5 @@ def _row(passage: str, name: str, tokenizer: Any) -> Row | None:
     ids = list(tokenizer(passage, verbose=False)["input_ids"])[:MAX_PASSAGE_TOKENS] if passage else []
     if len(ids) < 2:
         return None
-    labels = [IGNORED, *ids[1:]]
+    labels = [IGNORE_INDEX, *ids[1:]]
     return Row(ids, labels, ids[:1], passage, name, False, (), len(ids), len(ids) - 1)

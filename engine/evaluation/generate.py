@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import Forward, cache_unsupported_reason, left_padded, within_memory
 from engine.evaluation.gradients import without_gradients
 from engine.evaluation.preflight import check_prompts
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training.guards import OutOfMemory
 
 Warn = Callable[[str, str], None]
@@ -104,7 +104,7 @@ class Generator:
     @without_gradients
     def _generate(self, model: torch.nn.Module, prompts: list[list[int]]) -> list[list[int]]:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
-        inner = without_adapters(model)
+        inner = unwrap_peft(model)
         original = inner.generation_config
         # `generate` takes settings that its caller leaves unset from the model's generation config.
         inner.generation_config = GenerationConfig()
@@ -140,7 +140,7 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, model: torch.nn.Module, rows:
     ends |= set(own) if isinstance(own, list) else {own} if own is not None else set()
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     for row in rows[:100]:
-        trained = [label for label in row.labels if label != IGNORED]
+        trained = [label for label in row.labels if label != IGNORE_INDEX]
         if trained and trained[-1] in special:
             ends.add(trained[-1])
     return frozenset(ends - {None})

@@ -13,7 +13,7 @@ BLOCK = 1 << 16
 """Row indices that are drawn at once."""
 
 
-def of_scores(values: Sequence[float]) -> Interval:
+def score_interval(values: Sequence[float]) -> Interval:
     """Bootstrap interval of scores between 0 and 1, widened if all rows have the same score."""
     interval = bootstrap(values)
     return interval.widened(values[0]) if len(set(values)) == 1 else interval

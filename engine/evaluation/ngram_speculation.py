@@ -113,7 +113,7 @@ class _Followers:
             self.best, self.best_count = token, count
 
 
-def worthwhile(chances: Sequence[Sequence[float]], computed: int, device: str) -> int:
+def draft_length(chances: Sequence[Sequence[float]], computed: int, device: str) -> int:
     """Number of draft tokens per row to verify: the one with the most expected tokens per cost of the forward pass.
 
     The cost of `computed` rows of t tokens is modeled as OVERHEAD + computed · t.

@@ -10,7 +10,7 @@ import msgspec
 
 from engine.config.files import write_atomically
 from engine.data.items import EvaluationItem
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 
 Who = Literal["base", "tuned"]
 
@@ -19,8 +19,8 @@ def write_items(
     path: Path,
     items: Sequence[EvaluationItem],
     prompts: Sequence[str],
-    base: Sequence[Item] | None,
-    tuned: Sequence[Item] | None,
+    base: Sequence[ScoredItem] | None,
+    tuned: Sequence[ScoredItem] | None,
 ) -> None:
     """Write one line per test item, atomically. `references` is present only if there are several."""
     lines = []
@@ -39,7 +39,9 @@ def write_items(
     write_atomically(path, b"\n".join([*lines, b""]))
 
 
-def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str], who: Who) -> list[Item] | None:
+def read_items(
+    path: Path, items: Sequence[EvaluationItem], prompts: Sequence[str], who: Who
+) -> list[ScoredItem] | None:
     """Read the answers of an earlier worker of this run; None if they are missing, damaged or of other items."""
     try:
         lines = _lines(path)
@@ -53,7 +55,7 @@ def read_items(path: Path, items: Sequence[EvaluationItem], prompts: Sequence[st
     return found if same and len(found) == len(lines) else None
 
 
-def recorded_items(path: Path, who: Who) -> list[Item] | None:
+def recorded_items(path: Path, who: Who) -> list[ScoredItem] | None:
     """Read the answers of one model without comparing prompts; None if they are missing or damaged."""
     try:
         lines = _lines(path)
@@ -82,11 +84,11 @@ class PredictionLine(msgspec.Struct):
     target: str
     where: str = ""
     references: list[str] = msgspec.field(default_factory=list)
-    base: Item | None = None
-    tuned: Item | None = None
+    base: ScoredItem | None = None
+    tuned: ScoredItem | None = None
 
 
-def _plain(item: Item) -> dict[str, Any]:
+def _plain(item: ScoredItem) -> dict[str, Any]:
     plain = {"nll": item.nll, "tokens": item.tokens, "output": item.output, "scores": item.scores}
     optional = {"weight": item.weight, "ended": item.ended, "formatted": item.formatted}
     return plain | {name: value for name, value in optional.items() if value is not None}

@@ -27,12 +27,12 @@ def refuse_rows(config: Config, rows: Prepared) -> None:
 def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[str, Any]) -> UserError | None:
     """The first error of rows (split -> sequence of Row) that cannot be trained on or scored, else None."""
     longest = max((int(lengths_of(split).max(initial=0)) for split in rows.values()), default=0)
-    return too_long(longest, maximum_positions(config_of(model)), max_length) or not_scorable(
+    return length_error(longest, maximum_positions(config_of(model)), max_length) or scoring_error(
         evaluation, rows["train"], rows["test"]
     )
 
 
-def too_long(longest: int, positions: int | None, max_length: int) -> UserError | None:
+def length_error(longest: int, positions: int | None, max_length: int) -> UserError | None:
     """The error if rows of `longest` tokens exceed the model's number of positions."""
     if not positions or longest <= positions:
         return None
@@ -41,7 +41,7 @@ def too_long(longest: int, positions: int | None, max_length: int) -> UserError 
     return UserError(what, "train.max_length", do, "data.longer_than_model")
 
 
-def not_scorable(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Row]) -> UserError | None:
+def scoring_error(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Row]) -> UserError | None:
     """The error if the metric does not apply to these rows: `choice` with too many or too few distinct answers, or
     generation from an empty prompt.
     """

@@ -17,15 +17,23 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.forward import within_memory
 from engine.evaluation.generate import Generator
 from engine.evaluation.gradients import without_gradients
-from engine.evaluation.intervals import bootstrap, of_scores
+from engine.evaluation.intervals import bootstrap, score_interval
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.evaluation.worst_case import longest_answers, run_worst_case
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.runs.result import Interval, Score
 from engine.training.batches import held_out_batches
-from engine.training.collation import IGNORED, Packing, answer_tokens, collate, loss_weight, targets_of, weights_of
+from engine.training.collation import (
+    IGNORE_INDEX,
+    Packing,
+    answer_tokens,
+    collate,
+    loss_weight,
+    loss_weights,
+    targets_of,
+)
 from engine.training.guards import OutOfMemory
 from engine.training.loss import answer_nll, supports_logits_to_keep
 
@@ -87,16 +95,16 @@ class Scorer:
             text = f"evaluation batch size reduced to {answering.batch}: a larger one would not fit in memory"
             self.generator.warn("memory.evaluation_batch_reduced", text)
 
-    def items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[Item]:
+    def items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[ScoredItem]:
         """Loss and, unless the metric is the loss, the scored answer of every item, in order."""
         if not items:
             return []
         model.eval()
         losses = item_losses(model, items, self.packing, self.pad, self.device, self.progress)
         if not metric_spec(self.metric).needs_answers:
-            return [Item.of(loss) for loss in losses]
+            return [ScoredItem.of(loss) for loss in losses]
         return [
-            Item.of(
+            ScoredItem.of(
                 loss, output, best_score(self.metric, output, item.references), ended, is_formatted(self.metric, output)
             )
             for loss, (output, ended), item in zip(losses, self._answers(model, items), items, strict=True)
@@ -115,13 +123,13 @@ class Scorer:
         return list(zip(self.generator.texts(tokens), map(self.generator.has_ended, tokens), strict=True))
 
 
-def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
+def summarize(items: Sequence[ScoredItem], metric: str, seconds: float) -> Score:
     """Means over items with confidence intervals."""
     weights = [item.loss_weight for item in items]
     loss = bootstrap([item.nll / item.loss_weight for item in items], weights)
     scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
-        scores[name] = of_scores([(item.scores or {}).get(name, 0.0) for item in items])
+        scores[name] = score_interval([(item.scores or {}).get(name, 0.0) for item in items])
     needs_answers = bool(items) and metric_spec(metric).needs_answers
     score = scores.pop(metric) if needs_answers else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
@@ -140,7 +148,7 @@ def summarize(items: Sequence[Item], metric: str, seconds: float) -> Score:
 def _share(flags: Sequence[bool | None]) -> Interval | None:
     """The share of items with the flag; None if it is unknown for one."""
     known = [float(flag) for flag in flags if flag is not None]
-    return of_scores(known) if known and len(known) == len(flags) else None
+    return score_interval(known) if known and len(known) == len(flags) else None
 
 
 def item_losses(
@@ -199,7 +207,7 @@ def row_losses(
 
 def vocabulary_of(model: torch.nn.Module) -> int:
     """Vocabulary size of the model, the last dimension of its logits."""
-    vocabulary: int = without_adapters(model).config.get_text_config().vocab_size
+    vocabulary: int = unwrap_peft(model).config.get_text_config().vocab_size
     return vocabulary
 
 
@@ -218,10 +226,10 @@ def _batch_losses(
 
 def _answer_weights(row: Row) -> list[float]:
     """The loss weights of a row's tokens in the loss."""
-    return [weight for weight, target in zip(weights_of(row), targets_of(row), strict=True) if target != IGNORED]
+    return [weight for weight, target in zip(loss_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX]
 
 
-def timed(work: Callable[[], list[Item]]) -> tuple[list[Item], float]:
+def timed(work: Callable[[], list[ScoredItem]]) -> tuple[list[ScoredItem], float]:
     """The items and the duration of computing them in seconds."""
     started = time.monotonic()
     items = work()

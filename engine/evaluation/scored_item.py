@@ -8,7 +8,7 @@ from engine.evaluation.row_loss import RowLoss
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoredItem:
     """The result of one evaluation item: the model's answer, its scores, and the loss on the references."""
 
     nll: float
@@ -38,6 +38,6 @@ class Item:
         scores: dict[str, float] | None = None,
         ended: bool | None = None,
         formatted: bool | None = None,
-    ) -> Item:
+    ) -> ScoredItem:
         weight = None if loss.weight == loss.tokens else loss.weight
         return cls(loss.nll, loss.tokens, output, scores, weight, ended, formatted)

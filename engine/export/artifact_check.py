@@ -33,13 +33,13 @@ from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import best_score
 from engine.evaluation.score import Scorer, item_losses
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.export import gguf_check
-from engine.export.check_job import Checked, CheckJob
+from engine.export.check_job import ArtifactCheck, CheckJob
 from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, versions
@@ -56,7 +56,7 @@ LOGIT_TOKENS = 64
 LOGITS = "logits"
 
 
-def check(job: CheckJob, progress: Any) -> Checked:
+def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     """Load the artifact, compare logits, answer the test rows."""
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -66,7 +66,7 @@ def check(job: CheckJob, progress: Any) -> Checked:
     progress("preparing test rows")
     tokenizer = load_tokenizer(frozen.config.model)
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))
-    checked = Checked(device=machine.name, versions=versions())
+    checked = ArtifactCheck(device=machine.name, versions=versions())
     progress("loading the model" if job.kind == "run" else "loading the artifact")
     if job.kind == "gguf":
         _check_gguf(job, frozen, scored, tokenizer, checked, progress)
@@ -89,12 +89,14 @@ def _run_model(run: RunDir, frozen: FrozenRun, machine: Machine) -> torch.nn.Mod
     config = frozen.config
     if method_spec(config.method).trains_weights:
         dtype = method(config.method).weight_dtype(config, machine)
-        return load_weights(Model(id=str(run.model)), machine, dtype)
+        return load_pretrained(Model(id=str(run.model)), machine, dtype)
     base = method(config.method).load(config, machine)
     return multiply_in_input_dtype(peft.PeftModel.from_pretrained(base, str(run.model)))
 
 
-def _artifact(job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, checked: Checked) -> torch.nn.Module:
+def _artifact(
+    job: CheckJob, run: RunDir, frozen: FrozenRun, machine: Machine, checked: ArtifactCheck
+) -> torch.nn.Module:
     """Load the artifact by its own files alone."""
     options: dict[str, Any] = {"device_map": {"": 0}} if machine.device == "cuda" else {}
     options |= {"use_safetensors": True, "trust_remote_code": False}
@@ -138,7 +140,7 @@ def _check_gguf(
     frozen: FrozenRun,
     scored: ScoredRows,
     tokenizer: PreTrainedTokenizerBase,
-    checked: Checked,
+    checked: ArtifactCheck,
     progress: Any,
 ) -> None:
     """The same with llama.cpp, on the CPU."""
@@ -154,7 +156,7 @@ def _check_gguf(
 
 @torch.inference_mode()
 def _compare_logits(
-    logits_of: Callable[[Row], torch.Tensor], scored: ScoredRows, job: CheckJob, checked: Checked
+    logits_of: Callable[[Row], torch.Tensor], scored: ScoredRows, job: CheckJob, checked: ArtifactCheck
 ) -> None:
     """Logits of the first answer tokens of the run's rows: stored for the run, compared for an artifact."""
     parts: list[torch.Tensor] = []
@@ -183,7 +185,7 @@ def _answer(
     scored: ScoredRows,
     tokenizer: PreTrainedTokenizerBase,
     machine: Machine,
-    checked: Checked,
+    checked: ArtifactCheck,
     progress: Any,
 ) -> None:
     """Loss on the run's tokens; answers to the prompts as the artifact's own tokenizer renders them."""
@@ -197,14 +199,14 @@ def _answer(
     losses = item_losses(model, scored.items, packing, tokenizer.pad_token_id, device)
     metric = metric_spec(evaluation.metric)
     if not metric.needs_answers:
-        checked.items = [Item.of(loss) for loss in losses]
+        checked.items = [ScoredItem.of(loss) for loss in losses]
         return
     generator = Generator(own, evaluation.max_new_tokens, evaluation.batch, device, ends, checked.warn)
     started = time.monotonic()
     outputs = _outputs(model, generator, evaluation.metric, items, scored, packing, checked, progress)
     checked.seconds = time.monotonic() - started
     checked.items = [
-        Item.of(loss, output, best_score(evaluation.metric, output, item.references))
+        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references))
         for loss, output, item in zip(losses, outputs, items, strict=True)
     ]
 
@@ -216,7 +218,7 @@ def _outputs(
     items: Sequence[EvaluationItem],
     scored: ScoredRows,
     packing: Packing,
-    checked: Checked,
+    checked: ArtifactCheck,
     progress: Any,
 ) -> list[str]:
     """Answers to the prompts of the items: chosen among the answers of the training rows, or generated."""

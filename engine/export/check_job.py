@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.runs.exports import CheckWarning, Defect
 
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]
@@ -26,10 +26,10 @@ class CheckJob(Struct, kw_only=True):
     """File with the logits of the run's model: written for `run`, else compared with."""
 
 
-class Checked(Struct, kw_only=True):
+class ArtifactCheck(Struct, kw_only=True):
     """What was found."""
 
-    items: list[Item] = field(default_factory=list)
+    items: list[ScoredItem] = field(default_factory=list)
     """The artifact's answers and losses, in the order of the run's predictions."""
     ended: float | None = None
     seconds: float = 0.0

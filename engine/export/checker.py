@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engine.export.artifact_files import Progress
-from engine.export.check_job import Checked, CheckedKind, CheckJob
+from engine.export.check_job import ArtifactCheck, CheckedKind, CheckJob
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 
@@ -25,7 +25,7 @@ class Checker:
     seconds: float = 0.0
     """Duration of all checks so far."""
 
-    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> Checked:
+    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> ArtifactCheck:
         """Check one artifact; `quantize_base` as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
         logits = str(self.work / "logits.safetensors")
         job = CheckJob(
@@ -38,4 +38,4 @@ class Checker:
         started = time.monotonic()
         answer = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
         self.seconds += time.monotonic() - started
-        return msgspec.convert(answer, Checked)
+        return msgspec.convert(answer, ArtifactCheck)

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
-from engine.evaluation.intervals import bootstrap, of_scores
-from engine.evaluation.scored_item import Item
+from engine.evaluation.intervals import bootstrap, score_interval
+from engine.evaluation.scored_item import ScoredItem
 from engine.runs.result import Interval
 
 
-def values_of(items: Sequence[Item], metric: str) -> list[float]:
+def values_of(items: Sequence[ScoredItem], metric: str) -> list[float]:
     """The metric of each item: its score, or its mean loss."""
     if not metric_spec(metric).needs_answers:
         return [item.nll / item.loss_weight for item in items]
     return [(item.scores or {}).get(metric, 0.0) for item in items]
 
 
-def scores_of(items: Sequence[Item], metric: str) -> Interval | None:
+def mean_with_interval(items: Sequence[ScoredItem], metric: str) -> Interval | None:
     """Mean of the metric with its interval."""
     if not items:
         return None
     values = values_of(items, metric)
     if metric_spec(metric).needs_answers:
-        return of_scores(values)
+        return score_interval(values)
     return bootstrap(values, [item.loss_weight for item in items])
 
 
-def difference_of(items: Sequence[Item], reference: Sequence[Item] | None, metric: str) -> Interval | None:
+def difference_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] | None, metric: str) -> Interval | None:
     """items − reference with the bootstrap interval of paired items; None if they are not the same number of items."""
     if not items or reference is None or len(items) != len(reference):
         return None

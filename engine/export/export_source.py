@@ -70,7 +70,7 @@ def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
         raise UserError(what, model.id, do, "export.base_changed")
 
 
-def refuse_small_disk(final: Path, source: ExportSource, kind: ExportKind, dtype: WeightType) -> None:
+def refuse_small_export_disk(final: Path, source: ExportSource, kind: ExportKind, dtype: WeightType) -> None:
     size = source.result.artifact_bytes
     if kind != "adapter":
         size = source.result.parameters * DTYPES.get(dtype, torch.bfloat16).itemsize

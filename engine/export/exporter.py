@@ -21,7 +21,7 @@ from engine.config.files import (
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.evaluation.predictions import recorded_items
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.export.artifact_files import (
     UNQUANTIZED,
     Progress,
@@ -31,10 +31,10 @@ from engine.export.artifact_files import (
     write_merged,
 )
 from engine.export.card import write_card
-from engine.export.check_job import Checked
+from engine.export.check_job import ArtifactCheck
 from engine.export.checker import Checker
-from engine.export.comparison import difference_of, scores_of
-from engine.export.export_source import ExportSource, export_source, refuse_small_disk
+from engine.export.comparison import difference_of, mean_with_interval
+from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
 from engine.methods.provenance import folder_bytes
 from engine.runs.exports import (
@@ -60,7 +60,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     try:
         refuse_folder(final, request.overwrite)
         run = export_source(request)
-        refuse_small_disk(final, run, request.kind, dtype)
+        refuse_small_export_disk(final, run, request.kind, dtype)
         with _folder_in_progress(final) as folder:
             fidelity = _write_and_check(run, request, dtype, folder, progress)
             write_card(folder, run, fidelity)
@@ -105,7 +105,7 @@ def _write_and_check(
         checker = Checker(run.directory, work, progress)
         checker.check("run")
         candidates: list[MergeCandidate] = []
-        checked: Checked | None = None
+        checked: ArtifactCheck | None = None
         if request.kind == "adapter":
             write_common_files(run, folder)
             write_adapter(run, folder)
@@ -125,7 +125,7 @@ def _write_and_check(
         return fidelity
 
 
-def write_item_scores(path: Path, items: Sequence[Item]) -> None:
+def write_item_scores(path: Path, items: Sequence[ScoredItem]) -> None:
     """Write one line per test item: losses and scores, without prompts and answers."""
     lines = [
         ItemScore(item=number, nll=item.nll, tokens=item.tokens, weight=item.weight, scores=item.scores or {})
@@ -136,7 +136,7 @@ def write_item_scores(path: Path, items: Sequence[Item]) -> None:
 
 def _write_merged(
     run: ExportSource, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
-) -> tuple[list[MergeCandidate], Checked | None]:
+) -> tuple[list[MergeCandidate], ArtifactCheck | None]:
     """Write a merged model. A QLoRA adapter is merged into both of its possible bases; the better one is kept.
 
     Returns the two candidates and the check of the one that was kept; without candidates ([], None).
@@ -145,7 +145,7 @@ def _write_merged(
         write_common_files(run, folder)
         write_merged(run, dtype, folder, "original", progress)
         return [], None
-    checks: dict[MergeBase, Checked] = {}
+    checks: dict[MergeBase, ArtifactCheck] = {}
     bases: tuple[MergeBase, ...] = ("original", "dequantized")
     for base in bases:
         place = folder / f".{base}"
@@ -162,7 +162,7 @@ def _write_merged(
     return [
         MergeCandidate(
             base=base,
-            score=scores_of(checks[base].items, run.result.metric),
+            score=mean_with_interval(checks[base].items, run.result.metric),
             difference=difference_of(checks[base].items, reference, run.result.metric),
             kept=base == best,
         )
@@ -170,7 +170,9 @@ def _write_merged(
     ], checks[best]
 
 
-def _check_both_bases(run: ExportSource, folder: Path, checker: Checker) -> tuple[list[MergeCandidate], Checked | None]:
+def _check_both_bases(
+    run: ExportSource, folder: Path, checker: Checker
+) -> tuple[list[MergeCandidate], ArtifactCheck | None]:
     """Check a QLoRA adapter on the 4-bit base of its training, and on the 16-bit base, as servers load it.
 
     Returns both and the first check; for other adapters ([], None).
@@ -178,14 +180,14 @@ def _check_both_bases(run: ExportSource, folder: Path, checker: Checker) -> tupl
     if not run.spec.quantizes_base:
         return [], None
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
-    checks: dict[MergeBase, Checked] = {
+    checks: dict[MergeBase, ArtifactCheck] = {
         "dequantized": checker.check("adapter", folder),
         "original": checker.check("adapter", folder, quantize_base=False),
     }
     return [
         MergeCandidate(
             base=base,
-            score=scores_of(checked.items, metric),
+            score=mean_with_interval(checked.items, metric),
             difference=difference_of(checked.items, reference, metric),
             kept=base == "dequantized",
         )
@@ -193,14 +195,14 @@ def _check_both_bases(run: ExportSource, folder: Path, checker: Checker) -> tupl
     ], checks["dequantized"]
 
 
-def _rank(items: Sequence[Item], metric: MetricSpec) -> tuple[float, float]:
+def _rank(items: Sequence[ScoredItem], metric: MetricSpec) -> tuple[float, float]:
     """Score, then the lower loss; greater is better."""
-    score, loss = scores_of(items, metric.name), scores_of(items, "loss")
+    score, loss = mean_with_interval(items, metric.name), mean_with_interval(items, "loss")
     value = (score.mean if score else None) or 0.0
     return -value if metric.lower_is_better else value, -((loss.mean if loss else None) or 0.0)
 
 
-def _identical(items: Sequence[Item], reference: Sequence[Item] | None) -> float | None:
+def _identical(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] | None) -> float | None:
     """The share of answers that are the same text; None if they cannot be compared."""
     if not items or reference is None or len(reference) != len(items):
         return None
@@ -218,7 +220,7 @@ def fidelity_of(
     request: ExportRequest,
     dtype: WeightType,
     folder: Path,
-    checked: Checked,
+    checked: ArtifactCheck,
     candidates: list[MergeCandidate],
 ) -> Fidelity:
     """The record of a check."""
@@ -236,10 +238,10 @@ def fidelity_of(
         outcome=outcome,
         defects=checked.defects,
         warnings=checked.warnings,
-        score=scores_of(checked.items, metric),
+        score=mean_with_interval(checked.items, metric),
         run_score=run.result.after.score if run.result.after else None,
         difference=difference,
-        loss=scores_of(checked.items, "loss"),
+        loss=mean_with_interval(checked.items, "loss"),
         loss_difference=difference_of(checked.items, reference, "loss"),
         identical=_identical(checked.items, reference) if metric_spec(metric).needs_answers else None,
         ended=checked.ended,

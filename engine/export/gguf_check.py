@@ -15,16 +15,16 @@ from transformers import PreTrainedTokenizerBase
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Evaluation
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import best_score
 from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.export.llama_cpp import LlamaCpp
 from engine.export.scored_rows import ScoredRows
 from engine.runs.exports import Defect
-from engine.training.collation import loss_weight, targets_of, weights_of
+from engine.training.collation import loss_weight, loss_weights, targets_of
 
 FILE = "model.gguf"
 
@@ -44,7 +44,7 @@ def row_logits(model: LlamaCpp, row: Row) -> torch.Tensor:
 def _in_loss(row: Row) -> Iterator[tuple[int, int]]:
     """(place whose logits predict it, token) of every token in the loss."""
     for place, target in enumerate(targets_of(row)):
-        if target != IGNORED:
+        if target != IGNORE_INDEX:
             yield place, target
 
 
@@ -77,12 +77,12 @@ def answer(
     scored: ScoredRows,
     evaluation: Evaluation,
     progress: Any,
-) -> tuple[list[Item], list[list[int]], float]:
+) -> tuple[list[ScoredItem], list[list[int]], float]:
     """(items, generated tokens of each answer, seconds of generation)."""
     losses = [_item_loss(model, item) for item in scored.items]
     metric = metric_spec(evaluation.metric)
     if not metric.needs_answers:
-        return [Item.of(loss) for loss in losses], [], 0.0
+        return [ScoredItem.of(loss) for loss in losses], [], 0.0
     started, answers, outputs = time.monotonic(), [], []
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     ends = frozenset(token for token in special if model.ends_generation(token))
@@ -95,7 +95,7 @@ def answer(
             outputs.append(tokenizer.decode(answers[-1], skip_special_tokens=True))
         progress("answering test rows", done, len(scored.items))
     items = [
-        Item.of(loss, output, best_score(evaluation.metric, output, item.references))
+        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references))
         for loss, output, item in zip(losses, outputs, scored.items, strict=True)
     ]
     return items, answers, time.monotonic() - started
@@ -122,7 +122,9 @@ def _item_loss(model: LlamaCpp, item: EvaluationItem) -> RowLoss:
 def _row_loss(model: LlamaCpp, row: Row) -> RowLoss:
     targets = torch.tensor([token for _, token in _in_loss(row)])
     losses = torch.nn.functional.cross_entropy(row_logits(model, row), targets, reduction="none").double()
-    weights = [weight for weight, target in zip(weights_of(row), targets_of(row), strict=True) if target != IGNORED]
+    weights = [
+        weight for weight, target in zip(loss_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX
+    ]
     if row.weights is not None:
         losses *= torch.tensor(weights)
     return RowLoss(float(losses.sum()), len(targets), loss_weight(row))

@@ -36,7 +36,7 @@ MAX_REASON = 200
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """A commit on the Hub."""
 
     url: str
@@ -63,7 +63,7 @@ def check_repository(repository: str, public: bool) -> str:
     return name
 
 
-def push(folder: Path, repository: str, public: bool, progress: Callable[..., None]) -> Pushed:
+def push(folder: Path, repository: str, public: bool, progress: Callable[..., None]) -> PushResult:
     """Upload the files of an artifact as one commit; the repository is created if it does not exist.
 
     Raises UserError as `check_repository` does, if a file has changed since the check, and if the repository has other
@@ -89,7 +89,7 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
         message = f"Upload {fidelity.run} ({fidelity.kind}, {fidelity.type})"
         commit = api.create_commit(name, operations, commit_message=message)
     private = not public if found is None else bool(found.private)
-    return Pushed(str(commit.commit_url), name, private, len(paths), _notes(folder))
+    return PushResult(str(commit.commit_url), name, private, len(paths), _notes(folder))
 
 
 def _refuse_changed(folder: Path, fidelity: Fidelity) -> None:

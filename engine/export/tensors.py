@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from engine.config import schema
-from engine.methods.loading import load_weights
-from engine.methods.locate import Located, locate
+from engine.methods.loading import load_pretrained
+from engine.methods.locate import ModelLocation, locate
 from engine.methods.machine import Machine
 
 INDEX = "model.safetensors.index.json"
@@ -89,7 +89,7 @@ def base_tensors(model: schema.Model, plain: torch.nn.Module) -> Tensors:
     found = CheckpointTensors(folder, f"{plain.base_model_prefix}.")
     if all(found.has(name, tensor.shape) for name, tensor in stored_parameters(plain).items()):
         return found
-    return LoadedTensors(load_weights(model, Machine("cpu", "", False, False), torch.float32))
+    return LoadedTensors(load_pretrained(model, Machine("cpu", "", False, False), torch.float32))
 
 
 def stored_parameters(plain: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -104,7 +104,7 @@ def stored_parameters(plain: torch.nn.Module) -> dict[str, torch.Tensor]:
     return kept
 
 
-def checkpoint_folder(located: Located) -> Path:
+def checkpoint_folder(located: ModelLocation) -> Path:
     """The local folder with the weights of a model; of a Hub model its snapshot in the cache."""
     if located.is_folder:
         return Path(located.source)

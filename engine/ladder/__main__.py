@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     kind = "sweep" if isinstance(folder, SweepDir) else "ladder"
     try:
         folder.plan()
-        lock = locks.hold(folder.lock_file)
+        lock = locks.acquire(folder.lock_file)
         if lock is None:
             do = f"`ftbench attach {folder.name}` shows it"
             raise UserError(f"{kind} is already running", folder.name, do, code=f"{kind}.already_running")
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         return 1
     status, reason = "failed", ""
     try:
-        locks.sign(lock, str(os.getpid()))
+        locks.write_holder(lock, str(os.getpid()))
         status, reason = _run(folder)
     except UserError as error:  # ladder.json or sweep.json is damaged
         print(error.line, file=sys.stderr)

@@ -9,11 +9,11 @@ from engine.ladder.decisions import Decisions, comparison, is_non_inferior
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
-    difference,
+    difference_text,
     is_as_good,
     keeps_gain,
     ladder_metric,
-    score,
+    score_text,
     unit_suffix,
 )
 from engine.runs import score_format
@@ -44,15 +44,15 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
     if gain := row.share_of_gain:
         text = f"{name} {keeps_gain(ladder, row, gain)}, {size}"
     elif metric.lower_is_better:
-        text = f"{name} has a {metric.title} of {score(row, metric)} {size}"
+        text = f"{name} has a {metric.title} of {score_text(row, metric)} {size}"
     else:
-        text = f"{name} scores {score(row, metric)} {size}"
+        text = f"{name} scores {score_text(row, metric)} {size}"
     of_run = comparison(ladder, row.name, row.source)
     if of_run is None:
         return f"{text}."
     if of_run.difference.mean == 0 and row.identical == 1:
         return f"{text}; all its answers are those of {fmt.rung_title(row.source)}."
-    value = difference(ladder, of_run)
+    value = difference_text(ladder, of_run)
     if of_run.finding == "as_good":
         return f"{text}; {is_as_good(ladder, 'it', fmt.rung_title(row.source))}: {value}."
     if of_run.finding == "undecided":

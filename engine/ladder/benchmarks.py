@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.ladder.results import RUN_AGAIN, LadderResults
-from engine.ladder.statistics import LEVEL, Difference, ItemScores, MeanSamples
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, ItemScores, MeanSamples
 from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
@@ -84,7 +84,7 @@ def _rows(
     }
     trained = [name for name, scores in values.items() if not scores.untrained and name not in samples.unlike]
     if BASE in values and trained:
-        level = 1 - (1 - LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
+        level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
         for one in samples.differences([(name, BASE) for name in trained], level):
             _add_difference(rows[one.a], one, samples.n, higher_is_better, benchmarks)
     return list(rows.values())

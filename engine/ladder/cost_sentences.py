@@ -59,7 +59,7 @@ def _cost(
 
 def mean_and_range(seeds: SeedRange, text: Callable[[float | None], str], unit: str = "") -> str:
     """`48.4 s per run (seeds: 47.3 s – 49.9 s)`: the mean with `unit`, and the range if the seeds differ."""
-    value, extent = f"{text(seeds.mean)}{unit}", fmt.seed_range(seeds, text)
+    value, extent = f"{text(seeds.mean)}{unit}", fmt.seed_range_text(seeds, text)
     return f"{value} (seeds: {extent})" if extent else value
 
 

@@ -28,7 +28,7 @@ def other_devices(ladder: Ladder) -> str:
     return f"Timings on another device are left out of times and costs: {listed(names)}." if names else ""
 
 
-def side_by_side(ladder: Ladder) -> str:
+def shared_cpu_caveat(ladder: Ladder) -> str:
     """The caveat on timings of runs that shared the CPU; '' where no two runs shared it."""
     if ladder.runs_at_once == 1 or ladder.machine.get("cuda"):
         return ""

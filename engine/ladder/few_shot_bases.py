@@ -9,11 +9,11 @@ from engine.ladder.decisions import Decisions, comparison
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
-    difference,
+    difference_text,
     is_as_good,
     ladder_metric,
     method_subject,
-    score,
+    score_text,
 )
 from engine.ladder.results import FinishedRun, LadderResults, add_scores, read_prediction_lines
 from engine.ladder.rung_format import rung_title
@@ -60,13 +60,13 @@ def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSent
     most = max(rows, key=lambda row: shots_of(row.name))
     title, metric = rung_title(most.name), ladder_metric(ladder)
     scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
-    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score(most, metric)}."
+    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score_text(most, metric)}."
     sentences = [VerdictSentence("quality", text)]
     for row in decisions.tuned:
         found = comparison(ladder, row.name, most.name)
         if found is None:
             continue
-        value, name = difference(ladder, found), method_subject(row)
+        value, name = difference_text(ladder, found), method_subject(row)
         if found.finding in SIGNIFICANTLY:
             said = f"{name} is {SIGNIFICANTLY[found.finding]} than the {title}: {value}."
         elif found.finding == "as_good":

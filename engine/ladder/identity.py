@@ -82,7 +82,7 @@ def relevant_settings(config: Config) -> dict[str, Any]:
     return {key: settings[key] for key in related}
 
 
-def split_otherwise(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:
+def runs_with_other_split(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:
     """Runs with the same settings whose rows were split by another version, with that version."""
     found = []
     for run in sorted(iterate(runs), key=lambda run: run.name):

@@ -81,7 +81,7 @@ def as_fast(names: Sequence[str]) -> str:
     return f"For some seeds {' and '.join(names)} {'were' if len(names) > 1 else 'was'} as fast."
 
 
-def difference(ladder: Ladder, compared: Comparison) -> str:
+def difference_text(ladder: Ladder, compared: Comparison) -> str:
     """`QLoRA − full = −2.3 points, simultaneous 95% CI [−4.0, −0.6]`, and what is assumed about single seeds."""
     metric = ladder_metric(ladder)
     value = score_format.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
@@ -150,7 +150,7 @@ def _range(first: int, second: int | None, unit: str) -> str:
     return f"about {low} {unit}" if low == high else f"about {low} to {high} {unit}"
 
 
-def score(row: RungResult, metric: MetricSpec) -> str:
+def score_text(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
     return score_format.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
 
@@ -180,7 +180,7 @@ def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
     """`QLoRA and LoRA are significantly worse than the base model: ` and their differences."""
     names = listed([method_noun(row) for row in rows])
     verb = "are" if len(rows) > 1 else "is"
-    gaps = [difference(ladder, gain) for row in rows if (gain := comparison(ladder, row.name, BASE))]
+    gaps = [difference_text(ladder, gain) for row in rows if (gain := comparison(ladder, row.name, BASE))]
     return f"{names[:1].upper()}{names[1:]} {verb} {SIGNIFICANTLY['worse']} than the base model: {'; '.join(gaps)}."
 
 

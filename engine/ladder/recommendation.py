@@ -22,7 +22,7 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
     as_fast,
-    difference,
+    difference_text,
     is_as_good,
     ladder_metric,
     method_noun,
@@ -90,7 +90,7 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResu
     if ship.name != best.name:
         behind = comparison(ladder, ship.name, best.name)
         rival = fmt.rung_title(best.name)
-        value = f" ({difference(ladder, behind)})" if behind else ""
+        value = f" ({difference_text(ladder, behind)})" if behind else ""
         sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
         gap = is_as_good(ladder, "it", f"{rival}, which has {_top(ladder)}")
         return f"Ship {name}: {gap}{value}, and {sizes}."
@@ -103,8 +103,8 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResu
         return f"Ship {name} ({size} artifact): it has {_top(ladder)}; {NOT_COMPARED} with {rival}."
     if lead.finding == "better":
         than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
-        return f"Ship {name} ({size} artifact): it is {than}, {difference(ladder, lead)}."
-    lead_text = f"Its lead is not significant: {difference(ladder, lead)}."
+        return f"Ship {name} ({size} artifact): it is {than}, {difference_text(ladder, lead)}."
+    lead_text = f"Its lead is not significant: {difference_text(ladder, lead)}."
     is_smallest = best.artifact_bytes <= EQUAL_SIZE * min(row.artifact_bytes for row in decisions.tuned)
     why = SMALLEST_ARTIFACT if is_smallest else NO_SMALLER_AS_GOOD
     return f"Ship {name} ({size} artifact): it has {_top(ladder)} and {why}. {lead_text}"
@@ -117,7 +117,7 @@ def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
     price, name = _price(full, rival), fmt.rung_title(rival.name)
     if lead is None:
         return f"Full fine-tuning was not compared with {name}."
-    value = difference(ladder, lead)
+    value = difference_text(ladder, lead)
     if lead.finding == "better":
         return f"Full fine-tuning is {SIGNIFICANTLY['better']} than {name}, {value}; it costs {price}."
     if lead.finding == "worse":

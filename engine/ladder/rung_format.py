@@ -1,6 +1,6 @@
 """Rungs, p-values and ranges over seeds as text, for the verdict and the report's tables.
 
-Functions of numbers take None and NaN too and return `–`; `seed_range` returns ''. Sizes, durations and counts:
+Functions of numbers take None and NaN too and return `–`; `seed_range_text` returns ''. Sizes, durations and counts:
 `engine.config.quantities`.
 """
 
@@ -48,7 +48,7 @@ def p_value(value: Number) -> str:
     return "< 0.001" if value is not None and value < 0.001 else decimal(value, 3)
 
 
-def seed_range(seeds: SeedRange | None, text: Callable[[Number], str]) -> str:
+def seed_range_text(seeds: SeedRange | None, text: Callable[[Number], str]) -> str:
     """Lowest to highest value over the seeds, formatted by `text`; '' if both are written the same."""
     if seeds is None:
         return ""

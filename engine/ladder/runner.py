@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.preset import Effective, flatten
+from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
-from engine.ladder.identity import identity, index, split_otherwise
+from engine.ladder.identity import identity, index, runs_with_other_split
 from engine.ladder.run_costs import disturbance, worked_seconds
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
@@ -179,7 +179,7 @@ class LadderRunner:
         run = run_dir.create(
             folder,
             name,
-            Effective(config, origins),
+            EffectiveConfig(config, origins),
             identity=key,
             split_version=self._split_version(),
             data_fingerprint=self._fingerprints().get("data", ""),
@@ -192,7 +192,7 @@ class LadderRunner:
     def _warn_of_other_splits(self, config: Config) -> None:
         """Warn of runs with the same settings that are not reused because their rows were split differently."""
         current = self._split_version()
-        for run, version in split_otherwise(self.dir.runs, config, current):
+        for run, version in runs_with_other_split(self.dir.runs, config, current):
             self.warn("ladder.different_split", f"{run.name} is not reused: {versions_differ(version, current)}")
 
     def _split_version(self) -> int:

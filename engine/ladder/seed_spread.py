@@ -33,7 +33,7 @@ from engine.ladder.quasi_random import POINTS, Floats, uniform
 REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
 """(common spread, spread of rungs), of logarithms; the spread of rungs by the rung's seeds, the common one by the
 ladder's."""
-LEVEL = 0.01
+SIGNIFICANCE_LEVEL = 0.01
 """Of the test whether a rung's spread is unlike the others'."""
 GRID = np.linspace(np.log(0.01), np.log(100.0), 96)
 """Logarithms of standard deviations, in units of the median."""
@@ -81,7 +81,7 @@ def unlike_the_others(evidence: Sequence[SeedEvidence]) -> list[bool]:
         unlike = False
         if 1 < one.seeds < most and one.squares > 0:
             ratio = one.squares / (one.seeds - 1) * freedom / pooled if pooled > 0 else np.inf
-            unlike = f_tail(ratio, one.seeds - 1, freedom) < LEVEL
+            unlike = f_tail(ratio, one.seeds - 1, freedom) < SIGNIFICANCE_LEVEL
         found.append(unlike)
     return found
 

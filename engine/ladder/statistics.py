@@ -35,7 +35,7 @@ from engine.ladder.required_sample import RequiredSample, required_range, what_t
 from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
 from engine.runs.result import Interval
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 Z_95 = 1.96
 """Standard normal quantile of 97.5 %."""
 MIN_ITEMS = 6
@@ -216,12 +216,12 @@ class MeanSamples:
     def _interval(self, mean: float, samples: Floats, clip: bool = False) -> Interval:
         if self.n == 1:
             return Interval(mean=mean, low=None, high=None, rows=1)
-        low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(samples, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
         if clip:
             low, high = max(self.bounds[0], low), min(self.bounds[1], high)
         return Interval(mean=mean, low=float(low), high=float(high), rows=self.n)
 
-    def differences(self, pairs: Sequence[tuple[str, str]], level: float = LEVEL) -> list[Difference]:
+    def differences(self, pairs: Sequence[tuple[str, str]], level: float = CONFIDENCE_LEVEL) -> list[Difference]:
         """The difference of each pair, with simultaneous intervals; they are infinite below MIN_ITEMS items."""
         observed = np.array([self.scores[a].mean - self.scores[b].mean for a, b in pairs])
         samples = np.abs(np.array([self.means[a] - self.means[b] for a, b in pairs]) - observed[:, None])
@@ -279,7 +279,7 @@ class MeanSamples:
             samples = np.array([self.item_errors[a] - self.item_errors[b] for a, b in pairs])
             error = samples.std(1, keepdims=True)
             largest = np.abs(samples / np.where(error > 0, error, 1.0)).max(0)
-            self._critical[pairs] = max(Z_95, float(np.quantile(largest, LEVEL)))
+            self._critical[pairs] = max(Z_95, float(np.quantile(largest, CONFIDENCE_LEVEL)))
         return self._critical[pairs]
 
 

@@ -20,13 +20,13 @@ from engine.ladder.phrases import (
     ONE_TIMING,
     RULE,
     SIGNIFICANTLY,
-    difference,
+    difference_text,
     is_as_good,
     ladder_metric,
     method_noun,
     method_subject,
     sample_size,
-    score,
+    score_text,
     status,
     worse_than_base,
 )
@@ -92,7 +92,7 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     if full is None:
         return f"{FULL_NOT_SCORED}{_why_missing(ladder)}, so {OVERALL['unknown']}."
     if subject is full:
-        return f"Only full fine-tuning has a score, {score(full, ladder_metric(ladder))}, so {OVERALL['unknown']}."
+        return f"Only full fine-tuning has a score, {score_text(full, ladder_metric(ladder))}, so {OVERALL['unknown']}."
     name, gain = method_subject(subject), subject.share_of_gain
     if gain is None or gain.mean is None:
         why = subject.no_share or "its share of full fine-tuning's gain is unknown"
@@ -142,7 +142,7 @@ def _no_comparison(row: RungResult, other: str) -> str:
 
 
 def _finding(ladder: Ladder, found: Comparison, row: RungResult, other: str) -> str:
-    value = difference(ladder, found)
+    value = difference_text(ladder, found)
     if found.finding in SIGNIFICANTLY:
         return f"{method_subject(row)} is {SIGNIFICANTLY[found.finding]} than {other}: {value}."
     if found.finding == "as_good":

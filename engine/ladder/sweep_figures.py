@@ -9,8 +9,8 @@ from engine.config.quantities import percent, ratio
 from engine.ladder.decisions import COST, QUALITY
 from engine.ladder.phrases import RULE_GAIN
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
-from engine.ladder.report.palette import MUTED, RULE, RungStyle, styles
-from engine.ladder.report.svg import inline
+from engine.ladder.report.palette import GRID_COLOR, MUTED, RungStyle, styles
+from engine.ladder.report.svg import inline_svg
 from engine.runs.sweep import Sweep, SweepPoint, cell_text, value_text
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _figure(
         ticks(axes.yaxis, [low, high])
         legend(figure, rung_styles, rungs, marker=True)
         name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
-        svg = inline(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown, measure)}")
+        svg = inline_svg(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown, measure)}")
     return [ReportFigure(title, svg, " ".join([measure.bars, measure.rule, *([SHADED] if is_shaded else [])]))]
 
 
@@ -115,7 +115,7 @@ def _shade(axes: Axes, sweep: Sweep, points: Sequence[SweepPoint]) -> bool:
     """Shade the values at which the rule of thumb holds; returns whether there are any."""
     places = {_place(sweep, point) for point in points if point.rule == "holds"}
     for place in places:
-        axes.axvspan(place - 0.5, place + 0.5, color=RULE, linewidth=0)
+        axes.axvspan(place - 0.5, place + 0.5, color=GRID_COLOR, linewidth=0)
     return bool(places)
 
 

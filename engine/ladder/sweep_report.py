@@ -81,10 +81,10 @@ def _without_results(one: SweepCell, keys: Sequence[str]) -> TableLine:
 
 def text(sweep: Sweep) -> str:
     """The report as Markdown."""
-    parts = [f"# {markdown.inline(title(sweep))}", markdown.inline(" · ".join(facts(sweep)))]
-    parts += [f"**{markdown.inline(sweep.headline)}**"] if sweep.headline else []
-    parts += [markdown.bullets(map(markdown.inline, sweep.sentences))] if sweep.sentences else []
-    parts += [markdown.table(results(sweep)), markdown.inline(READING)]
+    parts = [f"# {markdown.escape_inline(title(sweep))}", markdown.escape_inline(" · ".join(facts(sweep)))]
+    parts += [f"**{markdown.escape_inline(sweep.headline)}**"] if sweep.headline else []
+    parts += [markdown.bullets(map(markdown.escape_inline, sweep.sentences))] if sweep.sentences else []
+    parts += [markdown.table(results(sweep)), markdown.escape_inline(READING)]
     parts += ["Run the sweep:", markdown.fenced(sweep.command)] if sweep.command else []
     return "\n\n".join(parts) + "\n"
 

@@ -160,7 +160,7 @@ class SweepRunner:
         """The pipeline of the cell's ladder, whose lock is held; adds the time that it took to the cell."""
         folder = self._folder(cell)
         plan = folder.plan()
-        lock = locks.hold(folder.lock_file, str(os.getpid()))
+        lock = locks.acquire(folder.lock_file, str(os.getpid()))
         if lock is None:
             do = f"`ftbench stop {folder.name}` stops it"
             raise UserError("ladder is already running", folder.name, do, code="ladder.already_running")

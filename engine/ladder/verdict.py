@@ -11,7 +11,7 @@ from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.benchmark_sentences import benchmark_sentences
 from engine.ladder.cost_sentences import cost_sentences
 from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
-from engine.ladder.device_differences import other_devices, side_by_side
+from engine.ladder.device_differences import other_devices, shared_cpu_caveat
 from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.few_shot_bases import few_shot_sentences
 from engine.ladder.phrases import (
@@ -26,7 +26,7 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     WITHIN_MARGIN,
     both_as_good,
-    difference,
+    difference_text,
     is_as_good,
     keeps_gain,
     ladder_metric,
@@ -35,7 +35,7 @@ from engine.ladder.phrases import (
     not_significant,
     one_rate,
     sample_size,
-    score,
+    score_text,
     share,
     status,
     worse_than_base,
@@ -116,14 +116,14 @@ def _no_gain(ladder: Ladder, full: RungResult) -> str:
         models = "between full fine-tuning and the base model"
         text = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} {models} with {sample_size(ladder)}"
     return (
-        f"{text}: full scores {score(full, metric)}, {difference(ladder, gain)}. {NO_GAIN}; "
+        f"{text}: full scores {score_text(full, metric)}, {difference_text(ladder, gain)}. {NO_GAIN}; "
         "train longer, on more rows or at another learning rate before comparing methods."
     )
 
 
 def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison) -> str:
     metric, name = ladder_metric(ladder), fmt.rung_title(row.name)
-    own, reference = score(row, metric), score(full, metric)
+    own, reference = score_text(row, metric), score_text(full, metric)
     if metric.lower_is_better:
         text = f"{name} has a {metric.title} of {own}, full of {reference}"
     else:
@@ -131,7 +131,7 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
         text = f"{name} scores {own}, {part}full's {reference}"
     if gain := row.share_of_gain:
         text += f", and {keeps_gain(ladder, row, gain)}"
-    value = difference(ladder, against)
+    value = difference_text(ladder, against)
     if against.finding == "undecided":
         return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(ladder, against)}"
     if against.finding == "as_good":
@@ -184,7 +184,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     texts: list[str] = []
     if any(len(row.seeds) == 1 for row in decisions.tuned):
         texts.append(ONE_SEED)
-    texts += filter(None, [disturbed_timings(ladder), other_devices(ladder), side_by_side(ladder)])
+    texts += filter(None, [disturbed_timings(ladder), other_devices(ladder), shared_cpu_caveat(ladder)])
     texts.append(chosen_rates(ladder) or one_rate(ladder))
     metric = ladder_metric(ladder)
     if metric.lower_is_better:

@@ -22,7 +22,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from engine.config.activation_checkpointing import Checkpointing, describe_checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing, describe_checkpointing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
@@ -45,14 +45,14 @@ class AllocatesStep(Protocol):
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeResult:
     """Peaks in bytes, defined like `Result.peak_training_bytes`."""
 
     training: int
     evaluation: int | None
     """None if not measured: on a CPU a process that uses too much memory is killed, so it is only predicted."""
     seconds: float
-    checkpointing: Checkpointing | None = None
+    checkpointing: ActivationCheckpointing | None = None
     """What was enabled to make it fit, None if nothing was."""
 
 
@@ -73,11 +73,11 @@ class Probe:
     process.
     """
     warn: Warn
-    stronger: list[Checkpointing] = field(default_factory=list)
+    stronger: list[ActivationCheckpointing] = field(default_factory=list)
     """What may be enabled to make it fit, the fastest first."""
-    enabled: Checkpointing | None = None
+    enabled: ActivationCheckpointing | None = None
 
-    def run(self) -> Probed:
+    def run(self) -> ProbeResult:
         """Measure the peaks, reducing the trainer's micro-batch size and recomputing activations until it fits.
 
         Raises OutOfMemory if a single row does not fit, or a micro-batch of a sharded model, in training or evaluation.
@@ -88,7 +88,7 @@ class Probe:
                 training, evaluation = self._measured()
             finally:
                 self._forget()
-        return Probed(training, evaluation, time.monotonic() - started, self.enabled)
+        return ProbeResult(training, evaluation, time.monotonic() - started, self.enabled)
 
     def _measured(self) -> tuple[int, int | None]:
         limit = self._least(self._limit())

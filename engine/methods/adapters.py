@@ -32,7 +32,7 @@ class CastLinear(torch.nn.Linear):
         return torch.nn.functional.linear(input, self.weight.to(input.dtype), bias)
 
 
-def without_adapters(model: torch.nn.Module) -> Any:
+def unwrap_peft(model: torch.nn.Module) -> Any:
     """The transformers model without PEFT's wrapper, if it has one."""
     return getattr(model, "get_base_model", lambda: model)()
 

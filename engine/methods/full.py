@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from engine.config import schema
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 
 
@@ -26,7 +26,7 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
 
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the model."""
-    return load_weights(config.model, machine, weight_dtype(config, machine))
+    return load_pretrained(config.model, machine, weight_dtype(config, machine))
 
 
 def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Module:

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
-from engine.methods.locate import Located, load_error, locate
+from engine.methods.locate import ModelLocation, load_error, locate
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_at
 
 
-def load_weights(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """Load the causal LM onto the machine's device, with Liger kernels on a GPU where they are installed.
 
     `options` are passed to `from_pretrained`.
@@ -35,7 +35,7 @@ def _place(machine: Machine) -> dict[str, int | str] | None:
 
 
 def _loaded(
-    model: schema.Model, located: Located, implementation: str | None, options: dict[str, Any]
+    model: schema.Model, located: ModelLocation, implementation: str | None, options: dict[str, Any]
 ) -> PreTrainedModel:
     try:
         try:
@@ -50,7 +50,7 @@ def _loaded(
         raise load_error(located, "model", error) from error
 
 
-def _from_pretrained(located: Located, **options: Any) -> PreTrainedModel:
+def _from_pretrained(located: ModelLocation, **options: Any) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(
         located.source, revision=located.revision, trust_remote_code=False, use_safetensors=True, **options
     )

@@ -19,7 +19,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer
 
 
 @dataclass(frozen=True)
-class Located:
+class ModelLocation:
     """Location of a model: a folder, or a Hub id to download."""
 
     source: str
@@ -28,26 +28,26 @@ class Located:
     note: str = ""
 
 
-def locate(model: schema.Model) -> Located:
+def locate(model: schema.Model) -> ModelLocation:
     """Resolve `model.id` for loading. Raises UserError for a folder or file that cannot be loaded."""
     place = model_place(model)
     if place.kind == "hub":
-        return Located(place.hub, False, model.revision)
+        return ModelLocation(place.hub, False, model.revision)
     if place.kind == "gguf" and place.path:
         if not place.path.is_file():
             raise UserError("file not found", model.id, "check model.id", code="model.not_found")
         from engine.methods.convert import gguf_to_folder  # imports torch
 
-        return Located(str(gguf_to_folder(place.path)), True, note=f"dequantized from {place.path.name}")
+        return ModelLocation(str(gguf_to_folder(place.path)), True, note=f"dequantized from {place.path.name}")
     if place.path is None:
         known = ", ".join([EMBEDDED, *CATALOG])
         do = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
         raise UserError("model not found", model.id, do, code="model.not_found")
     if model.id in CATALOG:
-        return Located(str(place.path), True, note=_provenance(place.path))
+        return ModelLocation(str(place.path), True, note=_provenance(place.path))
     if model.id != EMBEDDED:
         _check_folder(place.path)
-    return Located(str(place.path), True)
+    return ModelLocation(str(place.path), True)
 
 
 def _check_folder(folder: Path) -> None:
@@ -80,7 +80,7 @@ def _refuse_adapter(folder: Path) -> None:
     raise UserError(what, str(folder), do, code="model.adapter_folder")
 
 
-def load_error(located: Located, part: str, error: Exception) -> UserError:
+def load_error(located: ModelLocation, part: str, error: Exception) -> UserError:
     """Translate an exception of `from_pretrained` for `part` (model, tokenizer, configuration) into a UserError."""
     text = " ".join(str(error).split())
     where = located.source

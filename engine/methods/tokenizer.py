@@ -9,10 +9,10 @@ from engine.config.errors import UserError
 from engine.data.chat_template import ChatTemplate
 from engine.data.shipped_templates import template_text
 from engine.data.thinking import with_thinking
-from engine.methods.locate import Located, load_error, locate
+from engine.methods.locate import ModelLocation, load_error, locate
 
 
-def load_tokenizer(model: schema.Model, located: Located | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer with a pad token and the chat template of `model.chat_template`, else its own, with the
     default for `enable_thinking` that the model section has.
 

@@ -134,7 +134,7 @@ def _adopt_one(folder: Folder, home: Path) -> AdoptedFolder:
     had_lock = folder.lock_file.exists()
     at = folder.path
     try:
-        lock = locks.hold(folder.lock_file, str(os.getpid()))
+        lock = locks.acquire(folder.lock_file, str(os.getpid()))
         if lock is None:
             return _result(folder, "refused", RUNNING)
         try:

@@ -85,7 +85,7 @@ def remove(item: StoredItem) -> bool:
             return False
         remove_tree(item.path)
         return True
-    descriptor = locks.hold(item.owner.lock_file, str(os.getpid()))
+    descriptor = locks.acquire(item.owner.lock_file, str(os.getpid()))
     if descriptor is None:
         return False
     try:

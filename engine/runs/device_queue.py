@@ -115,7 +115,7 @@ def _take(free: Sequence[SelectedDevice], count: int, content: str) -> list[Sele
     for device in free:
         queue = locks.device_lock(device.queue)
         with locks.exclusive(_folder(queue)):  # else two slots of different divisions could both find no conflict
-            lock = None if _users([device])[device.lock] else locks.hold(locks.device_lock(device.lock), content)
+            lock = None if _users([device])[device.lock] else locks.acquire(locks.device_lock(device.lock), content)
         if lock is not None:
             taken.append((device, lock))
         if len(taken) == count:
@@ -166,7 +166,7 @@ class Ticket:
         self._lock, folder = lock, _folder(lock)
         folder.mkdir(mode=0o700, exist_ok=True)
         self._path = folder / f"{round(arrived * 1e6):020}-{os.getpid()}"
-        self._descriptor = locks.hold(self._path, content)
+        self._descriptor = locks.acquire(self._path, content)
 
     def earlier(self) -> list[Path]:
         """The tickets of those that arrived earlier, the first of which is held.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from engine.config.activation_checkpointing import Resolved
+from engine.config.activation_checkpointing import ResolvedCheckpointing
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION
@@ -130,7 +130,7 @@ class Plan(Event, tag="plan"):
     batch: int
     micro_batch: int
     packing: str
-    gradient_checkpointing: Resolved
+    gradient_checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     devices: int = 1
     """Number of devices that train the run; micro-batch and memory are those of one."""

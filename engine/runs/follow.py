@@ -109,9 +109,9 @@ def last_line(path: Path, limit: int = 65536) -> str:
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
     except FileNotFoundError:
         return ""
-    return said(lines[-1]) if lines else ""
+    return without_phase_mark(lines[-1]) if lines else ""
 
 
-def said(line: str) -> str:
+def without_phase_mark(line: str) -> str:
     """A line of a worker's output; '' for the mark printed at the start of a phase, which is no message."""
     return "" if PHASE_MARK.fullmatch(line.strip()) else line

@@ -15,7 +15,7 @@ import tomli
 
 from engine import __version__
 from engine.config.errors import UserError
-from engine.config.preset import Effective, Flat, flatten, nested
+from engine.config.preset import EffectiveConfig, Flat, flatten, nested
 from engine.config.renamed_keys import current_table, current_values
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
@@ -85,7 +85,7 @@ class LaunchFields(TypedDict, total=False):
 
 def frozen_text(
     preset: str,
-    effective: Effective,
+    effective: EffectiveConfig,
     wait: bool = True,
     identity: str = "",
     split_version: int = SPLIT_VERSION,

@@ -12,7 +12,7 @@ from engine.config.lora_variants import LORA_VARIANTS
 from engine.config.method_specs import LORA, method_names, method_spec, reads
 from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.preset import Flat, flatten, parse_overrides
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
@@ -261,7 +261,7 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
         "ladder.key_set_by_ladder",
     )
     common = {key: value for key, value in overrides.items() if reads(method, key)}
-    found = effective(preset, method, {**common, **settings})
+    found = resolve_preset(preset, method, {**common, **settings})
     notices.update(dict.fromkeys(found.notices))
     rate_origin = found.origins["train.learning_rate"]
     return Rung(name=name, config=found.config, settings=settings, rate_origin=rate_origin)

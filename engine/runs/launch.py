@@ -135,7 +135,7 @@ def _stop_job(run: RunDir) -> None:
         slurm.stop(job)
         return
     slurm.cancel(job)
-    lock = locks.hold(run.lock_file)
+    lock = locks.acquire(run.lock_file)
     if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
         return
     try:

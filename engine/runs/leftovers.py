@@ -219,7 +219,7 @@ def _content(lock: Path) -> str:
 def _remove_locked(owner: Folder, path: Path) -> bool:
     """Delete under the lock of the run or ladder, so that no worker starts meanwhile."""
     existed = owner.lock_file.exists()
-    descriptor = locks.hold(owner.lock_file, str(os.getpid()))
+    descriptor = locks.acquire(owner.lock_file, str(os.getpid()))
     if descriptor is None:
         return False
     try:

@@ -24,12 +24,13 @@ from engine.config.errors import UserError
 
 TRIES, TRY_SECONDS = 4, 0.005
 READER_SECONDS = 30.0
-"""How long `hold` waits for readers of the lock: on a busy machine one can be suspended while it has a shared lock."""
-READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+"""How long `acquire` waits for readers of the lock: on a busy machine one can be suspended while it has a shared
+lock."""
+READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 """O_NONBLOCK: opening a named pipe in place of a lock must not block until it has a writer."""
 
 
-def hold(path: Path, text: str = "") -> int | None:
+def acquire(path: Path, text: str = "") -> int | None:
     """Acquire the lock and write `text` into the file; None if another process holds it.
 
     The lock is held until the returned descriptor is closed (it is not inherited by children). Raises UserError if the
@@ -49,7 +50,7 @@ def hold(path: Path, text: str = "") -> int | None:
             break
         os.close(descriptor)  # `remove_stale` unlinked it after it was opened: another process may lock a new file
     if text:
-        sign(descriptor, text)
+        write_holder(descriptor, text)
     return descriptor
 
 
@@ -59,7 +60,7 @@ def _unsupported(path: Path, error: OSError) -> UserError:
     return UserError(what, str(path), do, code="locks.unsupported")
 
 
-def sign(descriptor: int, text: str) -> None:
+def write_holder(descriptor: int, text: str) -> None:
     """Write the holder into the lock file. Raises OSError on a full disk; the lock stays held."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, os.fsencode(text), 0)
@@ -101,7 +102,7 @@ def pid_of(text: str | None) -> int | None:
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock on a file or folder."""
     try:
-        descriptor = os.open(path, READING)
+        descriptor = os.open(path, READ_FLAGS)
     except OSError:
         return False
     try:
@@ -116,7 +117,7 @@ def is_locked(path: Path) -> bool:
 
 
 def remove_stale(path: Path) -> bool:
-    """Delete a lock file that no process holds; False if one does. `hold` rejects a lock on a deleted file."""
+    """Delete a lock file that no process holds; False if one does. `acquire` rejects a lock on a deleted file."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -159,11 +160,11 @@ def _locked(descriptor: int, kind: int) -> bool:
 def holder(path: Path) -> str | None:
     """The text that the holder wrote; None if the lock is free, not a regular file or not readable."""
     try:
-        descriptor = os.open(path, READING)
+        descriptor = os.open(path, READ_FLAGS)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a symbolic link, which `hold` refuses
+        if error.errno == errno.ELOOP:  # a symbolic link, which `acquire` refuses
             return None
         raise
     try:
@@ -171,7 +172,7 @@ def holder(path: Path) -> str | None:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return os.fsdecode(os.read(descriptor, 4096))
-    except OSError:  # a file system without locks, where `hold` refuses to lock
+    except OSError:  # a file system without locks, where `acquire` refuses to lock
         return None
     finally:
         os.close(descriptor)

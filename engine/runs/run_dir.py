@@ -15,7 +15,7 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.config.files import remove_tree, write_atomically
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.executors import job as jobs
 from engine.executors.job import Job
 from engine.executors.slurm_queue import UNKNOWN, JobState, queue
@@ -179,7 +179,7 @@ class RunDir(Folder):
         return "starting" if is_new and not self.events_file.exists() else "died"
 
 
-def create(runs: Path, preset: str, effective: Effective, **launch: Unpack[LaunchFields]) -> RunDir:
+def create(runs: Path, preset: str, effective: EffectiveConfig, **launch: Unpack[LaunchFields]) -> RunDir:
     """Create a run directory (mode 0700) with its frozen configuration."""
     text = frozen_text(preset, effective, **launch)
     return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))

@@ -11,7 +11,7 @@ from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.parallelism import check_parallelism
-from engine.config.preset import Effective, Flat
+from engine.config.preset import EffectiveConfig, Flat
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import devices_for, devices_of, slots_of
@@ -29,7 +29,7 @@ from engine.runs.tracking import start_configured
 def start_run(
     runs: Path,
     preset: str,
-    effective: Effective,
+    effective: EffectiveConfig,
     *,
     wait: bool = True,
     data_fingerprint: str = "",
@@ -64,7 +64,7 @@ def repeat_run(run: RunDir) -> RunDir:
     """Start a new run with the frozen configuration of an existing one. Raises as `start_run` does."""
     frozen = run_dir.read_frozen(run)
     notices = [Notice("preset.stored_note", note) for note in frozen.notes]
-    chosen = Effective(frozen.config, frozen.origins, notices)
+    chosen = EffectiveConfig(frozen.config, frozen.origins, notices)
     return start_run(run.path.parent, frozen.preset, chosen, command=frozen.command)
 
 

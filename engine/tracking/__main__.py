@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def _wait_for_lock(files: TrackerFiles) -> int:
     """Wait for an earlier process of the same tracker, which ends after its run's worker."""
-    while (lock := locks.hold(files.lock_file)) is None:
+    while (lock := locks.acquire(files.lock_file)) is None:
         time.sleep(0.2)
     return lock
 

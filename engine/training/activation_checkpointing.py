@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.config.activation_checkpointing import Checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing
 
 
-def checkpointing_arguments(checkpointing: Checkpointing) -> dict[str, Any]:
+def checkpointing_arguments(checkpointing: ActivationCheckpointing) -> dict[str, Any]:
     """`TrainingArguments.activation_checkpointing_kwargs`.
 
     Not reentrant: the reentrant implementation needs an input that requires a gradient and drops saved-tensor hooks.
@@ -15,7 +15,7 @@ def checkpointing_arguments(checkpointing: Checkpointing) -> dict[str, Any]:
     return {"use_reentrant": False, "every_n_layers": checkpointing.every, "offload": checkpointing.offload}
 
 
-def enable_checkpointing(model: Any, checkpointing: Checkpointing) -> None:
+def enable_checkpointing(model: Any, checkpointing: ActivationCheckpointing) -> None:
     """Let layers recompute their activations, also in a model that already does so for fewer layers."""
     if checkpointing.every:
         more = checkpointing_arguments(checkpointing)

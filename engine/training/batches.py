@@ -22,7 +22,7 @@ from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
-from engine.training.collation import IGNORED, Packing, targets_of
+from engine.training.collation import IGNORE_INDEX, Packing, targets_of
 from engine.training.segments import MIN_SHARED_TOKENS, common_prefix_length, computed_tokens, saved_tokens
 
 WORTHWHILE_RATIO = 1.05
@@ -33,7 +33,7 @@ SAMPLED_STEPS = 32
 
 
 @dataclass(frozen=True)
-class Schedule:
+class BatchSchedule:
     """The rows of every optimizer step: one seeded permutation per epoch, whose last batch may be smaller."""
 
     rows: int
@@ -42,7 +42,7 @@ class Schedule:
     seed: int
 
     @classmethod
-    def of(cls, rows: int, batch: int, epochs: float, steps: int | None, seed: int) -> Schedule:
+    def of(cls, rows: int, batch: int, epochs: float, steps: int | None, seed: int) -> BatchSchedule:
         """`steps` if given, else `epochs` times the batches per epoch, at least one."""
         per_epoch = math.ceil(rows / batch)
         return cls(rows, batch, steps or max(1, round(epochs * per_epoch)), seed)
@@ -65,7 +65,7 @@ class Schedule:
 class StepDataset(torch.utils.data.Dataset):
     """One item per optimizer step: the list of its rows. To the Trainer this is one epoch, and a resume skips items."""
 
-    def __init__(self, rows: Sequence[Row], schedule: Schedule) -> None:
+    def __init__(self, rows: Sequence[Row], schedule: BatchSchedule) -> None:
         self.rows, self.schedule = rows, schedule
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Sharing(NamedTuple):
 NO_SHARING = Sharing(0, 0, 1.0)
 
 
-def sharing_of(rows: Sequence[Row], schedule: Schedule, micro_batch: int, packing: Packing) -> Sharing:
+def sharing_of(rows: Sequence[Row], schedule: BatchSchedule, micro_batch: int, packing: Packing) -> Sharing:
     """Measure the sharing of the micro-batches of up to SAMPLED_STEPS steps."""
     packing = replace(packing, mode="shared_prefix")
     tokens = computed = 0
@@ -135,7 +135,7 @@ def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool,
 
 
 def share_prefixes(
-    packing: Packing, rows: Sequence[Row], schedule: Schedule, config: Config
+    packing: Packing, rows: Sequence[Row], schedule: BatchSchedule, config: Config
 ) -> tuple[Packing, Sharing]:
     """With the setting "auto", share prefixes if the rows have at least 1.05 times the tokens that are then computed in
     training.
@@ -234,4 +234,4 @@ def _split_by_logits(rows: Sequence[Row], packed: bool, max_positions: int, answ
 def _logit_positions(row: Row, answers_only: bool) -> set[int]:
     """Positions where the LM head runs, counted from the row's end because padding is on the left."""
     targets = targets_of(row)
-    return {len(targets) - place for place, target in enumerate(targets) if target != IGNORED or not answers_only}
+    return {len(targets) - place for place, target in enumerate(targets) if target != IGNORE_INDEX or not answers_only}

@@ -113,7 +113,7 @@ def write_configuration(model: Any, folder: Path) -> None:
         model.generation_config.save_pretrained(folder)
 
 
-def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that a model stores; of tied ones only the first."""
     found: dict[str, torch.Tensor] = {}
     seen = set()
@@ -126,10 +126,10 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def load_weights(model: torch.nn.Module, path: Path) -> None:
+def load_safetensors(model: torch.nn.Module, path: Path) -> None:
     """Copy the tensors of a safetensors file into a model's, one at a time.
 
-    Raises KeyError if it has other tensors than `weights_of`, ValueError if their shapes or data types differ.
+    Raises KeyError if it has other tensors than `stored_tensors`, ValueError if their shapes or data types differ.
     """
     own = model.state_dict()
     with safe_open(path, "pt") as file:

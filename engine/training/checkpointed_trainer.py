@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from engine.config.errors import UserError
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints, sharded_checkpoints
-from engine.training.checkpoint_files import load_weights, weights_of, write_configuration
+from engine.training.checkpoint_files import load_safetensors, stored_tensors, write_configuration
 from engine.training.checkpoint_writer import CheckpointWriter
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.ranks import Ranks
@@ -47,11 +47,11 @@ class CheckpointedTrainer(Trainer):
         weights = checkpoint / SAFE_WEIGHTS_NAME
         with _fitting(resume_from_checkpoint):
             if sharded_checkpoints.is_sharded_checkpoint(checkpoint):
-                sharded_checkpoints.load_weights(checkpoint, self.model, self._loading_group)
+                sharded_checkpoints.load_sharded_weights(checkpoint, self.model, self._loading_group)
             elif self.trains_parts:
                 sharded_checkpoints.load_whole_weights(checkpoint, self.model)
             elif weights.is_file() and not _has_adapters(self.model):
-                load_weights(self.model, weights)
+                load_safetensors(self.model, weights)
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)
 
@@ -127,7 +127,7 @@ class CheckpointedTrainer(Trainer):
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _large_files(self) -> dict[str, Any]:
-        weights = {} if _has_adapters(self.model) else {SAFE_WEIGHTS_NAME: weights_of(self.model)}
+        weights = {} if _has_adapters(self.model) else {SAFE_WEIGHTS_NAME: stored_tensors(self.model)}
         return {**weights, OPTIMIZER_NAME: self.optimizer.state_dict()}
 
 

@@ -15,7 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training.kernel_device import kernel_device
 
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier")
@@ -59,7 +59,7 @@ class HeadInput:
 
 def output_head(model: torch.nn.Module) -> Any:
     """The LM head of a causal LM, with or without adapters."""
-    return without_adapters(model).get_output_embeddings()
+    return unwrap_peft(model).get_output_embeddings()
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def chunkable_head(model: torch.nn.Module) -> Head | None:
 
     Compared once per model, on two tokens; for fake tensors, which have no values, only its configuration decides.
     """
-    inner = without_adapters(model)
+    inner = unwrap_peft(model)
     module = output_head(model) if hasattr(inner, "get_output_embeddings") else None
     known = _heads.get(inner)
     if known is None or known[0] is not module:  # adapters may have replaced the head since

@@ -13,7 +13,7 @@ from engine.config.batch_limits import SHAPE_MULTIPLE, PackingMode
 from engine.data.tokens import Row
 from engine.training.segments import Segment, Segments, arrange
 
-IGNORED = -100
+IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def collate(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> Mic
 
 def answer_tokens(row: Row) -> int:
     """Number of tokens of a row that are in the loss, regardless of their weight."""
-    return len(row.labels) - 1 - row.labels[1:].count(IGNORED)
+    return len(row.labels) - 1 - row.labels[1:].count(IGNORE_INDEX)
 
 
 def loss_weight(row: Row) -> float:
@@ -99,18 +99,18 @@ def loss_weight(row: Row) -> float:
     """
     if row.weights is None:
         return answer_tokens(row)
-    return math.fsum(weights_of(row))
+    return math.fsum(loss_weights(row))
 
 
 def targets_of(row: Row) -> list[int]:
     """The label of the next token at each position; the last position predicts nothing."""
-    return [*row.labels[1:], IGNORED]
+    return [*row.labels[1:], IGNORE_INDEX]
 
 
-def weights_of(row: Row) -> list[float]:
+def loss_weights(row: Row) -> list[float]:
     """The loss weight of the next token at each position; 0 if it is not in the loss."""
     weights = row.weights or [1.0] * len(row.labels)
-    return [weight * (label != IGNORED) for weight, label in zip(weights[1:], row.labels[1:], strict=True)] + [0.0]
+    return [weight * (label != IGNORE_INDEX) for weight, label in zip(weights[1:], row.labels[1:], strict=True)] + [0.0]
 
 
 def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int) -> MicroBatch:
@@ -141,8 +141,8 @@ def _predictions(
     found: list[tuple[int, int]] = []
     for row, ranges in zip(rows, columns, strict=True):
         places = [column for part in ranges for column in part]
-        for column, target, weight in zip(places, targets_of(row), weights_of(row), strict=True):
-            if target != IGNORED:
+        for column, target, weight in zip(places, targets_of(row), loss_weights(row), strict=True):
+            if target != IGNORE_INDEX:
                 summed[column, target] = summed.get((column, target), 0.0) + weight
                 found.append((column, target))
     keys = list(summed)
@@ -161,7 +161,7 @@ def _padded(rows: Sequence[Row], pad: int, multiple: int) -> MicroBatch:
     longest += -longest % multiple
     ids = torch.full((len(rows), longest), pad)
     mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    targets = torch.full((len(rows), longest), IGNORED)
+    targets = torch.full((len(rows), longest), IGNORE_INDEX)
     weights = torch.zeros((len(rows), longest)) if any(row.weights is not None for row in rows) else None
     for number, row in enumerate(rows):
         start = longest - len(row.input_ids)
@@ -169,10 +169,10 @@ def _padded(rows: Sequence[Row], pad: int, multiple: int) -> MicroBatch:
         mask[number, start:] = 1
         targets[number, start:] = torch.tensor(targets_of(row))
         if weights is not None:
-            weights[number, start:] = torch.tensor(weights_of(row))
+            weights[number, start:] = torch.tensor(loss_weights(row))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    columns = (targets != IGNORED).any(0).nonzero()[:, 0]
+    columns = (targets != IGNORE_INDEX).any(0).nonzero()[:, 0]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
     targets = targets[:, columns]
-    kept = (targets != IGNORED).flatten().nonzero()[:, 0]
+    kept = (targets != IGNORE_INDEX).flatten().nonzero()[:, 0]
     return MicroBatch(inputs, columns, targets, None if weights is None else weights[:, columns], kept=kept)

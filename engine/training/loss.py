@@ -18,7 +18,7 @@ import torch
 
 from engine.config.batch_limits import SHAPE_MULTIPLE
 from engine.data.tokens import Row
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training.chunked_loss import (
     ChunkedCrossEntropy,
     HeadInput,
@@ -75,7 +75,7 @@ REACHED = Segments((), reached=True)
 
 def supports_logits_to_keep(model: torch.nn.Module) -> bool:
     """Whether the model's forward supports `logits_to_keep`; if not, its LM head runs at every position."""
-    return "logits_to_keep" in inspect.signature(without_adapters(model).forward).parameters
+    return "logits_to_keep" in inspect.signature(unwrap_peft(model).forward).parameters
 
 
 def answer_logits(model: torch.nn.Module, batch: MicroBatch, answers_only: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 BUCKET_BYTES = 25 << 20
 """Gradients that are summed at a time, as in DistributedDataParallel (its `bucket_cap_mb`)."""
-WAITING = datetime.timedelta(days=7)
+CONTROL_TIMEOUT = datetime.timedelta(days=7)
 """A rank may wait for as long as the first one evaluates; torchrun notices when a rank ends."""
-COMPUTING = datetime.timedelta(minutes=30)
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """Limit for what all ranks compute at the same time, such as a sum of gradients: a rank that hangs ends the run."""
 LAUNCH_VARIABLES = (
     "RANK",
@@ -123,10 +123,10 @@ SINGLE_RANK = Ranks()
 def join(device: str) -> Ranks:
     """Join the process group of the ranks that torchrun started. `device`: "cuda" or "cpu"."""
     if device == "cuda":  # the only one that this process sees
-        dist.init_process_group("nccl", timeout=COMPUTING, device_id=torch.device("cuda", 0))
+        dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=torch.device("cuda", 0))
     else:
-        dist.init_process_group("gloo", timeout=COMPUTING)
-    control = dist.new_group(backend="gloo", timeout=WAITING)
+        dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
+    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
     for name in LAUNCH_VARIABLES:
         os.environ.pop(name, None)

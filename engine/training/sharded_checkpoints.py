@@ -42,7 +42,7 @@ def save(checkpoint: Path, model: torch.nn.Module, optimizer: Any, shards: Local
         dcp.save(state, checkpoint_id=checkpoint / SHARDED, process_group=control, no_dist=control is None)
 
 
-def load_weights(checkpoint: Path, model: torch.nn.Module, control: Any) -> None:
+def load_sharded_weights(checkpoint: Path, model: torch.nn.Module, control: Any) -> None:
     """Load weights into a model, whole or sharded. Raises ValueError, RuntimeError or KeyError for another model's."""
     _load(dict(_weights(model)), checkpoint, control)
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 
 _in_use = False
 QUANTIZATION_MARKS = {"compress_statistics", "quant_type"}
@@ -63,7 +63,7 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def is_sharded(model: torch.nn.Module) -> bool:
     """Whether `shard` divided its weights."""
-    return isinstance(without_adapters(model), FSDPModule)
+    return isinstance(unwrap_peft(model), FSDPModule)
 
 
 def class_name(model: torch.nn.Module) -> str:

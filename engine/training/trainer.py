@@ -18,12 +18,12 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from engine.config import schema
-from engine.config.activation_checkpointing import Checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.activation_checkpointing import checkpointing_arguments
-from engine.training.batches import Schedule, StepDataset, micro_batches, rank_parts
+from engine.training.batches import BatchSchedule, StepDataset, micro_batches, rank_parts
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
 from engine.training.collation import Packing, collate, loss_weight
@@ -66,7 +66,7 @@ class AnswerTrainer(CheckpointedTrainer):
         self,
         *,
         rows: Sequence[Row],
-        schedule: Schedule,
+        schedule: BatchSchedule,
         packing: Packing,
         micro_batch: int,
         checkpoint_folder: Path,
@@ -249,7 +249,7 @@ class AnswerTrainer(CheckpointedTrainer):
 
 
 def training_arguments(
-    config: schema.Config, schedule: Schedule, run: Path, device: str, checkpointing: Checkpointing
+    config: schema.Config, schedule: BatchSchedule, run: Path, device: str, checkpointing: ActivationCheckpointing
 ) -> TrainingArguments:
     """TrainingArguments for a configuration; callbacks control logging, saving and evaluation."""
     train = config.train

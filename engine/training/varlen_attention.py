@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training.kernel_device import kernel_device
 from engine.training.segments import Segments
 
@@ -37,12 +37,12 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 def enable(model: torch.nn.Module) -> None:
     """Make a model accept `segments`, an argument of its forward pass. Without it attention is transformers' SDPA."""
-    without_adapters(model).set_attn_implementation(NAME)
+    unwrap_peft(model).set_attn_implementation(NAME)
 
 
 def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
     """Why segments cannot replace this model's own attention for rows of up to `longest` tokens; "" if they can."""
-    inner = without_adapters(model)
+    inner = unwrap_peft(model)
     config = inner.config.get_text_config()
     return unsupported_by(type(inner), config, config._attn_implementation, longest)
 

@@ -20,7 +20,7 @@ from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.preflight import warn_of_unscorable
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Progress, Scorer, item_losses, no_progress, row_losses, timed
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.methods.model_config import maximum_positions
 from engine.training.collation import Packing
 from engine.worker.benchmarks import BenchmarkScorer
@@ -44,7 +44,7 @@ class Evaluator:
     choices: Choices | None = None
     general: list[Row] = field(init=False, default_factory=list)
     text: str = ""
-    base_items: list[Item] | None = None
+    base_items: list[ScoredItem] | None = None
     base_general: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -152,7 +152,7 @@ class Evaluator:
         )
         return mean_loss(losses)
 
-    def _items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[Item]:
+    def _items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[ScoredItem]:
         """The model's answers to the items with their scores; each rank answers a part of them."""
         return self.run.ranks.mapped(lambda part: self.scorer.items(model, part), items)
 

@@ -45,14 +45,14 @@ from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
 from engine.worker.packing import chosen_packing
-from engine.worker.parallelism import is_sharded
+from engine.worker.parallelism import decide_sharding
 from engine.worker.run_context import RunContext
 from engine.worker.slots import limit_memory
 from engine.worker.start_point import add_started_adapter, keep_start, load_model
 from engine.worker.training_phase import train
 
 
-def work(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest) -> int:
+def execute_run(run_dir: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest) -> int:
     """Execute the run as a single rank, write its end, and return the exit status of the process."""
     run = _context(run_dir, frozen, log, stopping, SINGLE_RANK)
     outcome = _execute(run)
@@ -161,7 +161,7 @@ def _load(
 ) -> tuple[torch.nn.Module, torch.nn.Module | None]:
     """The base model, and that with the adapter that the run starts from, if it starts from one."""
     set_seed(run.config.train.seed)
-    run.is_sharded = is_sharded(run, architecture)
+    run.is_sharded = decide_sharding(run, architecture)
     run.meters.model_begins()
     base = load_model(run)
     evaluator.prepare(base, chosen_packing(run, base, evaluator, evaluator.tokenizer.pad_token_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from engine.config.activation_checkpointing import EVERY_LAYER, OFFLOADED, checkpointing_of
+from engine.config.activation_checkpointing import EVERY_LAYER, OFFLOADED, resolve_checkpointing
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device
@@ -14,7 +14,7 @@ def memory_advice(config: Config, device: Device) -> str:
     """Settings to change for lower memory use, given the current configuration."""
     ideas = []
     strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
-    if checkpointing_of(config.train.gradient_checkpointing, device) != strongest:
+    if resolve_checkpointing(config.train.gradient_checkpointing, device) != strongest:
         value = json.dumps(strongest.setting)
         ideas.append(f"train.gradient_checkpointing = {value}")
     ideas.append(f"a train.max_length below {config.train.max_length}")

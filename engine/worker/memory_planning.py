@@ -5,18 +5,23 @@ from __future__ import annotations
 import torch
 
 from engine.config import schema
-from engine.config.activation_checkpointing import Checkpointing, checkpointing_of, memory_saved, stronger_than
+from engine.config.activation_checkpointing import (
+    ActivationCheckpointing,
+    memory_saved_order,
+    resolve_checkpointing,
+    stronger_than,
+)
 from engine.config.automatic_optimizer import automatic_on_resume
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.evaluation.score import vocabulary_of
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, Probed, available_memory
+from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods.model_config import config_of
 from engine.training import checkpoints
 from engine.training.activation_checkpointing import enable_checkpointing
-from engine.training.batches import Schedule
+from engine.training.batches import BatchSchedule
 from engine.training.compilation import uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer
@@ -28,7 +33,7 @@ def forecast_training(
     run: RunContext,
     model: torch.nn.Module,
     evaluator: Evaluator,
-    schedule: Schedule,
+    schedule: BatchSchedule,
     start: int,
     resume: checkpoints.SavedCheckpoint | None,
 ) -> tuple[RunForecast, WorstCaseBatches]:
@@ -76,7 +81,7 @@ def _dividable(run: RunContext) -> schema.Config:
 
 
 def _worst_case_batches(
-    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: Schedule, start: int, micro_batch: int
+    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: BatchSchedule, start: int, micro_batch: int
 ) -> WorstCaseBatches:
     """The longest training step, held-out batch and prompts of this run."""
     rows, packing, device = evaluator.rows.train, evaluator.packing, run.machine.device
@@ -100,7 +105,7 @@ def probe(
     batches: WorstCaseBatches,
     evaluator: Evaluator,
     forecast: RunForecast,
-) -> Probed:
+) -> ProbeResult:
     """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
     on_gpu = run.machine.device == "cuda"
     if not on_gpu and evaluator.scores_test:
@@ -124,7 +129,7 @@ def probe(
     ).run()
 
 
-def agreed(run: RunContext, trainer: AnswerTrainer, probed: Probed) -> Probed:
+def reconcile_probes(run: RunContext, trainer: AnswerTrainer, probed: ProbeResult) -> ProbeResult:
     """What fits on every rank: the smallest micro-batch size, the strongest checkpointing; the peaks are the highest.
 
     All ranks probe the same batches, but their GPUs may differ, or others may use one of them.
@@ -132,11 +137,11 @@ def agreed(run: RunContext, trainer: AnswerTrainer, probed: Probed) -> Probed:
     found = run.ranks.gathered((trainer.micro_batch, probed))
     trainer.micro_batch = min(micro_batch for micro_batch, _ in found)
     enabled = [one.checkpointing for _, one in found if one.checkpointing]
-    strongest = max(enabled, key=memory_saved, default=None)
+    strongest = max(enabled, key=memory_saved_order, default=None)
     if strongest is not None and strongest != probed.checkpointing:
         enable_checkpointing(trainer.model, strongest)
     evaluation = max((one.evaluation for _, one in found if one.evaluation is not None), default=None)
-    return Probed(max(one.training for _, one in found), evaluation, probed.seconds, strongest)
+    return ProbeResult(max(one.training for _, one in found), evaluation, probed.seconds, strongest)
 
 
 def _plan_chooses(run: RunContext) -> bool:
@@ -144,8 +149,8 @@ def _plan_chooses(run: RunContext) -> bool:
     return run.machine.device == "cuda" and run.config.train.gradient_checkpointing == "auto"
 
 
-def _stronger(run: RunContext, forecast: RunForecast) -> list[Checkpointing]:
+def _stronger(run: RunContext, forecast: RunForecast) -> list[ActivationCheckpointing]:
     """What the probe may enable if the choice of the plan does not fit."""
     if not _plan_chooses(run):
         return []
-    return stronger_than(checkpointing_of(forecast.config.train.gradient_checkpointing, "cuda"))
+    return stronger_than(resolve_checkpointing(forecast.config.train.gradient_checkpointing, "cuda"))

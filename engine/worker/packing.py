@@ -6,7 +6,7 @@ import torch
 
 from engine.data.tokens import Row
 from engine.training import varlen_attention
-from engine.training.batches import Schedule, Sharing, choose_packing, drops_out, share_prefixes
+from engine.training.batches import BatchSchedule, Sharing, choose_packing, drops_out, share_prefixes
 from engine.training.collation import Packing
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.loss import packing_agreement, supports_logits_to_keep
@@ -26,7 +26,7 @@ def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
         text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"
         run.warn("model.no_logits_to_keep", text)
     train, device, rows = run.config.train, run.machine.device, evaluator.rows.train
-    schedule = Schedule.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
+    schedule = BatchSchedule.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
     flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     longest = max([int(rows.lengths.max()), *(len(row.input_ids) for row in evaluator.loss_rows)])
     reason = varlen_attention.unsupported_reason(model, longest)

@@ -17,7 +17,7 @@ from engine.methods.model_config import maximum_positions
 from engine.worker.run_context import RunContext
 
 
-def is_sharded(run: RunContext, architecture: Any) -> bool:
+def decide_sharding(run: RunContext, architecture: Any) -> bool:
     """Whether the weights are divided among the ranks: as configured, else if the plan says that they do not fit.
 
     `architecture`: transformers' configuration. Raises UserError where the run has settings that need whole weights.

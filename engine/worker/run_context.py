@@ -16,10 +16,10 @@ from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
 from engine.evaluation.score import summarize
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.memory.dry_run.run_forecast import RunForecast
-from engine.memory.probe import Probed
-from engine.methods.adapters import without_adapters
+from engine.memory.probe import ProbeResult
+from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
@@ -33,7 +33,7 @@ from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.starting_run import starting_run_name
 from engine.runs.stop_request import StopRequest, StopRequested
-from engine.training.batches import NO_SHARING, Schedule, Sharing
+from engine.training.batches import NO_SHARING, BatchSchedule, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.ranks import SINGLE_RANK, Ranks
@@ -135,7 +135,7 @@ class RunContext:
         )
 
     def log_model(self, model: torch.nn.Module, optimizer: str) -> None:
-        base = without_adapters(model)
+        base = unwrap_peft(model)
         if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts 4-bit weights by their unpacked size
             trainable, everything = model.get_nb_trainable_parameters()
             parameters = everything - trainable
@@ -176,7 +176,7 @@ class RunContext:
         self.warn("memory.micro_batch_reduced", text)
         self.log.write(events.MicroBatchReduced(micro_batch=micro_batch))
 
-    def log_probe(self, plan: events.Plan, probed: Probed, micro_batch: int) -> None:
+    def log_probe(self, plan: events.Plan, probed: ProbeResult, micro_batch: int) -> None:
         """Log the plan again with the memory that the probe measured."""
         enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
         self.log.write(
@@ -190,7 +190,7 @@ class RunContext:
             )
         )
 
-    def log_step(self, step: int, facts: StepFacts, rate: float, schedule: Schedule) -> None:
+    def log_step(self, step: int, facts: StepFacts, rate: float, schedule: BatchSchedule) -> None:
         self.step, self.has_trained = step, True
         self.disk.step()
         self.log.write(
@@ -236,7 +236,9 @@ class RunContext:
     def log_model_saved(self, size: int) -> None:
         self.log.write(events.ModelSaved(path=self.dir.model.name, bytes=size))
 
-    def log_reused_score(self, items: Sequence[Item], rows: Sequence[EvaluationItem], prompts: Sequence[str]) -> None:
+    def log_reused_score(
+        self, items: Sequence[ScoredItem], rows: Sequence[EvaluationItem], prompts: Sequence[str]
+    ) -> None:
         """Log the base score computed from an earlier worker's predictions, unless its events already contain it."""
         logged = self.earlier.before
         score = summarize(items, self.config.evaluation.metric, logged.seconds if logged else 0.0)
@@ -246,7 +248,7 @@ class RunContext:
     def log_score(
         self,
         when: Literal["before", "after"],
-        results: Sequence[Item],
+        results: Sequence[ScoredItem],
         items: Sequence[EvaluationItem],
         prompts: Sequence[str],
         seconds: float,

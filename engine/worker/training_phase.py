@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.data.items import sampled_rows
 from engine.memory.dry_run.run_forecast import RunForecast
 from engine.memory.formula.checkpoint_size import copies_checkpoints
@@ -16,7 +16,7 @@ from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
 from engine.runs.stop_request import StopRequested
 from engine.training import checkpoints
-from engine.training.batches import Schedule
+from engine.training.batches import BatchSchedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
 from engine.training.checkpoint_writer import HostCopy
@@ -25,18 +25,20 @@ from engine.training.sharding import LocalShards
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
 from engine.worker.compiled_layers import compile_by_training
 from engine.worker.evaluator import Evaluator
-from engine.worker.memory_planning import agreed, forecast_training, probe
+from engine.worker.memory_planning import forecast_training, probe, reconcile_probes
 from engine.worker.run_context import RunContext
 from engine.worker.slots import refuse_small_slot
 
-VALIDATION_ROWS = 128
+FINAL_VALIDATION_ROWS = 128
 """Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
 
 
 def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
     settings = run.config.train
-    schedule = Schedule.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
+    schedule = BatchSchedule.of(
+        len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed
+    )
     resume = run.ranks.from_first(lambda: _resume_point(run))
     start = resume.step if resume else 0
     forecast, batches = forecast_training(run, model, evaluator, schedule, start, resume)
@@ -46,7 +48,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     optimizer, optimizer_name = make_optimizer(shards, forecast.config, run.machine, run.warn)
     shards.attach(optimizer)
     run.log_model(model, optimizer_name)
-    checkpointing = checkpointing_of(forecast.config.train.gradient_checkpointing, run.machine.device)
+    checkpointing = resolve_checkpointing(forecast.config.train.gradient_checkpointing, run.machine.device)
     hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
     trainer = _trainer(run, model, tokenizer, evaluator, schedule, forecast, checkpointing, hooks, optimizer, shards)
     plan = run.log_plan(_plan(run, evaluator, schedule, start, forecast, checkpointing), forecast)
@@ -58,7 +60,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
             run.log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
             probed = probe(run, trainer, optimizer, batches, evaluator, forecast)
-            probed = agreed(run, trainer, probed)
+            probed = reconcile_probes(run, trainer, probed)
             run.log_probe(plan, probed, trainer.micro_batch)
         run.meters.training_begins()
 
@@ -78,10 +80,10 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
 def _plan(
     run: RunContext,
     evaluator: Evaluator,
-    schedule: Schedule,
+    schedule: BatchSchedule,
     start: int,
     forecast: RunForecast,
-    checkpointing: Checkpointing,
+    checkpointing: ActivationCheckpointing,
 ) -> events.Plan:
     return events.Plan(
         steps=schedule.steps,
@@ -109,9 +111,9 @@ def _trainer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     evaluator: Evaluator,
-    schedule: Schedule,
+    schedule: BatchSchedule,
     forecast: RunForecast,
-    checkpointing: Checkpointing,
+    checkpointing: ActivationCheckpointing,
     hooks: Hooks,
     optimizer: torch.optim.Optimizer,
     shards: LocalShards,
@@ -140,10 +142,10 @@ def _copies(run: RunContext) -> bool:
     return run.ranks.is_first and copies_checkpoints(run.config, run.machine.device)
 
 
-def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: Schedule) -> Callback:
+def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: BatchSchedule) -> Callback:
     """Log steps, save checkpoints and measure the validation loss."""
     settings = run.config.train
-    validation = sampled_rows(evaluator.validation, VALIDATION_ROWS)
+    validation = sampled_rows(evaluator.validation, FINAL_VALIDATION_ROWS)
 
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
         run.log_step(step, facts, rate, schedule)

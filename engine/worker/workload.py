@@ -17,7 +17,7 @@ from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.benchmark_scores import benchmark_fingerprint
-from engine.training.batches import Schedule
+from engine.training.batches import BatchSchedule
 from engine.worker.early_checks import refuse_model
 
 
@@ -34,7 +34,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
     benchmarks = load_benchmarks(config.evaluation)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train
-    schedule = Schedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
+    schedule = BatchSchedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
     return {
         "work": {
             "model": config.model.id,

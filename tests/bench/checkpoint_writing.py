@@ -29,7 +29,7 @@ from engine.memory.probe import available_for_copy
 from engine.methods.adapters import add_adapters
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
-from engine.training.batches import Schedule
+from engine.training.batches import BatchSchedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_writer import HostCopy
 from engine.training.checkpoints import SavedCheckpoint, SaveSchedule
@@ -81,7 +81,7 @@ def trainer_of(chosen: argparse.Namespace, folder: Path, steps: int, copies: boo
     optimizer, _ = make_optimizer(model.parameters(), config, this_machine(), lambda code, text: None)
     ids = torch.randint(3, 2000, (ROWS * STEPS, LENGTH)).tolist()
     rows = [Row(row, row, row[:1], "", str(number), False) for number, row in enumerate(ids)]
-    schedule = Schedule.of(len(rows), ROWS, 1.0, STEPS, 0)
+    schedule = BatchSchedule.of(len(rows), ROWS, 1.0, STEPS, 0)
     arguments = training_arguments(config, schedule, folder, "cpu", OFF)
     arguments.max_steps = steps
     return AnswerTrainer(

@@ -23,7 +23,7 @@ from engine.config.preset import with_settings
 from engine.data.prepare import prepare
 from engine.data.tokens import Row
 from engine.methods import method
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.training import varlen_attention
@@ -49,7 +49,7 @@ def measure(options: argparse.Namespace, name: str, dtype: torch.dtype) -> None:
     section = schema.Model(id=options.model)
     tokenizer = load_tokenizer(section)
     data = prepare(schema.Data(id=options.data, map=json.loads(options.map)), 512, tokenizer)
-    base: Any = load_weights(section, this_machine(), dtype)
+    base: Any = load_pretrained(section, this_machine(), dtype)
     base.set_attn_implementation(varlen_attention.NAME)
     model = method(name).make_trainable(base, with_settings(schema.Config(), {"method": name})).train()
     numbers, rows = random.Random(0), list(data.train)

@@ -31,7 +31,7 @@ from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.score import Scorer
-from engine.methods.loading import load_weights
+from engine.methods.loading import load_pretrained
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.collation import Packing
@@ -148,7 +148,7 @@ def loaded(options: argparse.Namespace, tuned: Path | None) -> torch.nn.Module:
     """The base, or a run's artifact in `model/`: a full model or adapters."""
     full = tuned is not None and not (tuned / "adapter_config.json").exists()
     section = schema.Model(id=str(tuned) if full else options.model)
-    model: Any = load_weights(section, this_machine(), DTYPES[options.precision])
+    model: Any = load_pretrained(section, this_machine(), DTYPES[options.precision])
     if tuned is not None and not full:
         from peft import PeftModel
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import events, run_dir
 from engine.runs.follow import stream
 from engine.runs.run_dir import RunDir
@@ -147,7 +147,7 @@ def _at(step: int, steps: int) -> list[events.Event]:
 
 def make_run(folder: Path, count: int) -> RunDir:
     """A run with such a log, and its result."""
-    run = run_dir.create(folder, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(folder, "demo-lora", resolve_preset("demo-lora", None, {}))
     write_log(run.events_file, count)
     # In a new process: memory of this one would be counted as initial memory of the processes that it starts.
     text = RUN + "run_dir.write_result(run, run_dir.result_from_events(run, run_dir.read_frozen(run)))"

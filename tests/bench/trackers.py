@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from made_runs import STEPS, write_events
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.trackers import TRACKERS
 from engine.runs import locks, run_dir
 from engine.runs.tracking import TrackerFiles, start_tracker
@@ -25,9 +25,9 @@ SECONDS = 20.0
 
 def measure(name: str, runs: Path) -> str:
     """One line of the table."""
-    run = run_dir.create(runs, "demo-lora", effective("demo-lora", "lora", {}))
+    run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", "lora", {}))
     write_events(run, "lora", 0)
-    lock = locks.hold(run.lock_file, str(os.getpid()))
+    lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None
     started = start_tracker(run, name)  # type: ignore[arg-type]
     while not TrackerFiles(run, name).state().rows:

@@ -29,11 +29,11 @@ PROMPT = "Hello, my kettle broke after one week. I would like my money back, ple
 
 def ours(network: Any, prompt: list[int], tokens: int, device: str) -> tuple[float, float]:
     """Seconds to the first token, and from it to the last."""
-    from engine.chat.generation import KeptCache, stream
+    from engine.chat.generation import ReusableCache, stream
     from engine.runs.chat_messages import Sampling
 
     started = time.perf_counter()
-    times = [time.perf_counter() for _ in islice(stream(network, prompt, KeptCache(), Sampling(), device), tokens)]
+    times = [time.perf_counter() for _ in islice(stream(network, prompt, ReusableCache(), Sampling(), device), tokens)]
     return times[0] - started, times[-1] - times[0]
 
 

@@ -78,7 +78,7 @@ def seconds_per_batch(model_id: str, batches: int) -> float:
     from engine.config import schema
     from engine.data.prepare import prepare
     from engine.methods import method
-    from engine.methods.loading import load_weights
+    from engine.methods.loading import load_pretrained
     from engine.methods.machine import this_machine
     from engine.methods.tokenizer import load_tokenizer
     from engine.training import varlen_attention
@@ -88,7 +88,7 @@ def seconds_per_batch(model_id: str, batches: int) -> float:
     section = schema.Model(id=model_id)
     tokenizer = load_tokenizer(section)
     rows = list(prepare(schema.Data(id="tickets"), 512, tokenizer).train)
-    base = load_weights(section, this_machine(), torch.bfloat16)
+    base = load_pretrained(section, this_machine(), torch.bfloat16)
     base.set_attn_implementation(varlen_attention.NAME)
     model = method("lora").make_trainable(base, schema.Config()).train()
     packing, numbers, seconds = Packing("packed", 10_000, segments=True), random.Random(0), []

@@ -57,7 +57,7 @@ def work(folder: Path, name: str, arrived: float) -> int:
     """A worker: holds the run's lock, waits for a GPU, sleeps in steps that it resumes after."""
     run = folder / name
     run.mkdir(exist_ok=True)
-    if locks.hold(run / "engine.lock", str(os.getpid())) is None:
+    if locks.acquire(run / "engine.lock", str(os.getpid())) is None:
         log(folder, name, "twice")
         return 3
     log(folder, name, "queued", arrived=arrived)

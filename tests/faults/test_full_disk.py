@@ -11,7 +11,7 @@ import pytest
 from command import ftbench
 
 from engine.config.errors import RunFailed
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import launch, run_dir
 from faults.worker_runs import UNPROBED, start, wait_for, wait_for_end
 from tui.history.run_list import describe
@@ -57,7 +57,7 @@ def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
 
 
 def test_a_disk_that_is_full_before_the_worker_starts(disk: Path) -> None:
-    run = run_dir.create(disk, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(disk, "demo-lora", resolve_preset("demo-lora", None, {}))
     fill(disk, 0)
     with pytest.raises(RunFailed, match="No space left"):
         launch.wait_for_hello(run, launch.launch(run))

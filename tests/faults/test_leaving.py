@@ -33,8 +33,8 @@ MODES = {
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunDir]:
     """A run that looks active: this process holds its lock."""
-    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
-    held = locks.hold(run.lock_file, str(os.getpid()))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
+    held = locks.acquire(run.lock_file, str(os.getpid()))
     assert held is not None
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     yield run

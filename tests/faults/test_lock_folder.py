@@ -104,7 +104,7 @@ def _as_nobody(work: Callable[[], object]) -> str:
 
 @pytest.mark.parametrize("name", NEEDS)
 def test_every_subcommand_refuses_it_before_files_are_created(name: str, tmp_path: Path, lock_folder: Path) -> None:
-    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     spoil(lock_folder, "a link" if os.geteuid() else "another user's")
     before = everything(tmp_path)
@@ -150,7 +150,7 @@ def test_a_lock_that_is_a_folder_or_a_link_is_refused(lock_folder: Path) -> None
     (lock_folder / "link").symlink_to(lock_folder / "elsewhere")
     for name in ("folder", "link"):
         with pytest.raises(UserError) as refused:
-            locks.hold(lock_folder / name)
+            locks.acquire(lock_folder / name)
         assert refused.value.code == "locks.file"
     assert not (lock_folder / "elsewhere").exists()
 
@@ -169,7 +169,7 @@ def test_a_lock_removed_as_stale_between_opening_and_locking_is_opened_again(
         return descriptor
 
     monkeypatch.setattr(locks, "_opened", opened_and_removed)
-    held = locks.hold(path, "1")
+    held = locks.acquire(path, "1")
     assert len(calls) == 2 and held is not None
     assert locks.holder(path) == "1" and not locks.remove_stale(path)
     os.close(held)
@@ -178,7 +178,7 @@ def test_a_lock_removed_as_stale_between_opening_and_locking_is_opened_again(
 
 def test_adopting_runs_is_refused_too(tmp_path: Path, lock_folder: Path) -> None:
     """Only locks tell whether a run is active."""
-    run = run_dir.create(tmp_path / "source", "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "source", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     spoil(lock_folder, "a link" if os.geteuid() else "another user's")
     with pytest.raises(UserError) as refused:
         list(adopt.adopt(tmp_path / "source", tmp_path / "home"))

@@ -38,7 +38,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
     def start(name: str) -> Terminal:
         if name == "attach run":
             folder: Folder = run_dir.create(
-                tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {})
+                tmp_path / "runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {})
             )
             (folder.path / "events.jsonl").write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
         elif name == "attach ladder":
@@ -67,7 +67,7 @@ def follow(tmp_path: Path, held: list[int]) -> Iterator[Callable[[str], Terminal
 
 
 def _hold(lock: Path, held: list[int]) -> None:
-    descriptor = locks.hold(lock, str(os.getpid()))
+    descriptor = locks.acquire(lock, str(os.getpid()))
     assert descriptor is not None
     held.append(descriptor)
 
@@ -99,7 +99,7 @@ def test_every_command_that_hides_the_cursor_shows_it_when_it_is_killed(
 
 def test_ctrl_z_shows_the_cursor_and_fg_hides_it_again(tmp_path: Path, held: list[int]) -> None:
     """In a shell, because SIGTSTP only stops a process with a parent in its session."""
-    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     _hold(run.lock_file, held)
     terminal = Terminal("--norc", "--noediting", "-i", cwd=tmp_path, program="/bin/bash", env={"PS1": "> "})

@@ -15,7 +15,7 @@ from engine.runs import run_dir
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run_dir.create(tmp_path / "runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path, size=(100, 30))
     yield terminal
     terminal.process.kill()

@@ -18,7 +18,7 @@ import torch
 from command import events_of, ftbench
 from safetensors.torch import load_file
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
 from engine.runs.events import Hello, Step
 from engine.runs.follow import Follower
@@ -58,7 +58,7 @@ def create(runs: Path, *settings: str, preset: str) -> RunDir:
     """Create a run directory without starting a worker. `settings`: `--set KEY=VALUE`, as on the command line."""
     chosen = dict(setting.split("=", 1) for setting in settings if setting != "--set")
     runs.mkdir(exist_ok=True)
-    return run_dir.create(runs, preset, effective(preset, None, {key: json.loads(v) for key, v in chosen.items()}))
+    return run_dir.create(runs, preset, resolve_preset(preset, None, {key: json.loads(v) for key, v in chosen.items()}))
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None
 
 
 def test_presets_runs_and_data_are_selected_from_any_screen(tmp_path: Path, here: Path) -> None:
-    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await take(pilot, app, "smollm2-full")

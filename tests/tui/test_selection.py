@@ -12,7 +12,7 @@ from command import FTBENCH
 
 from engine.config.errors import UserError
 from engine.config.preset import flatten
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs.ladder_plan import make_plan
 from tui.choice import Choice, changes
 from tui.cli.options import overrides
@@ -74,7 +74,7 @@ def test_the_command_line_starts_the_same_run(choice: Choice, tmp_path: Path) ->
     values = overrides(
         [value for option, value in pairs if option == "--set"], model=given.get("--model"), data=given.get("--data")
     )
-    found = effective(choice.preset, given.get("--method"), values)
+    found = resolve_preset(choice.preset, given.get("--method"), values)
     assert flatten(found.config) == flatten(choice.effective().config)
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from engine.config.method_specs import method_names
 from engine.config.preset import Flat
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.quantities import size
 from engine.memory.formula.audit_bounds import Bound, bounds
 from engine.memory.formula.audit_counts import MethodAudit, PhaseCounts
@@ -22,7 +22,7 @@ MICRO_BATCH = 4
 def audit(preset: str, settings: Flat, json: bool) -> int:
     """Print the counts of each method. Returns 1 where a bound is exceeded, else 0."""
     chosen = {"train.gradient_checkpointing": False, **settings}  # recomputed products would hide superfluous ones
-    configs = [effective(preset, method, chosen).config for method in method_names()]
+    configs = [resolve_preset(preset, method, chosen).config for method in method_names()]
     request = {"configs": msgspec.to_builtins(configs), "micro_batch": MICRO_BATCH}
     found = msgspec.convert(ask("audit", request), list[MethodAudit])
     checked = {one.method: bounds(one) for one in found}

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
 from engine.runs.account import SPLITS
@@ -89,7 +89,7 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
 
 def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
     """The configuration sections that determine how a run prepares rows, as request parameters."""
-    config = effective(preset, None, overrides).config
+    config = resolve_preset(preset, None, overrides).config
     return {
         "model": msgspec.to_builtins(config.model),
         "data": msgspec.to_builtins(config.data),

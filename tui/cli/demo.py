@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.hardware.cpu_load import usable_cpus
 from engine.hardware.devices import CPU, select_device
 from engine.runs.ladder_plan import make_plan
@@ -32,7 +32,7 @@ def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, 
         raise UserError("--quick and --seeds given together", do=do, code="cli.conflicting_values")
     seeds = 1 if quick else seeds or SEEDS
     given = where
-    if effective(PRESET, None, {}).config.hardware.device == "auto":
+    if resolve_preset(PRESET, None, {}).config.hardware.device == "auto":
         where = suited_devices(where)
     options = [word for option, key in OPTION_KEYS.items() if key in given for word in (option, str(given[key]))]
     plan = make_plan(

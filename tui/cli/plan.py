@@ -16,8 +16,8 @@ from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import QLORA, method_names, method_title, reads
 from engine.config.model_files import check_model_config, find_model
-from engine.config.preset import Effective, Flat
-from engine.config.preset_library import effective, find_preset, preset_name
+from engine.config.preset import EffectiveConfig, Flat
+from engine.config.preset_library import find_preset, preset_name, resolve_preset
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.text import amount
@@ -108,8 +108,8 @@ def make_query(options: PlanOptions) -> PlanQuery:
     )
 
 
-def _by_method(preset: str, method: Any, given: Flat) -> Effective:
-    return effective(preset, method, {key: value for key, value in given.items() if reads(method, key)})
+def _by_method(preset: str, method: Any, given: Flat) -> EffectiveConfig:
+    return resolve_preset(preset, method, {key: value for key, value in given.items() if reads(method, key)})
 
 
 def model_table(config: Config) -> Mapping[str, Any]:

@@ -38,7 +38,7 @@ def show_list(json: bool) -> None:
 
 def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
     """Print every value with its origin, as TOML that is valid in a preset file."""
-    effective = preset_library.effective(name, method, overrides)
+    effective = preset_library.resolve_preset(name, method, overrides)
     values = flatten(effective.config)
     if json:
         shown: dict[str, Any] = {key: {"value": values[key], "origin": effective.origins[key]} for key in values}

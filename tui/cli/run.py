@@ -13,8 +13,8 @@ from typing import Any
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
 from engine.config.preset import Flat
-from engine.config.preset_library import effective
 from engine.config.preset_library import preset_name as preset_name
+from engine.config.preset_library import resolve_preset
 from engine.runs import launch, start
 from engine.runs.events import End, Error, Warning
 from engine.runs.follow import stream
@@ -46,7 +46,7 @@ def interruptible(folders: Sequence[RunDir | LadderDir | SweepDir]) -> Iterator[
 
 def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool, detach: bool, json: bool) -> int:
     """Start and follow a run; returns the exit status, 0 for a finished or stopped run."""
-    chosen = effective(preset, method, overrides)
+    chosen = resolve_preset(preset, method, overrides)
     if detach:  # else the worker's warnings are shown as it writes them
         show_notices(chosen.notices, json)
     check_disk([chosen.config], runs, json)

@@ -15,7 +15,7 @@ from engine.runs.home import tilde
 from engine.runs.sweep_dir import SweepDir
 from tui.history import ladder_list
 from tui.history.ladder_list import ListedLadder, describe_ladder
-from tui.history.run_list import COLUMNS, cells, describe, scored_otherwise
+from tui.history.run_list import COLUMNS, cells, describe, has_other_split_version
 from tui.output.console import print_json, say, table
 
 SWEEP_COLUMNS = ("sweep", "state", "settings", "ladders done", "started in")
@@ -33,7 +33,7 @@ def show(runs: Path, json: bool) -> None:
         table("", COLUMNS, [cells(line) for line in lines], right=(5,))
     else:
         say(f"no runs in {tilde(runs)}; start with `ftbench demo`")
-    for version in sorted({line.split_version for line in lines if scored_otherwise(line)}):
+    for version in sorted({line.split_version for line in lines if has_other_split_version(line)}):
         say(f"(split {version}): {versions_differ(version, SPLIT_VERSION)}")
     _show_ladders(runs)
     _show_sweeps(runs)

@@ -92,7 +92,7 @@ def _using(device: SelectedDevice) -> Iterator[list[str]]:
     Raises UserError if a run uses the GPU: with less memory than it expects it could fail.
     """
     path = locks.device_lock(device.lock)
-    lock = locks.hold(path, f"{os.getpid()} {NAME}")
+    lock = locks.acquire(path, f"{os.getpid()} {NAME}")
     if lock is not None:
         try:
             yield []

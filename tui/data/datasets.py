@@ -46,7 +46,7 @@ def on_the_hub(data: str) -> bool:
     return is_hub_id(data) and not is_data_file(data) and not Path(data).exists()
 
 
-def is_text(data: str) -> bool:
+def is_utf8(data: str) -> bool:
     """Whether a name is valid UTF-8: file names are bytes."""
     try:
         data.encode()
@@ -55,7 +55,7 @@ def is_text(data: str) -> bool:
     return True
 
 
-def offered(chosen: str) -> list[DataSet]:
+def list_datasets(chosen: str) -> list[DataSet]:
     """Embedded sets, the working directory and its files, recent sets; `chosen` is always included."""
     sets = [DataSet(name, name) for name in EMBEDDED] + _in_working_directory()
     ids = {one.id for one in sets}

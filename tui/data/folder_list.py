@@ -66,7 +66,7 @@ def _bytes(entry: os.DirEntry[str]) -> int | None:
     return None
 
 
-def meant(text: str, here: Path) -> tuple[Path, str]:
+def resolve_typed_path(text: str, here: Path) -> tuple[Path, str]:
     """The folder that a typed path refers to, relative to `here`, and the prefix of a name to look for in it."""
     if text in ("~", ".", ".."):
         text += "/"

@@ -147,7 +147,7 @@ class PreviewCache:
             return Preview(note=f"{size(bytes_)}, not counted: larger than {size(MAX_BYTES)}; inspect it to count")
         key = msgspec.json.encode([__version__, mark, section]).decode()
         if key not in self.known:
-            preview = counted(section, leaving)
+            preview = request_preview(section, leaving)
             if preview.note:
                 return preview
             self.known[key], self.changed = preview, True
@@ -164,7 +164,7 @@ class PreviewCache:
             write_atomically(self.path, msgspec.json.encode(latest))
 
 
-def counted(section: dict[str, Any], leaving: CancelToken) -> Preview:
+def request_preview(section: dict[str, Any], leaving: CancelToken) -> Preview:
     """Request a preview from the engine, with a timeout. Raises Cancelled where it was cancelled for another reason."""
     late = threading.Event()
 

@@ -40,7 +40,7 @@ LABEL, CELL = 14, 16
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRun:
     """Everything compared of one run, read once."""
 
     name: str
@@ -54,12 +54,12 @@ class Compared:
     error: str = ""
 
 
-def read(runs: Sequence[RunDir]) -> list[Compared]:
+def read(runs: Sequence[RunDir]) -> list[ComparedRun]:
     """Read curves, results and configurations of the runs."""
     return [_read(run, COLORS[number % len(COLORS)]) for number, run in enumerate(runs)]
 
 
-def _read(run: RunDir, color: str) -> Compared:
+def _read(run: RunDir, color: str) -> ComparedRun:
     error, result, settings, state, version = "", None, None, RunState(run.name), OLDEST_SPLIT_VERSION
     try:
         state = EventLoader(run.events_file).first()  # a huge log as samples: reading several completely would be slow
@@ -75,20 +75,20 @@ def _read(run: RunDir, color: str) -> Compared:
     except UserError as caught:
         error = error or caught.line
     shown = describe(run).state
-    return Compared(run.name, shown, color, state.loss, state.validation, result, settings, version, error)
+    return ComparedRun(run.name, shown, color, state.loss, state.validation, result, settings, version, error)
 
 
-def compare(runs: Sequence[Compared], width: int, ascii_only: bool = False) -> Content:
+def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool = False) -> Content:
     """The comparison as one text of `width` columns."""
     lines = [*_chart(runs, width, ascii_only), Content(""), *_excluded_scores(runs), *_table(runs, width), Content("")]
     return Content("\n").join([*lines, *_differences(runs, width)])
 
 
-def _latest_version(runs: Sequence[Compared]) -> int:
+def _latest_version(runs: Sequence[ComparedRun]) -> int:
     return max((run.split_version for run in runs), default=OLDEST_SPLIT_VERSION)
 
 
-def _excluded_scores(runs: Sequence[Compared]) -> Iterator[Content]:
+def _excluded_scores(runs: Sequence[ComparedRun]) -> Iterator[Content]:
     """Why the scores of some runs are left out."""
     latest = _latest_version(runs)
     for run in runs:
@@ -96,7 +96,7 @@ def _excluded_scores(runs: Sequence[Compared]) -> Iterator[Content]:
             yield Content.styled(visible(f"{run.name}: scores not shown: {reason}"), "$text-warning")
 
 
-def _chart(runs: Sequence[Compared], width: int, ascii_only: bool) -> Iterator[Content]:
+def _chart(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Iterator[Content]:
     """Names of the runs and a chart of their smoothed training losses."""
     for run in runs:
         yield Content.assemble(("━ ", run.color), visible(run.name))
@@ -111,7 +111,7 @@ def _chart(runs: Sequence[Compared], width: int, ascii_only: bool) -> Iterator[C
     yield Content.styled("training loss (nats/token) over steps, log scale, smoothed", "$foreground-muted")
 
 
-def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
+def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
     """One column per run; several blocks where the width does not suffice."""
     room = max(1, (width - LABEL) // CELL)
     for first in range(0, len(runs), room):
@@ -124,7 +124,7 @@ def _table(runs: Sequence[Compared], width: int) -> Iterator[Content]:
             yield Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), values)
 
 
-def _figures(run: Compared, comparable: bool) -> dict[str, str]:
+def _figures(run: ComparedRun, comparable: bool) -> dict[str, str]:
     """Scores and costs by label; a dash for unknown values and for scores on other test rows."""
     result = run.result
     percent = result is not None and metric_spec(result.metric).is_share
@@ -149,7 +149,7 @@ def _figures(run: Compared, comparable: bool) -> dict[str, str]:
     }
 
 
-def _differences(runs: Sequence[Compared], width: int) -> Iterator[Content]:
+def _differences(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
     """The settings that differ; one line per run where one line for all is too long."""
     known = [(run, run.settings) for run in runs if run.settings is not None]
     if not known:

@@ -165,12 +165,12 @@ def _worked_seconds(run: RunDir) -> float | None:
 
 def cells(line: RunSummary) -> list[str]:
     """The cells of COLUMNS. A score under an older split rule is followed by the rule's number."""
-    scored = score(line) + (f" (split {line.split_version})" if scored_otherwise(line) else "")
+    scored = score(line) + (f" (split {line.split_version})" if has_other_split_version(line) else "")
     names = [line.name, line.state, model(line), last_part(line.data)]
     return [*names, scored, duration(line.seconds), tilde(line.started_in)]
 
 
-def scored_otherwise(line: RunSummary) -> bool:
+def has_other_split_version(line: RunSummary) -> bool:
     """Whether it has a score that is not comparable with those of new runs."""
     return line.split_version != SPLIT_VERSION and (line.before is not None or line.after is not None)
 

@@ -198,7 +198,7 @@ def answer_facts(answer: Answered) -> str:
     return " · ".join([amount(answer.tokens, "token"), *speed, first, ended])
 
 
-CPU = THE_CPU.title
+CPU_TITLE = THE_CPU.title
 KINDS = {"disagree": "the runs disagree", "failure": "all runs failed", "other": "all runs were right"}
 """Kind of a test item -> in words."""
 
@@ -241,7 +241,7 @@ def state_line(state: ChatState, error: str, keys: CommandKeys) -> tuple[str, st
     if error:
         return f"{error}; press {keys.of('try.back')} to return", "$text-error"
     if state.waiting:
-        cpu = "" if state.waiting.device == CPU else f" Press {keys.of('try.cpu')} to use the CPU instead (slow)."
+        cpu = "" if state.waiting.device == CPU_TITLE else f" Press {keys.of('try.cpu')} to use the CPU instead (slow)."
         now = f" Press {keys.of('try.now')} to start immediately."
         return f"waiting in the device queue: {state.waiting.note}.{cpu}{now}", "$text-warning"
     if state.ready is None:

@@ -29,7 +29,7 @@ TIMESTAMP = len("20260101-000000-")
 
 
 @dataclass(frozen=True)
-class Losses:
+class CurveView:
     """One view of a run, index `view` of VIEWS; `behind` is overlaid on the loss only, and never the run itself."""
 
     state: RunState

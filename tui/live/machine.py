@@ -104,7 +104,7 @@ class Sampled(Message):
     sample: MachineSample
 
 
-class Sampler(threading.Thread):
+class SamplerThread(threading.Thread):
     """Samples the machine once a second, also while no run is watched."""
 
     def __init__(

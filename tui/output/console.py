@@ -15,7 +15,7 @@ from tui.output import cursor, streams
 from tui.output.streams import literal
 
 
-class Terminal(Console):
+class EscapingConsole(Console):
     """Rich's console with all text escaped, titles and columns of its displays included.
 
     A closed pipe (`| head`) raises BrokenPipeError, which ends the command without an error.
@@ -50,7 +50,7 @@ class Terminal(Console):
         raise BrokenPipeError
 
 
-console = Terminal(highlight=False, markup=False, emoji=False, soft_wrap=False)
+console = EscapingConsole(highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def say(text: str, style: str = "") -> None:

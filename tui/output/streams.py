@@ -25,7 +25,7 @@ def literal(text: str) -> str:
     return "\n".join(map(visible, text.split("\n")))
 
 
-class Gate(io.TextIOBase):
+class EscapingStream(io.TextIOBase):
     """A text stream that escapes control characters, for `print`, help pages and tracebacks.
 
     It has no `buffer`, so that nothing can bypass it.
@@ -65,18 +65,18 @@ def install() -> None:
     codecs.register_error("substitute", _substitute)
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)
-        if isinstance(stream, Gate):
+        if isinstance(stream, EscapingStream):
             continue
         if stream is None:
             stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until the process ends
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="substitute")
-        setattr(sys, name, Gate(stream))
+        setattr(sys, name, EscapingStream(stream))
 
 
 def raw(stream: Any) -> Any:
     """The stream behind a Gate."""
-    return stream.raw_stream if isinstance(stream, Gate) else stream
+    return stream.raw_stream if isinstance(stream, EscapingStream) else stream
 
 
 def write(text: str) -> None:

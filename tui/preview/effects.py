@@ -20,7 +20,7 @@ from tui.preview.memory_forecast import STYLES, Fit, forecast
 
 
 @dataclass(frozen=True)
-class Effects:
+class PredictedCost:
     """The predicted cost of one run; None for what is not known."""
 
     memory: int | None
@@ -35,7 +35,7 @@ class Effects:
     """Number of earlier runs that the duration is based on."""
 
 
-class Speeds:
+class ThroughputCache:
     """Throughput of earlier runs on this machine, read once per runs directory, model, method and device."""
 
     def __init__(self, runs: Path) -> None:
@@ -60,7 +60,7 @@ def training_steps(config: Config, rows: int | None) -> int | None:
     return max(1, round(train.epochs * math.ceil(rows / train.batch))) if rows else None
 
 
-def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, speed: Throughput | None) -> Effects:
+def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, speed: Throughput | None) -> PredictedCost:
     """The predicted cost of a run of this configuration on the rows of a data check."""
     found = forecast(config, find_model(config.model), budget, report.longest)
     steps = training_steps(config, report.rows.get("train"))
@@ -68,10 +68,10 @@ def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, spee
     tokens = steps * config.train.batch * per_row if steps and per_row else None
     seconds = tokens / speed.middle if tokens and speed else None
     counting = steps is None and report.running
-    return Effects(found.peak, found.fit, steps, seconds, counting, speed.runs if speed and seconds else 0)
+    return PredictedCost(found.peak, found.fit, steps, seconds, counting, speed.runs if speed and seconds else 0)
 
 
-def effects_text(now: Effects, before: Effects | None = None) -> Content:
+def effects_text(now: PredictedCost, before: PredictedCost | None = None) -> Content:
     """`memory 842 MiB → 1.2 GiB fits   steps 200 → 400   time 2:10 → 4:20 (3 runs)`; unchanged values once."""
     old = before or now
     memory = _change(size(old.memory), size(now.memory))

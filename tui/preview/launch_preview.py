@@ -11,7 +11,7 @@ from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name
 from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
@@ -59,7 +59,7 @@ class LaunchPreview:
         return any(problem.blocking for problem in self.problems)
 
 
-def run_preview(name: str, chosen: Effective, context: LaunchContext, report: DataCheck) -> LaunchPreview:
+def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, report: DataCheck) -> LaunchPreview:
     """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
     found = forecast(config, files, context.budget, report.longest)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from engine.config.errors import UserError
 from engine.config.method_specs import reads
-from engine.config.preset import Effective, flatten
+from engine.config.preset import EffectiveConfig, flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
@@ -75,7 +75,7 @@ class RunLaunch:
     """One run of the selection."""
 
     choice: Choice
-    effective: Effective
+    effective: EffectiveConfig
     runs: Path
     context: Callable[[], LaunchContext] = field(compare=False)
 
@@ -113,7 +113,7 @@ class RunLaunch:
         return replace(self, choice=choice, effective=choice.effective())
 
 
-def continued(choice: Choice, run: RunDir) -> Choice:
+def choice_from_run(choice: Choice, run: RunDir) -> Choice:
     """The selection with everything that a run needs to start from this finished run; the data set is kept.
 
     Raises UserError if the run cannot be read or its preset was deleted.

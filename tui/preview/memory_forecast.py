@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.model_files import ModelFiles, find_model
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
@@ -137,7 +137,7 @@ def process_peak(estimate: MemoryEstimate, budget: MemoryBudget) -> int:
 
 def predicted_peak(
     run: RunDir | None,
-    chosen: Effective | None,
+    chosen: EffectiveConfig | None,
     budget: MemoryBudget | None,
     longest: Callable[[Config], int | None] = lambda config: None,
 ) -> int | None:

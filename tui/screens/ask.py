@@ -14,7 +14,7 @@ from textual.widgets import Static
 from engine.config.text import visible
 
 
-class AskScreen(ModalScreen[bool]):
+class ConfirmScreen(ModalScreen[bool]):
     """Closes with True on y or enter, with False on n, escape or q."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -17,7 +17,7 @@ from engine.config import user_presets
 from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
 from engine.config.model_files import find_model
-from engine.config.preset import Effective, flatten
+from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import list_presets
 from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
 from engine.config.text import amount, visible
@@ -27,7 +27,7 @@ from tui.choice import NOT_COMPARED, Choice
 from tui.command_line import run_command
 from tui.commands import actions, bindings
 from tui.format import setting
-from tui.preview.effects import Effects, Speeds, effects, effects_text
+from tui.preview.effects import PredictedCost, ThroughputCache, effects, effects_text
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, with_text
 from tui.screens.base import BaseScreen
@@ -67,9 +67,9 @@ class ConfigurationScreen(BaseScreen[Choice]):
     ) -> None:
         super().__init__()
         self.choice, self.runs, self.context = choice, runs, context
-        self.effective: Effective = choice.effective()
+        self.effective: EffectiveConfig = choice.effective()
         self.checking = DataChecking(checks, self.post_message)
-        self.speeds = Speeds(runs)
+        self.speeds = ThroughputCache(runs)
         self.speed: Throughput | None = None
         """Of earlier runs of this model and method; None until it is read."""
         self.word = ""
@@ -170,7 +170,7 @@ class ConfigurationScreen(BaseScreen[Choice]):
         if self.edited in ("", "filter"):
             self.query_one("#effect", Static).update(effects_text(self._effects(self.effective)))
 
-    def _effects(self, effective: Effective) -> Effects:
+    def _effects(self, effective: EffectiveConfig) -> PredictedCost:
         return effects(effective.config, self.context().budget, self.checking.report, self.speed)
 
     @on(ProgressReported)

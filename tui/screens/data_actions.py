@@ -24,7 +24,7 @@ class DataActions:
     def inspect(self, data: str) -> None:
         """Open the inspector; asks first if that downloads a data set from the Hub."""
         from tui.data.datasets import on_the_hub
-        from tui.screens.ask import AskScreen
+        from tui.screens.ask import ConfirmScreen
 
         if not on_the_hub(data):
             self._open_inspector(data)
@@ -35,10 +35,12 @@ class DataActions:
                 self._open_inspector(data)
 
         what = f"Inspecting {data} downloads it from the Hub, which requires network access. Offline, only "
-        self._screen.app.push_screen(AskScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered)
+        self._screen.app.push_screen(
+            ConfirmScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered
+        )
 
     def _open_inspector(self, data: str) -> None:
-        from tui.data.datasets import NOT_TEXT, is_text
+        from tui.data.datasets import NOT_TEXT, is_utf8
         from tui.screens.inspector import InspectorScreen
 
         def answered(selected: bool | None) -> None:
@@ -46,7 +48,7 @@ class DataActions:
                 self._get_choosing().select_data(data)
                 self._screen.post_message(ItemPicked())
 
-        if not is_text(data):
+        if not is_utf8(data):
             self._screen.post_message(ChoiceRefused(NOT_TEXT))
             return
         try:

@@ -13,7 +13,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
@@ -64,7 +64,7 @@ class InspectorScreen(BaseScreen[bool]):
     InspectorScreen.-narrow.-facts #sample { display: none; }
     """
 
-    def __init__(self, effective: Effective) -> None:
+    def __init__(self, effective: EffectiveConfig) -> None:
         super().__init__()
         self.effective = effective
         self.inspection: Inspection | None = None

@@ -27,7 +27,7 @@ from tui.commands import bindings
 from tui.history import ladder_view
 from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 from tui.widgets.status_line import status
@@ -192,7 +192,7 @@ class LadderScreen(BaseScreen[None]):
                 self.tell(f"stopping after this step; press {app_keys(self).of('ladder.resume')} to resume later")
 
         self.app.push_screen(
-            AskScreen(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint."), answered
+            ConfirmScreen(f"Stop {folder.name}? Its run finishes its step and saves a checkpoint."), answered
         )
 
     def action_resume(self) -> None:

@@ -23,8 +23,8 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.commands import bindings
-from tui.data.datasets import NOT_TEXT, is_text
-from tui.data.folder_list import FolderEntry, FolderView, entries, meant, read_folder
+from tui.data.datasets import NOT_TEXT, is_utf8
+from tui.data.folder_list import FolderEntry, FolderView, entries, read_folder, resolve_typed_path
 from tui.screens.base import BaseScreen
 from tui.widgets.key_line import KeyLine
 from tui.workbench import app_keys
@@ -112,7 +112,7 @@ class PickerScreen(BaseScreen[str | None]):
 
     @on(Input.Changed)
     def _typed(self) -> None:
-        folder, _ = meant(self.typed, self.folder)
+        folder, _ = resolve_typed_path(self.typed, self.folder)
         if folder != self.view.path and folder != self._reading:
             self._read(folder)
         else:
@@ -122,7 +122,7 @@ class PickerScreen(BaseScreen[str | None]):
         """List what was read and matches the filter."""
         if self._reading is not None:
             return
-        _, word = meant(self.typed, self.folder)
+        _, word = resolve_typed_path(self.typed, self.folder)
         self.entries = entries(self.view, word, self.hidden, self.typed)
         files = self.query_one("#entries", OptionList)
         width = max(20, (files.size.width or self.size.width - 2) - 2)
@@ -154,7 +154,7 @@ class PickerScreen(BaseScreen[str | None]):
         entry = self.entries[number]
         if entry.kind in ("folder", "up"):
             self._enter(Path(entry.target))
-        elif not is_text(entry.target):
+        elif not is_utf8(entry.target):
             self.tell(NOT_TEXT, severity="error")
         else:
             self.dismiss(entry.target)

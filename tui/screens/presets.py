@@ -14,7 +14,7 @@ from textual.widgets import Static
 
 from engine.config import preset_library, user_presets
 from engine.config.errors import RunFailed, UserError
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry
 from engine.config.schema import Config
 from engine.config.text import visible
@@ -22,7 +22,7 @@ from tui.charts.columns import Column, TableRow
 from tui.choice import Choice, changes
 from tui.commands import bindings
 from tui.keymap import CommandKeys
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
 from tui.terminal.editing import edit
@@ -53,7 +53,7 @@ class PresetsScreen(BaseScreen[str | None]):
                             border-top: solid $surface-lighten-2; }
     """
 
-    def __init__(self, choice: Choice, effective: Effective | None) -> None:
+    def __init__(self, choice: Choice, effective: EffectiveConfig | None) -> None:
         super().__init__()
         self.choice, self.effective = choice, effective
         self.listed: dict[str, PresetEntry] = {}
@@ -169,7 +169,9 @@ class PresetsScreen(BaseScreen[str | None]):
 
         shows = (preset_library.shipped_folder() / listed.path.name).exists()
         again = " The built-in preset of this name is listed again." if shows else ""
-        self.app.push_screen(AskScreen(f"Delete your preset {listed.path}? This cannot be undone.{again}"), answered)
+        self.app.push_screen(
+            ConfirmScreen(f"Delete your preset {listed.path}? This cannot be undone.{again}"), answered
+        )
 
     def action_config(self) -> None:
         from tui.screens.text import TextScreen, config_text  # imported when it is opened
@@ -177,7 +179,7 @@ class PresetsScreen(BaseScreen[str | None]):
         listed = self._selected()
         try:
             if listed is not None:
-                text = config_text(preset_library.effective(listed.name, None, {}))
+                text = config_text(preset_library.resolve_preset(listed.name, None, {}))
                 self.app.push_screen(TextScreen(f"configuration of {listed.name}", text))
         except UserError as error:
             self.tell(error.line, severity="error", timeout=10)
@@ -206,7 +208,7 @@ def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
     ]
 
 
-def detail(listed: PresetEntry, choice: Choice, effective: Effective | None) -> Content:
+def detail(listed: PresetEntry, choice: Choice, effective: EffectiveConfig | None) -> Content:
     """What a preset is for, and what selecting it would change."""
     if listed.preset is None:
         return Content.styled(visible(listed.error), "$text-error")

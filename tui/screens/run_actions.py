@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.config.errors import RunFailed, UserError
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
 from tui.workbench import app_keys
 
@@ -36,7 +36,7 @@ class RunActions:
                 self._signal(launch.stop, run)
 
         question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
-        self._screen.app.push_screen(AskScreen(question), answered)
+        self._screen.app.push_screen(ConfirmScreen(question), answered)
 
     def pause(self, run: RunDir | None) -> None:
         """Pause without asking: nothing is lost."""

@@ -69,10 +69,10 @@ class RunLauncher:
 
     def continue_run(self, choice: Choice, run: RunDir) -> None:
         """Select a finished run as the start of the next one, and show what that one will do."""
-        from tui.preview.launches import continued
+        from tui.preview.launches import choice_from_run
 
         try:
-            choice = continued(choice, run)
+            choice = choice_from_run(choice, run)
         except UserError as error:
             self._screen.tell(error.line, severity="error")
             return

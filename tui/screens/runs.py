@@ -18,7 +18,7 @@ from engine.runs.run_dir import RunDir
 from tui.commands import bindings
 from tui.history.run_list import SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
 from tui.screens.run_actions import RunActions
 from tui.widgets.key_line import KeyLine
@@ -225,7 +225,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
             self.read(neighbor)
 
         self.app.push_screen(
-            AskScreen(f"Delete {run.name} with its model and checkpoints? This cannot be undone."), answered
+            ConfirmScreen(f"Delete {run.name} with its model and checkpoints? This cannot be undone."), answered
         )
 
     def action_sort(self) -> None:

@@ -11,7 +11,7 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.config.preset import Effective, flatten
+from engine.config.preset import EffectiveConfig, flatten
 from engine.config.text import visible
 from tui.commands import TABLES, TITLES
 from tui.format import setting
@@ -55,7 +55,7 @@ def help_text(keys: CommandKeys) -> Content:
     return Content("\n").join(lines)
 
 
-def config_text(effective: Effective) -> Content:
+def config_text(effective: EffectiveConfig) -> Content:
     """Every setting with its origin; those that are not defaults in bold."""
     lines: Iterable[Content] = (
         Content.assemble(

@@ -20,7 +20,15 @@ from engine.runs.chat_messages import Items, ListItems, Loading, Open, Ready, Re
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
 from tui.live.chat_sampling import parse_sampling, written
-from tui.live.chat_state import CPU, ChatState, default_sampling, item_line, memory_text, sampling_text, state_line
+from tui.live.chat_state import (
+    CPU_TITLE,
+    ChatState,
+    default_sampling,
+    item_line,
+    memory_text,
+    sampling_text,
+    state_line,
+)
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
 from tui.screens.base import BaseScreen
 from tui.widgets.answer_columns import AnswerColumns
@@ -215,7 +223,7 @@ class TryScreen(BaseScreen[None]):
         if isinstance(self.focused, Input):
             return False
         if action in ("cpu", "now"):
-            return waiting is not None and (action == "now" or waiting.device != CPU)
+            return waiting is not None and (action == "now" or waiting.device != CPU_TITLE)
         return self.state.ready is not None
 
     def action_back(self) -> None:

@@ -22,7 +22,7 @@ from tui.widgets.preset_list import PresetList
 from tui.workbench import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor a forecast
-    from engine.config.preset import Effective
+    from engine.config.preset import EffectiveConfig
     from engine.config.schema import Config
     from engine.memory.formula.memory_budget import MemoryBudget
     from tui.preview.memory_forecast import MethodForecast
@@ -33,7 +33,7 @@ class ChoiceChanged(Message):
     """Another selection is in effect; `changed` lists the settings that differ from the previous one."""
 
     name: str
-    effective: Effective
+    effective: EffectiveConfig
     changed: list[str]
 
 
@@ -56,7 +56,7 @@ class ChoosingPane(Vertical):
         self.choice = Choice()
         self.started = False
         """Whether a first preset has been selected."""
-        self.effective: Effective | None = None
+        self.effective: EffectiveConfig | None = None
         self.changed: list[str] = []
         """Settings that differ from the previous selection."""
         self.previous = ""
@@ -146,10 +146,10 @@ class ChoosingPane(Vertical):
 
     def select_data(self, data: str) -> None:
         """Train on this data set, also with other presets."""
-        from tui.data.datasets import EMBEDDED, NOT_TEXT, is_text
+        from tui.data.datasets import EMBEDDED, NOT_TEXT, is_utf8
         from tui.data.recent import remember
 
-        if not is_text(data):
+        if not is_utf8(data):
             self.post_message(ChoiceRefused(NOT_TEXT))
             return
         if data not in EMBEDDED:

@@ -85,11 +85,11 @@ class DataList(OptionList, inherit_bindings=False):
         """List the data sets as they are now, the cursor on `cursor` or where it was."""
         if self.section is None:
             return
-        from tui.data.datasets import offered
+        from tui.data.datasets import list_datasets
 
         cursor = cursor or (self.current.id if self.current else self.selected_id)
         missing = self._missing - {self.selected_id}
-        self.sets = [one for one in offered(self.selected_id) if not (one.recent and one.id in missing)]
+        self.sets = [one for one in list_datasets(self.selected_id) if not (one.recent and one.id in missing)]
         self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
         ids = [one.id for one in self.sets]
         self.highlighted = ids.index(cursor) if cursor in ids else ids.index(self.selected_id)
@@ -116,7 +116,7 @@ class DataList(OptionList, inherit_bindings=False):
         """Let the engine count in the background; data sets on the Hub are not downloaded for it."""
         if self.section is None:
             return
-        from tui.data.datasets import NOT_TEXT, DataSet, is_text
+        from tui.data.datasets import NOT_TEXT, DataSet, is_utf8
         from tui.data.preview import Preview, PreviewReady, PreviewThread
 
         if self._preview_thread is None:
@@ -124,10 +124,10 @@ class DataList(OptionList, inherit_bindings=False):
             self._preview_thread.start()
         settings = _read_settings(self.section)
         for one in self.sets:
-            if not is_text(one.id):
+            if not is_utf8(one.id):
                 self.on_preview_ready(PreviewReady(one.id, Preview(error=NOT_TEXT)))
         listed = [*self.sets, *(DataSet(data, data) for data in self._missing)]
-        countable = [one.id for one in listed if is_text(one.id) and not one.on_the_hub]
+        countable = [one.id for one in listed if is_utf8(one.id) and not one.on_the_hub]
         self._preview_thread.want([(data, {**settings, "id": data}) for data in countable])
 
     def on_preview_ready(self, message: PreviewReady) -> None:

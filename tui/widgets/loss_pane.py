@@ -15,7 +15,7 @@ from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.earlier_runs import EarlierRun
-    from tui.live.loss_rows import Losses
+    from tui.live.loss_rows import CurveView
     from tui.live.run_state import RunState
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97)
@@ -52,9 +52,9 @@ class LossPane(Rows):
                 self.show(welcome(app_keys(self), width, height))
             return
         from tui.charts.chart import ChartStyle
-        from tui.live.loss_rows import Losses
+        from tui.live.loss_rows import CurveView
 
-        losses = Losses(self.state, self.view, self.earlier)
+        losses = CurveView(self.state, self.view, self.earlier)
         if self._is_due(losses):
             self.show(losses.rows(width, height, ChartStyle(self.log_axis, self.smoothing, app_settings(self).ascii)))
 
@@ -113,7 +113,7 @@ class LossPane(Rows):
         self.earlier, self.view = earlier, 0
         self.redraw()
 
-    def _is_due(self, losses: Losses) -> bool:
+    def _is_due(self, losses: CurveView) -> bool:
         """Whether to redraw: another view, another column, or MAX_SECONDS have passed."""
         state, now = losses.state, time.monotonic()
         step = float(state.step.step) if state.step else 0.0

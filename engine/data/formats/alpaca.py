@@ -6,7 +6,7 @@ from engine.data.answers import answer_of
 from engine.data.chat_columns import SYSTEMS, TOOLS
 from engine.data.chat_message import text_of
 from engine.data.conversation import Example
-from engine.data.format import ColumnLookup, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.mapping import column
 from engine.data.row_limits import RawRow
 from engine.data.turns import history_of, question
@@ -15,7 +15,7 @@ _ANSWERS = ("output", "response", "completion", "answer", "target")
 _INPUTS = ("input", "context")
 
 
-def detect(columns: ColumnLookup) -> Format | None:
+def detect(columns: ColumnLookup) -> DetectedFormat | None:
     instruction, output = columns.find("instruction"), columns.find(*_ANSWERS)
     more = columns.optional_parts(input=_INPUTS, history=("history",))
     if instruction is None or output is None or (output.lower() != "output" and "input" not in more):
@@ -24,17 +24,17 @@ def detect(columns: ColumnLookup) -> Format | None:
         return None  # data.separator is for the format text
     parts = {"instruction": column(instruction), **more, "completion": column(output)}
     why = f"columns {', '.join(part.source for part in parts.values())}: alpaca"
-    return Format("alpaca", why, parts | columns.optional_parts(system=SYSTEMS, tools=TOOLS))
+    return DetectedFormat("alpaca", why, parts | columns.optional_parts(system=SYSTEMS, tools=TOOLS))
 
 
-def convert(raw: RawRow, found: Format) -> Example:
+def convert(raw: RawRow, found: DetectedFormat) -> Example:
     output = found.parts["completion"]
     answer = answer_of(output.fill(raw.values), output.lone, raw)
     earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
     return question(instruction_of(raw, found), answer, raw, found, earlier)
 
 
-def instruction_of(raw: RawRow, found: Format) -> str:
+def instruction_of(raw: RawRow, found: DetectedFormat) -> str:
     """The instruction, followed by the input if the row has one."""
     task = text_of(found.parts["instruction"].fill(raw.values), raw, "instruction")
     more = text_of(found.parts["input"].fill(raw.values), raw, "input") if "input" in found.parts else ""

@@ -14,7 +14,7 @@ from engine.data.answers import Answer
 from engine.data.chat_columns import CHATS, SYSTEMS, TOOLS
 from engine.data.chat_message import role_of, text_of, turns_of
 from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.formats.alpaca import instruction_of
 from engine.data.mapping import as_text, column, is_empty
 from engine.data.row_limits import RawRow
@@ -35,18 +35,18 @@ _MESSAGES = re.compile(r'(\[\s*)?\{\s*"(role|from|content|value)"')
 _MARK = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def detect(columns: ColumnLookup) -> Format | None:
+def detect(columns: ColumnLookup) -> DetectedFormat | None:
     pair = next(
         (pair for one, other in _PAIRS if (pair := (columns.find(one), columns.optional(other))) and all(pair)), None
     )
     if pair is not None:
         parts = {"chosen": column(str(pair[0])), "rejected": column(str(pair[1]))}
         why = f"columns {pair[0]}, {pair[1]}: chosen (trains on {pair[0]}; {pair[1]} is not used)"
-        return Format("chosen", why, parts | _prompt_parts(columns))
+        return DetectedFormat("chosen", why, parts | _prompt_parts(columns))
     return _ranked(columns)
 
 
-def _ranked(columns: ColumnLookup) -> Format | None:
+def _ranked(columns: ColumnLookup) -> DetectedFormat | None:
     answers = columns.find(*_LISTS)
     if answers is None or columns.kinds(answers) != {"a list"}:
         return None
@@ -57,12 +57,12 @@ def _ranked(columns: ColumnLookup) -> Format | None:
     parts = {"chosen": column(answers), **_prompt_parts(columns)}
     if scores := columns.find(*_SCORES):
         why = f"columns {answers}, {scores}: chosen (trains on the answer with the highest of the {scores})"
-        return Format("chosen", why, parts | {"scores": column(scores)})
+        return DetectedFormat("chosen", why, parts | {"scores": column(scores)})
     if ranks := columns.find(*_RANKS):
         why = f"columns {answers}, {ranks}: chosen (trains on the answer of the lowest rank)"
-        return Format("chosen", why, parts | {"ranks": column(ranks)})
+        return DetectedFormat("chosen", why, parts | {"ranks": column(ranks)})
     if answers.lower() == "output" and columns.find("instruction") and _two_texts(columns, answers):
-        return Format("chosen", f"column {answers} with two answers: chosen (trains on the first)", parts)
+        return DetectedFormat("chosen", f"column {answers} with two answers: chosen (trains on the first)", parts)
     return None
 
 
@@ -78,7 +78,7 @@ def _prompt_parts(columns: ColumnLookup) -> dict[str, Any]:
     return columns.optional_parts(history_turns=CHATS) or columns.optional_parts(prompt=_PROMPTS) | optional
 
 
-def convert(raw: RawRow, found: Format) -> Example:
+def convert(raw: RawRow, found: DetectedFormat) -> Example:
     chosen = _best(raw, found)
     if is_empty(chosen):
         raise UnusableRow("data.empty", "no chosen answer")
@@ -94,7 +94,7 @@ def convert(raw: RawRow, found: Format) -> Example:
     return _from_turns(before, chosen, rejected, raw, found)
 
 
-def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, found: Format) -> Example:
+def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, found: DetectedFormat) -> Example:
     """Only messages after the prompt, or after the common prefix of chosen and rejected, are in the loss."""
     asked = [{"role": "user", "content": before}] if isinstance(before, str) else turns_of(before, raw.where, "prompt")
     reply = (
@@ -113,7 +113,7 @@ def _shared(chosen: list[Any], rejected: Any) -> int:
     return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(chosen) - 1)
 
 
-def _before(raw: RawRow, found: Format) -> Any:
+def _before(raw: RawRow, found: DetectedFormat) -> Any:
     """The prompt as text or messages; None if it is part of the answers."""
     if "history_turns" in found.parts:
         part = found.parts["history_turns"]
@@ -124,7 +124,7 @@ def _before(raw: RawRow, found: Format) -> Any:
     return None if is_empty(value) else value
 
 
-def _best(raw: RawRow, found: Format) -> Any:
+def _best(raw: RawRow, found: DetectedFormat) -> Any:
     """The preferred answer, as text or messages."""
     value = found.parts["chosen"].fill(raw.values)
     key = next((role for role in ("scores", "ranks") if role in found.parts), None)

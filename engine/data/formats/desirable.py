@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.formats import alpaca, messages, prompt_completion, sharegpt
 from engine.data.mapping import column, is_empty
 from engine.data.row_limits import RawRow
@@ -20,7 +20,7 @@ _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
 _BASES = {one.name: one for one in (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)}
 
 
-def detect(columns: ColumnLookup) -> Format | None:
+def detect(columns: ColumnLookup) -> DetectedFormat | None:
     label = columns.optional(*_LABELS)
     if label is None or not _is_verdict(columns[label].distinct, columns.data.format == "desirable"):
         return None
@@ -32,7 +32,7 @@ def detect(columns: ColumnLookup) -> Format | None:
     return replace(base, name="desirable", base=base.name, why=why, parts=base.parts | {"label": column(label)})
 
 
-def convert(raw: RawRow, found: Format) -> Example:
+def convert(raw: RawRow, found: DetectedFormat) -> Example:
     value = found.parts["label"].fill(raw.values)
     if is_empty(value):
         raise UnusableRow("data.no_label", "missing label")

@@ -9,7 +9,7 @@ from engine.data.answers import ANSWER_LISTS, answer_of
 from engine.data.chat_columns import SYSTEMS, TOOLS
 from engine.data.chat_message import text_of, turns_of
 from engine.data.conversation import Example
-from engine.data.format import ColumnLookup, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.mapping import column
 from engine.data.row_limits import RawRow
 from engine.data.row_shapes import is_turn
@@ -32,13 +32,13 @@ _TEXTS = (
 _LABELS = ("label_text", "label_name", "category", "intent", "label", "class", "sentiment", "topic", "target", "tag")
 
 
-def detect(columns: ColumnLookup) -> Format | None:
+def detect(columns: ColumnLookup) -> DetectedFormat | None:
     if columns.data.separator is not None and columns.find("text"):
         return None  # data.separator is for the format text
     return find_pair(columns) or _find_labels(columns)
 
 
-def find_pair(columns: ColumnLookup) -> Format | None:
+def find_pair(columns: ColumnLookup) -> DetectedFormat | None:
     """The format for the first known pair of prompt and answer columns; None if there is none."""
     for prompt, completion in _PAIRS:
         if (asked := columns.find(prompt)) and (answer := columns.find(completion)):
@@ -46,7 +46,7 @@ def find_pair(columns: ColumnLookup) -> Format | None:
     return None
 
 
-def convert(raw: RawRow, found: Format) -> Example:
+def convert(raw: RawRow, found: DetectedFormat) -> Example:
     prompt, completion = (found.parts[role].fill(raw.values) for role in ("prompt", "completion"))
     if _is_turns(prompt) or _is_turns(completion):
         return _from_turns(prompt, completion, raw, found)
@@ -56,7 +56,7 @@ def convert(raw: RawRow, found: Format) -> Example:
     return question(text_of(prompt, raw, "prompt"), answer, raw, found, earlier)
 
 
-def _find_labels(columns: ColumnLookup) -> Format | None:
+def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
     text, label = columns.find(*_TEXTS), columns.find(*_LABELS)
     if text is not None and label == text:
         label = columns.find(*(name for name in _LABELS if name != text.lower()))
@@ -70,16 +70,16 @@ def _find_labels(columns: ColumnLookup) -> Format | None:
     return found
 
 
-def _pair(prompt: str, completion: str, columns: ColumnLookup) -> Format:
+def _pair(prompt: str, completion: str, columns: ColumnLookup) -> DetectedFormat:
     parts = {"prompt": column(prompt), "completion": column(completion)}
     optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",), references=ANSWER_LISTS)
     if "references" in optional and optional["references"].source == completion:
         del optional["references"]
     why = f"columns {prompt}, {completion}: prompt-completion ({prompt} -> prompt, {completion} -> completion)"
-    return Format("prompt-completion", why, parts | optional)
+    return DetectedFormat("prompt-completion", why, parts | optional)
 
 
-def _from_turns(prompt: Any, completion: Any, raw: RawRow, found: Format) -> Example:
+def _from_turns(prompt: Any, completion: Any, raw: RawRow, found: DetectedFormat) -> Example:
     """Prompt and completion as lists of messages: only answers of the completion are in the loss."""
     asked = turns_of(prompt, raw.where, "prompt") if _is_turns(prompt) else [{"role": "user", "content": prompt}]
     said = turns_of(completion, raw.where, "completion") if _is_turns(completion) else None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from engine.data.chat_columns import SYSTEMS
-from engine.data.format import ColumnLookup, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.formats import prompt_completion
 from engine.data.mapping import ColumnTemplate, column
 
 _PASSAGES = ("context", "passage", "document", "paragraph", "article")
 
 
-def detect(columns: ColumnLookup) -> Format | None:
+def detect(columns: ColumnLookup) -> DetectedFormat | None:
     passage, question = columns.find(*_PASSAGES), columns.find("question")
     answers = columns.find("answers", "answer")
     if not (passage and question and answers) or not columns.kinds(answers) & {"a list", "an object"}:
@@ -20,7 +20,7 @@ def detect(columns: ColumnLookup) -> Format | None:
         f"columns {passage}, {question}, {answers}: squad (passage and question -> prompt, first answer -> completion)"
     )
     parts = {"prompt": prompt, "completion": column(answers)}
-    return Format("squad", why, parts | columns.optional_parts(system=SYSTEMS))
+    return DetectedFormat("squad", why, parts | columns.optional_parts(system=SYSTEMS))
 
 
 FORMAT = DataFormat("squad", 40, detect, prompt_completion.convert)

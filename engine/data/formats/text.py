@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from engine.data.chat_message import text_of
 from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, DataFormat, Format
+from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.mapping import column
 from engine.data.row_limits import RawRow
 
 
-def detect(columns: ColumnLookup) -> Format | None:
+def detect(columns: ColumnLookup) -> DetectedFormat | None:
     name = columns.find("text")
-    return Format("text", f"column {name}: text", {"text": column(name)}) if name else None
+    return DetectedFormat("text", f"column {name}: text", {"text": column(name)}) if name else None
 
 
-def convert(raw: RawRow, found: Format) -> Example:
+def convert(raw: RawRow, found: DetectedFormat) -> Example:
     text = text_of(found.parts["text"].fill(raw.values), raw, "text")
     if not text.strip():
         raise UnusableRow("data.empty", "no text")

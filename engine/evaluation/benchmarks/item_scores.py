@@ -14,7 +14,7 @@ from engine.config.errors import RunFailed
 from engine.evaluation.benchmarks.loaded_model import LoadedModel, Progress
 from engine.evaluation.benchmarks.tasks import SEED, Benchmark
 from engine.evaluation.forward import within_memory
-from engine.evaluation.intervals import bootstrap, of_scores
+from engine.evaluation.intervals import bootstrap, score_interval
 from engine.runs.benchmark_scores import BenchmarkScores, are_shares
 from engine.training.guards import OutOfMemory
 
@@ -39,7 +39,7 @@ def score_benchmark(
         higher_is_better=benchmark.higher_is_better,
         is_share=is_share,
         fingerprint=benchmark.fingerprint,
-        score=of_scores(values) if is_share else bootstrap(values),
+        score=score_interval(values) if is_share else bootstrap(values),
         items=values,
         seconds=time.monotonic() - begin,
     )

@@ -11,7 +11,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 
 Progress = Callable[[int, int], None]
 """Called with the requests done and all requests; may raise."""
@@ -44,7 +44,7 @@ class LoadedModel(HFLM):
     def _loglikelihood_tokens(self, requests: Sequence[Any], **options: Any) -> list[tuple[float, bool]]:
         """Reduces the batch size so that the logits of the longest requests keep within LOGITS_BYTES."""
         longest = max((len(context) + len(answer) for _, context, answer in requests), default=1)
-        vocabulary = without_adapters(self.model).config.get_text_config().vocab_size
+        vocabulary = unwrap_peft(self.model).config.get_text_config().vocab_size
         self.batch_size_per_gpu = max(1, min(self.batch, LOGITS_BYTES // (4 * longest * vocabulary)))
         return super()._loglikelihood_tokens(requests, **options)
 
@@ -67,7 +67,7 @@ class _Progress:
 @contextmanager
 def _without_generation_config(model: torch.nn.Module) -> Iterator[None]:
     """Context in which `generate` takes no temperature or penalty from the model's own generation config."""
-    inner = without_adapters(model)
+    inner = unwrap_peft(model)
     original = inner.generation_config
     inner.generation_config = GenerationConfig(
         bos_token_id=original.bos_token_id, eos_token_id=original.eos_token_id, pad_token_id=original.pad_token_id

@@ -7,7 +7,7 @@ from engine.config.quantities import ABSENT, decimal, duration, percent, size
 from engine.ladder.decisions import comparison
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, without_empty
-from engine.ladder.rung_format import metric_title, rung_title, seed_range
+from engine.ladder.rung_format import metric_title, rung_title, seed_range_text
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
 from engine.runs.score_format import difference, score, score_bounds
@@ -47,9 +47,10 @@ def _line(ladder: Ladder, row: RungResult, metric: str) -> TableLine:
         Cell(percent(row.identical)),
         Cell(size(row.artifact_bytes)),
         cell(
-            duration(row.export_seconds.mean if row.export_seconds else None), seed_range(row.export_seconds, duration)
+            duration(row.export_seconds.mean if row.export_seconds else None),
+            seed_range_text(row.export_seconds, duration),
         ),
-        cell(duration(row.all_seconds.mean if row.all_seconds else None), seed_range(row.all_seconds, duration)),
+        cell(duration(row.all_seconds.mean if row.all_seconds else None), seed_range_text(row.all_seconds, duration)),
         cell(decimal(row.generation.mean, 1), row.generation_device) if row.generation else Cell(ABSENT),
     ]
     return TableLine(head, cells, rung=row.name)

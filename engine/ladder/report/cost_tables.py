@@ -10,7 +10,7 @@ from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.phrases import NO_ENERGY
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.ladder.rung_format import rung_title, seed_range
+from engine.ladder.rung_format import rung_title, seed_range_text
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
 from engine.runs.rungs import is_base
@@ -97,7 +97,7 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
     def measured(name: str, text: Callable[[Number], str], relative: bool = True) -> Cell:
         own, of_full = getattr(row, name), getattr(full, name) if full and relative else None
         to_full = _to_full(own.mean, of_full.mean) if own and of_full and row is not full else ""
-        return cell(text(own.mean if own else None), to_full, seed_range(own, text))
+        return cell(text(own.mean if own else None), to_full, seed_range_text(own, text))
 
     cells = [
         measured("training_seconds", duration),
@@ -106,7 +106,7 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
         cell(
             count(row.tokens_per_second.mean if row.tokens_per_second else None),
             f"{count(row.computed_tokens_per_second.mean)} computed" if row.computed_tokens_per_second else "",
-            seed_range(row.tokens_per_second, count),
+            seed_range_text(row.tokens_per_second, count),
         ),
         measured("energy", energy),
         measured("money", lambda amount: money(amount, row.currency)),

@@ -18,7 +18,7 @@ from engine.ladder.report.drawing import (
     wants_log,
 )
 from engine.ladder.report.palette import RungStyle
-from engine.ladder.report.svg import inline
+from engine.ladder.report.svg import inline_svg
 from engine.ladder.report.traces import MEMORY_KINDS, LossCurve, Trace
 
 Styles = dict[str, RungStyle]
@@ -53,7 +53,7 @@ def _loss(
         axes.set_xlim(left=0)
         ticks(axes.xaxis, [])
         legend(figure, styles, list(dict.fromkeys(trace.rung for trace in traces)), marker=False)
-        svg = inline(figure, f"loss-by-{by}", title)
+        svg = inline_svg(figure, f"loss-by-{by}", title)
     steps = max(trace.steps_per_point for trace in traces)
     mean = f", each point is the mean of {steps} steps" if steps > 1 else ""
     return ReportFigure(title, svg, f"Lines: training loss, one line per seed{mean}. Markers: validation loss.")
@@ -89,6 +89,6 @@ def _memory(traces: Sequence[Trace], styles: Styles, kind: str) -> ReportFigure:
         ticks(axes.xaxis, [])
         ticks(axes.yaxis, [])
         legend(figure, styles, [trace.rung for trace in traces], marker=False)
-        svg = inline(figure, f"memory-{kind.replace('_', '-')}", f"Memory over time, {name}")
+        svg = inline_svg(figure, f"memory-{kind.replace('_', '-')}", f"Memory over time, {name}")
     seeds = ", ".join(dict.fromkeys(str(trace.seed) for trace in traces))
     return ReportFigure(f"Memory over time: {name}", svg, f"All phases, without waiting for the GPU; seed {seeds}.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.config.text import visible
-from engine.ladder.report.palette import INK, MUTED, PAPER, RULE, RungStyle
+from engine.ladder.report.palette import GRID_COLOR, INK, MUTED, PAPER, RungStyle
 from engine.ladder.rung_format import rung_title
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _STYLE: Any = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "grid.color": RULE,
+    "grid.color": GRID_COLOR,
     "grid.linewidth": 0.8,
     "figure.facecolor": "none",
     "savefig.facecolor": "none",

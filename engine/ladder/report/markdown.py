@@ -24,19 +24,22 @@ def render(data: ReportData) -> str:
     """The Markdown of the report."""
     ladder = data.ladder
     facts = " · ".join([f"ftbench ladder {ladder.name}", *captions.facts(ladder)])
-    parts = [f"# {inline(captions.title(ladder))}", inline(facts)]
+    parts = [f"# {escape_inline(captions.title(ladder))}", escape_inline(facts)]
     if unfinished := captions.unfinished(ladder):
-        parts.append(f"> {inline(unfinished)}")
+        parts.append(f"> {escape_inline(unfinished)}")
     parts += _summary(data.summary) if data.summary else []
-    said = bullets(f"**{topic}.** {inline(text)}" for topic, text in captions.verdict(ladder)) or captions.NO_VERDICT
+    said = (
+        bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in captions.verdict(ladder))
+        or captions.NO_VERDICT
+    )
     parts += _results(ladder, said) if ladder.rows else ["## Verdict", said]
     parts += ["## Samples", *_samples(data)]
     parts += ["## Configuration", *_configuration(ladder)]
     if warnings := [*ladder.warnings, *data.problems]:
-        parts += ["### Warnings", bullets(map(inline, warnings))]
+        parts += ["### Warnings", bullets(map(escape_inline, warnings))]
     parts.append("## Reproduce")
     for title, command in record.commands(data.directory, ladder):
-        parts += [f"{inline(title)}:", fenced(command)]
+        parts += [f"{escape_inline(title)}:", fenced(command)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,13 +47,13 @@ def table(given: ReportTable) -> str:
     """The table with its heading and notes. A cell's details follow its value."""
     heads = [given.first, *(f"{c.group}: {c.head}" if c.group else c.head for c in given.columns)]
     aligned = ["---", *("---" if column.words else "---:" for column in given.columns)]
-    rows = [[_cell(line.head), *([*map(_cell, line.cells)] or [inline(line.instead)])] for line in given.lines]
-    lines = [list(map(inline, heads)), aligned, *rows]
-    notes = "".join(f"\n\n{inline(note)}" for note in given.notes)
-    return f"### {inline(given.title)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + notes
+    rows = [[_cell(line.head), *([*map(_cell, line.cells)] or [escape_inline(line.instead)])] for line in given.lines]
+    lines = [list(map(escape_inline, heads)), aligned, *rows]
+    notes = "".join(f"\n\n{escape_inline(note)}" for note in given.notes)
+    return f"### {escape_inline(given.title)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + notes
 
 
-def inline(text: str) -> str:
+def escape_inline(text: str) -> str:
     """Text on one line in which nothing is markup, with as few escapes as possible."""
     text = visible(text).replace("&", "&amp;").replace("<", "&lt;")
     text = re.sub(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(:\[])", lambda found: f"\\{found[0]}", text)
@@ -73,9 +76,9 @@ def _summary(summary: LadderSummary) -> list[str]:
     """Headline, figure and sentences."""
     figure = tradeoff_lines(summary, MAX_COLUMNS)
     return [
-        f"**{inline(summary.headline)}**",
+        f"**{escape_inline(summary.headline)}**",
         *([fenced("\n".join(figure))] if figure else []),
-        "\n".join(f"{number}. {inline(text)}" for number, text in enumerate(summary.sentences, 1)),
+        "\n".join(f"{number}. {escape_inline(text)}" for number, text in enumerate(summary.sentences, 1)),
     ]
 
 
@@ -87,7 +90,7 @@ def _results(ladder: Ladder, verdict: str) -> list[str]:
         *filter(None, [benchmark_tables.benchmarks(ladder), artifact_tables.artifacts(ladder)]),
     ]
     details = filter(None, [quality_tables.by_seed(ladder), quality_tables.comparisons(ladder)])
-    reading = bullets(map(inline, [*captions.reading(ladder), captions.COMPARISONS]))
+    reading = bullets(map(escape_inline, [*captions.reading(ladder), captions.COMPARISONS]))
     parts = ["## Results", *map(table, tables), "## Verdict", verdict, *map(table, details)]
     return [*parts, "### How to read these tables", reading]
 
@@ -106,7 +109,7 @@ def _configuration(ladder: Ladder) -> list[str]:
 
 
 def _cell(cell: Cell) -> str:
-    return inline(" · ".join([cell.text, *cell.details])) or " "
+    return escape_inline(" · ".join([cell.text, *cell.details])) or " "
 
 
 def _samples(data: ReportData) -> list[str]:
@@ -122,10 +125,13 @@ def _samples(data: ReportData) -> list[str]:
 
 def _sample(data: ReportData, sample: ItemAnswers) -> list[str]:
     metric = data.ladder.work.metric if data.ladder.work else "loss"
-    parts = [f"### Item {sample.item} · {inline(sample.where)}"]
+    parts = [f"### Item {sample.item} · {escape_inline(sample.where)}"]
     parts += ["Prompt:", fenced(sample.prompt), captions.targets(sample.targets) + ":", *map(fenced, sample.targets)]
     for name in data.styles:
         if answers := sample.answers.get(name):
             scores = marks(answers if data.styles[name].marker else answers[:1], metric)
-            parts += [f"{inline(rung_title(name))}{f' ({scores})' if scores else ''}:", fenced(answers[0].output)]
+            parts += [
+                f"{escape_inline(rung_title(name))}{f' ({scores})' if scores else ''}:",
+                fenced(answers[0].output),
+            ]
     return parts

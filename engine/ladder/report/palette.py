@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from engine.config.method_specs import method_names
 from engine.runs.rungs import is_base
 
-INK, MUTED, RULE, PAPER, BASE = "#010101", "#020202", "#030303", "#040404", "#050505"
+INK, MUTED, GRID_COLOR, PAPER, BASE_COLOR = "#010101", "#020202", "#030303", "#040404", "#050505"
 COLORS = 6
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.4, 1.4), (6, 1.6, 1.4, 1.6), (3, 1.4), (8, 2.5))
 
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper", BASE: "--base"}
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID_COLOR: "--rule", PAPER: "--paper", BASE_COLOR: "--base"}
 VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, COLORS + 1)}
 """Placeholder color -> CSS variable."""
 
@@ -38,7 +38,7 @@ class RungStyle:
 
     @property
     def color(self) -> str:
-        return f"#0a000{self.number}" if self.number else BASE
+        return f"#0a000{self.number}" if self.number else BASE_COLOR
 
 
 def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, RungStyle]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from engine.config.quantities import rate
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks, wants_log
 from engine.ladder.report.palette import PAPER, RungStyle
-from engine.ladder.report.svg import inline
+from engine.ladder.report.svg import inline_svg
 from engine.runs.ladder import Ladder, LadderEntry
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def rates(ladder: Ladder, styles: dict[str, RungStyle]) -> ReportFigure | None:
             axes.set_yscale("log")
         ticks(axes.yaxis, losses, wants_log(losses))
         legend(figure, styles, list(tried), marker=True)
-        svg = inline(figure, "trials", "Validation loss by learning rate")
+        svg = inline_svg(figure, "trials", "Validation loss by learning rate")
     return ReportFigure("Learning-rate trials", svg, "Filled marker: the chosen rate, with the lowest validation loss.")
 
 

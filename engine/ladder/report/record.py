@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.preset import flatten
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, duration, integer, rate, ratio, size
 from engine.config.text import amount
 from engine.ladder.rate_sentences import trial_cost
@@ -178,7 +178,7 @@ def _run_command(preset: str, run: RunDir) -> str | None:
     """The `ftbench run` command that repeats this run; None if no command line can express it."""
     try:
         config = read_frozen(run).config
-        defaults = flatten(effective(preset, config.method, {}).config)
+        defaults = flatten(resolve_preset(preset, config.method, {}).config)
     except (UserError, OSError):
         return None
     words = ["ftbench", "run", preset, "--method", config.method]

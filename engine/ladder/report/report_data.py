@@ -8,7 +8,7 @@ from engine.config.method_specs import method_spec
 from engine.ladder.report import captions, curves, rate_trials, record, tradeoffs
 from engine.ladder.report.drawing import ReportFigure
 from engine.ladder.report.palette import RungStyle, styles
-from engine.ladder.report.samples import PredictionSource, Samples, side_by_side
+from engine.ladder.report.samples import PredictionSource, Samples, collect_samples
 from engine.ladder.report.summary_figure import summary_figure
 from engine.ladder.report.traces import Trace, trace
 from engine.ladder.summary import summarize
@@ -60,7 +60,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")
     metric = ladder.work.metric if ladder.work else "loss"
-    samples = side_by_side(predictions, metric)
+    samples = collect_samples(predictions, metric)
     names = list(dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)]))
     rung_styles = styles((name, methods.get(name, name)) for name in names)
     problems += samples.problems

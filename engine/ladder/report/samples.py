@@ -73,7 +73,7 @@ class Samples:
     problems: list[str] = field(default_factory=list)
 
 
-def side_by_side(sources: Sequence[PredictionSource], metric: str, limit: int = MAX_SAMPLES) -> Samples:
+def collect_samples(sources: Sequence[PredictionSource], metric: str, limit: int = MAX_SAMPLES) -> Samples:
     """Collect the items of all runs. Reads the files twice: the scores of all items, then the texts of those shown."""
     values: dict[int, dict[str, list[float]]] = {}
     texts: dict[int, int] = {}

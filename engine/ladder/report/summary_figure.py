@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from engine.config.quantities import percent, ratio
 from engine.ladder.phrases import RULE_GAIN
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
-from engine.ladder.report.palette import MUTED, RULE, RungStyle
-from engine.ladder.report.svg import inline
+from engine.ladder.report.palette import GRID_COLOR, MUTED, RungStyle
+from engine.ladder.report.svg import inline_svg
 from engine.runs.rung_results import LadderSummary, RungTradeoff
 from engine.runs.tradeoff_text import COST_TICKS
 
@@ -31,7 +31,7 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
         for one in shown:
             _cross(axes, styles[one.rung], one)
         legend(figure, styles, [one.rung for one in shown], marker=True)
-        svg = inline(figure, "summary", f"{TITLE}: {_description(shown)}")
+        svg = inline_svg(figure, "summary", f"{TITLE}: {_description(shown)}")
     caption = (
         "Vertical bars: pointwise 95% CI. Horizontal bars: lowest to highest ratio over the seeds. Shaded: the rule of "
         f"thumb, {RULE_GAIN} at no more than one eighth of the cost."
@@ -70,10 +70,10 @@ def _corner(axes: Axes, summary: LadderSummary) -> None:
     """The region in which the rule of thumb holds."""
     left, top = axes.get_xlim()[0], axes.get_ylim()[1]
     share, cost = 100 * summary.rule_gain, summary.rule_cost
-    axes.fill([left, cost, cost, left], [share, share, top, top], color=RULE, linewidth=0)
+    axes.fill([left, cost, cost, left], [share, share, top, top], color=GRID_COLOR, linewidth=0)
     axes.plot([left, cost, cost], [share, share, top], color=MUTED, linewidth=1.0, dashes=(4, 3))
     axes.text(left, share, " rule of thumb", color=MUTED, va="bottom", ha="left")
-    axes.axhline(100.0, color=RULE, linewidth=0.8)
+    axes.axhline(100.0, color=GRID_COLOR, linewidth=0.8)
 
 
 def _cross(axes: Axes, style: RungStyle, one: RungTradeoff) -> None:

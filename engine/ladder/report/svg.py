@@ -17,7 +17,7 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 """Left out, so that the same numbers give the same bytes."""
 
 
-def inline(figure: Figure, name: str, description: str) -> str:
+def inline_svg(figure: Figure, name: str, description: str) -> str:
     """The figure's `<svg>` element. `name` (letters and dashes) makes its ids unique on the page."""
     from matplotlib import rc_context  # see drawing.new_figure
 

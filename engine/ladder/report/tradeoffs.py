@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from engine.config.metric_specs import metric_spec
 from engine.ladder.report.cost_tables import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, ReportFigure, legend, new_figure, ticks, unit, wants_log
-from engine.ladder.report.palette import BASE, MUTED, RungStyle
-from engine.ladder.report.svg import inline
+from engine.ladder.report.palette import BASE_COLOR, MUTED, RungStyle
+from engine.ladder.report.svg import inline_svg
 from engine.ladder.rung_format import rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult, SeedRange
@@ -81,7 +81,7 @@ def _against(
         ticks(axes.xaxis, costs, wants_log(costs))
         dashed = _frame(axes, [row for row, *_ in points], base, scale, metric)
         legend(figure, styles, [row.name for row, *_ in points], marker=True)
-        svg = inline(figure, f"against-{what}", f"{title}: {_description([row for row, *_ in points], metric)}")
+        svg = inline_svg(figure, f"against-{what}", f"{title}: {_description([row for row, *_ in points], metric)}")
     parts = ["Vertical bars: 95% CI."]
     parts += ["Horizontal bars: lowest to highest seed."] if any(low < high for _, _, low, high in points) else []
     parts += ["Dashed line: the base model."] if dashed else []
@@ -115,7 +115,7 @@ def _frame(axes: Axes, rows: Sequence[RungResult], base: RungResult | None, scal
     base_score = base.score.mean * scale if base and base.score and base.score.mean is not None else None
     near = base_score is not None and low - 2 * height <= base_score <= high + 2 * height
     if base_score is not None and near:
-        axes.axhline(base_score, color=BASE, linewidth=1.2, dashes=(4, 3))
+        axes.axhline(base_score, color=BASE_COLOR, linewidth=1.2, dashes=(4, 3))
         low, high = min(low, base_score), max(high, base_score)
     elif base_score is not None:
         below = base_score < low

@@ -16,16 +16,16 @@ from peft.tuners.lora import LoraLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from engine.config.activation_checkpointing import Checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.data.tokens import Row
-from engine.methods.adapters import without_adapters
+from engine.methods.adapters import unwrap_peft
 from engine.training.collation import answer_tokens
 
 
-def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: Checkpointing) -> int:
+def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: ActivationCheckpointing) -> int:
     """FLOPs of a step over `rows`; the forward pass of layers that recompute their activations runs twice."""
     tokens = sum(len(row.input_ids) for row in rows)
-    head = without_adapters(model).get_output_embeddings()
+    head = unwrap_peft(model).get_output_embeddings()
     recomputed = _inside_recomputed(model, checkpointing)
     in_decoder = 0
     for module in model.modules():
@@ -41,7 +41,7 @@ def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: C
     return in_decoder + in_head
 
 
-def _inside_recomputed(model: torch.nn.Module, checkpointing: Checkpointing) -> set[torch.nn.Module]:
+def _inside_recomputed(model: torch.nn.Module, checkpointing: ActivationCheckpointing) -> set[torch.nn.Module]:
     """The modules in layers that recompute their activations, which transformers counts in this order too."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     chosen = (layer for number, layer in enumerate(layers) if checkpointing.recomputes(number))

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import TrainerCallback
 
 from engine.config import schema
-from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.batch_limits import SHAPE_MULTIPLE
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.data.tokens import Row
@@ -31,7 +31,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
-from engine.training.batches import Schedule, choose_packing, micro_batches
+from engine.training.batches import BatchSchedule, choose_packing, micro_batches
 from engine.training.collation import Packing
 from engine.training.kernel_device import kernels_of
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
@@ -49,7 +49,7 @@ def audit_method(config: schema.Config, architecture: Any, rows: Sequence[Row], 
     `architecture`: transformers' configuration of the model. Raises UserError if the model cannot be built.
     """
     bare = bare_model(config, architecture, GPU)
-    checkpointing = checkpointing_of(config.train.gradient_checkpointing, GPU.device)
+    checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, GPU.device)
     pattern = layer_pattern(bare, checkpointing)
     layers = pattern.blocks if pattern else 0
     if pattern is not None:
@@ -102,11 +102,11 @@ def _training(
     micro_batch: int,
     packing: Packing,
     counter: OperationCounter,
-    checkpointing: Checkpointing,
+    checkpointing: ActivationCheckpointing,
 ) -> PhaseCounts:
     """The second of two optimizer steps."""
     optimizer = make_unpaged(model.parameters(), config, GPU)
-    schedule = Schedule(len(rows), len(rows), STEPS, 0)
+    schedule = BatchSchedule(len(rows), len(rows), STEPS, 0)
     steps = _StepCounts(counter, len(list(micro_batches(rows, micro_batch, packing))))
 
     with _placed(model), _collation_on_host(counter, trainer_module), temporary_folder(SCRATCH_PREFIX) as folder:

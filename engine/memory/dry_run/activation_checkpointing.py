@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from engine.config.activation_checkpointing import Checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.training.activation_checkpointing import enable_checkpointing
 
 
@@ -20,7 +20,7 @@ class _OnHost(NamedTuple):
     dtype: torch.dtype
 
 
-def checkpoint_layers(model: Any, checkpointing: Checkpointing) -> None:
+def checkpoint_layers(model: Any, checkpointing: ActivationCheckpointing) -> None:
     """Let layers recompute their activations as in training; offloaded tensors need no memory until the backward pass.
 
     transformers' offloading copies from the GPU, but fake tensors are on the CPU, where a copy is no saving.

@@ -15,10 +15,10 @@ from engine.memory.dry_run import step_tensors
 from engine.memory.dry_run.fake_model import segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.method_plan import TrainingWork
-from engine.methods.locate import TOKENIZER_FILES, Located
+from engine.methods.locate import TOKENIZER_FILES, ModelLocation
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Schedule, Sharing, choose_packing, share_prefixes
+from engine.training.batches import BatchSchedule, Sharing, choose_packing, share_prefixes
 from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
@@ -32,7 +32,7 @@ class DataWorkload:
     """Prepared data with its schedule and packing."""
 
     prepared: Prepared
-    schedule: Schedule
+    schedule: BatchSchedule
     packing: Packing
     sharing: Sharing
     vocabulary: int
@@ -85,7 +85,9 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if (why := _costly(config.data)) or (why := _no_tokenizer(config.model)):
         return why
     folder = Path(config.model.id)
-    located = Located(str(folder), True) if (folder / "config.json").is_file() else None  # `locate` requires weights
+    located = (
+        ModelLocation(str(folder), True) if (folder / "config.json").is_file() else None
+    )  # `locate` requires weights
     try:
         prepared = prepare(config.data, config.train.max_length, load_tokenizer(config.model, located))
     except UserError as error:
@@ -95,7 +97,7 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if not prepared.train:
         return "no training rows"
     train = config.train
-    schedule = Schedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
+    schedule = BatchSchedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
     segments = not segments_unsupported(config, architecture, machine, prepared.longest)
     flash = uses_flash_attention(config, machine)
     packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments)

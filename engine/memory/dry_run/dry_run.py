@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from engine.config import schema
-from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.dry_run.activation_checkpointing import checkpoint_layers
@@ -174,5 +174,5 @@ def _without_flash(config: schema.Config) -> schema.Config:
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
 
 
-def _checkpointing(config: schema.Config, machine: Machine) -> Checkpointing:
-    return checkpointing_of(config.train.gradient_checkpointing, machine.device)
+def _checkpointing(config: schema.Config, machine: Machine) -> ActivationCheckpointing:
+    return resolve_checkpointing(config.train.gradient_checkpointing, machine.device)

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from engine.config.activation_checkpointing import OFF, Checkpointing
+from engine.config.activation_checkpointing import OFF, ActivationCheckpointing
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 
 SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
@@ -69,7 +69,7 @@ def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     return found[0] if len(found) == 1 else None
 
 
-def layer_pattern(model: torch.nn.Module, checkpointing: Checkpointing = OFF) -> LayerPattern | None:
+def layer_pattern(model: torch.nn.Module, checkpointing: ActivationCheckpointing = OFF) -> LayerPattern | None:
     """The pattern with the fewest layers to run; None if running all layers takes no longer.
 
     Layers that recompute their activations are another kind than those that do not.

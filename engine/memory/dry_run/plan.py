@@ -31,7 +31,7 @@ from engine.memory.formula.method_plan import (
     positions_of,
 )
 from engine.memory.formula.sharding import divided_among
-from engine.methods.locate import Located, load_error
+from engine.methods.locate import ModelLocation, load_error
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
 
@@ -177,4 +177,4 @@ def architecture_of(model: schema.Model) -> tuple[Any, str]:
     try:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
     except (OSError, ValueError, KeyError) as error:
-        raise load_error(Located(str(folder), True), "configuration", error) from error
+        raise load_error(ModelLocation(str(folder), True), "configuration", error) from error

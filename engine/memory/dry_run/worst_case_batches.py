@@ -13,7 +13,7 @@ from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
 from engine.memory.dry_run.step_tensors import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
-from engine.training.batches import Schedule, held_out_batches, micro_batches, rank_parts
+from engine.training.batches import BatchSchedule, held_out_batches, micro_batches, rank_parts
 from engine.training.collation import Packing, answer_tokens, collate
 from engine.training.segments import computed_tokens
 
@@ -80,7 +80,7 @@ def relative_memory(rows: Sequence[Row], packing: Packing) -> int:
 
 
 def longest_step(
-    rows: Sequence[Row], schedule: Schedule, start: int, micro_batch: int, packing: Packing, ranks: int = 1
+    rows: Sequence[Row], schedule: BatchSchedule, start: int, micro_batch: int, packing: Packing, ranks: int = 1
 ) -> list[Row]:
     """Rows of the step, from `start` on, with the largest micro-batch; with several ranks those of one rank."""
 
@@ -92,7 +92,7 @@ def longest_step(
     return max((part for step in steps for part in rank_parts(step, ranks, packing)), key=largest)
 
 
-def _candidates(rows: Sequence[Row], schedule: Schedule, start: int) -> Iterator[int]:
+def _candidates(rows: Sequence[Row], schedule: BatchSchedule, start: int) -> Iterator[int]:
     """Steps that may have the largest micro-batch."""
     sizes = torch.from_numpy(np.stack([lengths_of(rows), answer_tokens_of(rows)], axis=1))
     padding = -len(rows) % schedule.batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from engine.config.activation_checkpointing import Resolved
+from engine.config.activation_checkpointing import ResolvedCheckpointing
 
 
 class PhaseCounts(Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class MethodAudit(Struct, frozen=True, kw_only=True):
     """Decoder layers of the model."""
     tokens: int
     """Tokens of the step's rows."""
-    checkpointing: Resolved
+    checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     training: PhaseCounts
     required_flops: int

@@ -21,7 +21,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.config.activation_checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import (
+    OFFLOADED,
+    RECOMPUTING,
+    ActivationCheckpointing,
+    resolve_checkpointing,
+)
 from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
@@ -80,7 +85,7 @@ def enough_rows(query: FitQuery) -> int:
     return min(query.rows.count, math.ceil(ENOUGH_TOKENS / query.rows.length))
 
 
-def _attempts(query: FitQuery) -> Iterator[tuple[Checkpointing, int, bool]]:
+def _attempts(query: FitQuery) -> Iterator[tuple[ActivationCheckpointing, int, bool]]:
     """(checkpointing, the least rows of a micro-batch, whether with the margin), the fastest first.
 
     Without the margin, what needs less memory comes before what is faster.
@@ -92,11 +97,11 @@ def _attempts(query: FitQuery) -> Iterator[tuple[Checkpointing, int, bool]]:
     yield from ((choice, 1, False) for choice in (*recomputing[-1:], choices[-1]))
 
 
-def _choices(query: FitQuery) -> tuple[Checkpointing, ...]:
+def _choices(query: FitQuery) -> tuple[ActivationCheckpointing, ...]:
     setting, device = query.config.train.gradient_checkpointing, query.budget.device
     if setting == "auto" and device == "cuda":
         return (*RECOMPUTING, OFFLOADED)
-    return (checkpointing_of(setting, device),)
+    return (resolve_checkpointing(setting, device),)
 
 
 def _with_micro_batch(query: FitQuery, least: int, safely: bool) -> FitQuery | None:

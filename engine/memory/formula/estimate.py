@@ -7,7 +7,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from engine.config.activation_checkpointing import Resolved
+from engine.config.activation_checkpointing import ResolvedCheckpointing
 from engine.config.batch_limits import PackingMode
 from engine.config.schema import Train
 
@@ -62,7 +62,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     micro_batch: int
     """Rows of the largest micro-batch."""
     packing: PackingMode
-    gradient_checkpointing: Resolved
+    gradient_checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     static: int
     """Bytes between two steps: weights, adapters, optimizer state."""

@@ -47,7 +47,9 @@ def materializes_attention(shape: Architecture, config: schema.Config, device: D
     return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
 
 
-def saved_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device) -> int:
+def extra_saved_bytes(
+    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
+) -> int:
     """Additional bytes that one layer saves for its backward pass."""
     saved = 0
     if materializes_attention(shape, config, device):

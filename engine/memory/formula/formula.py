@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import schema
-from engine.config.activation_checkpointing import Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula import exceptions, generation
 from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
@@ -54,7 +54,7 @@ def formula(
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
     batch = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
-    checkpointing = checkpointing_of(config.train.gradient_checkpointing, device)
+    checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
     static = _static(shape, config, device, bf16)
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
@@ -93,7 +93,7 @@ class FormulaInputs:
     device: Device
     bf16: bool
     batch: MicroBatchShape
-    checkpointing: Checkpointing
+    checkpointing: ActivationCheckpointing
     size: int
     """Bytes per activation."""
 
@@ -122,7 +122,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
     shape, config, batch, size = work.shape, work.config, work.batch, work.size
     where = (shape, config, work.device, work.bf16)
-    block = saved_activations(shape, config, batch, size) + exceptions.saved_bytes(
+    block = saved_activations(shape, config, batch, size) + exceptions.extra_saved_bytes(
         shape, config, batch, size, work.device
     )
     recomputing = work.checkpointing.layers(shape.layers)

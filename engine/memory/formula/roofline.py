@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from engine.config import gpu_prices
-from engine.config.activation_checkpointing import checkpointing_of
+from engine.config.activation_checkpointing import resolve_checkpointing
 from engine.config.gpu_prices import Gpu
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.config.schema import Config
@@ -35,7 +35,7 @@ from engine.memory.formula.weights_and_state import (
 TERA, GIGA = 10**12, 10**9
 
 
-class StepCost(Struct, frozen=True, kw_only=True):
+class TrainingCost(Struct, frozen=True, kw_only=True):
     """What all steps of a training must do at least."""
 
     flops: float
@@ -60,17 +60,17 @@ def least_seconds(
     is_bf16 = compute_size(config, budget.device, budget.bf16) == BF16
     if not is_bf16 and not uses_autocast(config.method, config.train.precision):
         return None
-    cost = step_cost(config, shape, estimate, work, budget)
+    cost = training_cost(config, shape, estimate, work, budget)
     bandwidth = gpu.memory_bandwidth * GIGA
     return max(cost.flops / (gpu.bf16_tflops * TERA), cost.weight_bytes / bandwidth) + cost.update_bytes / bandwidth
 
 
-def step_cost(
+def training_cost(
     config: Config, shape: Architecture, estimate: MemoryEstimate, work: TrainingWork, budget: MemoryBudget
-) -> StepCost:
+) -> TrainingCost:
     """FLOPs and bytes of all steps."""
     trains = method_spec(config.method).trains_weights
-    checkpointing = checkpointing_of(estimate.gradient_checkpointing, budget.device)
+    checkpointing = resolve_checkpointing(estimate.gradient_checkpointing, budget.device)
     recomputed = checkpointing.layers(shape.layers) / shape.layers
     tokens = work.tokens / work.token_ratio
     seen = work.steps * config.train.batch / max(1, work.rows)  # epochs
@@ -81,7 +81,7 @@ def step_cost(
     head = shape.vocabulary * shape.hidden * (2 + trains)
     micro_batches = work.steps * math.ceil(config.train.batch / estimate.micro_batch)
     where = (shape, config, budget.device, budget.bf16)
-    return StepCost(
+    return TrainingCost(
         flops=2 * tokens * per_token + 2 * work.answer_tokens * seen * head,
         weight_bytes=micro_batches * decoder_bytes(*where) * (2 + recomputed),
         update_bytes=work.steps * (2 * optimizer_state(*where) + gradients(*where)),

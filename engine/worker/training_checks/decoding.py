@@ -43,10 +43,10 @@ def check_decoding(session: TrainingSession) -> TrainingCheck:
     theirs = generator.library_answer_tokens(model, rows)
     found = divergences(rows, ours, theirs, ends)
     gaps = [logit_gap(model, one, session.machine.device, session.dtype) for one in found]
-    return decoding_check(sum(map(len, ours)), len(rows), gaps)
+    return judge_decoding(sum(map(len, ours)), len(rows), gaps)
 
 
-def decoding_check(tokens: int, answers: int, gaps: Sequence[float]) -> TrainingCheck:
+def judge_decoding(tokens: int, answers: int, gaps: Sequence[float]) -> TrainingCheck:
     """`gaps`: for each answer that differs, the difference of the two logits in rounding steps."""
     text = f"{answers} answers, {tokens} tokens: "
     different = [gap for gap in gaps if not gap <= TIE_STEPS]

@@ -106,7 +106,7 @@ def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
     with limited_memory(session.meters.held() + round(LIMIT * working)):
         losses.append(session.step(rows, session.packing, len(rows)))
     session.model.zero_grad(set_to_none=True)
-    return out_of_memory_check(len(rows), halved, losses, LOSS_FLOOR[session.dtype])
+    return judge_out_of_memory(len(rows), halved, losses, LOSS_FLOOR[session.dtype])
 
 
 def _step_rows(session: TrainingSession) -> list[Row]:
@@ -121,7 +121,7 @@ def _step_rows(session: TrainingSession) -> list[Row]:
     return found
 
 
-def out_of_memory_check(micro_batch: int, halved: list[int], losses: list[float], floor: float) -> TrainingCheck:
+def judge_out_of_memory(micro_batch: int, halved: list[int], losses: list[float], floor: float) -> TrainingCheck:
     """`halved`: micro-batch sizes after each error; `losses`: of the step without and with limited memory."""
     if not halved:
         text = f"no out-of-memory error at {round(100 * LIMIT)}% of the working memory of {micro_batch} rows"

@@ -26,7 +26,7 @@ SMALLEST_BLOCK = 2 << 20
 
 
 @dataclass(frozen=True)
-class Paged:
+class PagingResult:
     """The state of one parameter after two steps."""
 
     bytes: int
@@ -53,10 +53,10 @@ def check_paging(session: TrainingSession) -> TrainingCheck:
             else "other processes use this GPU"
         )
         return TrainingCheck(name=PAGING, state="skipped", text=why)
-    return paging_check(_paged(session), paged_bytes(session.optimizer))
+    return judge_paging(_paged(session), paged_bytes(session.optimizer))
 
 
-def paging_check(found: Paged, of_run: int) -> TrainingCheck:
+def judge_paging(found: PagingResult, of_run: int) -> TrainingCheck:
     """`of_run`: bytes of paged state of the trained model."""
     text = f"{size(found.bytes)} of state"
     if not found.bytes:
@@ -69,7 +69,7 @@ def paging_check(found: Paged, of_run: int) -> TrainingCheck:
     return TrainingCheck(name=PAGING, state="ok", text=f"{text} has the same result; {size(of_run)} paged in this run")
 
 
-def _paged(session: TrainingSession) -> Paged:
+def _paged(session: TrainingSession) -> PagingResult:
     """Two optimizers make the same two steps, the second one of them on a full GPU."""
     free_memory()
     first, optimizer = _with_state(session)
@@ -78,7 +78,7 @@ def _paged(session: TrainingSession) -> Paged:
     with full_gpu(paged_bytes(optimizer) // 2) as filled:
         _step(second, other)
     state, others = _tensors(optimizer), _tensors(other)
-    return Paged(
+    return PagingResult(
         bytes=paged_bytes(other),
         managed=all(is_managed(tensor) for tensor in others if getattr(tensor, "is_paged", False)),
         filled=filled,

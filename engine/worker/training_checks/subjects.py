@@ -15,7 +15,7 @@ from engine.config import schema
 from engine.config.method_specs import method_spec
 from engine.config.preset import Flat, Preset, resolve
 from engine.data.prepare import prepare
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.memory.audit.synthetic_rows import log_normal_lengths
 from engine.memory.formula.memory_budget import system_memory
@@ -114,7 +114,7 @@ def random_rows(lengths: Sequence[int], architecture: LlamaConfig, seed: int = 0
     for number, length in enumerate(lengths):
         ids = [generator.randrange(3, architecture.vocab_size) for _ in range(length)]
         half = length // 2
-        labels = [IGNORED] * half + ids[half:]
+        labels = [IGNORE_INDEX] * half + ids[half:]
         rows.append(Row(ids, labels, ids[: min(half, PROMPT_TOKENS)], "", f"row {number + 1}", False))
     return rows
 

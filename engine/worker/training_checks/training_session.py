@@ -13,20 +13,20 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from engine.config import schema
-from engine.config.activation_checkpointing import checkpointing_of, stronger_than
+from engine.config.activation_checkpointing import resolve_checkpointing, stronger_than
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
-from engine.memory.probe import Probe, Probed, available_memory
+from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
-from engine.training.batches import Schedule, choose_packing
+from engine.training.batches import BatchSchedule, choose_packing
 from engine.training.collation import Packing
 from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
@@ -92,16 +92,16 @@ class TrainingSession:
         base = module.load(self.config, machine)
         self.model: Any = module.make_trainable(base, self.config)
         self.packing = packing_of(self.model, self.config, subject.rows, machine)
-        self.schedule = Schedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
+        self.schedule = BatchSchedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
         self.batches = self._worst_case()
         self.forecast = self._forecast()
         self.optimizer, self.optimizer_name = make_optimizer(
             self.model.parameters(), self.forecast.config, machine, lambda code, text: None
         )
-        self.checkpointing = checkpointing_of(self.forecast.config.train.gradient_checkpointing, machine.device)
+        self.checkpointing = resolve_checkpointing(self.forecast.config.train.gradient_checkpointing, machine.device)
         self.hooks = Hooks()
         self.trainer = self._trainer(folder)
-        self.probed: Probed | None = None
+        self.probed: ProbeResult | None = None
         self.steps = TimedSteps()
         self.loss_before = self.loss_after = math.nan
         self.peak: int | None = None

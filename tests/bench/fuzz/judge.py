@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.check import check
 from engine.data.prepare import prepare
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from fuzz.expected import Case, Json
 
 SECONDS, LONGEST = 20.0, 300.0
@@ -168,7 +168,7 @@ def answers(row: Row, tokenizer: Any) -> tuple[str, ...]:
     weights = row.weights or [1.0] * len(row.labels)
     before = False
     for label, weight in zip(row.labels, weights, strict=True):
-        inside = label != IGNORED and weight > 0
+        inside = label != IGNORE_INDEX and weight > 0
         if inside and not before:
             found.append([])
         if inside:

@@ -26,7 +26,7 @@ from planning.grid import SHAPES, Case
 from torch.autograd.profiler import profile
 
 from engine.config import schema
-from engine.config.activation_checkpointing import checkpointing_of
+from engine.config.activation_checkpointing import resolve_checkpointing
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses, vocabulary_of
@@ -36,7 +36,7 @@ from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
-from engine.training.batches import Schedule, choose_packing, held_out_batches
+from engine.training.batches import BatchSchedule, choose_packing, held_out_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 MACHINE = Machine("cpu", "this machine", bf16=has_bf16(), flash_attention=False)
@@ -187,8 +187,8 @@ def _trainer(
     packing = choose_packing(rows, config.train.packing, device, segments, segments)
     if segments:
         varlen_attention.enable(model)
-    schedule = Schedule.of(len(rows), case.rows.count, 1.0, 2, 0)
-    checkpointing = checkpointing_of(config.train.gradient_checkpointing, "cuda" if device == "cuda" else "cpu")
+    schedule = BatchSchedule.of(len(rows), case.rows.count, 1.0, 2, 0)
+    checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, "cuda" if device == "cuda" else "cpu")
     return AnswerTrainer(
         rows=rows,
         schedule=schedule,

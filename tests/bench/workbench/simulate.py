@@ -27,7 +27,7 @@ INTERVALS = {"memory": 1, "eval": 10, "checkpoint": 20}
 
 
 def make(runs: Path) -> RunDir:
-    return run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    return run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
 
 
 def opening(steps: int) -> Iterator[events.Event]:
@@ -70,7 +70,7 @@ def step(number: int, steps: int, chance: random.Random) -> Iterator[events.Even
 def live(runs: Path, rate: float, seconds: float) -> None:
     """Simulate a run in real time; holds its lock until it ends."""
     run = make(runs)
-    held = locks.hold(run.lock_file, str(os.getpid()))
+    held = locks.acquire(run.lock_file, str(os.getpid()))
     log, chance, steps = EventLog(run.events_file), random.Random(0), int(rate * seconds)
     assert held is not None
     for event in opening(steps):

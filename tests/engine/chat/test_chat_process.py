@@ -52,7 +52,7 @@ def wait(what: Callable[[], object], seconds: float = 60.0) -> None:
 
 def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
     other = run.path.parent / "20260131-120102-demo-lora-lora-3f2a"
-    held = locks.hold(locks.device_lock("cpu"), f"{os.getpid()} {other}")
+    held = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {other}")
     assert held is not None
     client = ChatClient(Open(runs=[str(run.path)]))
     messages = client.messages()

@@ -10,7 +10,7 @@ import torch
 from small_models import ENDS, FULL_ATTENTION, MOST, OTHER_CACHES, made, plainly, random_prompts
 
 from engine.assets import tiny_folder
-from engine.chat.generation import KeptCache, Picker, TextStream, stream
+from engine.chat.generation import ReusableCache, TextStream, TokenSampler, stream
 from engine.config.schema import Model
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.chat_messages import Sampling
@@ -21,12 +21,12 @@ EVERY = FULL_ATTENTION | OTHER_CACHES
 
 
 def answer(
-    model: torch.nn.Module, prompt: list[int], kept: KeptCache | None = None, sampling: Sampling = GREEDY
+    model: torch.nn.Module, prompt: list[int], kept: ReusableCache | None = None, sampling: Sampling = GREEDY
 ) -> tuple[list[int], int]:
     """Tokens of an answer, and how many tokens of the prompt were not computed again."""
     cached: list[int] = []
     tokens: list[int] = []
-    for token in islice(stream(model, prompt, kept or KeptCache(), sampling, "cpu", cached.append), MOST):
+    for token in islice(stream(model, prompt, kept or ReusableCache(), sampling, "cpu", cached.append), MOST):
         if token in ENDS:
             break
         tokens.append(token)
@@ -43,7 +43,7 @@ def test_a_greedy_answer_is_that_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_conversation_continues_with_the_kept_cache(name: str) -> None:
     """A longer prompt, one that differs from the middle on, and another one: each as with an empty cache."""
-    model, kept = made(EVERY[name]), KeptCache()
+    model, kept = made(EVERY[name]), ReusableCache()
     first = PROMPTS[2]
     said, cached = answer(model, first, kept)
     assert cached == 0
@@ -60,18 +60,18 @@ def test_a_conversation_continues_with_the_kept_cache(name: str) -> None:
 def test_sampling_is_decided_by_the_seed() -> None:
     model = made(FULL_ATTENTION["llama"])
     hot = [Sampling(temperature=3.0, seed=seed) for seed in (1, 1, 2)]
-    one, same, other = (list(islice(stream(model, PROMPTS[0], KeptCache(), way, "cpu"), 12)) for way in hot)
+    one, same, other = (list(islice(stream(model, PROMPTS[0], ReusableCache(), way, "cpu"), 12)) for way in hot)
     assert one == same != other
     nucleus = Sampling(temperature=3.0, top_p=0.01, seed=5)
-    greedy = list(islice(stream(model, PROMPTS[0], KeptCache(), GREEDY, "cpu"), 12))
-    assert list(islice(stream(model, PROMPTS[0], KeptCache(), nucleus, "cpu"), 12)) == greedy
+    greedy = list(islice(stream(model, PROMPTS[0], ReusableCache(), GREEDY, "cpu"), 12))
+    assert list(islice(stream(model, PROMPTS[0], ReusableCache(), nucleus, "cpu"), 12)) == greedy
 
 
 def test_top_p_keeps_the_most_likely_tokens() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
-    pick = Picker(Sampling(temperature=1.0, top_p=0.75, seed=0), "cpu")
+    pick = TokenSampler(Sampling(temperature=1.0, top_p=0.75, seed=0), "cpu")
     assert {pick(logits) for _ in range(200)} == {0, 1}
-    everything = Picker(Sampling(temperature=1.0, seed=0), "cpu")
+    everything = TokenSampler(Sampling(temperature=1.0, seed=0), "cpu")
     assert {everything(logits) for _ in range(400)} == {0, 1, 2, 3}
 
 
@@ -86,7 +86,7 @@ def test_streamed_pieces_are_whole_characters_and_add_up(text: str) -> None:
 
 
 def test_an_answer_that_fails_leaves_no_cache() -> None:
-    model, kept = made(FULL_ATTENTION["llama"]), KeptCache()
+    model, kept = made(FULL_ATTENTION["llama"]), ReusableCache()
     answer(model, PROMPTS[0], kept)
     broken: Iterator[int] = stream(model, [*PROMPTS[0], 100_000], kept, GREEDY, "cpu")
     with pytest.raises(IndexError):

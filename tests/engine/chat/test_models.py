@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.chat.base_copy import BaseCopy
-from engine.chat.models import BASE, BASE_4BIT, PROBE, LoadedModels, Loader, TriedRun, tried_run
+from engine.chat.models import BASE, BASE_4BIT, PROBE, ChatRun, LoadedModels, Loader, tried_run
 from engine.chat.verification import TOLERANCE, largest_difference, logits_of, verify
 from engine.config.errors import UserError
 from engine.methods import method
@@ -116,7 +116,7 @@ def test_an_adapter_without_effect_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_base_that_an_adapter_was_merged_into_is_reported(made: dict[str, RunDir]) -> None:
-    run: TriedRun = tried_run(made["lora"].path)
+    run: ChatRun = tried_run(made["lora"].path)
     copy = BaseCopy(BASE, method("lora").load(run.config, this_machine()))
     before = logits_of(copy.network, [5, 6, 7, 8], "cpu")
     copy.attach("one", run.directory.model)

@@ -10,7 +10,7 @@ import pytest
 from made_models import conversation_of, made_model, record_answers
 
 from engine.chat.models import BASE, tried_run
-from engine.chat.prompts import PromptEncoder, asked
+from engine.chat.prompts import PromptEncoder, prompt_of
 from engine.chat.session import ChatSession
 from engine.config.errors import UserError
 from engine.config.schema import Data, Model
@@ -67,7 +67,7 @@ def test_prompts_and_end_tokens_are_those_of_training(session: ChatSession) -> N
     examples = [example for example in examples_of(Data(), ("test",)) if example.where in by_place]
     assert len(examples) > 100
     for example in examples[:100]:
-        assert responder.encoder.ids(asked(example)) == by_place[example.where]
+        assert responder.encoder.ids(prompt_of(example)) == by_place[example.where]
     assert responder.ends == end_tokens(tokenizer, session.models.copies[0].network, prepared.train)
 
 

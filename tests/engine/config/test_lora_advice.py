@@ -10,7 +10,7 @@ from command import ftbench
 from made_ladder import made_ladder
 
 from engine.config.lora_advice import SOURCE, TrainedRung, lora_notices
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.ladder.verdict import verdict
 from engine.runs.ladder_plan import make_plan
 from tui.preview.launch_context import DataCheck
@@ -79,7 +79,7 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
 
 
 def test_the_launch_preview_has_them() -> None:
-    config = effective("demo", "lora", {"adapter.target_modules": ["q_proj"], "train.batch": 256}).config
+    config = resolve_preset("demo", "lora", {"adapter.target_modules": ["q_proj"], "train.batch": 256}).config
     found = MethodForecast("lora", "unknown", config=config)
     problems = list(adapter_problems([found], ["LoRA"], DataCheck()))
     assert [problem.code for problem in problems] == ["lora.attention_only", "lora.large_batch"]

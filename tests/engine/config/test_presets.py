@@ -70,7 +70,7 @@ def test_sections_another_method_reads_are_left_out_with_a_note(tmp_path: Path) 
 
 
 def test_a_frozen_run_reads_back_as_it_was(tmp_path: Path) -> None:
-    effective = preset_library.effective(
+    effective = preset_library.resolve_preset(
         "demo-qlora", None, parse_overrides(["data.map.prompt=Q: {x}", "train.steps=5"])
     )
     run = run_dir.create(tmp_path / "runs", "demo-qlora", effective)

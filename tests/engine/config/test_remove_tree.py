@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.files import remove_tree
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import ladder_dir, run_dir
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import make_plan
@@ -18,7 +18,7 @@ from tui.cli.run import remove_refused
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
     """A run in another folder, with a model."""
-    run = run_dir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "elsewhere", "demo-lora", resolve_preset("demo-lora", None, {}))
     run.model.mkdir()
     (run.model / "weights").write_bytes(b"kept")
     return run.path
@@ -46,7 +46,7 @@ def test_of_a_link_to_a_folder_only_the_link_is_deleted(delete: str, outside: Pa
 
 def test_links_inside_are_not_followed(outside: Path, tmp_path: Path) -> None:
     before = content(outside)
-    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
     run.checkpoints.symlink_to(outside)
     (run.path / "file").symlink_to(outside / "run.toml")
     run_dir.delete(run)

@@ -12,7 +12,7 @@ import tomli_w
 from engine.config import user_presets
 from engine.config.errors import UserError
 from engine.config.preset import flatten, nested, parse_overrides, read_preset, resolve
-from engine.config.preset_library import effective, user_folder
+from engine.config.preset_library import resolve_preset, user_folder
 from engine.config.preset_values import known_keys
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, current_values, original_names
 from engine.config.schema import Config
@@ -54,7 +54,7 @@ def old_preset(folder: Path) -> Path:
 def test_every_current_name_is_in_the_schema() -> None:
     assert set(RENAMED_KEYS.values()) <= set(known_keys()) and not set(RENAMED_KEYS) & set(known_keys())
     for (key, _), value in RENAMED_VALUES.items():
-        assert flatten(effective("demo-lora", None, {key: value}).config)[key] == value
+        assert flatten(resolve_preset("demo-lora", None, {key: value}).config)[key] == value
 
 
 def test_an_old_preset_is_read_with_a_notice_for_each_key(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_old_and_current_name_with_different_values_are_refused(tmp_path: Path) 
 def test_old_names_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prose").write_text("one two")
-    found = effective("demo-lora", None, parse_overrides(["evaluation.general=prose", "train.packing=flat"]))
+    found = resolve_preset("demo-lora", None, parse_overrides(["evaluation.general=prose", "train.packing=flat"]))
     assert found.config.evaluation.forgetting_text == str(tmp_path / "prose")
     assert found.config.train.packing == "packed"
     assert [notice.code for notice in found.notices] == ["preset.renamed_key", "preset.renamed_value"]
@@ -94,15 +94,15 @@ def test_old_names_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("old", ["card24-qlora", "gpu24-qlora"])
 def test_a_shipped_preset_is_found_by_its_old_name(old: str) -> None:
-    found = effective(old, None, {})
-    assert found.config == effective("qwen2.5-7b-24gb-qlora", None, {}).config
+    found = resolve_preset(old, None, {})
+    assert found.config == resolve_preset("qwen2.5-7b-24gb-qlora", None, {}).config
     assert [notice.code for notice in found.notices] == ["preset.renamed"]
 
 
 def test_a_preset_made_with_an_old_name_has_the_current_one() -> None:
     user_presets.create_from_preset("mine", "demo-lora", {"train.warmup": 0.3})
     text = (user_folder() / "mine.toml").read_text()
-    assert "warmup_ratio = 0.3" in text and effective("mine", None, {}).notices == []
+    assert "warmup_ratio = 0.3" in text and resolve_preset("mine", None, {}).notices == []
 
 
 def test_an_old_run_opens_and_may_resume(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_an_old_ladder_opens_with_a_notice(tmp_path: Path) -> None:
 
 
 def test_fingerprints_do_not_change_with_the_names() -> None:
-    values = flatten(effective("demo-lora", None, {"train.packing": "packed"}).config)
+    values = flatten(resolve_preset("demo-lora", None, {"train.packing": "packed"}).config)
     old = original_names(values)
     assert old["train.packing"] == "flat" and "adapter.targets" in old and "adapter.target_modules" not in old
     assert current_values(old)[0] == values

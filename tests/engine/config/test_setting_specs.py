@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from engine.config.preset import flatten, parse_overrides, resolve
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.preset_values import Preset, known_keys
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
@@ -56,11 +56,11 @@ def test_epochs_given_for_a_preset_of_steps_replace_the_steps() -> None:
 
 def test_another_method_takes_its_learning_rate_from_the_preset_of_the_same_family() -> None:
     for method, rate in (("lora", 3e-3), ("qlora", 4e-3)):
-        chosen = effective("qwen2.5-7b-lora", method, {"train.learning_rate": rate})
+        chosen = resolve_preset("qwen2.5-7b-lora", method, {"train.learning_rate": rate})
         create_from_choice(f"mine-{method}", f"qwen2.5-7b-{method}", chosen)
-    assert effective("mine-lora", None, {}).config.train.learning_rate == 3e-3
-    found = effective("mine-lora", "qlora", {})
+    assert resolve_preset("mine-lora", None, {}).config.train.learning_rate == 3e-3
+    found = resolve_preset("mine-lora", "qlora", {})
     assert found.config.train.learning_rate == 4e-3
     assert found.origins["train.learning_rate"] == "preset mine-qlora"
-    assert effective("mine-lora", "full", {}).config.train.learning_rate == 2e-5
-    assert effective("mine-lora", "qlora", {"train.learning_rate": 1e-4}).config.train.learning_rate == 1e-4
+    assert resolve_preset("mine-lora", "full", {}).config.train.learning_rate == 2e-5
+    assert resolve_preset("mine-lora", "qlora", {"train.learning_rate": 1e-4}).config.train.learning_rate == 1e-4

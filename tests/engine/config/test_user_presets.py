@@ -9,8 +9,8 @@ import pytest
 from engine.config import preset_library, user_presets
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
-from engine.config.preset import Effective, Flat, flatten
-from engine.config.preset_library import effective
+from engine.config.preset import EffectiveConfig, Flat, flatten
+from engine.config.preset_library import resolve_preset
 
 QUIET = ("title", "about", "slot")
 
@@ -19,20 +19,20 @@ def listed(name: str) -> preset_library.PresetEntry:
     return next(one for one in preset_library.list_presets() if one.name == name)
 
 
-def values_of(chosen: Effective) -> dict[str, object]:
+def values_of(chosen: EffectiveConfig) -> dict[str, object]:
     return {key: value for key, value in flatten(chosen.config).items() if key not in QUIET}
 
 
 @pytest.mark.parametrize("base", [one.name for one in preset_library.list_presets()])
 @pytest.mark.parametrize("method", method_names())
 def test_a_saved_choice_is_the_same_configuration(base: str, method: str) -> None:
-    chosen = effective(base, method, {"train.batch": 12, "train.micro_batch": 3})
+    chosen = resolve_preset(base, method, {"train.batch": 12, "train.micro_batch": 3})
     user_presets.create_from_choice("mine", base, chosen)
-    assert values_of(effective("mine", None, {})) == values_of(chosen)
+    assert values_of(resolve_preset("mine", None, {})) == values_of(chosen)
 
 
 def test_only_what_differs_is_written() -> None:
-    path = user_presets.create_from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.batch": 16}))
+    path = user_presets.create_from_choice("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 16}))
     text = path.read_text()
     assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
     for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
@@ -40,15 +40,15 @@ def test_only_what_differs_is_written() -> None:
 
 
 def test_the_rates_of_the_other_methods_are_kept() -> None:
-    user_presets.create_from_choice("mine", "demo", effective("demo", "lora", {}))
-    assert effective("mine", "full", {}).config.train.learning_rate == 5e-4
-    user_presets.create_from_choice("own-rate", "demo", effective("demo", "lora", {"train.learning_rate": 0.5}))
-    assert effective("own-rate", "lora", {}).config.train.learning_rate == 0.5
+    user_presets.create_from_choice("mine", "demo", resolve_preset("demo", "lora", {}))
+    assert resolve_preset("mine", "full", {}).config.train.learning_rate == 5e-4
+    user_presets.create_from_choice("own-rate", "demo", resolve_preset("demo", "lora", {"train.learning_rate": 0.5}))
+    assert resolve_preset("own-rate", "lora", {}).config.train.learning_rate == 0.5
 
 
 def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
-    user_presets.create_from_choice("mine", "demo-lora", effective("demo-lora", None, {"train.steps": 4}))
-    assert effective("mine", None, {}).config.train.steps == 4
+    user_presets.create_from_choice("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.steps": 4}))
+    assert resolve_preset("mine", None, {}).config.train.steps == 4
 
 
 @pytest.mark.parametrize("name", ["mine", "demo-lora", "gpus", "cards", "../x", "", ".hidden", "a b", "x" * 65])
@@ -56,7 +56,7 @@ def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
     before = user_presets.create_from_preset("mine", "demo-lora").read_text()
     for write in (
         lambda: user_presets.create_from_preset(name, "demo-full"),
-        lambda: user_presets.create_from_choice(name, "demo-full", effective("demo-full", None, {})),
+        lambda: user_presets.create_from_choice(name, "demo-full", resolve_preset("demo-full", None, {})),
     ):
         with pytest.raises(UserError):
             write()
@@ -109,7 +109,9 @@ def test_a_dot_in_a_name_does_not_end_it(preset: str, name: str) -> None:
 def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str, method: str | None) -> None:
     given: Flat = {"train.steps": 4, "title": "my own", "train.batch": 12} | ({"method": method} if method else {})
     user_presets.create_from_preset("mine", base, given)
-    assert values_of(effective("mine", None, {})) == values_of(effective(base, method, given)) | {"train.epochs": 3.0}
+    assert values_of(resolve_preset("mine", None, {})) == values_of(resolve_preset(base, method, given)) | {
+        "train.epochs": 3.0
+    }
     assert listed("mine").preset.values["title"] == "my own"
 
 
@@ -125,4 +127,4 @@ def test_a_file_name_is_stored_as_an_absolute_path(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     user_presets.create_from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
     monkeypatch.chdir("/")
-    assert effective("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")
+    assert resolve_preset("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")

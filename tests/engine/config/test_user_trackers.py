@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs.ladder_plan import make_plan
 from tui.settings import read_settings
 
@@ -22,7 +22,7 @@ def settings() -> Path:
 
 
 def test_runs_and_rungs_have_the_users_trackers(settings: Path) -> None:
-    found = effective("demo-lora", None, {})
+    found = resolve_preset("demo-lora", None, {})
     assert (found.config.track.to, found.config.track.project) == (["tensorboard"], "mails")
     assert found.origins["track.to"] == "config.toml" and found.origins["track.online"] == "default"
     assert all(rung.config.track.to == ["tensorboard"] for rung in make_plan("demo", ["lora"], {}).rungs)
@@ -30,10 +30,10 @@ def test_runs_and_rungs_have_the_users_trackers(settings: Path) -> None:
 
 
 def test_the_command_line_and_a_preset_take_precedence(settings: Path, tmp_path: Path) -> None:
-    assert effective("demo-lora", None, {"track.to": []}).config.track.to == []
+    assert resolve_preset("demo-lora", None, {"track.to": []}).config.track.to == []
     mine = tmp_path / "mine.toml"
     mine.write_text('method = "lora"\n[track]\nto = ["trackio"]\n')
-    found = effective(str(mine), None, {})
+    found = resolve_preset(str(mine), None, {})
     assert (found.config.track.to, found.config.track.project) == (["trackio"], "mails")
 
 
@@ -41,10 +41,10 @@ def test_the_command_line_and_a_preset_take_precedence(settings: Path, tmp_path:
 def test_an_invalid_table_is_an_error(settings: Path, text: str) -> None:
     settings.write_text(text)
     with pytest.raises(UserError, match=r"invalid \[track\]") as error:
-        effective("demo-lora", None, {})
+        resolve_preset("demo-lora", None, {})
     assert error.value.code == "track.invalid_settings" and str(settings) in error.value.where
 
 
 def test_a_file_without_the_table_changes_nothing(settings: Path) -> None:
     settings.write_text('theme = "nord"  # no tracker\n')
-    assert effective("demo-lora", None, {}).config.track.to == []
+    assert resolve_preset("demo-lora", None, {}).config.track.to == []

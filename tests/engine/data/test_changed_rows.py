@@ -11,7 +11,7 @@ from typing import Any
 from command import MICRO, events_of
 
 from engine.assets import tickets_folder
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.data.check import check
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import run_dir
@@ -23,7 +23,7 @@ def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join((tickets_folder() / "train.jsonl").read_text().splitlines()[:120]) + "\n")
     settings = {key: json.loads(value) for key, value in (word.split("=") for word in MICRO if word != "--set")}
-    chosen = effective("demo-lora", None, {**settings, "data.id": str(path)})
+    chosen = resolve_preset("demo-lora", None, {**settings, "data.id": str(path)})
     config = chosen.config
     report = check(config.data, config.train.max_length, load_tokenizer(config.model))
     run = run_dir.create(tmp_path / "runs", "demo-lora", chosen, data_fingerprint=report["fingerprint"])

@@ -18,7 +18,7 @@ from engine.data.fingerprints import fingerprint
 from engine.data.row_columns import pack
 from engine.data.store import ColumnStore, ColumnWriter
 from engine.data.tokenized import TokenizedRows, answer_tokens_of, lengths_of
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 
 TEXTS = st.text(max_size=20)
 PLACES = st.one_of(st.builds("file {} line {}".format, st.integers(0, 3), st.integers(0, 10**10)), TEXTS)
@@ -28,7 +28,7 @@ PLACES = st.one_of(st.builds("file {} line {}".format, st.integers(0, 3), st.int
 def rows(draw: Any) -> Row:
     ids = draw(st.lists(st.integers(0, 65_535), min_size=1, max_size=12))
     trained = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
-    labels = [id_ if learned else IGNORED for id_, learned in zip(ids, trained, strict=True)]
+    labels = [id_ if learned else IGNORE_INDEX for id_, learned in zip(ids, trained, strict=True)]
     prefix = ids[: draw(st.integers(0, len(ids)))]
     prompt = draw(st.one_of(st.just(prefix), st.lists(st.integers(0, 70_000), max_size=5)))
     weights = draw(st.none() | st.lists(st.floats(0, 4), min_size=len(ids), max_size=len(ids)))
@@ -82,7 +82,7 @@ def test_columns_of_sizes_are_those_of_the_rows(results: list[Row | Problem]) ->
     kept = [result for result in results if isinstance(result, Row)]
     found = usable(stored(results, None))
     assert found.lengths.tolist() == lengths_of(kept).tolist() == [len(row.input_ids) for row in kept]
-    assert found.loss_tokens.tolist() == [len(row.labels) - row.labels.count(IGNORED) for row in kept]
+    assert found.loss_tokens.tolist() == [len(row.labels) - row.labels.count(IGNORE_INDEX) for row in kept]
     assert found.answer_tokens.tolist() == answer_tokens_of(kept).tolist()
     assert found.cut.tolist() == [row.cut for row in kept]
     assert list(found.targets()) == [row.target for row in kept]
@@ -112,7 +112,7 @@ def written_out(rows: dict[str, list[Row]]) -> str:
 
 
 def some_rows(count: int) -> list[Row]:
-    return [Row([n, n + 1, 7], [IGNORED, n + 1, 7], [n], f"t{n}", f"a line {n}", False) for n in range(count)]
+    return [Row([n, n + 1, 7], [IGNORE_INDEX, n + 1, 7], [n], f"t{n}", f"a line {n}", False) for n in range(count)]
 
 
 def test_rows_on_disk_are_mapped_and_equal_those_in_memory(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.ladder_plan import make_plan
-from engine.training.batches import Schedule, choose_packing, share_prefixes
+from engine.training.batches import BatchSchedule, choose_packing, share_prefixes
 
 LENGTH = 64
 CONTENTS = {
@@ -119,7 +119,7 @@ def items_of(made: Any) -> dict[str, Any]:
 def assert_planned(made: Any, config: Config) -> None:
     """What the worker, the probe and the planner derive from the rows before the first step."""
     machine = this_machine()
-    schedule = Schedule.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
+    schedule = BatchSchedule.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
     packing, sharing = share_prefixes(
         choose_packing(made.train, "auto", machine.device, True, True), made.train, schedule, config
     )

@@ -18,7 +18,7 @@ from engine.data.items import sampled
 from engine.data.prepare import Prepared, prepare
 from engine.ladder import report
 from engine.ladder.aggregate import check_same_work
-from engine.ladder.identity import identity, index, split_otherwise
+from engine.ladder.identity import identity, index, runs_with_other_split
 from engine.ladder.results import LadderResults, read_finished
 from engine.methods.provenance import items_fingerprint
 from engine.methods.tokenizer import load_tokenizer
@@ -118,8 +118,8 @@ def test_an_old_ladder_uses_its_own_version_and_finds_its_runs(runs: Path) -> No
 
 def test_a_new_ladder_names_the_old_runs_that_it_does_not_reuse(runs: Path) -> None:
     config = read_frozen(RunDir(runs / LADDER_RUNS[0])).config
-    assert [(run.name, version) for run, version in split_otherwise(runs, config, 2)] == [(LADDER_RUNS[0], 1)]
-    assert split_otherwise(runs, config, 1) == []
+    assert [(run.name, version) for run, version in runs_with_other_split(runs, config, 2)] == [(LADDER_RUNS[0], 1)]
+    assert runs_with_other_split(runs, config, 1) == []
 
 
 def test_runs_of_two_versions_are_never_in_one_verdict(runs: Path) -> None:

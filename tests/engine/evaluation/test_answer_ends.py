@@ -13,7 +13,7 @@ from engine.evaluation.generate import Generator
 from engine.evaluation.metrics import is_formatted
 from engine.evaluation.predictions import recorded_items, write_items
 from engine.evaluation.score import summarize
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.ladder.answer_sentences import unended_answers
 from engine.ladder.report.quality_tables import quality
 
@@ -40,9 +40,9 @@ def test_an_answer_that_reached_the_limit_has_not_ended() -> None:
     assert [generator.has_ended(answer) for answer in ([], [5], [5, 6], [5, 6, 7])] == [True, True, True, False]
 
 
-def items(ended: list[bool | None], formatted: list[bool | None]) -> list[Item]:
+def items(ended: list[bool | None], formatted: list[bool | None]) -> list[ScoredItem]:
     pairs = zip(ended, formatted, strict=True)
-    return [Item(1.0, 2.0, "x", {"json": 0.5}, None, one, other) for one, other in pairs]
+    return [ScoredItem(1.0, 2.0, "x", {"json": 0.5}, None, one, other) for one, other in pairs]
 
 
 def test_scores_have_the_shares_with_intervals() -> None:

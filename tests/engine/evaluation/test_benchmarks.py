@@ -20,7 +20,7 @@ from engine.config import schema
 from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Evaluation
 from engine.evaluation.benchmarks.item_scores import score_benchmark
 from engine.evaluation.benchmarks.loaded_model import LoadedModel
@@ -57,7 +57,7 @@ def ignore(done: int, total: int) -> None:
 
 @pytest.fixture(scope="module")
 def tiny() -> tuple[torch.nn.Module, Any]:
-    config = effective("demo", "full", {"train.precision": "fp32"}).config
+    config = resolve_preset("demo", "full", {"train.precision": "fp32"}).config
     return full.load(config, Machine("cpu", "cpu", False, False)), load_tokenizer(schema.Model())
 
 
@@ -204,7 +204,7 @@ def test_without_benchmarks_runs_have_the_identity_of_earlier_versions() -> None
 def test_a_task_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = choice_task(tmp_path)
     monkeypatch.chdir(tmp_path)
-    found = effective("demo", None, {"evaluation.benchmarks": [file.name, "arc_easy"]})
+    found = resolve_preset("demo", None, {"evaluation.benchmarks": [file.name, "arc_easy"]})
     assert found.config.evaluation.benchmarks == [str(file), "arc_easy"]
 
 

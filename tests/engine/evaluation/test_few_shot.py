@@ -10,7 +10,7 @@ from command import MICRO, ftbench
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
-from engine.data.tokens import IGNORED, Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.few_shot import few_shot_items
 from engine.runs.ladder_plan import make_plan
 from engine.runs.rungs import is_base, shots_of
@@ -21,7 +21,7 @@ BOS, END = 1, 2
 def row(first: int, cut: bool = False, length: int = 2) -> Row:
     prompt = [BOS, *range(first, first + length)]
     answer = [first + 50, END]
-    return Row([*prompt, *answer], [*[IGNORED] * len(prompt), *answer], prompt, "t", f"row {first}", cut)
+    return Row([*prompt, *answer], [*[IGNORE_INDEX] * len(prompt), *answer], prompt, "t", f"row {first}", cut)
 
 
 TRAIN = [row(10), row(20), row(30, cut=True), row(40)]
@@ -34,7 +34,7 @@ def test_examples_are_complete_training_rows_before_the_prompt_with_one_bos() ->
     assert prompt.count(BOS) == 1 and prompt[0] == BOS and prompt.count(END) == 2 and prompt[-2:] == [70, 71]
     assert found.references == ITEM.references and 30 not in prompt  # the cut row is no example
     assert found.row.input_ids == [*prompt, 120, END]
-    assert [label for label in found.row.labels if label != IGNORED] == [120, END]
+    assert [label for label in found.row.labels if label != IGNORE_INDEX] == [120, END]
     assert len(found.row.labels) == len(found.row.input_ids)
 
 

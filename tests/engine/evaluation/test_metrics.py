@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.config.metric_specs import metric_specs
-from engine.evaluation.intervals import RESAMPLES, bootstrap, of_scores
+from engine.evaluation.intervals import RESAMPLES, bootstrap, score_interval
 from engine.evaluation.metrics import contains, exact_match, json_fields, number, rouge, scoring_function
 from engine.evaluation.rouge import words
 
@@ -121,12 +121,12 @@ def test_without_finite_values_there_is_no_mean() -> None:
 @pytest.mark.parametrize(("score", "low", "high"), [(1.0, 0.8389, 1.0), (0.0, 0.0, 0.1611)])
 def test_twenty_rows_with_equal_scores_have_an_interval(score: float, low: float, high: float) -> None:
     """Wilson's interval for 20 of 20."""
-    found = of_scores([score] * 20)
+    found = score_interval([score] * 20)
     assert found.mean == score and (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_equal_scores_between_0_and_1_are_not_widened() -> None:
-    assert of_scores([0.5] * 20).low == 0.5 and of_scores([1.0]).low is None
+    assert score_interval([0.5] * 20).low == 0.5 and score_interval([1.0]).low is None
 
 
 @pytest.mark.parametrize("rows", [2, 50, 3_000])

@@ -10,7 +10,7 @@ import pytest
 from command import ftbench
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.data.items import evaluation_items
 from engine.data.tokens import Row
@@ -33,7 +33,7 @@ CASES = {
 
 def config(path: Path, rows: list[dict[str, str]], settings: dict[str, object]) -> Config:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return effective("demo-lora", None, {"data.id": str(path), **settings}).config
+    return resolve_preset("demo-lora", None, {"data.id": str(path), **settings}).config
 
 
 def refused_by_check(chosen: Config) -> str | None:

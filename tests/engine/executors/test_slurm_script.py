@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Executor
 from engine.executors import slurm_script
 from engine.executors.slurm_script import limit_seconds, script
@@ -133,6 +133,6 @@ def wait_for(path: Path) -> None:
 
 def test_options_of_slurm_need_the_executor() -> None:
     with pytest.raises(UserError) as error:
-        effective("demo-lora", None, {"executor.partition": "gpu"})
+        resolve_preset("demo-lora", None, {"executor.partition": "gpu"})
     assert error.value.code == "preset.unread_executor"
-    assert effective("demo-lora", None, {"executor.partition": "gpu", "executor.name": "slurm"})
+    assert resolve_preset("demo-lora", None, {"executor.partition": "gpu", "executor.name": "slurm"})

@@ -15,7 +15,7 @@ from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
 from engine.ladder.report.captions import NO_RESULTS, NO_SAMPLES, NO_TRIALS, PARTIAL_REPORT
 from engine.ladder.report.report_data import load_report_data
-from engine.ladder.report.samples import PredictionSource, side_by_side
+from engine.ladder.report.samples import PredictionSource, collect_samples
 from engine.ladder.report.traces import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, trace
 from engine.runs import events, run_dir
 from engine.runs.event_decoding import decode
@@ -119,7 +119,7 @@ def test_answers_to_different_items_are_left_out(tmp_path: Path) -> None:
     sources = [
         PredictionSource(name, "base", run.predictions_file) for name, run in zip(("lora", "full"), runs, strict=True)
     ]
-    found = side_by_side(sources, "exact_match")
+    found = collect_samples(sources, "exact_match")
     assert found.problems == [f"{runs[1].name} was scored on different test items"]
     assert set(found.shown[0].answers) == {"base", "lora"}
 

@@ -90,6 +90,6 @@ def test_intervals_have_the_unit_of_their_mean() -> None:
 
 
 def test_a_range_of_equal_texts_is_empty() -> None:
-    assert fmt.seed_range(SeedRange(mean=53.0, low=52.1, high=54.0), quantities.duration) == "52.1 s – 54.0 s"
-    assert fmt.seed_range(SeedRange(mean=53.0, low=53.01, high=53.02), quantities.duration) == ""
-    assert fmt.seed_range(None, quantities.duration) == ""
+    assert fmt.seed_range_text(SeedRange(mean=53.0, low=52.1, high=54.0), quantities.duration) == "52.1 s – 54.0 s"
+    assert fmt.seed_range_text(SeedRange(mean=53.0, low=53.01, high=53.02), quantities.duration) == ""
+    assert fmt.seed_range_text(None, quantities.duration) == ""

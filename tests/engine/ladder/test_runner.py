@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.preset import Effective
+from engine.config.preset import EffectiveConfig
 from engine.ladder.identity import identity, index
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
@@ -44,7 +44,7 @@ def runner_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
 def create_run(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     """A run of the plan's only rung with this outcome."""
     config = plan.rungs[0].config
-    run = run_dir.create(folder, "demo", Effective(config, {}), identity=identity(config, {}, {}, {}))
+    run = run_dir.create(folder, "demo", EffectiveConfig(config, {}), identity=identity(config, {}, {}, {}))
     if status:
         result = run_dir.blank_result(run, run_dir.read_frozen(run))
         result.status, result.reason = status, "some reason"
@@ -161,7 +161,7 @@ def test_a_stop_is_forwarded_to_the_ladders_own_run_only(
     folder = ladder_dir.create(tmp_path, plan)
     run = create_run(tmp_path, plan, None)
     runner, planned = runner_of(folder, plan), entry(run, folder) if own else entry()
-    held = locks.hold(run.lock_file, "1")
+    held = locks.acquire(run.lock_file, "1")
     assert held is not None
     stopped = []
 

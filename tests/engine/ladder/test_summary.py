@@ -112,10 +112,10 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     shown_html = html.unescape(re.sub(r"\s+", " ", page.render(data).replace("\u00a0", " ")))
     shown_markdown = markdown.render(data)
     for text in (summary.headline, *summary.sentences):
-        assert text in shown_html and markdown.inline(text) in shown_markdown
+        assert text in shown_html and markdown.escape_inline(text) in shown_markdown
     assert shown_html.index(summary.headline) < shown_html.index("<svg") < shown_html.index("<table")
     first_table = shown_markdown.index("\n| ")
-    assert shown_markdown.index(markdown.inline(summary.sentences[2])) < first_table
+    assert shown_markdown.index(markdown.escape_inline(summary.sentences[2])) < first_table
     assert "\n".join(tradeoff_lines(summary, 76)) in shown_markdown
 
 

@@ -14,9 +14,9 @@ from engine.config.activation_checkpointing import (
     OFF,
     OFFLOADED,
     RECOMPUTING,
-    Checkpointing,
-    checkpointing_of,
+    ActivationCheckpointing,
     describe_checkpointing,
+    resolve_checkpointing,
 )
 from engine.memory.formula.automatic import enough_rows, resolve_automatic
 from engine.memory.formula.estimate import StepShape
@@ -25,10 +25,10 @@ from engine.memory.formula.fit import FitQuery, largest_micro_batch
 ORDER = (*RECOMPUTING, OFFLOADED)
 
 
-def chosen(query: FitQuery) -> tuple[Checkpointing, int]:
+def chosen(query: FitQuery) -> tuple[ActivationCheckpointing, int]:
     train = resolve_automatic(query).config.train
     assert train.gradient_checkpointing != "auto" and train.micro_batch != "auto"
-    return checkpointing_of(train.gradient_checkpointing, query.budget.device), train.micro_batch
+    return resolve_checkpointing(train.gradient_checkpointing, query.budget.device), train.micro_batch
 
 
 def test_memory_falls_from_choice_to_choice() -> None:
@@ -72,7 +72,7 @@ def test_what_is_configured_stays() -> None:
 
 def test_a_cpu_recomputes_only_if_it_is_told_to_and_has_nothing_to_offload_to() -> None:
     assert chosen(asked("lora", memory(4)))[0] == OFF
-    assert checkpointing_of("offload", "cpu") == EVERY_LAYER
+    assert resolve_checkpointing("offload", "cpu") == EVERY_LAYER
     recomputed, offloaded = (
         asked("lora", memory(64), train__gradient_checkpointing=setting).peak() for setting in (True, "offload")
     )
@@ -92,11 +92,11 @@ def test_a_correction_by_the_dry_run_changes_the_choice() -> None:
 
 def test_settings_are_read_and_described() -> None:
     for choice in ORDER:
-        assert checkpointing_of(choice.setting, "cuda") == choice
+        assert resolve_checkpointing(choice.setting, "cuda") == choice
     assert [describe_checkpointing(choice.setting) for choice in ORDER] == [
         "off", "1 in 4 layers", "1 in 2 layers", "all layers", "all layers, offloaded",
     ]  # fmt: skip
-    assert [Checkpointing(4).layers(count) for count in (3, 4, 5, 32)] == [1, 1, 2, 8] and OFF.layers(32) == 0
+    assert [ActivationCheckpointing(4).layers(count) for count in (3, 4, 5, 32)] == [1, 1, 2, 8] and OFF.layers(32) == 0
 
 
 @pytest.mark.parametrize("method", ["qlora", "full"])

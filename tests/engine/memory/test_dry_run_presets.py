@@ -10,7 +10,7 @@ from gpu_sizes import FITS_BY_DRY_RUN, TIGHT_BY_DRY_RUN, smallest_of
 
 from engine.config.catalog import CATALOG
 from engine.config.preset import Preset, resolve, with_settings
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.memory.dry_run.plan import plan
 from engine.memory.formula.method_plan import MethodPlan, PlanQuery
@@ -30,7 +30,7 @@ def test_full_fine_tuning_that_the_formula_calls_tight_fits(
     case: tuple[str, str, int], preset: str, tmp_path: Path
 ) -> None:
     model, _, size = case
-    found = planned(effective(preset, None, {}).config, model, size, tmp_path)
+    found = planned(resolve_preset(preset, None, {}).config, model, size, tmp_path)
     assert found.dry_run and found.fit == "fits"
     assert found.dry_run.gradient_checkpointing is True
     assert (found.optimizer, found.dry_run.paged) == ("adamw_8bit", False)  # as the run decides, by its dry run

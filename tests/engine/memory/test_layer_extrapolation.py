@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 import transformers
 
-from engine.config.activation_checkpointing import OFFLOADED, RECOMPUTING, Checkpointing, checkpointing_of
+from engine.config.activation_checkpointing import (
+    OFFLOADED,
+    RECOMPUTING,
+    ActivationCheckpointing,
+    resolve_checkpointing,
+)
 from engine.config.preset import Preset, resolve
 from engine.memory.dry_run import dry_run as planner
 from engine.memory.dry_run.fake_model import bare_model
@@ -70,7 +75,9 @@ def test_a_few_layers_give_the_peak_of_all(
 ) -> None:
     machine = GPU if checkpointing else CPU
     config = resolve(Preset("test", {}), method).config
-    assert layer_pattern(bare_model(config, SHAPES[name](), machine), checkpointing_of(checkpointing, machine.device))
+    assert layer_pattern(
+        bare_model(config, SHAPES[name](), machine), resolve_checkpointing(checkpointing, machine.device)
+    )
     few = planned(SHAPES[name](), method, checkpointing, machine)
     monkeypatch.setattr(planner, "layer_pattern", lambda model, checkpointing: None)
     whole = planned(SHAPES[name](), method, checkpointing, machine)
@@ -101,7 +108,9 @@ def test_the_layer_pattern_is_found(name: str, depth: LayerPattern) -> None:
 
 def test_layers_that_recompute_are_another_kind() -> None:
     config = resolve(Preset("test", {}), "full").config
-    assert layer_pattern(bare_model(config, SHAPES["25 layers"](), CPU), Checkpointing(4)) == LayerPattern(25, 0, 4)
+    assert layer_pattern(bare_model(config, SHAPES["25 layers"](), CPU), ActivationCheckpointing(4)) == LayerPattern(
+        25, 0, 4
+    )
 
 
 def test_memory_falls_from_choice_to_choice() -> None:

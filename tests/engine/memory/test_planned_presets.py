@@ -15,7 +15,7 @@ from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import method_names, method_specs, method_title
 from engine.config.model_files import find_model
 from engine.config.preset import Preset, resolve
-from engine.config.preset_library import GPU_LIST_NAMES, effective, shipped_folder
+from engine.config.preset_library import GPU_LIST_NAMES, resolve_preset, shipped_folder
 from engine.config.schema import Config
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate
@@ -85,7 +85,7 @@ def decided_fit(model: str, method: str, size: int) -> Fit:
 @pytest.mark.parametrize("name", sorted({path.stem for path in shipped_folder().glob("*.toml")} - {*GPU_LIST_NAMES}))
 def test_every_preset_fits_where_its_name_says(name: str) -> None:
     size, *expected = PLANNED[name]
-    config = effective(name, None, {}).config
+    config = resolve_preset(name, None, {}).config
     assert [*planned(config, size)] == expected
     named = re.findall(r"(\d+)gb|(\d+) GB", f"{name} {config.title}")
     assert {int(one or other) for one, other in named} <= {size}
@@ -94,17 +94,17 @@ def test_every_preset_fits_where_its_name_says(name: str) -> None:
 @pytest.mark.parametrize("size", [24, 48, 80])
 def test_the_presets_of_a_gpu_size_are_one_ladder(size: int) -> None:
     """One model, all methods, the same data and batch, and rates that suit each method."""
-    configs = {method: effective(f"{size}gb-{method}", None, {}).config for method in method_names()}
+    configs = {method: resolve_preset(f"{size}gb-{method}", None, {}).config for method in method_names()}
     for method, config in configs.items():
         assert config.method == method
-        assert effective(f"{size}gb-lora", method, {}).config.train == config.train
+        assert resolve_preset(f"{size}gb-lora", method, {}).config.train == config.train
     assert len({config.model for config in configs.values()}) == 1
     assert lora_notices({method: TrainedRung.of(config) for method, config in configs.items()}) == []
 
 
 @pytest.mark.parametrize("name", [name for name in PLANNED if re.match(r"\d+gb-(q?lora)", name)])
 def test_the_largest_model_that_a_preset_names_fits(name: str) -> None:
-    config = effective(name, None, {}).config
+    config = resolve_preset(name, None, {}).config
     size = PLANNED[name][0]
     by_size = sorted(CATALOG, key=lambda model: CATALOG[model].parameters)
     found = re.search(r"models up to (\S+) fit", config.about)
@@ -116,7 +116,7 @@ def test_the_largest_model_that_a_preset_names_fits(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PLANNED if re.match(r"\d+gb-full", name)])
 def test_a_larger_model_needs_the_gpu_that_a_preset_names(name: str) -> None:
-    found = re.search(r"(\d+B) models need (\d+) GB", effective(name, None, {}).config.about)
+    found = re.search(r"(\d+B) models need (\d+) GB", resolve_preset(name, None, {}).config.about)
     assert found
     model, size = f"qwen3-{found[1].lower()}", int(found[2])
     assert catalog_fit(model, "full", PLANNED[name][0]) == "does not fit"
@@ -139,4 +139,6 @@ def test_the_peaks_in_the_documentation_are_those_of_the_plan() -> None:
     for name, peak, checkpointing in found:
         size, _, expected = PLANNED[name]
         assert checkpointing == expected
-        assert estimate(effective(name, None, {}).config, size).peak / GIB == pytest.approx(float(peak), rel=0.05), name
+        assert estimate(resolve_preset(name, None, {}).config, size).peak / GIB == pytest.approx(
+            float(peak), rel=0.05
+        ), name

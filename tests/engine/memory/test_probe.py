@@ -15,14 +15,14 @@ from small_models import FULL_ATTENTION, PAD, Numbers, made
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config import schema
-from engine.config.activation_checkpointing import EVERY_LAYER, OFF, Checkpointing
+from engine.config.activation_checkpointing import EVERY_LAYER, OFF, ActivationCheckpointing
 from engine.data.tokens import Row
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step, relative_memory
-from engine.memory.probe import Probe, Probed, balanced_micro_batch
+from engine.memory.probe import Probe, ProbeResult, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.result import Result
-from engine.training.batches import Schedule, micro_batches
+from engine.training.batches import BatchSchedule, micro_batches
 from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters
@@ -59,7 +59,11 @@ class Tight(AnswerTrainer):
 
 
 def trained(
-    folder: Path, look: Callable[[Probe], Probed | None], optimizer_name: str = "adamw", budget: int = 99, **how: Any
+    folder: Path,
+    look: Callable[[Probe], ProbeResult | None],
+    optimizer_name: str = "adamw",
+    budget: int = 99,
+    **how: Any,
 ) -> tuple[list[torch.Tensor], AnswerTrainer]:
     """Three steps of four rows of a small model with dropout, after `look`; returns its weights and the trainer."""
     config = schema.Config(
@@ -71,7 +75,7 @@ def trained(
     shape = FULL_ATTENTION["llama"]
     shape.attention_dropout = 0.2
     model = made(shape).to(how.get("dtype", torch.float32))
-    schedule = Schedule.of(len(rows), 4, 1, 3, 0)
+    schedule = BatchSchedule.of(len(rows), 4, 1, 3, 0)
     machine = PAGING if optimizer_name.startswith("paged") else CPU
     optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
     hooks = Hooks()
@@ -97,7 +101,7 @@ def trained(
 @pytest.mark.parametrize("name", ["adamw", "adamw_8bit", "paged_adamw_8bit"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_are_those_of_a_run_without_a_probe(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    seen: list[Probed] = []
+    seen: list[ProbeResult] = []
     without, _ = trained(tmp_path / "a", lambda probe: None, name, dtype=dtype)
     probed, _ = trained(tmp_path / "b", lambda probe: seen.append(probe.run()), name, dtype=dtype)
     assert all(map(torch.equal, without, probed))
@@ -145,7 +149,7 @@ def test_micro_batches_that_do_not_fit_are_halved_before_the_first_step(tmp_path
 
 def test_a_few_tokens_recompute_activations_before_they_are_split(tmp_path: Path) -> None:
     """One after another until it fits; the weights are the same."""
-    choices, warnings, seen = [Checkpointing(2), EVERY_LAYER], list[tuple[str, str]](), list[Probed]()
+    choices, warnings, seen = [ActivationCheckpointing(2), EVERY_LAYER], list[tuple[str, str]](), list[ProbeResult]()
     plain, _ = trained(tmp_path / "a", lambda probe: probe.run())
     weights, trainer = trained(
         tmp_path / "b", lambda probe: seen.append(probe.run()), recomputing=2, stronger=choices,
@@ -174,7 +178,11 @@ def test_less_headroom_than_needed_recomputes_activations(tmp_path: Path, monkey
     probes: list[Probe] = []
     monkeypatch.setattr(Meters, "peak_of", peak_of)
     monkeypatch.setattr(Probe, "_limit", lambda probe: 50)
-    trained(tmp_path, lambda probe: (probes.append(probe), probe.run())[1], stronger=[Checkpointing(2), EVERY_LAYER])
+    trained(
+        tmp_path,
+        lambda probe: (probes.append(probe), probe.run())[1],
+        stronger=[ActivationCheckpointing(2), EVERY_LAYER],
+    )
     assert probes[0].enabled == EVERY_LAYER and probes[0].trainer.micro_batch == 4
 
 
@@ -205,7 +213,7 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 @pytest.mark.parametrize("start", [0, 3, 11])
 @pytest.mark.parametrize("packing", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
 def test_the_step_with_the_largest_micro_batch_is_found(start: int, packing: Packing) -> None:
-    schedule = Schedule.of(len(ROWS), 3, 2, None, 1)
+    schedule = BatchSchedule.of(len(ROWS), 3, 2, None, 1)
     found = longest_step(ROWS, schedule, start, 2, packing)
 
     def largest(step: list[Row]) -> int:

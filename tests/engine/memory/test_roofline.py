@@ -10,7 +10,7 @@ import transformers
 from test_audit import LLAMA_8B, rows_of
 from test_plan_fit import card
 
-from engine.config.activation_checkpointing import Checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
 from engine.memory.audit.required_flops import required_flops
@@ -20,7 +20,7 @@ from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget, listed_budget
 from engine.memory.formula.method_plan import TrainingWork
-from engine.memory.formula.roofline import least_seconds, step_cost
+from engine.memory.formula.roofline import least_seconds, training_cost
 from engine.methods.machine import Machine
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
@@ -41,13 +41,15 @@ def bound(method: str, budget: MemoryBudget, work: TrainingWork = WORK, **settin
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-@pytest.mark.parametrize("checkpointing", [Checkpointing(0), Checkpointing(2), Checkpointing(1)])
-def test_flops_are_those_of_the_layers(method: str, checkpointing: Checkpointing) -> None:
+@pytest.mark.parametrize(
+    "checkpointing", [ActivationCheckpointing(0), ActivationCheckpointing(2), ActivationCheckpointing(1)]
+)
+def test_flops_are_those_of_the_layers(method: str, checkpointing: ActivationCheckpointing) -> None:
     config = configured(method, **{"train.gradient_checkpointing": checkpointing.setting})
     model = trainable(bare_model(config, LLAMA_8B, GPU), config, GPU)
     estimate = formula(config, LLAMA_8B.to_dict(), "cuda", STEP)
     shape = read_architecture(LLAMA_8B.to_dict(), "test")
-    found = step_cost(config, shape, estimate, WORK, card(80)).flops
+    found = training_cost(config, shape, estimate, WORK, card(80)).flops
     assert found == pytest.approx(required_flops(model, ROWS, checkpointing), rel=0.01)
 
 
@@ -60,7 +62,8 @@ def test_experts_count_where_tokens_are_routed() -> None:
     ]
     config = configured("lora")
     costs = [
-        step_cost(config, shape, formula(config, LLAMA_8B.to_dict(), "cuda", STEP), WORK, card(80)) for shape in shapes
+        training_cost(config, shape, formula(config, LLAMA_8B.to_dict(), "cuda", STEP), WORK, card(80))
+        for shape in shapes
     ]
     assert costs[0].flops == pytest.approx(costs[1].flops, rel=0.02)
     assert costs[1].weight_bytes > 1.5 * costs[0].weight_bytes

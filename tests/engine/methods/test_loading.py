@@ -12,7 +12,7 @@ from transformers import BloomConfig, BloomForCausalLM
 from engine.assets import tiny_folder
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.methods.loading import attention, load_weights
+from engine.methods.loading import attention, load_pretrained
 from engine.methods.machine import Machine
 
 FLASH = Machine("cpu", "FlashAttention is installed, as far as one looks", bf16=True, flash_attention=True)
@@ -34,13 +34,13 @@ def bloom(tmp_path: Path) -> str:
 
 
 def test_an_architecture_without_flash_attention_loads_without_it(bloom: str) -> None:
-    model = load_weights(schema.Model(id=bloom), FLASH, torch.bfloat16)
+    model = load_pretrained(schema.Model(id=bloom), FLASH, torch.bfloat16)
     assert model.config._attn_implementation in ("sdpa", "eager")
 
 
 def test_configured_flash_attention_is_not_replaced(bloom: str) -> None:
     with pytest.raises(UserError, match="Flash"):
-        load_weights(schema.Model(id=bloom, attention="flash_attention_2"), FLASH, torch.bfloat16)
+        load_pretrained(schema.Model(id=bloom, attention="flash_attention_2"), FLASH, torch.bfloat16)
 
 
 @pytest.mark.parametrize(("device", "installed", "calls"), [("cuda", True, 1), ("cuda", False, 0), ("cpu", True, 0)])
@@ -52,5 +52,5 @@ def test_liger_kernels_are_used_from_loading_on(
     monkeypatch.setattr("engine.methods.loading.find_spec", lambda name: installed or None)
     monkeypatch.setattr("engine.methods.loading.apply_liger_kernel", lambda model, config: used.append(config))
     monkeypatch.setattr("engine.methods.loading._from_pretrained", lambda located, **options: torch.nn.Identity())
-    load_weights(schema.Model(id="tiny"), Machine(device, "a GPU", bf16=True, flash_attention=False), torch.float32)
+    load_pretrained(schema.Model(id="tiny"), Machine(device, "a GPU", bf16=True, flash_attention=False), torch.float32)
     assert used == [{"cross_entropy": False, "fused_linear_cross_entropy": False}] * calls

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from engine.assets import tiny_folder
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.ladder.rung_format import rung_title
 from engine.methods.adapters import add_adapters, keep_initial, save
@@ -45,7 +45,7 @@ def test_peft_is_given_the_option(setting: str, option: str) -> None:
 
 
 def config_with(ratio: float) -> Config:
-    return effective("demo", "lora", {"adapter.lora_plus_ratio": ratio, "train.learning_rate": 1e-3}).config
+    return resolve_preset("demo", "lora", {"adapter.lora_plus_ratio": ratio, "train.learning_rate": 1e-3}).config
 
 
 def test_lora_plus_multiplies_the_learning_rate_of_b_only() -> None:
@@ -111,9 +111,9 @@ def test_pissa_is_saved_as_an_adapter_of_the_original_base(tmp_path: Path) -> No
 
 def test_pissa_is_refused_for_a_quantized_base_and_for_a_started_run() -> None:
     with pytest.raises(UserError, match="not quantized"):
-        effective("demo", "qlora", {"adapter.init": "pissa"})
+        resolve_preset("demo", "qlora", {"adapter.init": "pissa"})
     with pytest.raises(UserError, match="starts from the base model"):
-        effective("demo", "lora", {"adapter.init": "pissa", "model.from_run": "/some/run"})
+        resolve_preset("demo", "lora", {"adapter.init": "pissa", "model.from_run": "/some/run"})
     assert make_plan("demo", ["pissa", "full"], {}).rungs[0].config.adapter.init == "pissa"
     assert rung_title("pissa") == "PiSSA"
 

@@ -27,7 +27,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def finished(runs: Path) -> RunDir:
     """A run that has ended, with a checkpoint and a symbolic link in it."""
-    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
     run_dir.write_result(run, result)
@@ -101,7 +101,7 @@ def test_a_ladder_finds_its_runs_after_the_move(old: Path, any_home: Path) -> No
 
 def test_what_is_running_stays_and_is_named(old: Path, home: Path) -> None:
     done, live = finished(old), finished(old)
-    lock = locks.hold(live.lock_file, "1")
+    lock = locks.acquire(live.lock_file, "1")
     assert lock is not None
     try:
         result = {one.name: one for one in adopt(old, home)}
@@ -116,7 +116,7 @@ def test_a_ladder_and_its_runs_stay_together(old: Path, home: Path) -> None:
     folder, ladder = made_ladder(old, seeds=(0,))
     members = {folder.name, *(entry.run for entry in ladder.entries if entry.run)}
     other = finished(old)
-    lock = locks.hold(RunDir(old / next(iter(members - {folder.name}))).lock_file, "1")
+    lock = locks.acquire(RunDir(old / next(iter(members - {folder.name}))).lock_file, "1")
     assert lock is not None
     try:
         assert states(old, home) == {**dict.fromkeys(members, "refused"), other.name: "moved"}
@@ -246,7 +246,7 @@ def test_runs_of_a_working_directory_are_found(tmp_path: Path, old: Path, home: 
 def test_a_sweep_and_its_ladders_stay_together(old: Path, home: Path) -> None:
     sweep = made_sweep(old)
     members = {sweep.name, *(cell.ladder for cell in sweep.plan().cells)}
-    lock = locks.hold(sweep.ladder(min(members - {sweep.name})).lock_file, "1")
+    lock = locks.acquire(sweep.ladder(min(members - {sweep.name})).lock_file, "1")
     assert lock is not None
     try:
         found = states(old, home)

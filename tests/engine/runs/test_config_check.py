@@ -11,7 +11,7 @@ from command import ftbench
 
 from engine.config.errors import UserError
 from engine.config.preset import flatten
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.runs import frozen_config, launch, run_dir
 from engine.runs.config_check import check_unchanged
@@ -24,7 +24,7 @@ from engine.runs.start import resume_run
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run whose worker wrote `hello` and was killed."""
-    made = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
+    made = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 4}))
     config = frozen_config.set_values(run_dir.read_frozen(made).config)
     EventLog(made.events_file).write(Hello(pid=1, host="h", version="0", config=config))
     return made
@@ -78,7 +78,7 @@ def test_comments_and_layout_are_ignored(before: str, run: RunDir) -> None:
 
 
 def test_the_file_of_another_run_is_refused(run: RunDir, tmp_path: Path) -> None:
-    other = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 8}))
+    other = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 8}))
     run.config_file.write_bytes(other.config_file.read_bytes())
     assert "train.batch was 4 and is 8" in refusal(run).line
 

@@ -9,7 +9,7 @@ import pytest
 from command import ftbench
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello
@@ -20,7 +20,7 @@ from engine.worker.earlier_workers import earlier_workers
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """A run with a checkpoint, whose worker was killed."""
-    made = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    made = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
     (made.checkpoints / "step-2").mkdir(parents=True)
     log = EventLog(made.events_file)
     log.write(Hello(pid=1, host="h", version="0"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import device_queue, launch, locks, run_dir
 
 WAITER = """
@@ -198,7 +198,7 @@ def test_a_killed_or_stopped_waiting_run_does_not_block_the_queue(come: Come, tm
 def test_a_run_deleted_while_waiting_leaves_the_queue(come: Come, tmp_path: Path) -> None:
     come("first", 1)
     until(lambda: places() == [(0, "first")])
-    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
     worker = launch.launch(run)
     launch.wait_for_hello(run, worker)
     until(lambda: (1, run.name) in places())
@@ -224,8 +224,8 @@ def test_a_reader_that_is_suspended_does_not_make_a_lock_look_held(tmp_path: Pat
     with (tmp_path / "lock").open() as reader:
         fcntl.flock(reader, fcntl.LOCK_SH)
         threading.Timer(0.3, lambda: fcntl.flock(reader, fcntl.LOCK_UN)).start()
-        held = locks.hold(tmp_path / "lock", "1")
-    assert held is not None and locks.hold(tmp_path / "lock") is None
+        held = locks.acquire(tmp_path / "lock", "1")
+    assert held is not None and locks.acquire(tmp_path / "lock") is None
     os.close(held)
 
 
@@ -242,7 +242,7 @@ def test_reading_the_holder_never_blocks_acquiring_the_lock(tmp_path: Path) -> N
     try:
         (tmp_path / "lock").touch()
         for _ in range(300):
-            held = locks.hold(tmp_path / "lock", "1")
+            held = locks.acquire(tmp_path / "lock", "1")
             assert held is not None
             os.close(held)
     finally:
@@ -251,9 +251,11 @@ def test_reading_the_holder_never_blocks_acquiring_the_lock(tmp_path: Path) -> N
 
 
 def test_a_waiting_run_is_told_since_when_and_from_where_the_device_is_used(tmp_path: Path, come: Come) -> None:
-    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}), started_in="/home/me/mails")
+    run = run_dir.create(
+        tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}), started_in="/home/me/mails"
+    )
     lock = locks.device_lock("cpu")
-    held = locks.hold(lock, f"17 {run.path}")
+    held = locks.acquire(lock, f"17 {run.path}")
     assert held is not None
     try:
         come("next", 1)

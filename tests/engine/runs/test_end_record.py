@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from textual.message import Message
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import end_record, ladder_dir, locks, run_dir
 from engine.runs.end_record import SIZE, EndRecord
 from engine.runs.event_log import EventLog
@@ -27,7 +27,7 @@ RECORD = EndRecord(status="failed", reason="no room for the checkpoint", t=12.5)
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}))
+    return run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
 
 
 def test_a_new_run_has_reserved_blocks_and_no_record(run: RunDir) -> None:
@@ -56,7 +56,7 @@ def test_the_record_is_the_result_if_there_is_no_other(run: RunDir) -> None:
     assert result is not None and (result.status, result.reason) == ("failed", RECORD.reason)
     assert "training" not in run.state() and run.state() == "failed" and not run.is_live()
     assert describe(run).reason == RECORD.reason
-    lock = locks.hold(run.lock_file, str(os.getpid()))
+    lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None
     assert run.state() == "live", "an end of an earlier life is not told of a live run"
     os.close(lock)

@@ -28,7 +28,7 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def create(runs: Path) -> run_dir.RunDir:
-    return run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    return run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
 
 
 def test_the_option_precedes_the_variable_and_that_the_config_and_that_the_default(
@@ -195,7 +195,7 @@ def test_the_lock_folder_is_the_same_for_every_home_and_session(monkeypatch: pyt
 
 def test_a_name_that_is_not_found_says_what_runs_elsewhere(tmp_path: Path) -> None:
     elsewhere = tmp_path / "other" / "20260101-000000-demo-full-full-beef"
-    device = locks.hold(locks.device_lock("cpu"), f"1 {elsewhere}")
+    device = locks.acquire(locks.device_lock("cpu"), f"1 {elsewhere}")
     assert device is not None
     try:
         assert folder.running_elsewhere(tmp_path / "other") == ""

@@ -56,7 +56,7 @@ def put(path: Path, age: float = LONG_AGO) -> Path:
 
 
 def made_run(runs: Path) -> RunDir:
-    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
     for name in TEMPORARY:
         put(run.path / name)
@@ -66,7 +66,7 @@ def made_run(runs: Path) -> RunDir:
 def dead(words: str, lock: Path) -> Path:
     """The lock file of a killed process."""
     lock.parent.mkdir(exist_ok=True)
-    held = locks.hold(lock, words)
+    held = locks.acquire(lock, words)
     assert held is not None
     os.close(held)
     return lock
@@ -141,11 +141,11 @@ def test_doctor_alone_removes_nothing(runs: Path, left: list[Path]) -> None:
 def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], list[int]]]:
     """The same files of running processes."""
     run = made_run(runs)
-    held = [locks.hold(run.lock_file, str(os.getpid()))]
+    held = [locks.acquire(run.lock_file, str(os.getpid()))]
     card = locks.device_lock("3")
     ticket = card.with_suffix(".queue") / f"0001-{os.getpid()}"
     ticket.parent.mkdir()
-    held += [locks.hold(card, f"{os.getpid()} {run.path}"), locks.hold(ticket, f"{os.getpid()} {run.path}")]
+    held += [locks.acquire(card, f"{os.getpid()} {run.path}"), locks.acquire(ticket, f"{os.getpid()} {run.path}")]
     cache = Path(platformdirs.user_cache_dir("ftbench"))
     (cache / "models").mkdir(parents=True)
     opened = put(cache / "models" / ".model-def" / "model.safetensors")
@@ -175,9 +175,9 @@ def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: li
     held = []
     for one in found:
         if one.kind in ("lock", "ticket"):
-            held.append(locks.hold(one.path, f"{os.getpid()} x"))
+            held.append(locks.acquire(one.path, f"{os.getpid()} x"))
         elif one.owner is not None and not one.owner.is_live():
-            held.append(locks.hold(one.owner.lock_file, str(os.getpid())))
+            held.append(locks.acquire(one.owner.lock_file, str(os.getpid())))
         elif one.owner is None:
             os.utime(one.path)
     try:
@@ -190,7 +190,7 @@ def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: li
 
 
 def test_the_lock_of_a_finished_run_is_not_a_leftover(runs: Path) -> None:
-    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
     run_dir.write_result(run, result)
@@ -200,7 +200,7 @@ def test_the_lock_of_a_finished_run_is_not_a_leftover(runs: Path) -> None:
 
 
 def test_a_link_is_removed_and_its_target_stays(runs: Path, tmp_path: Path) -> None:
-    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     precious = put(tmp_path / "precious" / "file").parent
     (run.path / ".model.tmp").symlink_to(precious)
     (run.path / "checkpoints").symlink_to(tmp_path / "precious")

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from made_runs import step
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.ladder.report.traces import trace
 from engine.runs import events, run_dir
 from engine.runs.follow import MAX_LINE, Follower, stream
@@ -30,7 +30,7 @@ FIXED = 10 << 20
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     """A finished run with a long log."""
-    made = run_dir.create(tmp_path_factory.mktemp("runs"), "demo-lora", effective("demo-lora", None, {}))
+    made = run_dir.create(tmp_path_factory.mktemp("runs"), "demo-lora", resolve_preset("demo-lora", None, {}))
     plan = events.Plan(
         steps=EVENTS, start_step=0, batch=4, micro_batch=3, packing="packed", gradient_checkpointing=False
     )

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from places import TESTS
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import events, run_dir
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
@@ -28,7 +28,7 @@ NOT_IN_OLD_EVENTS = {
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {"train.batch": 4}))
+    return run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 4}))
 
 
 def hello(resumed: bool = False) -> events.Hello:

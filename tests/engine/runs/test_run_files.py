@@ -70,8 +70,8 @@ def test_unknown_fields_are_ignored() -> None:
 
 def test_a_lock_names_its_holder_and_is_released_with_it(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    held = locks.hold(path, "123")
-    assert held is not None and locks.hold(path) is None and locks.holder(path) == "123"
+    held = locks.acquire(path, "123")
+    assert held is not None and locks.acquire(path) is None and locks.holder(path) == "123"
     os.close(held)
     assert locks.holder(path) is None
 
@@ -122,7 +122,7 @@ def test_a_path_that_is_not_a_regular_file_has_no_holder(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("line", ["preset = 3", 'created = "noon"', "notes = 7", ""])
 def test_a_damaged_run_section_is_a_user_error(line: str, tmp_path: Path) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     lines = run.config_file.read_text().splitlines()
     key = line.partition(" ")[0] or "preset"
     run.config_file.write_text("\n".join(line if one.startswith(f"{key} = ") else one for one in lines))
@@ -140,7 +140,7 @@ def test_training_memory_on_a_gpu_includes_paged_state() -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("find", [run_dir.find, ladder_dir.find])
 def test_a_directory_of_another_user_is_refused(find: Callable[[Path, str], object], tmp_path: Path) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     for parent in (tmp_path, *list(tmp_path.parents)[:3]):
         parent.chmod(0o755)
     os.seteuid(65534)
@@ -159,7 +159,7 @@ def test_a_file_system_without_locks_is_refused(number: int, tmp_path: Path, mon
 
     monkeypatch.setattr(fcntl, "flock", fails)
     with pytest.raises(UserError) as caught:
-        locks.hold(tmp_path / "lock", "1")
+        locks.acquire(tmp_path / "lock", "1")
     assert caught.value.code == "locks.unsupported" and locks.holder(tmp_path / "lock") is None
     with pytest.raises(UserError), locks.exclusive(tmp_path):
         pass

@@ -13,7 +13,7 @@ from made_runs import write_events
 
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import launch, locks, run_dir
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
@@ -31,13 +31,13 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def run_with_events(runs: Path) -> RunDir:
-    run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", None, {}))
     write_events(run, "lora", 0)
     return run
 
 
 def test_slots_in_a_job_of_slurm_are_refused(tmp_path: Path, launched: list[Any]) -> None:
-    chosen = effective("demo-lora", None, {"hardware.device": "cpu:2", "executor.name": "slurm"})
+    chosen = resolve_preset("demo-lora", None, {"hardware.device": "cpu:2", "executor.name": "slurm"})
     with pytest.raises(UserError) as caught:
         start_run(tmp_path / "runs", "demo-lora", chosen)
     assert caught.value.code == "device.slots_in_slurm" and launched == []
@@ -49,7 +49,7 @@ def test_a_run_is_announced_before_its_worker_starts(tmp_path: Path, launched: l
     run = start_run(
         tmp_path,
         "demo-lora",
-        effective("demo-lora", None, {}),
+        resolve_preset("demo-lora", None, {}),
         wait=False,
         data_fingerprint="f" * 64,
         created=lambda run: announced.append((run, len(launched))),
@@ -64,7 +64,7 @@ def test_a_model_that_cannot_be_trained_creates_no_directory(tmp_path: Path, lau
     shutil.copytree(tiny_folder(), model)
     table = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**table, "hidden_size": -1}))
-    config = effective("demo-lora", None, {"model.id": str(model)})
+    config = resolve_preset("demo-lora", None, {"model.id": str(model)})
     with pytest.raises(UserError) as error:
         start_run(tmp_path / "runs", "demo-lora", config)
     assert error.value.code == "model.config"
@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_trained_creates_no_directory(tmp_path: Path, lau
 
 
 def test_a_run_resumes_after_its_earlier_events(tmp_path: Path, launched: list[Any]) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     run.events_file.write_bytes(b'{"type":"hello","v":1,"seq":1,"t":1,"pid":1,"host":"h","version":"0"}\n')
     assert events_size(run) > 0
     resume_run(run)
@@ -81,7 +81,7 @@ def test_a_run_resumes_after_its_earlier_events(tmp_path: Path, launched: list[A
 
 def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path, launched: list[Any]) -> None:
     finished, live, deleted = (run_with_events(tmp_path) for _ in range(3))
-    held = locks.hold(live.lock_file, "1")
+    held = locks.acquire(live.lock_file, "1")
     assert held is not None
     shutil.rmtree(deleted.path)
     for run, code in ((finished, "run.finished"), (live, "run.already_running"), (deleted, "run.deleted")):
@@ -92,7 +92,7 @@ def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path, launched: list[
 
 
 def test_a_run_is_repeated_with_its_frozen_configuration(tmp_path: Path, launched: list[Any]) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {"train.steps": 7}))
+    run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {"train.steps": 7}))
     again = repeat_run(run)
     assert again != run and launched == [again, 0]
     assert run_dir.read_frozen(again).config == run_dir.read_frozen(run).config
@@ -105,7 +105,7 @@ def test_ladders_start_and_resume(tmp_path: Path, launched: list[Any]) -> None:
     stopped, _ = made_ladder(tmp_path)
     resume_ladder(stopped)
     assert launched == [folder, stopped]
-    held = locks.hold(stopped.lock_file, "1")
+    held = locks.acquire(stopped.lock_file, "1")
     assert held is not None
     with pytest.raises(UserError) as error:
         resume_ladder(stopped)

@@ -9,7 +9,7 @@ import pytest
 from command import MICRO, events_of, ftbench, only_run, with_steps
 from tracker_files import tensorboard_scalars
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.ladder.probes import probe_config
 from engine.runs import locks
 from engine.runs.run_dir import RunDir
@@ -50,5 +50,5 @@ def test_a_real_run_is_logged_and_its_curve_continues_after_a_resume(tmp_path: P
 
 
 def test_probes_of_a_ladder_are_not_logged() -> None:
-    config = effective("demo-lora", None, {"track.to": ["tensorboard"]}).config
+    config = resolve_preset("demo-lora", None, {"track.to": ["tensorboard"]}).config
     assert config.track.to == ["tensorboard"] and probe_config(config).track.to == []

@@ -18,7 +18,7 @@ from made_runs import STEPS, write_events
 from tracker_files import tensorboard_scalars, trackio_logs, wandb_files, wandb_history, wandb_records
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs import launch, locks, run_dir, start
 from engine.runs.run_dir import RunDir
@@ -36,7 +36,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made_run(tmp_path: Path, *settings: str) -> RunDir:
     values: dict[str, Any] = dict(one.split("=") for one in settings)
-    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", "lora", values))
+    run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", "lora", values))
     write_events(run, "lora", 0, card=True)
     return run
 
@@ -119,7 +119,7 @@ def test_wandb_has_config_group_summary_and_times_of_the_run(tmp_path: Path) -> 
 
 
 def test_runs_of_a_ladder_are_a_group(tmp_path: Path) -> None:
-    settings = effective("demo-lora", "lora", {})
+    settings = resolve_preset("demo-lora", "lora", {})
     settings.origins.update(dict.fromkeys(settings.origins, "ladder 2026-demo-ladder-0001"))
     run = run_dir.create(tmp_path / "runs", "demo", settings)
     write_events(run, "lora", 0)
@@ -133,7 +133,7 @@ def test_a_live_run_is_followed_until_its_worker_ends(tmp_path: Path) -> None:
     run = made_run(tmp_path)
     everything = run.events_file.read_bytes()
     run.events_file.write_bytes(everything[: len(everything) // 2])
-    lock = locks.hold(run.lock_file, str(os.getpid()))
+    lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None
     process = start_tracker(run, "tensorboard")
     while not TrackerFiles(run, "tensorboard").state().rows:
@@ -160,7 +160,7 @@ def test_the_configured_trackers_start_with_the_run_and_a_failing_one_does_not_s
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "wandb.py").write_text("raise RuntimeError('broken installation')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
-    chosen = effective("demo-lora", "lora", {"track.to": ["tensorboard", "wandb"]})
+    chosen = resolve_preset("demo-lora", "lora", {"track.to": ["tensorboard", "wandb"]})
     run = start.start_run(tmp_path / "runs", "demo-lora", chosen)
     for name in ("tensorboard", "wandb"):
         files = TrackerFiles(run, name)
@@ -177,7 +177,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_a_run_is_created(
 ) -> None:
     monkeypatch.setattr("engine.config.trackers.is_installed", lambda name: name != "wandb")
     with pytest.raises(UserError, match=r"pip install 'ftbench\[wandb\]'"):
-        start.start_run(tmp_path / "runs", "demo-lora", effective("demo-lora", "lora", {"track.to": ["wandb"]}))
+        start.start_run(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", "lora", {"track.to": ["wandb"]}))
     assert not (tmp_path / "runs").exists()
     with pytest.raises(UserError, match="unknown tracker 'mlflow'"):
         check_trackers(["mlflow"])

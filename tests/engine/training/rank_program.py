@@ -25,7 +25,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
 from engine.training import ranks as training_ranks
-from engine.training.batches import Schedule
+from engine.training.batches import BatchSchedule
 from engine.training.collation import Packing
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import LocalShards, shard
@@ -58,7 +58,7 @@ def train(
     shards = LocalShards(model)
     optimizer, _ = make_optimizer(shards, config, CPU, lambda code, text: None)
     shards.attach(optimizer)
-    schedule = Schedule.of(len(rows), BATCH, 1, STEPS, 0)
+    schedule = BatchSchedule.of(len(rows), BATCH, 1, STEPS, 0)
     found: list[float] = []
     hooks = Hooks()
     trainer = trainer_class(

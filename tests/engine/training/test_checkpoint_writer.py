@@ -22,7 +22,7 @@ from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
 from engine.methods.model_config import config_of
 from engine.training import checkpoint_files, checkpoint_writer, checkpoints
-from engine.training.checkpoint_files import load_weights, weights_of, write_pickle, write_tensors
+from engine.training.checkpoint_files import load_safetensors, stored_tensors, write_pickle, write_tensors
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpoints import REQUIRED, SavedCheckpoint, latest_complete
 from engine.training.guards import DiskFull, free_memory
@@ -232,10 +232,10 @@ def llama() -> LlamaForCausalLM:
 
 def test_weights_of_a_model_with_tied_ones_are_stored_once_and_loaded(tmp_path: Path) -> None:
     before, after = llama(), llama()
-    weights = weights_of(before)
+    weights = stored_tensors(before)
     assert set(before.state_dict()) - set(weights) == {"lm_head.weight"}
     write_tensors(tmp_path / "model.safetensors", weights)
-    load_weights(after, tmp_path / "model.safetensors")
+    load_safetensors(after, tmp_path / "model.safetensors")
     assert all(torch.equal(tensor, before.state_dict()[name]) for name, tensor in after.state_dict().items())
 
 
@@ -251,11 +251,11 @@ def test_weights_of_a_model_with_tied_ones_are_stored_once_and_loaded(tmp_path: 
 def test_weights_of_another_model_are_not_loaded(
     change: Callable[[dict[str, torch.Tensor]], object], error: type[Exception], tmp_path: Path
 ) -> None:
-    weights = weights_of(llama())
+    weights = stored_tensors(llama())
     change(weights)
     write_tensors(tmp_path / "model.safetensors", weights)
     with pytest.raises(error):
-        load_weights(llama(), tmp_path / "model.safetensors")
+        load_safetensors(llama(), tmp_path / "model.safetensors")
 
 
 def test_after_training_nothing_keeps_optimizer_state_and_copy(training: Training) -> None:

@@ -14,7 +14,7 @@ from model_shapes import SHAPES, VOCABULARY
 from engine.config.errors import UserError
 from engine.data.tokens import Row
 from engine.training import varlen_attention
-from engine.training.collation import IGNORED, Packing, collate
+from engine.training.collation import IGNORE_INDEX, Packing, collate
 from engine.training.compilation import (
     compile_errors,
     compile_layers,
@@ -36,7 +36,7 @@ def rows(seed: int) -> list[Row]:
     for prompt, answer in lengths:
         tokens = [*range(1, 21), *numbers.choices(range(1, VOCABULARY), k=prompt + answer)]
         prompt += 20
-        labels = [IGNORED] * prompt + tokens[prompt:]
+        labels = [IGNORE_INDEX] * prompt + tokens[prompt:]
         made.append(Row(tokens, labels, tokens[:prompt], "", "here", False))
     return made
 

@@ -17,9 +17,9 @@ from engine.config.activation_checkpointing import OFF
 from engine.data.tokens import Row
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, summarize
-from engine.evaluation.scored_item import Item
+from engine.evaluation.scored_item import ScoredItem
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import Schedule
+from engine.training.batches import BatchSchedule
 from engine.training.collation import Packing, answer_tokens, loss_weight
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
@@ -83,7 +83,7 @@ def test_held_out_loss_is_the_same_weighted_mean(packing: str) -> None:
     expected = float(reference(model, WEIGHTED).detach())
     assert mean_loss(losses) == pytest.approx(expected, rel=1e-5)
     assert [loss.tokens for loss in losses] == [answer_tokens(row) for row in WEIGHTED]
-    items = [Item.of(loss) for loss in losses]
+    items = [ScoredItem.of(loss) for loss in losses]
     assert summarize(items, "loss", 0.0).loss.mean == pytest.approx(expected, rel=1e-5)
     assert [item.weight for item in items] == [
         *(loss.weight for loss in losses[:1]),
@@ -102,7 +102,7 @@ def test_a_row_counts_by_its_weights_and_reports_its_token_count() -> None:
 def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.Module, Hooks]:
     """A model after one SGD step over all rows with learning rate 1."""
     config = schema.Config(method="full", train=schema.Train(learning_rate=1.0, warmup_ratio=0.0, max_grad_norm=0.0))
-    schedule, model, hooks = Schedule(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
+    schedule, model, hooks = BatchSchedule(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
     trainer = AnswerTrainer(
         rows=rows,
         schedule=schedule,

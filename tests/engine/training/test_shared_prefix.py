@@ -19,7 +19,7 @@ from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.training import varlen_attention
 from engine.training.batches import micro_batches
-from engine.training.collation import IGNORED, Packing, collate, loss_weight
+from engine.training.collation import IGNORE_INDEX, Packing, collate, loss_weight
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, computed_tokens
 
@@ -30,7 +30,7 @@ PADDED = Packing("padded", 10_000)
 
 def row(prompt: list[int], answer: list[int], trained: tuple[int, ...] = (), weights: list[float] | None = None) -> Row:
     """A row whose answer is in the loss, and the prompt tokens at the places `trained`."""
-    labels = [token if place in trained else IGNORED for place, token in enumerate(prompt)] + answer
+    labels = [token if place in trained else IGNORE_INDEX for place, token in enumerate(prompt)] + answer
     return Row(prompt + answer, labels, prompt, "", "here", False, weights)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.memory.formula.disk_space import low_disk_notice
 from engine.worker import disk_watch
 from engine.worker.disk_watch import DiskWatch
@@ -51,7 +51,7 @@ def test_a_deleted_run_is_no_error(tmp_path: Path) -> None:
 def test_a_launch_warns_if_little_would_be_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = effective("demo-lora", None, {}).config
+    config = resolve_preset("demo-lora", None, {}).config
     free(monkeypatch, 10 << 30)
     check_disk([config], tmp_path / "runs")
     assert capsys.readouterr().err == ""

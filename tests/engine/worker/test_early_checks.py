@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
@@ -28,7 +28,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def config(method: str, **settings: Any) -> Config:
-    return effective("demo", method, {key.replace("__", "."): value for key, value in settings.items()}).config
+    return resolve_preset("demo", method, {key.replace("__", "."): value for key, value in settings.items()}).config
 
 
 def code_of(chosen: Config, architecture: Any, machine: Machine = CPU) -> str:
@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_built_on_meta_is_left_to_loading(monkeypatch: py
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return run_dir.create(tmp_path / "runs", "demo-full", effective("demo-full", None, {}))
+    return run_dir.create(tmp_path / "runs", "demo-full", resolve_preset("demo-full", None, {}))
 
 
 def free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from command import events_of
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.hardware.devices import select_devices
 from engine.runs import run_dir
 from engine.runs.device_queue import wait_for_devices
@@ -40,7 +40,7 @@ def test_a_run_is_refused_before_it_waits(key: str, name: str, content: bytes, c
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
     given = path.parent if path.parent.name == "folder" else path
-    run = run_dir.create(tmp_path / "runs", "mine", effective("demo-lora", None, {key: str(given)}))
+    run = run_dir.create(tmp_path / "runs", "mine", resolve_preset("demo-lora", None, {key: str(given)}))
     holder = wait_for_devices(select_devices("cpu"), time.time(), tmp_path, print, lambda: False)
     assert holder is not None  # this process has the device until it ends
     done = subprocess.run([sys.executable, "-P", "-c", WORKER, str(run.path)], capture_output=True, text=True)
@@ -57,7 +57,7 @@ def test_what_takes_longer_to_read_is_left_to_the_run(name: str, tmp_path: Path)
         path.mkdir()
     content = GOOD * (MAX_BYTES // len(GOOD)) + BAD_LINE if name in ("large.jsonl", "folder") else b"damaged"
     (path / "rows.jsonl" if name == "folder" else path).write_bytes(content)
-    refuse_inputs(effective("demo-lora", None, {"data.id": str(path)}).config)
+    refuse_inputs(resolve_preset("demo-lora", None, {"data.id": str(path)}).config)
 
 
 def test_a_held_out_file_is_checked_too(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_held_out_file_is_checked_too(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     settings = {"data.id": str(tmp_path / "train.jsonl"), "data.test": str(tmp_path / "mine.jsonl")}
     with pytest.raises(UserError) as caught:
-        refuse_inputs(effective("demo-lora", None, settings).config)
+        refuse_inputs(resolve_preset("demo-lora", None, settings).config)
     assert caught.value.code == "data.invalid_json"
 
 
@@ -73,4 +73,4 @@ def test_good_inputs_are_not_refused(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(GOOD + json.dumps({"prompt": "c", "completion": ""}).encode() + b"\n")
     for settings in ({}, {"data.id": str(file)}, {"data.id": "owner/name"}, {"model.id": "owner/name"}):
-        refuse_inputs(effective("demo-lora", None, settings).config)
+        refuse_inputs(resolve_preset("demo-lora", None, settings).config)

@@ -30,10 +30,10 @@ from engine.training.guards import OutOfMemory
 from engine.training.segments import Segments
 from engine.worker.training_checks import memory
 from engine.worker.training_checks.agreement import gradients_agree, losses_agree
-from engine.worker.training_checks.decoding import check_decoding, decoding_check, divergences
-from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, out_of_memory_check
+from engine.worker.training_checks.decoding import check_decoding, divergences, judge_decoding
+from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, judge_out_of_memory
 from engine.worker.training_checks.packed_loss import check_packed_loss, plain_attention
-from engine.worker.training_checks.paging import Paged, is_managed, paging_check
+from engine.worker.training_checks.paging import PagingResult, is_managed, judge_paging
 from engine.worker.training_checks.report import check_method
 from engine.worker.training_checks.speed import Speed, check_throughput, check_training, listed_peak
 from engine.worker.training_checks.subjects import embedded_subject
@@ -135,10 +135,10 @@ def test_other_tokens_fail_the_decoding(session: TrainingSession, monkeypatch: p
 
 
 def test_only_ties_within_rounding_may_be_decoded_differently() -> None:
-    assert decoding_check(64, 8, []).text == "8 answers, 64 tokens: the same as transformers' generate"
-    assert decoding_check(64, 8, [0.0, 3.9]).state == "ok"
-    assert decoding_check(64, 8, [0.0, 4.1]).state == "failed"
-    assert decoding_check(64, 8, [math.nan]).state == "failed"
+    assert judge_decoding(64, 8, []).text == "8 answers, 64 tokens: the same as transformers' generate"
+    assert judge_decoding(64, 8, [0.0, 3.9]).state == "ok"
+    assert judge_decoding(64, 8, [0.0, 4.1]).state == "failed"
+    assert judge_decoding(64, 8, [math.nan]).state == "failed"
 
 
 def test_the_first_difference_of_an_answer_is_found_and_may_be_its_end() -> None:
@@ -234,10 +234,10 @@ def test_an_out_of_memory_error_has_to_halve_the_micro_batch(
 
 
 def test_another_loss_after_halving_fails() -> None:
-    assert out_of_memory_check(8, [4], [2.0, 2.0001], 1e-3).state == "ok"
-    assert out_of_memory_check(8, [4], [2.0, 2.5], 1e-3).state == "failed"
-    assert out_of_memory_check(8, [4], [2.0, math.nan], 1e-3).state == "failed"
-    assert out_of_memory_check(8, [], [2.0, 2.0], 1e-3).state == "failed"
+    assert judge_out_of_memory(8, [4], [2.0, 2.0001], 1e-3).state == "ok"
+    assert judge_out_of_memory(8, [4], [2.0, 2.5], 1e-3).state == "failed"
+    assert judge_out_of_memory(8, [4], [2.0, math.nan], 1e-3).state == "failed"
+    assert judge_out_of_memory(8, [], [2.0, 2.0], 1e-3).state == "failed"
 
 
 @pytest.mark.parametrize(
@@ -249,9 +249,9 @@ def test_another_loss_after_halving_fails() -> None:
     ],
 )
 def test_state_that_is_not_paged_or_changes_on_a_full_gpu_fails(change: dict[str, Any], text: str) -> None:
-    paged = Paged(bytes=128 << 20, managed=True, filled=70 * GIB, equal=True)
-    assert paging_check(paged, 0).state == "ok"
-    found = paging_check(replace(paged, **change), 0)
+    paged = PagingResult(bytes=128 << 20, managed=True, filled=70 * GIB, equal=True)
+    assert judge_paging(paged, 0).state == "ok"
+    found = judge_paging(replace(paged, **change), 0)
     assert found.state == "failed" and text in found.text
 
 

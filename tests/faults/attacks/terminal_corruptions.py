@@ -98,7 +98,7 @@ def spoiled(
         folder = Path(place)
         env = isolated_environment(folder)
         os.environ |= env
-        run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
+        run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
         run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
         run.path.rename(run.path.with_name("20260101-000000-demo-lora-lora-0a0b"))
         target = folder / path

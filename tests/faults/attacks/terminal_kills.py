@@ -28,9 +28,9 @@ FATAL = ("TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "XCPU")
 def live(folder: Path, env: dict[str, str]) -> Iterator[Path]:
     """A run that looks active: this process holds its lock, and its log does not grow."""
     os.environ |= env
-    run = run_dir.create(Path(env["FTBENCH_RUNS"]), "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(Path(env["FTBENCH_RUNS"]), "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     run.events_file.write_text('{"type":"phase","name":"training","v":1,"seq":1,"t":1.0}\n')
-    held = locks.hold(run.lock_file, str(os.getpid()))
+    held = locks.acquire(run.lock_file, str(os.getpid()))
     assert held is not None
     try:
         yield run.path

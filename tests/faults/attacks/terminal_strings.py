@@ -130,7 +130,7 @@ def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
         broken = f"{quoted} = 1\n" if number % 4 == 1 else ""
         slot = f"slot = {number + 1}\n" if number < 9 else ""
         (presets / f"k{number}.toml").write_text(f"title = {quoted}\nabout = {quoted}\n{slot}{broken}")
-    run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     log = EventLog(run.events_file)
     for text in given:
         log.write(events.Phase(name="waiting", note=text))
@@ -139,7 +139,7 @@ def fill(folder: Path, env: dict[str, str], given: list[str]) -> None:
     log.write(events.End(status="failed", reason=given[0]))
     run.log_file.write_text("\n".join(given))
     renamed = run.path.with_name(f"20200101-000000-{given[1].replace('/', '')[:60]}-0a0b")
-    run_dir.create(folder / "ftbench_runs", "demo-lora", preset_library.effective("demo-lora", None, {})).path.rename(
-        renamed
-    )
+    run_dir.create(
+        folder / "ftbench_runs", "demo-lora", preset_library.resolve_preset("demo-lora", None, {})
+    ).path.rename(renamed)
     run.path.rename(run.path.with_name("20990101-000000-last-lora-0a0b"))

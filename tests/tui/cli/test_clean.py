@@ -14,14 +14,14 @@ from made_ladder import made_ladder
 from made_sweep import made_sweep
 from screen import Terminal
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import cleaning, locks, run_dir
 from engine.runs.run_dir import RunDir, blank_result, read_frozen, write_result
 
 
 def run_with(home: Path, status: str, name: str = "lora") -> RunDir:
     """A run with a checkpoint, an export and a model, whose worker ended as `status`."""
-    run = run_dir.create(home, "demo-lora", effective("demo-lora", name, {}))
+    run = run_dir.create(home, "demo-lora", resolve_preset("demo-lora", name, {}))
     for file in ("checkpoints/step-4/weights.bin", "exports/merged/model.bin", "model/adapter.bin"):
         (run.path / file).parent.mkdir(parents=True)
         (run.path / file).write_bytes(b"x" * 100_000)
@@ -76,7 +76,7 @@ def test_checkpoints_of_finished_runs_and_exports_are_removed_and_models_stay(tm
 def test_what_runs_is_never_removed(tmp_path: Path) -> None:
     home = tmp_path / "runs"
     run = run_with(home, "finished")
-    lock = locks.hold(run.lock_file, str(os.getpid()))
+    lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None
     try:
         told = shown(home, "checkpoints,exports,runs", "--run", run.name, "--yes")
@@ -115,7 +115,7 @@ def test_ladders_of_a_sweep_are_kept(tmp_path: Path) -> None:
     old = time.time() - 5 * 86400
     for path in home.rglob("*"):
         os.utime(path, (old, old))
-    lock = locks.hold(sweep.lock_file, str(os.getpid()))
+    lock = locks.acquire(sweep.lock_file, str(os.getpid()))
     assert lock is not None
     try:
         told = shown(home, "ladders", "--run", cells[0], "--yes")

@@ -19,7 +19,7 @@ from subcommands import subcommands
 import engine
 import tui
 from engine.config.errors import RunFailed, UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import events, launch, run_dir
 from engine.training.guards import is_disk_full
 from tui.cli import presets, run
@@ -61,7 +61,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatc
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    run = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(RunFailed, match="cannot start a process"):
         launch.launch(run)
@@ -170,7 +170,7 @@ def test_json_shows_the_notices_of_a_preset_with_their_codes(
 
 
 def test_json_shows_the_warnings_of_a_run_with_their_codes(tmp_path: Path) -> None:
-    folder = run_dir.create(tmp_path, "demo-lora", effective("demo-lora", None, {}))
+    folder = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     warning = events.Warning(code="data.test_overlaps_train", text="7 of 100 test rows")
     folder.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in (warning, warning)))
     shown = run.outcome(folder, None, events.End(status="failed", reason="worker died"))

@@ -12,7 +12,7 @@ import pytest
 from command import ftbench
 from screen import Terminal
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import locks, run_dir
 from engine.runs.queue_list import QueueEntry
 from tui.history.queue_table import queue_lines
@@ -21,8 +21,10 @@ from tui.monitor import MAX_LINES
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
 def test_it_shows_the_machine_and_the_queue_until_q(size: tuple[int, int], tmp_path: Path) -> None:
-    run = run_dir.create(tmp_path / "runs", "demo-lora", effective("demo-lora", None, {}), started_in="/home/me/mails")
-    held = locks.hold(locks.device_lock("cpu"), f"{os.getpid()} {run.path}")
+    run = run_dir.create(
+        tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {}), started_in="/home/me/mails"
+    )
+    held = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {run.path}")
     assert held is not None
     terminal = Terminal("monitor", cwd=tmp_path, size=size)
     try:

@@ -17,7 +17,7 @@ from places import DOCS
 from rich.text import Text
 
 from engine.config.errors import UserError
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.config.quantities import relative_error
 from engine.memory.formula import history
 from engine.memory.formula.measured_error import error_of
@@ -53,7 +53,7 @@ def made_run(
     runs: Path, method: Any, speed: float, device: str, predicted: int = 0, measured: int | None = None
 ) -> None:
     """A finished run of the embedded model, as a worker writes it."""
-    run = run_dir.create(runs, "demo-lora", effective("demo-lora", method, {}))
+    run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", method, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status, result.steps, result.tokens_per_second = "finished", 100, speed
     result.machine = {"device": device}

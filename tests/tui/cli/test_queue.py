@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from command import ftbench
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.hardware import nvml
 from engine.hardware.nvml import process_name, process_user
 from engine.runs import device_queue, locks, queue_list, run_dir
@@ -27,10 +27,10 @@ def queued(tmp_path: Path) -> Iterator[list[Path]]:
     """A run that uses the CPU, and a chat session with another that waits."""
     runs = []
     for directory in ("first", "second"):
-        chosen = effective("demo-lora", None, {})
+        chosen = resolve_preset("demo-lora", None, {})
         run = run_dir.create(tmp_path / "runs", "demo-lora", chosen, started_in=f"/home/me/{directory}")
         runs.append(run.path)
-    held = locks.hold(locks.device_lock("cpu"), f"17 {runs[0]}")
+    held = locks.acquire(locks.device_lock("cpu"), f"17 {runs[0]}")
     ticket = device_queue.Ticket(locks.device_lock("cpu"), time.time() - 90, f"18 {runs[1]}/try")
     yield runs
     ticket.remove()

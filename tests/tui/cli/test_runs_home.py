@@ -24,7 +24,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def finished(folder: Path) -> RunDir:
-    run = run_dir.create(folder, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(folder, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
     run_dir.write_result(run, result)
@@ -58,7 +58,7 @@ def test_runs_and_ladders_are_listed_with_the_directory_they_were_started_from(
 
 
 def test_an_empty_home_says_what_runs_elsewhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    device = locks.hold(locks.device_lock("cpu"), f"1 {tmp_path}/other/20260101-000000-demo-full-full-beef")
+    device = locks.acquire(locks.device_lock("cpu"), f"1 {tmp_path}/other/20260101-000000-demo-full-full-beef")
     assert device is not None
     try:
         runs.show(tmp_path / "runs", json=False)
@@ -71,7 +71,7 @@ def test_an_empty_home_says_what_runs_elsewhere(tmp_path: Path, capsys: pytest.C
 def test_runs_are_adopted_by_a_command_that_lists_what_it_did(tmp_path: Path) -> None:
     old = tmp_path / "project" / "runs"
     moved, live = finished(old), finished(old)
-    lock = locks.hold(live.lock_file, "1")
+    lock = locks.acquire(live.lock_file, "1")
     assert lock is not None
     try:
         done = ftbench("runs", "--adopt", "runs", cwd=old.parent)
@@ -131,7 +131,7 @@ def test_a_network_file_system_is_warned_of_on_stderr(
 def test_a_disk_too_small_for_checkpoints_is_refused_before_anything_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = preset_library.effective("demo-full", None, {}).config
+    config = preset_library.resolve_preset("demo-full", None, {}).config
     check_disk([config], tmp_path / "runs")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 20 << 20))
     with pytest.raises(UserError) as error:

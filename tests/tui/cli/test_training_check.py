@@ -113,11 +113,11 @@ def test_runs_wait_while_the_checks_use_the_device(monkeypatch: pytest.MonkeyPat
 
 def test_a_run_on_the_cpu_is_noted_and_one_on_the_gpu_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answers(monkeypatch)
-    lock = locks.hold(locks.device_lock("cpu"), "17 /runs/lora-3f2a")
+    lock = locks.acquire(locks.device_lock("cpu"), "17 /runs/lora-3f2a")
     done = CliRunner().invoke(app, ["doctor", "--train", "--device", "cpu", "--json"])
     assert lock and json.loads(done.stdout)["notes"] == ["lora-3f2a uses the CPU: timings include its load"]
     os.close(lock)
-    lock = locks.hold(locks.device_lock("GPU-1"), "17 /runs/lora-3f2a")
+    lock = locks.acquire(locks.device_lock("GPU-1"), "17 /runs/lora-3f2a")
     monkeypatch.setattr(training_check, "select_device", lambda device: SelectedDevice("GPU-1", "GPU 0", "GPU-1"))
     done = CliRunner().invoke(app, ["doctor", "--train"])
     assert isinstance(done.exception, UserError) and done.exception.what == "GPU 0 is in use by lora-3f2a"

@@ -15,10 +15,10 @@ from engine.data.lengths import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.histogram import Histogram, draw
 from tui.data import recent
-from tui.data.datasets import DataSet, detail, line, offered
-from tui.data.folder_list import entries, meant, read_folder
+from tui.data.datasets import DataSet, detail, line, list_datasets
+from tui.data.folder_list import entries, read_folder, resolve_typed_path
 from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text
-from tui.data.preview import MAX_BYTES, Preview, PreviewCache, counted, signature
+from tui.data.preview import MAX_BYTES, Preview, PreviewCache, request_preview, signature
 
 PAIR = '{"prompt": "a", "completion": "b"}\n'
 
@@ -59,9 +59,9 @@ def test_the_list_has_embedded_sets_files_the_folder_and_recent_sets(tmp_path: P
     (here / "loop.csv").symlink_to(here / "loop.csv")
     for one in (str(elsewhere), "owner/name", str(here / "train.jsonl")):
         recent.remember(one)
-    labels = [one.label for one in offered("tickets")]
+    labels = [one.label for one in list_datasets("tickets")]
     assert labels == ["tickets", "./", "loop.csv", "test.jsonl", "train.jsonl", "owner/name", "elsewhere.jsonl"]
-    assert offered("other/set")[0].id == "other/set"
+    assert list_datasets("other/set")[0].id == "other/set"
 
 
 def test_a_deleted_working_directory_offers_embedded_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_a_deleted_working_directory_offers_embedded_sets(tmp_path: Path, monkey
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert [one.id for one in offered("tickets")] == ["tickets"]
+    assert [one.id for one in list_datasets("tickets")] == ["tickets"]
 
 
 @pytest.mark.parametrize("width", [10, 22, 26, 60])
@@ -96,7 +96,7 @@ def test_a_line_shows_rows_format_and_a_problem_mark() -> None:
 def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(PAIR * 3 + '{"prompt": "a", "completion": ""}\n')
     (tmp_path / "test.jsonl").write_text(PAIR)
-    preview = counted(section(tmp_path), CancelToken())
+    preview = request_preview(section(tmp_path), CancelToken())
     assert (preview.rows, preview.format, preview.unusable) == ({"train": 4, "test": 1}, "prompt-completion", 1)
     assert preview.problems == ["1 row left out: train.jsonl line 4: no answer"]
 
@@ -114,7 +114,7 @@ def test_the_engine_counts_rows_by_split_and_names_the_format(tmp_path: Path) ->
 )
 def test_a_broken_file_is_one_line_with_what_to_do(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
-    (problem,) = counted(section(tmp_path / name), CancelToken()).problems
+    (problem,) = request_preview(section(tmp_path / name), CancelToken()).problems
     assert said in problem and ";" in problem and "\n" not in problem
 
 
@@ -236,13 +236,13 @@ def test_hostile_tokens_are_literal_text(hostile: str) -> None:
 
 def test_typed_paths_are_split_into_folder_and_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert meant("ti", Path("/a")) == (Path("/a"), "ti")
-    assert meant("/x/ti", Path("/a")) == (Path("/x"), "ti")
-    assert meant("/ti", Path("/a")) == (Path("/"), "ti")
-    assert meant("~/b/", Path("/a")) == (Path("/home/me/b"), "")
-    assert meant("~", Path("/a")) == (Path("/home/me"), "")
-    assert meant("../b/c", Path("/a/x")) == (Path("/a/b"), "c")
-    assert meant("~nobody-of-that-name/x", Path("/a"))[1] == "x"
+    assert resolve_typed_path("ti", Path("/a")) == (Path("/a"), "ti")
+    assert resolve_typed_path("/x/ti", Path("/a")) == (Path("/x"), "ti")
+    assert resolve_typed_path("/ti", Path("/a")) == (Path("/"), "ti")
+    assert resolve_typed_path("~/b/", Path("/a")) == (Path("/home/me/b"), "")
+    assert resolve_typed_path("~", Path("/a")) == (Path("/home/me"), "")
+    assert resolve_typed_path("../b/c", Path("/a/x")) == (Path("/a/b"), "c")
+    assert resolve_typed_path("~nobody-of-that-name/x", Path("/a"))[1] == "x"
 
 
 def test_a_folder_shows_folders_data_files_and_itself(here: Path) -> None:
@@ -272,5 +272,5 @@ def test_an_unreadable_folder_has_an_error(tmp_path: Path) -> None:
 def test_lone_surrogates_in_rows_are_counted_or_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "a \ud83d b", "completion": "c"}) + "\n" + PAIR * 30)
-    preview = counted(section(path), CancelToken())
+    preview = request_preview(section(path), CancelToken())
     assert preview.rows == {"train": 31} or preview.problems

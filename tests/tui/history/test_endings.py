@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from made_ladder import made_ladder
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
 from engine.runs.result import Interval, Score
 from engine.runs.run_dir import RunDir
@@ -17,7 +17,7 @@ from tui.keymap import CommandKeys
 
 
 def ended(runs: Path, status: str, moment: float, reason: str = "") -> RunDir:
-    run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", None, {}))
     frozen = run_dir.read_frozen(run)
     score = Interval(mean=0.713, low=0.68, high=0.744, rows=300)
     after = Score(loss=score, perplexity=None, metric="json", score=score)

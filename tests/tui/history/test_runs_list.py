@@ -37,7 +37,7 @@ def test_a_broken_ladder_is_listed_as_damaged(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_waiting_for_the_device_does_not_count_as_run_time(tmp_path: Path) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.seconds = {"waiting": 7200.0, "data": 1.0, "training": 20.0}
     run_dir.write_result(run, result)
@@ -45,7 +45,7 @@ def test_waiting_for_the_device_does_not_count_as_run_time(tmp_path: Path) -> No
 
 
 def test_time_of_an_active_run_excludes_waits_and_pauses(tmp_path: Path) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     now = time.time()
     told = [
         events.Hello(pid=1, host="h", version="0", t=now - 9000),
@@ -55,7 +55,7 @@ def test_time_of_an_active_run_excludes_waits_and_pauses(tmp_path: Path) -> None
         events.Hello(pid=2, host="h", version="0", resumed=True, t=now - 5),
     ]
     run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in told))
-    lock = locks.hold(run.lock_file, "1")
+    lock = locks.acquire(run.lock_file, "1")
     assert lock is not None
     line = describe(run, {})
     assert line.seconds is not None and 15.0 <= line.seconds < 75.0

@@ -14,7 +14,7 @@ from tui.history.scores import show_results
 def test_training_time_is_that_of_the_steps_as_in_a_ladder_and_a_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = run_dir.create(tmp_path, "demo-lora", preset_library.effective("demo-lora", None, {}))
+    run = run_dir.create(tmp_path, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.seconds, result.step_seconds = {"training": 9.9}, 5.5
     show_results("", [result])

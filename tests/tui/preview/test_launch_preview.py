@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.config.model_files import find_model
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import QueuePlace
 from engine.runs.ladder_plan import make_plan
@@ -143,7 +143,9 @@ def test_a_certain_failure_blocks(how: dict[str, Any], report: DataCheck, code: 
 
 
 def test_a_run_to_start_from_is_a_fact_and_blocks_where_it_was_deleted(tmp_path: Path) -> None:
-    chosen = effective("demo-lora", None, {"model.from_run": str(tmp_path / "20261126-120000-demo-lora-lora-3f2a")})
+    chosen = resolve_preset(
+        "demo-lora", None, {"model.from_run": str(tmp_path / "20261126-120000-demo-lora-lora-3f2a")}
+    )
     scene = LaunchContext(tmp_path, card(80 * GIB), (), ())
     found = run_preview("demo-lora", chosen, scene, DataCheck(ANSWER))
     assert fact(found, "start") == "the adapter of 20261126-120000-demo-lora-lora-3f2a"

@@ -9,7 +9,7 @@ import pytest
 from pilot import notes, play, start, wait_for
 from textual.pilot import Pilot
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
 from tui.app import Workbench
 from tui.history.endings import last_visit, remember_visit
@@ -19,7 +19,7 @@ from tui.settings import Settings, read_settings
 def test_what_ended_since_the_last_visit_is_announced_once(tmp_path: Path) -> None:
     remember_visit()
     runs = tmp_path / "runs"
-    run = run_dir.create(runs, "demo-lora", effective("demo-lora", None, {}))
+    run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", None, {}))
     run_dir.write_result(run, run_dir.blank_result(run, run_dir.read_frozen(run)))
 
     async def first(pilot: Pilot[str], app: Workbench) -> None:

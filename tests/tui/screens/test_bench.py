@@ -15,7 +15,7 @@ from engine.runs import run_dir
 from tui.app import Workbench
 from tui.commands import TABLES, all_commands
 from tui.keymap import RESERVED_KEYS
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.bench import BenchScreen
 from tui.screens.charts import ChartsScreen
 from tui.screens.configuration import ConfigurationScreen
@@ -145,7 +145,7 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
         assert app.bench.follower.run == run
         await pilot.press("s")
-        await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
+        await wait_for(pilot, lambda: isinstance(app.screen, ConfirmScreen))
         await pilot.press("y")
         await wait_for(pilot, lambda: "stopped" in shown(app, "status"))
         assert "resume" in shown(app, "status")

@@ -9,7 +9,7 @@ from made_runs import write_events
 from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
 from tui.app import Workbench
 from tui.screens.charts import ChartsScreen
@@ -19,7 +19,7 @@ from tui.screens.charts import ChartsScreen
 def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     for method in ("qlora", "lora"):
-        write_events(run_dir.create(runs, "demo-lora", effective("demo-lora", method, {})), method, 1)
+        write_events(run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", method, {})), method, 1)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("G")

@@ -21,7 +21,7 @@ from tui.screens.exporting import ExportScreen
 
 def made(runs: Path, method: str = "lora") -> RunDir:
     """A finished run without a model."""
-    run = run_dir.create(runs, "demo-lora", preset_library.effective("demo-lora", method, {}))
+    run = run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", method, {}))
     write_events(run, method, 0)
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"

@@ -18,7 +18,7 @@ from engine.runs import locks
 from engine.runs.ladder import LadderEntry
 from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, progress_lines, score_bars
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
 
@@ -93,7 +93,7 @@ def test_it_shows_what_the_current_run_is_doing(tmp_path: Path) -> None:
     half = next(number for number, line in enumerate(lines) if b'"step":20,' in line) + 1
     file.write_bytes(b"".join(lines[:half]))
     folder.write_state(ladder)
-    held = locks.hold(folder.lock_file, str(os.getpid()))
+    held = locks.acquire(folder.lock_file, str(os.getpid()))
     assert held is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
@@ -143,7 +143,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
         await pilot.press("n")
         assert ("another" in text(screen, "headline")) != newest_is_other
         await pilot.press("s")  # no ladder is running: it says so and does not ask
-        assert not isinstance(pilot.app.screen, AskScreen)
+        assert not isinstance(pilot.app.screen, ConfirmScreen)
         await pilot.press("escape")
         assert pilot.app.screen is not screen
 
@@ -195,7 +195,7 @@ def test_a_dead_process_is_noticed_although_the_file_is_unchanged(tmp_path: Path
     folder, ladder = made_ladder(tmp_path)
     ladder.status = "running"
     folder.write_state(ladder)
-    lock = locks.hold(folder.lock_file, "1")
+    lock = locks.acquire(folder.lock_file, "1")
     assert lock is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:

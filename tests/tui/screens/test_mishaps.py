@@ -31,7 +31,7 @@ from tui.widgets.table import Table
 
 def test_a_deleted_run_is_reported_while_it_is_watched(tmp_path: Path) -> None:
     run = made(tmp_path, ended=False)
-    lock = locks.hold(run.lock_file, "1")
+    lock = locks.acquire(run.lock_file, "1")
     assert lock is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -115,7 +115,7 @@ def test_a_terminal_without_a_cursor_is_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_leaving_names_the_live_run_while_an_ended_one_is_watched(tmp_path: Path) -> None:
     ended, live = made(tmp_path), made(tmp_path, "full", ended=False)
-    lock = locks.hold(live.lock_file, "1")
+    lock = locks.acquire(live.lock_file, "1")
     assert lock is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
@@ -198,7 +198,7 @@ def test_an_ended_run_deleted_by_another_process_is_reported(tmp_path: Path) -> 
 
 def test_runs_outside_the_queue_are_counted_from_start_to_end(tmp_path: Path) -> None:
     def start_live() -> int:
-        lock = locks.hold(made(tmp_path, ended=False).lock_file, "1")
+        lock = locks.acquire(made(tmp_path, ended=False).lock_file, "1")
         assert lock is not None
         return lock
 

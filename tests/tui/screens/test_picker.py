@@ -13,7 +13,7 @@ from textual.widgets import OptionList
 
 from tui.app import Workbench
 from tui.data import recent
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.picker import PathInput, PickerScreen
 
@@ -98,7 +98,7 @@ def test_a_hub_id_is_selected_as_it_is_and_inspected_after_asking(here: Path) ->
         await pilot.press("d")
         assert "requires network access" in str(data(app).tooltip)
         await pilot.press("enter")
-        assert isinstance(app.screen, AskScreen) and "downloads it" in app.screen.question
+        assert isinstance(app.screen, ConfirmScreen) and "downloads it" in app.screen.question
         await pilot.press("n")
         assert app.screen is app.bench
         await pilot.press("enter", "y")

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 
 from engine.config import preset_library
 from tui.app import Workbench
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.name import NameScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.text import TextScreen
@@ -87,16 +87,16 @@ def test_the_selection_is_saved_under_a_free_name(tmp_path: Path, folder: Path) 
 
     play(tmp_path, story)
     assert (folder / "mine.toml").read_text() == OWN
-    assert preset_library.effective("tuned", None, {}).config.method == "full"
+    assert preset_library.resolve_preset("tuned", None, {}).config.method == "full"
 
 
 def test_presets_are_duplicated_and_only_own_ones_deleted(tmp_path: Path, folder: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
         await pilot.press("d", "enter")
-        assert preset_library.effective("mine-2", None, {}).config.train.batch == 8
+        assert preset_library.resolve_preset("mine-2", None, {}).config.train.batch == 8
         await pilot.press("x")
-        assert isinstance(app.screen, AskScreen)
+        assert isinstance(app.screen, ConfirmScreen)
         await pilot.press("n")
         assert (folder / "mine-2.toml").exists()
         await pilot.press("x", "y")

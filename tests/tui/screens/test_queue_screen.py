@@ -8,15 +8,17 @@ from pathlib import Path
 from pilot import play, screen_text
 from textual.pilot import Pilot
 
-from engine.config.preset_library import effective
+from engine.config.preset_library import resolve_preset
 from engine.runs import locks, run_dir
 from tui.app import Workbench
 from tui.screens.queue import QueueScreen
 
 
 def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
-    run = run_dir.create(tmp_path / "elsewhere", "demo-lora", effective("demo-lora", None, {}), started_in="/home/me/m")
-    held = locks.hold(locks.device_lock("cpu"), f"{os.getpid()} {run.path}")
+    run = run_dir.create(
+        tmp_path / "elsewhere", "demo-lora", resolve_preset("demo-lora", None, {}), started_in="/home/me/m"
+    )
+    held = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {run.path}")
     assert held is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

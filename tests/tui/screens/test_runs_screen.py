@@ -17,7 +17,7 @@ from engine.runs import launch, locks, run_dir
 from engine.runs.result import Interval, MeasuredPeak, Score
 from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.screens.ask import AskScreen
+from tui.screens.ask import ConfirmScreen
 from tui.screens.comparing import CompareScreen
 from tui.screens.launching import LaunchScreen
 from tui.screens.runs import RunsScreen
@@ -26,7 +26,7 @@ from tui.widgets.table import Table
 
 def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "finished", **settings: object) -> RunDir:
     """A run with a result, as a worker writes it."""
-    run = run_dir.create(runs, preset, preset_library.effective(preset, None, dict(settings)))
+    run = run_dir.create(runs, preset, preset_library.resolve_preset(preset, None, dict(settings)))
     method = run_dir.read_frozen(run).config.method
     write_events(run, method, number)
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
@@ -62,7 +62,7 @@ def test_a_died_run_is_shown_as_live_after_it_is_resumed(tmp_path: Path) -> None
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r")
         assert cell(app, run.name, "state") == "died"
-        held = locks.hold(run.lock_file, str(os.getpid()))
+        held = locks.acquire(run.lock_file, str(os.getpid()))
         assert held is not None
         try:
             await wait_for(pilot, lambda: cell(app, run.name, "state") == "evaluation")
@@ -148,7 +148,7 @@ def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> 
         assert cell(app, other.name, "state") == "damaged"
         for number in range(2):
             await pilot.press("x")
-            assert isinstance(app.screen, AskScreen)
+            assert isinstance(app.screen, ConfirmScreen)
             await pilot.press("n", "x", "y")
             assert len(keys(app)) == 1 - number
         assert "no runs yet" in str(app.screen.query_one("#detail", Static).visual)
@@ -168,7 +168,7 @@ def test_of_a_linked_run_only_the_link_is_deleted(tmp_path: Path) -> None:
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 2)
         await pilot.press("home" if keys(app)[0] == run.name else "end", "x")
-        await wait_for(pilot, lambda: isinstance(app.screen, AskScreen))
+        await wait_for(pilot, lambda: isinstance(app.screen, ConfirmScreen))
         await pilot.press("y")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 1)
 

@@ -27,7 +27,9 @@ GIB = 1 << 30
 
 def made(runs: Path, method: str = "lora", data: str = "tickets", printed: bytes = b"", ended: bool = True) -> RunDir:
     """A run that has written its events; one that has not `ended` was killed before its end."""
-    run = run_dir.create(runs, f"demo-{method}", preset_library.effective(f"demo-{method}", None, {"data.id": data}))
+    run = run_dir.create(
+        runs, f"demo-{method}", preset_library.resolve_preset(f"demo-{method}", None, {"data.id": data})
+    )
     write_events(run, method, 0)
     run.log_file.write_bytes(printed)
     if ended:
@@ -155,7 +157,7 @@ def test_scrolling_up_keeps_the_position_and_end_follows_again(tmp_path: Path) -
 
 def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path) -> None:
     now = made(tmp_path, printed=b"loading\nRuntimeError: [red] no such card\n", ended=False)
-    held = locks.hold(now.lock_file, "0")
+    held = locks.acquire(now.lock_file, "0")
     lines = now.events_file.read_bytes().splitlines(keepends=True)
     now.events_file.write_bytes(b"".join(lines[:60]))
 
@@ -227,7 +229,7 @@ def test_a_run_that_ended_before_its_first_step_is_shown_so(tmp_path: Path) -> N
 
 def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
-    card = locks.hold(locks.device_lock("cpu"), f"1 {elsewhere}")
+    card = locks.acquire(locks.device_lock("cpu"), f"1 {elsewhere}")
     assert card is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

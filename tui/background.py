@@ -17,7 +17,7 @@ from engine.runs.rpc_client import Cancelled, CancelToken, ask, bytes_done, rows
 class ProgressReported(Message):
     """Progress of a request."""
 
-    asking: BackgroundRequest
+    request: BackgroundRequest
     text: str
     counted: tuple[str, int, int | None] | None = None
     """(activity, done, total) where rows are counted, or the bytes of a download."""
@@ -27,27 +27,27 @@ class ProgressReported(Message):
 class ResponseReceived(Message):
     """The response, or an error line in `error`."""
 
-    asking: BackgroundRequest
+    request: BackgroundRequest
     answer: Any
     error: str = ""
 
 
 class BackgroundRequest(threading.Thread):
-    """One request. `post` receives ProgressReported and ResponseReceived from this thread, nothing after `leave`."""
+    """One request. `post` receives ProgressReported and ResponseReceived from this thread, nothing after `cancel`."""
 
     def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name=question)
         self.question, self.arguments, self._post = question, arguments, post
-        self._leaving = CancelToken()
+        self._cancel_token = CancelToken()
         self.start()
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         """Cancel the request; its process is killed."""
-        self._leaving.leave()
+        self._cancel_token.cancel()
 
     def run(self) -> None:
         try:
-            answer = ask(self.question, self.arguments, self._tell, self._leaving, self._count, self._transfer)
+            answer = ask(self.question, self.arguments, self._tell, self._cancel_token, self._count, self._transfer)
         except Cancelled:
             return
         except UserError as error:
@@ -69,5 +69,5 @@ class BackgroundRequest(threading.Thread):
         self.post(ProgressReported(self, f"{text}: {bytes_done(done, total)}", (text, done, total)))
 
     def post(self, message: Message) -> None:
-        if not self._leaving.left:
+        if not self._cancel_token.cancelled:
             self._post(message)

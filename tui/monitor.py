@@ -17,7 +17,7 @@ from engine.runs.queue_list import QueueEntry, queue_entries
 from tui.base_app import BaseApp
 from tui.commands import EVERYWHERE
 from tui.history.queue_table import queue_lines
-from tui.live.machine import Sampled, SamplerThread, WatchedProcess
+from tui.live.machine import MachineSampled, SamplerThread, WatchedProcess
 from tui.screens.base import BaseScreen
 from tui.widgets.machine_pane import MachinePane
 
@@ -51,8 +51,8 @@ class MonitorScreen(BaseScreen[None]):
     def on_unmount(self) -> None:
         self.sampler.leave()
 
-    @on(Sampled)
-    def show_sample(self, message: Sampled) -> None:
+    @on(MachineSampled)
+    def show_sample(self, message: MachineSampled) -> None:
         """Show the sample and the queue as of now."""
         self.query_one(MachinePane).feed(message.sample)
         self.query_one("#queue", Static).update(queue_lines(self.entries, time.time(), MAX_LINES))

@@ -11,7 +11,7 @@ import torch
 
 from engine.config.metric_specs import metric_spec
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.tokens import Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import within_memory
@@ -26,12 +26,11 @@ from engine.methods.adapters import unwrap_peft
 from engine.runs.result import Interval, Score
 from engine.training.batches import held_out_batches
 from engine.training.collation import (
-    IGNORE_INDEX,
     Packing,
     answer_tokens,
     collate,
     loss_weight,
-    loss_weights,
+    target_weights,
     targets_of,
 )
 from engine.training.guards import OutOfMemory
@@ -226,7 +225,9 @@ def _batch_losses(
 
 def _answer_weights(row: Row) -> list[float]:
     """The loss weights of a row's tokens in the loss."""
-    return [weight for weight, target in zip(loss_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX]
+    return [
+        weight for weight, target in zip(target_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX
+    ]
 
 
 def timed(work: Callable[[], list[ScoredItem]]) -> tuple[list[ScoredItem], float]:

@@ -24,7 +24,7 @@ from engine.evaluation.scored_item import ScoredItem
 from engine.export.llama_cpp import LlamaCpp
 from engine.export.scored_rows import ScoredRows
 from engine.runs.exports import Defect
-from engine.training.collation import loss_weight, loss_weights, targets_of
+from engine.training.collation import loss_weight, target_weights, targets_of
 
 FILE = "model.gguf"
 
@@ -123,7 +123,7 @@ def _row_loss(model: LlamaCpp, row: Row) -> RowLoss:
     targets = torch.tensor([token for _, token in _in_loss(row)])
     losses = torch.nn.functional.cross_entropy(row_logits(model, row), targets, reduction="none").double()
     weights = [
-        weight for weight, target in zip(loss_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX
+        weight for weight, target in zip(target_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX
     ]
     if row.weights is not None:
         losses *= torch.tensor(weights)

@@ -105,8 +105,8 @@ def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
 
 def write_weights(
     tensors: Merge, dtype: torch.dtype, folder: Path, progress: Callable[[str, int, int], None] | None = None
-) -> int:
-    """Write the weights as safetensors in shards with an index. Returns their bytes, file headers included.
+) -> None:
+    """Write the weights as safetensors in shards with an index.
 
     `progress` gets a description, the number of tensors written and their total.
     """
@@ -128,4 +128,3 @@ def write_weights(
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2), "utf-8")
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -247,7 +247,7 @@ def _first_visible(nvml: Nvml, visible: str) -> SelectedDevice:
 def _find(nvml: Nvml, name: str) -> NvmlGpu | None:
     if name.isdecimal():
         return nvml.gpu(int(name))
-    return nvml.named(name) if name.startswith(("GPU-", "MIG-")) else None
+    return nvml.by_uuid(name) if name.startswith(("GPU-", "MIG-")) else None
 
 
 def _selected(gpu: NvmlGpu) -> SelectedDevice:

@@ -77,7 +77,7 @@ class Nvml:
         handle = self._call("nvmlDeviceGetHandleByIndex", index)
         return NvmlGpu(self, index, handle) if handle is not None else None
 
-    def named(self, uuid: str) -> NvmlGpu | None:
+    def by_uuid(self, uuid: str) -> NvmlGpu | None:
         """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
 
         None where no GPU or several match.
@@ -93,7 +93,7 @@ class Nvml:
 
     def of_torch(self, uuid: str) -> NvmlGpu | None:
         """The GPU with the UUID that torch reports, which has no prefix; the only GPU where none matches."""
-        if found := self.named(f"GPU-{uuid}") or self.named(f"MIG-{uuid}"):
+        if found := self.by_uuid(f"GPU-{uuid}") or self.by_uuid(f"MIG-{uuid}"):
             return found
         return self.gpu() if len(self.gpus()) == 1 else None
 
@@ -150,7 +150,7 @@ class NvmlGpu:
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return memory.total if memory else None
 
-    def shared(self) -> bool:
+    def has_unified_memory(self) -> bool:
         """Whether the GPU has unified memory: it uses the system's."""
         memory = self._ask("nvmlDeviceGetMemoryInfo")
         return memory is None and self.handle is not None and self.nvml.code == NOT_SUPPORTED
@@ -170,7 +170,7 @@ class NvmlGpu:
         now = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         return (now - self.energy_at_start) / 1000 if now is not None and self.energy_at_start is not None else None
 
-    def load(self) -> int | None:
+    def utilization(self) -> int | None:
         """Utilization: percent of the last sample period in which a kernel ran."""
         rates = self._ask("nvmlDeviceGetUtilizationRates")
         return rates.gpu if rates else None

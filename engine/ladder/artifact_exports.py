@@ -156,7 +156,7 @@ def _cancelled_by(stopping: StopRequest, token: CancelToken) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(STOP_POLL_SECONDS):
             if stopping.requested:
-                token.leave()
+                token.cancel()
                 return
 
     watcher = threading.Thread(target=watch, daemon=True, name="watch for a stop request")

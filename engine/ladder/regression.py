@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engine.runs.result import Interval, Z
+from engine.runs.result import Z_95, Interval
 
 Point = tuple[float, float, float]
 """x, y, and the standard error of y; 0 if it is unknown."""
@@ -32,7 +32,7 @@ def slope(points: Sequence[Point]) -> Interval | None:
     scatter = sum(w * (y - y_mean - value * (x - x_mean)) ** 2 for w, x, y in weighted) / degrees
     half = student_quantile(degrees) * math.sqrt(scatter / spread)
     if known:
-        half = max(Z / math.sqrt(spread), half if scatter > 1 else 0.0)
+        half = max(Z_95 / math.sqrt(spread), half if scatter > 1 else 0.0)
     return Interval(mean=value, low=value - half, high=value + half, rows=len(points))
 
 

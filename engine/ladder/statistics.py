@@ -33,11 +33,10 @@ import numpy as np
 from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
 from engine.ladder.required_sample import RequiredSample, required_range, what_to_show
 from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
-from engine.runs.result import Interval
+from engine.runs.result import Z_95, Interval
 
 CONFIDENCE_LEVEL = 0.95
-Z_95 = 1.96
-"""Standard normal quantile of 97.5 %."""
+"""Of all intervals."""
 MIN_ITEMS = 6
 """Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
 SHARE_OF_RANGE, SHARE_OF_ITEMS = 0.015, 0.03

@@ -15,7 +15,7 @@ from engine.ladder.regression import slope
 from engine.ladder.rung_format import rung_title
 from engine.ladder.summary import cost_ratios
 from engine.runs.ladder import Ladder
-from engine.runs.result import Interval, Z
+from engine.runs.result import Z_95, Interval
 from engine.runs.rungs import is_base
 from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
@@ -87,7 +87,7 @@ def _trends(sweep: Sweep) -> Iterator[Trend]:
 def _share_trend(points: Sequence[tuple[float, SweepPoint]]) -> Interval | None:
     """Change of the share of the gain per doubling."""
     found = [
-        (math.log2(x), share.mean, (share.high - share.low) / (2 * Z))
+        (math.log2(x), share.mean, (share.high - share.low) / (2 * Z_95))
         for x, point in points
         if (share := point.share_of_gain)
         and share.mean is not None

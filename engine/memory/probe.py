@@ -168,13 +168,13 @@ class Probe:
         """
         rows = max(map(len, self.batches.groups(self.trainer.micro_batch)))
         free_memory()
-        empty = self.meters.held()
+        empty = self.meters.memory_in_use()
         fits = math.floor((limit - empty) / max(1, peak - empty) * rows)
         return 0 if rows == 1 else balanced_micro_batch(len(self.batches.step), min(rows - 1, max(1, fits)))
 
     def _least(self, value: int) -> int:
         """The least value of all ranks, if they divide a model: they must then do the same."""
-        return min(self.trainer.ranks.gathered(value)) if self.trainer.is_sharded else value
+        return min(self.trainer.ranks.all_gather(value)) if self.trainer.is_sharded else value
 
     def _limit(self) -> int:
         return available_memory(self.meters)
@@ -220,7 +220,7 @@ def available_memory(meters: Meters) -> int:
     else:
         total, used = system_memory()
         free = total - used
-    available = free + meters.held() - round(HEADROOM * total)
+    available = free + meters.memory_in_use() - round(HEADROOM * total)
     return available if meters.slots == 1 else min(available, round((1 - HEADROOM) * total / meters.slots))
 
 

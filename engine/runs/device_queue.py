@@ -19,7 +19,7 @@ from engine.config.errors import UserError
 from engine.hardware.devices import conflicts, queue_of
 from engine.runs import locks
 from engine.runs.home import tilde
-from engine.runs.origin import started_in
+from engine.runs.started_in import started_in
 
 if TYPE_CHECKING:
     from engine.hardware.devices import SelectedDevice

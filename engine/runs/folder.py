@@ -15,8 +15,8 @@ from engine.config.files import check_utf8, remove_tree, write_atomically
 from engine.config.text import visible
 from engine.runs import device_queue, end_record, locks
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
-from engine.runs.origin import STARTED_IN as STARTED_IN
-from engine.runs.origin import started_in as started_in
+from engine.runs.started_in import STARTED_IN as STARTED_IN
+from engine.runs.started_in import started_in as started_in
 
 
 @dataclass(frozen=True)

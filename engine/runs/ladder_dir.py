@@ -29,7 +29,7 @@ from engine.runs.rungs import LadderPlan
 
 @dataclass(frozen=True)
 class LadderDir(ComparisonDir):
-    """The paths of one ladder; no other module knows its file names."""
+    """The paths of one ladder."""
 
     KIND: ClassVar[str] = "ladder"
 

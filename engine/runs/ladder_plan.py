@@ -83,7 +83,7 @@ def make_plan(
         margin=margin,
         fresh=fresh,
         retime=retime,
-        base_shots=refuse_shots(base_shots),
+        base_shots=parse_base_shots(base_shots),
         command=command,
         split_version=SPLIT_VERSION,
         notices=notices,
@@ -155,7 +155,7 @@ def refuse_counts(seeds: int, learning_rates: int) -> None:
         raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
 
 
-def refuse_shots(shots: Sequence[int]) -> list[int]:
+def parse_base_shots(shots: Sequence[int]) -> list[int]:
     """The numbers of examples without 0, the base model as it is. Raises UserError for an invalid number."""
     if wrong := [count for count in shots if not 0 <= count <= MAX_SHOTS]:
         what, do = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"

@@ -54,7 +54,7 @@ def device_title(device: str, nvml: Nvml | None) -> str:
     short = device.partition("-")[2][:8]
     if device.startswith("MIG-"):
         return f"MIG instance {short}"
-    gpu = nvml.named(device) if nvml and short else None
+    gpu = nvml.by_uuid(device) if nvml and short else None
     return f"GPU {gpu.index if gpu else short or device}"
 
 

@@ -14,7 +14,7 @@ from engine.runs.training_load import TrainingLoad
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
-Z = 1.96
+Z_95 = 1.96
 """97.5% quantile of the standard normal distribution."""
 
 
@@ -33,7 +33,7 @@ class Interval(Struct, kw_only=True):
         """
         if self.rows < 2 or self.low is None or self.high is None or all_alike not in (0.0, 1.0):
             return self
-        nearest = Z**2 / (self.rows + Z**2)
+        nearest = Z_95**2 / (self.rows + Z_95**2)
         low, high = (self.low, max(self.high, nearest)) if all_alike == 0 else (min(self.low, 1 - nearest), self.high)
         return Interval(mean=self.mean, low=low, high=high, rows=self.rows)
 

@@ -43,21 +43,21 @@ class CancelToken:
     """Cancels a request from another thread: its process is killed and `ask` raises Cancelled."""
 
     def __init__(self) -> None:
-        self.left = False
+        self.cancelled = False
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def leave(self) -> None:
+    def cancel(self) -> None:
         with self._lock:
-            self.left = True
+            self.cancelled = True
             if self._process is not None:
                 self._process.kill()
 
-    def hold(self, process: subprocess.Popen[bytes]) -> None:
+    def attach(self, process: subprocess.Popen[bytes]) -> None:
         """Register the server process; kill it now if the request is already cancelled."""
         with self._lock:
             self._process = process
-            if self.left:
+            if self.cancelled:
                 process.kill()
 
 
@@ -74,7 +74,7 @@ def ask(
     question: str,
     arguments: dict[str, Any],
     progress: Callable[[str], None] | None = None,
-    leaving: CancelToken | None = None,
+    cancel_token: CancelToken | None = None,
     counted: Counted | None = None,
     transferred: Counted | None = None,
 ) -> Any:
@@ -84,22 +84,22 @@ def ask(
     counts are part of the description. `transferred` is called with the bytes of downloads. The server process ends
     with this process.
     Raises UserError if the server refuses the request, RunFailed within a second if it ends without an answer, and
-    Cancelled if `leaving` cancelled the request.
+    Cancelled if `cancel_token` cancelled the request.
     """
     content = encoded_line(arguments)
     try:
         with tempfile.TemporaryFile() as errors:
             process = _start(question, errors)
             try:
-                if leaving:
-                    leaving.hold(process)
+                if cancel_token:
+                    cancel_token.attach(process)
                 message = _converse(process, content, progress, counted, transferred)
             except BaseException:
                 process.kill()
                 raise
             finally:
                 _finish(process)
-            if leaving and leaving.left:
+            if cancel_token and cancel_token.cancelled:
                 raise Cancelled
             return _answer(question, message, process, errors)
     except OSError as error:

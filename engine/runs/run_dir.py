@@ -39,7 +39,7 @@ STARTING_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class RunDir(Folder):
-    """The paths of one run: the only place that spells file names."""
+    """The paths of one run."""
 
     KIND: ClassVar[str] = "run"
 

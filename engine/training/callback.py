@@ -51,7 +51,7 @@ class Callback(TrainerCallback):
         self.on_step(step, facts, self.rate)
         self.trainer.writer.report()
         last, ranks = step >= state.max_steps, self.trainer.ranks
-        stop, save = ranks.totals(self.should_stop(), ranks.is_first and self.due.now(step))
+        stop, save = ranks.sums(self.should_stop(), ranks.is_first and self.due.now(step))
         self.stopped = stop > 0 and not last
         control.should_save = self.stopped or last or save > 0
         control.should_training_stop = control.should_training_stop or self.stopped

@@ -108,7 +108,7 @@ class CheckpointedTrainer(Trainer):
         def write(folder: Path) -> None:
             if self.ranks.is_first:
                 self._write_small_files(folder)
-            self.ranks.totals(0)  # the folder exists
+            self.ranks.barrier()  # the folder exists
             sharded_checkpoints.save(folder, self.model, optimizer, self.shards, self.ranks.control)
 
         if self.ranks.is_first:

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from engine.config.batch_limits import SHAPE_MULTIPLE, PackingMode
-from engine.data.tokens import Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.training.segments import Segment, Segments, arrange
-
-IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def loss_weight(row: Row) -> float:
     """
     if row.weights is None:
         return answer_tokens(row)
-    return math.fsum(loss_weights(row))
+    return math.fsum(target_weights(row))
 
 
 def targets_of(row: Row) -> list[int]:
@@ -107,7 +105,7 @@ def targets_of(row: Row) -> list[int]:
     return [*row.labels[1:], IGNORE_INDEX]
 
 
-def loss_weights(row: Row) -> list[float]:
+def target_weights(row: Row) -> list[float]:
     """The loss weight of the next token at each position; 0 if it is not in the loss."""
     weights = row.weights or [1.0] * len(row.labels)
     return [weight * (label != IGNORE_INDEX) for weight, label in zip(weights[1:], row.labels[1:], strict=True)] + [0.0]
@@ -141,7 +139,7 @@ def _predictions(
     found: list[tuple[int, int]] = []
     for row, ranges in zip(rows, columns, strict=True):
         places = [column for part in ranges for column in part]
-        for column, target, weight in zip(places, targets_of(row), loss_weights(row), strict=True):
+        for column, target, weight in zip(places, targets_of(row), target_weights(row), strict=True):
             if target != IGNORE_INDEX:
                 summed[column, target] = summed.get((column, target), 0.0) + weight
                 found.append((column, target))
@@ -169,7 +167,7 @@ def _padded(rows: Sequence[Row], pad: int, multiple: int) -> MicroBatch:
         mask[number, start:] = 1
         targets[number, start:] = torch.tensor(targets_of(row))
         if weights is not None:
-            weights[number, start:] = torch.tensor(loss_weights(row))
+            weights[number, start:] = torch.tensor(target_weights(row))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     columns = (targets != IGNORE_INDEX).any(0).nonzero()[:, 0]
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}

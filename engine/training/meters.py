@@ -67,14 +67,14 @@ class Meters:
         """Record the resident set before the model is loaded."""
         self.before_model = resident()
 
-    def held(self) -> int:
+    def memory_in_use(self) -> int:
         """Current memory use, as the planner predicts it: reserved memory on a GPU; on a CPU the resident set minus its
         size before the model was loaded.
         """
         return torch.cuda.memory_reserved() if uses_gpu() else resident() - self.before_model
 
     def peak_of(self, work: Callable[[], Any]) -> int:
-        """Peak memory use while `work` runs, defined like `held`."""
+        """Peak memory use while `work` runs, defined like `memory_in_use`."""
         self._restart()
         work()
         return torch.cuda.max_memory_reserved() if uses_gpu() else resident_peak() - self.before_model
@@ -115,7 +115,7 @@ class Meters:
             nvml_used=gpu.used() if gpu else None,
             power=self._total(lambda one: one.power()),
             energy=self._total(lambda one: one.energy()),
-            load=gpu.load() if gpu else None,
+            load=gpu.utilization() if gpu else None,
             temperature=gpu.temperature() if gpu else None,
             gpu_pid=self.gpu_pid if gpu else None,
             allocated_peak=torch.cuda.max_memory_allocated() if cuda else None,

@@ -52,7 +52,7 @@ class Ranks:
         """Whether this is rank 0, the only one that writes into the run's directory."""
         return self.rank == 0
 
-    def totals(self, *values: int) -> list[int]:
+    def sums(self, *values: int) -> list[int]:
         """The sums of these values over all ranks."""
         if self.size == 1:
             return [int(value) for value in values]
@@ -60,11 +60,15 @@ class Ranks:
         dist.all_reduce(numbers, group=self.control)
         return [int(number) for number in numbers]
 
+    def barrier(self) -> None:
+        """Wait until every rank has called this."""
+        self.sums(0)
+
     def any(self, value: bool) -> bool:
         """Whether it is true on any rank."""
-        return self.totals(value)[0] > 0
+        return self.sums(value)[0] > 0
 
-    def gathered(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """The values of all ranks, by rank."""
         if self.size == 1:
             return [value]
@@ -72,7 +76,7 @@ class Ranks:
         dist.all_gather_object(found, value, group=self.control)
         return found
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """The result of `make`, which is called on rank 0 only; the other ranks wait for it."""
         if self.size == 1:
             return make()
@@ -84,7 +88,7 @@ class Ranks:
     def first_before_others(self, make: Callable[[], T]) -> T:
         """The result of `make`, called first on rank 0, then on the others, which find the files that it wrote."""
         made = make() if self.is_first else None
-        self.totals(0)
+        self.barrier()
         return made if self.is_first else make()  # type: ignore[return-value]
 
     def mapped(self, work: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T]:
@@ -93,11 +97,11 @@ class Ranks:
             return list(work(items))
         own = [items[place] for place in range(self.rank, len(items), self.size)]
         results: list[Any] = [None] * len(items)
-        for rank, part in enumerate(self.gathered(list(work(own)) if own else [])):
+        for rank, part in enumerate(self.all_gather(list(work(own)) if own else [])):
             results[rank :: self.size] = part
         return results
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace tensors by their sums over all ranks, which are the same to the bit on each."""
         if self.size == 1:
             return

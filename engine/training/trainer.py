@@ -144,12 +144,12 @@ class AnswerTrainer(CheckpointedTrainer):
         while True:
             # Outside an exception handler: the frames of the traceback reference the tensors that did not fit.
             loss, cause = self._accumulate(model, parts, total_weight)
-            failed, facts.computed_tokens = self.ranks.totals(bool(cause), facts.computed_tokens)
+            failed, facts.computed_tokens = self.ranks.sums(bool(cause), facts.computed_tokens)
             if not failed:
                 break
             model.zero_grad(set_to_none=True)
             free_memory()
-            self.halve(parts, next(filter(None, self.ranks.gathered(cause))))
+            self.halve(parts, next(filter(None, self.ranks.all_gather(cause))))
         self._add_up(model, loss)
         self.step_loss = loss
         facts.answer_tokens = sum(map(answer_tokens_of, rows))
@@ -198,7 +198,7 @@ class AnswerTrainer(CheckpointedTrainer):
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        self.ranks.add_up([loss, *(parameter.grad for parameter in trained if parameter.grad is not None)])
+        self.ranks.all_reduce([loss, *(parameter.grad for parameter in trained if parameter.grad is not None)])
 
     def forward_backward(self, model: torch.nn.Module, group: list[Row], total_weight: float) -> torch.Tensor:
         """Forward and backward of one micro-batch, accumulating gradients. Returns its share of the step's loss.

@@ -61,7 +61,7 @@ class BenchmarkScorer:
         ranks = self.run.ranks
         if ranks.splits_evaluation:
             return read_scores(path, benchmark.fingerprint)
-        return ranks.from_first(lambda: read_scores(path, benchmark.fingerprint))
+        return ranks.broadcast(lambda: read_scores(path, benchmark.fingerprint))
 
 
 def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.BenchmarkScored:

@@ -119,7 +119,7 @@ def _run_phases(run: RunContext) -> None:
 
 def _begin(run: RunContext) -> None:
     """Log where the run executes; refuse what this machine cannot do."""
-    run.earlier = run.ranks.from_first(lambda: earlier_workers(run.dir))
+    run.earlier = run.ranks.broadcast(lambda: earlier_workers(run.dir))
     for problem in run.earlier.problems:
         run.warn("run.events_incomplete", problem)
     before, now = run.earlier.devices, run.config.train.devices
@@ -150,7 +150,7 @@ def _prepare_data(run: RunContext) -> tuple[Evaluator, PretrainedConfig]:
     refuse_model(config, architecture, run.machine)
     if run.ranks.is_first:
         refuse_small_disk(run.dir, config, architecture, run.machine)
-    run.ranks.from_first(lambda: keep_start(run, architecture, rows))
+    run.ranks.broadcast(lambda: keep_start(run, architecture, rows))
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
     return evaluator, architecture
@@ -177,7 +177,7 @@ def _train(
     model = started or method(config.method).make_trainable(base, config)
     initial = run.dir.initial_adapter if moves_weights(config) else None
     if initial is not None:
-        run.ranks.from_first(lambda: keep_initial(model, initial))
+        run.ranks.broadcast(lambda: keep_initial(model, initial))
     train(run, model, evaluator.tokenizer, evaluator)
     free_memory()  # the trainer and its optimizer are in reference cycles
     return model, initial
@@ -196,7 +196,7 @@ def _save(run: RunContext, evaluator: Evaluator, model: torch.nn.Module, initial
 def _warn_about_other_processes(run: RunContext) -> None:
     gpu = run.meters.gpu
     found = gpu.others(run.meters.gpu_pid) if gpu else []
-    for rank, others in enumerate(run.ranks.gathered(found)):
+    for rank, others in enumerate(run.ranks.all_gather(found)):
         which = "this GPU" if run.ranks.size == 1 else f"the GPU of rank {rank}"
         for pid, name, used in others:
             size = f" ({used / 2**30:.1f} GiB)" if used else ""

@@ -41,7 +41,7 @@ def forecast_training(
     config = _with_saved_state(_dividable(run), run, resume)
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
-    limit = min(run.ranks.gathered(available_memory(run.meters))) if run.machine.device == "cuda" else None
+    limit = min(run.ranks.all_gather(available_memory(run.meters))) if run.machine.device == "cuda" else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
     architecture = config_of(config.model)
@@ -109,7 +109,7 @@ def probe(
     """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
     on_gpu = run.machine.device == "cuda"
     if not on_gpu and evaluator.scores_test:
-        limit = min(run.ranks.gathered(available_memory(run.meters)))
+        limit = min(run.ranks.all_gather(available_memory(run.meters)))
         evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
 
     def evaluate() -> None:
@@ -134,7 +134,7 @@ def reconcile_probes(run: RunContext, trainer: AnswerTrainer, probed: ProbeResul
 
     All ranks probe the same batches, but their GPUs may differ, or others may use one of them.
     """
-    found = run.ranks.gathered((trainer.micro_batch, probed))
+    found = run.ranks.all_gather((trainer.micro_batch, probed))
     trainer.micro_batch = min(micro_batch for micro_batch, _ in found)
     enabled = [one.checkpointing for _, one in found if one.checkpointing]
     strongest = max(enabled, key=memory_saved_order, default=None)

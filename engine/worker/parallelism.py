@@ -26,7 +26,7 @@ def decide_sharding(run: RunContext, architecture: Any) -> bool:
     if ranks.size == 1:
         return False
     setting = config.train.parallelism
-    sharded = setting == FSDP or (setting == "auto" and not ranks.from_first(lambda: _fits(run, architecture)))
+    sharded = setting == FSDP or (setting == "auto" and not ranks.broadcast(lambda: _fits(run, architecture)))
     if sharded:
         refuse_whole_weights(config)
         ranks.splits_evaluation = False  # all ranks compute a layer together, for the same items

@@ -77,7 +77,7 @@ def load_model(run: RunContext) -> torch.nn.Module:
         if rank == run.ranks.rank:
             model = load(config, machine)
             shard(model, run.machine.device, run.ranks.size)
-        run.ranks.totals(0)
+        run.ranks.barrier()
     return model
 
 

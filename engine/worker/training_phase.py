@@ -39,7 +39,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     schedule = BatchSchedule.of(
         len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed
     )
-    resume = run.ranks.from_first(lambda: _resume_point(run))
+    resume = run.ranks.broadcast(lambda: _resume_point(run))
     start = resume.step if resume else 0
     forecast, batches = forecast_training(run, model, evaluator, schedule, start, resume)
     if run.machine.device == "cuda" and run.meters.slots > 1:

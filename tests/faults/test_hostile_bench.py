@@ -22,7 +22,7 @@ from tui.commands import TABLES, Command
 SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n")
 """Sources of `hostile_home`: files, rows, presets, settings, models, events, logs, names of runs."""
 SCREENS = {
-    "AskScreen": "y yes",
+    "ConfirmScreen": "y yes",
     "BenchScreen": "press 1-9",
     "ChartsScreen": "gradient norm",
     "CompareScreen": "comparison of",

@@ -13,8 +13,7 @@ from typing import Any
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
 from engine.config.preset import Flat
-from engine.config.preset_library import preset_name as preset_name
-from engine.config.preset_library import resolve_preset
+from engine.config.preset_library import preset_name, resolve_preset
 from engine.runs import launch, start
 from engine.runs.events import End, Error, Warning
 from engine.runs.follow import stream
@@ -27,6 +26,7 @@ from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.history.scores import as_json, benchmark_lines, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
+from tui.live.settling import settle
 from tui.output.console import print_json, say
 
 
@@ -161,14 +161,12 @@ def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) 
     return leave(run, json) if detach else watch(run, offset=size, json=json)
 
 
-def settled_result(run: RunDir, seconds: float = 10.0) -> Result | None:
+def settled_result(run: RunDir) -> Result | None:
     """Wait for the worker to exit, then return the result, which is written after the `end` event.
 
     Only then is the GPU free.
     """
-    deadline = time.monotonic() + seconds
-    while run.is_live() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    settle(run)
     return run.result()
 
 

@@ -78,7 +78,7 @@ class PreviewThread(threading.Thread):
         self.post = post
         self._wanted: list[tuple[str, dict[str, Any]]] = []
         self._change = threading.Condition()
-        self._leaving: CancelToken | None = None
+        self._cancel_token: CancelToken | None = None
         self._left = False
 
     def want(self, sets: Sequence[tuple[str, dict[str, Any]]]) -> None:
@@ -87,12 +87,12 @@ class PreviewThread(threading.Thread):
             self._wanted = list(sets)
             self._change.notify()
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """Stop, also while a set is being counted."""
         with self._change:
             self._left, self._wanted = True, []
-            if self._leaving:
-                self._leaving.leave()
+            if self._cancel_token:
+                self._cancel_token.cancel()
             self._change.notify()
 
     def run(self) -> None:
@@ -106,17 +106,19 @@ class PreviewThread(threading.Thread):
                 if self._left:
                     return
                 data, section = self._wanted.pop(0)
-                self._leaving = CancelToken()
+                self._cancel_token = CancelToken()
             with contextlib.suppress(Cancelled):
-                preview = self._preview_or_error(known, data, section, self._leaving)
+                preview = self._preview_or_error(known, data, section, self._cancel_token)
                 if not self._left:
                     self.post(PreviewReady(data, preview))
 
     @staticmethod
-    def _preview_or_error(known: PreviewCache, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
+    def _preview_or_error(
+        known: PreviewCache, data: str, section: dict[str, Any], cancel_token: CancelToken
+    ) -> Preview:
         """The preview, or one with the error. Raises Cancelled."""
         try:
-            return known.get(data, section, leaving)
+            return known.get(data, section, cancel_token)
         except Cancelled:
             raise
         except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
@@ -136,7 +138,7 @@ class PreviewCache:
         with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
             self.known = msgspec.json.decode(read_small(self.path, MAX_CACHE_BYTES), type=dict[str, Preview])
 
-    def get(self, data: str, section: dict[str, Any], leaving: CancelToken) -> Preview:
+    def get(self, data: str, section: dict[str, Any], cancel_token: CancelToken) -> Preview:
         """The cached preview, or a new one from the engine. Raises Cancelled."""
         try:
             bytes_, mark = signature(data)
@@ -147,7 +149,7 @@ class PreviewCache:
             return Preview(note=f"{size(bytes_)}, not counted: larger than {size(MAX_BYTES)}; inspect it to count")
         key = msgspec.json.encode([__version__, mark, section]).decode()
         if key not in self.known:
-            preview = request_preview(section, leaving)
+            preview = request_preview(section, cancel_token)
             if preview.note:
                 return preview
             self.known[key], self.changed = preview, True
@@ -164,19 +166,19 @@ class PreviewCache:
             write_atomically(self.path, msgspec.json.encode(latest))
 
 
-def request_preview(section: dict[str, Any], leaving: CancelToken) -> Preview:
+def request_preview(section: dict[str, Any], cancel_token: CancelToken) -> Preview:
     """Request a preview from the engine, with a timeout. Raises Cancelled where it was cancelled for another reason."""
     late = threading.Event()
 
     def stop() -> None:
         late.set()
-        leaving.leave()
+        cancel_token.cancel()
 
     timer = threading.Timer(SECONDS, stop)
     timer.daemon = True
     timer.start()
     try:
-        return msgspec.convert(ask("data.preview", {"data": section}, leaving=leaving), Preview)
+        return msgspec.convert(ask("data.preview", {"data": section}, cancel_token=cancel_token), Preview)
     except UserError as error:
         return Preview(error=f"{error.what} ({error.where}); {error.do}")  # problem first: the pane truncates
     except (RunFailed, OSError) as error:

@@ -15,7 +15,7 @@ from engine.runs.chat_messages import Open, Request
 
 
 @dataclass
-class SessionTold(Message):
+class SessionMessageReceived(Message):
     """A message of the session."""
 
     thread: ChatThread
@@ -54,7 +54,7 @@ class ChatThread(threading.Thread):
     def run(self) -> None:
         try:
             for message in self.client.messages():
-                self._tell(SessionTold(self, message))
+                self._tell(SessionMessageReceived(self, message))
         except UserError as error:
             self._tell(SessionEnded(self, error.line))
         except RunFailed as error:

@@ -100,7 +100,7 @@ class WatchedProcess(NamedTuple):
 
 
 @dataclass
-class Sampled(Message):
+class MachineSampled(Message):
     sample: MachineSample
 
 
@@ -120,7 +120,7 @@ class SamplerThread(threading.Thread):
     def run(self) -> None:
         sampler = MachineSampler()
         while not self._leave.is_set():
-            self.post(Sampled(sampler.look(self.worker())))
+            self.post(MachineSampled(sampler.look(self.worker())))
             self._leave.wait(self.seconds)
 
 
@@ -171,7 +171,7 @@ class MachineSampler:
         from engine.hardware.nvml import process_name  # imported by then, in `__init__`
 
         total, used = gpu.total(), gpu.used()
-        shared = gpu.shared()
+        shared = gpu.has_unified_memory()
         running = gpu.processes()
         mine = next((used for pid, used in running if pid == worker.gpu_pid), None)
         others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.gpu_pid)
@@ -183,7 +183,7 @@ class MachineSampler:
             mine=mine,
             others=others,
             power=gpu.power(),
-            load=gpu.load(),
+            load=gpu.utilization(),
             temperature=gpu.temperature(),
             shared=shared,
             bf16=gpu.bf16(),

@@ -30,7 +30,7 @@ GONE_SECONDS = 0.75
 
 
 @dataclass
-class Opened(Message):
+class RunStateLoaded(Message):
     """The state so far; `NewEvents` follow. Posted again when a sampled state has become exact."""
 
     run: RunDir
@@ -64,7 +64,7 @@ class Liveness(Message):
 
 
 @dataclass
-class Unreadable(Message):
+class RunReadError(Message):
     """A file of the run cannot be read."""
 
     run: RunDir
@@ -106,7 +106,7 @@ class Watcher(threading.Thread):
     def _poll(self, events: EventLoader, output: OutputReader) -> None:
         """Post everything new. Raises OSError where a file cannot be read."""
         if not self._opened:
-            self.post(Opened(self.watched, events.first()))
+            self.post(RunStateLoaded(self.watched, events.first()))
             self._opened = True
         news = self._post_job()
         for fresh in events.follower.portions():
@@ -118,7 +118,7 @@ class Watcher(threading.Thread):
         finally:
             self._post_liveness(news)
         if exact := events.advance():
-            self.post(Opened(self.watched, exact))
+            self.post(RunStateLoaded(self.watched, exact))
 
     def _post_job(self) -> bool:
         """Post the state of a Slurm job that waits, once until it changes, as a run does that waits for its device."""
@@ -141,7 +141,7 @@ class Watcher(threading.Thread):
         text = f"cannot read {error.filename or self.watched.path}: {error.strerror}; retrying"
         if text != self._read_error:
             self._read_error = text
-            self.post(Unreadable(self.watched, text))
+            self.post(RunReadError(self.watched, text))
 
     def _post_liveness(self, news: bool) -> None:
         live, now = self.watched.is_live(), time.monotonic()

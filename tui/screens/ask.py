@@ -22,10 +22,10 @@ class ConfirmScreen(ModalScreen[bool]):
         Binding("n,escape,q", "answer(False)", "no"),
     ]
     CSS = """
-    AskScreen { align: center middle; }
-    AskScreen Vertical { width: auto; max-width: 90%; height: auto; border: round $primary; padding: 1 2;
+    ConfirmScreen { align: center middle; }
+    ConfirmScreen Vertical { width: auto; max-width: 90%; height: auto; border: round $primary; padding: 1 2;
                          background: $background; }
-    AskScreen Static { width: auto; max-width: 70; }
+    ConfirmScreen Static { width: auto; max-width: 70; }
     """
 
     def __init__(self, question: str) -> None:

@@ -39,8 +39,8 @@ from tui.workbench import app_keys, app_settings
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
     from tui.choice import Choice
-    from tui.live.machine import Sampled
-    from tui.live.watcher import Liveness, NewEvents, NewOutput, Opened, Unreadable
+    from tui.live.machine import MachineSampled
+    from tui.live.watcher import Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
 
 MIDDLE_PANES: tuple[type[Widget], ...] = (LossPane, LogPane)
 RIGHT_PANES: tuple[type[Widget], ...] = (MachinePane,)
@@ -185,7 +185,7 @@ class BenchScreen(BenchActions):
         if self.follower.live and self.follower.state is not None:
             self.redraw()
 
-    def on_sampled(self, message: Sampled) -> None:
+    def on_machine_sampled(self, message: MachineSampled) -> None:
         budget = self.machine.take(message.sample, self.choosing)
         if is_covered(self):
             self.query_one(MachinePane).show_state(self._state())  # its trace has no gap
@@ -193,7 +193,7 @@ class BenchScreen(BenchActions):
         self.choosing.set_budget(budget)
         self._update_panes()
 
-    def on_opened(self, message: Opened) -> None:
+    def on_run_state_loaded(self, message: RunStateLoaded) -> None:
         if self.follower.opened(message):
             self.redraw()
 
@@ -215,7 +215,7 @@ class BenchScreen(BenchActions):
             self.redraw()
             self._show_head()
 
-    def on_unreadable(self, message: Unreadable) -> None:
+    def on_run_read_error(self, message: RunReadError) -> None:
         if message.run == self.follower.run:
             self.tell(message.text, severity="error", timeout=15)
             self.redraw()  # what was shown of another run is removed

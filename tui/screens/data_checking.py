@@ -47,22 +47,22 @@ class DataChecking:
         """Cancel the requests."""
         for request in (self.request, self.sharing_request):
             if request:
-                request.leave()
+                request.cancel()
         self.request = self.sharing_request = None
 
     def take_progress(self, message: ProgressReported) -> bool:
         """Take the progress of the check. False for a message of another request."""
-        if message.asking is not self.request or not self.report.running:
+        if message.request is not self.request or not self.report.running:
             return False
         self.report = DataCheck(progress=message.text)
         return True
 
     def take(self, message: ResponseReceived) -> bool:
         """Take an answer. False for one of another request."""
-        if message.asking is self.sharing_request:
+        if message.request is self.sharing_request:
             self.report = replace(self.report, sharing=message.answer or "")
             self._checks.keep(self._sharing_key, self.report)
-        elif message.asking is self.request:
+        elif message.request is self.request:
             self.report = DataCheck(message.answer, message.error, running=False)
             self._checks.keep(self._key, self.report)
             self._ask_for_sharing()

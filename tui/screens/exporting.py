@@ -127,12 +127,12 @@ class ExportScreen(ModalScreen[None]):
 
     @on(ProgressReported)
     def _progress(self, message: ProgressReported) -> None:
-        if message.asking is self.request:
+        if message.request is self.request:
             self._outcome(Content(visible(message.text)))
 
     @on(ResponseReceived)
     def _answered(self, message: ResponseReceived) -> None:
-        if message.asking is not self.request:
+        if message.request is not self.request:
             return
         self.request = None
         if message.error:
@@ -177,7 +177,7 @@ class ExportScreen(ModalScreen[None]):
 
     def _cancel(self) -> None:
         if self.request is not None and self.chosen is not None:
-            self.request.leave()
+            self.request.cancel()
             self.request.join(CANCEL_SECONDS)
             self.request = None
             remove_unfinished(self.chosen.run)

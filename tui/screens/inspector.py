@@ -108,7 +108,7 @@ class InspectorScreen(BaseScreen[bool]):
 
     def on_unmount(self) -> None:
         if self.request:
-            self.request.leave()
+            self.request.cancel()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._redraw)
@@ -127,13 +127,13 @@ class InspectorScreen(BaseScreen[bool]):
 
     @on(ProgressReported)
     def _progress_reported(self, message: ProgressReported) -> None:
-        if message.asking is self.request:
+        if message.request is self.request:
             self._progress, self._counted = message.text, message.counted
             self._tick()
 
     @on(ResponseReceived)
     def _answered(self, message: ResponseReceived) -> None:
-        if message.asking is not self.request:
+        if message.request is not self.request:
             return
         self.request, error = None, message.error
         try:
@@ -151,12 +151,12 @@ class InspectorScreen(BaseScreen[bool]):
 
     def _take_answer(self, message: ResponseReceived) -> None:
         """Take an answer. Raises ValidationError if it has another shape."""
-        if message.asking.question == "data.inspect":
+        if message.request.question == "data.inspect":
             self.inspection = msgspec.convert(message.answer, Inspection)
             self.samples = {split: list(samples) for split, samples in self.inspection.samples.items()}
             return
-        self.samples[message.asking.arguments["split"]] += msgspec.convert(message.answer, list[InspectedRow])
-        self.positions[message.asking.arguments["split"]] += 1
+        self.samples[message.request.arguments["split"]] += msgspec.convert(message.answer, list[InspectedRow])
+        self.positions[message.request.arguments["split"]] += 1
 
     def _tick(self) -> None:
         """The progress of the preparation; afterwards a legend."""

@@ -80,7 +80,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
 
     def on_unmount(self) -> None:
         if self.request:
-            self.request.leave()
+            self.request.cancel()
 
     def read_models(self) -> None:
         """Read the models again, in a thread: a cache may have hundreds."""
@@ -202,7 +202,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
 
     @on(ProgressReported)
     def _progress_reported(self, message: ProgressReported) -> None:
-        if message.asking is not self.request:
+        if message.request is not self.request:
             return
         if message.counted and message.counted[2]:
             self._show_pull(message.text, message.counted[1] / message.counted[2])
@@ -211,7 +211,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
 
     @on(ResponseReceived)
     def _answered(self, message: ResponseReceived) -> None:
-        if message.asking is not self.request:
+        if message.request is not self.request:
             return
         self.request = None
         if message.error:
@@ -240,7 +240,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
             self.word = ""
             self._fill()
         elif self.request:
-            self.request.leave()
+            self.request.cancel()
             self.request = None
             self._show_pull(f"cancelled: {self.pulled} was not downloaded")
         else:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
     from tui.live.machine import WatchedProcess
     from tui.live.run_state import RunState
-    from tui.live.watcher import Liveness, NewEvents, Opened, Watcher
+    from tui.live.watcher import Liveness, NewEvents, RunStateLoaded, Watcher
 
 URGENT = ("Phase", "End", "Hello", "Plan")
 """Events that change the status line: shown at once instead of with the next second."""
@@ -56,7 +56,7 @@ class RunFollower:
         if self._watcher:
             self._watcher.leave()
 
-    def opened(self, message: Opened) -> bool:
+    def opened(self, message: RunStateLoaded) -> bool:
         """Take the state up to now. False for a message about another run."""
         if message.run != self.run:
             return False

@@ -29,7 +29,7 @@ from tui.live.chat_state import (
     sampling_text,
     state_line,
 )
-from tui.live.chat_thread import ChatThread, SessionEnded, SessionTold
+from tui.live.chat_thread import ChatThread, SessionEnded, SessionMessageReceived
 from tui.screens.base import BaseScreen
 from tui.widgets.answer_columns import AnswerColumns
 from tui.widgets.key_line import KeyLine
@@ -106,8 +106,8 @@ class TryScreen(BaseScreen[None]):
         self.session = ChatThread(self.request, self.on_cpu, self.post_message)
         self._draw()
 
-    @on(SessionTold)
-    async def _told(self, event: SessionTold) -> None:
+    @on(SessionMessageReceived)
+    async def _told(self, event: SessionMessageReceived) -> None:
         if event.thread is not self.session:
             return
         message = event.content

@@ -71,7 +71,7 @@ class DataList(OptionList, inherit_bindings=False):
 
     def on_unmount(self) -> None:
         if self._preview_thread:
-            self._preview_thread.leave()
+            self._preview_thread.stop()
 
     def choose(self, section: Data) -> None:
         """Take another configuration: mark its data set, and preview all data sets as it would read them."""

@@ -31,7 +31,6 @@ HOST_WAITS = {
     aten.unique_consecutive.default,
 }
 """Operations whose result, or whose shape, the host reads from the GPU."""
-ATTENTION = ("_varlen_attn", "_flash_attention", "_scaled_dot_product", "_efficient_attention")
 MIN_CAST = 1 << 16
 """Elements: smaller casts are scalars, positions and masks of a row."""
 
@@ -52,8 +51,6 @@ class OperationCounter(MemoryTracker):
         """Tokens of a sequence of the current micro-batch: a mask has this many rows and columns."""
         self.matmul: Counter[torch.dtype] = Counter()
         """FLOPs of matrix products by the data type in which they are computed."""
-        self.attention = 0
-        """Bytes read and written by fused attention operators."""
         self.mask_bytes = 0
         self.repeated_bytes = 0
         """Bytes of copies of keys and values for each query head."""
@@ -93,8 +90,6 @@ class OperationCounter(MemoryTracker):
             self._count_wait(func, args)
         if (flops := matmul_flops(func, args)) and isinstance(args[0], FakeTensor):
             self.matmul[_computed_in(func, args)] += flops
-        if any(name in func.__name__ for name in ATTENTION):
-            self.attention += sum(map(_bytes, [*_tensors(args), *_tensors(result)]))
         for tensor in _tensors(result):
             self._count_tensor(func, args, tensor)
 

@@ -77,9 +77,9 @@ def dry_run(
     work = work or synthetic_tensors(config, machine, rows, vocabulary, segments)
     if work.packing.segments:
         varlen_attention.enable(model)
-    depth = layer_pattern(model, _checkpointing(config, machine))
+    pattern = layer_pattern(model, _checkpointing(config, machine))
     try:
-        seen = _see(model, depth, work, without, machine, vocabulary)
+        seen = _see(model, pattern, work, without, machine, vocabulary)
     except DATA_DEPENDENT as error:
         what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
         do = "use the formula (--quick), or run a few steps on the machine itself"
@@ -88,16 +88,21 @@ def dry_run(
 
 
 def _see(
-    model: Any, depth: LayerPattern | None, work: StepTensors, config: schema.Config, machine: Machine, vocabulary: int
+    model: Any,
+    pattern: LayerPattern | None,
+    work: StepTensors,
+    config: schema.Config,
+    machine: Machine,
+    vocabulary: int,
 ) -> DryRunPeaks:
     """Peaks of the complete model, extrapolated from two shallow models if its layers are identical."""
 
     def of(bare: Any) -> DryRunPeaks:
-        return _run(trainable(bare, config, machine), depth, work, config, machine, vocabulary)
+        return _run(trainable(bare, config, machine), pattern, work, config, machine, vocabulary)
 
-    if depth is not None:
-        few, more = (of(shallow(model, depth, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
-        found = extrapolate(few, more, depth.periods)
+    if pattern is not None:
+        few, more = (of(shallow(model, pattern, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
+        found = extrapolate(few, more, pattern.periods)
         if found is not None:
             return found
     return of(model)
@@ -105,7 +110,7 @@ def _see(
 
 def _run(
     model: torch.nn.Module,
-    depth: LayerPattern | None,
+    pattern: LayerPattern | None,
     work: StepTensors,
     config: schema.Config,
     machine: Machine,
@@ -117,22 +122,24 @@ def _run(
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
-    live = MemoryTracker(machine.device, vocabulary, machine.bf16)
+    tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
     work = copy.deepcopy(work)  # segments keep index tensors that the first run creates: every run has to count them
     with (
-        tracking_layers(model, depth, live),
+        tracking_layers(model, pattern, tracker),
         FakeTensorMode(allow_non_fake_inputs=True),
-        live,
+        tracker,
         kernels_of(machine.device),
     ):
-        allocate_weights(model, live)
-        optimizer = create_optimizer(model, config, machine, live)
-        static = live.total
-        training_step(model, optimizer, work.batches, config, live)
-        held_out_loss(model, work.held_out, live)
+        allocate_weights(model, tracker)
+        optimizer = create_optimizer(model, config, machine, tracker)
+        static = tracker.total
+        training_step(model, optimizer, work.batches, config, tracker)
+        held_out_loss(model, work.held_out, tracker)
         if work.answers:
-            generate(model, work.answers, live)
-    return DryRunPeaks(static, live.moments, trained if method_spec(config.method).trains_weights else frozen, trained)
+            generate(model, work.answers, tracker)
+    return DryRunPeaks(
+        static, tracker.moments, trained if method_spec(config.method).trains_weights else frozen, trained
+    )
 
 
 def _estimate(

@@ -86,7 +86,7 @@ def layer_pattern(model: torch.nn.Module, checkpointing: ActivationCheckpointing
         for first in range(len(kinds) - period * (DEEPER_PERIODS + 1) + 1)
         if kinds[first + period :] == kinds[first:-period]
     ]
-    best = min(found, key=lambda depth: depth.with_periods(DEEPER_PERIODS), default=None)
+    best = min(found, key=lambda pattern: pattern.with_periods(DEEPER_PERIODS), default=None)
     worth = best is not None and best.with_periods(SHALLOW_PERIODS) + best.with_periods(DEEPER_PERIODS) < best.blocks
     return best if worth else None
 
@@ -109,12 +109,12 @@ def _kind(block: torch.nn.Module) -> Any:
     )
 
 
-def shallow(model: PreTrainedModel, depth: LayerPattern, periods: int) -> PreTrainedModel:
+def shallow(model: PreTrainedModel, pattern: LayerPattern, periods: int) -> PreTrainedModel:
     """A copy with this many periods; `model` is on the meta device, where copies need no memory."""
     cut = copy.deepcopy(model)
     blocks = blocks_of(cut)
     assert blocks is not None
-    count = depth.with_periods(periods)
+    count = pattern.with_periods(periods)
     blocks._modules = dict(list(blocks._modules.items())[:count])
     config = cut.config.get_text_config()  # KV caches are created from it
     config.num_hidden_layers = count
@@ -124,28 +124,28 @@ def shallow(model: PreTrainedModel, depth: LayerPattern, periods: int) -> PreTra
 
 
 @contextmanager
-def tracking_layers(model: torch.nn.Module, depth: LayerPattern | None, live: MemoryTracker) -> Iterator[None]:
+def tracking_layers(model: torch.nn.Module, pattern: LayerPattern | None, tracker: MemoryTracker) -> Iterator[None]:
     """Context in which forward and backward passes mark where the first, middle and last layers start."""
     blocks = blocks_of(model)
-    if blocks is None or depth is None:
+    if blocks is None or pattern is None:
         yield
         return
     count = len(blocks)
-    forward = {0: FIRST, depth.begins: BETWEEN, count - depth.ends: LAST}
-    backward = {count - 1: LAST, count - depth.ends - 1: BETWEEN, depth.begins - 1: FIRST}
+    forward = {0: FIRST, pattern.begins: BETWEEN, count - pattern.ends: LAST}
+    backward = {count - 1: LAST, count - pattern.ends - 1: BETWEEN, pattern.begins - 1: FIRST}
 
     def entered(number: int) -> Any:
         def hook(block: torch.nn.Module, inputs: Any) -> None:
-            if not live.in_backward and number in forward:
-                live.begin(f"forward, {forward[number]}")
+            if not tracker.in_backward and number in forward:
+                tracker.begin(f"forward, {forward[number]}")
 
         return hook
 
     def left(number: int) -> Any:
         def hook(block: torch.nn.Module, inputs: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
-            if not live.in_backward and number in backward and hidden.requires_grad:
-                hidden.register_hook(lambda gradient: live.begin(f"backward, {backward[number]}"))
+            if not tracker.in_backward and number in backward and hidden.requires_grad:
+                hidden.register_hook(lambda gradient: tracker.begin(f"backward, {backward[number]}"))
 
         return hook
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,8 +27,6 @@ class RunForecast:
     estimates: list[MemoryEstimate]
     again: Callable[[dict[str, Any]], MemoryEstimate] | None
     """The formula with other settings, such as {"train.micro_batch": 2}."""
-    seconds: float
-    """Duration of making the estimates."""
     config: schema.Config
     """The configuration with micro-batch size and optimizer; activation checkpointing is chosen if it was for a GPU."""
 
@@ -82,7 +79,7 @@ def forecast_run(
     config: schema.Config,
     architecture: Any,
     machine: Machine,
-    own: WorstCaseBatches,
+    batches: WorstCaseBatches,
     micro_batch: int,
     warn: Callable[[str, str], None],
     limit: int | None = None,
@@ -93,8 +90,7 @@ def forecast_run(
     `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used where it
     is None or activation checkpointing is configured.
     """
-    started = time.monotonic()
-    query = _query(config, architecture.to_dict(), machine, own.rows(), limit)
+    query = _query(config, architecture.to_dict(), machine, batches.rows(), limit)
     chooses = limit is not None and config.train.gradient_checkpointing == "auto"
     chosen = query.with_micro_batch(micro_batch)
     if machine.device == "cpu":
@@ -108,18 +104,18 @@ def forecast_run(
     light = bool(found)
     try:
         if config.train.probe and divided_among(chosen.config) == 1:  # a dry run has the whole model
-            exact = _dry_run(chosen, architecture, machine, own)
+            exact = _dry_run(chosen, architecture, machine, batches)
             if light and chooses and exact.peak > query.budget.free:
                 scale = FormulaCorrection.of(found[0], exact)
                 chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
-                found, exact = [chosen.formula_estimate()], _dry_run(chosen, architecture, machine, own)
+                found, exact = [chosen.formula_estimate()], _dry_run(chosen, architecture, machine, batches)
             found.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
     if config.optimizer.name == "auto":
         chosen, found = settle_optimizer(chosen, found)
     again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
-    return RunForecast(found, again, time.monotonic() - started, chosen.config)
+    return RunForecast(found, again, chosen.config)
 
 
 def _query(
@@ -132,7 +128,7 @@ def _query(
     return FitQuery(config, model_config, rows, budget)
 
 
-def _dry_run(chosen: FitQuery, architecture: Any, machine: Machine, own: WorstCaseBatches) -> MemoryEstimate:
+def _dry_run(chosen: FitQuery, architecture: Any, machine: Machine, batches: WorstCaseBatches) -> MemoryEstimate:
     micro_batch = chosen.config.train.micro_batch
     assert isinstance(micro_batch, int)
-    return dry_run(chosen.config, architecture, machine, chosen.rows, own.work(chosen.config, micro_batch))
+    return dry_run(chosen.config, architecture, machine, chosen.rows, batches.work(chosen.config, micro_batch))

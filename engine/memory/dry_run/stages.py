@@ -25,33 +25,33 @@ TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
 """Prefixes of the names of stages."""
 
 
-def allocate_weights(model: torch.nn.Module, live: MemoryTracker) -> None:
+def allocate_weights(model: torch.nn.Module, tracker: MemoryTracker) -> None:
     """Allocate the weights, and attribute trained parameters and gradients to their parts."""
-    with live.attributing("weights"):
+    with tracker.attributing("weights"):
         allocate(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if len(trained) < len(list(model.parameters())):
         for parameter in trained:
-            live.attribute(parameter, "adapters")
+            tracker.attribute(parameter, "adapters")
     for parameter in trained:
-        parameter.register_post_accumulate_grad_hook(lambda parameter: live.attribute(parameter.grad, "gradients"))
+        parameter.register_post_accumulate_grad_hook(lambda parameter: tracker.attribute(parameter.grad, "gradients"))
 
 
 def create_optimizer(
-    model: torch.nn.Module, config: schema.Config, machine: Machine, live: MemoryTracker
+    model: torch.nn.Module, config: schema.Config, machine: Machine, tracker: MemoryTracker
 ) -> torch.optim.Optimizer:
     """The run's optimizer after a first step, which creates its state."""
     optimizer = make_unpaged(model.parameters(), config, machine)
-    _give_gradients(model, live)
-    with live.attributing("optimizer"):
+    _give_gradients(model, tracker)
+    with tracker.attributing("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return optimizer
 
 
-def _give_gradients(model: torch.nn.Module, live: MemoryTracker) -> None:
+def _give_gradients(model: torch.nn.Module, tracker: MemoryTracker) -> None:
     """Allocate the gradients of an earlier micro-batch of the same step."""
-    with live.attributing("gradients"):
+    with tracker.attributing("gradients"):
         for parameter in model.parameters():
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
@@ -62,7 +62,7 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     batches: list[MicroBatch],
     config: schema.Config,
-    live: MemoryTracker,
+    tracker: MemoryTracker,
 ) -> None:
     """A training step in the middle of a run. Of identical micro-batches only one runs, with gradients allocated."""
     model.train()
@@ -70,24 +70,24 @@ def training_step(
     sizes = [(batch.tokens, batch.targets.shape) for batch in batches]
     equal = len(batches) > 1 and sizes[0] == sizes[1]
     for number, batch in enumerate(batches[:1] if equal else batches):
-        live.stage = f"{TRAINING} {number}"
-        live.begin("embedding")
+        tracker.stage = f"{TRAINING} {number}"
+        tracker.begin("embedding")
         if equal or number:
-            _give_gradients(model, live)
+            _give_gradients(model, tracker)
         with _few_portions():
             loss = summed_loss(model, batch, answers_only)
-            live.begin("loss")
-            live.in_backward = True
+            tracker.begin("loss")
+            tracker.in_backward = True
             loss.backward()
-            live.in_backward = False
+            tracker.in_backward = False
         del loss
-    live.stage = TRAINING
-    live.begin("update")
+    tracker.stage = TRAINING
+    tracker.begin("update")
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.train.max_grad_norm or float("inf"))
-    with live.attributing("optimizer"):
+    with tracker.attributing("optimizer"):
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    live.end()
+    tracker.end()
 
 
 @contextmanager
@@ -103,25 +103,25 @@ def _few_portions() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def held_out_loss(model: torch.nn.Module, batch: MicroBatch, live: MemoryTracker) -> None:
+def held_out_loss(model: torch.nn.Module, batch: MicroBatch, tracker: MemoryTracker) -> None:
     """The held-out loss of one batch as in `evaluation.score`, with only the first three of its equal logit chunks."""
     model.eval()
-    live.stage = HELD_OUT
-    live.begin("embedding")
+    tracker.stage = HELD_OUT
+    tracker.begin("embedding")
     with _few_portions():
         answer_nll(model, batch, supports_logits_to_keep(model))
-    live.end()
+    tracker.end()
 
 
-def generate(model: torch.nn.Module, answers: WorstCaseAnswers, live: MemoryTracker) -> None:
+def generate(model: torch.nn.Module, answers: WorstCaseAnswers, tracker: MemoryTracker) -> None:
     """Generation at its peak; tensors are on the CPU, prefill batches are those of the planned device."""
 
     def begin(moment: str) -> None:
-        live.stage = f"{ANSWERING}, {moment}"
-        live.begin("cache")
+        tracker.stage = f"{ANSWERING}, {moment}"
+        tracker.begin("cache")
 
-    run_worst_case(model, answers, 0, "cpu", together=PADDED_TOKENS[live.device], begin=begin)
-    live.end()
+    run_worst_case(model, answers, 0, "cpu", together=PADDED_TOKENS[tracker.device], begin=begin)
+    tracker.end()
 
 
 def enable_autocast(model: torch.nn.Module) -> None:

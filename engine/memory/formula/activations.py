@@ -79,7 +79,7 @@ def layer_temporaries(
     return work
 
 
-def loss_work(
+def loss_bytes(
     shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0, trained: bool = False
 ) -> int:
     """A chunk of logits with its float32 copy (its own memory in float32), or `accumulator` bytes for each while the
@@ -92,8 +92,10 @@ def loss_work(
     return gradients + max(chunk * max(_copied(size), size + accumulator), chunk * _copied(size) + product)
 
 
-def held_out_work(shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0) -> int:
-    """A chunk of logits as in `loss_work`, without gradients, and the inputs of the head."""
+def held_out_loss_bytes(
+    shape: Architecture, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0
+) -> int:
+    """A chunk of logits as in `loss_bytes`, without gradients, and the inputs of the head."""
     chunk = _chunk(shape, batch, device)
     return batch.filled * shape.hidden * size + chunk * max(_copied(size), size + accumulator)
 
@@ -110,6 +112,6 @@ def _chunk(shape: Architecture, batch: MicroBatchShape, device: Device) -> int:
     return min(rows, batch.filled) * shape.vocabulary
 
 
-def mask(batch: MicroBatchShape, size: int) -> int:
+def mask_bytes(batch: MicroBatchShape, size: int) -> int:
     """Masks that separate packed rows: one boolean and one additive, T² elements each."""
     return batch.tokens**2 * (1 + size) if batch.masked else 0

@@ -83,7 +83,6 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """Whether optimizer state can be paged to host memory."""
     host_copy: int = 0
     """Bytes of host memory for the copy of a checkpoint that is written while training continues; 0 without one."""
-    notes: list[str] = field(default_factory=list)
 
     @property
     def pageable(self) -> int:

@@ -19,8 +19,14 @@ from typing import Any
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.method_specs import method_spec, uses_autocast
-from engine.memory.formula import exceptions, generation
-from engine.memory.formula.activations import held_out_work, layer_temporaries, loss_work, mask, saved_activations
+from engine.memory.formula import generation, special_cases
+from engine.memory.formula.activations import (
+    held_out_loss_bytes,
+    layer_temporaries,
+    loss_bytes,
+    mask_bytes,
+    saved_activations,
+)
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.checkpoint_size import with_copy
@@ -34,11 +40,11 @@ from engine.memory.formula.weights_and_state import (
     base_parameters,
     compute_size,
     decoder_bytes,
-    gradients,
+    gradient_bytes,
     head_gradient,
-    optimizer_state,
-    step_work,
-    weights,
+    optimizer_state_bytes,
+    update_bytes,
+    weight_bytes,
 )
 
 
@@ -59,7 +65,11 @@ def formula(
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
     step = max(_moments(work, static["optimizer"]), key=lambda moment: sum({**static, **moment}.values()))
     held_out = _peak({**static, **_held_out(work, rows)}, device)
-    answering = _peak({**static, "activations": _answering(work, rows)}, device) if generation.answers(config) else None
+    answering = (
+        _peak({**static, "activations": _answering(work, rows)}, device)
+        if generation.generates_answers(config)
+        else None
+    )
     estimate = MemoryEstimate(
         tier="formula",
         method=config.method,
@@ -105,16 +115,16 @@ class FormulaInputs:
     @property
     def accumulator(self) -> int:
         """Bytes per element of a product in which it is added up."""
-        return exceptions.accumulator(self.device, self.bf16, self.size)
+        return special_cases.accumulator(self.device, self.bf16, self.size)
 
 
 def _static(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> dict[str, int]:
     """Bytes by part that are allocated during all of training."""
     decoder = decoder_bytes(shape, config, device, bf16)
     return {
-        "weights": weights_of_rank(weights(shape, config, device, bf16), decoder, shape, config),
+        "weights": weights_of_rank(weight_bytes(shape, config, device, bf16), decoder, shape, config),
         "adapters": adapter_parameters(shape, config) * FLOAT32,
-        "optimizer": state_of_rank(optimizer_state(shape, config, device, bf16), config),
+        "optimizer": state_of_rank(optimizer_state_bytes(shape, config, device, bf16), config),
     }
 
 
@@ -122,28 +132,28 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
     shape, config, batch, size = work.shape, work.config, work.batch, work.size
     where = (shape, config, work.device, work.bf16)
-    block = saved_activations(shape, config, batch, size) + exceptions.extra_saved_bytes(
+    block = saved_activations(shape, config, batch, size) + special_cases.extra_saved_bytes(
         shape, config, batch, size, work.device
     )
     recomputing = work.checkpointing.layers(shape.layers)
     inputs = batch.tokens * shape.hidden * size
     # Of offloaded inputs only that of the running layer is on the GPU.
     kept = inputs if work.checkpointing.offload else recomputing * inputs
-    kept += (shape.layers - recomputing) * block + mask(batch, size)
-    kept += exceptions.cast_head(shape, config)
+    kept += (shape.layers - recomputing) * block + mask_bytes(batch, size)
+    kept += special_cases.cast_head(shape, config)
     # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
     running = _running(work, batch, training=True) + (block if work.checkpointing.recomputes(shape.layers - 1) else 0)
-    trained = gradients_of_rank(gradients(*where), shape, config)
+    trained = gradients_of_rank(gradient_bytes(*where), shape, config)
     before = trained if batch.several else 0
     head = method_spec(config.method).trains_weights
     return [
         {
             "gradients": before,
             "activations": kept,
-            "logits": loss_work(shape, batch, work.logit, work.device, work.accumulator, head),
+            "logits": loss_bytes(shape, batch, work.logit, work.device, work.accumulator, head),
         },
         {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
-        {"gradients": trained, "optimizer": state + step_work(*where)},
+        {"gradients": trained, "optimizer": state + update_bytes(*where)},
     ]
 
 
@@ -151,8 +161,8 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     segments = uses_segments(work.shape, work.config)
     batch = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
-    logits = held_out_work(work.shape, batch, work.logit, work.device, work.accumulator)
-    forward = _running(work, batch, training=False) + mask(batch, work.size)
+    logits = held_out_loss_bytes(work.shape, batch, work.logit, work.device, work.accumulator)
+    forward = _running(work, batch, training=False) + mask_bytes(batch, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}
 
 
@@ -160,15 +170,15 @@ def _answering(work: FormulaInputs, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
     moments = generation.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator)
     peak = max(kept + _running(work, batch, training=False) for kept, batch in moments)
-    return peak + exceptions.cast_head(work.shape, work.config)
+    return peak + special_cases.cast_head(work.shape, work.config)
 
 
 def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer."""
     plain = layer_temporaries(work.shape, work.config, batch, work.size, work.device)
     if work.accumulator:
-        plain += work.accumulator * exceptions.accumulated_elements(work.shape, work.config, batch, training)
-    return plain + exceptions.temporary_bytes(work.shape, work.config, batch, training)
+        plain += work.accumulator * special_cases.accumulated_elements(work.shape, work.config, batch, training)
+    return plain + special_cases.temporary_bytes(work.shape, work.config, batch, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:

@@ -23,17 +23,17 @@ from engine.memory.formula.packing import MicroBatchShape
 from engine.memory.formula.weights_and_state import FLOAT32
 
 
-def answers(config: schema.Config) -> bool:
+def generates_answers(config: schema.Config) -> bool:
     """Whether the evaluation generates or chooses answers."""
     return metric_spec(config.evaluation.metric).needs_answers and config.evaluation.when != "never"
 
 
-def keys_and_values(shape: Architecture, rows: int, columns: int, size: int) -> int:
+def kv_cache_bytes(shape: Architecture, rows: int, columns: int, size: int) -> int:
     """KV cache: 2 k elements per token and layer."""
     return shape.layers * 2 * shape.key * rows * columns * size
 
 
-def prompts(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
+def prefill_shape(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
     """The prompts of one prefill: a batch, limited by the tokens of a padded micro-batch."""
     count = min(config.evaluation.batch, max(1, PADDED_TOKENS[device] // rows.prompted))
     if metric_spec(config.evaluation.metric).picks_from_choices:
@@ -44,7 +44,7 @@ def prompts(config: schema.Config, rows: StepShape, device: Device) -> MicroBatc
 
 
 def _pass(rows: int, tokens: int) -> MicroBatchShape:
-    return MicroBatchShape("padded", rows, rows * tokens, rows, rows, False)
+    return MicroBatchShape("padded", rows, rows * tokens, rows, False)
 
 
 def moments(
@@ -55,19 +55,19 @@ def moments(
     `size`: bytes per logit, in addition `accumulator` while the head runs.
     """
     batch, length = config.evaluation.batch, rows.prompted
-    read = prompts(config, rows, device)
-    kept = keys_and_values(shape, read.rows, length, size)
+    read = prefill_shape(config, rows, device)
+    kept = kv_cache_bytes(shape, read.rows, length, size)
     if metric_spec(config.evaluation.metric).picks_from_choices:
         return [(kept, read), _choices(shape, config, rows, size, accumulator, kept)]
     places = _filled(batch, device)
-    begun = keys_and_values(shape, places, length + SPARE_CACHE_COLUMNS, size) if batch > read.rows else 0
-    whole = keys_and_values(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
+    begun = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size) if batch > read.rows else 0
+    whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
     step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
     found = [
         (begun + kept, read),
         (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
-        (whole + keys_and_values(shape, again, length, size), _pass(again, length)),
+        (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
     ]
     if shape.windowed:
         found.append((_by_library(shape, batch, length, device, size), _pass(batch, 1)))
@@ -79,7 +79,7 @@ def _by_library(shape: Architecture, batch: int, length: int, device: Device, si
     the bf16 LM head for the last token of each prompt (`dry_run.kernel_scratch`).
     """
     copied = batch * shape.vocabulary * shape.hidden * size if device == "cpu" and size < FLOAT32 else 0
-    return keys_and_values(shape, batch, length, size) + copied
+    return kv_cache_bytes(shape, batch, length, size) + copied
 
 
 def _choices(

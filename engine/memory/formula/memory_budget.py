@@ -99,7 +99,7 @@ def slot_budget(budget: MemoryBudget, slots: int) -> MemoryBudget:
 def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:
     name = gpu.name() or "GPU"
     total, used = gpu.total(), gpu.used()
-    shared = gpu.shared()
+    shared = gpu.has_unified_memory()
     if total is None or used is None:
         total, used = system_memory()
     known = gpu_prices.find_gpu(name, gpu_prices.list_gpus())

@@ -28,8 +28,6 @@ class MicroBatchShape:
     rows: int
     tokens: int
     """Tokens including padding."""
-    answers: int
-    """Positions of all rows that predict a token in the loss."""
     filled: int
     """Positions at which the LM head runs."""
     several: bool
@@ -90,7 +88,7 @@ def _shape(rows: StepShape, packing: PackingMode, max_rows: int, device: Device,
         shared = rows.shared * (count - 1) if packing == "shared_prefix" else 0
         tokens = _rounded_up(count * rows.length - shared, multiple)
         filled = _rounded_up(count * rows.answer, multiple)
-    return MicroBatchShape(packing, count, tokens, count * rows.answer, filled, rows.count > count, segments)
+    return MicroBatchShape(packing, count, tokens, filled, rows.count > count, segments)
 
 
 def _rounded_up(count: int, multiple: int) -> int:

@@ -28,8 +28,8 @@ from engine.memory.formula.weights_and_state import (
     adapter_parameters,
     compute_size,
     decoder_bytes,
-    gradients,
-    optimizer_state,
+    gradient_bytes,
+    optimizer_state_bytes,
 )
 
 TERA, GIGA = 10**12, 10**9
@@ -84,7 +84,7 @@ def training_cost(
     return TrainingCost(
         flops=2 * tokens * per_token + 2 * work.answer_tokens * seen * head,
         weight_bytes=micro_batches * decoder_bytes(*where) * (2 + recomputed),
-        update_bytes=work.steps * (2 * optimizer_state(*where) + gradients(*where)),
+        update_bytes=work.steps * (2 * optimizer_state_bytes(*where) + gradient_bytes(*where)),
     )
 
 

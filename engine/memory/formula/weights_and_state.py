@@ -46,7 +46,7 @@ def _other_weights(shape: Architecture) -> int:
     return 2 * shape.hidden + shape.expert_weights
 
 
-def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def weight_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Bytes of all parameters; for QLoRA linear layers have 4 bits per weight and scales.
 
     NF4 has a float32 scale per 64 weights: 4.5 bits per weight; with double quantization one byte per 64 weights and a
@@ -64,7 +64,7 @@ def weights(shape: Architecture, config: schema.Config, device: Device, bf16: bo
 def decoder_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Bytes of the decoder layers."""
     outside = shape.embeddings + shape.hidden
-    return weights(shape, config, device, bf16) - outside * _weight_size(config, device, bf16)
+    return weight_bytes(shape, config, device, bf16) - outside * _weight_size(config, device, bf16)
 
 
 def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
@@ -101,7 +101,7 @@ def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
     return shape.experts * rank * (2 * (hidden + 2 * width) + width + hidden) + rank * (hidden + shape.experts)
 
 
-def gradients(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def gradient_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Gradients of all trained parameters in their dtype; adapters are float32."""
     if method_spec(config.method).trains_weights:
         return base_parameters(shape) * _weight_size(config, device, bf16)
@@ -112,7 +112,7 @@ def _trains_bf16(config: schema.Config, device: Device, bf16: bool) -> bool:
     return method_spec(config.method).trains_weights and _weight_size(config, device, bf16) == BF16
 
 
-def optimizer_state(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def optimizer_state_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """AdamW's two moments: 8 bytes per trained parameter, or 2 in 8 bits with a float32 scale per 256 values (Dettmers
     et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
     they are rounded stochastically.
@@ -127,7 +127,7 @@ def _has_32_bit_state(config: schema.Config, device: Device) -> bool:
     return optimizer_name(config.optimizer.name, device) == "adamw"
 
 
-def step_work(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
+def update_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Temporary bytes of the optimizer for its largest parameter (kernels: `dry_run.kernel_scratch`).
 
     Compensated: weight, gradient, exact sum and rounded sum in float32. Rounded stochastically: weight and gradient,

@@ -26,7 +26,6 @@ TIE_STEPS = 4.0
 class Divergence:
     """The first different token of an answer."""
 
-    row: int
     context: list[int]
     """Prompt and common tokens."""
     ours: list[int]
@@ -65,14 +64,14 @@ def divergences(
 ) -> list[Divergence]:
     """The answers that differ, each with its first difference."""
     found = []
-    for number, (row, mine, other) in enumerate(zip(rows, ours, theirs, strict=True)):
+    for row, mine, other in zip(rows, ours, theirs, strict=True):
         if mine == other:
             continue
         same = next(
             (n for n, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other))
         )
         next_tokens = [answer[same : same + 1] or sorted(ends) for answer in (mine, other)]
-        found.append(Divergence(number, [*row.prompt, *mine[:same]], *next_tokens))
+        found.append(Divergence([*row.prompt, *mine[:same]], *next_tokens))
     return found
 
 

@@ -103,7 +103,7 @@ def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
     free_memory()
     halved: list[int] = []
     session.hooks.halved = halved.append
-    with limited_memory(session.meters.held() + round(LIMIT * working)):
+    with limited_memory(session.meters.memory_in_use() + round(LIMIT * working)):
         losses.append(session.step(rows, session.packing, len(rows)))
     session.model.zero_grad(set_to_none=True)
     return judge_out_of_memory(len(rows), halved, losses, LOSS_FLOOR[session.dtype])

@@ -13,14 +13,14 @@ MODULE = '''
 """Question and answer in one column, on both sides of an arrow."""
 
 from engine.data.answers import Answer
-from engine.data.format import DataFormat, Format
+from engine.data.format import DataFormat, DetectedFormat
 from engine.data.mapping import column
 from engine.data.turns import question
 
 
 def detect(columns):
     name = columns.find("arrow")
-    return Format("arrow-text", "column arrow", {"prompt": column(name)}) if name else None
+    return DetectedFormat("arrow-text", "column arrow", {"prompt": column(name)}) if name else None
 
 
 def convert(raw, found):

@@ -235,7 +235,7 @@ def test_reading_the_holder_never_blocks_acquiring_the_lock(tmp_path: Path) -> N
             sys.executable,
             "-c",
             "import sys; from pathlib import Path; from engine.runs import locks\n"
-            "while True: locks.holder(Path(sys.argv[1]))",
+            "while True: locks.acquireer(Path(sys.argv[1]))",
             str(tmp_path / "lock"),
         ]
     )

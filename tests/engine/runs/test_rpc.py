@@ -127,16 +127,16 @@ def test_progress_and_a_large_answer(answerer: Answerer) -> None:
 
 def test_a_cancelled_request_ends_at_once(answerer: Answerer, tmp_path: Path) -> None:
     answerer("subprocess.Popen(['sleep', '5']); ended(); time.sleep(60)")
-    leaving = CancelToken()
+    cancel_token = CancelToken()
 
     def leave_when_it_works() -> None:
         while not (tmp_path / "ended").exists():
             time.sleep(0.01)
-        leaving.leave()
+        cancel_token.cancel()
 
     threading.Thread(target=leave_when_it_works).start()
     with pytest.raises(Cancelled):
-        ask("question", {}, leaving=leaving)
+        ask("question", {}, cancel_token=cancel_token)
 
 
 ASKER = """

@@ -68,7 +68,7 @@ def train(
     )  # fmt: skip
     optimizer.register_step_pre_hook(lambda *_: found.append(hooks.facts.loss))
     trainer.train()
-    return {"losses": found, "micro_batches": ranks.gathered(trainer.micro_batch)}
+    return {"losses": found, "micro_batches": ranks.all_gather(trainer.micro_batch)}
 
 
 def save_rows(folder: Path) -> None:
@@ -93,7 +93,7 @@ def save_inputs(folder: Path) -> None:
 def main(folder: Path) -> None:
     logging.disable(logging.WARNING)
     together = training_ranks.join("cpu")
-    together.from_first(lambda: save_inputs(folder))
+    together.broadcast(lambda: save_inputs(folder))
     results: dict[str, dict[str, Any]] = {}
     for name in method_names():
         config = schema.Config(
@@ -104,7 +104,7 @@ def main(folder: Path) -> None:
             quantization=schema.Quantization(compute_dtype="fp32"),
             optimizer=schema.Optimizer(name="adamw"),
         )
-        alone = together.from_first(lambda config=config: train(config, "single", SINGLE_RANK, folder))  # type: ignore[misc]
+        alone = together.broadcast(lambda config=config: train(config, "single", SINGLE_RANK, folder))  # type: ignore[misc]
         results[name] = {"single": alone} | {kind: train(config, kind, together, folder) for kind in ("ddp", "fsdp")}
         if name == "lora":
             results[name]["tight"] = train(config, "ddp", together, folder, Tight)

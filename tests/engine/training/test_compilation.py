@@ -12,9 +12,9 @@ import transformers
 from model_shapes import SHAPES, VOCABULARY
 
 from engine.config.errors import UserError
-from engine.data.tokens import Row
+from engine.data.tokens import IGNORE_INDEX, Row
 from engine.training import varlen_attention
-from engine.training.collation import IGNORE_INDEX, Packing, collate
+from engine.training.collation import Packing, collate
 from engine.training.compilation import (
     compile_errors,
     compile_layers,

@@ -134,7 +134,7 @@ def test_a_preview_is_cached_until_the_file_or_the_settings_change(tmp_path: Pat
     assert first.get(str(path), section(path), CancelToken()).unusable == 1
     first.save()
     again, left = PreviewCache(), CancelToken()
-    left.leave()  # whoever asks now would be refused
+    left.cancel()  # whoever asks now would be refused
     assert again.get(str(path), section(path), left).unusable == 1
     with pytest.raises(Cancelled):
         again.get(str(path), section(path, map={"prompt": "q", "completion": "a"}), left)
@@ -159,16 +159,16 @@ def test_a_folders_signature_changes_with_any_of_its_files(tmp_path: Path) -> No
 
 
 def test_a_cancelled_request_ends_its_process() -> None:
-    leaving = CancelToken()
+    cancel_token = CancelToken()
     told: list[str] = []
 
     def progress(text: str) -> None:
         told.append(text)
-        leaving.leave()
+        cancel_token.cancel()
 
     arguments = {"data": section("tickets"), "model": {"id": "tiny"}, "max_length": 64, "rows": 1, "most": 9}
     with pytest.raises(Cancelled):
-        ask("data.inspect", arguments, progress, leaving)
+        ask("data.inspect", arguments, progress, cancel_token)
     assert told == ["loading libraries"]
 
 

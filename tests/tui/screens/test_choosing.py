@@ -37,9 +37,9 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
     app.sampler.leave()
     app.sampler.join()
     await pilot.pause()
-    from tui.live.machine import Sampled
+    from tui.live.machine import MachineSampled
 
-    app.bench.post_message(Sampled(sample))
+    app.bench.post_message(MachineSampled(sample))
     await pilot.pause()
 
 

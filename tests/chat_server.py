@@ -15,27 +15,27 @@ from places import ROOT, TESTS
 
 from engine.config.errors import Notice
 from engine.runs.chat_messages import (
-    Answered,
+    AnswerFinished,
+    AnswerRequest,
     AnswerStarted,
-    Ask,
+    AnswerText,
     ChatColumn,
     Conversation,
-    Done,
-    Items,
     ListItems,
-    Loading,
+    LoadingProgress,
     MemoryUse,
     Message,
-    Open,
-    Part,
-    Piece,
+    OpenSession,
+    QueueWait,
     Ready,
     RecordedAnswer,
-    Refused,
     ReplayItem,
+    ReplayItems,
     Request,
+    RequestFinished,
+    RequestRefused,
     Stop,
-    Waiting,
+    WeightsMemory,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 TITLES = {"base": "base", "qlora-5b98": "QLoRA", "lora-cbd3": "LoRA", "full-0165": "Full"}
 HOSTILE = "\x1b]52;c;aGk=\x07 \x1b[2J [red]x[/red] \u202eabc"
 """Part of every answer."""
-MEMORY = MemoryUse(parts=[Part(name="base", bytes=269 << 20, adapters=2, adapter_bytes=12 << 20)], process=900 << 20)
+MEMORY = MemoryUse(
+    parts=[WeightsMemory(name="base", bytes=269 << 20, adapters=2, adapter_bytes=12 << 20)], process=900 << 20
+)
 
 
 def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -84,7 +86,7 @@ def item(number: int) -> ReplayItem:
     )
 
 
-def answer(ask: Ask) -> None:
+def answer(ask: AnswerRequest) -> None:
     stopped = False
     for key, conversation in ask.conversations.items():
         if stopped:
@@ -92,40 +94,44 @@ def answer(ask: Ask) -> None:
         prompt = conversation.messages[-1]["content"]
         tell(AnswerStarted(number=ask.number, column=key, prompt_tokens=9, cached_tokens=0))
         text = f"{TITLES[key]} heard {prompt} after {len(conversation.messages)} messages\n{HOSTILE}"
-        tell(Piece(number=ask.number, column=key, text=text))
+        tell(AnswerText(number=ask.number, column=key, text=text))
         while prompt == "endless" and not stopped:
             stopped = isinstance(requested(), Stop)
         ended = "stopped" if stopped else "end token"
         tell(
-            Answered(number=ask.number, column=key, text=text, tokens=12, ended=ended, first_token=0.1, seconds=1.1)  # type: ignore[arg-type]
+            AnswerFinished(
+                number=ask.number, column=key, text=text, tokens=12, ended=ended, first_token=0.1, seconds=1.1
+            )  # type: ignore[arg-type]
         )
-    tell(Done(number=ask.number, memory=MEMORY))
+    tell(RequestFinished(number=ask.number, memory=MEMORY))
 
 
 def main() -> None:
     """Serve one client. A file `refuse` in the folder refuses the session; `busy` lets it wait while it exists."""
     folder = Path(os.environ["CHAT_SERVER_FOLDER"])
     opened = requested()
-    assert isinstance(opened, Open)
+    assert isinstance(opened, OpenSession)
     cpu = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     (folder / "opened").write_text(json.dumps({"pid": os.getpid(), "wait": opened.wait, "cpu": cpu}))
     if (folder / "refuse").exists():
-        tell(Refused(what="the base model has changed", where="tiny", do="restore it", code="export.base_changed"))
+        tell(
+            RequestRefused(what="the base model has changed", where="tiny", do="restore it", code="export.base_changed")
+        )
         sys.exit(2)
     if (folder / "busy").exists() and opened.wait and not cpu:
-        tell(Waiting("next on GPU 0; in use by 20260131-120102-demo-lora-lora-3f2a (process 17)", "GPU 0"))
+        tell(QueueWait("next on GPU 0; in use by 20260131-120102-demo-lora-lora-3f2a (process 17)", "GPU 0"))
         while (folder / "busy").exists():
             time.sleep(0.02)
-    tell(Loading("loading the base"))
+    tell(LoadingProgress("loading the base"))
     columns = [ChatColumn(key=key, title=title, model="tiny", max_new_tokens=96) for key, title in TITLES.items()]
     notices = [Notice("chat.adapter_inactive", "the adapter of LoRA is not active")]
     tell(Ready(columns=columns, memory=MEMORY, device="2 CPU cores", notices=notices))
     while True:
         request = requested()
-        if isinstance(request, Ask):
+        if isinstance(request, AnswerRequest):
             answer(request)
         elif isinstance(request, ListItems):
-            tell(Items(items=[item(1), item(2)], total=2, disagree=1, failures=1))
+            tell(ReplayItems(items=[item(1), item(2)], total=2, disagree=1, failures=1))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from engine.methods.adapters import multiply_in_input_dtype
-from engine.runs.chat_messages import Part
+from engine.runs.chat_messages import WeightsMemory
 
 
 class BaseCopy:
@@ -65,9 +65,9 @@ class BaseCopy:
         yield self.network
 
     @property
-    def part(self) -> Part:
+    def part(self) -> WeightsMemory:
         """Its memory."""
-        return Part(
+        return WeightsMemory(
             name=self.name,
             bytes=self.bytes,
             adapters=len(self.adapters),

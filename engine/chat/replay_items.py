@@ -15,8 +15,8 @@ from engine.data.examples import examples_of
 from engine.data.tokens import Row
 from engine.evaluation.predictions import PredictionLine, read_lines
 from engine.evaluation.scored_item import ScoredItem
-from engine.runs.chat_messages import Items, ReplayItem
 from engine.runs.chat_messages import RecordedAnswer as Recorded
+from engine.runs.chat_messages import ReplayItem, ReplayItems
 
 ORDER = {"disagree": 0, "failure": 1, "other": 2}
 
@@ -37,7 +37,7 @@ class ReplayCandidate:
         return max(self.scores.values(), default=0.0) - min(self.scores.values(), default=0.0)
 
 
-def replay_items(runs: Sequence[ChatRun], models: LoadedModels, limit: int) -> Items:
+def replay_items(runs: Sequence[ChatRun], models: LoadedModels, limit: int) -> ReplayItems:
     """The first `limit` items in replay order, with prompts encoded as in training.
 
     Raises UserError if no run was scored on test items, and if the data now give other prompts.
@@ -46,7 +46,7 @@ def replay_items(runs: Sequence[ChatRun], models: LoadedModels, limit: int) -> I
     if not items:
         do = "enter a prompt instead"
         raise UserError("no recorded answers to test items", runs[0].directory.name, do, "chat.no_items")
-    return Items(
+    return ReplayItems(
         items=_with_conversations(runs[0], items[:limit], models),
         total=len(items),
         disagree=sum(item.kind == "disagree" for item in items),

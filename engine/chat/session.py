@@ -12,16 +12,16 @@ from engine.chat.replay_items import replay_items
 from engine.config.errors import UserError
 from engine.methods.machine import Machine, this_machine
 from engine.runs.chat_messages import (
-    Answered,
+    AnswerFinished,
+    AnswerRequest,
     AnswerStarted,
-    Ask,
+    AnswerText,
     Conversation,
-    Done,
     Ending,
-    Items,
     Message,
-    Piece,
     Ready,
+    ReplayItems,
+    RequestFinished,
     Sampling,
 )
 from engine.training.guards import free_memory, is_out_of_memory
@@ -48,11 +48,11 @@ class ChatSession:
         notices = self.models.notices
         return Ready(columns=columns, memory=self.models.memory(), device=self.machine.name, notices=notices)
 
-    def items(self, limit: int) -> Items:
+    def items(self, limit: int) -> ReplayItems:
         """The first test items in replay order."""
         return replay_items(self.runs, self.models, limit)
 
-    def answer(self, ask: Ask, tell: Tell, stopped: Stopped) -> None:
+    def answer(self, ask: AnswerRequest, tell: Tell, stopped: Stopped) -> None:
         """Answer with every column of the request. Raises UserError for an unknown column or an unusable prompt."""
         for key, conversation in ask.conversations.items():
             if stopped():
@@ -62,7 +62,7 @@ class ChatSession:
                 do = f"use one of {', '.join(self.models.responders)}"
                 raise UserError(f"unknown column {key!r}", "conversations", do, "chat.unknown_column")
             self._answer(ask.number, responder, conversation, ask.sampling, tell, stopped)
-        tell(Done(number=ask.number, memory=self.models.memory()))
+        tell(RequestFinished(number=ask.number, memory=self.models.memory()))
 
     def _answer(
         self,
@@ -92,7 +92,7 @@ class ChatSession:
                         ended = "end token"
                         break
                     if piece := text.add(token):
-                        tell(Piece(number=number, column=key, text=piece))
+                        tell(AnswerText(number=number, column=key, text=piece))
                     if len(text.tokens) >= limit:
                         break
                     if stopped():
@@ -112,9 +112,9 @@ class ChatSession:
         free_memory()
 
 
-def _answered(number: int, key: str, text: TextStream, ended: str, first: float, seconds: float) -> Answered:
+def _answered(number: int, key: str, text: TextStream, ended: str, first: float, seconds: float) -> AnswerFinished:
     ending: Ending = "end token" if ended == "end token" else "stopped" if ended == "stopped" else "length"
-    return Answered(
+    return AnswerFinished(
         number=number,
         column=key,
         text=text.text,

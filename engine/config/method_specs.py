@@ -120,7 +120,7 @@ def method_specs() -> Mapping[str, MethodSpec]:
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()
         if not isinstance(spec, MethodSpec) or spec.name in specs:
-            what = f"entry point {entry.name!r} is not a MethodSpec with a new name"
+            what = f"invalid entry point {entry.name!r} (not a MethodSpec, or its name is taken)"
             raise UserError(what, entry.value, "fix or uninstall the package", code="method.invalid_entry_point")
         specs[spec.name] = spec
     return specs

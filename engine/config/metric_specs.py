@@ -80,7 +80,7 @@ def metric_specs() -> Mapping[str, MetricSpec]:
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()
         if not isinstance(spec, MetricSpec) or spec.name in specs:
-            what = f"entry point {entry.name!r} is not a MetricSpec with a new name"
+            what = f"invalid entry point {entry.name!r} (not a MetricSpec, or its name is taken)"
             raise UserError(what, entry.value, "fix or uninstall the package", code="metric.invalid_entry_point")
         specs[spec.name] = spec
     return specs

@@ -85,8 +85,8 @@ def copy_to_own(listed: preset_library.PresetEntry) -> Path:
 def delete_own(listed: preset_library.PresetEntry) -> None:
     """Delete an own preset. Raises UserError for a shipped one, and where the file cannot be deleted."""
     if not is_own(listed):
-        do = "only your own presets can be deleted"
-        raise UserError(f"{listed.name} ships with ftbench", do=do, code="preset.shipped")
+        what, do = "cannot delete a built-in preset", "delete one of your own (`ftbench presets list`)"
+        raise UserError(what, listed.name, do, code="preset.shipped")
     try:
         listed.path.unlink()
     except OSError as error:

@@ -87,7 +87,7 @@ def _rows(
         if count > ROWS_LIMIT:
             raise too_many_rows(where)
         if len(fields) != width:
-            what = f"{len(fields)} fields, and the header has {width}"
+            what = f"wrong number of fields ({len(fields)}; header: {width})"
             do = "quote fields that contain the separator or a line break"
             raise UserError(what, where, do, code="data.wrong_field_count")
         yield RawRow(dict(zip(columns, fields, strict=True)), where)  # fields are strings of limited length

@@ -98,11 +98,11 @@ def _template(source: str, columns: list[str], where: str, constant: bool) -> Co
 
 
 def _no_column(name: str, columns: list[str], where: str) -> UserError:
-    do = f'use one of {listed(columns)}, or a template such as "Q: {{{columns[0]}}}"'
+    do = f'use one of {list_columns(columns)}, or a template such as "Q: {{{columns[0]}}}"'
     return UserError(f"unknown column {name!r}{_like(name, columns)}", where, do, code="data.no_column")
 
 
-def listed(columns: Iterable[str]) -> str:
+def list_columns(columns: Iterable[str]) -> str:
     """Column names for an error: at most 12."""
     names = list(columns)
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")

@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
-from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular, unreadable
+from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular_file_size, unreadable
 
 _BATCH_BYTES = 256 << 20
 """Decoded bytes of a batch if every value were as large as its column allows."""
@@ -20,7 +20,7 @@ def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
     """Rows, numbered from 1. Raises UserError for damaged files and decompression bombs."""
     from pyarrow import parquet  # slow to import, and only needed for Parquet files
 
-    size = regular(path, name)
+    size = regular_file_size(path, name)
     count = grown = 0
     with _readable(name), parquet.ParquetFile(path) as file:
         _refuse_bomb(_promised(file.metadata), size, name)

@@ -13,7 +13,7 @@ from engine.data.columns import Summary
 from engine.data.conversation import Example, Problem, UnusableRow
 from engine.data.format import OPTIONAL, ColumnLookup, DetectedFormat
 from engine.data.guessed_map import guess_map
-from engine.data.mapping import ColumnTemplate, listed, read_map
+from engine.data.mapping import ColumnTemplate, list_columns, read_map
 from engine.data.media import media_columns
 from engine.data.registry import check_name, data_formats
 from engine.data.row_limits import RawRow
@@ -41,7 +41,7 @@ def check_columns(rows: Iterable[RawRow], found: DetectedFormat) -> None:
             continue
         usual = max(kinds, key=lambda kind: kinds[kind].rows)
         odd = next(kind for kind in kinds if kind != usual)
-        what = f"{odd}, and most rows have {usual}"
+        what = f"mixed types in one column ({odd}; most rows: {usual})"
         raise UserError(what, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
     needed = [part for role, part in found.parts.items() if role not in OPTIONAL]
     needed = [part for part in needed if any(found.roles.get(name) != "empty" for name in part.columns)]
@@ -98,7 +98,7 @@ def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserErro
     what = "; ".join([*decisions_of(rows), what])
     do = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": guess_map(summary), "format": "auto"}
-    return Undecided(f"{what} (columns {listed(summary.filled)})", data.id, do, "data.no_format", changes, "try")
+    return Undecided(f"{what} (columns {list_columns(summary.filled)})", data.id, do, "data.no_format", changes, "try")
 
 
 def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:
@@ -165,11 +165,13 @@ def _ignored(name: str, summary: Summary) -> Notice:
 
 def _differ(part: str, summary: Summary, found: DetectedFormat | None) -> UserError:
     """The error for files with different columns."""
-    shown = [f"{name} has {listed(filled)}" for name, filled in summary.parts.items() if filled]
+    shown = [f"{name} has {list_columns(filled)}" for name, filled in summary.parts.items() if filled]
     where = part
     what = "the files differ in their columns: " + "; ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
     if found is not None and len(shown) == 1:
         used = [name for name, role in found.roles.items() if role not in ("ignored", "empty")]
-        what = f"the columns are {listed(summary.parts[part])}, and those of the training rows {listed(used)}"
+        what = (
+            f"the columns are {list_columns(summary.parts[part])}, and those of the training rows {list_columns(used)}"
+        )
     do = "use one of the files, or give all of them the same columns"
     return UserError(what, where, do, code="data.files_differ")

@@ -83,7 +83,7 @@ def decoded(raw: bytes, name: str, number: int = 1) -> str:
     raise UserError(what, f"{name} line {line} byte {byte}", do, code="data.not_utf8")
 
 
-def regular(path: Path, name: str) -> int:
+def regular_file_size(path: Path, name: str) -> int:
     """The size of a regular file in bytes. Raises UserError for other files and for empty or inaccessible ones."""
     try:
         status = path.stat()
@@ -103,7 +103,7 @@ def unreadable(error: Exception, name: str) -> UserError:
 
 @contextmanager
 def _readable(path: Path, name: str) -> Iterator[IO[bytes]]:
-    size = regular(path, name)
+    size = regular_file_size(path, name)
     try:
         with path.open("rb") as plain:
             _refuse_disguise(os.pread(plain.fileno(), 8, 0), path, name)

@@ -37,10 +37,10 @@ def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Worker:
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError as error:
         if error.errno in NO_PERMISSION:
-            what, do = f"cannot write: {error.strerror}; nothing was started", "check its owner and its file system"
+            what, do = f"cannot write ({error.strerror})", "check its owner and its file system"
             raise UserError(what, str(folder), do, "run.not_writable") from error
         raise RunFailed(
-            f"cannot write to {folder}: {error.strerror}; nothing was started", "run.cannot_write"
+            f"nothing was started: cannot write to {folder} ({error.strerror})", "run.cannot_write"
         ) from error
     try:
         return subprocess.Popen(

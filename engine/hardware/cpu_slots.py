@@ -11,7 +11,7 @@ from engine.hardware.cpu_load import usable_cpus
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
-def divided(number: int) -> list[tuple[int, ...]]:
+def split_cpus(number: int) -> list[tuple[int, ...]]:
     """The CPUs of each of `number` slots, equally many in each; what remains is not used.
 
     Hyperthreads of one core are in the same slot where the number of cores allows it. Raises UserError if there are
@@ -20,7 +20,7 @@ def divided(number: int) -> list[tuple[int, ...]]:
     cpus = sorted(usable_cpus(), key=_place)
     size = len(cpus) // number
     if size == 0:
-        what, do = f"{number} slots on {len(cpus)} CPUs", f"use at most cpu:{len(cpus)}"
+        what, do = f"too many slots ({number} on {len(cpus)} CPUs)", f"use at most cpu:{len(cpus)}"
         raise UserError(what, "hardware.device", do, code="device.too_many_slots")
     return [tuple(sorted(cpus[first * size : (first + 1) * size])) for first in range(number)]
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.schema import DEVICE_FORMS, DEVICE_PATTERN, Config
-from engine.config.text import amount
 from engine.hardware import cpu_slots
 from engine.hardware.nvml import Nvml, NvmlGpu
 
@@ -103,7 +102,7 @@ def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> lis
         raise UserError(what, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
     if len(devices) < count:
         do = f'use "{CPU}:{count}"' if devices[0].queue == CPU else "use fewer devices, or name more GPUs"
-        what = f"train.devices={count}, and {amount(len(devices), 'device')} found"
+        what = f"too few devices (train.devices={count}, {len(devices)} found)"
         raise UserError(what, f"{KEY}={setting}", do, code="device.too_few")
     return devices
 
@@ -139,7 +138,7 @@ def _slots(device: SelectedDevice, number: int) -> list[SelectedDevice]:
 def _cpu_slots(number: int) -> list[SelectedDevice]:
     if number == 1:
         return [THE_CPU]
-    parts = enumerate(cpu_slots.divided(number), 1)
+    parts = enumerate(cpu_slots.split_cpus(number), 1)
     return [_slot(THE_CPU, place, number, cpus) for place, cpus in parts]
 
 

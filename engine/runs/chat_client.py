@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.chat_messages import Failed, Message, Open, Ready, Refused, Request, Stop
+from engine.runs.chat_messages import Message, OpenSession, Ready, Request, RequestRefused, SessionFailed, Stop
 from engine.runs.rpc_client import encoded_line, exit_reason, message_lines
 
 CLOSE_SECONDS = 2.0
@@ -23,7 +23,7 @@ CLOSE_SECONDS = 2.0
 class ChatClient:
     """One session and its process, which ends with `close`, and with this process."""
 
-    def __init__(self, request: Open, on_cpu: bool = False) -> None:
+    def __init__(self, request: OpenSession, on_cpu: bool = False) -> None:
         """`on_cpu`: use the CPU although there is a GPU."""
         self._request = msgspec.structs.replace(request, device="cpu") if on_cpu else request
         self._on_cpu = on_cpu
@@ -119,9 +119,9 @@ class ChatClient:
                 message = msgspec.json.decode(line, type=Message)
             except msgspec.DecodeError as error:
                 raise RunFailed(f"invalid message of the chat process: {error}", "engine.failed") from error
-            if isinstance(message, Failed):
+            if isinstance(message, SessionFailed):
                 raise RunFailed(message.reason, message.code)
-            if isinstance(message, Refused) and not ready:
+            if isinstance(message, RequestRefused) and not ready:
                 raise UserError(message.what, message.where, message.do, message.code)
             ready = ready or isinstance(message, Ready)
             yield message

@@ -37,7 +37,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     """The prompt as plain text, for tokenizers without a chat template."""
 
 
-class Open(Struct, frozen=True, kw_only=True, tag=True):
+class OpenSession(Struct, frozen=True, kw_only=True, tag=True):
     """Load the models of finished runs. The first request."""
 
     runs: list[str]
@@ -50,7 +50,7 @@ class Open(Struct, frozen=True, kw_only=True, tag=True):
     """As `hardware.device`."""
 
 
-class Ask(Struct, frozen=True, kw_only=True, tag=True):
+class AnswerRequest(Struct, frozen=True, kw_only=True, tag=True):
     """Answer one conversation with each of these columns, one after the other."""
 
     number: int
@@ -70,10 +70,10 @@ class ListItems(Struct, frozen=True, kw_only=True, tag=True):
     limit: int
 
 
-Request: TypeAlias = Open | Ask | Stop | ListItems
+Request: TypeAlias = OpenSession | AnswerRequest | Stop | ListItems
 
 
-class Waiting(Struct, frozen=True, tag=True):
+class QueueWait(Struct, frozen=True, tag=True):
     """Waiting in the device queue."""
 
     note: str
@@ -82,7 +82,7 @@ class Waiting(Struct, frozen=True, tag=True):
     """`GPU 0` or `the CPU`."""
 
 
-class Loading(Struct, frozen=True, tag=True):
+class LoadingProgress(Struct, frozen=True, tag=True):
     """Loading libraries, data or weights."""
 
     text: str
@@ -106,7 +106,7 @@ class ChatColumn(Struct, frozen=True, kw_only=True):
     """`evaluation.max_new_tokens` of the run."""
 
 
-class Part(Struct, frozen=True, kw_only=True):
+class WeightsMemory(Struct, frozen=True, kw_only=True):
     """Memory of one copy of weights: a base shared by its adapters, or a model of a full fine-tuning."""
 
     name: str
@@ -120,7 +120,7 @@ class Part(Struct, frozen=True, kw_only=True):
 class MemoryUse(Struct, frozen=True, kw_only=True):
     """Memory of the session."""
 
-    parts: list[Part]
+    parts: list[WeightsMemory]
     process: int
     """Resident set of the process in bytes."""
     gpu: int | None = None
@@ -147,7 +147,7 @@ class AnswerStarted(Struct, frozen=True, kw_only=True, tag=True):
     """Tokens of the prompt whose keys and values are kept from the conversation's last turn."""
 
 
-class Piece(Struct, frozen=True, kw_only=True, tag=True):
+class AnswerText(Struct, frozen=True, kw_only=True, tag=True):
     """The next characters of an answer."""
 
     number: int
@@ -155,7 +155,7 @@ class Piece(Struct, frozen=True, kw_only=True, tag=True):
     text: str
 
 
-class Answered(Struct, frozen=True, kw_only=True, tag=True):
+class AnswerFinished(Struct, frozen=True, kw_only=True, tag=True):
     """A complete answer."""
 
     number: int
@@ -175,7 +175,7 @@ class Answered(Struct, frozen=True, kw_only=True, tag=True):
         return (self.tokens - 1) / self.seconds if self.tokens > 1 and self.seconds > 0 else None
 
 
-class Done(Struct, frozen=True, kw_only=True, tag=True):
+class RequestFinished(Struct, frozen=True, kw_only=True, tag=True):
     """All columns of a request have answered, or it was stopped."""
 
     number: int
@@ -201,7 +201,7 @@ class ReplayItem(Struct, frozen=True, kw_only=True):
     """Column -> its recorded answer."""
 
 
-class Items(Struct, frozen=True, kw_only=True, tag=True):
+class ReplayItems(Struct, frozen=True, kw_only=True, tag=True):
     """The first test items in replay order."""
 
     items: list[ReplayItem]
@@ -212,7 +212,7 @@ class Items(Struct, frozen=True, kw_only=True, tag=True):
     """Items to which all runs recorded the same wrong answer."""
 
 
-class Refused(Struct, frozen=True, kw_only=True, tag=True):
+class RequestRefused(Struct, frozen=True, kw_only=True, tag=True):
     """A UserError. The session continues unless it was refused while opening."""
 
     what: str
@@ -222,11 +222,22 @@ class Refused(Struct, frozen=True, kw_only=True, tag=True):
     number: int | None = None
 
 
-class Failed(Struct, frozen=True, kw_only=True, tag=True):
+class SessionFailed(Struct, frozen=True, kw_only=True, tag=True):
     """A failure that is not the user's, such as insufficient memory; the session ends."""
 
     reason: str
     code: str = "engine.failed"
 
 
-Message: TypeAlias = Waiting | Loading | Ready | AnswerStarted | Piece | Answered | Done | Items | Refused | Failed
+Message: TypeAlias = (
+    QueueWait
+    | LoadingProgress
+    | Ready
+    | AnswerStarted
+    | AnswerText
+    | AnswerFinished
+    | RequestFinished
+    | ReplayItems
+    | RequestRefused
+    | SessionFailed
+)

@@ -62,7 +62,7 @@ class StoredItem:
         return (now - self.changed) / 86400
 
 
-def stored(runs: Path) -> Iterator[StoredItem]:
+def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
     ladders = sorted(ladder_dir.iterate(runs), key=lambda one: one.name)
     members = _members(ladders)
@@ -174,7 +174,7 @@ def _measured(path: Path) -> tuple[int, float]:
     return total, latest
 
 
-def selected(
+def select_items(
     items: list[StoredItem],
     kinds: list[Kind],
     names: list[str],

@@ -105,7 +105,7 @@ def current_directory() -> str:
     return ""
 
 
-def holding(parent: Path, file: str) -> Iterator[Path]:
+def directories_with_file(parent: Path, file: str) -> Iterator[Path]:
     """The directories in `parent` that contain such a file, in no order; none where `parent` does not exist.
 
     Names that start with a dot are copies in progress. Raises UserError where `parent` cannot be read.

@@ -114,7 +114,7 @@ def frozen_text(
     return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})
 
 
-def sealed(table: dict[str, Any]) -> str:
+def refingerprinted_text(table: dict[str, Any]) -> str:
     """The text of a `run.toml` with other values, with fingerprints that match them."""
     import tomli_w  # only needed to write one
 

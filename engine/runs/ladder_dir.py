@@ -106,4 +106,4 @@ def find(runs: Path, name: str) -> LadderDir:
 
 def iterate(runs: Path) -> Iterator[LadderDir]:
     """Every ladder in the folder, unordered."""
-    return map(LadderDir, folder.holding(runs, "ladder.toml"))
+    return map(LadderDir, folder.directories_with_file(runs, "ladder.toml"))

@@ -17,7 +17,7 @@ from engine.config.preset import Flat
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config
 from engine.runs.config_check import check_unchanged
-from engine.runs.frozen_config import DEVICE_KEYS, sealed
+from engine.runs.frozen_config import DEVICE_KEYS, refingerprinted_text
 from engine.runs.run_dir import RunDir, read_frozen
 
 
@@ -40,4 +40,4 @@ def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) 
     for key, value in settings.items():
         section, _, name = key.partition(".")
         table.setdefault(section, {})[name] = value
-    write_atomically(run.config_file, sealed(table).encode())
+    write_atomically(run.config_file, refingerprinted_text(table).encode())

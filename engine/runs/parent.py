@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1
 """prctl(2): the kernel sends the signal when the parent ends; it also ends a process that is busy in C code."""
 
 
-def end_with(parent: int) -> None:
+def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent process `parent` ends; exit now if it has already ended.
 
     Linux only. The kernel treats the thread that started this process as its parent, so that thread must wait for it.
@@ -41,7 +41,7 @@ def watch(descriptor: int) -> None:
 
 
 def main() -> None:
-    end_with(int(sys.argv[1]))
+    die_with_parent(int(sys.argv[1]))
     module, sys.argv[1:] = sys.argv[2], sys.argv[3:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -275,4 +275,4 @@ def find(runs: Path, name: str) -> RunDir:
 
 def iterate(runs: Path) -> Iterator[RunDir]:
     """The run directories in `runs`, in no order."""
-    return map(RunDir, folder.holding(runs, "run.toml"))
+    return map(RunDir, folder.directories_with_file(runs, "run.toml"))

@@ -93,4 +93,4 @@ def find(runs: Path, name: str) -> SweepDir:
 
 def iterate(runs: Path) -> Iterator[SweepDir]:
     """Every sweep in the folder, unordered."""
-    return map(SweepDir, folder.holding(runs, "sweep.toml"))
+    return map(SweepDir, folder.directories_with_file(runs, "sweep.toml"))

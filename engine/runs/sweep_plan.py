@@ -31,7 +31,9 @@ def parse_axes(words: Sequence[str], overrides: Flat) -> list[Axis]:
     Raises UserError for an unknown key, fewer than two values, equal values, and a key that --set sets too.
     """
     if len(words) > MAX_AXES:
-        raise UserError(f"{len(words)} settings to vary", "--vary", f"use at most {MAX_AXES}", code="sweep.axes")
+        raise UserError(
+            f"too many settings to vary ({len(words)})", "--vary", f"use at most {MAX_AXES}", code="sweep.axes"
+        )
     axes = [_axis(word) for word in words]
     if len({axis.key for axis in axes}) < len(axes):
         raise UserError(f"{axes[0].key} is varied twice", "--vary", "give all values at once", code="sweep.axes")
@@ -96,7 +98,7 @@ def make_cells(
     """
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MAX_CELLS:
-        what = f"{len(combinations)} ladders"
+        what = f"too many ladders ({len(combinations)})"
         raise UserError(what, "--vary", f"use fewer values: at most {MAX_CELLS} ladders", code="sweep.cells")
     keys = [axis.key for axis in axes]
     cells = [dict(zip(keys, values, strict=True)) for values in combinations]

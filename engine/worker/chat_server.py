@@ -23,16 +23,16 @@ from engine.methods.quick_import import import_libraries
 from engine.runs import device_queue, parent
 from engine.runs.chat_messages import (
     NOT_FINISHED,
-    Ask,
-    Failed,
+    AnswerRequest,
     ListItems,
-    Loading,
+    LoadingProgress,
     Message,
-    Open,
-    Refused,
+    OpenSession,
+    QueueWait,
     Request,
+    RequestRefused,
+    SessionFailed,
     Stop,
-    Waiting,
 )
 from engine.runs.device_queue import wait_for_devices
 from engine.runs.run_dir import RunDir, finished_result
@@ -65,34 +65,34 @@ class ChatServer:
     def run(self) -> None:
         """Open the session, then answer requests. Ends when the client closes stdin."""
         request = self._requests.get()
-        assert isinstance(request, Open), request
+        assert isinstance(request, OpenSession), request
         paths = [Path(run) for run in request.runs]
         for path in paths:
             finished_result(RunDir(path), NOT_FINISHED)  # before waiting for the device
         devices = select_devices(request.device)
         device = self._wait_for_device(devices, paths) if request.wait else devices[0]
         device.apply()
-        self.tell(Loading("loading libraries"))
+        self.tell(LoadingProgress("loading libraries"))
         import_libraries()  # after the wait: it takes seconds
         from engine.chat.session import ChatSession
 
-        session = ChatSession(paths, request.base, lambda text: self.tell(Loading(text)))
+        session = ChatSession(paths, request.base, lambda text: self.tell(LoadingProgress(text)))
         self.tell(session.ready())
         while True:
             self._respond(session, self._requests.get())
 
     def _respond(self, session: ChatSession, request: Request) -> None:
         try:
-            if isinstance(request, Ask):
+            if isinstance(request, AnswerRequest):
                 session.answer(request, self.tell, lambda: self._stopped >= request.number)
             elif isinstance(request, ListItems):
                 self.tell(session.items(request.limit))
         except UserError as error:
-            self.tell(refused(error, request.number if isinstance(request, Ask) else None))
+            self.tell(refused(error, request.number if isinstance(request, AnswerRequest) else None))
 
     def _wait_for_device(self, devices: list[SelectedDevice], runs: list[Path]) -> SelectedDevice:
         def tell(note: str) -> None:
-            self.tell(Waiting(note, devices[0].title))
+            self.tell(QueueWait(note, devices[0].title))
 
         taken = wait_for_devices(devices, time.time(), runs[0] / device_queue.TRY, tell, lambda: False)
         assert taken is not None  # it is never cancelled: the process ends with its client
@@ -113,14 +113,14 @@ class ChatServer:
         if isinstance(request, Stop):
             self._stopped = self._latest
             return
-        if isinstance(request, Ask):
+        if isinstance(request, AnswerRequest):
             self._latest = request.number
         self._requests.put(request)
 
 
-def refused(error: UserError, number: int | None = None) -> Refused:
+def refused(error: UserError, number: int | None = None) -> RequestRefused:
     """The message for a UserError."""
-    return Refused(what=error.what, where=error.where, do=error.do, code=error.code, number=number)
+    return RequestRefused(what=error.what, where=error.where, do=error.do, code=error.code, number=number)
 
 
 def main() -> int:
@@ -128,7 +128,7 @@ def main() -> int:
     # Libraries may print to stdout: messages use a duplicate of it, and stdout itself becomes stderr.
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    parent.end_with(int(sys.argv[1]))
+    parent.die_with_parent(int(sys.argv[1]))
     server = ChatServer(os.dup(sys.stdin.fileno()), channel)
     try:
         server.run()
@@ -136,9 +136,9 @@ def main() -> int:
         server.tell(refused(error))
         return 2
     except RunFailed as error:
-        server.tell(Failed(reason=str(error), code=error.code))
+        server.tell(SessionFailed(reason=str(error), code=error.code))
     except Exception as error:  # noqa: BLE001 - top level: report every error to the client
-        server.tell(Failed(reason=" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]))
+        server.tell(SessionFailed(reason=" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]))
         traceback.print_exc()
     return 1
 

@@ -16,7 +16,7 @@ from engine.hardware.devices import devices_for, devices_of
 from engine.runs import end_record
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog, NoEventLog
-from engine.runs.parent import end_with
+from engine.runs.parent import die_with_parent
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.stop_request import StopRequest
 
@@ -35,7 +35,7 @@ class RankFailed(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    end_with(os.getppid())
+    die_with_parent(os.getppid())
     stopping = StopRequest()
     stopping.listen(STOP_SIGNAL)
     run = RunDir(Path(arguments[0]))

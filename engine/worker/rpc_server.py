@@ -237,7 +237,7 @@ def main() -> int:
     def progress(text: str, done: int | None = None, total: int | None = None, unit: str = "rows") -> None:
         tell({"progress": text} | ({} if done is None else {"done": done, "total": total, "unit": unit}))
 
-    parent.end_with(int(sys.argv[2]))
+    parent.die_with_parent(int(sys.argv[2]))
     try:
         arguments = json.loads(sys.stdin.buffer.readline())
         parent.watch(sys.stdin.fileno())

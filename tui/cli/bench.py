@@ -43,7 +43,7 @@ def open_bench(
 
     check_terminal()
     locks.lock_folder()
-    next(folder.holding(runs, "run.toml"), None)
+    next(folder.directories_with_file(runs, "run.toml"), None)
     from tui.app import Workbench  # Textual is slow to import, and no other subcommand needs it
 
     def notices() -> list[Notice]:

@@ -15,18 +15,18 @@ from engine.hardware.devices import CPU, THE_CPU
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import (
     NOT_FINISHED,
-    Answered,
-    Done,
-    Items,
+    AnswerFinished,
     ListItems,
-    Loading,
+    LoadingProgress,
     Message,
-    Open,
+    OpenSession,
+    QueueWait,
     Ready,
-    Refused,
     ReplayItem,
+    ReplayItems,
+    RequestFinished,
+    RequestRefused,
     Sampling,
-    Waiting,
 )
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, finished_result
@@ -82,9 +82,11 @@ def runs_of(found: list[RunDir | LadderDir]) -> list[RunDir]:
     return list(runs)
 
 
-def request(runs: list[RunDir], options: TryOptions) -> Open:
+def request(runs: list[RunDir], options: TryOptions) -> OpenSession:
     """The first request of the session."""
-    return Open(runs=[str(run.path) for run in runs], base=options.base, wait=not options.now, device=options.device)
+    return OpenSession(
+        runs=[str(run.path) for run in runs], base=options.base, wait=not options.now, device=options.device
+    )
 
 
 def screen(runs: list[RunDir], options: TryOptions) -> Callable[[], TryScreen]:
@@ -146,22 +148,22 @@ class PrintedAnswers:
 
     def _handle(self, message: Message) -> None:
         match message:
-            case Waiting():
+            case QueueWait():
                 self._show_waiting(message)
-            case Loading(text):
+            case LoadingProgress(text):
                 self._progress(text)
             case Ready():
                 self._show_ready(message)
                 self._continue()
-            case Items():
+            case ReplayItems():
                 if not self._options.json:
                     say(items_line(message))
                 self._continue()
-            case Answered():
+            case AnswerFinished():
                 self._show_answer(message)
-            case Done():
+            case RequestFinished():
                 self._continue()
-            case Refused():
+            case RequestRefused():
                 self._client.close()
                 raise UserError(message.what, message.where, message.do, message.code)
 
@@ -183,7 +185,7 @@ class PrintedAnswers:
             self._client.close()
         self._progress("answering")
 
-    def _show_waiting(self, waiting: Waiting) -> None:
+    def _show_waiting(self, waiting: QueueWait) -> None:
         """Say once who uses the device and how not to wait; a progress bar shows changes."""
         if not self._told_waiting:
             cpu = "" if waiting.device == THE_CPU.title else "--device cpu answers on the CPU (slow), "
@@ -212,7 +214,7 @@ class PrintedAnswers:
         show_lines(str(question))
         show_lines(f"target: {item.target}", "green")
 
-    def _show_answer(self, answer: Answered) -> None:
+    def _show_answer(self, answer: AnswerFinished) -> None:
         plain = msgspec.to_builtins(answer)
         rate = {"tokens_per_second": answer.tokens_per_second}
         kept = {key: value for key, value in plain.items() if key not in ("type", "number", "column")}

@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.config.text import amount
 from engine.runs import ladder_dir, run_dir, sweep_dir
-from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, remove, selected, stored
+from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, list_stored_items, remove, select_items
 from engine.runs.folder import Folder, pick
 from engine.runs.home import nearest_existing, tilde
 from tui.output import streams
@@ -39,7 +39,7 @@ def clean(runs: Path, options: CleanOptions) -> int:
 
     Raises UserError for an unknown kind, for runs without a name or an age, and where nobody can confirm.
     """
-    items = list(stored(runs))
+    items = list(list_stored_items(runs))
     if not options.kinds:
         _show(runs, items, options.json)
         if options.json or not streams.is_terminal():
@@ -50,7 +50,7 @@ def clean(runs: Path, options: CleanOptions) -> int:
         options = replace(options, kinds=words.replace(",", " ").split())
     kinds = _kinds(options)
     names = [_full_name(runs, name, items) for name in options.names]
-    chosen, kept = selected(items, kinds, names, options.min_age_days)
+    chosen, kept = select_items(items, kinds, names, options.min_age_days)
     if not kinds:
         return 0
     if not options.json:

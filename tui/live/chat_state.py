@@ -12,23 +12,23 @@ from engine.config.quantities import duration, size
 from engine.config.text import amount
 from engine.hardware.devices import THE_CPU
 from engine.runs.chat_messages import (
-    Answered,
+    AnswerFinished,
+    AnswerRequest,
     AnswerStarted,
-    Ask,
+    AnswerText,
     ChatColumn,
     Conversation,
-    Done,
-    Items,
-    Loading,
+    LoadingProgress,
     MemoryUse,
     Message,
-    Piece,
+    QueueWait,
     Ready,
     RecordedAnswer,
-    Refused,
     ReplayItem,
+    ReplayItems,
+    RequestFinished,
+    RequestRefused,
     Sampling,
-    Waiting,
 )
 
 if TYPE_CHECKING:  # it imports Textual, which is not needed to print answers
@@ -46,7 +46,7 @@ class Turn:
     text: str = ""
     """The answer so far."""
     started: AnswerStarted | None = None
-    answer: Answered | None = None
+    answer: AnswerFinished | None = None
 
 
 @dataclass
@@ -71,11 +71,11 @@ class ChatState:
 
     def __init__(self) -> None:
         self.columns: dict[str, ColumnState] = {}
-        self.waiting: Waiting | None = None
+        self.waiting: QueueWait | None = None
         self.loading = "starting"
         self.ready: Ready | None = None
         self.memory: MemoryUse | None = None
-        self.items: Items | None = None
+        self.items: ReplayItems | None = None
         self.item = -1
         """Index of the replayed item, -1 for entered prompts."""
         self.answering = ""
@@ -91,34 +91,34 @@ class ChatState:
     def apply(self, message: Message) -> None:
         """Update the state by a message of the session."""
         match message:
-            case Waiting():
+            case QueueWait():
                 self.waiting = message
-            case Loading(text):
+            case LoadingProgress(text):
                 self.waiting, self.loading = None, text
             case Ready():
                 self.waiting, self.ready, self.memory = None, message, message.memory
                 self.columns = {column.key: ColumnState(column) for column in message.columns}
-            case Items():
+            case ReplayItems():
                 self.items = message
             case AnswerStarted():
                 self.answering = message.column
                 self.columns[message.column].turns[-1].started = message
-            case Piece():
+            case AnswerText():
                 self.columns[message.column].turns[-1].text += message.text
-            case Answered():
+            case AnswerFinished():
                 turn = self.columns[message.column].turns[-1]
                 turn.answer, turn.text, self.answering = message, message.text, ""
-            case Done():
+            case RequestFinished():
                 self.memory = message.memory
                 self._finish(message.number)
-            case Refused():
+            case RequestRefused():
                 self._finish(message.number)
 
     def _finish(self, number: int | None) -> None:
         if number == self.pending:
             self.pending, self.answering = 0, ""
 
-    def ask(self, text: str) -> Ask:
+    def ask(self, text: str) -> AnswerRequest:
         """Continue every column's conversation with a prompt."""
         for state in self.columns.values():
             state.turns = [turn for turn in state.turns if turn.answer is not None] if state.column.chat else []
@@ -132,7 +132,7 @@ class ChatState:
             state.turns.append(Turn(question, plain))
         return self._request()
 
-    def replay(self, index: int) -> Ask:
+    def replay(self, index: int) -> AnswerRequest:
         """Start new conversations with a test item."""
         assert self.items is not None
         item = self.items.items[index]
@@ -148,7 +148,7 @@ class ChatState:
         for state in self.columns.values():
             state.turns = []
 
-    def _request(self) -> Ask:
+    def _request(self) -> AnswerRequest:
         self._number += 1
         self.pending = self._number
         conversations = {
@@ -159,7 +159,7 @@ class ChatState:
             )
             for key, state in self.columns.items()
         }
-        return Ask(number=self._number, conversations=conversations, sampling=self.sampling)
+        return AnswerRequest(number=self._number, conversations=conversations, sampling=self.sampling)
 
     @property
     def replayed(self) -> ReplayItem | None:
@@ -189,7 +189,7 @@ def sampling_text(sampling: Sampling) -> str:
     return f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}, seed {sampling.seed}, {tokens}"
 
 
-def answer_facts(answer: Answered) -> str:
+def answer_facts(answer: AnswerFinished) -> str:
     """`37 tokens · 10.3 tokens/s · first token after 0.21 s · ended by an end token`."""
     rate = answer.tokens_per_second
     speed = [] if rate is None else [f"{rate:,.{0 if rate >= 99.5 else 1}f} tokens/s"]
@@ -203,7 +203,7 @@ KINDS = {"disagree": "the runs disagree", "failure": "all runs failed", "other":
 """Kind of a test item -> in words."""
 
 
-def items_line(items: Items) -> str:
+def items_line(items: ReplayItems) -> str:
     """`48 test items: on 12 the runs disagree, on 7 all failed`."""
     return f"{amount(items.total, 'test item')}: on {items.disagree} the runs disagree, on {items.failures} all failed"
 

@@ -11,7 +11,7 @@ from textual.message import Message
 from engine.config.errors import RunFailed, UserError
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import Message as SessionMessage
-from engine.runs.chat_messages import Open, Request
+from engine.runs.chat_messages import OpenSession, Request
 
 
 @dataclass
@@ -33,7 +33,7 @@ class SessionEnded(Message):
 class ChatThread(threading.Thread):
     """One session. `post` receives its messages from this thread, none after `close`."""
 
-    def __init__(self, request: Open, on_cpu: bool, post: Callable[[Message], object]) -> None:
+    def __init__(self, request: OpenSession, on_cpu: bool, post: Callable[[Message], object]) -> None:
         super().__init__(daemon=True, name="chat session")
         self.client = ChatClient(request, on_cpu)
         self._post, self._closed = post, False

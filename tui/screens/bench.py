@@ -144,7 +144,9 @@ class BenchScreen(BenchActions):
         self._show_status()
 
     def _state(self) -> BenchState:
-        return BenchState(self.runs, self.follower.state, self.machine.sample, self.machine.planned(self.choosing))
+        return BenchState(
+            self.runs, self.follower.state, self.machine.sample, self.machine.predicted_peak(self.choosing)
+        )
 
     def _update_panes(self) -> None:
         state = self._state()

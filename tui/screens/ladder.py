@@ -207,7 +207,7 @@ class LadderScreen(BaseScreen[None]):
 
     def action_try_runs(self) -> None:
         """Try a finished run of each rung."""
-        from engine.runs.chat_messages import Open  # imported when it is opened
+        from engine.runs.chat_messages import OpenSession  # imported when it is opened
         from tui.screens.trying import TryScreen
 
         folder = self.current()
@@ -219,7 +219,7 @@ class LadderScreen(BaseScreen[None]):
         except UserError as error:
             self.tell(error.line, severity="warning")
             return
-        self.app.push_screen(TryScreen(Open(runs=[str(run.path) for run in runs])))
+        self.app.push_screen(TryScreen(OpenSession(runs=[str(run.path) for run in runs])))
 
     def action_export(self) -> None:
         """Export one of the ladder's finished runs."""

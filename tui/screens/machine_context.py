@@ -48,7 +48,7 @@ class MachineContext:
         halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
         return ["auto", *found, *(["all"] if len(found) > 1 else []), "cpu", *halves]
 
-    def planned(self, choosing: ChoosingPane) -> int | None:
+    def predicted_peak(self, choosing: ChoosingPane) -> int | None:
         """Predicted peak memory in bytes: of the watched run while it is running, else of the selection.
 
         A run's own prediction replaces the formula's as soon as its log has one.

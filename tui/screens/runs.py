@@ -169,7 +169,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
 
     def action_try_runs(self) -> None:
         """Try the marked runs, or the selected one."""
-        from engine.runs.chat_messages import Open  # imported when it is opened
+        from engine.runs.chat_messages import OpenSession  # imported when it is opened
         from tui.screens.trying import TryScreen
 
         names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self._selected()) else [])
@@ -177,7 +177,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         if unfinished:
             self.tell(f"not finished, so it cannot be tried: {', '.join(unfinished)}", severity="warning")
         elif names:
-            self.app.push_screen(TryScreen(Open(runs=[str(self.runs / name) for name in names])))
+            self.app.push_screen(TryScreen(OpenSession(runs=[str(self.runs / name) for name in names])))
 
     def action_stop(self) -> None:
         self.actions.stop(self._selected())

@@ -16,7 +16,16 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
 from engine.runs.chat_file import save_conversations
-from engine.runs.chat_messages import Items, ListItems, Loading, Open, Ready, Refused, Sampling, Waiting
+from engine.runs.chat_messages import (
+    ListItems,
+    LoadingProgress,
+    OpenSession,
+    QueueWait,
+    Ready,
+    ReplayItems,
+    RequestRefused,
+    Sampling,
+)
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
 from tui.live.chat_sampling import parse_sampling, written
@@ -58,7 +67,7 @@ class TryScreen(BaseScreen[None]):
 
     def __init__(
         self,
-        request: Open,
+        request: OpenSession,
         sampling: Sampling = Sampling(max_new_tokens=0),
         system: str | None = None,
         on_cpu: bool = False,
@@ -113,7 +122,7 @@ class TryScreen(BaseScreen[None]):
         message = event.content
         self.state.apply(message)
         self._stale = True
-        if isinstance(message, Waiting | Loading | Ready):
+        if isinstance(message, QueueWait | LoadingProgress | Ready):
             self.refresh_bindings()
         if isinstance(message, Ready):
             self.state.sampling = default_sampling(self.state.sampling, message.columns)
@@ -122,9 +131,9 @@ class TryScreen(BaseScreen[None]):
                 self.tell(notice.text, severity="warning", timeout=30)
             self._write("prompt")
             self._draw()
-        elif isinstance(message, Items) and self._wanted_item >= 0:
+        elif isinstance(message, ReplayItems) and self._wanted_item >= 0:
             self._replay(self._wanted_item)
-        elif isinstance(message, Refused):
+        elif isinstance(message, RequestRefused):
             line = UserError(message.what, message.where, message.do, message.code).line
             self.tell(line, severity="error", timeout=15)
 

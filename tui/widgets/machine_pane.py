@@ -47,14 +47,14 @@ class MachinePane(Rows, can_focus=True):
         super().__init__(id=id, classes=classes)
         self.traces: dict[int, deque[float]] = {}
         """GPU index, or -1 for the system -> share of memory used, one value per second."""
-        self.planned: int | None = None
+        self.predicted_peak: int | None = None
         """Predicted peak memory of the run or of the selection, in bytes."""
         self.sample: MachineSample | None = None
         self.above = 0
         """Lines above the visible ones."""
 
     def show_state(self, state: BenchState) -> None:
-        changed, self.planned = state.planned != self.planned, state.planned
+        changed, self.predicted_peak = state.predicted_peak != self.predicted_peak, state.predicted_peak
         if state.sample is not None and state.sample is not self.sample:
             self.feed(state.sample)
         elif changed:
@@ -74,7 +74,7 @@ class MachinePane(Rows, can_focus=True):
         if self.sample is None:
             return
         width, height = self.content_size.width, self.content_size.height
-        shown = (self.sample, width, self.traces, self.planned, app_settings(self).ascii)
+        shown = (self.sample, width, self.traces, self.predicted_peak, app_settings(self).ascii)
         lines = list(machine_lines(*shown))
         if len(lines) > height and len(self.sample.gpus) > 1:
             lines = list(machine_lines(*shown, short=True))

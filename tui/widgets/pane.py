@@ -30,7 +30,7 @@ class BenchState:
     """The watched run."""
     sample: MachineSample | None = None
     """The latest sample of GPUs and memory, one per second."""
-    planned: int | None = None
+    predicted_peak: int | None = None
     """Predicted peak memory in bytes: of the watched run while it is running, else of the selection."""
 
 

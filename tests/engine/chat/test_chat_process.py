@@ -18,7 +18,18 @@ from made_models import conversation_of, made_model
 from engine.config.errors import RunFailed, UserError
 from engine.runs import device_queue, locks
 from engine.runs.chat_client import ChatClient
-from engine.runs.chat_messages import Answered, Ask, Done, Message, Open, Piece, Ready, Refused, Sampling, Waiting
+from engine.runs.chat_messages import (
+    AnswerFinished,
+    AnswerRequest,
+    AnswerText,
+    Message,
+    OpenSession,
+    QueueWait,
+    Ready,
+    RequestFinished,
+    RequestRefused,
+    Sampling,
+)
 from engine.runs.folder import running_elsewhere, runs_of
 from engine.runs.run_dir import RunDir
 
@@ -54,9 +65,9 @@ def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
     other = run.path.parent / "20260131-120102-demo-lora-lora-3f2a"
     held = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {other}")
     assert held is not None
-    client = ChatClient(Open(runs=[str(run.path)]))
+    client = ChatClient(OpenSession(runs=[str(run.path)]))
     messages = client.messages()
-    waiting = until(messages, Waiting)
+    waiting = until(messages, QueueWait)
     assert waiting.device == "the CPU" and other.name in waiting.note and "next on the CPU" in waiting.note
     place = next(place for place in device_queue.queue_places() if place.place == 1)
     assert place.run == run.path / "try" and place.pid == client.pid and runs_of(place.run) == run.path.parent
@@ -67,15 +78,18 @@ def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
 
     conversation = conversation_of(run)
     both = {column.key: conversation for column in ready.columns}
-    client.send(Ask(number=1, conversations={"none": conversation}))
-    assert until(messages, Refused).code == "chat.unknown_column"  # and the session continues
-    client.send(Ask(number=2, conversations=both, sampling=Sampling(max_new_tokens=3)))
-    assert until(messages, Answered).column == "base" and until(messages, Answered).column == ready.columns[1].key
-    assert until(messages, Done).memory.parts[0].adapters == 1
-    client.send(Ask(number=3, conversations=both, sampling=ENDLESS))
-    until(messages, Piece)
+    client.send(AnswerRequest(number=1, conversations={"none": conversation}))
+    assert until(messages, RequestRefused).code == "chat.unknown_column"  # and the session continues
+    client.send(AnswerRequest(number=2, conversations=both, sampling=Sampling(max_new_tokens=3)))
+    assert (
+        until(messages, AnswerFinished).column == "base"
+        and until(messages, AnswerFinished).column == ready.columns[1].key
+    )
+    assert until(messages, RequestFinished).memory.parts[0].adapters == 1
+    client.send(AnswerRequest(number=3, conversations=both, sampling=ENDLESS))
+    until(messages, AnswerText)
     client.stop()
-    assert until(messages, Answered).ended == "stopped" and until(messages, Done).number == 3
+    assert until(messages, AnswerFinished).ended == "stopped" and until(messages, RequestFinished).number == 3
 
     pid = client.pid
     assert pid is not None and not gone(pid)
@@ -110,7 +124,7 @@ def test_the_process_ends_with_a_killed_client(run: RunDir) -> None:
 
 
 def test_a_killed_process_is_an_error(run: RunDir) -> None:
-    client = ChatClient(Open(runs=[str(run.path)], wait=False))
+    client = ChatClient(OpenSession(runs=[str(run.path)], wait=False))
     messages = client.messages()
     next(messages)
     assert client.pid is not None
@@ -121,10 +135,10 @@ def test_a_killed_process_is_an_error(run: RunDir) -> None:
 
 
 def test_a_refused_session_and_a_closed_one(run: RunDir) -> None:
-    refused = ChatClient(Open(runs=[str(run.path.parent / "absent")], wait=False))
+    refused = ChatClient(OpenSession(runs=[str(run.path.parent / "absent")], wait=False))
     with pytest.raises(UserError):
         list(refused.messages())
     assert refused.pid is not None and gone(refused.pid)
-    closed = ChatClient(Open(runs=[str(run.path)]))
+    closed = ChatClient(OpenSession(runs=[str(run.path)]))
     closed.close()
     assert list(closed.messages()) == [] and closed.pid is None

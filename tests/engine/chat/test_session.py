@@ -18,7 +18,16 @@ from engine.data.examples import examples_of, system_prompt, training_examples
 from engine.data.prepare import prepare
 from engine.evaluation.generate import Generator, end_tokens
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.chat_messages import Answered, AnswerStarted, Ask, Conversation, Done, Message, Piece, Sampling
+from engine.runs.chat_messages import (
+    AnswerFinished,
+    AnswerRequest,
+    AnswerStarted,
+    AnswerText,
+    Conversation,
+    Message,
+    RequestFinished,
+    Sampling,
+)
 from engine.runs.folder import short_name
 from engine.runs.run_dir import RunDir
 
@@ -47,16 +56,16 @@ def session(made: dict[str, RunDir]) -> ChatSession:
     return ChatSession([run.path for run in made.values()], True, lambda text: None)
 
 
-def told(session: ChatSession, ask: Ask, stop_after: int = 10**9) -> list[Message]:
+def told(session: ChatSession, ask: AnswerRequest, stop_after: int = 10**9) -> list[Message]:
     """The messages of a request that is stopped after some pieces."""
     found: list[Message] = []
-    session.answer(ask, found.append, lambda: sum(isinstance(one, Piece) for one in found) >= stop_after)
+    session.answer(ask, found.append, lambda: sum(isinstance(one, AnswerText) for one in found) >= stop_after)
     return found
 
 
-def ask_all(session: ChatSession, conversation: Conversation, number: int = 1, **sampling: float) -> Ask:
+def ask_all(session: ChatSession, conversation: Conversation, number: int = 1, **sampling: float) -> AnswerRequest:
     columns = dict.fromkeys(session.models.responders, conversation)
-    return Ask(number=number, conversations=columns, sampling=Sampling(**{"max_new_tokens": 24} | sampling))
+    return AnswerRequest(number=number, conversations=columns, sampling=Sampling(**{"max_new_tokens": 24} | sampling))
 
 
 def test_prompts_and_end_tokens_are_those_of_training(session: ChatSession) -> None:
@@ -110,21 +119,23 @@ def test_greedy_answers_are_those_of_evaluation(session: ChatSession, made: dict
     known = ((one, evaluation_answers(session, one)) for one in conversations)
     conversation, expected = next((one, texts) for one, texts in known if len(set(texts.values())) == len(texts))
     found = told(session, ask_all(session, conversation))
-    answers = {one.column: one for one in found if isinstance(one, Answered)}
+    answers = {one.column: one for one in found if isinstance(one, AnswerFinished)}
     assert list(answers) == list(session.models.responders)
     for name, answer in answers.items():
         assert answer.text == expected[name] and answer.tokens <= 24
         assert answer.ended == ("length" if answer.tokens == 24 else "end token")
         assert answer.text.startswith(
-            "".join(one.text for one in found if isinstance(one, Piece) and one.column == name)
+            "".join(one.text for one in found if isinstance(one, AnswerText) and one.column == name)
         )
         assert answer.first_token > 0 and answer.seconds >= 0
-    assert isinstance(found[-1], Done) and found[-1].memory.process > 0
+    assert isinstance(found[-1], RequestFinished) and found[-1].memory.process > 0
 
 
 def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[str, RunDir]) -> None:
     conversation = conversation_of(made["lora"], 1)
-    first = {one.column: one for one in told(session, ask_all(session, conversation)) if isinstance(one, Answered)}
+    first = {
+        one.column: one for one in told(session, ask_all(session, conversation)) if isinstance(one, AnswerFinished)
+    }
     longer = {
         name: Conversation(
             messages=[
@@ -135,7 +146,7 @@ def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[
         )
         for name, answer in first.items()
     }
-    ask = Ask(number=2, conversations=longer, sampling=Sampling(max_new_tokens=8))
+    ask = AnswerRequest(number=2, conversations=longer, sampling=Sampling(max_new_tokens=8))
     found = told(session, ask)
     prompt = len(session.models.responders[BASE].encoder.ids(conversation))
     cached = [one.cached_tokens for one in found if isinstance(one, AnswerStarted)]
@@ -143,7 +154,7 @@ def test_the_next_turn_reuses_the_conversation(session: ChatSession, made: dict[
     for responder in session.models.responders.values():
         responder.kept.tokens, responder.kept.cache = [], None
     again = told(session, ask)
-    texts = [[one.text for one in messages if isinstance(one, Answered)] for messages in (found, again)]
+    texts = [[one.text for one in messages if isinstance(one, AnswerFinished)] for messages in (found, again)]
     assert texts[0] == texts[1] and [one.cached_tokens for one in again if isinstance(one, AnswerStarted)] == [0, 0, 0]
 
 
@@ -151,9 +162,9 @@ def test_a_stop_keeps_the_answer_so_far_and_skips_the_other_columns(
     session: ChatSession, made: dict[str, RunDir]
 ) -> None:
     found = told(session, ask_all(session, conversation_of(made["lora"])), stop_after=1)
-    (answer,) = [one for one in found if isinstance(one, Answered)]
+    (answer,) = [one for one in found if isinstance(one, AnswerFinished)]
     assert (answer.column, answer.ended) == (BASE, "stopped") and answer.tokens >= 1
-    assert isinstance(found[-1], Done)
+    assert isinstance(found[-1], RequestFinished)
 
 
 def test_unusable_conversations_are_refused(session: ChatSession) -> None:
@@ -161,7 +172,7 @@ def test_unusable_conversations_are_refused(session: ChatSession) -> None:
     long = Conversation(messages=[{"role": "user", "content": "word " * 5000}])
     for columns, code in (({"none": hello}, "chat.unknown_column"), ({BASE: long}, "chat.too_long")):
         with pytest.raises(UserError) as refused:
-            session.answer(Ask(number=1, conversations=columns), lambda message: None, lambda: False)
+            session.answer(AnswerRequest(number=1, conversations=columns), lambda message: None, lambda: False)
         assert refused.value.code == code
 
 

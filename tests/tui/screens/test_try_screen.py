@@ -20,7 +20,7 @@ from textual.widgets import Input, Static
 
 from engine.config.schema import Data
 from engine.data.preview import preview
-from engine.runs.chat_messages import Open
+from engine.runs.chat_messages import OpenSession
 from tui.screens.trying import TryScreen
 from tui.settings import Settings
 from tui.widgets.answer_column import AnswerColumn
@@ -65,7 +65,7 @@ def tried(story: Story, size: tuple[int, int] = (160, 45), ready: bool = True) -
     """Open the screen and run the story."""
 
     async def run() -> None:
-        screen = TryScreen(Open(runs=["/runs/one"]))
+        screen = TryScreen(OpenSession(runs=["/runs/one"]))
         app = OneScreen(screen)
         async with app.run_test(size=size) as pilot:
             await wait_for(pilot, lambda: app.screen is screen)

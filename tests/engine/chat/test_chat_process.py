@@ -101,14 +101,14 @@ def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
 CLIENT = """
 import sys
 from engine.runs.chat_client import ChatClient
-from engine.runs.chat_messages import Ask, Conversation, Open, Piece, Ready, Sampling
-client = ChatClient(Open(runs=sys.argv[1:], wait=False))
+from engine.runs.chat_messages import AnswerRequest, AnswerText, Conversation, OpenSession, Ready, Sampling
+client = ChatClient(OpenSession(runs=sys.argv[1:], wait=False))
 for message in client.messages():
     if isinstance(message, Ready):
         hello = Conversation(messages=[{"role": "user", "content": "Hello"}])
         ask = {column.key: hello for column in message.columns}
-        client.send(Ask(number=1, conversations=ask, sampling=Sampling(max_new_tokens=400, temperature=8.0)))
-    if isinstance(message, Piece):
+        client.send(AnswerRequest(number=1, conversations=ask, sampling=Sampling(max_new_tokens=400, temperature=8.0)))
+    if isinstance(message, AnswerText):
         print(client.pid, flush=True)
 """
 

@@ -255,7 +255,7 @@ def test_the_odd_row_is_named_when_a_column_mixes_types():
     rows = raws(
         *[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"}
     )
-    assert line_of(rows).startswith("a number, and most rows have text: a.jsonl line 6 (answer);")
+    assert line_of(rows).startswith("mixed types in one column (a number; most rows: text): a.jsonl line 6 (answer);")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -16,11 +17,14 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.text import visible
 
-SCRATCH_PREFIX = "ftbench-"
-"""Name prefix of folders in the system's temporary folder."""
+SCRATCH_PREFIX = "ftbench-tmp-"
+"""Name prefix of folders in the system's temporary folder. Others that begin with `ftbench-` are the user's, or the
+lock folder."""
+SCRATCH_NAME = re.compile(re.escape(SCRATCH_PREFIX) + r"([a-z]+-)?[a-z0-9_]{8}")
+"""Their names, which end as `tempfile.mkdtemp` makes them unique."""
 TEMPORARY_NAMES = (".*.tmp", ".tmp-*", ".writing-*")
 """Patterns of the names of temporary files and folders in ftbench's own directories. `doctor --repair` finds only these
-and SCRATCH_PREFIX, so every temporary file needs a name from here (a test compares them with the sources).
+and SCRATCH_NAME, so every temporary file needs a name from here (a test compares them with the sources).
 """
 MAX_SETTINGS_BYTES = 1 << 20
 """Size limit of presets and of settings files."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.config import preset_library
-from engine.config.files import SCRATCH_PREFIX, TEMPORARY_NAMES, read_small, remove_tree
+from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, read_small, remove_tree
 from engine.runs import ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.folder import Folder
 from engine.runs.run_dir import RunDir
@@ -129,8 +129,8 @@ def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     paths = [*_temporary(cache, CACHE_DEPTH), *(path for folder in folders for path in _temporary(folder, 1))]
     for name in ("models", "gguf"):  # names of earlier versions
         paths += [path for path in _entries(cache / name) if path.name.startswith(".") and not _is_temporary(path)]
-    scratch = [path for path in _entries(Path(tempfile.gettempdir())) if path.name.startswith(SCRATCH_PREFIX)]
-    paths += filter(_is_ours, scratch)
+    scratch = [path for path in _entries(Path(tempfile.gettempdir())) if SCRATCH_NAME.fullmatch(path.name)]
+    paths += [path for path in scratch if _is_ours(path) and _is_folder(path)]
     for path in paths:
         if _is_quiet(path) and not _in_use(path, opened):
             yield Leftover(_kind(path), path, "no process uses it", _bytes(path))

@@ -17,7 +17,7 @@ from command import ftbench
 from made_ladder import made_ladder
 
 from engine.config import preset_library
-from engine.config.files import SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
+from engine.config.files import SCRATCH_NAME, SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
 from engine.runs import leftovers, locks, run_dir
 from engine.runs.run_dir import RunDir
 
@@ -94,7 +94,7 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
         put(cache / ".glances.json.tmp"),
         put(cache / "models" / ".smollm2-135m-abc" / "model.safetensors").parent,
         put(cache / "gguf" / ".0123-abc" / "model.safetensors").parent,
-        put(own_temporary_folder / f"{SCRATCH_PREFIX}abc" / "x.whl").parent,
+        put(own_temporary_folder / f"{SCRATCH_PREFIX}pull-a1_c2e3g" / "x.whl").parent,
         put(cache / "prepared" / ".tmp-0123" / "input_ids.bin").parent,
         put(runs / ".20260101-120000-demo-lora-0a0b.tmp" / "adapter.bin").parent,
     ]
@@ -107,6 +107,13 @@ def test_all_leftovers_are_found_and_nothing_else(runs: Path, left: list[Path]) 
     assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 3 * 8
 
 
+def test_files_of_the_user_in_the_temporary_folder_are_not_leftovers(own_temporary_folder: Path, runs: Path) -> None:
+    for name in ("ftbench-tickets", "ftbench-0", "ftbench-support-20261128", "ftbench-tmp-notes.txt", SCRATCH_PREFIX):
+        put(own_temporary_folder / name / "model.safetensors")
+    put(own_temporary_folder / f"{SCRATCH_PREFIX}a1b2c3d4")  # a file: `temporary_folder` makes folders only
+    assert leftovers.find(runs) == []
+
+
 def test_every_temporary_name_in_the_sources_is_known() -> None:
     """A file that `doctor --repair` does not recognize stays forever after a kill."""
     found = []
@@ -117,7 +124,9 @@ def test_every_temporary_name_in_the_sources_is_known() -> None:
     for name in found:
         made = re.sub(r"\{SCRATCH_PREFIX\}", SCRATCH_PREFIX, name)
         suffix = "" if made.endswith(".tmp") else "abc.tmp"  # as `temporary_folder` adds
-        assert made.startswith(SCRATCH_PREFIX) or any(Path(made + suffix).match(one) for one in TEMPORARY_NAMES), name
+        assert SCRATCH_NAME.fullmatch(f"{made}a1b2c3d4") or any(
+            Path(made + suffix).match(one) for one in TEMPORARY_NAMES
+        ), name
 
 
 def test_doctor_lists_leftovers_and_repair_removes_them(runs: Path, left: list[Path]) -> None:

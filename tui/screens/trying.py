@@ -15,29 +15,13 @@ from textual.widgets import Input, Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
+from engine.runs import chat_messages
 from engine.runs.chat_file import save_conversations
-from engine.runs.chat_messages import (
-    ListItems,
-    LoadingProgress,
-    OpenSession,
-    QueueWait,
-    Ready,
-    ReplayItems,
-    RequestRefused,
-    Sampling,
-)
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
+from tui.live import chat_state
 from tui.live.chat_sampling import parse_sampling, written
-from tui.live.chat_state import (
-    CPU_TITLE,
-    ChatState,
-    default_sampling,
-    item_line,
-    memory_text,
-    sampling_text,
-    state_line,
-)
+from tui.live.chat_state import ChatState
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionMessageReceived
 from tui.screens.base import BaseScreen
 from tui.widgets.answer_columns import AnswerColumns
@@ -67,8 +51,8 @@ class TryScreen(BaseScreen[None]):
 
     def __init__(
         self,
-        request: OpenSession,
-        sampling: Sampling = Sampling(max_new_tokens=0),
+        request: chat_messages.OpenSession,
+        sampling: chat_messages.Sampling = chat_messages.Sampling(max_new_tokens=0),
         system: str | None = None,
         on_cpu: bool = False,
     ) -> None:
@@ -122,18 +106,18 @@ class TryScreen(BaseScreen[None]):
         message = event.content
         self.state.apply(message)
         self._stale = True
-        if isinstance(message, QueueWait | LoadingProgress | Ready):
+        if isinstance(message, chat_messages.QueueWait | chat_messages.LoadingProgress | chat_messages.Ready):
             self.refresh_bindings()
-        if isinstance(message, Ready):
-            self.state.sampling = default_sampling(self.state.sampling, message.columns)
+        if isinstance(message, chat_messages.Ready):
+            self.state.sampling = chat_state.default_sampling(self.state.sampling, message.columns)
             await self.query_one(AnswerColumns).create(len(message.columns))
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
             self._write("prompt")
             self._draw()
-        elif isinstance(message, ReplayItems) and self._wanted_item >= 0:
+        elif isinstance(message, chat_messages.ReplayItems) and self._wanted_item >= 0:
             self._replay(self._wanted_item)
-        elif isinstance(message, RequestRefused):
+        elif isinstance(message, chat_messages.RequestRefused):
             line = UserError(message.what, message.where, message.do, message.code).line
             self.tell(line, severity="error", timeout=15)
 
@@ -151,11 +135,12 @@ class TryScreen(BaseScreen[None]):
         state, columns = self.state, self.query_one(AnswerColumns)
         columns.show(state, self.size.width)
         models = " and ".join(dict.fromkeys(Path(one.column.model).name for one in state.columns.values()))
-        title = f"try · {models} · {sampling_text(state.sampling)}{columns.position}" if state.ready else "try"
+        sampling = chat_state.sampling_text(state.sampling)
+        title = f"try · {models} · {sampling}{columns.position}" if state.ready else "try"
         self.query_one("#title", Static).update(Content(visible(title)))
-        memory = memory_text(state.memory) if state.memory else ""
+        memory = chat_state.memory_text(state.memory) if state.memory else ""
         self.query_one("#memory", Static).update(Content(visible(memory)))
-        text, style = state_line(state, self.error, app_keys(self))
+        text, style = chat_state.state_line(state, self.error, app_keys(self))
         self.query_one("#state", Static).update(Content.styled(visible(text), style))
         self._draw_item()
 
@@ -164,7 +149,7 @@ class TryScreen(BaseScreen[None]):
         widget.display = item is not None
         if item is not None:
             target = Content.styled(visible(item.target, 400), "$text-success")
-            widget.update(Content("\n").join([Content(visible(item_line(self.state))), target]))
+            widget.update(Content("\n").join([Content(visible(chat_state.item_line(self.state))), target]))
 
     # Input line
 
@@ -232,7 +217,7 @@ class TryScreen(BaseScreen[None]):
         if isinstance(self.focused, Input):
             return False
         if action in ("cpu", "now"):
-            return waiting is not None and (action == "now" or waiting.device != CPU_TITLE)
+            return waiting is not None and (action == "now" or waiting.device != chat_state.CPU_TITLE)
         return self.state.ready is not None
 
     def action_back(self) -> None:
@@ -265,7 +250,7 @@ class TryScreen(BaseScreen[None]):
         if self.state.items is None:
             assert self.session is not None
             self._wanted_item = 0
-            self.session.send(ListItems(limit=ITEMS))
+            self.session.send(chat_messages.ListItems(limit=ITEMS))
             return
         self._replay((self.state.item + step) % len(self.state.items.items))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command import MICRO, events_of, ftbench, only_run, with_steps
+from faults.worker_runs import stop
 from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import resolve_preset
@@ -36,7 +37,7 @@ def test_a_real_run_is_logged_and_its_curve_continues_after_a_resume(tmp_path: P
     while not any(event["type"] == "step" and event["step"] >= 3 for event in events_of(run)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert ftbench("stop", run.name).returncode == 0
+    stop(RunDir(run))
     done = ftbench("resume", run.name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "track.failed" not in done.stderr

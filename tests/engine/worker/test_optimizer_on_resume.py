@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from command import events_of, ftbench
-from faults.worker_runs import UNPROBED, start, wait_for, wait_for_end
+from faults.worker_runs import UNPROBED, start, stop, wait_for
 
 from engine.runs.run_dir import RunDir
 
@@ -17,8 +17,7 @@ def optimizers(run: RunDir) -> list[str]:
 def test_it_is_resumed_with_8_bit_state(tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *UNPROBED, "--method", "full", "--set", "optimizer.name=adamw_8bit")
     wait_for(run, "checkpoint", step=4)
-    assert ftbench("stop", str(run.path)).returncode == 0
-    wait_for_end(run)
+    stop(run)
     for file, setting in ((run.config_file, 'name = "{}"'), (run.events_file, '"optimizer.name":"{}"')):
         stored = file.read_text("utf-8")
         assert stored.count(setting.format("adamw_8bit")) == 1

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from command import events_of, ftbench
-from faults.worker_runs import TWO_EPOCHS, losses, start, wait_for, wait_for_end
+from faults.worker_runs import TWO_EPOCHS, losses, start, stop, wait_for, wait_for_end
 from places import TESTS
 from safetensors.torch import load_file
 
@@ -83,7 +83,7 @@ def test_a_killed_rank_ends_the_run_which_one_rank_resumes(tmp_path: Path, expec
 def test_two_ranks_resume_a_run_of_one_and_stop_after_the_same_step(tmp_path: Path, expected: dict[int, float]) -> None:
     run = start(tmp_path / "runs", *SETTINGS)
     wait_for(run, "checkpoint", step=2)
-    assert ftbench("stop", str(run.path)).returncode == 0
+    stop(run)
     frozen = run.config_file.read_text()
     for setting, code in (
         ("train.batch=2", "run.setting_fixed"),
@@ -116,11 +116,10 @@ def test_settings_that_need_whole_weights_are_refused_before_a_run_exists(settin
 def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expected_full: RunDir) -> None:
     run = start(tmp_path / "runs", *SETTINGS, *DIVIDABLE, *TWO, *SHARDED, preset="demo-full")
     wait_for(run, "checkpoint", step=2)
-    assert ftbench("stop", str(run.path)).returncode == 0
-    assert last(run, "checkpoint")["step"] < 12
+    stop(run)
     assert ftbench("resume", str(run.path), "--set", "train.devices=1", "--detach").returncode == 0
     wait_for(run, "step", step=last(run, "checkpoint")["step"] + 2)
-    assert ftbench("stop", str(run.path)).returncode == 0
+    stop(run)
     assert ftbench("resume", str(run.path), "--set", "train.devices=2").returncode == 0
     assert close(losses(run), losses(expected_full))
     weights = load_file(run.model / "model.safetensors")

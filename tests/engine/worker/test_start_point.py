@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command import MICRO, events_of, ftbench
+from faults.worker_runs import stop
 
 from engine.evaluation.predictions import recorded_items
 from engine.runs.run_dir import RunDir, iterate
@@ -99,7 +100,7 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
     assert started.returncode == 0, started.stderr
     second = next(run for run in iterate(Path(home)) if run.name != copy.name)
     until(lambda: any(event["type"] == "step" for event in events_of(second.path)))
-    assert ftbench("stop", second.name, "--runs", home).returncode == 0
+    stop(second)
     assert (second.start / "adapter_model.safetensors").exists()
     shutil.rmtree(copy.path)
     done = ftbench("resume", second.name, "--runs", home, "--json")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from engine.runs.result import Interval
+from engine.runs.result import MIN_ITEMS, Z_95, Interval
 
 RESAMPLES = 2000
 BLOCK = 1 << 16
@@ -17,6 +18,37 @@ def score_interval(values: Sequence[float]) -> Interval:
     """Bootstrap interval of scores between 0 and 1, widened if all rows have the same score."""
     interval = bootstrap(values)
     return interval.widened(values[0]) if len(set(values)) == 1 else interval
+
+
+def gain_interval(differences: Sequence[float], bounds: tuple[float, float], interval: Interval) -> Interval:
+    """The bootstrap interval of paired differences, widened to that of Student's t; without bounds for few items.
+
+    Half an item of +range and half an item of -range are added to the variance, as in a ladder, so that identical
+    differences do not give zero width (Agresti & Min 2005). The bootstrap alone covers the true difference in 12 to 67%
+    of samples of 6 or 10 items with few discordant ones (`tests/bench/gain_coverage.py`).
+
+    Args:
+        bounds: Lowest and highest possible score of an item. If one is infinite, nothing is added to the variance.
+    """
+    items = len(differences)
+    if items < MIN_ITEMS or interval.mean is None or interval.low is None or interval.high is None:
+        return Interval(mean=interval.mean, low=None, high=None, rows=items)
+    extent = bounds[1] - bounds[0]
+    added = (extent / items) ** 2 if math.isfinite(extent) else 0.0
+    half = _student_quantile(items - 1) * math.sqrt(float(np.var(differences, ddof=1)) / items + added)
+    low, high = min(interval.low, interval.mean - half), max(interval.high, interval.mean + half)
+    return Interval(mean=interval.mean, low=max(-extent, low), high=min(extent, high), rows=items)
+
+
+def _student_quantile(freedom: int) -> float:
+    """97.5% quantile of Student's t, within 0.2% from 5 degrees of freedom (Abramowitz & Stegun 26.7.5)."""
+    z, n = Z_95, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / n**power for power, term in enumerate(terms, 1))
 
 
 def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Interval:

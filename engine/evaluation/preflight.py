@@ -13,7 +13,7 @@ from engine.data.prepare import Prepared
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
-from engine.evaluation.metrics import is_formatted
+from engine.evaluation.metrics import best_score, is_formatted
 from engine.methods.model_config import config_of, maximum_positions
 
 
@@ -65,9 +65,16 @@ def check_prompts(rows: Sequence[Row]) -> None:
 
 
 def warn_of_unscorable(metric: str, items: Sequence[EvaluationItem], warn: Callable[[str, str], None]) -> None:
-    """Warn about test items of which no accepted answer has the format without which the metric scores 0."""
+    """Warn about test items of which no accepted answer has the format that the metric reads.
+
+    Some metrics score these items otherwise: `json` by exact match.
+    """
     found = [item for item in items if all(is_formatted(metric, answer) is False for answer in item.references)]
     if found:
         first = f"first: {found[0].target!r}, {found[0].row.where}"
         text = f"{len(found)} of {len(items)} test items have no answer in the format of the metric {metric}"
-        warn("data.unscorable_answers", f"{text}: every model scores 0 on them ({first})")
+        correct = [best_score(metric, item.references[0], item.references)[metric] for item in found]
+        effect = "every answer to them is a format error, even if it is scored as correct"
+        warn(
+            "data.unscorable_answers", f"{text}: {effect if any(correct) else 'every model scores 0 on them'} ({first})"
+        )

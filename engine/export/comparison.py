@@ -31,6 +31,10 @@ def difference_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] |
     """items − reference with the bootstrap interval of paired items; None if they are not the same number of items."""
     if not items or reference is None or len(items) != len(reference):
         return None
-    pairs = zip(values_of(items, metric), values_of(reference, metric), strict=True)
     weights = None if metric_spec(metric).needs_answers else [item.loss_weight for item in items]
-    return bootstrap([a - b for a, b in pairs], weights)
+    return bootstrap(differences_of(items, reference, metric), weights)
+
+
+def differences_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str) -> list[float]:
+    """items − reference by item."""
+    return [a - b for a, b in zip(values_of(items, metric), values_of(reference, metric), strict=True)]

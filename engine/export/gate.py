@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.evaluation.intervals import gain_interval
 from engine.evaluation.predictions import recorded_items
-from engine.export.comparison import difference_of
+from engine.export.comparison import difference_of, differences_of
 from engine.runs.gates import Gain
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
@@ -40,6 +41,7 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         raise UserError(what, "--metric", do, "gate.unknown_metric")
     difference = difference_of(tuned, reference, name)
     assert difference is not None
+    difference = gain_interval(differences_of(tuned, reference, name), spec.bounds, difference)
     return Gain(
         candidate=run.name,
         reference=named,

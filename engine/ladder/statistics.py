@@ -33,12 +33,10 @@ import numpy as np
 from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
 from engine.ladder.required_sample import RequiredSample, required_range, what_to_show
 from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
-from engine.runs.result import Z_95, Interval
+from engine.runs.result import MIN_ITEMS, Z_95, Interval
 
 CONFIDENCE_LEVEL = 0.95
 """Of all intervals."""
-MIN_ITEMS = 6
-"""Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
 SHARE_OF_RANGE, SHARE_OF_ITEMS = 0.015, 0.03
 """Median of the prior of the deviation between seeds: 1.5 points of a share; for scores without bounds, such as losses,
 the same in units of the standard deviation of one item, which is 50 points for a share of one half."""

@@ -42,9 +42,9 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.rate_sentences import chosen_rates
 from engine.ladder.recommendation import recommendations
-from engine.ladder.statistics import MIN_ITEMS
 from engine.runs.ladder import Ladder
 from engine.runs.overlap import overlap_sentence
+from engine.runs.result import MIN_ITEMS
 from engine.runs.rung_results import Comparison, RungResult, VerdictSentence
 from engine.runs.rungs import BASE
 

@@ -17,6 +17,9 @@ Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 Z_95 = 1.96
 """97.5% quantile of the standard normal distribution."""
 
+MIN_ITEMS = 6
+"""Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
+
 
 class Interval(Struct, kw_only=True):
     """A mean over rows with its bootstrap 95% confidence interval."""

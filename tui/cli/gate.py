@@ -13,6 +13,7 @@ from engine.config.text import visible
 from engine.runs import run_dir
 from engine.runs.gates import Gain, gain_of_rung
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.result import MIN_ITEMS
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
@@ -44,7 +45,9 @@ def gate(found: RunDir | LadderDir, options: GateOptions) -> int:
         return 0 if passed else 1
     text = difference_with_bounds(gain.gain, gain.metric)
     wanted = f"{least:g} {'points' if spec.is_share else spec.unit}"
-    bound = "no interval" if gain.gain.low is None else f"lower bound {'at least' if passed else 'below'} {wanted}"
+    bound = f"lower bound {'at least' if passed else 'below'} {wanted}"
+    if gain.gain.low is None:
+        bound = f"no interval: at least {MIN_ITEMS} test items are needed"
     say(f"{visible(gain.candidate)} against {visible(gain.reference)}, {spec.title}: gain {text}; {bound}")
     say("passed" if passed else "not passed", "green" if passed else "red")
     return 0 if passed else 1

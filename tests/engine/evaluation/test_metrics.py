@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from engine.config.metric_specs import metric_specs
-from engine.evaluation.intervals import RESAMPLES, bootstrap, score_interval
+from engine.evaluation.intervals import RESAMPLES, bootstrap, gain_interval, score_interval
 from engine.evaluation.metrics import contains, exact_match, json_fields, number, rouge, scoring_function
 from engine.evaluation.rouge import words
+from engine.runs.result import Interval
 
 
 def test_exact_match_ignores_white_space_only() -> None:
@@ -141,3 +142,30 @@ def test_resamples_do_not_depend_on_the_blocks_in_which_they_are_drawn(rows: int
         means.append((values[chosen] * weights[chosen]).sum() / total if total else mean)
     found = bootstrap(values.tolist(), weights.tolist())
     assert (found.mean, found.low, found.high) == (mean, *np.quantile(means, [0.025, 0.975]))
+
+
+def test_a_gain_of_few_or_identical_items_has_no_narrow_interval() -> None:
+    def gain(values: list[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+        return gain_interval(values, bounds, bootstrap(values))
+
+    few = gain([1.0] * 5)
+    assert (few.mean, few.low, few.high) == (1.0, None, None)
+    same = gain([1.0] * 6)
+    assert same.low == pytest.approx(1 - 2.571 / 6, abs=0.001) and same.high == 1.0
+    assert gain([0.0] * 100).low == pytest.approx(-1.984 / 100, abs=1e-4)
+    many = gain([1.0, 0.0, 0.0, -1.0] * 250)
+    plain = bootstrap([1.0, 0.0, 0.0, -1.0] * 250)
+    assert many.low == pytest.approx(plain.low, abs=0.004) and many.high == pytest.approx(plain.high, abs=0.004)
+    losses = gain([0.25] * 8, (0.0, float("inf")))
+    assert losses.low == losses.high == 0.25
+
+
+def test_the_interval_of_a_gain_covers_where_the_bootstrap_does_not() -> None:
+    random, contained = np.random.default_rng(5), [0, 0]
+    for _ in range(200):
+        values = (random.random(10) < 0.1).astype(float).tolist()
+        plain = bootstrap(values)
+        for place, one in enumerate((plain, gain_interval(values, (0.0, 1.0), plain))):
+            assert one.low is not None and one.high is not None
+            contained[place] += one.low <= 0.1 <= one.high
+    assert contained[0] < 150 and contained[1] >= 190

@@ -93,3 +93,4 @@ def test_answers_without_the_format_of_the_metric_are_warned_of(
     assert [(code, text.split()[0]) for code, text in warnings] == (
         [("data.unscorable_answers", str(unscorable))] if unscorable else []
     )
+    assert all(("scores 0" in text) == (metric == "number") for _, text in warnings)

@@ -14,10 +14,10 @@ from engine.ladder.aggregate import add_statistics
 from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import ToShow, required, what_to_show
 from engine.ladder.results import FinishedRun, LadderResults, collect
-from engine.ladder.statistics import MIN_ITEMS, ItemScores, MeanSamples, mcnemar
+from engine.ladder.statistics import ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, LadderEntry
-from engine.runs.result import Interval, Result, Score
+from engine.runs.result import MIN_ITEMS, Interval, Result, Score
 from engine.runs.rung_results import Comparison
 
 SHARE = (0.0, 1.0)

@@ -136,7 +136,9 @@ class Workbench(BaseApp):
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text
 
-        self.push_screen(TextScreen("keys", help_text(CommandKeys(self.settings.keys))))
+        ids = [binding.id or "" for binding in self.screen.BINDINGS if isinstance(binding, Binding)]
+        text = help_text(CommandKeys(self.settings.keys), {id.partition(".")[0] for id in ids})
+        self.push_screen(TextScreen("keys", text))
 
     def action_queue(self) -> None:
         from tui.screens.queue import QueueScreen

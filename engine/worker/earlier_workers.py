@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.runs.events import DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
+from engine.runs.events import Checkpoint, DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
 from engine.runs.follow import Follower
 from engine.runs.result_builder import damage
 from engine.runs.run_dir import RunDir
@@ -28,6 +28,8 @@ class EarlierWorkers:
     """The optimizer of the last of them."""
     before: Eval | None = None
     """The score of the base model."""
+    checkpoint: str = ""
+    """Path of their last checkpoint in the run's directory."""
     evaluated: set[int] = field(default_factory=set)
     """Steps with a validation loss."""
     problems: list[str] = field(default_factory=list)
@@ -38,7 +40,7 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
     """Read the log up to this worker's `hello`, skipping steps and samples."""
     found, follower, count = EarlierWorkers(), Follower(run.events_file), 0
     started: Hello | None = None
-    for portion in follower.portions(Hello, DataPrepared, ModelLoaded, Plan, MicroBatchReduced, Eval):
+    for portion in follower.portions(Hello, DataPrepared, ModelLoaded, Plan, MicroBatchReduced, Checkpoint, Eval):
         for event in portion:
             count += 1
             match event:
@@ -54,6 +56,8 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     found.micro_batch = event.micro_batch
                     if isinstance(event, MicroBatchReduced) and event.restarted:
                         found.reduced_to = event.micro_batch
+                case Checkpoint():
+                    found.checkpoint = event.path
                 case Eval(when="before"):
                     found.before = event
                 case Eval(when="during", split="validation"):

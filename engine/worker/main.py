@@ -120,6 +120,7 @@ def _run_phases(run: RunContext) -> None:
 def _begin(run: RunContext) -> None:
     """Log where the run executes; refuse what this machine cannot do."""
     run.earlier = run.ranks.broadcast(lambda: earlier_workers(run.dir))
+    run.last_checkpoint = run.earlier.checkpoint  # for a stop before training resumes from it
     for problem in run.earlier.problems:
         run.warn("run.events_incomplete", problem)
     before, now = run.earlier.devices, run.config.train.devices

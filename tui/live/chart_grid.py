@@ -111,7 +111,7 @@ class ChartGrid:
         parts = [Content.styled(name, "bold")]
         for state, color in ((self.state, "live"), *((one, f"earlier{n}") for n, one in enumerate(self.earlier))):
             series = metric.series(state)
-            value = series.latest if self.cursor is None else series.at(self.cursor)
+            value = series.latest if self.cursor is None else _value_at(series, self.cursor)
             parts.append(Content.styled(metric.shown(value) if value is not None else "–", COLORS[color]))
         if metric.name == "loss":
             series = self.state.validation
@@ -119,6 +119,12 @@ class ChartGrid:
             if value is not None:
                 parts.append(Content.styled(f"validation {number(value)}", COLORS["eval"]))
         return Content("  ").join(parts)
+
+
+def _value_at(series: Series, step: int) -> float | None:
+    """The value nearest to a step; None after the last one: runs have different numbers of steps."""
+    span = series.span()
+    return None if span is None or step > span[1] else series.at(step)
 
 
 def cursor_column(step: int, span: tuple[float, float], columns: int) -> int:

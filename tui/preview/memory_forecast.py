@@ -6,6 +6,7 @@ every token in the loss: an upper bound.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,6 +73,7 @@ def _whole_budget(sample: MachineSample, own: Collection[int], steady: bool, dev
         total = sample.memory_total
         return MemoryBudget(
             name="system memory",
+            recorded_name=f"{os.cpu_count()} CPU cores",
             device="cpu",
             source="system",
             total=total,
@@ -83,6 +85,7 @@ def _whole_budget(sample: MachineSample, own: Collection[int], steady: bool, dev
         used_by_others = max(0, (gpu.used or 0) - (gpu.mine or 0))
     return MemoryBudget(
         name=f"GPU {gpu.index}, {gpu.name}",
+        recorded_name=gpu.name,
         device="cuda",
         source="shared" if gpu.shared else "gpu",
         total=gpu.total,

@@ -201,6 +201,9 @@ class LadderScreen(BaseScreen[None]):
             self.tell("no ladder to resume", severity="warning")
             return
         try:
+            if (state := folder.state()) is not None and state.status == "finished":
+                self.tell(f"already finished: {folder.name}", severity="warning")
+                return
             resume_ladder(folder)
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -41,15 +41,15 @@ class TextScreen(BaseScreen[None]):
         self.dismiss()
 
 
-def help_text(keys: CommandKeys) -> Content:
-    """Every command with its keys."""
+def help_text(keys: CommandKeys, first: Collection[str] = ()) -> Content:
+    """Every command with its keys; `first`: groups of commands that come before the others."""
     lines: list[Content] = []
-    for group, table in TABLES.items():
+    for group in sorted(TABLES, key=lambda group: group not in first):
         lines.append(Content.styled(TITLES[group], "bold"))
-        for command in table:
+        for command in TABLES[group]:
             key = displayed_key(keys.all_of(command.id))
             lines.append(
-                Content.assemble((f"  {key:<12}", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
+                Content.assemble((f"  {key:<12} ", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
             )
         lines.append(Content(""))
     return Content("\n").join(lines)

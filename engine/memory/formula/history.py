@@ -110,7 +110,7 @@ def is_here(result: Result, budget: MemoryBudget) -> bool:
     """Whether a run used the planned device: the same device, or the GPU model of the price list."""
     device = str(result.machine.get("device", ""))
     if budget.source != "listed":
-        return device == budget.name
+        return device == (budget.recorded_name or budget.name)
     gpu = gpu_prices.find_gpu(device, gpu_prices.list_gpus())
     return gpu is not None and gpu.name == budget.name
 

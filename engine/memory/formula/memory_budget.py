@@ -26,6 +26,8 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
     """Total and used memory of a device."""
 
     name: str
+    recorded_name: str = ""
+    """The device's name in results of runs; '' if it is `name`."""
     device: Device
     source: Literal["listed", "gpu", "shared", "system"]
     """`listed`: a GPU of the price list; `gpu`: this machine's GPU; `shared`: a GPU that uses system memory; `system`:
@@ -91,9 +93,8 @@ def slot_budget(budget: MemoryBudget, slots: int) -> MemoryBudget:
     if slots == 1:
         return budget
     total = budget.total // slots
-    return replace(
-        budget, name=f"1 of {slots} slots of {budget.name}", total=total, used=min(total, budget.used // slots)
-    )
+    used = min(total, budget.used // slots)
+    return replace(budget, name=f"1 of {slots} slots of {budget.name}", recorded_name="", total=total, used=used)
 
 
 def _gpu_budget(gpu: NvmlGpu) -> MemoryBudget:

@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
 from engine.runs.event_log import EventLog
-from engine.runs.events import Hello
+from engine.runs.events import Checkpoint, Hello
 from engine.runs.run_dir import RunDir, blank_result, read_frozen, write_result
 from engine.worker.earlier_workers import earlier_workers
 
@@ -41,6 +41,13 @@ def test_a_resumed_worker_reports_a_log_that_is_gone(empty: bool, run: RunDir) -
     EventLog(run.events_file).write(Hello(pid=2, host="h", version="0", resumed=True))
     (problem,) = earlier_workers(run).problems
     assert "events.jsonl is missing or empty" in problem
+
+
+def test_the_checkpoint_of_an_earlier_worker_is_known_before_training_resumes(run: RunDir) -> None:
+    log = EventLog(run.events_file)
+    log.write(Checkpoint(step=2, path="checkpoints/step-2", bytes=1, seconds=0.1))
+    log.write(Hello(pid=2, host="h", version="0", resumed=True))
+    assert earlier_workers(run).checkpoint == "checkpoints/step-2"
 
 
 def test_a_complete_log_and_a_new_run_have_no_problems(run: RunDir) -> None:

@@ -46,6 +46,8 @@ def test_the_cursor_reads_every_run_at_the_same_step() -> None:
     assert "610 MiB" in text(at, 4) and "610 MiB" in str(at.rows(MEMORY, 60, 12)[0])
     assert "step 10" in str(at.legend(80)) and "lora-abcd" in str(at.legend(80)) and "full-abcd" in str(at.legend(80))
     assert "latest" in str(grid.legend(80))
+    beyond = text(ChartGrid(grid.state, grid.earlier, 51), 0)
+    assert beyond.split()[1:] == ["1.02", "–"]  # the earlier run has 50 steps
 
 
 def test_all_charts_have_the_same_axis_and_the_cursor_in_the_same_column() -> None:

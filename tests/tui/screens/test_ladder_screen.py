@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 from made_ladder import made_ladder
 from pilot import wait_for
 from textual.app import App
@@ -148,6 +149,21 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
         assert pilot.app.screen is not screen
 
     play(tmp_path, story)
+
+
+def test_a_finished_ladder_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    folder.write_state(ladder)
+    monkeypatch.setattr("tui.screens.ladder.resume_ladder", lambda folder: pytest.fail("it was started"))
+    told: list[str] = []
+    monkeypatch.setattr(LadderScreen, "tell", lambda screen, text, **how: told.append(text))
+
+    async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
+        await pilot.press("u")
+        await pilot.pause()
+
+    play(tmp_path, story)
+    assert told == [f"already finished: {folder.name}"]
 
 
 def test_without_a_ladder_it_shows_how_to_start_one(tmp_path: Path) -> None:

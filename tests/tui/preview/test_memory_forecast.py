@@ -1,0 +1,41 @@
+"""The memory budget of the bench: earlier runs on the same device are found by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config.preset_library import resolve_preset
+from engine.memory.formula.history import is_here
+from engine.methods.machine import this_machine
+from engine.runs import run_dir
+from engine.runs.result import Result
+from tui.live.machine import GpuSample, MachineSample
+from tui.preview.memory_forecast import memory_budget
+
+GIB = 1 << 30
+A100 = "NVIDIA A100-SXM4-80GB"
+CPU = MachineSample((), "no GPU", 64 * GIB, 8 * GIB)
+GPU = MachineSample((GpuSample(1, A100, 80 * GIB, 0, None, ()),), "", 64 * GIB, 8 * GIB)
+
+
+def result_on(device: str, folder: Path) -> Result:
+    run = run_dir.create(folder / "runs", "demo-lora", resolve_preset("demo-lora", None, {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
+    result.machine = {"device": device}
+    return result
+
+
+@pytest.mark.slow
+def test_runs_on_the_cpu_are_found(tmp_path: Path) -> None:
+    result = result_on(this_machine().name, tmp_path)
+    assert is_here(result, memory_budget(CPU, device="cpu"))
+    assert not is_here(result, memory_budget(CPU, device="cpu:2"))  # a run in a slot has other timings
+    assert not is_here(result, memory_budget(GPU))
+
+
+def test_runs_on_a_gpu_are_found_by_its_model(tmp_path: Path) -> None:
+    result = result_on(A100, tmp_path)
+    assert is_here(result, memory_budget(GPU)) and not is_here(result, memory_budget(CPU, device="cpu"))
+    assert memory_budget(GPU).name == f"GPU 1, {A100}"

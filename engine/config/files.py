@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -91,11 +92,22 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with `~` replaced by a home directory. Raises UserError for an unknown user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        do = "use the path of the folder instead of ~"
+        raise UserError("unknown user in a path", visible(str(path)), do, code="file.unknown_user") from error
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file, flush it to disk, rename it: a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
+    if os.path.lexists(temporary):  # of a killed process, or another program's: it is not overwritten
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import engine
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
+from engine.config.files import expanded
 from engine.config.model_limits import impossible_value
 from engine.config.schema import Model
 
@@ -104,7 +105,7 @@ def find_model(model: Model) -> ModelFiles:
 def hub_cache() -> Path:
     """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME or ~/.cache."""
     if given := os.environ.get("HF_HUB_CACHE"):
-        return Path(given).expanduser()
+        return expanded(given)
     home = os.environ.get("HF_HOME")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return (Path(home) if home else Path(cache) / "huggingface").expanduser() / "hub"

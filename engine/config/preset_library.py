@@ -14,7 +14,7 @@ from engine.config.data_files import KINDS
 from engine.config.data_files import is_data_file as is_data_file  # for importers that still use them from here
 from engine.config.data_files import is_hub_id as is_hub_id
 from engine.config.errors import Notice, UserError
-from engine.config.files import check_utf8, working_directory
+from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.method_specs import method_names
 from engine.config.preset import EffectiveConfig, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
@@ -184,7 +184,7 @@ def _anchored(key: str, value: object, folder: Path) -> object:
         return [_anchored(key, one, folder) for one in value]
     if key not in PATH_KEYS or not isinstance(value, str) or not value:
         return value
-    path = Path(value).expanduser()
+    path = expanded(value)
     looks_like_a_file = (
         value.startswith((".", "/", "~"))
         or path.suffix in _FILE_SUFFIXES

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.assets import tickets_folder
 from engine.config.data_files import data_file_kind, is_hub_id
 from engine.config.errors import UserError
+from engine.config.files import expanded
 from engine.config.schema import Data
 from engine.config.text import amount
 from engine.data.arrow_rows import arrow_files, arrow_rows
@@ -122,9 +123,9 @@ def _choose(
 
 def _find_file(name: str, data: Data) -> Path | None:
     """A file by its path, or by its name in the folder of the data."""
-    source = Path(data.id).expanduser()
+    source = expanded(data.id)
     folder = source if source.is_dir() else source.parent
-    return next((path for path in (Path(name).expanduser(), folder / name) if path.is_file()), None)
+    return next((path for path in (expanded(name), folder / name) if path.is_file()), None)
 
 
 def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
@@ -132,7 +133,7 @@ def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     if not data.id.strip():
         do = "set it to an embedded data set, a file, a folder or a Hub id"
         raise UserError("empty data.id", "data.id", do, code="data.empty_id")
-    path = EMBEDDED[data.id]() if data.id in EMBEDDED else Path(data.id).expanduser()
+    path = EMBEDDED[data.id]() if data.id in EMBEDDED else expanded(data.id)
     try:
         status = path.stat()
     except FileNotFoundError:

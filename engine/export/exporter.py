@@ -61,7 +61,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
         refuse_folder(final, request.overwrite)
         run = export_source(request)
         refuse_small_export_disk(final, run, request.kind, dtype)
-        with _folder_in_progress(final) as folder:
+        with _folder_in_progress(final, request.overwrite) as folder:
             fidelity = _write_and_check(run, request, dtype, folder, progress)
             write_card(folder, run, fidelity)
             (folder / FIDELITY).write_bytes(msgspec.json.format(msgspec.json.encode(fidelity), indent=1))
@@ -78,10 +78,11 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
 
 
 @contextlib.contextmanager
-def _folder_in_progress(final: Path) -> Iterator[Path]:
+def _folder_in_progress(final: Path, overwrite: bool) -> Iterator[Path]:
     """A locked temporary folder next to `final`, renamed to it at the end and deleted on any error.
 
-    The lock keeps `doctor --repair` from removing it while it is in use.
+    Raises UserError if something else has appeared at `final` by then. The lock keeps `doctor --repair` from removing
+    it while it is in use.
     """
     final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
@@ -90,8 +91,10 @@ def _folder_in_progress(final: Path) -> Iterator[Path]:
     try:
         with locked_folder(temporary):
             yield temporary
-            remove_tree(final)
-            temporary.replace(final)
+            refuse_folder(final, overwrite)
+            if (final / FIDELITY).exists():
+                remove_tree(final)
+            temporary.rename(final)  # an error for a file, and for a folder that is not empty
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
         raise

@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from engine.config.errors import UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.export.gguf_tools import require_tools
-from engine.runs.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, WeightType, export_folder
+from engine.runs.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, Fidelity, WeightType, export_folder
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, finished_result, read_frozen
@@ -66,11 +68,20 @@ def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
         require_tools()
 
 
+def _is_export(folder: Path) -> bool:
+    """Whether a folder has the check of an export, not another file of this name."""
+    try:
+        msgspec.json.decode((folder / FIDELITY).read_bytes(), type=Fidelity)
+    except (OSError, msgspec.DecodeError):
+        return False
+    return True
+
+
 def refuse_folder(final: Path, overwrite: bool) -> None:
     """Raise UserError for a folder that exists, unless it is empty, or an earlier export to overwrite."""
     if final.is_dir() and not any(final.iterdir()):
         return
-    if (final / FIDELITY).exists():
+    if _is_export(final):
         if not overwrite:
             raise UserError("already exported", str(final), "use --overwrite or another --out", "export.exists")
     elif os.path.lexists(final):

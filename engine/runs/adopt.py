@@ -75,7 +75,7 @@ def adopt(source: Path, home: Path) -> Iterator[AdoptedFolder]:
 
 def _checked(source: Path, home: Path) -> list[Folder]:
     """The runs and ladders of `source`, by name. Raises UserError for a directory that cannot be adopted."""
-    if source == home:
+    if source == home or (source.is_dir() and home.is_dir() and home.samefile(source)):
         raise UserError("this is the runs home itself", str(source), "name another directory", "runs.adopt_home")
     if not source.is_dir():
         raise UserError("no such directory", str(source), "name a directory that contains runs", "runs.adopt_not_found")
@@ -158,6 +158,9 @@ def _result(folder: Folder, state: Literal["moved", "refused", "failed"], reason
 def _move(source: Path, target: Path) -> None:
     """Rename, or copy to another file system. Raises UserError and OSError where the original stays as it was."""
     if target.exists():
+        if target.samefile(source):
+            do = "the runs home and this directory are one place under two paths: nothing has to be moved"
+            raise UserError("already in the runs home", str(target), do, "runs.adopt_same")
         if _digests(source) != _digests(target):
             what = "another run of this name is in the runs home"
             raise UserError(what, str(target), "rename one of them", "runs.adopt_conflict")

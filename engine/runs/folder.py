@@ -113,7 +113,7 @@ def directories_with_file(parent: Path, file: str) -> Iterator[Path]:
     try:
         with os.scandir(parent) as entries:
             for entry in entries:
-                with contextlib.suppress(PermissionError):  # another user's, in a directory that several share
+                with contextlib.suppress(OSError):  # another user's, or a link that cannot be resolved
                     if not entry.name.startswith(".") and entry.is_dir() and Path(entry.path, file).exists():
                         yield Path(entry.path)
     except FileNotFoundError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import platformdirs
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import read_small
+from engine.config.files import read_small, working_directory
 
 VARIABLE = "FTBENCH_RUNS"
 MIN_FREE_BYTES = 1 << 20
@@ -32,7 +32,7 @@ def runs_home(given: Path | None = None) -> Path:
     invalid: another home would hide the user's runs.
     """
     chosen = given or Path(os.environ.get(VARIABLE) or configured_home() or default_home())
-    return Path(os.path.realpath(chosen))
+    return Path(os.path.realpath(chosen if chosen.is_absolute() else working_directory() / chosen))
 
 
 def default_home() -> Path:

@@ -33,6 +33,8 @@ CACHE_DEPTH = 2
 """The same for ftbench's cache."""
 DIRECTORY_NAME = re.compile(r"\d{8}-\d{6}-.+-[0-9a-f]{4}")
 """Names that `folder.make` creates."""
+COPY_NAME = re.compile(rf"\.{DIRECTORY_NAME.pattern}\.tmp")
+"""Names of unfinished ones. Other hidden files next to runs are the user's."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ def _locks() -> Iterator[Leftover]:
 
 
 def _has_died(run: str) -> bool:
-    """Whether the run in a lock file has no outcome, or its directory is missing or damaged."""
+    """Whether the run in a lock file has no outcome, or is damaged."""
     try:
-        return RunDir(Path(run)).state() in ("died", "damaged")
+        found = RunDir(Path(run))  # of `ftbench try` and after a deletion there is no such directory
+        return found.config_file.exists() and found.state() in ("died", "damaged")
     except (OSError, ValueError):  # not a path
         return True
 
@@ -114,7 +117,7 @@ def _folders(runs: Path) -> Iterator[Folder]:
 def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
     """Directories whose launcher was killed before it wrote their configuration, and incomplete copies of runs."""
     for path in _entries(runs):
-        if _is_temporary(path) and _is_quiet(path) and not _in_use(path, opened):
+        if COPY_NAME.fullmatch(path.name) and _is_quiet(path) and not _in_use(path, opened):
             yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
             continue
         empty = DIRECTORY_NAME.fullmatch(path.name) and _is_folder(path) and all(map(_is_temporary, _entries(path)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine.config.data_files import TEXT_KINDS, data_file_kind, is_hub_id
 from engine.config.errors import UserError
+from engine.config.files import expanded
 from engine.config.model_files import model_place
 from engine.config.schema import Config, Data, Model
 from engine.data.detection import detect
@@ -42,7 +43,7 @@ def _refuse_model(model: Model) -> None:
 
 
 def _refuse_data(data: Data) -> None:
-    path = Path(data.id).expanduser()
+    path = expanded(data.id)
     if data.id in EMBEDDED or (is_hub_id(data.id) and not path.exists()) or (path.is_dir() and is_disk_set(path)):
         return
     if path.is_dir():

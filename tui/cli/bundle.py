@@ -52,7 +52,7 @@ data: read the files before you send them.
 def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
     """Write the archive and print its path and content. Raises UserError where the file exists or cannot be written."""
     path = out or Path(f"ftbench-support-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
-    if path.exists():
+    if os.path.lexists(path):
         raise UserError("the file exists", str(path), "choose another name", code="bundle.exists")
     redact = Redactor(secrets_of_this_machine())
     files = {name: _clean(text, redact) for name, text in _files(runs)}

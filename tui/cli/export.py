@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import check_utf8, working_directory
+from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.metric_specs import POINT
 from engine.config.text import amount, visible
 from engine.runs.exports import (
@@ -120,4 +120,4 @@ def _absolute(out: Path | None) -> str | None:
     if out is None:
         return None
     check_utf8(str(out))
-    return str(working_directory() / out.expanduser())
+    return str(working_directory() / expanded(out))

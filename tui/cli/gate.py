@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ class GateOptions:
 
 def gate(found: RunDir | LadderDir, options: GateOptions) -> int:
     """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
+    if not math.isfinite(options.least):
+        raise UserError(f"invalid --min-gain {options.least}", do="give a number", code="gate.invalid_gain")
     gain = _of_ladder(found, options) if isinstance(found, LadderDir) else _of_run(found, options)
     least = options.least
     spec = metric_spec(gain.metric)

@@ -11,6 +11,7 @@ import platformdirs
 from engine.config.errors import Notice, UserError
 from engine.config.files import working_directory, write_atomically
 from engine.runs.adopt import adoptable
+from engine.runs.folder import current_directory
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -67,5 +68,5 @@ def _is_first_time(folder: Path) -> bool:
 def show_origin(found: RunDir | LadderDir | SweepDir, quiet: bool = False) -> None:
     """Print the directory that a run, ladder or sweep was started from, where it is not the working directory."""
     directory = found.started_in()
-    if not quiet and directory and directory != os.getcwd():  # noqa: PTH109 - compared as text, as it was recorded
+    if not quiet and directory and directory != current_directory():
         say(f"{found.name}, started in {tilde(directory)}")

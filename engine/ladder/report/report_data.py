@@ -55,7 +55,9 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
         if run_trace:
             traces.append(run_trace)
             # There is a 4-bit row only if another run scored the unquantized base model.
-            quantized = method_spec(methods[entry.rung]).quantizes_base and BASE_4BIT in methods
+            # A rung that has not finished a run has no row yet.
+            method = methods.get(entry.rung)
+            quantized = method is not None and method_spec(method).quantizes_base and BASE_4BIT in methods
             predictions.append(PredictionSource(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
         else:
             problems.append(f"{run.name} has no events: its directory may have been deleted")

@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.files import expanded
 from engine.data.items import all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
@@ -115,7 +116,7 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
 def _costly(data: schema.Data) -> str:
     if data.id in EMBEDDED:
         return ""
-    path = Path(data.id).expanduser()
+    path = expanded(data.id)
     if not path.exists():
         return "" if path.suffix or data.id.count("/") != 1 else "data sets on the Hub are not downloaded for a plan"
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -175,3 +175,10 @@ def test_only_page_and_markdown_are_written(tmp_path: Path) -> None:
     write(directory, ladder)
     assert {path.name for path in directory.path.iterdir()} - before == {"report.html", "report.md"}
     assert HOSTILE[0] not in directory.page.read_text("utf-8")
+
+
+def test_a_rung_whose_first_run_trains_has_a_curve_and_no_row(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    ladder.rows = [row for row in ladder.rows if row.name != "lora"]
+    data = load_report_data(folder, ladder)
+    assert any(one.rung == "lora" for one in data.traces)

@@ -169,6 +169,18 @@ def test_another_run_of_the_same_name_is_not_replaced(old: Path, home: Path) -> 
     assert (home / run.name / "result.json").read_text() == "another"
 
 
+def test_a_run_that_the_home_links_to_is_not_removed(old: Path, home: Path) -> None:
+    run = finished(old)
+    before = content(old)
+    home.mkdir()
+    (home / run.name).symlink_to(run.path)
+    assert states(old, home)[run.name] == "refused" or content(old) == before
+    assert run.config_file.exists() and (home / run.name / "run.toml").exists()
+    alias = home.with_name("alias")
+    alias.symlink_to(old)
+    assert run.config_file.exists()
+
+
 def test_a_copy_that_differs_is_not_trusted(old: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = finished(old)
     refuse_renames(home, monkeypatch)

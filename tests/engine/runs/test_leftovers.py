@@ -114,6 +114,14 @@ def test_files_of_the_user_in_the_temporary_folder_are_not_leftovers(own_tempora
     assert leftovers.find(runs) == []
 
 
+def test_hidden_files_of_the_user_next_to_runs_are_not_leftovers(runs: Path) -> None:
+    for name in (".thesis.tmp", ".tmp-photos/a.jpg", ".writing-notes/b.txt", ".20260101-notes.tmp"):
+        put(runs / name)
+    dead(f"999 {runs / 'deleted-run'}", locks.device_lock("cpu"))
+    dead(f"999 {runs / 'deleted-run' / 'try'}", locks.device_lock("5"))
+    assert leftovers.find(runs) == []
+
+
 def test_every_temporary_name_in_the_sources_is_known() -> None:
     """A file that `doctor --repair` does not recognize stays forever after a kill."""
     found = []

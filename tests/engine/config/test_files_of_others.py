@@ -1,0 +1,63 @@
+"""Writing and removing leaves files of the user and of other programs as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.config.errors import UserError
+from engine.config.files import expanded, write_atomically
+from engine.export.exporter import _folder_in_progress
+from engine.export.request import refuse_folder
+from engine.runs.exports import FIDELITY
+from engine.runs.folder import directories_with_file
+
+
+def test_a_temporary_file_of_another_program_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / ".notes.txt.tmp").write_text("mine")
+    (tmp_path / "victim").write_text("victim")
+    (tmp_path / ".linked.txt.tmp").symlink_to("victim")
+    for name in ("notes.txt", "linked.txt"):
+        write_atomically(tmp_path / name, b"new")
+        assert (tmp_path / name).read_text() == "new" and not (tmp_path / name).is_symlink()
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / ".notes.txt.tmp").read_text() == "mine" and (tmp_path / "victim").read_text() == "victim"
+    assert sorted(path.name for path in tmp_path.glob(".*.tmp")) == [".linked.txt.tmp", ".notes.txt.tmp"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("appears", ["folder", "file"])
+def test_what_appears_while_an_export_is_written_stays(appears: str, overwrite: bool, tmp_path: Path) -> None:
+    final = tmp_path / "out"
+    with pytest.raises(UserError) as refused, _folder_in_progress(final, overwrite) as folder:
+        (folder / FIDELITY).write_text("{}")
+        mine = final / "thesis.tex" if appears == "folder" else final
+        mine.parent.mkdir(exist_ok=True)
+        mine.write_text("years of work")
+    assert refused.value.code == "export.not_an_export"
+    assert mine.read_text() == "years of work" and list(tmp_path.glob(".*")) == []
+
+
+def test_a_folder_with_another_fidelity_file_is_not_an_export(tmp_path: Path) -> None:
+    for content in (b"{}", b"[1]", msgspec.json.encode({"v": 1, "kind": "music"})):
+        (tmp_path / FIDELITY).write_bytes(content)
+        with pytest.raises(UserError) as refused:
+            refuse_folder(tmp_path, overwrite=True)
+        assert refused.value.code == "export.not_an_export"
+
+
+def test_a_link_that_cannot_be_resolved_hides_no_run(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "long").symlink_to("x" * 300)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.toml").touch()
+    assert list(directories_with_file(tmp_path, "run.toml")) == [tmp_path / "run"]
+
+
+def test_a_path_of_an_unknown_user_is_refused() -> None:
+    with pytest.raises(UserError) as refused:
+        expanded("~no-such-user/rows.csv")
+    assert refused.value.code == "file.unknown_user"
+    assert expanded("~/rows.csv") == Path.home() / "rows.csv"

@@ -92,6 +92,18 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def used_folder(folder: Path) -> Iterator[None]:
+    """Keep a run's directory from being removed or moved while it is read; several processes can use it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def expanded(path: str | Path) -> Path:
     """The path with `~` replaced by a home directory. Raises UserError for an unknown user."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 
@@ -60,6 +61,7 @@ def converted(values: Flat, layers: Layers) -> Config:
 
 def check_values(values: Flat, layers: Layers, config: Config) -> None:
     """Raise UserError for empty values and for values that contradict each other."""
+    _check_finite(values, layers)
     _check_empty(values, layers)
     _check_steps(values, layers)
     _check_separator(layers, config)
@@ -68,6 +70,13 @@ def check_values(values: Flat, layers: Layers, config: Config) -> None:
     _check_executor(values, layers, config)
     _check_pissa(layers, config)
     _check_benchmarks(layers, config)
+
+
+def _check_finite(values: Flat, layers: Layers) -> None:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            what, do = f"invalid value {key} = {value}", "use a finite number"
+            raise UserError(what, _where(key, layers), do, code="preset.invalid_value")
 
 
 def _check_benchmarks(layers: Layers, config: Config) -> None:

@@ -18,6 +18,7 @@ from engine.config.files import (
     locked_folder,
     remove_tree,
     temporary_folder,
+    used_folder,
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.evaluation.predictions import recorded_items
@@ -56,6 +57,11 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     The run's directory is only added to. Raises UserError if the run cannot be exported like this or the folder cannot
     be written, and RunFailed if the disk is full or the check does not finish; nothing half-written remains.
     """
+    with used_folder(request.run.path):
+        return _export(request, progress)
+
+
+def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     dtype, final = request.written_type, request.folder
     try:
         refuse_folder(final, request.overwrite)

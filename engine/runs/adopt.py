@@ -114,7 +114,7 @@ def _is_running(folder: Folder) -> bool:
     if isinstance(folder, LadderDir):
         return folder.is_live() or any(probe.is_live() for probe in run_dir.iterate(folder.probes))
     if isinstance(folder, RunDir):
-        return folder.state() in run_dir.ACTIVE
+        return folder.state() in run_dir.ACTIVE or locks.is_in_use(folder.path)
     return folder.is_live()
 
 

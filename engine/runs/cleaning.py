@@ -89,7 +89,7 @@ def remove(item: StoredItem) -> bool:
     if descriptor is None:
         return False
     try:
-        if item.kind == "exports" and locks.is_locked(item.path):
+        if locks.is_in_use(item.owner.path) or (item.kind == "exports" and locks.is_locked(item.path)):
             return False
         _delete(item)
     finally:
@@ -99,7 +99,7 @@ def remove(item: StoredItem) -> bool:
 
 def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
     state = run.state()
-    live = RUNNING if run.is_live() or state in run_dir.ACTIVE else ""
+    live = RUNNING if run.is_live() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
     resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
     if run.checkpoints.exists():
         yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)

@@ -99,6 +99,23 @@ def pid_of(text: str | None) -> int | None:
     return int(text) if text and text != "1" and re.fullmatch("[1-9][0-9]{0,8}", text) else None
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a process reads a run's directory (`files.used_folder`)."""
+    try:
+        descriptor = os.open(folder, READ_FLAGS)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def is_locked(path: Path) -> bool:
     """Whether a process holds a lock on a file or folder."""
     try:

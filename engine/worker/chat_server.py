@@ -6,6 +6,7 @@ and as long as it runs; it ends with its client, which frees all memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.files import used_folder
 from engine.hardware.devices import SelectedDevice, select_devices
 from engine.methods.quick_import import import_libraries
 from engine.runs import device_queue, parent
@@ -69,6 +71,12 @@ class ChatServer:
         paths = [Path(run) for run in request.runs]
         for path in paths:
             finished_result(RunDir(path), NOT_FINISHED)  # before waiting for the device
+        with contextlib.ExitStack() as stack:
+            for path in paths:
+                stack.enter_context(used_folder(path))
+            self._serve(request, paths)
+
+    def _serve(self, request: OpenSession, paths: list[Path]) -> None:
         devices = select_devices(request.device)
         device = self._wait_for_device(devices, paths) if request.wait else devices[0]
         device.apply()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ def export(run: RunDir, options: ExportOptions) -> int:
 
     An artifact that is worse is pushed only if that is accepted. With `push`, an existing one is not exported again.
     """
+    if not math.isfinite(options.margin):
+        raise UserError(f"invalid --margin {options.margin}", do="give a number", code="export.invalid_margin")
     arguments = export_arguments(
         run,
         options.kind,

@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from engine.config.text import amount, visible
-from engine.runs import run_dir
+from engine.runs import locks, run_dir
 from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.commands import bindings
@@ -208,6 +208,9 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
             return
         if run.state() in run_dir.ACTIVE:
             self.tell("cannot delete a running run; stop it first", severity="warning")
+            return
+        if locks.is_in_use(run.path):
+            self.tell("cannot delete a run that an export or a chat session reads", severity="warning")
             return
 
         names = [row.key for row in self.query_one(Table).rows]

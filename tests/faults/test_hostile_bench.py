@@ -39,7 +39,7 @@ SCREENS = {
     "ProcessesScreen": "sorted by GPU memory",
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
-    "TextScreen": "Everywhere",
+    "TextScreen": "Select preset 1",
     "TryScreen": "enter sends",
     "CommandPalette": "Search",
 }
@@ -86,7 +86,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
-    opened = {"?": "Everywhere", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
+    opened = {"?": "Select preset 1", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
     opened["G"], opened["Q"], opened["t"] = (
         SCREENS[name] for name in ("ChartsScreen", "QueueScreen", "ProcessesScreen")
     )

@@ -86,7 +86,8 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         seen.append(terminal.text)
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
-    opened = {"?": "Select preset 1", "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"], "v": "", "b": "", "M": ""}
+    opened = {"?": SCREENS["TextScreen"], "ctrl+p": "Search", "c": SCREENS["ConfigurationScreen"]}
+    opened |= {"v": "", "b": "", "M": ""}
     opened["G"], opened["Q"], opened["t"] = (
         SCREENS[name] for name in ("ChartsScreen", "QueueScreen", "ProcessesScreen")
     )

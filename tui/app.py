@@ -130,14 +130,17 @@ class Workbench(BaseApp):
 
     def _back_key(self, keys: CommandKeys) -> str:
         """The key that closes the screen; that of dialogs cannot be changed."""
-        ids = [binding.id or "" for binding in self.screen.BINDINGS if isinstance(binding, Binding)]
-        return next((keys.of(id) for id in ids if id.endswith(".back")), "escape")
+        return next((keys.of(id) for id in self._binding_ids() if id.endswith(".back")), "escape")
+
+    def _binding_ids(self) -> list[str]:
+        """Ids of the current screen's commands, `runs.delete`."""
+        return [binding.id or "" for binding in self.screen.BINDINGS if isinstance(binding, Binding)]
 
     def action_help(self) -> None:
         from tui.screens.text import TextScreen, help_text
 
-        ids = [binding.id or "" for binding in self.screen.BINDINGS if isinstance(binding, Binding)]
-        text = help_text(CommandKeys(self.settings.keys), {id.partition(".")[0] for id in ids})
+        groups = {id.partition(".")[0] for id in self._binding_ids()}
+        text = help_text(CommandKeys(self.settings.keys), groups)
         self.push_screen(TextScreen("keys", text))
 
     def action_queue(self) -> None:

@@ -80,25 +80,22 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
         remove_tree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
+def locked_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Lock a temporary folder, so that `doctor --repair` leaves it while it is in use."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    return _flock(folder, fcntl.LOCK_EX)
+
+
+def used_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Keep a run's directory from being removed or moved while it is read; several processes can use it."""
+    return _flock(folder, fcntl.LOCK_SH)
 
 
 @contextlib.contextmanager
-def used_folder(folder: Path) -> Iterator[None]:
-    """Keep a run's directory from being removed or moved while it is read; several processes can use it."""
+def _flock(folder: Path, kind: int) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, kind)
         yield
     finally:
         os.close(descriptor)
@@ -115,9 +112,7 @@ def expanded(path: str | Path) -> Path:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file, flush it to disk, rename it: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    if os.path.lexists(temporary):  # of a killed process, or another program's: it is not overwritten
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # unique: nothing else is overwritten
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

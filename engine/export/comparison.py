@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
-from engine.evaluation.intervals import bootstrap, score_interval
+from engine.evaluation.intervals import bootstrap, gain_interval, score_interval
 from engine.evaluation.scored_item import ScoredItem
 from engine.runs.result import Interval
 
@@ -31,10 +31,21 @@ def difference_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] |
     """items − reference with the bootstrap interval of paired items; None if they are not the same number of items."""
     if not items or reference is None or len(items) != len(reference):
         return None
+    return bootstrap(*_paired(items, reference, metric))
+
+
+def gain_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str) -> Interval:
+    """items − reference, positive if it is an improvement, with an interval that is valid for few items too."""
+    spec = metric_spec(metric)
+    differences, weights = _paired(items, reference, metric)
+    found = gain_interval(differences, spec.bounds, weights)
+    return found.negated() if spec.lower_is_better else found
+
+
+def _paired(
+    items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str
+) -> tuple[list[float], list[float] | None]:
+    """(items − reference, weights) by item. Raises ValueError if they are not the same number of items."""
+    pairs = zip(values_of(items, metric), values_of(reference, metric), strict=True)
     weights = None if metric_spec(metric).needs_answers else [item.loss_weight for item in items]
-    return bootstrap(differences_of(items, reference, metric), weights)
-
-
-def differences_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str) -> list[float]:
-    """items − reference by item."""
-    return [a - b for a, b in zip(values_of(items, metric), values_of(reference, metric), strict=True)]
+    return [a - b for a, b in pairs], weights

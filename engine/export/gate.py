@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from engine.config.errors import UserError
-from engine.config.metric_specs import metric_spec
-from engine.evaluation.intervals import gain_interval
 from engine.evaluation.predictions import recorded_items
-from engine.export.comparison import difference_of, differences_of
+from engine.export.comparison import gain_of
 from engine.runs.gates import Gain
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
@@ -22,7 +20,6 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
     """
     result = _finished(run)
     name = metric or result.metric
-    spec = metric_spec(name)
     tuned = recorded_items(run.predictions_file, "tuned")
     if against is None:
         _refuse_other_start(run, result, start)
@@ -39,15 +36,7 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         what = f"the answers were not scored with {name}"
         do = f"use {', '.join(sorted(known))}"
         raise UserError(what, "--metric", do, "gate.unknown_metric")
-    difference = difference_of(tuned, reference, name)
-    assert difference is not None
-    difference = gain_interval(differences_of(tuned, reference, name), spec.bounds, difference)
-    return Gain(
-        candidate=run.name,
-        reference=named,
-        metric=name,
-        gain=difference.negated() if spec.lower_is_better else difference,
-    )
+    return Gain(candidate=run.name, reference=named, metric=name, gain=gain_of(tuned, reference, name))
 
 
 def _refuse_other_start(run: RunDir, result: Result, start: bool) -> None:

@@ -159,7 +159,7 @@ def _move(source: Path, target: Path) -> None:
     """Rename, or copy to another file system. Raises UserError and OSError where the original stays as it was."""
     if target.exists():
         if target.samefile(source):
-            do = "the runs home and this directory are one place under two paths: nothing has to be moved"
+            do = "nothing has to be moved: both paths are the same directory"
             raise UserError("already in the runs home", str(target), do, "runs.adopt_same")
         if _digests(source) != _digests(target):
             what = "another run of this name is in the runs home"

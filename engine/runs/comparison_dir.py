@@ -25,6 +25,9 @@ class State(Protocol):
     reason: str
     reason_code: str
 
+    @property
+    def stage(self) -> str: ...
+
 
 S = TypeVar("S", bound=State)
 
@@ -57,6 +60,12 @@ class ComparisonDir(Folder):
     def started_in(self) -> str:
         """The directory that it was started from, '' if its version did not record that."""
         return folder.started_in(self.plan_file)
+
+    def status_of(self, state: State) -> str:
+        """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""
+        if self.is_live():
+            return state.stage
+        return "died" if state.status == "running" else state.status
 
     def read_state(self, decode: Callable[[bytes], S]) -> S | None:
         """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.

@@ -101,36 +101,26 @@ def pid_of(text: str | None) -> int | None:
 
 def is_in_use(folder: Path) -> bool:
     """Whether a process reads a run's directory (`files.used_folder`)."""
-    try:
-        descriptor = os.open(folder, READ_FLAGS)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # a file system without locks
-        return False
-    finally:
-        os.close(descriptor)
-    return False
+    return _is_refused(folder, fcntl.LOCK_EX)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds a lock on a file or folder."""
+    """Whether a process holds an exclusive lock on a file or folder."""
+    return _is_refused(path, fcntl.LOCK_SH)
+
+
+def _is_refused(path: Path, kind: int) -> bool:
+    """Whether another process has a lock that excludes this kind."""
     try:
         descriptor = os.open(path, READ_FLAGS)
     except OSError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _locked(descriptor, kind)
     except OSError:  # a file system without locks
         return False
     finally:
         os.close(descriptor)
-    return False
 
 
 def remove_stale(path: Path) -> bool:

@@ -52,7 +52,7 @@ class ChatServer:
         self._channel = channel
         self._requests: queue.Queue[Request] = queue.Queue()
         self._latest = self._stopped = -1
-        """Numbers of the latest Ask that was read, and of the latest one that was stopped."""
+        """Numbers of the latest AnswerRequest that was read, and of the latest one that was stopped."""
         threading.Thread(target=self._read, args=[requests], daemon=True, name="requests").start()
 
     def tell(self, message: Message) -> None:

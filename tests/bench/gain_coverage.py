@@ -27,9 +27,8 @@ def measure(items: int, better: float, worse: float, samples: int) -> list[float
     for _ in range(samples):
         drawn = random.random(items)
         values = np.where(drawn < better, 1.0, np.where(drawn < better + worse, -1.0, 0.0)).tolist()
-        plain = bootstrap(values)
-        wide = gain_interval(values, (0.0, 1.0), plain)
-        ends = [(one.low or 0.0, one.high or 0.0) for one in (plain, wide)]
+        found = (bootstrap(values), gain_interval(values, (0.0, 1.0)))
+        ends = [(one.low or 0.0, one.high or 0.0) for one in found]
         counts += [*(low <= true <= high for low, high in ends), ends[1][0] > true]
     return [100 * float(count) / samples for count in counts]
 

@@ -47,7 +47,7 @@ def test_no_two_public_classes_share_a_name() -> None:
 
 
 def test_every_import_inside_a_function_has_its_reason() -> None:
-    """A comment beside the first one of the function, or one sentence for the module that says `import`."""
+    """A comment on one of the function's imports or above it, or one of the module that has the word `import`."""
     missing = []
     for path in sources():
         text = path.read_text("utf-8")
@@ -58,7 +58,7 @@ def test_every_import_inside_a_function_has_its_reason() -> None:
         for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 found = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
-                beside = [line for node in found for line in lines[node.lineno - 2 : node.end_lineno]]
-                if found and not any("#" in line for line in beside):
+                comments_of = [line for node in found for line in lines[node.lineno - 2 : node.end_lineno]]
+                if found and not any("#" in line for line in comments_of):
                     missing.append(f"{path.relative_to(ROOT)}:{found[0].lineno} {lines[found[0].lineno - 1].strip()}")
     assert missing == []

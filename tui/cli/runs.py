@@ -68,10 +68,9 @@ def _sweep_cells(sweep: SweepDir) -> list[str]:
         return [sweep.name, "damaged", "", "", directory]
     if state is None:
         return [sweep.name, "starting" if sweep.is_live() else "not started", "", "", directory]
-    status = state.stage if sweep.is_live() else "died" if state.status == "running" else state.status
     done = sum(cell.status == "finished" for cell in state.cells)
     keys = ", ".join(axis.key for axis in state.axes)
-    return [sweep.name, status, keys, f"{done}/{len(state.cells)}", directory]
+    return [sweep.name, sweep.status_of(state), keys, f"{done}/{len(state.cells)}", directory]
 
 
 def adopt_runs(source: Path, home: Path, json: bool) -> int:

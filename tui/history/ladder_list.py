@@ -9,7 +9,6 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.runs.home import tilde
-from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 
 COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
@@ -60,7 +59,7 @@ def describe_ladder(folder: LadderDir) -> ListedLadder:
     compared = [entry for entry in state.entries if entry.kind == "run"]
     return ListedLadder(
         folder.name,
-        _status(folder, state),
+        folder.status_of(state),
         path,
         state.preset,
         work.model if work else "",
@@ -83,9 +82,3 @@ def cells(line: ListedLadder) -> list[str]:
     """The cells of COLUMNS."""
     done = f"{line.runs_done}/{line.runs_planned}" if line.rungs else ""
     return [line.name, line.state, ", ".join(line.rungs), done, tilde(line.started_in)]
-
-
-def _status(folder: LadderDir, state: Ladder) -> str:
-    if folder.is_live():
-        return state.stage
-    return "died" if state.status == "running" else state.status

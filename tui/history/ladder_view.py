@@ -134,10 +134,12 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
 
 
 def summary_lines(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
-    """Headline, figure and sentences of the summary; nothing before a rung has finished."""
+    """Headline, figure and sentences of the summary, preliminary while runs are missing; nothing before the first."""
     summary = ladder.summary
     if summary is None:
         return
+    if ladder.status == "running":
+        yield Content.styled(f"preliminary: {_done(ladder.entries)} runs have finished", "$text-warning")
     yield Content.styled(visible(summary.headline), "bold")
     for line in tradeoff_lines(summary, columns, ascii_only):
         yield Content(line)

@@ -75,7 +75,7 @@ def install() -> None:
 
 
 def raw(stream: Any) -> Any:
-    """The stream behind a Gate."""
+    """The stream behind an EscapingStream."""
     return stream.raw_stream if isinstance(stream, EscapingStream) else stream
 
 

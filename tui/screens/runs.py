@@ -206,11 +206,8 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         run = self._selected()
         if run is None:
             return
-        if run.state() in run_dir.ACTIVE:
-            self.tell("cannot delete a running run; stop it first", severity="warning")
-            return
-        if locks.is_in_use(run.path):
-            self.tell("cannot delete a run that an export or a chat session reads", severity="warning")
+        if reason := _not_deletable(run):
+            self.tell(reason, severity="warning")
             return
 
         names = [row.key for row in self.query_one(Table).rows]
@@ -218,7 +215,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         neighbor = (names[index + 1 :] or names[:index][-1:] or [""])[0]
 
         def answered(yes: bool | None) -> None:
-            if not yes or run.is_live():
+            if not yes or _not_deletable(run):
                 return
             try:
                 run_dir.delete(run)
@@ -266,3 +263,10 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
     def _word_submitted(self) -> None:
         self.query_one("#word").display = False
         self.query_one(Table).focus()
+
+
+def _not_deletable(run: RunDir) -> str:
+    """Why a run cannot be deleted now; '' if it can be."""
+    if run.state() in run_dir.ACTIVE:
+        return "cannot delete a running run; stop it first"
+    return "cannot delete this run: an export or a chat session is using it" if locks.is_in_use(run.path) else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections import namedtuple
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command import FTBENCH
 from made_ladder import made_ladder
 from made_sweep import made_sweep
 
@@ -23,6 +26,9 @@ from engine.runs.run_dir import RunDir
 from engine.runs.sweep_dir import SweepDir
 
 Usage = namedtuple("Usage", "total used free")
+
+
+CAN_MOUNT = shutil.which("unshare") is not None and subprocess.run(["unshare", "-m", "true"]).returncode == 0
 
 
 def finished(runs: Path) -> RunDir:
@@ -174,11 +180,27 @@ def test_a_run_that_the_home_links_to_is_not_removed(old: Path, home: Path) -> N
     before = content(old)
     home.mkdir()
     (home / run.name).symlink_to(run.path)
-    assert states(old, home)[run.name] == "refused" or content(old) == before
-    assert run.config_file.exists() and (home / run.name / "run.toml").exists()
-    alias = home.with_name("alias")
-    alias.symlink_to(old)
-    assert run.config_file.exists()
+    assert states(old, home)[run.name] == "failed"
+    assert content(old) == before
+
+
+@pytest.mark.skipif(not CAN_MOUNT, reason="this user cannot mount")
+def test_the_home_under_another_path_is_refused(old: Path, home: Path) -> None:
+    """As with a volume that a container mounts twice: the paths differ, the directory is the same."""
+    finished(old)
+    before = content(old)
+    home.mkdir()
+    adoption = shlex.join([FTBENCH, "runs", "--adopt", str(old), "--runs", str(home), "--json"])
+    mounted = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f"mount --bind {shlex.quote(str(old))} {shlex.quote(str(home))} && {adoption}",
+    ]
+    done = subprocess.run(mounted, capture_output=True, text=True)
+    assert done.returncode == 2 and json.loads(done.stderr)["error"]["code"] == "runs.adopt_home"
+    assert content(old) == before
 
 
 def test_a_copy_that_differs_is_not_trusted(old: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

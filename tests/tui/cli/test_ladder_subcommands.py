@@ -23,6 +23,7 @@ from engine.runs.ladder import LadderEntry, RungDuration
 from engine.runs.ladder_plan import make_plan
 from engine.runs.rungs import LadderPlan
 from tui.cli import ladder, run
+from tui.cli.gate import GateOptions, gate
 from tui.cli.main import app
 from tui.live import run_progress
 from tui.live.ladder_progress import LadderView, follow_ladder, time_estimates
@@ -151,6 +152,16 @@ def test_stopping_a_run_that_has_just_ended_is_no_error(tmp_path: Path, monkeypa
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda: "s")
     run_progress.ask_to_leave(made, None)
+
+
+def test_a_gate_of_a_ladder_whose_process_died_advises_to_resume(tmp_path: Path) -> None:
+    folder, state = made_ladder(tmp_path)
+    state.status = "running"
+    folder.write_state(state)
+    with pytest.raises(UserError) as refused:
+        gate(folder, GateOptions("base", "lora", None, 0.0, json=False))
+    assert refused.value.code == "gate.not_finished" and "died" in refused.value.what
+    assert f"ftbench resume {folder.name}" in refused.value.do
 
 
 def test_an_empty_rung_does_not_mean_all_rungs() -> None:

@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.config import preset_library
+from engine.config.files import used_folder
 from engine.runs import launch, locks, run_dir
 from engine.runs.result import Interval, MeasuredPeak, Score
 from engine.runs.run_dir import RunDir
@@ -155,6 +156,24 @@ def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> 
 
     play(tmp_path, story)
     assert not run.path.exists() and not other.path.exists()
+
+
+def test_a_run_that_an_export_reads_is_not_deleted(tmp_path: Path) -> None:
+    run = made(tmp_path, 1)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("r")
+        with used_folder(run.path):
+            await pilot.press("x")
+            assert isinstance(app.screen, RunsScreen)
+        await pilot.press("x")
+        assert isinstance(app.screen, ConfirmScreen)
+        with used_folder(run.path):  # an export that began after the question
+            await pilot.press("y")
+        assert keys(app) == [run.name]
+
+    play(tmp_path, story)
+    assert run.config_file.exists()
 
 
 def test_of_a_linked_run_only_the_link_is_deleted(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
+from engine.ladder.summary import summarize
 from engine.runs import locks
 from engine.runs.ladder import LadderEntry
 from engine.runs.run_dir import RunDir
-from tui.history.ladder_view import bar, headline, progress_lines, score_bars
+from tui.history.ladder_view import bar, headline, progress_lines, score_bars, summary_lines
 from tui.screens.ask import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
@@ -194,6 +195,15 @@ def test_it_fits_a_narrow_ascii_terminal(tmp_path: Path) -> None:
         assert max(map(len, text(screen, "bars").splitlines())) <= 80
 
     play(tmp_path, story, size=(80, 24), ascii_only=True)
+
+
+def test_the_summary_of_a_running_ladder_is_preliminary(tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path)
+    ladder.summary = summarize(ladder)
+    finished = [str(line) for line in summary_lines(ladder, 80)]
+    ladder.status = "running"
+    first, *rest = (str(line) for line in summary_lines(ladder, 80))
+    assert first.startswith("preliminary: ") and rest == finished and finished
 
 
 def test_a_bar_ends_at_the_mean_and_the_interval_continues() -> None:

@@ -18,15 +18,17 @@ class TrackerSpec:
 
     name: TrackerName
     """In `track.to`, and of the optional dependency: `pip install 'ftbench[NAME]'`."""
+    has_projects: bool
+    """Whether it keeps the runs of each `track.project` apart."""
     view: str
     """The command that shows what was logged; {project}, {home} (of runs) and {folder} (of the run's tracker files) are
     replaced."""
 
 
 TRACKERS: dict[str, TrackerSpec] = {
-    "trackio": TrackerSpec("trackio", "trackio show --project {project}"),
-    "tensorboard": TrackerSpec("tensorboard", "tensorboard --logdir {home}"),
-    "wandb": TrackerSpec("wandb", "wandb sync --append {folder}/wandb/offline-run-*"),
+    "trackio": TrackerSpec("trackio", True, "trackio show --project {project}"),
+    "tensorboard": TrackerSpec("tensorboard", False, "tensorboard --logdir {home}"),
+    "wandb": TrackerSpec("wandb", True, "wandb sync --append {folder}/wandb/offline-run-*"),
 }
 
 

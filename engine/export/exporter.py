@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import (
@@ -38,6 +40,7 @@ from engine.export.comparison import difference_of, mean_with_interval
 from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
 from engine.methods.provenance import folder_bytes
+from engine.runs import locks
 from engine.runs.exports import (
     FIDELITY,
     ITEM_SCORES,
@@ -91,8 +94,8 @@ def _folder_in_progress(final: Path, overwrite: bool) -> Iterator[Path]:
     it while it is in use.
     """
     final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _remove_unfinished(final)
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    remove_tree(temporary, ignore_errors=True)
     temporary.mkdir(mode=0o700)
     try:
         with locked_folder(temporary):
@@ -104,6 +107,16 @@ def _folder_in_progress(final: Path, overwrite: bool) -> Iterator[Path]:
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
         raise
+
+
+def _remove_unfinished(final: Path) -> None:
+    """Remove temporary folders of earlier exports to the same place whose process was killed."""
+    name = re.compile(re.escape(f".{final.name}.") + r"(\d+)\.tmp")
+    for path in final.parent.iterdir():
+        found = name.fullmatch(path.name)
+        ended = found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1])))
+        if ended and not locks.is_locked(path):
+            remove_tree(path, ignore_errors=True)
 
 
 def _write_and_check(

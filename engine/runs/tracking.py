@@ -28,10 +28,14 @@ class TrackerState(msgspec.Struct, kw_only=True):
     """The content of `tracking/TRACKER.json`: what the tracker has received."""
 
     rows: int = 0
-    """Rows logged so far; a later process continues after them."""
+    """Rows logged so far to `project`; a later process continues after them."""
     error: str = ""
     """Why its latest process failed."""
     project: str = ""
+    """The project of the latest process; '' before the first one."""
+    rows_elsewhere: dict[str, int] = {}
+    """Rows logged so far to other projects, by their name."""
+
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,14 @@ class TrackerFiles:
         with contextlib.suppress(OSError, msgspec.DecodeError):
             return msgspec.json.decode(self.state_file.read_bytes(), type=TrackerState)
         return TrackerState()
+
+    def state_for(self, project: str) -> TrackerState:
+        """The state with which a process starts to log to `project`: the rows logged there, and no error."""
+        state = self.state()
+        if not TRACKERS[self.tracker].has_projects:
+            return TrackerState(rows=state.rows, project=project)
+        logged = {**state.rows_elsewhere, state.project: state.rows} if state.rows else dict(state.rows_elsewhere)
+        return TrackerState(rows=logged.pop(project, 0), project=project, rows_elsewhere=logged)
 
     def write(self, state: TrackerState) -> None:
         write_atomically(self.state_file, msgspec.json.encode(state))

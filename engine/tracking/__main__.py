@@ -39,8 +39,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2
-    state = files.state()
-    state.project, state.error = project, ""
+    state = files.state_for(project)
     try:
         feed(files, state, lambda: _open(files, project, online))
     except Exception as error:  # noqa: BLE001 - top level of the process: any error of the tracker's library

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from command import FTBENCH, ftbench
+from faults.worker_runs import stop
+
+from engine.runs import run_dir
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,17 @@ def test_a_closed_pipe_is_not_a_failure(arguments: list[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_a_run_starts_although_nobody_reads_its_output(tmp_path: Path) -> None:
+    line = [FTBENCH, "run", "demo-lora", "--runs", str(tmp_path), "--set", "train.steps=500"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    (run,) = run_dir.iterate(tmp_path)
+    assert process.returncode == 0 and run.is_live()
+    stop(run)
 
 
 def test_runs_option_works_before_and_after_the_subcommand(tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.files import expanded, used_folder, write_atomically
+from engine.config.files import expanded, locked_folder, used_folder, write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.export.exporter import _folder_in_progress
 from engine.export.request import refuse_folder
@@ -41,6 +43,23 @@ def test_what_appears_while_an_export_is_written_stays(appears: str, overwrite: 
         mine.write_text("years of work")
     assert refused.value.code == "export.not_an_export"
     assert mine.read_text() == "years of work" and list(tmp_path.glob(".*")) == []
+
+
+def test_an_export_removes_what_a_killed_one_left_for_the_same_folder(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    left = tmp_path / f".out.{ended.pid}.tmp"
+    kept = [tmp_path / name for name in (f".out.{os.getppid()}.tmp", f".other.{ended.pid}.tmp", ".out.notes.tmp")]
+    for folder in (left, *kept):
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+    with locked_folder(left), _folder_in_progress(tmp_path / "first", False):
+        pass
+    with locked_folder(left), _folder_in_progress(tmp_path / "out", False):
+        assert left.exists()
+    with _folder_in_progress(tmp_path / "out", True):
+        assert not left.exists()
+    assert all((folder / "model.safetensors").exists() for folder in kept)
 
 
 def test_a_folder_with_another_fidelity_file_is_not_an_export(tmp_path: Path) -> None:

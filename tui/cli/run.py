@@ -55,7 +55,8 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
     def announce(folder: RunDir) -> None:
         created.append(folder)
         if not json:
-            say(f"run {folder.name}")
+            with contextlib.suppress(BrokenPipeError):  # raised again by the next line, once the run has started
+                say(f"run {folder.name}")
 
     try:
         with interruptible(created):

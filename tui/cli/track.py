@@ -68,20 +68,20 @@ def _trackers(run: RunDir, given: Sequence[str]) -> list[TrackerName]:
 def _log(run: RunDir, name: TrackerName, options: TrackOptions) -> dict[str, Any]:
     """Start the tracker's process and, unless the run is live, wait for it; returns what `--json` prints."""
     files = TrackerFiles(run, name)
-    before = files.state().rows
+    project = options.project or read_frozen(run).config.track.project
+    before = files.state_for(project).rows
     process = start_tracker(run, name, options.project, options.online)
     follows = False
     while process.poll() is None and not follows:
         follows = run.is_live()
         time.sleep(POLL_SECONDS)
     state = files.state()
-    project = state.project or options.project or read_frozen(run).config.track.project
     failed = not follows and process.returncode != 0 and not state.error
     return {
         "run": run.name,
         "tracker": name,
         "project": project,
-        "rows": state.rows - before,
+        "rows": files.state_for(project).rows - before,
         "rows_before": before,
         "follows": follows,
         "error": f"exited with status {process.returncode}; see {files.log_file}" if failed else state.error,

@@ -107,9 +107,12 @@ def doctor(
     json: JsonOption = False,
 ) -> None:
     """Check machine, libraries, disk, and a step of each method."""
-    if train and (repair or bundle or audit is not None):
-        what = "--train with --repair, --bundle or --audit"
+    wanted = {"--repair": repair, "--bundle": bundle, "--audit": audit is not None, "--train": train}
+    if len(given := [name for name, is_given in wanted.items() if is_given]) > 1:
+        what = " with ".join(given)
         raise UserError(what, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
+    if out is not None and not bundle:
+        raise UserError("--out without --bundle", "ftbench doctor", "add --bundle", "cli.conflicting_values")
     if device is not None and not train:
         raise UserError("--device without --train", "ftbench doctor", "add --train", "cli.conflicting_values")
     if audit is not None:

@@ -61,7 +61,7 @@ class EscapingStream(io.TextIOBase):
 
 
 def install() -> None:
-    """Replace stdout and stderr by Gates that accept any text, also if they are closed or their encoding is limited."""
+    """Replace stdout and stderr by streams that accept any text, also if they are closed or limited in encoding."""
     codecs.register_error("substitute", _substitute)
     for name in ("stdout", "stderr"):
         stream: Any = getattr(sys, name)

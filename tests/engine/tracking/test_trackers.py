@@ -85,6 +85,24 @@ def test_a_run_resumed_after_its_tracker_ended_continues_its_curve(name: str, tm
     assert CURVES[name](run) == curve  # nothing is logged twice
 
 
+def test_another_project_receives_every_row_and_the_first_one_keeps_its_count(tmp_path: Path) -> None:
+    run = made_run(tmp_path)
+
+    def track(project: str) -> dict[str, Any]:
+        done = ftbench("track", run.name, "--to", "trackio", "--project", project, "--json")
+        assert done.returncode == 0, done.stderr
+        (logged,) = json.loads(done.stdout)
+        return dict(logged)
+
+    first = track("one")
+    assert first["rows"] == STEPS and first["rows_before"] == 0
+    assert track("two") == first | {"project": "two", "view": first["view"].replace("one", "two")}
+    assert [len(trackio_logs(project, run.name)) for project in ("one", "two")] == [first["rows"]] * 2
+    for project in ("one", "two"):
+        again = track(project)
+        assert (again["rows"], again["rows_before"]) == (0, first["rows"])
+
+
 def test_tensorboard_shows_names_units_and_settings(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData

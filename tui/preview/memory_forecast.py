@@ -160,6 +160,14 @@ def error_label(found: Sequence[MethodForecast]) -> str:
     return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
 
 
+def list_label(found: Sequence[MethodForecast]) -> str:
+    """What the estimates in the list of methods assume: `±13%, 512-token rows`."""
+    estimate = next((one.estimate for one in found if one.estimate), None)
+    if estimate is None:
+        return "formula"
+    return f"±{error_of('formula', estimate.device).worst:.0%}, {estimate.rows.length}-token rows"
+
+
 def _of_method(
     choice: Choice, method: str, files: ModelFiles, budget: MemoryBudget | None, longest: int | None
 ) -> MethodForecast:

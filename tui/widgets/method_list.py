@@ -35,10 +35,10 @@ class MethodList(OptionList):
     def show_forecasts(self, forecasts: Sequence[MethodForecast], selected: str) -> None:
         """Replace the forecasts and highlight the selected method."""
         self.forecasts, self.selected = forecasts, selected
-        from tui.preview.memory_forecast import error_label
+        from tui.preview.memory_forecast import list_label
 
-        if self.border_subtitle != error_label(forecasts):  # setting it redraws the complete pane
-            self.border_subtitle = error_label(forecasts)
+        if self.border_subtitle != list_label(forecasts):  # setting it redraws the complete pane
+            self.border_subtitle = list_label(forecasts)
         self._fill()
 
     def on_resize(self) -> None:

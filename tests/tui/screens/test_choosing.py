@@ -53,7 +53,10 @@ def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: P
         assert "▸LoRA" in lora and "▸" not in qlora + full
         listed = app.bench.query_one(PresetList)
         assert [str(one.prompt) for one in listed.options if "▸" in str(one.prompt)] == ["▸9 LoRA · Qwen3-8B, 80 GB"]
-        assert "formula, ±" in str(app.bench.query_one(MethodList).border_subtitle)
+        chosen = app.bench.choosing.effective
+        assert chosen
+        length = chosen.config.train.max_length
+        assert str(app.bench.query_one(MethodList).border_subtitle).endswith(f"%, {length}-token rows")
         await look(app, pilot, machine(79 * GIB, (OtherProcess(7, "somebody", 70 * GIB),), 70 * GIB))
         assert "does not fit" in methods(app)[1]
         await look(app, pilot, machine(12 * GIB))

@@ -37,7 +37,6 @@ class TrackerState(msgspec.Struct, kw_only=True):
     """Rows logged so far to other projects, by their name."""
 
 
-
 @dataclass(frozen=True)
 class TrackerFiles:
     """The files of one tracker in a run's directory."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from command import FTBENCH, ftbench
-from faults.worker_runs import stop
 
 from engine.runs import run_dir
+from faults.worker_runs import stop
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from typing import Any
 import bitsandbytes  # noqa: F401 - registers torch.ops.bitsandbytes
 import torch
 
+from engine.hardware.cpu import sums_bf16_in_float32
+
 Sizes = Callable[[Sequence[Any]], int]
 _ALIGNMENT = 128
 """Bytes that oneDNN adds to a scratch block to align it."""
@@ -139,7 +141,7 @@ _WITHOUT_BF16: dict[Any, Sizes] = {
     torch.ops.aten._grouped_mm.default: _grouped_mm,
     torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit,
 }
-"""In addition on a CPU without bf16 instructions."""
+"""In addition on a CPU that adds bf16 products up in float32 (`sums_bf16_in_float32`)."""
 
 
 def kernel_scratch(device: str, bf16: bool) -> dict[Any, Sizes]:
@@ -147,4 +149,5 @@ def kernel_scratch(device: str, bf16: bool) -> dict[Any, Sizes]:
 
     `bf16`: whether the device has bf16 instructions.
     """
-    return SCRATCH[device] if bf16 or device != "cpu" else {**SCRATCH[device], **_WITHOUT_BF16}
+    sums = device == "cpu" and not bf16 and sums_bf16_in_float32()
+    return {**SCRATCH[device], **_WITHOUT_BF16} if sums else SCRATCH[device]

@@ -8,13 +8,14 @@
 - DoRA saves the outputs of the layer and of its adapter, the latter in float32 (PEFT, tuners/lora/dora.py).
 - Mixed precision casts every weight to bf16 and saves the copy for the backward pass; norms, rotated queries and keys
   are float32.
-- Without bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.kernel_scratch`).
+- With AVX-512 but no bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.kernel_scratch`).
 """
 
 from __future__ import annotations
 
 from engine.config import schema
 from engine.config.method_specs import method_spec, uses_autocast
+from engine.hardware.cpu import sums_bf16_in_float32
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
@@ -25,7 +26,7 @@ COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_pyth
 
 def accumulator(device: Device, bf16: bool, size: int) -> int:
     """Bytes per element of a product in which it is added up. `bf16`: whether the device has bf16 instructions."""
-    return FLOAT32 if device == "cpu" and not bf16 and size == BF16 else 0
+    return FLOAT32 if device == "cpu" and not bf16 and size == BF16 and sums_bf16_in_float32() else 0
 
 
 def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:

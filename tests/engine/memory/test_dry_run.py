@@ -12,6 +12,7 @@ from places import BENCH
 
 from engine.config.preset import Preset, resolve
 from engine.data.tokens import Row
+from engine.hardware import cpu
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.run_forecast import as_measured, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
@@ -104,3 +105,8 @@ def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(se
         return found.best.paged
 
     assert (paged(8 << 30), paged(1 << 20)) == (False, True)
+
+
+def test_torch_agrees_which_products_onednn_computes() -> None:
+    """oneDNN has bf16 products with AVX-512 or AVX-NE-CONVERT: those with bf16 instructions, and those added up."""
+    assert torch.ops.mkldnn._is_mkldnn_bf16_supported() == (cpu.has_bf16() or cpu.sums_bf16_in_float32())

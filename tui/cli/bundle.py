@@ -54,6 +54,9 @@ def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
     path = out or Path(f"ftbench-support-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz")
     if os.path.lexists(path):
         raise UserError("the file exists", str(path), "choose another name", code="bundle.exists")
+    if not os.access(path.parent, os.W_OK | os.X_OK):  # known before the checks take their seconds
+        do = "choose another file with --out"
+        raise UserError("cannot write to the folder", str(path.parent), do, code="bundle.not_writable")
     redact = Redactor(secrets_of_this_machine())
     files = {name: _clean(text, redact) for name, text in _files(runs)}
     about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "runs": RUNS, "count": redact.count}

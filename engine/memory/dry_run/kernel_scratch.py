@@ -128,12 +128,13 @@ SCRATCH: dict[str, dict[Any, Sizes]] = {
     "cpu": {
         **_EVERYWHERE,
         **dict.fromkeys(_ARITHMETIC, _promoted),
-        torch.ops.aten.bmm.default: _unshared,
         torch.ops.bitsandbytes.optimizer_update_8bit_blockwise.default: _update_8bit,
         torch.ops.bitsandbytes.optimizer_update_32bit.default: _update_32bit,
     },
 }
 """By device: operation -> function that computes its scratch bytes from its arguments."""
+_WITH_BF16: dict[Any, Sizes] = {torch.ops.aten.bmm.default: _unshared}
+"""In addition on a CPU with bf16 instructions."""
 _WITHOUT_BF16: dict[Any, Sizes] = {
     torch.ops.aten.mm.default: _mm,
     torch.ops.aten.addmm.default: _addmm,
@@ -149,5 +150,7 @@ def kernel_scratch(device: str, bf16: bool) -> dict[Any, Sizes]:
 
     `bf16`: whether the device has bf16 instructions.
     """
-    sums = device == "cpu" and not bf16 and sums_bf16_in_float32()
-    return {**SCRATCH[device], **_WITHOUT_BF16} if sums else SCRATCH[device]
+    if device != "cpu":
+        return SCRATCH[device]
+    onednn = _WITH_BF16 if bf16 else _WITHOUT_BF16 if sums_bf16_in_float32() else {}
+    return {**SCRATCH[device], **onednn}

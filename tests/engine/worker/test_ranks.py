@@ -124,7 +124,9 @@ def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expect
     assert close(losses(run), losses(expected_full))
     weights = load_file(run.model / "model.safetensors")
     for name, whole in load_file(expected_full.model / "model.safetensors").items():
-        torch.testing.assert_close(weights.pop(name), whole, rtol=1e-4, atol=1e-5)
+        # Rounding moves single weights by up to 4% of the learning rate, where Adam divides by almost no variance, and
+        # all of them by 4e-7 of their norm (AVX2); a wrong row would change it by 1e-3.
+        assert torch.linalg.norm(weights.pop(name) - whole) < 1e-5 * torch.linalg.norm(whole), name
     assert not weights
 
 

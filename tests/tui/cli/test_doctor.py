@@ -11,7 +11,7 @@ import pytest
 from made_ladder import made_ladder
 from typer.testing import CliRunner
 
-from engine.config.errors import RunFailed
+from engine.config.errors import RunFailed, UserError
 from engine.config.redaction import REDACTED, Redactor, secrets_of_this_machine
 from tui.cli import bundle, doctor
 from tui.cli.main import app
@@ -149,6 +149,14 @@ def test_a_bundle_replaces_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     done = CliRunner().invoke(app, ["doctor", "--bundle", "--out", str(tmp_path / "mine")])
     assert done.exception is not None and "the file exists" in str(done.exception)
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_bundle_in_a_missing_folder_is_refused_before_the_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "check_everything", lambda runs: pytest.fail("checked"))
+    done = CliRunner().invoke(app, ["doctor", "--bundle", "--out", str(tmp_path / "none" / "x")])
+    assert isinstance(done.exception, UserError) and done.exception.code == "bundle.not_writable"
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
 
 def _answering(work: FormulaInputs, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
-    moments = generation.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator)
+    copies = special_cases.copies_shared_matrices(work.device, work.bf16, work.size)
+    moments = generation.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator, copies)
     peak = max(kept + _running(work, batch, training=False) for kept, batch in moments)
     return peak + special_cases.cast_head(work.shape, work.config)
 

@@ -20,7 +20,6 @@ from engine.config.metric_specs import metric_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
 from engine.memory.formula.packing import MicroBatchShape
-from engine.memory.formula.weights_and_state import FLOAT32
 
 
 def generates_answers(config: schema.Config) -> bool:
@@ -48,11 +47,17 @@ def _pass(rows: int, tokens: int) -> MicroBatchShape:
 
 
 def moments(
-    shape: Architecture, config: schema.Config, rows: StepShape, device: Device, size: int, accumulator: int = 0
+    shape: Architecture,
+    config: schema.Config,
+    rows: StepShape,
+    device: Device,
+    size: int,
+    accumulator: int = 0,
+    copies: bool = False,
 ) -> list[tuple[int, MicroBatchShape]]:
     """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation.
 
-    `size`: bytes per logit, in addition `accumulator` while the head runs.
+    `size`: bytes per logit, in addition `accumulator` while the head runs. `copies`: as `copies_shared_matrices`.
     """
     batch, length = config.evaluation.batch, rows.prompted
     read = prefill_shape(config, rows, device)
@@ -70,15 +75,15 @@ def moments(
         (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
     ]
     if shape.windowed:
-        found.append((_by_library(shape, batch, length, device, size), _pass(batch, 1)))
+        found.append((_by_library(shape, batch, length, size, copies), _pass(batch, 1)))
     return found
 
 
-def _by_library(shape: Architecture, batch: int, length: int, device: Device, size: int) -> int:
-    """With sliding windows transformers' generate is used: it prefills all prompts together, and on a CPU torch copies
-    the bf16 LM head for the last token of each prompt (`dry_run.kernel_scratch`).
+def _by_library(shape: Architecture, batch: int, length: int, size: int, copies: bool) -> int:
+    """With sliding windows transformers' generate is used: it prefills all prompts together, and oneDNN copies the LM
+    head for the last token of each prompt.
     """
-    copied = batch * shape.vocabulary * shape.hidden * size if device == "cpu" and size < FLOAT32 else 0
+    copied = batch * shape.vocabulary * shape.hidden * size if copies else 0
     return kv_cache_bytes(shape, batch, length, size) + copied
 
 

@@ -29,6 +29,13 @@ def accumulator(device: Device, bf16: bool, size: int) -> int:
     return FLOAT32 if device == "cpu" and not bf16 and size == BF16 and sums_bf16_in_float32() else 0
 
 
+def copies_shared_matrices(device: Device, bf16: bool, size: int) -> bool:
+    """Whether a matrix that a batch shares is copied for each of its elements, as oneDNN does in bf16
+    (`dry_run.kernel_scratch`). `size`: bytes per element; `bf16` as in `accumulator`.
+    """
+    return device == "cpu" and size == BF16 and (bf16 or sums_bf16_in_float32())
+
+
 def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
     """Elements of the largest product of a running layer: a gradient of size f, or that of a trained weight."""
     trained = training and method_spec(config.method).trains_weights

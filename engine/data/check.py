@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.building import Progress
 from engine.data.counts import SHOWN, SPLITS
@@ -27,13 +27,13 @@ from engine.data.tokens import IGNORE_INDEX, Row
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-Preflight = Callable[[dict[str, TokenizedRows]], UserError | None]
-"""Checks prepared rows against the requirements of model and evaluation; returns the error of a run, or None."""
+Preflight = Callable[[Preparation], tuple[UserError | None, list[Notice]]]
+"""Checks prepared rows against the requirements of model and evaluation: the error of a run, or None; its warnings."""
 
 
-def no_requirements(rows: dict[str, TokenizedRows]) -> UserError | None:
+def no_requirements(done: Preparation) -> tuple[UserError | None, list[Notice]]:
     """A preflight that accepts all rows."""
-    return None
+    return None, []
 
 
 def check(
@@ -48,7 +48,7 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    refusal = refused(done) or preflight(done.rows)
+    refusal, notices = (found, []) if (found := refused(done)) else preflight(done)
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -61,7 +61,7 @@ def report(done: Preparation, max_length: int, preflight: Preflight = no_require
             "prompts": 0 if conflicting(done) else done.facts.repeated_prompts,
         },
         "unknown_roles": _unknown_roles(done),
-        "warnings": [msgspec.to_builtins(notice) for notice in warnings(done)],
+        "warnings": [msgspec.to_builtins(notice) for notice in (*warnings(done), *notices)],
         "refused": refusal.line if refusal else None,
         "refusal_code": refusal.code if refusal else None,
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
 from engine.data.items import EvaluationItem
@@ -64,17 +64,18 @@ def check_prompts(rows: Sequence[Row]) -> None:
             raise UserError(what, row.where, do, "data.empty_prompt")
 
 
-def warn_of_unscorable(metric: str, items: Sequence[EvaluationItem], warn: Callable[[str, str], None]) -> None:
-    """Warn about test items of which no accepted answer has the format that the metric reads.
+def unscorable_warning(metric: str, items: Sequence[EvaluationItem]) -> Notice | None:
+    """The warning about test items of which no accepted answer has the format that the metric reads; None without any.
 
     Some metrics score these items otherwise: `json` by exact match.
     """
     found = [item for item in items if all(is_formatted(metric, answer) is False for answer in item.references)]
-    if found:
-        first = f"first: {found[0].target!r}, {found[0].row.where}"
-        text = f"{len(found)} of {len(items)} test items have no answer in the format of the metric {metric}"
-        correct = [best_score(metric, item.references[0], item.references)[metric] for item in found]
-        effect = "every answer to them is a format error, even if it is scored as correct"
-        warn(
-            "data.unscorable_answers", f"{text}: {effect if any(correct) else 'every model scores 0 on them'} ({first})"
-        )
+    if not found:
+        return None
+    first = f"first: {found[0].target!r}, {found[0].row.where}"
+    text = f"{len(found)} of {len(items)} test items have no answer in the format of the metric {metric}"
+    correct = [best_score(metric, item.references[0], item.references)[metric] for item in found]
+    effect = "every answer to them is a format error, even if it is scored as correct"
+    return Notice(
+        "data.unscorable_answers", f"{text}: {effect if any(correct) else 'every model scores 0 on them'} ({first})"
+    )

@@ -17,7 +17,7 @@ from engine.evaluation.few_shot import few_shot_items
 from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.preflight import warn_of_unscorable
+from engine.evaluation.preflight import unscorable_warning
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Progress, Scorer, item_losses, no_progress, row_losses, timed
 from engine.evaluation.scored_item import ScoredItem
@@ -56,8 +56,8 @@ class Evaluator:
             self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":
             self.text, self.general = general_rows(config, self.tokenizer)
-        if self.scores_test:
-            warn_of_unscorable(config.evaluation.metric, self.test, self.run.warn)
+        if self.scores_test and (notice := unscorable_warning(config.evaluation.metric, self.test)):
+            self.run.warn(notice.code, notice.text)
         self.prompts = [self.tokenizer.decode(item.row.prompt) for item in self.test]
 
     @property

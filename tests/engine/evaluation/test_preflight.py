@@ -14,7 +14,7 @@ from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.data.items import evaluation_items
 from engine.data.tokens import Row
-from engine.evaluation.preflight import warn_of_unscorable
+from engine.evaluation.preflight import unscorable_warning
 from engine.worker.rpc_server import data_check
 from engine.worker.workload import describe_workload
 
@@ -88,9 +88,18 @@ def test_answers_without_the_format_of_the_metric_are_warned_of(
     metric: str, answers: list[list[str]], unscorable: int
 ) -> None:
     rows = [Row([1, 2], [-100, 2], [1], texts[0], "a.csv:2", False, references=tuple(texts[1:])) for texts in answers]
-    warnings: list[tuple[str, str]] = []
-    warn_of_unscorable(metric, evaluation_items(rows), lambda *warning: warnings.append(warning))
-    assert [(code, text.split()[0]) for code, text in warnings] == (
-        [("data.unscorable_answers", str(unscorable))] if unscorable else []
-    )
-    assert all(("scores 0" in text) == (metric == "number") for _, text in warnings)
+    notice = unscorable_warning(metric, evaluation_items(rows))
+    if not unscorable:
+        assert notice is None
+        return
+    assert notice and (notice.code, notice.text.split()[0]) == ("data.unscorable_answers", str(unscorable))
+    assert ("scores 0" in notice.text) == (metric == "number")
+
+
+@pytest.mark.parametrize(("metric", "warned"), [("json", True), ("exact_match", False)])
+def test_the_data_check_warns_of_them_before_a_run_does(metric: str, warned: bool, tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {number}", "completion": f"answer {number}"} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checked = ftbench("data", "check", str(tmp_path / "a.jsonl"), "--set", f"evaluation.metric={metric}", "--json")
+    codes = [warning["code"] for warning in json.loads(checked.stdout)["warnings"]]
+    assert checked.returncode == 0 and ("data.unscorable_answers" in codes) == warned

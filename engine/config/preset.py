@@ -95,7 +95,8 @@ def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = 
         _add(given, "method", method, "method", "command line")
     chosen = method or given.get("method") or own_method
     if chosen not in method_names():
-        raise unknown_method(str(chosen), preset.where("method"))
+        layer = Preset("command line", given) if "method" in given else preset
+        raise unknown_method(str(chosen), layer.where("method"))
     given["method"] = chosen
     layers = [
         (f"default for {chosen}", Preset("defaults", dict(method_spec(chosen).defaults))),
@@ -173,7 +174,7 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
 
 def _add(table: Flat, name: str, value: Any, key: str, where: str) -> None:
     """Set a value. Raises UserError where it has another one already: the last must not win silently."""
-    if table.setdefault(name, value) != value:
+    if (known := table.setdefault(name, value)) is not value and known != value:  # NaN differs from itself
         what = f"different values for {key} ({table[name]!r} and {value!r})"
         raise UserError(what, where, "keep one of them", code="preset.conflicting_values")
 

@@ -43,7 +43,7 @@ def current_values(values: Mapping[str, Any], where: Callable[[str], str] = str)
             new = RENAMED_VALUES[key, value]
             notices.append(_renamed("preset.renamed_value", f'{key} = "{value}"', f'{key} = "{new}"', where(old)))
             value = new
-        if current.setdefault(key, value) != value:
+        if (known := current.setdefault(key, value)) is not value and known != value:  # NaN differs from itself
             what = f"different values for {key} and its old name: {current[key]!r} and {value!r}"
             raise UserError(what, where(old), "keep one of them", code="preset.conflicting_values")
     return current, notices

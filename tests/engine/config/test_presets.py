@@ -98,6 +98,22 @@ def test_toml_values_on_the_command_line() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("setting", "code"),
+    [
+        ("train.epochs=nan", "preset.invalid_value"),
+        ("data.validation=nan", "preset.invalid_value"),
+        ("evaluation.json_pass=inf", "preset.unknown_key"),
+        ("train.weight_decay=inf", "preset.invalid_value"),
+        ("method=x", "method.unknown"),
+    ],
+)
+def test_an_invalid_value_is_reported_for_the_command_line(setting: str, code: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(preset(tmp_path, 'method = "lora"\n'), None, parse_overrides([setting]))
+    assert (error.value.code, error.value.where) == (code, f"command line ({setting.partition('=')[0]})")
+
+
 def test_a_pair_without_equals_is_refused() -> None:
     with pytest.raises(UserError) as error:
         parse_overrides(["train.batch"])

@@ -20,7 +20,7 @@ def score_interval(values: Sequence[float]) -> Interval:
     return interval.widened(values[0]) if len(set(values)) == 1 else interval
 
 
-def gain_interval(
+def paired_interval(
     differences: Sequence[float], bounds: tuple[float, float], weights: Sequence[float] | None = None
 ) -> Interval:
     """Mean of paired differences with the wider of the bootstrap's and Student's interval; none below MIN_ITEMS items.

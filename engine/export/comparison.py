@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
-from engine.evaluation.intervals import bootstrap, gain_interval, score_interval
+from engine.evaluation.intervals import bootstrap, paired_interval, score_interval
 from engine.evaluation.scored_item import ScoredItem
 from engine.runs.result import Interval
 
@@ -28,17 +28,20 @@ def mean_with_interval(items: Sequence[ScoredItem], metric: str) -> Interval | N
 
 
 def difference_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] | None, metric: str) -> Interval | None:
-    """items − reference with the bootstrap interval of paired items; None if they are not the same number of items."""
+    """items − reference with an interval of paired items that is valid for few or equal items too; None if they are not
+    the same number of items.
+    """
     if not items or reference is None or len(items) != len(reference):
         return None
-    return bootstrap(*_paired(items, reference, metric))
+    differences, weights = _paired(items, reference, metric)
+    return paired_interval(differences, metric_spec(metric).bounds, weights)
 
 
 def gain_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str) -> Interval:
-    """items − reference, positive if it is an improvement, with an interval that is valid for few items too."""
-    spec = metric_spec(metric)
+    """`difference_of`, positive if it is an improvement. Raises ValueError for another number of items."""
     differences, weights = _paired(items, reference, metric)
-    found = gain_interval(differences, spec.bounds, weights)
+    spec = metric_spec(metric)
+    found = paired_interval(differences, spec.bounds, weights)
     return found.negated() if spec.lower_is_better else found
 
 

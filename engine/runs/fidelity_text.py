@@ -9,6 +9,7 @@ from engine.config.quantities import decimal, integer, percent, significant, siz
 from engine.config.text import amount
 from engine.runs import score_format
 from engine.runs.exports import Fidelity, MergeCandidate
+from engine.runs.result import MIN_ITEMS
 
 
 def outcome_sentence(check: Fidelity) -> str:
@@ -17,8 +18,12 @@ def outcome_sentence(check: Fidelity) -> str:
         return f"worse: {check.defects[0].text}"
     metric = metric_spec(check.metric)
     margin = f"{check.margin * metric.scale:g} {'points' if metric.is_share else metric.unit}"
-    if check.difference is None or check.difference.low is None:
+    if check.difference is None or not check.difference.rows:
         return "undecided: the run has no scores of test items to compare with"
+    if check.difference.rows < MIN_ITEMS:
+        return f"undecided: {amount(check.difference.rows, 'test item')}; an interval needs at least {MIN_ITEMS}"
+    if check.difference.low is None:
+        return "undecided: a score is not a finite number"
     if check.outcome == "pass":
         return f"pass: not worse than the run by more than the margin of {margin}"
     if check.outcome == "worse":

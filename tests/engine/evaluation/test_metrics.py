@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engine.config.metric_specs import metric_specs
-from engine.evaluation.intervals import RESAMPLES, bootstrap, gain_interval, score_interval
+from engine.evaluation.intervals import RESAMPLES, bootstrap, paired_interval, score_interval
 from engine.evaluation.metrics import contains, exact_match, json_fields, number, rouge, scoring_function
 from engine.evaluation.rouge import words
 from engine.runs.result import Interval
@@ -146,7 +146,7 @@ def test_resamples_do_not_depend_on_the_blocks_in_which_they_are_drawn(rows: int
 
 def test_a_gain_of_few_or_identical_items_has_no_narrow_interval() -> None:
     def gain(values: list[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
-        return gain_interval(values, bounds)
+        return paired_interval(values, bounds)
 
     few = gain([1.0] * 5)
     assert (few.mean, few.low, few.high) == (1.0, None, None)
@@ -164,7 +164,7 @@ def test_the_interval_of_a_gain_covers_where_the_bootstrap_does_not() -> None:
     random, contained = np.random.default_rng(5), [0, 0]
     for _ in range(200):
         values = (random.random(10) < 0.1).astype(float).tolist()
-        for place, one in enumerate((bootstrap(values), gain_interval(values, (0.0, 1.0)))):
+        for place, one in enumerate((bootstrap(values), paired_interval(values, (0.0, 1.0)))):
             assert one.low is not None and one.high is not None
             contained[place] += one.low <= 0.1 <= one.high
     assert contained[0] < 150 and contained[1] >= 190

@@ -80,7 +80,7 @@ class Exported:
 def exported(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("artifacts")
     done = Exported({}, {})
-    for kind, more in (("adapter", ()), ("merged", ("--type", "f32", "--margin", "5"))):
+    for kind, more in (("adapter", ("--margin", "10")), ("merged", ("--type", "f32", "--margin", "10"))):
         done.folders[kind] = folder / kind
         status, done.answers[kind] = export(runs["lora"], "--to", kind, "--out", str(folder / kind), *more)
         assert status == 0, done.answers[kind]
@@ -124,7 +124,7 @@ def test_a_merged_model_keeps_the_quality(
     if method == "lora":
         answer = exported.answers["merged"]
     else:
-        status, answer = export(runs[method], "--out", str(merged), "--type", "f32", "--margin", "5")
+        status, answer = export(runs[method], "--out", str(merged), "--type", "f32", "--margin", "10")
         assert status == 0, answer
     check_merged(answer["fidelity"], merged, quantized=method == "qlora")
 
@@ -142,7 +142,7 @@ def in_run(runs: dict[str, RunDir]) -> tuple[set[str], Path]:
     """What was in the directory of the run before an export without `--out`, and the artifact."""
     run = runs["full"]
     before = {path.name for path in run.path.iterdir()}
-    assert export(run, "--margin", "5")[0] == 0
+    assert export(run, "--margin", "10")[0] == 0
     return before, run.path / "exports" / "merged-bf16"
 
 
@@ -156,7 +156,7 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.exists")
     in_bf16 = read_fidelity(folder).bytes
-    status, answer = export(run, "--overwrite", "--margin", "5", "--type", "f32", "--out", str(folder))
+    status, answer = export(run, "--overwrite", "--margin", "10", "--type", "f32", "--out", str(folder))
     assert status == 0, answer
     check_merged(answer["fidelity"], folder, quantized=False)
     assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [found for found, _ in exports(run)] == [folder]

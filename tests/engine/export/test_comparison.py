@@ -1,0 +1,42 @@
+"""Differences between an artifact and its run, and the outcome that follows from them."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine.config.metric_specs import metric_spec
+from engine.evaluation.scored_item import ScoredItem
+from engine.export.comparison import difference_of
+from engine.runs.exports import Fidelity, outcome_of
+from engine.runs.fidelity_text import outcome_sentence
+
+
+def items(scores: list[float]) -> list[ScoredItem]:
+    return [ScoredItem(nll=1.0, tokens=1, weight=1.0, scores={"json": score}) for score in scores]
+
+
+@pytest.mark.parametrize(
+    ("count", "outcome", "text"),
+    [
+        (0, "undecided", "no scores of test items"),
+        (5, "undecided", "an interval needs at least 6"),
+        (50, "undecided", "50 test items do not show"),
+        (120, "pass", "not worse than the run"),
+    ],
+)
+def test_equal_scores_of_few_items_do_not_pass(count: int, outcome: str, text: str) -> None:
+    found = items([1.0] * count)
+    difference = difference_of(found, found, "json")
+    assert outcome_of(difference, metric_spec("json"), 0.02, []) == outcome
+    known = {"run": "a", "kind": "merged", "type": "f32", "model": "tiny", "metric": "json", "device": "CPU"}
+    check = msgspec.convert({**known, "margin": 0.02, "outcome": outcome}, Fidelity)
+    check.difference = difference
+    assert outcome_sentence(check).startswith(f"{outcome}: ") and text in outcome_sentence(check)
+
+
+def test_a_score_that_is_not_finite_gives_no_outcome() -> None:
+    difference = difference_of(items([1.0] * 120), items([float("nan")] * 120), "json")
+    assert (
+        difference and difference.mean is None and outcome_of(difference, metric_spec("json"), 0.02, []) == "undecided"
+    )

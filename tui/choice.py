@@ -101,7 +101,8 @@ def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset:
     if before is None:
         return []
     old, new = flatten(before.config), flatten(after.config)
-    different = [key for key in new if key not in NOT_COMPARED and old[key] != new[key]]
+    ignored = [*NOT_COMPARED, *(["train.epochs"] if new["train.steps"] else [])]  # which replace the epochs
+    different = [key for key in new if key not in ignored and old[key] != new[key]]
     changed = {key: f"{key} {setting(old[key])} → {setting(new[key])}" for key in different}
     if not same_preset or "method" not in changed:
         return list(changed.values())

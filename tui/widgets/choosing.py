@@ -60,7 +60,7 @@ class ChoosingPane(Vertical):
         self.changed: list[str] = []
         """Settings that differ from the previous selection."""
         self.previous = ""
-        """Title of the previous selection."""
+        """What the previous selection is called."""
         self.budget: MemoryBudget | None = None
         self.longest: Callable[[Config], int | None] = lambda config: None
         """Tokens of the longest row of a configuration, where its data was checked; set by the bench."""
@@ -96,7 +96,7 @@ class ChoosingPane(Vertical):
             self.post_message(ChoiceRefused(error.line))
             return
         self.changed = changes(self.effective, effective, same_preset=choice.preset == self.choice.preset)
-        self.previous = (self.effective.config.title or self.choice.name) if self.effective else ""
+        self.previous = _title(self.choice, self.effective) if self.effective else ""
         self.choice, self.effective = choice, effective
         self.list_presets()
         self.list_methods()
@@ -200,3 +200,9 @@ class ChoosingPane(Vertical):
             case _:
                 self.choose(self.choice.with_preset(selected))
         self.post_message(ItemPicked())
+
+
+def _title(choice: Choice, effective: EffectiveConfig) -> str:
+    """What a selection is called: its preset's title, unless something was changed on top of the preset."""
+    unchanged = choice == Choice(choice.preset)
+    return effective.config.title or choice.name if unchanged else "the previous selection"

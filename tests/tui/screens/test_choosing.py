@@ -113,6 +113,13 @@ def test_the_description_of_a_preset_and_what_it_changed_stay_shown(tmp_path: Pa
         assert "changes from QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
         await pilot.press("4")
         assert "same as QLoRA · SmolLM2-135M" in shown(app, "about")
+        bench = app.bench.choosing
+        bench.choose(bench.choice.with_setting("train.batch", 4))
+        await pilot.pause()
+        assert "changes from QLoRA · SmolLM2-135M: train.batch" in shown(app, "about")
+        bench.choose(bench.choice.with_setting("train.steps", 4))
+        await pilot.pause()
+        assert "changes from the previous selection: train.steps" in shown(app, "about")
         assert not notes(app)
 
     play(tmp_path, story, (160, 45))

@@ -4,8 +4,8 @@ Imported plainly, a worker's 3,500 modules take 6.1 to 6.7 CPU seconds; imported
 two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Both leave out torch's compiler.
 
 - Without garbage collection: what an import creates stays, and the collector examines all of it again and again.
-- Without torch's compiler: bitsandbytes decorates fallback kernels with `torch.compile`, whose call imports
-  torch._dynamo and torch._inductor. A function that compiles at its first call stands in for it.
+- Without torch's compiler, see `deferred_compiler`: and bitsandbytes decorates fallback kernels with `torch.compile`,
+  whose call imports it. A function that compiles at its first call stands in for it.
 - Without datasets and pandas: transformers' Trainer imports them to recognize rows in their format. Ours are not.
 - Without scipy: transformers' losses of object detection import it.
 - Without source text: torch notes where each custom operator is registered, and `inspect` looks for the lines of code
@@ -32,6 +32,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from engine.methods.deferred_compiler import defer_compiler
+
 NOT_NEEDED = ("is_datasets_available", "is_scipy_available")
 """Functions by which transformers decides whether to import a package."""
 SPIN_COUNT = "1000"
@@ -50,6 +52,7 @@ def import_libraries() -> None:
     with without_garbage_collection(), _without_source_lines():
         import torch
 
+        defer_compiler()
         _import_bitsandbytes(torch)  # before transformers and PEFT, which import it slowly
         _import_models()
         _import_trainer()

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config.errors import UserError
+from engine.methods.deferred_compiler import load_compiler
 from engine.training import varlen_attention
 from engine.training.guards import first_line, is_out_of_memory
 
@@ -45,6 +46,7 @@ def refuse_compilation(device: str) -> None:
 
 def compile_layers(model: torch.nn.Module, backend: Backend = "inductor") -> int:
     """Let the decoder layers compile themselves in their next training step; returns their number."""
+    load_compiler()
     AttentionInterface.register(varlen_attention.NAME, torch.compiler.disable(varlen_attention.varlen_attention))
     layers = _layers(model)
     for layer in layers:

@@ -14,6 +14,8 @@ model = torch.nn.Linear(4, 4)
 optimizer = torch.optim.AdamW(model.parameters())
 model(torch.ones(1, 4)).sum().backward()
 optimizer.step()
+from accelerate.utils.other import is_compiled_module
+assert not is_compiled_module(model)
 """
 USES = {
     "an attribute": "torch._dynamo.config.suppress_errors",
@@ -22,6 +24,9 @@ USES = {
     "a name of the package": "from torch._dynamo import is_compiling",
     "reset": "torch.compiler.reset()",
     "compile": "assert torch.compile(lambda x: 2 * x, backend='eager')(torch.ones(1)) == 2",
+    "a compiled module": "from accelerate.utils.other import is_compiled_module\n"
+    "assert is_compiled_module(torch.compile(torch.nn.Linear(1, 1), backend='eager'))",
+    "frames": "assert torch._dynamo.eval_frame.innermost_fn(len) is len",
 }
 
 

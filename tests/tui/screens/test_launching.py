@@ -100,7 +100,7 @@ def test_a_long_launch_screen_shows_how_to_scroll(tmp_path: Path, here: Path) ->
         app.bench.choosing.choose(Choice("demo-lora", data=str(mine)))
         app.bench.action_start()
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen) and app.screen.report.answer)
-        assert "ignored: topic, link, author, place" in text(app) and "4 warnings, see below" in text(app)
+        assert "ignored: topic, link, author, place" in text(app) and "5 warnings, see below" in text(app)
         await wait_for(pilot, lambda: "scroll" in str(app.screen.query_one("#keys", Static).visual))
         assert app.screen.query_one("#keys").region.bottom <= 24
 

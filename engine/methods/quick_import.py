@@ -1,7 +1,8 @@
 """Import torch, bitsandbytes, transformers and PEFT in less time.
 
 Imported plainly, a worker's 3,500 modules take 6.1 to 6.7 CPU seconds; imported here, 4.6 to 4.9 (three starts each on
-two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Both leave out torch's compiler.
+two busy cores; torch 2.13, transformers 5.24, PEFT 0.21, bitsandbytes 0.50). Both leave out what bitsandbytes imports
+of torch's compiler; deferring the rest of it is not part of these times.
 
 - Without garbage collection: what an import creates stays, and the collector examines all of it again and again.
 - Without torch's compiler, see `deferred_compiler`: and bitsandbytes decorates fallback kernels with `torch.compile`,

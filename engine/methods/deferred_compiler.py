@@ -39,7 +39,7 @@ class _Frames:
     """Stands in for `torch._dynamo.eval_frame`: accelerate compares every model with its class of compiled ones."""
 
     class OptimizedModule:
-        """Without the compiler there is none."""
+        """No model has this class without the compiler."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(load_compiler().eval_frame, name)

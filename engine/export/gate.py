@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.config.errors import UserError
-from engine.evaluation.predictions import recorded_items
+from engine.evaluation.predictions import read_lines, recorded_items
 from engine.export.comparison import gain_of
 from engine.runs.gates import Gain
 from engine.runs.result import Result
@@ -29,6 +29,7 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         _refuse_other_items(result, _finished(against), against.name)
         reference, named = recorded_items(against.predictions_file, "tuned"), against.name
     if not tuned or not reference:
+        _refuse_unreadable(against if tuned and against else run)
         what = f"{run.name if not tuned else named} has no scores of test items"
         raise UserError(what, run.name, 'set evaluation.when = "both" and give a test split', "gate.no_scores")
     known = {key for item in tuned for key in item.scores or {}} | {"loss"}
@@ -37,6 +38,14 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         do = f"use {', '.join(sorted(known))}"
         raise UserError(what, "--metric", do, "gate.unknown_metric")
     return Gain(candidate=run.name, reference=named, metric=name, gain=gain_of(tuned, reference, name))
+
+
+def _refuse_unreadable(run: RunDir) -> None:
+    """Raise UserError if the run was scored, but its answers cannot be read."""
+    result = run.result()
+    if result is not None and result.after is not None and not read_lines(run.predictions_file):
+        what, do = "predictions.jsonl is missing or damaged", "repeat the run: its scores by test item are in this file"
+        raise UserError(what, str(run.predictions_file), do, "gate.no_predictions")
 
 
 def _refuse_other_start(run: RunDir, result: Result, start: bool) -> None:

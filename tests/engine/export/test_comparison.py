@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
+from made_ladder import made_ladder
 
+from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.scored_item import ScoredItem
 from engine.export.comparison import difference_of
+from engine.export.gate import gain_of_run
+from engine.runs import run_dir
 from engine.runs.exports import Fidelity, outcome_of
 from engine.runs.fidelity_text import outcome_sentence
+from engine.runs.result import Interval, Score
+from engine.runs.run_dir import RunDir
 
 
 def items(scores: list[float]) -> list[ScoredItem]:
@@ -33,6 +41,24 @@ def test_equal_scores_of_few_items_do_not_pass(count: int, outcome: str, text: s
     check = msgspec.convert({**known, "margin": 0.02, "outcome": outcome}, Fidelity)
     check.difference = difference
     assert outcome_sentence(check).startswith(f"{outcome}: ") and text in outcome_sentence(check)
+
+
+def test_a_gate_without_predictions_names_the_file(tmp_path: Path) -> None:
+    _, state = made_ladder(tmp_path / "runs")
+    run = RunDir(tmp_path / "runs" / state.entries[-1].run)
+    result = run.result()
+    assert result
+    score = Interval(mean=0.5, low=0.4, high=0.6, rows=9)
+    result.after = Score(loss=score, perplexity=None, score=score, metric="json")
+    run_dir.write_result(run, result)
+    with pytest.raises(UserError) as refused:
+        gain_of_run(run, None, None)
+    assert (refused.value.code, refused.value.where) == ("gate.no_predictions", str(run.predictions_file))
+    result.after = None
+    run_dir.write_result(run, result)
+    with pytest.raises(UserError) as refused:
+        gain_of_run(run, None, None)
+    assert refused.value.code == "gate.no_scores"
 
 
 def test_a_score_that_is_not_finite_gives_no_outcome() -> None:

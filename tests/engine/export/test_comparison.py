@@ -51,6 +51,7 @@ def test_a_gate_without_predictions_names_the_file(tmp_path: Path) -> None:
     score = Interval(mean=0.5, low=0.4, high=0.6, rows=9)
     result.after = Score(loss=score, perplexity=None, score=score, metric="json")
     run_dir.write_result(run, result)
+    run.predictions_file.write_text("{damaged")
     with pytest.raises(UserError) as refused:
         gain_of_run(run, None, None)
     assert (refused.value.code, refused.value.where) == ("gate.no_predictions", str(run.predictions_file))

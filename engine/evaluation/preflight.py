@@ -8,7 +8,8 @@ from typing import Any
 from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
-from engine.data.items import EvaluationItem
+from engine.data.items import EvaluationItem, evaluation_items, sampled
+from engine.data.preparation import Preparation
 from engine.data.prepare import Prepared
 from engine.data.tokenized import lengths_of
 from engine.data.tokens import Row
@@ -30,6 +31,15 @@ def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[
     return length_error(longest, maximum_positions(config_of(model)), max_length) or scoring_error(
         evaluation, rows["train"], rows["test"]
     )
+
+
+def refusal_and_warnings(
+    model: Model, max_length: int, evaluation: Evaluation, done: Preparation
+) -> tuple[UserError | None, list[Notice]]:
+    """The first error of prepared rows (`preflight`), or None, and the warnings of a run about them."""
+    items = [] if evaluation.when == "never" else evaluation_items(done.rows["test"], done.references)
+    notice = unscorable_warning(evaluation.metric, sampled(items, evaluation.rows))
+    return preflight(model, max_length, evaluation, done.rows), [notice] if notice else []
 
 
 def length_error(longest: int, positions: int | None, max_length: int) -> UserError | None:

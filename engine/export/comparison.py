@@ -33,22 +33,14 @@ def difference_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] |
     """
     if not items or reference is None or len(items) != len(reference):
         return None
-    differences, weights = _paired(items, reference, metric)
-    return paired_interval(differences, metric_spec(metric).bounds, weights)
+    pairs = zip(values_of(items, metric), values_of(reference, metric), strict=True)
+    weights = None if metric_spec(metric).needs_answers else [item.loss_weight for item in items]
+    return paired_interval([a - b for a, b in pairs], metric_spec(metric).bounds, weights)
 
 
 def gain_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str) -> Interval:
     """`difference_of`, positive if it is an improvement. Raises ValueError for another number of items."""
-    differences, weights = _paired(items, reference, metric)
-    spec = metric_spec(metric)
-    found = paired_interval(differences, spec.bounds, weights)
-    return found.negated() if spec.lower_is_better else found
-
-
-def _paired(
-    items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str
-) -> tuple[list[float], list[float] | None]:
-    """(items − reference, weights) by item. Raises ValueError if they are not the same number of items."""
-    pairs = zip(values_of(items, metric), values_of(reference, metric), strict=True)
-    weights = None if metric_spec(metric).needs_answers else [item.loss_weight for item in items]
-    return [a - b for a, b in pairs], weights
+    found = difference_of(items, reference, metric)
+    if found is None:
+        raise ValueError(f"{len(items)} and {len(reference)} test items")
+    return found.negated() if metric_spec(metric).lower_is_better else found

@@ -53,7 +53,7 @@ WITHOUT_COMPILER: dict[str, Any] = {
     "graph_break": _no_break,
     "eval_frame": _Frames(),
 }
-"""What the package's names mean in a process that compiles nothing: functions without an effect."""
+"""Stand-ins for names of the package, without an effect: enough for a process that compiles nothing."""
 
 
 class DeferredCompiler(ModuleType):
@@ -74,7 +74,7 @@ class DeferredCompiler(ModuleType):
 
 
 class _Loaded(Loader):
-    """Gives a module that is loaded already."""
+    """Returns a module that is already loaded."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__

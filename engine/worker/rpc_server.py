@@ -12,13 +12,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from engine.config import schema
-from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.split_version import SPLIT_VERSION
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
@@ -31,7 +32,6 @@ from engine.worker.training_check_requests import TRAINING_CHECK_REQUESTS
 
 if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
     from engine.data.check import Preflight
-    from engine.data.preparation import Preparation
 
 TOKENIZER_ONLY = ("data.check", "data.show", "data.inspect")
 """Requests that need transformers without torch."""
@@ -54,19 +54,11 @@ def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def _preflight(arguments: dict[str, Any]) -> Preflight:
     """The checks that a run applies to prepared rows before it loads weights."""
-    from engine.data.items import evaluation_items, sampled
-    from engine.evaluation.preflight import preflight, unscorable_warning
+    from engine.evaluation.preflight import refusal_and_warnings
 
     model = msgspec.convert(arguments["model"], schema.Model)
     evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
-
-    def examine(done: Preparation) -> tuple[UserError | None, list[Notice]]:
-        items = [] if evaluation.when == "never" else evaluation_items(done.rows["test"], done.references)
-        notice = unscorable_warning(evaluation.metric, sampled(items, evaluation.rows))
-        refusal = preflight(model, arguments["max_length"], evaluation, done.rows)
-        return refusal, [notice] if notice else []
-
-    return examine
+    return partial(refusal_and_warnings, model, arguments["max_length"], evaluation)
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:

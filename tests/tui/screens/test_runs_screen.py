@@ -1,57 +1,22 @@
-"""The runs screen and live runs driven by keys: queue, pause, resume, sort, mark, delete."""
+"""The runs screen and live runs driven by keys: queue, pause, resume, sort, mark."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
-from made_runs import write_events
+from listed_runs import cell, keys, made, title
 from pilot import LONG, play, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.config import preset_library
-from engine.config.files import used_folder
 from engine.runs import launch, locks, run_dir
-from engine.runs.result import Interval, MeasuredPeak, Score
-from engine.runs.run_dir import RunDir
 from tui.app import Workbench
-from tui.screens.ask import ConfirmScreen
 from tui.screens.comparing import CompareScreen
 from tui.screens.launching import LaunchScreen
 from tui.screens.runs import RunsScreen
 from tui.widgets.table import Table
-
-
-def made(runs: Path, number: int, preset: str = "demo-lora", status: str = "finished", **settings: object) -> RunDir:
-    """A run with a result, as a worker writes it."""
-    run = run_dir.create(runs, preset, preset_library.resolve_preset(preset, None, dict(settings)))
-    method = run_dir.read_frozen(run).config.method
-    write_events(run, method, number)
-    result = run_dir.blank_result(run, run_dir.read_frozen(run))
-    half = Interval(mean=number / 10, low=number / 10 - 0.05, high=number / 10 + 0.05, rows=40)
-    result.status, result.reason, result.created = status, "", 1_795_600_000.0 + number  # type: ignore[assignment]
-    result.after = Score(loss=Interval(mean=0.5, low=0.4, high=0.6, rows=40), perplexity=1.6, metric="json", score=half)
-    result.peak = MeasuredPeak(rss_training=(100 - number) << 20)
-    result.seconds = {"training": 100.0 * (number % 3) + number}
-    run_dir.write_result(run, result)
-    return run
-
-
-def keys(app: Workbench) -> list[str]:
-    return [row.key for row in app.screen.query_one(Table).rows]
-
-
-def title(app: Workbench) -> str:
-    return str(app.screen.query_one("#title", Static).visual)
-
-
-def cell(app: Workbench, name: str, column: str) -> str:
-    table = app.screen.query_one(Table)
-    number = [one.strip("↑↓") for one in table.names].index(column)
-    return next(row.cells[number][0] for row in table.rows if row.key == name)
 
 
 def test_a_died_run_is_shown_as_live_after_it_is_resumed(tmp_path: Path) -> None:
@@ -137,80 +102,6 @@ def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: 
         assert app.screen is app.bench
 
     play(tmp_path, story, size)
-
-
-def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> None:
-    run, other = made(tmp_path, 1), made(tmp_path, 2)
-    other.config_file.write_text("\x1b[31m[")
-    other.result_file.write_bytes(msgspec.json.encode({"nonsense": 1}))
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r")
-        assert cell(app, other.name, "state") == "damaged"
-        for number in range(2):
-            await pilot.press("x")
-            assert isinstance(app.screen, ConfirmScreen)
-            await pilot.press("n", "x", "y")
-            assert len(keys(app)) == 1 - number
-        assert "no runs yet" in str(app.screen.query_one("#detail", Static).visual)
-
-    play(tmp_path, story)
-    assert not run.path.exists() and not other.path.exists()
-
-
-def test_a_run_that_an_export_reads_is_not_deleted(tmp_path: Path) -> None:
-    run = made(tmp_path, 1)
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r")
-        with used_folder(run.path):
-            await pilot.press("x")
-            assert isinstance(app.screen, RunsScreen)
-        await pilot.press("x")
-        assert isinstance(app.screen, ConfirmScreen)
-        with used_folder(run.path):  # an export that began after the question
-            await pilot.press("y")
-        assert keys(app) == [run.name]
-
-    play(tmp_path, story)
-    assert run.config_file.exists()
-
-
-def test_of_a_linked_run_only_the_link_is_deleted(tmp_path: Path) -> None:
-    runs, elsewhere = tmp_path / "runs", tmp_path / "elsewhere"
-    run = made(elsewhere, 1)
-    made(runs, 2)
-    (runs / run.name).symlink_to(run.path)
-    before = sorted(path.name for path in run.path.iterdir())
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r")
-        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 2)
-        await pilot.press("home" if keys(app)[0] == run.name else "end", "x")
-        await wait_for(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-        await pilot.press("y")
-        await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 1)
-
-    play(runs, story)
-    assert not (runs / run.name).exists() and not (runs / run.name).is_symlink()
-    assert sorted(path.name for path in run.path.iterdir()) == before
-
-
-def test_the_cursor_moves_to_the_neighbor_of_a_deleted_run(tmp_path: Path) -> None:
-    for number in range(4):
-        made(tmp_path, number)
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r", "down")
-        _, second, third, last = keys(app)
-        table = app.screen.query_one(Table)
-        assert table.key == second
-        await pilot.press("x", "y")
-        assert table.key == third
-        await pilot.press("end", "x", "y")
-        assert table.key == third and last not in keys(app)
-
-    play(tmp_path, story)
 
 
 def test_a_run_is_repeated_with_its_frozen_configuration(tmp_path: Path) -> None:

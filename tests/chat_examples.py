@@ -15,7 +15,12 @@ CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city"
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 ASKED = {"role": "user", "content": "Will it rain?"}
 SAID = {"role": "assistant", "content": "It will."}
-CALLING = [ASKED, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "rain"}, SAID]
+CALLING: list[dict[str, Any]] = [
+    ASKED,
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "rain"},
+    SAID,
+]
 
 
 def chat(*messages: dict[str, Any], tools: list[Any] | None = None, **more: Any) -> Example:

@@ -101,7 +101,7 @@ def answer(ask: AnswerRequest) -> None:
         tell(
             AnswerFinished(
                 number=ask.number, column=key, text=text, tokens=12, ended=ended, first_token=0.1, seconds=1.1
-            )  # type: ignore[arg-type]
+            )
         )
     tell(RequestFinished(number=ask.number, memory=MEMORY))
 

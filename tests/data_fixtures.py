@@ -28,7 +28,7 @@ CORPUS = [
 @functools.cache
 def tokenizer(
     template: str | None = CHATML, specials: tuple[str, ...] = (), bos: str | None = None, eos: str = "<|im_end|>"
-):
+) -> Any:
     """A byte-level BPE tokenizer with 420 tokens; `bos` is added in front of plain text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

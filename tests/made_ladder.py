@@ -29,7 +29,7 @@ def made_ladder(
     without: Sequence[str] = (),
 ) -> tuple[LadderDir, Ladder]:
     """A finished ladder of the three methods; the rungs in `without` ran out of memory."""
-    config = {method: resolve(Preset("demo-lora", {}), method).config for method in METHODS}  # type: ignore[arg-type]
+    config = {method: resolve(Preset("demo-lora", {}), method).config for method in METHODS}
     plan = LadderPlan(
         preset="demo-lora",
         created=BEGIN,
@@ -107,7 +107,7 @@ def _trial(method: str, number: int, rate: float) -> LadderEntry:
 
 def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> LadderEntry:
     overrides: dict[str, Any] = {"train.seed": seed, "train.learning_rate": 5e-4}
-    run = run_dir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))  # type: ignore[arg-type]
+    run = run_dir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))
     write_events(run, method, seed, card)
     write_predictions(run, method, seed, hostile, base=method == "qlora", metric=metric)
     return LadderEntry(

@@ -16,8 +16,8 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from tui.app import Workbench
-from tui.choice import Choice
 from tui.screens.launching import LaunchScreen
+from tui.selection import Selection
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 
@@ -93,7 +93,7 @@ async def wait_for(pilot: Pilot[Any], what: Callable[[], object], seconds: float
 
 async def start(pilot: Pilot[str], app: Workbench, **more: object) -> None:
     """Start the selected run, shortened."""
-    app.bench.choosing.choose(Choice("demo-lora", settings={**MICRO, **more}))
+    app.bench.selection_pane.select(Selection("demo-lora", settings={**MICRO, **more}))
     app.bench.query_one(LogPane).focus()
     await pilot.press("enter")
     await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))

@@ -41,8 +41,8 @@ def text(app: Workbench, part: str) -> str:
 
 
 def chosen(app: Workbench) -> str:
-    assert app.bench.choosing.effective is not None
-    return app.bench.choosing.effective.config.data.id
+    assert app.bench.selection_pane.effective is not None
+    return app.bench.selection_pane.effective.config.data.id
 
 
 async def look_into(pilot: Pilot[str], app: Workbench, name: str) -> InspectorScreen:

@@ -53,12 +53,12 @@ def cells() -> Iterator[Cell]:
         (300, 1000, 100), ("threshold", "bimodal t3"), SEEDS, SEED_STDS
     ):
         yield Cell(variant, items, (seeds,) * 3, (std,) * 3, True)
-    for variant, seeds, std in itertools.product(("threshold", "bimodal t3"), UNEQUAL_SEEDS, SEED_STDS):
-        yield Cell(variant, 300, seeds, (std,) * 3, True)
-    for variant, seeds, stds in itertools.product(
+    for variant, unequal, std in itertools.product(("threshold", "bimodal t3"), UNEQUAL_SEEDS, SEED_STDS):
+        yield Cell(variant, 300, unequal, (std,) * 3, True)
+    for variant, unequal, stds in itertools.product(
         ("threshold", "bimodal t3"), ((2,) * 3, (3,) * 3, (5,) * 3, *UNEQUAL_SEEDS), UNEQUAL_STDS
     ):
-        yield Cell(variant, 300, seeds, stds, True)
+        yield Cell(variant, 300, unequal, stds, True)
     for variant, seeds, std in itertools.product(("threshold", "bimodal t3"), SEEDS, SEED_STDS):
         yield Cell(variant, 300, (seeds,) * 3, (std,) * 3, False)
     for variant, items, seeds, std in itertools.product(
@@ -155,5 +155,5 @@ def measure(cell: Cell, ladders: int) -> dict[str, Any]:
         counts["false"] += false
         counts["unlike"] += bool(samples.unlike)
         score = samples.interval("lora")
-        counts["score"] += score.low <= rates["lora"] <= score.high  # type: ignore[operator]
+        counts["score"] += score.low <= rates["lora"] <= score.high
     return {"cell": cell._asdict(), "ladders": ladders, "half_width": width / 2 / ladders, **counts}

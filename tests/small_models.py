@@ -55,7 +55,15 @@ class Counted(transformers.LlamaForCausalLM):
     room, passes, tokens = 999, 0, 0
     fails_at: Callable[[int], bool] = staticmethod(lambda number: False)
 
-    def forward(self, input_ids=None, position_ids=None, attention_mask=None, cache=None, logits_to_keep=0, **rest):
+    def forward(
+        self,
+        input_ids: Any = None,
+        position_ids: Any = None,
+        attention_mask: Any = None,
+        cache: Any = None,
+        logits_to_keep: Any = 0,
+        **rest: Any,
+    ) -> Any:
         self.passes, self.tokens = self.passes + 1, self.tokens + input_ids.numel()
         if len(input_ids) > self.room or self.fails_at(self.passes):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

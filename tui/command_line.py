@@ -9,22 +9,22 @@ from pathlib import Path
 from engine.config.preset import Flat
 from engine.config.setting_specs import setting_text
 from engine.runs.home import runs_home
-from tui.choice import Choice
+from tui.selection import Selection
 
 OPTIONS = {"model.id": "--model", "data.id": "--data", "model.from_run": "--from"}
 """Settings that have an option."""
 
 
-def run_command(choice: Choice, runs: Path, wait: bool = True) -> str:
+def run_command(selection: Selection, runs: Path, wait: bool = True) -> str:
     """`ftbench run PRESET …` for a run of this selection; `wait=False` starts while the GPU is busy."""
-    method = ["--method", choice.method] if choice.method else []
+    method = ["--method", selection.method] if selection.method else []
     now = [] if wait else ["--now"]
-    return _joined(["run", choice.preset, *method, *_settings(choice.read_overrides()), *_home(runs), *now])
+    return _joined(["run", selection.preset, *method, *_settings(selection.read_overrides()), *_home(runs), *now])
 
 
-def ladder_command(choice: Choice, options: Iterable[str], runs: Path) -> str:
+def ladder_command(selection: Selection, options: Iterable[str], runs: Path) -> str:
     """`ftbench ladder PRESET …` for a ladder of this selection; `options` are those of the ladder."""
-    return _joined(["ladder", choice.preset, *options, *_settings(choice.overrides()), *_home(runs)])
+    return _joined(["ladder", selection.preset, *options, *_settings(selection.overrides()), *_home(runs)])
 
 
 def _settings(values: Flat) -> list[str]:

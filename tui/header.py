@@ -1,4 +1,4 @@
-"""The header of the bench: host, current choice, its differences from the previous one, active and queued runs."""
+"""The header of the bench: host, current selection, its differences from the previous one, active and queued runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # for annotations only: presets and the queue are read after 
 
 
 def head_line(effective: EffectiveConfig | None, name: str, live: Content, width: int) -> Content:
-    """Host and choice at the left, truncated if needed; active runs at the right."""
+    """Host and selection at the left, truncated if needed; active runs at the right."""
     what = f" {socket.gethostname()}"
     if effective is not None:
         config = effective.config
@@ -57,10 +57,10 @@ def _turn(turn: QueuePlace, watched: bool) -> Content:
     return Content.styled(f"{turn.place or '▶'} {visible(short_name(turn.run.name))}", style)
 
 
-def choice_lines(
+def selection_lines(
     effective: EffectiveConfig | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
 ) -> list[Content]:
-    """Description of the chosen preset, and its differences from the previous choice."""
+    """Description of the chosen preset, and its differences from the previous selection."""
     if effective is None:
         key = keys.of("bench.presets")
         return [Content(f"no valid preset: press {key} to list them with their errors"), Content("")]

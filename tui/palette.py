@@ -89,15 +89,15 @@ def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
 def presets(app: PaletteApp) -> Iterator[PaletteEntry]:
     """Every valid preset."""
 
-    def choose(name: str) -> None:
+    def select(name: str) -> None:
         bench = app.back_to_bench()
-        bench.choosing.choose(bench.choosing.choice.with_preset(name))
+        bench.selection_pane.select(bench.selection_pane.selection.with_preset(name))
 
     for listed in preset_library.list_presets():
         if listed.preset:
             values = listed.preset.values
             title, about = values.get("title", ""), values.get("about", "")
-            yield PaletteEntry(f"preset {listed.name}  {title}", about, partial(choose, listed.name))
+            yield PaletteEntry(f"preset {listed.name}  {title}", about, partial(select, listed.name))
 
 
 def runs(app: PaletteApp) -> Iterator[PaletteEntry]:
@@ -133,9 +133,9 @@ def data(app: PaletteApp) -> Iterator[PaletteEntry]:
     """The data sets of the data list."""
 
     def select(name: str) -> None:
-        app.back_to_bench().choosing.select_data(name)
+        app.back_to_bench().selection_pane.select_data(name)
 
-    effective = app.bench.choosing.effective
+    effective = app.bench.selection_pane.effective
     for one in list_datasets(effective.config.data.id if effective else EMBEDDED[0]):
         yield PaletteEntry(f"data {one.label}", f"Train on {one.id}.", partial(select, one.id))
 

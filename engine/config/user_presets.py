@@ -48,7 +48,7 @@ def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> P
     return _write(path, tomli_w.dumps(nested(values)))
 
 
-def create_from_choice(name: str, base: str, chosen: EffectiveConfig) -> Path:
+def create_from_config(name: str, base: str, chosen: EffectiveConfig) -> Path:
     """Write `NAME.toml` with only what differs from the method's defaults.
 
     Raises UserError for an invalid or existing name.

@@ -31,7 +31,7 @@ from engine.data.tokenizing import RowProcessor, pieces
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the current phase, the number of rows done, and their total (None if unknown)."""
-SIDE_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
+SPLIT_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
 """Side code of an assignment -> index of the split that the row belongs to, including rows that are left out."""
 REASONS = {OVER_LIMIT: "data.max_rows", SHARED: "data.validation_overlaps"}
 
@@ -107,7 +107,7 @@ class Builder:
         done = 0
         for name, rows in self.given.items():
             wanted = np.ones(self.read[name].count, dtype=bool)
-            wanted[self.read[name].numbers] = ~np.isin(assignment.sides[name], list(REASONS))
+            wanted[self.read[name].numbers] = ~np.isin(assignment.codes[name], list(REASONS))
             for piece in pieces(self.work, rows, processes_for(int(wanted.sum())), wanted):
                 assert piece.batch
                 writer.append(piece.batch)
@@ -143,16 +143,16 @@ class Builder:
         return Preparation(columns, self._facts(columns, assignment))
 
     def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
-        """Side, reason and item of every stored row."""
-        side, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
+        """Split, reason and item of every stored row."""
+        split, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
         item = np.full(rows.count, -1, dtype=np.int32)
         for name, (start, numbers) in self._keyed().items():
-            side[start : start + self.read[name].count] = SPLITS.index(name)
-            codes = assignment.sides[name]
-            side[start + numbers], item[start + numbers] = SIDE_OF[codes], assignment.items[name]
+            split[start : start + self.read[name].count] = SPLITS.index(name)
+            codes = assignment.codes[name]
+            split[start + numbers], item[start + numbers] = SPLIT_OF[codes], assignment.items[name]
             for code, kind in REASONS.items():
                 reason[start + numbers[codes == code]] = kinds.index(kind)
-        return {"side": side, "reason": reason, "item": item}
+        return {"split": split, "reason": reason, "item": item}
 
     def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
         """Given split -> index of its first row among all rows, and indices of its rows with keys within the split."""
@@ -168,8 +168,8 @@ class Builder:
         groups = Groups.of([read.keys for read in self.read.values()])
         used = columns["reason"][numbers] == 0
         duplicates, equal = groups.duplicates(np.flatnonzero(used))
-        repeated = groups.repeated(np.flatnonzero(used & (columns["side"][numbers] == 0)))
-        test = columns["side"][numbers] == SPLITS.index("test")
+        repeated = groups.repeated(np.flatnonzero(used & (columns["split"][numbers] == 0)))
+        test = columns["split"][numbers] == SPLITS.index("test")
 
         def place(pair: Any) -> list[str]:
             return [columns.where(int(numbers[one])) for one in pair]

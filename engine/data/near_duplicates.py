@@ -50,7 +50,7 @@ class NearDuplicates:
     _signatures: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _prompts: dict[str, list[bytes]] = field(default_factory=dict)
 
-    def add(self, side: str, example: Example) -> None:
+    def add(self, split: str, example: Example) -> None:
         """Add a row of `train`, `validation` or `test`."""
         if self.reason:
             return
@@ -60,12 +60,12 @@ class NearDuplicates:
             self._pending, self._signatures, self._prompts = [], {}, {}
             return
         text = prompt_words(example).lower()[:_LONGEST]
-        self._pending.append((side, text, keys_of(example).prompt))
+        self._pending.append((split, text, keys_of(example).prompt))
         self._characters += len(text)
         if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
             self._flush()
 
-    def count(self, side: str) -> int | None:
+    def count(self, split: str) -> int | None:
         """Rows of a split whose prompt is not in training but similar to one that is; None with too many rows.
 
         0 for a split without rows.
@@ -73,25 +73,25 @@ class NearDuplicates:
         self._flush()
         if self.reason:
             return None
-        if side not in self._signatures or "train" not in self._signatures:
+        if split not in self._signatures or "train" not in self._signatures:
             return 0
         trained = set(self._prompts["train"])
-        other = np.array([prompt not in trained for prompt in self._prompts[side]])
-        held = np.concatenate(self._signatures[side])[other]
+        other = np.array([prompt not in trained for prompt in self._prompts[split]])
+        held = np.concatenate(self._signatures[split])[other]
         return int(_similar(held, np.concatenate(self._signatures["train"])).sum()) if len(held) else 0
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        sides, texts, keys = zip(*self._pending, strict=True)
+        splits, texts, keys = zip(*self._pending, strict=True)
         grams, starts = _grams(texts)
         if self._common is None:
             self._common = _common_grams(grams, starts)
         signatures = _signatures(*_without(grams, starts, self._common))
-        for side in dict.fromkeys(sides):
-            mine = [number for number, one in enumerate(sides) if one == side]
-            self._signatures.setdefault(side, []).append(signatures[mine])
-            self._prompts.setdefault(side, []).extend(keys[number] for number in mine)
+        for split in dict.fromkeys(splits):
+            mine = [number for number, one in enumerate(splits) if one == split]
+            self._signatures.setdefault(split, []).append(signatures[mine])
+            self._prompts.setdefault(split, []).extend(keys[number] for number in mine)
         self._pending, self._characters = [], 0
 
 

@@ -93,8 +93,8 @@ class Preparation:
         """The rows in use, by split."""
         used = self.columns["reason"] == 0
         return {
-            name: TokenizedRows(self.columns, np.flatnonzero(used & (self.columns["side"] == side)))
-            for side, name in enumerate(SPLITS)
+            name: TokenizedRows(self.columns, np.flatnonzero(used & (self.columns["split"] == number)))
+            for number, name in enumerate(SPLITS)
         }
 
     def left_out(self, name: str) -> list[LeftOutRows]:
@@ -107,7 +107,7 @@ class Preparation:
         return np.concatenate(lengths).astype(np.int64) if lengths else np.zeros(0, dtype=np.int64)
 
     def _left_out(self, name: str) -> Iterator[np.ndarray]:
-        reasons = np.where(self.columns["side"] == SPLITS.index(name), self.columns["reason"], 0)
+        reasons = np.where(self.columns["split"] == SPLITS.index(name), self.columns["reason"], 0)
         found, first = np.unique(reasons, return_index=True)
         for reason in found[np.argsort(first)].tolist():
             if reason:

@@ -73,8 +73,8 @@ def _given(done: Preparation, span: range) -> dict[str, Any]:
     """The splits to which the rows of a given split went."""
     part = slice(span.start, span.stop)
     used = done.columns["reason"][part] == 0
-    sides = np.bincount(done.columns["side"][part][used], minlength=len(SPLITS)).tolist()
-    return {"read": len(span), **dict(zip(SPLITS, sides, strict=True)), "left_out": len(span) - sum(sides)}
+    counts = np.bincount(done.columns["split"][part][used], minlength=len(SPLITS)).tolist()
+    return {"read": len(span), **dict(zip(SPLITS, counts, strict=True)), "left_out": len(span) - sum(counts)}
 
 
 def _left_out(done: Preparation, span: range) -> dict[str, dict[str, Any]]:

@@ -41,19 +41,19 @@ class SecondPass:
             note_near_duplicates(self.assignment, near)
             return
         for name in self.given:
-            for example, side, item in self._examples(name):
-                if counts_near and side < len(SPLITS):
-                    near.add(SPLITS[side], example)
-                if side == TEST:
+            for example, code, item in self._examples(name):
+                if counts_near and code < len(SPLITS):
+                    near.add(SPLITS[code], example)
+                if code == TEST:
                     self.further += [(other, item) for other in reference_examples(example)]
         note_near_duplicates(self.assignment, near)
 
     def _examples(self, name: str) -> Iterator[tuple[Example, int, int]]:
-        """Example, side code and item of each row with keys."""
+        """Example, split code and item of each row with keys."""
         said = (to_example(raw, self.format) for raw in self.given[name])
         examples = (one for one in said if isinstance(one, Example))
-        sides, items = self.assignment.sides[name].tolist(), self.assignment.items[name].tolist()
-        yield from zip(examples, sides, items, strict=True)
+        codes, items = self.assignment.codes[name].tolist(), self.assignment.items[name].tolist()
+        yield from zip(examples, codes, items, strict=True)
 
     def reference_rows(self, work: RowProcessor) -> list[Row]:
         """Rows for the further answers of test rows. Answers that cannot be tokenized are used by text metrics only."""

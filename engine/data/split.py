@@ -22,8 +22,8 @@ class Assignment:
     """The split of every row that was read."""
 
     version: int
-    sides: dict[str, np.ndarray]
-    """Given split -> (N,) side code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
+    codes: dict[str, np.ndarray]
+    """Given split -> (N,) split code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
     items: dict[str, np.ndarray]
     """Given split -> (N,) item number of each row: equal for rows of one prompt, across all splits."""
     overlaps: dict[str, Overlap] = field(default_factory=dict)
@@ -33,16 +33,16 @@ class Assignment:
     warnings: list[Notice] = field(default_factory=list)
 
     def count(self, code: int) -> int:
-        """Number of rows with a side code."""
-        return sum(int((side == code).sum()) for side in self.sides.values())
+        """Number of rows with a split code."""
+        return sum(int((codes == code).sum()) for codes in self.codes.values())
 
     def rows(self, code: int) -> list[tuple[str, np.ndarray]]:
-        """(given split, row indices in reading order) of the rows with a side code."""
-        found = [(name, np.flatnonzero(side == code)) for name, side in self.sides.items()]
+        """(given split, row indices in reading order) of the rows with a split code."""
+        found = [(name, np.flatnonzero(codes == code)) for name, codes in self.codes.items()]
         return [(name, numbers) for name, numbers in found if len(numbers)]
 
     def item_count(self, code: int) -> int:
-        """Number of distinct items among the rows with a side code."""
+        """Number of distinct items among the rows with a split code."""
         numbers = [self.items[name][rows] for name, rows in self.rows(code)]
         return len(np.unique(np.concatenate(numbers))) if numbers else 0
 
@@ -52,13 +52,13 @@ def assign(
 ) -> Assignment:
     """Split the rows. `keys` has `train`, and `validation` and `test` if they are given."""
     if version == 1:
-        sides = assign_v1(keys, shares, seed, max_rows)
+        codes = assign_v1(keys, shares, seed, max_rows)
         starts = np.cumsum([0, *map(len, keys.values())])
         items = {name: start + np.arange(len(keys[name])) for name, start in zip(keys, starts, strict=False)}
     else:
-        sides = assign_v2(keys, shares, seed, max_rows)
+        codes = assign_v2(keys, shares, seed, max_rows)
         items = dict(zip(keys, group_numbers([table.prompts for table in keys.values()]), strict=True))
-    done = Assignment(version, sides, items)
+    done = Assignment(version, codes, items)
     _note_overlaps(done, keys)
     _tell(done, keys, shares, max_rows)
     return done

@@ -30,31 +30,31 @@ class Shares:
 
 
 def assign_v2(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None) -> dict[str, np.ndarray]:
-    """(N,) side codes per given split. A given test split is never changed."""
+    """(N,) split codes per given split. A given test split is never changed."""
     names = list(keys)
     groups = dict(zip(names, group_numbers([keys[name].prompts for name in names]), strict=True))
-    codes = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-    sides = {name: np.full(len(keys[name]), codes[name], dtype=np.int8) for name in names}
-    prompts, side = keys["train"].prompts, sides["train"]
+    initial = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    codes = {name: np.full(len(keys[name]), initial[name], dtype=np.int8) for name in names}
+    prompts, train = keys["train"].prompts, codes["train"]
     if "test" not in keys:
         max_prompts = TEST_LIMIT if shares.test is None else None
         share = TEST_SHARE if shares.test is None else shares.test
-        _hold_out(prompts, groups["train"], side, share, seed, TEST, max_prompts=max_prompts)
+        _hold_out(prompts, groups["train"], train, share, seed, TEST, max_prompts=max_prompts)
     if "validation" not in keys:
         tested = groups["test"] if "test" in keys else groups["train"][:0]
-        _hold_out(prompts, groups["train"], side, shares.validation, seed, VALIDATION, never=tested)
+        _hold_out(prompts, groups["train"], train, shares.validation, seed, VALIDATION, never=tested)
     else:
         seen = np.concatenate([groups[name] for name in names if name != "validation"])
-        sides["validation"][np.isin(groups["validation"], seen)] = SHARED
+        codes["validation"][np.isin(groups["validation"], seen)] = SHARED
     if max_rows is not None:
-        _choose_rows(keys["train"], side, seed, max_rows)
-    return sides
+        _choose_rows(keys["train"], train, seed, max_rows)
+    return codes
 
 
 def _hold_out(
     prompts: np.ndarray,
     groups: np.ndarray,
-    side: np.ndarray,
+    codes: np.ndarray,
     share: float,
     seed: int,
     code: int,
@@ -66,7 +66,7 @@ def _hold_out(
     A prompt with more rows than are still needed is skipped. `max_prompts`: limit on prompts. `never`: groups that
     stay in training.
     """
-    train = np.flatnonzero(side == TRAIN)
+    train = np.flatnonzero(codes == TRAIN)
     count = min(max(round(len(train) * share), int(len(train) >= ENOUGH)), len(train) - 1)
     if share == 0 or count < 1:
         return
@@ -78,7 +78,7 @@ def _hold_out(
     if not taken and len(train) >= ENOUGH and len(order):
         smallest = int(np.argmin(sizes[order]))
         taken = [smallest] if sizes[order][smallest] <= _LARGEST * len(train) else []
-    side[train[np.isin(groups[train], numbers[order[taken]])]] = code
+    codes[train[np.isin(groups[train], numbers[order[taken]])]] = code
 
 
 def _fill(sizes: list[int], rows: int, max_groups: int | None) -> list[int]:
@@ -93,11 +93,11 @@ def _fill(sizes: list[int], rows: int, max_groups: int | None) -> list[int]:
     return taken
 
 
-def _choose_rows(keys: KeyTable, side: np.ndarray, seed: int, max_rows: int) -> None:
+def _choose_rows(keys: KeyTable, codes: np.ndarray, seed: int, max_rows: int) -> None:
     """Keep the `max_rows` training rows of lowest rank: a smaller selection is a subset of a larger one."""
-    train = np.flatnonzero(side == TRAIN)
+    train = np.flatnonzero(codes == TRAIN)
     order = np.argsort(rank(keys.prompts[train] ^ keys.answers[train], seed, "rows"), kind="stable")
-    side[train[order[max_rows:]]] = OVER_LIMIT
+    codes[train[order[max_rows:]]] = OVER_LIMIT
 
 
 def rank(keys: np.ndarray, seed: int, purpose: str) -> np.ndarray:

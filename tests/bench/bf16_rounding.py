@@ -43,7 +43,7 @@ VARIANTS = {
 
 
 def config_of(precision: str, rate: float, seed: int, steps: int) -> schema.Config:
-    train = schema.Train(precision=precision, learning_rate=rate, seed=seed, steps=steps, batch=4)  # type: ignore[arg-type]
+    train = schema.Train(precision=precision, learning_rate=rate, seed=seed, steps=steps, batch=4)
     return schema.Config(method="full", train=train)
 
 

@@ -53,7 +53,8 @@ class Transformers:
     @torch.inference_mode()
     def generated(self, max_new_tokens: int, ends: frozenset[int], cache: str = "dynamic") -> list[str]:
         """Greedy answers of `generate`."""
-        pad, found = self.tokenizer.pad_token_id, []
+        pad = self.tokenizer.pad_token_id
+        found: list[str] = []
         settings = self._settings(max_new_tokens, ends, cache)
         for start in range(0, len(self.rows), self.batch):
             prompts = [row.prompt for row in self.rows[start : start + self.batch]]

@@ -17,6 +17,7 @@ def train(precision: str, multiple: int) -> list[int]:
     """MiB resident after each of SAMPLED_STEPS, with sequence lengths padded to a multiple."""
     import psutil
 
+    from engine.config.batch_limits import SHAPE_MULTIPLE
     from engine.config.schema import Config, Data, Train
     from engine.data.prepare import prepare
     from engine.methods import lora
@@ -24,7 +25,7 @@ def train(precision: str, multiple: int) -> list[int]:
     from engine.methods.tokenizer import load_tokenizer
     from engine.training import batches, collation, loss
 
-    batches.SHAPE_MULTIPLE["cpu"] = multiple
+    SHAPE_MULTIPLE["cpu"] = multiple
     config = Config(method="lora", train=Train(precision=precision))
     tokenizer = load_tokenizer(config.model)
     rows = prepare(Data(), 512, tokenizer).train

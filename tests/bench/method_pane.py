@@ -23,9 +23,9 @@ from session import Session
 from engine.config.method_specs import method_title
 from engine.config.model_files import find_model
 from engine.config.quantities import size
-from tui.choice import MARK, Choice
 from tui.live.machine import MachineSampler, WatchedProcess
 from tui.preview.memory_forecast import forecasts, memory_budget
+from tui.selection import MARK, Selection
 
 MAX_SECONDS = 0.050
 """Target."""
@@ -38,9 +38,11 @@ METHODS = ("full", "qlora", "lora")
 
 def figure(preset: str) -> bytes:
     """Expected text of the pane for a preset's method: its peak."""
-    choice = Choice(preset)
-    chosen = choice.effective()
-    found = forecasts(choice, find_model(chosen.config.model), memory_budget(MachineSampler().look(WatchedProcess())))
+    selection = Selection(preset)
+    chosen = selection.effective()
+    found = forecasts(
+        selection, find_model(chosen.config.model), memory_budget(MachineSampler().look(WatchedProcess()))
+    )
     one = next(one for one in found if one.method == chosen.config.method)
     assert one.estimate is not None
     return size(one.estimate.peak).encode()
@@ -58,12 +60,12 @@ def measured(session: Session, rounds: int) -> Iterator[tuple[str, list[float]]]
     """Select presets with other models by their keys, then change the method."""
     marks = {key: figure(preset) for key, preset in PRESETS.items()}
     seconds: dict[str, list[float]] = {f"key {key}: {preset}": [] for key, preset in PRESETS.items()}
-    seconds |= {f"key m: to {method_title(method)}": [] for method in METHODS}  # type: ignore[index]
+    seconds |= {f"key m: to {method_title(method)}": [] for method in METHODS}
     for _ in range(rounds):
         for key, preset in PRESETS.items():
             seconds[f"key {key}: {preset}"].append(pressed(session, key, marks[key]))
         for method in METHODS:
-            name = method_title(method)  # type: ignore[index]
+            name = method_title(method)
             seconds[f"key m: to {name}"].append(pressed(session, "m", f"{MARK}{name}".encode()))
     yield from seconds.items()
 

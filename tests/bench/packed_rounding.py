@@ -81,8 +81,8 @@ def agreements(session: TrainingSession) -> list[Agreement]:
     def kept(agree: Callable[..., Agreement]) -> Callable[..., Agreement]:
         return lambda *arguments: found.append(agree(*arguments)) or found[-1]
 
-    names = ("losses_agree", "gradients_agree")
-    with patch.multiple(packed_loss, **{name: kept(getattr(packed_loss, name)) for name in names}):
+    stand_ins: dict[str, Any] = {name: kept(getattr(packed_loss, name)) for name in ("losses_agree", "gradients_agree")}
+    with patch.multiple(packed_loss, **stand_ins):
         packed_loss.check_packed_loss(session)
     return found
 

@@ -29,7 +29,7 @@ def measure(name: str, runs: Path) -> str:
     write_events(run, "lora", 0)
     lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None
-    started = start_tracker(run, name)  # type: ignore[arg-type]
+    started = start_tracker(run, name)
     while not TrackerFiles(run, name).state().rows:
         time.sleep(0.1)
     time.sleep(2)  # what its threads still write

@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -60,7 +61,9 @@ def spoil_manifest(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoil_truncated, spoil_missing, spoil_changed, spoil_manifest])
-def test_a_broken_latest_checkpoint_is_reported_and_the_previous_one_is_used(killed: RunDir, spoil) -> None:
+def test_a_broken_latest_checkpoint_is_reported_and_the_previous_one_is_used(
+    killed: RunDir, spoil: Callable[[Path], None]
+) -> None:
     spoil(killed.checkpoints / "step-6")
     resume(killed)
     warnings = [event["text"] for event in events_of(killed.path) if event["type"] == "warning"]

@@ -63,7 +63,7 @@ def test_a_copy_of_a_checkpoint_is_that_of_its_step(name: str) -> None:
     from engine.methods.optimizers import make_optimizer
     from engine.training.checkpoint_writer import HostCopy
 
-    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))  # type: ignore[arg-type]
+    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))
     weight = torch.nn.Parameter(torch.ones(512, 512, dtype=torch.bfloat16, device="cuda"))
     optimizer, _ = make_optimizer([weight], config, this_machine(), lambda code, text: None)
     copy = HostCopy(lambda: 1 << 30, lambda code, text: pytest.fail(text))
@@ -93,7 +93,7 @@ def test_resuming_restores_weights_and_paged_optimizer_state(name: str, tmp_path
     from engine.methods.machine import this_machine
     from engine.methods.optimizers import make_optimizer, paged_bytes
 
-    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))  # type: ignore[arg-type]
+    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))
 
     def create(values: torch.Tensor) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
         weight = torch.nn.Parameter(values.clone())

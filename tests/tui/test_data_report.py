@@ -91,13 +91,16 @@ def event(**more: object) -> events.DataPrepared:
         "format": "prompt-completion",
         "format_reason": "columns a, b",
     }
-    return decode(msgspec.json.encode(events.DataPrepared(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)))  # type: ignore[arg-type, return-value]
+    told = events.DataPrepared(**basic, fingerprint="f", tokens=9, answer_tokens=4, **more)
+    decoded = decode(msgspec.json.encode(told))
+    assert isinstance(decoded, events.DataPrepared)
+    return decoded
 
 
 def test_a_runs_log_has_the_data_report() -> None:
     told = event(columns=REPORT["columns"], account=REPORT["account"], overlap=KNOWN.overlap)
     shown = "\n".join(lines(told))
-    assert summarize_rows(KNOWN.account) in shown and summarize_columns(KNOWN.columns) in shown  # type: ignore[arg-type]
+    assert summarize_rows(KNOWN.account) in shown and summarize_columns(KNOWN.columns) in shown
     assert "prompts 21 (5%)" in shown and "of 200 validation rows" in shown
     state = RunState()
     state.feed([told])

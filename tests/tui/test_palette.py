@@ -74,13 +74,13 @@ def test_presets_runs_and_data_are_selected_from_any_screen(tmp_path: Path, here
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await take(pilot, app, "smollm2-full")
-        assert app.bench.choosing.choice.preset == "smollm2-full" and "SmolLM2" in shown(app, "head")
+        assert app.bench.selection_pane.selection.preset == "smollm2-full" and "SmolLM2" in shown(app, "head")
         await pilot.press("r")
         await take(pilot, app, run.name)
         assert app.screen is app.bench and app.bench.follower.run == run
         await take(pilot, app, "[red]x")
-        assert app.bench.choosing.effective is not None
-        assert app.bench.choosing.effective.config.data.id == str(here / NAME)
+        assert app.bench.selection_pane.effective is not None
+        assert app.bench.selection_pane.effective.config.data.id == str(here / NAME)
 
     play(tmp_path / "runs", story)
 

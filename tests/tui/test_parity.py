@@ -10,12 +10,12 @@ from typer.core import TyperOption
 from typer.main import get_command
 
 from engine.config.setting_specs import setting_specs
-from tui.choice import Choice
 from tui.cli.main import app
 from tui.commands import all_commands
 from tui.preview.ladder_launch import LadderLaunch
 from tui.preview.launch_context import LaunchContext
 from tui.preview.launches import RunLaunch
+from tui.selection import Selection
 
 EVERYWHERE = ("--runs", "--json", "--ascii", "--no-mouse", "--version", "--help", "--detach")
 """Options on how `ftbench` starts and prints; the bench always detaches."""
@@ -151,8 +151,10 @@ BENCH_ONLY = {
     "try.save": "`ftbench try --json`",
 }
 """Keys for what the command line does in another way, and which."""
-VIEWS = ("back", "sort", "reverse", "filter", "mark", "next", "previous", "view", "log_scale", "smooth", "earlier")
-VIEWS += ("find", "output", "copy", "save", "clear", "right", "left", "stop", "resume", "attach", "try", "export")
+VIEWS = (
+    *("back", "sort", "reverse", "filter", "mark", "next", "previous", "view", "log_scale", "smooth", "earlier"),
+    *("find", "output", "copy", "save", "clear", "right", "left", "stop", "resume", "attach", "try", "export"),
+)
 """Last parts of the ids of commands that show, copy or repeat what other commands of the tables do."""
 
 
@@ -187,8 +189,8 @@ def test_every_subcommand_and_option_is_on_the_bench_or_has_a_reason() -> None:
 def test_what_the_tables_name_exists(tmp_path: Path) -> None:
     ids = {command.id for command in all_commands()}
     context = LaunchContext(tmp_path)
-    run = RunLaunch.of(Choice(), tmp_path, lambda: context)
-    ladder = LadderLaunch.of(Choice(), tmp_path, lambda: context)
+    run = RunLaunch.of(Selection(), tmp_path, lambda: context)
+    ladder = LadderLaunch.of(Selection(), tmp_path, lambda: context)
     options = {f"run: {one.name}" for one in run.options()} | {f"ladder: {one.name}" for one in ladder.options()}
     settings = {f"set: {key}" for key in setting_specs()}
     named = {place for places in ON_BENCH.values() for place in places.values()}

@@ -14,46 +14,48 @@ from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.runs.ladder_plan import make_plan
-from tui.choice import Choice, changes
 from tui.cli.options import overrides
 from tui.command_line import run_command
 from tui.preview.ladder_launch import LadderLaunch
 from tui.preview.launch_context import LaunchContext
 from tui.preview.launches import RunLaunch
+from tui.selection import Selection, changes
 
 
 def test_a_changed_setting_waits_until_a_method_reads_it() -> None:
-    choice = Choice("demo-lora").with_setting("adapter.rank", 8)
-    assert choice.effective().config.adapter.rank == 8
-    full = choice.with_method("full")
+    selection = Selection("demo-lora").with_setting("adapter.rank", 8)
+    assert selection.effective().config.adapter.rank == 8
+    full = selection.with_method("full")
     assert full.effective().config.method == "full"
     assert full.with_method("qlora").effective().config.adapter.rank == 8
 
 
 def test_steps_replace_changed_epochs_and_restoring_brings_the_preset_back() -> None:
-    choice = Choice("demo-lora").with_setting("train.epochs", 5.0).with_setting("train.steps", 7)
-    assert choice.settings == {"train.steps": 7}
-    restored = choice.with_setting("train.steps", None)
+    selection = Selection("demo-lora").with_setting("train.epochs", 5.0).with_setting("train.steps", 7)
+    assert selection.settings == {"train.steps": 7}
+    restored = selection.with_setting("train.steps", None)
     assert not restored.changed("train.steps") and restored.effective().config.train.epochs == 2
 
 
 def test_another_model_drops_the_revision_and_the_run_to_start_from() -> None:
-    choice = Choice("demo-lora", settings={"model.revision": "abc", "model.from_run": "/runs/one", "train.batch": 4})
-    assert choice.with_setting("model.id", "smollm2-135m").settings == {"train.batch": 4}
+    selection = Selection(
+        "demo-lora", settings={"model.revision": "abc", "model.from_run": "/runs/one", "train.batch": 4}
+    )
+    assert selection.with_setting("model.id", "smollm2-135m").settings == {"train.batch": 4}
 
 
 def test_another_method_names_its_learning_rate_and_what_sets_it() -> None:
-    before, after = Choice("demo-lora"), Choice("demo-lora", method="qlora")
+    before, after = Selection("demo-lora"), Selection("demo-lora", method="qlora")
     found = changes(before.effective(), after.effective(), same_preset=True)
     assert found[:2] == ["method lora → qlora", "learning rate 5e-3 (preset demo-lora)"]
 
 
 @pytest.mark.parametrize(
-    "choice",
+    "selection",
     [
-        Choice("demo-lora"),
-        Choice("demo-lora", method="qlora", data="/data/it's here.jsonl"),
-        Choice(
+        Selection("demo-lora"),
+        Selection("demo-lora", method="qlora", data="/data/it's here.jsonl"),
+        Selection(
             "demo-full",
             method="lora",
             settings={
@@ -66,20 +68,20 @@ def test_another_method_names_its_learning_rate_and_what_sets_it() -> None:
         ),
     ],
 )
-def test_the_command_line_starts_the_same_run(choice: Choice, tmp_path: Path) -> None:
-    words = shlex.split(run_command(choice, tmp_path))
-    assert words[:3] == ["ftbench", "run", choice.preset] and words[-2:] == ["--runs", str(tmp_path)]
+def test_the_command_line_starts_the_same_run(selection: Selection, tmp_path: Path) -> None:
+    words = shlex.split(run_command(selection, tmp_path))
+    assert words[:3] == ["ftbench", "run", selection.preset] and words[-2:] == ["--runs", str(tmp_path)]
     pairs = list(zip(words[3::2], words[4::2], strict=True))
     given = {option: value for option, value in pairs if option != "--set"}
     values = overrides(
         [value for option, value in pairs if option == "--set"], model=given.get("--model"), data=given.get("--data")
     )
-    found = resolve_preset(choice.preset, given.get("--method"), values)
-    assert flatten(found.config) == flatten(choice.effective().config)
+    found = resolve_preset(selection.preset, given.get("--method"), values)
+    assert flatten(found.config) == flatten(selection.effective().config)
 
 
 def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> None:
-    launch = LadderLaunch.of(Choice("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
+    launch = LadderLaunch.of(Selection("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
     assert launch.command == f"ftbench ladder demo-lora --runs {tmp_path}"
     for name, text in (
         ("rungs", "lora wide=lora,adapter.rank=64"),
@@ -122,19 +124,19 @@ def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> Non
     ],
 )
 def test_an_invalid_option_of_a_ladder_is_refused(name: str, text: str, code: str, tmp_path: Path) -> None:
-    launch = LadderLaunch.of(Choice("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
+    launch = LadderLaunch.of(Selection("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
     with pytest.raises(UserError) as caught:
         launch.with_option(name, text)
     assert caught.value.code == code
 
 
 def test_an_option_of_a_run_is_checked_and_an_empty_text_restores_it(tmp_path: Path) -> None:
-    launch = RunLaunch.of(Choice("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
+    launch = RunLaunch.of(Selection("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
     changed = launch.with_option("learning rate", "1e-3").with_option("rank", "8")
     assert (changed.config.train.learning_rate, changed.config.adapter.rank) == (1e-3, 8)
     assert [one.name for one in changed.options() if one.changed] == ["learning rate", "rank"]
     assert next(one.default for one in changed.options() if one.name == "learning rate") == "0.005"
-    assert changed.with_option("learning rate", " ").with_option("rank", "").choice == launch.choice
+    assert changed.with_option("learning rate", " ").with_option("rank", "").selection == launch.selection
     with pytest.raises(UserError, match="learning_rate"):
         launch.with_option("learning rate", "2")
     with pytest.raises(UserError, match="no run"):

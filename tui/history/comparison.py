@@ -19,12 +19,12 @@ from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
-from tui.choice import NOT_COMPARED
 from tui.format import setting
 from tui.history.run_list import describe
 from tui.history.scores import mean_text, range_text
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
+from tui.selection import NOT_COMPARED
 
 COLORS = (
     "$text-primary",

@@ -14,11 +14,11 @@ from engine.config.schema import Config
 from engine.runs.exports import artifact_words
 from engine.runs.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.rungs import LadderPlan
-from tui.choice import Choice
 from tui.command_line import ladder_command
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview
 from tui.preview.launches import ON_LAUNCH, LaunchOption, setting_options, with_text
+from tui.selection import Selection
 
 ON_LADDER = ("epochs", "max length")
 """The settings of ON_LAUNCH that can be edited for a ladder: they are the same for all rungs."""
@@ -75,7 +75,7 @@ TITLES = {
 class LadderLaunch:
     """A ladder of the selection."""
 
-    choice: Choice
+    selection: Selection
     given: LadderOptions
     plan: LadderPlan
     runs: Path
@@ -84,14 +84,14 @@ class LadderLaunch:
     @classmethod
     def of(
         cls,
-        choice: Choice,
+        selection: Selection,
         runs: Path,
         context: Callable[[], LaunchContext],
         given: LadderOptions | None = None,
     ) -> LadderLaunch:
         """A ladder of this selection. Raises UserError for an invalid one."""
         given = given or LadderOptions()
-        return cls(choice, given, _plan(choice, given, runs), runs, context)
+        return cls(selection, given, _plan(selection, given, runs), runs, context)
 
     @property
     def config(self) -> Config:
@@ -107,35 +107,35 @@ class LadderLaunch:
             text, default = getattr(self.given, key), getattr(DEFAULTS, key)
             shown = text or ("" if default == "none" else default)
             found.append(LaunchOption(title, shown, getattr(ACCEPTS, key), default, bool(text)))
-        return [*found, *setting_options(self.choice, self.config, ON_LADDER)]
+        return [*found, *setting_options(self.selection, self.config, ON_LADDER)]
 
     def with_option(self, name: str, text: str) -> LadderLaunch:
         if name in ON_LADDER:
-            choice = with_text(self.choice, dict(ON_LAUNCH)[name], text)
-            return LadderLaunch.of(choice, self.runs, self.context, self.given)
+            selection = with_text(self.selection, dict(ON_LAUNCH)[name], text)
+            return LadderLaunch.of(selection, self.runs, self.context, self.given)
         key = next(key for key, title in TITLES.items() if title == name)
         value = "" if text.strip() == getattr(DEFAULTS, key) else text.strip()
-        return LadderLaunch.of(self.choice, self.runs, self.context, replace(self.given, **{key: value}))
+        return LadderLaunch.of(self.selection, self.runs, self.context, replace(self.given, **{key: value}))
 
     def preview(self, report: DataCheck) -> LaunchPreview:
         return ladder_preview(self.plan, self.context(), report)
 
 
-def _plan(choice: Choice, given: LadderOptions, runs: Path) -> LadderPlan:
+def _plan(selection: Selection, given: LadderOptions, runs: Path) -> LadderPlan:
     """The plan of a ladder. Raises UserError for a value that is not a number or not yes or no."""
     try:
         rungs = shlex.split(given.rungs)
     except ValueError as error:
         raise UserError(f"invalid rungs ({error})", "--rung", "close the quotation", code="ladder.rung_name") from error
     return make_plan(
-        choice.preset,
+        selection.preset,
         rungs,
-        choice.overrides(),
+        selection.overrides(),
         _number("seeds", given.seeds or DEFAULTS.seeds),
         _number("learning rates", given.rates or DEFAULTS.rates),
         _yes("probe", given.probe or DEFAULTS.probe),
         _yes("fresh", given.fresh or DEFAULTS.fresh),
-        ladder_command(choice, given.words(), runs),
+        ladder_command(selection, given.words(), runs),
         [word for word in given.ship.split(",") if word.strip()],
         _decimal("margin", given.margin or DEFAULTS.margin) * POINT,
     )

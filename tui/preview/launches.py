@@ -16,10 +16,10 @@ from engine.config.setting_specs import parse_setting, setting_specs, setting_te
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from engine.runs.starting_run import SAME_SETTINGS, starting_run_name
-from tui.choice import Choice
 from tui.command_line import run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, run_preview
+from tui.selection import Selection
 
 ON_LAUNCH = (
     ("epochs", "train.epochs"),
@@ -74,15 +74,15 @@ class Launch(Protocol):
 class RunLaunch:
     """One run of the selection."""
 
-    choice: Choice
+    selection: Selection
     effective: EffectiveConfig
     runs: Path
     context: Callable[[], LaunchContext] = field(compare=False)
 
     @classmethod
-    def of(cls, choice: Choice, runs: Path, context: Callable[[], LaunchContext]) -> RunLaunch:
+    def of(cls, selection: Selection, runs: Path, context: Callable[[], LaunchContext]) -> RunLaunch:
         """A run of this selection. Raises UserError for an invalid one."""
-        return cls(choice, choice.effective(), runs, context)
+        return cls(selection, selection.effective(), runs, context)
 
     @property
     def config(self) -> Config:
@@ -90,43 +90,43 @@ class RunLaunch:
 
     @property
     def command(self) -> str:
-        return run_command(self.choice, self.runs)
+        return run_command(self.selection, self.runs)
 
     def options(self) -> list[LaunchOption]:
         names = [name for name, key in ON_LAUNCH if reads(self.config.method, key)]
         start = starting_run_name(self.config)
         return [
-            *setting_options(self.choice, self.config, names),
+            *setting_options(self.selection, self.config, names),
             LaunchOption(FROM_RUN, start, "a finished run, part of its name, or last", "none", bool(start)),
         ]
 
     def with_option(self, name: str, text: str) -> RunLaunch:
         if name == FROM_RUN:
             path = str(run_dir.find(self.runs, text).path) if text.strip() else None
-            return self._with_choice(self.choice.with_setting("model.from_run", path))
-        return self._with_choice(with_text(self.choice, dict(ON_LAUNCH)[name], text))
+            return self._with_selection(self.selection.with_setting("model.from_run", path))
+        return self._with_selection(with_text(self.selection, dict(ON_LAUNCH)[name], text))
 
     def preview(self, report: DataCheck) -> LaunchPreview:
-        return run_preview(self.choice.name, self.effective, self.context(), report)
+        return run_preview(self.selection.name, self.effective, self.context(), report)
 
-    def _with_choice(self, choice: Choice) -> RunLaunch:
-        return replace(self, choice=choice, effective=choice.effective())
+    def _with_selection(self, selection: Selection) -> RunLaunch:
+        return replace(self, selection=selection, effective=selection.effective())
 
 
-def choice_from_run(choice: Choice, run: RunDir) -> Choice:
+def selection_from_run(selection: Selection, run: RunDir) -> Selection:
     """The selection with everything that a run needs to start from this finished run; the data set is kept.
 
     Raises UserError if the run cannot be read or its preset was deleted.
     """
     frozen = run_dir.read_frozen(run)
     own = frozen.config
-    base = Choice(frozen.preset, own.method, own.model.id, choice.data)
+    base = Selection(frozen.preset, own.method, own.model.id, selection.data)
     now, then = flatten(base.effective().config), flatten(own)
     same = [key for key in SAME_SETTINGS if key != "model.id" and reads(own.method, key) and now[key] != then[key]]
     return replace(base, settings={**{key: then[key] for key in same}, "model.from_run": str(run.path)})
 
 
-def setting_options(choice: Choice, config: Config, names: Collection[str]) -> list[LaunchOption]:
+def setting_options(selection: Selection, config: Config, names: Collection[str]) -> list[LaunchOption]:
     """The options for some settings of ON_LAUNCH."""
     values, specs = flatten(config), setting_specs()
     shown = {"train.learning_rate": rate(config.train.learning_rate)}
@@ -137,8 +137,8 @@ def setting_options(choice: Choice, config: Config, names: Collection[str]) -> l
             name,
             setting_text(values[key]),
             specs[key].accepts,
-            restored_text(choice, key),
-            choice.changed(key),
+            restored_text(selection, key),
+            selection.changed(key),
             shown.get(key, ""),
         )
         for name, key in ON_LAUNCH
@@ -146,14 +146,14 @@ def setting_options(choice: Choice, config: Config, names: Collection[str]) -> l
     ]
 
 
-def with_text(choice: Choice, key: str, text: str) -> Choice:
+def with_text(selection: Selection, key: str, text: str) -> Selection:
     """The selection with a setting as it was typed; '' restores the preset's value or the default."""
-    return choice.with_setting(key, parse_setting(key, text) if text.strip() else None)
+    return selection.with_setting(key, parse_setting(key, text) if text.strip() else None)
 
 
-def restored_text(choice: Choice, key: str) -> str:
+def restored_text(selection: Selection, key: str) -> str:
     """The value that an empty text restores."""
     try:
-        return setting_text(flatten(choice.with_setting(key, None).effective().config)[key]) or "unset"
+        return setting_text(flatten(selection.with_setting(key, None).effective().config)[key]) or "unset"
     except UserError:
         return "unset"

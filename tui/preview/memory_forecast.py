@@ -25,7 +25,7 @@ from engine.memory.formula.measured_error import error_of
 from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
-from tui.choice import Choice
+from tui.selection import Selection
 
 if TYPE_CHECKING:  # for annotations only: `ftbench run` does not import Textual
     from tui.live.machine import GpuSample, MachineSample, OtherProcess
@@ -43,7 +43,7 @@ STEPS_OF_MEMORY = 32
 
 @dataclass(frozen=True)
 class MethodForecast:
-    """Forecast of one method with the current choice."""
+    """Forecast of one method with the current selection."""
 
     method: str
     fit: Fit
@@ -100,10 +100,10 @@ def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess
 
 
 def forecasts(
-    choice: Choice, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
+    selection: Selection, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
 ) -> list[MethodForecast]:
-    """Forecasts of all methods with the current choice; `longest` as in `forecast`."""
-    return [_of_method(choice, method, files, budget, longest) for method in method_names()]
+    """Forecasts of all methods with the current selection; `longest` as in `forecast`."""
+    return [_of_method(selection, method, files, budget, longest) for method in method_names()]
 
 
 def forecast(
@@ -144,7 +144,7 @@ def predicted_peak(
     budget: MemoryBudget | None,
     longest: Callable[[Config], int | None] = lambda config: None,
 ) -> int | None:
-    """Peak bytes predicted for a run, or else for the current choice; `longest` returns a known longest row."""
+    """Peak bytes predicted for a run, or else for the current selection; `longest` returns a known longest row."""
     if budget is None or chosen is None:
         return None
     try:
@@ -169,10 +169,10 @@ def list_label(found: Sequence[MethodForecast]) -> str:
 
 
 def _of_method(
-    choice: Choice, method: str, files: ModelFiles, budget: MemoryBudget | None, longest: int | None
+    selection: Selection, method: str, files: ModelFiles, budget: MemoryBudget | None, longest: int | None
 ) -> MethodForecast:
     try:
-        config = choice.with_method(method).effective().config
+        config = selection.with_method(method).effective().config
     except UserError as error:
         return MethodForecast(method, "unknown", why=error.line)
     return forecast(config, files, budget, longest)

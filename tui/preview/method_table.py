@@ -13,16 +13,16 @@ from engine.config.quantities import count, size
 from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.memory_budget import MemoryBudget
-from tui.choice import NOT_COMPARED, Choice
 from tui.format import setting
 from tui.preview.memory_forecast import STYLES, MethodForecast, error_label
+from tui.selection import NOT_COMPARED, Selection
 
 LABEL, COLUMN = 15, 15
 
 
-def methods_text(choice: Choice, found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Content:
+def methods_text(selection: Selection, found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Content:
     """The table as one text, 60 columns wide."""
-    lines = [*_memory(found, budget), Content(""), *_settings(choice, found), Content(""), *_why(found)]
+    lines = [*_memory(found, budget), Content(""), *_settings(selection, found), Content(""), *_why(found)]
     return Content("\n").join(lines)
 
 
@@ -72,12 +72,12 @@ def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
         yield Content.assemble((f"{name}: ", "$foreground-muted"), text)
 
 
-def _settings(choice: Choice, found: Sequence[MethodForecast]) -> Iterator[Content]:
+def _settings(selection: Selection, found: Sequence[MethodForecast]) -> Iterator[Content]:
     """Settings in which the methods differ, because each has its own defaults."""
     flats = []
     for one in found:
         try:
-            flats.append(flatten(choice.with_method(one.method).effective().config))
+            flats.append(flatten(selection.with_method(one.method).effective().config))
         except UserError as error:
             yield Content.styled(visible(error.line), "$text-error")
             return

@@ -10,10 +10,10 @@ from engine.config.model_list import ListedModel
 from engine.config.quantities import size
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.charts.columns import Column, TableRow
-from tui.choice import MARK, Choice
 from tui.format import moment
 from tui.keymap import CommandKeys
 from tui.preview.memory_forecast import STYLES, MethodForecast, forecasts
+from tui.selection import MARK, Selection
 
 NETWORK = "requires network"
 
@@ -33,9 +33,9 @@ def columns() -> tuple[Column, ...]:
     return (Column("model", 14), *methods, *others)
 
 
-def model_row(choice: Choice, model: ListedModel, budget: MemoryBudget | None) -> ModelRow:
+def model_row(selection: Selection, model: ListedModel, budget: MemoryBudget | None) -> ModelRow:
     """The model with its forecasts; the method of the selection is kept."""
-    return ModelRow(model, forecasts(choice.with_model(model.id), model.files, budget))
+    return ModelRow(model, forecasts(selection.with_model(model.id), model.files, budget))
 
 
 def table_row(row: ModelRow, selected: bool) -> TableRow:

@@ -9,6 +9,7 @@ from textual.screen import Screen
 
 from engine.config.errors import UserError
 from engine.config.text import visible
+from tui.widgets.key_line import KeyLine
 from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:
@@ -27,10 +28,17 @@ class BaseScreen(Screen[R]):
     queue_error = ""
     """Why the device queue could not be read the last time."""
 
+    def on_screen_suspend(self) -> None:
+        """Clear the line of keys: a dialog lists its own, and the screen behind it takes none."""
+        for keys in self.query(KeyLine):
+            keys.redraw()
+
     def on_screen_resume(self) -> None:
         """Draw the rows that changed while another screen was above."""
         for rows in self.query(Rows):
             rows.refresh()
+        for keys in self.query(KeyLine):
+            keys.redraw()
 
     def queue(self) -> list[QueuePlace]:
         """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""

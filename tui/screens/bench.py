@@ -26,7 +26,6 @@ from tui.screens.run_actions import RunActions
 from tui.screens.run_follower import RunFollower, is_urgent
 from tui.screens.run_launcher import RunLauncher
 from tui.screens.selection_screens import SelectionScreens
-from tui.widgets.choosing import ChoiceChanged, ChoiceRefused, ChoosingPane, ItemPicked
 from tui.widgets.data_list import AddRequested, InspectRequested
 from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane, WordEntered
@@ -34,13 +33,14 @@ from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.rows import is_covered
+from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionPane, SelectionRefused
 from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
-    from tui.choice import Choice
     from tui.live.machine import MachineSampled
     from tui.live.watcher import Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
+    from tui.selection import Selection
 
 MIDDLE_PANES: tuple[type[Widget], ...] = (LossPane, LogPane)
 RIGHT_PANES: tuple[type[Widget], ...] = (MachinePane,)
@@ -66,12 +66,12 @@ class BenchScreen(BenchActions):
         self.actions = RunActions(self, self.show_run, "bench.resume")
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
         self.launcher = RunLauncher(
-            self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.choose, self.predict
+            self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.select, self.predict
         )
         self.announcer = Announcer(self, runs)
-        self.data_actions = DataActions(self, self.get_choosing)
+        self.data_actions = DataActions(self, self.get_selection_pane)
         self.selection_screens = SelectionScreens(
-            self, runs, self.get_choosing, self.machine.launch_context, lambda: self.launcher.checks, self.choose
+            self, runs, self.get_selection_pane, self.machine.launch_context, lambda: self.launcher.checks, self.select
         )
 
     @classmethod
@@ -86,24 +86,24 @@ class BenchScreen(BenchActions):
         yield Static(id="head")
         yield Static(id="about")
         with Horizontal(id="body"):
-            yield ChoosingPane(id="left")
+            yield SelectionPane(id="left")
             yield Vertical(*middle, id="middle")
             yield Vertical(*right, id="right")
         yield Static(id="status")
         yield KeyLine()
 
-    def choose(self, choice: Choice) -> None:
+    def select(self, selection: Selection) -> None:
         """Take a selection that was changed on another screen."""
-        if choice != self.choosing.choice:
-            self.choosing.choose(choice)
+        if selection != self.selection_pane.selection:
+            self.selection_pane.select(selection)
 
     def predict(self) -> None:
         """Predict memory again: the longest row of checked data is known."""
-        self.choosing.list_methods()
+        self.selection_pane.list_methods()
         self._update_panes()
 
     def on_mount(self) -> None:
-        self.choosing.longest = lambda config: self.launcher.checks.longest(config)
+        self.selection_pane.longest = lambda config: self.launcher.checks.longest(config)
         self.set_interval(1.0, self._every_second)
         self._show_status()
         self._show_head()
@@ -145,7 +145,7 @@ class BenchScreen(BenchActions):
 
     def _state(self) -> BenchState:
         return BenchState(
-            self.runs, self.follower.state, self.machine.sample, self.machine.predicted_peak(self.choosing)
+            self.runs, self.follower.state, self.machine.sample, self.machine.predicted_peak(self.selection_pane)
         )
 
     def _update_panes(self) -> None:
@@ -160,7 +160,7 @@ class BenchScreen(BenchActions):
     def _show_head(self) -> None:
         if is_covered(self):
             return
-        head, about = head_texts(self.choosing, self.follower, self.live_runs, app_keys(self), self.size.width)
+        head, about = head_texts(self.selection_pane, self.follower, self.live_runs, app_keys(self), self.size.width)
         self.query_one("#head", Static).update(head)
         self.query_one("#about", Static).update(about)
 
@@ -188,11 +188,11 @@ class BenchScreen(BenchActions):
             self.redraw()
 
     def on_machine_sampled(self, message: MachineSampled) -> None:
-        budget = self.machine.take(message.sample, self.choosing)
+        budget = self.machine.take(message.sample, self.selection_pane)
         if is_covered(self):
             self.query_one(MachinePane).show_state(self._state())  # its trace has no gap
             return
-        self.choosing.set_budget(budget)
+        self.selection_pane.set_budget(budget)
         self._update_panes()
 
     def on_run_state_loaded(self, message: RunStateLoaded) -> None:
@@ -222,12 +222,12 @@ class BenchScreen(BenchActions):
             self.tell(message.text, severity="error", timeout=15)
             self.redraw()  # what was shown of another run is removed
 
-    @on(ChoiceChanged)
-    def _choice_changed(self) -> None:
+    @on(SelectionChanged)
+    def _selection_changed(self) -> None:
         self._show_head()
 
-    @on(ChoiceRefused)
-    def _choice_refused(self, message: ChoiceRefused) -> None:
+    @on(SelectionRefused)
+    def _selection_refused(self, message: SelectionRefused) -> None:
         self.tell(message.reason, severity="error")
         self._show_head()
 

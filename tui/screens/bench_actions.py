@@ -12,8 +12,8 @@ from tui.screens.run_actions import RunActions
 from tui.screens.run_follower import RunFollower
 from tui.screens.run_launcher import RunLauncher
 from tui.screens.selection_screens import SelectionScreens
-from tui.widgets.choosing import ChoosingPane
 from tui.widgets.log_pane import LogPane
+from tui.widgets.selection_pane import SelectionPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir
@@ -30,10 +30,10 @@ class BenchActions(BaseScreen[None]):
     selection_screens: SelectionScreens
     machine: MachineContext
 
-    def get_choosing(self) -> ChoosingPane:
-        return self.query_one(ChoosingPane)
+    def get_selection_pane(self) -> SelectionPane:
+        return self.query_one(SelectionPane)
 
-    choosing = property(get_choosing)
+    selection_pane = property(get_selection_pane)
 
     @property
     def log_pane(self) -> LogPane:
@@ -54,26 +54,26 @@ class BenchActions(BaseScreen[None]):
         raise NotImplementedError
 
     def action_preset(self, slot: int) -> None:
-        self.choosing.choose_slot(slot)
+        self.selection_pane.select_slot(slot)
         self.log_pane.focus()  # so that enter starts a run, also where a list had the focus
 
     def action_method(self) -> None:
-        self.choosing.next_method()
+        self.selection_pane.next_method()
         self.log_pane.focus()
 
     def action_device(self) -> None:
-        self.choosing.next_device(self.machine.devices)
+        self.selection_pane.next_device(self.machine.devices)
 
     def action_data(self) -> None:
         self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list
 
     def action_start(self) -> None:
-        self.choosing.start()
-        if self.choosing.effective is not None:
-            self.launcher.open_run(self.choosing.choice)
+        self.selection_pane.start()
+        if self.selection_pane.effective is not None:
+            self.launcher.open_run(self.selection_pane.selection)
 
     def action_run_ladder(self) -> None:
-        self.launcher.open_ladder(self.choosing.choice)
+        self.launcher.open_ladder(self.selection_pane.selection)
 
     def action_stop(self) -> None:
         self.actions.stop(self.follower.run)
@@ -125,7 +125,7 @@ class BenchActions(BaseScreen[None]):
 
         def closed(run: RunDir | ContinueFrom | None) -> None:
             if isinstance(run, ContinueFrom):
-                self.launcher.continue_run(self.choosing.choice, run.run)
+                self.launcher.continue_run(self.selection_pane.selection, run.run)
             elif run is not None:
                 self.watch_run(run)
 

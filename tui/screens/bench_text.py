@@ -8,12 +8,12 @@ from textual.content import Content
 
 from engine.runs.folder import current_directory
 from engine.runs.home import tilde
-from tui.header import choice_lines, head_line, live_runs
+from tui.header import head_line, live_runs, selection_lines
 from tui.keymap import CommandKeys
 from tui.screens.live_runs import LiveRuns
 from tui.screens.run_follower import RunFollower
 from tui.settings import Settings
-from tui.widgets.choosing import ChoosingPane
+from tui.widgets.selection_pane import SelectionPane
 from tui.widgets.status_line import status
 
 if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
@@ -21,16 +21,16 @@ if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
 
 
 def head_texts(
-    choosing: ChoosingPane, follower: RunFollower, live: LiveRuns, keys: CommandKeys, width: int
+    selection_pane: SelectionPane, follower: RunFollower, live: LiveRuns, keys: CommandKeys, width: int
 ) -> tuple[Content, Content]:
     """Host, selection and live runs; below them what the preset is about and what the selection changed."""
     watched = follower.run.path if follower.run else None
     right = live_runs(live.turns, len(live.unqueued), watched, width - 24)
-    name = choosing.choice.name if choosing.effective else ""
-    head = head_line(choosing.effective, name, right, width)
-    if not choosing.started:
+    name = selection_pane.selection.name if selection_pane.effective else ""
+    head = head_line(selection_pane.effective, name, right, width)
+    if not selection_pane.started:
         return head, Content()
-    lines = choice_lines(choosing.effective, choosing.changed, choosing.previous, width, keys)
+    lines = selection_lines(selection_pane.effective, selection_pane.changed, selection_pane.previous, width, keys)
     return head, Content("\n").join(lines)
 
 

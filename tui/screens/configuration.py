@@ -23,7 +23,6 @@ from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
 from engine.config.text import amount, visible
 from tui.background import ProgressReported, ResponseReceived
 from tui.charts.columns import Column, TableRow
-from tui.choice import NOT_COMPARED, Choice
 from tui.command_line import run_command
 from tui.commands import actions, bindings
 from tui.format import setting
@@ -33,6 +32,7 @@ from tui.preview.launches import restored_text, with_text
 from tui.screens.base import BaseScreen
 from tui.screens.data_checking import DataChecking
 from tui.screens.name import NameScreen
+from tui.selection import NOT_COMPARED, Selection
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
 from tui.widgets.value_input import ValueInput
@@ -48,7 +48,7 @@ YOURS = "your change"
 """Origin of a value that was changed on the bench."""
 
 
-class ConfigurationScreen(BaseScreen[Choice]):
+class ConfigurationScreen(BaseScreen[Selection]):
     """Closes with the selection and the settings that were changed."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("config")
@@ -63,11 +63,11 @@ class ConfigurationScreen(BaseScreen[Choice]):
     """
 
     def __init__(
-        self, choice: Choice, runs: Path, context: Callable[[], LaunchContext], checks: DataCheckCache
+        self, selection: Selection, runs: Path, context: Callable[[], LaunchContext], checks: DataCheckCache
     ) -> None:
         super().__init__()
-        self.choice, self.runs, self.context = choice, runs, context
-        self.effective: EffectiveConfig = choice.effective()
+        self.selection, self.runs, self.context = selection, runs, context
+        self.effective: EffectiveConfig = selection.effective()
         self.checking = DataChecking(checks, self.post_message)
         self.speeds = ThroughputCache(runs)
         self.speed: Throughput | None = None
@@ -120,9 +120,11 @@ class ConfigurationScreen(BaseScreen[Choice]):
 
     def show_settings(self, cursor: str = "") -> None:
         """List the settings that the method reads."""
-        changed = amount(len([key for key in setting_specs() if self.choice.changed(key)]), "change")
+        changed = amount(len([key for key in setting_specs() if self.selection.changed(key)]), "change")
         word = f" · only {self.word!r}" if self.word else ""
-        title = f"configuration of {self.choice.name} · {method_title(self.effective.config.method)} · {changed}{word}"
+        title = (
+            f"configuration of {self.selection.name} · {method_title(self.effective.config.method)} · {changed}{word}"
+        )
         self.query_one("#title", Static).update(Content(visible(title)))
         self.query_one(Table).show_rows([self._row(spec) for spec in self._listed()], cursor=cursor)
         self._describe()
@@ -137,7 +139,7 @@ class ConfigurationScreen(BaseScreen[Choice]):
     def _row(self, spec: SettingSpec) -> TableRow:
         key, origin = spec.key, self.effective.origins.get(spec.key, "default")
         value = setting(flatten(self.effective.config)[key])
-        changed = self.choice.changed(key)
+        changed = self.selection.changed(key)
         style = "bold $text-primary" if changed else "bold" if origin != "default" else ""
         set_by = YOURS if changed else origin
         cells = ((key, style), (value, style), (set_by, "$foreground-muted"), (spec.accepts, "$foreground-muted"))
@@ -158,8 +160,8 @@ class ConfigurationScreen(BaseScreen[Choice]):
             return
         width = max(20, self.size.width - 3)
         lines = textwrap.wrap(spec.meaning, width, max_lines=2, placeholder=" …")
-        about = f"accepts {spec.accepts}; default {restored_text(self.choice, spec.key)}"
-        if restored_text(self.choice, spec.key) != (own := setting_text(spec.default) or "unset"):
+        about = f"accepts {spec.accepts}; default {restored_text(self.selection, spec.key)}"
+        if restored_text(self.selection, spec.key) != (own := setting_text(spec.default) or "unset"):
             about += f" (without preset and method: {own})"
         text = Content("\n").join([Content(visible(line)) for line in lines])
         muted = Content.styled(visible("\n".join(textwrap.wrap(about, width, max_lines=2)), 400), "$foreground-muted")
@@ -210,7 +212,7 @@ class ConfigurationScreen(BaseScreen[Choice]):
     def _typed_value(self, text: str) -> None:
         """Say what is wrong with the value, or what it changes."""
         try:
-            chosen = with_text(self.choice, self.edited, text).effective()
+            chosen = with_text(self.selection, self.edited, text).effective()
         except UserError as error:
             shown = Content.styled(visible(error.line, 300), "$text-error")
         else:
@@ -242,17 +244,17 @@ class ConfigurationScreen(BaseScreen[Choice]):
     def _take(self, key: str, text: str) -> bool:
         """Take a value; False where it is invalid, which is shown already."""
         try:
-            choice = with_text(self.choice, key, text)
-            effective = choice.effective()
+            selection = with_text(self.selection, key, text)
+            effective = selection.effective()
         except UserError:
             return False
-        self.choice, self.effective = choice, effective
+        self.selection, self.effective = selection, effective
         self._changed()
         return True
 
     def action_default(self) -> None:
         """Restore the preset's value, or the default."""
-        if not self.choice.changed(self.key):
+        if not self.selection.changed(self.key):
             self.tell(f"{self.key} is not changed: it is set by {self.effective.origins.get(self.key, 'default')}")
             return
         if not self._take(self.key, ""):
@@ -260,15 +262,15 @@ class ConfigurationScreen(BaseScreen[Choice]):
 
     def action_save(self) -> None:
         """Save the selection with its changes as a preset."""
-        question = f"Save the selection ({self.choice.name}, {self.effective.config.method}) as preset:"
+        question = f"Save the selection ({self.selection.name}, {self.effective.config.method}) as preset:"
         taken = {one.name for one in list_presets()}
-        free = next(name for number in range(2, 10_000) if (name := f"{self.choice.name}-{number}") not in taken)
+        free = next(name for number in range(2, 10_000) if (name := f"{self.selection.name}-{number}") not in taken)
 
         def answered(name: str | None) -> None:
             if name is None:
                 return
             try:
-                path = user_presets.create_from_choice(name, self.choice.preset, self.effective)
+                path = user_presets.create_from_config(name, self.selection.preset, self.effective)
             except UserError as error:
                 self.tell(error.line, severity="error", timeout=10)
                 return
@@ -278,7 +280,7 @@ class ConfigurationScreen(BaseScreen[Choice]):
 
     def action_copy(self) -> None:
         """Copy the command line that starts a run with this configuration."""
-        command = run_command(self.choice, self.runs)
+        command = run_command(self.selection, self.runs)
         self.app.copy_to_clipboard(command)
         self.tell(f"copied: {command}")
 
@@ -287,4 +289,4 @@ class ConfigurationScreen(BaseScreen[Choice]):
             self.word = ""
             self.show_settings()
             return
-        self.dismiss(self.choice)
+        self.dismiss(self.selection)

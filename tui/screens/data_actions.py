@@ -12,14 +12,14 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.files import working_directory
 from tui.screens.base import BaseScreen
-from tui.widgets.choosing import ChoiceRefused, ChoosingPane, ItemPicked
+from tui.widgets.selection_pane import ItemPicked, SelectionPane, SelectionRefused
 
 
 class DataActions:
     """Opens screens above the lists, and hands the lists what was selected there."""
 
-    def __init__(self, screen: BaseScreen[Any], get_choosing: Callable[[], ChoosingPane]) -> None:
-        self._screen, self._get_choosing = screen, get_choosing
+    def __init__(self, screen: BaseScreen[Any], get_selection_pane: Callable[[], SelectionPane]) -> None:
+        self._screen, self._get_selection_pane = screen, get_selection_pane
 
     def inspect(self, data: str) -> None:
         """Open the inspector; asks first if that downloads a data set from the Hub."""
@@ -45,16 +45,16 @@ class DataActions:
 
         def answered(selected: bool | None) -> None:
             if selected:
-                self._get_choosing().select_data(data)
+                self._get_selection_pane().select_data(data)
                 self._screen.post_message(ItemPicked())
 
         if not is_utf8(data):
-            self._screen.post_message(ChoiceRefused(NOT_TEXT))
+            self._screen.post_message(SelectionRefused(NOT_TEXT))
             return
         try:
-            effective = self._get_choosing().choice.with_data(data).effective()
+            effective = self._get_selection_pane().selection.with_data(data).effective()
         except UserError as error:
-            self._screen.post_message(ChoiceRefused(error.line))
+            self._screen.post_message(SelectionRefused(error.line))
             return
         self._screen.app.push_screen(InspectorScreen(effective), answered)
 
@@ -69,6 +69,6 @@ class DataActions:
 
         def answered(data: str | None) -> None:
             if data is not None:
-                self._get_choosing().select_data(data)
+                self._get_selection_pane().select_data(data)
 
         self._screen.app.push_screen(PickerScreen(folder), answered)

@@ -9,7 +9,7 @@ from engine.hardware.cpu_load import usable_cpus
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns
 from tui.screens.run_follower import RunFollower
-from tui.widgets.choosing import ChoosingPane
+from tui.widgets.selection_pane import SelectionPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from engine.memory.formula.memory_budget import MemoryBudget
@@ -28,14 +28,14 @@ class MachineContext:
         self._predicted: tuple[object, int | None] = None, None
         """The last question to the memory formula, and its answer."""
 
-    def take(self, sample: MachineSample, choosing: ChoosingPane) -> MemoryBudget:
+    def take(self, sample: MachineSample, selection_pane: SelectionPane) -> MemoryBudget:
         """Take a new sample; returns the memory budget of the selection, rounded so that it does not change with every
         sample.
         """
         from tui.preview.memory_forecast import memory_budget
 
-        self.sample, self._device = sample, choosing.device
-        return memory_budget(sample, self._own_processes(), True, choosing.device)
+        self.sample, self._device = sample, selection_pane.device
+        return memory_budget(sample, self._own_processes(), True, selection_pane.device)
 
     @property
     def devices(self) -> list[str]:
@@ -48,7 +48,7 @@ class MachineContext:
         halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
         return ["auto", *found, *(["all"] if len(found) > 1 else []), "cpu", *halves]
 
-    def predicted_peak(self, choosing: ChoosingPane) -> int | None:
+    def predicted_peak(self, selection_pane: SelectionPane) -> int | None:
         """Predicted peak memory in bytes: of the watched run while it is running, else of the selection.
 
         A run's own prediction replaces the formula's as soon as its log has one.
@@ -56,12 +56,12 @@ class MachineContext:
         state = self._follower.state
         if self._follower.live_run and state is not None and (peak := state.predicted_peak()):
             return peak
-        longest = choosing.longest(choosing.effective.config) if choosing.effective else None
-        question = (self._follower.live_run, choosing.effective, choosing.budget, longest)
+        longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
+        question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
         if question != self._predicted[0]:
             from tui.preview.memory_forecast import predicted_peak
 
-            self._predicted = question, predicted_peak(*question[:3], choosing.longest)
+            self._predicted = question, predicted_peak(*question[:3], selection_pane.longest)
         return self._predicted[1]
 
     def launch_context(self) -> LaunchContext:
@@ -74,10 +74,10 @@ class MachineContext:
         turns, own = self._screen.queue(), self._own_processes()
         gpu = self.sample.gpu_of(self._device)
         budget = memory_budget(self.sample, own, device=self._device)
-        turns, devices = self._of_the_choice(turns)
+        turns, devices = self._of_the_selection(turns)
         return LaunchContext(self._runs, budget, foreign_processes(gpu, own) if gpu else (), turns, devices)
 
-    def _of_the_choice(self, turns: list[QueuePlace]) -> tuple[list[QueuePlace], int]:
+    def _of_the_selection(self, turns: list[QueuePlace]) -> tuple[list[QueuePlace], int]:
         """The places in the queues of the devices that a launch can use, and how many runs can use them at a time."""
         from engine.hardware.devices import CPU, queue_of, slots_of
 

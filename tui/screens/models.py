@@ -19,11 +19,11 @@ from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.charts.bar import bar
-from tui.choice import Choice
 from tui.commands import actions, bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.model_rows import ModelRow, columns, detail_lines, model_row, table_row
 from tui.screens.base import BaseScreen
+from tui.selection import Selection
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
 from tui.widgets.value_input import ValueInput
@@ -34,7 +34,7 @@ BAR_WIDTH = 30
 PLACEHOLDERS = {"type": "owner/name on the Hub, a folder, or a .gguf file", "filter": "show only models that contain …"}
 
 
-class ModelsScreen(BaseScreen[Choice | None]):
+class ModelsScreen(BaseScreen[Selection | None]):
     """Closes with the selection with another model, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("models")
@@ -48,10 +48,10 @@ class ModelsScreen(BaseScreen[Choice | None]):
     ModelsScreen #pull { height: 1; padding: 0 1; }
     """
 
-    def __init__(self, choice: Choice, budget: MemoryBudget | None) -> None:
+    def __init__(self, selection: Selection, budget: MemoryBudget | None) -> None:
         super().__init__()
-        self.choice, self.budget = choice, budget
-        self.selected = choice.effective().config.model.id
+        self.selection, self.budget = selection, budget
+        self.selected = selection.effective().config.model.id
         self.rows: dict[str, ModelRow] = {}
         """By model id; filled by a thread."""
         self.word = ""
@@ -90,7 +90,7 @@ class ModelsScreen(BaseScreen[Choice | None]):
         listed = list_models(working_directory(), read_recent(MODELS))
         if self.selected not in {one.id for one in listed}:
             listed.append(describe_model(self.selected))
-        rows = {one.id: model_row(self.choice, one, self.budget) for one in listed}
+        rows = {one.id: model_row(self.selection, one, self.budget) for one in listed}
         self.app.call_from_thread(self._take_rows, rows)
 
     def _take_rows(self, rows: dict[str, ModelRow]) -> None:
@@ -125,16 +125,16 @@ class ModelsScreen(BaseScreen[Choice | None]):
 
     def _select(self, name: str) -> None:
         """Close with this model, unless the selection cannot have it."""
-        choice = self.choice.with_model(name)
+        selection = self.selection.with_model(name)
         try:
-            found = choice.effective().config.model.id
+            found = selection.effective().config.model.id
         except UserError as error:
             self.tell(error.line, severity="error")
             return
         if name not in CATALOG:
             with contextlib.suppress(OSError):  # it is selected; only the list of recent models does not have it
                 remember(found, MODELS)
-        self.dismiss(choice.with_model(found))
+        self.dismiss(selection.with_model(found))
 
     def action_type_id(self) -> None:
         """Type a Hub id or a path."""
@@ -161,8 +161,8 @@ class ModelsScreen(BaseScreen[Choice | None]):
         if not name:
             return
         try:
-            found = self.choice.with_model(name).effective().config.model.id
-            lines = detail_lines(model_row(self.choice, describe_model(found), self.budget), app_keys(self))
+            found = self.selection.with_model(name).effective().config.model.id
+            lines = detail_lines(model_row(self.selection, describe_model(found), self.budget), app_keys(self))
         except UserError as error:
             lines = [error.line]
         self.query_one("#detail", Static).update(Content("\n").join(Content(visible(line)) for line in lines))

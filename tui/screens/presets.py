@@ -19,12 +19,12 @@ from engine.config.preset_library import PresetEntry
 from engine.config.schema import Config
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
-from tui.choice import Choice, changes
 from tui.commands import bindings
 from tui.keymap import CommandKeys
 from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
 from tui.screens.name import NameScreen
+from tui.selection import Selection, changes
 from tui.terminal.editing import edit
 from tui.widgets.key_line import KeyLine
 from tui.widgets.table import Table
@@ -53,9 +53,9 @@ class PresetsScreen(BaseScreen[str | None]):
                             border-top: solid $surface-lighten-2; }
     """
 
-    def __init__(self, choice: Choice, effective: EffectiveConfig | None) -> None:
+    def __init__(self, selection: Selection, effective: EffectiveConfig | None) -> None:
         super().__init__()
-        self.choice, self.effective = choice, effective
+        self.selection, self.effective = selection, effective
         self.listed: dict[str, PresetEntry] = {}
 
     def compose(self) -> ComposeResult:
@@ -66,7 +66,7 @@ class PresetsScreen(BaseScreen[str | None]):
 
     def on_mount(self) -> None:
         self.query_one(Table).focus()
-        self.show_presets(self.choice.name)
+        self.show_presets(self.selection.name)
 
     def show_presets(self, cursor: str = "") -> None:
         """List the presets as their files are now, the cursor on `cursor`."""
@@ -80,7 +80,7 @@ class PresetsScreen(BaseScreen[str | None]):
         """Show what the preset under the cursor is for and would change, or why it is invalid."""
         listed = self._selected()
         if listed is not None:
-            self.query_one("#detail", Static).update(detail(listed, self.choice, self.effective))
+            self.query_one("#detail", Static).update(detail(listed, self.selection, self.effective))
 
     def _selected(self) -> PresetEntry | None:
         return self.listed.get(self.query_one(Table).key)
@@ -131,12 +131,12 @@ class PresetsScreen(BaseScreen[str | None]):
 
     def action_save(self) -> None:
         """Save the selection as a preset: only what differs from the method's defaults is written."""
-        effective, base = self.effective, self.choice.preset
+        effective, base = self.effective, self.selection.preset
         if effective is None:
             self.tell("no preset selected", severity="warning")
             return
-        question = f"Save the selection ({self.choice.name}, {effective.config.method}) as preset:"
-        self._make(question, self.choice.name, lambda name: user_presets.create_from_choice(name, base, effective))
+        question = f"Save the selection ({self.selection.name}, {effective.config.method}) as preset:"
+        self._make(question, self.selection.name, lambda name: user_presets.create_from_config(name, base, effective))
 
     def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
         def answered(name: str | None) -> None:
@@ -208,13 +208,13 @@ def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
     ]
 
 
-def detail(listed: PresetEntry, choice: Choice, effective: EffectiveConfig | None) -> Content:
+def detail(listed: PresetEntry, selection: Selection, effective: EffectiveConfig | None) -> Content:
     """What a preset is for, and what selecting it would change."""
     if listed.preset is None:
         return Content.styled(visible(listed.error), "$text-error")
     about = Content(visible(str(listed.preset.values.get("about", ""))))
     try:
-        changed = changes(effective, choice.with_preset(listed.name).effective())
+        changed = changes(effective, selection.with_preset(listed.name).effective())
     except UserError as error:
         return Content.styled(visible(error.line), "$text-error")
     text = ", ".join(map(visible, changed)) if changed else "nothing"

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config.errors import RunFailed, UserError
-from tui.choice import Choice
 from tui.screens.base import BaseScreen
+from tui.selection import Selection
 
 if TYPE_CHECKING:  # imported where they are used: the first frame launches nothing
     from engine.runs.run_dir import RunDir
@@ -31,7 +31,7 @@ class RunLauncher:
         context: Callable[[], LaunchContext],
         show_run: Callable[[RunDir], object],
         show_ladders: Callable[[], object],
-        changed: Callable[[Choice], object],
+        changed: Callable[[Selection], object],
         checked: Callable[[], object],
     ) -> None:
         self._screen, self._runs, self._context = screen, runs, context
@@ -47,7 +47,7 @@ class RunLauncher:
         self._checks = self._checks or DataCheckCache(self._checked)
         return self._checks
 
-    def open_run(self, choice: Choice) -> None:
+    def open_run(self, selection: Selection) -> None:
         """Show what a run of this selection will do; start it on enter."""
         from tui.preview.launches import RunLaunch
         from tui.screens.launching import LaunchAnswer, LaunchScreen
@@ -55,38 +55,38 @@ class RunLauncher:
         def answered(closed: LaunchAnswer | None) -> None:
             if closed is None or not isinstance(closed.launch, RunLaunch):
                 return
-            self._changed(closed.launch.choice)
+            self._changed(closed.launch.selection)
             if closed.answer != "back":
                 self._start_run(closed.launch, closed.answer == "start", screen.report.fingerprint)
 
         try:
-            launch = RunLaunch.of(choice, self._runs, self._context)
+            launch = RunLaunch.of(selection, self._runs, self._context)
         except UserError as error:
             self._screen.tell(error.line, severity="error")
             return
         screen = LaunchScreen(launch, self.checks)
         self._screen.app.push_screen(screen, answered)
 
-    def continue_run(self, choice: Choice, run: RunDir) -> None:
+    def continue_run(self, selection: Selection, run: RunDir) -> None:
         """Select a finished run as the start of the next one, and show what that one will do."""
-        from tui.preview.launches import choice_from_run
+        from tui.preview.launches import selection_from_run
 
         try:
-            choice = choice_from_run(choice, run)
+            selection = selection_from_run(selection, run)
         except UserError as error:
             self._screen.tell(error.line, severity="error")
             return
-        self._changed(choice)
-        self.open_run(choice)
+        self._changed(selection)
+        self.open_run(selection)
 
-    def open_ladder(self, choice: Choice) -> None:
+    def open_ladder(self, selection: Selection) -> None:
         """Show what a ladder of all methods with one seed will do; start it on enter."""
         from engine.runs.start import start_ladder
         from tui.preview.ladder_launch import LadderLaunch
         from tui.screens.launching import LaunchAnswer, LaunchScreen
 
         try:
-            launch = LadderLaunch.of(choice, self._runs, self._context)
+            launch = LadderLaunch.of(selection, self._runs, self._context)
         except UserError as error:
             self._screen.tell(error.line, severity="error")
             return
@@ -94,7 +94,7 @@ class RunLauncher:
         def answered(closed: LaunchAnswer | None) -> None:
             if closed is None or not isinstance(closed.launch, LadderLaunch):
                 return
-            self._changed(closed.launch.choice)
+            self._changed(closed.launch.selection)
             plan = closed.launch.plan
             if closed.answer != "back" and self._start(lambda: start_ladder(self._runs, plan)) is not None:
                 self._show_ladders()
@@ -106,11 +106,11 @@ class RunLauncher:
         from engine.runs.start import start_run
         from tui.command_line import run_command
 
-        command = run_command(launch.choice, self._runs, wait)
+        command = run_command(launch.selection, self._runs, wait)
         run = self._start(
             lambda: start_run(
                 self._runs,
-                launch.choice.name,
+                launch.selection.name,
                 launch.effective,
                 wait=wait,
                 data_fingerprint=data_fingerprint,

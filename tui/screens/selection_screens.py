@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tui.screens.base import BaseScreen
-from tui.widgets.choosing import ChoosingPane
+from tui.widgets.selection_pane import SelectionPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame opens no screen
-    from tui.choice import Choice
     from tui.preview.launch_context import DataCheckCache, LaunchContext
+    from tui.selection import Selection
 
 
 class SelectionScreens:
@@ -21,59 +21,59 @@ class SelectionScreens:
         self,
         screen: BaseScreen[Any],
         runs: Path,
-        get_choosing: Callable[[], ChoosingPane],
+        get_selection_pane: Callable[[], SelectionPane],
         context: Callable[[], LaunchContext],
         get_checks: Callable[[], DataCheckCache],
-        choose: Callable[[Choice], None],
+        select: Callable[[Selection], None],
     ) -> None:
-        self._screen, self._runs, self._get_choosing = screen, runs, get_choosing
-        self._context, self._get_checks, self._choose = context, get_checks, choose
+        self._screen, self._runs, self._get_selection_pane = screen, runs, get_selection_pane
+        self._context, self._get_checks, self._select = context, get_checks, select
 
     def open_presets(self) -> None:
         """Let the user select, edit or save a preset."""
         from tui.screens.presets import PresetsScreen
 
-        choosing = self._get_choosing()
+        selection_pane = self._get_selection_pane()
 
         def closed(name: str | None) -> None:
             if name:
-                choosing.choose(choosing.choice.with_preset(name))
+                selection_pane.select(selection_pane.selection.with_preset(name))
             else:
-                choosing.choose_again()
+                selection_pane.reload()
 
-        choosing.start()
-        self._screen.app.push_screen(PresetsScreen(choosing.choice, choosing.effective), closed)
+        selection_pane.start()
+        self._screen.app.push_screen(PresetsScreen(selection_pane.selection, selection_pane.effective), closed)
 
     def open_methods(self) -> None:
         """Show all methods side by side with the present selection."""
         from tui.preview.method_table import methods_text
         from tui.screens.text import TextScreen
 
-        choosing = self._get_choosing()
-        choosing.start()
-        if choosing.effective is not None:
-            text = methods_text(choosing.choice, choosing.forecasts, choosing.budget)
+        selection_pane = self._get_selection_pane()
+        selection_pane.start()
+        if selection_pane.effective is not None:
+            text = methods_text(selection_pane.selection, selection_pane.forecasts, selection_pane.budget)
             self._screen.app.push_screen(TextScreen("methods", text))
 
     def open_models(self) -> None:
         """Let the user select or download a model."""
         from tui.screens.models import ModelsScreen
 
-        choosing = self._get_choosing()
-        choosing.start()
-        if choosing.effective is not None:
-            self._screen.app.push_screen(ModelsScreen(choosing.choice, choosing.budget), self._take)
+        selection_pane = self._get_selection_pane()
+        selection_pane.start()
+        if selection_pane.effective is not None:
+            self._screen.app.push_screen(ModelsScreen(selection_pane.selection, selection_pane.budget), self._take)
 
     def open_config(self) -> None:
         """Show every setting of the selection with its origin, and edit them."""
         from tui.screens.configuration import ConfigurationScreen
 
-        choosing = self._get_choosing()
-        choosing.start()
-        if choosing.effective is not None:
-            screen = ConfigurationScreen(choosing.choice, self._runs, self._context, self._get_checks())
+        selection_pane = self._get_selection_pane()
+        selection_pane.start()
+        if selection_pane.effective is not None:
+            screen = ConfigurationScreen(selection_pane.selection, self._runs, self._context, self._get_checks())
             self._screen.app.push_screen(screen, self._take)
 
-    def _take(self, choice: Choice | None) -> None:
-        if choice is not None:
-            self._choose(choice)
+    def _take(self, selection: Selection | None) -> None:
+        if selection is not None:
+            self._select(selection)

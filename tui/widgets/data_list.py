@@ -73,7 +73,7 @@ class DataList(OptionList, inherit_bindings=False):
         if self._preview_thread:
             self._preview_thread.stop()
 
-    def choose(self, section: Data) -> None:
+    def select(self, section: Data) -> None:
         """Take another configuration: mark its data set, and preview all data sets as it would read them."""
         if self.section is None or _read_settings(section) != _read_settings(self.section):
             self.previews = {}

@@ -1,4 +1,7 @@
-"""The line of keys at the bottom: what each key does here, as many as fit. A click presses the key."""
+"""The line of keys at the bottom: what each key does here, as many as fit. A click presses the key.
+
+Empty while another screen has the keyboard.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class KeyLine(Rows):
     def redraw(self) -> None:
         parts: list[tuple[str, str]] = []
         self._places, end = [], 0
-        for binding, shown in self._fitting():
+        for binding, shown in self._fitting() if self.screen is self.app.screen else ():
             parts += [(shown, "bold $text-primary"), (f" {binding.description}{GAP}", "")]
             end += len(shown) + 1 + len(binding.description) + len(GAP)
             self._places.append((end, binding.key))

@@ -12,7 +12,7 @@ from textual.widgets.option_list import Option
 from engine.config.method_specs import LORA, method_names, method_spec, method_title
 from engine.config.quantities import count, size
 from engine.config.text import visible
-from tui.choice import MARK
+from tui.selection import MARK
 
 if TYPE_CHECKING:  # imported where it is used: the first frame has no forecast
     from tui.preview.memory_forecast import MethodForecast

@@ -10,7 +10,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.config.text import visible
-from tui.choice import MARK
+from tui.selection import MARK
 from tui.workbench import app_keys
 
 if TYPE_CHECKING:

@@ -107,7 +107,7 @@ def tool_calls(draw: Draw, limits: Limits) -> Rows:
             made += [{"role": "tool", "content": draw(said(limits)), "tool_call_id": call["id"]} for call in told]
             answers.append(draw(said(limits)))
             made.append({"role": "assistant", "content": answers[-1]})
-        tools = {} if spread and draw(st.booleans()) else {"tools": [schema("track"), schema("weather.get")]}
+        tools: Json = {} if spread and draw(st.booleans()) else {"tools": [schema("track"), schema("weather.get")]}
         if tools and limits.uniform:
             tools = {"tools": json.dumps(tools["tools"])}
         return ExpectedRow({"messages": made, **tools}, tuple(answers))

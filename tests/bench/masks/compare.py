@@ -44,8 +44,8 @@ def ours(shape: Shape, tokenizer: Any) -> list[Json | None]:
     raws = [RawRow(dict(row), f"row {number}") for number, row in enumerate(shape.rows, 1)]
     found = detect(raws, Data(id="rows", **shape.options))
     examples = [made for raw in raws if isinstance(made := to_example(raw, found), Example)]
-    made = {row.where: row for row in tokenize_all(examples, tokenizer, shape.max_length)}
-    return [_ids_and_mask(made.get(raw.where)) for raw in raws]
+    rows = {row.where: row for row in tokenize_all(examples, tokenizer, shape.max_length)}
+    return [_ids_and_mask(rows.get(raw.where)) for raw in raws]
 
 
 def _ids_and_mask(row: Any) -> Json | None:

@@ -96,7 +96,7 @@ def others() -> Iterator[Case]:
 def checkpointed() -> Iterator[Case]:
     """Every n-th layer recomputes its activations."""
     for shape, method, choice in itertools.product(("Qwen2, tied head", "GPT-2"), ("lora", "full"), RECOMPUTING):
-        yield case(shape, method, choice.setting, 448, 2)  # type: ignore[arg-type]
+        yield case(shape, method, choice.setting, 448, 2)
 
 
 def case(

@@ -94,7 +94,7 @@ def _answering(case: Case, count: int) -> int:
     evaluation = config.evaluation
     tokenizer = SimpleNamespace(pad_token_id=0, decode=lambda tokens, **how: "")
     warn: Any = lambda code, text: None  # noqa: E731
-    generator = Generator(tokenizer, evaluation.max_new_tokens, evaluation.batch, "cpu", frozenset(), warn)  # type: ignore[arg-type]
+    generator = Generator(tokenizer, evaluation.max_new_tokens, evaluation.batch, "cpu", frozenset(), warn)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     state = trained * (8 if config.optimizer.name in ("adamw", "auto") else 2)
     rows = _rows(case, count)

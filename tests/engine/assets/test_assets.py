@@ -1,10 +1,13 @@
 """Properties of the embedded model and data set that runs without a network rely on."""
 
+from __future__ import annotations
+
 import json
 import re
 import struct
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +39,7 @@ def stem_of(phrase: str) -> str:
 
 
 @cache
-def tokenizer():
+def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tiny_folder())

@@ -11,7 +11,7 @@ from engine.config.preset_library import resolve_preset
 from engine.config.preset_values import Preset, known_keys
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
-from engine.config.user_presets import create_from_choice
+from engine.config.user_presets import create_from_config
 
 
 def test_every_setting_has_a_range_and_a_meaning() -> None:
@@ -57,7 +57,7 @@ def test_epochs_given_for_a_preset_of_steps_replace_the_steps() -> None:
 def test_another_method_takes_its_learning_rate_from_the_preset_of_the_same_family() -> None:
     for method, rate in (("lora", 3e-3), ("qlora", 4e-3)):
         chosen = resolve_preset("qwen2.5-7b-lora", method, {"train.learning_rate": rate})
-        create_from_choice(f"mine-{method}", f"qwen2.5-7b-{method}", chosen)
+        create_from_config(f"mine-{method}", f"qwen2.5-7b-{method}", chosen)
     assert resolve_preset("mine-lora", None, {}).config.train.learning_rate == 3e-3
     found = resolve_preset("mine-lora", "qlora", {})
     assert found.config.train.learning_rate == 4e-3

@@ -27,12 +27,12 @@ def values_of(chosen: EffectiveConfig) -> dict[str, object]:
 @pytest.mark.parametrize("method", method_names())
 def test_a_saved_choice_is_the_same_configuration(base: str, method: str) -> None:
     chosen = resolve_preset(base, method, {"train.batch": 12, "train.micro_batch": 3})
-    user_presets.create_from_choice("mine", base, chosen)
+    user_presets.create_from_config("mine", base, chosen)
     assert values_of(resolve_preset("mine", None, {})) == values_of(chosen)
 
 
 def test_only_what_differs_is_written() -> None:
-    path = user_presets.create_from_choice("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 16}))
+    path = user_presets.create_from_config("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 16}))
     text = path.read_text()
     assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
     for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
@@ -40,14 +40,14 @@ def test_only_what_differs_is_written() -> None:
 
 
 def test_the_rates_of_the_other_methods_are_kept() -> None:
-    user_presets.create_from_choice("mine", "demo", resolve_preset("demo", "lora", {}))
+    user_presets.create_from_config("mine", "demo", resolve_preset("demo", "lora", {}))
     assert resolve_preset("mine", "full", {}).config.train.learning_rate == 5e-4
-    user_presets.create_from_choice("own-rate", "demo", resolve_preset("demo", "lora", {"train.learning_rate": 0.5}))
+    user_presets.create_from_config("own-rate", "demo", resolve_preset("demo", "lora", {"train.learning_rate": 0.5}))
     assert resolve_preset("own-rate", "lora", {}).config.train.learning_rate == 0.5
 
 
 def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
-    user_presets.create_from_choice("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.steps": 4}))
+    user_presets.create_from_config("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.steps": 4}))
     assert resolve_preset("mine", None, {}).config.train.steps == 4
 
 
@@ -56,7 +56,7 @@ def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
     before = user_presets.create_from_preset("mine", "demo-lora").read_text()
     for write in (
         lambda: user_presets.create_from_preset(name, "demo-full"),
-        lambda: user_presets.create_from_choice(name, "demo-full", resolve_preset("demo-full", None, {})),
+        lambda: user_presets.create_from_config(name, "demo-full", resolve_preset("demo-full", None, {})),
     ):
         with pytest.raises(UserError):
             write()

@@ -120,7 +120,7 @@ def test_other_code_of_the_preparation_prepares_again(
     assert len(built) == 2
 
 
-@pytest.mark.parametrize("file", ["ids.bin", "text.bin", "side.bin", "meta.json"])
+@pytest.mark.parametrize("file", ["ids.bin", "text.bin", "split.bin", "meta.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
 def test_a_damaged_entry_is_reported_and_prepared_again(data: Data, built: list[str], file: str, damage: str) -> None:
     one = preparation(data, 64, tokenizer())

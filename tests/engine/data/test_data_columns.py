@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reading import assistant, reading, refusal, said, user, write_rows
@@ -19,7 +20,7 @@ MANY = 30_000
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
-def test_rows_are_read_again_each_time_and_never_stored(tmp_path: Path, name) -> None:
+def test_rows_are_read_again_each_time_and_never_stored(tmp_path: Path, name: Any) -> None:
     rows = [{"prompt": f"what is {n}", "completion": f"it is {n}"} for n in range(MANY)]
     path = tmp_path / name
     if name == "a.parquet":

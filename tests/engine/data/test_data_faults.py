@@ -9,6 +9,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,29 +79,29 @@ def fault(folder: Path, name: str, content: bytes) -> str:
         ("a.parquet", b"PAR1 and then nothing PAR1", "a.parquet", "data.invalid_parquet"),
     ],
 )
-def test_broken_file_is_one_line_with_its_place(tmp_path, name, content, place, code):
+def test_broken_file_is_one_line_with_its_place(tmp_path: Path, name: Any, content: Any, place: Any, code: Any) -> None:
     (tmp_path / name).write_bytes(content)
     error = error_of(Data(id=str(tmp_path / name)))
     assert (error.where, error.code) == (place, code)
 
 
-def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path):
+def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     line = fault(tmp_path, "a.jsonl", GOOD + b'{"question": "' + b"x" * (60 << 20) + b'"}\n')
     assert line.startswith("row longer than 16 MiB: a.jsonl line 2;")
 
 
-def test_a_csv_field_of_20_megabytes_is_refused(tmp_path):
+def test_a_csv_field_of_20_megabytes_is_refused(tmp_path: Path) -> None:
     rows = b"text,label\nshort,a\n" + b'"' + b"x\n" * (10 << 20) + b'",b\n'
     assert fault(tmp_path, "a.csv", rows).startswith("a field longer than 16 MiB: a.csv line 3;")
 
 
-def test_reading_csv_leaves_the_modules_own_limit_alone(tmp_path):
+def test_reading_csv_leaves_the_modules_own_limit_alone(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     fault(tmp_path, "a.csv", b"text,label\na\n")
     assert csv.field_size_limit() == before
 
 
-def test_a_gzip_bomb_stops_early(tmp_path):
+def test_a_gzip_bomb_stops_early(tmp_path: Path) -> None:
     bomb = io.BytesIO()
     with gzip.GzipFile(fileobj=bomb, mode="wb") as packed:
         for _ in range(120):
@@ -109,7 +110,7 @@ def test_a_gzip_bomb_stops_early(tmp_path):
     assert line.startswith("decompresses from") and ": a.jsonl.gz;" in line
 
 
-def test_a_parquet_bomb_stops_early(tmp_path):
+def test_a_parquet_bomb_stops_early(tmp_path: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -121,25 +122,25 @@ def test_a_parquet_bomb_stops_early(tmp_path):
     assert line.startswith("decompresses from") and ": a.parquet;" in line
 
 
-def test_a_zip_under_a_json_name_is_named(tmp_path):
+def test_a_zip_under_a_json_name_is_named(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a.json", "[]")
     assert "a zip archive" in fault(tmp_path, "a.json", packed.getvalue())
 
 
-def test_a_missing_file_suggests_its_neighbor(tmp_path):
+def test_a_missing_file_suggests_its_neighbor(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path / "trian.jsonl")))
     assert "not found" in line
     assert "did you mean 'train.jsonl'?" in line
 
 
-def test_a_misspelled_embedded_name_is_suggested():
+def test_a_misspelled_embedded_name_is_suggested() -> None:
     assert "did you mean 'tickets'?" in line_of(Data(id="tickts"))
 
 
-def test_a_missing_split_lists_what_there_is(tmp_path):
+def test_a_missing_split_lists_what_there_is(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(GOOD)
     (tmp_path / "heldout-test.jsonl").write_bytes(GOOD)
     line = line_of(Data(id=str(tmp_path), test="tset"))
@@ -147,17 +148,17 @@ def test_a_missing_split_lists_what_there_is(tmp_path):
     assert "heldout-test" in line
 
 
-def test_a_folder_without_rows_says_so(tmp_path):
+def test_a_folder_without_rows_says_so(tmp_path: Path) -> None:
     (tmp_path / "LICENSE").write_text("MIT")
     assert "no data files in the folder" in line_of(Data(id=str(tmp_path)))
 
 
-def test_a_folder_with_only_a_test_split_cannot_train(tmp_path):
+def test_a_folder_with_only_a_test_split_cannot_train(tmp_path: Path) -> None:
     (tmp_path / "test.jsonl").write_bytes(GOOD)
     assert "no training split" in line_of(Data(id=str(tmp_path)))
 
 
-def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path):
+def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path: Path) -> None:
     loop = tmp_path / "a.jsonl"
     loop.symlink_to(loop)
     for path in (loop, tmp_path):
@@ -165,31 +166,31 @@ def test_a_link_that_leads_to_itself_is_an_error_not_a_loop(tmp_path):
         assert line.startswith("cannot read the file (Too many levels of symbolic links)") and "a.jsonl;" in line
 
 
-def test_a_folder_linked_into_itself_is_read_once(tmp_path):
+def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     (tmp_path / "again").symlink_to(tmp_path)
     assert len(list(source.read(Data(id=str(tmp_path))).train)) == 1
 
 
-def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jsonl")
     assert "not a regular file" in line_of(Data(id=str(tmp_path / "a.jsonl")))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_without_permission_says_so(tmp_path):
+def test_a_file_without_permission_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(GOOD)
     path.chmod(0)
     assert "Permission denied" in line_of(Data(id=str(path)))
 
 
-def test_a_subset_of_a_file_is_a_key_nothing_reads(tmp_path):
+def test_a_subset_of_a_file_is_a_key_nothing_reads(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     assert "data.subset" in line_of(Data(id=str(tmp_path / "a.jsonl"), subset="main"))
 
 
-def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path):
+def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a\x1b[2J.jsonl"
     path.write_bytes(b"[]\n")
     line = line_of(Data(id=str(path)))
@@ -197,10 +198,10 @@ def test_control_characters_of_a_file_name_stay_visible_in_the_line(tmp_path):
     assert "\\x1b" in line
 
 
-def test_an_unreachable_hub_is_one_line(monkeypatch):
+def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def unreachable(*_args, **_options):
+    def unreachable(*_args: Any, **_options: Any) -> None:
         raise ConnectionError("Couldn't reach 'owner/name' on the Hub\n(LocalEntryNotFoundError)")
 
     monkeypatch.setattr(hub, "_ask", lambda _name: None)
@@ -210,7 +211,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
     assert "the Hub is unreachable" in line
 
 
-def test_a_row_of_json_never_recurses_however_deep(tmp_path):
+def test_a_row_of_json_never_recurses_however_deep(tmp_path: Path) -> None:
     for depth in (65, 500, 990, 20_000):
         assert "deep" in fault(
             tmp_path,

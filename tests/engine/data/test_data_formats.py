@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine.config.errors import UserError
@@ -12,21 +14,21 @@ from engine.data.recognition import to_example
 from engine.data.row_limits import RawRow
 
 
-def raws(*rows):
+def raws(*rows: Any) -> Any:
     return [RawRow(row, f"a.jsonl line {number}") for number, row in enumerate(rows, 1)]
 
 
-def understood(row, **data):
+def understood(row: Any, **data: Any) -> Any:
     rows = raws(row)
     found = detect(rows, Data(id="a.jsonl", **data))
     return found, to_example(rows[0], found)
 
 
-def said(example):
+def said(example: Any) -> Any:
     return [(turn["role"], turn["content"]) for turn in example.messages]
 
 
-def line_of(rows, **data):
+def line_of(rows: Any, **data: Any) -> Any:
     with pytest.raises(UserError) as caught:
         found = detect(rows, Data(id="a.jsonl", **data))
         for raw in rows:
@@ -35,7 +37,7 @@ def line_of(rows, **data):
     return caught.value.line
 
 
-def called(function):
+def called(function: Any) -> Any:
     return {
         "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": function}]}]
     }
@@ -83,23 +85,23 @@ def called(function):
         ),
     ],
 )
-def test_formats_are_detected_by_their_columns(row, name, messages):
+def test_formats_are_detected_by_their_columns(row: Any, name: Any, messages: Any) -> None:
     found, example = understood(row)
     assert found.name == name
     assert said(example) == messages
 
 
-def test_the_reason_is_one_sentence_with_the_columns():
+def test_the_reason_is_one_sentence_with_the_columns() -> None:
     found, _ = understood({"question": "q", "answer": "a", "source": "web"})
     assert found.why == ("columns question, answer: prompt-completion (question -> prompt, answer -> completion)")
 
 
-def test_an_ignored_context_is_a_warning():
+def test_an_ignored_context_is_a_warning() -> None:
     found, _ = understood({"context": "c", "question": "q", "answer": "a"})
     assert "column context is ignored" in found.warnings[0].text
 
 
-def test_tool_calls_keep_their_arguments_as_an_object():
+def test_tool_calls_keep_their_arguments_as_an_object() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
     tools = [{"type": "function", "function": {"name": "weather"}}]
     turns = [
@@ -114,7 +116,7 @@ def test_tool_calls_keep_their_arguments_as_an_object():
     assert example.messages[2] == {"role": "tool", "content": "rain", "tool_call_id": "1"}
 
 
-def test_sharegpt_tools_become_the_same_shape():
+def test_sharegpt_tools_become_the_same_shape() -> None:
     turns = [
         {"from": "human", "value": "Oslo?"},
         {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Oslo"}}'},
@@ -127,7 +129,7 @@ def test_sharegpt_tools_become_the_same_shape():
     assert example.tools == [{"name": "weather"}]
 
 
-def test_turns_of_a_prompt_and_of_weight_0_are_not_in_the_loss():
+def test_turns_of_a_prompt_and_of_weight_0_are_not_in_the_loss() -> None:
     old = {"role": "assistant", "content": "old"}
     _, pair = understood(
         {"prompt": [old, {"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]}
@@ -150,14 +152,14 @@ def test_turns_of_a_prompt_and_of_weight_0_are_not_in_the_loss():
 
 
 @pytest.mark.parametrize("weight", [-1, "much", float("nan"), float("inf")])
-def test_an_invalid_weight_is_refused(weight):
+def test_an_invalid_weight_is_refused(weight: Any) -> None:
     asked = {"role": "user", "content": "q"}
     with pytest.raises(UserError) as caught:
         understood({"messages": [asked, {"role": "assistant", "content": "a", "weight": weight}]})
     assert caught.value.code == "data.invalid_weight"
 
 
-def test_fractional_weights_of_messages_are_kept():
+def test_fractional_weights_of_messages_are_kept() -> None:
     turns = [
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "a", "weight": 0.5},
@@ -168,13 +170,13 @@ def test_fractional_weights_of_messages_are_kept():
     assert chat.weights == {2: 0.5}
 
 
-def test_the_last_separator_splits_text_and_belongs_to_the_prompt():
+def test_the_last_separator_splits_text_and_belongs_to_the_prompt() -> None:
     found, example = understood({"text": "Q: one\nA: two\nQ: three\nA: four"}, separator="\nA:")
     assert found.name == "text"
     assert (example.prompt, example.completion) == ("Q: one\nA: two\nQ: three\nA:", " four")
 
 
-def test_a_row_without_the_separator_is_a_problem_with_its_place():
+def test_a_row_without_the_separator_is_a_problem_with_its_place() -> None:
     rows = raws({"text": "Q\nA: b"}, {"text": "nothing"})
     found = detect(rows, Data(id="a.jsonl", separator="\nA:"))
     problem = to_example(rows[1], found)
@@ -182,7 +184,7 @@ def test_a_row_without_the_separator_is_a_problem_with_its_place():
     assert (problem.kind, problem.where) == ("data.no_answer", "a.jsonl line 2")
 
 
-def test_a_map_takes_columns_and_templates_over_columns():
+def test_a_map_takes_columns_and_templates_over_columns() -> None:
     row = {"q": "2+2", "hint": "add", "a": 4}
     wish = {"prompt": "Q: {q} ({hint}) {{x}}", "completion": "a", "system": "Be brief."}
     found, example = understood(row, map=wish)
@@ -203,7 +205,7 @@ def test_a_map_takes_columns_and_templates_over_columns():
         ({"prompt": "question"}, ["map prompt and completion"]),
     ],
 )
-def test_an_invalid_map_is_reported_with_the_columns(wish, words):
+def test_an_invalid_map_is_reported_with_the_columns(wish: Any, words: Any) -> None:
     line = line_of(raws({"question": "q", "answer": "a"}), map=wish)
     assert all(word in line for word in words), line
 
@@ -246,12 +248,12 @@ def test_an_invalid_map_is_reported_with_the_columns(wish, words):
         ([called({"arguments": {}})], {}, ["a tool call of message 2 has no name"]),
     ],
 )
-def test_unclear_rows_are_one_line(rows, data, words):
+def test_unclear_rows_are_one_line(rows: Any, data: Any, words: Any) -> None:
     line = line_of(raws(*rows), **data)
     assert all(word in line for word in words), line
 
 
-def test_the_odd_row_is_named_when_a_column_mixes_types():
+def test_the_odd_row_is_named_when_a_column_mixes_types() -> None:
     rows = raws(
         *[{"question": "q", "answer": "a"}] * 5, {"question": "q", "answer": 7}, {"question": "q", "answer": "a"}
     )
@@ -271,14 +273,14 @@ def test_the_odd_row_is_named_when_a_column_mixes_types():
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "data.media"),
     ],
 )
-def test_a_row_with_nothing_to_learn_is_a_problem_not_an_end(row, kind):
+def test_a_row_with_nothing_to_learn_is_a_problem_not_an_end(row: Any, kind: Any) -> None:
     _, problem = understood(row)
     assert isinstance(problem, Problem)
     assert problem.kind == kind
     assert problem.where == "a.jsonl line 1"
 
 
-def test_equal_content_has_equal_keys_whatever_its_white_space():
+def test_equal_content_has_equal_keys_whatever_its_white_space() -> None:
     _, one = understood({"question": "caf\u00e9", "answer": "a"})
     _, other = understood({"question": " cafe\u0301\n", "answer": "a"})
     assert isinstance(one, Example)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections import Counter
+from typing import Any
 
 import pytest
 from places import BENCH
@@ -31,11 +32,11 @@ def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
             return pool.apply(fuzz_data.batch, (FILES, "suite"))
 
 
-def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_intended(tally):
+def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_intended(tally: Any) -> None:
     assert not tally.failures, "\n".join(fuzz_data.report(tally))
 
 
-def test_half_of_the_files_are_valid_and_most_of_those_are_trained_on(tally):
+def test_half_of_the_files_are_valid_and_most_of_those_are_trained_on(tally: Any) -> None:
     outcomes = Counter((expect, outcome) for (_, expect, outcome), count in tally.kinds.items() for _ in range(count))
     valid = outcomes["valid", "trained"] + outcomes["valid", "refused"]
     assert sum(outcomes.values()) == FILES <= 2 * valid

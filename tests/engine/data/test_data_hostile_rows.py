@@ -36,7 +36,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("columns", SHAPES, ids=" ".join)
-def test_any_values_in_known_columns_are_refused_or_counted(tmp_path: Path, columns) -> None:
+def test_any_values_in_known_columns_are_refused_or_counted(tmp_path: Path, columns: Any) -> None:
     tried = 0
     fixed = {"question": "q", "prompt": "q", "instruction": "q", "messages": [user("q"), assistant("a")]}
     for changed, value in itertools.product(columns, VALUES):
@@ -55,7 +55,7 @@ def test_any_values_in_known_columns_are_refused_or_counted(tmp_path: Path, colu
 
 @pytest.mark.parametrize("key", ["content", "role", "tool_calls", "function_call", "weight", "train", "name"])
 @pytest.mark.parametrize("value", VALUES, ids=json.dumps)
-def test_any_value_in_a_message_is_refused_or_counted(tmp_path: Path, key, value) -> None:
+def test_any_value_in_a_message_is_refused_or_counted(tmp_path: Path, key: Any, value: Any) -> None:
     rows = [{"messages": [user("q"), assistant("a") | {key: value}]}]
     try:
         found = reading(write_rows(tmp_path / "a.jsonl", rows))

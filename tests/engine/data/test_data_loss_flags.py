@@ -31,13 +31,13 @@ def weights_of(tmp_path: Path, *turns: dict[str, Any]) -> dict[int, float]:
         ({"train": False, "weight": 1}, 0.0),
     ],
 )
-def test_a_flag_weighs_its_answer(tmp_path: Path, flag, weight) -> None:
+def test_a_flag_weighs_its_answer(tmp_path: Path, flag: Any, weight: Any) -> None:
     turns = [user("q"), assistant("a", **flag), user("r"), assistant("b")]
     assert weights_of(tmp_path, *turns) == {1: weight}
 
 
 @pytest.mark.parametrize("flag", [{"weight": 1}, {"train": True}, {"masked": False}, {"loss_weight": None}])
-def test_a_flag_that_changes_nothing_leaves_no_weight(tmp_path: Path, flag) -> None:
+def test_a_flag_that_changes_nothing_leaves_no_weight(tmp_path: Path, flag: Any) -> None:
     assert weights_of(tmp_path, user("q"), assistant("a", **flag)) == {}
 
 
@@ -60,7 +60,7 @@ def test_flags_are_not_passed_on_to_the_chat_template(tmp_path: Path) -> None:
         (assistant("a", train="no"), "data.invalid_weight"),
     ],
 )
-def test_what_cannot_be_honored_is_refused_by_name(tmp_path: Path, turn, code) -> None:
+def test_what_cannot_be_honored_is_refused_by_name(tmp_path: Path, turn: Any, code: Any) -> None:
     error = refusal(write_rows(tmp_path / "a.jsonl", [{"messages": [user("q"), turn]}]))
     assert error.code == code
     assert next(key for key in turn if key not in ("role", "content")) in error.line

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def same_template(shape: Shape) -> bool:
 
 
 @pytest.mark.parametrize("case", MADE)
-def test_the_mask_differs_from_a_peers_only_where_that_is_explained(case):
+def test_the_mask_differs_from_a_peers_only_where_that_is_explained(case: Any) -> None:
     tool, name = case.split("/", 1)
     if not same_template(BY_NAME[name]):
         pytest.skip("the installed trl ships another template")
@@ -63,12 +64,12 @@ def test_the_mask_differs_from_a_peers_only_where_that_is_explained(case):
     assert all(set(row) <= set(LINE_FEED) for row in found) or (tool, name) in EXPLAINED
 
 
-def test_every_shape_is_compared_with_every_peer():
+def test_every_shape_is_compared_with_every_peer() -> None:
     assert {case.split("/", 1)[0] for case in STORED["made"]} == {"trl", "LLaMA-Factory", "axolotl"}
     assert len(MADE) == len(STORED["made"]) == 3 * len(SHAPES)
 
 
-def test_the_installed_trl_makes_what_is_stored(tmp_path):
+def test_the_installed_trl_makes_what_is_stored(tmp_path: Path) -> None:
     pytest.importorskip("trl")
     import with_trl
     from job import mask

@@ -31,7 +31,7 @@ def sparse(row: dict[str, Any], extra: dict[str, Any]) -> list[dict[str, Any]]:
         ({"instruction": "do", "output": "done"}, {"history": [["a", "b"]]}, "history"),
     ],
 )
-def test_a_column_of_one_row_in_forty_is_used_there(tmp_path: Path, row, extra, role) -> None:
+def test_a_column_of_one_row_in_forty_is_used_there(tmp_path: Path, row: Any, extra: Any, role: Any) -> None:
     rows = sparse(row, extra)
     found = reading(write_rows(tmp_path / "a.jsonl", rows))
     (name,) = extra
@@ -70,7 +70,7 @@ def as_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("written", [as_jsonl, as_json, as_csv, as_parquet])
 @pytest.mark.parametrize("settings", [{}, {"map": {"prompt": "{instruction} / {input}", "completion": "output"}}])
-def test_missing_null_and_blank_are_one_in_every_kind_of_file(tmp_path: Path, written, settings) -> None:
+def test_missing_null_and_blank_are_one_in_every_kind_of_file(tmp_path: Path, written: Any, settings: Any) -> None:
     rows = [
         {"instruction": "one", "input": "x", "output": "1"},
         {"instruction": "two", "output": "2"},

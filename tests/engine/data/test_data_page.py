@@ -19,8 +19,10 @@ from tui.cli.main import run_command
 
 PAGE = DOCS / "data.md"
 _FENCE = re.compile(r"(?:`(?P<file>[\w.]+)`:\n\n)?```(?P<kind>\w+)\n(?P<text>.*?)```", re.DOTALL)
-KINDS = ("Classification", "Extraction", "Chat", "Several turns", "Tool calling", "Multiple references")
-KINDS += ("Plain text and long documents", "Preference data")
+KINDS = (
+    *("Classification", "Extraction", "Chat", "Several turns", "Tool calling", "Multiple references"),
+    *("Plain text and long documents", "Preference data"),
+)
 """Sections that have to have files and a command."""
 
 

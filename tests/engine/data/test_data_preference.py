@@ -52,7 +52,7 @@ PREFERENCES = {
 
 
 @pytest.mark.parametrize("shape", PREFERENCES)
-def test_better_and_worse_answers_are_refused_with_a_setting_that_trains_the_better(tmp_path: Path, shape) -> None:
+def test_better_and_worse_answers_are_refused_with_a_setting_that_trains_the_better(tmp_path: Path, shape: Any) -> None:
     path = write_rows(tmp_path / "a.jsonl", rows_of(PREFERENCES[shape]))
     error = refusal(path)
     assert error.code == "data.preference_data"
@@ -94,7 +94,9 @@ def test_only_what_the_answers_do_not_share_is_in_the_loss(tmp_path: Path) -> No
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
     ],
 )
-def test_rows_labeled_bad_train_only_where_the_label_is_true(tmp_path: Path, row, good, bad, column) -> None:
+def test_rows_labeled_bad_train_only_where_the_label_is_true(
+    tmp_path: Path, row: Any, good: Any, bad: Any, column: Any
+) -> None:
     rows = [{**row, column: good if n % 3 else bad} for n in range(N)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from data_fixtures import loss_texts, tokenizer, write_jsonl
@@ -16,7 +18,7 @@ from engine.data.prepare import prepare
 
 
 @pytest.fixture
-def banking(tmp_path):
+def banking(tmp_path: Path) -> Any:
     """A folder like Banking77: CSV splits with text,category, and a list of categories beside them."""
     for name, rows in (("train", 60), ("test", 10)):
         lines = [f'"How do I get card {name} {n}, please?",card_{n % 3}' for n in range(rows)]
@@ -25,7 +27,7 @@ def banking(tmp_path):
     return Data(id=str(tmp_path))
 
 
-def test_a_folder_of_csv_is_prepared_and_accounted_for(banking):
+def test_a_folder_of_csv_is_prepared_and_accounted_for(banking: Any) -> None:
     tok = tokenizer()
     made = prepare(banking, 128, tok)
     assert made.about["rows"] == {"train": 57, "validation": 3, "test": 10}
@@ -37,11 +39,11 @@ def test_a_folder_of_csv_is_prepared_and_accounted_for(banking):
     assert made.warnings == []
 
 
-def learnt_ids(row):
+def learnt_ids(row: Any) -> Any:
     return [label for label in row.labels if label != -100]
 
 
-def test_preparing_twice_gives_the_same_rows_and_fingerprint(banking):
+def test_preparing_twice_gives_the_same_rows_and_fingerprint(banking: Any) -> None:
     one, other = prepare(banking, 128, tokenizer()), prepare(banking, 128, tokenizer())
     assert one == other
     shorter = prepare(banking, 46, tokenizer())
@@ -50,7 +52,7 @@ def test_preparing_twice_gives_the_same_rows_and_fingerprint(banking):
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_what_is_shown_is_what_is_trained(banking, split):
+def test_what_is_shown_is_what_is_trained(banking: Any, split: Any) -> None:
     tok = tokenizer()
     rows = getattr(prepare(banking, 46, tok), split)
     assert split == "test" or any(row.cut for row in rows), "the cut is in what is compared"
@@ -63,14 +65,14 @@ def test_what_is_shown_is_what_is_trained(banking, split):
     assert json.loads(json.dumps(samples)) == samples
 
 
-def test_shown_tokens_join_to_the_text_and_special_ones_are_marked(banking):
+def test_shown_tokens_join_to_the_text_and_special_ones_are_marked(banking: Any) -> None:
     tok = tokenizer()
     tokens = show(banking, 128, tok, 1, "test")[0]["tokens"]
     assert "".join(token["text"] for token in tokens).startswith("<|im_start|>user\nHow do I get card test 0")
     assert [token["text"] for token in tokens if token["special"]] == ["<|im_start|>", "<|im_end|>"] * 2
 
 
-def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path):
+def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path: Path) -> None:
     rows = [{"text": f"table: {n}\nQ: Which notes {n}?\nA: SELECT {n}"} for n in range(40)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows)), separator="\nA:"), 128, tokenizer())
     tok = tokenizer()
@@ -79,7 +81,7 @@ def test_wikisql_like_text_learns_what_follows_the_separator(tmp_path):
     assert tok.decode(made.train[0].prompt).endswith("\nA:")
 
 
-def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path):
+def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path: Path) -> None:
     rows = [{"question": f"q{n}", "answer": "" if n < 4 else "a"} for n in range(40)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert made.about["dropped"]["train"]["data.empty"] == {
@@ -91,7 +93,7 @@ def test_rows_with_nothing_to_learn_are_left_out_and_counted(tmp_path):
     ]
 
 
-def test_one_row_is_told_as_one(tmp_path):
+def test_one_row_is_told_as_one(tmp_path: Path) -> None:
     rows = [{"question": f"q{n}", "answer": "" if n < 1 else "a"} for n in range(20)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tokenizer())
     assert "1 train row left out: prompt, answer or text is empty (first: a.jsonl line 1)" in [
@@ -108,7 +110,7 @@ def test_one_row_is_told_as_one(tmp_path):
         ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
     ],
 )
-def test_a_set_that_would_train_on_nothing_is_refused(tmp_path, row, max_length, words):
+def test_a_set_that_would_train_on_nothing_is_refused(tmp_path: Path, row: Any, max_length: Any, words: Any) -> None:
     data = Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30)), validation=0.0, test=0.0)
     with pytest.raises(UserError) as caught:
         prepare(data, max_length, tokenizer())
@@ -117,7 +119,7 @@ def test_a_set_that_would_train_on_nothing_is_refused(tmp_path, row, max_length,
     assert check(data, max_length, tokenizer())["refused"] == caught.value.line
 
 
-def test_the_report_counts_what_users_ask_about(tmp_path):
+def test_the_report_counts_what_users_ask_about(tmp_path: Path) -> None:
     good = [
         {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": "a"}]} for n in range(30)
     ]
@@ -142,7 +144,7 @@ def test_the_report_counts_what_users_ask_about(tmp_path):
     assert report["refused"] is None
 
 
-def test_prompt_and_completion_join_as_plain_text_where_there_is_no_template(tmp_path):
+def test_prompt_and_completion_join_as_plain_text_where_there_is_no_template(tmp_path: Path) -> None:
     rows = [{"prompt": f"2 + {n} =", "completion": f" {n + 2}"} for n in range(30)]
     tok = tokenizer(None)
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", rows))), 64, tok)
@@ -158,12 +160,12 @@ def test_prompt_and_completion_join_as_plain_text_where_there_is_no_template(tmp
         {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
     ],
 )
-def test_conversations_need_a_template(tmp_path, row):
+def test_conversations_need_a_template(tmp_path: Path, row: Any) -> None:
     with pytest.raises(UserError, match=r"set model\.chat_template"):
         prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", [row] * 30))), 64, tokenizer(None))
 
 
-def test_a_template_with_todays_date_is_warned_about(banking):
+def test_a_template_with_todays_date_is_warned_about(banking: Any) -> None:
     dated = tokenizer("{% set d = strftime_now('%d %b') %}" + tokenizer().chat_template)
     assert any(notice.code == "data.template_writes_date" for notice in prepare(banking, 128, dated).warnings)
 
@@ -175,7 +177,7 @@ def test_a_template_with_todays_date_is_warned_about(banking):
         ("engine.data.check, engine.data.prepare", ("torch", "transformers", "datasets", "pyarrow")),
     ],
 )
-def test_importing_the_data_package_is_fast(modules, heavy):
+def test_importing_the_data_package_is_fast(modules: Any, heavy: Any) -> None:
     code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -83,15 +83,15 @@ def singly(example: Example, tok: Any) -> Any:
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_batches_give_the_rows_that_single_conversations_give(template: str, seed: int) -> None:
     specials = tuple(sorted(set(re.findall(r"<\|[A-Za-z_]+\|>|\[/?INST\]", template)))) if seed == 0 else ()
     tok = tokenizer(template, specials, bos="<s>", eos="<|im_end|>" if "im_end" in template else "</s>")
     source = random.Random(seed)
-    examples = [conversation(source, number) for number in range(400)]
+    examples = [conversation(source, number) for number in range(200)]
     exact = {example.where: singly(example, tok) for example in examples}
     usable = [example for example in examples if not isinstance(exact[example.where], str)]
-    assert len(usable) > 300
+    assert len(usable) > 150
     for example, row in zip(usable, tokenize_all(usable, tok, 300), strict=True):
         assert without_advice(row) == without_advice(exact[example.where])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reading import assistant, reading, refusal, said, user, write_rows
@@ -37,7 +38,7 @@ def write(path: Path, text: str) -> Path:
     ],
 )
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_a_row_of_this_shape_is_a_prompt_and_its_answer(tmp_path: Path, row, name) -> None:
+def test_a_row_of_this_shape_is_a_prompt_and_its_answer(tmp_path: Path, row: Any, name: Any) -> None:
     path = write_rows(tmp_path / name, [row]) if name == "a.jsonl" else write(tmp_path / name, json.dumps([row]))
     (example,) = reading(path).examples
     assert said(example) == PAIR
@@ -46,14 +47,14 @@ def test_a_row_of_this_shape_is_a_prompt_and_its_answer(tmp_path: Path, row, nam
 
 
 @pytest.mark.parametrize("answer", ["[]", "[/code]", "{", '{"a": 1}'])
-def test_an_accepted_answer_may_begin_with_a_bracket(tmp_path: Path, answer) -> None:
+def test_an_accepted_answer_may_begin_with_a_bracket(tmp_path: Path, answer: Any) -> None:
     (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"prompt": "q", "answers": [answer, "b"]}])).examples
     assert said(example) == [("user", "q"), ("assistant", answer)]
     assert example.references == ("b",)
 
 
 @pytest.mark.parametrize("row", [["q", "a"], [user("q"), assistant("a")]])
-def test_the_only_array_in_a_json_object_is_its_rows_also_where_rows_are_arrays(tmp_path: Path, row) -> None:
+def test_the_only_array_in_a_json_object_is_its_rows_also_where_rows_are_arrays(tmp_path: Path, row: Any) -> None:
     path = write(tmp_path / "a.json", json.dumps({"version": 1, "rows": [row, row]}))
     assert [said(example) for example in reading(path).examples] == [PAIR, PAIR]
 
@@ -71,7 +72,7 @@ def test_a_file_that_is_one_conversation_is_one_row(tmp_path: Path) -> None:
 
 
 def test_squad_articles_give_a_row_for_each_question(tmp_path: Path) -> None:
-    def question(number: int) -> dict:
+    def question(number: int) -> dict[str, Any]:
         return {"id": str(number), "question": f"q{number}", "answers": [{"text": "a", "answer_start": 0}]}
 
     paragraph = {"context": "The passage.", "qas": [question(1), question(2), {**question(3), "answers": []}]}
@@ -115,7 +116,7 @@ def test_a_damaged_folder_of_save_to_disk_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [(b"second", b"s\xffcond"), (b"\5\0\0\0\v\0\0\0", b"\v\0\0\0\5\0\0\0")])
-def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path, damage) -> None:
+def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path, damage: Any) -> None:
     from datasets import Dataset
 
     rows = [{"prompt": text, "completion": "a"} for text in ("first", "second", "third")]
@@ -130,7 +131,7 @@ def test_damaged_texts_and_offsets_in_an_arrow_file_are_one_line(tmp_path: Path,
 
 
 @pytest.mark.parametrize("mark", [",", ";", "|", "\t"])
-def test_the_separator_is_the_one_that_splits_every_line_alike(tmp_path: Path, mark) -> None:
+def test_the_separator_is_the_one_that_splits_every_line_alike(tmp_path: Path, mark: Any) -> None:
     other = ";" if mark == "," else ","
     lines = [f"{other * (n % 3)}text {n}{mark}label{n % 2}" for n in range(8)]
     found = reading(write(tmp_path / "a.csv", "\n".join([f"text{mark}label", *lines])))
@@ -159,7 +160,7 @@ def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_
 @pytest.mark.parametrize(
     "header", ["text,label", "utterance,intent", "0,1", ",text,label", "Question,Answer", "id,label"]
 )
-def test_a_header_line_is_not_mistaken_for_a_row(tmp_path: Path, header) -> None:
+def test_a_header_line_is_not_mistaken_for_a_row(tmp_path: Path, header: Any) -> None:
     width = len(header.split(","))
     path = write(tmp_path / "a.csv", f"{header}\n" + f"{','.join(['some text here'] * (width - 1))},yes\n" * 3)
     from engine.config.schema import Data
@@ -180,7 +181,9 @@ def test_a_header_line_is_not_mistaken_for_a_row(tmp_path: Path, header) -> None
         ("only", ["only"], "per line"),
     ],
 )
-def test_a_text_file_is_a_document_per_paragraph_or_line_and_says_so(tmp_path: Path, text, rows, how) -> None:
+def test_a_text_file_is_a_document_per_paragraph_or_line_and_says_so(
+    tmp_path: Path, text: Any, rows: Any, how: Any
+) -> None:
     found = reading(write(tmp_path / "a.txt", text))
     assert [example.completion for example in found.examples] == rows
     assert how in found.format.why
@@ -199,7 +202,7 @@ def test_several_text_files_are_a_document_each_and_none_beside_other_data(tmp_p
 
 
 @pytest.mark.parametrize("names", [("a.jsonl", "b.jsonl"), ("train.jsonl", "test.jsonl")])
-def test_files_that_differ_in_columns_are_named_with_them(tmp_path: Path, names) -> None:
+def test_files_that_differ_in_columns_are_named_with_them(tmp_path: Path, names: Any) -> None:
     write_rows(tmp_path / names[0], [{"question": "q", "answer": "a"}] * 9)
     write_rows(tmp_path / names[1], [{"text": "t", "label": "l"}])
     error = refusal(tmp_path)
@@ -214,7 +217,7 @@ def test_files_may_differ_in_optional_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("images", [["x/1.jpg"], "x/1.png", {"bytes": None, "path": "x/1.png"}])
-def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_path: Path, images) -> None:
+def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_path: Path, images: Any) -> None:
     name = "images" if isinstance(images, list) else "image"
     path = write_rows(tmp_path / "a.jsonl", [{"question": f"q{n}", "answer": "a", name: images} for n in range(3)])
     error = refusal(path)
@@ -235,7 +238,7 @@ def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_p
         user([{"type": "audio", "audio": "x.wav"}]),
     ],
 )
-def test_a_row_about_an_image_is_left_out_and_counted(tmp_path: Path, turn) -> None:
+def test_a_row_about_an_image_is_left_out_and_counted(tmp_path: Path, turn: Any) -> None:
     rows = [{"messages": [turn, assistant("a")]}, {"messages": [user("q"), assistant("<image> is a tag")]}]
     found = reading(write_rows(tmp_path / "a.jsonl", rows))
     assert found.left_out == {"data.media": 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -71,11 +72,11 @@ def split(
     return Split(picked["train"], picked["validation"], picked["test"], done, examples, items)
 
 
-def examples(*contents):
+def examples(*contents: Any) -> Any:
     return [Example(None, f"q{content}", "a", f"line {n}") for n, content in enumerate(contents, 1)]
 
 
-def multi_reference(prompts, rng):
+def multi_reference(prompts: Any, rng: Any) -> Any:
     """Rows like those of E2E: every prompt has 4 to 10 answers, in random order."""
     rows = [
         (f"name[{n}], food[French]", f"answer {k} of {n}") for n in range(prompts) for k in range(rng.randint(4, 10))
@@ -84,20 +85,27 @@ def multi_reference(prompts, rng):
     return [Example(None, prompt, answer, f"line {n}") for n, (prompt, answer) in enumerate(rows, 1)]
 
 
-def prompts(rows):
+def prompts(rows: Any) -> Any:
     return {example.prompt for example in rows}
 
 
-def split_rows(train, validation=None, test=None, shares=(0.05, None), seed=0, max_rows=None):
+def split_rows(
+    train: Any,
+    validation: Any = None,
+    test: Any = None,
+    shares: Any = (0.05, None),
+    seed: Any = 0,
+    max_rows: Any = None,
+) -> Any:
     return split(train, validation, test, shares, seed, max_rows)
 
 
-def keys(rows):
+def keys(rows: Any) -> Any:
     return {example.key for example in rows}
 
 
 @pytest.mark.parametrize("trial", range(20))
-def test_no_content_is_in_two_splits_and_no_row_is_lost(trial):
+def test_no_content_is_in_two_splits_and_no_row_is_lost(trial: Any) -> None:
     rng = random.Random(trial)
     rows = examples(*(rng.randrange(60) for _ in range(rng.randrange(20, 200))))
     done = split_rows(rows, shares=(rng.choice([0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
@@ -108,7 +116,7 @@ def test_no_content_is_in_two_splits_and_no_row_is_lost(trial):
     assert sorted(places) == sorted(example.where for example in rows)
 
 
-def test_splits_depend_on_content_and_seed_not_on_order():
+def test_splits_depend_on_content_and_seed_not_on_order() -> None:
     rows = examples(*range(200))
     shuffled = random.Random(1).sample(rows, len(rows))
     assert keys(split_rows(rows).validation) == keys(split_rows(shuffled).validation)
@@ -120,23 +128,23 @@ def test_splits_depend_on_content_and_seed_not_on_order():
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(20, 1), (100, 5), (10, 0)])
-def test_the_validation_share_gives_at_least_one_row_of_twenty(rows, expected):
+def test_the_validation_share_gives_at_least_one_row_of_twenty(rows: Any, expected: Any) -> None:
     assert len(split_rows(examples(*range(rows)), test=[]).validation) == expected
 
 
-def test_without_a_test_set_a_tenth_is_held_out_and_at_most_500():
+def test_without_a_test_set_a_tenth_is_held_out_and_at_most_500() -> None:
     done = split_rows(examples(*range(300)), shares=(0.0, None))
     assert (len(done.test), len(done.train)) == (30, 270)
     assert "no test split was given" in done.about[0]
     assert len(split_rows(examples(*range(7000)), shares=(0.0, None)).test) == 500
 
 
-def test_a_test_share_of_0_holds_out_nothing():
+def test_a_test_share_of_0_holds_out_nothing() -> None:
     done = split_rows(examples(*range(300)), shares=(0.0, 0.0))
     assert done.test == [] and [warning.code for warning in done.warnings] == ["data.no_test_rows"]
 
 
-def test_a_given_test_set_is_kept_and_its_overlap_reported():
+def test_a_given_test_set_is_kept_and_its_overlap_reported() -> None:
     test = examples(0, 1, 2)
     done = split_rows(examples(*range(100)), test=test)
     assert done.test == test
@@ -146,14 +154,14 @@ def test_a_given_test_set_is_kept_and_its_overlap_reported():
     assert done.overlap["test/train"].where[0] == ["line 1", "line 1"]
 
 
-def test_a_given_validation_set_loses_what_it_shares():
+def test_a_given_validation_set_loses_what_it_shares() -> None:
     done = split_rows(examples(*range(10)), validation=examples(3, 50, 99), test=examples(99))
     assert [example.prompt for example in done.validation] == ["q50"]
     assert [warning.code for warning in done.warnings] == ["data.validation_overlaps"]
     assert done.assignment.count(SHARED) == 2
 
 
-def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():
+def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone() -> None:
     rows = examples(*range(300))
     small, large = split_rows(rows, max_rows=10), split_rows(rows, max_rows=50)
     assert len(small.train) == 10
@@ -163,7 +171,7 @@ def test_max_rows_chooses_by_content_and_leaves_the_held_out_rows_alone():
 
 
 @pytest.mark.parametrize("trial", range(10))
-def test_all_answers_of_a_prompt_are_in_one_split(trial):
+def test_all_answers_of_a_prompt_are_in_one_split(trial: Any) -> None:
     rng = random.Random(trial)
     rows = multi_reference(rng.randint(5, 400), rng)
     done = split_rows(rows, shares=(rng.choice([0.0, 0.05, 0.2]), rng.choice([None, 0.3])), seed=trial)
@@ -174,21 +182,21 @@ def test_all_answers_of_a_prompt_are_in_one_split(trial):
     assert (found.of, found.prompt, found.answer, found.both) == (len(done.test), 0, 0, 0)
 
 
-def test_the_default_holds_out_at_most_500_prompts_independent_of_their_answers():
+def test_the_default_holds_out_at_most_500_prompts_independent_of_their_answers() -> None:
     rows = multi_reference(6000, random.Random(0))
     done = split_rows(rows, shares=(0.0, None))
     assert len(prompts(done.test)) == done.assignment.item_count(2) == 500
     assert len(done.test) > 3000
 
 
-def test_a_test_file_with_training_prompts_and_other_answers_overlaps_by_prompt_alone():
+def test_a_test_file_with_training_prompts_and_other_answers_overlaps_by_prompt_alone() -> None:
     train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(50)]
     test = [Example(None, f" ask  {n} ", f"other {n}", f"line {n}") for n in range(20)]
     found = split_rows(train, test=test).assignment.overlaps["test/train"]
     assert (found.of, found.prompt, found.answer, found.both) == (20, 20, 0, 0)
 
 
-def test_validation_held_out_of_training_never_has_a_prompt_of_a_given_test_set():
+def test_validation_held_out_of_training_never_has_a_prompt_of_a_given_test_set() -> None:
     train = [Example(None, f"ask {n}", f"say {n}", f"line {n}") for n in range(100)]
     test = [Example(None, f"ask {n}", f"other {n}", f"line {n}") for n in range(95)]
     done = split_rows(train, test=test, shares=(0.2, None))
@@ -196,7 +204,7 @@ def test_validation_held_out_of_training_never_has_a_prompt_of_a_given_test_set(
     assert prompts(done.validation) <= {f"ask {n}" for n in range(95, 100)}
 
 
-def test_a_prompt_is_the_same_however_it_is_spaced_composed_or_written():
+def test_a_prompt_is_the_same_however_it_is_spaced_composed_or_written() -> None:
     chat = Example(
         [{"role": "user", "content": "na\u00efve  question\n"}, {"role": "assistant", "content": "a"}], "", "", "1"
     )
@@ -211,8 +219,8 @@ def test_a_prompt_is_the_same_however_it_is_spaced_composed_or_written():
     assert keys[0].answer == keys[2].answer
 
 
-def test_random_ids_of_tool_calls_do_not_make_two_prompts():
-    def row(number):
+def test_random_ids_of_tool_calls_do_not_make_two_prompts() -> None:
+    def row(number: Any) -> Any:
         call = {"id": f"call_{number}", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
         turns = [
             {"role": "user", "content": "ask"},
@@ -225,24 +233,24 @@ def test_random_ids_of_tool_calls_do_not_make_two_prompts():
     assert keys_of(row(1)) == keys_of(row(2))
 
 
-def test_texts_without_a_prompt_are_split_one_by_one():
+def test_texts_without_a_prompt_are_split_one_by_one() -> None:
     done = split_rows([Example(None, "", f"text {n}", f"line {n}") for n in range(100)])
     assert (len(done.train), len(done.validation), len(done.test)) == (86, 4, 10)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("rows", range(1, 25))
-def test_training_is_never_left_without_rows(rows, share):
+def test_training_is_never_left_without_rows(rows: Any, share: Any) -> None:
     done = split_rows(examples(*range(rows)), shares=(share, share))
     assert done.train
     assert len(done.train) + len(done.validation) + len(done.test) == rows
 
 
-def test_rows_over_the_limit_are_counted():
+def test_rows_over_the_limit_are_counted() -> None:
     assert split_rows(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
 
 
-def test_version_1_still_groups_by_prompt_and_answer():
+def test_version_1_still_groups_by_prompt_and_answer() -> None:
     rows = multi_reference(100, random.Random(1))
     old = split(rows, None, None, (0.05, None), 0, None, version=1)
     assert prompts(old.test) & prompts(old.train)

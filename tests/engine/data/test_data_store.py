@@ -144,7 +144,7 @@ def test_no_row_is_lost_when_the_disk_fills_up(tmp_path: Path, monkeypatch: pyte
         def __getattr__(self, name: str) -> Any:
             return getattr(self.file, name)
 
-    writer._files = {name: Full(file) for name, file in writer._files.items()}  # type: ignore[misc]
+    writer._files = {name: Full(file) for name, file in writer._files.items()}
     expected = some_rows(20)
     for start in range(0, 20, 5):
         writer.append(pack(expected[start : start + 5], "<u2"))

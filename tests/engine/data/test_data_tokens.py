@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from data_fixtures import CHATML, loss_texts, tokenizer
 
@@ -37,11 +39,11 @@ ENDLESS = (
 HIDDEN = CHATML.replace("'<|im_start|>assistant\n' }}{% endif %}", "'<|im_start|>assistant\n<think>\n' }}{% endif %}")
 
 
-def chat(messages, **more):
+def chat(messages: Any, **more: Any) -> Any:
     return Example([dict(turn) for turn in messages], None, None, "a.jsonl line 1", **more)
 
 
-def plain(prompt, completion):
+def plain(prompt: Any, completion: Any) -> Any:
     return Example(None, prompt, completion, "a.jsonl line 1")
 
 
@@ -54,7 +56,7 @@ def plain(prompt, completion):
     ],
     ids=["chatml", "llama-3", "phi-3"],
 )
-def test_every_answer_and_its_end_token_alone_is_in_the_loss(template, options, end):
+def test_every_answer_and_its_end_token_alone_is_in_the_loss(template: Any, options: Any, end: Any) -> None:
     tok = tokenizer(template, **options)
     row = tokenize(chat(CHAT), tok, 512)
     assert loss_texts(row, tok) == [f"It is 4.{end}", f"6{end}"]
@@ -64,7 +66,7 @@ def test_every_answer_and_its_end_token_alone_is_in_the_loss(template, options, 
     assert (row.target, row.cut, row.notes) == ("6", False, ())
 
 
-def test_tool_calls_are_in_the_loss_as_rendered():
+def test_tool_calls_are_in_the_loss_as_rendered() -> None:
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
     turns = [
         {"role": "user", "content": "Oslo?"},
@@ -78,13 +80,13 @@ def test_tool_calls_are_in_the_loss_as_rendered():
     assert tokenize(chat(turns[:2]), tok, 512).target == written
 
 
-def test_untrained_turns_are_not_in_the_loss():
+def test_untrained_turns_are_not_in_the_loss() -> None:
     tok = tokenizer()
     row = tokenize(chat(CHAT, weights={2: 0.0}), tok, 512)
     assert loss_texts(row, tok) == ["6<|im_end|>"]
 
 
-def test_a_message_weight_is_the_weight_of_each_of_its_tokens():
+def test_a_message_weight_is_the_weight_of_each_of_its_tokens() -> None:
     tok = tokenizer()
     row = tokenize(chat(CHAT, weights={2: 0.25}), tok, 512)
     assert loss_texts(row, tok) == ["It is 4.<|im_end|>", "6<|im_end|>"]
@@ -97,27 +99,27 @@ def test_a_message_weight_is_the_weight_of_each_of_its_tokens():
     assert tokenize(chat(CHAT), tok, 512).weights is None
 
 
-def test_a_completion_of_plain_text_has_its_weight_too():
+def test_a_completion_of_plain_text_has_its_weight_too() -> None:
     example = Example(None, "a", "bc", "a.jsonl line 1", weights={0: 0.5})
     row = tokenize(example, tokenizer(None), 512)
     assert row.weights == [0.0] * len(row.prompt) + [0.5] * (len(row.input_ids) - len(row.prompt))
 
 
-def test_weights_are_truncated_with_their_row():
+def test_weights_are_truncated_with_their_row() -> None:
     tok = tokenizer()
     whole = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, 512)
     cut = tokenize(chat(CHAT[1:3], weights={1: 2.0}), tok, len(whole.input_ids) - 3)
     assert cut.weights == whole.weights[:-3]
 
 
-def test_an_answer_without_a_prompt_is_not_in_the_loss():
+def test_an_answer_without_a_prompt_is_not_in_the_loss() -> None:
     tok = tokenizer()
     row = tokenize(chat([{"role": "assistant", "content": "Welcome!"}, *CHAT[1:3]]), tok, 512)
     assert loss_texts(row, tok) == ["It is 4.<|im_end|>"]
     assert row.notes == ("data.opens_with_answer",)
 
 
-def test_history_that_a_template_rewrites_is_not_in_the_loss():
+def test_history_that_a_template_rewrites_is_not_in_the_loss() -> None:
     turns = [dict(turn) for turn in CHAT]
     turns[2]["content"] = "<think>sum</think>It is 4."
     tok = tokenizer(STRIPPED)
@@ -126,21 +128,21 @@ def test_history_that_a_template_rewrites_is_not_in_the_loss():
     assert row.notes == ("data.history_rewritten",)
 
 
-def test_a_template_whose_answers_do_not_follow_its_generation_prompt_is_refused():
+def test_a_template_whose_answers_do_not_follow_its_generation_prompt_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         tokenize(chat(CHAT), tokenizer(HIDDEN), 512)
     assert "<think>" in caught.value.line
     assert "set model.chat_template" in caught.value.line
 
 
-def test_a_template_that_drops_the_content_is_broken():
+def test_a_template_that_drops_the_content_is_broken() -> None:
     deaf = CHATML.replace("{{ message.content }}", "")
     with pytest.raises(UserError) as caught:
         tokenize(chat(CHAT), tokenizer(deaf), 512)
     assert caught.value.code == "data.template_broken"
 
 
-def test_a_template_that_rejects_a_row_gives_its_message():
+def test_a_template_that_rejects_a_row_gives_its_message() -> None:
     strict = "{{ raise_exception('system role is not supported') }}"
     problem = tokenize(chat(CHAT), tokenizer(strict), 512)
     assert isinstance(problem, Problem)
@@ -148,12 +150,12 @@ def test_a_template_that_rejects_a_row_gives_its_message():
     assert problem.what.startswith("system role is not supported; set model.chat_template = ")
 
 
-def test_an_answer_without_an_end_token_has_a_note():
+def test_an_answer_without_an_end_token_has_a_note() -> None:
     row = tokenize(chat(CHAT[1:3]), tokenizer(ENDLESS), 512)
     assert "data.no_end_token" in row.notes
 
 
-def test_an_end_token_typed_into_a_text_does_not_end_the_answer():
+def test_an_end_token_typed_into_a_text_does_not_end_the_answer() -> None:
     turns = [{"role": "user", "content": "end?"}, {"role": "assistant", "content": "It is <|im_end|> you see"}]
     tok = tokenizer()
     row = tokenize(chat(turns), tok, 512)
@@ -161,7 +163,7 @@ def test_an_end_token_typed_into_a_text_does_not_end_the_answer():
     assert row.notes == ("data.special_token_in_text",)
 
 
-def test_plain_text_is_bos_prompt_answer_and_end_token():
+def test_plain_text_is_bos_prompt_answer_and_end_token() -> None:
     tok = tokenizer(None, bos="<s>")
     row = tokenize(plain("Q: 2 + 2?\nA:", " 4"), tok, 512)
     assert tok.decode(row.input_ids) == "<s>Q: 2 + 2?\nA: 4<|im_end|>"
@@ -169,12 +171,12 @@ def test_plain_text_is_bos_prompt_answer_and_end_token():
     assert row.prompt == tok("Q: 2 + 2?\nA:")["input_ids"]
 
 
-def test_an_end_token_in_the_text_is_not_doubled():
+def test_an_end_token_in_the_text_is_not_doubled() -> None:
     tok = tokenizer(None)
     assert tokenize(plain("a", "b<|im_end|>"), tok, 512).input_ids == tokenize(plain("a", "b"), tok, 512).input_ids
 
 
-def test_a_token_across_the_boundary_is_split_as_in_generation():
+def test_a_token_across_the_boundary_is_split_as_in_generation() -> None:
     tok = tokenizer(None)
     prompt, answer = "I am still wait", "ing"
     joined = tok(prompt + answer)["input_ids"]
@@ -185,7 +187,7 @@ def test_a_token_across_the_boundary_is_split_as_in_generation():
     assert row.notes == ("data.token_across_boundary",)
 
 
-def test_a_token_across_the_boundary_of_a_template_is_split_too():
+def test_a_token_across_the_boundary_of_a_template_is_split_too() -> None:
     template = "{% for m in messages %}{{ m.content + ('<|im_end|>' if m.role == 'assistant' else '') }}{% endfor %}"
     tok = tokenizer(template)
     row = tokenize(
@@ -196,12 +198,12 @@ def test_a_token_across_the_boundary_of_a_template_is_split_too():
     assert row.notes == ("data.token_across_boundary",)
 
 
-def test_two_bos_tokens_have_a_note():
+def test_two_bos_tokens_have_a_note() -> None:
     assert "data.double_bos" in tokenize(plain("<s>a", "b"), tokenizer(None, bos="<s>"), 512).notes
     assert "data.double_bos" in tokenize(chat(CHAT), tokenizer("{{ bos_token }}" + LLAMA3, bos="<s>"), 512).notes
 
 
-def test_rows_are_truncated_on_the_right_and_counted():
+def test_rows_are_truncated_on_the_right_and_counted() -> None:
     tok = tokenizer()
     whole = tokenize(chat(CHAT[1:3]), tok, 512)
     size = len(whole.input_ids)
@@ -211,7 +213,7 @@ def test_rows_are_truncated_on_the_right_and_counted():
     assert (cut.length, cut.answer, cut.prompt) == (size, whole.answer, whole.prompt)
 
 
-def test_truncation_that_leaves_no_label_is_a_problem():
+def test_truncation_that_leaves_no_label_is_a_problem() -> None:
     tok = tokenizer()
     begins = len(tokenize(chat(CHAT[1:3]), tok, 512).prompt)
     problem = tokenize(chat(CHAT[1:3]), tok, begins)
@@ -219,12 +221,12 @@ def test_truncation_that_leaves_no_label_is_a_problem():
     assert f"token {begins + 1}" in problem.what
 
 
-def test_conversations_without_a_template_are_refused():
+def test_conversations_without_a_template_are_refused() -> None:
     with pytest.raises(UserError, match=r"set model\.chat_template"):
         tokenize(chat(CHAT), tokenizer(None), 512)
 
 
-def test_batches_equal_single_examples():
+def test_batches_equal_single_examples() -> None:
     tok = tokenizer()
     lonely = chat([{"role": "assistant", "content": "Hello"}])
     examples = [chat(CHAT[1:3]), chat(CHAT), plain("a", "b"), lonely] * 200

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_fixtures import tokenizer
@@ -44,7 +45,7 @@ CHATS = [
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(
@@ -53,7 +54,7 @@ def model():
 
 
 @pytest.fixture(params=["made here", "embedded"])
-def tok(request):
+def tok(request: Any) -> Any:
     if request.param == "made here":
         return tokenizer()
     if not (tiny_folder() / "tokenizer.json").exists():
@@ -63,7 +64,7 @@ def tok(request):
     return AutoTokenizer.from_pretrained(tiny_folder())
 
 
-def theirs(rows, tok, model, folder, **options):
+def theirs(rows: Any, tok: Any, model: Any, folder: Any, **options: Any) -> Any:
     """(input_ids, labels) of each row, by trl."""
     from datasets import Dataset
 
@@ -73,13 +74,13 @@ def theirs(rows, tok, model, folder, **options):
     return [(list(row["input_ids"]), list(row["labels"])) for row in trainer.train_dataset]
 
 
-def ours(rows, tok):
+def ours(rows: Any, tok: Any) -> Any:
     raws = [RawRow(dict(row), f"line {number}") for number, row in enumerate(rows, 1)]
     found = detect(raws, Data(id="rows"))
     return [(row.input_ids, row.labels) for row in tokenize_all([to_example(raw, found) for raw in raws], tok, 8192)]
 
 
-def without_tail(ids, labels, tok):
+def without_tail(ids: Any, labels: Any, tok: Any) -> Any:
     """trl's labels without those between an end token and the next turn."""
     kept, open_answer = [], True
     for id_, label in zip(ids, labels, strict=True):
@@ -91,17 +92,20 @@ def without_tail(ids, labels, tok):
     return ids, kept
 
 
-def test_prompt_completion_turns_agree(tok, model, tmp_path):
-    expected = [without_tail(*row, tok) for row in theirs(TURN_PAIRS, tok, model, tmp_path, completion_only_loss=True)]
+def test_prompt_completion_turns_agree(tok: Any, model: Any, tmp_path: Path) -> None:
+    expected = [
+        without_tail(ids, labels, tok)
+        for ids, labels in theirs(TURN_PAIRS, tok, model, tmp_path, completion_only_loss=True)
+    ]
     assert ours(TURN_PAIRS, tok) == expected
     assert [label[0] for label in ours(PAIRS, tok)] == [
         label[0] for label in ours([{"messages": pair["prompt"][1:] + pair["completion"]} for pair in TURN_PAIRS], tok)
     ], "strings are the conversation of one question and one answer"
 
 
-def test_messages_agree_with_assistant_only_loss(tok, model, tmp_path):
+def test_messages_agree_with_assistant_only_loss(tok: Any, model: Any, tmp_path: Path) -> None:
     expected = theirs(CHATS, tok, model, tmp_path, assistant_only_loss=True)
-    assert ours(CHATS, tok) == [without_tail(*row, tok) for row in expected]
+    assert ours(CHATS, tok) == [without_tail(ids, labels, tok) for ids, labels in expected]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_messages_agree_with_assistant_only_loss(tok, model, tmp_path):
         ("qwen3_instruct_2507", "<|im_end|>"),
     ],
 )
-def test_masks_found_by_rendering_are_those_of_trls_marked_templates(family, eos):
+def test_masks_found_by_rendering_are_those_of_trls_marked_templates(family: Any, eos: Any) -> None:
     """We locate answers in a model's template; trl has a copy of each template with the answers marked."""
     folder = Path(trl.__file__).parent / "chat_templates"
     own, marked = folder / f"{family}.jinja", folder / f"{family}_training.jinja"
@@ -134,7 +138,7 @@ def test_masks_found_by_rendering_are_those_of_trls_marked_templates(family, eos
     assert ours(CHATS[:1], tok) == [without_tail(expected["input_ids"], labels, tok)]
 
 
-def test_plain_prompt_completion_agrees_to_the_token(model, tmp_path):
+def test_plain_prompt_completion_agrees_to_the_token(model: Any, tmp_path: Path) -> None:
     tok = tokenizer(None)
     rows = [{"prompt": f"What is {n} + {n}?\nA:", "completion": f" It is {2 * n}."} for n in range(8)]
     assert ours(rows, tok) == theirs(rows, tok, model, tmp_path, completion_only_loss=True)

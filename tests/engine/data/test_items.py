@@ -147,7 +147,7 @@ def test_every_item_is_answered_once_and_no_items_give_no_score() -> None:
 
 def test_an_evaluation_reports_the_rows_whose_loss_is_known() -> None:
     reports: list[tuple[str, int, int]] = []
-    scorer = Scorer("loss", Answers([]), LAYOUT, 0, "cpu", lambda *report: reports.append(report))  # type: ignore[arg-type]
+    scorer = Scorer("loss", Answers([]), LAYOUT, 0, "cpu", lambda *report: reports.append(report))
     scorer.items(tiny_model_for_test(), evaluation_items([row("a", 1), row("b", 1), row("c", 2)]))
     assert reports[-1] == ("loss", 3, 3)
 

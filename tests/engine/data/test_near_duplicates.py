@@ -22,9 +22,9 @@ def asked(prompt: str, number: int = 0) -> Example:
 
 def counted(train: list[str], test: list[str]) -> int | None:
     found = NearDuplicates()
-    for side, prompts in (("train", train), ("test", test)):
+    for split, prompts in (("train", train), ("test", test)):
         for prompt in prompts:
-            found.add(side, asked(prompt))
+            found.add(split, asked(prompt))
     return found.count("test")
 
 

@@ -111,9 +111,11 @@ def test_an_old_ladder_uses_its_own_version_and_finds_its_runs(runs: Path) -> No
         table = msgspec.to_builtins(read_frozen(RunDir(runs / entry.run)).config)
         table["data"]["id"] = MADE_OF
         config = msgspec.convert(table, Config)
-        known = [state.work.fingerprints, state.versions, state.machine]
-        assert [run.name for run in index(runs)[identity(config, *known, 1)]] == [entry.run]
-        assert identity(config, *known, 2) not in index(runs)
+        first, second = (
+            identity(config, state.work.fingerprints, state.versions, state.machine, version) for version in (1, 2)
+        )
+        assert [run.name for run in index(runs)[first]] == [entry.run]
+        assert second not in index(runs)
 
 
 def test_a_new_ladder_names_the_old_runs_that_it_does_not_reuse(runs: Path) -> None:

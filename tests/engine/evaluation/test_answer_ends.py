@@ -36,7 +36,7 @@ def test_only_metrics_that_read_a_format_have_format_errors(metric: str, output:
 
 
 def test_an_answer_that_reached_the_limit_has_not_ended() -> None:
-    generator = Generator(None, 3, 1, "cpu", frozenset({0}), lambda code, text: None)  # type: ignore[arg-type]
+    generator = Generator(None, 3, 1, "cpu", frozenset({0}), lambda code, text: None)
     assert [generator.has_ended(answer) for answer in ([], [5], [5, 6], [5, 6, 7])] == [True, True, True, False]
 
 

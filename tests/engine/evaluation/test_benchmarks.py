@@ -83,7 +83,7 @@ def test_the_scores_of_items_are_those_of_the_library(tmp_path: Path, tiny: Any,
 def test_progress_counts_requests_and_can_end_the_scoring(tmp_path: Path, tiny: Any) -> None:
     (benchmark,) = load(choice_task(tmp_path), limit=4)
     seen: list[tuple[int, int]] = []
-    score_benchmark(*tiny, benchmark, 2, lambda *now: seen.append(now))
+    score_benchmark(tiny[0], tiny[1], benchmark, 2, lambda *now: seen.append(now))
     assert seen == [(done, 8) for done in range(9)]
 
     def stop(done: int, total: int) -> None:
@@ -91,12 +91,12 @@ def test_progress_counts_requests_and_can_end_the_scoring(tmp_path: Path, tiny: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        score_benchmark(*tiny, benchmark, 2, stop)
+        score_benchmark(tiny[0], tiny[1], benchmark, 2, stop)
 
 
 def test_the_batch_is_halved_when_memory_runs_out(tmp_path: Path, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (benchmark,) = load(choice_task(tmp_path), limit=4)
-    expected = score_benchmark(*tiny, benchmark, 8, ignore).items
+    expected = score_benchmark(tiny[0], tiny[1], benchmark, 8, ignore).items
     call, sizes = LoadedModel._model_call, []
 
     def limited(self: Any, inputs: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_the_batch_is_halved_when_memory_runs_out(tmp_path: Path, tiny: Any, mon
         return call(self, inputs, *rest, **options)
 
     monkeypatch.setattr(LoadedModel, "_model_call", limited)
-    assert score_benchmark(*tiny, benchmark, 8, ignore).items == expected
+    assert score_benchmark(tiny[0], tiny[1], benchmark, 8, ignore).items == expected
     assert sizes[0] > 2 and sizes[-1] <= 2
 
 

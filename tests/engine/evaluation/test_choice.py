@@ -17,6 +17,7 @@ from engine.data.items import evaluation_items
 from engine.data.tokens import Row
 from engine.evaluation.choice_scoring import Bounds, Chooser
 from engine.evaluation.choices import Choices
+from engine.evaluation.row_loss import RowLoss
 from engine.evaluation.score import row_losses
 from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory
@@ -38,7 +39,7 @@ def branching(count: int, length: int) -> Choices:
 
 
 CHOICES = {
-    "branching": branching(60, 5),
+    "branching": branching(30, 5),
     "one token each": Choices([[token] for token in range(40, 60)], [str(token) for token in range(40, 60)]),
     "one begins another": Choices(
         [[10, 11], [10], [10, 11, 12], [14], [14, 15], [16], [17, 18], [17]], list("abcdefgh")
@@ -47,7 +48,7 @@ CHOICES = {
 
 
 def chooser(choices: Choices, batch: int, **how: Any) -> Chooser:
-    def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[tuple[float, int]]:
+    def whole(model: torch.nn.Module, rows: Sequence[Row]) -> list[RowLoss]:
         return row_losses(model, rows, Packing("padded", 1000), PAD, "cpu")
 
     return Chooser(choices, batch, PAD, "cpu", **{"whole": whole, "warn": lambda code, text: None} | how)

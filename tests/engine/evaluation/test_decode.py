@@ -95,7 +95,8 @@ def test_answers_are_no_longer_than_max_new_tokens() -> None:
 
 
 def test_progress_increases_to_all_rows_and_may_end_the_work() -> None:
-    model, told = made(FULL_ATTENTION["llama"]), []
+    model = made(FULL_ATTENTION["llama"])
+    told: list[int] = []
     generator(4).answers(model, asked(PROMPTS), told.append)
     assert told == sorted(told) and told[-1] == len(PROMPTS)
 
@@ -127,7 +128,8 @@ def test_models_with_flash_attention_decode_without_it(
     softcapping: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the names are looked at: FlashAttention 2 needs a GPU."""
-    model, names = copy.deepcopy(made(FULL_ATTENTION["llama"])), []
+    model = copy.deepcopy(made(FULL_ATTENTION["llama"]))
+    names: list[str] = []
     model.config._attn_implementation = "flash_attention_2"
     model.config.attn_logit_softcapping = softcapping
     monkeypatch.setattr(model, "set_attn_implementation", names.append)

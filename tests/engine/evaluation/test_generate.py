@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import peft
@@ -41,7 +42,7 @@ def test_a_common_prefix_changes_nothing(batch: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def tickets() -> tuple[transformers.PreTrainedTokenizerBase, list[Row]]:
+def tickets() -> tuple[transformers.PreTrainedTokenizerBase, Sequence[Row]]:
     tokenizer = load_tokenizer(schema.Model())
     return tokenizer, prepare(schema.Data(max_rows=40), 512, tokenizer).test[:20]
 

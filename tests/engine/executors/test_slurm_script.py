@@ -34,7 +34,7 @@ time.sleep(600)
 
 
 def options(run: Path, **settings: object) -> list[str]:
-    text = script(run, run / "engine.log", Executor(name="slurm", **settings))  # type: ignore[arg-type]
+    text = script(run, run / "engine.log", Executor(name="slurm", **settings))
     return [line.removeprefix("#SBATCH --") for line in text.splitlines() if line.startswith("#SBATCH")]
 
 

@@ -175,6 +175,7 @@ def push(artifact: Path, repository: str = NAME, public: bool = False) -> dict[s
 def code_of(question: str, **arguments: Any) -> str:
     with pytest.raises((UserError, RunFailed)) as caught:
         ask(question, **arguments)
+    assert isinstance(caught.value, UserError | RunFailed)
     return caught.value.code
 
 

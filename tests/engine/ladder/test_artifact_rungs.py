@@ -74,10 +74,10 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
                 finding="better",
             )
         )
-    for seed, values in of_artifact.items():
+    for seed, scored in of_artifact.items():
         folder = tmp_path / f"lora-{seed}" / "exports" / "gguf-q8_0"
         folder.mkdir(parents=True)
-        lines = [ItemScore(item=n, nll=1.0, tokens=1, scores={"exact_match": float(v)}) for n, v in enumerate(values)]
+        lines = [ItemScore(item=n, nll=1.0, tokens=1, scores={"exact_match": float(v)}) for n, v in enumerate(scored)]
         (folder / ITEM_SCORES).write_bytes(b"\n".join(msgspec.json.encode(line) for line in lines))
         check = Fidelity(
             run=f"lora-{seed}",

@@ -50,7 +50,7 @@ def scored(
     folder, ladder = made_ladder(tmp_path / "runs")
     assert ladder.work is not None
     entries = [entry for entry in ladder.entries if entry.kind == "run"]
-    runs = [FinishedRun(entry, None, []) for entry in entries]  # type: ignore[arg-type]
+    runs = [FinishedRun(entry, None, []) for entry in entries]
     results = LadderResults(runs, {BASE: next(run for run in runs if run.entry.rung == "lora")})
     for name, by_rung in rates.items():
         ladder.work.fingerprints[benchmark_fingerprint(name)] = f"print of {name}"
@@ -97,7 +97,7 @@ def test_intervals_hold_for_all_benchmarks_together(tmp_path: Path) -> None:
     for alone, together in zip(one.benchmarks[0].rows[1:], ten.benchmarks[0].rows[1:], strict=True):
         assert alone.score == together.score and alone.p == together.p
         assert alone.difference and together.difference
-        assert together.difference.low < alone.difference.low < alone.difference.high < together.difference.high  # type: ignore[operator]
+        assert together.difference.low < alone.difference.low < alone.difference.high < together.difference.high
         assert alone.p_adjusted is not None and together.p_adjusted is not None
         assert together.p_adjusted >= alone.p_adjusted
 

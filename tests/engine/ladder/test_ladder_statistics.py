@@ -145,7 +145,8 @@ def test_the_required_sample_is_a_range_over_the_likely_seed_spreads() -> None:
     assert needed.items[0] and needed.items[0] > 400
     assert needed.items[1] is None or needed.items[1] > needed.items[0] or needed.seeds[1]
     equal = MeanSamples({name: ItemScores(values["a"]) for name in values}, SHARE)
-    assert equal.required_sample(*equal.differences(pairs), pairs).items == (None, None)
+    (found,) = equal.differences(pairs)
+    assert equal.required_sample(found, pairs).items == (None, None)
 
 
 @pytest.mark.parametrize("outcome", ["out_of_memory", "diverged", "failed", "skipped"])

@@ -94,7 +94,7 @@ def test_items_on_which_the_rungs_disagree_come_first(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", seeds=(0,))
     found = load_report_data(directory, ladder).samples
     scores = [
-        {who: sample.answers[who][0].scores["exact_match"] for who in ("qlora", "lora", "full")}  # type: ignore[index]
+        {who: sample.answers[who][0].scores["exact_match"] for who in ("qlora", "lora", "full")}
         for sample in found.shown
     ]
     disagree = [len(set(score.values())) > 1 for score in scores]
@@ -152,7 +152,7 @@ def test_a_damaged_predictions_file_is_named(tmp_path: Path) -> None:
 def test_an_unfinished_ladder_has_a_page_too(tmp_path: Path, stage: str) -> None:
     directory, _ = made_ladder(tmp_path / "runs", seeds=(0,))
     planned = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=2e-4)] if stage == "training" else []
-    ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)  # type: ignore[arg-type]
+    ladder = Ladder(name=directory.name, preset="demo", command="", created=BEGIN, stage=stage, entries=planned)
     write(directory, ladder)
     page = directory.page.read_text("utf-8")
     assert f"{PARTIAL_REPORT} ({stage})" in page

@@ -33,8 +33,9 @@ TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hid
         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["all kept", "checkpointing"])
+@pytest.mark.parametrize(
+    ("method", "checkpointing"), [("qlora", True), ("lora", False), ("full", False), ("full", True)]
+)
 def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) -> None:
     one = case("Qwen2, small", method, checkpointing, 128, 2)
     plan, real = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one)

@@ -236,7 +236,7 @@ def test_an_automatic_micro_batch_leaves_the_margin_if_possible() -> None:
     budget = card(44.5)
     open_ = asked("lora", budget, train__gradient_checkpointing=False)
     chosen = resolve_automatic(open_)
-    assert 1 <= chosen.config.train.micro_batch < largest_micro_batch(open_).value  # type: ignore[operator]
+    assert 1 <= chosen.config.train.micro_batch < largest_micro_batch(open_).value
     assert chosen.fits_safely()
     assert resolve_automatic(asked("lora", budget, train__micro_batch=3)).config.train.micro_batch == 3
     assert resolve_automatic(asked("full", card(8))).config.train.micro_batch == 1

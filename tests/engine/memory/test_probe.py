@@ -30,7 +30,7 @@ from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 LAYOUT = Packing("padded", 100_000)
 CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
-PAGING = Machine("cuda", "a card, for the choice of the optimizer", bf16=True, flash_attention=False)
+PAGING = Machine("cuda", "a GPU, for the choice of the optimizer", bf16=True, flash_attention=False)
 
 
 def row(length: int, answer: int = 3) -> Row:
@@ -60,7 +60,7 @@ class Tight(AnswerTrainer):
 
 def trained(
     folder: Path,
-    look: Callable[[Probe], ProbeResult | None],
+    look: Callable[[Probe], object],
     optimizer_name: str = "adamw",
     budget: int = 99,
     **how: Any,
@@ -69,7 +69,7 @@ def trained(
     config = schema.Config(
         method="full",
         train=schema.Train(learning_rate=1e-2, batch=4, weight_decay=0.1),
-        optimizer=schema.Optimizer(name=optimizer_name),  # type: ignore[arg-type]
+        optimizer=schema.Optimizer(name=optimizer_name),
     )
     rows = how.get("rows", ROWS)
     shape = FULL_ATTENTION["llama"]
@@ -92,7 +92,7 @@ def trained(
         trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"),
         how.get("warn", lambda code, text: None), stronger=how.get("stronger", []),
     )  # fmt: skip
-    hooks.prepared = lambda: look(probe)
+    hooks.prepared = lambda: (look(probe), None)[1]
     torch.manual_seed(5)
     trainer.train()
     return [parameter.detach().clone() for parameter in model.parameters()], trainer
@@ -133,7 +133,7 @@ def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp
             process_overhead.append(all(kept in probe.optimizer.state.get(matrix, {}) for matrix in matrices))
             return whole(*of)
 
-        probe.trainer.forward_backward = spied  # type: ignore[method-assign]
+        probe.trainer.forward_backward = spied  # type: ignore[method-assign, assignment]
         probe.run()
         probe.trainer.forward_backward = whole  # type: ignore[method-assign]
 
@@ -143,7 +143,7 @@ def test_micro_batches_are_probed_with_optimizer_state(name: str, kept: str, tmp
 
 def test_micro_batches_that_do_not_fit_are_halved_before_the_first_step(tmp_path: Path) -> None:
     steps: list[int] = []
-    _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), budget=1)  # type: ignore[arg-type, func-returns-value]
+    _, trainer = trained(tmp_path, lambda probe: (probe.run(), steps.append(probe.trainer.micro_batch)), budget=1)
     assert steps == [1] and trainer.micro_batch == 1
 
 

@@ -41,7 +41,7 @@ def test_variants_are_rungs_of_lora_with_their_setting() -> None:
 @pytest.mark.parametrize(("setting", "option"), [("rslora", "use_rslora"), ("dora", "use_dora")])
 def test_peft_is_given_the_option(setting: str, option: str) -> None:
     model = adapted(schema.Adapter(**{setting: True}))
-    assert getattr(model.peft_config["default"], option) is True  # type: ignore[index, union-attr]
+    assert getattr(model.peft_config["default"], option) is True
 
 
 def config_with(ratio: float) -> Config:
@@ -104,7 +104,7 @@ def test_pissa_is_saved_as_an_adapter_of_the_original_base(tmp_path: Path) -> No
     trained = logits(model)
     assert not torch.allclose(trained, before, atol=1e-3)
     save(model, tmp_path / "model", tmp_path / "initial")
-    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "model"))  # type: ignore[arg-type]
+    loaded = PeftModel.from_pretrained(base(), str(tmp_path / "model"))
     assert loaded.peft_config["default"].r == 8
     assert torch.allclose(logits(loaded), trained, atol=1e-4)
 

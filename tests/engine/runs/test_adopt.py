@@ -209,7 +209,7 @@ def test_a_copy_that_differs_is_not_trusted(old: Path, home: Path, monkeypatch: 
     copytree = shutil.copytree
 
     def damaged(source: Path, target: Path, *arguments: object, **how: object) -> None:
-        copytree(source, target, *arguments, **how)  # type: ignore[arg-type]
+        copytree(source, target, *arguments, **how)
         if (weights := Path(target) / "checkpoints" / "step-2" / "weights").exists():
             weights.write_bytes(b"v" * 5000)
 

@@ -31,7 +31,7 @@ def test_a_rungs_gain_has_the_sign_of_an_improvement(tmp_path: Path) -> None:
     full = gain_of_rung(ladder, "full", "qlora").gain
     assert full.mean == pytest.approx(0.041) and full.low is not None and full.low < full.mean
     qlora = gain_of_rung(ladder, "qlora", "full").gain
-    assert (qlora.mean, qlora.low, qlora.high) == (-full.mean, -full.high, -full.low)  # type: ignore[operator]
+    assert (qlora.mean, qlora.low, qlora.high) == (-full.mean, -full.high, -full.low)
     _, by_loss = made_ladder(tmp_path / "loss", metric="loss")
     assert gain_of_rung(by_loss, "full", "qlora").gain.mean == pytest.approx(-0.041)
 

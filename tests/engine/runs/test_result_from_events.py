@@ -38,7 +38,7 @@ def hello(resumed: bool = False) -> events.Hello:
 def plan(start: int, **more: object) -> events.Plan:
     return events.Plan(
         steps=8, start_step=start, batch=4, micro_batch=2, packing="packed", gradient_checkpointing=False, **more
-    )  # type: ignore[arg-type]
+    )
 
 
 def step(number: int, tokens: int = 10, seconds: float = 0.5) -> events.Step:

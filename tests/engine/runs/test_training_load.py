@@ -10,7 +10,7 @@ from engine.runs.training_load import TrainingLoad
 
 
 def load(others: float | None, own: float = 180.0, **more: object) -> TrainingLoad:
-    return TrainingLoad(seconds=100.0, cpus=2, cpu_seconds=own, other_cpu_seconds=others, **more)  # type: ignore[arg-type]
+    return TrainingLoad(seconds=100.0, cpus=2, cpu_seconds=own, other_cpu_seconds=others, **more)
 
 
 def test_little_other_load_does_not_disturb() -> None:

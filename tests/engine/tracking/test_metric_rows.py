@@ -18,7 +18,7 @@ def rows_of(*log: Event) -> list[MetricRow]:
 
 def score(when: str, at: int, value: float) -> events.Eval:
     return events.Eval(
-        when=when, split="test", step=at, rows=9, loss=1.0, metric="json", score=value, low=0.0, high=1.0  # type: ignore[arg-type]
+        when=when, split="test", step=at, rows=9, loss=1.0, metric="json", score=value, low=0.0, high=1.0
     )  # fmt: skip
 
 

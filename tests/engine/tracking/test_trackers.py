@@ -42,7 +42,7 @@ def made_run(tmp_path: Path, *settings: str) -> RunDir:
 
 
 def log_with(run: RunDir, name: str) -> None:
-    process = start_tracker(run, name)  # type: ignore[arg-type]
+    process = start_tracker(run, name)
     assert process.wait(120) == 0, TrackerFiles(run, name).log_file.read_text()
 
 

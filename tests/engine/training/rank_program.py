@@ -104,7 +104,7 @@ def main(folder: Path) -> None:
             quantization=schema.Quantization(compute_dtype="fp32"),
             optimizer=schema.Optimizer(name="adamw"),
         )
-        alone = together.broadcast(lambda config=config: train(config, "single", SINGLE_RANK, folder))  # type: ignore[misc]
+        alone = together.broadcast(lambda config=config: train(config, "single", SINGLE_RANK, folder))
         results[name] = {"single": alone} | {kind: train(config, kind, together, folder) for kind in ("ddp", "fsdp")}
         if name == "lora":
             results[name]["tight"] = train(config, "ddp", together, folder, Tight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,11 +57,11 @@ def reference(model: torch.nn.Module, rows: list[Row]) -> torch.Tensor:
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
-def ours(model: torch.nn.Module, rows: list[Row], packing: str, micro_batch: int) -> float:
+def ours(model: torch.nn.Module, rows: list[Row], layout: Any, micro_batch: int) -> float:
     """A training step: micro-batches that each contribute a share of the batch's loss."""
     count = sum(map(loss_weight, rows))
     total = 0.0
-    packing = Packing(packing, 1000)
+    packing = Packing(layout, 1000)
     for group in micro_batches(rows, micro_batch, packing):
         loss = summed_loss(model, collate(group, packing, 0, "cpu"), supports_logits_to_keep(model)) / count
         loss.backward()
@@ -92,7 +94,9 @@ class Forgetful(torch.nn.Module):
         self.embed = torch.nn.Embedding(VOCABULARY, 16)
         self.head = torch.nn.Linear(16, VOCABULARY)
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=False):
+    def forward(
+        self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, use_cache: Any = False
+    ) -> Any:
         hidden = self.embed(input_ids)
         if attention_mask is not None:
             hidden = hidden * attention_mask[..., None]

@@ -6,6 +6,7 @@ import gc
 import io
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ class Tight(LlamaForCausalLM):
     room = 99
     pad = -1
 
-    def forward(self, input_ids=None, position_ids=None, logits_to_keep=0, **rest):
+    def forward(self, input_ids: Any = None, position_ids: Any = None, logits_to_keep: Any = 0, **rest: Any) -> Any:
         if int(((position_ids == 0) & (input_ids != self.pad)).sum()) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return super().forward(input_ids=input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **rest)
@@ -83,7 +84,7 @@ def test_one_row_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:
 def weight_after(dtype: torch.dtype, name: str, rounding: str = "remainder", steps: int = 400) -> float:
     """A weight of 1 with a constant gradient and AdamW at learning rate 1e-4: -1e-4 per step."""
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=dtype))
-    settings = schema.Optimizer(name=name, rounding=rounding)  # type: ignore[arg-type]
+    settings = schema.Optimizer(name=name, rounding=rounding)
     config = schema.Config(method="full", train=schema.Train(learning_rate=1e-4), optimizer=settings)
     optimizer, _ = make_optimizer([weight], config, CPU, lambda code, text: None)
     for _ in range(steps):
@@ -146,7 +147,7 @@ def stepped(name: str, machine: Machine = CPU) -> torch.optim.Optimizer:
 
 
 def optimizer_over(weight: torch.nn.Parameter, name: str, machine: Machine = CPU) -> torch.optim.Optimizer:
-    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))  # type: ignore[arg-type]
+    config = schema.Config(method="full", optimizer=schema.Optimizer(name=name))
     return make_optimizer([weight], config, machine, lambda code, text: None)[0]
 
 
@@ -176,7 +177,7 @@ def test_paged_state_is_paged_again_after_loading(monkeypatch: pytest.MonkeyPatc
     def managed(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.Tensor:
         """Replaces CUDA unified memory."""
         buffer = torch.zeros_like(parameter, dtype=dtype)
-        buffer.is_paged, buffer.is_managed = True, True  # type: ignore[attr-defined]
+        buffer.is_paged, buffer.is_managed = True, True
         return buffer
 
     monkeypatch.setattr(optimizer, "get_state_buffer", managed)

@@ -74,6 +74,6 @@ def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pyte
         config=config, machine=this_machine(), sharing=None, warn=lambda code, text: warned.append(f"{code}: {text}")
     )
     monkeypatch.setattr(varlen_attention, "_forward", refuse)
-    chosen = chosen_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)  # type: ignore[arg-type]
+    chosen = chosen_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)
     assert (chosen.mode, chosen.segments) == ("packed", False)
     assert len(warned) == 1 and warned[0].startswith("model.packing_unsupported") and "head size 20" in warned[0]

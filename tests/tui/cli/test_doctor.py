@@ -125,7 +125,7 @@ def test_a_bundle_has_no_secret_and_no_data(planted: Path, tmp_path: Path, monke
         texts = {
             name.removeprefix("ftbench-support/"): opened.extractfile(name).read().decode()
             for name in opened.getnames()
-        }  # type: ignore[union-attr]
+        }
     assert sorted(texts) == told["files"]
     escaped = [json.dumps(secret)[1:-1] for secret in SECRETS.values()]
     for name, text in texts.items():

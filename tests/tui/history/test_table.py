@@ -10,11 +10,11 @@ from hostile import STRINGS
 from engine.runs.device_queue import QueuePlace
 from engine.runs.folder import short_name
 from tui.charts.columns import Column, fitted, line
-from tui.choice import Choice, changes
-from tui.header import choice_lines, head_line, live_runs
+from tui.header import head_line, live_runs, selection_lines
 from tui.history.run_list import RunSummary
 from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.keymap import CommandKeys
+from tui.selection import Selection, changes
 from tui.welcome import STEPS, welcome
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
@@ -67,7 +67,7 @@ def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:
     places = [QueuePlace("cpu", place, 1, run) for place, run in enumerate(runs)]
     live = live_runs(places, 1, runs[1], 56)
     assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 active"
-    head = head_line(Choice().effective(), "demo-lora", live, 80)
+    head = head_line(Selection().effective(), "demo-lora", live, 80)
     assert head.cell_length == 80 and head.plain.endswith(live.plain)
     many = [QueuePlace("cpu", place, 1, Path(f"/runs/20261125-192200-demo-lora-lora-{place:04}")) for place in range(9)]
     watched = live_runs(many, 0, many[7].run, 56).plain
@@ -77,9 +77,9 @@ def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:
 
 @pytest.mark.parametrize("width", [80, 120, 400])
 def test_as_many_changes_as_fit_are_shown_and_the_rest_counted(width: int) -> None:
-    before, after = Choice().effective(), Choice("qwen2.5-7b-full").effective()
+    before, after = Selection().effective(), Selection("qwen2.5-7b-full").effective()
     changed = changes(before, after)
-    _, second = choice_lines(after, changed, "LoRA · demo", width, CommandKeys())
+    _, second = selection_lines(after, changed, "LoRA · demo", width, CommandKeys())
     assert second.cell_length <= width
     shown = second.plain.partition(": ")[2]
     counted = [int(part.split()[0]) for part in shown.split(", ") if part.endswith("more (c)")]

@@ -24,7 +24,7 @@ def state(name: str, steps: int, loss: float) -> RunState:
 def sample(
     when: str, at: int | None, output: str, prompt: str = "q?<|im_end|>\n<|im_start|>assistant\n"
 ) -> events.Sample:
-    return events.Sample(when=when, step=at, prompt=prompt, target="right", output=output, score=None)  # type: ignore[arg-type]
+    return events.Sample(when=when, step=at, prompt=prompt, target="right", output=output, score=None)
 
 
 def text(grid: ChartGrid, number: int) -> str:

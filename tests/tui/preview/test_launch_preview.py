@@ -14,12 +14,12 @@ from engine.config.preset_library import resolve_preset
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import QueuePlace
 from engine.runs.ladder_plan import make_plan
-from tui.choice import Choice
 from tui.live.machine import OtherProcess
 from tui.preview.disk import needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.memory_forecast import forecast
+from tui.selection import Selection
 
 GIB = 1 << 30
 ANSWER: dict[str, Any] = {
@@ -47,8 +47,8 @@ def prospect(
     scene = LaunchContext(
         runs, budget or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()), how.pop("devices", 1)
     )
-    choice = Choice(**{"preset": "demo-lora", **how})
-    return run_preview(choice.name, choice.effective(), scene, report or DataCheck(ANSWER))
+    selection = Selection(**{"preset": "demo-lora", **how})
+    return run_preview(selection.name, selection.effective(), scene, report or DataCheck(ANSWER))
 
 
 def fact(found: LaunchPreview, name: str) -> str:
@@ -112,7 +112,7 @@ def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
 def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": DataCheck()}
     fixed = {"train.micro_batch": 16, "train.gradient_checkpointing": False}
-    config = Choice("smollm2-full", data="tickets", settings=fixed).effective().config
+    config = Selection("smollm2-full", data="tickets", settings=fixed).effective().config
     whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
     assert whole is not None
     budget = card(int(0.98 * whole.peak))
@@ -162,7 +162,7 @@ def test_a_model_download_is_announced_and_does_not_block(tmp_path: Path, monkey
 def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = Choice("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
+    config = Selection("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
     found = forecast(config, find_model(config.model), card(80 * GIB))
     assert found.estimate is not None
     weights = found.estimate.training.parts["weights"]

@@ -74,7 +74,7 @@ def test_number_keys_select_presets_and_show_what_changed(tmp_path: Path) -> Non
         for key, title in (("1", "QLoRA · demo"), ("3", "Full · demo"), ("2", "LoRA · demo"), ("6", "Full · SmolLM2")):
             await pilot.press(key)
             assert title in shown(app, "head")
-        chosen = app.bench.choosing.effective
+        chosen = app.bench.selection_pane.effective
         assert chosen is not None and chosen.config.model.id == "smollm2-135m"
 
     play(tmp_path, story)
@@ -83,9 +83,9 @@ def test_number_keys_select_presets_and_show_what_changed(tmp_path: Path) -> Non
 def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2", "m")
-        assert app.bench.choosing.effective is not None
-        assert app.bench.choosing.effective.config.method == "full"
-        assert app.bench.choosing.effective.config.optimizer.name == "auto"
+        assert app.bench.selection_pane.effective is not None
+        assert app.bench.selection_pane.effective.config.method == "full"
+        assert app.bench.selection_pane.effective.config.optimizer.name == "auto"
         await pilot.press("c")
         assert isinstance(app.screen, ConfigurationScreen)
         assert "default for full" in screen_text(app)

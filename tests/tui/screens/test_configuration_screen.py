@@ -51,8 +51,8 @@ def test_a_value_is_edited_and_its_cost_is_shown_while_it_is_typed(size: tuple[i
         assert "1 change" in part(app, "title")
         await pilot.press("escape", "escape")
         assert app.screen is app.bench
-        assert app.bench.choosing.effective and app.bench.choosing.effective.config.train.epochs == 4
-        assert app.bench.choosing.choice.settings == {"train.epochs": 4}
+        assert app.bench.selection_pane.effective and app.bench.selection_pane.effective.config.train.epochs == 4
+        assert app.bench.selection_pane.selection.settings == {"train.epochs": 4}
 
     play(tmp_path / "runs", story, size)
 
@@ -70,7 +70,7 @@ def test_escape_keeps_the_value_and_delete_restores_the_presets(tmp_path: Path) 
         await pilot.press("enter")
         assert screen.effective.config.train.learning_rate == 1e-3
         await pilot.press("delete")
-        assert screen.effective.config.train.learning_rate == 5e-3 and screen.choice.settings == {}
+        assert screen.effective.config.train.learning_rate == 5e-3 and screen.selection.settings == {}
         await pilot.press("delete")
         assert any("is not changed" in note for note in notes(app))
 
@@ -84,11 +84,11 @@ def test_the_method_and_the_model_are_settings_too(tmp_path: Path) -> None:
         assert isinstance(screen, ConfigurationScreen)
         await type_text(pilot, "full")
         await pilot.press("enter")
-        assert screen.choice.method == "full" and "adapter.rank" not in screen_text(app)
+        assert screen.selection.method == "full" and "adapter.rank" not in screen_text(app)
         await find(pilot, "model.id")
         await type_text(pilot, "smollm2-135m")
         await pilot.press("enter")
-        assert screen.choice.model == "smollm2-135m"
+        assert screen.selection.model == "smollm2-135m"
         assert screen.effective.config.train.learning_rate == 5e-4
 
     play(tmp_path / "runs", story, (120, 60))

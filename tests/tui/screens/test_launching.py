@@ -13,9 +13,9 @@ from textual.widgets import Static
 
 from engine.runs import locks, run_dir
 from tui.app import Workbench
-from tui.choice import Choice
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
+from tui.selection import Selection
 
 
 def text(app: Workbench) -> str:
@@ -44,7 +44,7 @@ def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
     (here / "bad.jsonl").write_text('{"prompt": "a"\n')
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", data=str(here / "bad.jsonl")))
+        app.bench.selection_pane.select(Selection("demo-lora", data=str(here / "bad.jsonl")))
         app.bench.action_start()
         await pilot.pause()
         await wait_for(pilot, lambda: "line 1" in text(app))
@@ -59,7 +59,7 @@ def test_bad_data_blocks_the_start(tmp_path: Path, here: Path) -> None:
 
 def test_a_missing_model_blocks_the_start_at_once(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", model="/no/such/folder"))
+        app.bench.selection_pane.select(Selection("demo-lora", model="/no/such/folder"))
         app.bench.action_start()
         await pilot.pause()
         assert "model folder not found" in text(app) and "not checked" in text(app)
@@ -74,7 +74,7 @@ def test_rows_that_change_after_the_check_are_refused(tmp_path: Path, here: Path
     mine = write(here / "mine.jsonl", 40)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", data=str(mine), settings=dict(MICRO)))
+        app.bench.selection_pane.select(Selection("demo-lora", data=str(mine), settings=dict(MICRO)))
         app.bench.action_start()
         await pilot.pause()
         screen = app.screen
@@ -97,7 +97,7 @@ def test_a_long_launch_screen_shows_how_to_scroll(tmp_path: Path, here: Path) ->
     mine = write(here / "mine.jsonl", 40, **dict.fromkeys(("topic", "link", "author", "place"), "unused"))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", data=str(mine)))
+        app.bench.selection_pane.select(Selection("demo-lora", data=str(mine)))
         app.bench.action_start()
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen) and app.screen.report.answer)
         assert "ignored: topic, link, author, place" in text(app) and "5 warnings, see below" in text(app)
@@ -158,14 +158,14 @@ def test_options_are_edited_on_the_launch_screen_and_kept_in_the_selection(tmp_p
         assert screen.launch.config.train.epochs == 2
         await pilot.press("4", "8", "enter", "escape")
         assert app.screen is app.bench
-        assert app.bench.choosing.choice.settings == {"adapter.rank": 8}
+        assert app.bench.selection_pane.selection.settings == {"adapter.rank": 8}
 
     play(tmp_path / "runs", story, (100, 40))
 
 
 def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", settings=dict(MICRO)))
+        app.bench.selection_pane.select(Selection("demo-lora", settings=dict(MICRO)))
         app.bench.action_start()
         await pilot.pause()
         screen = app.screen
@@ -184,7 +184,7 @@ def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path:
 
 def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        app.bench.choosing.choose(Choice("demo-lora", settings=dict(MICRO)))
+        app.bench.selection_pane.select(Selection("demo-lora", settings=dict(MICRO)))
         app.bench.action_start()
         await pilot.pause()
         await pilot.press("enter")
@@ -198,7 +198,7 @@ def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
         assert isinstance(screen, LaunchScreen)
         assert f"the adapter of {run.name}" in text(app) and f"--from {run.path}" in screen.launch.command
         await pilot.press("escape")
-        assert app.bench.choosing.choice.settings["model.from_run"] == str(run.path)
+        assert app.bench.selection_pane.selection.settings["model.from_run"] == str(run.path)
 
     play(tmp_path / "runs", story, (120, 45))
 

@@ -29,14 +29,14 @@ def test_a_model_is_selected_with_its_memory_shown(size: tuple[int, int], tmp_pa
     shutil.copytree(TINY, here / "mine")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: app.bench.choosing.budget)
+        await wait_for(pilot, lambda: app.bench.selection_pane.budget)
         await pilot.press("2", "i")
         await wait_for(pilot, lambda: "17 models" in part(app, "title"))
         line = next(line for line in screen_text(app).splitlines() if " mine " in line)  # before what is not here
         assert line.count("MiB") >= 3
         await pilot.press("slash", *"mine", "enter", "enter")
         assert app.screen is app.bench
-        assert app.bench.choosing.choice.model == str(here / "mine")
+        assert app.bench.selection_pane.selection.model == str(here / "mine")
         assert read_recent(MODELS) == [str(here / "mine")]
 
     play(tmp_path / "runs", story, size)
@@ -49,7 +49,7 @@ def test_a_hub_id_is_typed_and_says_that_it_requires_network(tmp_path: Path, hub
         await pilot.press("a", *"team/small")
         assert "requires network: team/small" in part(app, "detail")
         await pilot.press("enter")
-        assert app.bench.choosing.choice.model == "team/small"
+        assert app.bench.selection_pane.selection.model == "team/small"
         await pilot.press("i")
         await wait_for(pilot, lambda: "17 models" in part(app, "title"))
         await pilot.press("slash", *"small", "enter", "x")

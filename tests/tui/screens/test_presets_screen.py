@@ -83,7 +83,7 @@ def test_the_selection_is_saved_under_a_free_name(tmp_path: Path, folder: Path) 
         await pilot.press("enter")
         assert isinstance(app.screen, PresetsScreen) and app.screen.query_one(Table).key == "tuned"
         await pilot.press("enter")
-        assert app.bench.choosing.choice.preset == "tuned"
+        assert app.bench.selection_pane.selection.preset == "tuned"
 
     play(tmp_path, story)
     assert (folder / "mine.toml").read_text() == OWN
@@ -117,8 +117,8 @@ def test_the_selected_preset_can_be_deleted(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
         await pilot.press("enter", "P", "x", "y", "escape")
-        assert app.bench.choosing.effective is not None
-        assert app.bench.choosing.choice.preset == "demo-lora"
+        assert app.bench.selection_pane.effective is not None
+        assert app.bench.selection_pane.selection.preset == "demo-lora"
 
     play(tmp_path, story)
 

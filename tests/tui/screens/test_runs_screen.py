@@ -199,6 +199,6 @@ def test_a_finished_run_is_selected_as_the_start_of_the_next_one(tmp_path: Path)
         assert (config.method, config.adapter.rank, config.model.from_run) == ("lora", 4, str(run.path))
         assert not app.screen.preview.blocked
         await pilot.press("escape")
-        assert app.bench.choosing.choice.settings["model.from_run"] == str(run.path)
+        assert app.bench.selection_pane.selection.settings["model.from_run"] == str(run.path)
 
     play(tmp_path / "runs", story)

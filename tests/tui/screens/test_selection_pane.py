@@ -53,7 +53,7 @@ def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: P
         assert "▸LoRA" in lora and "▸" not in qlora + full
         listed = app.bench.query_one(PresetList)
         assert [str(one.prompt) for one in listed.options if "▸" in str(one.prompt)] == ["▸9 LoRA · Qwen3-8B, 80 GB"]
-        chosen = app.bench.choosing.effective
+        chosen = app.bench.selection_pane.effective
         assert chosen
         length = chosen.config.train.max_length
         assert str(app.bench.query_one(MethodList).border_subtitle).endswith(f"%, {length}-token rows")
@@ -69,9 +69,9 @@ def test_a_model_that_is_not_known_yet_says_so(tmp_path: Path, here: Path) -> No
     (here / "m.gguf").write_bytes(b"GGUF")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        from tui.choice import Choice
+        from tui.selection import Selection
 
-        app.bench.choosing.choose(Choice("demo-lora", model=str(here / "m.gguf")))
+        app.bench.selection_pane.select(Selection("demo-lora", model=str(here / "m.gguf")))
         await pilot.pause()
         assert all("unknown until it is loaded" in text for text in methods(app))
 
@@ -113,11 +113,11 @@ def test_the_description_of_a_preset_and_what_it_changed_stay_shown(tmp_path: Pa
         assert "changes from QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
         await pilot.press("4")
         assert "same as QLoRA · SmolLM2-135M" in shown(app, "about")
-        bench = app.bench.choosing
-        bench.choose(bench.choice.with_setting("train.batch", 4))
+        bench = app.bench.selection_pane
+        bench.select(bench.selection.with_setting("train.batch", 4))
         await pilot.pause()
         assert "changes from QLoRA · SmolLM2-135M: train.batch" in shown(app, "about")
-        bench.choose(bench.choice.with_setting("train.steps", 4))
+        bench.select(bench.selection.with_setting("train.steps", 4))
         await pilot.pause()
         assert "changes from the previous selection: train.steps" in shown(app, "about")
         assert not notes(app)
@@ -148,11 +148,11 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
     (folder / "\x1b[31m[red].toml").write_text("slot = 1\nnonsense")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        pane = app.bench.choosing.query_one("#preset")
-        prompts = [str(option.prompt) for option in pane.options]  # type: ignore[attr-defined]
+        pane = app.bench.selection_pane.query_one("#preset")
+        prompts = [str(option.prompt) for option in pane.options]
         assert sum("invalid" in prompt for prompt in prompts) == 2
         assert not any("\x1b" in prompt for prompt in prompts)
-        assert app.bench.choosing.effective is not None  # started with another
+        assert app.bench.selection_pane.effective is not None  # started with another
         await pilot.press("3")
         assert "Full · demo" in shown(app, "head")
         await pilot.press("1")
@@ -173,12 +173,12 @@ def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path) -> None:
         for _ in range(6 + halves):
             await pilot.press("D")
             await look(app, pilot, sample)
-            assert app.bench.choosing.budget is not None
-            chosen.append(app.bench.choosing.device)
-            memory.append(app.bench.choosing.budget.total // GIB)
+            assert app.bench.selection_pane.budget is not None
+            chosen.append(app.bench.selection_pane.device)
+            memory.append(app.bench.selection_pane.budget.total // GIB)
         assert chosen == ["0", "1", "MIG-7", "all", "cpu", *["cpu:2"] * halves, "auto"]
         assert memory == [12, 80, 10, 10, 64, *[32] * halves, 12]
         await pilot.press("D", "2")  # another preset keeps the device
-        assert app.bench.choosing.device == "0"
+        assert app.bench.selection_pane.device == "0"
 
     play(tmp_path, story)

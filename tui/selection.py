@@ -19,7 +19,7 @@ NOT_COMPARED = ("title", "about", "slot")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """A preset by name or path, with overrides for method, model, data and single keys; None keeps the preset's."""
 
     preset: str = "demo-lora"
@@ -28,23 +28,23 @@ class Choice:
     data: str | None = None
     settings: Flat = field(default_factory=dict)
 
-    def with_preset(self, name: str) -> Choice:
+    def with_preset(self, name: str) -> Selection:
         """Another preset with its own method and model; the selected data and device are kept."""
         kept = {key: value for key, value in self.settings.items() if key == DEVICE}
-        return Choice(preset=name, data=self.data, settings=kept)
+        return Selection(preset=name, data=self.data, settings=kept)
 
-    def with_method(self, method: str | None) -> Choice:
+    def with_method(self, method: str | None) -> Selection:
         return replace(self, method=method)
 
-    def with_data(self, data: str | None) -> Choice:
+    def with_data(self, data: str | None) -> Selection:
         return replace(self, data=data)
 
-    def with_model(self, model: str | None) -> Choice:
+    def with_model(self, model: str | None) -> Selection:
         """Another model. A revision and a run to start from belong to the previous one."""
         kept = {key: value for key, value in self.settings.items() if key not in OF_ONE_MODEL}
         return replace(self, model=model, settings=kept)
 
-    def with_setting(self, key: str, value: Any) -> Choice:
+    def with_setting(self, key: str, value: Any) -> Selection:
         """Another value of a setting; None restores that of the preset or the default."""
         match key:
             case "method":

@@ -15,7 +15,7 @@ from textual.widgets import OptionList
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, next_method
-from tui.choice import DEVICE, Choice, changes
+from tui.selection import DEVICE, Selection, changes
 from tui.widgets.data_list import DataList, ListLeft
 from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has neither a
 
 
 @dataclass
-class ChoiceChanged(Message):
+class SelectionChanged(Message):
     """Another selection is in effect; `changed` lists the settings that differ from the previous one."""
 
     name: str
@@ -38,7 +38,7 @@ class ChoiceChanged(Message):
 
 
 @dataclass
-class ChoiceRefused(Message):
+class SelectionRefused(Message):
     """An invalid selection; the previous one stays in effect."""
 
     reason: str
@@ -48,12 +48,12 @@ class ItemPicked(Message):
     """An item of a list was selected by hand: the focus may return to the bench."""
 
 
-class ChoosingPane(Vertical):
+class SelectionPane(Vertical):
     """Three lists and the selection they show."""
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.choice = Choice()
+        self.selection = Selection()
         self.started = False
         """Whether a first preset has been selected."""
         self.effective: EffectiveConfig | None = None
@@ -83,54 +83,54 @@ class ChoosingPane(Vertical):
         if self.started:
             return
         self.started = True
-        self.choose(self.choice)
+        self.select(self.selection)
         if self.effective is None:  # the user's copy of that preset is invalid: start with a valid one
             valid = [listed.name for listed in preset_library.list_presets() if listed.preset]
-            self.choose(Choice(next(iter(valid), self.choice.preset)))
+            self.select(Selection(next(iter(valid), self.selection.preset)))
 
-    def choose(self, choice: Choice) -> None:
+    def select(self, selection: Selection) -> None:
         """Make another selection; an invalid one leaves the previous in effect."""
         try:
-            effective = choice.effective()
+            effective = selection.effective()
         except UserError as error:
-            self.post_message(ChoiceRefused(error.line))
+            self.post_message(SelectionRefused(error.line))
             return
-        self.changed = changes(self.effective, effective, same_preset=choice.preset == self.choice.preset)
-        self.previous = _title(self.choice, self.effective) if self.effective else ""
-        self.choice, self.effective = choice, effective
+        self.changed = changes(self.effective, effective, same_preset=selection.preset == self.selection.preset)
+        self.previous = _title(self.selection, self.effective) if self.effective else ""
+        self.selection, self.effective = selection, effective
         self.list_presets()
         self.list_methods()
-        self.query_one(DataList).choose(effective.config.data)
-        self.post_message(ChoiceChanged(choice.name, effective, self.changed))
+        self.query_one(DataList).select(effective.config.data)
+        self.post_message(SelectionChanged(selection.name, effective, self.changed))
 
-    def choose_again(self) -> None:
+    def reload(self) -> None:
         """Read the selected preset again; where its file is gone, return to the default preset."""
         from engine.config import preset_library
 
         names = [listed.name for listed in preset_library.list_presets()]
-        gone = self.choice.preset not in names and not Path(self.choice.preset).is_file()
+        gone = self.selection.preset not in names and not Path(self.selection.preset).is_file()
         previous, changed = self.previous, self.changed
-        self.choose(self.choice.with_preset(Choice().preset) if gone else self.choice)
+        self.select(self.selection.with_preset(Selection().preset) if gone else self.selection)
         if not self.changed:  # nothing new: the shown comparison stays
             self.previous, self.changed = previous, changed
         self.list_presets()
 
-    def choose_slot(self, slot: int) -> None:
+    def select_slot(self, slot: int) -> None:
         """Select the preset with this slot."""
         from engine.config import preset_library
 
         self.start()
         for listed in preset_library.list_presets():
             if listed.slot == slot:
-                self.choose(self.choice.with_preset(listed.name))
+                self.select(self.selection.with_preset(listed.name))
                 return
         key = app_keys(self).of("bench.presets")
-        self.post_message(ChoiceRefused(f"no preset has `slot = {slot}`; press {key} to give it to one"))
+        self.post_message(SelectionRefused(f"no preset has `slot = {slot}`; press {key} to give it to one"))
 
     def next_method(self) -> None:
         self.start()
         if self.effective is not None:
-            self.choose(self.choice.with_method(next_method(self.effective.config.method)))
+            self.select(self.selection.with_method(next_method(self.effective.config.method)))
 
     @property
     def device(self) -> int | str:
@@ -142,7 +142,7 @@ class ChoosingPane(Vertical):
         self.start()
         position = devices.index(str(self.device)) if str(self.device) in devices else -1
         chosen = devices[(position + 1) % len(devices)]
-        self.choose(self.choice.with_setting(DEVICE, chosen))
+        self.select(self.selection.with_setting(DEVICE, chosen))
 
     def select_data(self, data: str) -> None:
         """Train on this data set, also with other presets."""
@@ -150,16 +150,16 @@ class ChoosingPane(Vertical):
         from tui.data.recent import remember
 
         if not is_utf8(data):
-            self.post_message(ChoiceRefused(NOT_TEXT))
+            self.post_message(SelectionRefused(NOT_TEXT))
             return
         if data not in EMBEDDED:
             try:
                 remember(data)
             except OSError as error:
-                self.post_message(ChoiceRefused(f"cannot save it to the list of recent data sets: {error}"))
-        self.choose(self.choice.with_data(data))
+                self.post_message(SelectionRefused(f"cannot save it to the list of recent data sets: {error}"))
+        self.select(self.selection.with_data(data))
         if problems := self.query_one(DataList).problems(data):
-            self.post_message(ChoiceRefused("; ".join(problems)))
+            self.post_message(SelectionRefused("; ".join(problems)))
 
     @on(ListLeft)
     def _list_left(self) -> None:
@@ -173,14 +173,14 @@ class ChoosingPane(Vertical):
 
             config = self.effective.config
             longest = self.longest(config)
-            self.forecasts = forecasts(self.choice, find_model(config.model), self.budget, longest)
+            self.forecasts = forecasts(self.selection, find_model(config.model), self.budget, longest)
             self.query_one(MethodList).show_forecasts(self.forecasts, config.method)
 
     def list_presets(self) -> None:
         """List the presets as their files are now."""
         from engine.config import preset_library
 
-        self.query_one(PresetList).show_presets(preset_library.list_presets(), self.choice.name)
+        self.query_one(PresetList).show_presets(preset_library.list_presets(), self.selection.name)
 
     def set_budget(self, budget: MemoryBudget) -> None:
         """Take the memory that is available; predict again if it has changed."""
@@ -196,13 +196,13 @@ class ChoosingPane(Vertical):
             case "data":
                 self.select_data(selected)
             case "method":
-                self.choose(self.choice.with_method(method_spec(selected).name))
+                self.select(self.selection.with_method(method_spec(selected).name))
             case _:
-                self.choose(self.choice.with_preset(selected))
+                self.select(self.selection.with_preset(selected))
         self.post_message(ItemPicked())
 
 
-def _title(choice: Choice, effective: EffectiveConfig) -> str:
+def _title(selection: Selection, effective: EffectiveConfig) -> str:
     """What a selection is called: its preset's title, unless something was changed on top of the preset."""
-    unchanged = choice == Choice(choice.preset)
-    return effective.config.title or choice.name if unchanged else "the previous selection"
+    unchanged = selection == Selection(selection.preset)
+    return effective.config.title or selection.name if unchanged else "the previous selection"

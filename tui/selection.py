@@ -79,7 +79,7 @@ class Selection:
         """The complete configuration. Raises UserError for an invalid combination."""
         from engine.config.preset_library import resolve_preset
 
-        return resolve_preset(self.preset, self.method, self.read_overrides())
+        return resolve_preset(self.preset, self.method, self.read_overrides(), given_by="selection")
 
     @property
     def name(self) -> str:

@@ -81,27 +81,33 @@ def _read_toml(path: Path, name: str) -> tuple[str, dict[str, Any]]:
         raise UserError(what, str(path), "check the path", code="preset.unreadable") from error
 
 
-def resolve(preset: Preset, method: str | None = None, overrides: Flat | None = None) -> EffectiveConfig:
-    """Combine defaults, the method's defaults, the preset and the command line; later ones take precedence.
+COMMAND_LINE = "command line"
+"""Origin of values that override a preset's."""
 
-    A key that the chosen method does not read is an error on the command line; it is left out with a notice where the
-    preset sets it for another method. A preset's single learning rate belongs to its own method: another method uses
-    its default, with a notice.
+
+def resolve(
+    preset: Preset, method: str | None = None, overrides: Flat | None = None, given_by: str = COMMAND_LINE
+) -> EffectiveConfig:
+    """Combine defaults, the method's defaults, the preset and the overrides; later ones take precedence.
+
+    `given_by`: what sets the overrides, the origin of their values. A key that the chosen method does not read is an
+    error among the overrides; it is left out with a notice where the preset sets it for another method. A preset's
+    single learning rate belongs to its own method: another method uses its default, with a notice.
     """
-    given, notices = current_values(overrides or {}, lambda key: "command line")
-    check_keys(Preset("command line", given))
+    given, notices = current_values(overrides or {}, lambda key: given_by)
+    check_keys(Preset(given_by, given))
     own_method = preset.values.get("method", Config().method)
     if method:
-        _add(given, "method", method, "method", "command line")
+        _add(given, "method", method, "method", given_by)
     chosen = method or given.get("method") or own_method
     if chosen not in method_names():
-        layer = Preset("command line", given) if "method" in given else preset
+        layer = Preset(given_by, given) if "method" in given else preset
         raise unknown_method(str(chosen), layer.where("method"))
     given["method"] = chosen
     layers = [
         (f"default for {chosen}", Preset("defaults", dict(method_spec(chosen).defaults))),
         (f"preset {preset.name}", preset),
-        ("command line", Preset("command line", given)),
+        (given_by, Preset(given_by, given)),
     ]
     notices = [*preset.notices, *notices]
     values: Flat = {}

@@ -16,7 +16,7 @@ from engine.config.data_files import is_hub_id as is_hub_id
 from engine.config.errors import Notice, UserError
 from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.method_specs import method_names
-from engine.config.preset import EffectiveConfig, Flat, Preset, read_preset, resolve
+from engine.config.preset import COMMAND_LINE, EffectiveConfig, Flat, Preset, read_preset, resolve
 from engine.config.renamed_keys import current_key
 from engine.config.schema import Config
 from engine.config.text import visible
@@ -126,23 +126,23 @@ def _renamed_preset(name: str) -> tuple[Preset, Path]:
     return replace(preset, notices=[*preset.notices, notice]), path
 
 
-def resolve_preset(name: str, method: str | None, overrides: Flat) -> EffectiveConfig:
-    """The effective configuration of a named preset and the command line, with absolute file names.
+def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str = COMMAND_LINE) -> EffectiveConfig:
+    """The effective configuration of a named preset and overrides, with absolute file names.
 
-    The user's own trackers are its default for `track`.
+    The user's own trackers are its default for `track`. `given_by`: what sets the overrides, as in `resolve`.
     """
-    return with_user_trackers(_effective(name, method, overrides))
+    return with_user_trackers(_effective(name, method, overrides, given_by))
 
 
-def _effective(name: str, method: str | None, overrides: Flat) -> EffectiveConfig:
+def _effective(name: str, method: str | None, overrides: Flat, given_by: str) -> EffectiveConfig:
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
     given = with_absolute_paths(overrides, working_directory())
     relative = _relative_with_rate(preset, method) if method and RATE not in given else None
     if relative is None:
-        return resolve(preset, method, given)
+        return resolve(preset, method, given, given_by)
     rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], method: relative.values[RATE]}
-    found = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given)
+    found = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given, given_by)
     return replace(found, origins={**found.origins, RATE: f"preset {relative.name}"})
 
 

@@ -80,6 +80,19 @@ def test_the_command_line_starts_the_same_run(selection: Selection, tmp_path: Pa
     assert flatten(found.config) == flatten(selection.effective().config)
 
 
+def test_what_the_bench_sets_names_the_selection() -> None:
+    selection = Selection("demo-lora", method="qlora", settings={"adapter.rank": 8})
+    origins = selection.effective().origins
+    assert (origins["method"], origins["adapter.rank"], origins["train.epochs"]) == (
+        "selection",
+        "selection",
+        "preset demo-lora",
+    )
+    with pytest.raises(UserError) as caught:
+        selection.with_setting("adapter.rank", -1).effective()
+    assert caught.value.where.startswith("selection")
+
+
 def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> None:
     launch = LadderLaunch.of(Selection("demo-lora"), tmp_path, lambda: LaunchContext(tmp_path))
     assert launch.command == f"ftbench ladder demo-lora --runs {tmp_path}"

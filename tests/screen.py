@@ -29,17 +29,20 @@ class Terminal:
         cwd: Path,
         env: dict[str, str] | None = None,
         size: tuple[int, int] = (120, 36),
+        reported: tuple[int, int] | None = None,
         controlling: bool = True,
         program: str = FTBENCH,
     ) -> None:
-        """`controlling`: the kernel sends SIGHUP when the terminal closes. `program`: another command, such as bash."""
+        """`reported`: another size than that of the screen. `controlling`: the kernel sends SIGHUP when the terminal
+        closes. `program`: another command, such as bash.
+        """
         columns, lines = size
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
         self.bytes = b""
         """All output so far."""
         self.ours, theirs = pty.openpty()
-        self._set_size(columns, lines)
+        self._set_size(*(reported or size))
         os.set_blocking(self.ours, False)
         environment = {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | (env or {})
         self.process = subprocess.Popen(

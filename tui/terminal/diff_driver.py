@@ -6,6 +6,7 @@ Textual sends a screen that is opened or closed three times, 60 KB at 160x45: ha
 from __future__ import annotations
 
 import re
+import shutil
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -217,6 +218,13 @@ class DiffDriver(LinuxDriver):
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._frame_diff = app.frame_diff
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Columns and lines. Where the terminal reports 0, as a new pty does, what Rich assumes for Textual's first
+        layout: with another size the app would change between the two without end (Textual 8.2).
+        """
+        columns, lines = shutil.get_terminal_size((80, 25))
+        return columns, lines
 
     def _sigtstp_application(self, *_: object) -> None:
         """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""

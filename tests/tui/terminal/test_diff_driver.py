@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyte
 import pytest
+from screen import Terminal
 
 from tui.terminal.diff_driver import CellStyle, FrameDiff, parsed_style, style_change
 
@@ -123,3 +125,16 @@ def test_a_style_change_sends_only_the_difference() -> None:
     assert style_change(old, new) == "\x1b[38;5;32m"
     assert style_change(new, CellStyle("1", "", "48;5;233")) == "\x1b[0;1;48;5;233m"
     assert style_change(new, new) == ""
+
+
+@pytest.mark.parametrize("reported", [(0, 0), (80, 0)], ids=str)
+def test_a_terminal_that_reports_no_size_is_drawn_once(reported: tuple[int, int], tmp_path: Path) -> None:
+    """A new pty has 0 columns and lines until someone sets them, as under `expect` or `docker exec -t`."""
+    terminal = Terminal(cwd=tmp_path, size=(80, 25), reported=reported)
+    terminal.wait("ready: 1-9 preset")
+    terminal.settle()
+    before = len(terminal.bytes)
+    terminal.read(1.5)
+    assert len(terminal.bytes) - before < 5000
+    terminal.press("q")
+    assert terminal.leave() == 0

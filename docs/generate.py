@@ -163,7 +163,9 @@ def file_schema(name: str) -> str:
 
 def _row(spec: SettingSpec) -> str:
     meaning = spec.meaning.replace("|", "\\|")
-    return f"| `{spec.key}` | {spec.accepts} | {_value(spec.default)} | {meaning} |"
+    by_method = any(spec.key in method_spec(name).defaults for name in method_names())
+    default = "[by method](#defaults-by-method)" if by_method else _value(spec.default)
+    return f"| `{spec.key}` | {spec.accepts} | {default} | {meaning} |"
 
 
 def _value(value: object) -> str:

@@ -1,5 +1,5 @@
 """`python -m engine RUN_DIR`: takes the run's lock, writes `hello`, refuses missing and small invalid inputs, waits in
-the device queue, then starts the worker.
+the device queue, then imports torch and executes the run.
 
 Imports nothing heavy before `hello`, so that the launcher sees a live run within half a second.
 """
@@ -25,7 +25,7 @@ from engine.runs.device_queue import wait_for_devices
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Error, Hello, Phase
-from engine.runs.frozen_config import FrozenRun, set_values
+from engine.runs.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.run_dir import (
     RunDir,
     last_event,
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         locks.write_holder(lock, str(os.getpid()))
-        return live(run, frozen)
+        return execute_locked(run, frozen)
     except OSError as error:
         do = "free disk space" if is_no_space_error(error) else "check the path"
         reason = f"{error.strerror}: {error.filename or run.path}; {do}, then run `ftbench resume {run.name}`"
@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
         return 1
 
 
-def live(run: RunDir, frozen: FrozenRun) -> int:
+def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     """Execute the run from `hello` to `end` and return the exit status. Raises OSError if it cannot start."""
     stopping = StopRequest()
     stopping.listen()
@@ -120,7 +120,7 @@ def _open_log(run: RunDir, frozen: FrozenRun, resumed: bool) -> EventLog:
     run.paused_file.unlink(missing_ok=True)
     log = EventLog(run.events_file)
     hello = Hello(pid=os.getpid(), host=socket.gethostname(), version=__version__, resumed=resumed)
-    hello.config = set_values(frozen.config)
+    hello.config = values_that_are_set(frozen.config)
     log.write(hello)
     return log
 

@@ -159,9 +159,9 @@ class Workbench(BaseApp):
         from engine.runs import ladder_dir
 
         ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
-        if ladder := next((one for one in ladders if one.is_live()), None):
+        if ladder := next((one for one in ladders if one.is_active()), None):
             return f"detached: the ladder {ladder.name} keeps running; watch it with `ftbench attach {ladder.name}`"
-        live = [run for run in self.bench.live_runs.in_order() if run.is_live()]  # some may have ended since
+        live = [run for run in self.bench.live_runs.in_order() if run.is_active()]  # some may have ended since
         if not live:
             return ""
         if len(live) > 1:

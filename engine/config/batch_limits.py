@@ -12,10 +12,10 @@ PackingMode = Literal["packed", "shared_prefix", "padded"]
 
 PACKED_MEAN_LENGTH = 256
 """Tokens. With a dense attention mask, rows longer than this on average are padded instead of packed."""
-PACKED_TOKENS = {"cpu": 1024, "cuda": 4096}
-"""Tokens of a packed micro-batch under a dense mask, whose cost grows with their square."""
-PADDED_TOKENS = {"cpu": 2048, "cuda": 65536}
-"""Tokens of a padded micro-batch whose size is chosen automatically."""
+MAX_MASKED_TOKENS = {"cpu": 1024, "cuda": 4096}
+"""Maximum tokens of a packed micro-batch under a dense mask, whose cost grows with their square."""
+MAX_TOKENS = {"cpu": 2048, "cuda": 65536}
+"""Maximum tokens of every other micro-batch, also of a configured size; a longer row is alone in one."""
 SHAPE_MULTIPLE = {"cpu": 64, "cuda": 1}
 """The length of a micro-batch and the number of positions at which its head runs are padded to multiples of this. On a
 CPU, oneDNN compiles and caches a kernel for each new shape of a bf16 matrix product, so the resident set grows with

@@ -87,8 +87,8 @@ class Train(Section, frozen=True):
     batch: Annotated[int, Meta(ge=1, le=65536)] = 16
     """Effective batch size: rows per optimizer step."""
     micro_batch: Positive | Literal["auto"] = "auto"
-    """Micro-batch size: rows per forward pass; auto: as large as memory allows, halved on out-of-memory errors.
-    Gradient accumulation keeps the effective batch size."""
+    """Micro-batch size: rows per forward pass, fewer where they exceed 2,048 tokens on a CPU and 65,536 on a GPU; auto:
+    as large as memory allows, halved on out-of-memory errors. Gradient accumulation keeps the effective batch size."""
     learning_rate: Rate = 2e-4
     """Peak learning rate. In a preset also a table by method: { qlora = 2e-4, lora = 2e-4, full = 2e-5 }."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -135,7 +135,8 @@ class Train(Section, frozen=True):
     """With several devices. ddp: each has the whole model. fsdp: the weights of every layer are sharded among them, and
     gathered when the layer is computed. auto: ddp if the plan says that it fits, else fsdp."""
     probe: bool = True
-    """Try the longest batch, and on a GPU the evaluation, before the first step; takes as long as about two steps."""
+    """Try the two largest micro-batches, and on a GPU the evaluation, before the first step; takes about as long as two
+    steps."""
     seed: NotNegative = 0
     """Seed of adapter initialization, row order and dropout."""
 

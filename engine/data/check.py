@@ -17,7 +17,7 @@ from engine.data.building import Progress
 from engine.data.counts import SHOWN, SPLITS
 from engine.data.preparation import Places, Preparation
 from engine.data.preparation_report import about, conflicting, warnings
-from engine.data.prepare import preparation, quiet, refused
+from engine.data.prepare import prepare_unchecked, quiet, refused
 from engine.data.rendering import special_tokens
 from engine.data.row_notes import meaning
 from engine.data.token_text import texts_between
@@ -43,7 +43,7 @@ def check(
 
     Raises UserError only if the rows cannot be read or their format is unknown.
     """
-    return report(preparation(data, max_length, tokenizer, progress), max_length, preflight)
+    return report(prepare_unchecked(data, max_length, tokenizer, progress), max_length, preflight)
 
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def show(
     """`n` rows of a split from index `start`, as they are trained on: see `sample`."""
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}", data.id, f"use {', '.join(SPLITS)}", code="data.unknown_split")
-    rows = preparation(data, max_length, tokenizer, progress).rows[split][start : start + n]
+    rows = prepare_unchecked(data, max_length, tokenizer, progress).rows[split][start : start + n]
     specials = special_tokens(tokenizer)[0]
     return [sample(row, tokenizer, specials, max_tokens) for row in rows]
 

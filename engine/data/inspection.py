@@ -13,7 +13,7 @@ from engine.data.check import Preflight, no_requirements, report, sample
 from engine.data.counts import SPLITS
 from engine.data.lengths import histogram
 from engine.data.preparation import Preparation
-from engine.data.prepare import preparation, quiet
+from engine.data.prepare import prepare_unchecked, quiet
 from engine.data.rendering import has_template, special_tokens
 from engine.data.tokenized import TokenizedRows
 from engine.data.tokens import Row
@@ -38,7 +38,7 @@ def inspect(
     `samples` are the first `rows` of each split, and under `noticed` the first that were truncated or have notes. For a
     sample longer than `max_tokens` only the ends are given. Raises UserError as `check` does.
     """
-    done = preparation(data, max_length, tokenizer, progress)
+    done = prepare_unchecked(data, max_length, tokenizer, progress)
     noticed = {name: _noticed(done.rows[name]) for name in SPLITS}
     specials = special_tokens(tokenizer)[0]
     shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}

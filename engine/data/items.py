@@ -11,6 +11,9 @@ from engine.data.conversation import Example
 from engine.data.keys import normalized
 from engine.data.tokens import Row
 
+FINAL_VALIDATION_ROWS = 512
+"""Maximum number of validation rows for the final loss: some data sets have ten thousand."""
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationItem:

@@ -43,7 +43,7 @@ class NearDuplicates:
     reason: str = ""
     """Why there is no count; '' if there is one."""
     _pending: list[tuple[str, str, bytes]] = field(default_factory=list)
-    """Side, text and prompt key of rows without a signature yet."""
+    """Split, text and prompt key of rows without a signature yet."""
     _characters: int = 0
     _rows: int = 0
     _common: np.ndarray | None = None

@@ -1,4 +1,6 @@
-"""Prepare rows for the model. `prepare` is for runs, `preparation` for reports."""
+"""Prepare rows for the model: `prepare` for runs, which refuses what cannot be trained on; `prepare_unchecked` for
+reports on it.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def prepare(
     Raises UserError for invalid data, and if more than 30% of the rows of a file (or given split) have no token in the
     loss or no training row is left.
     """
-    done = preparation(data, max_length, tokenizer, progress, split_version)
+    done = prepare_unchecked(data, max_length, tokenizer, progress, split_version)
     if refusal := refused(done):
         raise refusal
     return Prepared(
@@ -92,7 +94,7 @@ def prepare(
     )
 
 
-def preparation(
+def prepare_unchecked(
     data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
 ) -> Preparation:
     """`prepare` without refusing rows, for reports."""

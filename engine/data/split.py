@@ -1,4 +1,4 @@
-"""Assign rows to train, validation and test by their keys, before they are tokenized."""
+"""Assign rows to train, validation and test by their keys, which need no tokens."""
 
 from __future__ import annotations
 

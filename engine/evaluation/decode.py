@@ -13,7 +13,7 @@ from itertools import islice
 
 import torch
 
-from engine.config.batch_limits import PADDED_TOKENS, REFILL_FRACTION
+from engine.config.batch_limits import MAX_TOKENS, REFILL_FRACTION
 from engine.evaluation.forward import Forward, rows_without_padding
 from engine.evaluation.gradients import without_gradients
 from engine.evaluation.kv_cache import RunningCache
@@ -87,7 +87,7 @@ class Decoder:
     def _admit(self, free: int, batch: int) -> None:
         """Prefill the longest waiting prompts and predict their first tokens."""
         longest = len(self.waiting[-1].known)
-        count = min(free, len(self.waiting), max(1, PADDED_TOKENS[self.device] // longest))
+        count = min(free, len(self.waiting), max(1, MAX_TOKENS[self.device] // longest))
         group = list(islice(reversed(self.waiting), rows_without_padding(count, self.device)))
         if not self.running:
             self.cache = None  # unused from here on: free it before the next one is allocated

@@ -11,13 +11,13 @@ from engine.runs.result import MIN_ITEMS, Z_95, Interval
 
 RESAMPLES = 2000
 BLOCK = 1 << 16
-"""Row indices that are drawn at once."""
+"""Item indices that are drawn at once."""
 
 
-def score_interval(values: Sequence[float]) -> Interval:
-    """Bootstrap interval of scores between 0 and 1, widened if all rows have the same score."""
+def score_interval(values: Sequence[float], bounds: tuple[float, float] = (0.0, 1.0)) -> Interval:
+    """Bootstrap interval of the items' scores, widened if all are equal to one of the metric's bounds."""
     interval = bootstrap(values)
-    return interval.widened(values[0]) if len(set(values)) == 1 else interval
+    return interval.widened(values[0], bounds) if len(set(values)) == 1 else interval
 
 
 def paired_interval(
@@ -55,9 +55,9 @@ def _student_quantile(freedom: int) -> float:
 
 
 def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Interval:
-    """Weighted mean over rows with its percentile bootstrap interval (Efron 1979), resampling rows.
+    """Weighted mean over items with its percentile bootstrap interval (Efron 1979), resampling items.
 
-    `weights`: per row (answer tokens, for a loss per token). Fewer than two rows give no interval; a non-finite value
+    `weights`: per item (answer tokens, for a loss per token). Fewer than two items give no interval; a non-finite value
     gives no mean.
     """
     value = np.asarray(values, dtype=float)

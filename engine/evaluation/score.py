@@ -128,7 +128,7 @@ def summarize(items: Sequence[ScoredItem], metric: str, seconds: float) -> Score
     loss = bootstrap([item.nll / item.loss_weight for item in items], weights)
     scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
-        scores[name] = score_interval([(item.scores or {}).get(name, 0.0) for item in items])
+        scores[name] = score_interval([(item.scores or {}).get(name, 0.0) for item in items], metric_spec(name).bounds)
     needs_answers = bool(items) and metric_spec(metric).needs_answers
     score = scores.pop(metric) if needs_answers else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None

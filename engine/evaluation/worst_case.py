@@ -16,7 +16,7 @@ from engine.config.batch_limits import (
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
     MAX_DRAFT_TOKENS,
-    PADDED_TOKENS,
+    MAX_TOKENS,
     REFILL_FRACTION,
 )
 from engine.evaluation.attention import attention_by_group
@@ -70,7 +70,7 @@ def run_worst_case(
         if answers.choosing:
             _choose(forward, answers, pad, device, begin)
         else:
-            _generate(forward, answers, pad, device, together or PADDED_TOKENS[device], guessed, begin)
+            _generate(forward, answers, pad, device, together or MAX_TOKENS[device], guessed, begin)
 
 
 def _generate(

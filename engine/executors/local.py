@@ -19,7 +19,7 @@ DEFAULT_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 gradients in a second arena could not reuse the memory of freed activations (full fine-tuning of SmolLM2 on the CPU:
 3,440 -> 3,285 MiB)."""
 
-Worker = subprocess.Popen[bytes]
+StartedProcess = subprocess.Popen[bytes]
 
 
 def worker_command(module: str, folder: Path) -> list[str]:
@@ -27,7 +27,7 @@ def worker_command(module: str, folder: Path) -> list[str]:
     return [sys.executable, "-P", "-m", module, str(folder)]
 
 
-def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Worker:
+def start(module: str, folder: Path, log_file: Path, *arguments: str) -> StartedProcess:
     """Start `python -m MODULE FOLDER ARGUMENTS` in a new session, independent of this terminal.
 
     Its output goes to a file: a pipe that nobody reads would block it. Raises UserError where the folder is not

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from engine.config.batch_limits import PADDED_TOKENS
+from engine.config.batch_limits import MAX_TOKENS
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
@@ -195,7 +195,7 @@ def _answer(
     checked.defects += defects
     ends = _ends(job.artifact)
     checked.defects += _lost_end_tokens(tokenizer, scored, ends)
-    packing = Packing("padded", PADDED_TOKENS[device])
+    packing = Packing("padded", MAX_TOKENS[device])
     losses = item_losses(model, scored.items, packing, tokenizer.pad_token_id, device)
     metric = metric_spec(evaluation.metric)
     if not metric.needs_answers:

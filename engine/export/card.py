@@ -16,7 +16,7 @@ from engine.export.export_source import ExportSource
 from engine.methods.locate import locate
 from engine.runs.exports import ExportKind, Fidelity
 from engine.runs.fidelity_text import base_fact, fidelity_facts
-from engine.runs.frozen_config import FrozenRun, set_values
+from engine.runs.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.result import Result
 
 LICENSE_UNKNOWN = "other"
@@ -81,7 +81,7 @@ def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str
         "## Load and serve",
         _usage(fidelity, frozen),
         "## Configuration",
-        "```json\n" + json.dumps(set_values(frozen.config), indent=2, default=str) + "\n```",
+        "```json\n" + json.dumps(values_that_are_set(frozen.config), indent=2, default=str) + "\n```",
     ]
 
 

@@ -23,7 +23,7 @@ def mean_with_interval(items: Sequence[ScoredItem], metric: str) -> Interval | N
         return None
     values = values_of(items, metric)
     if metric_spec(metric).needs_answers:
-        return score_interval(values)
+        return score_interval(values, metric_spec(metric).bounds)
     return bootstrap(values, [item.loss_weight for item in items])
 
 

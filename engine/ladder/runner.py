@@ -50,7 +50,7 @@ class LadderRunner:
     """Runs that this process started or resumed; one set for all ladders of a sweep."""
     dropped: set[Path] = field(default_factory=set)
     """Runs that were stopped because their rung was excluded."""
-    workers: list[launch.Worker] = field(default_factory=list)
+    workers: list[launch.StartedProcess] = field(default_factory=list)
     """Processes on this machine, polled so that they do not stay zombies."""
     _saving: threading.Lock = field(default_factory=threading.Lock)
     """Guards the written state and `workers`: several threads can run entries."""
@@ -122,7 +122,7 @@ class LadderRunner:
         """Leave out an entry; its run is stopped if this process started it and follows it."""
         entry.status, entry.reason = "skipped", reason
         run = self.run_of(entry)
-        if entry.run and run.path in self.started and run.is_live():
+        if entry.run and run.path in self.started and run.is_active():
             self.dropped.add(run.path)  # its own thread stops it
         self.save()
 
@@ -244,7 +244,7 @@ class LadderRunner:
         if entry.status not in ("live", "skipped"):
             entry.status = "live"
             self.save()
-        while run.is_live() or (run.state() == "starting" and time.monotonic() < deadline):
+        while run.is_active() or (run.state() == "starting" and time.monotonic() < deadline):
             if self.stopping.requested and entry.reused and run.path not in self.started:
                 break
             if (self.stopping.requested or run.path in self.dropped) and not forwarded:

@@ -71,7 +71,7 @@ def seed_deviations(evidence: Sequence[SeedEvidence], median: float) -> list[Flo
 def unlike_the_others(evidence: Sequence[SeedEvidence]) -> list[bool]:
     """Whether a rung has fewer seeds than another one and a significantly larger variance than the others together.
 
-    One-sided F-test at LEVEL. A rung with one seed has no variance to test.
+    One-sided F-test at SIGNIFICANCE_LEVEL. A rung with one seed has no variance to test.
     """
     most = max((one.seeds for one in evidence), default=0)
     found = []

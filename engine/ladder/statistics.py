@@ -184,17 +184,7 @@ class MeanSamples:
         scores = self.scores[name]
         interval, values = self._interval(scores.mean, self.means[name], clip=True), scores.values
         all_equal = values.min() == values.max()
-        return self._widened(interval, float(values.flat[0])) if math.isfinite(self._range) and all_equal else interval
-
-    def _widened(self, interval: Interval, value: float) -> Interval:
-        """`Interval.widened` on the scale from 0 to 1."""
-        origin, scale = self.bounds[0], self._range
-        if interval.low is None or interval.high is None or interval.mean is None:
-            return interval
-        unit = [(number - origin) / scale for number in (interval.mean, interval.low, interval.high, value)]
-        wide = Interval(mean=unit[0], low=unit[1], high=unit[2], rows=interval.rows).widened(unit[3])
-        low, high = (origin + scale * (number or 0.0) for number in (wide.low, wide.high))
-        return Interval(mean=interval.mean, low=low, high=high, rows=interval.rows)
+        return interval.widened(float(values.flat[0]), self.bounds) if all_equal else interval
 
     def share(self, rung: str, reference: str) -> Interval:
         """rung / reference, at least 0. The caller makes sure that the reference's score is not near zero."""

@@ -112,10 +112,10 @@ def _held_back(group: set[str], refused: dict[str, str]) -> Iterator[tuple[str, 
 
 def _is_running(folder: Folder) -> bool:
     if isinstance(folder, LadderDir):
-        return folder.is_live() or any(probe.is_live() for probe in run_dir.iterate(folder.probes))
+        return folder.is_active() or any(probe.is_active() for probe in run_dir.iterate(folder.probes))
     if isinstance(folder, RunDir):
         return folder.state() in run_dir.ACTIVE or locks.is_in_use(folder.path)
-    return folder.is_live()
+    return folder.is_active()
 
 
 def _members(folder: Folder) -> set[str]:

@@ -99,7 +99,7 @@ def remove(item: StoredItem) -> bool:
 
 def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
     state = run.state()
-    live = RUNNING if run.is_live() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
+    live = RUNNING if run.is_active() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
     resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
     if run.checkpoints.exists():
         yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
@@ -131,11 +131,11 @@ def _cells(sweeps: list[SweepDir]) -> dict[str, SweepDir]:
 
 def _kept(one: ComparisonDir, sweep: SweepDir | None) -> str:
     """Why a ladder or sweep is not removed. A live sweep works on its ladders one after the other."""
-    if one.is_live():
+    if one.is_active():
         return RUNNING
     if sweep is None:
         return ""
-    return IN_USE if sweep.is_live() else f"it belongs to the sweep {sweep.name}"
+    return IN_USE if sweep.is_active() else f"it belongs to the sweep {sweep.name}"
 
 
 def _delete(item: StoredItem) -> None:

@@ -63,7 +63,7 @@ class ComparisonDir(Folder):
 
     def status_of(self, state: State) -> str:
         """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""
-        if self.is_live():
+        if self.is_active():
             return state.stage
         return "died" if state.status == "running" else state.status
 

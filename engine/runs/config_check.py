@@ -11,7 +11,7 @@ from engine.config.renamed_keys import EARLIER_VALUES, current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
-from engine.runs.frozen_config import DEVICE_KEYS, FrozenRun, set_values
+from engine.runs.frozen_config import DEVICE_KEYS, FrozenRun, values_that_are_set
 from engine.runs.run_dir import RunDir
 
 
@@ -22,7 +22,9 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
     """
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
-    changes = list(_changes(current_values(recorded)[0], set_values(frozen.config))) if recorded is not None else []
+    changes = (
+        list(_changes(current_values(recorded)[0], values_that_are_set(frozen.config))) if recorded is not None else []
+    )
     do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
     if changes:
         what = f"the configuration changed after the run started: {', '.join(changes)}"
@@ -36,7 +38,7 @@ def _changes(before: Flat, now: Flat) -> Iterator[str]:
     """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change,
     nor are other devices.
     """
-    defaults = set_values(Config()) | EARLIER_VALUES
+    defaults = values_that_are_set(Config()) | EARLIER_VALUES
     for key in sorted({*before, *now} - set(DEVICE_KEYS)):
         was, value = before.get(key), now.get(key)
         if was != value and not (key not in before and value == defaults.get(key)):

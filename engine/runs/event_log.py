@@ -20,7 +20,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 class EventLog:
-    """Appends events to `events.jsonl`, one write per event; the only writer of that file."""
+    """Appends events to `events.jsonl`, one write per event.
+
+    One writer at a time: the holder of the run's lock, or who failed to start it.
+    """
 
     def __init__(self, path: Path, started: float | None = None) -> None:
         """`started`: value of the monotonic clock from which `elapsed` is counted; None: now."""

@@ -1,4 +1,4 @@
-"""The events that a worker appends to `events.jsonl`, one JSON object per line.
+"""The events that a worker, or who starts one that cannot begin, appends to `events.jsonl`, one JSON object per line.
 
 Every event has `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
 started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a non-finite number is written as null.
@@ -147,7 +147,7 @@ class Plan(Event, tag="plan"):
     """Predicted peak of training: by the dry run, else by the formula."""
     predicted_evaluation: int | None = None
     measured: int | None = None
-    """Peak of the longest training batch, measured by the probe."""
+    """Peak of the two largest micro-batches, measured by the probe."""
     measured_evaluation: int | None = None
     probe_seconds: float | None = None
     """Duration of the probe."""
@@ -184,6 +184,7 @@ class Step(Event, tag="step"):
     loss: float | None
     """Mean over the answer tokens of the effective batch, in nats/token."""
     learning_rate: float
+    """Of the first parameter group; with LoRA+ that of the matrices A."""
     grad_norm: float | None
     """Before clipping."""
     tokens: Count
@@ -230,12 +231,13 @@ class Load(Event, tag="load"):
 
 
 class Eval(Event, tag="eval"):
-    """A held-out score; `low` and `high` are a bootstrap 95% confidence interval over rows."""
+    """A held-out score; `low` and `high` are a bootstrap 95% confidence interval over the items."""
 
     when: Literal["before", "during", "after"]
     split: Literal["validation", "test"]
     step: int
     rows: int
+    """Number of items."""
     loss: float | None
     loss_low: float | None = None
     loss_high: float | None = None

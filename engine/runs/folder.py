@@ -52,7 +52,7 @@ class Folder:
         """Whether a process holds the lock."""
         return locks.holder(self.lock_file) is not None
 
-    def is_live(self) -> bool:
+    def is_active(self) -> bool:
         """Whether a process works in it."""
         return self.is_locked()
 

@@ -96,7 +96,7 @@ def frozen_text(
     """The text of `run.toml`; the parameters are those of `LaunchFields`."""
     import tomli_w  # only needed to start a run
 
-    values = set_values(effective.config)
+    values = values_that_are_set(effective.config)
     section = {
         "preset": preset,
         "created": time.time(),
@@ -157,7 +157,7 @@ def _refuse_infinite(table: dict[str, Any]) -> None:
             raise ValueError(f"{key} is {value}")
 
 
-def set_values(config: Config) -> Flat:
+def values_that_are_set(config: Config) -> Flat:
     """The values of a configuration that are set, by dotted key."""
     return {key: value for key, value in flatten(config).items() if value is not None and value != {}}
 

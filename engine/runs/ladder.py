@@ -120,6 +120,7 @@ class Ladder(Struct, kw_only=True):
     estimates: list[RungDuration] = field(default_factory=list)
     entries: list[LadderEntry] = field(default_factory=list)
     rows: list[RungResult] = field(default_factory=list)
+    """One per rung and base, in the order of the table; not rows of data."""
     comparisons: list[Comparison] = field(default_factory=list)
     benchmarks: list[LadderBenchmark] = field(default_factory=list)
     """Empty without `evaluation.benchmarks`, and in older ladders."""

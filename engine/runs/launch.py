@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.config.errors import RunFailed, UserError
 from engine.executors import local, slurm
-from engine.executors.local import Worker as Worker
+from engine.executors.local import StartedProcess as StartedProcess
 from engine.executors.slurm_queue import queue
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
@@ -28,7 +28,7 @@ HELLO_SECONDS = 30.0
 """Time within which a started process has to appear."""
 
 
-def launch(run: RunDir) -> Worker | None:
+def launch(run: RunDir) -> StartedProcess | None:
     """Start or resume the worker of a run: its process on this machine, or None for a job that was submitted.
 
     Raises UserError where its configuration was edited after it was created or Slurm refuses the job.
@@ -41,12 +41,12 @@ def launch(run: RunDir) -> Worker | None:
     return start_process("engine", run.path, run.log_file)
 
 
-def launch_ladder(ladder: LadderDir | SweepDir) -> Worker:
+def launch_ladder(ladder: LadderDir | SweepDir) -> StartedProcess:
     """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
     earlier = ladder.state()
     process = start_process("engine.ladder", ladder.path, ladder.log_file)
     deadline = time.monotonic() + HELLO_SECONDS
-    while not ladder.is_live():
+    while not ladder.is_active():
         if process.poll() is not None:
             state = ladder.state()
             if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
@@ -60,13 +60,13 @@ def launch_ladder(ladder: LadderDir | SweepDir) -> Worker:
     return process
 
 
-def start_process(module: str, folder: Path, log_file: Path, *arguments: str) -> Worker:
+def start_process(module: str, folder: Path, log_file: Path, *arguments: str) -> StartedProcess:
     """As `local.start` does; raises UserError also where the lock folder cannot be used."""
     locks.lock_folder()
     return local.start(module, folder, log_file, *arguments)
 
 
-def wait_for_hello(run: RunDir, worker: Worker | None, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
+def wait_for_hello(run: RunDir, worker: StartedProcess | None, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
     """Return once the worker has written to the event log past `offset` bytes; at once for a submitted job.
 
     Raises RunFailed if it exits first.
@@ -87,7 +87,7 @@ def wait_for_hello(run: RunDir, worker: Worker | None, offset: int = 0, seconds:
         time.sleep(0.01)
 
 
-def _exit_reason(folder: Folder, worker: Worker) -> str:
+def _exit_reason(folder: Folder, worker: StartedProcess) -> str:
     record = end_record.read(folder.end_file)
     return record.reason if record else last_line(folder.log_file) or f"exit status {worker.returncode}"
 

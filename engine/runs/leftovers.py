@@ -98,7 +98,7 @@ def _has_died(run: str) -> bool:
 
 def _in_runs(runs: Path, opened: set[str]) -> Iterator[Leftover]:
     for owner in _folders(runs):
-        if owner.is_live():
+        if owner.is_active():
             continue
         for path in _temporary(owner.path, DEPTH):
             if not _in_use(path, opened):

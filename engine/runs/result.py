@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -22,22 +23,31 @@ MIN_ITEMS = 6
 
 
 class Interval(Struct, kw_only=True):
-    """A mean over rows with its bootstrap 95% confidence interval."""
+    """A mean over test items with its 95% confidence interval.
+
+    Of a run by bootstrap (`evaluation.intervals`), of a ladder over items and seeds (`ladder.statistics`).
+    """
 
     mean: float | None
     low: float | None
     high: float | None
     rows: int
+    """Number of items; the name is older than the term."""
 
-    def widened(self, all_alike: float) -> Interval:
-        """Widen the interval of scores that are all 0 or all 1, where the bootstrap has zero width.
+    def widened(self, all_alike: float, bounds: tuple[float, float]) -> Interval:
+        """Widen the interval of scores that all equal the metric's lower or upper bound, where it has zero width.
 
-        Uses Wilson's score interval (1927), which for n of n successes ends at n / (n + z²).
+        Uses Wilson's score interval (1927), which for n of n successes ends at n / (n + z²). Scores without a finite
+        bound stay as they are.
         """
-        if self.rows < 2 or self.low is None or self.high is None or all_alike not in (0.0, 1.0):
+        (least, greatest), extent = bounds, bounds[1] - bounds[0]
+        if self.rows < 2 or self.low is None or self.high is None:
             return self
-        nearest = Z_95**2 / (self.rows + Z_95**2)
-        low, high = (self.low, max(self.high, nearest)) if all_alike == 0 else (min(self.low, 1 - nearest), self.high)
+        if not math.isfinite(extent) or all_alike not in bounds:
+            return self
+        reach = extent * Z_95**2 / (self.rows + Z_95**2)
+        low = self.low if all_alike == least else min(self.low, greatest - reach)
+        high = max(self.high, least + reach) if all_alike == least else self.high
         return Interval(mean=self.mean, low=low, high=high, rows=self.rows)
 
     def negated(self) -> Interval:
@@ -47,10 +57,10 @@ class Interval(Struct, kw_only=True):
 
 
 class Score(Struct, kw_only=True):
-    """Scores of one model on the test rows."""
+    """Scores of one model on the test items."""
 
     loss: Interval
-    """Mean negative log-likelihood in nats per answer token; the interval resamples rows."""
+    """Mean negative log-likelihood in nats per answer token; the interval resamples items."""
     perplexity: float | None
     metric: str
     score: Interval

@@ -69,7 +69,7 @@ class RunDir(Folder):
         return self.path / "model"
 
     @property
-    def start(self) -> Path:
+    def start_model(self) -> Path:
         """The adapter or model that it starts from, kept from the run that `model.from_run` names."""
         return self.path / "start"
 
@@ -147,7 +147,7 @@ class RunDir(Folder):
                 return None
         return queue.state(job)
 
-    def is_live(self) -> bool:
+    def is_active(self) -> bool:
         """Whether a worker runs, or its job runs or waits."""
         return self.is_locked() or self._has_active_job()
 
@@ -196,7 +196,7 @@ def finished_result(run: RunDir, code: str) -> Result:
     if result is not None and result.status == "finished":
         return result
     state = result.status if result else run.state()
-    do = "wait until it has finished" if run.is_live() else f"run `ftbench resume {run.name}` first"
+    do = "wait until it has finished" if run.is_active() else f"run `ftbench resume {run.name}` first"
     raise UserError(f"the run is not finished: {state}", run.name, do, code)
 
 

@@ -22,6 +22,7 @@ class RentalPrice(Struct, kw_only=True):
 
     gpu: str
     memory: int
+    """Bytes."""
     price_per_hour: float
     currency: str
 
@@ -44,6 +45,7 @@ class RungResult(Struct, kw_only=True):
     score: Interval | None = None
     """The metric with its pointwise 95% interval over items and seeds."""
     by_seed: list[float] = field(default_factory=list)
+    """Mean score of each seed, in the order of `seeds`."""
     extra: dict[str, float] = field(default_factory=dict)
     """Means of secondary scores of the same answers."""
     ended: float | None = None

@@ -45,7 +45,7 @@ def artifact_of(name: str) -> tuple[str, Artifact] | None:
 
 
 class Rung(Struct, kw_only=True, frozen=True):
-    """One way to train: a method with its settings, except for seed and learning rate."""
+    """A method with its settings. Its runs replace the seed, and its learning-rate trials the rate."""
 
     name: str
     config: Config

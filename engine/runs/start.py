@@ -108,7 +108,7 @@ def resume_ladder(folder: LadderDir) -> None:
     """Start the process of a ladder again; finished runs are not repeated. Raises UserError if it is running."""
     check_utf8(str(folder.path))
     folder.plan()
-    if folder.is_live():
+    if folder.is_active():
         do = f"watch it with `ftbench attach {folder.name}`"
         raise UserError("already running", folder.name, do, code="ladder.already_running")
     launch.launch_ladder(folder)
@@ -139,7 +139,7 @@ def resume_sweep(folder: SweepDir) -> None:
     """Start the process of a sweep again; finished ladders are not repeated. Raises UserError if it is running."""
     check_utf8(str(folder.path))
     folder.plan()
-    if folder.is_live():
+    if folder.is_active():
         do = f"watch it with `ftbench attach {folder.name}`"
         raise UserError("already running", folder.name, do, code="sweep.already_running")
     launch.launch_ladder(folder)

@@ -60,7 +60,7 @@ def find_starting_run(config: Config) -> StartingRun | None:
     if result is None or result.status != "finished" or not any(run.model.glob("*.safetensors")):
         state = run.state()
         what = f"the run to start from has no {'model' if state == 'finished' else 'finished model'}: {state}"
-        do = "wait until it has finished" if run.is_live() else "choose a finished run with --from"
+        do = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
         raise UserError(what, run.name, do, "run.start_not_finished")
     _refuse_other_settings(config, frozen.config, run.name)
     return StartingRun(run, frozen, result)

@@ -102,7 +102,7 @@ def start_configured(run: RunDir) -> None:
 
 def start_tracker(
     run: RunDir, name: TrackerName, project: str | None = None, online: bool | None = None
-) -> launch.Worker:
+) -> launch.StartedProcess:
     """Start the process of one tracker in a new session; project and mode are the run's unless given."""
     files = TrackerFiles(run, name)
     locks.lock_folder()  # refused before a folder is created

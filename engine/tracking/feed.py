@@ -28,7 +28,7 @@ def feed(files: TrackerFiles, state: TrackerState, open_tracker: Callable[[], Tr
     tracker: Tracker | None = None
     seen = 0
     while True:
-        live = run.is_live()  # before reading: what the worker wrote until it exited is read
+        live = run.is_active()  # before reading: what the worker wrote until it exited is read
         for rows in _new_rows(builder, follower, last=not live):
             fresh = rows[max(0, state.rows - seen) :]
             seen += len(rows)

@@ -13,9 +13,9 @@ from engine.config.batch_limits import (
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
+    MAX_MASKED_TOKENS,
+    MAX_TOKENS,
     PACKED_MEAN_LENGTH,
-    PACKED_TOKENS,
-    PADDED_TOKENS,
     PackingMode,
 )
 from engine.config.method_specs import method_spec
@@ -129,9 +129,9 @@ def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool,
     mean = int(lengths_of(rows).sum()) / max(1, len(rows))
     packing = setting if setting != "auto" else "packed" if varlen or mean <= PACKED_MEAN_LENGTH else "padded"
     if packing == "padded":
-        return Packing("padded", PADDED_TOKENS[device])
+        return Packing("padded", MAX_TOKENS[device])
     mode: PackingMode = "shared_prefix" if packing == "shared_prefix" and segments else "packed"
-    return Packing(mode, (PADDED_TOKENS if varlen else PACKED_TOKENS)[device], segments)
+    return Packing(mode, (MAX_TOKENS if varlen else MAX_MASKED_TOKENS)[device], segments)
 
 
 def share_prefixes(

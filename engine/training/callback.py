@@ -23,7 +23,7 @@ class Callback(TrainerCallback):
         should_stop: Callable[[], bool],
         evaluate: Callable[[int], None],
         evaluate_every: int,
-        due: checkpoints.SaveSchedule,
+        due: checkpoints.SaveTimer,
         evaluated: Collection[int] = (),
     ) -> None:
         """`evaluated`: steps that an earlier worker of the run evaluated."""
@@ -51,7 +51,7 @@ class Callback(TrainerCallback):
         self.on_step(step, facts, self.rate)
         self.trainer.writer.report()
         last, ranks = step >= state.max_steps, self.trainer.ranks
-        stop, save = ranks.sums(self.should_stop(), ranks.is_first and self.due.now(step))
+        stop, save = ranks.sums(self.should_stop(), ranks.is_first and self.due.take_if_due(step))
         self.stopped = stop > 0 and not last
         control.should_save = self.stopped or last or save > 0
         control.should_training_stop = control.should_training_stop or self.stopped

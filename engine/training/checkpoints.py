@@ -204,14 +204,14 @@ def clear_unfinished(checkpoints: Path) -> None:
         remove_tree(folder, ignore_errors=True)
 
 
-class SaveSchedule:
+class SaveTimer:
     """When to save: every `every` steps, or for 0 every tenth of the run but at least 30 s apart."""
 
     def __init__(self, every: int, steps: int, min_seconds: float = 30.0) -> None:
         self.every, self.min_seconds = every or max(1, steps // 10), 0.0 if every else min_seconds
         self.last = time.monotonic()
 
-    def now(self, step: int) -> bool:
+    def take_if_due(self, step: int) -> bool:
         """Whether a checkpoint is due after this step; if so, restarts the interval."""
         if step % self.every or time.monotonic() - self.last < self.min_seconds:
             return False

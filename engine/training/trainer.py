@@ -40,6 +40,7 @@ class StepFacts:
     """Measurements of one optimizer step, read by the callbacks."""
 
     loss: float = 0.0
+    """Nats/token."""
     tokens: int = 0
     """Tokens of the step's rows."""
     computed_tokens: int = 0
@@ -47,6 +48,7 @@ class StepFacts:
     answer_tokens: int = 0
     seconds: float = 0.0
     grad_norm: float = 0.0
+    """Before clipping."""
 
 
 @dataclass
@@ -258,7 +260,7 @@ def training_arguments(
         max_steps=schedule.steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
-        learning_rate=train.learning_rate,
+        learning_rate=train.learning_rate,  # only recorded: the optimizer is given with its rate
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
         warmup_steps=round(train.warmup_ratio * schedule.steps),
         max_grad_norm=train.max_grad_norm,

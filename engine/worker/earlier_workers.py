@@ -27,7 +27,7 @@ class EarlierWorkers:
     optimizer: str = ""
     """The optimizer of the last of them."""
     before: Eval | None = None
-    """The score of the base model."""
+    """The score before training: of the base model, or of what the run starts from."""
     checkpoint: str = ""
     """Path of their last checkpoint in the run's directory."""
     evaluated: set[int] = field(default_factory=set)

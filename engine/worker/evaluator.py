@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config.metric_specs import metric_spec
-from engine.data.items import EvaluationItem, all_rows, sampled, sampled_rows
+from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
@@ -28,8 +28,6 @@ from engine.worker.run_context import RunContext
 
 LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
 """Validation prompts that are answered at each validation during training, and the maximum tokens of an answer."""
-FINAL_ROWS = 512
-"""Maximum number of validation rows for the final loss: some data sets have ten thousand."""
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Evaluator:
         config = self.run.config
         self.benchmarks = BenchmarkScorer(self.run, self.tokenizer)
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
-        self.validation = sampled_rows(self.rows.validation_items, FINAL_ROWS)
+        self.validation = sampled_rows(self.rows.validation_items, FINAL_VALIDATION_ROWS)
         if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
             self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":

@@ -44,7 +44,7 @@ from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.exit_status import RunOutcome, outcome_of
-from engine.worker.packing import chosen_packing
+from engine.worker.packing import decide_packing
 from engine.worker.parallelism import decide_sharding
 from engine.worker.run_context import RunContext
 from engine.worker.slots import limit_memory
@@ -165,7 +165,8 @@ def _load(
     run.is_sharded = decide_sharding(run, architecture)
     run.meters.model_begins()
     base = load_model(run)
-    evaluator.prepare(base, chosen_packing(run, base, evaluator, evaluator.tokenizer.pad_token_id))
+    packing = decide_packing(run, base, evaluator, evaluator.tokenizer.pad_token_id)
+    evaluator.prepare(base, packing)
     return base, add_started_adapter(run, base)
 
 

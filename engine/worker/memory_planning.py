@@ -15,6 +15,7 @@ from engine.config.automatic_optimizer import automatic_on_resume
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.evaluation.score import vocabulary_of
+from engine.memory.dry_run.data_rows import with_packing
 from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
@@ -44,6 +45,7 @@ def forecast_training(
     limit = min(run.ranks.all_gather(available_memory(run.meters))) if run.machine.device == "cuda" else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
+    config = with_packing(config, run.machine, evaluator.packing)
     architecture = config_of(config.model)
     return forecast_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
 

@@ -18,9 +18,11 @@ CHECKED_ROWS = 4
 """Rows whose losses are compared."""
 
 
-def chosen_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator, pad: int) -> Packing:
-    """The configured or automatic packing. If the model computes other losses with it than for single rows, a simpler
-    one is used, with a warning.
+def decide_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator, pad: int) -> Packing:
+    """The configured or automatic packing. If the model computes other losses with it than for single rows, which a
+    forward pass checks, a simpler one is used, with a warning.
+
+    Also switches the model to attention over segments if the packing has them, and sets `run.sharing`.
     """
     if not supports_logits_to_keep(model):
         text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"

@@ -33,7 +33,7 @@ def keep_start(run: RunContext, architecture: Any, rows: Prepared) -> None:
 
     Raises UserError if the other run was deleted, does not match, or was trained on another base model.
     """
-    if run.config.model.from_run is None or run.dir.start.is_dir():
+    if run.config.model.from_run is None or run.dir.start_model.is_dir():
         return
     starting = find_starting_run(run.config)
     assert starting is not None
@@ -45,7 +45,7 @@ def keep_start(run: RunContext, architecture: Any, rows: Prepared) -> None:
     if recorded.get("data") != rows.fingerprint:
         text = f"{name} was trained on other rows: whether test rows of this run are among them was not checked"
         run.warn("run.start_other_data", text)
-    with folder_atomically(run.dir.path / ".start.tmp", run.dir.start) as folder:
+    with folder_atomically(run.dir.path / ".start.tmp", run.dir.start_model) as folder:
         for file in sorted(starting.directory.model.iterdir()):
             if file.is_file():
                 _link_or_copy(file, folder / file.name)
@@ -66,7 +66,7 @@ def load_model(run: RunContext) -> torch.nn.Module:
     """
     config = run.config
     if starting_run_name(config) and method_spec(config.method).trains_weights:
-        config = with_settings(config, {"model.id": str(run.dir.start), "model.revision": None})
+        config = with_settings(config, {"model.id": str(run.dir.start_model), "model.revision": None})
     load = method(config.method).load
     if not run.is_sharded:
         model: torch.nn.Module = load(config, run.machine)
@@ -87,5 +87,5 @@ def add_started_adapter(run: RunContext, model: torch.nn.Module) -> torch.nn.Mod
     if not starting_run_name(config) or method_spec(config.method).trains_weights:
         return None
     adapted: torch.nn.Module = method(config.method).make_trainable(model, config)
-    load_adapter(adapted, run.dir.start)
+    load_adapter(adapted, run.dir.start_model)
     return adapted

@@ -29,7 +29,7 @@ from engine.worker.memory_planning import forecast_training, probe, reconcile_pr
 from engine.worker.run_context import RunContext
 from engine.worker.slots import refuse_small_slot
 
-FINAL_VALIDATION_ROWS = 128
+ROWS_DURING_TRAINING = 128
 """Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
 
 
@@ -145,7 +145,7 @@ def _copies(run: RunContext) -> bool:
 def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: BatchSchedule) -> Callback:
     """Log steps, save checkpoints and measure the validation loss."""
     settings = run.config.train
-    validation = sampled_rows(evaluator.validation, FINAL_VALIDATION_ROWS)
+    validation = sampled_rows(evaluator.validation, ROWS_DURING_TRAINING)
 
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
         run.log_step(step, facts, rate, schedule)
@@ -162,12 +162,13 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sch
         should_stop=lambda: run.stopping.requested,
         evaluate=evaluate,
         evaluate_every=(settings.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
-        due=checkpoints.SaveSchedule(settings.checkpoint_every, schedule.steps),
+        due=checkpoints.SaveTimer(settings.checkpoint_every, schedule.steps),
         evaluated=run.earlier.evaluated,
     )
 
 
 def _resume_point(run: RunContext) -> checkpoints.SavedCheckpoint | None:
+    """The latest complete checkpoint, None for a new run; warns of each incomplete one, which is skipped."""
     if not run.dir.checkpoints.exists():
         return None
     checkpoints.clear_unfinished(run.dir.checkpoints)

@@ -32,7 +32,7 @@ from engine.methods.optimizers import make_optimizer
 from engine.training.batches import BatchSchedule
 from engine.training.callback import Callback
 from engine.training.checkpoint_writer import HostCopy
-from engine.training.checkpoints import SavedCheckpoint, SaveSchedule
+from engine.training.checkpoints import SavedCheckpoint, SaveTimer
 from engine.training.collation import Packing
 from engine.training.guards import free_memory
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
@@ -103,7 +103,7 @@ def save(chosen: argparse.Namespace, folder: Path, how: str) -> dict[str, Any]:
         if step > 1:
             steps[any((folder / "checkpoints").glob(".writing-*"))].append(facts.seconds)
 
-    due = SaveSchedule(EVERY if how != "none" else STEPS + 1, STEPS)
+    due = SaveTimer(EVERY if how != "none" else STEPS + 1, STEPS)
     trainer.add_callback(Callback(trainer.hooks, trainer, on_step, lambda: False, lambda step: None, 0, due))
     with AnonymousMemory() as memory:
         started = time.monotonic()

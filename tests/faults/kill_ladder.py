@@ -71,7 +71,7 @@ def kill_many(
             lost += sum(read(path) != text for path, text in finished.items())
             finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
             time.sleep(0.3)
-            if not folder.is_live() and not has_ended(folder):
+            if not folder.is_active() and not has_ended(folder):
                 ftbench("resume", str(folder.path), "--detach")
             if terminal[0].poll() is not None:
                 terminal = open_terminal(runs, ["attach", str(folder.path)])
@@ -86,7 +86,7 @@ def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[byte
     """SIGKILL the ladder's process or its active run's, or close the terminal; 0 if it had ended already."""
     if victim == "terminal":
         return close(terminal)
-    live = next((run for entry in entries(folder) if (run := RunDir(folder.runs / entry)).is_live()), None)
+    live = next((run for entry in entries(folder) if (run := RunDir(folder.runs / entry)).is_active()), None)
     pid = folder.pid() if victim == "ladder" else live.pid() if live else None
     if pid is None:
         return 0
@@ -135,7 +135,7 @@ def read(path: str) -> bytes:
 
 def has_ended(folder: LadderDir) -> bool:
     state = folder.state()
-    return state is not None and state.status != "running" and not folder.is_live()
+    return state is not None and state.status != "running" and not folder.is_active()
 
 
 def wait_for(what: Callable[[], T | None], seconds: float = 600.0) -> T:

@@ -110,7 +110,7 @@ def kill_many(
                 counts[victim] += strike(victim, sandbox, folder, terminal)
             problems += [f"{path} was lost or repeated" for path, text in finished.items() if read(path) != text]
             finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
-            if not folder.is_live() and not has_ended(folder):
+            if not folder.is_active() and not has_ended(folder):
                 ftbench("resume", str(folder.path), "--detach")
             if terminal[0].poll() is not None:
                 terminal = open_terminal(runs, ["attach", str(folder.path)])

@@ -79,7 +79,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     launch(first)
     first.hang_up()
     run = user.run()
-    assert run.is_live()
+    assert run.is_active()
 
     second = user.open_bench((80, 24))
     second.wait("loss")
@@ -93,7 +93,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     second.wait("training", 120)
     second.press("q")
     assert second.leave() == 0
-    assert b"keeps running" in second.bytes and run.is_live()
+    assert b"keeps running" in second.bytes and run.is_active()
     assert second.bytes.rindex(b"\x1b[?1049l") > second.bytes.rindex(b"\x1b[?1049h")
 
     third = user.open_bench((160, 45))

@@ -96,7 +96,7 @@ def test_a_run_starts_although_nobody_reads_its_output(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     (run,) = run_dir.iterate(tmp_path)
-    assert process.returncode == 0 and run.is_live()
+    assert process.returncode == 0 and run.is_active()
     stop(run)
 
 

@@ -61,4 +61,4 @@ def test_a_disk_that_is_full_before_the_worker_starts(disk: Path) -> None:
     fill(disk, 0)
     with pytest.raises(RunFailed, match="No space left"):
         launch.wait_for_hello(run, launch.launch(run))
-    assert run.state() == "failed" and not run.is_live()
+    assert run.state() == "failed" and not run.is_active()

@@ -69,7 +69,7 @@ def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp
     assert terminal.leave() == 128 + number
     assert modes_left_on(terminal.bytes) == []
     assert f"{run.name} keeps running".encode() in terminal.bytes
-    assert run.is_live()
+    assert run.is_active()
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.02, 0.05, 0.1, 0.2])
@@ -118,7 +118,7 @@ def test_a_closed_terminal_ends_only_the_bench(controlling: bool, run: RunDir, t
     terminal.wait("training")
     terminal.read(0.5)
     terminal.hang_up()  # waits until the process has ended
-    assert run.is_live()
+    assert run.is_active()
 
 
 def test_a_terminal_that_is_not_read_does_not_prevent_the_end(run: RunDir, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_terminal_that_is_not_read_does_not_prevent_the_end(run: RunDir, tmp_p
     assert terminal.process.wait(120) == 128 + signal.SIGTERM
     os.close(terminal.ours)
     os.close(terminal.theirs)
-    assert run.is_live()
+    assert run.is_active()
 
 
 def test_no_mouse_option_never_enables_the_mouse(run: RunDir, tmp_path: Path) -> None:

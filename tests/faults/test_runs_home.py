@@ -62,7 +62,7 @@ def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) 
     launch(first)
     first.hang_up()
     (run,) = user.runs()
-    assert run.is_live() and run.started_in() == str(user.project)
+    assert run.is_active() and run.started_in() == str(user.project)
     assert list(user.project.iterdir()) == []
 
     second = user.log_in(user.elsewhere)

@@ -65,7 +65,7 @@ def test_the_worker_continues_and_attach_shows_everything(end: str, tmp_path: Pa
     else:
         os.kill(process.pid, signal.SIGHUP if end == "hangup" else signal.SIGKILL)
     time.sleep(0.5)
-    assert run.is_live()
+    assert run.is_active()
     if end == "close":
         process.kill()
     process.wait()
@@ -84,7 +84,7 @@ def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
     os.write(terminal, b"d\n")
     shown = drain(terminal, 120, until=b"detached")
     assert process.wait(120) == 0 and b"detached" in shown
-    assert run.is_live()
+    assert run.is_active()
     done = ftbench("stop", str(run.path))
     assert done.returncode == 0 and "stopped" in done.stdout
     wait_for_end(run)
@@ -99,7 +99,7 @@ def test_a_second_run_waits_for_the_device_and_then_starts(tmp_path: Path) -> No
     assert second.returncode == 0
     waiting = next(RunDir(path) for path in runs.iterdir() if path != running.path)
     wait_for(waiting, "phase", name="waiting")
-    assert waiting.is_live() and "waiting" in ftbench("runs", "--runs", str(runs)).stdout
+    assert waiting.is_active() and "waiting" in ftbench("runs", "--runs", str(runs)).stdout
     third = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs / "third"))
     assert third.returncode == 0
     canceled = RunDir(next((runs / "third").iterdir()))

@@ -96,7 +96,7 @@ def wait_for(run: RunDir, kind: str, seconds: float = 600, after: int = 0, **fie
 
 def wait_for_end(run: RunDir, seconds: float = 900) -> None:
     deadline = time.monotonic() + seconds
-    while run.is_live():
+    while run.is_active():
         assert time.monotonic() < deadline, "still running"
         time.sleep(0.02)
 
@@ -134,11 +134,11 @@ def losses(run: RunDir) -> dict[int, float]:
 def kill_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
     """Kill up to `longest` seconds after the first step of the current worker process, including while saving."""
     limit = time.monotonic() + 600
-    while run.is_live() and not _stepping(run):
+    while run.is_active() and not _stepping(run):
         assert time.monotonic() < limit, "no step"
         time.sleep(0.005)
     deadline = time.monotonic() + rng.uniform(0, longest)
-    while time.monotonic() < deadline and run.is_live():
+    while time.monotonic() < deadline and run.is_active():
         time.sleep(0.001)
     kill(run)
 

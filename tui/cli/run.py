@@ -137,7 +137,7 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
     if not json:
         say(f"stopping {run.name} after the current step …")
     deadline = time.monotonic() + seconds
-    while run.is_live():
+    while run.is_active():
         if time.monotonic() > deadline:
             text = f"{run.name} has not stopped after {seconds:.0f} s; see {run.log_file}"
             raise RunFailed(text, "run.stop_timeout")

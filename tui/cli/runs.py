@@ -67,7 +67,7 @@ def _sweep_cells(sweep: SweepDir) -> list[str]:
     except UserError:
         return [sweep.name, "damaged", "", "", directory]
     if state is None:
-        return [sweep.name, "starting" if sweep.is_live() else "not started", "", "", directory]
+        return [sweep.name, "starting" if sweep.is_active() else "not started", "", "", directory]
     done = sum(cell.status == "finished" for cell in state.cells)
     keys = ", ".join(axis.key for axis in state.axes)
     return [sweep.name, sweep.status_of(state), keys, f"{done}/{len(state.cells)}", directory]

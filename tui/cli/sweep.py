@@ -38,7 +38,7 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
     """Start a sweep and follow it."""
     first = cells[0][1]
     show_notices(first.notices, json)
-    check_disk([rung.config for _, plan in cells for rung in plan.rungs], runs)
+    check_disk([rung.config for _, plan in cells for rung in plan.rungs], runs, json)
     created: list[SweepDir] = []
     try:
         with interruptible(created):
@@ -93,7 +93,7 @@ def follow(folder: SweepDir, quiet: bool) -> Sweep:
         view = SweepView(folder, LadderView(first, display, quiet))
 
         def poll() -> tuple[Sweep | None, bool]:
-            live, state = folder.is_live(), folder.state()
+            live, state = folder.is_active(), folder.state()
             if state is not None and not quiet and (state.status == "running" or not live):
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live

@@ -73,7 +73,7 @@ def _log(run: RunDir, name: TrackerName, options: TrackOptions) -> dict[str, Any
     process = start_tracker(run, name, options.project, options.online)
     follows = False
     while process.poll() is None and not follows:
-        follows = run.is_live()
+        follows = run.is_active()
         time.sleep(POLL_SECONDS)
     state = files.state()
     failed = not follows and process.returncode != 0 and not state.error

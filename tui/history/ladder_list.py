@@ -53,7 +53,7 @@ def describe_ladder(folder: LadderDir) -> ListedLadder:
     except UserError as error:
         return ListedLadder(folder.name, "damaged", path, started_in=started_in, reason=error.line)
     if state is None:
-        status = "starting" if folder.is_live() else "not started"
+        status = "starting" if folder.is_active() else "not started"
         return ListedLadder(folder.name, status, path, started_in=started_in)
     work = state.work
     compared = [entry for entry in state.entries if entry.kind == "run"]

@@ -108,8 +108,8 @@ def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, in
         place = (places or {}).get(run.path)
         state = f"waiting, place {place}" if place else _progress(run, places is not None) or state
     config = frozen.config
-    seconds = _worked_seconds(run) if run.is_live() else None
-    end = None if run.is_live() else run.unwritten_end()
+    seconds = _worked_seconds(run) if run.is_active() else None
+    end = None if run.is_active() else run.unwritten_end()
     return RunSummary(
         run.name,
         state,

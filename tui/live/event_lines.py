@@ -130,7 +130,7 @@ def _test_score(event: events.Eval) -> str:
         else ""
     )
     return (
-        f"{event.when} training, {event.rows} test rows (95% CI): loss {four_digits(event.loss)} "
+        f"{event.when} training, {event.rows} test items (95% CI): loss {four_digits(event.loss)} "
         f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "
         f"perplexity {four_digits(event.perplexity)}{metric}{_answers(event)} ({duration(event.seconds)})"
     )

@@ -41,7 +41,7 @@ def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str]
         view = LadderView(folder, display, quiet, known)
 
         def poll() -> tuple[Ladder | None, bool]:
-            live, state = folder.is_live(), folder.state()
+            live, state = folder.is_active(), folder.state()
             if state is not None and (state.status == "running" or not live):  # else: written before the resume
                 view.show(state)
             return (None if live or state is None or state.status == "running" else state), live

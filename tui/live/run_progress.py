@@ -48,7 +48,7 @@ def follow(run: RunDir, offset: int = 0, quiet: bool = False) -> events.End:
             if job is not None and job.is_active:  # at its time limit the run stops, and its job is queued again
                 view.show_job(job)
                 return None, True
-            alive = news or run.is_live()
+            alive = news or run.is_active()
             return (view.end, True) if alive or view.end else (view.unwritten(run), False)
 
         return wait_for_end(run, display, poll, run_exited_message)

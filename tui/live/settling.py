@@ -12,5 +12,5 @@ SECONDS = 10.0
 def settle(run: RunDir, seconds: float = SECONDS) -> None:
     """Return when the worker has exited; the result is complete then."""
     deadline = time.monotonic() + seconds
-    while run.is_live() and time.monotonic() < deadline:
+    while run.is_active() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -25,7 +25,7 @@ RESTING_SECONDS = 1.0
 """Poll interval after the worker has exited and all is read: the run may be resumed."""
 READING_SECONDS = 0.02
 """Pause between two portions of a huge log, so that the screen stays responsive."""
-GONE_SECONDS = 0.75
+DEAD_SECONDS = 0.75
 """Seconds without a lock and without new events after which a worker counts as dead."""
 
 
@@ -55,7 +55,9 @@ class NewOutput(Message):
 
 @dataclass
 class Liveness(Message):
-    """Whether a worker holds the run's lock; `died`: it exited without an end, `gone`: the directory was deleted."""
+    """Whether the run is active (`RunDir.is_active`); `died`: it exited without an end, `gone`: its directory was
+    deleted.
+    """
 
     run: RunDir
     live: bool
@@ -144,10 +146,10 @@ class Watcher(threading.Thread):
             self.post(RunReadError(self.watched, text))
 
     def _post_liveness(self, news: bool) -> None:
-        live, now = self.watched.is_live(), time.monotonic()
+        live, now = self.watched.is_active(), time.monotonic()
         if live or news:
             self._last_sign = now
-        if not live and self._live is not False and now - self._last_sign < GONE_SECONDS:
+        if not live and self._live is not False and now - self._last_sign < DEAD_SECONDS:
             return
         gone = not live and not self.watched.path.exists()
         if (live, gone) != (self._live, self._gone):

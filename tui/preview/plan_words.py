@@ -181,7 +181,7 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
     overhead = "the CUDA context (estimated)" if device == "cuda" else "the process overhead"
     if device == "cuda" and any(method_plan.evaluation_batch.bound == "memory" for method_plan in plan.methods):
         yield "Evaluation uses a smaller batch where it does not fit, so only training decides what fits."
-    yield f"tight: less headroom than required (worst measured error + {overhead})."
+    yield f"tight: less headroom than required (largest measured underestimate + {overhead})."
     for method_plan in plan.methods:
         state = method_plan.best.pageable
         if 0 < shortfall(method_plan, plan.budget) <= state:

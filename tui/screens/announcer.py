@@ -63,7 +63,7 @@ class Announcer:
     def look_at_ladders(self) -> None:
         """Announce a ladder that has ended. Called once per second."""
         for name, ladder in list(self._ladders.items()):
-            if not ladder.is_live():
+            if not ladder.is_active():
                 del self._ladders[name]
                 self._screen.run_worker(lambda ladder=ladder: self._tell_ladder(ladder), thread=True, group="announce")
 

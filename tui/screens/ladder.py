@@ -48,7 +48,7 @@ def current_run(previous: CurrentRun | None, folder: LadderDir, ladder: Ladder) 
     """The run that the ladder is waiting for, None if there is none; `previous` is kept where it is that run."""
     live = (entry for entry in ladder.entries if entry.status == "live" and entry.kind != "export")
     run = next((entry.run for entry in live if entry.run), None)
-    if run is None or not folder.is_live():
+    if run is None or not folder.is_active():
         return None
     path = RunDir(folder.runs / run).events_file
     return previous if previous and previous.follower.path == path else CurrentRun(Follower(path), RunState(run))
@@ -104,7 +104,7 @@ class LadderScreen(BaseScreen[None]):
             self._show_only(_empty(app_keys(self)))
             return
         with contextlib.suppress(FileNotFoundError):
-            now = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_live())
+            now = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_active())
             if now == self.drawn:
                 self._show_current_run()
                 return
@@ -166,7 +166,7 @@ class LadderScreen(BaseScreen[None]):
         directory = folder.started_in()
         if directory not in ("", current_directory()):
             notes.append(visible(f"started in {tilde(directory)}"))
-        if state.status == "running" and not folder.is_live():
+        if state.status == "running" and not folder.is_active():
             notes.append(f"the ladder's process has ended: press {app_keys(self).of('ladder.resume')} to resume")
         return notes
 
@@ -181,7 +181,7 @@ class LadderScreen(BaseScreen[None]):
 
     def action_stop(self) -> None:
         folder = self.current()
-        if folder is None or not folder.is_live():
+        if folder is None or not folder.is_active():
             self.tell("no ladder is running", severity="warning")
             return
 

@@ -33,12 +33,12 @@ class LiveRuns:
         """Read the queue and the folder again."""
         self.turns = self._screen.queue()
         queued = {turn.run for turn in self.turns}
-        self.unqueued = [run for run in self._in_folder() if run.path not in queued and run.is_live()]
+        self.unqueued = [run for run in self._in_folder() if run.path not in queued and run.is_active()]
 
     def has_changed(self) -> bool:
         """Whether a `refresh` may find something else."""
         changed = self._screen.queue() != self.turns or self._has_new_run()
-        return changed or not all(run.is_live() for run in self.unqueued)
+        return changed or not all(run.is_active() for run in self.unqueued)
 
     def in_order(self) -> list[RunDir]:
         """Live runs of this folder: those that use a device, then those that wait, then those outside the queue."""
@@ -46,7 +46,7 @@ class LiveRuns:
 
         ours = sorted((turn for turn in self.turns if turn.run.parent == self._folder), key=lambda turn: turn.place)
         queued = [RunDir(turn.run) for turn in ours]
-        rest = [run for run in self._in_folder() if run not in queued and run.is_live()]
+        rest = [run for run in self._in_folder() if run not in queued and run.is_active()]
         return queued + sorted(rest, key=lambda run: run.name)
 
     def live(self) -> list[RunDir]:

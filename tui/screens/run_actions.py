@@ -27,12 +27,12 @@ class RunActions:
         """Stop after asking; the run may end meanwhile."""
         from engine.runs import launch
 
-        if run is None or not run.is_live():
+        if run is None or not run.is_active():
             self._screen.tell(NOTHING_RUNNING, severity="warning")
             return
 
         def answered(yes: bool | None) -> None:
-            if yes and run.is_live():
+            if yes and run.is_active():
                 self._signal(launch.stop, run)
 
         question = f"Stop {run.name}? It finishes its step and saves a checkpoint."
@@ -42,7 +42,7 @@ class RunActions:
         """Pause without asking: nothing is lost."""
         from engine.runs import launch
 
-        if run is None or not run.is_live():
+        if run is None or not run.is_active():
             self._screen.tell(NOTHING_RUNNING, severity="warning")
             return
         waits = any(turn.run == run.path and turn.place for turn in self._screen.queue())

@@ -26,7 +26,7 @@ class RunFollower:
         self._watcher: Watcher | None = None
         self.state: RunState | None = None
         self.live: bool | None = None
-        """Whether a worker is running; None until known."""
+        """Whether the run is active, as `RunDir.is_active`; None until known."""
         self.last_output: str | None = None
         """The last line that a worker printed before it exited without an `end` event; None for every other run."""
         self.deleted = False

@@ -93,7 +93,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
     def _can_change(self, run: RunDir) -> bool:
         line = self.lines.get(run.name)
         if line is not None and line.state == "died":  # it changes only if it is resumed
-            return run.is_live() or run.result_file.exists()
+            return run.is_active() or run.result_file.exists()
         return line is None or line.state not in SETTLED or not run.result_file.exists()
 
     def _fill(self, cursor: str = "") -> None:

@@ -22,7 +22,7 @@ FIX = "fix or uninstall the package"
 
 @dataclass(frozen=True)
 class BenchState:
-    """Everything the bench knows; handed to every pane when something has changed."""
+    """Everything the bench knows; handed to every pane about once per second, and at once after an urgent event."""
 
     runs: Path
     """The folder of runs."""

@@ -9,7 +9,8 @@ from typing import Any
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.files import expanded
-from engine.data.items import all_rows, sampled, sampled_rows
+from engine.config.preset import with_settings
+from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_rows
 from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run import step_tensors
@@ -24,8 +25,14 @@ from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
 """Maximum bytes of files read for a plan: 1 MiB takes 1 s on one core (GSM8K with SmolLM2's tokenizer)."""
-VALIDATION_ROWS = 512
-"""Maximum number of rows for the validation loss (`worker.evaluator.FINAL_ROWS`)."""
+
+
+def with_packing(config: schema.Config, machine: Machine, packing: Packing) -> schema.Config:
+    """The configuration with the packing that was chosen for the rows, which decides which tokens the formula counts.
+
+    With FlashAttention it stays `auto`, which also means that packed rows need no mask.
+    """
+    return config if uses_flash_attention(config, machine) else with_settings(config, {"train.packing": packing.mode})
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class DataWorkload:
         """The largest batches of a run with this configuration and micro-batch size."""
         rows = self.prepared
         scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
-        lost = all_rows([*sampled_rows(rows.validation_items, VALIDATION_ROWS), *scored])
+        lost = all_rows([*sampled_rows(rows.validation_items, FINAL_VALIDATION_ROWS), *scored])
         return WorstCaseBatches(
             packing=self.packing,
             step=longest_step(rows.train, self.schedule, 0, micro_batch, self.packing, config.train.devices),

@@ -13,10 +13,8 @@ from engine.config import schema
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
-from engine.config.preset import with_settings
-from engine.memory.dry_run.data_rows import DataWorkload, read_rows
+from engine.memory.dry_run.data_rows import DataWorkload, read_rows, with_packing
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
@@ -118,12 +116,8 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
 
 
 def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
-    """The configuration with the packing that the worker would choose for the data's rows, if they are known. With
-    FlashAttention it stays `auto`, which also means that packed rows need no mask.
-    """
-    if chosen.data is None or uses_flash_attention(config, chosen.data.machine):
-        return config
-    return with_settings(config, {"train.packing": chosen.data.packing.mode})
+    """The configuration with the packing that the worker would choose for the data's rows, if they are known."""
+    return config if chosen.data is None else with_packing(config, chosen.data.machine, chosen.data.packing)
 
 
 def _look(

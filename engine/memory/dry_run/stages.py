@@ -10,7 +10,7 @@ import torch
 from accelerate.utils.operations import convert_outputs_to_fp32
 
 from engine.config import schema
-from engine.config.batch_limits import PADDED_TOKENS
+from engine.config.batch_limits import MAX_TOKENS
 from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
 from engine.memory.dry_run.fake_model import allocate
 from engine.memory.dry_run.memory_tracker import MemoryTracker
@@ -120,7 +120,7 @@ def generate(model: torch.nn.Module, answers: WorstCaseAnswers, tracker: MemoryT
         tracker.stage = f"{ANSWERING}, {moment}"
         tracker.begin("cache")
 
-    run_worst_case(model, answers, 0, "cpu", together=PADDED_TOKENS[tracker.device], begin=begin)
+    run_worst_case(model, answers, 0, "cpu", together=MAX_TOKENS[tracker.device], begin=begin)
     tracker.end()
 
 

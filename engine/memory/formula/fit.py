@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from engine.config.batch_limits import HELD_OUT_ROWS, PACKED_MEAN_LENGTH, PACKED_TOKENS, PADDED_TOKENS
+from engine.config.batch_limits import HELD_OUT_ROWS, MAX_MASKED_TOKENS, MAX_TOKENS, PACKED_MEAN_LENGTH
 from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.memory.formula.allocator import with_pool
@@ -38,8 +38,8 @@ class LargestFit(Struct, frozen=True, kw_only=True):
 
 
 def margin(peak: int, budget: MemoryBudget, tier: Tier) -> int:
-    """Bytes that should stay free in addition to a predicted peak: the tier's worst measured error, plus the size of
-    what is guessed instead of predicted (the CUDA context on a GPU, the process itself on a CPU).
+    """Bytes that should stay free in addition to a predicted peak: the tier's largest measured underestimate, plus the
+    size of what is guessed instead of predicted (the CUDA context on a GPU, the process itself on a CPU).
     """
     return error_of(tier, budget.device).margin_for(peak) + budget.guessed
 
@@ -192,7 +192,7 @@ def _places(query: FitQuery, limit: int) -> list[int]:
     """Lengths after which a micro-batch has fewer rows or another packing, and the limit."""
     device: Device = query.budget.device
     places = {limit, PACKED_MEAN_LENGTH}
-    for tokens in (PACKED_TOKENS[device], PADDED_TOKENS[device]):
+    for tokens in (MAX_MASKED_TOKENS[device], MAX_TOKENS[device]):
         places |= {tokens // rows for rows in range(1, HELD_OUT_ROWS + 1)}
     return sorted(place for place in places if place <= limit)
 

@@ -12,7 +12,7 @@ from engine.config.batch_limits import (
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
     MAX_DRAFT_TOKENS,
-    PADDED_TOKENS,
+    MAX_TOKENS,
     REFILL_FRACTION,
     SPARE_CACHE_COLUMNS,
 )
@@ -34,7 +34,7 @@ def kv_cache_bytes(shape: Architecture, rows: int, columns: int, size: int) -> i
 
 def prefill_shape(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
     """The prompts of one prefill: a batch, limited by the tokens of a padded micro-batch."""
-    count = min(config.evaluation.batch, max(1, PADDED_TOKENS[device] // rows.prompted))
+    count = min(config.evaluation.batch, max(1, MAX_TOKENS[device] // rows.prompted))
     if metric_spec(config.evaluation.metric).picks_from_choices:
         count = config.evaluation.batch
     elif device == "cpu":  # the largest number of rows that needs no padding rows

@@ -29,7 +29,7 @@ class MeasuredError:
     """What predictions were compared with."""
 
     def margin_for(self, predicted: int) -> int:
-        """Bytes to leave free for a prediction that is as much too small as the worst one."""
+        """Bytes to leave free for a prediction that is as much too small as the largest underestimate."""
         return round(predicted / (1 - self.under)) - predicted
 
     @property

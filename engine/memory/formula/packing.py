@@ -10,9 +10,9 @@ from engine.config.batch_limits import (
     HELD_OUT_LOGITS,
     HELD_OUT_ROWS,
     HELD_OUT_TOKENS,
+    MAX_MASKED_TOKENS,
+    MAX_TOKENS,
     PACKED_MEAN_LENGTH,
-    PACKED_TOKENS,
-    PADDED_TOKENS,
     SHAPE_MULTIPLE,
     PackingMode,
 )
@@ -69,8 +69,8 @@ def _packing(rows: StepShape, setting: str, device: Device, segments: bool) -> t
     """(how rows are combined, maximum tokens of a micro-batch)."""
     packed = setting == "packed" or (setting == "auto" and (segments or rows.length <= PACKED_MEAN_LENGTH))
     if setting == "shared_prefix":
-        return ("shared_prefix", PADDED_TOKENS[device]) if segments else ("packed", PACKED_TOKENS[device])
-    limits = PACKED_TOKENS if packed and not segments else PADDED_TOKENS
+        return ("shared_prefix", MAX_TOKENS[device]) if segments else ("packed", MAX_MASKED_TOKENS[device])
+    limits = MAX_MASKED_TOKENS if packed and not segments else MAX_TOKENS
     return "packed" if packed else "padded", limits[device]
 
 

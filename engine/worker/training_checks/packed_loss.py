@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from engine.config.batch_limits import PADDED_TOKENS
+from engine.config.batch_limits import MAX_TOKENS
 from engine.config.quantities import rate
 from engine.data.tokens import Row
 from engine.evaluation.score import row_losses
@@ -31,7 +31,7 @@ def check_packed_loss(session: TrainingSession) -> TrainingCheck:
         text = f"rows are padded with {type(session.model).__name__}"
         return TrainingCheck(name=PACKED_LOSS, state="skipped", text=text)
     rows = [session.subject.rows[index] for index in session.schedule.indices(0)][:ROWS]
-    padded, alone = Packing("padded", PADDED_TOKENS[session.machine.device]), Packing("padded", 1)
+    padded, alone = Packing("padded", MAX_TOKENS[session.machine.device]), Packing("padded", 1)
     first, second = (_losses(session, rows, packing) for packing in (session.packing, padded))
     longest = max(len(row.input_ids) for row in rows)
     with plain_attention(session.model, longest):

@@ -19,7 +19,7 @@ from engine.config.schema import Data
 from engine.data import cache
 from engine.data.building import Builder
 from engine.data.preparation import Preparation
-from engine.data.prepare import preparation
+from engine.data.prepare import prepare_unchecked
 
 OTHER_MAP = {"prompt": "extra", "completion": "completion"}
 ROWS = [{"prompt": f"ask {n}", "completion": f"say {n % 7}", "extra": "x"} for n in range(60)]
@@ -54,7 +54,7 @@ def entries() -> list[Path]:
 
 
 def test_the_second_preparation_is_read_from_the_cache_and_equal(data: Data, built: list[str]) -> None:
-    one, other = preparation(data, 64, tokenizer()), preparation(data, 64, tokenizer())
+    one, other = prepare_unchecked(data, 64, tokenizer()), prepare_unchecked(data, 64, tokenizer())
     assert len(built) == 1 and same(one, other)
     assert other.left_out("train") == one.left_out("train") and not other.notices
     (entry,) = entries()
@@ -63,15 +63,15 @@ def test_the_second_preparation_is_read_from_the_cache_and_equal(data: Data, bui
 
 def test_the_name_and_time_of_a_file_do_not_matter_but_its_content_does(data: Data, built: list[str]) -> None:
     path = Path(data.id)
-    preparation(data, 64, tokenizer())
+    prepare_unchecked(data, 64, tokenizer())
     os.utime(path, (1, 1))
-    preparation(data, 64, tokenizer())
+    prepare_unchecked(data, 64, tokenizer())
     assert len(built) == 1
     status = path.stat()
     path.write_text(path.read_text().replace("say 3", "say 4"))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
-    changed = preparation(data, 64, tokenizer())
+    changed = prepare_unchecked(data, 64, tokenizer())
     assert len(built) == 2 and "say 3" not in set(changed.rows["train"].targets())
 
 
@@ -87,8 +87,8 @@ def test_the_name_and_time_of_a_file_do_not_matter_but_its_content_does(data: Da
 )
 def test_other_settings_or_another_tokenizer_are_prepared_again(data: Data, built: list[str], change: Any) -> None:
     asked = (data, 64, tokenizer())
-    preparation(*asked)
-    preparation(*change(*asked))
+    prepare_unchecked(*asked)
+    prepare_unchecked(*change(*asked))
     assert len(built) == 2
 
 
@@ -107,23 +107,23 @@ def test_files_that_change_while_they_are_read_are_refused_and_not_cached(
 
     monkeypatch.setattr(Builder, "_assign", changing)
     with pytest.raises(UserError) as caught:
-        preparation(data, 64, tokenizer())
+        prepare_unchecked(data, 64, tokenizer())
     assert caught.value.code in ("data.changed_while_read", "data.invalid_json") and not entries()
 
 
 def test_other_code_of_the_preparation_prepares_again(
     data: Data, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    preparation(data, 64, tokenizer())
+    prepare_unchecked(data, 64, tokenizer())
     monkeypatch.setattr("engine.data.cache_key.code_fingerprint", lambda: "other")
-    preparation(data, 64, tokenizer())
+    prepare_unchecked(data, 64, tokenizer())
     assert len(built) == 2
 
 
 @pytest.mark.parametrize("file", ["ids.bin", "text.bin", "split.bin", "meta.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
 def test_a_damaged_entry_is_reported_and_prepared_again(data: Data, built: list[str], file: str, damage: str) -> None:
-    one = preparation(data, 64, tokenizer())
+    one = prepare_unchecked(data, 64, tokenizer())
     path = entries()[0] / file
     content = path.read_bytes()
     middle = len(content) // 2
@@ -135,10 +135,10 @@ def test_a_damaged_entry_is_reported_and_prepared_again(data: Data, built: list[
     path.unlink()
     if damage in damaged:
         path.write_bytes(damaged[damage])
-    again = preparation(data, 64, tokenizer())
+    again = prepare_unchecked(data, 64, tokenizer())
     assert len(built) == 2 and same(one, again)
     assert [notice.code for notice in again.notices] == ["data.cache_damaged"]
-    assert same(preparation(data, 64, tokenizer()), one) and len(built) == 2
+    assert same(prepare_unchecked(data, 64, tokenizer()), one) and len(built) == 2
 
 
 @pytest.mark.parametrize("kind", ["file", "read-only", "full"])
@@ -156,7 +156,7 @@ def test_without_a_place_for_the_cache_data_is_prepared_and_a_notice_says_so(
             raise OSError(30 if kind == "read-only" else 28, "no place")
 
         monkeypatch.setattr(failing, fail)
-    done = preparation(data, 64, tokenizer())
+    done = prepare_unchecked(data, 64, tokenizer())
     assert [notice.code for notice in done.notices] == ["data.not_cached"]
     assert len(done.rows["train"]) > 40 and done.rows["train"][0].target
     assert kind == "file" or not folder.exists() or not list(folder.iterdir())
@@ -167,17 +167,17 @@ def test_the_least_recently_used_entries_are_removed_above_the_limit(
 ) -> None:
     sets = [Data(id=str(write_jsonl(tmp_path / f"{n}.jsonl", ROWS[n:]))) for n in range(4)]
     for number, one in enumerate(sets[:3]):
-        preparation(one, 64, tokenizer())
+        prepare_unchecked(one, 64, tokenizer())
         newest = max(entries(), key=lambda path: path.stat().st_ctime_ns)
         os.utime(newest / "meta.json", (1000 + number, 1000 + number))
     size = sum(file.stat().st_size for file in entries()[0].iterdir())
-    preparation(sets[0], 64, tokenizer())  # used again: now the second is the oldest
+    prepare_unchecked(sets[0], 64, tokenizer())  # used again: now the second is the oldest
     monkeypatch.setattr(cache, "limit", lambda root, used: int(3.5 * size))
-    preparation(sets[3], 64, tokenizer())
+    prepare_unchecked(sets[3], 64, tokenizer())
     assert len(built) == 4 and len(entries()) == 3
-    preparation(sets[0], 64, tokenizer())
+    prepare_unchecked(sets[0], 64, tokenizer())
     assert len(built) == 4
-    preparation(sets[1], 64, tokenizer())
+    prepare_unchecked(sets[1], 64, tokenizer())
     assert len(built) == 5
 
 
@@ -188,12 +188,12 @@ def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(
         (folder / "ids.bin").write_bytes(b"x")
         for path in (folder / "ids.bin", folder):
             os.utime(path, (time.time() - age, time.time() - age))
-    preparation(data, 64, tokenizer())
+    prepare_unchecked(data, 64, tokenizer())
     assert [path.name for path in entries() if path.name.startswith(".")] == [".tmp-new"]
 
 
 def prepare_in_child(data: Data, end: Any) -> None:
-    done = preparation(data, 64, tokenizer())
+    done = prepare_unchecked(data, 64, tokenizer())
     end.send((done.facts.fingerprint, [notice.code for notice in done.notices]))
 
 
@@ -206,15 +206,15 @@ def test_processes_that_prepare_the_same_at_once_end_with_one_entry(data: Data) 
         context.Process(target=prepare_in_child, args=(data, theirs)).start()
         ends.append(ours)
     found = {json.dumps(end.recv()) for end in ends}
-    assert found == {json.dumps((preparation(data, 64, tokenizer()).facts.fingerprint, []))}
+    assert found == {json.dumps((prepare_unchecked(data, 64, tokenizer()).facts.fingerprint, []))}
     for child in multiprocessing.active_children():
         child.join()
     assert len(entries()) == 1
 
 
 def test_rows_outlive_the_removal_of_their_entry(data: Data) -> None:
-    done = preparation(data, 64, tokenizer())
-    again = preparation(data, 64, tokenizer())
+    done = prepare_unchecked(data, 64, tokenizer())
+    again = prepare_unchecked(data, 64, tokenizer())
     expected = list(done.rows["train"])
     shutil.rmtree(cache.cache_folder())
     assert list(again.rows["train"]) == expected == list(done.rows["train"])
@@ -224,9 +224,9 @@ def test_a_template_that_writes_the_date_is_prepared_again_on_another_day(
     data: Data, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dated = tokenizer("{% set d = strftime_now('%d %b') %}" + CHATML)
-    preparation(data, 64, dated)
-    preparation(data, 64, dated)
+    prepare_unchecked(data, 64, dated)
+    prepare_unchecked(data, 64, dated)
     assert len(built) == 1
     monkeypatch.setattr("engine.data.cache_key.time.strftime", lambda *form: "2000-01-01")
-    preparation(data, 64, dated)
+    prepare_unchecked(data, 64, dated)
     assert len(built) == 2

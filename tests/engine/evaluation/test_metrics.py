@@ -126,8 +126,13 @@ def test_twenty_rows_with_equal_scores_have_an_interval(score: float, low: float
     assert found.mean == score and (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
-def test_equal_scores_between_0_and_1_are_not_widened() -> None:
+def test_only_equal_scores_at_a_finite_bound_are_widened() -> None:
     assert score_interval([0.5] * 20).low == 0.5 and score_interval([1.0]).low is None
+    ten = score_interval([10.0] * 20, (0.0, 10.0))
+    assert (ten.low, ten.high) == pytest.approx((8.389, 10.0), abs=1e-3)
+    for value in (0.0, 1.0):
+        found = score_interval([value] * 20, (0.0, float("inf")))
+        assert (found.low, found.high) == (value, value)
 
 
 @pytest.mark.parametrize("rows", [2, 50, 3_000])

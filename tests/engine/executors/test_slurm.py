@@ -68,13 +68,13 @@ def test_a_job_gives_the_scores_of_the_same_run_on_this_machine(tmp_path: Path) 
     after = [result.after for result in results if result and result.after]
     assert after[0].score == after[1].score and after[0].loss == after[1].loss
     assert job.job() is not None and local.job() is None
-    assert job.state() == "finished" and not job.is_live()
+    assert job.state() == "finished" and not job.is_active()
 
 
 def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resumed(busy: None, tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *UNPROBED, *SLURM)
     until(lambda: describe(run).state == "pending: Resources")
-    assert run.is_live() and not run.is_locked()
+    assert run.is_active() and not run.is_locked()
     with pytest.raises(UserError) as error:
         resume_run(run)
     assert error.value.code == "run.already_running"
@@ -184,7 +184,7 @@ def test_a_job_that_never_ran_and_is_gone_is_named(busy: None, tmp_path: Path) -
     assert job is not None
     command("scancel", job.id)
     slurm_queue.queue.refresh()
-    until(lambda: not run.is_live())
+    until(lambda: not run.is_active())
     until(lambda: run.state() == "died", 30)
     assert describe(run).reason == f"Slurm job {job.id} was cancelled"
 

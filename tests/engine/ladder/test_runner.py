@@ -61,7 +61,7 @@ class Started(Exception):
     """Raised instead of starting a worker for the run in its argument."""
 
 
-def refuse_to_start(run: RunDir) -> launch.Worker:
+def refuse_to_start(run: RunDir) -> launch.StartedProcess:
     raise Started(run)
 
 

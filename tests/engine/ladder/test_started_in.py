@@ -28,7 +28,7 @@ def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
     folder = ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}, probe=False))
     assert folder.started_in() == folder.plan().started_in == str(project)
 
-    def refuse(run: RunDir) -> launch.Worker:
+    def refuse(run: RunDir) -> launch.StartedProcess:
         raise Started
 
     monkeypatch.chdir(folder.path)

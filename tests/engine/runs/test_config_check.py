@@ -25,7 +25,7 @@ from engine.runs.start import resume_run
 def run(tmp_path: Path) -> RunDir:
     """A run whose worker wrote `hello` and was killed."""
     made = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 4}))
-    config = frozen_config.set_values(run_dir.read_frozen(made).config)
+    config = frozen_config.values_that_are_set(run_dir.read_frozen(made).config)
     EventLog(made.events_file).write(Hello(pid=1, host="h", version="0", config=config))
     return made
 
@@ -67,7 +67,7 @@ def test_a_key_that_was_removed_or_added_is_a_change(run: RunDir) -> None:
 
 def test_every_key_is_compared() -> None:
     """A key that is added to the schema is compared too: nothing lists them."""
-    recorded = frozen_config.set_values(Config())
+    recorded = frozen_config.values_that_are_set(Config())
     assert set(recorded) == {key for key, value in flatten(Config()).items() if value is not None and value != {}}
 
 
@@ -110,7 +110,7 @@ def test_a_run_of_an_earlier_version_resumes_without_comparison(run: RunDir) -> 
 
 
 def test_a_new_key_at_its_default_is_not_a_change(run: RunDir) -> None:
-    config = frozen_config.set_values(run_dir.read_frozen(run).config)
+    config = frozen_config.values_that_are_set(run_dir.read_frozen(run).config)
     del config["train.probe"]
     run.events_file.unlink()
     EventLog(run.events_file).write(Hello(pid=1, host="h", version="0", config=config))

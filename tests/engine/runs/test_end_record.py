@@ -54,7 +54,7 @@ def test_the_record_is_the_result_if_there_is_no_other(run: RunDir) -> None:
     end_record.write(run.end_file, RECORD)
     result = run.result()
     assert result is not None and (result.status, result.reason) == ("failed", RECORD.reason)
-    assert "training" not in run.state() and run.state() == "failed" and not run.is_live()
+    assert "training" not in run.state() and run.state() == "failed" and not run.is_active()
     assert describe(run).reason == RECORD.reason
     lock = locks.acquire(run.lock_file, str(os.getpid()))
     assert lock is not None

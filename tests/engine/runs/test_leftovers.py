@@ -193,7 +193,7 @@ def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: li
     for one in found:
         if one.kind in ("lock", "ticket"):
             held.append(locks.acquire(one.path, f"{os.getpid()} x"))
-        elif one.owner is not None and not one.owner.is_live():
+        elif one.owner is not None and not one.owner.is_active():
             held.append(locks.acquire(one.owner.lock_file, str(os.getpid())))
         elif one.owner is None:
             os.utime(one.path)

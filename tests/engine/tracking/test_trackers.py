@@ -170,7 +170,7 @@ def test_the_configured_trackers_start_with_the_run_and_a_failing_one_does_not_s
     made = made_run(tmp_path / "other")
     log = made.events_file.read_bytes()
 
-    def stand_in(run: RunDir) -> launch.Worker:
+    def stand_in(run: RunDir) -> launch.StartedProcess:
         code = "import sys; open(sys.argv[1], 'wb').write(open(sys.argv[2], 'rb').read())"
         return subprocess.Popen([sys.executable, "-c", code, str(run.events_file), str(made.events_file)])
 

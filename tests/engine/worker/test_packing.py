@@ -15,7 +15,7 @@ from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.training import varlen_attention
-from engine.worker.packing import chosen_packing
+from engine.worker.packing import decide_packing
 
 SHORT = (
     *("--set", "train.steps=2", "--set", "train.evaluate_every=2", "--set", "data.validation=0.005"),
@@ -74,6 +74,6 @@ def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pyte
         config=config, machine=this_machine(), sharing=None, warn=lambda code, text: warned.append(f"{code}: {text}")
     )
     monkeypatch.setattr(varlen_attention, "_forward", refuse)
-    chosen = chosen_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)
+    chosen = decide_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)
     assert (chosen.mode, chosen.segments) == ("packed", False)
     assert len(warned) == 1 and warned[0].startswith("model.packing_unsupported") and "head size 20" in warned[0]

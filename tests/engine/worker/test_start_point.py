@@ -101,7 +101,7 @@ def test_a_run_resumes_after_its_starting_run_was_deleted(first: RunDir, tmp_pat
     second = next(run for run in iterate(Path(home)) if run.name != copy.name)
     until(lambda: any(event["type"] == "step" for event in events_of(second.path)))
     stop(second)
-    assert (second.start / "adapter_model.safetensors").exists()
+    assert (second.start_model / "adapter_model.safetensors").exists()
     shutil.rmtree(copy.path)
     done = ftbench("resume", second.name, "--runs", home, "--json")
     assert done.returncode == 0, done.stderr

@@ -54,7 +54,7 @@ def test_a_resumed_ladder_whose_process_dies_does_not_show_its_old_end(
     made.write_state(state)
     time.sleep(0.01)
 
-    def die(*_: object) -> launch.Worker:
+    def die(*_: object) -> launch.StartedProcess:
         made.log_file.write_text("no module named torch\n")
         return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
 
@@ -118,13 +118,13 @@ def test_a_resumed_ladder_does_not_show_the_stage_in_which_it_was_stopped(
     made, state = made_ladder(tmp_path)
     lives = iter([True, False])
 
-    def is_live(_: object) -> bool:
+    def is_active(_: object) -> bool:
         live = next(lives)
         state.stage, state.status = ("tuning", "stopped") if live else ("done", "finished")
         made.write_state(state)
         return live
 
-    monkeypatch.setattr(folder.Folder, "is_live", is_live)
+    monkeypatch.setattr(folder.Folder, "is_active", is_active)
     follow_ladder(made)
     assert "trying learning rates" not in capsys.readouterr().out
     state.stage, state.status = "tuning", "stopped"

@@ -139,7 +139,7 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
 
     app = play(runs, leave)
     (run,) = run_dir.iterate(runs)
-    assert run.is_live() and app.return_value is not None and run.name in app.return_value
+    assert run.is_active() and app.return_value is not None and run.name in app.return_value
 
     async def come_back(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.step)
@@ -149,7 +149,7 @@ def test_leaving_detaches_and_reopening_finds_the_run(tmp_path: Path) -> None:
         await pilot.press("y")
         await wait_for(pilot, lambda: "stopped" in shown(app, "status"))
         assert "resume" in shown(app, "status")
-        await wait_for(pilot, lambda: not run.is_live())
+        await wait_for(pilot, lambda: not run.is_active())
 
     play(runs, come_back)
     assert run.state() == "stopped"

@@ -115,7 +115,7 @@ def test_a_run_is_repeated_with_its_frozen_configuration(tmp_path: Path) -> None
         assert app.bench.follower.run is not None
         assert run_dir.read_frozen(app.bench.follower.run).config == run_dir.read_frozen(run).config
         launch.stop(app.bench.follower.run)
-        await wait_for(pilot, lambda: app.bench.follower.run and not app.bench.follower.run.is_live())
+        await wait_for(pilot, lambda: app.bench.follower.run and not app.bench.follower.run.is_active())
 
     play(tmp_path, story)
 
@@ -156,9 +156,9 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
         await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
         assert not first.paused_file.exists()
         for run in (third, first, second):
-            if run.is_live():
+            if run.is_active():
                 launch.stop(run)
-        await wait_for(pilot, lambda: not any(run.is_live() for run in (first, second, third)))
+        await wait_for(pilot, lambda: not any(run.is_active() for run in (first, second, third)))
 
     play(tmp_path / "runs", story, (160, 45))
 
@@ -171,7 +171,7 @@ def test_a_paused_run_is_shown_and_resumes_from_its_checkpoint(tmp_path: Path) -
         assert run is not None
         await pilot.press("p")
         await wait_for(pilot, lambda: "paused" in shown(app, "status"))
-        await wait_for(pilot, lambda: not run.is_live())
+        await wait_for(pilot, lambda: not run.is_active())
         assert run.paused_file.exists() and run.state() == "stopped"
         await pilot.press("u")
         await wait_for(

@@ -138,15 +138,15 @@ def _effective(name: str, method: str | None, overrides: Flat, given_by: str) ->
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
     given = with_absolute_paths(overrides, working_directory())
-    relative = _relative_with_rate(preset, method) if method and RATE not in given else None
-    if relative is None:
+    sibling = _sibling_with_rate(preset, method) if method and RATE not in given else None
+    if sibling is None:
         return resolve(preset, method, given, given_by)
-    rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], method: relative.values[RATE]}
+    rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], method: sibling.values[RATE]}
     found = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given, given_by)
-    return replace(found, origins={**found.origins, RATE: f"preset {relative.name}"})
+    return replace(found, origins={**found.origins, RATE: f"preset {sibling.name}"})
 
 
-def _relative_with_rate(preset: Preset, method: str) -> Preset | None:
+def _sibling_with_rate(preset: Preset, method: str) -> Preset | None:
     """The preset of the same family for another method, where this preset has one learning rate for its own method.
 
     `mine-lora` and `mine-qlora` for the same model are a family: the rate of `mine-qlora` suits QLoRA.
@@ -155,14 +155,14 @@ def _relative_with_rate(preset: Preset, method: str) -> Preset | None:
     if method == own or not isinstance(preset.values.get(RATE), float | int):
         return None
     name = f"{preset.name.removesuffix(f'-{own}')}-{method}"
-    relative = next((one.preset for one in list_presets() if one.name == name), None)
-    if relative is None or relative.values.get("model.id") != preset.values.get("model.id"):
+    sibling = next((one.preset for one in list_presets() if one.name == name), None)
+    if sibling is None or sibling.values.get("model.id") != preset.values.get("model.id"):
         return None
-    rate = relative.values.get(RATE)
+    rate = sibling.values.get(RATE)
     rate = rate.get(method) if isinstance(rate, dict) else rate
-    if rate is None or relative.values.get("method", Config().method) != method:
+    if rate is None or sibling.values.get("method", Config().method) != method:
         return None
-    return replace(relative, values={**relative.values, RATE: rate})
+    return replace(sibling, values={**sibling.values, RATE: rate})
 
 
 def with_absolute_paths(values: Flat, folder: Path) -> Flat:

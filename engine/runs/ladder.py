@@ -14,7 +14,7 @@ from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
 from engine.runs.rung_results import Comparison, LadderSummary, RungResult, VerdictSentence
 
-WAITING = ("planned", "live")
+WITHOUT_OUTCOME = ("planned", "live")
 """Statuses of entries without an outcome."""
 
 
@@ -57,7 +57,7 @@ class LadderEntry(Struct, kw_only=True):
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to do. A stopped run is resumed with the ladder."""
-        return self.status not in (*WAITING, "stopped")
+        return self.status not in (*WITHOUT_OUTCOME, "stopped")
 
 
 class SharedWork(Struct, kw_only=True):

@@ -32,12 +32,21 @@ LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
 
 @dataclass
 class Evaluator:
-    """Scores the base model and the tuned model on the same items; `evaluation.when` selects which of them."""
+    """Scores the base model and the tuned model on the same items; `evaluation.when` selects which of them.
+
+    Training takes its rows and packing from here, so that both losses are computed alike.
+    """
 
     run: RunContext
     tokenizer: PreTrainedTokenizerBase
     rows: Prepared
+    packing: Packing = field(init=False)
+    """Set by `prepare`, as is `scorer`."""
+    scorer: Scorer = field(init=False)
     test: list[EvaluationItem] = field(init=False)
+    validation: list[EvaluationItem] = field(init=False)
+    prompts: list[str] = field(init=False)
+    """The text of each test item's prompt."""
     benchmarks: BenchmarkScorer = field(init=False)
     choices: Choices | None = None
     general: list[Row] = field(init=False, default_factory=list)

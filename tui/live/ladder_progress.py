@@ -12,7 +12,7 @@ from engine.config.text import amount, shortened
 from engine.runs import score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower
-from engine.runs.ladder import WAITING, Ladder, LadderEntry
+from engine.runs.ladder import WITHOUT_OUTCOME, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.rung_results import RungResult
@@ -98,7 +98,7 @@ class LadderView:
 
     def _print_entry(self, entry: LadderEntry) -> None:
         key = (entry.rung, entry.kind, entry.seed, entry.learning_rate, entry.status)
-        if entry.status in WAITING or key in self.printed:
+        if entry.status in WITHOUT_OUTCOME or key in self.printed:
             return
         self.printed.add(key)
         reused = ", reused from an earlier run" if entry.reused else ""

@@ -54,7 +54,7 @@ class CurveView:
             return None
         return float(state.step.steps) if self.earlier else reach(span[1], state.step.steps)
 
-    def column(self, width: int) -> float | None:
+    def steps_per_column(self, width: int) -> float | None:
         """Steps per column while the curve grows; None for a finished one."""
         span, until = self.series.span(), self.until()
         return (until - span[0]) / max(1, width) if span and until else None

@@ -119,7 +119,7 @@ class LossPane(Rows):
         step = float(state.step.step) if state.step else 0.0
         view = (id(state), state.end, state.phase, state.sampled, len(state.validation.buckets))
         drawn = (view, self.view, self.log_axis, self.smoothing, self.earlier, self.content_size)
-        if drawn == self._drawn and (column := losses.column(self.content_size.width)):
+        if drawn == self._drawn and (column := losses.steps_per_column(self.content_size.width)):
             waited = now - self._drawn_at
             if waited < MIN_SECONDS or (step - self._drawn_step < column and waited < MAX_SECONDS):
                 return False

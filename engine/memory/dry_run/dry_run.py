@@ -79,15 +79,15 @@ def dry_run(
         varlen_attention.enable(model)
     pattern = layer_pattern(model, _checkpointing(config, machine))
     try:
-        seen = _see(model, pattern, work, without, machine, vocabulary)
+        peaks = _peaks(model, pattern, work, without, machine, vocabulary)
     except DATA_DEPENDENT as error:
         what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
         do = "use the formula (--quick), or run a few steps on the machine itself"
         raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
-    return with_copy(_estimate(seen, config, machine, rows, work), config)
+    return with_copy(_estimate(peaks, config, machine, rows, work), config)
 
 
-def _see(
+def _peaks(
     model: Any,
     pattern: LayerPattern | None,
     work: StepTensors,
@@ -97,15 +97,15 @@ def _see(
 ) -> DryRunPeaks:
     """Peaks of the complete model, extrapolated from two shallow models if its layers are identical."""
 
-    def of(bare: Any) -> DryRunPeaks:
+    def peaks_of(bare: Any) -> DryRunPeaks:
         return _run(trainable(bare, config, machine), pattern, work, config, machine, vocabulary)
 
     if pattern is not None:
-        few, more = (of(shallow(model, pattern, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
+        few, more = (peaks_of(shallow(model, pattern, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
         found = extrapolate(few, more, pattern.periods)
         if found is not None:
             return found
-    return of(model)
+    return peaks_of(model)
 
 
 def _run(

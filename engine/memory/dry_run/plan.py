@@ -76,8 +76,12 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     scale = FormulaCorrection()
     for config in question.configs:
         progress(f"dry run of {config.method}")
-        qlora = (_laid_out(question.qlora, chosen), scale) if question.qlora and config.method != QLORA.name else None
-        found = _look(_laid_out(config, chosen), chosen, subject, qlora)
+        qlora = (
+            (_with_chosen_packing(question.qlora, chosen), scale)
+            if question.qlora and config.method != QLORA.name
+            else None
+        )
+        found = _method_plan(_with_chosen_packing(config, chosen), chosen, subject, qlora)
         scale = FormulaCorrection.of(found.formula, found.dry_run) if config.method == QLORA.name else scale
         methods.append(found)
     return MemoryPlan(
@@ -115,12 +119,12 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
     return PlannedRows(read.worst_case(config, config.train.batch).rows(), "data", data=read)
 
 
-def _laid_out(config: schema.Config, chosen: PlannedRows) -> schema.Config:
+def _with_chosen_packing(config: schema.Config, chosen: PlannedRows) -> schema.Config:
     """The configuration with the packing that the worker would choose for the data's rows, if they are known."""
     return config if chosen.data is None else with_packing(config, chosen.data.machine, chosen.data.packing)
 
 
-def _look(
+def _method_plan(
     config: schema.Config,
     chosen: PlannedRows,
     subject: PlannedModel,

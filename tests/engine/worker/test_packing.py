@@ -9,14 +9,21 @@ from typing import Any
 import pytest
 from command import events_of, ftbench, only_run
 
+from engine.config.catalog import CATALOG
 from engine.config.schema import Config, Train
 from engine.data.prepare import prepare
+from engine.memory.dry_run.data_rows import with_packing
+from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.formula import formula
 from engine.methods import method
-from engine.methods.machine import this_machine
+from engine.methods.machine import Machine, this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.training import varlen_attention
+from engine.training.collation import Packing
 from engine.worker.packing import decide_packing
 
+CPU = Machine("cpu", "a CPU", bf16=False, flash_attention=False)
+FLASH = Machine("cuda", "a GPU", bf16=True, flash_attention=True)
 SHORT = (
     *("--set", "train.steps=2", "--set", "train.evaluate_every=2", "--set", "data.validation=0.005"),
     *("--set", "evaluation.when=never", "--set", "train.probe=false"),
@@ -58,6 +65,15 @@ def test_where_prefixes_are_not_shared_the_reason_is_a_warning(
     events = run_of(tmp_path, "demo-schema", *settings)
     assert of_type(events, "plan")[-1]["packing"] == packing
     assert [event["code"] for event in of_type(events, "warning")] == [code] * bool(code)
+
+
+def test_the_formula_counts_the_tokens_of_the_packing_that_was_chosen() -> None:
+    shape, rows = CATALOG["smollm2-135m"].shape, StepShape(count=8, length=500, answer=20, shared=430)
+    config, chosen = Config(method="lora"), Packing("shared_prefix", 2048, True)
+    shared = with_packing(config, CPU, chosen)
+    peaks = [formula(one, shape, "cpu", rows).training.total for one in (config, shared)]
+    assert shared.train.packing == "shared_prefix" and peaks[1] < 0.8 * peaks[0]
+    assert with_packing(config, FLASH, Packing("packed", 2048)).train.packing == "auto"
 
 
 def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

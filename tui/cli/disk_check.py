@@ -14,7 +14,7 @@ from tui.cli.errors import show_notices
 from tui.preview.disk import free_disk
 
 
-def check_disk(configs: Sequence[Config], runs: Path, json: bool = False) -> None:
+def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
     """Raise UserError where the runs home is not writable or smaller than the formula's estimate for `configs`.
 
     Warns if little would be left.

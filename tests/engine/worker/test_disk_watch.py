@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -53,10 +54,12 @@ def test_a_launch_warns_if_little_would_be_left(
 ) -> None:
     config = resolve_preset("demo-lora", None, {}).config
     free(monkeypatch, 10 << 30)
-    check_disk([config], tmp_path / "runs")
+    check_disk([config], tmp_path / "runs", json=False)
     assert capsys.readouterr().err == ""
     free(monkeypatch, 1 << 30)
-    check_disk([config], tmp_path / "runs")
+    check_disk([config], tmp_path / "runs", json=False)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: low disk space: ") and line.endswith("[disk.low]") and "estimated" in line
+    check_disk([config], tmp_path / "runs", json=True)
+    assert json.loads(capsys.readouterr().err)["warning"]["code"] == "disk.low"
     assert low_disk_notice(None, 3 << 30, tmp_path) is None

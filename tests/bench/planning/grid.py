@@ -39,6 +39,11 @@ SHAPES: dict[str, Any] = {
         num_key_value_heads=1, head_dim=64, sliding_window=128, max_position_embeddings=2048,
         query_pre_attn_scalar=64, **COMMON,
     ),
+    "Gemma 3, small": transformers.Gemma3TextConfig(  # for the tests
+        vocab_size=8192, hidden_size=128, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=1, head_dim=32, sliding_window=128, max_position_embeddings=2048,
+        query_pre_attn_scalar=32, **COMMON,
+    ),
     "GPT-2": transformers.GPT2Config(
         vocab_size=8192, n_positions=2048, n_embd=256, n_layer=6, n_head=8, bos_token_id=1, eos_token_id=2,
         pad_token_id=0,

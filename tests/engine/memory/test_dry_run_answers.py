@@ -25,7 +25,7 @@ from planning.measure import MACHINE, answering_apart, measured_apart
 
 def test_predicted_generation_memory_matches_with_windows() -> None:
     """Without windows: `test_predicted_peaks_equal_the_allocators`."""
-    one = case("Gemma 3", "qlora", False, 128, 2)
+    one = case("Gemma 3, small", "qlora", False, 128, 2)
     check_answering(one, dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one))
 
 

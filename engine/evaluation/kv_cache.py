@@ -6,6 +6,7 @@ new tensor at each token, and cannot add or remove rows in place; its StaticCach
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -118,7 +119,7 @@ class _RunningLayer(DynamicLayer):
 
     def __init__(self, rows: RunningCache) -> None:
         super().__init__()
-        self.rows = rows
+        self.rows = weakref.proxy(rows)  # which has the layers: a cycle would stay until the next garbage collection
         self.is_initialized = True
 
     def update(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -21,9 +23,12 @@ from small_models import (
     random_prompts,
     texts,
 )
+from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from engine.evaluation.attention import NAME, attention_by_group, sdpa_by_group
+from engine.evaluation.kv_cache import RunningCache
+from engine.evaluation.prefill import PrefillResult
 from engine.training.guards import OutOfMemory
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
@@ -147,3 +152,20 @@ def test_grouped_attention_equals_sdpa() -> None:
     for shape in (mask, mask[:1], None):
         expected, _ = sdpa_attention_forward(layer, query, key, value, shape, scaling=0.3)
         torch.testing.assert_close(sdpa_by_group(layer, query, key, value, shape, scaling=0.3)[0], expected)
+
+
+def test_a_cache_that_is_dropped_is_freed_without_garbage_collection() -> None:
+    """Else the next batch's cache would be allocated next to it, where all rows end at the same time."""
+    cache = RunningCache(2, 2, "cpu")
+    keys = torch.ones(2, 1, 4, 8)
+    read = PrefillResult(torch.zeros(2, 3), DynamicCache(), torch.ones(2, 4, dtype=torch.long), [4, 4])
+    for layer in range(2):
+        read.cache.update(keys, keys, layer)
+    cache.admit(read, range(2))
+    kept = weakref.ref(cache.layers[0].keys)
+    gc.disable()
+    try:
+        del cache
+        assert kept() is None
+    finally:
+        gc.enable()

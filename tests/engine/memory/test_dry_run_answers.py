@@ -31,7 +31,7 @@ def test_predicted_generation_memory_matches_with_windows() -> None:
 
 def test_real_generation_stays_below_the_prediction() -> None:
     """Sixteen prompts, eight at a time, all with answers of maximum length."""
-    one = case("Qwen2, tied head", "lora", False, 128, 2)
+    one = case("Qwen2, small", "lora", False, 128, 2)
     plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
     assert plan.answering
     assert answering_apart(one, 16) <= 1.02 * plan.answering.total

@@ -42,12 +42,14 @@ _BODY = """\
 
 # Slurm sends USR1 to this shell before the time limit. The worker answers to USR1 and TERM alike: it finishes the step,
 # saves a checkpoint and exits. After USR1 the job is queued again, and the worker resumes from the checkpoint.
-limit=
-trap 'limit=reached; kill -USR1 "$worker"' USR1
-trap 'kill -TERM "$worker"' TERM
+limit= worker= early=
+tell() {{ if [ -n "$worker" ]; then kill -"$1" "$worker"; else early=$1; fi; }}
+trap 'limit=reached; tell USR1' USR1
+trap 'tell TERM' TERM
 
 {command} &
 worker=$!
+[ -n "$early" ] && kill -"$early" "$worker"  # a signal that came before the line above
 while :; do
   wait "$worker"
   status=$?

@@ -106,12 +106,24 @@ def test_signals_reach_the_worker_and_only_the_time_limit_queues_again(
     assert not requeued.exists() or requeued.read_text().split() == ["requeue", "17"]
 
 
+def test_a_signal_before_the_shell_knows_the_worker_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker may be ready first: on a busy machine the shell can be stopped right after it has started it."""
+    meanwhile = "while ! [ -e ready ]; do sleep 0.05; done; kill -TERM $$\nworker=$!"
+    assert started(tmp_path, monkeypatch, change=("worker=$!", meanwhile)).wait(60) == 0
+    assert (tmp_path / "signal").read_text() == "SIGTERM"
+
+
 def test_the_exit_status_is_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert started(tmp_path, monkeypatch, "end").wait(60) == 3
 
 
-def started(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> subprocess.Popen[bytes]:
-    """The script in a shell, with a stand-in for the worker and one for scontrol that records its words."""
+def started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str, change: tuple[str, str] = ("", "")
+) -> subprocess.Popen[bytes]:
+    """The script in a shell, with a stand-in for the worker and one for scontrol that records its words.
+
+    `change`: a line of the script and what replaces it.
+    """
     (folder / "worker.py").write_text(WORKER)
     scontrol = folder / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -119,7 +131,9 @@ def started(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> subpr
     scontrol.chmod(0o755)
     command = [sys.executable, str(folder / "worker.py"), *words]
     monkeypatch.setattr(slurm_script, "worker_command", lambda module, run: command)
-    (folder / "job.sbatch").write_text(script(folder, folder / "engine.log", Executor(name="slurm")))
+    text = script(folder, folder / "engine.log", Executor(name="slurm"))
+    assert change[0] in text
+    (folder / "job.sbatch").write_text(text.replace(*change, 1))
     environment = {**os.environ, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     return subprocess.Popen(["bash", "job.sbatch"], cwd=folder, env=environment)
 

@@ -87,8 +87,8 @@ class Train(Section, frozen=True):
     batch: Annotated[int, Meta(ge=1, le=65536)] = 16
     """Effective batch size: rows per optimizer step."""
     micro_batch: Positive | Literal["auto"] = "auto"
-    """Micro-batch size: rows per forward pass, fewer where they exceed 2,048 tokens on a CPU and 65,536 on a GPU; auto:
-    as large as memory allows, halved on out-of-memory errors. Gradient accumulation keeps the effective batch size."""
+    """Micro-batch size: rows per forward pass, fewer where long rows exceed the limit on its tokens; auto: as large as
+    memory allows, halved on out-of-memory errors. Gradient accumulation keeps the effective batch size."""
     learning_rate: Rate = 2e-4
     """Peak learning rate. In a preset also a table by method: { qlora = 2e-4, lora = 2e-4, full = 2e-5 }."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

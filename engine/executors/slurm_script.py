@@ -42,14 +42,14 @@ _BODY = """\
 
 # Slurm sends USR1 to this shell before the time limit. The worker answers to USR1 and TERM alike: it finishes the step,
 # saves a checkpoint and exits. After USR1 the job is queued again, and the worker resumes from the checkpoint.
-limit= worker= early=
-tell() {{ if [ -n "$worker" ]; then kill -"$1" "$worker"; else early=$1; fi; }}
-trap 'limit=reached; tell USR1' USR1
-trap 'tell TERM' TERM
+limit= worker= pending=
+send() {{ if [ -n "$worker" ]; then kill -"$1" "$worker"; else pending=$1; fi; }}
+trap 'limit=reached; send USR1' USR1
+trap 'send TERM' TERM
 
 {command} &
 worker=$!
-[ -n "$early" ] && kill -"$early" "$worker"  # a signal that came before the line above
+[ -n "$pending" ] && kill -"$pending" "$worker"  # a signal that arrived before the worker's id was known
 while :; do
   wait "$worker"
   status=$?

@@ -114,20 +114,21 @@ def test_no_process_survives_its_parent(how: signal.Signals, pace: str, tmp_path
     assert (folder / "interrupted").exists() == (how == signal.SIGINT)
 
 
+EARLIER: set[int] = set()
+"""Process ids of children that existed before the test: some of other tests may still be ending."""
+
+
 @pytest.fixture(autouse=True)
-def of_other_tests() -> Iterator[None]:
-    """Leave out child processes of tests that ran before in this process, some of which may still be ending."""
-    OF_OTHERS.update(child.pid for child in psutil.Process().children())
+def earlier_children() -> Iterator[None]:
+    EARLIER.update(child.pid for child in psutil.Process().children())
     yield
-    OF_OTHERS.clear()
-
-
-OF_OTHERS: set[int] = set()
+    EARLIER.clear()
 
 
 def children() -> list[psutil.Process]:
-    mine = (child for child in psutil.Process().children() if child.pid not in OF_OTHERS)
-    return [child for child in mine if "resource_tracker" not in " ".join(child.cmdline())]
+    """Child processes that the test has started."""
+    own = (child for child in psutil.Process().children() if child.pid not in EARLIER)
+    return [child for child in own if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 120) -> bool:

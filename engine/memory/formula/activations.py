@@ -13,6 +13,7 @@ from engine.config.method_specs import method_spec
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device
 from engine.memory.formula.packing import MicroBatchShape
+from engine.memory.formula.special_cases import COMPOSED_GELU
 from engine.memory.formula.weights_and_state import FLOAT32, adapted, adapts_experts
 
 
@@ -66,17 +67,48 @@ def layer_temporaries(
     layer adds float32 to bf16); for QLoRA the dequantized weight.
     """
     width = max(_mlp(shape), shape.hidden)
-    work = batch.tokens * width * 3 * size
-    if not method_spec(config.method).trains_weights and config.adapter.dora and size != FLOAT32:
-        work += (
-            batch.tokens
-            * width
-            * FLOAT32
-            * (3 if device == "cpu" and not method_spec(config.method).quantizes_base else 2)
-        )
+    work = batch.tokens * width * 3 * size + _dora_copies(shape, config, batch, size, device)
     if method_spec(config.method).quantizes_base:
-        work += max((linear.inputs * linear.outputs for linear in shape.linears()), default=0) * size
+        work += _largest_weight(shape) * size
     return work
+
+
+def inference_temporaries(
+    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
+) -> int:
+    """Temporary bytes of a decoder layer that runs without gradients, while its MLP runs.
+
+    - Four of size d: the residual before and after attention, its norm, and the output.
+    - Gate, factor and their product of size f, without a gate one less, but four in a GELU of elementary operations;
+      one more for the output of an adapter, with DoRA its float32 copies. For QLoRA, the dequantized weight next to
+      two of them, if that is more.
+    - Experts: four for each expert of a token, of size d: their inputs, outputs, and these weighted and in order.
+    """
+    adapter = not method_spec(config.method).trains_weights and not config.adapter.dora
+    residual = 4 * shape.hidden
+    mlp = _mlp(shape) * ((3 if shape.gated or shape.experts else 2) + adapter)
+    if not shape.gated and not shape.experts and shape.activation in COMPOSED_GELU:
+        mlp = max(mlp, 4 * _mlp(shape))
+    if shape.experts:
+        mlp = max(mlp, (4 + adapter) * shape.experts_used * shape.hidden)
+    work = batch.tokens * (residual + mlp)
+    if method_spec(config.method).quantizes_base:
+        work = max(work, batch.tokens * (residual + 2 * _mlp(shape)) + _largest_weight(shape))
+    return work * size + _dora_copies(shape, config, batch, size, device)
+
+
+def _largest_weight(shape: Architecture) -> int:
+    """Elements of the largest linear layer of a decoder layer."""
+    return max((linear.inputs * linear.outputs for linear in shape.linears()), default=0)
+
+
+def _dora_copies(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device) -> int:
+    """Bytes of float32 copies of the largest linear layer's output with DoRA."""
+    spec = method_spec(config.method)
+    if spec.trains_weights or not config.adapter.dora or size == FLOAT32:
+        return 0
+    copies = 3 if device == "cpu" and not spec.quantizes_base else 2
+    return batch.tokens * max(_mlp(shape), shape.hidden) * FLOAT32 * copies
 
 
 def loss_bytes(

@@ -22,6 +22,7 @@ from engine.config.method_specs import method_spec, uses_autocast
 from engine.memory.formula import generation, special_cases
 from engine.memory.formula.activations import (
     held_out_loss_bytes,
+    inference_temporaries,
     layer_temporaries,
     loss_bytes,
     mask_bytes,
@@ -176,7 +177,8 @@ def _answering(work: FormulaInputs, rows: StepShape) -> int:
 
 def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer."""
-    plain = layer_temporaries(work.shape, work.config, batch, work.size, work.device)
+    temporaries = layer_temporaries if training else inference_temporaries
+    plain = temporaries(work.shape, work.config, batch, work.size, work.device)
     if work.accumulator:
         plain += work.accumulator * special_cases.accumulated_elements(work.shape, work.config, batch, training)
     return plain + special_cases.temporary_bytes(work.shape, work.config, batch, training)

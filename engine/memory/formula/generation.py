@@ -69,8 +69,11 @@ def moments(
     whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
     step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
+    copied = kept // shape.layers  # of a layer's keys and values, while they are admitted to the cache of all places
+    admitted = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
     found = [
         (begun + kept, read),
+        (admitted + kept + copied, _pass(0, 0)),
         (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
         (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
     ]

@@ -116,13 +116,15 @@ def test_a_job_whose_node_dies_is_queued_again_and_resumes(slurm: Sandbox, tmp_p
 def test_a_job_at_its_time_limit_is_queued_again_and_followed_to_the_end(tmp_path: Path) -> None:
     settings = ["train.steps=40" if word == "train.steps=12" else word for word in UNPROBED]
     run = start(tmp_path / "runs", *settings, *SLURM)
+    followed = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, text=True)
+    assert followed.stdout is not None
+    said = followed.stdout.readline()  # it follows the run before the signal
     wait_for(run, "step")
     job = run.job()
     assert job is not None
-    followed = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, text=True)
     command("scancel", "--batch", "--signal=USR1", job.id)  # what Slurm sends before the limit
-    said, _ = followed.communicate(timeout=600)
-    assert followed.returncode == 0 and "stopped" in said and "is pending" in said and "resumed" in said
+    said += followed.stdout.read()
+    assert followed.wait(600) == 0 and "stopped" in said and "is pending" in said and "resumed" in said
     assert len([event for event in events_of(run.path) if event["type"] == "hello"]) == 2
     assert run.job() == job and len(losses(run)) == 40 and run.state() == "finished"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,8 @@ from engine.data.tokens import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.formula.formula import formula
+from engine.methods.machine import Machine
 from engine.training import batches
 from engine.training.collation import Packing
 
@@ -21,6 +24,8 @@ sys.path.insert(0, str(BENCH))
 from planning.answering import check_answering
 from planning.grid import SHAPES, case
 from planning.measure import MACHINE, answering_apart, measured_apart
+
+GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 
 
 def test_predicted_generation_memory_matches_with_windows() -> None:
@@ -35,6 +40,21 @@ def test_real_generation_stays_below_the_prediction() -> None:
     plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
     assert plan.answering
     assert answering_apart(one, 16) <= 1.02 * plan.answering.total
+
+
+@pytest.mark.parametrize("machine", [MACHINE, GPU], ids=["cpu", "cuda"])
+@pytest.mark.parametrize("method", ["qlora", "lora", "full"])
+def test_the_formula_gives_the_evaluation_peaks_of_the_dry_run(method: Any, machine: Machine) -> None:
+    """On a GPU all prompts of a batch are read at once, and their caches are copied to that of the batch."""
+    one = case("Qwen2, small", method, False, 128, 2)
+    shape, train = SHAPES[one.shape], msgspec.structs.replace(one.config.train, precision="bf16")
+    config = msgspec.structs.replace(one.config, train=train)
+    exact = dry_run(config, shape, machine, one.rows)
+    found = formula(config, shape.to_dict(), machine.device, one.rows, machine.bf16)
+    for measured, estimated in ((exact.held_out, found.held_out), (exact.answering, found.answering)):
+        assert measured and estimated
+        tensors = [peak.total - peak.parts.get("pool", 0) for peak in (measured, estimated)]
+        assert tensors[1] == pytest.approx(tensors[0], rel=0.05)
 
 
 def test_longest_prompts_come_first_and_no_more_than_a_batch() -> None:

@@ -51,10 +51,15 @@ class HeadInput:
             self.head.forward = self._own
 
     def _record(self, hidden: torch.Tensor) -> torch.Tensor:
-        device = hidden.device.type
         self.hidden = hidden
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        self.dtype = _autocast_dtype(hidden) or hidden.dtype
         return hidden.detach()[..., :1]
+
+
+def _autocast_dtype(tensor: torch.Tensor) -> torch.dtype | None:
+    """The data type in which autocast computes products now; None without autocast."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def output_head(model: torch.nn.Module) -> Any:
@@ -101,8 +106,11 @@ def _recognized(inner: Any, linear: Any) -> Head | None:
 
 @torch.no_grad()
 def _computes(inner: Any, head: Head) -> bool:
-    inputs: list[torch.Tensor] = []
-    handle = head.linear.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    """Mixed precision: the model's forward pass starts autocast, so the head has to be compared with autocast too."""
+    inputs: list[tuple[torch.Tensor, torch.dtype | None]] = []
+    handle = head.linear.register_forward_pre_hook(
+        lambda module, given: inputs.append((given[0], _autocast_dtype(given[0])))
+    )
     training = inner.training
     inner.eval()
     try:
@@ -111,9 +119,14 @@ def _computes(inner: Any, head: Head) -> bool:
     finally:
         handle.remove()
         inner.train(training)
-    if len(inputs) != 1 or inputs[0].shape[:2] != logits.shape[:2]:
+    if len(inputs) != 1:
         return False
-    return torch.allclose(head.logits(inputs[0]).float(), logits.float(), rtol=1e-5, atol=1e-6)
+    hidden, dtype = inputs[0]
+    if hidden.shape[:2] != logits.shape[:2]:
+        return False
+    with torch.autocast(hidden.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+        product = head.logits(hidden)
+    return torch.allclose(product.float(), logits.float(), rtol=1e-5, atol=1e-6)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

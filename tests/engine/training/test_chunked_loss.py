@@ -14,6 +14,7 @@ from model_shapes import SHAPES, SMALL, VOCABULARY
 from test_loss import ROWS
 
 from engine.config import batch_limits
+from engine.memory.dry_run.stages import enable_autocast
 from engine.training import chunked_loss
 from engine.training.chunked_loss import ChunkedCrossEntropy, HeadInput, chunkable_head, logit_chunks
 from engine.training.collation import Packing, collate
@@ -83,6 +84,22 @@ def test_in_bf16_it_differs_by_rounding(name: str) -> None:
     found.backward()
     assert float(found) == pytest.approx(float(wanted), rel=2e-2)
     head, expected = (one.get_output_embeddings().weight.grad.float() for one in (model, exact))
+    assert torch.nn.functional.cosine_similarity(head.flatten(), expected.flatten(), dim=0) > 0.98
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_in_mixed_precision_too(name: str) -> None:
+    """Autocast starts in the model's forward pass, as accelerate sets it up: chunks from the first loss on."""
+    exact, model = made(name), made(name)
+    enable_autocast(model)
+    assert chunkable_head(model) is not None
+    batch = collate(ROWS, PACKINGS[0], 0, "cpu")
+    wanted, found = whole(exact, batch, 1.0), summed_loss(model, batch, True)
+    wanted.backward()
+    found.backward()
+    assert float(found) == pytest.approx(float(wanted), rel=2e-2)
+    head, expected = (one.get_output_embeddings().weight.grad for one in (model, exact))
+    assert head.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(head.flatten(), expected.flatten(), dim=0) > 0.98
 
 

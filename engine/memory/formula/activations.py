@@ -74,27 +74,30 @@ def layer_temporaries(
 
 
 def inference_temporaries(
-    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
+    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0
 ) -> int:
-    """Temporary bytes of a decoder layer that runs without gradients, while its MLP runs.
+    """Temporary bytes of a decoder layer that runs without gradients, while its MLP runs. `accumulator`: bytes per
+    element of a product in which it is added up.
 
     - Four of size d: the residual before and after attention, its norm, and the output.
     - Gate, factor and their product of size f, without a gate one less, but four in a GELU of elementary operations;
-      one more for the output of an adapter, with DoRA its float32 copies. For QLoRA, the dequantized weight next to
-      two of them, if that is more.
+      one more for the output of an adapter, with DoRA its float32 copies. While the last product is computed, one less
+      with the accumulator and for QLoRA the dequantized weight, if that is more.
     - Experts: four for each expert of a token, of size d: their inputs, outputs, and these weighted and in order.
     """
     adapter = not method_spec(config.method).trains_weights and not config.adapter.dora
     residual = 4 * shape.hidden
-    mlp = _mlp(shape) * ((3 if shape.gated or shape.experts else 2) + adapter)
+    before = 1 + (shape.gated or shape.experts > 0) + adapter  # of size f when the last product is computed
+    mlp = _mlp(shape) * (before + 1)
     if not shape.gated and not shape.experts and shape.activation in COMPOSED_GELU:
         mlp = max(mlp, 4 * _mlp(shape))
     if shape.experts:
         mlp = max(mlp, (4 + adapter) * shape.experts_used * shape.hidden)
-    work = batch.tokens * (residual + mlp)
+    multiplying = batch.tokens * ((residual + before * _mlp(shape)) * size + _mlp(shape) * accumulator)
     if method_spec(config.method).quantizes_base:
-        work = max(work, batch.tokens * (residual + 2 * _mlp(shape)) + _largest_weight(shape))
-    return work * size + _dora_copies(shape, config, batch, size, device)
+        multiplying += _largest_weight(shape) * size
+    work = max(batch.tokens * (residual + mlp) * size, multiplying)
+    return work + _dora_copies(shape, config, batch, size, device)
 
 
 def _largest_weight(shape: Architecture) -> int:

@@ -177,10 +177,12 @@ def _answering(work: FormulaInputs, rows: StepShape) -> int:
 
 def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
     """Temporary bytes of a running layer."""
-    temporaries = layer_temporaries if training else inference_temporaries
-    plain = temporaries(work.shape, work.config, batch, work.size, work.device)
-    if work.accumulator:
-        plain += work.accumulator * special_cases.accumulated_elements(work.shape, work.config, batch, training)
+    where = (work.shape, work.config, batch, work.size, work.device)
+    if training:
+        plain = layer_temporaries(*where)
+        plain += work.accumulator * special_cases.accumulated_elements(work.shape, work.config, batch)
+    else:
+        plain = inference_temporaries(*where, work.accumulator)
     return plain + special_cases.temporary_bytes(work.shape, work.config, batch, training)
 
 

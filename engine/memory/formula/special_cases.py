@@ -36,9 +36,9 @@ def copies_shared_matrices(device: Device, bf16: bool, size: int) -> bool:
     return device == "cpu" and size == BF16 and (bf16 or sums_bf16_in_float32())
 
 
-def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
-    """Elements of the largest product of a running layer: a gradient of size f, or that of a trained weight."""
-    trained = training and method_spec(config.method).trains_weights
+def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape) -> int:
+    """Elements of the largest product of a layer's backward pass: a gradient of size f, or that of a trained weight."""
+    trained = method_spec(config.method).trains_weights
     weight = max((linear.inputs * linear.outputs for linear in shape.linears()), default=0) if trained else 0
     width = shape.expert_intermediate if shape.experts else max(shape.intermediate, shape.hidden)
     return max(batch.tokens * width, weight)

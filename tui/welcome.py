@@ -30,7 +30,7 @@ def welcome(keys: CommandKeys, width: int, height: int) -> list[Content]:
     """The help text for the given size."""
     if height < ROOMY:
         ask = f"{keys.of('app.help')} all keys"
-        title = Content.styled("No active run. Press", "bold")
+        title = Content.styled("To start a run, press", "bold")
         gap = width - title.cell_length - len(ask)
         head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
         return [head, *(_row(key, what, keys) for key, what, _ in STEPS)][:height]

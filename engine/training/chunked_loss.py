@@ -106,7 +106,7 @@ def _recognized(inner: Any, linear: Any) -> Head | None:
 
 @torch.no_grad()
 def _computes(inner: Any, head: Head) -> bool:
-    """Mixed precision: the model's forward pass starts autocast, so the head has to be compared with autocast too."""
+    """Whether `head` gives the model's logits for two tokens, with autocast if the model's forward pass starts it."""
     inputs: list[tuple[torch.Tensor, torch.dtype | None]] = []
     handle = head.linear.register_forward_pre_hook(
         lambda module, given: inputs.append((given[0], _autocast_dtype(given[0])))

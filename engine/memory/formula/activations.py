@@ -69,40 +69,33 @@ def layer_temporaries(
     width = max(_mlp(shape), shape.hidden)
     work = batch.tokens * width * 3 * size + _dora_copies(shape, config, batch, size, device)
     if method_spec(config.method).quantizes_base:
-        work += _largest_weight(shape) * size
+        work += shape.largest_linear * size
     return work
 
 
 def inference_temporaries(
     shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0
 ) -> int:
-    """Temporary bytes of a decoder layer that runs without gradients, while its MLP runs. `accumulator`: bytes per
-    element of a product in which it is added up.
+    """Temporary bytes while the MLP of a decoder layer runs without gradients. `accumulator`: bytes per element in
+    which a product is added up. The larger of two moments, each with four tensors of size d (the residual before and
+    after attention, its norm, the output):
 
-    - Four of size d: the residual before and after attention, its norm, and the output.
-    - Gate, factor and their product of size f, without a gate one less, but four in a GELU of elementary operations;
-      one more for the output of an adapter, with DoRA its float32 copies. While the last product is computed, one less
-      with the accumulator and for QLoRA the dequantized weight, if that is more.
-    - Experts: four for each expert of a token, of size d: their inputs, outputs, and these weighted and in order.
+    - All tensors of size f exist: gate, factor and their product; without a gate two, or four in a GELU of elementary
+      operations; with an adapter also its output (with DoRA float32 copies). With experts also, for each expert of a
+      token, four or five of size d: inputs, outputs, and outputs weighted and in the tokens' order.
+    - The last of them is computed: its accumulator, and for QLoRA the dequantized weight.
     """
-    adapter = not method_spec(config.method).trains_weights and not config.adapter.dora
-    residual = 4 * shape.hidden
-    before = 1 + (shape.gated or shape.experts > 0) + adapter  # of size f when the last product is computed
-    mlp = _mlp(shape) * (before + 1)
-    if not shape.gated and not shape.experts and shape.activation in COMPOSED_GELU:
-        mlp = max(mlp, 4 * _mlp(shape))
+    f, spec = _mlp(shape), method_spec(config.method)
+    adapter = not spec.trains_weights and not config.adapter.dora
+    earlier = (2 if shape.gated or shape.experts else 1) + adapter  # of size f, before the last one
+    complete = (earlier + 1) * f
     if shape.experts:
-        mlp = max(mlp, (4 + adapter) * shape.experts_used * shape.hidden)
-    multiplying = batch.tokens * ((residual + before * _mlp(shape)) * size + _mlp(shape) * accumulator)
-    if method_spec(config.method).quantizes_base:
-        multiplying += _largest_weight(shape) * size
-    work = max(batch.tokens * (residual + mlp) * size, multiplying)
-    return work + _dora_copies(shape, config, batch, size, device)
-
-
-def _largest_weight(shape: Architecture) -> int:
-    """Elements of the largest linear layer of a decoder layer."""
-    return max((linear.inputs * linear.outputs for linear in shape.linears()), default=0)
+        complete = max(complete, (4 + adapter) * shape.experts_used * shape.hidden)
+    elif not shape.gated and shape.activation in COMPOSED_GELU:
+        complete = max(complete, 4 * f)
+    computing = batch.tokens * f * (earlier * size + accumulator) + shape.largest_linear * size * spec.quantizes_base
+    residual = batch.tokens * 4 * shape.hidden * size
+    return residual + max(batch.tokens * complete * size, computing) + _dora_copies(shape, config, batch, size, device)
 
 
 def _dora_copies(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device) -> int:

@@ -50,6 +50,11 @@ class Linear:
     read: str
     """Name of its input; linear layers with the same input share the tensor that autograd saves."""
 
+    @property
+    def weights(self) -> int:
+        """Elements of W."""
+        return self.inputs * self.outputs
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -112,6 +117,11 @@ class Architecture:
                 yield Linear("gate_proj", self.hidden, self.intermediate, "mlp")
             yield Linear("up_proj", self.hidden, self.intermediate, "mlp")
             yield Linear("down_proj", self.intermediate, self.hidden, "product")
+
+    @property
+    def largest_linear(self) -> int:
+        """Weights of the largest of them; 0 if there is none."""
+        return max((linear.weights for linear in self.linears()), default=0)
 
     @property
     def expert_weights(self) -> int:

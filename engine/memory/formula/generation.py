@@ -65,15 +65,13 @@ def moments(
     if metric_spec(config.evaluation.metric).picks_from_choices:
         return [(kept, read), _choices(shape, config, rows, size, accumulator, kept)]
     places = _filled(batch, device)
-    begun = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size) if batch > read.rows else 0
+    filled = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
     whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
     step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
-    copied = kept // shape.layers  # of a layer's keys and values, while they are admitted to the cache of all places
-    admitted = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
     found = [
-        (begun + kept, read),
-        (admitted + kept + copied, _pass(0, 0)),
+        ((filled if batch > read.rows else 0) + kept, read),
+        (filled + kept + kept // shape.layers, _pass(0, 0)),  # prompts are copied to the batch's cache layer by layer
         (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
         (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
     ]

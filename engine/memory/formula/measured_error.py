@@ -41,16 +41,19 @@ class MeasuredError:
 
 GRID = "the CPU allocator's peak in 68 configurations"
 PUBLISHED = "six published GPU peaks"
-_DRY_RUN = MeasuredError(0.0001, 0.0122, 0.0122, GRID)
-_FORMULA = MeasuredError(0.0045, 0.107, 0.044, GRID)
-_ON_GPU = MeasuredError(None, 0.090, 0.090, PUBLISHED)
+_DRY_RUN_CPU = MeasuredError(0.0001, 0.0122, 0.0122, GRID)
+_FORMULA_CPU = MeasuredError(0.005, 0.107, 0.044, GRID)
+_DRY_RUN_GPU = MeasuredError(None, 0.090, 0.090, PUBLISHED)
 MEASURED: dict[tuple[Tier, Device], MeasuredError] = {
-    ("dry run", "cpu"): _DRY_RUN,
-    ("dry run", "cuda"): _ON_GPU,
-    ("formula", "cpu"): _FORMULA,
+    ("dry run", "cpu"): _DRY_RUN_CPU,
+    ("dry run", "cuda"): _DRY_RUN_GPU,
+    ("formula", "cpu"): _FORMULA_CPU,
     # Not compared with GPU measurements: the worst error on a CPU plus the dry run's worst on a GPU.
     ("formula", "cuda"): MeasuredError(
-        None, _FORMULA.worst + _ON_GPU.worst, _FORMULA.under + _ON_GPU.under, f"{GRID} and {PUBLISHED}, errors added"
+        None,
+        _FORMULA_CPU.worst + _DRY_RUN_GPU.worst,
+        _FORMULA_CPU.under + _DRY_RUN_GPU.under,
+        f"{GRID} and {PUBLISHED}, errors added",
     ),
 }
 

@@ -39,7 +39,7 @@ def copies_shared_matrices(device: Device, bf16: bool, size: int) -> bool:
 def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape) -> int:
     """Elements of the largest product of a layer's backward pass: a gradient of size f, or that of a trained weight."""
     trained = method_spec(config.method).trains_weights
-    weight = max((linear.inputs * linear.outputs for linear in shape.linears()), default=0) if trained else 0
+    weight = shape.largest_linear if trained else 0
     width = shape.expert_intermediate if shape.experts else max(shape.intermediate, shape.hidden)
     return max(batch.tokens * width, weight)
 
@@ -70,7 +70,7 @@ def extra_saved_bytes(
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
     if uses_autocast(config.method, config.train.precision):
-        weights = sum(linear.inputs * linear.outputs for linear in shape.linears())
+        weights = sum(linear.weights for linear in shape.linears())
         saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
     return saved
 
@@ -83,7 +83,7 @@ def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatc
     if config.model.attention == "eager":
         temporary += attention_elements(shape, batch) * FLOAT32 * (1 if training else 2)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
-        largest = max((linear.inputs * linear.outputs for linear in adapted(shape, config)), default=0)
+        largest = max((linear.weights for linear in adapted(shape, config)), default=0)
         temporary += 2 * batch.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32
     return temporary
 

@@ -38,7 +38,7 @@ def base_parameters(shape: Architecture) -> int:
 
 
 def _linear_weights(shape: Architecture) -> int:
-    return sum(linear.inputs * linear.outputs for linear in shape.linears())
+    return sum(linear.weights for linear in shape.linears())
 
 
 def _other_weights(shape: Architecture) -> int:
@@ -134,9 +134,7 @@ def update_bytes(shape: Architecture, config: schema.Config, device: Device, bf1
     then weight and random numbers. 8-bit on the CPU: five float32 copies.
     """
     if method_spec(config.method).trains_weights:
-        largest = max(
-            [shape.vocabulary * shape.hidden, *(linear.inputs * linear.outputs for linear in shape.linears())]
-        )
+        largest = max(shape.vocabulary * shape.hidden, shape.largest_linear)
     else:
         rank = config.adapter.rank
         largest = max((rank * max(linear.inputs, linear.outputs) for linear in adapted(shape, config)), default=0)

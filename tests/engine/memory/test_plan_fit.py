@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from places import BENCH
 
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
@@ -24,7 +26,7 @@ from engine.memory.formula.fit import (
     margin,
     with_settings,
 )
-from engine.memory.formula.measured_error import MeasuredError, error_of
+from engine.memory.formula.measured_error import MeasuredError, Tier, error_of
 from engine.memory.formula.memory_budget import PROCESS, MemoryBudget
 from engine.memory.formula.method_plan import PlanQuery, planned_rows, positions_of, quick_plan
 from engine.memory.formula.remedies import changes
@@ -100,6 +102,18 @@ def test_on_a_cpu_the_process_needs_memory_too() -> None:
 
 def test_an_underestimate_of_a_tenth_needs_a_margin_of_a_ninth() -> None:
     assert MeasuredError(None, 0.1, 0.1, "").margin_for(900) == 100
+
+
+def test_the_errors_of_the_plan_are_those_of_the_measurements() -> None:
+    results = (BENCH / "RESULTS.md").read_text("utf-8")
+    summary = re.search(r"All measured configurations: (\d+) configurations, .*", results)
+    assert summary and f" {summary[1]} configurations" in error_of("formula", "cpu").against
+    tiers: list[tuple[Tier, int]] = [("dry run", 2), ("formula", 1)]
+    for tier, digits in tiers:
+        found = re.search(rf"{tier}: median ([\d.]+)%, worst ([\d.]+)%, lowest -([\d.]+)%", summary[0], re.IGNORECASE)
+        error = error_of(tier, "cpu")
+        shown = [f"{100 * (value or 0):.{digits}f}" for value in (error.median, error.worst, error.under)]
+        assert found and shown == [*found.groups()]
 
 
 def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:

@@ -38,7 +38,7 @@ def probe_config(config: Config) -> Config:
 
 
 def duration(rung: Rung, probe: RunDir, result: Result, work: SharedWork) -> RungDuration:
-    """The expected duration of a rung's runs, from its probe."""
+    """The expected duration of a rung's runs, from its timing probe."""
     events = stream(probe.events_file, Step)
     steps = [event.seconds for event in events if isinstance(event, Step)][1:] or [result.step_seconds]
     scored_items = result.after.score.rows if result.after else 0

@@ -56,7 +56,7 @@ class LadderRunner:
     """Guards the written state and `workers`: several threads can run entries."""
 
     def index_runs(self) -> None:
-        """Find all runs of this and other ladders, and this ladder's probes."""
+        """Find all runs of this and other ladders, and this ladder's timing probes."""
         self.runs_by_identity = index(self.dir.runs)
         for key, runs in index(self.dir.probes).items():
             self.runs_by_identity[key] = [*runs, *self.runs_by_identity.get(key, [])]

@@ -147,10 +147,10 @@ class Plan(Event, tag="plan"):
     """Predicted peak of training: by the dry run, else by the formula."""
     predicted_evaluation: int | None = None
     measured: int | None = None
-    """Peak of the two largest micro-batches, measured by the probe."""
+    """Peak of the two largest micro-batches, measured by the memory probe."""
     measured_evaluation: int | None = None
     probe_seconds: float | None = None
-    """Duration of the probe."""
+    """Duration of the memory probe."""
     predictions: list[Predicted] = msgspec.field(default_factory=list)
     """All predictions made before the first step, least accurate first."""
 

@@ -24,7 +24,7 @@ Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
 class LadderEntry(Struct, kw_only=True):
-    """A run, probe, learning-rate trial or export of the ladder, planned or done."""
+    """A run, timing probe, learning-rate trial or export of the ladder, planned or done."""
 
     rung: str
     """For an export the artifact's rung: `lora:q4_k_m`."""
@@ -86,7 +86,7 @@ class SharedWork(Struct, kw_only=True):
 
 
 class RungDuration(Struct, kw_only=True):
-    """Expected seconds of one run of a rung, from its probe."""
+    """Expected seconds of one run of a rung, from its timing probe."""
 
     rung: str
     low: float

@@ -228,10 +228,10 @@ def shared(rungs: Sequence[Rung]) -> Flat:
 
 
 def describe_plan(plan: LadderPlan) -> str:
-    """What will be run, in one line: `base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs`."""
+    """What will be run, in one line: `base, qlora, lora, full; 3 seeds; a timing probe of each rung: 12 runs`."""
     names = ", ".join(rung.name for rung in plan.rungs)
     rates = f"; {plan.learning_rates} learning rates per rung" if plan.learning_rates > 1 else ""
-    probes = "; probe each rung first" if plan.probe else ""
+    probes = "; a timing probe of each rung" if plan.probe else ""
     shipped = f"; artifacts {', '.join(plan.ship)}" if plan.ship else ""
     exports = f" and {amount(plan.export_count, 'export')}" if plan.ship else ""
     runs = f"{amount(plan.run_count, 'run')}{exports}"

@@ -106,7 +106,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
 
     @property
     def run_count(self) -> int:
-        """Number of runs, probes and learning-rate trials included."""
+        """Number of runs, timing probes and learning-rate trials included."""
         trials = sum(round_sizes(self.learning_rates))
         return len(self.rungs) * (len(self.seeds) + trials + int(self.probe))
 

@@ -62,7 +62,7 @@ class SweepCell(Struct, kw_only=True):
     reason: str = ""
     low: float | None = None
     high: float | None = None
-    """Expected seconds of what this cell adds to the cells before it, from its probes; None if not measured."""
+    """Expected seconds of what this cell adds to the cells before it, from its timing probes; None if not measured."""
     seconds: float = 0.0
     """Time spent on it so far."""
 

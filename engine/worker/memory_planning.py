@@ -16,7 +16,7 @@ from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.evaluation.score import vocabulary_of
 from engine.memory.dry_run.data_rows import with_packing
-from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
+from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods.model_config import config_of
@@ -30,14 +30,14 @@ from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 
 
-def forecast_training(
+def estimate_training(
     run: RunContext,
     model: torch.nn.Module,
     evaluator: Evaluator,
     schedule: BatchSchedule,
     start: int,
     resume: checkpoints.SavedCheckpoint | None,
-) -> tuple[RunForecast, WorstCaseBatches]:
+) -> tuple[RunEstimates, WorstCaseBatches]:
     """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
     config = _with_saved_state(_dividable(run), run, resume)
     micro_batch = _micro_batch(run, resume)
@@ -47,7 +47,7 @@ def forecast_training(
         config = with_settings(config, {"train.micro_batch": micro_batch})
     config = with_packing(config, run.machine, evaluator.packing)
     architecture = config_of(config.model)
-    return forecast_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
+    return estimate_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
 
 
 def _micro_batch(run: RunContext, resume: checkpoints.SavedCheckpoint | None) -> int:
@@ -106,13 +106,13 @@ def probe(
     optimizer: torch.optim.Optimizer,
     batches: WorstCaseBatches,
     evaluator: Evaluator,
-    forecast: RunForecast,
+    estimates: RunEstimates,
 ) -> ProbeResult:
     """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
     on_gpu = run.machine.device == "cuda"
     if not on_gpu and evaluator.scores_test:
         limit = min(run.ranks.all_gather(available_memory(run.meters)))
-        evaluator.scorer.shrink(lambda batch: forecast.answering_fits(batch, limit))
+        evaluator.scorer.shrink(lambda batch: estimates.answering_fits(batch, limit))
 
     def evaluate() -> None:
         with uncompiled(trainer.model):
@@ -125,9 +125,9 @@ def probe(
         meters=run.meters,
         automatic=run.config.train.micro_batch == "auto",
         evaluate=evaluate if on_gpu else None,
-        fits=None if on_gpu else forecast.training_fits,
+        fits=None if on_gpu else estimates.training_fits,
         warn=run.warn,
-        stronger=_stronger(run, forecast),
+        stronger=_stronger(run, estimates),
     ).run()
 
 
@@ -151,8 +151,8 @@ def _plan_chooses(run: RunContext) -> bool:
     return run.machine.device == "cuda" and run.config.train.gradient_checkpointing == "auto"
 
 
-def _stronger(run: RunContext, forecast: RunForecast) -> list[ActivationCheckpointing]:
-    """What the probe may enable if the choice of the plan does not fit."""
+def _stronger(run: RunContext, estimates: RunEstimates) -> list[ActivationCheckpointing]:
+    """What the memory probe may enable if the choice of the plan does not fit."""
     if not _plan_chooses(run):
         return []
-    return stronger_than(resolve_checkpointing(forecast.config.train.gradient_checkpointing, "cuda"))
+    return stronger_than(resolve_checkpointing(estimates.config.train.gradient_checkpointing, "cuda"))

@@ -17,7 +17,7 @@ from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import Prepared
 from engine.evaluation.score import summarize
 from engine.evaluation.scored_item import ScoredItem
-from engine.memory.dry_run.run_forecast import RunForecast
+from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.probe import ProbeResult
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine
@@ -161,9 +161,9 @@ class RunContext:
             )
         )
 
-    def log_plan(self, plan: events.Plan, forecast: RunForecast) -> events.Plan:
+    def log_plan(self, plan: events.Plan, estimates: RunEstimates) -> events.Plan:
         """Log the plan with the predicted peak memory."""
-        plan.predictions = forecast.predicted()
+        plan.predictions = estimates.predicted()
         if plan.predictions:
             best = plan.predictions[-1]
             plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
@@ -177,7 +177,7 @@ class RunContext:
         self.log.write(events.MicroBatchReduced(micro_batch=micro_batch))
 
     def log_probe(self, plan: events.Plan, probed: ProbeResult, micro_batch: int) -> None:
-        """Log the plan again with the memory that the probe measured."""
+        """Log the plan again with the memory that the memory probe measured."""
         enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
         self.log.write(
             msgspec.structs.replace(

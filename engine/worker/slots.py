@@ -8,7 +8,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.hardware.devices import slots_of
-from engine.memory.dry_run.run_forecast import RunForecast, as_measured
+from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
 from engine.methods.machine import Machine
 
 
@@ -20,9 +20,9 @@ def limit_memory(config: schema.Config, machine: Machine) -> int:
     return slots
 
 
-def refuse_small_slot(forecast: RunForecast, limit: int, device: int | str) -> None:
+def refuse_small_slot(estimates: RunEstimates, limit: int, device: int | str) -> None:
     """Raise UserError unless the plan says that the run fits in `limit` bytes; `device` is its `hardware.device`."""
-    needed = None if forecast.best is None else as_measured(forecast.best, forecast.best.training)
+    needed = None if estimates.best is None else as_measured(estimates.best, estimates.best.training)
     if needed is not None and needed <= limit:
         return
     predicted = "unknown" if needed is None else size(needed)

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.data.items import sampled_rows
-from engine.memory.dry_run.run_forecast import RunForecast
+from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.formula.checkpoint_size import copies_checkpoints
 from engine.memory.probe import available_for_copy, available_memory
 from engine.methods.optimizers import make_optimizer, paged_bytes
@@ -25,7 +25,7 @@ from engine.training.sharding import LocalShards
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
 from engine.worker.compiled_layers import compile_by_training
 from engine.worker.evaluator import Evaluator
-from engine.worker.memory_planning import forecast_training, probe, reconcile_probes
+from engine.worker.memory_planning import estimate_training, probe, reconcile_probes
 from engine.worker.run_context import RunContext
 from engine.worker.slots import refuse_small_slot
 
@@ -41,17 +41,17 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     )
     resume = run.ranks.broadcast(lambda: _resume_point(run))
     start = resume.step if resume else 0
-    forecast, batches = forecast_training(run, model, evaluator, schedule, start, resume)
+    estimates, batches = estimate_training(run, model, evaluator, schedule, start, resume)
     if run.machine.device == "cuda" and run.meters.slots > 1:
-        refuse_small_slot(forecast, available_memory(run.meters), run.config.hardware.device)
+        refuse_small_slot(estimates, available_memory(run.meters), run.config.hardware.device)
     shards = LocalShards(model)
-    optimizer, optimizer_name = make_optimizer(shards, forecast.config, run.machine, run.warn)
+    optimizer, optimizer_name = make_optimizer(shards, estimates.config, run.machine, run.warn)
     shards.attach(optimizer)
     run.log_model(model, optimizer_name)
-    checkpointing = resolve_checkpointing(forecast.config.train.gradient_checkpointing, run.machine.device)
+    checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, run.machine.device)
     hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
-    trainer = _trainer(run, model, tokenizer, evaluator, schedule, forecast, checkpointing, hooks, optimizer, shards)
-    plan = run.log_plan(_plan(run, evaluator, schedule, start, forecast, checkpointing), forecast)
+    trainer = _trainer(run, model, tokenizer, evaluator, schedule, estimates, checkpointing, hooks, optimizer, shards)
+    plan = run.log_plan(_plan(run, evaluator, schedule, start, estimates, checkpointing), estimates)
     callback = _callback(run, trainer, evaluator, schedule)
     trainer.add_callback(callback)
 
@@ -59,7 +59,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
         if settings.compile:
             run.log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
-            probed = probe(run, trainer, optimizer, batches, evaluator, forecast)
+            probed = probe(run, trainer, optimizer, batches, evaluator, estimates)
             probed = reconcile_probes(run, trainer, probed)
             run.log_probe(plan, probed, trainer.micro_batch)
         run.meters.training_begins()
@@ -82,14 +82,14 @@ def _plan(
     evaluator: Evaluator,
     schedule: BatchSchedule,
     start: int,
-    forecast: RunForecast,
+    estimates: RunEstimates,
     checkpointing: ActivationCheckpointing,
 ) -> events.Plan:
     return events.Plan(
         steps=schedule.steps,
         start_step=start,
         batch=run.config.train.batch,
-        micro_batch=forecast.micro_batch,
+        micro_batch=estimates.micro_batch,
         packing=evaluator.packing.mode,
         **_sharing(run, evaluator),
         gradient_checkpointing=checkpointing.setting,
@@ -112,7 +112,7 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     evaluator: Evaluator,
     schedule: BatchSchedule,
-    forecast: RunForecast,
+    estimates: RunEstimates,
     checkpointing: ActivationCheckpointing,
     hooks: Hooks,
     optimizer: torch.optim.Optimizer,
@@ -123,7 +123,7 @@ def _trainer(
         rows=evaluator.rows.train,
         schedule=schedule,
         packing=evaluator.packing,
-        micro_batch=forecast.micro_batch,
+        micro_batch=estimates.micro_batch,
         checkpoint_folder=run.dir.checkpoints,
         keep_checkpoints=config.train.keep_checkpoints,
         host_copy=HostCopy(available_for_copy, run.warn) if _copies(run) else None,

@@ -1,4 +1,4 @@
-"""Time from a key press until the method pane shows the memory forecast of the new selection.
+"""Time from a key press until the method pane shows the memory estimate of the new selection.
 
 `python tests/bench/method_pane.py [ROUNDS]` prints a Markdown table with median and range of ROUNDS (20 by default).
 The terminal is a pty of 160 by 45; the time ends when the expected figure, or the mark of the method, has arrived.
@@ -24,7 +24,7 @@ from engine.config.method_specs import method_title
 from engine.config.model_files import find_model
 from engine.config.quantities import size
 from tui.live.machine import MachineSampler, WatchedProcess
-from tui.preview.memory_forecast import forecasts, memory_budget
+from tui.preview.method_estimate import memory_budget, method_estimates
 from tui.selection import MARK, Selection
 
 MAX_SECONDS = 0.050
@@ -40,7 +40,7 @@ def figure(preset: str) -> bytes:
     """Expected text of the pane for a preset's method: its peak."""
     selection = Selection(preset)
     chosen = selection.effective()
-    found = forecasts(
+    found = method_estimates(
         selection, find_model(chosen.config.model), memory_budget(MachineSampler().look(WatchedProcess()))
     )
     one = next(one for one in found if one.method == chosen.config.method)

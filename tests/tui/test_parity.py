@@ -40,7 +40,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--model": "models.select",
         "--data": "data.select",
         "--set": "config.edit",
-        "--probe": "ladder: probe",
+        "--probe": "ladder: timing probe",
         "--fresh": "ladder: fresh",
         "--devices": "bench.device",
         "--share": "set: hardware.device",

@@ -101,7 +101,7 @@ def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> Non
         ("seeds", "3"),
         ("ship", "merged,lora:q8_0"),
         ("margin", "2.5"),
-        ("probe", "no"),
+        ("timing probe", "no"),
         ("fresh", "yes"),
         ("epochs", "1"),
     ):
@@ -130,7 +130,7 @@ def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> Non
         ("seeds", "many", "ladder.invalid_option"),
         ("seeds", "21", "ladder.seeds"),
         ("margin", "x", "ladder.invalid_option"),
-        ("probe", "maybe", "ladder.invalid_option"),
+        ("timing probe", "maybe", "ladder.invalid_option"),
         ("ship", "zip", "ladder.unknown_artifact"),
         ("rungs", "'", "ladder.rung_name"),
         ("epochs", "-1", "preset.invalid_value"),

@@ -116,7 +116,7 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(engine.runs.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr(MachineSampler, "look", lambda self, worker: MACHINE)
-    monkeypatch.setattr("tui.preview.memory_forecast.has_bf16", lambda: False)  # for the scene without a GPU
+    monkeypatch.setattr("tui.preview.method_estimate.has_bf16", lambda: False)  # for the scene without a GPU
     monkeypatch.setattr(MachinePane, "feed", feed_one)
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
     monkeypatch.setattr(tui.preview.disk, "shutil", SimpleNamespace(disk_usage=lambda path: disk))

@@ -81,7 +81,7 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
 
 
 def _has_runs(folder: SweepDir, state: Sweep) -> bool:
-    """Whether a ladder of the sweep has started a run or a probe."""
+    """Whether a ladder of the sweep has started a run or a timing probe."""
     ladders = [folder.ladder(cell.ladder).state() for cell in state.cells]
     return any(entry.run for ladder in ladders if ladder for entry in ladder.entries)
 
@@ -187,7 +187,7 @@ class SweepView:
 
 
 def _estimate(sweep: Sweep) -> list[str]:
-    """The estimate for the whole sweep; none without probes."""
+    """The estimate for the whole sweep; none without timing probes."""
     if sweep.low is None or sweep.high is None:
         return []
     remaining = max(0.0, sweep.low - sweep.spent), max(0.0, sweep.high - sweep.spent)

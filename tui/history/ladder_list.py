@@ -35,7 +35,7 @@ class ListedLadder:
     seeds: list[int] = field(default_factory=list)
     runs_done: int = 0
     runs_planned: int = 0
-    """Runs that are compared; probes and learning-rate trials are not counted."""
+    """Runs that are compared; timing probes and learning-rate trials are not counted."""
     rungs: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     """The directories of these runs, relative to the runs home."""

@@ -20,7 +20,7 @@ from tui.history.scores import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
-KIND_LABELS = {"probe": "probe", "trial": "trial", "run": "seeds"}
+KIND_LABELS = {"probe": "timing probe", "trial": "trial", "run": "seeds"}
 """Kinds of runs in the order of a line, and the text before their marks."""
 LABEL = 12
 """Columns of a rung's name."""
@@ -31,7 +31,7 @@ FIGURES = 22
 
 
 def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content]:
-    """One line per rung: its probe, trials, runs and exports as marks, then the active run or export, or an error."""
+    """One line per rung: its timing probe, trials, runs and exports as marks, then the active run or export, or an error."""
     marks = ASCII_MARKS if ascii_only else MARKS
     for name in dict.fromkeys(_trained(entry) for entry in ladder.entries):
         mine = [entry for entry in ladder.entries if _trained(entry) == name]
@@ -47,7 +47,8 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
         if live and live.kind == "export":
             parts.append((f"{_label(live)}: {visible(live.progress or 'starting', 200)}", "bold"))
         elif live:
-            parts.append((f"{live.kind}: seed {live.seed}, learning rate {rate(live.learning_rate)}", "bold"))
+            what = KIND_LABELS["probe"] if live.kind == "probe" else live.kind
+            parts.append((f"{what}: seed {live.seed}, learning rate {rate(live.learning_rate)}", "bold"))
         elif wrong:
             parts.append((visible(wrong.reason, 200), "$text-error"))
         yield Content.assemble(*parts)

@@ -24,7 +24,7 @@ from tui.output.console import say
 
 STAGE_TEXTS = {
     "preparing": "reading data and model",
-    "probing": "probing: measuring a few steps of every rung",
+    "probing": "timing probes: a few steps of every rung",
     "tuning": "trying learning rates on the validation split",
     "training": "running the rungs",
     "exporting": "exporting, checking and scoring the artifacts",
@@ -107,7 +107,7 @@ class LadderView:
         took = f" in {duration(entry.seconds)}" if entry.seconds is not None and entry.status == "finished" else ""
         trial = f"trial at {rate(entry.learning_rate)}"
         run = f"seed {entry.seed}"
-        what = {"probe": "probe", "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
+        what = {"probe": "timing probe", "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
         disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
 
@@ -143,7 +143,7 @@ class LadderView:
         if live.run != self.run or self.follower is None:
             self.run, self.began = live.run, None
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
-            probe = " probe" if live.kind == "probe" else ""
+            probe = " timing probe" if live.kind == "probe" else ""
             line.start(f"{self._place(ladder)} {live.rung}{probe}")
         for portion in self.follower.portions(thin=True):
             for event in portion:
@@ -164,7 +164,7 @@ class LadderView:
 
 
 def time_estimates(ladder: Ladder) -> Iterator[str]:
-    """Remaining runs and their estimated time, from the probes."""
+    """Remaining runs and their estimated time, from the timing probes."""
     by_rung = {estimate.rung: estimate for estimate in ladder.estimates}
     low = high = 0.0
     for name, estimate in by_rung.items():

@@ -72,7 +72,7 @@ class RunState:
         return self.pace * (self.step.steps - self.step.step)
 
     def predicted_peak(self) -> int | None:
-        """Peak in bytes of the worker's process: measured by the probe, else predicted before the first step."""
+        """Peak in bytes of the worker's process: measured by the memory probe, else predicted before the first step."""
         plan = self.plan
         if plan is None or plan.predicted is None:
             return None

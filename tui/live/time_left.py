@@ -135,7 +135,7 @@ def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: 
 
 
 def _run_seconds(ladder: Ladder, entry: LadderEntry) -> tuple[float, float] | None:
-    """Seconds of a run: the range over the finished runs of its rung, else the estimate of its probe."""
+    """Seconds of a run: the range over the finished runs of its rung, else the estimate of its timing probe."""
     like = [
         one.seconds
         for one in ladder.entries

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from engine.memory.formula.disk_space import disk_bytes
 from engine.runs.home import nearest_existing
-from tui.preview.memory_forecast import MethodForecast
+from tui.preview.method_estimate import MethodEstimate
 
 
-def needed_disk(forecasts: Iterable[MethodForecast]) -> int | None:
+def needed_disk(estimates: Iterable[MethodEstimate]) -> int | None:
     """Bytes for checkpoints and models of all runs by the formula; None where one has no estimate."""
     total = 0
-    for one in forecasts:
+    for one in estimates:
         if one.estimate is None or one.config is None:
             return None
         total += disk_bytes(one.estimate, one.config)

@@ -16,7 +16,7 @@ from engine.memory.formula import history
 from engine.memory.formula.history import Throughput
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.preview.launch_context import DataCheck
-from tui.preview.memory_forecast import STYLES, Fit, forecast
+from tui.preview.method_estimate import STYLES, Fit, method_estimate
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def training_steps(config: Config, rows: int | None) -> int | None:
 
 def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, speed: Throughput | None) -> PredictedCost:
     """The predicted cost of a run of this configuration on the rows of a data check."""
-    found = forecast(config, find_model(config.model), budget, report.longest)
+    found = method_estimate(config, find_model(config.model), budget, report.longest)
     steps = training_steps(config, report.rows.get("train"))
     per_row = report.tokens_per_row(config.train.max_length)
     tokens = steps * config.train.batch * per_row if steps and per_row else None

@@ -65,7 +65,7 @@ TITLES = {
     "rates": "learning rates",
     "ship": "ship",
     "margin": "margin",
-    "probe": "probe",
+    "probe": "timing probe",
     "fresh": "fresh",
 }
 """Option -> its name on the launch screen."""

@@ -25,7 +25,7 @@ from engine.runs.starting_run import starting_run_name
 from tui.data_report import DataReport, overlap_in_short
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.memory_forecast import STYLES, MethodForecast, error_label, forecast
+from tui.preview.method_estimate import STYLES, MethodEstimate, error_label, method_estimate
 from tui.preview.problems import (
     LaunchProblem,
     adapter_problems,
@@ -62,7 +62,7 @@ class LaunchPreview:
 def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, report: DataCheck) -> LaunchPreview:
     """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
-    found = forecast(config, files, context.budget, report.longest)
+    found = method_estimate(config, files, context.budget, report.longest)
     facts = [
         *_what(config, files, found),
         *_data(config.data.id, report),
@@ -89,7 +89,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     """Preview of a ladder, which runs its rungs one after another."""
     first = plan.rungs[0].config
     files = find_model(first.model)
-    found = [forecast(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
+    found = [method_estimate(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
     facts = [
         *_what(first, files, None),
         *_data(first.data.id, report),
@@ -118,7 +118,7 @@ def _rate(rung: Rung) -> str:
     return f"{rung.name} {rate(rung.config.train.learning_rate)} ({rung.rate_origin})"
 
 
-def _what(config: Config, files: ModelFiles, found: MethodForecast | None) -> Iterator[Fact]:
+def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
         where = "shipped with ftbench"
     else:
@@ -205,7 +205,7 @@ def _evaluation(config: Config, report: DataCheck) -> str:
 
 
 def _memory(
-    found: MethodForecast, budget: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
+    found: MethodEstimate, budget: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
 ) -> Iterator[Fact]:
     estimate = found.estimate
     if estimate is None or budget is None:
@@ -225,7 +225,7 @@ def _memory(
     yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 
-def _disk(found: Sequence[MethodForecast], runs: Path) -> Iterator[Fact]:
+def _disk(found: Sequence[MethodEstimate], runs: Path) -> Iterator[Fact]:
     need, free = needed_disk(found), free_disk(runs)
     about = f"about {size(need)}" if need is not None else "unknown"
     yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")

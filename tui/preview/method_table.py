@@ -14,19 +14,19 @@ from engine.config.text import visible
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.format import setting
-from tui.preview.memory_forecast import STYLES, MethodForecast, error_label
+from tui.preview.method_estimate import STYLES, MethodEstimate, error_label
 from tui.selection import NOT_COMPARED, Selection
 
 LABEL, COLUMN = 15, 15
 
 
-def methods_text(selection: Selection, found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Content:
+def methods_text(selection: Selection, found: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Content:
     """The table as one text, 60 columns wide."""
     lines = [*_memory(found, budget), Content(""), *_settings(selection, found), Content(""), *_why(found)]
     return Content("\n").join(lines)
 
 
-def _memory(found: Sequence[MethodForecast], budget: MemoryBudget | None) -> Iterator[Content]:
+def _memory(found: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Iterator[Content]:
     yield _row("", [method_title(one.method) for one in found], "bold")
     estimates = [one.estimate for one in found]
     yield _row("trainable", [count(one.trainable) if one else "–" for one in estimates])
@@ -72,7 +72,7 @@ def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
         yield Content.assemble((f"{name}: ", "$foreground-muted"), text)
 
 
-def _settings(selection: Selection, found: Sequence[MethodForecast]) -> Iterator[Content]:
+def _settings(selection: Selection, found: Sequence[MethodEstimate]) -> Iterator[Content]:
     """Settings in which the methods differ, because each has its own defaults."""
     flats = []
     for one in found:
@@ -89,7 +89,7 @@ def _settings(selection: Selection, found: Sequence[MethodForecast]) -> Iterator
             yield _row(name, [setting(value) for value in values])
 
 
-def _why(found: Sequence[MethodForecast]) -> Iterator[Content]:
+def _why(found: Sequence[MethodEstimate]) -> Iterator[Content]:
     for one in found:
         yield Content.assemble((f"{method_title(one.method)}  ", "bold"), method_spec(one.method).description)
 

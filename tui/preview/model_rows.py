@@ -12,7 +12,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from tui.charts.columns import Column, TableRow
 from tui.format import moment
 from tui.keymap import CommandKeys
-from tui.preview.memory_forecast import STYLES, MethodForecast, forecasts
+from tui.preview.method_estimate import STYLES, MethodEstimate, method_estimates
 from tui.selection import MARK, Selection
 
 NETWORK = "requires network"
@@ -23,7 +23,7 @@ class ModelRow:
     """A model and what each method would need for it with the present selection."""
 
     model: ListedModel
-    forecasts: Sequence[MethodForecast] = ()
+    estimates: Sequence[MethodEstimate] = ()
 
 
 def columns() -> tuple[Column, ...]:
@@ -34,15 +34,15 @@ def columns() -> tuple[Column, ...]:
 
 
 def model_row(selection: Selection, model: ListedModel, budget: MemoryBudget | None) -> ModelRow:
-    """The model with its forecasts; the method of the selection is kept."""
-    return ModelRow(model, forecasts(selection.with_model(model.id), model.files, budget))
+    """The model with its estimates; the method of the selection is kept."""
+    return ModelRow(model, method_estimates(selection.with_model(model.id), model.files, budget))
 
 
 def table_row(row: ModelRow, selected: bool) -> TableRow:
     """One line: the selected model is marked, memory has the color of its fit."""
     model = row.model
     name = f"{MARK if selected else ' '}{model.label}"
-    memory = [(size(one.peak) if one.peak else "–", STYLES[one.fit]) for one in row.forecasts]
+    memory = [(size(one.peak) if one.peak else "–", STYLES[one.fit]) for one in row.estimates]
     where = NETWORK if model.requires_network else model.origin
     date = moment(model.modified, "%Y-%m-%d") if model.modified else ""
     return TableRow(
@@ -72,6 +72,6 @@ def detail_lines(row: ModelRow, keys: CommandKeys) -> list[str]:
         if model.gated:
             page = f"huggingface.co/{model.files.fetch}"
             lines[1] = f"{NETWORK}, gated: accept the license at {page} and set HF_TOKEN, then press {key}"
-    if problem := model.files.wrong or next((one.why for one in row.forecasts if one.why), ""):
+    if problem := model.files.wrong or next((one.why for one in row.estimates if one.why), ""):
         lines.append(problem)
     return lines

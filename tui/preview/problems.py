@@ -21,7 +21,7 @@ from engine.runs.starting_run import find_starting_run
 from tui.data_report import DataReport, warning_lines
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.memory_forecast import MethodForecast, resolved_query
+from tui.preview.method_estimate import MethodEstimate, resolved_query
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
 
 
 def adapter_problems(
-    found: Sequence[MethodForecast], titles: Sequence[str], report: DataCheck
+    found: Sequence[MethodEstimate], titles: Sequence[str], report: DataCheck
 ) -> Iterator[LaunchProblem]:
     """Settings of adapters that are known to cost quality; learning rates are compared where full is among them."""
     lengths = (report.answer or {}).get("lengths", {}).get("train", {})
@@ -77,7 +77,7 @@ def adapter_problems(
 
 
 def memory_problems(
-    found: Sequence[MethodForecast], files: ModelFiles, context: LaunchContext
+    found: Sequence[MethodEstimate], files: ModelFiles, context: LaunchContext
 ) -> Iterator[LaunchProblem]:
     """Methods that fit tightly or not at all, by the formula."""
     for one in found:
@@ -91,7 +91,7 @@ def memory_problems(
         yield LaunchProblem(what, _remedies(one, files, context.budget), code=code)
 
 
-def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> str:
+def _remedies(one: MethodEstimate, files: ModelFiles, budget: MemoryBudget) -> str:
     """Settings that make it fit by the formula, and methods that need less memory."""
     smaller = smaller_methods(one.method)
     if one.fit == "tight" or one.estimate is None or one.config is None or files.table is None:
@@ -104,7 +104,7 @@ def _remedies(one: MethodForecast, files: ModelFiles, budget: MemoryBudget) -> s
     return ", or ".join([*words, smaller])
 
 
-def disk_problems(found: Sequence[MethodForecast], runs: Path) -> Iterator[LaunchProblem]:
+def disk_problems(found: Sequence[MethodEstimate], runs: Path) -> Iterator[LaunchProblem]:
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):

@@ -32,7 +32,7 @@ class MachineContext:
         """Take a new sample; returns the memory budget of the selection, rounded so that it does not change with every
         sample.
         """
-        from tui.preview.memory_forecast import memory_budget
+        from tui.preview.method_estimate import memory_budget
 
         self.sample, self._device = sample, selection_pane.device
         return memory_budget(sample, self._own_processes(), True, selection_pane.device)
@@ -59,7 +59,7 @@ class MachineContext:
         longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
         question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
         if question != self._predicted[0]:
-            from tui.preview.memory_forecast import predicted_peak
+            from tui.preview.method_estimate import predicted_peak
 
             self._predicted = question, predicted_peak(*question[:3], selection_pane.longest)
         return self._predicted[1]
@@ -67,7 +67,7 @@ class MachineContext:
     def launch_context(self) -> LaunchContext:
         """The machine as of the latest sample, and the device queue."""
         from tui.preview.launch_context import LaunchContext
-        from tui.preview.memory_forecast import foreign_processes, memory_budget
+        from tui.preview.method_estimate import foreign_processes, memory_budget
 
         if self.sample is None:
             return LaunchContext(self._runs)

@@ -52,7 +52,7 @@ class SelectionScreens:
         selection_pane = self._get_selection_pane()
         selection_pane.start()
         if selection_pane.effective is not None:
-            text = methods_text(selection_pane.selection, selection_pane.forecasts, selection_pane.budget)
+            text = methods_text(selection_pane.selection, selection_pane.estimates, selection_pane.budget)
             self._screen.app.push_screen(TextScreen("methods", text))
 
     def open_models(self) -> None:

@@ -14,8 +14,8 @@ from engine.config.quantities import count, size
 from engine.config.text import visible
 from tui.selection import MARK
 
-if TYPE_CHECKING:  # imported where it is used: the first frame has no forecast
-    from tui.preview.memory_forecast import MethodForecast
+if TYPE_CHECKING:  # imported where it is used: the first frame has no estimate
+    from tui.preview.method_estimate import MethodEstimate
 
 NARROW = 28
 """Columns below which `does not fit` is abbreviated."""
@@ -28,42 +28,42 @@ class MethodList(OptionList):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
-        self.forecasts: Sequence[MethodForecast] = ()
+        self.estimates: Sequence[MethodEstimate] = ()
         self.selected = LORA.name
         self._shown: object = None
 
-    def show_forecasts(self, forecasts: Sequence[MethodForecast], selected: str) -> None:
-        """Replace the forecasts and highlight the selected method."""
-        self.forecasts, self.selected = forecasts, selected
-        from tui.preview.memory_forecast import list_label
+    def show_estimates(self, estimates: Sequence[MethodEstimate], selected: str) -> None:
+        """Replace the estimates and highlight the selected method."""
+        self.estimates, self.selected = estimates, selected
+        from tui.preview.method_estimate import list_label
 
-        if self.border_subtitle != list_label(forecasts):  # setting it redraws the complete pane
-            self.border_subtitle = list_label(forecasts)
+        if self.border_subtitle != list_label(estimates):  # setting it redraws the complete pane
+            self.border_subtitle = list_label(estimates)
         self._fill()
 
     def on_resize(self) -> None:
         self._fill()
 
     def _fill(self) -> None:
-        if not self.forecasts:
+        if not self.estimates:
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
-        texts = [method_text(one, one.method == self.selected, width, detailed) for one in self.forecasts]
+        texts = [method_text(one, one.method == self.selected, width, detailed) for one in self.estimates]
         shown = [(text.plain, text.spans) for text in texts]
         if shown == self._shown:
             return  # the budget changes every second, the text seldom
         self._shown = shown
-        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.forecasts, strict=True))
+        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.estimates, strict=True))
         self.highlighted = list(method_names()).index(self.selected)
 
 
-def method_text(one: MethodForecast, selected: bool, width: int, detailed: bool) -> Content:
+def method_text(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> Content:
     """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
     return Content("\n").join(_lines(one, selected, width, detailed))
 
 
-def _lines(one: MethodForecast, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
-    from tui.preview.memory_forecast import STYLES
+def _lines(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
+    from tui.preview.method_estimate import STYLES
 
     name = f"{MARK if selected else ' '}{method_title(one.method):<5}"
     if one.estimate is None:

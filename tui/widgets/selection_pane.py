@@ -21,11 +21,11 @@ from tui.widgets.method_list import MethodList
 from tui.widgets.preset_list import PresetList
 from tui.workbench import app_keys
 
-if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor a forecast
+if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
     from engine.config.preset import EffectiveConfig
     from engine.config.schema import Config
     from engine.memory.formula.memory_budget import MemoryBudget
-    from tui.preview.memory_forecast import MethodForecast
+    from tui.preview.method_estimate import MethodEstimate
 
 
 @dataclass
@@ -64,7 +64,7 @@ class SelectionPane(Vertical):
         self.budget: MemoryBudget | None = None
         self.longest: Callable[[Config], int | None] = lambda config: None
         """Tokens of the longest row of a configuration, where its data was checked; set by the bench."""
-        self.forecasts: list[MethodForecast] = []
+        self.estimates: list[MethodEstimate] = []
         """Predicted memory of each method."""
 
     def compose(self) -> ComposeResult:
@@ -169,12 +169,12 @@ class SelectionPane(Vertical):
         """Predict the memory of each method with the present selection."""
         if self.effective is not None:
             from engine.config.model_files import find_model
-            from tui.preview.memory_forecast import forecasts
+            from tui.preview.method_estimate import method_estimates
 
             config = self.effective.config
             longest = self.longest(config)
-            self.forecasts = forecasts(self.selection, find_model(config.model), self.budget, longest)
-            self.query_one(MethodList).show_forecasts(self.forecasts, config.method)
+            self.estimates = method_estimates(self.selection, find_model(config.model), self.budget, longest)
+            self.query_one(MethodList).show_estimates(self.estimates, config.method)
 
     def list_presets(self) -> None:
         """List the presets as their files are now."""

@@ -23,7 +23,7 @@ from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.rungs import is_base
 from engine.runs.score_format import loss
 
-KINDS = {"probe": "probe", "trial": "learning-rate trial", "run": "run", "export": "export"}
+KINDS = {"probe": "timing probe", "trial": "learning-rate trial", "run": "run", "export": "export"}
 SHARED_SETTINGS = "Settings shared by all rungs"
 NOT_SETTINGS = ("title", "about", "slot", "method")
 """Keys that `ftbench run` needs no --set for."""
@@ -96,7 +96,7 @@ def machine(ladder: Ladder) -> ReportTable:
 
 
 def runs(ladder: Ladder) -> ReportTable | None:
-    """Every run of the ladder: probes, learning-rate trials and the compared runs."""
+    """Every run of the ladder: timing probes, learning-rate trials and the compared runs."""
     if not ladder.entries:
         return None
     columns = [

@@ -1,4 +1,4 @@
-"""Find a run's largest batches, for dry run and probe: its largest step, held-out batch and prompts."""
+"""Find a run's largest batches, for dry run and memory probe: its largest step, held-out batch and prompts."""
 
 from __future__ import annotations
 

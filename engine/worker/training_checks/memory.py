@@ -13,7 +13,7 @@ import torch
 from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.quantities import decimal, size
 from engine.data.tokens import Row
-from engine.memory.dry_run.run_forecast import RunForecast, as_measured
+from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
 from engine.runs.training_report import OUT_OF_MEMORY, PEAK_MEMORY, TrainingCheck
 from engine.training.guards import free_memory
 from engine.worker.training_checks.agreement import LOSS_FLOOR
@@ -50,11 +50,11 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     On a CPU the resident set of so small a model is mostly that of libraries and kernels' caches, so that the tensors
     of one more step are counted instead, and the probe, which reads the resident set, is left out.
     """
-    found = predicted(session.forecast)
+    found = predicted(session.estimates)
     dry_run, formula = found.get("dry run"), found.get("formula")
     if session.peak is None:
         return Peaks(peak_of_tensors(session), None, dry_run, formula)
-    probed, planned = session.probed, session.forecast.micro_batch
+    probed, planned = session.probed, session.estimates.micro_batch
     assert probed is not None
     changed = [] if session.trainer.micro_batch == planned else [f"micro-batch {session.trainer.micro_batch}"]
     if probed.checkpointing:
@@ -62,9 +62,9 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     return Peaks(session.peak, probed.training, dry_run, formula, " and ".join(changed))
 
 
-def predicted(forecast: RunForecast) -> dict[str, int]:
+def predicted(estimates: RunEstimates) -> dict[str, int]:
     """Tier -> predicted peak of training in bytes."""
-    return {estimate.tier: as_measured(estimate, estimate.training) for estimate in forecast.estimates}
+    return {estimate.tier: as_measured(estimate, estimate.training) for estimate in estimates.tiers}
 
 
 def check_peak_memory(found: Peaks, device: str) -> TrainingCheck:

@@ -113,7 +113,7 @@ def reason(error: Exception) -> str:
 
 def _report(checks: Checks, found: list[TrainingCheck]) -> TrainingReport:
     session, speed, peaks = checks.session, checks.speed, checks.peaks
-    best, why = session.forecast.best, session.subject.why
+    best, why = session.estimates.best, session.subject.why
     return TrainingReport(
         method=session.config.method,
         model=session.subject.title,

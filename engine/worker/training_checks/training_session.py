@@ -18,7 +18,7 @@ from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
-from engine.memory.dry_run.run_forecast import RunForecast, forecast_run
+from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods import method
@@ -94,11 +94,11 @@ class TrainingSession:
         self.packing = packing_of(self.model, self.config, subject.rows, machine)
         self.schedule = BatchSchedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
         self.batches = self._worst_case()
-        self.forecast = self._forecast()
+        self.estimates = self._estimates()
         self.optimizer, self.optimizer_name = make_optimizer(
-            self.model.parameters(), self.forecast.config, machine, lambda code, text: None
+            self.model.parameters(), self.estimates.config, machine, lambda code, text: None
         )
-        self.checkpointing = resolve_checkpointing(self.forecast.config.train.gradient_checkpointing, machine.device)
+        self.checkpointing = resolve_checkpointing(self.estimates.config.train.gradient_checkpointing, machine.device)
         self.hooks = Hooks()
         self.trainer = self._trainer(folder)
         self.probed: ProbeResult | None = None
@@ -152,7 +152,7 @@ class TrainingSession:
             meters=self.meters,
             automatic=True,
             evaluate=None,
-            fits=None if on_gpu else self.forecast.training_fits,
+            fits=None if on_gpu else self.estimates.training_fits,
             warn=self.warn,
             stronger=stronger_than(self.checkpointing) if self._plan_chooses else [],
         ).run()
@@ -190,10 +190,10 @@ class TrainingSession:
         """Whether the plan chooses activation checkpointing, as for runs on a GPU."""
         return self.machine.device == "cuda" and self.config.train.gradient_checkpointing == "auto"
 
-    def _forecast(self) -> RunForecast:
+    def _estimates(self) -> RunEstimates:
         limit = available_memory(self.meters) if self.machine.device == "cuda" else None
         architecture, batch = config_of(self.config.model), self.config.train.batch
-        return forecast_run(self.config, architecture, self.machine, self.batches, batch, self.warn, limit)
+        return estimate_run(self.config, architecture, self.machine, self.batches, batch, self.warn, limit)
 
     def _worst_case(self) -> WorstCaseBatches:
         rows, batch = self.subject.rows, self.config.train.batch
@@ -215,7 +215,7 @@ class TrainingSession:
             rows=self.subject.rows,
             schedule=self.schedule,
             packing=self.packing,
-            micro_batch=self.forecast.micro_batch,
+            micro_batch=self.estimates.micro_batch,
             checkpoint_folder=folder / "checkpoints",
             keep_checkpoints=1,
             tokenizer=SimpleNamespace(pad_token_id=self.subject.pad),

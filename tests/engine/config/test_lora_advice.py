@@ -14,7 +14,7 @@ from engine.config.preset_library import resolve_preset
 from engine.ladder.verdict import verdict
 from engine.runs.ladder_plan import make_plan
 from tui.preview.launch_context import DataCheck
-from tui.preview.memory_forecast import MethodForecast
+from tui.preview.method_estimate import MethodEstimate
 from tui.preview.problems import adapter_problems
 
 FULL = TrainedRung("full", 1e-4, 16, "all-linear")
@@ -80,7 +80,7 @@ def test_the_verdict_has_them_as_caveats(tmp_path: Path) -> None:
 
 def test_the_launch_preview_has_them() -> None:
     config = resolve_preset("demo", "lora", {"adapter.target_modules": ["q_proj"], "train.batch": 256}).config
-    found = MethodForecast("lora", "unknown", config=config)
+    found = MethodEstimate("lora", "unknown", config=config)
     problems = list(adapter_problems([found], ["LoRA"], DataCheck()))
     assert [problem.code for problem in problems] == ["lora.attention_only", "lora.large_batch"]
     assert not any(problem.blocking for problem in problems)

@@ -32,7 +32,7 @@ def cached(hub: str, commit: str, branch: str = "main") -> Path:
 
 
 def test_it_imports_nothing_heavy() -> None:
-    assert not loaded_by("import engine.config.model_files, tui.preview.memory_forecast") & set(HEAVY)
+    assert not loaded_by("import engine.config.model_files, tui.preview.method_estimate") & set(HEAVY)
 
 
 def test_the_embedded_model_is_in_the_assets() -> None:

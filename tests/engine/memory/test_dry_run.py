@@ -14,7 +14,7 @@ from engine.config.preset import Preset, resolve
 from engine.data.tokens import Row
 from engine.hardware import cpu
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.run_forecast import as_measured, forecast_run
+from engine.memory.dry_run.run_estimates import as_measured, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import StepShape
@@ -103,7 +103,7 @@ def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(se
     shape = transformers.LlamaConfig(**TINY)
 
     def paged(limit: int) -> bool:
-        found = forecast_run(config("full", **settings), shape, GPU, own, 8, lambda code, text: None, limit)
+        found = estimate_run(config("full", **settings), shape, GPU, own, 8, lambda code, text: None, limit)
         assert found.best is not None
         assert found.config.optimizer.name == ("paged_adamw_8bit" if found.best.paged else "adamw_8bit")
         return found.best.paged

@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import listed_budget, local_budget, system_memory
 from tui.live.machine import MachineSampler, WatchedProcess
-from tui.preview.memory_forecast import memory_budget
+from tui.preview.method_estimate import memory_budget
 
 GIB = 1 << 30
 
@@ -111,9 +111,9 @@ def test_the_bench_plans_for_the_same_gpu(
     sample, budget = MachineSampler().look(WatchedProcess()), local_budget(nvml())
     assert sample.visible == position
     assert (sample.run_gpu and sample.run_gpu.name) == (None if position is None else budget.name)
-    forecast = memory_budget(sample)
-    assert (forecast.device, forecast.bf16) == (budget.device, budget.bf16)
-    assert position is None or forecast.total == budget.total
+    found = memory_budget(sample)
+    assert (found.device, found.bf16) == (budget.device, budget.bf16)
+    assert position is None or found.total == budget.total
 
 
 def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,20 +19,20 @@ from engine.worker.slots import limit_memory, refuse_small_slot
 GPU = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
 
 
-def forecast(training: int | None) -> Any:
+def estimates(training: int | None) -> Any:
     peak = SimpleNamespace(total=training, parts={})
     best = None if training is None else SimpleNamespace(training=peak, pageable=0)
     return SimpleNamespace(best=best)
 
 
 def test_a_run_that_is_predicted_to_fit_is_not_refused() -> None:
-    refuse_small_slot(forecast(1000), 1000, "0:2")
+    refuse_small_slot(estimates(1000), 1000, "0:2")
 
 
 @pytest.mark.parametrize("training", [1001, None])
 def test_a_run_that_does_not_fit_or_has_no_prediction_is_refused(training: int | None) -> None:
     with pytest.raises(UserError) as caught:
-        refuse_small_slot(forecast(training), 1000, "0:2")
+        refuse_small_slot(estimates(training), 1000, "0:2")
     assert (caught.value.code, caught.value.where) == ("device.slot_too_small", "hardware.device=0:2")
 
 

@@ -18,7 +18,7 @@ from tui.live.machine import OtherProcess
 from tui.preview.disk import needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
-from tui.preview.memory_forecast import forecast
+from tui.preview.method_estimate import method_estimate
 from tui.selection import Selection
 
 GIB = 1 << 30
@@ -113,7 +113,7 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": DataCheck()}
     fixed = {"train.micro_batch": 16, "train.gradient_checkpointing": False}
     config = Selection("smollm2-full", data="tickets", settings=fixed).effective().config
-    whole = forecast(config, find_model(config.model), card(80 * GIB)).estimate
+    whole = method_estimate(config, find_model(config.model), card(80 * GIB)).estimate
     assert whole is not None
     budget = card(int(0.98 * whole.peak))
     (problem,) = [
@@ -163,7 +163,7 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Selection("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
-    found = forecast(config, find_model(config.model), card(80 * GIB))
+    found = method_estimate(config, find_model(config.model), card(80 * GIB))
     assert found.estimate is not None
     weights = found.estimate.training.parts["weights"]
     assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
@@ -197,7 +197,7 @@ def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> 
     plan = make_plan("demo", [], {}, seeds=3)
     found = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
     assert found.title == "ladder of demo"
-    assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds; probe each rung first: 12 runs"
+    assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds; a timing probe of each rung: 12 runs"
     assert fact(found, "rates") == "qlora 5e-3 (preset demo), lora 5e-3 (preset demo), full 5e-4 (preset demo)"
     assert not [code for code in codes(found) if code.startswith("preset.")]
     for rung in ("qlora", "lora", "full"):

@@ -112,7 +112,7 @@ def test_a_ladder_has_a_launch_screen_too(tmp_path: Path) -> None:
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "L")
         assert isinstance(app.screen, LaunchScreen)
-        assert "base, qlora, lora, full; 1 seed; probe each rung first: 6 runs" in text(app)
+        assert "base, qlora, lora, full; 1 seed; a timing probe of each rung: 6 runs" in text(app)
         assert "full 5e-4 (preset demo-lora)" in text(app)
         await pilot.press("escape")
         assert not isinstance(app.screen, LadderScreen)

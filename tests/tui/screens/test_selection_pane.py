@@ -1,4 +1,4 @@
-"""The selection on the bench: forecasts of the methods, presets on number keys, what a selection changed."""
+"""The selection on the bench: estimates of the methods, presets on number keys, what a selection changed."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from engine.methods.machine import this_machine
 from engine.runs import run_dir
 from engine.runs.result import Result
 from tui.live.machine import GpuSample, MachineSample
-from tui.preview.memory_forecast import memory_budget
+from tui.preview.method_estimate import memory_budget
 
 GIB = 1 << 30
 A100 = "NVIDIA A100-SXM4-80GB"

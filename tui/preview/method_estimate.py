@@ -1,6 +1,6 @@
-"""Memory forecast of each method on this machine, by the formula, in milliseconds.
+"""Estimate the memory of each method on this machine, by the formula, in milliseconds.
 
-A forecast assumes rows as long as the longest row of checked data, else as long as the configuration allows, with
+An estimate assumes rows as long as the longest row of checked data, else as long as the configuration allows, with
 every token in the loss: an upper bound.
 """
 
@@ -38,12 +38,12 @@ STYLES: dict[Fit, str] = {
     "unknown": "$foreground-muted",
 }
 STEPS_OF_MEMORY = 32
-"""Memory used by others is rounded to this fraction of the total, so that forecasts do not change with every sample."""
+"""Memory used by others is rounded to this fraction of the total, so that estimates do not change with every sample."""
 
 
 @dataclass(frozen=True)
-class MethodForecast:
-    """Forecast of one method with the current selection."""
+class MethodEstimate:
+    """Memory estimate of one method with the current selection."""
 
     method: str
     fit: Fit
@@ -99,29 +99,29 @@ def foreign_processes(gpu: GpuSample, own: Collection[int]) -> list[OtherProcess
     return [other for other in gpu.others if other.pid not in own]
 
 
-def forecasts(
+def method_estimates(
     selection: Selection, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
-) -> list[MethodForecast]:
-    """Forecasts of all methods with the current selection; `longest` as in `forecast`."""
+) -> list[MethodEstimate]:
+    """Estimates of all methods with the current selection; `longest` as in `method_estimate`."""
     return [_of_method(selection, method, files, budget, longest) for method in method_names()]
 
 
-def forecast(
+def method_estimate(
     config: Config, files: ModelFiles, budget: MemoryBudget | None, longest: int | None = None
-) -> MethodForecast:
-    """Forecast of one configuration; `longest` is the number of tokens of the longest row, where known."""
+) -> MethodEstimate:
+    """Estimate of one configuration; `longest` is the number of tokens of the longest row, where known."""
     if files.table is None:
-        return MethodForecast(config.method, "unknown", config=config, why=files.why)
+        return MethodEstimate(config.method, "unknown", config=config, why=files.why)
     if budget is None:
-        return MethodForecast(config.method, "unknown", config=config, why="sampling the machine")
+        return MethodEstimate(config.method, "unknown", config=config, why="sampling the machine")
     length = min(config.train.max_length, longest or config.train.max_length)
     rows = StepShape(count=rows_per_device(config.train), length=length, answer=max(1, length - 1))
     try:
         estimate = resolved_query(config, files.table, rows, budget).formula_estimate()
     except UserError as error:
-        return MethodForecast(config.method, "unknown", config=config, why=error.line)
+        return MethodEstimate(config.method, "unknown", config=config, why=error.line)
     fit = classify_fit(estimate.peak, budget, "formula")
-    return MethodForecast(config.method, fit, estimate, config, peak=process_peak(estimate, budget))
+    return MethodEstimate(config.method, fit, estimate, config, peak=process_peak(estimate, budget))
 
 
 def resolved_query(config: Config, model_config: Mapping[str, Any], rows: StepShape, budget: MemoryBudget) -> FitQuery:
@@ -151,16 +151,16 @@ def predicted_peak(
         config = run_dir.read_frozen(run).config if run else chosen.config
     except UserError:
         return None
-    return forecast(config, find_model(config.model), budget, longest(config)).peak
+    return method_estimate(config, find_model(config.model), budget, longest(config)).peak
 
 
-def error_label(found: Sequence[MethodForecast]) -> str:
+def error_label(found: Sequence[MethodEstimate]) -> str:
     """Name and measured error of the estimate: `formula, ±13%`."""
     estimate = next((one.estimate for one in found if one.estimate), None)
     return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
 
 
-def list_label(found: Sequence[MethodForecast]) -> str:
+def list_label(found: Sequence[MethodEstimate]) -> str:
     """What the estimates in the list of methods assume: `±13%, 512-token rows`."""
     estimate = next((one.estimate for one in found if one.estimate), None)
     if estimate is None:
@@ -170,12 +170,12 @@ def list_label(found: Sequence[MethodForecast]) -> str:
 
 def _of_method(
     selection: Selection, method: str, files: ModelFiles, budget: MemoryBudget | None, longest: int | None
-) -> MethodForecast:
+) -> MethodEstimate:
     try:
         config = selection.with_method(method).effective().config
     except UserError as error:
-        return MethodForecast(method, "unknown", why=error.line)
-    return forecast(config, files, budget, longest)
+        return MethodEstimate(method, "unknown", why=error.line)
+    return method_estimate(config, files, budget, longest)
 
 
 def _steady(used: int, total: int) -> int:

@@ -21,10 +21,11 @@ from engine.runs.result import Predicted
 
 
 @dataclass(frozen=True)
-class RunForecast:
-    """Estimates of one run, least accurate first; empty if there are none."""
+class RunEstimates:
+    """Memory estimates of one run, and the settings they lead to."""
 
-    estimates: list[MemoryEstimate]
+    tiers: list[MemoryEstimate]
+    """By formula and dry run, least accurate first; empty if there are none."""
     again: Callable[[dict[str, Any]], MemoryEstimate] | None
     """The formula with other settings, such as {"train.micro_batch": 2}."""
     config: schema.Config
@@ -43,10 +44,10 @@ class RunForecast:
         if self.best is None or self.again is None:
             return True
         changed = self.again(settings)
-        new, old, right = (getattr(estimate, what) for estimate in (changed, self.estimates[0], self.best))
+        new, old, right = (getattr(estimate, what) for estimate in (changed, self.tiers[0], self.best))
         if new is None or old is None or right is None:
             return True
-        return as_measured(changed, new) * as_measured(self.best, right) / as_measured(self.estimates[0], old) <= limit
+        return as_measured(changed, new) * as_measured(self.best, right) / as_measured(self.tiers[0], old) <= limit
 
     @property
     def micro_batch(self) -> int:
@@ -55,7 +56,7 @@ class RunForecast:
 
     @property
     def best(self) -> MemoryEstimate | None:
-        return self.estimates[-1] if self.estimates else None
+        return self.tiers[-1] if self.tiers else None
 
     def predicted(self) -> list[Predicted]:
         """The predictions for `result.json`."""
@@ -65,7 +66,7 @@ class RunForecast:
                 training=as_measured(estimate, estimate.training),
                 evaluation=as_measured(estimate, estimate.evaluation),
             )
-            for estimate in self.estimates
+            for estimate in self.tiers
         ]
 
 
@@ -75,7 +76,7 @@ def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
     return peak.total - context - min(estimate.pageable, peak.parts.get("optimizer", 0))
 
 
-def forecast_run(
+def estimate_run(
     config: schema.Config,
     architecture: Any,
     machine: Machine,
@@ -83,7 +84,7 @@ def forecast_run(
     micro_batch: int,
     warn: Callable[[str, str], None],
     limit: int | None = None,
-) -> RunForecast:
+) -> RunEstimates:
     """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
     8 billion parameters. A failed prediction is a warning and never ends the run.
 
@@ -115,7 +116,7 @@ def forecast_run(
     if config.optimizer.name == "auto":
         chosen, found = settle_optimizer(chosen, found)
     again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
-    return RunForecast(found, again, chosen.config)
+    return RunEstimates(found, again, chosen.config)
 
 
 def _query(

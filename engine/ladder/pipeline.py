@@ -1,4 +1,4 @@
-"""The stages of a ladder in order: preparation, timing probes, learning-rate trials, runs, exports, analysis and report."""
+"""The stages of a ladder: preparation, timing probes, learning-rate trials, runs, exports, analysis, report."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from engine.training.meters import Meters, resident, resident_peak, uses_gpu
 from engine.training.trainer import AnswerTrainer
 
 HEADROOM = 0.05
-"""Fraction of the device's memory that a memory probe leaves free: rows of other lengths fragment the pool differently."""
+"""Fraction of the device's memory that a probe leaves free: rows of other lengths fragment the pool differently."""
 Warn = Callable[[str, str], None]
 
 

@@ -159,8 +159,8 @@ def running_elsewhere(home: Path) -> str:
 
 
 def runs_of(run: Path) -> Path:
-    """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat session
-    (`<run>/try` in the device queue) the parent of its run.
+    """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat
+    session (`<run>/try` in the device queue) the parent of its run.
     """
     if run.name == device_queue.TRY:
         return run.parent.parent

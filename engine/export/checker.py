@@ -25,16 +25,19 @@ class Checker:
     seconds: float = 0.0
     """Duration of all checks so far."""
 
-    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> ArtifactCheck:
-        """Check one artifact; `quantize_base` as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
-        logits = str(self.work / "logits.safetensors")
-        job = CheckJob(
+    def job(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> CheckJob:
+        """The check as a request."""
+        return CheckJob(
             run=str(self.run.path),
             kind=kind,
             artifact=str(artifact or ""),
             quantize_base=quantize_base,
-            logits=logits,
+            logits=str(self.work / "logits.safetensors"),
         )
+
+    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> ArtifactCheck:
+        """Check one artifact; `quantize_base` as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
+        job = self.job(kind, artifact, quantize_base)
         started = time.monotonic()
         answer = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
         self.seconds += time.monotonic() - started

@@ -164,7 +164,12 @@ def runs_of(run: Path) -> Path:
     """
     if run.name == device_queue.TRY:
         return run.parent.parent
-    return run.parent.parent.parent if run.parent.name == "probes" else run.parent
+    return run.parent.parent.parent if is_timing_probe(run) else run.parent
+
+
+def is_timing_probe(run: Path) -> bool:
+    """Whether a run is in its ladder's directory (`LadderDir.probes`)."""
+    return run.parent.name == "probes"
 
 
 def short_name(run: str) -> str:

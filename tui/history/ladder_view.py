@@ -31,7 +31,7 @@ FIGURES = 22
 
 
 def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content]:
-    """One line per rung: timing probe, trials, runs and exports as marks, then the active run or export, or an error."""
+    """One line per rung: timing probe, trials, runs and exports as marks, then the active run or export or an error."""
     marks = ASCII_MARKS if ascii_only else MARKS
     for name in dict.fromkeys(_trained(entry) for entry in ladder.entries):
         mine = [entry for entry in ladder.entries if _trained(entry) == name]

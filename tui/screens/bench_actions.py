@@ -85,9 +85,9 @@ class BenchActions(BaseScreen[None]):
         self.actions.resume(self.follower.run)
 
     def action_live(self) -> None:
-        """Watch the next live run: the one that uses the GPU, then those that wait."""
+        """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
         self.refresh_live_runs()
-        runs, watched = self.live_runs.in_order(), self.follower.run
+        runs, watched = [*self.live_runs.in_order(), *self.live_runs.probes()], self.follower.run
         if not runs:
             self.tell(f"No active runs in this folder. {self.live_runs.elsewhere()}".rstrip(), severity="warning")
             return

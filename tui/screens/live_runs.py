@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.runs.folder import running_elsewhere
+from engine.runs.folder import is_timing_probe, running_elsewhere, runs_of
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -55,6 +55,13 @@ class LiveRuns:
 
         queued = [RunDir(turn.run) for turn in self.turns if turn.run.parent == self._folder]
         return [*queued, *self.unqueued]
+
+    def probes(self) -> list[RunDir]:
+        """Live timing probes of this folder's ladders, in no particular order."""
+        from engine.runs.run_dir import RunDir
+
+        probes = (turn.run for turn in self.turns if is_timing_probe(turn.run))
+        return [RunDir(run) for run in probes if runs_of(run) == self._folder]
 
     def elsewhere(self) -> str:
         """`full-3d4d is running in ~/other/runs.`, or nothing."""

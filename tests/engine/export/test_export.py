@@ -19,10 +19,13 @@ from command import ftbench
 from export_damage import DAMAGES
 from served_model import chat_request, served
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
 from engine.evaluation.predictions import recorded_items
+from engine.export import artifact_check
+from engine.export.check_job import ArtifactCheck, CheckedKind
 from engine.export.checker import Checker
 from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of
@@ -162,12 +165,21 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
     assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [found for found, _ in exports(run)] == [folder]
 
 
+class LocalChecker(Checker):
+    """Checks in this process, which has imported the libraries."""
+
+    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> ArtifactCheck:
+        return artifact_check.check(self.job(kind, artifact, quantize_base), self.progress)
+
+
 @pytest.fixture(scope="module")
-def checker(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> Checker:
+def checker(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checker]:
     """The check alone, of artifacts that exist, after the check of the run's own model."""
-    checker = Checker(runs["lora"], tmp_path_factory.mktemp("check"), lambda *_: None)
+    verbosity = transformers_logging.get_verbosity()
+    checker = LocalChecker(runs["lora"], tmp_path_factory.mktemp("check"), lambda *_: None)
     checker.check("run")
-    return checker
+    yield checker
+    transformers_logging.set_verbosity(verbosity)
 
 
 @pytest.mark.parametrize("name", DAMAGES)

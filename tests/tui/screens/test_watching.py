@@ -247,6 +247,22 @@ def test_a_run_that_starts_later_is_watched_if_none_is(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_the_timing_probe_of_a_ladder_can_be_watched(tmp_path: Path) -> None:
+    probe = made(tmp_path / "20260101-000000-demo-beef" / "probes", ended=False)
+    descriptor = locks.acquire(locks.device_lock("cpu"), f"1 {probe.path}")
+    assert descriptor is not None
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("j")
+        await wait_for(pilot, lambda: app.bench.follower.run == probe)
+        assert notes(app) == []
+
+    try:
+        play(tmp_path, story)
+    finally:
+        os.close(descriptor)
+
+
 def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere" / "20260101-000000-demo-full-full-beef"
     descriptor = locks.acquire(locks.device_lock("cpu"), f"1 {elsewhere}")

@@ -69,13 +69,17 @@ def notes(app: Workbench) -> list[str]:
 
 def drawn(app: App[Any]) -> list[Text]:
     """The lines of the screen with their styles."""
-    with patch.object(Console, "export_svg", lambda console, **_: console.export_text(styles=True)):
-        return [Text.from_ansi(line) for line in app.export_screenshot().split("\n")[: app.size.height]]
+    return [Text.from_ansi(line) for line in _exported(app, styles=True)]
 
 
 def screen_text(app: App[Any]) -> str:
-    """The characters of the screen."""
-    return "\n".join(line.plain.rstrip() for line in drawn(app)) + "\n"
+    """The characters of the screen. Without styles, whose codes take most of the time: tests wait for texts."""
+    return "\n".join(line.rstrip() for line in _exported(app, styles=False)) + "\n"
+
+
+def _exported(app: App[Any], styles: bool) -> list[str]:
+    with patch.object(Console, "export_svg", lambda console, **_: console.export_text(styles=styles)):
+        return app.export_screenshot().split("\n")[: app.size.height]
 
 
 def shown(app: Workbench, part: str) -> str:

@@ -133,7 +133,7 @@ def test_messages_of_the_bench_and_its_screens_name_the_users_keys(tmp_path: Pat
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: "press f3 for a preset, f4 for a method, f5 to" in shown(app, "about"))
         assert "ready: f3 preset, f5 start, f6 runs" in shown(app, "status")
-        assert "f2 QLoRA · demo" in screen_text(app)
+        await wait_for(pilot, lambda: "f2 QLoRA · demo" in screen_text(app))
         await pilot.press("n")
         assert "press f7 to" in notes(app)[-1]
         await pilot.press("f6")

@@ -25,7 +25,7 @@ import pytest
 from chat_server import stand_in
 from made_ladder import made_ladder
 from made_runs import BEGIN, METHODS
-from pilot import drawn
+from pilot import drawn, screen_text
 from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
@@ -201,7 +201,7 @@ def frame(app: Workbench) -> Frame:
 
 def is_complete(app: Workbench) -> bool:
     """Whether the answers of other processes and a sample have arrived."""
-    text = frame(app).text
+    text = screen_text(app)
     data = app.bench.query_one(DataList)
     if isinstance(app.screen, TryScreen):
         return "target 1" in text and "answering" not in text and "its turn" not in text
@@ -216,11 +216,11 @@ def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
 
     async def settle(pilot: Pilot[str]) -> None:
         """Wait until two frames in a row are equal."""
-        before, now = "", frame(app).text
+        before, now = "", screen_text(app)
         while before != now or "starting …" in now or "loading" in now:
             await app.workers.wait_for_complete()
             await pilot.pause(0.3)
-            before, now = now, frame(app).text
+            before, now = now, screen_text(app)
 
     async def play() -> None:
         async with app.run_test(size=size) as pilot:

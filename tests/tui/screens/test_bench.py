@@ -88,7 +88,7 @@ def test_the_method_changes_the_whole_configuration(tmp_path: Path) -> None:
         assert app.bench.selection_pane.effective.config.optimizer.name == "auto"
         await pilot.press("c")
         assert isinstance(app.screen, ConfigurationScreen)
-        assert "default for full" in screen_text(app)
+        await wait_for(pilot, lambda: "default for full" in screen_text(app))
         await pilot.press("escape")
         assert app.screen is app.bench
 

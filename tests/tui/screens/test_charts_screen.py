@@ -23,26 +23,31 @@ def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("G")
-        assert "no run to show" in screen_text(app)
+        await wait_for(pilot, lambda: "no run to show" in screen_text(app))
         await pilot.press("escape", "r", "enter")
         await wait_for(pilot, lambda: app.bench.follower.state)
         await pilot.press("G")
         assert isinstance(app.screen, ChartsScreen)
         await wait_for(pilot, lambda: "tokens/s" in screen_text(app))
-        for name in ("loss", "learning rate", "gradient norm", "memory (MiB)", "samples"):
-            assert name in screen_text(app)
+        names = ("loss", "learning rate", "gradient norm", "memory (MiB)", "samples")
+        await wait_for(pilot, lambda: all(name in screen_text(app) for name in names))
         await pilot.press("b")
         screen = app.screen
         await wait_for(pilot, lambda: len(screen.earlier) == 1)
-        assert screen.earlier[0].name[-10:-5] in screen_text(app)
+        await wait_for(pilot, lambda: screen.earlier[0].name[-10:-5] in screen_text(app))
         await pilot.press("b")
         await wait_for(pilot, lambda: any("no other earlier run" in note for note in notes(app)))
         await pilot.press("left", "left")
-        assert screen.cursor is not None and f"step {screen.cursor}" in screen_text(app) and "│" in screen_text(app)
+        await wait_for(
+            pilot,
+            lambda: (
+                screen.cursor is not None and f"step {screen.cursor}" in screen_text(app) and "│" in screen_text(app)
+            ),
+        )
         await pilot.press("home")
         assert screen.cursor == 1
         await pilot.press("end", "g", "w", "B")
-        assert screen.cursor is None and screen.earlier == [] and "latest" in screen_text(app)
+        await wait_for(pilot, lambda: screen.cursor is None and screen.earlier == [] and "latest" in screen_text(app))
         await pilot.press("escape")
         assert app.screen is app.bench
 

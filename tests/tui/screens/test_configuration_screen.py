@@ -47,7 +47,9 @@ def test_a_value_is_edited_and_its_cost_is_shown_while_it_is_typed(size: tuple[i
         await pilot.press("enter")
         assert app.screen.query_one(ValueInput).display, "an invalid value is not taken"
         await pilot.press("backspace", "enter")
-        assert not app.screen.query_one(ValueInput).display and "your change" in screen_text(app)
+        await wait_for(
+            pilot, lambda: not app.screen.query_one(ValueInput).display and "your change" in screen_text(app)
+        )
         assert "1 change" in part(app, "title")
         await pilot.press("escape", "escape")
         assert app.screen is app.bench
@@ -84,7 +86,7 @@ def test_the_method_and_the_model_are_settings_too(tmp_path: Path) -> None:
         assert isinstance(screen, ConfigurationScreen)
         await type_text(pilot, "full")
         await pilot.press("enter")
-        assert screen.selection.method == "full" and "adapter.rank" not in screen_text(app)
+        await wait_for(pilot, lambda: screen.selection.method == "full" and "adapter.rank" not in screen_text(app))
         await find(pilot, "model.id")
         await type_text(pilot, "smollm2-135m")
         await pilot.press("enter")

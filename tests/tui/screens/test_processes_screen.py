@@ -47,7 +47,7 @@ def test_the_screen_lists_and_sorts(size: tuple[int, int], tmp_path: Path) -> No
         await pilot.press("t")
         screen = app.screen
         assert isinstance(screen, ProcessesScreen)
-        assert "sorted by GPU memory" in screen_text(app)
+        await wait_for(pilot, lambda: "sorted by GPU memory" in screen_text(app))
         rows = [
             ProcessRow(1, 0, 2 * GIB, 80 * GIB, 9, "ann", 5.0, GIB, 60.0, "\x1b[31mlow"),
             ProcessRow(2, 0, 30 * GIB),
@@ -58,7 +58,7 @@ def test_the_screen_lists_and_sorts(size: tuple[int, int], tmp_path: Path) -> No
         lines = [line for line in screen_text(app).splitlines() if "GiB" in line]
         assert "30.0 GiB" in lines[0] and "ann" in lines[1] and "\x1b" not in lines[1]
         await pilot.press("o")
-        assert "sorted by GPU utilization" in screen_text(app)
+        await wait_for(pilot, lambda: "sorted by GPU utilization" in screen_text(app))
         await pilot.press("escape")
         assert app.screen is app.bench
 

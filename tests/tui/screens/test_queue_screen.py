@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pilot import play, screen_text
+from pilot import play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config.preset_library import resolve_preset
@@ -32,7 +32,7 @@ def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
         os.close(held)
         screen.refresh_queue()
         await pilot.pause()
-        assert "no run uses or waits for a device" in screen_text(app)
+        await wait_for(pilot, lambda: "no run uses or waits for a device" in screen_text(app))
         await pilot.press("escape")
         await pilot.pause()
         assert app.screen is app.bench
@@ -47,6 +47,6 @@ def test_a_lock_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         folder.write_text("")
         await pilot.press("Q")
         await pilot.pause()
-        assert "cannot read the device queue" in screen_text(app)
+        await wait_for(pilot, lambda: "cannot read the device queue" in screen_text(app))
 
     play(tmp_path / "runs", story)

@@ -20,7 +20,7 @@ def test_a_terminal_that_is_too_small_shows_the_required_size(tmp_path: Path) ->
         await pilot.resize_terminal(70, 20)
         await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
         await wait_for(pilot, lambda: "needs 80 x 24" in screen_text(app))
-        assert "70 x 20" in screen_text(app)
+        await wait_for(pilot, lambda: "70 x 20" in screen_text(app))
         await pilot.resize_terminal(80, 24)
         await wait_for(pilot, lambda: app.screen is app.bench)
         await pilot.resize_terminal(40, 10)

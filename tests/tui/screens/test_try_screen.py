@@ -105,11 +105,11 @@ def test_answers_stand_side_by_side_with_memory_and_speed() -> None:
 def test_a_narrow_screen_shows_some_columns_and_keys_show_the_others() -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         await send(pilot, screen, "hello")
-        assert "─ base ─" in screen_text(app) and "─ Full ─" not in screen_text(app)
-        assert "columns 1 to 2 of 4" in screen_text(app)
+        await wait_for(pilot, lambda: "─ base ─" in screen_text(app) and "─ Full ─" not in screen_text(app))
+        await wait_for(pilot, lambda: "columns 1 to 2 of 4" in screen_text(app))
         await pilot.press("escape", "right", "right")
         await wait_for(pilot, lambda: "─ Full ─" in screen_text(app))
-        assert "columns 3 to 4 of 4" in screen_text(app) and "─ base ─" not in screen_text(app)
+        await wait_for(pilot, lambda: "columns 3 to 4 of 4" in screen_text(app) and "─ base ─" not in screen_text(app))
         assert isinstance(app.focused, AnswerColumn) and app.focused.display
         await pilot.press("left", "left", "left")
         await wait_for(pilot, lambda: "columns 1 to 2 of 4" in screen_text(app))
@@ -130,12 +130,12 @@ def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> Non
         assert "the evaluation recorded another answer, wrong\nrecorded: something else" in column
         await pilot.press("n")
         await wait_for(pilot, lambda: "heard question 2" in screen_text(app) and not screen.state.pending)
-        assert "all runs failed" in screen_text(app)
+        await wait_for(pilot, lambda: "all runs failed" in screen_text(app))
         await pilot.press("p")
         await wait_for(pilot, lambda: "heard question 1" in screen_text(app) and not screen.state.pending)
         await pilot.press("i")
         await send(pilot, screen, "a prompt")
-        assert screen.state.item == -1 and "test.jsonl" not in screen_text(app)
+        await wait_for(pilot, lambda: screen.state.item == -1 and "test.jsonl" not in screen_text(app))
 
     tried(story)
 
@@ -145,7 +145,7 @@ def test_a_long_answer_is_stopped_and_the_next_prompt_waits_for_it() -> None:
         screen.query_one("#prompt", Input).value = "endless"
         await pilot.press("enter")
         await wait_for(pilot, lambda: "base is answering; s stops" in screen_text(app))
-        assert "waiting for its turn" in screen_text(app)
+        await wait_for(pilot, lambda: "waiting for its turn" in screen_text(app))
         screen.query_one("#prompt", Input).value = "next"
         await pilot.press("enter")
         assert "press escape, then s to" in app.notes[-1] and screen.query_one("#prompt", Input).value == "next"
@@ -160,7 +160,9 @@ def test_a_long_answer_is_stopped_and_the_next_prompt_waits_for_it() -> None:
         await pilot.press("enter")
         await send(pilot, screen, "next")
         await wait_for(pilot, lambda: screen_text(app).count("heard next") == 4)
-        assert "heard next after 3" in screen_text(app) and "heard next after 1" in screen_text(app)
+        await wait_for(
+            pilot, lambda: "heard next after 3" in screen_text(app) and "heard next after 1" in screen_text(app)
+        )
 
     tried(story)
 
@@ -175,13 +177,13 @@ def test_while_a_run_holds_the_gpu_it_says_so_and_offers_the_cpu(server: Path) -
         await wait_for(pilot, lambda: "in use by 20260131-120102-demo-lora-lora-3f2a (process 17)." in words())
         assert "Press u to use the CPU instead (slow). Press N to start immediately." in words()
         first = opened(server)
-        assert "u CPU" in screen_text(app)
+        await wait_for(pilot, lambda: "u CPU" in screen_text(app))
         await pilot.press("u")
         await wait_for(pilot, lambda: screen.state.ready)
         assert opened(server)["cpu"] and not psutil.pid_exists(first["pid"])
         await pilot.press("escape")
         await wait_for(pilot, lambda: "n next item" in screen_text(app))
-        assert "u CPU" not in screen_text(app) and "start now" not in screen_text(app)
+        await wait_for(pilot, lambda: "u CPU" not in screen_text(app) and "start now" not in screen_text(app))
 
     tried(story, (80, 24), ready=False)
 
@@ -208,7 +210,7 @@ def test_sampling_and_system_prompt_are_edited_in_one_line() -> None:
         assert "chat.sampling" in app.notes[-1] or "temperature" in app.notes[-1]
         line.value = "temperature=0.7 top_p=0.9 seed=3"
         await pilot.press("enter")
-        assert "temperature 0.7, top-p 0.9, seed 3, at most 96 tokens" in screen_text(app)
+        await wait_for(pilot, lambda: "temperature 0.7, top-p 0.9, seed 3, at most 96 tokens" in screen_text(app))
         await send(pilot, screen, "hello")
         await pilot.press("escape", "y")
         line.value = "Be brief.⏎Be kind."
@@ -259,7 +261,7 @@ def test_an_error_is_one_line_and_escape_returns(server: Path) -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         await wait_for(pilot, lambda: screen.error)
         await wait_for(pilot, lambda: "the base model has changed" in screen_text(app))
-        assert "press escape to return" in screen_text(app)
+        await wait_for(pilot, lambda: "press escape to return" in screen_text(app))
         await pilot.press("escape")
         await wait_for(pilot, lambda: app.screen is not screen)
 

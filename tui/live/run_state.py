@@ -10,6 +10,7 @@ from engine.runs import events
 from engine.runs.events import Event
 from tui.charts.series import Series
 from tui.live.event_lines import lines
+from tui.live.expected_peak import ExpectedPeak
 from tui.live.log_lines import LogLines
 
 MAX_SAMPLES = 60
@@ -71,14 +72,15 @@ class RunState:
             return None
         return self.pace * (self.step.steps - self.step.step)
 
-    def predicted_peak(self) -> int | None:
-        """Peak in bytes of the worker's process: measured by the memory probe, else predicted before the first step."""
+    def expected_peak(self) -> ExpectedPeak | None:
+        """Of the worker's process: measured by the memory probe, else predicted before the first step."""
         plan = self.plan
         if plan is None or plan.predicted is None:
             return None
         training = plan.measured or plan.predicted
         evaluation = plan.measured_evaluation or plan.predicted_evaluation or 0
-        return (training if self.on_gpu else max(training, evaluation)) + self.overhead
+        peak = (training if self.on_gpu else max(training, evaluation)) + self.overhead
+        return ExpectedPeak(peak, plan.measured is not None)
 
     def _apply(self, event: Event) -> None:
         self.counted += 1

@@ -62,11 +62,12 @@ def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
     cpu = budget.process_overhead > 0
     measured = "resident set of its process" if cpu else "GPU memory of its process, by NVML"
     added = "plus Python, torch and other libraries" if cpu else "plus the CUDA context"
+    later = "; oneDNN caches kernels later" if cpu else ""
     for name, text in (
         ("training, evaluation", "tensors at the peak of each phase; `ftbench plan` and results use these figures"),
         ("process peak", f"the {'larger of the two' if cpu else 'training peak'}, {added}"),
         ("predicted peak", "the process peak in the method list, on the launch screen and in the machine pane"),
-        ("memory probe", "the process at the longest training batch, measured before the first step"),
+        ("memory probe", f"the process at the longest training batch, measured before the first step{later}"),
         ("this run", f"{measured}, measured once a second"),
     ):
         yield Content.assemble((f"{name}: ", "$foreground-muted"), text)

@@ -143,7 +143,7 @@ class BenchScreen(BenchActions):
 
     def _state(self) -> BenchState:
         return BenchState(
-            self.runs, self.follower.state, self.machine.sample, self.machine.predicted_peak(self.selection_pane)
+            self.runs, self.follower.state, self.machine.sample, self.machine.expected_peak(self.selection_pane)
         )
 
     def _update_panes(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.hardware.cpu_load import usable_cpus
+from tui.live.expected_peak import ExpectedPeak
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns
 from tui.screens.run_follower import RunFollower
@@ -25,7 +26,7 @@ class MachineContext:
         self._screen, self._runs, self._follower, self._live_runs = screen, runs, follower, live_runs
         self.sample: MachineSample | None = None
         self._device: int | str = "auto"
-        self._predicted: tuple[object, int | None] = None, None
+        self._predicted: tuple[object, ExpectedPeak | None] = None, None
         """The last question to the memory formula, and its answer."""
 
     def take(self, sample: MachineSample, selection_pane: SelectionPane) -> MemoryBudget:
@@ -48,20 +49,21 @@ class MachineContext:
         halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
         return ["auto", *found, *(["all"] if len(found) > 1 else []), "cpu", *halves]
 
-    def predicted_peak(self, selection_pane: SelectionPane) -> int | None:
-        """Predicted peak memory in bytes: of the watched run while it is running, else of the selection.
+    def expected_peak(self, selection_pane: SelectionPane) -> ExpectedPeak | None:
+        """Peak memory of the watched run while it is running, else of the selection.
 
-        A run's own prediction replaces the formula's as soon as its log has one.
+        A run's own prediction, and then its memory probe, replace the formula's as soon as its log has them.
         """
         state = self._follower.state
-        if self._follower.live_run and state is not None and (peak := state.predicted_peak()):
+        if self._follower.live_run and state is not None and (peak := state.expected_peak()):
             return peak
         longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
         question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
         if question != self._predicted[0]:
             from tui.preview.method_estimate import predicted_peak
 
-            self._predicted = question, predicted_peak(*question[:3], selection_pane.longest)
+            predicted = predicted_peak(*question[:3], selection_pane.longest)
+            self._predicted = question, None if predicted is None else ExpectedPeak(predicted)
         return self._predicted[1]
 
     def launch_context(self) -> LaunchContext:

@@ -18,6 +18,7 @@ from tui.widgets.rows import Rows
 from tui.workbench import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
+    from tui.live.expected_peak import ExpectedPeak
     from tui.live.machine import GpuSample, MachineSample
 
 MINUTES = 5
@@ -47,14 +48,14 @@ class MachinePane(Rows, can_focus=True):
         super().__init__(id=id, classes=classes)
         self.traces: dict[int, deque[float]] = {}
         """GPU index, or -1 for the system -> share of memory used, one value per second."""
-        self.predicted_peak: int | None = None
-        """Predicted peak memory of the run or of the selection, in bytes."""
+        self.expected_peak: ExpectedPeak | None = None
+        """Peak memory of the run or of the selection, probed or predicted."""
         self.sample: MachineSample | None = None
         self.above = 0
         """Lines above the visible ones."""
 
     def show_state(self, state: BenchState) -> None:
-        changed, self.predicted_peak = state.predicted_peak != self.predicted_peak, state.predicted_peak
+        changed, self.expected_peak = state.expected_peak != self.expected_peak, state.expected_peak
         if state.sample is not None and state.sample is not self.sample:
             self.feed(state.sample)
         elif changed:
@@ -74,7 +75,7 @@ class MachinePane(Rows, can_focus=True):
         if self.sample is None:
             return
         width, height = self.content_size.width, self.content_size.height
-        shown = (self.sample, width, self.traces, self.predicted_peak, app_settings(self).ascii)
+        shown = (self.sample, width, self.traces, self.expected_peak, app_settings(self).ascii)
         lines = list(machine_lines(*shown))
         if len(lines) > height and len(self.sample.gpus) > 1:
             lines = list(machine_lines(*shown, short=True))
@@ -106,7 +107,7 @@ def machine_lines(
     sample: MachineSample,
     width: int,
     traces: dict[int, deque[float]],
-    planned: int | None,
+    expected: ExpectedPeak | None,
     ascii_only: bool,
     short: bool = False,
 ) -> Iterator[Content]:
@@ -120,7 +121,7 @@ def machine_lines(
         if short and gpu.index != ours:
             yield from short_lines(gpu, width, ascii_only)
         else:
-            mine = planned if gpu.index == ours else None
+            mine = expected if gpu.index == ours else None
             pool = sample.worker_pool if len(gpus) == 1 else None  # with several GPUs the run's is unknown here
             yield from gpu_lines(gpu, width, traces.get(gpu.index, deque()), mine, ascii_only, pool)
     if not sample.gpus:
@@ -128,8 +129,8 @@ def machine_lines(
             yield Content.styled(text, "$foreground-muted")
         yield from _memory("system", sample.memory_used, sample.memory_total, width, ascii_only)
         own = ("this run", size(sample.worker_rss) if sample.worker_rss else "–")
-        predicted = ("predicted peak", size(planned) if planned else "–")
-        yield from _pairs([own, predicted, ("CPU", f"{sample.load:.0f}%")], width)
+        peak = (expected.label, size(expected.bytes)) if expected else ("predicted peak", "–")
+        yield from _pairs([own, peak, ("CPU", f"{sample.load:.0f}%")], width)
         yield _trace(traces.get(-1, deque()), width, ascii_only)
 
 
@@ -143,7 +144,7 @@ def gpu_lines(
     gpu: GpuSample,
     width: int,
     trace: Sequence[float],
-    planned: int | None,
+    expected: ExpectedPeak | None,
     ascii_only: bool,
     pool: int | None = None,
 ) -> Iterator[Content]:
@@ -155,7 +156,7 @@ def gpu_lines(
     yield from _memory("shared memory" if gpu.shared else "memory", gpu.used, gpu.total, width, ascii_only)
     at_least = f"≥ {size(pool)}" if pool else "–"
     own = ("this run", size(gpu.mine) if gpu.mine is not None else at_least)
-    yield from _pairs([own, *([("predicted peak", size(planned))] if planned else [])], width)
+    yield from _pairs([own, *([(expected.label, size(expected.bytes))] if expected else [])], width)
     for other in gpu.others:
         yield _pair(
             f"{other.pid} {visible(other.name)}", size(other.bytes) if other.bytes else "n/a", width, "$text-warning"

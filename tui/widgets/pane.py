@@ -12,6 +12,7 @@ from textual.widget import Widget
 from engine.config.errors import UserError
 
 if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sample
+    from tui.live.expected_peak import ExpectedPeak
     from tui.live.machine import MachineSample
     from tui.live.run_state import RunState
 
@@ -30,8 +31,8 @@ class BenchState:
     """The watched run."""
     sample: MachineSample | None = None
     """The latest sample of GPUs and memory, one per second."""
-    predicted_peak: int | None = None
-    """Predicted peak memory in bytes: of the watched run while it is running, else of the selection."""
+    expected_peak: ExpectedPeak | None = None
+    """Peak memory of the watched run while it is running, else of the selection."""
 
 
 @runtime_checkable

@@ -33,6 +33,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from engine.hardware import nvml
+from tui.live.expected_peak import ExpectedPeak
 from tui.live.machine import MachineSampler, WatchedProcess
 from tui.widgets.machine_pane import machine_lines
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
@@ -40,7 +41,7 @@ eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
 for text in sys.argv[4:]:
     scenario.write_text(text)
     sample = eyes.look(worker)
-    lines = [line.plain for line in machine_lines(sample, 40, {}, 33 * 2**30, False)]
+    lines = [line.plain for line in machine_lines(sample, 40, {}, ExpectedPeak(33 * 2**30), False)]
     said.append({"sample": asdict(sample), "lines": lines, "joules": [gpu.energy() for gpu in eyes.gpus]})
 print(json.dumps(said))
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from made_runs import step
 
 from engine.runs import events
@@ -45,3 +46,24 @@ def test_a_waiting_run_shows_what_it_waits_for() -> None:
     state = RunState()
     state.feed([events.Phase(name="waiting", note="process 7 has 0")])
     assert (state.phase, state.note) == ("waiting", "process 7 has 0")
+
+
+def test_the_expected_peak_is_the_predicted_one_until_the_memory_probe() -> None:
+    state = RunState()
+    assert state.expected_peak() is None
+    planned = events.Plan(
+        steps=4,
+        start_step=0,
+        batch=4,
+        micro_batch=4,
+        packing="packed",
+        gradient_checkpointing=False,
+        predicted=100,
+        predicted_evaluation=120,
+    )
+    state.feed([planned])
+    peak = state.expected_peak()
+    assert peak and (peak.bytes, peak.label) == (120 + state.overhead, "predicted peak")
+    state.feed([msgspec.structs.replace(planned, measured=150, measured_evaluation=140)])
+    peak = state.expected_peak()
+    assert peak and (peak.bytes, peak.label) == (150 + state.overhead, "memory probe")

@@ -1,0 +1,18 @@
+"""The peak memory that a run is expected to reach."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class ExpectedPeak(NamedTuple):
+    """Of a run's process."""
+
+    bytes: int
+    is_probed: bool = False
+    """Measured by the memory probe, at the longest training batch; else predicted."""
+
+    @property
+    def label(self) -> str:
+        """Its name in the interface."""
+        return "memory probe" if self.is_probed else "predicted peak"

@@ -19,6 +19,8 @@ WITHOUT_OUTCOME = ("planned", "live")
 
 
 Kind = Literal["probe", "trial", "run", "export"]
+TIMING_PROBE = "timing probe"
+"""The name of the kind `probe` in texts: a run has a memory probe too."""
 Stage = Literal["planned", "preparing", "probing", "tuning", "training", "exporting", "analyzing", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]
 

@@ -11,7 +11,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.rung_results import RungResult
 from engine.runs.rungs import ARTIFACT_SEPARATOR
 from engine.runs.score_format import plain_difference, plain_with_bounds
@@ -20,7 +20,7 @@ from tui.history.scores import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
-KIND_LABELS = {"probe": "timing probe", "trial": "trial", "run": "seeds"}
+KIND_LABELS = {"probe": TIMING_PROBE, "trial": "trial", "run": "seeds"}
 """Kinds of runs in the order of a line, and the text before their marks."""
 LABEL = 12
 """Columns of a rung's name."""
@@ -47,7 +47,7 @@ def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content
         if live and live.kind == "export":
             parts.append((f"{_label(live)}: {visible(live.progress or 'starting', 200)}", "bold"))
         elif live:
-            what = KIND_LABELS["probe"] if live.kind == "probe" else live.kind
+            what = TIMING_PROBE if live.kind == "probe" else live.kind
             parts.append((f"{what}: seed {live.seed}, learning rate {rate(live.learning_rate)}", "bold"))
         elif wrong:
             parts.append((visible(wrong.reason, 200), "$text-error"))

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class ExpectedPeak(NamedTuple):
-    """Of a run's process."""
+    """The peak of a run's process, in bytes."""
 
     bytes: int
     is_probed: bool = False
-    """Measured by the memory probe, at the longest training batch; else predicted."""
+    """Measured by the memory probe before the first step; else predicted."""
 
     @property
     def label(self) -> str:

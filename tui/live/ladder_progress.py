@@ -12,7 +12,7 @@ from engine.config.text import amount, shortened
 from engine.runs import score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower
-from engine.runs.ladder import WITHOUT_OUTCOME, Ladder, LadderEntry
+from engine.runs.ladder import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.rung_results import RungResult
@@ -107,7 +107,7 @@ class LadderView:
         took = f" in {duration(entry.seconds)}" if entry.seconds is not None and entry.status == "finished" else ""
         trial = f"trial at {rate(entry.learning_rate)}"
         run = f"seed {entry.seed}"
-        what = {"probe": "timing probe", "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
+        what = {"probe": TIMING_PROBE, "trial": trial, "run": run, "export": f"export {run}"}[entry.kind]
         disturbed = f", disturbed timing: {entry.disturbed}" if entry.disturbed else ""
         self._line(f"{entry.rung} {what} {entry.status.replace('_', ' ')}{took}{loss}{reused}{reason}{disturbed}")
 
@@ -143,7 +143,7 @@ class LadderView:
         if live.run != self.run or self.follower is None:
             self.run, self.began = live.run, None
             self.follower = Follower(RunDir(self.folder.runs / live.run).events_file)
-            probe = " timing probe" if live.kind == "probe" else ""
+            probe = f" {TIMING_PROBE}" if live.kind == "probe" else ""
             line.start(f"{self._place(ladder)} {live.rung}{probe}")
         for portion in self.follower.portions(thin=True):
             for event in portion:

@@ -79,8 +79,8 @@ class RunState:
             return None
         training = plan.measured or plan.predicted
         evaluation = plan.measured_evaluation or plan.predicted_evaluation or 0
-        peak = (training if self.on_gpu else max(training, evaluation)) + self.overhead
-        return ExpectedPeak(peak, plan.measured is not None)
+        peak = training if self.on_gpu else max(training, evaluation)
+        return ExpectedPeak(peak + self.overhead, peak in (plan.measured, plan.measured_evaluation))
 
     def _apply(self, event: Event) -> None:
         self.counted += 1

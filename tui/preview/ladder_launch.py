@@ -12,6 +12,7 @@ from engine.config.method_specs import method_names
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.config.schema import Config
 from engine.runs.exports import artifact_words
+from engine.runs.ladder import TIMING_PROBE
 from engine.runs.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.rungs import LadderPlan
 from tui.command_line import ladder_command
@@ -65,7 +66,7 @@ TITLES = {
     "rates": "learning rates",
     "ship": "ship",
     "margin": "margin",
-    "probe": "timing probe",
+    "probe": TIMING_PROBE,
     "fresh": "fresh",
 }
 """Option -> its name on the launch screen."""

@@ -62,7 +62,7 @@ def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
     cpu = budget.process_overhead > 0
     measured = "resident set of its process" if cpu else "GPU memory of its process, by NVML"
     added = "plus Python, torch and other libraries" if cpu else "plus the CUDA context"
-    later = "; oneDNN caches kernels later" if cpu else ""
+    later = "; the process grows further during training" if cpu else ""
     for name, text in (
         ("training, evaluation", "tensors at the peak of each phase; `ftbench plan` and results use these figures"),
         ("process peak", f"the {'larger of the two' if cpu else 'training peak'}, {added}"),

@@ -17,13 +17,13 @@ from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.ladder.rung_format import rung_title
 from engine.runs.account import summarize_columns, summarize_rows
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.rungs import is_base
 from engine.runs.score_format import loss
 
-KINDS = {"probe": "timing probe", "trial": "learning-rate trial", "run": "run", "export": "export"}
+KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
 SHARED_SETTINGS = "Settings shared by all rungs"
 NOT_SETTINGS = ("title", "about", "slot", "method")
 """Keys that `ftbench run` needs no --set for."""

@@ -17,7 +17,7 @@ from tui.format import setting
 from tui.preview.method_estimate import STYLES, MethodEstimate, error_label
 from tui.selection import NOT_COMPARED, Selection
 
-LABEL, COLUMN = 15, 15
+LABEL, COLUMN = 16, 15
 
 
 def methods_text(selection: Selection, found: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Content:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import ftbench
+from forked import ftbench
 
 from engine.assets import tiny_folder
 

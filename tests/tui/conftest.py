@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from forked import fork_processes
 
 
 @pytest.fixture(autouse=True)
@@ -14,3 +15,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a bench in the test's process starts is forked from a process that has imported the libraries.
+
+    huggingface_hub has then read the environment variables of its address.
+    """
+    if request.node.get_closest_marker("slow") and "hub" not in request.fixturenames:
+        fork_processes(monkeypatch)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from command import MICRO, events_of
+from forked import ForkedProcess
 
 from engine.assets import tickets_folder
 from engine.config.preset_library import resolve_preset
 from engine.data.check import check
+from engine.executors import local
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
@@ -39,8 +39,8 @@ def change(path: Path) -> None:
 
 def work(run: RunDir) -> tuple[int, dict[str, Any]]:
     """(exit status, result) of the run's worker."""
-    done = subprocess.run([sys.executable, "-m", "engine", str(run.path)], capture_output=True, text=True)
-    return done.returncode, json.loads(run.result_file.read_text())
+    status = ForkedProcess(local.worker_command("engine", run.path)).wait()
+    return status, json.loads(run.result_file.read_text())
 
 
 def test_a_run_with_rows_that_were_not_checked_is_refused(tmp_path: Path) -> None:

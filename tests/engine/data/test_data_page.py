@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ftbench
+from forked import ftbench
 from places import DOCS
 
 from engine.worker.rpc_server import REQUESTS

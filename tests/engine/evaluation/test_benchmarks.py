@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from command import MICRO, ftbench, only_run
+from command import MICRO, only_run
 from faults.worker_runs import stop
+from forked import ftbench
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from task_files import ITEMS, choice_task, generation_task

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from command import MICRO, WHOLE, ftbench, only_run
+from command import MICRO, WHOLE, only_run
+from forked import ftbench
 
 from engine.runs.result import Result
 

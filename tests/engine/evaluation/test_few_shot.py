@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from command import MICRO, ftbench
+from command import MICRO
+from forked import ftbench
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from command import ftbench
+from forked import ftbench
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import MICRO, WHOLE, events_of, ftbench
+from command import MICRO, WHOLE, events_of
+from forked import ftbench
 from schema_checks import check_files
 
 from engine.hardware.cpu_load import usable_cpus

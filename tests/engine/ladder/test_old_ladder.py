@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from command import ftbench
+from forked import ftbench
 from old_runs import LADDER, LADDER_RUNS, unpack
 
 from engine.config.metric_specs import DEFAULT_MARGIN

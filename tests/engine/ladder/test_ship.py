@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from command import MICRO, ftbench
+from command import MICRO
+from forked import ftbench
 
 from engine.runs.exports import FIDELITY, ITEM_SCORES
 from engine.runs.ladder_dir import iterate

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from command import MICRO, ftbench
+from command import MICRO
+from forked import ftbench
 from task_files import choice_task
 
 from engine.runs.sweep_dir import iterate

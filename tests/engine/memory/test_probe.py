@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from command import WHOLE, events_of, ftbench
+from command import WHOLE, events_of
+from forked import ftbench
 from small_models import FULL_ATTENTION, PAD, Numbers, made
 from transformers.modeling_layers import GradientCheckpointingLayer
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from command import MICRO, ftbench, only_run
+from command import MICRO, only_run
+from forked import ftbench
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from command import MICRO, events_of, ftbench, only_run, with_steps
+from command import MICRO, events_of, only_run, with_steps
 from faults.worker_runs import stop
+from forked import ftbench
 from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import resolve_preset

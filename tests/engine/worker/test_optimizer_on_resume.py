@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from command import events_of, ftbench
+from command import events_of
 from faults.worker_runs import UNPROBED, start, stop, wait_for
+from forked import ftbench
 
 from engine.runs.run_dir import RunDir
 

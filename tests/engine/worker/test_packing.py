@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from command import events_of, ftbench, only_run
+from command import events_of, only_run
+from forked import ftbench
 
 from engine.config.catalog import CATALOG
 from engine.config.schema import Config, Train

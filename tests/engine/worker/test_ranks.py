@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from command import events_of, ftbench
+from command import events_of
 from faults.worker_runs import TWO_EPOCHS, losses, start, stop, wait_for, wait_for_end
+from forked import ftbench
 from places import TESTS
 from safetensors.torch import load_file
 

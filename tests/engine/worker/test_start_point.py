@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import MICRO, events_of, ftbench
+from command import MICRO, events_of
 from faults.worker_runs import stop
+from forked import ftbench
 
 from engine.evaluation.predictions import recorded_items
 from engine.runs.run_dir import RunDir, iterate

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from command import ftbench
+from forked import ftbench
 from transformers import LlamaConfig
 
 from engine.config.gpu_prices import list_gpus

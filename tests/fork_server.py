@@ -1,0 +1,152 @@
+"""Fork server: a process that has imported torch, transformers, PEFT and ftbench, and forks for each command.
+
+Importing them takes about half of the CPU time of a short run. `forked.ForkedProcess` is its client, and takes the
+place of `subprocess.Popen` in the commands that are forked here, so that their workers and requests are forks as well.
+Each command is still a process with its own id, session, files and signals; only the interpreter's start and the
+imports are not repeated. What a test says about those needs `command.ftbench`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from forked import MAX_REQUEST, fork_processes
+
+from engine.methods.quick_import import import_libraries
+
+IMPORTED = (
+    "engine.worker.main",
+    "engine.ladder.process",
+    "engine.export.artifact_check",
+    "tui.cli.main",
+    "tui.cli.run",
+)
+RPC_SERVER = "engine.worker.rpc_server"
+INHERITED = ("stdin", "stdout", "stderr", "status")
+"""Descriptors that a request carries, in this order; the exit status is written to the last."""
+
+
+@dataclass
+class Server:
+    """Accepts requests until its stdin is closed."""
+
+    listener: socket.socket
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    children: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """pidfd -> process id and the descriptor that its exit status is written to."""
+
+    def serve(self) -> None:
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.selector.register(0, selectors.EVENT_READ)
+        while True:
+            for key, _ in self.selector.select():
+                if key.fd == 0:
+                    return
+                if key.fd in self.children:
+                    self._reap(key.fd)
+                else:
+                    self._fork()
+
+    def _fork(self) -> None:
+        connection, _ = self.listener.accept()
+        content, descriptors, _, _ = socket.recv_fds(connection, MAX_REQUEST, len(INHERITED))
+        child = os.fork()
+        if not child:
+            for pidfd, (_, status) in self.children.items():
+                os.close(pidfd)
+                os.close(status)
+            os.close(connection.detach())
+            os.close(self.listener.detach())
+            self.selector.close()
+            os.close(descriptors.pop())
+            become(json.loads(content), descriptors)
+        for descriptor in descriptors[:-1]:
+            os.close(descriptor)
+        pidfd = os.pidfd_open(child)
+        self.children[pidfd] = (child, descriptors[-1])
+        self.selector.register(pidfd, selectors.EVENT_READ)
+        with contextlib.suppress(OSError):  # the client was killed
+            connection.send(str(child).encode())
+        connection.close()
+
+    def _reap(self, pidfd: int) -> None:
+        self.selector.unregister(pidfd)
+        child, status = self.children.pop(pidfd)
+        _, waited = os.waitpid(child, 0)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(status, str(os.waitstatus_to_exitcode(waited)).encode())
+        os.close(pidfd)
+        os.close(status)
+
+
+def become(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Turn this fork into the process of a command; does not return."""
+    status = 1
+    try:
+        if request["new_session"]:
+            os.setsid()
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.chdir(request["cwd"])
+        if request["umask"] >= 0:
+            os.umask(request["umask"])
+        os.environ.clear()
+        os.environ.update(request["env"])
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        status = run(request["module"], request["arguments"])
+    except Exception:  # noqa: BLE001 - printed as the interpreter does
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+
+
+def run(module: str, arguments: list[str]) -> int:
+    """Execute the command as `python -m MODULE ARGUMENTS`, or as the console script for `ftbench`."""
+    sys.argv = [module, *arguments]
+    try:
+        if module == "ftbench":
+            from tui.start import main
+
+            main()
+        else:
+            if module == RPC_SERVER:  # it ends when its parent does, which is this server instead of the client
+                sys.argv[-1] = str(os.getppid())
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as left:
+        if isinstance(left.code, str):
+            print(left.code, file=sys.stderr)
+        return left.code if isinstance(left.code, int) else int(left.code is not None)
+    return 0
+
+
+def import_everything() -> None:
+    """What the processes of commands import. The processes that they start are forked as well."""
+    import_libraries()
+    for module in IMPORTED:
+        importlib.import_module(module)
+    fork_processes(pytest.MonkeyPatch())
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # of runpy
+    import_everything()
+    Server(socket.socket(fileno=int(sys.argv[1]))).serve()

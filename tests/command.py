@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 FTBENCH = str(Path(sys.executable).with_name("ftbench"))
+Execute = Callable[..., "subprocess.CompletedProcess[str]"]
+"""`ftbench`, of this module or of `forked`."""
 WHOLE = [
     *("--set", "train.steps=4"),
     *("--set", "train.evaluate_every=4"),

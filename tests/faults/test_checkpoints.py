@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import events_of, ftbench
+from command import events_of
+from forked import ftbench
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
@@ -25,7 +26,7 @@ def killed_run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     folder = tmp_path_factory.mktemp("killed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FTBENCH_LOCKS", str(folder))
-        run = start(folder / "runs", *UNPROBED, "--set", "train.keep_checkpoints=6")
+        run = start(folder / "runs", *UNPROBED, "--set", "train.keep_checkpoints=6", execute=ftbench)
         wait_for(run, "checkpoint", step=6)
         kill(run)
     for saved in run.checkpoints.iterdir():
@@ -65,7 +66,7 @@ def test_a_broken_latest_checkpoint_is_reported_and_the_previous_one_is_used(
     killed: RunDir, spoil: Callable[[Path], None]
 ) -> None:
     spoil(killed.checkpoints / "step-6")
-    resume(killed)
+    resume(killed, ftbench)
     warnings = [event["text"] for event in events_of(killed.path) if event["type"] == "warning"]
     assert any("incomplete checkpoint step-6" in text and "resumes from step-4" in text for text in warnings)
     plans = [event for event in events_of(killed.path) if event["type"] == "plan"]
@@ -80,7 +81,7 @@ def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path
     if mounted.returncode:
         pytest.skip("a small file system cannot be mounted here")
     try:
-        run = start(runs, *UNPROBED)
+        run = start(runs, *UNPROBED, execute=ftbench)
         wait_for(run, "phase", name="model")  # after the worker has checked the free space
         (runs / "filling").write_bytes(b"\0" * (10 << 20))
         wait_for_end(run)
@@ -99,7 +100,7 @@ def test_a_full_disk_retains_the_previous_checkpoint_and_gives_a_reason(tmp_path
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_folder(), model)
-    run = start(tmp_path / "runs", *TWO_EPOCHS, "--model", str(model))
+    run = start(tmp_path / "runs", *TWO_EPOCHS, "--model", str(model), execute=ftbench)
     wait_for(run, "checkpoint", step=4)
     kill(run)
     start_step = max(int(folder.name.split("-")[1]) for folder in run.checkpoints.glob("step-*"))
@@ -122,7 +123,7 @@ def test_out_of_memory_for_a_single_row_is_a_status(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = ["--data", str(data), "--set", "evaluation.metric=loss", "--set", "evaluation.rows=1"]
     settings += ["--set", "train.max_length=1000", "--set", "train.batch=4", "--set", "train.steps=3"]
-    run = start(tmp_path / "runs", *settings, preset="demo-full")
+    run = start(tmp_path / "runs", *settings, preset="demo-full", execute=ftbench)
     wait_for(run, "plan")
     worker = psutil.Process(run.pid())
     limit = worker.memory_info().vms + (2 << 20)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command import ftbench
+from forked import ftbench
 
 from engine.config.errors import RunFailed
 from engine.config.preset_library import resolve_preset
@@ -38,7 +38,7 @@ def fill(disk: Path, leave: int) -> None:
 
 @pytest.mark.parametrize("leave", [0, 4096])
 def test_a_disk_that_fills_up_while_training(leave: int, disk: Path) -> None:
-    run = start(disk, *UNPROBED)
+    run = start(disk, *UNPROBED, execute=ftbench)
     wait_for(run, "phase", name="model")
     fill(disk, leave)
     wait_for_end(run)

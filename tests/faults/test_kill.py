@@ -8,6 +8,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import forked
 import pytest
 from command import events_of
 
@@ -37,7 +38,7 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
     settings = [*(TWO_EPOCHS if method == "lora" else UNPROBED), *DROPOUT]
     if method == "full":
         settings = [*small_batches(UNPROBED), *IN_A_THREAD, *STOCHASTIC]
-    complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}")
+    complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}", execute=forked.ftbench)
     wait_for_end(complete)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")
     wait_for(killed, "step", step=9)  # with batches of 4, the first of the second epoch
@@ -73,7 +74,7 @@ def test_stop_saves_and_resume_finishes(number: signal.Signals, tmp_path: Path) 
     assert "resume" in end["reason"]
     result = run.result()
     assert result and result.status == "stopped" and result.last_checkpoint
-    resume(run)
+    resume(run, forked.ftbench)
     after = run.result()
     assert after and after.status == "finished" and len(losses(run)) == 12
     assert [step for step, _ in after.validation_loss] == list(range(1, 13))  # the stopped step included
@@ -97,5 +98,5 @@ def test_a_kill_and_a_stop_while_a_checkpoint_is_written_in_a_thread(tmp_path: P
     assert saved[:2] == [2, 4] and len(saved) == 3  # and that of the stop
     assert manifests_and_complete(run) == (2, 2)
     assert events_of(run.path)[-1]["status"] == "stopped"
-    resume(run)
+    resume(run, forked.ftbench)
     assert len(losses(run)) == 12

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import forked
 import msgspec
 import pytest
 
@@ -70,7 +71,7 @@ def relaunch(run: RunDir) -> None:
 
 
 def test_a_run_killed_in_every_phase_has_the_uninterrupted_result(tmp_path: Path) -> None:
-    complete = start(tmp_path / "complete", *SETTINGS)
+    complete = start(tmp_path / "complete", *SETTINGS, execute=forked.ftbench)
     wait_for_end(complete)
     expected = complete.result()
     killed = start(tmp_path / "killed", *SETTINGS)
@@ -83,14 +84,14 @@ def test_a_run_killed_in_every_phase_has_the_uninterrupted_result(tmp_path: Path
     wait_for(killed, "eval", when="after", split="validation")
     kill(killed)
     assert killed.state() == "died"
-    resume(killed)
+    resume(killed, forked.ftbench)
     found = killed.result()
     assert found and expected and found.status == "finished"
     assert exact(found) == exact(expected)
     for field in MEASURED:
         assert shape(getattr_of(found, field)) == shape(getattr_of(expected, field)), field
     killed.result_file.write_bytes(b"{damaged")
-    resume(killed)
+    resume(killed, forked.ftbench)
     again = killed.result()
     assert again and exact(again) == exact(expected), "rebuilt from the events"
 
@@ -108,7 +109,7 @@ def old(tmp_path: Path) -> RunDir:
 
 
 def test_an_old_run_resumes_and_its_result_covers_both_parts(old: RunDir) -> None:
-    resume(old)
+    resume(old, forked.ftbench)
     found = old.result()
     assert found and found.status == "finished" and found.steps == 6 and found.before and found.after
     assert [step for step, _ in found.validation_loss] == [2, 4, 6]

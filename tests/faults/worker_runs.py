@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from command import events_of, ftbench
+from command import Execute, events_of, ftbench
 from safetensors.torch import load_file
 
 from engine.config.preset_library import resolve_preset
@@ -52,9 +52,9 @@ def small_batches(settings: list[str]) -> list[str]:
     return ["train.batch=2" if word == "train.batch=4" else word for word in settings]
 
 
-def start(runs: Path, *arguments: str, preset: str = "demo-lora") -> RunDir:
-    """Start a detached run."""
-    done = ftbench("run", preset, *arguments, "--detach", "--runs", str(runs))
+def start(runs: Path, *arguments: str, preset: str = "demo-lora", execute: Execute = ftbench) -> RunDir:
+    """Start a detached run; `execute`: `forked.ftbench` where its start is not tested."""
+    done = execute("run", preset, *arguments, "--detach", "--runs", str(runs))
     assert done.returncode == 0, done.stderr
     return RunDir(max(runs.iterdir(), key=lambda path: path.name))
 
@@ -77,9 +77,9 @@ def gated_worker(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
             worker.kill()
 
 
-def resume(run: RunDir) -> None:
-    """Resume and wait for the end."""
-    done = ftbench("resume", str(run.path))
+def resume(run: RunDir, execute: Execute = ftbench) -> None:
+    """Resume and wait for the end; `execute` as in `start`."""
+    done = execute("resume", str(run.path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

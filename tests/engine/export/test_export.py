@@ -66,7 +66,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RunDir]
         yield {method: next(run_dir.iterate(world / method)) for method in METHODS}
 
 
-def export(run: RunDir, *arguments: str, execute: Any = ftbench) -> tuple[int, dict[str, Any]]:
+def export(run: RunDir, *arguments: str, execute: command.Execute = ftbench) -> tuple[int, dict[str, Any]]:
     done = execute("export", str(run.path), "--json", *arguments)
     answer = json.loads(done.stdout or done.stderr)
     return done.returncode, answer.get("error", answer)

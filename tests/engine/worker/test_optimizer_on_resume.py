@@ -16,7 +16,7 @@ def optimizers(run: RunDir) -> list[str]:
 
 
 def test_it_is_resumed_with_8_bit_state(tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, "--method", "full", "--set", "optimizer.name=adamw_8bit")
+    run = start(tmp_path / "runs", *UNPROBED, "--method", "full", "--set", "optimizer.name=adamw_8bit", execute=ftbench)
     wait_for(run, "checkpoint", step=4)
     stop(run)
     for file, setting in ((run.config_file, 'name = "{}"'), (run.events_file, '"optimizer.name":"{}"')):

@@ -35,7 +35,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
     """Losses of one rank that was not interrupted."""
-    run = start(tmp_path_factory.mktemp("one"), *SETTINGS)
+    run = start(tmp_path_factory.mktemp("one"), *SETTINGS, execute=ftbench)
     wait_for_end(run)
     return losses(run)
 
@@ -43,7 +43,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def expected_full(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Full fine-tuning on one rank."""
-    run = start(tmp_path_factory.mktemp("full"), *SETTINGS, *DIVIDABLE, preset="demo-full")
+    run = start(tmp_path_factory.mktemp("full"), *SETTINGS, *DIVIDABLE, preset="demo-full", execute=ftbench)
     wait_for_end(run)
     return run
 
@@ -64,7 +64,7 @@ def last(run: RunDir, kind: str) -> dict[str, object]:
 
 
 def test_a_killed_rank_ends_the_run_which_one_rank_resumes(tmp_path: Path, expected: dict[int, float]) -> None:
-    run = start(tmp_path / "runs", *SETTINGS, *TWO)
+    run = start(tmp_path / "runs", *SETTINGS, *TWO, execute=ftbench)
     wait_for(run, "checkpoint", step=4)
     killed = ranks_of(run)[1].pid
     os.kill(killed, signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_a_killed_rank_ends_the_run_which_one_rank_resumes(tmp_path: Path, expec
 
 
 def test_two_ranks_resume_a_run_of_one_and_stop_after_the_same_step(tmp_path: Path, expected: dict[int, float]) -> None:
-    run = start(tmp_path / "runs", *SETTINGS)
+    run = start(tmp_path / "runs", *SETTINGS, execute=ftbench)
     wait_for(run, "checkpoint", step=2)
     stop(run)
     frozen = run.config_file.read_text()
@@ -115,7 +115,7 @@ def test_settings_that_need_whole_weights_are_refused_before_a_run_exists(settin
 
 
 def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expected_full: RunDir) -> None:
-    run = start(tmp_path / "runs", *SETTINGS, *DIVIDABLE, *TWO, *SHARDED, preset="demo-full")
+    run = start(tmp_path / "runs", *SETTINGS, *DIVIDABLE, *TWO, *SHARDED, preset="demo-full", execute=ftbench)
     wait_for(run, "checkpoint", step=2)
     stop(run)
     assert ftbench("resume", str(run.path), "--set", "train.devices=1", "--detach").returncode == 0

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import forked
 import msgspec
 import pytest
-from command import WHOLE, events_of, ftbench
+from command import WHOLE, Execute, events_of, ftbench
 
 from engine.runs.result import Result
 
@@ -35,9 +36,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return run
 
 
-def executed(runs: Path, preset: str, *settings: str) -> Path:
+def executed(runs: Path, preset: str, *settings: str, execute: Execute = ftbench) -> Path:
     """The directory of a run that this call executes as the only one in its runs home."""
-    done = ftbench("run", preset, *settings, "--runs", str(runs))
+    done = execute("run", preset, *settings, "--runs", str(runs))
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = runs.iterdir()
     return run
@@ -102,10 +103,7 @@ def test_a_run_directory_is_private_and_contains_no_token(finished: Callable[[st
 
 def test_losses_depend_only_on_the_seed(finished: Callable[[str], Path], tmp_path: Path) -> None:
     first = losses(finished("lora"))
-    again, other = (
-        losses(executed(tmp_path / f"runs{seed}", "demo-lora", *TRAINING_ONLY, "--set", f"train.seed={seed}"))
-        for seed in (0, 1)
-    )
+    again, other = (losses_with(tmp_path, f"train.seed={seed}") for seed in (0, 1))
     assert first == again != other and len(first) == 4
 
 
@@ -119,7 +117,8 @@ def test_the_frozen_configuration_has_the_origin_of_each_value(finished: Callabl
 
 def losses_with(tmp_path: Path, *settings: str) -> list[float]:
     chosen = [word for setting in settings for word in ("--set", setting)]
-    return losses(executed(tmp_path / "_".join(["runs", *settings]), "demo-lora", *TRAINING_ONLY, *chosen))
+    folder = tmp_path / "_".join(["runs", *settings])
+    return losses(executed(folder, "demo-lora", *TRAINING_ONLY, *chosen, execute=forked.ftbench))
 
 
 def test_checkpointing_and_accumulation_change_no_loss(tmp_path: Path) -> None:

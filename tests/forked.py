@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import secrets
 import select
 import signal
 import socket
@@ -125,6 +126,19 @@ def fork_processes(patch: pytest.MonkeyPatch) -> None:
         patch.setattr(module, "subprocess", replaced)
 
 
+def hold_requests(patch: pytest.MonkeyPatch) -> threading.Event:
+    """Have requests of this process start only once the returned event is set: a test can see the screen until then."""
+    started = threading.Event()
+    replaced = rpc_client.subprocess
+
+    def start(*arguments: Any, **how: Any) -> Any:
+        assert started.wait(600)
+        return replaced.Popen(*arguments, **how)
+
+    patch.setattr(rpc_client, "subprocess", SimpleNamespace(**{**vars(replaced), "Popen": start}))
+    return started
+
+
 def ask_server(request: dict[str, Any], descriptors: list[int]) -> int:
     """Send a request with its open descriptors; returns the process id of the fork."""
     name = os.environ.get(SERVER) or start_server()
@@ -141,7 +155,7 @@ def ask_server(request: dict[str, Any], descriptors: list[int]) -> int:
 
 def start_server() -> str:
     """Start the server of this process; returns its name, an abstract Unix socket's. It ends with this process."""
-    name = f"ftbench-tests-{os.getpid()}"
+    name = f"ftbench-tests-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"\0{name}")
         listener.listen(64)

@@ -33,8 +33,11 @@ SAMPLED_STEPS = 32
 
 
 @dataclass(frozen=True)
-class BatchSchedule:
-    """The rows of every optimizer step: one seeded permutation per epoch, whose last batch may be smaller."""
+class BatchSampler:
+    """Row indices of every optimizer step: one seeded permutation per epoch, whose last batch may be smaller.
+
+    As `torch.utils.data.BatchSampler`, but looked up by step, for resuming and for planning.
+    """
 
     rows: int
     batch: int
@@ -42,7 +45,7 @@ class BatchSchedule:
     seed: int
 
     @classmethod
-    def of(cls, rows: int, batch: int, epochs: float, steps: int | None, seed: int) -> BatchSchedule:
+    def of(cls, rows: int, batch: int, epochs: float, steps: int | None, seed: int) -> BatchSampler:
         """`steps` if given, else `epochs` times the batches per epoch, at least one."""
         per_epoch = math.ceil(rows / batch)
         return cls(rows, batch, steps or max(1, round(epochs * per_epoch)), seed)
@@ -65,14 +68,14 @@ class BatchSchedule:
 class StepDataset(torch.utils.data.Dataset):
     """One item per optimizer step: the list of its rows. To the Trainer this is one epoch, and a resume skips items."""
 
-    def __init__(self, rows: Sequence[Row], schedule: BatchSchedule) -> None:
-        self.rows, self.schedule = rows, schedule
+    def __init__(self, rows: Sequence[Row], sampler: BatchSampler) -> None:
+        self.rows, self.sampler = rows, sampler
 
     def __len__(self) -> int:
-        return self.schedule.steps
+        return self.sampler.steps
 
     def __getitem__(self, step: int) -> list[Row]:
-        return [self.rows[index] for index in self.schedule.indices(step)]
+        return [self.rows[index] for index in self.sampler.indices(step)]
 
 
 class Sharing(NamedTuple):
@@ -94,13 +97,13 @@ class Sharing(NamedTuple):
 NO_SHARING = Sharing(0, 0, 1.0)
 
 
-def sharing_of(rows: Sequence[Row], schedule: BatchSchedule, micro_batch: int, packing: Packing) -> Sharing:
+def sharing_of(rows: Sequence[Row], sampler: BatchSampler, micro_batch: int, packing: Packing) -> Sharing:
     """Measure the sharing of the micro-batches of up to SAMPLED_STEPS steps."""
     packing = replace(packing, mode="shared_prefix")
     tokens = computed = 0
     sampled: set[int] = set()
-    for step in {round(n * (schedule.steps - 1) / (SAMPLED_STEPS - 1)) for n in range(SAMPLED_STEPS)}:
-        indices = schedule.indices(step)
+    for step in {round(n * (sampler.steps - 1) / (SAMPLED_STEPS - 1)) for n in range(SAMPLED_STEPS)}:
+        indices = sampler.indices(step)
         sampled.update(indices)
         for group in micro_batches([rows[index] for index in indices], micro_batch, packing):
             ids = [row.input_ids for row in group]
@@ -135,7 +138,7 @@ def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool,
 
 
 def share_prefixes(
-    packing: Packing, rows: Sequence[Row], schedule: BatchSchedule, config: Config
+    packing: Packing, rows: Sequence[Row], sampler: BatchSampler, config: Config
 ) -> tuple[Packing, Sharing]:
     """With the setting "auto", share prefixes if the rows have at least 1.05 times the tokens that are then computed in
     training.
@@ -146,7 +149,7 @@ def share_prefixes(
     train = config.train
     if not packing.segments or train.packing not in ("auto", "shared_prefix") or not len(rows):
         return packing, NO_SHARING
-    sharing = sharing_of(rows, schedule, train.batch if train.micro_batch == "auto" else train.micro_batch, packing)
+    sharing = sharing_of(rows, sampler, train.batch if train.micro_batch == "auto" else train.micro_batch, packing)
     if train.packing == "auto" and sharing.worthwhile and not drops_out(config):
         return replace(packing, mode="shared_prefix"), sharing
     return packing, sharing

@@ -23,7 +23,7 @@ from engine.config.method_specs import uses_autocast
 from engine.data.tokens import Row
 from engine.training import checkpoints
 from engine.training.activation_checkpointing import checkpointing_arguments
-from engine.training.batches import BatchSchedule, StepDataset, micro_batches, rank_parts
+from engine.training.batches import BatchSampler, StepDataset, micro_batches, rank_parts
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
 from engine.training.collation import Packing, collate, loss_weight
@@ -68,7 +68,7 @@ class AnswerTrainer(CheckpointedTrainer):
         self,
         *,
         rows: Sequence[Row],
-        schedule: BatchSchedule,
+        sampler: BatchSampler,
         packing: Packing,
         micro_batch: int,
         checkpoint_folder: Path,
@@ -91,7 +91,7 @@ class AnswerTrainer(CheckpointedTrainer):
             writer=writer,
             ranks=ranks,
             shards=shards,
-            train_dataset=StepDataset(rows, schedule),
+            train_dataset=StepDataset(rows, sampler),
             processing_class=None,
             **rest,
         )
@@ -105,7 +105,7 @@ class AnswerTrainer(CheckpointedTrainer):
         self.remove_callback(PrinterCallback)  # events replace it
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """One list of rows per step, in the schedule's order."""
+        """One list of rows per step, in the sampler's order."""
         return torch.utils.data.DataLoader(
             self.train_dataset, batch_size=1, shuffle=False, collate_fn=lambda steps: steps[0]
         )
@@ -251,18 +251,18 @@ class AnswerTrainer(CheckpointedTrainer):
 
 
 def training_arguments(
-    config: schema.Config, schedule: BatchSchedule, run: Path, device: str, checkpointing: ActivationCheckpointing
+    config: schema.Config, sampler: BatchSampler, run: Path, device: str, checkpointing: ActivationCheckpointing
 ) -> TrainingArguments:
     """TrainingArguments for a configuration; callbacks control logging, saving and evaluation."""
     train = config.train
     arguments = TrainingArguments(
         output_dir=str(run / "checkpoints"),
-        max_steps=schedule.steps,
+        max_steps=sampler.steps,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=1,
         learning_rate=train.learning_rate,  # only recorded: the optimizer is given with its rate
         lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
-        warmup_steps=round(train.warmup_ratio * schedule.steps),
+        warmup_steps=round(train.warmup_ratio * sampler.steps),
         max_grad_norm=train.max_grad_norm,
         bf16=uses_autocast(config.method, config.train.precision),
         activation_checkpointing=bool(checkpointing.every),

@@ -22,7 +22,7 @@ from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods.model_config import config_of
 from engine.training import checkpoints
 from engine.training.activation_checkpointing import enable_checkpointing
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.compilation import uncompiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.trainer import AnswerTrainer
@@ -34,14 +34,14 @@ def estimate_training(
     run: RunContext,
     model: torch.nn.Module,
     evaluator: Evaluator,
-    schedule: BatchSchedule,
+    sampler: BatchSampler,
     start: int,
     resume: checkpoints.SavedCheckpoint | None,
 ) -> tuple[RunEstimates, WorstCaseBatches]:
     """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
     config = _with_saved_state(_dividable(run), run, resume)
     micro_batch = _micro_batch(run, resume)
-    batches = _worst_case_batches(run, model, evaluator, schedule, start, micro_batch)
+    batches = _worst_case_batches(run, model, evaluator, sampler, start, micro_batch)
     limit = min(run.ranks.all_gather(available_memory(run.meters))) if run.machine.device == "cuda" else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
@@ -83,14 +83,14 @@ def _dividable(run: RunContext) -> schema.Config:
 
 
 def _worst_case_batches(
-    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, schedule: BatchSchedule, start: int, micro_batch: int
+    run: RunContext, model: torch.nn.Module, evaluator: Evaluator, sampler: BatchSampler, start: int, micro_batch: int
 ) -> WorstCaseBatches:
     """The longest training step, held-out batch and prompts of this run."""
     rows, packing, device = evaluator.rows.train, evaluator.packing, run.machine.device
-    first = min(start, schedule.steps - 1)
+    first = min(start, sampler.steps - 1)
     return WorstCaseBatches(
         packing=packing,
-        step=longest_step(rows, schedule, first, micro_batch, packing, run.ranks.size),
+        step=longest_step(rows, sampler, first, micro_batch, packing, run.ranks.size),
         held_out=longest_held_out(
             evaluator.loss_rows, packing, device, vocabulary_of(model), supports_logits_to_keep(model)
         ),

@@ -6,7 +6,7 @@ import torch
 
 from engine.data.tokens import Row
 from engine.training import varlen_attention
-from engine.training.batches import BatchSchedule, Sharing, choose_packing, drops_out, share_prefixes
+from engine.training.batches import BatchSampler, Sharing, choose_packing, drops_out, share_prefixes
 from engine.training.collation import Packing
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.loss import packing_agreement, supports_logits_to_keep
@@ -28,16 +28,16 @@ def decide_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
         text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"
         run.warn("model.no_logits_to_keep", text)
     train, device, rows = run.config.train, run.machine.device, evaluator.rows.train
-    schedule = BatchSchedule.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
+    sampler = BatchSampler.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
     flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     longest = max([int(rows.lengths.max()), *(len(row.input_ids) for row in evaluator.loss_rows)])
     reason = varlen_attention.unsupported_reason(model, longest)
     packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason)
-    packing, run.sharing = share_prefixes(packing, rows, schedule, run.config)
+    packing, run.sharing = share_prefixes(packing, rows, sampler, run.config)
     _explain(run, packing, run.sharing, reason)
     if packing.segments:
         varlen_attention.enable(model)
-    checked = sorted((rows[index] for index in schedule.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
+    checked = sorted((rows[index] for index in sampler.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
     if packing.mode == "padded" or _agrees(run, model, checked, packing, pad):
         return packing
     plain = choose_packing(rows, "packed", device, flash)

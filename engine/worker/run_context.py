@@ -33,7 +33,7 @@ from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.starting_run import starting_run_name
 from engine.runs.stop_request import StopRequest, StopRequested
-from engine.training.batches import NO_SHARING, BatchSchedule, Sharing
+from engine.training.batches import NO_SHARING, BatchSampler, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters
 from engine.training.ranks import SINGLE_RANK, Ranks
@@ -190,14 +190,14 @@ class RunContext:
             )
         )
 
-    def log_step(self, step: int, facts: StepFacts, rate: float, schedule: BatchSchedule) -> None:
+    def log_step(self, step: int, facts: StepFacts, rate: float, sampler: BatchSampler) -> None:
         self.step, self.has_trained = step, True
         self.disk.step()
         self.log.write(
             events.Step(
                 step=step,
-                steps=schedule.steps,
-                epoch=step / schedule.per_epoch,
+                steps=sampler.steps,
+                epoch=step / sampler.per_epoch,
                 loss=facts.loss,
                 learning_rate=rate,
                 grad_norm=facts.grad_norm,

@@ -16,7 +16,7 @@ from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
 from engine.runs.stop_request import StopRequested
 from engine.training import checkpoints
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
 from engine.training.checkpoint_writer import HostCopy
@@ -36,12 +36,10 @@ ROWS_DURING_TRAINING = 128
 def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
     """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
     settings = run.config.train
-    schedule = BatchSchedule.of(
-        len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed
-    )
+    sampler = BatchSampler.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
     resume = run.ranks.broadcast(lambda: _resume_point(run))
     start = resume.step if resume else 0
-    estimates, batches = estimate_training(run, model, evaluator, schedule, start, resume)
+    estimates, batches = estimate_training(run, model, evaluator, sampler, start, resume)
     if run.machine.device == "cuda" and run.meters.slots > 1:
         refuse_small_slot(estimates, available_memory(run.meters), run.config.hardware.device)
     shards = LocalShards(model)
@@ -50,9 +48,9 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
     run.log_model(model, optimizer_name)
     checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, run.machine.device)
     hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
-    trainer = _trainer(run, model, tokenizer, evaluator, schedule, estimates, checkpointing, hooks, optimizer, shards)
-    plan = run.log_plan(_plan(run, evaluator, schedule, start, estimates, checkpointing), estimates)
-    callback = _callback(run, trainer, evaluator, schedule)
+    trainer = _trainer(run, model, tokenizer, evaluator, sampler, estimates, checkpointing, hooks, optimizer, shards)
+    plan = run.log_plan(_plan(run, evaluator, sampler, start, estimates, checkpointing), estimates)
+    callback = _callback(run, trainer, evaluator, sampler)
     trainer.add_callback(callback)
 
     def prepared() -> None:
@@ -65,7 +63,7 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
         run.meters.training_begins()
 
     hooks.prepared = prepared
-    if resume and resume.step >= schedule.steps:
+    if resume and resume.step >= sampler.steps:
         trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
     else:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
@@ -80,13 +78,13 @@ def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenize
 def _plan(
     run: RunContext,
     evaluator: Evaluator,
-    schedule: BatchSchedule,
+    sampler: BatchSampler,
     start: int,
     estimates: RunEstimates,
     checkpointing: ActivationCheckpointing,
 ) -> events.Plan:
     return events.Plan(
-        steps=schedule.steps,
+        steps=sampler.steps,
         start_step=start,
         batch=run.config.train.batch,
         micro_batch=estimates.micro_batch,
@@ -111,7 +109,7 @@ def _trainer(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     evaluator: Evaluator,
-    schedule: BatchSchedule,
+    sampler: BatchSampler,
     estimates: RunEstimates,
     checkpointing: ActivationCheckpointing,
     hooks: Hooks,
@@ -121,7 +119,7 @@ def _trainer(
     config, device = run.config, run.machine.device
     return AnswerTrainer(
         rows=evaluator.rows.train,
-        schedule=schedule,
+        sampler=sampler,
         packing=evaluator.packing,
         micro_batch=estimates.micro_batch,
         checkpoint_folder=run.dir.checkpoints,
@@ -132,7 +130,7 @@ def _trainer(
         ranks=run.ranks,
         shards=shards,
         model=model,
-        args=training_arguments(config, schedule, run.dir.path, device, checkpointing),
+        args=training_arguments(config, sampler, run.dir.path, device, checkpointing),
         optimizers=(optimizer, None),
     )
 
@@ -142,13 +140,13 @@ def _copies(run: RunContext) -> bool:
     return run.ranks.is_first and copies_checkpoints(run.config, run.machine.device)
 
 
-def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, schedule: BatchSchedule) -> Callback:
+def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler) -> Callback:
     """Log steps, save checkpoints and measure the validation loss."""
     settings = run.config.train
     validation = sampled_rows(evaluator.validation, ROWS_DURING_TRAINING)
 
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
-        run.log_step(step, facts, rate, schedule)
+        run.log_step(step, facts, rate, sampler)
 
     def evaluate(step: int) -> None:
         with uncompiled(trainer.model):
@@ -161,8 +159,8 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sch
         on_step,
         should_stop=lambda: run.stopping.requested,
         evaluate=evaluate,
-        evaluate_every=(settings.evaluate_every or max(1, schedule.steps // 4)) if validation else 0,
-        due=checkpoints.SaveTimer(settings.checkpoint_every, schedule.steps),
+        evaluate_every=(settings.evaluate_every or max(1, sampler.steps // 4)) if validation else 0,
+        due=checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps),
         evaluated=run.earlier.evaluated,
     )
 

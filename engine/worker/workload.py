@@ -17,7 +17,7 @@ from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.benchmark_scores import benchmark_fingerprint
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.worker.early_checks import refuse_model
 
 
@@ -34,7 +34,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
     benchmarks = load_benchmarks(config.evaluation)
     test = sampled(rows.test_items, config.evaluation.rows)
     train = config.train
-    schedule = BatchSchedule.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
+    sampler = BatchSampler.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
     return {
         "work": {
             "model": config.model.id,
@@ -44,7 +44,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
             "test": len(test),
             "tokens": int(rows.train.lengths.sum()),
             "answer_tokens": int(rows.train.answer_tokens.sum()),
-            "steps": schedule.steps,
+            "steps": sampler.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,
             "split_version": split_version,

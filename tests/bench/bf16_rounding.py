@@ -27,7 +27,7 @@ from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import compensated, resumable, stochastic
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.collation import Packing
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
@@ -53,11 +53,11 @@ def trained(variant: str, config: schema.Config, rows: Any, tokenizer: Any, fold
     set_seed(config.train.seed)
     model = method("full").make_trainable(method("full").load(config, this_machine()), config)
     optimizer = kind(model.parameters(), lr=config.train.learning_rate)
-    schedule = BatchSchedule.of(len(rows), config.train.batch, 1, config.train.steps, config.train.seed)
+    sampler = BatchSampler.of(len(rows), config.train.batch, 1, config.train.steps, config.train.seed)
     AnswerTrainer(
-        rows=rows, schedule=schedule, packing=PACKING, micro_batch=config.train.batch, keep_checkpoints=1,
+        rows=rows, sampler=sampler, packing=PACKING, micro_batch=config.train.batch, keep_checkpoints=1,
         checkpoint_folder=folder, tokenizer=tokenizer, hooks=Hooks(), model=model,
-        args=training_arguments(config, schedule, folder, "cpu", OFF), optimizers=(optimizer, None),
+        args=training_arguments(config, sampler, folder, "cpu", OFF), optimizers=(optimizer, None),
     ).train()  # fmt: skip
     state = sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, torch.Tensor))
     weights = sum(parameter.nbytes for parameter in model.parameters())

@@ -29,7 +29,7 @@ from engine.memory.probe import available_for_copy
 from engine.methods.adapters import add_adapters
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.callback import Callback
 from engine.training.checkpoint_writer import HostCopy
 from engine.training.checkpoints import SavedCheckpoint, SaveTimer
@@ -81,11 +81,11 @@ def trainer_of(chosen: argparse.Namespace, folder: Path, steps: int, copies: boo
     optimizer, _ = make_optimizer(model.parameters(), config, this_machine(), lambda code, text: None)
     ids = torch.randint(3, 2000, (ROWS * STEPS, LENGTH)).tolist()
     rows = [Row(row, row, row[:1], "", str(number), False) for number, row in enumerate(ids)]
-    schedule = BatchSchedule.of(len(rows), ROWS, 1.0, STEPS, 0)
-    arguments = training_arguments(config, schedule, folder, "cpu", OFF)
+    sampler = BatchSampler.of(len(rows), ROWS, 1.0, STEPS, 0)
+    arguments = training_arguments(config, sampler, folder, "cpu", OFF)
     arguments.max_steps = steps
     return AnswerTrainer(
-        rows=rows, schedule=schedule, packing=Packing("packed", 100_000), micro_batch=ROWS, keep_checkpoints=1,
+        rows=rows, sampler=sampler, packing=Packing("packed", 100_000), micro_batch=ROWS, keep_checkpoints=1,
         checkpoint_folder=folder / "checkpoints", tokenizer=SimpleNamespace(pad_token_id=0), hooks=Hooks(), model=model,
         host_copy=HostCopy(available_for_copy, lambda code, text: print(text, file=sys.stderr)) if copies else None,
         args=arguments, optimizers=(optimizer, None),

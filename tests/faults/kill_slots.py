@@ -29,7 +29,7 @@ from nvml_library import build
 
 from engine.config.errors import UserError
 from engine.config.files import write_atomically
-from engine.hardware.devices import select_devices, still_exists
+from engine.hardware.devices import SelectedDevice, select_devices, still_exists
 from engine.runs import locks
 from engine.runs.device_queue import wait_for_devices
 
@@ -40,7 +40,7 @@ GPU_LOST = 15
 LOST_SECONDS = 1.0
 """How long a GPU stays away."""
 SETTLED_SECONDS = 0.5
-"""A run that logged `queued` this long ago has its ticket."""
+"""A run that logged `waiting` this long before another one's turn had its ticket when that one looked."""
 VICTIMS = ("worker", "terminal", "GPU")
 LIMIT_SECONDS = 600.0
 
@@ -65,9 +65,15 @@ def work(folder: Path, name: str, arrived: float) -> int:
     def tell(note: str) -> None:
         if note.endswith("no longer available"):
             log(folder, name, "given up", gpu=note.split()[1])
+        else:
+            log(folder, name, "waiting", arrived=arrived)
+
+    def is_usable(device: SelectedDevice) -> bool:
+        log(folder, name, "turn")
+        return still_exists(device)
 
     try:
-        taken = wait_for_devices(select_devices("all"), arrived, run, tell, lambda: False, 0.05, still_exists)
+        taken = wait_for_devices(select_devices("all"), arrived, run, tell, lambda: False, 0.05, is_usable)
     except UserError as error:
         log(folder, name, "refused", code=error.code)
         return 2
@@ -180,28 +186,32 @@ def problems_of(history: list[dict[str, object]], names: list[str]) -> tuple[lis
         problems += [f"{name} ended {ends} times"] if ends != 1 else []
     problems += [f"{event['run']} had two workers" for event in history if event["what"] == "twice"]
     users: dict[object, object] = {}
+    queued: dict[object, float] = {}
     waiting: dict[object, dict[str, object]] = {}
+    turns: dict[object, float] = {}
     given_up: set[tuple[object, object]] = set()
     for event in sorted(history, key=lambda event: float(str(event["t"]))):
-        pid, what, gpu = event["pid"], event["what"], event.get("gpu")
+        pid, what, gpu, now = event["pid"], event["what"], event.get("gpu"), float(str(event["t"]))
         if what == "queued":
-            waiting[pid] = event
+            queued[pid] = now
+        elif what == "waiting":
+            waiting.setdefault(pid, event)
+        elif what == "turn":
+            turns[pid] = now
         elif what == "given up":
             given_up.add((pid, gpu))
         elif what == "start":
-            own = waiting.pop(pid)
-            now = float(str(event["t"]))
-            waits.append(now - float(str(own["t"])))
+            waiting.pop(pid, None)
+            waits.append(now - queued[pid])
             problems += [f"GPU {gpu} was used by two runs at a time"] if gpu in users else []
             users[gpu] = pid
-            for other, entry in waiting.items():
-                settled = float(str(entry["t"])) < now - SETTLED_SECONDS
-                if (
-                    settled
-                    and float(str(entry["arrived"])) < float(str(own["arrived"]))
-                    and (other, gpu) not in given_up
-                ):
-                    problems.append(f"{event['run']} overtook {entry['run']}")
+            problems += [
+                f"{event['run']} overtook {entry['run']}"
+                for other, entry in waiting.items()
+                if (other, gpu) not in given_up
+                and float(str(entry["t"])) < turns[pid] - SETTLED_SECONDS
+                and float(str(entry["arrived"])) < float(str(event["arrived"]))
+            ]
         else:  # end, lost, refused, killed
             waiting.pop(pid, None)
             users = {gpu: user for gpu, user in users.items() if user != pid}

@@ -31,7 +31,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
-from engine.training.batches import BatchSchedule, choose_packing, micro_batches
+from engine.training.batches import BatchSampler, choose_packing, micro_batches
 from engine.training.collation import Packing
 from engine.training.kernel_device import kernels_of
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
@@ -106,13 +106,13 @@ def _training(
 ) -> PhaseCounts:
     """The second of two optimizer steps."""
     optimizer = make_unpaged(model.parameters(), config, GPU)
-    schedule = BatchSchedule(len(rows), len(rows), STEPS, 0)
+    sampler = BatchSampler(len(rows), len(rows), STEPS, 0)
     steps = _StepCounts(counter, len(list(micro_batches(rows, micro_batch, packing))))
 
     with _placed(model), _collation_on_host(counter, trainer_module), temporary_folder(SCRATCH_PREFIX) as folder:
         trainer = AnswerTrainer(
             rows=rows,
-            schedule=schedule,
+            sampler=sampler,
             packing=packing,
             micro_batch=micro_batch,
             checkpoint_folder=Path(folder),
@@ -120,7 +120,7 @@ def _training(
             tokenizer=SimpleNamespace(pad_token_id=0),
             hooks=Hooks(),
             model=model,
-            args=training_arguments(config, schedule, Path(folder), "cpu", checkpointing),
+            args=training_arguments(config, sampler, Path(folder), "cpu", checkpointing),
             optimizers=(optimizer, None),
         )
         trainer.add_callback(steps)

@@ -20,7 +20,7 @@ from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, ModelLocation
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSchedule, Sharing, choose_packing, share_prefixes
+from engine.training.batches import BatchSampler, Sharing, choose_packing, share_prefixes
 from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
@@ -37,10 +37,10 @@ def with_packing(config: schema.Config, machine: Machine, packing: Packing) -> s
 
 @dataclass(frozen=True)
 class DataWorkload:
-    """Prepared data with its schedule and packing."""
+    """Prepared data with its sampler and packing."""
 
     prepared: Prepared
-    schedule: BatchSchedule
+    sampler: BatchSampler
     packing: Packing
     sharing: Sharing
     vocabulary: int
@@ -50,13 +50,13 @@ class DataWorkload:
     def whole(self) -> TrainingWork:
         """Rows, steps and tokens of the complete training: rows in all steps times their mean length."""
         rows = self.prepared.train
-        epochs, rest = divmod(self.schedule.steps, self.schedule.per_epoch)
-        rows_in_steps = epochs * len(rows) + rest * self.schedule.batch
+        epochs, rest = divmod(self.sampler.steps, self.sampler.per_epoch)
+        rows_in_steps = epochs * len(rows) + rest * self.sampler.batch
         tokens = rows_in_steps * int(rows.lengths.sum()) / len(rows)
         shares = self.packing.mode == "shared_prefix"
         return TrainingWork(
             rows=len(rows),
-            steps=self.schedule.steps,
+            steps=self.sampler.steps,
             tokens=round(tokens),
             answer_tokens=int(rows.answer_tokens.sum()),
             shared_prefix=self.sharing.prefix if shares else 0,
@@ -71,7 +71,7 @@ class DataWorkload:
         lost = all_rows([*sampled_rows(rows.validation_items, FINAL_VALIDATION_ROWS), *scored])
         return WorstCaseBatches(
             packing=self.packing,
-            step=longest_step(rows.train, self.schedule, 0, micro_batch, self.packing, config.train.devices),
+            step=longest_step(rows.train, self.sampler, 0, micro_batch, self.packing, config.train.devices),
             held_out=longest_held_out(lost, self.packing, self.machine.device, self.vocabulary, answers_only=True),
             prompts=[item.row.prompt for item in scored],
             choice=int(rows.train.answer_tokens.max()),
@@ -105,14 +105,14 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
     if not prepared.train:
         return "no training rows"
     train = config.train
-    schedule = BatchSchedule.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
+    sampler = BatchSampler.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
     segments = not segments_unsupported(config, architecture, machine, prepared.longest)
     flash = uses_flash_attention(config, machine)
     packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments)
-    packing, sharing = share_prefixes(packing, prepared.train, schedule, config)
+    packing, sharing = share_prefixes(packing, prepared.train, sampler, config)
     return DataWorkload(
         prepared=prepared,
-        schedule=schedule,
+        sampler=sampler,
         packing=packing,
         sharing=sharing,
         vocabulary=architecture.get_text_config().vocab_size,

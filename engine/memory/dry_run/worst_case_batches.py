@@ -13,7 +13,7 @@ from engine.data.tokenized import answer_tokens_of, lengths_of
 from engine.data.tokens import Row
 from engine.memory.dry_run.step_tensors import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
-from engine.training.batches import BatchSchedule, held_out_batches, micro_batches, rank_parts
+from engine.training.batches import BatchSampler, held_out_batches, micro_batches, rank_parts
 from engine.training.collation import Packing, answer_tokens, collate
 from engine.training.segments import computed_tokens
 
@@ -80,7 +80,7 @@ def relative_memory(rows: Sequence[Row], packing: Packing) -> int:
 
 
 def longest_step(
-    rows: Sequence[Row], schedule: BatchSchedule, start: int, micro_batch: int, packing: Packing, ranks: int = 1
+    rows: Sequence[Row], sampler: BatchSampler, start: int, micro_batch: int, packing: Packing, ranks: int = 1
 ) -> list[Row]:
     """Rows of the step, from `start` on, with the largest micro-batch; with several ranks those of one rank."""
 
@@ -88,21 +88,21 @@ def longest_step(
         groups = micro_batches(part, micro_batch, packing)
         return max((relative_memory(group, packing) for group in groups), default=0)
 
-    steps = ([rows[number] for number in schedule.indices(step)] for step in _candidates(rows, schedule, start))
+    steps = ([rows[number] for number in sampler.indices(step)] for step in _candidates(rows, sampler, start))
     return max((part for step in steps for part in rank_parts(step, ranks, packing)), key=largest)
 
 
-def _candidates(rows: Sequence[Row], schedule: BatchSchedule, start: int) -> Iterator[int]:
+def _candidates(rows: Sequence[Row], sampler: BatchSampler, start: int) -> Iterator[int]:
     """Steps that may have the largest micro-batch."""
     sizes = torch.from_numpy(np.stack([lengths_of(rows), answer_tokens_of(rows)], axis=1))
-    padding = -len(rows) % schedule.batch
+    padding = -len(rows) % sampler.batch
     epochs: list[torch.Tensor] = []
-    for epoch in range(start // schedule.per_epoch, -(-schedule.steps // schedule.per_epoch)):
-        order = sizes[schedule.order(epoch)]
-        steps = torch.cat([order, order.new_zeros((padding, 2))]).view(schedule.per_epoch, schedule.batch, 2)
+    for epoch in range(start // sampler.per_epoch, -(-sampler.steps // sampler.per_epoch)):
+        order = sizes[sampler.order(epoch)]
+        steps = torch.cat([order, order.new_zeros((padding, 2))]).view(sampler.per_epoch, sampler.batch, 2)
         epochs.append(torch.stack([steps[..., 0].amax(1), steps[..., 0].sum(1), steps[..., 1].sum(1)]))
-    begins = start // schedule.per_epoch * schedule.per_epoch
-    scores = torch.cat(epochs, dim=1)[:, start - begins : schedule.steps - begins]  # (3, steps to come)
+    begins = start // sampler.per_epoch * sampler.per_epoch
+    scores = torch.cat(epochs, dim=1)[:, start - begins : sampler.steps - begins]  # (3, steps to come)
     best = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1).indices
     yield from sorted(set((best.flatten() + start).tolist()))
 

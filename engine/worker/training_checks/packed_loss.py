@@ -30,7 +30,7 @@ def check_packed_loss(session: TrainingSession) -> TrainingCheck:
     if not session.packing.one_sequence:
         text = f"rows are padded with {type(session.model).__name__}"
         return TrainingCheck(name=PACKED_LOSS, state="skipped", text=text)
-    rows = [session.subject.rows[index] for index in session.schedule.indices(0)][:ROWS]
+    rows = [session.subject.rows[index] for index in session.sampler.indices(0)][:ROWS]
     padded, alone = Packing("padded", MAX_TOKENS[session.machine.device]), Packing("padded", 1)
     first, second = (_losses(session, rows, packing) for packing in (session.packing, padded))
     longest = max(len(row.input_ids) for row in rows)

@@ -26,7 +26,7 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
-from engine.training.batches import BatchSchedule, choose_packing
+from engine.training.batches import BatchSampler, choose_packing
 from engine.training.collation import Packing
 from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
@@ -92,7 +92,7 @@ class TrainingSession:
         base = module.load(self.config, machine)
         self.model: Any = module.make_trainable(base, self.config)
         self.packing = packing_of(self.model, self.config, subject.rows, machine)
-        self.schedule = BatchSchedule(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
+        self.sampler = BatchSampler(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
         self.batches = self._worst_case()
         self.estimates = self._estimates()
         self.optimizer, self.optimizer_name = make_optimizer(
@@ -162,7 +162,7 @@ class TrainingSession:
     def timed_rows(self) -> list[Row]:
         """The rows of the timed steps."""
         steps = range(self.steps.first, len(self.steps.losses))
-        return [self.subject.rows[index] for step in steps for index in self.schedule.indices(step)]
+        return [self.subject.rows[index] for step in steps for index in self.sampler.indices(step)]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -202,7 +202,7 @@ class TrainingSession:
         device = self.machine.device
         return WorstCaseBatches(
             packing=self.packing,
-            step=longest_step(rows, self.schedule, 0, batch, self.packing),
+            step=longest_step(rows, self.sampler, 0, batch, self.packing),
             held_out=longest_held_out(held_out, self.packing, device, vocabulary, answers_only),
             prompts=[],
             choice=1,
@@ -210,10 +210,10 @@ class TrainingSession:
         )
 
     def _trainer(self, folder: Path) -> AnswerTrainer:
-        arguments = training_arguments(self.config, self.schedule, folder, self.machine.device, self.checkpointing)
+        arguments = training_arguments(self.config, self.sampler, folder, self.machine.device, self.checkpointing)
         return AnswerTrainer(
             rows=self.subject.rows,
-            schedule=self.schedule,
+            sampler=self.sampler,
             packing=self.packing,
             micro_batch=self.estimates.micro_batch,
             checkpoint_folder=folder / "checkpoints",

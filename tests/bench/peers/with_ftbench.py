@@ -19,7 +19,7 @@ from measure import Job, Measurement, main
 from engine.runs.event_decoding import decode
 from engine.runs.events import ModelLoaded, Step
 from engine.runs.run_dir import RunDir
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 
 
 def train(job: Job) -> Measurement:
@@ -83,8 +83,8 @@ def settings(job: Job) -> dict[str, Any]:
 def write_rows(job: Job, folder: Path) -> None:
     """Train and test files, ordered so that the worker's permutation restores the job's order."""
     folder.mkdir()
-    schedule = BatchSchedule.of(len(job.rows), job.batch, 1.0, job.steps, 0)
-    places = [place for step in range(schedule.per_epoch) for place in schedule.indices(step)]
+    sampler = BatchSampler.of(len(job.rows), job.batch, 1.0, job.steps, 0)
+    places = [place for step in range(sampler.per_epoch) for place in sampler.indices(step)]
     ordered: list[dict[str, str]] = [{}] * len(job.rows)
     for row, place in zip(job.rows, places, strict=True):
         ordered[place] = row

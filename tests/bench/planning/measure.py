@@ -36,7 +36,7 @@ from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
-from engine.training.batches import BatchSchedule, choose_packing, held_out_batches
+from engine.training.batches import BatchSampler, choose_packing, held_out_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 MACHINE = Machine("cpu", "this machine", bf16=has_bf16(), flash_attention=False)
@@ -187,11 +187,11 @@ def _trainer(
     packing = choose_packing(rows, config.train.packing, device, segments, segments)
     if segments:
         varlen_attention.enable(model)
-    schedule = BatchSchedule.of(len(rows), case.rows.count, 1.0, 2, 0)
+    sampler = BatchSampler.of(len(rows), case.rows.count, 1.0, 2, 0)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, "cuda" if device == "cuda" else "cpu")
     return AnswerTrainer(
         rows=rows,
-        schedule=schedule,
+        sampler=sampler,
         packing=packing,
         micro_batch=config.train.micro_batch,
         checkpoint_folder=folder / "checkpoints",
@@ -199,6 +199,6 @@ def _trainer(
         tokenizer=SimpleNamespace(pad_token_id=0),
         hooks=Hooks(),
         model=model,
-        args=training_arguments(config, schedule, folder, device, checkpointing),
+        args=training_arguments(config, sampler, folder, device, checkpointing),
         optimizers=(optimizer, None),
     )

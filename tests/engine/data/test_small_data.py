@@ -19,7 +19,7 @@ from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.ladder_plan import make_plan
-from engine.training.batches import BatchSchedule, choose_packing, share_prefixes
+from engine.training.batches import BatchSampler, choose_packing, share_prefixes
 
 LENGTH = 64
 CONTENTS = {
@@ -119,11 +119,11 @@ def items_of(made: Any) -> dict[str, Any]:
 def assert_planned(made: Any, config: Config) -> None:
     """What the worker, the probe and the planner derive from the rows before the first step."""
     machine = this_machine()
-    schedule = BatchSchedule.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
+    sampler = BatchSampler.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
     packing, sharing = share_prefixes(
-        choose_packing(made.train, "auto", machine.device, True, True), made.train, schedule, config
+        choose_packing(made.train, "auto", machine.device, True, True), made.train, sampler, config
     )
-    planned = DataWorkload(made, schedule, packing, sharing, 4096, machine)
+    planned = DataWorkload(made, sampler, packing, sharing, 4096, machine)
     own = planned.worst_case(config, 4)
     assert planned.whole.rows >= 1 and own.step and own.rows().count >= 1
     assert bool(own.prompts) == bool(made.test_items)

@@ -19,7 +19,7 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_s
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.collation import Packing
 
 sys.path.insert(0, str(BENCH))
@@ -98,8 +98,8 @@ def test_scales_and_remainders_of_paged_state_are_in_the_pool() -> None:
 @pytest.mark.parametrize("settings", [{}, {"train__gradient_checkpointing": False}, {"train__probe": False}])
 def test_a_run_pages_optimizer_state_only_where_it_does_not_fit_with_headroom(settings: dict[str, Any]) -> None:
     rows = [Row([1] * 64, [1] * 64, [1], "", str(number), False) for number in range(8)]
-    packing, schedule = Packing("packed", 100_000), BatchSchedule.of(8, 8, 1.0, 1, 0)
-    own = WorstCaseBatches(packing, longest_step(rows, schedule, 0, 8, packing), [], [], 1, 0)
+    packing, sampler = Packing("packed", 100_000), BatchSampler.of(8, 8, 1.0, 1, 0)
+    own = WorstCaseBatches(packing, longest_step(rows, sampler, 0, 8, packing), [], [], 1, 0)
     shape = transformers.LlamaConfig(**TINY)
 
     def paged(limit: int) -> bool:

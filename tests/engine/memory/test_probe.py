@@ -23,7 +23,7 @@ from engine.memory.probe import Probe, ProbeResult, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.result import Result
-from engine.training.batches import BatchSchedule, micro_batches
+from engine.training.batches import BatchSampler, micro_batches
 from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters
@@ -76,17 +76,17 @@ def trained(
     shape = FULL_ATTENTION["llama"]
     shape.attention_dropout = 0.2
     model = made(shape).to(how.get("dtype", torch.float32))
-    schedule = BatchSchedule.of(len(rows), 4, 1, 3, 0)
+    sampler = BatchSampler.of(len(rows), 4, 1, 3, 0)
     machine = PAGING if optimizer_name.startswith("paged") else CPU
     optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
     hooks = Hooks()
     trainer = Tight(
-        rows=rows, schedule=schedule, packing=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
+        rows=rows, sampler=sampler, packing=LAYOUT, micro_batch=4, checkpoint_folder=folder, keep_checkpoints=1,
         tokenizer=Numbers(), hooks=hooks, model=model, optimizers=(optimizer, None),
-        args=training_arguments(config, schedule, folder, "cpu", OFF),
+        args=training_arguments(config, sampler, folder, "cpu", OFF),
     )  # fmt: skip
     trainer.budget, trainer.recomputing = budget, how.get("recomputing", 0)
-    own = WorstCaseBatches(LAYOUT, longest_step(rows, schedule, 0, 4, LAYOUT), [], [], 1, PAD)
+    own = WorstCaseBatches(LAYOUT, longest_step(rows, sampler, 0, 4, LAYOUT), [], [], 1, PAD)
     meters = Meters(lambda memory: None, None)
     meters.model_begins()
     probe = Probe(
@@ -218,13 +218,13 @@ def test_an_evaluation_that_cannot_fit_ends_the_run_before_training(tmp_path: Pa
 @pytest.mark.parametrize("start", [0, 3, 11])
 @pytest.mark.parametrize("packing", [LAYOUT, Packing("packed", 60)], ids=["padded", "packed"])
 def test_the_step_with_the_largest_micro_batch_is_found(start: int, packing: Packing) -> None:
-    schedule = BatchSchedule.of(len(ROWS), 3, 2, None, 1)
-    found = longest_step(ROWS, schedule, start, 2, packing)
+    sampler = BatchSampler.of(len(ROWS), 3, 2, None, 1)
+    found = longest_step(ROWS, sampler, start, 2, packing)
 
     def largest(step: list[Row]) -> int:
         return max(relative_memory(group, packing) for group in micro_batches(step, 2, packing))
 
-    steps = [[ROWS[number] for number in schedule.indices(step)] for step in range(start, schedule.steps)]
+    steps = [[ROWS[number] for number in sampler.indices(step)] for step in range(start, sampler.steps)]
     assert largest(found) == max(map(largest, steps))
 
 

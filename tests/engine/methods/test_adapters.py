@@ -20,7 +20,7 @@ from engine.config.preset import Preset, resolve
 from engine.methods import method
 from engine.methods.adapters import CastLinear, multiply_in_input_dtype
 from engine.methods.machine import Machine
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.trainer import training_arguments
 
 MACHINE = Machine("cpu", "a CPU with bf16", bf16=True, flash_attention=False)
@@ -211,5 +211,5 @@ def test_mixed_precision(name: str, weights: torch.dtype, folders: dict[str, Pat
     norms = [parameter for key, parameter in model.named_parameters() if "norm" in key]
     assert {parameter.dtype for parameter in norms} == {weights}
     assert {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
-    arguments = training_arguments(config, BatchSchedule.of(8, 8, 1, 1, 0), tmp_path, "cpu", OFF)
+    arguments = training_arguments(config, BatchSampler.of(8, 8, 1, 1, 0), tmp_path, "cpu", OFF)
     assert arguments.bf16 == (name == "full")

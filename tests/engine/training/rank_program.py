@@ -25,7 +25,7 @@ from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
 from engine.training import ranks as training_ranks
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.collation import Packing
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import LocalShards, shard
@@ -58,13 +58,13 @@ def train(
     shards = LocalShards(model)
     optimizer, _ = make_optimizer(shards, config, CPU, lambda code, text: None)
     shards.attach(optimizer)
-    schedule = BatchSchedule.of(len(rows), BATCH, 1, STEPS, 0)
+    sampler = BatchSampler.of(len(rows), BATCH, 1, STEPS, 0)
     found: list[float] = []
     hooks = Hooks()
     trainer = trainer_class(
-        rows=rows, schedule=schedule, packing=Packing("packed", 400), micro_batch=2, keep_checkpoints=1,
+        rows=rows, sampler=sampler, packing=Packing("packed", 400), micro_batch=2, keep_checkpoints=1,
         checkpoint_folder=folder / "checkpoints", tokenizer=tokenizer, hooks=hooks, model=model,
-        args=training_arguments(config, schedule, folder, "cpu", OFF), optimizers=(optimizer, None), ranks=ranks,
+        args=training_arguments(config, sampler, folder, "cpu", OFF), optimizers=(optimizer, None), ranks=ranks,
     )  # fmt: skip
     optimizer.register_step_pre_hook(lambda *_: found.append(hooks.facts.loss))
     trainer.train()

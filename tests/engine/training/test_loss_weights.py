@@ -19,7 +19,7 @@ from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, summarize
 from engine.evaluation.scored_item import ScoredItem
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.collation import Packing, answer_tokens, loss_weight
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
@@ -102,10 +102,10 @@ def test_a_row_counts_by_its_weights_and_reports_its_token_count() -> None:
 def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.Module, Hooks]:
     """A model after one SGD step over all rows with learning rate 1."""
     config = schema.Config(method="full", train=schema.Train(learning_rate=1.0, warmup_ratio=0.0, max_grad_norm=0.0))
-    schedule, model, hooks = BatchSchedule(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
+    sampler, model, hooks = BatchSampler(len(rows), len(rows), 1, 0), made(transformers.LlamaConfig(**SMALL)), Hooks()
     trainer = AnswerTrainer(
         rows=rows,
-        schedule=schedule,
+        sampler=sampler,
         packing=Packing("packed", 100_000),
         micro_batch=micro_batch,
         checkpoint_folder=folder / "checkpoints",
@@ -113,7 +113,7 @@ def stepped(rows: list[Row], micro_batch: int, folder: Path) -> tuple[torch.nn.M
         tokenizer=load_tokenizer(schema.Model()),
         hooks=hooks,
         model=model,
-        args=training_arguments(config, schedule, folder, "cpu", OFF),
+        args=training_arguments(config, sampler, folder, "cpu", OFF),
         optimizers=(torch.optim.SGD(model.parameters(), lr=1.0), None),
     )
     trainer.train()

@@ -18,7 +18,7 @@ from engine.data.prepare import prepare
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSchedule
+from engine.training.batches import BatchSampler
 from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
@@ -50,10 +50,10 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
     )  # fmt: skip
     model.room, model.pad = room, tokenizer.pad_token_id
     halved: list[int] = []
-    schedule = BatchSchedule.of(len(rows), 8, 1, 3, 0)
+    sampler = BatchSampler.of(len(rows), 8, 1, 3, 0)
     trainer = AnswerTrainer(
         rows=rows,
-        schedule=schedule,
+        sampler=sampler,
         packing=Packing("packed", 100_000),
         micro_batch=8,
         checkpoint_folder=tmp_path / "checkpoints",
@@ -61,7 +61,7 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
         tokenizer=tokenizer,
         hooks=Hooks(halved=halved.append),
         model=model,
-        args=training_arguments(config, schedule, tmp_path, "cpu", OFF),
+        args=training_arguments(config, sampler, tmp_path, "cpu", OFF),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
     )
     trainer.train()
@@ -188,11 +188,11 @@ def test_paged_state_is_paged_again_after_loading(monkeypatch: pytest.MonkeyPatc
     assert paged_bytes(optimizer) == 2 * weight.numel()
 
 
-def test_the_schedule_visits_every_row_once_an_epoch() -> None:
-    schedule = BatchSchedule.of(rows=10, batch=4, epochs=2, steps=None, seed=5)
-    assert schedule.steps == 6
-    first = [row for step in range(3) for row in schedule.indices(step)]
-    second = [row for step in range(3, 6) for row in schedule.indices(step)]
+def test_the_sampler_visits_every_row_once_an_epoch() -> None:
+    sampler = BatchSampler.of(rows=10, batch=4, epochs=2, steps=None, seed=5)
+    assert sampler.steps == 6
+    first = [row for step in range(3) for row in sampler.indices(step)]
+    second = [row for step in range(3, 6) for row in sampler.indices(step)]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
 
 
@@ -224,8 +224,8 @@ def test_an_error_without_message_has_a_first_line(error: Exception) -> None:
 def test_one_of_several_visible_gpus_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DataParallel would split `logits_to_keep` across GPUs, and the LM head would run for some answers only."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    config, schedule = schema.Config(method="full"), BatchSchedule.of(8, 8, 1, 3, 0)
-    arguments = training_arguments(config, schedule, tmp_path, "cuda", OFF)
+    config, sampler = schema.Config(method="full"), BatchSampler.of(8, 8, 1, 3, 0)
+    arguments = training_arguments(config, sampler, tmp_path, "cuda", OFF)
     model = torch.nn.Linear(2, 2)
     trainer = Trainer(model=model, args=arguments)
     assert trainer._wrap_model(model) is model
@@ -238,11 +238,11 @@ def test_after_mixed_precision_training_the_model_is_evaluated_without_autocast(
     rows = prepare(schema.Data(max_rows=8), 512, tokenizer).train
     shape = LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
                         num_attention_heads=4)  # fmt: skip
-    model, schedule = LlamaForCausalLM(shape), BatchSchedule.of(len(rows), 8, 1, 1, 0)
+    model, sampler = LlamaForCausalLM(shape), BatchSampler.of(len(rows), 8, 1, 1, 0)
     trainer = AnswerTrainer(
-        rows=rows, schedule=schedule, packing=Packing("packed", 100_000), micro_batch=8, keep_checkpoints=1,
+        rows=rows, sampler=sampler, packing=Packing("packed", 100_000), micro_batch=8, keep_checkpoints=1,
         checkpoint_folder=tmp_path / "checkpoints", tokenizer=tokenizer, hooks=Hooks(), model=model,
-        args=training_arguments(config, schedule, tmp_path, "cpu", OFF),
+        args=training_arguments(config, sampler, tmp_path, "cpu", OFF),
         optimizers=(torch.optim.SGD(model.parameters(), lr=0.1), None),
     )  # fmt: skip
     assert model.config.use_cache  # it is saved with the model

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from forked import hold_requests
 from hostile import MARK, STRINGS
 from pilot import wait_for
 from sets import chosen, data, lines, look_into, play, text, write
@@ -107,13 +108,16 @@ def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, siz
     play(story, size)
 
 
-def test_closing_the_inspector_cancels_the_request(here: Path) -> None:
+def test_closing_the_inspector_cancels_the_request(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = hold_requests(monkeypatch)
+
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("d", "enter")
         screen = app.screen
         assert isinstance(screen, InspectorScreen) and screen.request is not None
         assert "escape cancels" in text(app, "state")
         asking = screen.request
+        started.set()
         await pilot.press("n", "s", "v", "v", "escape")
         assert app.screen is app.bench
         asking.join(120)

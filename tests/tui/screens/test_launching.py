@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from forked import hold_requests
 from pilot import MICRO, play, wait_for
 from sets import write
 from textual.pilot import Pilot
@@ -23,13 +24,18 @@ def text(app: Workbench) -> str:
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
-def test_it_shows_what_will_happen_and_adds_the_data_check(size: tuple[int, int], tmp_path: Path) -> None:
+def test_it_shows_what_will_happen_and_adds_the_data_check(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = hold_requests(monkeypatch)
+
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
         assert isinstance(app.screen, LaunchScreen)
         for part in ("LoRA · demo", "batch size 16", "rate 5e-3", "weights", "free in", "preparing"):
             assert part in text(app), part
+        started.set()
         await wait_for(pilot, lambda: "2,100 rows read: 1,600 train, 200 validation, 300 test" in text(app))
         assert "200 (2 epochs)" in text(app)
         assert app.screen.query_one("#keys").region.bottom <= size[1]

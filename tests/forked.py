@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -110,7 +111,8 @@ class ForkedProcess:
 
     def kill(self) -> None:
         if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its status is about to arrive
+                os.kill(self.pid, signal.SIGKILL)
 
 
 def _is_readable(file: IO[bytes], timeout: float | None) -> bool:

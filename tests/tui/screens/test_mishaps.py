@@ -151,7 +151,8 @@ def test_the_latest_line_stays_visible_when_the_status_grows(tmp_path: Path) -> 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, run)
         await wait_for(pilot, lambda: text(app, LogPane) and "finished" in text(app, LogPane).splitlines()[-1])
-        assert len(app.bench.query_one(LogPane).lines) == app.bench.query_one(LogPane).content_size.height
+        pane = app.bench.query_one(LogPane)
+        await wait_for(pilot, lambda: len(pane.lines) == pane.content_size.height)
 
     play(tmp_path, story, (80, 24))
 

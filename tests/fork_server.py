@@ -3,7 +3,10 @@
 Importing them takes about half of the CPU time of a short run. `forked.ForkedProcess` is its client, and takes the
 place of `subprocess.Popen` in the commands that are forked here, so that their workers and requests are forks as well.
 Each command is still a process with its own id, session, files and signals; only the interpreter's start and the
-imports are not repeated. What a test says about those needs `command.ftbench`.
+imports are not repeated. Tests of these use `command.ftbench`.
+
+Not the fork server of `multiprocessing`: a process waits at its exit for those that it has started with it, and a
+worker has to outlive the command that started it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from forked import MAX_REQUEST, fork_processes
 
 from engine.methods.quick_import import import_libraries
 
-IMPORTED = (
+PRELOADED = (
     "engine.worker.main",
     "engine.ladder.process",
     "engine.export.artifact_check",
@@ -72,7 +75,7 @@ class Server:
             os.close(self.listener.detach())
             self.selector.close()
             os.close(descriptors.pop())
-            become(json.loads(content), descriptors)
+            run_command(json.loads(content), descriptors)
         for descriptor in descriptors[:-1]:
             os.close(descriptor)
         pidfd = os.pidfd_open(child)
@@ -92,8 +95,8 @@ class Server:
         os.close(status)
 
 
-def become(request: dict[str, Any], descriptors: list[int]) -> None:
-    """Turn this fork into the process of a command; does not return."""
+def run_command(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Run a command in this fork, with the descriptors as its streams; does not return."""
     status = 1
     try:
         if request["new_session"]:
@@ -109,7 +112,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        status = run(request["module"], request["arguments"])
+        status = run_module(request["module"], request["arguments"])
     except Exception:  # noqa: BLE001 - printed as the interpreter does
         traceback.print_exc()
     finally:
@@ -119,8 +122,8 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
         os._exit(status)
 
 
-def run(module: str, arguments: list[str]) -> int:
-    """Execute the command as `python -m MODULE ARGUMENTS`, or as the console script for `ftbench`."""
+def run_module(module: str, arguments: list[str]) -> int:
+    """Run as `python -m MODULE ARGUMENTS` does, or as the console script `ftbench`; returns the exit status."""
     sys.argv = [module, *arguments]
     try:
         if module == "ftbench":
@@ -138,15 +141,15 @@ def run(module: str, arguments: list[str]) -> int:
     return 0
 
 
-def import_everything() -> None:
-    """What the processes of commands import. The processes that they start are forked as well."""
+def preload() -> None:
+    """Import what commands need. The processes that they start are forked as well."""
     import_libraries()
-    for module in IMPORTED:
+    for module in PRELOADED:
         importlib.import_module(module)
     fork_processes(pytest.MonkeyPatch())
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # of runpy
-    import_everything()
+    preload()
     Server(socket.socket(fileno=int(sys.argv[1]))).serve()

@@ -189,13 +189,15 @@ def problems_of(history: list[dict[str, object]], names: list[str]) -> tuple[lis
     queued: dict[object, float] = {}
     waiting: dict[object, dict[str, object]] = {}
     turns: dict[object, float] = {}
+    gone: set[object] = set()
     given_up: set[tuple[object, object]] = set()
     for event in sorted(history, key=lambda event: float(str(event["t"]))):
         pid, what, gpu, now = event["pid"], event["what"], event.get("gpu"), float(str(event["t"]))
         if what == "queued":
             queued[pid] = now
         elif what == "waiting":
-            waiting.setdefault(pid, event)
+            if pid not in gone:  # a kill is dated before its signal, so a last line can follow it
+                waiting.setdefault(pid, event)
         elif what == "turn":
             turns[pid] = now
         elif what == "given up":
@@ -213,6 +215,7 @@ def problems_of(history: list[dict[str, object]], names: list[str]) -> tuple[lis
                 and float(str(entry["arrived"])) < float(str(event["arrived"]))
             ]
         else:  # end, lost, refused, killed
+            gone.add(pid)
             waiting.pop(pid, None)
             users = {gpu: user for gpu, user in users.items() if user != pid}
     return problems, max(waits)

@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a bench in the test's process starts is forked from a process that has imported the libraries.
 
-    huggingface_hub has then read the environment variables of its address.
+    Not with the fixture `hub`: huggingface_hub reads the address of the Hub from the environment when it is imported.
     """
     if request.node.get_closest_marker("slow") and "hub" not in request.fixturenames:
         fork_processes(monkeypatch)

@@ -113,7 +113,7 @@ def slots_of(setting: int | str) -> int:
     return int(number) if number else 1
 
 
-def devices_of(config: Config) -> tuple[int | str, int]:
+def device_settings(config: Config) -> tuple[int | str, int]:
     """(`hardware.device`, `train.devices`) of a configuration."""
     return config.hardware.device, config.train.devices
 
@@ -214,11 +214,19 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
 
 
 def still_exists(device: SelectedDevice) -> bool:
-    """Whether a GPU still responds: it can fall off the bus while a run waits for it. True for the CPU."""
+    """Whether a GPU still responds and has the same lock. True for the CPU.
+
+    It can fall off the bus while a run waits for it. One that did not report its UUID when it was selected, and does
+    now, has another lock, which another run may hold.
+    """
     if device.gpu is None:
         return True
     gpu = _find(Nvml(), device.queue)
-    return gpu is not None and gpu.handle is not None and (gpu.name() or gpu.uuid() or gpu.total()) is not None
+    if gpu is None or gpu.handle is None:
+        return False
+    uuid = gpu.uuid()
+    responds = (uuid or gpu.name() or gpu.total()) is not None
+    return responds and uuid in (None, device.queue)
 
 
 def _first(nvml: Nvml) -> SelectedDevice:

@@ -193,11 +193,12 @@ def problems_of(history: list[dict[str, object]], names: list[str]) -> tuple[lis
     given_up: set[tuple[object, object]] = set()
     for event in sorted(history, key=lambda event: float(str(event["t"]))):
         pid, what, gpu, now = event["pid"], event["what"], event.get("gpu"), float(str(event["t"]))
+        if pid in gone:
+            continue  # a kill is dated before its signal, so lines of its worker can follow it
         if what == "queued":
             queued[pid] = now
         elif what == "waiting":
-            if pid not in gone:  # a kill is dated before its signal, so a last line can follow it
-                waiting.setdefault(pid, event)
+            waiting.setdefault(pid, event)
         elif what == "turn":
             turns[pid] = now
         elif what == "given up":

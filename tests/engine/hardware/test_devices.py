@@ -159,6 +159,22 @@ def test_a_gpu_that_is_lost_no_longer_exists(box: Box) -> None:
     assert box.python(code, str(box.scenario)) == "True False"
 
 
+def test_a_gpu_that_was_lost_when_it_was_selected_is_given_up_when_it_is_back(box: Box) -> None:
+    """Selected without its UUID it has another lock than for other runs: two runs could use it at a time."""
+    code = "from engine.hardware.devices import *; from pathlib import Path; import sys\n"
+    code += "file = Path(sys.argv[1]); text = file.read_text(); file.write_text(text + '1 error.everything 15\\n')\n"
+    code += "lost = select_device('1'); file.write_text(text); back = select_device('1')\n"
+    code += "print(lost.lock, still_exists(lost), back.lock, still_exists(back))"
+    assert box.python(code, str(box.scenario)) == "1 False GPU-abcd True"
+
+
+def test_a_gpu_without_a_uuid_is_known_by_its_index(box: Box) -> None:
+    code = "from engine.hardware.devices import *; from pathlib import Path; import sys\n"
+    code += "file = Path(sys.argv[1]); file.write_text(file.read_text().replace('1 uuid GPU-abcd', ''))\n"
+    code += "device = select_device('1'); print(device.lock, still_exists(device))"
+    assert box.python(code, str(box.scenario)) == "1 True"
+
+
 def test_settings_of_the_user_are_kept(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:128")  # the former name of PYTORCH_ALLOC_CONF
     monkeypatch.setenv("TORCH_CUDNN_SDPA_DEPRIORITIZED", "0")

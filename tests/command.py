@@ -23,7 +23,7 @@ WHOLE = [
     *("--set", "cost.max_other_load=1"),  # other tests run at the same time
 ]
 """Settings for a short run that does all that a run does, on all rows. 8 validation rows, and one
-validation loss before the last: with the 200 of the data set and four of them, they take half of the run.
+validation loss before the last: with the 200 of the dataset and four of them, they take half of the run.
 """
 MICRO = [
     *WHOLE,
@@ -31,7 +31,7 @@ MICRO = [
     *("--set", "train.probe=false"),
     *("--set", 'evaluation.forgetting_text="none"'),
 ]
-"""Settings for the shortest run on the embedded model and data set: 200 rows, no dry run, no probe and no general text,
+"""Settings for the shortest run on the embedded model and dataset: 200 rows, no dry run, no probe and no general text,
 which take a third of the CPU time of `WHOLE`.
 """
 

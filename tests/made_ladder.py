@@ -93,7 +93,7 @@ def made_ladder(
         machine={"device": "2 CPU cores", "cpu": "Some Processor", "threads": 2, "memory": 24 * GIB},
         warnings=["paged optimizer state needs CUDA unified memory: 8-bit AdamW without paging is used here"],
     )
-    ladder.summary = summarize(ladder)
+    ladder.summary, ladder.recommended = summarize(ladder), "full"
     directory.write_state(ladder)
     return directory, ladder
 

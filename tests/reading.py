@@ -21,7 +21,7 @@ from engine.data.source import Source, read
 
 @dataclass
 class Reading:
-    """A data set with its format and conversations."""
+    """A dataset with its format and conversations."""
 
     source: Source
     format: DetectedFormat

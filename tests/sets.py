@@ -1,4 +1,4 @@
-"""Data sets, and the data screens of the bench, for tests."""
+"""Datasets, and the data screens of the bench, for tests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def chosen(app: Workbench) -> str:
 
 
 async def look_into(pilot: Pilot[str], app: Workbench, name: str) -> InspectorScreen:
-    """Open the inspector on a data set of the list, and wait for its report."""
+    """Open the inspector on a dataset of the list, and wait for its report."""
     await pilot.press("d")
     number = next(number for number, one in enumerate(data(app).sets) if one.label == name)
     data(app).highlighted = number

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.ladder.aggregate import add_statistics
+from engine.ladder.aggregate import add_statistics, conclude
 from engine.ladder.decisions import Decisions, decide
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
-from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, SharedWork
 from engine.runs.rung_results import RungResult
 from engine.runs.rungs import BASE
@@ -67,7 +66,7 @@ def simulate(truth: Truth, number: int) -> tuple[Ladder, Decisions]:
     ladder = blank_ladder(truth.items, list(range(truth.seeds)))
     ladder.margin = truth.margin
     add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
-    ladder.verdict = verdict(ladder)
+    conclude(ladder)
     return ladder, decide(ladder)
 
 

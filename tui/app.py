@@ -1,4 +1,4 @@
-"""The workbench: the Textual app that `ftbench` opens. Leaving it detaches: runs keep running.
+"""The bench: the Textual app that `ftbench` opens. Quitting it detaches: runs continue.
 
 Screens other than the bench are imported when they are opened, so that the first frame does not wait for them.
 """
@@ -126,7 +126,7 @@ class Workbench(BaseApp):
         done = "Copied the selected text." if selected else "Ctrl+C does nothing here."
         keys = CommandKeys(self.settings.keys)
         back = "" if self.screen is self.bench else f"{self._back_key(keys)}, then "
-        self.notify(f"Press {back}{keys.of('app.quit')} to leave; runs keep running. {done}", markup=False)
+        self.notify(f"Press {back}{keys.of('app.quit')} to detach; runs continue. {done}", markup=False)
 
     def _back_key(self, keys: CommandKeys) -> str:
         """The key that closes the screen; that of dialogs cannot be changed."""
@@ -155,15 +155,15 @@ class Workbench(BaseApp):
         return self.bench
 
     def farewell(self) -> str:
-        """What keeps running and how to return to it; '' if nothing does."""
+        """What continues and how to return to it; '' if nothing does."""
         from engine.runs import ladder_dir
 
         ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
         if ladder := next((one for one in ladders if one.is_active()), None):
-            return f"detached: the ladder {ladder.name} keeps running; watch it with `ftbench attach {ladder.name}`"
+            return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.name}`"
         live = [run for run in self.bench.live_runs.in_order() if run.is_active()]  # some may have ended since
         if not live:
             return ""
         if len(live) > 1:
-            return f"detached: {len(live)} runs keep running; list them with `ftbench runs`"
-        return f"detached: {live[0].name} keeps running; watch it with `ftbench attach {live[0].name}`"
+            return f"detached: {len(live)} runs continue; list them with `ftbench runs`"
+        return f"detached: {live[0].name} continues; watch it with `ftbench attach {live[0].name}`"

@@ -123,7 +123,7 @@ class BaseApp(DiffApp):
         return binding.key if self.settings.ascii and not shown.isascii() else shown
 
     def action_detach(self) -> None:
-        """Leave; what keeps running is printed afterwards."""
+        """Quit; the runs that continue are printed afterwards."""
         self.exit(self.farewell())
 
     def action_next_theme(self) -> None:

@@ -48,7 +48,7 @@ EVERYWHERE = (
     ),
     Command("app.theme", "T", "app.next_theme", "theme", "Switch to the next color theme.", shown=False),
     Command("app.redraw", "ctrl+l", "app.redraw", "redraw", "Redraw the screen.", shown=False, always=True),
-    Command("app.quit", "q", "app.detach", "detach", "Detach: close the workbench; runs continue."),
+    Command("app.quit", "q", "app.detach", "detach", "Detach: close the bench; runs continue."),
 )
 
 BENCH = (
@@ -70,7 +70,7 @@ BENCH = (
         "Run a ladder with this preset, model and data.",
         shown=False,
     ),
-    Command("bench.data", "d", "data", "data", "Go to the data sets: select, inspect, add."),
+    Command("bench.data", "d", "data", "data", "Go to the datasets: select, inspect, add."),
     Command("bench.models", "i", "models", "model", "Choose the model: size, license, predicted memory; download."),
     Command("bench.config", "c", "config", "config", "Show every setting and its origin, and edit values in place."),
     Command("bench.method", "m", "method", "method", "Switch to the next method, overriding the preset."),
@@ -147,7 +147,7 @@ BENCH = (
 LAUNCH = (
     Command("launch.start", "enter,y", "go", "start", "Start what the launch screen shows."),
     Command("launch.back", "escape,n", "back", "back", "Return to the bench; changed options are kept."),
-    Command("launch.now", "N", "now", "start now", "Start immediately, even if another run uses the GPU."),
+    Command("launch.now", "N", "now", "start now", "Start the run immediately, even if the GPU is busy."),
     Command("launch.copy", "c", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
 )
 
@@ -213,16 +213,18 @@ PROCESSES = (
 )
 
 DATA = (
-    Command("data.inspect", "enter", "inspect", "inspect", "Inspect the highlighted set: rows, tokens, problems."),
-    Command("data.select", "space", "select", "select", "Select the highlighted set for training."),
+    Command("data.inspect", "enter", "inspect", "inspect", "Inspect the highlighted dataset: rows, tokens, problems."),
+    Command("data.select", "space", "select", "select", "Select the highlighted dataset for training."),
     Command("data.add", "a", "add", "add", "Add a file, a folder or a Hub id."),
-    Command("data.forget", "x", "forget", "forget", "Remove a recent set from the list; keeps the file.", shown=False),
+    Command(
+        "data.forget", "x", "forget", "forget", "Remove a recent dataset from the list, not its file.", shown=False
+    ),
     Command("data.back", "escape", "back", "back", "Move the focus to the log."),
 )
 
 INSPECTOR = (
     Command("inspector.back", "escape", "back", "back", "Return to the bench; cancels a running preparation."),
-    Command("inspector.select", "enter", "select", "select", "Select this set for training and return."),
+    Command("inspector.select", "enter", "select", "select", "Select this dataset for training and return."),
     Command("inspector.next", "n,right", "next", "next", "Show the next row."),
     Command("inspector.previous", "p,left", "previous", "prev", "Show the previous row."),
     Command(
@@ -278,7 +280,7 @@ TRY = (
     Command("try.left", "left", "column(-1)", "", "Show the previous column.", shown=False),
     Command("try.sampling", "g", "sampling", "sampling", "Change temperature, top-p, seed and maximum tokens."),
     Command("try.system", "y", "system", "system", "Change the system prompt; starts a new conversation."),
-    Command("try.save", "w", "save", "save", "Save the conversation as a data set in the working directory."),
+    Command("try.save", "w", "save", "save", "Save the conversation as a dataset in the working directory."),
     Command("try.cpu", "u", "cpu", "CPU", "While a run uses the GPU: use the CPU; slow."),
     Command("try.now", "N", "now", "start now", "While waiting: start immediately, even if the device is busy."),
 )

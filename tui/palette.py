@@ -1,4 +1,4 @@
-"""The command palette: search commands, presets, runs, ladders and data sets. All of it is literal text."""
+"""The command palette: search commands, presets, runs, ladders and datasets. All of it is literal text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PaletteEntry:
 
 
 class PaletteProvider(Provider):
-    """Searches commands, presets, runs and data sets; equal matches stay in this order."""
+    """Searches commands, presets, runs and datasets; equal matches stay in this order."""
 
     async def startup(self) -> None:
         app = cast(PaletteApp, self.app)
@@ -130,7 +130,7 @@ def _origin(found: RunDir | LadderDir, action: str) -> str:
 
 
 def data(app: PaletteApp) -> Iterator[PaletteEntry]:
-    """The data sets of the data list."""
+    """The datasets of the data list."""
 
     def select(name: str) -> None:
         app.back_to_bench().selection_pane.select_data(name)

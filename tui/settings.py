@@ -30,7 +30,7 @@ class Settings:
     notify: str = ""
     """When a run ends while the bench is open: `bell`, or a command that gets a sentence as its last argument."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Command -> keys: { "bench.start" = "f" }."""
+    """Command -> keys: { "bench.start" = "S" }."""
     runs: dict[str, str] = field(default_factory=dict)
     """`home`: the runs home, an absolute path; read by `engine.runs.home`."""
     track: dict[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Paths of the embedded model and data set, with which ftbench works without a network."""
+"""Paths of the embedded model and dataset, with which ftbench works without a network."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ def tiny_folder() -> Path:
 
 
 def tickets_folder() -> Path:
-    """The ticket data set: train.jsonl, validation.jsonl and test.jsonl."""
+    """The ticket dataset: train.jsonl, validation.jsonl and test.jsonl."""
     return _HERE / "tickets"
 
 

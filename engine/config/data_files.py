@@ -1,4 +1,4 @@
-"""Names of data sets: which file names are data files and of what kind, and what a Hub id looks like."""
+"""Names of datasets: which file names are data files and of what kind, and what a Hub id looks like."""
 
 from __future__ import annotations
 

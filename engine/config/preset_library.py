@@ -138,10 +138,11 @@ def _effective(name: str, method: str | None, overrides: Flat, given_by: str) ->
     preset, path = find_preset(name)
     preset = replace(preset, values=with_absolute_paths(preset.values, path.parent))
     given = with_absolute_paths(overrides, working_directory())
-    sibling = _sibling_with_rate(preset, method) if method and RATE not in given else None
+    chosen = str(method or given.get("method") or "")
+    sibling = _sibling_with_rate(preset, chosen) if chosen and RATE not in given else None
     if sibling is None:
         return resolve(preset, method, given, given_by)
-    rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], method: sibling.values[RATE]}
+    rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], chosen: sibling.values[RATE]}
     found = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given, given_by)
     return replace(found, origins={**found.origins, RATE: f"preset {sibling.name}"})
 
@@ -196,7 +197,7 @@ def _anchored(key: str, value: object, folder: Path) -> object:
             candidate = base / path
             if candidate.exists():
                 return str(candidate.absolute())
-    # A bare word is a name first ("tickets", "train"); otherwise a folder of that name, where it exists.
+    # A folder of this name takes precedence over the catalog and the Hub, but not over the embedded model and data.
     if key in ("data.id", "model.id") and (working_directory() / path).is_dir() and value not in ("tickets", "tiny"):
         return str((working_directory() / path).absolute())
     return str((working_directory() / path).absolute()) if looks_like_a_file else value

@@ -59,7 +59,7 @@ class Data(Section, frozen=True):
     id: str = "tickets"
     """Embedded name; .jsonl, .json, .csv, .tsv, .txt or .parquet file; folder of these or of save_to_disk; Hub id."""
     subset: str | None = None
-    """Configuration (subset) of a Hub data set that has several."""
+    """Configuration (subset) of a Hub dataset that has several."""
     format: FormatName = "auto"
     """How rows are converted to conversations; auto: detected from the columns. chosen: preference data, train on the
     chosen answers. desirable: KTO data, train on the rows whose label is true."""
@@ -105,7 +105,7 @@ class Train(Section, frozen=True):
     """packed: the rows of a micro-batch end to end without padding, like TRL's padding_free. Sequences are not filled
     to max_length, and the number of steps stays the same. shared_prefix: packed, and a prefix that rows of a
     micro-batch have in common is computed once, with the same loss. padded: left-padded, sorted by length. auto:
-    shared_prefix if that computes at least 5% fewer tokens (not with adapter.dropout), else packed; padded if the
+    shared_prefix if that saves about 5% of the tokens or more (not with adapter.dropout), else packed; padded if the
     architecture does not separate packed rows, or needs a mask for it and rows are long."""
     precision: Literal["auto", "bf16", "mixed", "fp32"] = "auto"
     """bf16: bf16 weights and arithmetic. mixed: trained weights in fp32, bf16 arithmetic. fp32: all in fp32. auto: by
@@ -288,7 +288,7 @@ class Config(Section, frozen=True):
     about: str = ""
     """One line on what the preset is for."""
     slot: Annotated[int, Meta(ge=1, le=9)] | None = None
-    """The key that selects the preset in the workbench."""
+    """The key that selects the preset in the bench."""
     method: str = "lora"
     """Fine-tuning method: qlora, lora, full, or the method of an installed package."""
     model: Model = field(default_factory=Model)

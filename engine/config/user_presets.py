@@ -85,7 +85,7 @@ def copy_to_own(listed: preset_library.PresetEntry) -> Path:
 def delete_own(listed: preset_library.PresetEntry) -> None:
     """Delete an own preset. Raises UserError for a shipped one, and where the file cannot be deleted."""
     if not is_own(listed):
-        what, do = "cannot delete a built-in preset", "delete one of your own (`ftbench presets list`)"
+        what, do = "cannot delete a shipped preset", "delete one of your own (`ftbench presets list`)"
         raise UserError(what, listed.name, do, code="preset.shipped")
     try:
         listed.path.unlink()

@@ -1,1 +1,1 @@
-"""Data sets -> conversations -> token ids and labels. Preview, training and evaluation use the same functions."""
+"""Datasets -> conversations -> token ids and labels. Preview, training and evaluation use the same functions."""

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
+from engine.data.row_limits import MAX_ROWS, RawRow, row, too_many_rows
 
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
 
 
 def arrow_rows(split: Any, label: str) -> Iterator[RawRow]:
     """Rows of a `datasets.Dataset`, numbered from 1. Class labels become class names; images are not decoded."""
-    if len(split) > ROWS_LIMIT:
+    if len(split) > MAX_ROWS:
         raise too_many_rows(label, "download a part of it as a file")
     classes = {key: names for key, feature in split.features.items() if (names := _class_names(feature))}
     average = split.data.nbytes // max(len(split.data), 1)
@@ -42,7 +42,7 @@ def _check(table: Any, label: str) -> None:
         table.validate(full=True)
     except pyarrow.ArrowInvalid as error:
         what = f"cannot read the Arrow file ({error})"
-        raise UserError(what, label, "save the data set again", code="data.invalid_arrow") from error
+        raise UserError(what, label, "save the dataset again", code="data.invalid_arrow") from error
 
 
 def _class_names(feature: Any) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""Prepare a data set: read and tokenize the rows in one streaming pass, then split them by their keys."""
+"""Prepare a dataset: read and tokenize the rows in one streaming pass, then split them by their keys."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class SplitKeys:
 
 
 class Builder:
-    """Reads, tokenizes and splits one data set."""
+    """Reads, tokenizes and splits one dataset."""
 
     def __init__(
         self, data: Data, source: Source, tokenizer: Any, max_length: int, split_version: int, progress: Progress

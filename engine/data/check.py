@@ -1,4 +1,4 @@
-"""Report on a data set before training, and show samples token by token with the loss mask.
+"""Report on a dataset before training, and show samples token by token with the loss mask.
 
 Both use the preparation that training uses, so they show exactly the rows that are trained on.
 """
@@ -39,7 +39,7 @@ def no_requirements(done: Preparation) -> tuple[UserError | None, list[Notice]]:
 def check(
     data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, preflight: Preflight = no_requirements
 ) -> dict[str, Any]:
-    """All counts of a data set, JSON-able; `refused` is the error with which a run would stop, or None.
+    """All counts of a dataset, JSON-able; `refused` is the error with which a run would stop, or None.
 
     Raises UserError only if the rows cannot be read or their format is unknown.
     """

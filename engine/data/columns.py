@@ -1,4 +1,4 @@
-"""Summarize the columns of a data set in one streaming pass over its rows."""
+"""Summarize the columns of a dataset in one streaming pass over its rows."""
 
 from __future__ import annotations
 

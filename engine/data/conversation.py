@@ -12,7 +12,7 @@ from typing import Any
 EMPTY_TURN = "data.empty_turn"
 """Note on an example: an earlier answer is empty and has weight 0."""
 CHOSEN_OUT = frozenset({"data.undesirable", "data.unanswerable"})
-"""Problems where the data itself excludes the row from training; they never make a data set unusable."""
+"""Problems where the data itself excludes the row from training; they never make a dataset unusable."""
 
 
 class UnusableRow(Exception):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import ROWS_LIMIT, RawRow, too_many_rows
-from engine.data.safe_open import ROW_LIMIT, decoded, lines
+from engine.data.row_limits import MAX_ROWS, RawRow, too_many_rows
+from engine.data.safe_open import MAX_ROW_BYTES, decoded, lines
 
 SEPARATORS = ",;\t|"
 _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20
@@ -58,7 +58,7 @@ def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tupl
     start = first
     while True:
         where = f"{name} line {start}"
-        before = csv.field_size_limit(ROW_LIMIT)
+        before = csv.field_size_limit(MAX_ROW_BYTES)
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -84,7 +84,7 @@ def _rows(
         records = chain([(fields, where)], records)
     width = len(columns)
     for count, (fields, where) in enumerate(records, 1):
-        if count > ROWS_LIMIT:
+        if count > MAX_ROWS:
             raise too_many_rows(where)
         if len(fields) != width:
             what = f"wrong number of fields ({len(fields)}; header: {width})"
@@ -110,7 +110,7 @@ def _sampled(sample: list[str], mark: str) -> list[list[str]]:
     """Records of the sample; a last record that ends inside a quoted field is dropped."""
     records = []
     reader = csv.reader(sample, delimiter=mark, strict=True)
-    before = csv.field_size_limit(ROW_LIMIT)
+    before = csv.field_size_limit(MAX_ROW_BYTES)
     with suppress(csv.Error):
         records += list(reader)
     csv.field_size_limit(before)
@@ -159,6 +159,6 @@ def _csv_error(error: csv.Error, where: str) -> UserError:
         return UserError(what, where, do, code="data.unclosed_quote")
     if "field limit" in text:
         do = "shorten or drop the row; an unclosed quote also causes this"
-        return UserError(f"a field longer than {ROW_LIMIT >> 20} MiB", where, do, code="data.row_too_long")
+        return UserError(f"a field longer than {MAX_ROW_BYTES >> 20} MiB", where, do, code="data.row_too_long")
     do = "quote the field, and double the quotes inside it"
     return UserError(f"invalid CSV ({text})", where, do, code="data.invalid_csv")

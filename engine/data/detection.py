@@ -1,4 +1,4 @@
-"""Detect the format of a data set; where it is unclear, suggest settings that were tried on the rows."""
+"""Detect the format of a dataset; where it is unclear, suggest settings that were tried on the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load data sets that `save_to_disk` of the datasets library wrote."""
+"""Load datasets that `save_to_disk` of the datasets library wrote."""
 
 from __future__ import annotations
 

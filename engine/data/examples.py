@@ -1,4 +1,4 @@
-"""Read the usable rows of a data set as conversations, without a tokenizer."""
+"""Read the usable rows of a dataset as conversations, without a tokenizer."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _ACCOUNT_ROLES = {
 
 @dataclass(frozen=True)
 class DetectedFormat:
-    """How the rows of a data set are converted to examples."""
+    """How the rows of a dataset are converted to examples."""
 
     name: str
     """A value of data.format: the name of a module in `engine.data.formats`."""
@@ -53,7 +53,7 @@ class DetectedFormat:
 
 
 class ColumnLookup:
-    """Looks up columns of a data set for a format."""
+    """Looks up columns of a dataset for a format."""
 
     def __init__(self, summary: Summary, data: Data, share: float = 0.5) -> None:
         self.summary, self.data = summary, data
@@ -95,7 +95,7 @@ class DataFormat:
     detect: Callable[[ColumnLookup], DetectedFormat | None]
     convert: Callable[[RawRow, DetectedFormat], Example]
     """Raises UnusableRow for a row with nothing to train on, UserError for a row that contradicts its format."""
-    question: str = ""
+    ambiguity: str = ""
     """For a format that is used only if data.format names it: the error text for its data."""
     offer: str = ""
     """Introduction to the setting that selects it, in that error."""

@@ -1,4 +1,4 @@
-"""Load data sets from the Hugging Face Hub. Only the data set in the preset is loaded; no remote code is run."""
+"""Load datasets from the Hugging Face Hub. Only the dataset in the preset is loaded; no remote code is run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRY_SECONDS = 5.0
 def load_hub(name: str, subset: str | None) -> dict[str, Any]:
     """Split name -> `datasets.Dataset`. A cached copy is used if the Hub is unreachable.
 
-    Raises UserError if the data set cannot be loaded: no network, not found, several subsets and none selected.
+    Raises UserError if the dataset cannot be loaded: no network, not found, several subsets and none selected.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
     import datasets  # slow to import, and only needed for the Hub
@@ -36,9 +36,9 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
 
 @contextmanager
 def hub_or_cache(name: str | None) -> Iterator[None]:
-    """Context in which other libraries load this data set: without requests if the Hub is unreachable.
+    """Context in which other libraries load this dataset: without requests if the Hub is unreachable.
 
-    None: a data set that is not on the Hub. Raises the Hub's exception if it rejects the request.
+    None: a dataset that is not on the Hub. Raises the Hub's exception if it rejects the request.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # before the import, which reads it
     import datasets  # noqa: F401 - `_offline` changes it
@@ -51,12 +51,12 @@ def hub_or_cache(name: str | None) -> Iterator[None]:
 
 
 def hub_error(error: Exception, name: str) -> UserError:
-    """The error of loading a data set of the Hub for the user."""
+    """The error of loading a dataset of the Hub for the user."""
     return _unavailable(error, name, None)
 
 
 def _ask(name: str) -> Exception | None:
-    """Request the data set's information from the Hub: the exception, or None. Takes at most TRY_SECONDS.
+    """Request the dataset's information from the Hub: the exception, or None. Takes at most TRY_SECONDS.
 
     The request runs in a thread, because resolving a host name can take longer than the request's timeout.
     """
@@ -110,23 +110,23 @@ def _out_of_reach(error: Exception) -> bool:
 def _unavailable(error: Exception, name: str, subset: str | None) -> UserError:
     text = " ".join(str(error).split())
     kind = type(error).__name__
-    where = f"Hub data set {name}" + (f" ({subset})" if subset else "")
+    where = f"Hub dataset {name}" + (f" ({subset})" if subset else "")
     if "Config name is missing" in text or "BuilderConfig" in text:
         names = re.findall(r"'([^']+)'", text)
         listed = f" ({', '.join(names[:8])})" if names else ""
         do = "set data.subset to one of them"
-        return UserError(f"the data set has several subsets{listed}", where, do, code="data.hub_subset")
+        return UserError(f"the dataset has several subsets{listed}", where, do, code="data.hub_subset")
     if "script" in text.lower() and isinstance(error, RuntimeError):
         do = "export it as a file: ftbench runs no remote code"
-        return UserError("the data set needs a loading script", where, do, code="data.hub_script")
+        return UserError("the dataset needs a loading script", where, do, code="data.hub_script")
     if _out_of_reach(error):
         what = "file or folder not found, and the Hub is unreachable"
         do = "check the name and the network, or use a local file or folder"
         return UserError(what, where, do, code="data.hub_unreachable")
     if kind in ("DatasetNotFoundError", "RepositoryNotFoundError") or "404" in text:
-        do = "check the name; private data sets need a token"
+        do = "check the name; private datasets need a token"
         return UserError(
-            "data set not found on the Hub, and no file or folder of this name", where, do, code="data.hub_not_found"
+            "dataset not found on the Hub, and no file or folder of this name", where, do, code="data.hub_not_found"
         )
-    what = f"cannot load the data set ({kind}: {text[:200]})"
+    what = f"cannot load the dataset ({kind}: {text[:200]})"
     return UserError(what, where, "download it and use the file or folder", code="data.hub_failed")

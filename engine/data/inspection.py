@@ -33,7 +33,7 @@ def inspect(
     progress: Progress = quiet,
     preflight: Preflight = no_requirements,
 ) -> dict[str, Any]:
-    """Report, samples, length histograms and template of a data set, from one preparation. JSON-able.
+    """Report, samples, length histograms and template of a dataset, from one preparation. JSON-able.
 
     `samples` are the first `rows` of each split, and under `noticed` the first that were truncated or have notes. For a
     sample longer than `max_tokens` only the ends are given. Raises UserError as `check` does.

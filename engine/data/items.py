@@ -12,7 +12,7 @@ from engine.data.keys import normalized
 from engine.data.tokens import Row
 
 FINAL_VALIDATION_ROWS = 512
-"""Maximum number of validation rows for the final loss: some data sets have ten thousand."""
+"""Maximum number of validation rows for the final loss: some datasets have ten thousand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def sampled(items: Sequence[EvaluationItem], max_items: int | None) -> list[Eval
     return [items[number] for number in sorted(_ranked(items)[:max_items])]
 
 
-def sampled_rows(items: Sequence[EvaluationItem], max_rows: int) -> list[EvaluationItem]:
+def sampled_by_rows(items: Sequence[EvaluationItem], max_rows: int) -> list[EvaluationItem]:
     """Items with at most `max_rows` rows in total, but at least one item; selected by content hash, in order."""
     chosen: list[int] = []
     for number in _ranked(items):

@@ -11,9 +11,9 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import DEPTH_LIMIT, ROWS_LIMIT, RawRow, deeper, described, parsed, too_deep, too_many_rows
+from engine.data.row_limits import DEPTH_LIMIT, MAX_ROWS, RawRow, deeper, described, parsed, too_deep, too_many_rows
 from engine.data.row_shapes import NESTED, is_turn, rows_of
-from engine.data.safe_open import ROW_LIMIT, decoded, lines, whole
+from engine.data.safe_open import MAX_ROW_BYTES, decoded, lines, whole
 
 _INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Exceptions of the fast decoder. The standard library's parser then decides; its errors contain the position."""
@@ -36,7 +36,7 @@ def read_lines(path: Path, name: str) -> Iterator[RawRow]:
             if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and deeper(values, DEPTH_LIMIT):
                 raise too_deep(where)
         count += 1
-        if count > ROWS_LIMIT:
+        if count > MAX_ROWS:
             raise too_many_rows(name)
         if type(values) is dict and NESTED not in values:
             yield RawRow(values, where)  # the length of a line is limited
@@ -114,12 +114,12 @@ def _array(
         notes.add(f"{name}: read as one conversation")
         yield from rows_of([_decoded(item, content, name, name) for item in items], name)
         return
-    if len(items) > ROWS_LIMIT:
+    if len(items) > MAX_ROWS:
         raise too_many_rows(name)
     for number, item in enumerate(items, 1):
         where = f"{label} {number}"
         value = _decoded(item, content, name, where)
-        if type(value) is dict and NESTED not in value and len(memoryview(item)) <= ROW_LIMIT:
+        if type(value) is dict and NESTED not in value and len(memoryview(item)) <= MAX_ROW_BYTES:
             yield RawRow(value, where)
         else:
             yield from rows_of(value, where)

@@ -1,4 +1,4 @@
-"""Detect images, audio and video in data sets, which text-only training must not ignore silently."""
+"""Detect images, audio and video in datasets, which text-only training must not ignore silently."""
 
 from __future__ import annotations
 

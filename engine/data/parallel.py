@@ -1,4 +1,4 @@
-"""Process the batches of a data set in several processes, with results in the order of the batches.
+"""Process the batches of a dataset in several processes, with results in the order of the batches.
 
 Every process reads the complete source and processes every n-th batch: reading is cheap compared to tokenizing, and no
 rows are sent between processes. Processes are forked, ignore Ctrl-C (the parent ends them) and exit with the parent.

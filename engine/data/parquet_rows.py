@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
+from engine.data.row_limits import MAX_ROWS, RawRow, row, too_many_rows
 from engine.data.safe_open import BOMB_FLOOR, BOMB_RATIO, regular_file_size, unreadable
 
 _BATCH_BYTES = 256 << 20
@@ -24,7 +24,7 @@ def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
     count = grown = 0
     with _readable(name), parquet.ParquetFile(path) as file:
         _refuse_bomb(_promised(file.metadata), size, name)
-        if file.metadata.num_rows > ROWS_LIMIT:
+        if file.metadata.num_rows > MAX_ROWS:
             raise too_many_rows(name)
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
             for values in batch.to_pylist():

@@ -1,4 +1,4 @@
-"""The result of preparing a data set: the rows of each split, and why other rows are left out."""
+"""The result of preparing a dataset: the rows of each split, and why other rows are left out."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def quiet(what: str, done: int, total: int | None) -> None:
 def prepare(
     data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
 ) -> Prepared:
-    """Read, convert, split and tokenize a data set. Deterministic.
+    """Read, convert, split and tokenize a dataset. Deterministic.
 
     Raises UserError for invalid data, and if more than 30% of the rows of a file (or given split) have no token in the
     loss or no training row is left.
@@ -160,7 +160,7 @@ def refused(done: Preparation) -> UserError | None:
 
 
 def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
-    """The share is over all rows of a file, because of a few held-out rows a single unusable one would be too many."""
+    """The share is of all rows of a file: among a few held-out rows, a single unusable one could exceed the limit."""
     found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
     bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
     for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:

@@ -1,4 +1,4 @@
-"""Preview a data set without a tokenizer: rows, format, and unusable rows.
+"""Preview a dataset without a tokenizer: rows, format, and unusable rows.
 
 Uses the steps of `prepare` that do not need a model, so the results agree.
 """

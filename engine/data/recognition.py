@@ -1,4 +1,4 @@
-"""Recognize the format of a data set, and check that all its files have the columns of that format."""
+"""Recognize the format of a dataset, and check that all its files have the columns of that format."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     given = set(roles) - {"system", "tools", "references"}
     found = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
     one = data_formats()[found.name]
-    if one.question and data.format != found.name:
+    if one.ambiguity and data.format != found.name:
         do = "write the rows to train on to a separate file"
-        raise Undecided(one.question, data.id, do, "data.preference_data", {"format": found.name}, one.offer)
+        raise Undecided(one.ambiguity, data.id, do, "data.preference_data", {"format": found.name}, one.offer)
     found = _with_mapped_extras(found, roles, data)
     _refuse_media(summary, found, data)
     found = _accounted(replace(found, why="; ".join([found.why, *decisions_of(rows)])), summary, data)

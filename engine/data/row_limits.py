@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.data.safe_open import ROW_LIMIT
+from engine.data.safe_open import MAX_ROW_BYTES
 
 DEPTH_LIMIT = 64
 """Maximum nesting of a row: chat rows with tool schemas need about 12 levels."""
-ROWS_LIMIT = 5_000_000
+MAX_ROWS = 5_000_000
 """Maximum rows of a file or split."""
 
 
@@ -24,7 +24,7 @@ class RawRow(msgspec.Struct, frozen=True):
 
 
 def row(values: Any, where: str) -> RawRow:
-    """Check that a row is an object within DEPTH_LIMIT, with no text longer than ROW_LIMIT."""
+    """Check that a row is an object within DEPTH_LIMIT, with no text longer than MAX_ROW_BYTES."""
     if not isinstance(values, dict):
         what = f"expected an object as row, found {described(values)}"
         do = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'
@@ -32,8 +32,8 @@ def row(values: Any, where: str) -> RawRow:
     if deeper(values, DEPTH_LIMIT):
         raise too_deep(where)
     for key, value in values.items():
-        if isinstance(value, str) and len(value) > ROW_LIMIT:
-            what = f"text longer than {ROW_LIMIT >> 20} MiB"
+        if isinstance(value, str) and len(value) > MAX_ROW_BYTES:
+            what = f"text longer than {MAX_ROW_BYTES >> 20} MiB"
             raise UserError(what, f"{where} ({key})", "shorten or drop the row", code="data.row_too_long")
     return RawRow(values, where)
 
@@ -43,7 +43,7 @@ def too_deep(where: str) -> UserError:
 
 
 def too_many_rows(where: str, do: str = "split the file or use a part of it") -> UserError:
-    return UserError(f"more than {ROWS_LIMIT:,} rows", where, do, code="data.too_many_rows")
+    return UserError(f"more than {MAX_ROWS:,} rows", where, do, code="data.too_many_rows")
 
 
 def parsed(text: str, where: str) -> Any:

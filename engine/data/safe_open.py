@@ -17,7 +17,7 @@ from typing import IO
 
 from engine.config.errors import UserError
 
-ROW_LIMIT = 16 << 20
+MAX_ROW_BYTES = 16 << 20
 """Maximum bytes of a row: a longer line is a broken file, not a training example."""
 WHOLE_LIMIT = 1 << 30
 """Maximum bytes of a file that is read at once (a JSON array)."""
@@ -43,11 +43,11 @@ def lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
     """Line number (from 1) and bytes of each line, with its line feed; a UTF-8 byte order mark is dropped."""
     with _readable(path, name) as stream:
         number = read = 0
-        while line := stream.readline(ROW_LIMIT + 1):
+        while line := stream.readline(MAX_ROW_BYTES + 1):
             number += 1
             read += len(line)
-            if len(line) > ROW_LIMIT:
-                what = f"row longer than {ROW_LIMIT >> 20} MiB"
+            if len(line) > MAX_ROW_BYTES:
+                what = f"row longer than {MAX_ROW_BYTES >> 20} MiB"
                 raise UserError(what, f"{name} line {number}", "shorten or drop the row", code="data.row_too_long")
             if read > FILE_LIMIT:
                 what = f"file larger than {FILE_LIMIT >> 30} GiB"

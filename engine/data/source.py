@@ -1,4 +1,4 @@
-"""Find the rows of a data set (embedded, file, folder or Hub) and the split of each part."""
+"""Find the rows of a dataset (embedded, file, folder or Hub) and the split of each part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _DEFAULT_SHARE = Data().validation
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a data set by given split, before rows are held out. Iterating a split reads it again."""
+    """The rows of a dataset by given split, before rows are held out. Iterating a split reads it again."""
 
     id: str
     train: RowStream
@@ -131,7 +131,7 @@ def _find_file(name: str, data: Data) -> Path | None:
 def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     """All parts of the source, in a fixed order."""
     if not data.id.strip():
-        do = "set it to an embedded data set, a file, a folder or a Hub id"
+        do = "set it to an embedded dataset, a file, a folder or a Hub id"
         raise UserError("empty data.id", "data.id", do, code="data.empty_id")
     path = EMBEDDED[data.id]() if data.id in EMBEDDED else expanded(data.id)
     try:
@@ -141,7 +141,7 @@ def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     except (OSError, ValueError) as error:
         raise unreadable(error, data.id) from error
     if data.subset is not None:
-        what = "only Hub data sets have subsets"
+        what = "only Hub datasets have subsets"
         do = "remove it, or set data.id to a Hub id"
         raise UserError(what, f"data.subset = {data.subset!r}", do, code="data.subset_unread")
     if not stat.S_ISDIR(status.st_mode):
@@ -197,7 +197,7 @@ def _offer_hub(data: Data, path: Path) -> list[SourcePart]:
 
 
 def _offer_sets(sets: dict[str, object], label: str) -> list[SourcePart]:
-    """The splits of a Hub data set or a `save_to_disk` folder; a single one is for training."""
+    """The splits of a Hub dataset or a `save_to_disk` folder; a single one is for training."""
     only = len(sets) == 1
     return [
         SourcePart(

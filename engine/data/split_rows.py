@@ -10,7 +10,7 @@ import numpy as np
 from engine.data.keys import KeyTable, group_numbers
 
 TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
-"""Side codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
+"""Split codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
 training or test.
 """
 TEST_SHARE, TEST_LIMIT = 0.1, 500

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.data.json_rows import no_rows
 from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import ROWS_LIMIT, RawRow, row, too_many_rows
+from engine.data.row_limits import MAX_ROWS, RawRow, row, too_many_rows
 from engine.data.safe_open import decoded, lines, whole
 
 
@@ -29,7 +29,7 @@ def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> I
     )
     documents = _paragraphs(path, name) if by_paragraph else _lines(path, name)
     for count, (number, text) in enumerate(documents, 1):
-        if count > ROWS_LIMIT:
+        if count > MAX_ROWS:
             raise too_many_rows(name)
         yield row({"text": text}, f"{name} line {number}")
 

@@ -211,7 +211,7 @@ class Encoded(NamedTuple):
     ids: list[int]
     spans: list[Span]
     prompt: list[int]
-    split: bool
+    crosses_answer: bool
     """Whether a token would span the beginning of an answer."""
 
 

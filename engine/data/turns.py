@@ -46,7 +46,7 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, found: DetectedFormat
     )
 
 
-def question(
+def prompt_and_answer(
     prompt: str, answer: Answer, raw: RawRow, found: DetectedFormat, earlier: list[dict[str, Any]] | None = None
 ) -> Example:
     """A prompt and its answer, after `earlier` messages."""

@@ -11,7 +11,7 @@ from engine.data.items import EvaluationItem
 from engine.data.tokens import IGNORE_INDEX, Row
 
 CANDIDATES = 2000
-"""Training rows among which examples are chosen; a large data set has enough short rows among them."""
+"""Training rows among which examples are chosen; a large dataset has enough short rows among them."""
 
 
 def few_shot_items(

@@ -116,7 +116,7 @@ def _data(frozen: FrozenRun, result: Result) -> str:
         f"{pair}: {one.both:,} rows with the same prompt and answer" for pair, one in result.overlap.items()
     )
     lines = [
-        f"Data set `{visible(Path(frozen.config.data.id).name)}`, fingerprint "
+        f"Dataset `{visible(Path(frozen.config.data.id).name)}`, fingerprint "
         f"`{result.fingerprints.get('data', 'unknown')[:16]}`, split rule version {result.split_version}."
     ]
     if overlap:

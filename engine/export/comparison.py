@@ -28,8 +28,9 @@ def mean_with_interval(items: Sequence[ScoredItem], metric: str) -> Interval | N
 
 
 def difference_of(items: Sequence[ScoredItem], reference: Sequence[ScoredItem] | None, metric: str) -> Interval | None:
-    """items − reference with an interval of paired items that is valid for few or equal items too; None if they are not
-    the same number of items.
+    """items − reference, with a paired interval that is also valid for few items and for equal scores.
+
+    None for no items, or if their numbers differ.
     """
     if not items or reference is None or len(items) != len(reference):
         return None

@@ -49,7 +49,7 @@ from engine.runs.exports import (
     MergeBase,
     MergeCandidate,
     WeightType,
-    outcome_of,
+    fidelity_outcome,
 )
 from engine.training.guards import first_line
 
@@ -248,7 +248,7 @@ def fidelity_of(
     """The record of a check."""
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
     difference = difference_of(checked.items, reference, metric)
-    outcome = outcome_of(difference, metric_spec(metric), request.margin, checked.defects)
+    outcome = fidelity_outcome(difference, metric_spec(metric), request.margin, checked.defects)
     return Fidelity(
         run=run.directory.name,
         kind=request.kind,

@@ -12,7 +12,7 @@ from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.benchmarks import collect_benchmarks
-from engine.ladder.decisions import comparison, why_no_share
+from engine.ladder.decisions import comparison, decide, why_no_share
 from engine.ladder.device_differences import note_other_devices
 from engine.ladder.few_shot_bases import collect_few_shot
 from engine.ladder.price import add_price
@@ -50,8 +50,16 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
     add_artifacts(folder, ladder, plan, results)
+    conclude(ladder)
+
+
+def conclude(ladder: Ladder) -> None:
+    """Set verdict, summary and the recommended rung, from rows and comparisons."""
     ladder.verdict = verdict(ladder)
     ladder.summary = summarize(ladder)
+    ship = decide(ladder).ship
+    recommends = any(sentence.topic == "ship" for sentence in ladder.verdict)
+    ladder.recommended = ship.name if ship and recommends else ""
 
 
 def check_same_work(results: LadderResults, ladder: Ladder) -> None:
@@ -61,19 +69,19 @@ def check_same_work(results: LadderResults, ladder: Ladder) -> None:
     rule = ladder.work.split_version if ladder.work else OLDEST_SPLIT_VERSION
     for run in results.runs:
         if differ := versions_differ(run.result.split_version, rule):
-            what, do = f"not the same work: {run.entry.run}: {differ}", "start a new ladder"
+            what, do = f"the runs cannot be compared: {run.entry.run}: {differ}", "start a new ladder"
             raise UserError(what, "split_version", do, code="ladder.different_split")
         for field, value in expected.items():
             general = run.result.general.text if run.result.general else ""
             if (general if field == "general" else run.result.fingerprints.get(field)) != value:
-                what = f"not the same work: the {field} fingerprint of {run.entry.run} differs from the ladder's"
+                what = f"the runs cannot be compared: the {field} fingerprint of {run.entry.run} is not the ladder's"
                 do = "the file or model changed while the ladder ran; start a new ladder"
                 raise UserError(what, field, do, code="ladder.different_work")
         current = (run.entry.run, run.result.fingerprints.get("order", ""), run.result.tokens)
         other = orders.setdefault(run.entry.seed, current)
         for field, a, b in (("row order", current[1], other[1]), ("trained tokens", current[2], other[2])):
             if a != b:
-                what = f"not the same work: {field} is {a} in {current[0]} and {b} in {other[0]}"
+                what = f"the runs cannot be compared: {field} is {a} in {current[0]} and {b} in {other[0]}"
                 raise UserError(what, field, "start a new ladder", code="ladder.different_work")
 
 

@@ -9,8 +9,8 @@ from engine.ladder.decisions import Decisions, comparison, is_non_inferior
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
+    as_good_text,
     difference_text,
-    is_as_good,
     keeps_gain,
     ladder_metric,
     score_text,
@@ -54,7 +54,7 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
         return f"{text}; all its answers are those of {fmt.rung_title(row.source)}."
     value = difference_text(ladder, of_run)
     if of_run.finding == "as_good":
-        return f"{text}; {is_as_good(ladder, 'it', fmt.rung_title(row.source))}: {value}."
+        return f"{text}; {as_good_text(ladder, 'it', fmt.rung_title(row.source))}: {value}."
     if of_run.finding == "undecided":
         return f"{text}; {NO_SIGNIFICANT_DIFFERENCE} from {fmt.rung_title(row.source)}: {value}."
     return f"{text}; it is {SIGNIFICANTLY[of_run.finding]} than {fmt.rung_title(row.source)}: {value}."
@@ -70,13 +70,13 @@ def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) 
     source = fmt.rung_title(shipped.name)
     near = [row for row in artifacts if is_non_inferior(ladder, row.name, shipped.name)]
     if not near and not all(_is_worse(comparison(ladder, row.name, shipped.name)) for row in artifacts):
-        as_good = is_as_good(ladder, "", source).removeprefix(" is ")
+        as_good = as_good_text(ladder, "", source).removeprefix(" is ")
         return f"No complete model made from {source} is shown to be {as_good}."
     if not near:
         return f"Every complete model made from {source} is {SIGNIFICANTLY['worse']} than {source}."
     small = min(near, key=lambda row: row.artifact_bytes)
     text = f"To serve {source} as a complete model, use {fmt.rung_title(small.name)}"
-    text += f" ({quantities.size(small.artifact_bytes)}): the smallest that {is_as_good(ladder, '', source).lstrip()}"
+    text += f" ({quantities.size(small.artifact_bytes)}): the smallest that {as_good_text(ladder, '', source).lstrip()}"
     metric, of_run = ladder_metric(ladder), comparison(ladder, small.name, shipped.name)
     worst = None
     if of_run is not None:

@@ -13,9 +13,9 @@ from engine.runs.result import Interval, MeasuredPeak
 from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange, finding_of
 from engine.runs.rungs import BASE, is_base
 
-QUALITY, COST = 0.94, 1 / 8
-"""The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of its cost. It is judged by the share
-of the gain over the base model: of the score, a base model without training keeps a part too.
+RULE_GAIN_SHARE, RULE_COST_RATIO = 0.94, 1 / 8
+"""The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of full fine-tuning's cost. It is
+checked on the share of the gain over the base model, because an untrained model already has a part of the score.
 """
 
 CLEAR_GAIN = 0.5
@@ -33,7 +33,7 @@ class Decisions:
     full: RungResult | None
     """The finished full fine-tuning rung; None if it was not run or did not finish."""
     qlora: RungResult | None
-    tuned: list[RungResult]
+    trained: list[RungResult]
     """Every finished trained rung, without the base model and artifacts."""
     gained: dict[str, Literal["yes", "no", "worse", "unknown"]]
     """Rung -> whether it is significantly better than the base model; unknown if they were not compared."""
@@ -55,11 +55,11 @@ class Decisions:
 
 def decide(ladder: Ladder) -> Decisions:
     """Decide from the ladder's rows and comparisons."""
-    tuned = [row for row in ladder.rows if not is_base(row.name) and not row.source and row.score is not None]
-    full = next((row for row in tuned if row.method == RULE_REFERENCE), None)
-    qlora = next((row for row in tuned if row.method == RULE_CANDIDATE), None)
-    gained = {row.name: _gained(ladder, row.name) for row in tuned}
-    winners = [row for row in tuned if gained[row.name] == "yes"]
+    trained = [row for row in ladder.rows if not is_base(row.name) and not row.source and row.score is not None]
+    full = next((row for row in trained if row.method == RULE_REFERENCE), None)
+    qlora = next((row for row in trained if row.method == RULE_CANDIDATE), None)
+    gained = {row.name: _gained(ladder, row.name) for row in trained}
+    winners = [row for row in trained if gained[row.name] == "yes"]
     lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
     winners.sort(key=lambda row: _mean(row.score) * (1 if lower else -1))  # min() below keeps the first of equals
     best = winners[0] if winners else None
@@ -69,10 +69,12 @@ def decide(ladder: Ladder) -> Decisions:
     return Decisions(
         full=full,
         qlora=qlora,
-        tuned=tuned,
+        trained=trained,
         gained=gained,
         against_full={
-            row.name: found for row in tuned if full and (found := comparison(ladder, row.name, full.name)) is not None
+            row.name: found
+            for row in trained
+            if full and (found := comparison(ladder, row.name, full.name)) is not None
         },
         rule_quality=_check_quality(qlora) if full_gained else "unknown",
         rule_costs=_check_costs(qlora, full) if qlora and full else {},
@@ -103,7 +105,7 @@ def why_no_share(gain: Comparison | None) -> str:
         return "full fine-tuning is not significantly better than the base model"
     bounds = [abs(bound) for bound in (gain.difference.low, gain.difference.high) if bound is not None]
     if not bounds or min(bounds) < CLEAR_GAIN * abs(gain.difference.mean or 0.0):
-        return "full fine-tuning's gain is too uncertain to divide by: its CI begins below half of it"
+        return "full fine-tuning's gain is too uncertain for a ratio: the lower bound of its CI is below half of it"
     return ""
 
 
@@ -166,7 +168,7 @@ def _check_quality(row: RungResult | None) -> RuleCheck:
     share = row.share_of_gain if row else None
     if share is None or share.low is None or share.high is None:
         return "unknown"
-    return "holds" if share.low >= QUALITY else "fails" if share.high < QUALITY else "undecided"
+    return "holds" if share.low >= RULE_GAIN_SHARE else "fails" if share.high < RULE_GAIN_SHARE else "undecided"
 
 
 def _check_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
@@ -194,7 +196,9 @@ def _check_cost(low: float | None, high: float | None, full_low: float | None, f
     """Whether the cost is at most an eighth of full's for every pair of seeds (holds) or for none (fails)."""
     if low is None or high is None or not full_low or not full_high:
         return "unknown"
-    return "holds" if high / full_low <= COST else "fails" if low / full_high > COST else "undecided"
+    if high / full_low <= RULE_COST_RATIO:
+        return "holds"
+    return "fails" if low / full_high > RULE_COST_RATIO else "undecided"
 
 
 def _least(rows: list[RungResult], key: Callable[[RungResult], float]) -> RungResult | None:

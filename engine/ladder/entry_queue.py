@@ -14,7 +14,7 @@ from itertools import islice
 from engine.config.errors import RunFailed, UserError
 from engine.config.schema import Config
 from engine.executors.slurm import submit_array
-from engine.hardware.devices import devices_of, runs_at_once
+from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder.runner import LadderRunner
 from engine.runs.ladder import LadderEntry
 from engine.runs.result import Result
@@ -48,7 +48,7 @@ class EntryQueue:
         if runs and runs[0].rung.config.executor.name == "slurm":
             yield from self._as_jobs(runs)
             return
-        limit = runs_at_once(devices_of(run.rung.config) for run in runs)
+        limit = runs_at_once(device_settings(run.rung.config) for run in runs)
         if limit > 1:
             yield from self._at_once(runs, limit)
             return

@@ -9,8 +9,8 @@ from engine.ladder.decisions import Decisions, comparison
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
     SIGNIFICANTLY,
+    as_good_text,
     difference_text,
-    is_as_good,
     ladder_metric,
     method_subject,
     score_text,
@@ -62,7 +62,7 @@ def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSent
     scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
     text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score_text(most, metric)}."
     sentences = [VerdictSentence("quality", text)]
-    for row in decisions.tuned:
+    for row in decisions.trained:
         found = comparison(ladder, row.name, most.name)
         if found is None:
             continue
@@ -70,7 +70,7 @@ def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSent
         if found.finding in SIGNIFICANTLY:
             said = f"{name} is {SIGNIFICANTLY[found.finding]} than the {title}: {value}."
         elif found.finding == "as_good":
-            said = f"{is_as_good(ladder, name, f'the {title}')}: {value}."
+            said = f"{as_good_text(ladder, name, f'the {title}')}: {value}."
         else:
             said = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {name} and the {title}: {value}."
         sentences.append(VerdictSentence("quality", said))

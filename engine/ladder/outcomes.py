@@ -12,7 +12,7 @@ from engine.runs.ladder import Outcome
 from engine.runs.stop_request import StopRequested
 
 
-def outcome_of(work: Callable[[], None], state: State, folder: ComparisonDir) -> tuple[Outcome, str]:
+def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir) -> tuple[Outcome, str]:
     """Do the work; returns (status, reason) and records the error's code in the state."""
     try:
         work()

@@ -9,7 +9,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.text import amount, listed
 from engine.ladder import rung_format as fmt
-from engine.ladder.decisions import QUALITY, comparison, margin_of
+from engine.ladder.decisions import RULE_GAIN_SHARE, comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
@@ -42,13 +42,13 @@ ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
 NO_ENERGY = "No energy counter is available on this machine, so energy was not measured."
 
-RULE_GAIN = f"{QUALITY:.0%} of the gain"
+RULE_GAIN = f"{RULE_GAIN_SHARE:.0%} of the gain"
 RULE = f"the rule of thumb ({RULE_GAIN} at one eighth of the cost)"
 _RULE_OF_QUALITY = f"the rule of thumb ({RULE_GAIN})"
 RULE_OF_QUALITY = {
     "holds": f"{_RULE_OF_QUALITY} holds here.",
     "fails": f"{_RULE_OF_QUALITY} does not hold here.",
-    "undecided": f"{_RULE_OF_QUALITY} is neither confirmed nor refuted: {QUALITY:.0%} is within the interval.",
+    "undecided": f"{_RULE_OF_QUALITY} is neither confirmed nor refuted: {RULE_GAIN_SHARE:.0%} is within the interval.",
     "unknown": f"{_RULE_OF_QUALITY} cannot be checked.",
 }
 RULE_OF_COST = {
@@ -99,7 +99,7 @@ def has_one_seed(ladder: Ladder, *names: str) -> bool:
     return any(row.name in names and len(row.seeds) == 1 for row in ladder.rows)
 
 
-def share(ladder: Ladder, row: RungResult, value: Interval, of: str = "") -> str:
+def share_text(ladder: Ladder, row: RungResult, value: Interval, of: str = "") -> str:
     """`75.0% of full's gain, pointwise 95% CI [47.4, 107.1]`, and what is assumed about single seeds."""
     bounds = score_format.percent_bounds(value)
     scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
@@ -108,24 +108,24 @@ def share(ladder: Ladder, row: RungResult, value: Interval, of: str = "") -> str
 
 def keeps_gain(ladder: Ladder, row: RungResult, gain: Interval) -> str:
     """`keeps 75.0% of full's gain over the base model, pointwise 95% CI [47.4, 107.1]`."""
-    return f"keeps {share(ladder, row, gain, OF_GAIN)}"
+    return f"keeps {share_text(ladder, row, gain, OF_GAIN)}"
 
 
-def margin(ladder: Ladder) -> str:
+def margin_text(ladder: Ladder) -> str:
     """`2 points`, `0.02 nats/token`."""
     metric = ladder_metric(ladder)
     value = float(f"{margin_of(ladder) * metric.scale:.6g}")
     return f"{value:g} {'point' if value == 1 else 'points'}" if metric.is_share else f"{value:g}{unit_suffix(metric)}"
 
 
-def is_as_good(ladder: Ladder, a: str, b: str) -> str:
+def as_good_text(ladder: Ladder, a: str, b: str) -> str:
     """`LoRA is as good as full within the margin of 2 points`."""
-    return f"{a} is as good as {b} within the margin of {margin(ladder)}"
+    return f"{a} is as good as {b} within the margin of {margin_text(ladder)}"
 
 
-def both_as_good(ladder: Ladder) -> str:
+def both_as_good_text(ladder: Ladder) -> str:
     """`each is as good as the other within the margin of 2 points`."""
-    return is_as_good(ladder, "each", "the other")
+    return as_good_text(ladder, "each", "the other")
 
 
 def needed_sample(compared: Comparison) -> str:
@@ -184,7 +184,7 @@ def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
     return f"{names[:1].upper()}{names[1:]} {verb} {SIGNIFICANTLY['worse']} than the base model: {'; '.join(gaps)}."
 
 
-def status(row: RungResult) -> str:
+def status_text(row: RungResult) -> str:
     """`out of memory: the reason`."""
     text = row.status.replace("_", " ")
     return f"{text}: {row.reason}" if row.reason else text

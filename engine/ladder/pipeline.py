@@ -12,15 +12,15 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
-from engine.hardware.devices import devices_of, runs_at_once
+from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
 from engine.ladder.entry_queue import EntryQueue, PlannedRun
-from engine.ladder.probes import duration, probe_config
 from engine.ladder.rate_trials import RateTrials
 from engine.ladder.rates import equal_rates_warning
 from engine.ladder.runner import LadderRunner
+from engine.ladder.timing_probes import duration, probe_config
 from engine.runs.ladder import Kind, Ladder, LadderEntry, RungDuration, SharedWork, Stage
 from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
@@ -82,7 +82,7 @@ class LadderPipeline:
         ladder, plan = self.runner.ladder, self.plan
         require_gguf_tools(plan)
         if plan.rungs[0].config.executor.name == "local":
-            ladder.runs_at_once = runs_at_once(devices_of(rung.config) for rung in plan.rungs)
+            ladder.runs_at_once = runs_at_once(device_settings(rung.config) for rung in plan.rungs)
         request = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
         workload = ask("ladder.workload", request, print)
         ladder.work = msgspec.convert(workload["work"], SharedWork)

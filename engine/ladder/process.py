@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from engine.ladder.outcomes import outcome_of
+from engine.ladder.outcomes import run_to_outcome
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.runner import LadderRunner
 from engine.runs import end_record
@@ -47,4 +47,4 @@ def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
 
 def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
     """Run all stages; returns (status, reason)."""
-    return outcome_of(pipeline.run, pipeline.runner.ladder, pipeline.runner.dir)
+    return run_to_outcome(pipeline.run, pipeline.runner.ladder, pipeline.runner.dir)

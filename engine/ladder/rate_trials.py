@@ -10,7 +10,7 @@ from engine.config import quantities
 from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.ladder.entry_queue import PlannedRun
-from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
+from engine.ladder.rates import best_rates, best_trial, halving_rounds, is_grid_edge, rate_grid
 from engine.ladder.runner import LadderRunner
 from engine.runs.ladder import LadderEntry
 from engine.runs.result import Result
@@ -62,7 +62,7 @@ class RateTrials:
         return config if trial.steps is None else with_settings(config, {"train.steps": trial.steps})
 
     def _grid(self, rung: Rung) -> list[float]:
-        return grid(rung.config.train.learning_rate, self.plan.learning_rates)
+        return rate_grid(rung.config.train.learning_rate, self.plan.learning_rates)
 
     def _rounds(self) -> list[tuple[int, int | None]]:
         """(rates, steps) of each round of trials."""
@@ -81,14 +81,14 @@ class RateTrials:
 
     def _choose(self, rung: Rung, trials: list[LadderEntry], rates: list[float]) -> str:
         """Mark the best of the trials of the last round; returns why no rate worked, else ''."""
-        chosen = choose(trials)
+        chosen = best_trial(trials)
         if chosen is None:
             tried = [entry for entry in self.runner.ladder.entries if (entry.rung, entry.kind) == (rung.name, "trial")]
             reason = next((entry.reason for entry in tried if entry.reason), "no trial has a finite loss")
             return f"no learning rate worked: {reason}"
         for trial in trials:
             trial.chosen = trial is chosen
-        if at_the_edge(chosen.learning_rate, rates):
+        if is_grid_edge(chosen.learning_rate, rates):
             best = quantities.rate(chosen.learning_rate)
             text = f"{rung.name}: the best learning rate, {best}, is at the end of the grid; "
             text += "one beyond it may be better (--learning-rates 5 tries more)"

@@ -13,7 +13,7 @@ MIN_STEPS = 4
 """The shortest trial, in optimizer steps."""
 
 
-def grid(rate: float, count: int) -> list[float]:
+def rate_grid(rate: float, count: int) -> list[float]:
     """`count` rates around `rate`, half a decade apart, rounded to two digits; an even count has one more above it."""
     below = (count - 1) // 2
     rates = [_rounded(rate * 10 ** ((place - below) / 2)) if place != below else rate for place in range(count)]
@@ -39,13 +39,13 @@ def best_rates(trials: Sequence[LadderEntry], count: int) -> list[float]:
     return [trial.learning_rate for trial in finished[:count]]
 
 
-def choose(trials: Sequence[LadderEntry]) -> LadderEntry | None:
+def best_trial(trials: Sequence[LadderEntry]) -> LadderEntry | None:
     """The trial with the lowest validation loss; None if no trial has one."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
     return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)
 
 
-def at_the_edge(chosen: float, rates: Sequence[float]) -> bool:
+def is_grid_edge(chosen: float, rates: Sequence[float]) -> bool:
     """Whether the best rate is the lowest or highest of the grid: a wider grid may have a better one."""
     return len(rates) > 1 and chosen in (min(rates), max(rates))
 

@@ -22,8 +22,8 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
     as_fast,
+    as_good_text,
     difference_text,
-    is_as_good,
     ladder_metric,
     method_noun,
     method_subject,
@@ -38,7 +38,7 @@ SIMILAR_MEMORY = 0.95
 
 def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """Only methods that are significantly better than the base model are recommended."""
-    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.tuned):
+    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.trained):
         return [
             VerdictSentence(
                 "prototype",
@@ -53,15 +53,15 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentenc
         ),
         VerdictSentence("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
     ]
-    if decisions.full is not None and any(row.method != RULE_REFERENCE for row in decisions.tuned):
+    if decisions.full is not None and any(row.method != RULE_REFERENCE for row in decisions.trained):
         sentences.append(VerdictSentence("full", _full(ladder, decisions, decisions.full)))
     return sentences
 
 
 def _prototype(decisions: Decisions, fastest: RungResult) -> str:
     criterion = f"{SIGNIFICANTLY['better']} than the base model"
-    only = [row for row in decisions.tuned if decisions.gained[row.name] == "yes"] == [fastest]
-    which = "only" if only and len(decisions.tuned) > 1 else "fastest"
+    only = [row for row in decisions.trained if decisions.gained[row.name] == "yes"] == [fastest]
+    which = "only" if only and len(decisions.trained) > 1 else "fastest"
     text = f"Prototype with {method_noun(fastest)}: the {which} method that is {criterion}"
     text += f", {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
     if others := _as_fast(decisions, fastest):
@@ -81,7 +81,7 @@ def _prototype(decisions: Decisions, fastest: RungResult) -> str:
 def _as_fast(decisions: Decisions, fastest: RungResult) -> list[str]:
     """The rungs whose fastest run took no longer than the slowest run of the fastest rung."""
     limit = fastest.all_seconds.high if fastest.all_seconds else 0.0
-    rivals = [row for row in decisions.tuned if row is not fastest and decisions.gained[row.name] == "yes"]
+    rivals = [row for row in decisions.trained if row is not fastest and decisions.gained[row.name] == "yes"]
     return [fmt.rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit]
 
 
@@ -92,9 +92,9 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResu
         rival = fmt.rung_title(best.name)
         value = f" ({difference_text(ladder, behind)})" if behind else ""
         sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
-        gap = is_as_good(ladder, "it", f"{rival}, which has {_top(ladder)}")
-        return f"Ship {name}: {gap}{value}, and {sizes}."
-    second = max((row for row in decisions.tuned if row is not best), key=_rank(ladder), default=None)
+        gap = as_good_text(ladder, "it", rival)
+        return f"Ship {name}: {gap}{value}, and {sizes}. {method_subject(best)} has {_top(ladder)}."
+    second = max((row for row in decisions.trained if row is not best), key=_rank(ladder), default=None)
     lead = comparison(ladder, best.name, second.name) if second else None
     if second is None:
         return f"Ship {name} ({size} artifact): {ONLY_RUNG}."
@@ -105,13 +105,13 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResu
         than = f"{SIGNIFICANTLY['better']} than {fmt.rung_title(second.name)}"
         return f"Ship {name} ({size} artifact): it is {than}, {difference_text(ladder, lead)}."
     lead_text = f"Its lead is not significant: {difference_text(ladder, lead)}."
-    is_smallest = best.artifact_bytes <= EQUAL_SIZE * min(row.artifact_bytes for row in decisions.tuned)
+    is_smallest = best.artifact_bytes <= EQUAL_SIZE * min(row.artifact_bytes for row in decisions.trained)
     why = SMALLEST_ARTIFACT if is_smallest else NO_SMALLER_AS_GOOD
     return f"Ship {name} ({size} artifact): it has {_top(ladder)} and {why}. {lead_text}"
 
 
 def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
-    others = [row for row in decisions.tuned if row.method != RULE_REFERENCE]
+    others = [row for row in decisions.trained if row.method != RULE_REFERENCE]
     rival = max(others, key=_rank(ladder))
     lead = comparison(ladder, full.name, rival.name)
     price, name = _price(full, rival), fmt.rung_title(rival.name)
@@ -123,7 +123,7 @@ def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
     if lead.finding == "worse":
         return f"Full fine-tuning does not pay off here: it is {SIGNIFICANTLY['worse']} than {name}, {value}."
     if is_non_inferior(ladder, rival.name, full.name):
-        as_good = is_as_good(ladder, name, "full")
+        as_good = as_good_text(ladder, name, "full")
         return f"Full fine-tuning is not worth its cost here: {as_good}, {value}; it costs {price}."
     gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {name}, {value}"
     return f"These results do not show that full fine-tuning is worth its cost: {gap}, for {price}."

@@ -29,26 +29,26 @@ class RequiredSample:
 
 
 @dataclass(frozen=True)
-class ToShow:
+class ComparisonGoal:
     """What more test items and seeds would show, by excluding a value at a distance from the true difference."""
 
     needed_for: NeededFor
     distance: float
 
 
-def what_to_show(difference: float, margin: float | None) -> ToShow:
+def comparison_goal(difference: float, margin: float | None) -> ComparisonGoal:
     """That two rungs differ, which excludes 0, or that each is as good as the other, which excludes the margin.
 
     A difference of less than half the margin is closer to 0 than to the margin, so the second takes fewer items.
     """
     size = abs(difference)
     if margin is not None and size < margin / 2:
-        return ToShow("as_good", margin - size)
-    return ToShow("difference", size)
+        return ComparisonGoal("as_good", margin - size)
+    return ComparisonGoal("difference", size)
 
 
 def required_range(
-    show: ToShow,
+    show: ComparisonGoal,
     item_variance: float,
     seed_variances: Iterable[float],
     present: tuple[int, int],

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
-from engine.ladder.required_sample import RequiredSample, required_range, what_to_show
+from engine.ladder.required_sample import RequiredSample, comparison_goal, required_range
 from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
 from engine.runs.result import MIN_ITEMS, Z_95, Interval
 
@@ -39,7 +39,7 @@ CONFIDENCE_LEVEL = 0.95
 """Of all intervals."""
 SHARE_OF_RANGE, SHARE_OF_ITEMS = 0.015, 0.03
 """Median of the prior of the deviation between seeds: 1.5 points of a share; for scores without bounds, such as losses,
-the same in units of the standard deviation of one item, which is 50 points for a share of one half."""
+3% of the standard deviation of one item. For a share of one half, whose items have 50 points, both are equal."""
 BASE_SHARE = 0.2
 """Part of the error rate that the comparisons with the base model get together; gains are larger than differences."""
 SPREAD_RANGE = (0.1, 0.9)
@@ -124,9 +124,9 @@ class MeanSamples:
 
     Args:
         scores: Scores by rung; all of the same n items in the same order.
-        bounds: Lowest and highest possible score of an item; intervals do not exceed them. If both are finite, half an
-            item of +1 and half an item of -1 times their distance are added to the variance of every difference, so
-            that identical items do not give zero variance (Agresti & Min 2005 for paired proportions).
+        bounds: Lowest and highest possible score of an item; intervals do not exceed them. If both are finite, two
+            pseudo-items of weight 1/2 are added to the variance of every difference, at plus and minus the distance of
+            the bounds, so that identical items do not give zero variance (Agresti & Min 2005 for paired proportions).
     """
 
     def __init__(self, scores: Mapping[str, ItemScores], bounds: tuple[float, float]) -> None:
@@ -237,7 +237,7 @@ class MeanSamples:
         return found
 
     def _levels(self, pairs: Sequence[tuple[str, str]], level: float) -> list[float]:
-        """The quantile that each pair's deviations are divided by: of the error rate, BASE_SHARE is for the base."""
+        """The level of each pair's quantile: comparisons with the base get BASE_SHARE of the error rate together."""
         untrained = [self.scores[a].untrained or self.scores[b].untrained for a, b in pairs]
         split = any(untrained) and not all(untrained)
         parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
@@ -248,7 +248,7 @@ class MeanSamples:
         self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None
     ) -> RequiredSample:
         """The test items and seeds that would decide the comparison, for the likely variances between seeds."""
-        show = what_to_show(difference.mean, margin)
+        show = comparison_goal(difference.mean, margin)
         if show.distance == 0 or not math.isfinite(difference.half_width):
             return RequiredSample()
         a, b = difference.a, difference.b

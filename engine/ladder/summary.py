@@ -11,7 +11,15 @@ from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.text import listed
 from engine.ladder import rung_format as fmt
-from engine.ladder.decisions import COST, QUALITY, Decisions, RuleCheck, comparison, decide, training_peak
+from engine.ladder.decisions import (
+    RULE_COST_RATIO,
+    RULE_GAIN_SHARE,
+    Decisions,
+    RuleCheck,
+    comparison,
+    decide,
+    training_peak,
+)
 from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
@@ -20,14 +28,14 @@ from engine.ladder.phrases import (
     ONE_TIMING,
     RULE,
     SIGNIFICANTLY,
+    as_good_text,
     difference_text,
-    is_as_good,
     ladder_metric,
     method_noun,
     method_subject,
     sample_size,
     score_text,
-    status,
+    status_text,
     worse_than_base,
 )
 from engine.runs import score_format
@@ -40,7 +48,7 @@ OVERALL = {
     "undecided": f"{RULE} is neither confirmed nor refuted here",
     "unknown": f"{RULE} cannot be checked",
 }
-NO_COST_RATIO = "No cost was measured for both full fine-tuning and another rung."
+NO_COST_RATIO = "Costs are not compared: that requires full fine-tuning and another rung, both with a score."
 
 
 class RungCost(NamedTuple):
@@ -53,11 +61,11 @@ class RungCost(NamedTuple):
 def summarize(ladder: Ladder) -> LadderSummary | None:
     """The summary of the rungs that have finished; None before one has."""
     decisions = decide(ladder)
-    if not decisions.tuned or ladder.work is None:
+    if not decisions.trained or ladder.work is None:
         return None
     subject = _subject(decisions)
     sentences = [_quality(ladder, decisions, subject), _cost(decisions, subject), _recommendation(decisions)]
-    worse = [row for row in decisions.tuned if decisions.gained[row.name] == "worse"]
+    worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]
     headline = [worse_than_base(ladder, worse)] if worse else []
     headline.append(_headline(ladder, decisions, subject))
     return LadderSummary(
@@ -65,26 +73,26 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
         sentences=sentences,
         tradeoffs=_tradeoffs(decisions),
         cost=_training_cost(decisions, decisions.full).title if decisions.full else "",
-        rule_gain=QUALITY,
-        rule_cost=COST,
+        rule_gain=RULE_GAIN_SHARE,
+        rule_cost=RULE_COST_RATIO,
     )
 
 
 def cost_ratios(ladder: Ladder) -> dict[str, SeedRange]:
     """Rung -> its training cost divided by full fine-tuning's, also of rungs without a share of the gain."""
     decisions = decide(ladder)
-    costs = {row.name: _cost_ratio(decisions, row) for row in decisions.tuned if decisions.full}
+    costs = {row.name: _cost_ratio(decisions, row) for row in decisions.trained if decisions.full}
     return {name: cost for name, cost in costs.items() if cost}
 
 
 def _subject(decisions: Decisions) -> RungResult:
     """The rung that the headline is about: QLoRA, else the best one that is not full fine-tuning, else full."""
-    others = [row for row in decisions.tuned if row is not decisions.full]
+    others = [row for row in decisions.trained if row is not decisions.full]
     if decisions.qlora is not None:
         return decisions.qlora
     if decisions.best in others:
         return decisions.best
-    return others[0] if others else decisions.tuned[0]
+    return others[0] if others else decisions.trained[0]
 
 
 def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
@@ -101,18 +109,18 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain (95% CI {bounds})"
     found = next((one for one in _tradeoffs(decisions) if one.rung == subject.name), None)
     if found is not None:
-        text += f" at {quantities.ratio(found.cost.mean)} its {_training_cost(decisions, full).title}"
+        text += f" at {quantities.ratio(found.cost.mean)} full's {_training_cost(decisions, full).title}"
     if subject is not decisions.qlora:
         return f"{text}."
     key = "cpu" if _uses_cpu_time(decisions) else "training"
-    return f"{text}: {_rule(decisions.rule_quality, decisions.rule_costs.get(key, 'unknown'))}."
+    return f"{text}: {_rule(name, decisions.rule_quality, decisions.rule_costs.get(key, 'unknown'))}."
 
 
-def _rule(quality: RuleCheck, cost: RuleCheck) -> str:
-    """Whether the rule of thumb holds: both in quality and cost."""
-    failed = [name for name, check in (("quality", quality), ("cost", cost)) if check == "fails"]
+def _rule(name: str, quality: RuleCheck, cost: RuleCheck) -> str:
+    """Whether the rule of thumb holds for the rung `name`: both in quality and cost."""
+    failed = [part for part, check in (("quality", quality), ("cost", cost)) if check == "fails"]
     if failed:
-        return f"{RULE} does not hold here, because of its {' and '.join(failed)}"
+        return f"{RULE} does not hold here, because of {name}'s {' and '.join(failed)}"
     both = {quality, cost}
     return OVERALL["holds" if both == {"holds"} else "unknown" if "unknown" in both else "undecided"]
 
@@ -120,7 +128,7 @@ def _rule(quality: RuleCheck, cost: RuleCheck) -> str:
 def _why_missing(ladder: Ladder) -> str:
     """Why full fine-tuning has no score; '' if it was not run."""
     missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.reason), None)
-    return f" ({status(missing)})" if missing else ""
+    return f" ({status_text(missing)})" if missing else ""
 
 
 def _quality(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
@@ -146,7 +154,7 @@ def _finding(ladder: Ladder, found: Comparison, row: RungResult, other: str) -> 
     if found.finding in SIGNIFICANTLY:
         return f"{method_subject(row)} is {SIGNIFICANTLY[found.finding]} than {other}: {value}."
     if found.finding == "as_good":
-        text = is_as_good(ladder, method_subject(row), other)
+        text = as_good_text(ladder, method_subject(row), other)
         return f"{text}: {value}."
     models = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {method_noun(row)} and {other}"
     return f"{models} with {sample_size(ladder)}: {value}."
@@ -165,8 +173,7 @@ def _cost(decisions: Decisions, subject: RungResult) -> str:
         parts.append(f"{quantities.ratio(time.mean)} full's {title}{once}")
     peaks = training_peak(subject.peak), training_peak(full.peak)
     if peaks[0] and peaks[1]:
-        whose = "its" if parts else "full's"
-        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} {whose} peak memory")
+        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} full's peak memory")
     sizes = f"{quantities.size(subject.artifact_bytes)} instead of {quantities.size(full.artifact_bytes)}"
     name = method_subject(subject)
     return f"{name} takes {listed(parts)}; its artifact is {sizes}." if parts else f"{name}'s artifact is {sizes}."
@@ -174,7 +181,7 @@ def _cost(decisions: Decisions, subject: RungResult) -> str:
 
 def _recommendation(decisions: Decisions) -> str:
     """What to prototype with and what to ship, without the reasons, which the verdict has."""
-    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.tuned):
+    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.trained):
         return f"{BASE_NOT_SCORED}, so no method can be recommended."
     prototype, ship = decisions.prototype, decisions.ship
     if ship is None:
@@ -195,7 +202,7 @@ def _training_cost(decisions: Decisions, row: RungResult | None) -> RungCost:
 
 def _uses_cpu_time(decisions: Decisions) -> bool:
     """Whether a timing of the rungs is missing because of disturbance: CPU time is hardly affected by other load."""
-    rows = decisions.tuned
+    rows = decisions.trained
     return any(row.disturbed for row in rows) and all(row.cpu_seconds for row in rows)
 
 
@@ -205,7 +212,7 @@ def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
     if full is None:
         return []
     found = []
-    for row in (*(row for row in decisions.tuned if row is not full), full):
+    for row in (*(row for row in decisions.trained if row is not full), full):
         cost, gain = _cost_ratio(decisions, row), row.share_of_gain
         if cost is not None and gain is not None and gain.mean is not None:
             found.append(RungTradeoff(rung=row.name, title=fmt.rung_title(row.name), share_of_gain=gain, cost=cost))

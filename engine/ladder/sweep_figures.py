@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.config.quantities import percent, ratio
-from engine.ladder.decisions import COST, QUALITY
+from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
 from engine.ladder.phrases import RULE_GAIN
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import GRID_COLOR, MUTED, RungStyle, styles
@@ -30,7 +30,7 @@ class Measure(NamedTuple):
     rule: str
 
 
-SHADED = f"Shaded: QLoRA's share of the gain is at least {QUALITY:.0%} at no more than one eighth of the cost."
+SHADED = f"Shaded: QLoRA's share of the gain is at least {RULE_GAIN_SHARE:.0%} at no more than one eighth of the cost."
 
 
 def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
@@ -60,14 +60,14 @@ def _cost(point: SweepPoint) -> Bounds | None:
 SHARE = Measure(
     _share,
     lambda value: percent(value / 100),
-    100 * QUALITY,
+    100 * RULE_GAIN_SHARE,
     "Bars: pointwise 95% CI.",
     f"Dashed: {RULE_GAIN}.",
 )
 COST_RATIO = Measure(
     _cost,
     ratio,
-    COST,
+    RULE_COST_RATIO,
     "Bars: lowest to highest ratio over all pairs of seeds.",
     "Dashed: one eighth of the cost.",
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.quantities import duration
 from engine.ladder import sweep_report
-from engine.ladder.outcomes import outcome_of
+from engine.ladder.outcomes import run_to_outcome
 from engine.ladder.pipeline import LadderPipeline
 from engine.ladder.process import load_or_create
 from engine.ladder.runner import LadderRunner
@@ -94,7 +94,7 @@ class SweepRunner:
         """
         with self._pipeline(cell) as pipeline:
             ladder = pipeline.runner.ladder
-            outcome, reason = outcome_of(partial(work, pipeline), ladder, pipeline.runner.dir)
+            outcome, reason = run_to_outcome(partial(work, pipeline), ladder, pipeline.runner.dir)
             if outcome in ("stopped", "failed"):
                 ladder.status, ladder.reason, cell.status, cell.reason = outcome, reason, outcome, reason
             elif outcome == "running":  # it is continued later: until then no process works on it
@@ -190,7 +190,7 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
     runner = SweepRunner(folder, plan, _load_or_create(folder, plan), stopping)
     runner.started |= _own_runs(folder, plan)
     runner.save()
-    status, reason = outcome_of(runner.run, runner.sweep, folder)
+    status, reason = run_to_outcome(runner.run, runner.sweep, folder)
     if status in ("stopped", "failed"):
         runner.sweep.status, runner.sweep.reason = status, reason
         with contextlib.suppress(UserError):  # a ladder is damaged, which is the reason already

@@ -9,7 +9,7 @@ from typing import Any
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import decimal, percent, ratio
 from engine.config.text import amount, listed
-from engine.ladder.decisions import COST, QUALITY
+from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
 from engine.ladder.phrases import RULE
 from engine.ladder.regression import slope
 from engine.ladder.rung_format import rung_title
@@ -51,10 +51,12 @@ def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
         point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), why=row.no_share)
         if row.share_of_gain and row.share_of_gain.mean is not None:
             point.share_of_gain = row.share_of_gain
-            point.quality = _check_share(row.share_of_gain, QUALITY)
+            point.quality = _check_share(row.share_of_gain, RULE_GAIN_SHARE)
         if cost := costs.get(row.name):
             point.cost = cost
-            point.cheap = "holds" if cost.high <= COST else "fails" if cost.low > COST else "undecided"
+            point.cheap = (
+                "holds" if cost.high <= RULE_COST_RATIO else "fails" if cost.low > RULE_COST_RATIO else "undecided"
+            )
         yield point
 
 
@@ -173,10 +175,10 @@ def _different_work(ladders: Sequence[Ladder | None]) -> list[str]:
 
 
 def rule_text(point: SweepPoint) -> str:
-    """`holds`, `does not hold (cost)`, `undecided (quality)`, `unknown`."""
+    """`holds`, `does not hold (cost)`, `undecided (quality)`, `cannot be checked (quality)`."""
     names = {"quality": point.quality, "cost": point.cheap}
     because = [name for name, check in names.items() if check == point.rule]
-    words = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "unknown"}
+    words = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
     text = words[point.rule]
     return text if point.rule == "holds" else f"{text} ({' and '.join(because)})"
 

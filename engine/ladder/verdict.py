@@ -25,9 +25,9 @@ from engine.ladder.phrases import (
     RULE_OF_QUALITY,
     SIGNIFICANTLY,
     WITHIN_MARGIN,
-    both_as_good,
+    as_good_text,
+    both_as_good_text,
     difference_text,
-    is_as_good,
     keeps_gain,
     ladder_metric,
     method_subject,
@@ -36,8 +36,8 @@ from engine.ladder.phrases import (
     one_rate,
     sample_size,
     score_text,
-    share,
-    status,
+    share_text,
+    status_text,
     worse_than_base,
 )
 from engine.ladder.rate_sentences import chosen_rates
@@ -52,7 +52,7 @@ from engine.runs.rungs import BASE
 def verdict(ladder: Ladder) -> list[VerdictSentence]:
     """The sentences in the order in which they are shown; none before a rung has finished."""
     decisions = decide(ladder)
-    if not decisions.tuned or ladder.work is None:
+    if not decisions.trained or ladder.work is None:
         return []
     return [
         *_worse_than_base(ladder, decisions),
@@ -69,7 +69,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
 
 def _worse_than_base(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     """Rungs that training made worse; full fine-tuning has a sentence on its gain."""
-    worse = [row for row in decisions.tuned if decisions.gained[row.name] == "worse" and row is not decisions.full]
+    worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse" and row is not decisions.full]
     return [VerdictSentence("quality", worse_than_base(ladder, [row])) for row in worse]
 
 
@@ -77,7 +77,7 @@ def _quality(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     full = decisions.full
     if full is None:
         missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE), None)
-        why = f" ({status(missing)})" if missing and missing.reason else ""
+        why = f" ({status_text(missing)})" if missing and missing.reason else ""
         return [
             VerdictSentence(
                 "quality", f"{FULL_NOT_SCORED}{why}, so the share of its quality that other methods keep is unknown."
@@ -89,12 +89,12 @@ def _quality(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
         return [VerdictSentence("quality", _no_gain(ladder, full))]
     sentences = [
         VerdictSentence("quality", _against_full(ladder, row, full, decisions.against_full[row.name]))
-        for row in decisions.tuned
+        for row in decisions.trained
         if row is not full and row.name in decisions.against_full
     ]
     sentences += [
         VerdictSentence("quality", f"{method_subject(row)} is not compared: {row.not_compared}.")
-        for row in decisions.tuned
+        for row in decisions.trained
         if row.not_compared
     ]
     if decisions.qlora is not None:
@@ -135,7 +135,7 @@ def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Co
     if against.finding == "undecided":
         return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(ladder, against)}"
     if against.finding == "as_good":
-        return f"{text}. {is_as_good(ladder, name, 'full')}: {value}."
+        return f"{text}. {as_good_text(ladder, name, 'full')}: {value}."
     small = f", {WITHIN_MARGIN}" if against.finding == "worse" and is_non_inferior(ladder, row.name, full.name) else ""
     return f"{text}. {name} is {SIGNIFICANTLY[against.finding]} than full{small}: {value}."
 
@@ -147,7 +147,9 @@ def _required_sample(ladder: Ladder, compared: Comparison) -> str:
         return ""
     if compared.needed_for == "difference":
         return f" To detect a true difference of this size with 80% power, {needed} are needed."
-    return f" If this is the true difference, {needed} are needed to show with 80% power that {both_as_good(ladder)}."
+    return (
+        f" If this is the true difference, {needed} are needed to show with 80% power that {both_as_good_text(ladder)}."
+    )
 
 
 def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) -> str:
@@ -156,7 +158,7 @@ def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) ->
     if gain is None:
         why = f" ({qlora.no_share})" if qlora.no_share else ""
         return f"{rule[:1].upper()}{rule[1:].rstrip('.')}{why}."
-    value = share(ladder, qlora, gain)
+    value = share_text(ladder, qlora, gain)
     of_score = (
         f"; its share of full's score is {quantities.percent(qlora.share_of_score.mean)}"
         if qlora.share_of_score
@@ -182,7 +184,7 @@ def _overlaps(ladder: Ladder) -> list[VerdictSentence]:
 
 def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     texts: list[str] = []
-    if any(len(row.seeds) == 1 for row in decisions.tuned):
+    if any(len(row.seeds) == 1 for row in decisions.trained):
         texts.append(ONE_SEED)
     texts += filter(None, [disturbed_timings(ladder), other_devices(ladder), shared_cpu_caveat(ladder)])
     texts.append(chosen_rates(ladder) or one_rate(ladder))
@@ -192,10 +194,10 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
         texts.append(f"{metric.title[:1].upper()}{metric.title[1:]}{unit}: {LOWER_IS_BETTER}.")
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
-    texts += filter(None, [unended_answers(decisions.tuned)])
-    texts += advice_sentences(ladder, decisions.tuned)
+    texts += filter(None, [unended_answers(decisions.trained)])
+    texts += advice_sentences(ladder, decisions.trained)
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
-    if decisions.tuned and not any(row.peak and row.peak.reserved for row in decisions.tuned):
+    if decisions.trained and not any(row.peak and row.peak.reserved for row in decisions.trained):
         texts.append(ON_CPU)
     return [VerdictSentence("caveat", text) for text in texts]
 
@@ -207,5 +209,5 @@ def _incomplete(ladder: Ladder, row: RungResult) -> str:
         finished = f"{name} finished {len(row.seeds)} of {len(ladder.seeds)} seeds"
         return f"{finished}: {row.reason}" if row.reason else f"{finished}."
     if row.status not in ("finished", "planned") and row.reason:
-        return f"{name}: {status(row)}"
+        return f"{name}: {status_text(row)}"
     return ""

@@ -68,7 +68,10 @@ def make_optimizer(
 def make_unpaged(
     parameters: Iterable[torch.nn.Parameter], config: schema.Config, machine: Machine
 ) -> torch.optim.Optimizer:
-    """The optimizer of a run on `machine`, without a GPU: paging needs one, and unpaged state has the same size."""
+    """For dry runs: the optimizer of a run on `machine`, created on the CPU without paging, which needs a GPU.
+
+    Its state has the same size as that of the paged optimizer.
+    """
     named = with_settings(config, {"optimizer.name": optimizer_name(config.optimizer.name, machine.device)})
     optimizer, _ = make_optimizer(parameters, named, replace(machine, device="cpu"), lambda code, text: None)
     return optimizer
@@ -187,7 +190,7 @@ def stochastic(kind: type) -> type:
 
     The expectation of a rounded weight is the exact one (Gupta et al. 2015, arXiv:1502.02551), so that small updates
     are not lost on average, and no remainder is stored. Draws from torch's random generator, whose state is in every
-    checkpoint. On the embedded model the loss is about that with the remainder (`tests/bench/RESULTS.md`).
+    checkpoint. On the embedded model the loss is about the same as with `remainder` (`tests/bench/RESULTS.md`).
     """
 
     class Stochastic(compensated(kind)):

@@ -1,4 +1,4 @@
-"""Use of every column and row of a data set, as events, ladders, reports and screens show it."""
+"""Use of every column and row of a dataset, as events, ladders, reports and screens show it."""
 
 from __future__ import annotations
 

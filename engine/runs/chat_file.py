@@ -1,4 +1,4 @@
-"""Save conversations as a data set: JSON Lines with `messages`, which `ftbench data check` and runs read."""
+"""Save conversations as a dataset: JSON Lines with `messages`, which `ftbench data check` and runs read."""
 
 from __future__ import annotations
 

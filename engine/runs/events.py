@@ -140,7 +140,7 @@ class Plan(Event, tag="plan"):
     """Tokens of the prefix common to all rows, computed once per micro-batch; 0 if prefixes are not shared, or differ
     between rows."""
     shared_rows: int = 0
-    """Rows with this prefix: all training rows, or a sample of a large data set."""
+    """Rows with this prefix: all training rows, or a sample of a large dataset."""
     token_ratio: float = 1.0
     """Tokens of the rows divided by tokens computed, because of shared prefixes."""
     predicted: int | None = None

@@ -172,7 +172,7 @@ class Fidelity(Struct, kw_only=True):
     created: float = 0.0
 
 
-def outcome_of(
+def fidelity_outcome(
     difference: Interval | None, metric: MetricSpec, margin: float, defects: list[Defect]
 ) -> FidelityOutcome:
     """`worse` with defects, or if the interval of the loss of quality is beyond the margin; `pass` if it is within.

@@ -110,7 +110,7 @@ def home_warnings(home: Path) -> list[Notice]:
         return []
     text = (
         f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks are unreliable: "
-        "a live run may be reported as died, and two workers may write to one run directory; "
+        "an active run may be reported as died, and two workers may write to one run directory; "
         "use a local disk (`home` under [runs] in config.toml)"
     )
     return [Notice("runs.network_filesystem", text)]

@@ -131,6 +131,8 @@ class Ladder(Struct, kw_only=True):
     """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
     summary: LadderSummary | None = None
     """None before a rung has finished, and in older ladders."""
+    recommended: str = ""
+    """Rung that the verdict recommends to ship; '' if it recommends none, and in older ladders."""
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings in which the rungs differ: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -141,13 +143,13 @@ class Ladder(Struct, kw_only=True):
     warning_codes: list[str] = field(default_factory=list)
     """Stable code of each warning; empty in older ladders."""
 
-    def finished_runs(self) -> list[str]:
-        """The name of one finished run of each rung, of its first seed, in the order of the rungs."""
+    def finished_runs(self) -> dict[str, str]:
+        """Rung -> the name of one of its finished runs, that of the first seed; in the order of the rungs."""
         found: dict[str, str] = {}
         for entry in self.entries:
             if entry.kind == "run" and entry.status == "finished" and entry.run:
                 found.setdefault(entry.rung, entry.run)
-        return list(found.values())
+        return found
 
 
 def decode_ladder(text: bytes) -> Ladder:

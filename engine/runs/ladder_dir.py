@@ -44,11 +44,24 @@ class LadderDir(ComparisonDir):
     def finished_runs(self) -> list[RunDir]:
         """One finished run of each rung. Raises UserError if there is none, and as `state`."""
         ladder = self.state()
-        names = ladder.finished_runs() if ladder else []
+        names = ladder.finished_runs() if ladder else {}
         if not names:
             do = "wait until a run has finished"
             raise UserError("no finished run in the ladder", self.name, do, code="ladder.no_finished_run")
-        return [RunDir(self.runs / name) for name in names]
+        return [RunDir(self.runs / name) for name in names.values()]
+
+    def recommended_run(self) -> RunDir:
+        """A finished run of the rung that the verdict recommends to ship, that of the first seed.
+
+        Raises UserError if the verdict recommends none, and as `finished_runs`.
+        """
+        runs = self.finished_runs()
+        ladder = self.state()
+        name = ladder.finished_runs().get(ladder.recommended) if ladder else None
+        if name is None:
+            do = f"name a run: {', '.join(run.name for run in runs)}"
+            raise UserError("the verdict recommends no rung", self.name, do, code="ladder.no_recommendation")
+        return RunDir(self.runs / name)
 
     def plan(self) -> LadderPlan:
         """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""

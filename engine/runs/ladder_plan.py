@@ -102,7 +102,7 @@ def _rungs(rungs: Sequence[str], preset: str, overrides: Flat) -> tuple[list[Run
     notices: dict[Notice, None] = {}
     planned = [_rung(option, preset, overrides, notices) for option in rungs or method_names()]
     refuse_names(planned)
-    refuse_starting_runs(planned)
+    refuse_continued_runs(planned)
     unread = [key for key in overrides if not any(reads(rung.method, key) for rung in planned)]
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
@@ -173,7 +173,7 @@ def refuse_missing_splits(config: Config, learning_rates: int) -> None:
         raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
 
 
-def refuse_starting_runs(rungs: Sequence[Rung]) -> None:
+def refuse_continued_runs(rungs: Sequence[Rung]) -> None:
     """Raises UserError for a rung that would start from another run: all methods start from the base model."""
     if any(rung.config.model.from_run for rung in rungs):
         do = "remove it; `ftbench run --from` continues a run"

@@ -63,7 +63,7 @@ class RungResult(Struct, kw_only=True):
     """Why the rung is in no comparison: it has fewer seeds than others, and they vary more."""
     peak: MeasuredPeak | None = None
     disturbed: str = ""
-    """Why the rung has no times and no costs that depend on them: all its timings are disturbed."""
+    """Why the rung has no times and no costs that depend on them: its timings are disturbed or of another device."""
     training_seconds: SeedRange | None = None
     """Optimizer steps only; of runs whose timing is not disturbed, as all times."""
     cpu_seconds: SeedRange | None = None

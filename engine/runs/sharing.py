@@ -12,4 +12,4 @@ def describe_sharing(prefix: int, rows: int, ratio: float) -> str:
     if ratio <= 1.0:
         return ""
     shared = f"prefix of {prefix:,} tokens shared by {rows:,} rows" if prefix else "prefixes shared by groups of rows"
-    return f"{shared}: {ratio:.1f}x fewer tokens"
+    return f"{shared}: {100 / ratio:.0f}% of the tokens are computed"

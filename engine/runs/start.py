@@ -14,13 +14,13 @@ from engine.config.parallelism import check_parallelism
 from engine.config.preset import EffectiveConfig, Flat
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
-from engine.hardware.devices import devices_for, devices_of, slots_of
+from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import ladder_dir, launch, run_dir, sweep_dir
+from engine.runs.continued_run import find_continued_run
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.other_devices import use_devices
 from engine.runs.run_dir import RunDir
 from engine.runs.rungs import LadderPlan
-from engine.runs.starting_run import find_starting_run
 from engine.runs.sweep import Axis
 from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import start_configured
@@ -48,7 +48,7 @@ def start_run(
     check_benchmarks(effective.config.evaluation)
     check_parallelism(effective.config)
     check_device(effective.config)
-    find_starting_run(effective.config)
+    find_continued_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
     try:
@@ -167,7 +167,7 @@ def check_device(config: Config) -> None:
     """Raise UserError if the devices do not exist. A Slurm job runs elsewhere, with what Slurm gives it."""
     device = config.hardware.device
     if config.executor.name == "local":
-        devices_for(*devices_of(config))
+        devices_for(*device_settings(config))
     elif slots_of(device) > 1:
         what, do = "a Slurm job cannot be divided into slots", "omit the slots; --gres and executor.cpus set its size"
         raise UserError(what, f"hardware.device={device}", do, code="device.slots_in_slurm")

@@ -137,14 +137,14 @@ def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool,
     return Packing(mode, (MAX_TOKENS if varlen else MAX_MASKED_TOKENS)[device], segments)
 
 
-def share_prefixes(
+def decide_sharing(
     packing: Packing, rows: Sequence[Row], sampler: BatchSampler, config: Config
 ) -> tuple[Packing, Sharing]:
-    """With the setting "auto", share prefixes if the rows have at least 1.05 times the tokens that are then computed in
-    training.
+    """Decide whether prefixes are shared, and return what that saves or would save.
 
-    Not with dropout in adapters: a shared prefix has one dropout mask instead of one for each row, which changes the
-    noise though not its expectation. Returns what sharing saves, or would save.
+    With `train.packing = "auto"` they are if the rows have at least 1.05 times the tokens that are then computed in
+    training. Not with dropout in adapters: a shared prefix has one dropout mask instead of one for each row, which
+    changes the noise though not its expectation.
     """
     train = config.train
     if not packing.segments or train.packing not in ("auto", "shared_prefix") or not len(rows):

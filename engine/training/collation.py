@@ -45,8 +45,8 @@ class MicroBatch:
 
     model_inputs: dict[str, Any]
     columns: torch.Tensor
-    """(C,): positions in the sequence that predict a token in the loss; repeated if rows that share it differ in the
-    next token.
+    """(C,): indices in the sequence, from which a token in the loss is predicted; an index is repeated if rows that
+    share it differ in the next token.
     """
     targets: torch.Tensor
     """(1, C) or (B, C): the token to predict, or -100."""

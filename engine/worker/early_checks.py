@@ -21,10 +21,10 @@ MODEL_CODES = ("model.unknown_target", "model.no_4bit_on_cpu")
 """Errors of building the model on the meta device that loading it would raise too."""
 
 
-def refuse_model(config: Config, architecture: Any, machine: Machine) -> None:
+def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
     """Raise UserError for adapter targets that match no layer, and for layers without a 4-bit CPU kernel.
 
-    `architecture`: transformers' configuration. Builds the model on the meta device, and only if a check needs it.
+    `model_config`: transformers' configuration. Builds the model on the meta device, and only if a check needs it.
     """
     spec = method_spec(config.method)
     named_targets = not spec.trains_weights and config.adapter.target_modules != "all-linear"
@@ -32,7 +32,7 @@ def refuse_model(config: Config, architecture: Any, machine: Machine) -> None:
     if not named_targets and not quantized_on_cpu:
         return
     try:
-        model = build(config, architecture, machine)
+        model = build(config, model_config, machine)
         if quantized_on_cpu:
             check_shapes(model)
     except UserError as error:
@@ -42,9 +42,9 @@ def refuse_model(config: Config, architecture: Any, machine: Machine) -> None:
         pass
 
 
-def refuse_small_disk(run: RunDir, config: Config, architecture: Any, machine: Machine) -> None:
+def refuse_small_disk(run: RunDir, config: Config, model_config: Any, machine: Machine) -> None:
     """Raise UserError if checkpoints and model would not fit on the disk; files of earlier workers count as free."""
-    needed = needed_space(config, architecture.to_dict(), machine.device, machine.bf16)
+    needed = needed_space(config, model_config.to_dict(), machine.device, machine.bf16)
     free = shutil.disk_usage(run.path).free + _reusable(run)
     if error := small_disk_error(needed, free, run.path):
         raise error

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config.metric_specs import metric_spec
-from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, sampled, sampled_rows
+from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import Prepared
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
@@ -58,7 +58,7 @@ class Evaluator:
         config = self.run.config
         self.benchmarks = BenchmarkScorer(self.run, self.tokenizer)
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
-        self.validation = sampled_rows(self.rows.validation_items, FINAL_VALIDATION_ROWS)
+        self.validation = sampled_by_rows(self.rows.validation_items, FINAL_VALIDATION_ROWS)
         if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
             self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":
@@ -96,8 +96,8 @@ class Evaluator:
         scored = [] if self.run.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
         return [*all_rows(self.validation), *scored]
 
-    def before(self, base: torch.nn.Module) -> None:
-        """Score the base model, or reuse the predictions of an earlier worker of this run."""
+    def score_before_training(self, base: torch.nn.Module) -> None:
+        """Score the model that training starts from, or reuse the predictions of an earlier worker of this run."""
         run, file = self.run, self.run.dir.predictions_file
         if run.config.evaluation.when != "both":
             return
@@ -130,7 +130,7 @@ class Evaluator:
         if self.run.ranks.is_first:
             write_items(file, self.test, self.prompts, scored, None)
 
-    def after(self, model: torch.nn.Module) -> None:
+    def score_after_training(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then test items, general text and benchmarks."""
         run = self.run
         run.phase("evaluation")

@@ -32,7 +32,7 @@ class RunOutcome(NamedTuple):
         return self.status == "out_of_memory" and sharding.in_use()
 
 
-def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
+def outcome_of_error(run: RunContext, error: Exception) -> RunOutcome:
     """The outcome of a run that this error ended. Prints the traceback of an unexpected error to the run's log."""
     match error:
         case StopRequested():
@@ -67,4 +67,4 @@ def outcome_of(run: RunContext, error: Exception) -> RunOutcome:
 
 def _resume_hint(run: RunContext) -> str:
     saved = f"at {run.last_checkpoint}" if run.last_checkpoint else "without a checkpoint"
-    return f"stopped on request {saved}; run `ftbench resume {run.dir.name}` to continue"
+    return f"stopped on request {saved}; run `ftbench resume {run.dir.name}` to resume"

@@ -23,7 +23,7 @@ from engine.data.source import EMBEDDED, read
 from engine.methods.locate import locate
 
 MAX_BYTES = 1 << 20
-"""Total size of the files of a data set up to which they are read here, in 0.02 s: preparing reads them again."""
+"""Total size of the files of a dataset up to which they are read here, in 0.02 s: preparing reads them again."""
 
 
 def refuse_inputs(config: Config) -> None:

@@ -1,6 +1,6 @@
 """Run a worker from start to end: data, model, baseline, training, evaluation, saving.
 
-Every run ends with an `end` event and a result, also after an error; `outcome_of` maps errors to outcomes.
+Every run ends with an `end` event and a result, also after an error; `outcome_of_error` maps errors to outcomes.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from engine.training.sharding import whole_weights
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
-from engine.worker.exit_status import RunOutcome, outcome_of
+from engine.worker.exit_status import RunOutcome, outcome_of_error
 from engine.worker.packing import decide_packing
 from engine.worker.parallelism import decide_sharding
 from engine.worker.run_context import RunContext
 from engine.worker.slots import limit_memory
-from engine.worker.start_point import add_started_adapter, keep_start, load_model
+from engine.worker.start_point import add_continued_adapter, keep_start, load_model
 from engine.worker.training_phase import train
 
 
@@ -90,7 +90,7 @@ def _execute(run: RunContext) -> RunOutcome:
         _run_phases(run)
         outcome = RunOutcome("finished")
     except Exception as error:  # noqa: BLE001 - top level of the worker: every error becomes an outcome
-        outcome = outcome_of(run, error)
+        outcome = outcome_of_error(run, error)
     finally:
         run.meters.stop()
     if (
@@ -106,13 +106,13 @@ def _execute(run: RunContext) -> RunOutcome:
 def _run_phases(run: RunContext) -> None:
     _begin(run)
     run.phase("data")
-    evaluator, architecture = _prepare_data(run)
+    evaluator, model_config = _prepare_data(run)
     run.phase("model")
-    base, started = _load(run, evaluator, architecture)
-    evaluator.before(started or base)
+    base, started = _load(run, evaluator, model_config)
+    evaluator.score_before_training(started or base)
     run.phase("training")
     model, initial = _train(run, evaluator, base, started)
-    evaluator.after(model)
+    evaluator.score_after_training(model)
     run.phase("saving")
     _save(run, evaluator, model, initial)
 
@@ -147,27 +147,27 @@ def _prepare_data(run: RunContext) -> tuple[Evaluator, PretrainedConfig]:
     refuse_unchecked(rows, run.frozen.data_fingerprint)
     refuse_other_than_first(rows, run.earlier.data)
     refuse_rows(config, rows)
-    architecture = config_of(config.model)
-    refuse_model(config, architecture, run.machine)
+    model_config = config_of(config.model)
+    refuse_model(config, model_config, run.machine)
     if run.ranks.is_first:
-        refuse_small_disk(run.dir, config, architecture, run.machine)
-    run.ranks.broadcast(lambda: keep_start(run, architecture, rows))
+        refuse_small_disk(run.dir, config, model_config, run.machine)
+    run.ranks.broadcast(lambda: keep_start(run, model_config, rows))
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
-    return evaluator, architecture
+    return evaluator, model_config
 
 
 def _load(
-    run: RunContext, evaluator: Evaluator, architecture: PretrainedConfig
+    run: RunContext, evaluator: Evaluator, model_config: PretrainedConfig
 ) -> tuple[torch.nn.Module, torch.nn.Module | None]:
     """The base model, and that with the adapter that the run starts from, if it starts from one."""
     set_seed(run.config.train.seed)
-    run.is_sharded = decide_sharding(run, architecture)
+    run.is_sharded = decide_sharding(run, model_config)
     run.meters.model_begins()
     base = load_model(run)
     packing = decide_packing(run, base, evaluator, evaluator.tokenizer.pad_token_id)
     evaluator.prepare(base, packing)
-    return base, add_started_adapter(run, base)
+    return base, add_continued_adapter(run, base)
 
 
 def _train(

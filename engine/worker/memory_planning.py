@@ -39,15 +39,15 @@ def estimate_training(
     resume: checkpoints.SavedCheckpoint | None,
 ) -> tuple[RunEstimates, WorstCaseBatches]:
     """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
-    config = _with_saved_state(_dividable(run), run, resume)
+    config = _with_saved_state(_with_shardable_optimizer(run), run, resume)
     micro_batch = _micro_batch(run, resume)
     batches = _worst_case_batches(run, model, evaluator, sampler, start, micro_batch)
     limit = min(run.ranks.all_gather(available_memory(run.meters))) if run.machine.device == "cuda" else None
     if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
         config = with_settings(config, {"train.micro_batch": micro_batch})
     config = with_packing(config, run.machine, evaluator.packing)
-    architecture = config_of(config.model)
-    return estimate_run(config, architecture, run.machine, batches, micro_batch, run.warn, limit), batches
+    model_config = config_of(config.model)
+    return estimate_run(config, model_config, run.machine, batches, micro_batch, run.warn, limit), batches
 
 
 def _micro_batch(run: RunContext, resume: checkpoints.SavedCheckpoint | None) -> int:
@@ -68,7 +68,7 @@ def _with_saved_state(
     return with_settings(config, {"optimizer.name": name})
 
 
-def _dividable(run: RunContext) -> schema.Config:
+def _with_shardable_optimizer(run: RunContext) -> schema.Config:
     """The configuration with an optimizer whose state can be divided among the ranks of a sharded model."""
     config = run.config
     if not run.is_sharded:

@@ -6,7 +6,7 @@ import torch
 
 from engine.data.tokens import Row
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, Sharing, choose_packing, drops_out, share_prefixes
+from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing, drops_out
 from engine.training.collation import Packing
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.loss import packing_agreement, supports_logits_to_keep
@@ -33,7 +33,7 @@ def decide_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
     longest = max([int(rows.lengths.max()), *(len(row.input_ids) for row in evaluator.loss_rows)])
     reason = varlen_attention.unsupported_reason(model, longest)
     packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason)
-    packing, run.sharing = share_prefixes(packing, rows, sampler, run.config)
+    packing, run.sharing = decide_sharing(packing, rows, sampler, run.config)
     _explain(run, packing, run.sharing, reason)
     if packing.segments:
         varlen_attention.enable(model)
@@ -56,7 +56,7 @@ def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -
     elif setting == "auto" and sharing.worthwhile and drops_out(run.config):
         text = (
             f"shared prefixes are off because of adapter.dropout, which would be the same for all rows of a prefix; "
-            f'train.packing = "shared_prefix" turns them on, to compute {sharing.ratio:.1f}x fewer tokens'
+            f'train.packing = "shared_prefix" turns them on, to compute {100 / sharing.ratio:.0f}% of the tokens'
         )
         run.warn("train.shared_prefix_off", text)
 

@@ -17,23 +17,23 @@ from engine.methods.model_config import maximum_positions
 from engine.worker.run_context import RunContext
 
 
-def decide_sharding(run: RunContext, architecture: Any) -> bool:
+def decide_sharding(run: RunContext, model_config: Any) -> bool:
     """Whether the weights are divided among the ranks: as configured, else if the plan says that they do not fit.
 
-    `architecture`: transformers' configuration. Raises UserError where the run has settings that need whole weights.
+    `model_config`: transformers' configuration. Raises UserError where the run has settings that need whole weights.
     """
     config, ranks = run.config, run.ranks
     if ranks.size == 1:
         return False
     setting = config.train.parallelism
-    sharded = setting == FSDP or (setting == "auto" and not ranks.broadcast(lambda: _fits(run, architecture)))
+    sharded = setting == FSDP or (setting == "auto" and not ranks.broadcast(lambda: _fits(run, model_config)))
     if sharded:
         refuse_whole_weights(config)
         ranks.splits_evaluation = False  # all ranks compute a layer together, for the same items
     return sharded
 
 
-def _fits(run: RunContext, architecture: Any) -> bool:
+def _fits(run: RunContext, model_config: Any) -> bool:
     """Whether a GPU has memory for the whole model; true without a formula, and on a CPU, whose slots share memory."""
     if run.machine.device == "cpu":
         return True
@@ -42,8 +42,8 @@ def _fits(run: RunContext, architecture: Any) -> bool:
     budget = MemoryBudget(
         name=run.machine.name, device="cuda", source="gpu", total=limit + CONTEXT, bf16=run.machine.bf16
     )
-    rows = planned_rows(config, maximum_positions(architecture))
+    rows = planned_rows(config, maximum_positions(model_config))
     try:
-        return resolve_automatic(FitQuery(config, architecture.to_dict(), rows, budget)).fits()
+        return resolve_automatic(FitQuery(config, model_config.to_dict(), rows, budget)).fits()
     except UserError:
         return True

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from engine.hardware.devices import devices_for, devices_of
+from engine.hardware.devices import device_settings, devices_for
 from engine.runs import end_record
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog, NoEventLog
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     run = RunDir(Path(arguments[0]))
     frozen = read_frozen(run)
     rank = int(os.environ["RANK"])
-    devices = {device.lock: device for device in devices_for(*devices_of(frozen.config))}
+    devices = {device.lock: device for device in devices_for(*device_settings(frozen.config))}
     used = arguments[2:]
     devices[used[rank]].apply()
 

@@ -43,7 +43,7 @@ MAX_REASON = 500
 
 
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The report on a data set as a run would prepare it; `refused` is the error that would stop the run."""
+    """The report on a dataset as a run would prepare it; `refused` is the error that would stop the run."""
     from engine.data.check import check
     from engine.methods.tokenizer import load_tokenizer
 
@@ -97,7 +97,7 @@ def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
-    """First rows and format of a data set, without a model. Runs at low priority so that it does not slow a run."""
+    """First rows and format of a dataset, without a model. Runs at low priority so that it does not slow a run."""
     os.nice(10)
     from engine.data.preview import preview
 
@@ -105,7 +105,7 @@ def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
-    """Report, samples and lengths of a data set, prepared once."""
+    """Report, samples and lengths of a dataset, prepared once."""
     from engine.data.inspection import inspect
     from engine.methods.tokenizer import load_tokenizer
 

@@ -24,6 +24,7 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.runs import end_record, events
+from engine.runs.continued_run import continued_run_name
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.frozen_config import FrozenRun
@@ -31,7 +32,6 @@ from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
-from engine.runs.starting_run import starting_run_name
 from engine.runs.stop_request import StopRequest, StopRequested
 from engine.training.batches import NO_SHARING, BatchSampler, Sharing
 from engine.training.checkpoints import SavedCheckpoint
@@ -142,7 +142,7 @@ class RunContext:
         else:
             parameters = sum(p.numel() for p in model.parameters())
             trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        from_run = starting_run_name(self.config)
+        from_run = continued_run_name(self.config)
         weights = fingerprint(self.config.model, config_of(self.config.model) if from_run else base.config)
         self._warn_if_changed("model", self.earlier.model, weights)
         self.log.write(
@@ -237,30 +237,30 @@ class RunContext:
         self.log.write(events.ModelSaved(path=self.dir.model.name, bytes=size))
 
     def log_reused_score(
-        self, items: Sequence[ScoredItem], rows: Sequence[EvaluationItem], prompts: Sequence[str]
+        self, scored: Sequence[ScoredItem], items: Sequence[EvaluationItem], prompts: Sequence[str]
     ) -> None:
         """Log the base score computed from an earlier worker's predictions, unless its events already contain it."""
         logged = self.earlier.before
-        score = summarize(items, self.config.evaluation.metric, logged.seconds if logged else 0.0)
+        score = summarize(scored, self.config.evaluation.metric, logged.seconds if logged else 0.0)
         if logged is None or score_of(logged) != score:
-            self.log_score("before", items, rows, prompts, score.seconds)
+            self.log_score("before", scored, items, prompts, score.seconds)
 
     def log_score(
         self,
         when: Literal["before", "after"],
-        results: Sequence[ScoredItem],
+        scored: Sequence[ScoredItem],
         items: Sequence[EvaluationItem],
         prompts: Sequence[str],
         seconds: float,
     ) -> None:
         """Log the score on the test items and the first SAMPLES answers."""
-        score = summarize(results, self.config.evaluation.metric, seconds)
+        score = summarize(scored, self.config.evaluation.metric, seconds)
         self.log.write(score_event(when, score, len(items), self.step if when == "after" else 0))
         if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
             self.warn(
                 "evaluation.unended_answers", unended_text(score.ended.mean, self.config.evaluation.max_new_tokens)
             )
-        for found, item, prompt in list(zip(results, items, prompts, strict=True))[:SAMPLES]:
+        for found, item, prompt in list(zip(scored, items, prompts, strict=True))[:SAMPLES]:
             value = (found.scores or {}).get(score.metric)
             self.log.write(sample_event(when, item, prompt, found.output, value))
 

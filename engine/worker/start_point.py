@@ -22,23 +22,23 @@ from engine.data.prepare import Prepared
 from engine.methods import method
 from engine.methods.adapters import load_adapter
 from engine.methods.provenance import fingerprint
-from engine.runs.starting_run import find_starting_run, starting_run_name
+from engine.runs.continued_run import continued_run_name, find_continued_run
 from engine.training.checkpoints import folder_atomically
 from engine.training.sharding import shard
 from engine.worker.run_context import RunContext
 
 
-def keep_start(run: RunContext, architecture: Any, rows: Prepared) -> None:
+def keep_start(run: RunContext, model_config: Any, rows: Prepared) -> None:
     """Keep the weights that the run starts from, unless it starts from the base model or an earlier worker kept them.
 
     Raises UserError if the other run was deleted, does not match, or was trained on another base model.
     """
     if run.config.model.from_run is None or run.dir.start_model.is_dir():
         return
-    starting = find_starting_run(run.config)
+    starting = find_continued_run(run.config)
     assert starting is not None
     name, recorded = starting.directory.name, starting.result.fingerprints
-    found = fingerprint(run.config.model, architecture)
+    found = fingerprint(run.config.model, model_config)
     if recorded.get("model", found) != found:
         what = f"the base model has changed since {name} was trained"
         raise UserError(what, run.config.model.id, "restore the weights that it was trained on", "run.start_base")
@@ -65,7 +65,7 @@ def load_model(run: RunContext) -> torch.nn.Module:
     Of a run that starts from a fully fine-tuned model, that model.
     """
     config = run.config
-    if starting_run_name(config) and method_spec(config.method).trains_weights:
+    if continued_run_name(config) and method_spec(config.method).trains_weights:
         config = with_settings(config, {"model.id": str(run.dir.start_model), "model.revision": None})
     load = method(config.method).load
     if not run.is_sharded:
@@ -81,10 +81,10 @@ def load_model(run: RunContext) -> torch.nn.Module:
     return model
 
 
-def add_started_adapter(run: RunContext, model: torch.nn.Module) -> torch.nn.Module | None:
+def add_continued_adapter(run: RunContext, model: torch.nn.Module) -> torch.nn.Module | None:
     """The model with the adapter that the run starts from; None if it starts with a new adapter or without any."""
     config: Config = run.config
-    if not starting_run_name(config) or method_spec(config.method).trains_weights:
+    if not continued_run_name(config) or method_spec(config.method).trains_weights:
         return None
     adapted: torch.nn.Module = method(config.method).make_trainable(model, config)
     load_adapter(adapted, run.dir.start_model)

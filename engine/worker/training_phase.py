@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
-from engine.data.items import sampled_rows
+from engine.data.items import sampled_by_rows
 from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.formula.checkpoint_size import copies_checkpoints
 from engine.memory.probe import available_for_copy, available_memory
@@ -143,7 +143,7 @@ def _copies(run: RunContext) -> bool:
 def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler) -> Callback:
     """Log steps, save checkpoints and measure the validation loss."""
     settings = run.config.train
-    validation = sampled_rows(evaluator.validation, ROWS_DURING_TRAINING)
+    validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
 
     def on_step(step: int, facts: StepFacts, rate: float) -> None:
         run.log_step(step, facts, rate, sampler)

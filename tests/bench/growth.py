@@ -1,7 +1,7 @@
 """Resident set while training with LoRA on the CPU, in bf16 and float32, with padded and unpadded micro-batches.
 
 `OMP_NUM_THREADS=1 python tests/bench/growth.py` prints a Markdown table. Each row is a new process that runs 101 steps
-of 16 rows of the embedded data set through the embedded model, forward and backward only.
+of 16 rows of the embedded dataset through the embedded model, forward and backward only.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ ALLOWED = {
         r"\bmodel cards?\b",  # the README of a model on the Hub
         r"\bmodel's card\b",
         r"\bgpu[_ ]card[_ ]names\b",
-        r"\bcard payments?\b",  # data of the embedded set and of examples
+        r"\bcard payments?\b",  # data of the embedded dataset and of examples
         r"\bgraphics cards?\b",
         r"\b(?:bank|credit|debit) cards?\b",
         r"A card was ordered",

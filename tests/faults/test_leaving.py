@@ -68,7 +68,7 @@ def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp
     assert termios.tcgetattr(terminal.theirs) == before
     assert terminal.leave() == 128 + number
     assert modes_left_on(terminal.bytes) == []
-    assert f"{run.name} keeps running".encode() in terminal.bytes
+    assert f"{run.name} continues".encode() in terminal.bytes
     assert run.is_active()
 
 
@@ -81,7 +81,7 @@ def test_a_signal_while_opening_leaves_no_mode_set(moment: float, run: RunDir, t
     os.kill(terminal.process.pid, signal.SIGTERM)
     assert terminal.leave() == 128 + signal.SIGTERM
     assert modes_left_on(terminal.bytes) == []
-    assert f"{run.name} keeps running".encode() in terminal.bytes
+    assert f"{run.name} continues".encode() in terminal.bytes
 
 
 STUCK = """

@@ -33,7 +33,7 @@ def test_subcommands_that_draw_no_screen_import_no_textual() -> None:
 
 
 def test_the_first_paint_imports_only_what_it_draws() -> None:
-    """Textual and a few modules of ftbench; modules for runs, presets and data sets are imported later."""
+    """Textual and a few modules of ftbench; modules for runs, presets and datasets are imported later."""
     code = "import sys, tui.start, tui.cli.bench, tui.app; print(*sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in done.stdout.split() if name.startswith(("tui.", "engine."))]

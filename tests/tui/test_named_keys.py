@@ -142,7 +142,7 @@ def test_messages_of_the_bench_and_its_screens_name_the_users_keys(tmp_path: Pat
         await pilot.press("c")
         assert notes(app)[-1].endswith("with f9")
         await pilot.press("ctrl+c")
-        assert notes(app)[-1].startswith("Press f8, then f1 to leave")
+        assert notes(app)[-1].startswith("Press f8, then f1 to detach")
         await pilot.press("f8", "f3")
         await wait_for(pilot, lambda: isinstance(app.screen, PresetsScreen))
         keys = [row.cells[0][0] for row in app.screen.query_one(Table).rows]

@@ -36,7 +36,7 @@ ON_BENCH: dict[str, dict[str, str]] = {
         "--seeds": "ladder: seeds",
         "--learning-rates": "ladder: learning rates",
         "--margin": "ladder: margin",
-        "--ship": "ladder: ship",
+        "--ship": "ladder: artifacts",
         "--model": "models.select",
         "--data": "data.select",
         "--set": "config.edit",
@@ -111,7 +111,7 @@ COMMAND_LINE_ONLY = {
     "runs --adopt": "moves a directory of runs once; the bench shows the command where there is one to move",
     "plan --gpu": "a GPU of another machine",
     "plan --card": "the older name of --gpu",
-    "plan --length": "a question without a data set",
+    "plan --length": "a question without a dataset",
     "plan --quick": "the bench shows the formula at once",
     "plan --history": "a report on earlier predictions",
     "export --out": "a folder outside the run, for scripts",
@@ -147,7 +147,7 @@ BENCH_ONLY = {
     "presets.delete": "a preset is a file",
     "presets.save": "`ftbench presets new`",
     "data.add": "`--data`",
-    "data.forget": "the list of recent data sets belongs to the bench",
+    "data.forget": "the list of recent datasets belongs to the bench",
     "try.save": "`ftbench try --json`",
 }
 """Keys for what the command line does in another way, and which."""

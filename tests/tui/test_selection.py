@@ -99,7 +99,7 @@ def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> Non
     for name, text in (
         ("rungs", "lora wide=lora,adapter.rank=64"),
         ("seeds", "3"),
-        ("ship", "merged,lora:q8_0"),
+        ("artifacts", "merged,lora:q8_0"),
         ("margin", "2.5"),
         ("timing probe", "no"),
         ("fresh", "yes"),
@@ -131,7 +131,7 @@ def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> Non
         ("seeds", "21", "ladder.seeds"),
         ("margin", "x", "ladder.invalid_option"),
         ("timing probe", "maybe", "ladder.invalid_option"),
-        ("ship", "zip", "ladder.unknown_artifact"),
+        ("artifacts", "zip", "ladder.unknown_artifact"),
         ("rungs", "'", "ladder.rung_name"),
         ("epochs", "-1", "preset.invalid_value"),
     ],

@@ -1,4 +1,4 @@
-"""`ftbench` without a subcommand: open the workbench.
+"""`ftbench` without a subcommand: open the bench.
 
 Imports are inside `open_bench`, because `ftbench --help` and the first paint must not wait for them.
 """
@@ -31,7 +31,7 @@ def check_terminal() -> None:
 def open_bench(
     runs: Path, ascii_only: bool, mouse: bool, hints: bool = True, opened: Callable[[], Screen[None]] | None = None
 ) -> int:
-    """Run the workbench until it is closed; then print which runs continue. Returns the exit status.
+    """Run the bench until it is closed; then print which runs continue. Returns the exit status.
 
     With `hints` it may show the hint to adopt the runs of the working directory. `opened` creates a screen to show
     instead of the bench.

@@ -101,7 +101,7 @@ def _show(runs: Path, items: list[StoredItem], json: bool) -> None:
         say(f"largest: {item.kind} {item.name}, {size(item.bytes)}{f' ({item.keep})' if item.keep else ''}")
     hub = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
     if hub.is_dir():
-        say(f"models and data sets of the Hub are in {tilde(hub)}: `hf cache ls` shows and `hf cache rm` removes them")
+        say(f"models and datasets of the Hub are in {tilde(hub)}: `hf cache ls` shows and `hf cache rm` removes them")
     say("`ftbench clean checkpoints exports` removes all removable checkpoints and exports after confirmation")
 
 

@@ -89,7 +89,7 @@ def ladder(
     model: ModelOption = None,
     data: DataOption = None,
     settings: SetOption = None,
-    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Time a few steps of every rung first.")] = True,
+    probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Run a timing probe of every rung first.")] = True,
     base_shots: ShotsOption = None,
     vary: VaryOption = None,
     budget: BudgetOption = None,

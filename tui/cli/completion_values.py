@@ -48,7 +48,7 @@ def preset_names(home: Path | None) -> Values:
 
 
 def data_names(home: Path | None) -> Values:
-    """Embedded and recent data sets; the shell adds the files."""
+    """Embedded and recent datasets; the shell adds the files."""
     return [*EMBEDDED, *read_recent()]
 
 
@@ -113,7 +113,7 @@ ARGUMENTS: dict[str, Callable[[Path | None], Values]] = {
     "WHAT...": _fixed(*KINDS),
 }
 """Metavar of an argument -> its values."""
-ARGUMENTS_OF = {"export": run_names, "pull": lambda home: ["gguf", *CATALOG]}
+ARGUMENTS_OF = {"pull": lambda home: ["gguf", *CATALOG]}
 """The same for the argument of one subcommand."""
 
 

@@ -30,7 +30,7 @@ def data_check(
     settings: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Check a data set: how each column and row is used, and warnings."""
+    """Check a dataset: how each column and row is used, and warnings."""
     from tui.cli import data as verb
 
     raise typer.Exit(verb.check(preset, overrides(settings, model=model, data=data), json))

@@ -23,6 +23,7 @@ from engine.runs.exports import (
     read_fidelity,
 )
 from engine.runs.fidelity_text import fidelity_facts
+from engine.runs.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from tui.cli.data import shown_progress
@@ -47,6 +48,19 @@ class ExportOptions:
     push: str | None = None
     """Hub repository to push the artifact to."""
     public: bool = False
+
+
+def run_to_export(found: RunDir | LadderDir, quiet: bool) -> RunDir:
+    """The run itself; of a ladder the run that its verdict recommends, which is printed unless `quiet`.
+
+    Raises UserError for a ladder without a recommendation.
+    """
+    if isinstance(found, RunDir):
+        return found
+    run = found.recommended_run()
+    if not quiet:
+        say(f"recommended by the verdict of {found.name}: {run.name}")
+    return run
 
 
 def export(run: RunDir, options: ExportOptions) -> int:

@@ -20,7 +20,7 @@ from engine.runs.start import resume_ladder, start_ladder
 from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
-from tui.cli.run import interruptible, leave
+from tui.cli.run import interruptible, print_detached
 from tui.history.ladder_table import show_benchmarks, show_ladder
 from tui.live.ladder_progress import follow_ladder
 from tui.live.run_progress import Detached
@@ -37,11 +37,11 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
         with interruptible(created):
             start_ladder(runs, plan, created=created.append)  # before any output: a closed pipe must not prevent it
     except Detached:
-        return leave(created[0], json)
+        return print_detached(created[0], json)
     if not json:
         say(f"ladder {created[0].name}")
         say(describe_plan(plan))
-    return leave(created[0], json) if detach else watch(created[0], json, plan.notices, fresh=True)
+    return print_detached(created[0], json) if detach else watch(created[0], json, plan.notices, fresh=True)
 
 
 def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
@@ -52,7 +52,7 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
     try:
         state = follow_ladder(folder, json, [notice.text for notice in shown])
     except Detached:
-        return leave(folder, json)
+        return print_detached(folder, json)
     if fresh and state.status == "failed" and not any(entry.run for entry in state.entries):
         ladder_dir.remove(folder)
         raise UserError(state.reason, code="ladder.refused")
@@ -103,8 +103,8 @@ def resume(folder: LadderDir, detach: bool, json: bool) -> int:
         with interruptible([folder]):
             resume_ladder(folder)
     except Detached:
-        return leave(folder, json)
-    return leave(folder, json) if detach else watch(folder, json)
+        return print_detached(folder, json)
+    return print_detached(folder, json) if detach else watch(folder, json)
 
 
 def report(folder: LadderDir, json: bool, markdown: bool) -> int:

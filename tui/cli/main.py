@@ -39,7 +39,7 @@ from tui.cli.options import (
     MouseOption,
     NowOption,
     PartitionOption,
-    RunArgument,
+    RunOrSweepArgument,
     RunsOption,
     SetOption,
     ShareOption,
@@ -104,7 +104,7 @@ def run(
 
 
 @app.command()
-def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
+def attach(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
     """Replay and follow a run, ladder or sweep."""
     from tui.cli import ladder, run, sweep
 
@@ -116,7 +116,7 @@ def attach(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption
 
 
 @app.command()
-def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
+def stop(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: JsonOption = False) -> None:
     """Stop a run, ladder or sweep, with a checkpoint."""
     from tui.cli import run as verb
 
@@ -127,7 +127,7 @@ def stop(name: RunArgument = "last", runs: RunsOption = None, json: JsonOption =
 
 @app.command()
 def resume(
-    name: RunArgument = "last",
+    name: RunOrSweepArgument = "last",
     runs: RunsOption = None,
     settings: DeviceSettingsOption = None,
     detach: DetachOption = False,
@@ -150,7 +150,7 @@ def resume(
 
 @app.command("runs")
 def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
-    """List runs and ladders; --adopt DIR moves existing ones here."""
+    """List runs and ladders; --adopt DIR moves those in DIR to the runs home."""
     from tui.cli import runs as verb
 
     if adopt is not None:

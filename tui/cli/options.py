@@ -40,7 +40,7 @@ AdoptOption = Annotated[
     Path | None, typer.Option("--adopt", metavar="DIR", help="Move the runs and ladders of DIR into the runs home.")
 ]
 AsciiOption = Annotated[bool, typer.Option("--ascii", callback=_ascii_output, help="Print ASCII characters only.")]
-MouseOption = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the workbench.")]
+MouseOption = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the bench.")]
 VersionOption = Annotated[
     bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
 ]
@@ -55,8 +55,8 @@ MethodOption = Annotated[
     str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")
 ]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
-DataOption = Annotated[str | None, typer.Option("--data", help="Data set: name, file, folder or Hub id.")]
-DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Data set: name, file, folder or Hub id.")]
+DataOption = Annotated[str | None, typer.Option("--data", help="Dataset: name, file, folder or Hub id.")]
+DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: name, file, folder or Hub id.")]
 DeviceOption = Annotated[
     str | None,
     typer.Option("--device", metavar="DEVICE", help="cpu, or a GPU's index or UUID: 0, GPU-…, MIG-… (default: auto)."),
@@ -114,9 +114,12 @@ BudgetOption = Annotated[
     ),
 ]
 RetimeOption = Annotated[
-    bool, typer.Option("--retime", help="Run again what has a disturbed timing instead of reusing it.")
+    bool, typer.Option("--retime", help="Repeat runs with disturbed timings instead of reusing them.")
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder name, part of it, path, or 'last'.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run or ladder: name, part of it, path, or 'last'.")]
+RunOrSweepArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="Run, ladder or sweep: name, part of it, path, or 'last'.")
+]
 
 
 def chosen_method(name: str | None) -> str | None:
@@ -180,6 +183,6 @@ MarginOption = Annotated[
     typer.Option(
         "--margin",
         min=0,
-        help="Loss of quality that is accepted, in points of a share or hundredths of nats/token of a loss.",
+        help="Accepted decrease in quality, in percentage points or, of losses, in 0.01 nats/token.",
     ),
 ]

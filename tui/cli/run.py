@@ -26,7 +26,7 @@ from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.history.scores import as_json, benchmark_lines, show_results
 from tui.live.run_progress import Detached, ask_to_leave, follow
-from tui.live.settling import settle
+from tui.live.worker_exit import wait_for_exit
 from tui.output.console import print_json, say
 
 
@@ -63,11 +63,11 @@ def run(preset: str, method: str | None, overrides: Flat, runs: Path, now: bool,
             command = shlex.join(["ftbench", *sys.argv[1:]])
             start.start_run(runs, preset_name(preset), chosen, wait=not now, command=command, created=announce)
     except Detached:
-        return leave(created[0], json)
-    return leave(created[0], json) if detach else watch(created[0], json=json, fresh=True)
+        return print_detached(created[0], json)
+    return print_detached(created[0], json) if detach else watch(created[0], json=json, fresh=True)
 
 
-def leave(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
+def print_detached(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
     """Print how to return to what continues in the background."""
     if json:
         print_json({run.KIND: run.name, "path": str(run.path)})
@@ -84,7 +84,7 @@ def watch(run: RunDir, offset: int = 0, json: bool = False, fresh: bool = False)
     try:
         end = follow(run, offset, quiet=json)
     except Detached:
-        return leave(run, json)
+        return print_detached(run, json)
     refused = refusal(run)
     if refused and end.status == "failed":
         if fresh:
@@ -158,8 +158,8 @@ def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) 
         with interruptible([run]):
             start.resume_run(run, settings)
     except Detached:
-        return leave(run, json)
-    return leave(run, json) if detach else watch(run, offset=size, json=json)
+        return print_detached(run, json)
+    return print_detached(run, json) if detach else watch(run, offset=size, json=json)
 
 
 def settled_result(run: RunDir) -> Result | None:
@@ -167,7 +167,7 @@ def settled_result(run: RunDir) -> Result | None:
 
     Only then is the GPU free.
     """
-    settle(run)
+    wait_for_exit(run)
     return run.result()
 
 

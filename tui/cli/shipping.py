@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.runs import run_dir
 from engine.runs.exports import ExportKind, WeightType
 from engine.runs.home import runs_home
 from tui.cli.arguments import App
-from tui.cli.home_notes import home, show_origin
+from tui.cli.home_notes import show_origin
 from tui.cli.lookup import run_or_ladder
 from tui.cli.options import AsciiOption, DeviceOption, JsonOption, MarginOption, NowOption, RunArgument, RunsOption
 
@@ -24,7 +23,11 @@ def export(
     name: RunArgument = "last",
     to: Annotated[ExportKind, typer.Option("--to", help="What to write.")] = "merged",
     weights: Annotated[
-        WeightType | None, typer.Option("--type", help="Data type of merged weights (default: bf16).")
+        WeightType | None,
+        typer.Option(
+            "--type",
+            help="Type of the weights (default: bf16 for merged weights, q4_k_m for GGUF).",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to create (default: exports/NAME in the run).")
@@ -43,10 +46,10 @@ def export(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Export the model of a finished run, and check the artifact."""
+    """Export the model of a run, or of the rung that a ladder recommends; check the artifact."""
     from tui.cli import export as verb
 
-    found = run_dir.find(home(runs, json=json), name)
+    found = verb.run_to_export(run_or_ladder(runs, name, json), quiet=json)
     show_origin(found, quiet=json)
     options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json, push, public)
     raise typer.Exit(verb.export(found, options))
@@ -66,7 +69,7 @@ def gate(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Exit with 0 only if a gain is significant, for pipelines."""
+    """Exit with 0 only if the lower bound of a gain's 95% CI is at least --min-gain."""
     from tui.cli import gate as verb
 
     options = verb.GateOptions(against, rung, metric, min_gain, json)

@@ -23,7 +23,7 @@ from engine.runs.sweep_dir import SweepDir
 from engine.runs.sweep_plan import describe_sweep
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
-from tui.cli.run import interruptible, leave
+from tui.cli.run import interruptible, print_detached
 from tui.live.ladder_progress import LadderView, between
 from tui.live.progress_line import progress_display
 from tui.live.run_progress import Detached, last_log_line, wait_for_end
@@ -31,7 +31,7 @@ from tui.output import streams
 from tui.output.console import print_json, say, table
 
 Cells = Sequence[tuple[dict[str, Any], LadderPlan]]
-CHECKS = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "unknown"}
+CHECKS = {"holds": "holds", "fails": "does not hold", "undecided": "undecided", "unknown": "cannot be checked"}
 
 
 def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, detach: bool, json: bool) -> int:
@@ -44,11 +44,11 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
         with interruptible(created):
             start_sweep(runs, axes, cells, budget, first.command, created=created.append)
     except Detached:
-        return leave(created[0], json)
+        return print_detached(created[0], json)
     if not json:
         say(f"sweep {created[0].name}")
         say(describe_sweep(axes, cells))
-    return leave(created[0], json) if detach else watch(created[0], json, fresh=True)
+    return print_detached(created[0], json) if detach else watch(created[0], json, fresh=True)
 
 
 def resume(folder: SweepDir, detach: bool, json: bool) -> int:
@@ -57,8 +57,8 @@ def resume(folder: SweepDir, detach: bool, json: bool) -> int:
         with interruptible([folder]):
             resume_sweep(folder)
     except Detached:
-        return leave(folder, json)
-    return leave(folder, json) if detach else watch(folder, json)
+        return print_detached(folder, json)
+    return print_detached(folder, json) if detach else watch(folder, json)
 
 
 def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
@@ -69,7 +69,7 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
     try:
         state = follow(folder, json)
     except Detached:
-        return leave(folder, json)
+        return print_detached(folder, json)
     if fresh and state.status == "failed" and not _has_runs(folder, state):
         sweep_dir.remove(folder)
         raise UserError(state.reason, code=state.reason_code or "sweep.refused")
@@ -112,7 +112,7 @@ def show(folder: SweepDir, state: Sweep) -> None:
     if state.headline:
         say(state.headline, "bold")
     keys = [axis.key for axis in state.axes]
-    columns = [*keys, "rung", "of gain", "95% CI", "of cost", "rule of thumb"]
+    columns = [*keys, "rung", "share of gain", "95% CI", "cost ratio", "rule of thumb"]
     rows = [_row(state, point, keys) for point in state.points]
     if rows:
         table("", columns, rows, right=(len(keys) + 1, len(keys) + 3))

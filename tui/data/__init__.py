@@ -1,1 +1,1 @@
-"""Data sets for the screens: list, previews, inspection. The engine reads and prepares them."""
+"""Datasets for the screens: list, previews, inspection. The engine reads and prepares them."""

@@ -1,4 +1,4 @@
-"""The list of data sets on the bench, and each set as a line of text."""
+"""The list of datasets on the bench, and each one as a line of text."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tui.data.recent import read_recent
 from tui.selection import MARK
 
 EMBEDDED = ("tickets",)
-"""Data sets shipped with ftbench."""
+"""Datasets shipped with ftbench."""
 MAX_FILES = 200
 """Maximum number of files listed of the working directory."""
 ON_THE_HUB = Preview(note="on the Hub: not checked, because that requires network access")
 NOT_TEXT = "file name is not valid UTF-8: rename the file"
-FORMATS = {"messages": "chat", "prompt-completion": "pairs", "sharegpt": "share"}
+FORMATS = {"messages": "chat", "prompt-completion": "prompt", "sharegpt": "share"}
 """Short names for the list."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in the list: its id in a preset, and the label displayed."""
+    """A dataset in the list: its id in a preset, and the label displayed."""
 
     id: str
     label: str
@@ -42,7 +42,7 @@ class DataSet:
 
 
 def on_the_hub(data: str) -> bool:
-    """Whether a data id names a Hub data set; files of that name come first."""
+    """Whether a data id names a Hub dataset; files of that name come first."""
     return is_hub_id(data) and not is_data_file(data) and not Path(data).exists()
 
 
@@ -56,7 +56,7 @@ def is_utf8(data: str) -> bool:
 
 
 def list_datasets(chosen: str) -> list[DataSet]:
-    """Embedded sets, the working directory and its files, recent sets; `chosen` is always included."""
+    """Embedded datasets, the working directory and its files, recent datasets; `chosen` is always included."""
     sets = [DataSet(name, name) for name in EMBEDDED] + _in_working_directory()
     ids = {one.id for one in sets}
     for recent in read_recent():

@@ -21,7 +21,7 @@ class FolderEntry:
     """One entry of the picker."""
 
     kind: str
-    """up, select (this folder as one data set), folder, file or hub."""
+    """up, select (this folder as one dataset), folder, file or hub."""
     name: str
     target: str
     """The path, or the Hub id."""
@@ -90,7 +90,7 @@ def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[Folde
     top = [] if view.path == view.path.parent else [FolderEntry("up", "../", str(view.path.parent))]
     if len(view.files) > 1:
         names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
-        top.insert(0, FolderEntry("select", "./", str(view.path), f"this folder as one data set: {names}"))
+        top.insert(0, FolderEntry("select", "./", str(view.path), f"this folder as one dataset: {names}"))
     return [*top, *found][:MAX_ENTRIES]
 
 

@@ -15,7 +15,7 @@ from tui.charts.histogram import Histogram, draw
 from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
 
 SPLITS = ("train", "validation", "test", "noticed")
-NAMES = {"noticed": "noted"}
+NAMES = {"noticed": "flagged"}
 """Split -> name displayed, where it differs."""
 COLORS = {
     "kept": "$primary",

@@ -1,4 +1,4 @@
-"""Previews of the data sets in the list: counted by the engine in the background, one at a time, and cached."""
+"""Previews of the datasets in the list: counted by the engine in the background, one at a time, and cached."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DEPTH, _ENTRIES = 3, 10_000
 
 
 class Preview(Struct, frozen=True):
-    """What is known of a data set without a model."""
+    """What is known of a dataset without a model."""
 
     rows: dict[str, int] = field(default_factory=dict)
     """Rows by split, as in the files; empty where they were not counted."""

@@ -1,4 +1,4 @@
-"""Recently used data sets and models, in `$XDG_STATE_HOME/ftbench/`: paths and Hub ids."""
+"""Recently used datasets and models, in `$XDG_STATE_HOME/ftbench/`: paths and Hub ids."""
 
 from __future__ import annotations
 

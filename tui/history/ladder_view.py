@@ -25,7 +25,7 @@ KIND_LABELS = {"probe": TIMING_PROBE, "trial": "trial", "run": "seeds"}
 LABEL = 12
 """Columns of a rung's name."""
 NAME, REASON = 100, 300
-"""Maximum characters of a model's or data set's name, and of the reason why a ladder ended."""
+"""Maximum characters of a model's or dataset's name, and of the reason why a ladder ended."""
 FIGURES = 22
 """Columns of the figures after a bar: `58.1% [55.6–60.6]`."""
 
@@ -110,7 +110,7 @@ def cost_lines(ladder: Ladder) -> Iterator[str]:
         of_full = ""
         if full and full.all_seconds and full is not row:
             once = ", one timing each" if len(row.seeds) == len(full.seeds) == 1 else ""
-            of_full = f" ({ratio(row.all_seconds.mean / full.all_seconds.mean)} full{once})"
+            of_full = f" ({ratio(row.all_seconds.mean / full.all_seconds.mean)} full's{once})"
         yield (
             f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{of_full}, "
             f"peak memory {size(peak)}, artifact {size(row.artifact_bytes)}"

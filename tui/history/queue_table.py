@@ -11,7 +11,7 @@ from engine.runs.home import tilde
 from engine.runs.queue_list import QueueEntry
 from tui.format import moment
 
-COLUMNS = ("device", "place", "run", "since", "for", "process", "started in")
+COLUMNS = ("device", "state", "run", "since", "for", "process", "started in")
 
 
 def cells(entry: QueueEntry, now: float) -> list[str]:
@@ -19,7 +19,7 @@ def cells(entry: QueueEntry, now: float) -> list[str]:
     run = short_name(entry.run) or "another program"
     return [
         entry.title,
-        "running" if entry.place == 0 else f"{entry.place} waiting",
+        "running" if entry.place == 0 else f"waiting, place {entry.place}",
         f"ftbench try {run}" if entry.what == "try" else run,
         moment(entry.since, "%H:%M" if now - entry.since < 86400 / 2 else "%m-%d %H:%M"),
         duration(max(0.0, now - entry.since)),

@@ -14,6 +14,7 @@ from engine.config.quantities import duration
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.executors.slurm_queue import queue
 from engine.runs import events, run_dir
+from engine.runs.continued_run import continued_run_name
 from engine.runs.event_decoding import decode
 from engine.runs.follow import Follower
 from engine.runs.frozen_config import FrozenRun
@@ -21,7 +22,6 @@ from engine.runs.home import tilde
 from engine.runs.phases import phase_seconds
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-from engine.runs.starting_run import starting_run_name
 
 TAIL_BYTES = 65536
 """Bytes at the end of a log in which the progress of a live run is looked for."""
@@ -124,7 +124,7 @@ def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, in
         split_version=frozen.split_version,
         reason=end.reason if end else _job_ending(run) if state == "died" else "",
         started_in=frozen.started_in,
-        from_run=starting_run_name(config),
+        from_run=continued_run_name(config),
     )
 
 

@@ -199,20 +199,21 @@ def answer_facts(answer: AnswerFinished) -> str:
 
 
 CPU_TITLE = THE_CPU.title
-KINDS = {"disagree": "the runs disagree", "failure": "all runs failed", "other": "all runs were right"}
+KINDS = {"disagree": "the answers differ", "failure": "all answers are incorrect", "other": "all answers are correct"}
 """Kind of a test item -> in words."""
 
 
 def items_line(items: ReplayItems) -> str:
-    """`48 test items: on 12 the runs disagree, on 7 all failed`."""
-    return f"{amount(items.total, 'test item')}: on {items.disagree} the runs disagree, on {items.failures} all failed"
+    """`48 test items: the answers differ on 12, all are incorrect on 7`."""
+    total = amount(items.total, "test item")
+    return f"{total}: the answers differ on {items.disagree}, all are incorrect on {items.failures}"
 
 
 def recorded_text(recorded: RecordedAnswer | None, text: str) -> str:
-    """`same answer as in the evaluation, right`; '' if the evaluation recorded no answer."""
+    """`same answer as in the evaluation, correct`; '' if the evaluation recorded no answer."""
     if recorded is None or recorded.right is None:
         return ""
-    verdict = "right" if recorded.right else "wrong"
+    verdict = "correct" if recorded.right else "incorrect"
     if recorded.text == text:
         return f"same answer as in the evaluation, {verdict}"
     return f"the evaluation recorded another answer, {verdict}"

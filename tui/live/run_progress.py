@@ -145,7 +145,7 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
     choice = ""
     if sys.stdin.isatty():
         try:
-            console.print("\n[d]etach (keeps running), [s]top with a checkpoint, anything else continues: ", end="")
+            console.print("\n[d]etach (runs continue), [s]top with a checkpoint, anything else follows: ", end="")
             choice = input().strip().lower()[:1]
         except (KeyboardInterrupt, EOFError):
             console.print()
@@ -156,6 +156,6 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
         raise Detached
     if choice == "s":
         asked = launch.try_to_stop(run)
-        say("stopping after the current step …" if asked else "Slurm does not answer: not stopped")
+        say("stopping after the current step …" if asked else "not stopped: Slurm does not respond; try again")
     if display is not None:
         display.resume()

@@ -19,9 +19,9 @@ from engine.config.text import amount
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.continued_run import continued_run_name
 from engine.runs.ladder_plan import describe_plan
 from engine.runs.rungs import LadderPlan, Rung
-from engine.runs.starting_run import starting_run_name
 from tui.data_report import DataReport, overlap_in_short
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
@@ -125,7 +125,7 @@ def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> It
         where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", config.model.id if where == config.model.id else f"{config.model.id}  {where}")
     if config.model.from_run:
-        yield Fact("start", f"the {_started_with(config)} of {starting_run_name(config)}")
+        yield Fact("start", f"the {_started_with(config)} of {continued_run_name(config)}")
     if found and found.estimate:
         total, trainable = found.estimate.parameters, found.estimate.trainable
         share = f"{count(trainable)} trainable parameters ({share_percent(trainable / total)} of {count(total)})"

@@ -14,8 +14,8 @@ from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
 from engine.runs import run_dir
+from engine.runs.continued_run import SAME_SETTINGS, continued_run_name
 from engine.runs.run_dir import RunDir
-from engine.runs.starting_run import SAME_SETTINGS, starting_run_name
 from tui.command_line import run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, run_preview
@@ -94,7 +94,7 @@ class RunLaunch:
 
     def options(self) -> list[LaunchOption]:
         names = [name for name, key in ON_LAUNCH if reads(self.config.method, key)]
-        start = starting_run_name(self.config)
+        start = continued_run_name(self.config)
         return [
             *setting_options(self.selection, self.config, names),
             LaunchOption(FROM_RUN, start, "a finished run, part of its name, or last", "none", bool(start)),
@@ -114,7 +114,7 @@ class RunLaunch:
 
 
 def selection_from_run(selection: Selection, run: RunDir) -> Selection:
-    """The selection with everything that a run needs to start from this finished run; the data set is kept.
+    """The selection with everything that a run needs to start from this finished run; the dataset is kept.
 
     Raises UserError if the run cannot be read or its preset was deleted.
     """

@@ -16,8 +16,8 @@ from engine.config.schema import Config
 from engine.memory.formula.disk_space import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
+from engine.runs.continued_run import find_continued_run
 from engine.runs.home import home_warnings, nearest_existing
-from engine.runs.starting_run import find_starting_run
 from tui.data_report import DataReport, warning_lines
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext
@@ -39,7 +39,7 @@ class LaunchProblem:
 def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]:
     """A model that is missing or has to be downloaded, and a run to start from that does not match."""
     try:
-        find_starting_run(config)
+        find_continued_run(config)
     except UserError as error:
         yield LaunchProblem(error.what, error.do, blocking=True, code=error.code)
     if files.wrong:

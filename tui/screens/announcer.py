@@ -82,13 +82,13 @@ class Announcer:
     def _tell(self, ended: list[RunDir]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
         from tui.history.endings import ladder_of, remember_visit, run_ending
-        from tui.live.settling import settle
+        from tui.live.worker_exit import wait_for_exit
 
         for run in ended:
             if ladder := ladder_of(self._runs, run.name):
                 self._ladders[ladder.name] = ladder
             elif run.path.exists():
-                settle(run)
+                wait_for_exit(run)
                 self._screen.app.call_from_thread(self._announce, run_ending(run))
         remember_visit()
 

@@ -1,4 +1,4 @@
-"""Actions on data sets: open the inspector and the file picker, and select what they return.
+"""Actions on datasets: open the inspector and the file picker, and select what they return.
 
 The screens are imported when they are opened: the first frame does not wait for them.
 """
@@ -22,7 +22,7 @@ class DataActions:
         self._screen, self._get_selection_pane = screen, get_selection_pane
 
     def inspect(self, data: str) -> None:
-        """Open the inspector; asks first if that downloads a data set from the Hub."""
+        """Open the inspector; asks first if that downloads a dataset from the Hub."""
         from tui.data.datasets import on_the_hub
         from tui.screens.ask import ConfirmScreen
 

@@ -1,4 +1,4 @@
-"""The inspector: a data set prepared for the selected model, row by row and token by token, with its report."""
+"""The inspector: a dataset prepared for the selected model, row by row and token by token, with its report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VIEWS = ("rows", "report", "template")
 
 
 class InspectorScreen(BaseScreen[bool]):
-    """Requests one preparation from the engine and shows it. Closes with True if the data set was selected."""
+    """Requests one preparation from the engine and shows it. Closes with True if the dataset was selected."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("inspector")
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
@@ -163,7 +163,7 @@ class InspectorScreen(BaseScreen[bool]):
         if self.request:
             text = self._progress_line()
         elif self.error:
-            text = Content("cannot prepare this data set; fix the problem and open it again")
+            text = Content("cannot prepare this dataset; fix the problem and open it again")
         else:
             mark = "in [ ]" if self.style.ascii else "green and underlined"
             text = Content(f"tokens in the loss are {mark}, special tokens bold")
@@ -216,7 +216,7 @@ class InspectorScreen(BaseScreen[bool]):
 
     def action_select(self) -> None:
         if self.error:
-            self.tell("this data set cannot be trained on; fix the problem first", severity="warning")
+            self.tell("this dataset cannot be trained on; fix the problem first", severity="warning")
         else:
             self.dismiss(True)
 

@@ -25,7 +25,7 @@ COLUMNS = (
     Column("pid", 5, right=True),
     Column("user", 4),
     Column("GPU memory", 8, right=True),
-    Column("GPU", 4, right=True),
+    Column("util", 4, right=True),
     Column("CPU", 4, right=True),
     Column("resident", right=True),
     Column("time", right=True),

@@ -38,5 +38,5 @@ class SmallScreen(ModalScreen[None]):
         """Show the present size, and the key that leaves."""
         wide, high = MIN_SCREEN_SIZE
         needed = f"Terminal too small: {size.width} x {size.height}, ftbench needs {wide} x {high}."
-        text = f"{needed} Enlarge it, or press {key} to leave; runs keep running."
+        text = f"{needed} Enlarge it, or press {key} to detach; runs continue."
         self.query_one(Static).update(Content(text))

@@ -297,4 +297,4 @@ class TryScreen(BaseScreen[None]):
         except (UserError, RunFailed) as error:
             self.tell(str(error), severity="error", timeout=15)
             return
-        self.tell(f"saved as a data set: {tilde(path)}", timeout=15)
+        self.tell(f"saved as a dataset: {tilde(path)}", timeout=15)

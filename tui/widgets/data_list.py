@@ -1,4 +1,4 @@
-"""The list of data sets, each with its number of rows, its format, and a mark if a problem was found."""
+"""The list of datasets, each with its number of rows, its format, and a mark if a problem was found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.config.text import visible
 from tui.commands import bindings
 from tui.workbench import app_settings
 
-if TYPE_CHECKING:  # imported where they are used: the first frame lists no data sets
+if TYPE_CHECKING:  # imported where they are used: the first frame lists no datasets
     from engine.config.schema import Data
     from tui.data.datasets import DataSet
     from tui.data.preview import Preview, PreviewReady, PreviewThread
@@ -37,7 +37,7 @@ COUNT_DELAY = 0.3
 
 @dataclass
 class InspectRequested(Message):
-    """Open the inspector for this data set."""
+    """Open the inspector for this dataset."""
 
     data: str
 
@@ -51,7 +51,7 @@ class ListLeft(Message):
 
 
 class DataList(OptionList, inherit_bindings=False):
-    """Space or a click selects a data set (`OptionSelected`), enter or a double click inspects it."""
+    """Space or a click selects a dataset (`OptionSelected`), enter or a double click inspects it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(key, action, show=False) for key, action in MOVES),
@@ -61,7 +61,7 @@ class DataList(OptionList, inherit_bindings=False):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True, markup=False)
         self.section: Data | None = None
-        """The section `data` of the configuration; its id is the selected data set. None until there is one."""
+        """The section `data` of the configuration; its id is the selected dataset. None until there is one."""
         self.sets: list[DataSet] = []
         self.previews: dict[str, Preview] = {}
         self._missing: set[str] = set()
@@ -74,7 +74,7 @@ class DataList(OptionList, inherit_bindings=False):
             self._preview_thread.stop()
 
     def select(self, section: Data) -> None:
-        """Take another configuration: mark its data set, and preview all data sets as it would read them."""
+        """Take another configuration: mark its dataset, and preview all datasets as it would read them."""
         if self.section is None or _read_settings(section) != _read_settings(self.section):
             self.previews = {}
         kept = self.current if section.id == self.selected_id else None
@@ -82,7 +82,7 @@ class DataList(OptionList, inherit_bindings=False):
         self.relist(kept.id if kept else section.id)
 
     def relist(self, cursor: str | None = None) -> None:
-        """List the data sets as they are now, the cursor on `cursor` or where it was."""
+        """List the datasets as they are now, the cursor on `cursor` or where it was."""
         if self.section is None:
             return
         from tui.data.datasets import list_datasets
@@ -99,21 +99,21 @@ class DataList(OptionList, inherit_bindings=False):
 
     @property
     def selected_id(self) -> str:
-        """The id of the selected data set, '' before there is one."""
+        """The id of the selected dataset, '' before there is one."""
         return self.section.id if self.section else ""
 
     @property
     def current(self) -> DataSet | None:
-        """The data set under the cursor."""
+        """The dataset under the cursor."""
         return self.sets[self.highlighted] if self.highlighted is not None and self.sets else None
 
     def problems(self, data: str) -> list[str]:
-        """Problems found in a data set so far."""
+        """Problems found in a dataset so far."""
         preview = self.previews.get(data)
         return preview.problems if preview else []
 
     def _count(self) -> None:
-        """Let the engine count in the background; data sets on the Hub are not downloaded for it."""
+        """Let the engine count in the background; datasets on the Hub are not downloaded for it."""
         if self.section is None:
             return
         from tui.data.datasets import NOT_TEXT, DataSet, is_utf8
@@ -167,7 +167,7 @@ class DataList(OptionList, inherit_bindings=False):
         self._describe()
 
     def _describe(self) -> None:
-        """Describe the data set under the cursor: in the border as much as fits, in the tooltip everything."""
+        """Describe the dataset under the cursor: in the border as much as fits, in the tooltip everything."""
         if self.current:
             from tui.data.datasets import detail
 
@@ -187,7 +187,7 @@ class DataList(OptionList, inherit_bindings=False):
         self.post_message(AddRequested())
 
     def action_forget(self) -> None:
-        """Remove a recent data set from the list; files of the working directory are always listed."""
+        """Remove a recent dataset from the list; files of the working directory are always listed."""
         from tui.data.recent import forget
 
         if self.current and self.current.recent:
@@ -195,7 +195,7 @@ class DataList(OptionList, inherit_bindings=False):
                 forget(self.current.id)
             self.relist()
         elif self.current:
-            text = f"{self.current.label} cannot be removed from the list: only recent sets from elsewhere can"
+            text = f"{self.current.label} cannot be removed from the list: only recent datasets from elsewhere can"
             self.app.notify(visible(text), markup=False)
 
     def action_back(self) -> None:
@@ -203,7 +203,7 @@ class DataList(OptionList, inherit_bindings=False):
 
 
 def _read_settings(section: Data) -> dict[str, Any]:
-    """The section without the id: how a data set is read."""
+    """The section without the id: how a dataset is read."""
     import msgspec
 
     table: dict[str, Any] = msgspec.to_builtins(section)

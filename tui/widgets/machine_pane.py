@@ -150,7 +150,7 @@ def gpu_lines(
 ) -> Iterator[Content]:
     """One GPU, a dash for every unknown field. `pool` is a lower bound for this run where NVML does not report it."""
     name, wide = visible(f"{gpu.index} {gpu.name}"), width >= SIDE_BY_SIDE
-    work = f"load {_work(gpu)}"
+    work = f"util {_work(gpu)}"
     gap = " " * max(1, width - len(name) - len(work))
     yield Content.assemble((name, "bold"), gap, work) if wide else Content.styled(name, "bold")
     yield from _memory("shared memory" if gpu.shared else "memory", gpu.used, gpu.total, width, ascii_only)

@@ -69,7 +69,7 @@ def _lines(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> I
     if one.estimate is None:
         yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
     else:
-        fit = "too big" if one.fit == "does not fit" and width < NARROW else one.fit
+        fit = "no fit" if one.fit == "does not fit" and width < NARROW else one.fit
         yield Content.assemble((name, "bold"), f"{size(one.peak):>9} ", (fit, STYLES[one.fit]))
     if detailed:
         trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""

@@ -1,4 +1,4 @@
-"""The lists of data sets, methods and presets, the selection made in them, and what it changed."""
+"""The lists of datasets, methods and presets, the selection made in them, and what it changed."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class SelectionPane(Vertical):
                 self.select(self.selection.with_preset(listed.name))
                 return
         key = app_keys(self).of("bench.presets")
-        self.post_message(SelectionRefused(f"no preset has `slot = {slot}`; press {key} to give it to one"))
+        self.post_message(SelectionRefused(f"no preset on key {slot}; press {key} and set `slot = {slot}` in one"))
 
     def next_method(self) -> None:
         self.start()
@@ -145,7 +145,7 @@ class SelectionPane(Vertical):
         self.select(self.selection.with_setting(DEVICE, chosen))
 
     def select_data(self, data: str) -> None:
-        """Train on this data set, also with other presets."""
+        """Train on this dataset, also with other presets."""
         from tui.data.datasets import EMBEDDED, NOT_TEXT, is_utf8
         from tui.data.recent import remember
 
@@ -156,7 +156,7 @@ class SelectionPane(Vertical):
             try:
                 remember(data)
             except OSError as error:
-                self.post_message(SelectionRefused(f"cannot save it to the list of recent data sets: {error}"))
+                self.post_message(SelectionRefused(f"cannot save it to the list of recent datasets: {error}"))
         self.select(self.selection.with_data(data))
         if problems := self.query_one(DataList).problems(data):
             self.post_message(SelectionRefused("; ".join(problems)))

@@ -126,7 +126,7 @@ def _next(state: RunState, how: str, keys: CommandKeys) -> str:
     if how == "finished":
         return f"{runs} compare with other runs   {keys.of('bench.ladder')} ladder   {start} start another"
     if state.error is not None and state.error.user:
-        return f"fix the problem, then {start} start again   {keys.of('bench.config')} configuration"
+        return f"Fix the problem, then press {start} to start again.   {keys.of('bench.config')} configuration"
     resume = f"resume from step {state.checkpoint.step}" if state.checkpoint else "restart from the first step"
     output = "" if how == "stopped" else f"   {keys.of('bench.output')} worker output"
     return f"{keys.of('bench.resume')} {resume}{output}   {start} start another"

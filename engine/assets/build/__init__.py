@@ -1,1 +1,1 @@
-"""Programs that create the embedded model and data set. Nothing else imports this package."""
+"""Programs that create the embedded model and dataset. Nothing else imports this package."""

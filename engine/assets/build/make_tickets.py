@@ -1,4 +1,4 @@
-"""Write the ticket data set: support messages and the JSON that describes each.
+"""Write the ticket dataset: support messages and the JSON that describes each.
 
 `python -m engine.assets.build.make_tickets` reproduces the three files exactly. The test and validation splits use
 phrases that do not occur in train, so memorized phrases are not enough.

@@ -9,7 +9,7 @@ from engine.data.conversation import Example
 from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.mapping import column
 from engine.data.row_limits import RawRow
-from engine.data.turns import history_of, question
+from engine.data.turns import history_of, prompt_and_answer
 
 _ANSWERS = ("output", "response", "completion", "answer", "target")
 _INPUTS = ("input", "context")
@@ -31,7 +31,7 @@ def convert(raw: RawRow, found: DetectedFormat) -> Example:
     output = found.parts["completion"]
     answer = answer_of(output.fill(raw.values), output.lone, raw)
     earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
-    return question(instruction_of(raw, found), answer, raw, found, earlier)
+    return prompt_and_answer(instruction_of(raw, found), answer, raw, found, earlier)
 
 
 def instruction_of(raw: RawRow, found: DetectedFormat) -> str:

@@ -18,7 +18,7 @@ from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.formats.alpaca import instruction_of
 from engine.data.mapping import as_text, column, is_empty
 from engine.data.row_limits import RawRow
-from engine.data.turns import conversation, history_of, question
+from engine.data.turns import conversation, history_of, prompt_and_answer
 
 _PAIRS = (
     ("chosen", "rejected"),
@@ -90,7 +90,7 @@ def convert(raw: RawRow, found: DetectedFormat) -> Example:
             return Example(None, "", text_of(chosen, raw, "chosen"), raw.where)
     if isinstance(before, str) and isinstance(chosen, str):
         earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
-        return question(before, Answer(text_of(chosen, raw, "chosen")), raw, found, earlier)
+        return prompt_and_answer(before, Answer(text_of(chosen, raw, "chosen")), raw, found, earlier)
     return _from_turns(before, chosen, rejected, raw, found)
 
 

@@ -13,7 +13,7 @@ from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
 from engine.data.mapping import column
 from engine.data.row_limits import RawRow
 from engine.data.row_shapes import is_turn
-from engine.data.turns import conversation, history_of, question
+from engine.data.turns import conversation, history_of, prompt_and_answer
 
 _PAIRS = (
     *(("prompt", answer) for answer in ("completion", "response", "answer", "output", "target", "answers")),
@@ -53,7 +53,7 @@ def convert(raw: RawRow, found: DetectedFormat) -> Example:
     others = found.parts["references"].fill(raw.values) if "references" in found.parts else None
     answer = answer_of(completion, found.parts["completion"].lone, raw, others)
     earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
-    return question(text_of(prompt, raw, "prompt"), answer, raw, found, earlier)
+    return prompt_and_answer(text_of(prompt, raw, "prompt"), answer, raw, found, earlier)
 
 
 def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:

@@ -156,7 +156,7 @@ def _check_types(config: Mapping[str, Any], path: Path) -> None:
 
 
 def _check_data(config: dict[str, Any], path: Path) -> None:
-    """Only data files and data sets of the Hub, without code; makes paths absolute."""
+    """Only data files and datasets of the Hub, without code; makes paths absolute."""
     source, options = config.get("dataset_path"), dict(config.get("dataset_kwargs") or {})
     if "trust_remote_code" in options:
         raise _code("trust_remote_code", path)
@@ -164,7 +164,7 @@ def _check_data(config: dict[str, Any], path: Path) -> None:
         do = f"use {', '.join(sorted(DATA_KEYS))}"
         raise _invalid(f"unsupported key {_shown(unknown[0])} of dataset_kwargs", path, do)
     if source not in BUILDERS and not (isinstance(source, str) and _HUB_ID.fullmatch(source)):
-        do = f"use {', '.join(BUILDERS)} with dataset_kwargs.data_files, or OWNER/NAME of a data set on the Hub"
+        do = f"use {', '.join(BUILDERS)} with dataset_kwargs.data_files, or OWNER/NAME of a dataset on the Hub"
         raise _invalid(f"unsupported dataset_path {_shown(source)}", path, do)
     if source in BUILDERS:
         if "data_files" not in options:

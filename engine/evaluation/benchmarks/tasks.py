@@ -27,8 +27,8 @@ from engine.runs.benchmark_scores import file_stem
 SEED = 1234
 """Of few-shot examples and sampling; the library's default."""
 NO_DATA = {
-    "data.hub_unreachable": "the data set is not in the cache and the Hub is unreachable",
-    "data.hub_not_found": "the Hub has no such data set, or it is private",
+    "data.hub_unreachable": "the dataset is not in the cache and the Hub is unreachable",
+    "data.hub_not_found": "the Hub has no such dataset, or it is private",
 }
 """Code of `engine.data.hub` -> why a benchmark has no data."""
 
@@ -171,7 +171,7 @@ def _members(entry: Any, index: Mapping[str, Any], seen: set[str]) -> Iterator[s
 
 
 def _loaded(load: Callable[[], Any], hub_id: str | None, where: str) -> Any:
-    """The task with its data. Raises UserError if the data set cannot be loaded or the task is invalid."""
+    """The task with its data. Raises UserError if the dataset cannot be loaded or the task is invalid."""
     try:
         with hub_or_cache(hub_id):
             return load()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
 from engine.config.text import amount, visible
-from engine.ladder.phrases import margin
+from engine.ladder.phrases import margin_text
 from engine.ladder.rung_format import metric_title, rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import VerdictSentence
@@ -80,7 +80,7 @@ def facts(ladder: Ladder) -> list[str]:
     if ladder.seeds:
         texts.append(amount(len(ladder.seeds), "seed"))
     if ladder.margin is not None:
-        texts.append(f"margin {margin(ladder)}")
+        texts.append(f"margin {margin_text(ladder)}")
     if device := ladder.machine.get("device"):
         texts.append(str(device))
     texts.append(date(ladder.created))

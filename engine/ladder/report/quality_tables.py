@@ -8,7 +8,13 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, percent, rate
 from engine.config.text import amount
 from engine.ladder.decisions import comparison
-from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, both_as_good, is_as_good, needed_sample
+from engine.ladder.phrases import (
+    NO_SIGNIFICANT_DIFFERENCE,
+    SIGNIFICANTLY,
+    as_good_text,
+    both_as_good_text,
+    needed_sample,
+)
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
 from engine.ladder.rung_format import metric_title, p_value, rung_title
 from engine.runs.ladder import Ladder
@@ -154,14 +160,14 @@ def finding(ladder: Ladder, compared: Comparison) -> str:
     """`full is significantly better than LoRA`, or `no significant difference with 300 test items`."""
     a, b = rung_title(compared.a), rung_title(compared.b)
     if compared.finding == "as_good":
-        return is_as_good(ladder, a, b)
+        return as_good_text(ladder, a, b)
     if compared.finding != "undecided":
         return f"{a} is {SIGNIFICANTLY[compared.finding]} than {b}"
     if (opposite := comparison(ladder, compared.b, compared.a)) and opposite.finding == "as_good":
-        return is_as_good(ladder, b, a)
+        return as_good_text(ladder, b, a)
     items = ladder.work.test if ladder.work else None
     text = f"{NO_SIGNIFICANT_DIFFERENCE} with {amount(items, 'test item')}" if items else NO_SIGNIFICANT_DIFFERENCE
     needed = needed_sample(compared)
     if needed and compared.needed_for == "as_good":
-        return f"{text}; {needed} needed to show that {both_as_good(ladder)}"
+        return f"{text}; {needed} needed to show that {both_as_good_text(ladder)}"
     return f"{text}; {needed} needed" if needed else text

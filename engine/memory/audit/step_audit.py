@@ -42,20 +42,20 @@ STEPS = 2
 DECODED_ROWS, NEW_TOKENS = 8, 32
 
 
-def audit_method(config: schema.Config, architecture: Any, rows: Sequence[Row], micro_batch: int) -> MethodAudit:
+def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], micro_batch: int) -> MethodAudit:
     """Audit `config` on a GPU with bf16, for an optimizer step of `rows` in micro-batches of `micro_batch` rows.
 
     Of many identical decoder layers a few run (`layer_extrapolation`): the bounds hold per layer.
-    `architecture`: transformers' configuration of the model. Raises UserError if the model cannot be built.
+    `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built.
     """
-    bare = bare_model(config, architecture, GPU)
+    bare = bare_model(config, model_config, GPU)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, GPU.device)
     pattern = layer_pattern(bare, checkpointing)
     layers = pattern.blocks if pattern else 0
     if pattern is not None:
         bare = shallow(bare, pattern, SHALLOW_PERIODS)
     model: Any = trainable(bare, config, GPU)
-    vocabulary = architecture.get_text_config().vocab_size
+    vocabulary = model_config.get_text_config().vocab_size
     longest = max(len(row.input_ids) for row in rows)
     segments = not varlen_attention.unsupported_reason(model, longest)
     if segments:

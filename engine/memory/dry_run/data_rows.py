@@ -1,4 +1,4 @@
-"""Read the rows to plan for from the data set, prepared with the model's tokenizer like in the worker."""
+"""Read the rows to plan for from the dataset, prepared with the model's tokenizer like in the worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.preset import with_settings
-from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_rows
+from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import Prepared, prepare
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run import step_tensors
@@ -20,7 +20,7 @@ from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, ModelLocation
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSampler, Sharing, choose_packing, share_prefixes
+from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing
 from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
@@ -68,7 +68,7 @@ class DataWorkload:
         """The largest batches of a run with this configuration and micro-batch size."""
         rows = self.prepared
         scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
-        lost = all_rows([*sampled_rows(rows.validation_items, FINAL_VALIDATION_ROWS), *scored])
+        lost = all_rows([*sampled_by_rows(rows.validation_items, FINAL_VALIDATION_ROWS), *scored])
         return WorstCaseBatches(
             packing=self.packing,
             step=longest_step(rows.train, self.sampler, 0, micro_batch, self.packing, config.train.devices),
@@ -85,7 +85,7 @@ class DataWorkload:
         return self.worst_case(config, micro_batch).work(config, micro_batch)
 
 
-def read_rows(config: schema.Config, architecture: Any, machine: Machine, given: bool) -> DataWorkload | str:
+def read_rows(config: schema.Config, model_config: Any, machine: Machine, given: bool) -> DataWorkload | str:
     """Read the data, or return the reason why it is not read. `given`: the user named the data.
 
     Raises UserError if the user named data that cannot be trained on.
@@ -106,16 +106,16 @@ def read_rows(config: schema.Config, architecture: Any, machine: Machine, given:
         return "no training rows"
     train = config.train
     sampler = BatchSampler.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
-    segments = not segments_unsupported(config, architecture, machine, prepared.longest)
+    segments = not segments_unsupported(config, model_config, machine, prepared.longest)
     flash = uses_flash_attention(config, machine)
     packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments)
-    packing, sharing = share_prefixes(packing, prepared.train, sampler, config)
+    packing, sharing = decide_sharing(packing, prepared.train, sampler, config)
     return DataWorkload(
         prepared=prepared,
         sampler=sampler,
         packing=packing,
         sharing=sharing,
-        vocabulary=architecture.get_text_config().vocab_size,
+        vocabulary=model_config.get_text_config().vocab_size,
         machine=machine,
     )
 
@@ -125,7 +125,7 @@ def _costly(data: schema.Data) -> str:
         return ""
     path = expanded(data.id)
     if not path.exists():
-        return "" if path.suffix or data.id.count("/") != 1 else "data sets on the Hub are not downloaded for a plan"
+        return "" if path.suffix or data.id.count("/") != 1 else "datasets on the Hub are not downloaded for a plan"
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     return f"data of {size >> 20:,} MiB is too large to be read for a plan" if size > MAX_BYTES else ""

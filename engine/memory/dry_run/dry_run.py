@@ -62,17 +62,17 @@ DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, Uns
 
 
 def dry_run(
-    config: schema.Config, architecture: Any, machine: Machine, rows: StepShape, work: StepTensors | None = None
+    config: schema.Config, model_config: Any, machine: Machine, rows: StepShape, work: StepTensors | None = None
 ) -> MemoryEstimate:
     """Predict the memory of `config` on `machine`, which need not be this one, for steps of `rows`, or for the batches
     of `work` if known.
 
-    `architecture`: transformers' configuration of the model. Raises UserError if the model cannot be built, or if its
+    `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built, or if its
     memory depends on values of tensors.
     """
     without = _without_flash(config)
-    model = bare_model(without, architecture, replace(machine, flash_attention=False))
-    vocabulary = architecture.get_text_config().vocab_size
+    model = bare_model(without, model_config, replace(machine, flash_attention=False))
+    vocabulary = model_config.get_text_config().vocab_size
     segments = not unsupported_reason(model, rows.length)
     work = work or synthetic_tensors(config, machine, rows, vocabulary, segments)
     if work.packing.segments:

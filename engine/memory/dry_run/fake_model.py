@@ -29,12 +29,12 @@ BLOCKSIZE, SCALE_BLOCKSIZE = 64, 256
 """Weights per scale, and scales per second-level scale: bitsandbytes' defaults (Params4bit, quantize_4bit)."""
 
 
-def build(config: schema.Config, architecture: Any, machine: Machine) -> torch.nn.Module:
-    """Build the model as `engine.methods` does, on the meta device. `architecture`: transformers' configuration.
+def build(config: schema.Config, model_config: Any, machine: Machine) -> torch.nn.Module:
+    """Build the model as `engine.methods` does, on the meta device. `model_config`: transformers' configuration.
 
     Raises UserError for an architecture that is not a causal LM or cannot be built.
     """
-    return trainable(bare_model(config, architecture, machine), config, machine)
+    return trainable(bare_model(config, model_config, machine), config, machine)
 
 
 def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
@@ -48,25 +48,25 @@ def uses_flash_attention(config: schema.Config, machine: Machine) -> bool:
     return attention(config.model, machine, dtype_of(config, machine)) == "flash_attention_2"
 
 
-def segments_unsupported(config: schema.Config, architecture: Any, machine: Machine, longest: int) -> str:
+def segments_unsupported(config: schema.Config, model_config: Any, machine: Machine, longest: int) -> str:
     """`varlen_attention.unsupported_reason` of the model that this configuration would load."""
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(architecture), None)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
     if kind is None:
-        return f"{architecture.model_type} is not a causal LM of transformers"
+        return f"{model_config.model_type} is not a causal LM of transformers"
     implementation = attention(config.model, machine, dtype_of(config, machine))
     implementation = implementation or ("sdpa" if kind._supports_sdpa else "eager")
-    return unsupported_by(kind, architecture.get_text_config(), implementation, longest)
+    return unsupported_by(kind, model_config.get_text_config(), implementation, longest)
 
 
-def bare_model(config: schema.Config, architecture: Any, machine: Machine) -> PreTrainedModel:
+def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> PreTrainedModel:
     """The model class on the meta device, before quantization and adapters. Raises UserError like `build`."""
     dtype = dtype_of(config, machine)
-    architecture = copy.deepcopy(architecture)  # from_config modifies it
+    model_config = copy.deepcopy(model_config)  # from_config modifies it
     options = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
     try:
         with torch.device("meta"), no_init_weights():
             model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(architecture), dtype=dtype, trust_remote_code=False, **options
+                copy.deepcopy(model_config), dtype=dtype, trust_remote_code=False, **options
             )
             model.tie_weights()
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:

@@ -28,7 +28,7 @@ from engine.memory.formula.method_plan import (
     planned_rows,
     positions_of,
 )
-from engine.memory.formula.sharding import divided_among
+from engine.memory.formula.sharding import shard_count
 from engine.methods.locate import ModelLocation, load_error
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
@@ -40,9 +40,10 @@ Progress = Callable[[str], None]
 class PlannedModel:
     """The model and machine of a plan, common to all methods."""
 
-    architecture: Any
+    model_config: Any
     """transformers' configuration of the model."""
-    table: Mapping[str, Any]
+    config_json: Mapping[str, Any]
+    """The same as `config.json` has it."""
     positions: int | None
     machine: Machine
     budget: MemoryBudget
@@ -61,16 +62,18 @@ class PlannedRows:
 
 
 def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
-    """Plan each method by formula and dry run, for the rows of the data set if they can be read.
+    """Plan each method by formula and dry run, for the rows of the dataset if they can be read.
 
     Raises UserError if the model's configuration is unreadable or not a decoder's, and for invalid data.
     """
     machine, notes = machine_for(question.budget)
     model = question.configs[0].model
     progress(f"reading the configuration of {model.id}")
-    architecture, note = architecture_of(model)
-    table = architecture.to_dict()
-    subject = PlannedModel(architecture, table, positions_of(table), machine, question.budget, shape_only=bool(note))
+    model_config, note = model_config_of(model)
+    config_json = model_config.to_dict()
+    subject = PlannedModel(
+        model_config, config_json, positions_of(config_json), machine, question.budget, shape_only=bool(note)
+    )
     chosen = _choose_rows(question, subject, progress)
     methods: list[MethodPlan] = []
     scale = FormulaCorrection()
@@ -113,7 +116,7 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
     if subject.shape_only:
         return PlannedRows(planned, "max_length", why="the model's tokenizer is not on this machine")
     progress(f"reading {config.data.id}")
-    read = read_rows(config, subject.architecture, subject.machine, question.data_given)
+    read = read_rows(config, subject.model_config, subject.machine, question.data_given)
     if isinstance(read, str):
         return PlannedRows(planned, "max_length", why=read)
     return PlannedRows(read.worst_case(config, config.train.batch).rows(), "data", data=read)
@@ -130,7 +133,7 @@ def _method_plan(
     subject: PlannedModel,
     qlora: tuple[schema.Config, FormulaCorrection] | None,
 ) -> MethodPlan:
-    query = FitQuery(config, subject.table, chosen.rows, subject.budget)
+    query = FitQuery(config, subject.config_json, chosen.rows, subject.budget)
     asked = resolve_automatic(query)
     exact, why = _dry_run(asked, chosen, subject)
     if exact and classify_fit(exact.peak, subject.budget, exact.tier) != "fits":
@@ -147,17 +150,17 @@ def _method_plan(
 
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
     """(the dry run, or None and the reason); with the data's own batches if they are known."""
-    if divided_among(asked.config) > 1:
+    if shard_count(asked.config) > 1:
         return None, "a dry run has the whole model, and its weights are divided among devices"
     micro_batch = asked.config.train.micro_batch
     work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
     try:
-        return dry_run(asked.config, subject.architecture, subject.machine, asked.rows, work), ""
+        return dry_run(asked.config, subject.model_config, subject.machine, asked.rows, work), ""
     except UserError as error:
         return None, error.line
 
 
-def architecture_of(model: schema.Model) -> tuple[Any, str]:
+def model_config_of(model: schema.Model) -> tuple[Any, str]:
     """transformers' configuration of a model, and a note if it is the shape in the catalog.
 
     A folder needs only its config.json, neither weights nor tokenizer; a model of the catalog that cannot be downloaded

@@ -15,7 +15,7 @@ from engine.memory.formula.automatic import resolve_automatic, resolve_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.memory.formula.sharding import divided_among
+from engine.memory.formula.sharding import shard_count
 from engine.methods.machine import Machine
 from engine.runs.result import Predicted
 
@@ -78,7 +78,7 @@ def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
 
 def estimate_run(
     config: schema.Config,
-    architecture: Any,
+    model_config: Any,
     machine: Machine,
     batches: WorstCaseBatches,
     micro_batch: int,
@@ -91,7 +91,7 @@ def estimate_run(
     `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used where it
     is None or activation checkpointing is configured.
     """
-    query = _query(config, architecture.to_dict(), machine, batches.rows(), limit)
+    query = _query(config, model_config.to_dict(), machine, batches.rows(), limit)
     chooses = limit is not None and config.train.gradient_checkpointing == "auto"
     chosen = query.with_micro_batch(micro_batch)
     if machine.device == "cpu":
@@ -104,12 +104,12 @@ def estimate_run(
         warn("plan.no_formula", f"no memory formula for this model: {error.what}")
     light = bool(found)
     try:
-        if config.train.probe and divided_among(chosen.config) == 1:  # a dry run has the whole model
-            exact = _dry_run(chosen, architecture, machine, batches)
+        if config.train.probe and shard_count(chosen.config) == 1:  # a dry run has the whole model
+            exact = _dry_run(chosen, model_config, machine, batches)
             if light and chooses and exact.peak > query.budget.free:
                 scale = FormulaCorrection.of(found[0], exact)
                 chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
-                found, exact = [chosen.formula_estimate()], _dry_run(chosen, architecture, machine, batches)
+                found, exact = [chosen.formula_estimate()], _dry_run(chosen, model_config, machine, batches)
             found.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
@@ -129,7 +129,7 @@ def _query(
     return FitQuery(config, model_config, rows, budget)
 
 
-def _dry_run(chosen: FitQuery, architecture: Any, machine: Machine, batches: WorstCaseBatches) -> MemoryEstimate:
+def _dry_run(chosen: FitQuery, model_config: Any, machine: Machine, batches: WorstCaseBatches) -> MemoryEstimate:
     micro_batch = chosen.config.train.micro_batch
     assert isinstance(micro_batch, int)
-    return dry_run(chosen.config, architecture, machine, chosen.rows, batches.work(chosen.config, micro_batch))
+    return dry_run(chosen.config, model_config, machine, chosen.rows, batches.work(chosen.config, micro_batch))

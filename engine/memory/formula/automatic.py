@@ -8,7 +8,7 @@ recompute only if it still does not fit. Offloading waits for the bus between GP
 
 With several devices each has the whole model (DDP) if that fits, else a part of its weights (FSDP).
 
-8-bit optimizer state is in torch's pool if the run fits with the margin. Otherwise it is paged: then it is in managed
+8-bit optimizer state is in torch's pool if the run fits with headroom. Otherwise it is paged: then it is in managed
 memory outside the pool, and moves to the host instead of ending the run if memory runs out. On a CPU the optimizer is
 torch's fused AdamW with 32-bit state, which is 50 times as fast as bitsandbytes' 8-bit one there
 (`config.automatic_optimizer`).
@@ -31,25 +31,25 @@ from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.fit import FitQuery, classify_fit, largest_micro_batch
-from engine.memory.formula.sharding import divided_among
+from engine.memory.formula.sharding import shard_count
 
 ENOUGH_TOKENS = 2048
 """Tokens of a micro-batch above which more tokens hardly use a GPU better."""
 
 
 def resolve_automatic(query: FitQuery) -> FitQuery:
-    """Replace `auto` by the fastest settings that fit with the margin, else without it, else by the smallest."""
+    """Replace `auto` by the fastest settings that fit with headroom, else without it, else by the smallest."""
     train = query.config.train
     if train.devices > 1 and train.parallelism == "auto":
         whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
         return whole if whole.fits() else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
-    if divided_among(query.config) > 1 and method_spec(query.config.method).trains_weights:
+    if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
         query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be divided
     return resolve_optimizer(_resolve_activations(query))
 
 
 def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:
-    """Replace `auto` of the optimizer. `fits`: whether the query fits with the margin; None: by the formula."""
+    """Replace `auto` of the optimizer. `fits`: whether the query fits with headroom; None: by the formula."""
     if query.config.optimizer.name != "auto":
         return query
     device = query.budget.device
@@ -86,9 +86,9 @@ def enough_rows(query: FitQuery) -> int:
 
 
 def _attempts(query: FitQuery) -> Iterator[tuple[ActivationCheckpointing, int, bool]]:
-    """(checkpointing, the least rows of a micro-batch, whether with the margin), the fastest first.
+    """(checkpointing, the least rows of a micro-batch, whether with the required headroom), the fastest first.
 
-    Without the margin, what needs less memory comes before what is faster.
+    Without the required headroom, what needs less memory comes before what is faster.
     """
     choices = _choices(query)
     recomputing = [choice for choice in choices if not choice.offload]

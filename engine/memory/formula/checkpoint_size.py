@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory
-from engine.memory.formula.sharding import divided_among
+from engine.memory.formula.sharding import shard_count
 
 
 def copies_checkpoints(config: Config, device: Device) -> bool:
@@ -17,7 +17,7 @@ def copies_checkpoints(config: Config, device: Device) -> bool:
     the memory by which runs are planned and compared, and writing takes time from training.
     """
     setting = config.train.async_checkpoints
-    if divided_among(config) > 1 and method_spec(config.method).trains_weights:
+    if shard_count(config) > 1 and method_spec(config.method).trains_weights:
         return False  # every rank writes its part of a checkpoint while training waits
     return (method_spec(config.method).trains_weights and device == "cuda") if setting == "auto" else setting
 

@@ -37,19 +37,19 @@ class LargestFit(Struct, frozen=True, kw_only=True):
     `pass` (`training.batches`)."""
 
 
-def margin(peak: int, budget: MemoryBudget, tier: Tier) -> int:
+def required_headroom(peak: int, budget: MemoryBudget, tier: Tier) -> int:
     """Bytes that should stay free in addition to a predicted peak: the tier's largest measured underestimate, plus the
     size of what is guessed instead of predicted (the CUDA context on a GPU, the process itself on a CPU).
     """
-    return error_of(tier, budget.device).margin_for(peak) + budget.guessed
+    return error_of(tier, budget.device).required_headroom(peak) + budget.guessed
 
 
 def classify_fit(peak: int, budget: MemoryBudget, tier: Tier) -> Fit:
-    """`fits` with the margin, `tight` only without it. `peak`: bytes of an estimate."""
+    """`fits` with the required headroom, `tight` only without it. `peak`: bytes of an estimate."""
     need = peak + budget.process_overhead
     if need > budget.free:
         return "does not fit"
-    return "fits" if need + margin(peak, budget, tier) <= budget.free else "tight"
+    return "fits" if need + required_headroom(peak, budget, tier) <= budget.free else "tight"
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class FitQuery:
         return self.scale.peak(self.formula_estimate())
 
     def fits(self) -> bool:
-        """Whether it fits, without the margin."""
+        """Whether it fits, without the required headroom."""
         return self.peak() + self.budget.process_overhead <= self.budget.free
 
     def fits_safely(self) -> bool:
-        """Whether it fits with the margin."""
+        """Whether it fits with the required headroom."""
         return classify_fit(self.peak(), self.budget, "formula") == "fits"
 
     def with_settings(self, settings: Mapping[str, Any]) -> FitQuery:
@@ -139,7 +139,7 @@ class FitQuery:
 
 
 def largest_micro_batch(query: FitQuery, safely: bool = False) -> LargestFit:
-    """The largest micro-batch size that fits; the effective batch size is unchanged. `safely`: with the margin."""
+    """The largest micro-batch size that fits; the effective batch size is unchanged. `safely`: with headroom."""
 
     def fits(rows: int) -> bool:
         changed = query.with_micro_batch(rows)
@@ -169,11 +169,11 @@ def largest_evaluation_batch(query: FitQuery) -> LargestFit:
 
 
 def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
-    """The longest row in tokens that fits, such that all shorter rows fit too, with the same fraction of answer tokens.
-    `positions`: maximum of the model, None if unknown.
+    """The longest row in tokens that fits, with the same fraction of answer tokens.
 
-    Memory grows with length except where a micro-batch then has fewer rows; between two such lengths it only grows. The
-    requested length counts if it fits, even if a shorter one, with more rows per micro-batch, does not.
+    All shorter rows fit too, with one exception: the requested length counts if it fits, even if a shorter one, with
+    more rows per micro-batch, does not. Memory grows with length except where a micro-batch then has fewer rows;
+    between two such lengths it only grows. `positions`: maximum of the model, None if unknown.
     """
     limit = min(positions or MAX_LENGTH, MAX_LENGTH)
     places = [place for place in _places(query, limit) if place > 1]

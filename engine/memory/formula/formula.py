@@ -33,7 +33,7 @@ from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
-from engine.memory.formula.sharding import divided_among, gradients_of_rank, state_of_rank, weights_of_rank
+from engine.memory.formula.sharding import gradients_of_rank, shard_count, state_of_rank, weights_of_rank
 from engine.memory.formula.weights_and_state import (
     BF16,
     FLOAT32,
@@ -89,7 +89,7 @@ def formula(
         if method_spec(config.method).trains_weights
         else adapter_parameters(shape, config),
         devices=config.train.devices,
-        sharded=divided_among(config) > 1,
+        sharded=shard_count(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
     )
     return with_copy(estimate, config)

@@ -28,7 +28,7 @@ class MeasuredError:
     against: str
     """What predictions were compared with."""
 
-    def margin_for(self, predicted: int) -> int:
+    def required_headroom(self, predicted: int) -> int:
         """Bytes to leave free for a prediction that is as much too small as the largest underestimate."""
         return round(predicted / (1 - self.under)) - predicted
 

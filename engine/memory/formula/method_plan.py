@@ -23,7 +23,7 @@ from engine.memory.formula.fit import (
     largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
-    margin,
+    required_headroom,
 )
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import Remedy, changes
@@ -36,7 +36,7 @@ class MethodPlan(Struct, kw_only=True):
 
     method: str
     automatic: bool
-    """Whether the micro-batch size is `auto`: the largest that fits with the margin, else without it."""
+    """Whether the micro-batch size is `auto`: the largest that fits with the required headroom, else without it."""
     optimizer: str
     formula: MemoryEstimate
     dry_run: MemoryEstimate | None = None
@@ -76,7 +76,7 @@ class TrainingWork(Struct, frozen=True, kw_only=True):
     shared_prefix: int = 0
     """Tokens of the prefix common to `shared_rows`, if prefixes are shared; 0 if it differs between groups of rows."""
     shared_rows: int = 0
-    """Rows that were compared: all, or a sample of a large data set."""
+    """Rows that were compared: all, or a sample of a large dataset."""
     token_ratio: float = 1.0
     """Tokens of the rows divided by tokens computed, because of shared prefixes."""
 
@@ -156,7 +156,7 @@ def plan_method(
         dry_run=dry_run,
         refused=refused,
         fit=fit,
-        margin=margin(best.peak, query.budget, best.tier),
+        margin=required_headroom(best.peak, query.budget, best.tier),
         micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
         evaluation_batch=largest_evaluation_batch(scaled),
         longest=longest_rows(scaled, positions),

@@ -17,14 +17,14 @@ from engine.memory.formula.weights_and_state import FLOAT32, base_parameters
 GATHERED_LAYERS = 2
 
 
-def divided_among(config: Config) -> int:
+def shard_count(config: Config) -> int:
     """Number of ranks that divide the weights; 1 if each has all of them."""
     return config.train.devices if config.train.parallelism == "fsdp" else 1
 
 
 def weights_of_rank(whole: int, decoder: int, shape: Architecture, config: Config) -> int:
     """Bytes of weights on a rank. `whole`: of the model; `decoder`: of its decoder layers."""
-    ranks = divided_among(config)
+    ranks = shard_count(config)
     if ranks == 1:
         return whole
     return whole // ranks + (whole - decoder) + GATHERED_LAYERS * decoder // shape.layers
@@ -32,12 +32,12 @@ def weights_of_rank(whole: int, decoder: int, shape: Architecture, config: Confi
 
 def state_of_rank(whole: int, config: Config) -> int:
     """Bytes of optimizer state on a rank; that of adapters is whole on each."""
-    return whole // divided_among(config) if method_spec(config.method).trains_weights else whole
+    return whole // shard_count(config) if method_spec(config.method).trains_weights else whole
 
 
 def gradients_of_rank(whole: int, shape: Architecture, config: Config) -> int:
     """Bytes of gradients on a rank at the end of a backward pass; those of adapters are whole on each."""
-    ranks = divided_among(config)
+    ranks = shard_count(config)
     if ranks == 1 or not method_spec(config.method).trains_weights:
         return whole
     outside = shape.embeddings + shape.hidden

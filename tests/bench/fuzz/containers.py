@@ -126,7 +126,7 @@ def packed(write: Write) -> Write:
 
 
 def saved(splits: dict[str, list[Any]]) -> dict[str, bytes]:
-    """The files of a Hugging Face data set saved to disk: of one split, or of several in folders."""
+    """The files of a Hugging Face dataset saved to disk: of one split, or of several in folders."""
     from datasets import Dataset, DatasetDict, disable_progress_bars
 
     disable_progress_bars()

@@ -32,7 +32,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Case:
-    """Files of a data set, the settings to read them with, and the expected outcome."""
+    """Files of a dataset, the settings to read them with, and the expected outcome."""
 
     format: str
     container: str

@@ -112,7 +112,7 @@ def _refusal(case: Case, error: UserError) -> Verdict:
 
 
 def _may_be_refused(case: Case) -> bool:
-    """Whether so many rows have no answer that the data set is unusable."""
+    """Whether so many rows have no answer that the dataset is unusable."""
     if case.max_length < 4096:
         return True  # truncation can remove every answer
     shares = [sum(not row.answers for row in rows) / len(rows) for rows in case.read.values()]

@@ -13,7 +13,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def prepare(shape: Json, row: Json, tokenizer: str, folder: Path) -> Tokens | None:
-    """The row of the trainer's prepared data set; None if the trainer drops it."""
+    """The row of the trainer's prepared dataset; None if the trainer drops it."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 

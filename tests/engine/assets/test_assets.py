@@ -1,4 +1,4 @@
-"""Properties of the embedded model and data set that runs without a network rely on."""
+"""Properties of the embedded model and dataset that runs without a network rely on."""
 
 from __future__ import annotations
 

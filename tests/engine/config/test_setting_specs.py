@@ -62,5 +62,6 @@ def test_another_method_takes_its_learning_rate_from_the_preset_of_the_same_fami
     found = resolve_preset("mine-lora", "qlora", {})
     assert found.config.train.learning_rate == 4e-3
     assert found.origins["train.learning_rate"] == "preset mine-qlora"
+    assert resolve_preset("mine-lora", None, {"method": "qlora"}).config == found.config
     assert resolve_preset("mine-lora", "full", {}).config.train.learning_rate == 2e-5
     assert resolve_preset("mine-lora", "qlora", {"train.learning_rate": 1e-4}).config.train.learning_rate == 1e-4

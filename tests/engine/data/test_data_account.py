@@ -45,7 +45,7 @@ SHAPES: dict[str, Any] = {"chat": chat, "pair": pair, "text": text}
 
 
 def made(tmp_path: Path, shape: str, seed: int) -> Data:
-    """A data set of random rows, split files and settings."""
+    """A dataset of random rows, split files and settings."""
     rng = random.Random(seed)
     for name in {*rng.sample(["train", "validation", "test"], rng.choice([1, 2, 3])), "train"}:
         rows = [SHAPES[shape](n, rng) for n in range(rng.choice([1, 3, 40, 200]))]

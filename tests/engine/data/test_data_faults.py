@@ -207,7 +207,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(hub, "_ask", lambda _name: None)
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     line = line_of(Data(id="owner/name"))
-    assert ": Hub data set owner/name;" in line
+    assert ": Hub dataset owner/name;" in line
     assert "the Hub is unreachable" in line
 
 

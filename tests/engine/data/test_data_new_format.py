@@ -15,7 +15,7 @@ MODULE = '''
 from engine.data.answers import Answer
 from engine.data.format import DataFormat, DetectedFormat
 from engine.data.mapping import column
-from engine.data.turns import question
+from engine.data.turns import prompt_and_answer
 
 
 def detect(columns):
@@ -25,7 +25,7 @@ def detect(columns):
 
 def convert(raw, found):
     asked, _, said = raw.values["arrow"].partition(" -> ")
-    return question(asked, Answer(said), raw, found)
+    return prompt_and_answer(asked, Answer(said), raw, found)
 
 
 FORMAT = DataFormat("arrow-text", 45, detect, convert)

@@ -1,4 +1,4 @@
-"""The page on data: its files are data sets, its commands work, and every row and column of them is accounted for."""
+"""The page on data: its files are datasets, its commands work, and every row and column of them is accounted for."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from engine.assets import tiny_folder
 from engine.config.metric_specs import metric_names, metric_spec
 from engine.config.schema import Data, Model
 from engine.data.conversation import Example
-from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_rows
+from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.tokens import Row
 from engine.evaluation.choices import Choices
@@ -52,7 +52,7 @@ def test_references_of_a_row_are_accepted_answers_each_once() -> None:
     assert [one.target for one in items[0].rows] == ["Paris", "Paname", "paris"]
 
 
-@pytest.mark.parametrize("made", [sampled, sampled_rows])
+@pytest.mark.parametrize("made", [sampled, sampled_by_rows])
 def test_items_are_sampled_by_content_independent_of_the_order_of_rows(made: Any) -> None:
     rows = [row(f"{letter}{n}", n, prompt=9 + n) for n in range(40) for letter in "ab"]
     shuffled = random.Random(1).sample(rows, len(rows))
@@ -64,8 +64,8 @@ def test_items_are_sampled_by_content_independent_of_the_order_of_rows(made: Any
 
 
 def test_a_sample_by_rows_has_one_item_at_least() -> None:
-    assert len(sampled_rows(evaluation_items([row(f"{n}", 1) for n in range(9)]), 4)) == 1
-    assert sampled_rows([], 4) == [] == sampled([], 4)
+    assert len(sampled_by_rows(evaluation_items([row(f"{n}", 1) for n in range(9)]), 4)) == 1
+    assert sampled_by_rows([], 4) == [] == sampled([], 4)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from engine.config.errors import UserError
 from engine.config.schema import Config, Data, Evaluation, Model
 from engine.data.check import check
-from engine.data.items import sampled, sampled_rows
+from engine.data.items import sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.ladder_plan import make_plan
-from engine.training.batches import BatchSampler, choose_packing, share_prefixes
+from engine.training.batches import BatchSampler, choose_packing, decide_sharing
 
 LENGTH = 64
 CONTENTS = {
@@ -108,7 +108,7 @@ def assert_trains(wish: Data, report: dict[str, Any], tokenizer: PreTrainedToken
     assert not prompts["test"] & prompts["validation"]
     for most in (None, 1, 1000):
         assert len(sampled(made.test_items, most)) == min(most or 10**9, len(made.test_items))
-        assert len(sampled_rows(made.validation_items, most or 10**9)) <= len(made.validation_items)
+        assert len(sampled_by_rows(made.validation_items, most or 10**9)) <= len(made.validation_items)
     assert_planned(made, Config(data=wish, evaluation=Evaluation(rows=100)))
 
 
@@ -120,7 +120,7 @@ def assert_planned(made: Any, config: Config) -> None:
     """What the worker, the probe and the planner derive from the rows before the first step."""
     machine = this_machine()
     sampler = BatchSampler.of(len(made.train), config.train.batch, config.train.epochs, None, 0)
-    packing, sharing = share_prefixes(
+    packing, sharing = decide_sharing(
         choose_packing(made.train, "auto", machine.device, True, True), made.train, sampler, config
     )
     planned = DataWorkload(made, sampler, packing, sharing, 4096, machine)

@@ -144,7 +144,7 @@ def test_a_file_of_a_template_is_limited_like_the_models_own(tmp_path: Path) -> 
 
 
 def test_rows_that_are_slow_on_average_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row is within its limit, but a data set of them would take days."""
+    """Each row is within its limit, but a dataset of them would take days."""
     monkeypatch.setattr(template_limit, "MEAN_SECONDS", 0.001)
     monkeypatch.setattr(template_limit, "_spent", template_limit._Spent())
 

@@ -14,7 +14,7 @@ from engine.evaluation.scored_item import ScoredItem
 from engine.export.comparison import difference_of
 from engine.export.gate import gain_of_run
 from engine.runs import run_dir
-from engine.runs.exports import Fidelity, outcome_of
+from engine.runs.exports import Fidelity, fidelity_outcome
 from engine.runs.fidelity_text import outcome_sentence
 from engine.runs.result import Interval, Score
 from engine.runs.run_dir import RunDir
@@ -36,7 +36,7 @@ def items(scores: list[float]) -> list[ScoredItem]:
 def test_equal_scores_of_few_items_do_not_pass(count: int, outcome: str, text: str) -> None:
     found = items([1.0] * count)
     difference = difference_of(found, found, "json")
-    assert outcome_of(difference, metric_spec("json"), 0.02, []) == outcome
+    assert fidelity_outcome(difference, metric_spec("json"), 0.02, []) == outcome
     known = {"run": "a", "kind": "merged", "type": "f32", "model": "tiny", "metric": "json", "device": "CPU"}
     check = msgspec.convert({**known, "margin": 0.02, "outcome": outcome}, Fidelity)
     check.difference = difference
@@ -65,5 +65,7 @@ def test_a_gate_without_predictions_names_the_file(tmp_path: Path) -> None:
 def test_a_score_that_is_not_finite_gives_no_outcome() -> None:
     difference = difference_of(items([1.0] * 120), items([float("nan")] * 120), "json")
     assert (
-        difference and difference.mean is None and outcome_of(difference, metric_spec("json"), 0.02, []) == "undecided"
+        difference
+        and difference.mean is None
+        and fidelity_outcome(difference, metric_spec("json"), 0.02, []) == "undecided"
     )

@@ -158,7 +158,7 @@ def test_decisions_are_about_trained_rungs_and_sentences_about_artifacts(tmp_pat
     near = Interval(mean=-0.005, low=-0.015, high=0.005, rows=ITEMS)
     ladder.comparisons.append(Comparison(a="lora", b="full", difference=near, p=0.5, p_adjusted=0.9, finding="as_good"))
     decisions = decide(ladder)
-    assert [row.name for row in decisions.tuned] == ["lora", "full"]
+    assert [row.name for row in decisions.trained] == ["lora", "full"]
     texts = [one.text for one in artifact_sentences(ladder, decisions) if one.topic == "artifact"]
     assert texts[0].startswith("LoRA Q8_0 keeps 66.7% of full's gain over the base model, pointwise 95% CI [")
     assert "in 4.00 MiB; no significant difference from LoRA: LoRA Q8_0 − LoRA = 0.0 points" in texts[0]

@@ -119,7 +119,7 @@ def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
         row(ladder, name).cpu_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
     summary = summary_of(ladder)
     assert summary.cost == "CPU time in training" and summary.tradeoffs[0].cost.mean == 0.05
-    assert "at 0.050× its CPU time in training: the rule of thumb" in summary.headline
+    assert "at 0.050× full's CPU time in training: the rule of thumb" in summary.headline
     assert "QLoRA's CPU time in training is 0.050× full's, at most one eighth" in text(ladder)
 
 

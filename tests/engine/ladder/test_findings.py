@@ -10,9 +10,16 @@ from simulated import BASE, EQUAL, METHODS, Truth, blank_ladder, simulate
 from simulated_grid import Cell, measure
 
 from engine.config.errors import UserError
-from engine.ladder.aggregate import add_statistics
+from engine.ladder.aggregate import add_statistics, conclude
 from engine.ladder.decisions import decide, is_non_inferior
-from engine.ladder.phrases import ASSUMED_SPREAD, NO_SMALLER_AS_GOOD, ONE_TIMING, RULE_OF_QUALITY, SIGNIFICANTLY, margin
+from engine.ladder.phrases import (
+    ASSUMED_SPREAD,
+    NO_SMALLER_AS_GOOD,
+    ONE_TIMING,
+    RULE_OF_QUALITY,
+    SIGNIFICANTLY,
+    margin_text,
+)
 from engine.ladder.quasi_random import Floats
 from engine.ladder.results import LadderResults
 from engine.ladder.statistics import ItemScores
@@ -46,7 +53,7 @@ def ladder_of(answers: dict[str, ItemScores], margin: float = 0.02) -> Ladder:
         row.artifact_bytes, row.seeds = 1000, [] if row.name == BASE else list(range(len(answers[row.name].values)))
     ladder.margin = margin
     add_statistics(ladder, LadderResults(scores=answers, losses={}), "exact_match")
-    ladder.verdict = verdict(ladder)
+    conclude(ladder)
     return ladder
 
 
@@ -86,8 +93,10 @@ def test_the_smallest_rung_within_the_margin_is_shipped() -> None:
         assert decisions.best and decisions.best.name == "full"
         assert decisions.ship and decisions.ship.name == expected
         assert is_non_inferior(ladder, expected, "full") or expected == "full"
-        ship = " ".join(sentence.text for sentence in verdict(ladder) if sentence.topic == "ship")
+        conclude(ladder)
+        ship = " ".join(sentence.text for sentence in ladder.verdict if sentence.topic == "ship")
         assert (NO_SMALLER_AS_GOOD in ship) == (expected == "full")
+        assert ladder.recommended == expected
 
 
 @pytest.mark.parametrize(("size", "shipped"), [(960, "lora"), (940, "qlora")])
@@ -156,7 +165,7 @@ def test_a_statement_on_one_seed_carries_its_scope() -> None:
         texts = verdict(ladder)
         assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "CI [" in s.text)
         assert all((ONE_TIMING in s.text) == expected for s in texts if s.topic == "time")
-    assert margin(ladder) == "2 points"
+    assert margin_text(ladder) == "2 points"
 
 
 def test_the_order_of_seeds_items_and_rungs_changes_no_finding() -> None:

@@ -12,7 +12,7 @@ from simulated import BASE, blank_ladder
 from engine.config.metric_specs import LOSS
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.quasi_random import Floats
-from engine.ladder.required_sample import ToShow, required, what_to_show
+from engine.ladder.required_sample import ComparisonGoal, comparison_goal, required
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.statistics import ItemScores, MeanSamples, mcnemar
 from engine.ladder.verdict import verdict
@@ -130,10 +130,10 @@ def test_the_required_sample_is_larger_than_the_present_one_and_enough() -> None
 
 def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
     for difference, distance in ((0.005, 0.015), (-0.005, 0.015), (0.0, 0.02)):
-        show = what_to_show(difference, 0.02)
+        show = comparison_goal(difference, 0.02)
         assert (show.needed_for, show.distance) == ("as_good", pytest.approx(distance))
     for difference, margin in ((0.01, 0.02), (-0.03, 0.02), (0.001, None)):
-        assert what_to_show(difference, margin) == ToShow("difference", abs(difference))
+        assert comparison_goal(difference, margin) == ComparisonGoal("difference", abs(difference))
 
 
 def test_the_required_sample_is_a_range_over_the_likely_seed_spreads() -> None:

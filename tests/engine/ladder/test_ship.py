@@ -10,7 +10,7 @@ from command import MICRO
 from forked import ftbench
 
 from engine.runs.exports import FIDELITY, ITEM_SCORES
-from engine.runs.ladder_dir import iterate
+from engine.runs.ladder_dir import LadderDir, iterate
 
 LORA = ["--rung", "lora", "--no-probe"]
 
@@ -67,6 +67,22 @@ def test_artifacts_are_exported_once_scored_and_compared(tmp_path: Path) -> None
     resumed = json.loads(done.stdout)
     assert exports(resumed)["lora:merged"]["status"] == "finished" and (blocked / FIDELITY).exists()
     assert rows(resumed)["lora:merged"]["artifact_bytes"] > rows(resumed)["lora:adapter"]["artifact_bytes"]
+    _export_the_recommended_run(latest, rows(resumed)["lora"]["runs"][0])
+
+
+def _export_the_recommended_run(folder: LadderDir, run: str) -> None:
+    """`ftbench export LADDER`, without and with a recommendation, which needs more test items than a test has."""
+    state = folder.state()
+    assert state is not None and state.recommended == "" and "ship" not in [one.topic for one in state.verdict]
+    refused = ftbench("export", folder.name, "--json")
+    error = json.loads(refused.stderr)["error"]
+    assert (refused.returncode, error["code"]) == (2, "ladder.no_recommendation") and run in error["do"]
+    state.recommended = "lora"
+    folder.write_state(state)
+    done = ftbench("export", folder.name, "--to", "adapter", "--overwrite")
+    assert done.returncode == 0, done.stderr
+    assert f"recommended by the verdict of {folder.name}: {run}" in done.stdout
+    assert str(folder.runs / run / "exports" / "adapter") in done.stdout
 
 
 def test_without_the_tools_a_ladder_with_gguf_is_refused_before_training(tmp_path: Path) -> None:

@@ -51,12 +51,12 @@ def holding() -> Ladder:
 def test_the_headline_says_that_the_rule_holds_only_if_quality_and_cost_do() -> None:
     ladder = holding()
     assert summary_of(ladder).headline == (
-        f"QLoRA keeps 99.0% of full fine-tuning's gain (95% CI [95.0, 103.0]) at 0.10× its training time: "
+        f"QLoRA keeps 99.0% of full fine-tuning's gain (95% CI [95.0, 103.0]) at 0.10× full's training time: "
         f"{OVERALL['holds']}."
     )
-    assert f"{RULE} does not hold here, because of its cost." in summary_of(with_times(ladder, qlora=90.0)).headline
+    assert f"{RULE} does not hold here, because of QLoRA's cost." in summary_of(with_times(ladder, qlora=90.0)).headline
     row(ladder, "qlora").share_of_gain = Interval(mean=0.8, low=0.7, high=0.9, rows=300)
-    assert f"{RULE} does not hold here, because of its quality and cost." in summary_of(ladder).headline
+    assert f"{RULE} does not hold here, because of QLoRA's quality and cost." in summary_of(ladder).headline
     row(ladder, "qlora").share_of_gain = Interval(mean=0.95, low=0.9, high=1.0, rows=300)
     assert summary_of(with_times(ladder, qlora=10.0)).headline.endswith(f"{OVERALL['undecided']}.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.ladder.phrases import FULL_NOT_SCORED, status
+from engine.ladder.phrases import FULL_NOT_SCORED, status_text
 from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.verdict import verdict
@@ -63,4 +63,4 @@ def test_a_rung_that_ran_out_of_memory_is_reported_with_its_reason(tmp_path: Pat
     full = next(row for row in ladder.rows if row.method == "full")
     full.score = None
     text = " ".join(sentence.text for sentence in verdict(ladder))
-    assert f"{FULL_NOT_SCORED} ({status(full)})" in text and full.reason in text
+    assert f"{FULL_NOT_SCORED} ({status_text(full)})" in text and full.reason in text

@@ -23,7 +23,7 @@ from engine.memory.formula.fit import (
     largest_evaluation_batch,
     largest_micro_batch,
     longest_rows,
-    margin,
+    required_headroom,
     with_settings,
 )
 from engine.memory.formula.measured_error import MeasuredError, Tier, error_of
@@ -75,11 +75,11 @@ def cases() -> Iterator[FitQuery]:
 ALL = list(cases())
 
 
-def test_the_margin_is_the_worst_error_and_the_context_once_more() -> None:
+def test_the_required_headroom_is_the_worst_error_and_the_context_once_more() -> None:
     under = error_of("dry run", "cuda").under
     budget = card(20)
-    assert margin(10 * GIB, budget, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
-    wanted = 10 * GIB + margin(10 * GIB, budget, "dry run")
+    assert required_headroom(10 * GIB, budget, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
+    wanted = 10 * GIB + required_headroom(10 * GIB, budget, "dry run")
 
     def at(total: int) -> str:
         return classify_fit(10 * GIB, MemoryBudget(name="", device="cuda", source="gpu", total=total), "dry run")
@@ -100,8 +100,8 @@ def test_on_a_cpu_the_process_needs_memory_too() -> None:
     assert classify_fit(2 * GIB - PROCESS + 1, budget, "dry run") == "does not fit"
 
 
-def test_an_underestimate_of_a_tenth_needs_a_margin_of_a_ninth() -> None:
-    assert MeasuredError(None, 0.1, 0.1, "").margin_for(900) == 100
+def test_an_underestimate_of_a_tenth_needs_headroom_of_a_ninth() -> None:
+    assert MeasuredError(None, 0.1, 0.1, "").required_headroom(900) == 100
 
 
 def test_the_errors_of_the_plan_are_those_of_the_measurements() -> None:
@@ -246,7 +246,7 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
     assert len(found.settings) > 1
 
 
-def test_an_automatic_micro_batch_leaves_the_margin_if_possible() -> None:
+def test_an_automatic_micro_batch_leaves_headroom_if_possible() -> None:
     budget = card(44.5)
     open_ = asked("lora", budget, train__gradient_checkpointing=False)
     chosen = resolve_automatic(open_)

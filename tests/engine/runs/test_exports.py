@@ -19,7 +19,7 @@ from engine.runs.exports import (
     MergeCandidate,
     artifact_words,
     exports,
-    outcome_of,
+    fidelity_outcome,
     parse_artifact,
     read_fidelity,
     read_item_scores,
@@ -49,14 +49,14 @@ def interval(low: float | None, high: float | None, rows: int = 100) -> Interval
     ],
 )
 def test_the_outcome_compares_the_interval_with_the_margin(low: float, high: float, outcome: str) -> None:
-    assert outcome_of(interval(low, high), EXACT, 0.02, []) == outcome
-    assert outcome_of(interval(-high, -low), LOSS, 0.02, []) == outcome  # the same loss of quality
-    assert outcome_of(interval(low, high), EXACT, 0.02, [Defect("export.other_base", "x")]) == "worse"
+    assert fidelity_outcome(interval(low, high), EXACT, 0.02, []) == outcome
+    assert fidelity_outcome(interval(-high, -low), LOSS, 0.02, []) == outcome  # the same loss of quality
+    assert fidelity_outcome(interval(low, high), EXACT, 0.02, [Defect("export.other_base", "x")]) == "worse"
 
 
 @pytest.mark.parametrize("difference", [None, interval(None, None), interval(-0.5, None)])
 def test_without_an_interval_nothing_is_decided(difference: Interval | None) -> None:
-    assert outcome_of(difference, EXACT, 0.02, []) == "undecided"
+    assert fidelity_outcome(difference, EXACT, 0.02, []) == "undecided"
 
 
 def check(**fields: object) -> Fidelity:

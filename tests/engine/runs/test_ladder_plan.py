@@ -12,7 +12,7 @@ from engine.config.method_specs import method_names
 from engine.config.preset import with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
 from engine.ladder.identity import identity
-from engine.ladder.rates import at_the_edge, best_rates, choose, grid, halving_rounds
+from engine.ladder.rates import best_rates, best_trial, halving_rounds, is_grid_edge, rate_grid
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderEntry
 from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared
@@ -61,18 +61,18 @@ def test_rungs_may_differ_in_settings_but_not_in_their_work() -> None:
 
 
 def test_rates_are_half_a_decade_apart_around_the_preset_rate() -> None:
-    assert grid(2e-4, 1) == [2e-4]
-    assert grid(2e-4, 3) == pytest.approx([6.3e-5, 2e-4, 6.3e-4])
-    assert grid(1e-3, 2) == pytest.approx([1e-3, 3.2e-3])
-    assert max(grid(0.5, 5)) == 1.0
+    assert rate_grid(2e-4, 1) == [2e-4]
+    assert rate_grid(2e-4, 3) == pytest.approx([6.3e-5, 2e-4, 6.3e-4])
+    assert rate_grid(1e-3, 2) == pytest.approx([1e-3, 3.2e-3])
+    assert max(rate_grid(0.5, 5)) == 1.0
 
 
 def test_the_rate_with_the_lowest_validation_loss_is_chosen_and_an_edge_is_detected() -> None:
     trials = [trial(1e-4, 0.9), trial(3e-4, 0.7), trial(1e-3, None, "diverged")]
-    assert (best := choose(trials)) is trials[1]
+    assert (best := best_trial(trials)) is trials[1]
     rates = [one.learning_rate for one in trials]
-    assert not at_the_edge(best.learning_rate, rates) and at_the_edge(1e-4, rates)
-    assert choose([trial(1e-3, None, "diverged")]) is None
+    assert not is_grid_edge(best.learning_rate, rates) and is_grid_edge(1e-4, rates)
+    assert best_trial([trial(1e-3, None, "diverged")]) is None
 
 
 def test_successive_halving_keeps_a_third_and_trains_three_times_as_long() -> None:

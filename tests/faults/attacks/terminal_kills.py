@@ -217,7 +217,7 @@ def kill_requests(report: Report, rng: random.Random, folder: Path, env: dict[st
 
 
 def servers_of_inspector(pid: int) -> list[int]:
-    """RPC servers that the inspector waits for; the same client also requests previews of the listed data sets."""
+    """RPC servers that the inspector waits for; the same client also requests previews of the listed datasets."""
     found = []
     for child in rpc_servers():
         with contextlib.suppress(OSError):

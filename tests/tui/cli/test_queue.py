@@ -51,7 +51,7 @@ def test_the_table_and_the_json_tell_the_same(queued: list[Path]) -> None:
     shown = ftbench("queue").stdout
     first, second = (line for line in shown.splitlines() if "/home/me/" in line)
     assert first.split()[:3] == ["CPU", "running", "-".join(queued[0].name.split("-")[-2:])]
-    assert "1 waiting" in second and "ftbench try lora-" in second and second.endswith("/home/me/second")
+    assert "waiting, place 1" in second and "ftbench try lora-" in second and second.endswith("/home/me/second")
     told = json.loads(ftbench("queue", "--json").stdout)
     assert [entry["place"] for entry in told["queue"]] == [0, 1] and told["others"] == []
 

@@ -62,7 +62,7 @@ def test_without_a_prompt_or_a_run_it_says_what_to_do(made: dict[str, RunDir], t
     status, error, _ = answered("absent", "--prompt", "Hi", "--runs", str(tmp_path / "none"))
     assert (status, error["code"]) == (2, "run.not_found")
     folder, ladder = made_ladder(tmp_path / "ladders")
-    (folder.runs / ladder.finished_runs()[1] / "events.jsonl").unlink()
+    (folder.runs / list(ladder.finished_runs().values())[1] / "events.jsonl").unlink()
     status, error, _ = answered(str(folder.path), "--prompt", "Hi")
     assert (status, error["code"]) == (2, "chat.not_finished")
     ladder.entries = []
@@ -97,8 +97,8 @@ def test_control_characters_of_answers_are_escaped(
     assert "in use by 20260131-120102-demo-lora-lora-3f2a (process 17); --device cpu answers on the CPU" in warned
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b]52;c;aGk=" in shown
     assert "memory: base 269 MiB + 2 adapters 12.0 MiB · process 900 MiB" in shown
-    assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the runs disagree)" in shown
-    assert "2 test items: on 1 the runs disagree, on 1 all failed" in shown
+    assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the answers differ)" in shown
+    assert "2 test items: the answers differ on 1, all are incorrect on 1" in shown
     assert shown.count("\nLoRA heard hello after 1 messages") == 1
     assert "the evaluation recorded another answer, wrong" in shown
     assert opened_with_wait(tmp_path)

@@ -88,7 +88,7 @@ def test_a_line_shows_rows_format_and_a_problem_mark() -> None:
         {"train": 10003, "test": 3080}, "prompt-completion", "why", 2, {"empty": {"rows": 2, "where": ["x"]}}
     )
     shown = line(DataSet("/x/y", "banking77/"), found, False, 30, False).plain
-    assert "10,003" in shown and "pairs" in shown and shown.endswith("!")
+    assert "10,003" in shown and "prompt" in shown and shown.endswith("!")
     assert "2 rows left out: x" in detail(DataSet("/x/y", "y"), found)
     assert "network" in detail(DataSet("owner/name", "owner/name"), None)
 

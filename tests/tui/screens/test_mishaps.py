@@ -123,7 +123,7 @@ def test_leaving_names_the_live_run_while_an_ended_one_is_watched(tmp_path: Path
         await pilot.press("q")
 
     try:
-        assert f"{live.name} keeps running" in str(play(tmp_path, story).return_value)
+        assert f"{live.name} continues" in str(play(tmp_path, story).return_value)
     finally:
         os.close(lock)
 
@@ -225,7 +225,7 @@ def test_a_key_without_effect_says_so(tmp_path: Path) -> None:
         pane = app.bench.query_one(LossPane)
         assert (pane.view, pane.log_axis, pane.smoothing) == (0, False, 0.0)
         await pilot.press("d", "x")
-        assert any("only recent sets from elsewhere" in note for note in notes(app))
+        assert any("only recent datasets from elsewhere" in note for note in notes(app))
         await pilot.press("l", "n")
         assert any("no other ladder" in note for note in notes(app))
 
@@ -264,7 +264,7 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
         opened.append(type(app.screen).__name__)
         before = len(notes(app))
         await pilot.press("ctrl+c")
-        assert any("to leave; runs keep running" in note for note in notes(app)[before:]), opened
+        assert any("to detach; runs continue" in note for note in notes(app)[before:]), opened
         await pilot.press(*["escape"] * back)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

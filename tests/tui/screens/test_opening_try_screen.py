@@ -21,7 +21,7 @@ def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path, monkeypatch: pytes
     server.mkdir()
     stand_in(server, monkeypatch)
     _, ladder = made_ladder(tmp_path / "runs", seeds=(0, 1))
-    names = ladder.finished_runs()
+    names = list(ladder.finished_runs().values())
     assert len(names) == 3
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

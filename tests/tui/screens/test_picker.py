@@ -75,7 +75,7 @@ def test_absolute_and_home_paths_can_be_typed(here: Path, tmp_path: Path, monkey
         await wait_for(pilot, lambda: names(screen) == ["home/"])
         screen.query_one(PathInput).value = "~/"
         await wait_for(pilot, lambda: names(screen)[:2] == ["./", "../"])
-        assert "one data set: test.jsonl, train.jsonl" in lines(screen.query_one("#entries", OptionList))[0]
+        assert "one dataset: test.jsonl, train.jsonl" in lines(screen.query_one("#entries", OptionList))[0]
         screen.query_one(PathInput).value = "/nowhere/at/all/"
         await wait_for(pilot, lambda: "No such file" in text(app, "note"))
         screen.query_one(PathInput).value = "~/"

@@ -125,7 +125,7 @@ def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> Non
         await wait_for(pilot, lambda: screen.state.item == 0 and not screen.state.pending)
         await wait_for(pilot, lambda: "heard question 1 after 1" in screen_text(app))
         text = screen_text(app)
-        assert "item 1 of 2, test.jsonl line 1: the runs disagree" in text and "target 1" in text
+        assert "item 1 of 2, test.jsonl line 1: the answers differ" in text and "target 1" in text
         column = str(list(screen.query(AnswerColumn))[2].query_one(Static).visual)
         assert "the evaluation recorded another answer, wrong\nrecorded: something else" in column
         await pilot.press("n")
@@ -233,7 +233,7 @@ def test_a_conversation_is_saved_as_a_data_set(here: Path) -> None:
         await send(pilot, screen, "hello")
         await pilot.press("escape", "w", "w")
         await wait_for(pilot, lambda: len(list(here.iterdir())) == 2)
-        assert "saved as a data set" in app.notes[-1]
+        assert "saved as a dataset" in app.notes[-1]
 
     tried(story)
     for file in here.iterdir():

@@ -1,4 +1,4 @@
-"""The list of data sets driven by keys and mouse, with real files and real counts."""
+"""The list of datasets driven by keys and mouse, with real files and real counts."""
 
 from __future__ import annotations
 

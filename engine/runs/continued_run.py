@@ -31,7 +31,7 @@ SAME_SETTINGS = (
 
 
 @dataclass(frozen=True)
-class StartingRun:
+class ContinuedRun:
     """A finished run from which another one starts."""
 
     directory: RunDir
@@ -39,12 +39,12 @@ class StartingRun:
     result: Result
 
 
-def starting_run_name(config: Config) -> str:
+def continued_run_name(config: Config) -> str:
     """The name of the run that this configuration starts from, '' for none; the run may have been deleted."""
     return Path(config.model.from_run).name if config.model.from_run else ""
 
 
-def find_starting_run(config: Config) -> StartingRun | None:
+def find_continued_run(config: Config) -> ContinuedRun | None:
     """The run that this configuration starts from, None if it starts from the base model.
 
     Raises UserError if the run was deleted, has no finished model, or was trained with another method, base model or
@@ -63,7 +63,7 @@ def find_starting_run(config: Config) -> StartingRun | None:
         do = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
         raise UserError(what, run.name, do, "run.start_not_finished")
     _refuse_other_settings(config, frozen.config, run.name)
-    return StartingRun(run, frozen, result)
+    return ContinuedRun(run, frozen, result)
 
 
 def _refuse_other_settings(config: Config, other: Config, name: str) -> None:

@@ -9,8 +9,8 @@ from engine.runs.run_dir import RunDir
 SECONDS = 10.0
 
 
-def settle(run: RunDir, seconds: float = SECONDS) -> None:
-    """Return when the worker has exited; the result is complete then."""
+def wait_for_exit(run: RunDir, seconds: float = SECONDS) -> None:
+    """Wait until the worker has exited, at most `seconds`; its result is complete then."""
     deadline = time.monotonic() + seconds
     while run.is_active() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -94,7 +94,7 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     assert second["mine"] is None
     assert second["others"] == [{"pid": 999999999, "name": "a process of another user or container", "bytes": None}]
     text = "\n".join(look.lines)
-    assert "40.0 GiB of 80.0 GiB" in text and "load 97%  312 W  64 °C" in text and "n/a" in text
+    assert "40.0 GiB of 80.0 GiB" in text and "util 97%  312 W  64 °C" in text and "n/a" in text
     assert next(line for line in look.lines if line.startswith("predicted peak")).endswith("33.0 GiB")
 
 

@@ -100,7 +100,7 @@ def test_control_characters_of_answers_are_escaped(
     assert "sampling: greedy, at most 96 tokens" in shown and "item 1: test.jsonl line 1 (the answers differ)" in shown
     assert "2 test items: the answers differ on 1, all are incorrect on 1" in shown
     assert shown.count("\nLoRA heard hello after 1 messages") == 1
-    assert "the evaluation recorded another answer, wrong" in shown
+    assert "the evaluation recorded another answer, incorrect" in shown
     assert opened_with_wait(tmp_path)
 
 

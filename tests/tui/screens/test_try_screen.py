@@ -127,7 +127,7 @@ def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> Non
         text = screen_text(app)
         assert "item 1 of 2, test.jsonl line 1: the answers differ" in text and "target 1" in text
         column = str(list(screen.query(AnswerColumn))[2].query_one(Static).visual)
-        assert "the evaluation recorded another answer, wrong\nrecorded: something else" in column
+        assert "the evaluation recorded another answer, incorrect\nrecorded: something else" in column
         await pilot.press("n")
         await wait_for(pilot, lambda: "heard question 2" in screen_text(app) and not screen.state.pending)
         await wait_for(pilot, lambda: "all runs failed" in screen_text(app))

@@ -29,7 +29,7 @@ def test_the_list_counts_in_the_background_and_shows_problems(here: Path) -> Non
         await wait_for(pilot, lambda: len(data(app).previews) == 5)
         said = {line.split()[0].lstrip("▸"): line for line in lines(data(app))}
         assert "1,600 chat" in said["tickets"] and said["tickets"].startswith("▸")
-        assert "12 pairs" in said["good.jsonl"] and "!" not in said["good.jsonl"]
+        assert "12 prompt" in said["good.jsonl"] and "!" not in said["good.jsonl"]
         assert "error" in said["bad.jsonl"] and said["bad.jsonl"].endswith("!")
         assert "9.00 GiB" in said["huge.jsonl"]
         await pilot.press("down", "down")

@@ -63,7 +63,7 @@ def test_a_finished_run_shows_its_scores() -> None:
 def test_invalid_input_is_to_be_fixed_and_not_resumed() -> None:
     wrong = state(events.Error(text="no such file", user=True), events.End(status="failed", reason="no such file"))
     shown = status(wrong, False, None).plain
-    assert "fix the problem, then enter" in shown and " u " not in shown
+    assert "Fix the problem, then press enter" in shown and " u " not in shown
 
 
 def test_a_worker_that_died_is_shown_with_its_last_line() -> None:

@@ -158,11 +158,11 @@ def test_every_fatal_signal_ends_the_bench_cleanly(number: signal.Signals, bench
 
 def test_ctrl_c_in_the_bench_shows_how_to_leave(bench: Terminal) -> None:
     bench.press("\x03")
-    bench.wait("Press q to leave")
+    bench.wait("Press q to detach")
     bench.press("P")
     bench.wait("presets; yours")
     bench.press("\x03")
-    bench.wait("Press escape, then q to leave")
+    bench.wait("Press escape, then q to detach")
     assert bench.process.poll() is None
     bench.press("escape", "q")
     assert bench.leave() == 0

@@ -130,7 +130,7 @@ def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> Non
         assert "the evaluation recorded another answer, incorrect\nrecorded: something else" in column
         await pilot.press("n")
         await wait_for(pilot, lambda: "heard question 2" in screen_text(app) and not screen.state.pending)
-        await wait_for(pilot, lambda: "all runs failed" in screen_text(app))
+        await wait_for(pilot, lambda: "all answers are incorrect" in screen_text(app))
         await pilot.press("p")
         await wait_for(pilot, lambda: "heard question 1" in screen_text(app) and not screen.state.pending)
         await pilot.press("i")

@@ -24,7 +24,7 @@ def made_ladder(
     runs: Path,
     seeds: Sequence[int] = (0, 1, 2),
     hostile: bool = False,
-    card: bool = False,
+    gpu: bool = False,
     metric: str = "exact_match",
     without: Sequence[str] = (),
 ) -> tuple[LadderDir, Ladder]:
@@ -38,9 +38,9 @@ def made_ladder(
         command="ftbench ladder demo-lora --seeds 3 --data 'my mails.csv'",
     )
     directory = create(runs, plan)
-    entries = [_entry(runs, method, seed, hostile, card, metric) for method in METHODS for seed in seeds]
+    entries = [_entry(runs, method, seed, hostile, gpu, metric) for method in METHODS for seed in seeds]
     rates = [_trial(m, n, r) for n, m in enumerate(METHODS) for r in (1e-4, 5e-4, 2e-3)]
-    rows = [_row(m, seeds, entries, card, metric, m in without) for m in ("base", *METHODS)]
+    rows = [_row(m, seeds, entries, gpu, metric, m in without) for m in ("base", *METHODS)]
     name = HOSTILE[0] if hostile else "tickets"
     ladder = Ladder(
         name=directory.name,
@@ -105,10 +105,10 @@ def _trial(method: str, number: int, rate: float) -> LadderEntry:
     return entry
 
 
-def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric: str) -> LadderEntry:
+def _entry(runs: Path, method: str, seed: int, hostile: bool, gpu: bool, metric: str) -> LadderEntry:
     overrides: dict[str, Any] = {"train.seed": seed, "train.learning_rate": 5e-4}
     run = run_dir.create(runs, "demo-lora", resolve(Preset("demo-lora", {}), method, overrides))
-    write_events(run, method, seed, card)
+    write_events(run, method, seed, gpu)
     write_predictions(run, method, seed, hostile, base=method == "qlora", metric=metric)
     return LadderEntry(
         rung=method,
@@ -124,7 +124,7 @@ def _entry(runs: Path, method: str, seed: int, hostile: bool, card: bool, metric
 
 
 def _row(
-    method: str, seeds: Sequence[int], entries: Sequence[LadderEntry], card: bool, metric: str, failed: bool
+    method: str, seeds: Sequence[int], entries: Sequence[LadderEntry], gpu: bool, metric: str, failed: bool
 ) -> RungResult:
     if method == "base":
         return RungResult(
@@ -165,18 +165,18 @@ def _row(
         peak=MeasuredPeak(
             rss=scale,
             rss_training=scale - (80 << 20),
-            allocated=scale if card else None,
-            reserved=int(scale * 1.2) if card else None,
-            allocated_training=int(scale * 0.9) if card else None,
-            reserved_training=int(scale * 1.1) if card else None,
-            nvml_used=int(scale * 1.3) if card else None,
+            allocated=scale if gpu else None,
+            reserved=int(scale * 1.2) if gpu else None,
+            allocated_training=int(scale * 0.9) if gpu else None,
+            reserved_training=int(scale * 1.1) if gpu else None,
+            nvml_used=int(scale * 1.3) if gpu else None,
         ),
         training_seconds=_spread(seconds),
         all_seconds=_spread(seconds + 20),
         tokens_per_second=_spread(160_000 / seconds),
-        energy=_spread(seconds * 310) if card else None,
-        money=_spread(seconds * 1.9 / 3600) if card else None,
-        rent=RentalPrice(gpu="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if card else None,
+        energy=_spread(seconds * 310) if gpu else None,
+        money=_spread(seconds * 1.9 / 3600) if gpu else None,
+        rent=RentalPrice(gpu="A10G", memory=24 * GIB, price_per_hour=0.75, currency="USD") if gpu else None,
         trainable=3_541_248 if method == "full" else 286_720,
         parameters=3_541_248,
         artifact_bytes=7_100_000 if method == "full" else 1_154_064,

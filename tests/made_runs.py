@@ -49,7 +49,7 @@ def step(
     )
 
 
-def write_events(run: RunDir, method: str, seed: int, card: bool = False, diverged: bool = False) -> None:
+def write_events(run: RunDir, method: str, seed: int, gpu: bool = False, diverged: bool = False) -> None:
     """Waiting, baseline, training with a memory sample per step, evaluation. `diverged`: no loss in the second half."""
     chance = random.Random(f"{method}{seed}")
     _, seconds, final = METHODS[method]
@@ -66,7 +66,7 @@ def write_events(run: RunDir, method: str, seed: int, card: bool = False, diverg
     say(events.Phase(name="waiting"), 1)
     say(events.Phase(name="baseline"), 500)
     for second in range(5):
-        say(_memory(0.6 + 0.02 * second, card), 1)
+        say(_memory(0.6 + 0.02 * second, gpu), 1)
     say(events.Phase(name="training"))
     for step in range(1, STEPS + 1):
         loss = final + 3.2 * math.exp(-step / 12) + chance.gauss(0, 0.04)
@@ -87,26 +87,26 @@ def write_events(run: RunDir, method: str, seed: int, card: bool = False, diverg
             ),
             took,
         )
-        say(_memory({"qlora": 0.9, "lora": 1.1, "full": 1.6}[method] + chance.uniform(0, 0.05), card))
+        say(_memory({"qlora": 0.9, "lora": 1.1, "full": 1.6}[method] + chance.uniform(0, 0.05), gpu))
         if step % 30 == 0:
             say(
                 events.Eval(when="during", split="validation", step=step, rows=128, loss=None if bad else loss + 0.03),
                 0.5,
             )
     say(events.Phase(name="evaluation"))
-    say(_memory(0.8, card), 5)
+    say(_memory(0.8, gpu), 5)
     say(events.End(status="finished", reason=""))
     run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in log))
 
 
-def _memory(gib: float, card: bool) -> events.Memory:
+def _memory(gib: float, gpu: bool) -> events.Memory:
     own = int(gib * GIB)
     return events.Memory(
         rss=own,
         rss_peak=own,
-        allocated=own if card else None,
-        reserved=int(own * 1.2) if card else None,
-        nvml_used=int(own * 1.3) if card else None,
+        allocated=own if gpu else None,
+        reserved=int(own * 1.2) if gpu else None,
+        nvml_used=int(own * 1.3) if gpu else None,
     )
 
 

@@ -22,7 +22,7 @@ class Machine:
     """bfloat16 arithmetic in hardware: Ampere GPUs and newer, CPUs with AVX512-BF16 or AMX."""
     flash_attention: bool
     loads_to_host: bool = False
-    """Whether weights are loaded into host memory, to be divided among several GPUs."""
+    """Whether weights are loaded into host memory, to be sharded across several GPUs."""
 
     @property
     def paging(self) -> bool:

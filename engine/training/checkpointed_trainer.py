@@ -35,7 +35,7 @@ class CheckpointedTrainer(Trainer):
         self.shards = shards or LocalShards(self.model)
         self.is_sharded = is_sharded(self.model)
         self.trains_parts = any(isinstance(one, DTensor) and one.requires_grad for one in self.model.parameters())
-        """Whether the trained weights are divided among the ranks; adapters are not."""
+        """Whether the trained weights are sharded across the ranks; adapters are not."""
 
     def train(self, *args: Any, **rest: Any) -> Any:
         """Train; returns when the last checkpoint is complete. Raises what `training_step` does, and DiskFull."""

@@ -85,7 +85,7 @@ def load_whole_optimizer(checkpoint: Path, optimizer: Any, shards: LocalShards) 
         optimizer.state[local] = {}
         for key, value in state.get(place, {}).items():
             if isinstance(value, torch.Tensor) and value.ndim and value.shape != original.shape:
-                what, do = "8-bit optimizer state cannot be divided among devices", "resume on one device"
+                what, do = "8-bit optimizer state cannot be sharded across devices", "resume on one device"
                 raise UserError(what, str(checkpoint), do, code="run.checkpoint_unusable")
             whole = isinstance(value, torch.Tensor) and value.shape == original.shape
             optimizer.state[local][key] = _local(_sliced(original, value)).clone() if whole else value

@@ -62,7 +62,7 @@ def whole_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether `shard` divided its weights."""
+    """Whether `shard` sharded its weights."""
     return isinstance(unwrap_peft(model), FSDPModule)
 
 

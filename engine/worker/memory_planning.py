@@ -69,15 +69,17 @@ def _with_saved_state(
 
 
 def _with_shardable_optimizer(run: RunContext) -> schema.Config:
-    """The configuration with an optimizer whose state can be divided among the ranks of a sharded model."""
+    """The configuration with an optimizer whose state can be sharded across the ranks of a sharded model."""
     config = run.config
     if not run.is_sharded:
         return config
     config = with_settings(config, {"train.parallelism": "fsdp"})
     if method_spec(config.method).trains_weights and config.optimizer.name != "adamw":
         if config.optimizer.name != "auto":
-            text = f"optimizer.name = {config.optimizer.name}: 8-bit state cannot be divided among devices: using adamw"
-            run.warn("optimizer.not_divided", text)
+            text = (
+                f"optimizer.name = {config.optimizer.name}: 8-bit state cannot be sharded across devices: using adamw"
+            )
+            run.warn("optimizer.not_sharded", text)
         config = with_settings(config, {"optimizer.name": "adamw"})
     return config
 

@@ -18,7 +18,7 @@ from engine.worker.run_context import RunContext
 
 
 def decide_sharding(run: RunContext, model_config: Any) -> bool:
-    """Whether the weights are divided among the ranks: as configured, else if the plan says that they do not fit.
+    """Whether the weights are sharded across the ranks: as configured, else if the plan says that they do not fit.
 
     `model_config`: transformers' configuration. Raises UserError where the run has settings that need whole weights.
     """

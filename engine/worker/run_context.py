@@ -62,7 +62,7 @@ class RunContext:
     meters: Meters
     ranks: Ranks = SINGLE_RANK
     is_sharded: bool = False
-    """Whether the weights are divided among the ranks; set before the model is loaded."""
+    """Whether the weights are sharded across the ranks; set before the model is loaded."""
     earlier: EarlierWorkers = field(default_factory=EarlierWorkers)
     step: int = 0
     has_trained: bool = False

@@ -196,12 +196,13 @@ def _evaluation(config: Config, report: DataCheck) -> str:
     evaluation = config.evaluation
     if evaluation.when == "never":
         return "none"
-    test = report.rows.get("test")
-    if test == 0:
+    if report.rows.get("test") == 0:
         return "none: no test rows, so the run is not evaluated"
-    rows = min(test, evaluation.rows or test) if test else evaluation.rows
+    account = DataReport.of(report.answer).account if report.answer else None
+    items = account and account.test_items
+    scored = min(items, evaluation.rows or items) if items else evaluation.rows
     when = {"both": "before and after", "after": "after"}[evaluation.when]
-    return f"{when} training, {f'{rows:,}' if rows else 'all'} test rows, {evaluation.metric}"
+    return f"{when} training, {amount(scored, 'test item') if scored else 'all test items'}, {evaluation.metric}"
 
 
 def _memory(

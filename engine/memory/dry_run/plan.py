@@ -151,7 +151,7 @@ def _method_plan(
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
     """(the dry run, or None and the reason); with the data's own batches if they are known."""
     if shard_count(asked.config) > 1:
-        return None, "a dry run has the whole model, and its weights are divided among devices"
+        return None, "a dry run has the whole model, and its weights are sharded across devices"
     micro_batch = asked.config.train.micro_batch
     work = chosen.data.work(asked.config, micro_batch) if chosen.data and isinstance(micro_batch, int) else None
     try:

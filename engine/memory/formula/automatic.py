@@ -44,7 +44,7 @@ def resolve_automatic(query: FitQuery) -> FitQuery:
         whole = resolve_automatic(query.with_settings({"train.parallelism": "ddp"}))
         return whole if whole.fits() else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
     if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
-        query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be divided
+        query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be sharded
     return resolve_optimizer(_resolve_activations(query))
 
 

@@ -127,9 +127,9 @@ def device_notes(plan: MemoryPlan) -> list[str]:
         return []
     number = estimates[0].devices
     notes = [f"memory of one of {number} devices, each with about {plan.rows.count} rows of a step"]
-    divided = [method_title(one.method) for one in estimates if one.sharded]
-    if divided:
-        notes.append(f"{', '.join(divided)}: weights divided among {number} devices (FSDP); not measured on a GPU yet")
+    sharded = [method_title(one.method) for one in estimates if one.sharded]
+    if sharded:
+        notes.append(f"{', '.join(sharded)}: weights sharded across {number} devices (FSDP); not measured on a GPU yet")
     return notes
 
 

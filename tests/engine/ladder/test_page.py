@@ -16,7 +16,7 @@ from engine.runs.ladder import Ladder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 
-PAGES = ("cpu", "card", "loss", "hostile", "unfinished")
+PAGES = ("cpu", "gpu", "loss", "hostile", "unfinished")
 WIDTHS = (400, 1600)
 SMALLEST = 10.0
 """Minimum font size in CSS pixels, also in figures."""
@@ -28,7 +28,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("ladders")
     ladders = {
         "cpu": made_ladder(folder / "cpu"),
-        "card": made_ladder(folder / "card", card=True, without=["full"]),
+        "gpu": made_ladder(folder / "gpu", gpu=True, without=["full"]),
         "loss": made_ladder(folder / "loss", metric="loss", seeds=(0,)),
         "hostile": made_ladder(folder / "hostile", hostile=True),
         "unfinished": made_ladder(folder / "unfinished"),
@@ -121,7 +121,7 @@ def test_printing_takes_few_pages(chromium: Browser, pages: dict[str, str], tmp_
 
 
 def test_tables_label_their_rows_and_columns(chromium: Browser, pages: dict[str, str]) -> None:
-    chromium.open(pages["card"], 1600)
+    chromium.open(pages["gpu"], 1600)
     assert chromium.value("[...document.querySelectorAll('th')].every(th => th.scope)")
     assert chromium.value("[...document.querySelectorAll('svg')].every(s => s.getAttribute('aria-label'))")
     counts = chromium.value("""[...document.querySelectorAll('table')].map(table => {

@@ -14,9 +14,9 @@ from engine.ladder.report.report_data import figures, load_report_data
 
 def test_there_is_a_figure_for_everything_that_was_measured(tmp_path: Path) -> None:
     titles = {}
-    for card in (False, True):
-        drawn, missing = figures(load_report_data(*made_ladder(tmp_path / f"runs-{card}", card=card)))
-        titles[card] = [figure.title for figure in drawn]
+    for gpu in (False, True):
+        drawn, missing = figures(load_report_data(*made_ladder(tmp_path / f"runs-{gpu}", gpu=gpu)))
+        titles[gpu] = [figure.title for figure in drawn]
         assert missing == []
     assert titles[False] == [
         "Score vs. training time",

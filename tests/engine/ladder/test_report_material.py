@@ -26,7 +26,7 @@ from engine.runs.run_dir import RunDir
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     new_run = run_dir.create(tmp_path / "runs", "demo-lora", resolve(Preset("demo-lora", {}), "lora"))
-    write_events(new_run, "lora", 0, card=True)
+    write_events(new_run, "lora", 0, gpu=True)
     return new_run
 
 

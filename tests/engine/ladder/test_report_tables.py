@@ -38,7 +38,7 @@ def test_a_rung_that_ran_out_of_memory_is_a_row_with_its_reason(tmp_path: Path) 
 
 
 def test_costs_are_relative_to_full(tmp_path: Path) -> None:
-    _, ladder = made_ladder(tmp_path / "runs", card=True)
+    _, ladder = made_ladder(tmp_path / "runs", gpu=True)
     lora = cost_tables.time_and_price(ladder).lines[1]
     assert lora.cells[0].details == ("0.87× full’s", "46.6 s – 49.9 s")
     full = cost_tables.time_and_price(ladder).lines[2]
@@ -145,7 +145,7 @@ def test_nothing_in_a_markdown_report_is_markup_by_accident(tmp_path: Path) -> N
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
-    directory, ladder = made_ladder(tmp_path / "runs", hostile=True, card=True, without=["lora"])
+    directory, ladder = made_ladder(tmp_path / "runs", hostile=True, gpu=True, without=["lora"])
     tokens = parsed(markdown.render(load_report_data(directory, ladder)))
     rows = [token for token in tokens if token.type == "tr_open"]
     assert len(rows) > 40
@@ -153,7 +153,7 @@ def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
 
 
 def test_a_page_has_no_requests_and_no_scripts(tmp_path: Path) -> None:
-    directory, ladder = made_ladder(tmp_path / "runs", hostile=True, card=True)
+    directory, ladder = made_ladder(tmp_path / "runs", hostile=True, gpu=True)
     text = page.render(load_report_data(directory, ladder))
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
     assert "<script" not in text.lower()

@@ -37,13 +37,13 @@ def tables_of(folder, ladder: Ladder) -> str:  # type: ignore[no-untyped-def]
     return markdown.render(load_report_data(folder, ladder))
 
 
-@pytest.mark.parametrize("card", [False, True])
+@pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("metric", ["exact_match", "loss"])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_every_number_of_the_verdict_is_in_a_table(
-    card: bool, metric: str, seeds: tuple[int, ...], tmp_path: Path
+    gpu: bool, metric: str, seeds: tuple[int, ...], tmp_path: Path
 ) -> None:
-    folder, ladder = made_ladder(tmp_path, seeds=seeds, card=card, metric=metric)
+    folder, ladder = made_ladder(tmp_path, seeds=seeds, gpu=gpu, metric=metric)
     tables = tables_of(folder, ladder)
     assert len(verdict(ladder)) > 5
     assert not untraced(ladder, tables)

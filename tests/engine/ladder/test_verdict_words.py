@@ -132,7 +132,7 @@ def test_unfinished_seeds_are_not_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("currency", "price"), [("EUR", 1.0), ("USD", 0.0)])
 def test_prices_in_two_currencies_or_of_zero_have_no_ratio(currency: str, price: float, tmp_path: Path) -> None:
-    _, ladder = made_ladder(tmp_path, card=True)
+    _, ladder = made_ladder(tmp_path, gpu=True)
     row(ladder, "full").rent = RentalPrice(gpu="Own 80GB", memory=80 << 30, price_per_hour=price, currency=currency)
     rent = text(ladder, "rent")
     assert "Own 80GB" in rent and "×" not in rent
@@ -183,7 +183,7 @@ def test_without_trials_each_rungs_rate_is_named_with_its_origin_where_it_is_kno
 
 
 def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None:
-    _, ladder = made_ladder(tmp_path, card=True)
+    _, ladder = made_ladder(tmp_path, gpu=True)
     for one in ladder.comparisons:
         one.a, one.b = (name.replace("qlora", "wide") if name == "qlora" else name for name in (one.a, one.b))
     row(ladder, "qlora").name = "wide"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_plan_fit import ROWS, asked, card, memory
+from test_plan_fit import ROWS, asked, gpu_budget, memory
 
 from engine.config.activation_checkpointing import (
     EVERY_LAYER,
@@ -32,14 +32,14 @@ def chosen(query: FitQuery) -> tuple[ActivationCheckpointing, int]:
 
 
 def test_memory_falls_from_choice_to_choice() -> None:
-    case = asked("lora", card(79.2), train__micro_batch=4)
+    case = asked("lora", gpu_budget(79.2), train__micro_batch=4)
     peaks = [case.with_settings({"train.gradient_checkpointing": choice.setting}).peak() for choice in ORDER]
     assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == len(peaks)
 
 
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
 def test_less_memory_recomputes_more_layers_and_offloading_comes_last(method: Any) -> None:
-    found = [chosen(asked(method, card(gib / 2))) for gib in range(8, 300)]
+    found = [chosen(asked(method, gpu_budget(gib / 2))) for gib in range(8, 300)]
     places = [ORDER.index(checkpointing) for checkpointing, _ in found]
     fitting = [place for place, gib in zip(places, range(8, 300), strict=True) if fits_at(method, gib / 2)]
     assert fitting == sorted(fitting, reverse=True)
@@ -47,12 +47,12 @@ def test_less_memory_recomputes_more_layers_and_offloading_comes_last(method: An
 
 
 def fits_at(method: Any, gib: float) -> bool:
-    return resolve_automatic(asked(method, card(gib))).fits_safely()
+    return resolve_automatic(asked(method, gpu_budget(gib))).fits_safely()
 
 
 def test_layers_recompute_only_where_fewer_rows_would_use_the_gpu_badly() -> None:
     for gib, rows in itertools.product(range(16, 96, 4), (ROWS, StepShape(count=16, length=100, answer=30))):
-        case = asked("lora", card(gib), rows=rows)
+        case = asked("lora", gpu_budget(gib), rows=rows)
         checkpointing, micro_batch = chosen(case)
         if checkpointing not in RECOMPUTING[1:] or not resolve_automatic(case).fits_safely():
             continue
@@ -62,11 +62,11 @@ def test_layers_recompute_only_where_fewer_rows_would_use_the_gpu_badly() -> Non
 
 
 def test_what_is_configured_stays() -> None:
-    fixed = asked("lora", card(20), train__gradient_checkpointing=False, train__micro_batch=7)
+    fixed = asked("lora", gpu_budget(20), train__gradient_checkpointing=False, train__micro_batch=7)
     assert resolve_automatic(fixed) == fixed
-    assert chosen(asked("lora", card(79.2), train__micro_batch=3))[1] == 3
+    assert chosen(asked("lora", gpu_budget(79.2), train__micro_batch=3))[1] == 3
     for setting, gib in itertools.product((True, 2, "offload"), (40, 4)):
-        train = resolve_automatic(asked("lora", card(gib), train__gradient_checkpointing=setting)).config.train
+        train = resolve_automatic(asked("lora", gpu_budget(gib), train__gradient_checkpointing=setting)).config.train
         assert train.gradient_checkpointing == setting and train.micro_batch != "auto"
 
 
@@ -80,11 +80,11 @@ def test_a_cpu_recomputes_only_if_it_is_told_to_and_has_nothing_to_offload_to() 
 
 
 def test_nothing_that_fits_is_the_smallest() -> None:
-    assert chosen(asked("full", card(8))) == (OFFLOADED, 1)
+    assert chosen(asked("full", gpu_budget(8))) == (OFFLOADED, 1)
 
 
 def test_a_correction_by_the_dry_run_changes_the_choice() -> None:
-    case = asked("lora", card(79.2), train__micro_batch=4)
+    case = asked("lora", gpu_budget(79.2), train__micro_batch=4)
     assert chosen(case)[0] == OFF
     corrected = replace(case, scale=replace(case.scale, training=4.0))
     assert ORDER.index(chosen(corrected)[0]) > 0
@@ -103,7 +103,7 @@ def test_settings_are_read_and_described() -> None:
 def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(method: Any) -> None:
     paged = []
     for gib in (4, 8, 16, 24, 48, 80, 160):
-        found = resolve_automatic(asked(method, card(gib)))
+        found = resolve_automatic(asked(method, gpu_budget(gib)))
         assert found.config.optimizer.name == ("adamw_8bit" if found.fits_safely() else "paged_adamw_8bit")
         assert found.formula_estimate().paged == (not found.fits_safely())
         paged.append(found.formula_estimate().paged)
@@ -111,4 +111,4 @@ def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(
     for gib in (1, 64):  # on a CPU 8-bit state would cost much time
         assert resolve_automatic(asked(method, memory(gib))).config.optimizer.name == "adamw"
     for name in ("adamw", "adamw_8bit", "paged_adamw_8bit"):
-        assert resolve_automatic(asked(method, card(80), optimizer__name=name)).config.optimizer.name == name
+        assert resolve_automatic(asked(method, gpu_budget(80), optimizer__name=name)).config.optimizer.name == name

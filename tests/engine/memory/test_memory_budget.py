@@ -136,8 +136,8 @@ def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyP
     [("abcd", "NVIDIA A100-SXM4-80GB"), ("777", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"), ("unknown", None)],
 )
 def test_only_the_gpu_that_torch_uses_is_measured(uuid: str, name: str | None) -> None:
-    card = nvml().of_torch(uuid)
-    assert (card and card.name()) == name
+    gpu = nvml().of_torch(uuid)
+    assert (gpu and gpu.name()) == name
 
 
 @pytest.mark.parametrize(("visible", "bf16"), [("0", False), ("1", True)])

@@ -47,7 +47,7 @@ def config(method: Any, **settings: Any) -> Config:
     return resolve(Preset("test", named), method).config
 
 
-def card(gib: float, **more: Any) -> MemoryBudget:
+def gpu_budget(gib: float, **more: Any) -> MemoryBudget:
     return MemoryBudget(name="a GPU", device="cuda", source="listed", total=int(gib * GIB), **more)
 
 
@@ -67,7 +67,9 @@ def cases() -> Iterator[FitQuery]:
     for method, table, gib in itertools.product(method_names(), (LLAMA_1B, LLAMA_8B, MIXTRAL), sizes):
         for length, checkpointing in itertools.product((100, 300, 4000), (True, False)):
             rows = StepShape(count=12, length=length, answer=length // 3)
-            yield asked(method, card(gib), table, rows, train__gradient_checkpointing=checkpointing, train__batch=12)
+            yield asked(
+                method, gpu_budget(gib), table, rows, train__gradient_checkpointing=checkpointing, train__batch=12
+            )
     for method, gib, length in itertools.product(method_names(), (6, 24, 64), (80, 700)):
         yield asked(method, memory(gib), LLAMA_1B, StepShape(count=12, length=length, answer=40), train__batch=12)
 
@@ -77,7 +79,7 @@ ALL = list(cases())
 
 def test_the_required_headroom_is_the_worst_error_and_the_context_once_more() -> None:
     under = error_of("dry run", "cuda").under
-    budget = card(20)
+    budget = gpu_budget(20)
     assert required_headroom(10 * GIB, budget, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
     wanted = 10 * GIB + required_headroom(10 * GIB, budget, "dry run")
 
@@ -88,10 +90,10 @@ def test_the_required_headroom_is_the_worst_error_and_the_context_once_more() ->
 
 
 def test_memory_used_by_others_is_not_available() -> None:
-    assert classify_fit(10 * GIB, card(20), "dry run") == "fits"
-    assert classify_fit(10 * GIB, card(20, used=9 * GIB), "dry run") == "tight"
-    assert classify_fit(10 * GIB, card(20, used=11 * GIB), "dry run") == "does not fit"
-    assert card(20, used=30 * GIB).free == 0
+    assert classify_fit(10 * GIB, gpu_budget(20), "dry run") == "fits"
+    assert classify_fit(10 * GIB, gpu_budget(20, used=9 * GIB), "dry run") == "tight"
+    assert classify_fit(10 * GIB, gpu_budget(20, used=11 * GIB), "dry run") == "does not fit"
+    assert gpu_budget(20, used=30 * GIB).free == 0
 
 
 def test_on_a_cpu_the_process_needs_memory_too() -> None:
@@ -142,11 +144,11 @@ def test_a_corrected_formula_equals_the_dry_run_at_its_point() -> None:
 def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     small = {"evaluation__batch": 64, "evaluation__max_new_tokens": 2048}
     rows = StepShape(count=4, length=200, answer=20, prompt=180)
-    with_card, without = (asked("lora", budget, LLAMA_1B, rows, **small) for budget in (card(9), memory(9)))
+    with_card, without = (asked("lora", budget, LLAMA_1B, rows, **small) for budget in (gpu_budget(9), memory(9)))
     assert with_card.formula_estimate().evaluation.total > with_card.formula_estimate().training.total
     assert with_card.formula_estimate().peak == with_card.formula_estimate().training.total
     assert without.formula_estimate().peak == without.formula_estimate().evaluation.total
-    few = largest_evaluation_batch(asked("lora", card(5), LLAMA_1B, rows, **small))
+    few = largest_evaluation_batch(asked("lora", gpu_budget(5), LLAMA_1B, rows, **small))
     assert few.bound == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
                                                                          **small)).fits())  # fmt: skip
@@ -163,7 +165,7 @@ def test_settings_are_applied_to_a_configuration() -> None:
 def test_more_memory_never_makes_it_not_fit(case: FitQuery) -> None:
     order = ["does not fit", "tight", "fits"]
     peak = case.peak()
-    verdicts = [order.index(classify_fit(peak, card(gib), "formula")) for gib in range(1, 200, 3)]
+    verdicts = [order.index(classify_fit(peak, gpu_budget(gib), "formula")) for gib in range(1, 200, 3)]
     assert verdicts == sorted(verdicts)
 
 
@@ -220,7 +222,7 @@ def test_every_change_that_is_proposed_makes_it_fit() -> None:
 
 def test_the_smallest_change_comes_first() -> None:
     """An 8B LoRA with a large micro-batch: a smaller one has no cost, shorter rows and another method have."""
-    case = asked("lora", card(44.5), train__micro_batch=16, train__gradient_checkpointing=False)
+    case = asked("lora", gpu_budget(44.5), train__micro_batch=16, train__gradient_checkpointing=False)
     found = changes(case, (config("qlora"), FormulaCorrection()), 131072)
     keys = [next(iter(change.settings)) for change in found]
     assert keys[:2] == ["train.micro_batch", "train.gradient_checkpointing"]
@@ -230,7 +232,7 @@ def test_the_smallest_change_comes_first() -> None:
 
 def test_if_no_single_change_suffices_several_are_combined() -> None:
     rows = StepShape(count=16, length=4096, answer=2048)
-    case = asked("full", card(30), LLAMA_1B, rows, train__micro_batch=4, train__gradient_checkpointing=False,
+    case = asked("full", gpu_budget(30), LLAMA_1B, rows, train__micro_batch=4, train__gradient_checkpointing=False,
                  optimizer__name="adamw")  # fmt: skip
     alone = [
         {"train.micro_batch": 1},
@@ -240,20 +242,22 @@ def test_if_no_single_change_suffices_several_are_combined() -> None:
     tight = next(
         gib / 4
         for gib in range(400, 4, -1)
-        if not any(FitQuery(case.config, case.model_config, rows, card(gib / 4)).with_settings(s).fits() for s in alone)
+        if not any(
+            FitQuery(case.config, case.model_config, rows, gpu_budget(gib / 4)).with_settings(s).fits() for s in alone
+        )
     )
-    (found,) = changes(FitQuery(case.config, case.model_config, rows, card(tight)), None, 64)
+    (found,) = changes(FitQuery(case.config, case.model_config, rows, gpu_budget(tight)), None, 64)
     assert len(found.settings) > 1
 
 
 def test_an_automatic_micro_batch_leaves_headroom_if_possible() -> None:
-    budget = card(44.5)
+    budget = gpu_budget(44.5)
     open_ = asked("lora", budget, train__gradient_checkpointing=False)
     chosen = resolve_automatic(open_)
     assert 1 <= chosen.config.train.micro_batch < largest_micro_batch(open_).value
     assert chosen.fits_safely()
     assert resolve_automatic(asked("lora", budget, train__micro_batch=3)).config.train.micro_batch == 3
-    assert resolve_automatic(asked("full", card(8))).config.train.micro_batch == 1
+    assert resolve_automatic(asked("full", gpu_budget(8))).config.train.micro_batch == 1
 
 
 def test_rows_are_limited_by_preset_and_model() -> None:
@@ -266,7 +270,7 @@ def test_rows_are_limited_by_preset_and_model() -> None:
 
 def test_a_quick_plan_has_three_methods_and_a_gpu_for_what_does_not_fit() -> None:
     configs = [config(method) for method in method_names()]
-    plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], budget=card(22.5), length=1024), LLAMA_8B)
+    plan = quick_plan(PlanQuery(configs=configs, qlora=configs[0], budget=gpu_budget(22.5), length=1024), LLAMA_8B)
     assert [method_plan.method for method_plan in plan.methods] == list(method_names())
     qlora, lora, full = plan.methods
     assert full.fit == "does not fit" and full.listed_gpu == "A100 80GB"

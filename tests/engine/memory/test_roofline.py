@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from test_audit import LLAMA_8B, rows_of
-from test_plan_fit import card
+from test_plan_fit import gpu_budget
 
 from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.preset import Preset, resolve
@@ -49,7 +49,7 @@ def test_flops_are_those_of_the_layers(method: str, checkpointing: ActivationChe
     model = trainable(bare_model(config, LLAMA_8B, GPU), config, GPU)
     estimate = formula(config, LLAMA_8B.to_dict(), "cuda", STEP)
     shape = read_architecture(LLAMA_8B.to_dict(), "test")
-    found = training_cost(config, shape, estimate, WORK, card(80)).flops
+    found = training_cost(config, shape, estimate, WORK, gpu_budget(80)).flops
     assert found == pytest.approx(required_flops(model, ROWS, checkpointing), rel=0.01)
 
 
@@ -62,7 +62,7 @@ def test_experts_count_where_tokens_are_routed() -> None:
     ]
     config = configured("lora")
     costs = [
-        training_cost(config, shape, formula(config, LLAMA_8B.to_dict(), "cuda", STEP), WORK, card(80))
+        training_cost(config, shape, formula(config, LLAMA_8B.to_dict(), "cuda", STEP), WORK, gpu_budget(80))
         for shape in shapes
     ]
     assert costs[0].flops == pytest.approx(costs[1].flops, rel=0.02)

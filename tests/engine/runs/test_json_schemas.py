@@ -28,7 +28,7 @@ def test_the_committed_schema_is_current(name: str) -> None:
 
 
 def test_written_files_are_valid(tmp_path: Path) -> None:
-    made_ladder(tmp_path, card=True)
+    made_ladder(tmp_path, gpu=True)
     assert check_files(tmp_path) == 10  # nine runs and a ladder
     made_ladder(tmp_path / "hostile", hostile=True, metric="loss", without=["qlora"])
     check_files(tmp_path / "hostile")

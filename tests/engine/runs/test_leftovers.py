@@ -80,11 +80,11 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
     ladder = next(path.parent for path in runs.glob("*/ladder.toml"))
     half_made = put(runs / "20260101-120000-demo-lora-0a0b" / ".run.toml.tmp").parent
     cache, state = Path(platformdirs.user_cache_dir("ftbench")), Path(platformdirs.user_state_dir("ftbench"))
-    card = locks.device_lock("7")
+    lock = locks.device_lock("7")
     return [
-        dead(f"999 {run.path}", card),
-        dead(f"999 {run.path}", card.with_suffix(".queue") / "0001-999"),
-        dead("", card.with_name(card.name.replace("7.lock", "0123456789abcdef.moment"))),
+        dead(f"999 {run.path}", lock),
+        dead(f"999 {run.path}", lock.with_suffix(".queue") / "0001-999"),
+        dead("", lock.with_name(lock.name.replace("7.lock", "0123456789abcdef.moment"))),
         *(run.path / Path(name).parent for name in TEMPORARY[:3]),
         run.path / TEMPORARY[3],
         put(ladder / ".report.html.tmp"),
@@ -159,10 +159,10 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     """The same files of running processes."""
     run = made_run(runs)
     held = [locks.acquire(run.lock_file, str(os.getpid()))]
-    card = locks.device_lock("3")
-    ticket = card.with_suffix(".queue") / f"0001-{os.getpid()}"
+    lock = locks.device_lock("3")
+    ticket = lock.with_suffix(".queue") / f"0001-{os.getpid()}"
     ticket.parent.mkdir()
-    held += [locks.acquire(card, f"{os.getpid()} {run.path}"), locks.acquire(ticket, f"{os.getpid()} {run.path}")]
+    held += [locks.acquire(lock, f"{os.getpid()} {run.path}"), locks.acquire(ticket, f"{os.getpid()} {run.path}")]
     cache = Path(platformdirs.user_cache_dir("ftbench"))
     (cache / "models").mkdir(parents=True)
     opened = put(cache / "models" / ".model-def" / "model.safetensors")
@@ -171,7 +171,7 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     with temporary_folder(SCRATCH_PREFIX) as pull, locks.exclusive(runs):
         os.utime(pull, (time.time() - LONG_AGO, time.time() - LONG_AGO))
         moment = next(locks.lock_folder().glob("*.moment"))
-        paths = [*(run.path / name for name in TEMPORARY), card, ticket, opened, young, pull, moment]
+        paths = [*(run.path / name for name in TEMPORARY), lock, ticket, opened, young, pull, moment]
         descriptors = [descriptor for descriptor in held if descriptor is not None]
         assert len(descriptors) == 4
         yield paths, descriptors

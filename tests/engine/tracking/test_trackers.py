@@ -37,7 +37,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def made_run(tmp_path: Path, *settings: str) -> RunDir:
     values: dict[str, Any] = dict(one.split("=") for one in settings)
     run = run_dir.create(tmp_path / "runs", "demo-lora", resolve_preset("demo-lora", "lora", values))
-    write_events(run, "lora", 0, card=True)
+    write_events(run, "lora", 0, gpu=True)
     return run
 
 

@@ -1,4 +1,4 @@
-"""Two ranks train as one does: the same losses for every method, with whole and with divided weights."""
+"""Two ranks train as one does: the same losses for every method, with whole and with sharded weights."""
 
 from __future__ import annotations
 

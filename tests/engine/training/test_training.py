@@ -163,8 +163,8 @@ def test_a_checkpoints_state_is_moved_to_the_weights_device(name: str) -> None:
 
 
 def test_paged_state_is_paged_again_after_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    card = Machine("cuda", "a GPU", True, False)
-    before = stepped("paged_adamw_8bit", card)
+    gpu = Machine("cuda", "a GPU", True, False)
+    before = stepped("paged_adamw_8bit", gpu)
     for state in before.state.values():
         for key in ("state1", "state2"):
             state[key].is_paged = True  # as bitsandbytes marks it, and pickle keeps it
@@ -172,7 +172,7 @@ def test_paged_state_is_paged_again_after_loading(monkeypatch: pytest.MonkeyPatc
     torch.save(before.state_dict(), file)
     file.seek(0)
     weight = torch.nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16))
-    optimizer = optimizer_over(weight, "paged_adamw_8bit", card)
+    optimizer = optimizer_over(weight, "paged_adamw_8bit", gpu)
 
     def managed(parameter: torch.nn.Parameter, dtype: torch.dtype) -> torch.Tensor:
         """Replaces CUDA unified memory."""

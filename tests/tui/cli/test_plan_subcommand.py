@@ -74,9 +74,9 @@ def test_the_old_name_of_a_preset_is_planned_with_a_notice() -> None:
 
 
 @pytest.mark.parametrize("width", [80, 160])
-@pytest.mark.parametrize("card", ["L4", "A100 80GB", "b200"])
-def test_methods_are_compared_within_the_terminal_width(model: str, width: int, card: str) -> None:
-    done = quick("--model", model, "--gpu", card, env={**os.environ, "COLUMNS": str(width)})
+@pytest.mark.parametrize("gpu", ["L4", "A100 80GB", "b200"])
+def test_methods_are_compared_within_the_terminal_width(model: str, width: int, gpu: str) -> None:
+    done = quick("--model", model, "--gpu", gpu, env={**os.environ, "COLUMNS": str(width)})
     assert done.returncode == 0 and not done.stderr
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= width

@@ -37,18 +37,18 @@ ANSWER: dict[str, Any] = {
 Usage = namedtuple("Usage", "total used free")
 
 
-def card(total: int, used: int = 0) -> MemoryBudget:
-    return MemoryBudget(name="card 0", device="cuda", source="gpu", total=total, used=used)
+def gpu_budget(total: int, used: int = 0) -> MemoryBudget:
+    return MemoryBudget(name="GPU 0", device="cuda", source="gpu", total=total, used=used)
 
 
-def prospect(
+def preview(
     runs: Path, report: DataCheck | None = None, budget: MemoryBudget | None = None, **how: Any
 ) -> LaunchPreview:
-    scene = LaunchContext(
-        runs, budget or card(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()), how.pop("devices", 1)
+    context = LaunchContext(
+        runs, budget or gpu_budget(80 * GIB), how.pop("foreign", ()), how.pop("turns", ()), how.pop("devices", 1)
     )
     selection = Selection(**{"preset": "demo-lora", **how})
-    return run_preview(selection.name, selection.effective(), scene, report or DataCheck(ANSWER))
+    return run_preview(selection.name, selection.effective(), context, report or DataCheck(ANSWER))
 
 
 def fact(found: LaunchPreview, name: str) -> str:
@@ -67,45 +67,53 @@ def codes(found: LaunchPreview) -> list[str]:
 
 
 def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
-    assert "packing" not in [one.name for one in prospect(tmp_path).facts]
+    assert "packing" not in [one.name for one in preview(tmp_path).facts]
     sharing = "prefix of 26 tokens shared by 1,600 rows: 59% of the tokens are computed"
-    assert fact(prospect(tmp_path, DataCheck(ANSWER, sharing=sharing)), "packing") == sharing
-    assert "packing" not in [one.name for one in prospect(tmp_path, DataCheck(ANSWER, sharing="")).facts]
+    assert fact(preview(tmp_path, DataCheck(ANSWER, sharing=sharing)), "packing") == sharing
+    assert "packing" not in [one.name for one in preview(tmp_path, DataCheck(ANSWER, sharing="")).facts]
+
+
+def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:
+    answer = {**ANSWER, "account": {**ANSWER["account"], "test_items": 250}}
+    found = preview(tmp_path, DataCheck(answer))
+    assert fact(found, "eval") == "before and after training, 250 test items, json"
+    found = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})
+    assert fact(found, "eval") == "after training, 100 test items, json"
 
 
 def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:
-    found = prospect(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
+    found = preview(tmp_path, settings={"train.batch": 12, "train.micro_batch": 5})
     assert fact(found, "steps") == "268 (2 epochs), batch size 12 (micro-batch 5)"
-    found = prospect(tmp_path, settings={"train.steps": 50})
+    found = preview(tmp_path, settings={"train.steps": 50})
     assert fact(found, "steps").startswith("50 (0.5 epochs), batch size 16 (micro-batch ")
-    assert fact(prospect(tmp_path, DataCheck()), "steps").startswith("? (2 epochs)")
+    assert fact(preview(tmp_path, DataCheck()), "steps").startswith("? (2 epochs)")
 
 
 def test_the_longest_row_is_used_once_it_is_known(tmp_path: Path) -> None:
-    before, after = prospect(tmp_path, DataCheck()), prospect(tmp_path)
+    before, after = preview(tmp_path, DataCheck()), preview(tmp_path)
     assert "rows of 512 tokens, the preset's max_length" in fact(before, "memory")
     assert "rows of 120 tokens" in fact(after, "memory")
     assert "preparing" in fact(before, "data") and "messages" in fact(after, "data")
 
 
 def test_the_data_report_is_shown_with_warning_codes(tmp_path: Path) -> None:
-    found = prospect(tmp_path)
+    found = preview(tmp_path)
     assert fact(found, "rows") == "2,110 rows read: 1,600 train, 200 validation, 300 test, 10 left out"
     assert fact(found, "columns") == "messages"
     assert "answers 27 (9%)" in fact(found, "overlap") and "[data.rows_cut]" in said(found)
 
 
 def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
-    memory = fact(prospect(tmp_path), "memory")
+    memory = fact(preview(tmp_path), "memory")
     for part in ("weights", "adapters", "optimizer", "peak in ", "pool", "formula, ±", "of 80.0 GiB", "fits"):
         assert part in memory, part
 
 
 def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
-    found = prospect(tmp_path, preset="qwen2.5-7b-full", budget=card(24 * GIB), data="tickets")
+    found = preview(tmp_path, preset="qwen2.5-7b-full", budget=gpu_budget(24 * GIB), data="tickets")
     (problem,) = [one for one in found.problems if one.code == "memory.does_not_fit"]
     assert "LoRA or QLoRA" in problem.do and not problem.blocking
-    held = prospect(tmp_path, budget=card(24 * GIB, 23 * GIB + 900 * (1 << 20)))
+    held = preview(tmp_path, budget=gpu_budget(24 * GIB, 23 * GIB + 900 * (1 << 20)))
     assert "in use by others" in said(held)
 
 
@@ -113,17 +121,17 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     how: dict[str, Any] = {"preset": "smollm2-full", "data": "tickets", "report": DataCheck()}
     fixed = {"train.micro_batch": 16, "train.gradient_checkpointing": False}
     config = Selection("smollm2-full", data="tickets", settings=fixed).effective().config
-    whole = method_estimate(config, find_model(config.model), card(80 * GIB)).estimate
+    whole = method_estimate(config, find_model(config.model), gpu_budget(80 * GIB)).estimate
     assert whole is not None
-    budget = card(int(0.98 * whole.peak))
+    budget = gpu_budget(int(0.98 * whole.peak))
     (problem,) = [
         one
-        for one in prospect(tmp_path, budget=budget, settings=fixed, **how).problems
+        for one in preview(tmp_path, budget=budget, settings=fixed, **how).problems
         if one.code == "memory.does_not_fit"
     ]
     key, _, value = problem.do.partition(" (")[0].partition(" = ")
     settings = {key: int(value) if value.isdigit() else value == "true"}
-    assert "memory.does_not_fit" not in codes(prospect(tmp_path, budget=budget, settings=fixed | settings, **how))
+    assert "memory.does_not_fit" not in codes(preview(tmp_path, budget=budget, settings=fixed | settings, **how))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +145,7 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
     ],
 )
 def test_a_certain_failure_blocks(how: dict[str, Any], report: DataCheck, code: str, tmp_path: Path) -> None:
-    found = prospect(tmp_path, report, **how)
+    found = preview(tmp_path, report, **how)
     assert found.blocked
     assert code in [problem.code for problem in found.problems if problem.blocking]
 
@@ -146,15 +154,15 @@ def test_a_run_to_start_from_is_a_fact_and_blocks_where_it_was_deleted(tmp_path:
     chosen = resolve_preset(
         "demo-lora", None, {"model.from_run": str(tmp_path / "20261126-120000-demo-lora-lora-3f2a")}
     )
-    scene = LaunchContext(tmp_path, card(80 * GIB), (), ())
-    found = run_preview("demo-lora", chosen, scene, DataCheck(ANSWER))
+    context = LaunchContext(tmp_path, gpu_budget(80 * GIB), (), ())
+    found = run_preview("demo-lora", chosen, context, DataCheck(ANSWER))
     assert fact(found, "start") == "the adapter of 20261126-120000-demo-lora-lora-3f2a"
     assert found.blocked and "run.start_missing" in codes(found)
 
 
 def test_a_model_download_is_announced_and_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")
-    found = prospect(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
+    found = preview(tmp_path, preset="qwen2.5-7b-lora", data="tickets")
     assert not found.blocked and "model.download" in codes(found)
     assert "Qwen/Qwen2.5-7B-Instruct" in fact(found, "model")
 
@@ -163,44 +171,44 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = Selection("demo-full", settings={"train.keep_checkpoints": 1}).effective().config
-    found = method_estimate(config, find_model(config.model), card(80 * GIB))
+    found = method_estimate(config, find_model(config.model), gpu_budget(80 * GIB))
     assert found.estimate is not None
     weights = found.estimate.training.parts["weights"]
     assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
-    blocked = prospect(tmp_path, preset="demo-full")
+    blocked = preview(tmp_path, preset="demo-full")
     assert blocked.blocked and "disk.too_small" in codes(blocked)
 
 
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
-    found = prospect(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
+    found = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
     assert fact(found, "queue") == "waits for first and 1 queued run"
     assert "process 4711" in said(found) and "3.00 GiB" in said(found)
-    assert "starts immediately" in fact(prospect(tmp_path), "queue")
-    one_of_two = prospect(tmp_path, turns=places[:1], devices=2)
+    assert "starts immediately" in fact(preview(tmp_path), "queue")
+    one_of_two = preview(tmp_path, turns=places[:1], devices=2)
     assert fact(one_of_two, "queue") == "a device is free: starts immediately"
 
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:
     mine = tmp_path / "mine.toml"
     mine.write_text('method = "lora"\n[train]\nlearning_rate = 3e-3\n')
-    found = prospect(tmp_path, preset=str(mine), method="full")
+    found = preview(tmp_path, preset=str(mine), method="full")
     assert "preset.other_method_rate" in codes(found)
     plan = make_plan(str(mine), [], {})
-    ladder = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
+    ladder = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
     assert codes(ladder).count("preset.other_method_rate") == 2
     assert "full 2e-5 (default for full)" in fact(ladder, "rates")
 
 
 def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> None:
     plan = make_plan("demo", [], {}, seeds=3)
-    found = ladder_preview(plan, LaunchContext(tmp_path, card(80 * GIB)), DataCheck(ANSWER))
+    found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), DataCheck(ANSWER))
     assert found.title == "ladder of demo"
     assert fact(found, "rungs") == "base, qlora, lora, full; 3 seeds; a timing probe of each rung: 12 runs"
     assert fact(found, "rates") == "qlora 5e-3 (preset demo), lora 5e-3 (preset demo), full 5e-4 (preset demo)"
     assert not [code for code in codes(found) if code.startswith("preset.")]
     for rung in ("qlora", "lora", "full"):
         assert "of 80.0 GiB" in fact(found, rung)
-    small = ladder_preview(plan, LaunchContext(tmp_path, card(600 << 20)), DataCheck(ANSWER))
+    small = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(600 << 20)), DataCheck(ANSWER))
     assert len([code for code in codes(small) if code.startswith("memory.")]) == 3

@@ -132,10 +132,10 @@ def test_the_launch_screen_notices_a_run_that_takes_the_device(tmp_path: Path) -
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
         assert "device is free: starts immediately" in text(app)
-        card = locks.acquire(locks.device_lock("cpu"), f"1 {tmp_path / 'another-run'}")
-        assert card is not None
+        lock = locks.acquire(locks.device_lock("cpu"), f"1 {tmp_path / 'another-run'}")
+        assert lock is not None
         await wait_for(pilot, lambda: "waits for another-run" in text(app))
-        os.close(card)
+        os.close(lock)
         await wait_for(pilot, lambda: "device is free: starts immediately" in text(app))
 
     play(tmp_path / "runs", story)

@@ -22,8 +22,8 @@ GIB = 1 << 30
 
 def machine(total: int, others: tuple[OtherProcess, ...] = (), used: int = 0) -> MachineSample:
     """A machine with one GPU."""
-    card = GpuSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
-    return MachineSample((card,), "", 64 * GIB, 8 * GIB)
+    gpu = GpuSample(0, "NVIDIA A100-SXM4-80GB", total, used, None, others)
+    return MachineSample((gpu,), "", 64 * GIB, 8 * GIB)
 
 
 def methods(app: Workbench) -> list[str]:

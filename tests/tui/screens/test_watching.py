@@ -156,7 +156,7 @@ def test_scrolling_up_keeps_the_position_and_end_follows_again(tmp_path: Path) -
 
 
 def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path) -> None:
-    now = made(tmp_path, printed=b"loading\nRuntimeError: [red] no such card\n", ended=False)
+    now = made(tmp_path, printed=b"loading\nRuntimeError: [red] no such GPU\n", ended=False)
     held = locks.acquire(now.lock_file, "0")
     lines = now.events_file.read_bytes().splitlines(keepends=True)
     now.events_file.write_bytes(b"".join(lines[:60]))
@@ -167,8 +167,8 @@ def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path
         assert held is not None
         os.close(held)
         await wait_for(pilot, lambda: app.bench.follower.last_output is not None)
-        assert "RuntimeError: [red] no such card" in text(app, LogPane)
-        assert app.bench.follower.last_output == "RuntimeError: [red] no such card"
+        assert "RuntimeError: [red] no such GPU" in text(app, LogPane)
+        assert app.bench.follower.last_output == "RuntimeError: [red] no such GPU"
 
     play(tmp_path, story)
 

@@ -150,7 +150,7 @@ def resume(
 
 @app.command("runs")
 def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
-    """List runs and ladders; --adopt DIR moves those in DIR to the runs home."""
+    """List runs and ladders; --adopt DIR moves runs to the home."""
     from tui.cli import runs as verb
 
     if adopt is not None:

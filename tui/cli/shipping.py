@@ -46,7 +46,7 @@ def export(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Export the model of a run, or of the rung that a ladder recommends; check the artifact."""
+    """Export a run, or a ladder's recommended one, and check it."""
     from tui.cli import export as verb
 
     found = verb.run_to_export(run_or_ladder(runs, name, json), quiet=json)
@@ -69,7 +69,7 @@ def gate(
     runs: RunsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Exit with 0 only if the lower bound of a gain's 95% CI is at least --min-gain."""
+    """Exit with 0 only if a gain's lower bound reaches --min-gain."""
     from tui.cli import gate as verb
 
     options = verb.GateOptions(against, rung, metric, min_gain, json)

@@ -72,6 +72,12 @@ def order(folder: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
+def notes(folder: Path, run: str) -> str:
+    """What a run has reported so far."""
+    file = folder / f"{run}.notes"
+    return file.read_text() if file.exists() else ""
+
+
 def places() -> list[tuple[int, str]]:
     return [(turn.place, turn.run.name) for turn in device_queue.queue_places() if turn.device == "cpu"]
 
@@ -101,10 +107,9 @@ def test_a_run_on_two_devices_takes_both_at_once_and_is_not_overtaken(come: Come
     come("first", 1, "GPU-0")
     assert used_device(tmp_path, "first") == "GPU-0"
     come("both", 2, "GPU-0,GPU-1", 2)
-    until(lambda: (tmp_path / "both.notes").exists())
-    assert "2 of GPU-0 or GPU-1" in (tmp_path / "both.notes").read_text()
+    until(lambda: "2 of GPU-0 or GPU-1" in notes(tmp_path, "both"))
     come("third", 3, "GPU-1")
-    until(lambda: (tmp_path / "third.notes").exists())
+    until(lambda: notes(tmp_path, "third"))
     assert order(tmp_path) == ["first"]  # GPU 1 is free, and the run that waits for both came before
     (tmp_path / "first.done").touch()
     assert used_device(tmp_path, "both") == "GPU-0 GPU-1"
@@ -132,7 +137,7 @@ def test_runs_use_the_slots_of_the_cpu_at_the_same_time_and_the_whole_cpu_alone(
     assert places() == [(1, "whole"), (2, "third")]
     (tmp_path / "second.done").touch()
     assert used_device(tmp_path, "whole") == "cpu"
-    until(lambda: "next on a slot of the CPU; in use by whole" in (tmp_path / "third.notes").read_text())
+    until(lambda: "next on a slot of the CPU; in use by whole" in notes(tmp_path, "third"))
     (tmp_path / "whole.done").touch()
     assert used_device(tmp_path, "third").endswith("of2")
 
@@ -143,8 +148,7 @@ def test_a_run_takes_the_first_of_its_gpus_that_is_free(come: Come, tmp_path: Pa
     come("second", 2, "GPU-a,GPU-b")
     assert used_device(tmp_path, "second") == "GPU-b"
     come("third", 3, "GPU-a,GPU-b")
-    notes = tmp_path / "third.notes"
-    until(lambda: notes.exists() and "next on GPU-a or GPU-b; in use by first" in notes.read_text())
+    until(lambda: "next on GPU-a or GPU-b; in use by first" in notes(tmp_path, "third"))
     come("fourth", 4, "GPU-b")
     until(lambda: (2, "fourth") in [(turn.place, turn.run.name) for turn in device_queue.queue_places()])
     (tmp_path / "second.done").touch()
@@ -158,8 +162,7 @@ def test_a_gpu_that_is_lost_while_a_run_waits_is_given_up(come: Come, tmp_path: 
     assert used_device(tmp_path, "first") == "GPU-a"
     (tmp_path / "GPU-b.lost").touch()
     come("second", 2, "GPU-a,GPU-b")
-    notes = tmp_path / "second.notes"
-    until(lambda: notes.exists() and "GPU-b is no longer available" in notes.read_text())
+    until(lambda: "GPU-b is no longer available" in notes(tmp_path, "second"))
     third = come("third", 3, "GPU-b")
     assert third.wait(120) == 1  # UserError device.lost: none is left
     (tmp_path / "first.done").touch()

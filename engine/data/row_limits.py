@@ -24,7 +24,7 @@ class RawRow(msgspec.Struct, frozen=True):
 
 
 def row(values: Any, where: str) -> RawRow:
-    """Check that a row is an object within DEPTH_LIMIT, with no text longer than MAX_ROW_BYTES."""
+    """Check that a row is an object within DEPTH_LIMIT, with no text of more than MAX_ROW_BYTES characters."""
     if not isinstance(values, dict):
         what = f"expected an object as row, found {described(values)}"
         do = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'

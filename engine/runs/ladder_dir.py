@@ -43,25 +43,27 @@ class LadderDir(ComparisonDir):
 
     def finished_runs(self) -> list[RunDir]:
         """One finished run of each rung. Raises UserError if there is none, and as `state`."""
-        ladder = self.state()
-        names = ladder.finished_runs() if ladder else {}
-        if not names:
-            do = "wait until a run has finished"
-            raise UserError("no finished run in the ladder", self.name, do, code="ladder.no_finished_run")
-        return [RunDir(self.runs / name) for name in names.values()]
+        return [RunDir(self.runs / name) for name in self._state_with_runs().finished_runs().values()]
 
     def recommended_run(self) -> RunDir:
         """A finished run of the rung that the verdict recommends to ship, that of the first seed.
 
         Raises UserError if the verdict recommends none, and as `finished_runs`.
         """
-        runs = self.finished_runs()
-        ladder = self.state()
-        name = ladder.finished_runs().get(ladder.recommended) if ladder else None
-        if name is None:
-            do = f"name a run: {', '.join(run.name for run in runs)}"
+        ladder = self._state_with_runs()
+        names = ladder.finished_runs()
+        if ladder.recommended not in names:
+            do = f"name a run: {', '.join(names.values())}"
             raise UserError("the verdict recommends no rung", self.name, do, code="ladder.no_recommendation")
-        return RunDir(self.runs / name)
+        return RunDir(self.runs / names[ladder.recommended])
+
+    def _state_with_runs(self) -> Ladder:
+        """The state. Raises UserError if no run has finished, and as `state`."""
+        ladder = self.state()
+        if ladder is None or not ladder.finished_runs():
+            do = "wait until a run has finished"
+            raise UserError("no finished run in the ladder", self.name, do, code="ladder.no_finished_run")
+        return ladder
 
     def plan(self) -> LadderPlan:
         """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""

@@ -63,7 +63,8 @@ class RungResult(Struct, kw_only=True):
     """Why the rung is in no comparison: it has fewer seeds than others, and they vary more."""
     peak: MeasuredPeak | None = None
     disturbed: str = ""
-    """Why the rung has no times and no costs that depend on them: its timings are disturbed or of another device."""
+    """Why the rung has no times and no costs that depend on them: all its timings are disturbed, or they were measured
+    on another device than most runs of the ladder."""
     training_seconds: SeedRange | None = None
     """Optimizer steps only; of runs whose timing is not disturbed, as all times."""
     cpu_seconds: SeedRange | None = None

@@ -183,6 +183,6 @@ MarginOption = Annotated[
     typer.Option(
         "--margin",
         min=0,
-        help="Accepted decrease in quality, in percentage points or, of losses, in 0.01 nats/token.",
+        help="Accepted decrease in quality: percentage points; for a loss, hundredths of nats/token.",
     ),
 ]

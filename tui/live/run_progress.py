@@ -145,7 +145,7 @@ def ask_to_leave(run: RunDir | LadderDir | SweepDir, display: ProgressDisplay | 
     choice = ""
     if sys.stdin.isatty():
         try:
-            console.print("\n[d]etach (runs continue), [s]top with a checkpoint, anything else follows: ", end="")
+            console.print("\n[d]etach (runs continue), [s]top with a checkpoint, else keep following: ", end="")
             choice = input().strip().lower()[:1]
         except (KeyboardInterrupt, EOFError):
             console.print()

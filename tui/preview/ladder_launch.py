@@ -56,7 +56,7 @@ ACCEPTS = LadderOptions(
     f"int, ≥ 1 and ≤ {MAX_SEEDS}",
     f"int, ≥ 1 and ≤ {MAX_LEARNING_RATES}: learning rates to try per rung on validation rows",
     f"{', '.join(artifact_words())}, separated by commas; RUNG:q4_k_m for one rung",
-    "float, ≥ 0: accepted decrease in quality, in points or, of losses, in 0.01 nats/token",
+    "float, ≥ 0: accepted decrease in quality in points; for a loss, hundredths of nats/token",
     "yes, no: measure a few steps of every rung first",
     "yes, no: do not reuse finished runs",
 )

@@ -151,26 +151,32 @@ def test_one_that_does_not_exist_or_is_hidden_refuses_all(box: Box) -> None:
     assert json.loads(box.python(LIST, "0,1", visible="0")) == ["device.hidden"]
 
 
+CHANGING = """
+import sys
+from pathlib import Path
+from engine.hardware.devices import select_device, still_exists
+file = Path(sys.argv[1])
+text = file.read_text()
+lost = text + "1 error.everything 15\\n"
+"""
+"""The start of a program under which the GPUs change."""
+
+
 def test_a_gpu_that_is_lost_no_longer_exists(box: Box) -> None:
-    code = "from engine.hardware.devices import *; from pathlib import Path; import sys\n"
-    code += "device = select_device('1'); before = still_exists(device)\n"
-    code += "file = Path(sys.argv[1]); file.write_text(file.read_text() + '1 error.everything 15\\n')\n"
-    code += "print(before, still_exists(device))"
+    code = f"{CHANGING}device = select_device('1'); before = still_exists(device)\n"
+    code += "file.write_text(lost); print(before, still_exists(device))"
     assert box.python(code, str(box.scenario)) == "True False"
 
 
 def test_a_gpu_that_was_lost_when_it_was_selected_is_given_up_when_it_is_back(box: Box) -> None:
     """Selected without its UUID it has another lock than for other runs: two runs could use it at a time."""
-    code = "from engine.hardware.devices import *; from pathlib import Path; import sys\n"
-    code += "file = Path(sys.argv[1]); text = file.read_text(); file.write_text(text + '1 error.everything 15\\n')\n"
-    code += "lost = select_device('1'); file.write_text(text); back = select_device('1')\n"
-    code += "print(lost.lock, still_exists(lost), back.lock, still_exists(back))"
+    code = f"{CHANGING}file.write_text(lost); early = select_device('1'); file.write_text(text)\n"
+    code += "late = select_device('1'); print(early.lock, still_exists(early), late.lock, still_exists(late))"
     assert box.python(code, str(box.scenario)) == "1 False GPU-abcd True"
 
 
 def test_a_gpu_without_a_uuid_is_known_by_its_index(box: Box) -> None:
-    code = "from engine.hardware.devices import *; from pathlib import Path; import sys\n"
-    code += "file = Path(sys.argv[1]); file.write_text(file.read_text().replace('1 uuid GPU-abcd', ''))\n"
+    code = f"{CHANGING}file.write_text(text.replace('1 uuid GPU-abcd', ''))\n"
     code += "device = select_device('1'); print(device.lock, still_exists(device))"
     assert box.python(code, str(box.scenario)) == "1 True"
 

@@ -93,7 +93,7 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     second.wait("training", 120)
     second.press("q")
     assert second.leave() == 0
-    assert b"continues" in second.bytes and run.is_active()
+    assert f"{run.name} continues".encode() in second.bytes and run.is_active()
     assert second.bytes.rindex(b"\x1b[?1049l") > second.bytes.rindex(b"\x1b[?1049h")
 
     third = user.open_bench((160, 45))

@@ -1,4 +1,4 @@
-"""Generate `configuration.md`, `keys.md`, `models.md` and `schemas/` from the code.
+"""Generate `configuration.md`, `keys.md` and `models.md` from the code.
 
 `python docs/generate.py` writes them.
 
@@ -7,7 +7,6 @@ A test compares the committed pages with the generated text, so they cannot go o
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from engine.config import schema
@@ -16,7 +15,6 @@ from engine.config.method_specs import method_names, method_spec, readers
 from engine.config.quantities import count
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
 from engine.config.setting_specs import SettingSpec, fields_of
-from engine.runs.json_schemas import FILES, json_schema
 from tui import commands
 from tui.keymap import displayed_key
 
@@ -156,11 +154,6 @@ def models() -> str:
     return "\n".join(lines) + "\n"
 
 
-def file_schema(name: str) -> str:
-    """Return the JSON Schema of events, result or ladder."""
-    return json.dumps(json_schema(name), indent=1, ensure_ascii=False) + "\n"
-
-
 def _row(spec: SettingSpec) -> str:
     meaning = spec.meaning.replace("|", "\\|")
     by_method = any(spec.key in method_spec(name).defaults for name in method_names())
@@ -184,5 +177,3 @@ if __name__ == "__main__":
     (DOCS / "configuration.md").write_text(configuration(), "utf-8")
     (DOCS / "keys.md").write_text(keys(), "utf-8")
     (DOCS / "models.md").write_text(models(), "utf-8")
-    for name in FILES:
-        (DOCS / "schemas" / f"{name}.schema.json").write_text(file_schema(name), "utf-8")

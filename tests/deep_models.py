@@ -82,10 +82,3 @@ SAMPLE = (
     Case("13 layers", "full", 2, "loss"),
 )
 """Every shape, method and kind of checkpointing; the tests compare these."""
-OTHERS = (
-    Case("llama", "lora", True, "loss"),
-    Case("llama", "full", False, "json"),
-    Case("experts", "lora", False, "json"),
-    Case("25 layers", "qlora", 4, "loss"),
-)
-"""More combinations, for `tests/bench/layer_extrapolation.py`."""

@@ -2,7 +2,7 @@
 
 On a CPU memory is rarely short, and 8-bit state is slow: a step of bitsandbytes' 8-bit AdamW takes 28 ns per float32
 parameter, one of torch's fused AdamW 0.5 ns (one thread of an AMD EPYC; torch 2.13, bitsandbytes 0.50.2;
-`tests/bench/optimizers.py`).
+`tests/bench/RESULTS.md`).
 """
 
 from __future__ import annotations

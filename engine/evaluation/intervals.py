@@ -27,7 +27,7 @@ def paired_interval(
 
     Half an item of +range and half an item of -range are added to the variance, as in a ladder, so that identical
     differences do not give zero width (Agresti & Min 2005). The bootstrap alone contains the true difference in 14 to
-    64% of samples of 6 or 10 items of which nearly all are equal (`tests/bench/gain_coverage.py`).
+    64% of samples of 6 or 10 items of which nearly all are equal (`tests/bench/statistics_grid.py --gains`).
 
     Args:
         bounds: Lowest and highest possible score of an item. If one is infinite, nothing is added to the variance.

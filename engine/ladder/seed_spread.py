@@ -8,7 +8,7 @@ the rungs are therefore estimated together:
     seed means of rung r ~ Normal(·, s_r² + w_r)     w_r: variance of the residuals, already in the part of the items
 
 The integrals over m and s_r are sums over fixed grids. Where the prior comes from, as tried in simulations
-(`tests/bench/STATISTICS.md`):
+(`tests/bench/RESULTS.md`):
 
 - Where a rung has several seeds, the prior is nearly flat (REPLICATED), so that intervals also cover if the standard
   deviation is far from its median.

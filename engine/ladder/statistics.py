@@ -19,7 +19,7 @@ The joint distribution of the errors is computed at fixed quasi-random points; n
 Intervals of a score or a share are pointwise. Intervals of several differences hold simultaneously at 95%: each
 deviation is divided by a quantile of its distribution, and the 95% quantile of the largest ratio scales all of them
 (single-step max-T, Westfall & Young 1993, with balanced coverage, Beran 1988). The adjusted p is below 0.05 exactly
-where that interval excludes zero. Why they cover, and where not: `tests/bench/STATISTICS.md`.
+where that interval excludes zero. Why they cover, and where not: `tests/bench/RESULTS.md`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Processes that only need tokenizers and configurations call `import_without_torc
 
 OpenMP threads of torch's operators spin only shortly while they wait for each other, unless GOMP_SPINCOUNT or
 OMP_WAIT_POLICY is set: where other processes use the CPUs too, a spinning thread keeps the one that it waits for from
-running (times in tests/bench/RESULTS.md, "OpenMP spin count").
+running (times in tests/bench/RESULTS.md).
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def compared(answer: Json, mine: dict[str, list[Json | None]], tokenizer: Any) -
 
 
 def explained(tool: str, name: str, rows: Any) -> bool:
-    """Whether nothing differs, or only as explained in MASKS.md."""
+    """Whether nothing differs, or only as explained in `masks/explained.py`."""
     return verdict(rows) in ("same", "line feed") or (tool, name) in EXPLAINED
 
 

@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 python tests/bench/planner.py [PART …] [--measured FILE]
 
-Parts: grid, others, checkpointing, catalog, published, speed. `grid`, `others` and `checkpointing` train small models
+Parts: grid, others, checkpointing, catalog, published, speed, growth. `grid`, `others` and `checkpointing` train small models
 with random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these figures
 and reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a GPU, and
 prints what `auto` chooses on listed ones. `catalog` compares both for the smallest catalog model of each type.
 `published` compares with published peaks on GPUs, `speed` measures CPU seconds for the three methods with the shape of
-Llama-3.1-8B.
+Llama-3.1-8B. `growth` prints how the resident set grows while LoRA trains on the CPU (`planning/growth.py`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import transformers
-from planning import published
+from planning import growth, published
 from planning.grid import SHAPES, Case, checkpointed, grid, others
 from planning.measure import MACHINE, Measured, measured_apart, quieten
 
@@ -42,7 +42,7 @@ LLAMA_8B = transformers.LlamaConfig(
     hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
     vocab_size=128256, tie_word_embeddings=False, max_position_embeddings=131072,
 )  # fmt: skip
-PARTS = ("grid", "others", "checkpointing", "catalog", "published", "speed")
+PARTS = ("grid", "others", "checkpointing", "catalog", "published", "speed", "growth")
 MEDIAN, WORST, UNDER, FORMULA_WORST, PUBLISHED_WORST = 0.02, 0.05, -0.02, 0.25, 0.10
 """Targets, as shares of the measured peak."""
 
@@ -88,6 +88,8 @@ def main() -> int:
         met &= print_published()
     if "speed" in what:
         print_speed()
+    if "growth" in what:
+        growth.print_table()
     return 0 if met else 1
 
 

@@ -3,9 +3,11 @@
     python tests/bench/statistics_grid.py OUT.jsonl [--ladders 1000] [--seconds 3000] [--part 0/2]
     python tests/bench/statistics_grid.py OUT.jsonl --table
     python tests/bench/statistics_grid.py OUT.jsonl --again 25 --ladders 12000
+    python tests/bench/statistics_grid.py --gains 500
 
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
+`--gains` prints how often the interval of a gate's gain contains the true gain, for one run's paired items.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+import numpy as np
 from simulated_grid import ITEMS, SEED_STDS, SEEDS, VARIANTS, cells, measure
+
+from engine.evaluation.intervals import bootstrap, paired_interval
+
+GAIN_ITEMS = (6, 10, 20, 50, 100, 300)
+DISCORDANT = ((0.97, 0.0), (0.9, 0.0), (0.5, 0.0), (0.3, 0.05), (0.1, 0.02), (0.05, 0.05), (0.02, 0.0))
+"""Probabilities that only the tuned model, and only the base, is right on an item."""
 
 
 def key(cell: dict[str, Any]) -> str:
@@ -102,16 +111,41 @@ def _each(values: list[float]) -> str:
     return "/".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))
 
 
+def gain_coverage(items: int, better: float, worse: float, samples: int) -> list[float]:
+    """Shares in percent: contained by the bootstrap, by `paired_interval`; lower bound of the latter too high."""
+    random, true = np.random.default_rng(0), better - worse
+    counts = np.zeros(3)
+    for _ in range(samples):
+        drawn = random.random(items)
+        values = np.where(drawn < better, 1.0, np.where(drawn < better + worse, -1.0, 0.0)).tolist()
+        found = (bootstrap(values), paired_interval(values, (0.0, 1.0)))
+        ends = [(one.low or 0.0, one.high or 0.0) for one in found]
+        counts += [*(low <= true <= high for low, high in ends), ends[1][0] > true]
+    return [100 * float(count) / samples for count in counts]
+
+
+def print_gains(samples: int) -> None:
+    print("| items | P(+1) | P(-1) | bootstrap covers, % | paired_interval covers, % | its lower bound above, % |")
+    print("|---|---|---|---|---|---|")
+    for items, (better, worse) in itertools.product(GAIN_ITEMS, DISCORDANT):
+        shares = gain_coverage(items, better, worse, samples)
+        print(f"| {items} | {better} | {worse} | {' | '.join(f'{value:.1f}' for value in shares)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "statistics_cells.jsonl")
     parser.add_argument("--ladders", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--part", default="0/1", help="0/2 and 1/2 share the cells between two processes")
     parser.add_argument("--table", action="store_true", help="print the results")
     parser.add_argument("--worst", type=int, default=20, help="cells in the first table")
     parser.add_argument("--again", type=int, metavar="N", help="measure the N cells nearest to a target again")
+    parser.add_argument("--gains", type=int, metavar="SAMPLES", help="coverage of a gate's gain")
     given = parser.parse_args()
+    if given.gains:
+        print_gains(given.gains)
+        return
     if given.again:
         run_again(given.out, given.again, given.ladders)
         return

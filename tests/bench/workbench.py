@@ -1,8 +1,8 @@
-"""Cost of the workbench: time to first paint, CPU, bytes written to the terminal, long runs, many runs.
+"""Cost of the command and the workbench: start-up, first paint, CPU, bytes to the terminal, long runs, many runs.
 
 `python tests/bench/workbench.py [ROUNDS] [PART …]` prints a Markdown table with median and range of ROUNDS (5 by
-default). Parts: paint, idle, live, grid, million, runs, slow. Everything runs in real terminals (ptys of 160 by 45) and
-with files as workers write them; `workbench/` has the simulated runs and the terminal.
+default). Parts: startup, paint, idle, live, grid, million, runs, slow. Screens run in real terminals (ptys of 160 by 45)
+and with files as workers write them; `workbench/` has the simulated runs and the terminal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent / "workbench"))
 
 import simulate
-from command import FTBENCH, as_installed
+from command import FTBENCH, WHOLE, as_installed, events_of
 from session import Session
 
 READY = b"ready:"
@@ -56,6 +56,33 @@ def bench(runs: Path, ready: bytes = READY) -> Session:
     session = Session([FTBENCH, "--runs", str(runs)])
     session.until(ready)
     return session
+
+
+def startup(rounds: int, folder: Path) -> Iterator[Row]:
+    """Seconds of short commands, and from the creation of a run directory to `hello` and to the end of the first step."""
+    thousand, launches = folder / "copies", folder / "launches"
+    simulate.many(thousand, 1000)
+    times: dict[str, list[float]] = {"help": [], "runs": [], "hello": [], "step": []}
+    for number in range(rounds + 1):  # the first round writes the bytecode
+        took = {"help": _seconds("--help"), "runs": _seconds("runs", "--runs", str(thousand))}
+        _seconds("run", "demo-lora", *WHOLE, "--now", "--runs", str(launches))
+        run = max(launches.iterdir())
+        events, created = events_of(run), (run / "run.toml").stat().st_mtime
+        took["hello"] = events[0]["t"] - created
+        took["step"] = next(event["t"] for event in events if event["type"] == "step") - created
+        if number:
+            for name, seconds in took.items():
+                times[name].append(seconds)
+    yield Row("`ftbench --help`", times["help"], "s", 0.5)
+    yield Row("`ftbench runs`, 1,000 runs", times["runs"], "s", 0.5)
+    yield Row("launch to `hello`", times["hello"], "s", 0.5)
+    yield Row("launch to the end of the first step (embedded model, base scored on 6 rows)", times["step"], "s", None)
+
+
+def _seconds(*arguments: str) -> float:
+    started = time.perf_counter()
+    subprocess.run([FTBENCH, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
 
 
 def paint(rounds: int, folder: Path) -> Iterator[Row]:
@@ -186,7 +213,7 @@ def slow(rounds: int, folder: Path) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[int, Path], Iterator[Row]]] = {
-    part.__name__: part for part in (paint, idle, live, grid, million, runs, slow)
+    part.__name__: part for part in (startup, paint, idle, live, grid, million, runs, slow)
 }
 
 

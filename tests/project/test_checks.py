@@ -44,21 +44,3 @@ def test_no_two_public_classes_share_a_name() -> None:
                 places[node.name].append(path.relative_to(ROOT).as_posix())
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
     assert len(places) > 300
-
-
-def test_every_import_inside_a_function_has_its_reason() -> None:
-    """A comment on one of the function's imports or above it, or one of the module that has the word `import`."""
-    missing = []
-    for path in sources():
-        text = path.read_text("utf-8")
-        lines, tree = text.splitlines(), ast.parse(text)
-        comments = [line.partition("#")[2] for line in lines if re.match(r"(if TYPE_CHECKING:  )?# ", line)]
-        if re.search(r"\bimport", f"{ast.get_docstring(tree)} {' '.join(comments)}"):
-            continue
-        for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                found = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
-                comments_of = [line for node in found for line in lines[node.lineno - 2 : node.end_lineno]]
-                if found and not any("#" in line for line in comments_of):
-                    missing.append(f"{path.relative_to(ROOT)}:{found[0].lineno} {lines[found[0].lineno - 1].strip()}")
-    assert missing == []

@@ -20,7 +20,7 @@ from engine.data.row_limits import RawRow
 from engine.data.tokens import Row, tokenize_all
 
 LINE_FEED = ["loss only in theirs: '\\n'"]
-"""The difference that every ChatML template causes; see MASKS.md."""
+"""The difference that every ChatML template causes; see `explained.py`."""
 
 
 def template_text(shape: Shape, tokenizer: Any) -> str:

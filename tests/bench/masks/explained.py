@@ -1,6 +1,6 @@
 """Reasons for differences between the masks of a peer and ftbench, by tool and shape, from the peer's source.
 
-The line feed after ChatML's end token is explained once, in MASKS.md.
+The line feed after ChatML's end token is explained once, in tests/bench/RESULTS.md.
 """
 
 EXPLAINED: dict[tuple[str, str], str] = {

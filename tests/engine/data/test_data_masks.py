@@ -1,7 +1,7 @@
 """Compare the loss masks with those of trl, LLaMA-Factory and axolotl for the same rows.
 
 `tests/bench/masks.py` runs the peers and stores their answers for the embedded tokenizer; every difference is
-explained in `tests/bench/MASKS.md`. trl is also run here.
+explained in `tests/bench/masks/explained.py`. trl is also run here.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def test_an_identical_rung_is_never_found_different() -> None:
     "cell", [Cell("threshold", 100, (2,) * 3, (3.0,) * 3, True), Cell("bimodal t3", 100, (1, 3, 3), (1.5,) * 3, False)]
 )
 def test_a_small_sample_of_the_grid_covers(cell: Cell) -> None:
-    """Fixed ladders; `tests/bench/STATISTICS.md` has a thousand of each cell."""
+    """Fixed ladders; `tests/bench/statistics_cells.jsonl` has a thousand of each cell."""
     found = measure(cell, 60)
     assert found["covered"] >= 54 and found["false"] <= 5 and found["score"] >= 52
 

@@ -1,12 +1,11 @@
 """Resident set while training with LoRA on the CPU, in bf16 and float32, with padded and unpadded micro-batches.
 
-`OMP_NUM_THREADS=1 python tests/bench/growth.py` prints a Markdown table. Each row is a new process that runs 101 steps
-of 16 rows of the embedded dataset through the embedded model, forward and backward only.
+Each row of the table is a new process that runs 101 steps of 16 rows of the embedded dataset through the embedded model,
+forward and backward only. oneDNN caches a kernel for each new size of a bf16 matrix product, so unpadded lengths grow.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 
@@ -42,7 +41,8 @@ def train(precision: str, multiple: int) -> list[int]:
     return resident
 
 
-def main() -> None:
+def print_table() -> None:
+    """Print the resident set by precision and padding, in MiB."""
     print("| precision | sequence lengths | " + " | ".join(f"step {step}" for step in SAMPLED_STEPS) + " |")
     print("|---" * (len(SAMPLED_STEPS) + 2) + "|")
     for precision, multiple in (("bf16", 1), ("bf16", 64), ("fp32", 1), ("fp32", 64)):
@@ -52,9 +52,5 @@ def main() -> None:
         print(f"| {precision} | {lengths} | " + " | ".join(done.stdout.split()) + " |", flush=True)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) == 3:  # a process of the table
-        print(*train(sys.argv[1], int(sys.argv[2])))
-    else:
-        argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-        main()
+if __name__ == "__main__":  # a process of the table
+    print(*train(sys.argv[1], int(sys.argv[2])))

@@ -1,8 +1,8 @@
 """Cost of the command and the workbench: start-up, first paint, CPU, bytes to the terminal, long runs, many runs.
 
 `python tests/bench/workbench.py [ROUNDS] [PART …]` prints a Markdown table with median and range of ROUNDS (5 by
-default). Parts: startup, paint, idle, live, grid, million, runs, slow. Screens run in real terminals (ptys of 160 by 45)
-and with files as workers write them; `workbench/` has the simulated runs and the terminal.
+default). Parts: startup, paint, idle, live, grid, million, runs, slow. Screens run in real terminals (ptys of 160 by
+45) and with files as workers write them; `workbench/` has the simulated runs and the terminal.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def bench(runs: Path, ready: bytes = READY) -> Session:
 
 
 def startup(rounds: int, folder: Path) -> Iterator[Row]:
-    """Seconds of short commands, and from the creation of a run directory to `hello` and to the end of the first step."""
+    """Short commands, and a launch from the creation of the run directory to `hello` and to the end of the first step."""
     thousand, launches = folder / "copies", folder / "launches"
     simulate.many(thousand, 1000)
     times: dict[str, list[float]] = {"help": [], "runs": [], "hello": [], "step": []}

@@ -3,8 +3,8 @@
 Each has 1/N of the weights and, in full fine-tuning, of gradients and optimizer state. It also has the whole weights of
 two decoder layers, the one that computes and the next one, which FSDP2 gathers meanwhile, and of what is outside the
 layers: embeddings, norm and LM head. Of the latter also the whole gradient, and a float32 copy that FSDP2 adds up over
-the ranks (`torch.distributed.fsdp`, foreach_reduce). Not compared with a GPU yet; `tests/bench/RESULTS.md` has the peaks
-of a CPU, 19% above the prediction.
+the ranks (`torch.distributed.fsdp`, foreach_reduce). Not compared with a GPU yet; on a CPU peaks were 19% above the
+prediction (`tests/bench/RESULTS.md`).
 """
 
 from __future__ import annotations

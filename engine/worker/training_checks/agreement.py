@@ -17,7 +17,7 @@ NOISE_FACTOR = 2.0
 """Times the difference between the two unpacked computations that the difference to be checked may have.
 
 Gradients on the embedded model (three seeds) and two earlier ones (six seeds), all methods (LoRA and full in float32),
-on an AMD EPYC without AMX with one thread and torch 2.13 (a program of 12ed3fc, `packed_rounding.py`): in bf16 that difference
+on an AMD EPYC without AMX with one thread and torch 2.13 (`packed_rounding.py` at 12ed3fc): in bf16 that difference
 was 0.7 to 10% of the norm for the earlier two, and packed rows differed from padded ones by 0.85 to 1.08 times as much,
 with the faults below by 3.1 times as much or more. In float32 they differed by 2e-6 of the norm at most. The larger of
 the differences of losses and of gradients, as a multiple of its limit:

@@ -1,6 +1,6 @@
 """Resident set while training with LoRA on the CPU, in bf16 and float32, with padded and unpadded micro-batches.
 
-Each row of the table is a new process that runs 101 steps of 16 rows of the embedded dataset through the embedded model,
+Each row of the table is a new process: 101 steps of 16 rows of the embedded dataset through the embedded model,
 forward and backward only. oneDNN caches a kernel for each new size of a bf16 matrix product, so unpadded lengths grow.
 """
 

@@ -59,7 +59,7 @@ def bench(runs: Path, ready: bytes = READY) -> Session:
 
 
 def startup(rounds: int, folder: Path) -> Iterator[Row]:
-    """Short commands, and a launch from the creation of the run directory to `hello` and to the end of the first step."""
+    """Short commands, and a launch from its run directory to `hello` and to the end of the first step."""
     thousand, launches = folder / "copies", folder / "launches"
     simulate.many(thousand, 1000)
     times: dict[str, list[float]] = {"help": [], "runs": [], "hello": [], "step": []}

@@ -4,10 +4,10 @@
 
 Parts: grid, others, checkpointing, catalog, published, speed, growth. `grid`, `others` and `checkpointing` train small
 models with random weights on the CPU under the allocator's profiler (`planning/measure.py`); `--measured` stores these
-figures and reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a GPU, and
-prints what `auto` chooses on listed ones. `catalog` compares both for the smallest catalog model of each type.
-`published` compares with published peaks on GPUs, `speed` measures CPU seconds for the three methods with the shape of
-Llama-3.1-8B. `growth` prints how the resident set grows while LoRA trains on the CPU (`planning/growth.py`).
+figures and reuses stored ones. `checkpointing` also compares formula and dry run for the shape of Llama-3.1-8B on a
+GPU, and prints what `auto` chooses on listed ones. `catalog` compares both for the smallest catalog model of each
+type. `published` compares with published peaks on GPUs, `speed` measures CPU seconds for the three methods with the
+shape of Llama-3.1-8B. `growth` prints how the resident set grows while LoRA trains on the CPU (`planning/growth.py`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from engine.runs.json_schemas import json_schema
+from tui.cli.schema import json_schema
 
 
 @cache

@@ -18,30 +18,41 @@ class ColumnUse(Struct, frozen=True):
     """One column and its role."""
 
     name: str
+    """Of the column."""
     rows: int
     """Rows in which the column is not empty."""
     role: str
+    """prompt, answer, system, …, rejected, ignored, empty; several are joined by commas."""
     examples: list[str] = []
+    """Up to three values, shortened."""
 
 
 class LeftOut(Struct, frozen=True):
     """Rows that are left out for one reason."""
 
     rows: int
+    """How many."""
     reason: str = ""
+    """As text."""
     where: list[str] = []
+    """The first places."""
 
 
 class RowAccount(Struct, frozen=True):
     """Use of all rows: train + validation + test + left out = read."""
 
     read: int
+    """Rows of all files."""
     train: int
+    """Training rows."""
     validation: int
+    """Validation rows."""
     test: int
+    """Test rows."""
     test_items: int | None = None
     """Distinct prompts among the test rows: all answers to one prompt are references of one item."""
     left_out: dict[str, LeftOut] = {}
+    """By stable code."""
 
     @property
     def left(self) -> int:

@@ -31,14 +31,18 @@ class LadderEntry(Struct, kw_only=True):
     rung: str
     """For an export the artifact's rung: `lora:q4_k_m`."""
     kind: Kind
+    """`probe`: a timing probe; `trial`: of a learning rate; `run`: compared; `export`: an artifact of a run."""
     seed: int
+    """Its `train.seed`."""
     learning_rate: float
+    """Peak of the schedule."""
     run: str = ""
     """The directory of the run or of the exported artifact, relative to the ladder's parent folder; '' before it is
     created."""
     status: str = "planned"
     """planned, live, skipped, died, or the status of the run's result."""
     reason: str = ""
+    """Why it has this status."""
     reused: bool = False
     """Whether the run or export existed before and was reused."""
     steps: int | None = None
@@ -46,6 +50,7 @@ class LadderEntry(Struct, kw_only=True):
     chosen: bool = False
     """Whether this trial's rate was chosen."""
     validation_loss: float | None = None
+    """Of the trained model, nats/token."""
     seconds: float | None = None
     """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
     disturbed: str = ""
@@ -66,19 +71,29 @@ class SharedWork(Struct, kw_only=True):
     """What all rungs share: sizes, and the fingerprints that every run is checked against."""
 
     model: str
+    """As configured."""
     data: str
+    """As configured."""
     train: int
+    """Training rows."""
     validation: int
+    """Validation rows."""
     test: int
+    """Test items: rows with the same prompt are one item with several references."""
     tokens: int
     """Tokens of the training rows, one epoch."""
     answer_tokens: int = 0
     """Of these, the tokens in the loss; 0 in older ladders."""
     steps: int
+    """Optimizer steps of a run."""
     batch: int
+    """Rows per optimizer step."""
     metric: str
+    """The metric of `score`; `loss` is the held-out loss, lower is better."""
     fingerprints: dict[str, str] = field(default_factory=dict)
+    """Hashes of data, test rows, model, general text and benchmarks."""
     split_version: int = OLDEST_SPLIT_VERSION
+    """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`; empty in older ladders."""
     columns: list[ColumnUse] = field(default_factory=list)
@@ -91,42 +106,62 @@ class RungDuration(Struct, kw_only=True):
     """Expected seconds of one run of a rung, from its timing probe."""
 
     rung: str
+    """Its name."""
     low: float
+    """Seconds, at least."""
     high: float
+    """Seconds, at most."""
     step_seconds: float
+    """Seconds per optimizer step in the timing probe."""
     steps_measured: int
+    """Optimizer steps that the timing probe measured."""
 
 
 class Ladder(Struct, kw_only=True):
     """The content of `ladder.json`."""
 
     v: int = SCHEMA_VERSION
+    """Rises when a field is renamed or changes its meaning."""
     name: str
+    """The directory's name."""
     preset: str
+    """Of all rungs."""
     command: str
+    """The command line that started it."""
     created: float
+    """Unix seconds."""
     started_in: str = ""
     """The directory it was started from; '' for ladders of versions that did not record it."""
     updated: float = 0.0
+    """Unix seconds of the last write."""
     status: Outcome = "running"
+    """Whether its process runs, and how it ended."""
     stage: Stage = "planned"
+    """What it does now; `tuning`: learning rates, `training`: the compared runs."""
     reason: str = ""
+    """Why it stopped or failed."""
     reason_code: str = ""
     """Stable code of the error that ended the ladder, as `ladder.no_test_rows`."""
     runs_at_once: int = 1
     """How many runs used devices of this machine at the same time."""
     seeds: list[int] = field(default_factory=list)
+    """Of the compared runs."""
     margin: float | None = None
     """Loss of quality up to which a rung is as good as another; None in older ladders."""
     work: SharedWork | None = None
+    """What all rungs share; None before the data is prepared."""
     estimates: list[RungDuration] = field(default_factory=list)
+    """Expected duration of a run of each rung."""
     entries: list[LadderEntry] = field(default_factory=list)
+    """Every run and export."""
     rows: list[RungResult] = field(default_factory=list)
     """One per rung and base, in the order of the table; not rows of data."""
     comparisons: list[Comparison] = field(default_factory=list)
+    """One per pair of rungs."""
     benchmarks: list[LadderBenchmark] = field(default_factory=list)
     """Empty without `evaluation.benchmarks`, and in older ladders."""
     verdict: list[VerdictSentence] = field(default_factory=list)
+    """One per sentence."""
     base_runs: dict[str, str] = field(default_factory=dict)
     """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
     summary: LadderSummary | None = None
@@ -138,8 +173,11 @@ class Ladder(Struct, kw_only=True):
     config: dict[str, Any] = field(default_factory=dict)
     """Settings that all rungs share, by dotted key."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Of Python, ftbench and the libraries that affect the numbers."""
     machine: dict[str, Any] = field(default_factory=dict)
+    """Device, CPU, memory, system."""
     warnings: list[str] = field(default_factory=list)
+    """As texts."""
     warning_codes: list[str] = field(default_factory=list)
     """Stable code of each warning; empty in older ladders."""
 

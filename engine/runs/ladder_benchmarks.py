@@ -17,6 +17,7 @@ class BenchmarkRow(Struct, kw_only=True):
     score: Interval
     """Pointwise 95% interval over items and seeds."""
     by_seed: list[float] = field(default_factory=list)
+    """Mean score of each seed."""
     difference: Interval | None = None
     """The rung's score minus the base model's, paired by item; simultaneous for all rungs and benchmarks. None for the
     base model, and if it has no score or the rung is not compared."""
@@ -32,11 +33,14 @@ class LadderBenchmark(Struct, kw_only=True):
     """One benchmark of a ladder."""
 
     name: str
+    """Of the task, as lm-evaluation-harness names it."""
     metric: str
     """As lm-evaluation-harness names it: acc, acc_norm, exact_match."""
     higher_is_better: bool
+    """Direction of the metric."""
     is_share: bool
     """Whether scores are shares from 0 to 1."""
     items: int
+    """Number of items."""
     rows: list[BenchmarkRow]
     """The base models first, then the rungs that have finished."""

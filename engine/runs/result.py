@@ -29,8 +29,11 @@ class Interval(Struct, kw_only=True):
     """
 
     mean: float | None
+    """None if it is not finite."""
     low: float | None
+    """Lower bound."""
     high: float | None
+    """Upper bound."""
     rows: int
     """Number of items; the name is older than the term."""
 
@@ -62,11 +65,15 @@ class Score(Struct, kw_only=True):
     loss: Interval
     """Mean negative log-likelihood in nats per answer token; the interval resamples items."""
     perplexity: float | None
+    """exp of the mean loss."""
     metric: str
+    """Its name."""
     score: Interval
+    """Of the metric."""
     extra: dict[str, Interval] = field(default_factory=dict)
     """Additional scores of the same answers, such as exact match next to the share of correct JSON fields."""
     seconds: float = 0.0
+    """Duration of scoring."""
     ended: Interval | None = None
     """Share of answers that an end token ended; the others reached `evaluation.max_new_tokens`. None if not known."""
     format_errors: Interval | None = None
@@ -81,9 +88,13 @@ class MeasuredPeak(Struct, kw_only=True):
     rss_training: int | None = None
     """Peak resident set while training."""
     allocated: int | None = None
+    """Of tensors, by torch's caching allocator."""
     reserved: int | None = None
+    """Of torch's caching allocator."""
     nvml_used: int | None = None
+    """On the GPU, by all processes (NVML)."""
     allocated_training: int | None = None
+    """As `allocated`, while training."""
     reserved_training: int | None = None
     """`allocated` and `reserved` while training, including evaluations during training."""
     paged: int | None = None
@@ -110,6 +121,7 @@ class General(Struct, kw_only=True):
     before: list[float]
     """Summed negative log-likelihood of each passage in nats; empty if the base model was not evaluated."""
     after: list[float]
+    """The same of the trained model."""
 
 
 class BenchmarkResult(Struct, kw_only=True):
@@ -118,6 +130,7 @@ class BenchmarkResult(Struct, kw_only=True):
     metric: str
     """As lm-evaluation-harness names it."""
     higher_is_better: bool
+    """Direction of the metric."""
     is_share: bool
     """Whether scores are shares from 0 to 1."""
     before: Interval | None = None
@@ -130,7 +143,9 @@ class Predicted(Struct, kw_only=True):
     """Peak memory in bytes, predicted before the first step."""
 
     tier: Literal["formula", "dry run", "probe"]
+    """What predicted it."""
     training: int
+    """Peak while training."""
     evaluation: int | None = None
     """Peak of held-out loss and generation; None if the tier does not predict it."""
 
@@ -139,33 +154,51 @@ class Result(Struct, kw_only=True):
     """Content of `result.json`; written once, atomically, when a worker ends."""
 
     v: int = SCHEMA_VERSION
+    """Rises when a field is renamed or changes its meaning."""
     status: Status
+    """How the run ended."""
     reason: str
+    """Why, as text."""
     name: str
+    """The directory's name."""
     preset: str
+    """Its name."""
     method: str
+    """Its name."""
     model: str
+    """As configured."""
     data: str
+    """As configured."""
     metric: str
+    """The metric of `score`."""
     created: float
+    """Unix seconds."""
     ended: float
+    """Unix seconds."""
     from_run: str = ""
     """The run whose adapter or model this one started from: `before` is its score. '' for the base model."""
     steps: int = 0
+    """Optimizer steps done."""
     planned_steps: int = 0
+    """Optimizer steps of the configuration."""
     micro_batch: int | None = None
+    """Rows of the largest micro-batch."""
     before: Score | None = None
+    """The base model on the test items."""
     after: Score | None = None
+    """The trained model on the same items."""
     validation_loss: list[tuple[int, float | None]] = field(default_factory=list)
     """(step, loss) on the validation rows."""
     final_validation: float | None = None
     """Of the finished model on at most 512 validation rows, nats/token; used to choose learning rates."""
     general: General | None = None
+    """Loss on general text."""
     benchmarks: dict[str, BenchmarkResult] = field(default_factory=dict)
     """By the name of the task; empty without `evaluation.benchmarks`."""
     parameters: int = 0
     """Parameters of the model, excluding adapters."""
     trainable: int = 0
+    """Trained parameters."""
     tokens: int = 0
     """Tokens of the rows of all training steps."""
     computed_tokens: int | None = None
@@ -179,7 +212,9 @@ class Result(Struct, kw_only=True):
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of each phase."""
     peak: MeasuredPeak = field(default_factory=MeasuredPeak)
+    """Peak memory."""
     predicted: list[Predicted] = field(default_factory=list)
+    """Peaks predicted before the first step."""
     peak_training_bytes: int | None = None
     """Measured peak of training, as the planner predicts it: on a GPU the memory reserved by the caching allocator; on
     a CPU the resident set minus its size before the model was loaded.
@@ -191,15 +226,23 @@ class Result(Struct, kw_only=True):
     joules: dict[str, float] = field(default_factory=dict)
     """Energy of each phase; empty if not measured."""
     cost: float | None = None
+    """Price of the run in `currency`; None without a price."""
     currency: str = "USD"
+    """ISO 4217 code."""
     artifact_bytes: int = 0
+    """Size of `model/`."""
     last_checkpoint: str = ""
+    """Its directory, relative to the run."""
     warnings: list[str] = field(default_factory=list)
+    """As texts."""
     warning_codes: list[str] = field(default_factory=list)
     """Stable code of each warning; empty in results of versions that did not record them."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Of Python, ftbench and the libraries that affect the numbers."""
     machine: dict[str, Any] = field(default_factory=dict)
+    """Device, CPU, memory, system."""
     fingerprints: dict[str, str] = field(default_factory=dict)
+    """Hashes of data, test rows, model and general text."""
     split_version: int = OLDEST_SPLIT_VERSION
     """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)

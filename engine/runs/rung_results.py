@@ -13,35 +13,47 @@ class SeedRange(Struct, kw_only=True):
     """Mean, lowest and highest value over the seeds; not a confidence interval."""
 
     mean: float
+    """Over the seeds."""
     low: float
+    """Lowest."""
     high: float
+    """Highest."""
 
 
 class RentalPrice(Struct, kw_only=True):
     """The cheapest listed GPU with enough memory for the peak."""
 
     gpu: str
+    """Its name in the price list."""
     memory: int
     """Bytes."""
     price_per_hour: float
+    """In `currency`."""
     currency: str
+    """ISO 4217 code."""
 
 
 class RungResult(Struct, kw_only=True):
     """Scores and costs of a rung, of an artifact of a rung, or of the base model."""
 
     name: str
+    """Of the rung; `base`, `base-4bit` and `base-4-shot` for the base model."""
     method: str
+    """For the base model the row's name."""
     source: str = ""
     """For an artifact: the rung whose runs it was exported from; '' for trained rungs."""
     status: str
     """finished, partly (not all seeds), or why there is no result: out_of_memory, diverged, failed, died."""
     reason: str = ""
+    """Of `status`, as text."""
     learning_rate: float | None = None
+    """Of its runs; None for the base model."""
     learning_rate_origin: str = ""
     """What set it: `preset demo`, `default for lora`, `command line`, `learning-rate trials`; '' in older ladders."""
     seeds: list[int] = field(default_factory=list)
+    """Finished ones."""
     runs: list[str] = field(default_factory=list)
+    """Directories of the finished runs, by seed."""
     score: Interval | None = None
     """The metric with its pointwise 95% interval over items and seeds."""
     by_seed: list[float] = field(default_factory=list)
@@ -53,6 +65,7 @@ class RungResult(Struct, kw_only=True):
     format_errors: float | None = None
     """Share of answers without the format that the metric needs; None if it needs none."""
     loss: Interval | None = None
+    """Held-out loss on the test rows, nats/token."""
     share_of_score: Interval | None = None
     """Score divided by full fine-tuning's."""
     share_of_gain: Interval | None = None
@@ -62,6 +75,7 @@ class RungResult(Struct, kw_only=True):
     not_compared: str = ""
     """Why the rung is in no comparison: it has fewer seeds than others, and they vary more."""
     peak: MeasuredPeak | None = None
+    """The highest over the seeds."""
     disturbed: str = ""
     """Why the rung has no times and no costs that depend on them: all its timings are disturbed, or they were measured
     on another device than most runs of the ladder."""
@@ -81,12 +95,19 @@ class RungResult(Struct, kw_only=True):
     money: SeedRange | None = None
     """Price of a run in `currency`."""
     currency: str = "USD"
+    """ISO 4217 code."""
     money_note: str = ""
+    """Source of the price per hour, or why it is unknown."""
     rent: RentalPrice | None = None
+    """Cheapest GPU with enough memory."""
     rent_note: str = ""
+    """A note on it."""
     trainable: int = 0
+    """Trained parameters."""
     parameters: int = 0
+    """Parameters of the model without adapters."""
     artifact_bytes: int = 0
+    """Size of the adapter or the model."""
     export_seconds: SeedRange | None = None
     """Of an artifact: writing it, without its check. Its `all_seconds` are those of its runs plus these."""
     identical: float | None = None
@@ -94,6 +115,7 @@ class RungResult(Struct, kw_only=True):
     generation: SeedRange | None = None
     """Of an artifact: tokens/s of its answers on `generation_device`."""
     generation_device: str = ""
+    """Where `generation` was measured."""
     general_loss: Interval | None = None
     """Loss on held-out general text, nats/token."""
     forgetting: Interval | None = None
@@ -123,7 +145,9 @@ class Comparison(Struct, kw_only=True):
     """The difference of two rungs, a − b, paired by test item."""
 
     a: str
+    """A rung."""
     b: str
+    """The rung it is compared with."""
     difference: Interval
     """Of the score, with a 95% interval that holds simultaneously for all comparisons."""
     p: float
@@ -131,6 +155,7 @@ class Comparison(Struct, kw_only=True):
     p_adjusted: float
     """Adjusted for all comparisons (single-step max-T); below 0.05 exactly where the interval excludes 0."""
     finding: Finding
+    """Of a against b."""
     mcnemar: list[float] = field(default_factory=list)
     """Exact two-sided p of McNemar's test by seed, for scores of 0 or 1."""
     needed_for: NeededFor = "difference"
@@ -142,7 +167,9 @@ class Comparison(Struct, kw_only=True):
     needed_items_high: int | None = None
     """The same if seeds vary much; None if no realistic number is enough, and in older ladders."""
     needed_seeds_high: int | None = None
+    """Seeds needed as well, if seeds vary much."""
     loss_difference: Interval | None = None
+    """Of the held-out loss, simultaneous."""
 
 
 Topic = Literal[
@@ -165,16 +192,20 @@ class VerdictSentence(Struct):
     """A sentence of the verdict with its topic."""
 
     topic: Topic
+    """What it is about."""
     text: str
+    """Its numbers are also in the tables."""
 
 
 class RungTradeoff(Struct, kw_only=True):
     """A rung in the figure of the summary: what it keeps of full fine-tuning's gain, at which share of its cost."""
 
     rung: str
+    """Its name in `rows`."""
     title: str
     """Its name in text."""
     share_of_gain: Interval
+    """As in `rows`."""
     cost: SeedRange
     """Ratio to full fine-tuning's cost: of the means, and the lowest and highest over all pairs of seeds."""
 

@@ -19,7 +19,7 @@ from engine.runs import ladder_dir, run_dir, sweep_dir
 from engine.runs.cleaning import KINDS
 from engine.runs.exports import ExportKind, WeightType
 from engine.runs.home import runs_home
-from engine.runs.json_schemas import FILES
+from tui.cli.schema import FILES
 from tui.data.datasets import EMBEDDED
 from tui.data.recent import read_recent
 

@@ -26,7 +26,7 @@ from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.measured_error import MEASURED
 from engine.memory.formula.memory_budget import listed_budget, local_budget
-from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, device_notes, quick_plan
+from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, PlanReport, TierError, device_notes, quick_plan
 from engine.memory.formula.roofline import least_seconds
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
@@ -69,7 +69,7 @@ def plan(options: PlanOptions) -> int:
     earlier = list(history.results(options.runs))
     times = estimated_times(found, query.configs, earlier)
     if options.json:
-        print_json(as_json(found, times, options, config))
+        print_json(msgspec.to_builtins(report(found, times, options, config)))
         return 0
     here = history.tier_accuracy(
         history.prediction_errors(result for _, result in earlier if history.is_here(result, found.budget))
@@ -166,19 +166,23 @@ def _least_seconds(config: Config, estimate: MemoryEstimate | None, plan: Memory
     return least_seconds(config, table, estimate, plan.work, plan.budget)
 
 
-def as_json(
-    plan: MemoryPlan, times: Mapping[str, TimeEstimate], options: PlanOptions, config: Config
-) -> dict[str, Any]:
-    """The plan as docs/plan-json.md describes it."""
-    found: dict[str, Any] = msgspec.to_builtins(plan)
-    for method_plan in found["methods"]:
-        method_plan["time"] = msgspec.to_builtins(times[method_plan["method"]])
+def report(plan: MemoryPlan, times: Mapping[str, TimeEstimate], options: PlanOptions, config: Config) -> PlanReport:
+    """The plan with its times and the planner's measured errors."""
+    for method_plan in plan.methods:
+        method_plan.time = times[method_plan.method]
     errors = [
-        {"tier": tier, "device": device, "median": e.median, "worst": e.worst, "under": e.under, "against": e.against}
+        TierError(tier=tier, device=device, median=e.median, worst=e.worst, under=e.under, against=e.against)
         for (tier, device), e in MEASURED.items()
     ]
-    about = {"v": 2, "preset": preset_name(options.preset), "model": config.model.id, "data": config.data.id}
-    return {**about, "batch": config.train.batch, **found, "measured_errors": errors}
+    return PlanReport(
+        v=1,
+        preset=preset_name(options.preset),
+        model=config.model.id,
+        data=config.data.id,
+        batch=config.train.batch,
+        measured_errors=errors,
+        **{field: getattr(plan, field) for field in MemoryPlan.__struct_fields__},
+    )
 
 
 def show_history(runs: Path, json: bool) -> int:

@@ -1,11 +1,100 @@
-"""`schema`: print the JSON Schema of a file that ftbench writes."""
+"""`schema`: print the JSON Schema (2020-12) of a file or of what `plan --json` prints, generated from its type.
+
+Unknown fields are allowed: later versions add some. Descriptions are the docstrings of the types and their fields.
+"""
 
 from __future__ import annotations
 
-from engine.runs.json_schemas import json_schema
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from engine.config.errors import UserError
+from engine.memory.formula.method_plan import PlanReport
+from engine.runs.events import AnyEvent
+from engine.runs.ladder import Ladder
+from engine.runs.renamed_fields import SCHEMA_VERSION
+from engine.runs.result import Result
 from tui.output.console import print_json
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FILES: dict[str, tuple[Any, str]] = {
+    "events": (AnyEvent, "one line of events.jsonl"),
+    "result": (Result, "result.json of a run"),
+    "ladder": (Ladder, "ladder.json of a ladder"),
+    "plan": (PlanReport, "output of plan --json"),
+}
+"""Name of a schema -> type and title."""
 
 
 def show(name: str) -> None:
-    """Print the schema of events, result or ladder. Raises UserError for an unknown name."""
+    """Print the schema of this name. Raises UserError for an unknown one."""
     print_json(json_schema(name))
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """The schema of this name. Raises UserError for an unknown one."""
+    if name not in FILES:
+        raise UserError(f"unknown schema {name!r}", do=f"use {', '.join(FILES)}", code="schema.unknown")
+    kind, title = FILES[name]
+    schema = msgspec.json.schema(kind)
+    for one in _structs(kind):
+        _describe(schema["$defs"][one.__name__], one)
+    return {"$schema": DIALECT, "title": f"ftbench {title}, version {SCHEMA_VERSION}", **_null_last(schema)}
+
+
+def _null_last(schema: Any) -> Any:
+    """The schema with null at the end of each `anyOf`: versions of msgspec differ in the order."""
+    if isinstance(schema, list):
+        return [_null_last(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: _null_last(value) for key, value in schema.items()}
+    if isinstance(choices := result.get("anyOf"), list):
+        result["anyOf"] = sorted(choices, key=lambda one: one == {"type": "null"})
+    return result
+
+
+def _structs(kind: Any) -> list[type]:
+    """All struct types that a type contains, each once."""
+    found: dict[type, None] = {}
+    todo = [msgspec.inspect.type_info(kind)]
+    while todo:
+        info = todo.pop()
+        if isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType):
+            if info.cls in found:
+                continue
+            found[info.cls] = None
+            todo += [field.type for field in info.fields]
+        for name in ("types", "item_types"):
+            todo += getattr(info, name, ())
+        for name in ("item_type", "key_type", "value_type", "type"):
+            if (inner := getattr(info, name, None)) is not None:
+                todo.append(inner)
+    return list(found)
+
+
+def _describe(schema: dict[str, Any], kind: type) -> None:
+    """Add the docstrings of the fields to the schema of a struct."""
+    if kind.__doc__:
+        schema["description"] = " ".join(inspect.cleandoc(kind.__doc__).split())
+    for base in reversed(kind.__mro__):
+        if base.__module__.startswith("engine."):
+            for name, meaning in _field_docs(base):
+                if name in schema.get("properties", {}):
+                    schema["properties"][name]["description"] = meaning
+
+
+def _field_docs(kind: type) -> Iterator[tuple[str, str]]:
+    """The fields of a class that are followed by a docstring, and it."""
+    source = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(source, ast.ClassDef)
+    for node, following in zip(source.body, source.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            value = following.value if isinstance(following, ast.Expr) else None
+            if isinstance(value, ast.Constant):
+                yield node.target.id, " ".join(str(value.value).split())

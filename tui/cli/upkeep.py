@@ -73,9 +73,10 @@ def completion(
 
 @upkeep_app.command()
 def schema(
-    name: Annotated[str, typer.Argument(metavar="FILE", help="events, result or ladder.")], json: JsonOption = False
+    name: Annotated[str, typer.Argument(metavar="FILE", help="events, result, ladder or plan.")],
+    json: JsonOption = False,
 ) -> None:
-    """Print the JSON Schema of events, results or ladders."""
+    """Print the JSON Schema of events, results, ladders or plans."""
     from tui.cli import schema as verb
 
     verb.show(name)

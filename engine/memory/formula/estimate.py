@@ -56,25 +56,33 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     """Predicted memory of one method."""
 
     tier: Literal["formula", "dry run"]
+    """What estimated it."""
     method: str
+    """Its name."""
     device: Device
+    """Kind of device."""
     rows: StepShape
+    """Of a step."""
     micro_batch: int
     """Rows of the largest micro-batch."""
     packing: PackingMode
+    """As computed."""
     gradient_checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     static: int
     """Bytes between two steps: weights, adapters, optimizer state."""
     training: PeakMemory
+    """Peak of a training step."""
     evaluation: PeakMemory
     """Peak of evaluation, the larger of `held_out` and `answering`."""
     held_out: PeakMemory | None = None
+    """Peak of the held-out loss."""
     answering: PeakMemory | None = None
     """Peak of generation; None if nothing is generated because the metric is the loss."""
     parameters: int
     """Parameters of the model without adapters."""
     trainable: int
+    """Trained parameters."""
     devices: int = 1
     """Number of devices that train the run; the estimate is of one of them."""
     sharded: bool = False

@@ -148,13 +148,19 @@ class TimeEstimate(Struct, frozen=True, kw_only=True):
     """Predicted duration and cost of training on a device."""
 
     seconds: float | None = None
+    """Median duration of training; evaluation before and after is not included. None if unknown."""
     low: float | None = None
+    """Shortest duration."""
     high: float | None = None
-    """Duration of training; evaluation before and after is not included."""
+    """Longest duration."""
     cost: float | None = None
+    """Median, at the price per hour, in `currency`."""
     cost_low: float | None = None
+    """Lowest cost."""
     cost_high: float | None = None
+    """Highest cost."""
     currency: str = ""
+    """ISO 4217 code."""
     runs: int = 0
     """Number of runs it is based on."""
     what: str = ""
@@ -164,6 +170,7 @@ class TimeEstimate(Struct, frozen=True, kw_only=True):
     at_least: float | None = None
     """Without a duration: a lower bound in seconds (`roofline`), if known."""
     why_no_cost: str = ""
+    """Why there is no cost; '' if there is one."""
 
 
 def time_estimate(

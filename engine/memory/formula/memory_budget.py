@@ -26,9 +26,11 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
     """Total and used memory of a device."""
 
     name: str
+    """GPU or CPU."""
     recorded_name: str = ""
     """The device's name in results of runs; '' if it is `name`."""
     device: Device
+    """Kind of device."""
     source: Literal["listed", "gpu", "shared", "system"]
     """`listed`: a GPU of the price list; `gpu`: this machine's GPU; `shared`: a GPU that uses system memory; `system`:
     system memory.
@@ -42,8 +44,11 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
     bf16: bool = True
     """Whether it supports bf16 arithmetic."""
     price_per_hour: float | None = None
+    """From the price list; None if unknown."""
     currency: str = "USD"
+    """ISO 4217 code."""
     note: str = ""
+    """Why it is not a GPU."""
 
     @property
     def free(self) -> int:

@@ -25,6 +25,7 @@ from engine.memory.formula.fit import (
     longest_rows,
     required_headroom,
 )
+from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import Remedy, changes
 
@@ -35,14 +36,19 @@ class MethodPlan(Struct, kw_only=True):
     """Plan of one method on one device."""
 
     method: str
+    """Its name."""
     automatic: bool
     """Whether the micro-batch size is `auto`: the largest that fits with the required headroom, else without it."""
     optimizer: str
+    """With `auto` resolved."""
     formula: MemoryEstimate
+    """In closed form."""
     dry_run: MemoryEstimate | None = None
+    """Of the real training step on fake tensors; None with `--quick` or if it is not possible."""
     refused: str = ""
     """Why a requested dry run is missing."""
     fit: Fit
+    """By the dry run, else by the formula: for training, and on a CPU also for evaluation."""
     margin: int
     """Bytes that should stay free in addition to the peak; with less, `fit` is `tight`."""
     micro_batch: LargestFit
@@ -54,8 +60,11 @@ class MethodPlan(Struct, kw_only=True):
     longest_alone: LargestFit
     """Tokens of the longest rows that fit with micro-batch size 1."""
     changes: list[Remedy] = field(default_factory=list)
+    """Settings that make it fit, smallest change first; empty if it fits or nothing helps."""
     listed_gpu: str = ""
     """If it does not fit on a GPU: the cheapest listed GPU on which it does, '' if none is listed."""
+    time: TimeEstimate | None = None
+    """Of training, from finished runs; set by `ftbench plan`."""
 
     @property
     def best(self) -> MemoryEstimate:
@@ -69,6 +78,7 @@ class TrainingWork(Struct, frozen=True, kw_only=True):
     rows: int
     """Training rows."""
     steps: int
+    """Optimizer steps."""
     tokens: int
     """Tokens of the rows in all steps."""
     answer_tokens: int = 0
@@ -98,14 +108,53 @@ class MemoryPlan(Struct, kw_only=True):
     """The plan of all requested methods."""
 
     budget: MemoryBudget
+    """The memory in which it should fit."""
     rows: StepShape
+    """The planned rows."""
     rows_from: RowsFrom
+    """`data`: longest row and answer of a step; `max_length`: of the preset or the model; `asked`: `--length`."""
     why: str = ""
     """Why the rows of the data are not used."""
     work: TrainingWork | None = None
     """None if the data was not read."""
     methods: list[MethodPlan]
+    """One per method."""
     notes: list[str] = field(default_factory=list)
+    """Remarks."""
+
+
+class PlanReport(MemoryPlan, kw_only=True):
+    """What `ftbench plan --json` prints. Bytes, seconds; errors are predicted / measured - 1."""
+
+    v: int
+    """Rises when a field is renamed or changes its meaning."""
+    preset: str
+    """Its name."""
+    model: str
+    """As configured."""
+    data: str
+    """As configured."""
+    batch: int
+    """Rows per optimizer step."""
+    measured_errors: list[TierError]
+    """Of the planner, by tier and device."""
+
+
+class TierError(Struct, kw_only=True):
+    """How accurate a tier was."""
+
+    tier: str
+    """formula or dry run."""
+    device: str
+    """cpu or cuda."""
+    median: float | None
+    """Of absolute errors; None with too few measurements."""
+    worst: float
+    """Largest absolute error."""
+    under: float
+    """Largest underestimate."""
+    against: str
+    """What predictions were compared with."""
 
 
 def planned_rows(config: Config, positions: int | None, length: int | None = None) -> StepShape:

@@ -33,6 +33,7 @@ class Remedy(Struct, frozen=True, kw_only=True):
     peak: int
     """Bytes by the formula, corrected by the dry run if there is one."""
     fit: Fit
+    """With these settings."""
 
 
 def changes(

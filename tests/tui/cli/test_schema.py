@@ -1,4 +1,4 @@
-"""The JSON Schemas of events, results and ladders accept what ftbench writes, and nothing else."""
+"""The JSON Schemas of `ftbench schema` accept what ftbench writes, and nothing else, and describe every field."""
 
 from __future__ import annotations
 
@@ -15,13 +15,27 @@ from schema_checks import check_files, validator
 from engine.config.errors import UserError
 from engine.runs import events
 from engine.runs.event_log import EventLog
-from engine.runs.json_schemas import FILES, json_schema
 from engine.runs.renamed_fields import current_event, current_ladder, current_result
+from tui.cli.schema import FILES, json_schema
+
+SETTINGS = ("Config",)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_schema_is_a_valid_json_schema(name: str) -> None:
     Draft202012Validator.check_schema(json_schema(name))
+
+
+@pytest.mark.parametrize("name", ["result", "ladder", "plan"])
+def test_every_field_is_described(name: str) -> None:
+    schema = json_schema(name)
+    missing = [
+        f"{title}.{field}"
+        for title, kind in schema["$defs"].items()
+        for field, described in kind.get("properties", {}).items()
+        if "description" not in described and title not in SETTINGS
+    ]
+    assert missing == []
 
 
 def test_written_files_are_valid(tmp_path: Path) -> None:
@@ -79,5 +93,5 @@ def test_unknown_fields_of_later_versions_are_allowed() -> None:
 
 
 def test_an_unknown_schema_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="events, result, ladder"):
+    with pytest.raises(UserError, match="events, result, ladder, plan"):
         json_schema("run")

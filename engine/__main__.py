@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     try:
         frozen = read_frozen(run)
         check_unchanged(run, frozen)
-        lock = locks.acquire(run.lock_file)
+        lock = run.acquire()
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.files import read_small
-from engine.runs.home import config_file
+from engine.config.home import config_file
 from tui.keymap import RENAMED
 from tui.terminal.capabilities import needs_ascii
 from tui.terminal.themes import AUTO
@@ -31,8 +31,8 @@ class Settings:
     """When a run ends while the bench is open: `bell`, or a command that gets a sentence as its last argument."""
     keys: dict[str, str] = field(default_factory=dict)
     """Command -> keys: { "bench.start" = "S" }."""
-    runs: dict[str, str] = field(default_factory=dict)
-    """`home`: the runs home, an absolute path; read by `engine.runs.home`."""
+    home: str = ""
+    """The folder of runs and caches, an absolute path; read by `engine.config.home`, written by `ftbench home`."""
     track: dict[str, Any] = field(default_factory=dict)
     """Trackers of every run; read by `engine.config.user_trackers`."""
     errors: list[str] = field(default_factory=list)
@@ -68,7 +68,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
         "mouse": bool,
         "notify": str,
         "keys": dict[str, str],
-        "runs": dict[str, str],
+        "home": str,
         "track": dict[str, Any],
     }
     for key, value in table.items():
@@ -81,7 +81,6 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
             settings.errors.append(f"invalid value of {key}: {path}: {error} [settings.invalid_value]")
     _check_theme(settings, set(themes), path)
     _check_keys(settings, set(commands), path)
-    _check_runs(settings, path)
     return settings
 
 
@@ -90,14 +89,6 @@ def _check_theme(settings: Settings, themes: set[str], path: Path) -> None:
         hint = _suggestion(settings.theme, themes)
         settings.errors.append(f"unknown theme {settings.theme!r}: {path}{hint} [settings.unknown_theme]")
         settings.theme = Settings().theme
-
-
-def _check_runs(settings: Settings, path: Path) -> None:
-    """Name the unknown keys of `[runs]`; the value of `home` is checked where it is used."""
-    for key in settings.runs:
-        if key != "home":
-            hint = _suggestion(key, ["home"])
-            settings.errors.append(f"unknown key runs.{key}: {path}{hint} [settings.unknown_key]")
 
 
 def _check_keys(settings: Settings, commands: set[str], path: Path) -> None:

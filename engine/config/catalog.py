@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from msgspec import Struct
+
+from engine.config.home import cache_folder
 
 LITGPT = "model cards, and litgpt's config.py, which follows each config.json on the Hub"
 """github.com/Lightning-AI/litgpt, litgpt/config.py."""
@@ -170,4 +171,4 @@ CATALOG: dict[str, CatalogEntry] = {
 
 def pulled_folder(name: str) -> Path:
     """The folder of a catalog model on this machine, once it is pulled."""
-    return Path(platformdirs.user_cache_dir("ftbench")) / "models" / name
+    return cache_folder() / "models" / name

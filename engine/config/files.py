@@ -1,4 +1,4 @@
-"""Atomic writes, deletion that does not follow links, temporary folders, and the working directory."""
+"""Bounded reads, atomic writes, deletion that does not follow links, temporary folders, and the working directory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
 
     `prefix` starts with SCRATCH_PREFIX there, and with a dot in `parent`.
     """
-    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix="" if parent is None else ".tmp", dir=parent))  # noqa: TID251 - the one place
+    place = os.path.realpath(tempfile.gettempdir() if parent is None else parent)  # it can be a link
+    folder = Path(tempfile.mkdtemp(prefix=prefix, suffix="" if parent is None else ".tmp", dir=place))  # noqa: TID251 - the one place
     try:
         with locked_folder(folder):
             yield folder
@@ -131,13 +132,42 @@ def is_no_space_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def check_no_link_above(path: Path) -> None:
+    """Raise OSError where a directory above the path is a symbolic link. Those of the user are resolved before."""
+    parent = path.absolute().parent
+    if os.path.realpath(parent) != str(parent):
+        raise OSError(errno.ELOOP, "a directory of the path is a symbolic link", str(parent))
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise UserError where a run's directory is a symbolic link or contains one: nothing is written through links.
+
+    For every process that writes to the directory, before it does; `remove_tree` checks by itself.
+    """
+    link = folder if folder.is_symlink() else _find_link(folder)
+    if link is not None:
+        do = "delete the link, or replace it by a copy of what it points to"
+        raise UserError("symbolic link in a run's directory", visible(str(link)), do, "run.link")
+
+
+def _find_link(folder: Path) -> Path | None:
+    """A symbolic link below a directory, None where there is none."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(path := os.path.join(parent, name)):  # noqa: PTH114, PTH118 - a tree has many files
+                return Path(path)
+    return None
+
+
 def remove_tree(path: Path, ignore_errors: bool = False) -> None:
     """Delete a file, or a directory and its content; of a symbolic link only the link is deleted.
 
-    A missing path is no error. Raises OSError where something is left, unless `ignore_errors` is set. Nothing else may
-    call `shutil.rmtree` (checked by ruff).
+    A missing path is no error. Raises OSError where something is left, unless `ignore_errors` is set, and for a path
+    that leads through a symbolic link: what is there belongs to something else. Nothing else may call `shutil.rmtree`
+    (checked by ruff).
     """
     try:
+        check_no_link_above(path)
         if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
             return

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 
+from engine.config import home
 from engine.config.errors import Notice
 from engine.config.files import SCRATCH_PREFIX, remove_tree, temporary_folder
 from engine.data.preparation import Facts, Preparation
@@ -47,7 +47,7 @@ class EntryMeta(msgspec.Struct):
 
 def cache_folder() -> Path:
     """The folder of the cache."""
-    return Path(platformdirs.user_cache_dir("ftbench")) / "prepared"
+    return home.cache_folder() / "prepared"
 
 
 def load(key: str) -> Preparation | None:

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import file_sha256, temporary_folder
+from engine.config.home import cache_folder
 from engine.methods.pull import download_wheel
 from engine.runs.exports import GGUF_TOOLS
 
@@ -55,7 +54,7 @@ LIBRARY = Tool(
 def tools_folder() -> Path:
     """The folder of these versions."""
     versions = f"{CONVERTER.version}-{LIBRARY.version}"
-    return Path(platformdirs.user_cache_dir("ftbench")) / "tools" / f"{GGUF_TOOLS}-{versions}"
+    return cache_folder() / "tools" / f"{GGUF_TOOLS}-{versions}"
 
 
 def require_tools() -> Path:

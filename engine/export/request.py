@@ -9,9 +9,11 @@ from pathlib import Path
 import msgspec
 
 from engine.config.errors import UserError
+from engine.config.files import refuse_links
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.export.gguf_tools import require_tools
 from engine.runs.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, Fidelity, WeightType, export_folder
+from engine.runs.folder import real_path
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, finished_result, read_frozen
@@ -36,11 +38,14 @@ class ExportRequest:
     @property
     def folder(self) -> Path:
         """The artifact's folder."""
-        return self.out or export_folder(self.run, self.kind, self.written_type)
+        if self.out:
+            return real_path(self.out)
+        return export_folder(self.run, self.kind, self.written_type)
 
 
 def refuse_request(request: ExportRequest) -> None:
-    """Raise UserError for a folder that exists, and as `exportable` does."""
+    """Raise UserError for a folder that exists, for a run with symbolic links, and as `exportable` does."""
+    refuse_links(request.run.path)
     refuse_folder(request.folder, request.overwrite)
     exportable(request)
 

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     kind = "sweep" if isinstance(folder, SweepDir) else "ladder"
     try:
         folder.plan()
-        lock = locks.acquire(folder.lock_file)
+        lock = folder.acquire()
         if lock is None:
             do = f"`ftbench attach {folder.name}` shows it"
             raise UserError(f"{kind} is already running", folder.name, do, code=f"{kind}.already_running")

@@ -19,7 +19,7 @@ from engine.ladder.process import load_or_create
 from engine.ladder.runner import LadderRunner
 from engine.ladder.shared_base import add_shared_bases
 from engine.ladder.sweep_summary import summarize_sweep
-from engine.runs import end_record, locks
+from engine.runs import end_record
 from engine.runs.ladder import Ladder, Outcome
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.stop_request import StopRequest, StopRequested
@@ -160,7 +160,7 @@ class SweepRunner:
         """The pipeline of the cell's ladder, whose lock is held; adds the time that it took to the cell."""
         folder = self._folder(cell)
         plan = folder.plan()
-        lock = locks.acquire(folder.lock_file, str(os.getpid()))
+        lock = folder.acquire(str(os.getpid()))
         if lock is None:
             do = f"`ftbench stop {folder.name}` stops it"
             raise UserError("ladder is already running", folder.name, do, code="ladder.already_running")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import platformdirs
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.config.errors import UserError
 from engine.config.files import file_sha256, temporary_folder
+from engine.config.home import cache_folder
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
@@ -19,7 +19,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     the weights are copied to a model created from the configuration without that entry.
     """
     if folder is None:
-        folder = Path(platformdirs.user_cache_dir("ftbench")) / "gguf" / file_sha256(file)[:16]
+        folder = cache_folder() / "gguf" / file_sha256(file)[:16]
     if (folder / "config.json").exists():
         return folder
     _check_magic(file)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
 from engine.config.errors import UserError
-from engine.config.files import remove_tree
+from engine.config.files import check_no_link_above, remove_tree
+from engine.config.home import cache_folder
 from engine.runs import ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.comparison_dir import ComparisonDir
+from engine.runs.exports import exports_folder
 from engine.runs.folder import Folder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
@@ -72,15 +72,18 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     cells = _cells(sweeps)
     for one in (*ladders, *sweeps):
         yield _item("ladders", one.name, one.path, _kept(one, cells.get(one.name)), one)
-    cache = Path(platformdirs.user_cache_dir("ftbench"))
+    cache = cache_folder()
     for kind in ("prepared", "models", "tools"):
         for path in _folders(cache / kind):
             yield _item(kind, path.name, path, IN_USE if locks.is_locked(path) else "")
 
 
 def remove(item: StoredItem) -> bool:
-    """Remove an item; False if a process uses it by now. Raises OSError if it cannot be removed."""
-    if item.owner is None:
+    """Remove an item; False if a process uses it by now. Raises OSError if it cannot be removed.
+
+    Of an item that is a symbolic link only the link is removed.
+    """
+    if item.owner is None or item.owner.path.is_symlink():  # no lock is written into what the link points to
         if locks.is_locked(item.path):
             return False
         remove_tree(item.path)
@@ -101,9 +104,9 @@ def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
     state = run.state()
     live = RUNNING if run.is_active() or state in run_dir.ACTIVE else IN_USE if locks.is_in_use(run.path) else ""
     resumable = f"the run is {state}: it resumes from its checkpoint" if state != "finished" else ""
-    if run.checkpoints.exists():
+    if run.checkpoints in _folders(run.path):
         yield _item("checkpoints", run.name, run.checkpoints, live or resumable, run)
-    for path in _folders(run.path / "exports"):
+    for path in _folders(exports_folder(run)):
         yield _item("exports", f"{run.name}/{path.name}", path, live, run)
     yield _item("runs", run.name, run.path, live or (f"it belongs to the ladder {ladder}" if ladder else ""), run)
 
@@ -142,7 +145,7 @@ def _delete(item: StoredItem) -> None:
     if isinstance(item.owner, RunDir) and item.kind == "runs":
         run_dir.delete(item.owner)
     elif isinstance(item.owner, ComparisonDir) and item.kind == "ladders":
-        item.owner.plan_file.unlink(missing_ok=True)  # first: a partly deleted directory must not be listed
+        remove_tree(item.owner.plan_file)  # first: a partly deleted directory must not be listed
         remove_tree(item.path)
     else:
         remove_tree(item.path)
@@ -154,9 +157,12 @@ def _item(kind: Kind, name: str, path: Path, keep: str, owner: Folder | None = N
 
 
 def _folders(parent: Path) -> list[Path]:
-    """Folders without those that a process is writing, by name."""
+    """Folders without those that a process is writing, by name; symbolic links are not followed."""
     with contextlib.suppress(OSError):
-        return sorted(path for path in parent.iterdir() if not path.name.startswith(".") and path.is_dir())
+        check_no_link_above(parent / "any")
+        with os.scandir(parent) as entries:
+            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return sorted(Path(entry.path) for entry in found if not entry.name.startswith("."))
     return []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import check_utf8, remove_tree, write_atomically
+from engine.config.files import check_utf8, refuse_links, remove_tree, write_atomically
 from engine.config.text import visible
 from engine.runs import device_queue, end_record, locks
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
@@ -43,6 +43,14 @@ class Folder:
     def end_file(self) -> Path:
         """Space reserved for the final status and its reason, for when the disk is full."""
         return self.path / "end.json"
+
+    def acquire(self, text: str = "") -> int | None:
+        """Acquire the lock to work in the directory (`locks.acquire`); None if another process holds it.
+
+        Raises UserError where the directory is a symbolic link or contains one.
+        """
+        refuse_links(self.path)
+        return locks.acquire(self.lock_file, text)
 
     def pid(self) -> int | None:
         """The id of the process that holds the lock, None where none does."""
@@ -121,6 +129,11 @@ def directories_with_file(parent: Path, file: str) -> Iterator[Path]:
     except OSError as error:
         what = f"cannot read the runs: {error.strerror}"
         raise UserError(what, str(parent), CHOOSE_ANOTHER, "runs.unreadable") from error
+
+
+def real_path(path: Path) -> Path:
+    """The path of a run with the links above it resolved, as in a runs home. A link in place of the run remains one."""
+    return Path(os.path.realpath(path.parent)) / path.name if path.name else Path(os.path.realpath(path))
 
 
 def has_file(path: Path, file: str) -> bool:

@@ -6,10 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-import platformdirs
-
 from engine.config.errors import Notice, UserError
-from engine.config.files import read_small, working_directory
+from engine.config.files import working_directory
+from engine.config.home import runs_folder
 
 VARIABLE = "FTBENCH_RUNS"
 MIN_FREE_BYTES = 1 << 20
@@ -22,67 +21,17 @@ NETWORK_FILE_SYSTEMS = (
 """Types in mountinfo(5) whose locks may not be shared between hosts, or may not be released when a host dies."""
 NETWORK_FUSE = ("ceph", "gcsfuse", "gcsfs", "glusterfs", "goofys", "juicefs", "rclone", "s3fs", "seaweedfs", "sshfs")
 """Subtypes of `fuse.` that are on a network."""
-CHOOSE_ANOTHER = "choose another directory with --runs DIR, FTBENCH_RUNS, or `home` under [runs] in config.toml"
+CHOOSE_ANOTHER = "choose another directory with --runs DIR, FTBENCH_RUNS or `ftbench home DIR`"
 
 
 def runs_home(given: Path | None = None) -> Path:
-    """The directory of runs: `given` (--runs), else $FTBENCH_RUNS, else `[runs] home` in config.toml, else the default.
+    """The directory of runs: `given` (--runs), else $FTBENCH_RUNS, else that of the home in config.toml or of the user.
 
     Symbolic links are resolved: the device queue compares paths. Raises UserError where config.toml sets a home and is
     invalid: another home would hide the user's runs.
     """
-    chosen = given or Path(os.environ.get(VARIABLE) or configured_home() or default_home())
+    chosen = given or Path(os.environ.get(VARIABLE) or runs_folder())
     return Path(os.path.realpath(chosen if chosen.is_absolute() else working_directory() / chosen))
-
-
-def default_home() -> Path:
-    """`$XDG_DATA_HOME/ftbench/runs`, by default `~/.local/share/ftbench/runs`."""
-    return Path(platformdirs.user_data_dir("ftbench")) / "runs"
-
-
-def config_file() -> Path:
-    """The user's settings, `$XDG_CONFIG_HOME/ftbench/config.toml`."""
-    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
-
-
-def configured_home() -> Path | None:
-    """`[runs] home` of config.toml, None where it is not set. Raises UserError where it is invalid.
-
-    A file with errors that does not contain the word `home` cannot set it, and is left to `tui.settings` to report.
-    """
-    path = config_file()
-    try:
-        text = read_small(path).decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _invalid(f"cannot read the runs home: {error.strerror}", path) from error
-    if "home" not in text:
-        return None
-    import tomli  # only needed by users who set a home: keeps the start of the bench fast
-
-    try:
-        section = tomli.loads(text).get("runs", {})
-    except (ValueError, RecursionError) as error:
-        raise _invalid(f"cannot read the runs home: not TOML: {error}", path) from error
-    home = section.get("home") if isinstance(section, dict) else section
-    return None if home is None else _absolute(home, path)
-
-
-def _absolute(home: object, path: Path) -> Path:
-    if not isinstance(home, str) or not home.strip() or "\0" in home:
-        raise _invalid("invalid runs.home: not a path", path)
-    try:
-        absolute = Path(home).expanduser()
-    except RuntimeError as error:  # no such user
-        raise _invalid(f"invalid runs.home: {error}", path) from error
-    if not absolute.is_absolute():
-        raise _invalid(f"invalid runs.home: {home!r} is a relative path", path)
-    return absolute
-
-
-def _invalid(what: str, path: Path) -> UserError:
-    return UserError(what, str(path), 'set `home = "/absolute/path"` under [runs]', "runs.home_invalid")
 
 
 def check_home(home: Path) -> None:
@@ -111,7 +60,7 @@ def home_warnings(home: Path) -> list[Notice]:
     text = (
         f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks are unreliable: "
         "an active run may be reported as died, and two workers may write to one run directory; "
-        "use a local disk (`home` under [runs] in config.toml)"
+        "move to a local disk with `ftbench home DIR`"
     )
     return [Notice("runs.network_filesystem", text)]
 

@@ -115,7 +115,7 @@ def remove(ladder: LadderDir) -> None:
 def find(runs: Path, name: str) -> LadderDir:
     """Find a ladder by its path, its name, an unambiguous part of the name, or `last`."""
     if folder.has_file(Path(name), "ladder.toml"):
-        return LadderDir(Path(name).absolute())
+        return LadderDir(folder.real_path(Path(name)))
     return folder.pick(iterate(runs), name, "ladder", runs, "`ftbench ladder PRESET` starts one")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.errors import RunFailed, UserError
+from engine.config.files import refuse_links
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.executors.slurm_queue import queue
@@ -31,8 +32,10 @@ HELLO_SECONDS = 30.0
 def launch(run: RunDir) -> StartedProcess | None:
     """Start or resume the worker of a run: its process on this machine, or None for a job that was submitted.
 
-    Raises UserError where its configuration was edited after it was created or Slurm refuses the job.
+    Raises UserError where its configuration was edited after it was created, where a symbolic link is in its directory,
+    and where Slurm refuses the job.
     """
+    refuse_links(run.path)
     frozen = read_frozen(run)
     check_unchanged(run, frozen)
     if frozen.config.executor.name == "slurm":
@@ -43,6 +46,7 @@ def launch(run: RunDir) -> StartedProcess | None:
 
 def launch_ladder(ladder: LadderDir | SweepDir) -> StartedProcess:
     """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
+    refuse_links(ladder.path)
     earlier = ladder.state()
     process = start_process("engine.ladder", ladder.path, ladder.log_file)
     deadline = time.monotonic() + HELLO_SECONDS
@@ -135,7 +139,7 @@ def _stop_job(run: RunDir) -> None:
         slurm.stop(job)
         return
     slurm.cancel(job)
-    lock = locks.acquire(run.lock_file)
+    lock = run.acquire()
     if lock is None:  # it was started in the meantime, and its worker answers to the cancellation
         return
     try:
@@ -152,6 +156,7 @@ def pause(run: RunDir) -> None:
 
     Raises UserError where it is not running or the mark cannot be written.
     """
+    refuse_links(run.path)
     try:
         run.paused_file.touch(mode=0o600)
     except OSError as error:

@@ -22,6 +22,7 @@ import platformdirs
 
 from engine.config import preset_library
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, read_small, remove_tree
+from engine.config.home import cache_folder
 from engine.runs import ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.folder import Folder
 from engine.runs.run_dir import RunDir
@@ -66,7 +67,7 @@ def remove(leftover: Leftover) -> bool:
         return _remove_locked(leftover.owner, leftover.path)
     if not _is_quiet(leftover.path) or _in_use(leftover.path, open_paths()):
         return False
-    _delete(leftover.path)
+    remove_tree(leftover.path)
     return True
 
 
@@ -127,12 +128,13 @@ def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
 
 def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     """Temporary files of presets, settings, data caches and downloads."""
-    cache = Path(platformdirs.user_cache_dir("ftbench"))
-    folders = (Path(platformdirs.user_state_dir("ftbench")), preset_library.user_folder())
-    paths = [*_temporary(cache, CACHE_DEPTH), *(path for folder in folders for path in _temporary(folder, 1))]
+    cache = cache_folder()
+    folders = (Path(platformdirs.user_state_dir("ftbench")), preset_library.user_folder(), Path(tempfile.gettempdir()))
+    state, presets, system = (Path(os.path.realpath(folder)) for folder in folders)
+    paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(presets, 1)]
     for name in ("models", "gguf"):  # names of earlier versions
         paths += [path for path in _entries(cache / name) if path.name.startswith(".") and not _is_temporary(path)]
-    scratch = [path for path in _entries(Path(tempfile.gettempdir())) if SCRATCH_NAME.fullmatch(path.name)]
+    scratch = [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name)]
     paths += [path for path in scratch if _is_ours(path) and _is_folder(path)]
     for path in paths:
         if _is_quiet(path) and not _in_use(path, opened):
@@ -226,16 +228,9 @@ def _remove_locked(owner: Folder, path: Path) -> bool:
     if descriptor is None:
         return False
     try:
-        _delete(path)
+        remove_tree(path)
     finally:
         os.close(descriptor)
         if not existed:
             locks.remove_stale(owner.lock_file)
     return True
-
-
-def _delete(path: Path) -> None:
-    if _is_folder(path):
-        remove_tree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -262,14 +262,14 @@ def write_result(run: RunDir, result: Result) -> None:
 def delete(run: RunDir) -> None:
     """Delete a run with its model and checkpoints; of a symbolic link only the link. Raises OSError."""
     if not run.path.is_symlink():
-        run.config_file.unlink(missing_ok=True)  # first: a partly deleted directory must not be listed as a run
+        remove_tree(run.config_file)  # first: a partly deleted directory must not be listed as a run
     remove_tree(run.path)
 
 
 def find(runs: Path, name: str) -> RunDir:
     """Find a run by its name, an unambiguous part of it, its path, or `last`."""
     if folder.has_file(Path(name), "run.toml"):
-        return RunDir(Path(name).absolute())
+        return RunDir(folder.real_path(Path(name)))
     return folder.pick(iterate(runs), name, "run", runs, "run `ftbench runs` to list the runs")
 
 

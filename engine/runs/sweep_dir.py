@@ -87,7 +87,7 @@ def remove(sweep: SweepDir) -> None:
 def find(runs: Path, name: str) -> SweepDir:
     """Find a sweep by its path, its name, an unambiguous part of the name, or `last`."""
     if folder.has_file(Path(name), "sweep.toml"):
-        return SweepDir(Path(name).absolute())
+        return SweepDir(folder.real_path(Path(name)))
     return folder.pick(iterate(runs), name, "sweep", runs, "`ftbench ladder PRESET --vary KEY=V1,V2` starts one")
 
 

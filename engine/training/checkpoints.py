@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.config.files import file_sha256, remove_tree, write_atomically
+from engine.config.files import check_no_link_above, file_sha256, remove_tree, write_atomically
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"
@@ -77,6 +77,7 @@ def writing(checkpoints: Path, step: int) -> Iterator[PendingCheckpoint]:
     Raises DiskFull if there is not enough space; earlier checkpoints are not touched.
     """
     started = time.monotonic()
+    check_no_link_above(checkpoints / PREFIX)
     checkpoints.mkdir(mode=0o700, exist_ok=True)
     temporary = checkpoints / f"{WRITING}{step}"
     remove_tree(temporary, ignore_errors=True)
@@ -103,6 +104,7 @@ def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
 
     Raises DiskFull if there is not enough space.
     """
+    check_no_link_above(temporary)
     remove_tree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(mode=0o700)
@@ -193,8 +195,7 @@ def rotate(checkpoints: Path, keep: int, newest: int) -> None:
     for folder in [*later, *[folder for step, folder in named if step <= newest][keep:]]:
         if not folder.is_symlink():
             # Delete the manifest first: a partly deleted checkpoint must not look complete.
-            with contextlib.suppress(OSError):
-                (folder / MANIFEST).unlink()
+            remove_tree(folder / MANIFEST, ignore_errors=True)
         remove_tree(folder, ignore_errors=True)
 
 

@@ -20,6 +20,7 @@ import msgspec
 
 from engine.config import schema
 from engine.config.errors import RunFailed, UserError
+from engine.config.files import refuse_links
 from engine.config.split_version import SPLIT_VERSION
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
@@ -134,6 +135,7 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     state = folder.state()
     if state is None:
         raise UserError("ladder not started", str(folder.path), "start or resume it first", code="ladder.not_started")
+    refuse_links(folder.path)
     report.write(folder, state)
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
@@ -147,6 +149,7 @@ def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
     state = folder.state()
     if state is None:
         raise UserError("sweep not started", str(folder.path), "start or resume it first", code="sweep.not_started")
+    refuse_links(folder.path)
     report.write(folder, state)
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 

@@ -18,9 +18,10 @@ from typing import Any
 from engine import __version__
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import write_atomically
+from engine.config.home import config_file
 from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machine
 from engine.runs import ladder_dir, run_dir
-from engine.runs.home import config_file, tilde
+from engine.runs.home import tilde
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.cli.doctor import check_everything

@@ -146,6 +146,8 @@ def _remove(chosen: list[StoredItem], kept: list[StoredItem], json: bool) -> int
                 gone.append(item.path)
             else:
                 failed.append((item, "a process uses it"))
+        except UserError as error:  # its lock file is damaged
+            failed.append((item, f"{error.what}; {error.do}"))
         except OSError as error:
             failed.append((item, error.strerror or str(error)))
     total = sum(item.bytes for item in removed)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import platformdirs
 from msgspec import Struct, field
 from textual.message import Message
 
 from engine import __version__
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, write_atomically
+from engine.config.home import cache_folder
 from engine.config.preset_library import is_data_file
 from engine.config.quantities import size
 from engine.config.text import amount, escaped
@@ -132,7 +132,7 @@ class PreviewCache:
     """
 
     def __init__(self) -> None:
-        self.path = Path(platformdirs.user_cache_dir("ftbench")) / "previews.json"
+        self.path = cache_folder() / "previews.json"
         self.known: dict[str, Preview] = {}
         self.changed = False
         with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):

@@ -12,6 +12,7 @@ import pytest
 
 from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
+from engine.config.home import config_file
 from engine.runs import folder, home, locks, run_dir
 
 Usage = namedtuple("Usage", "total used free")
@@ -22,7 +23,7 @@ def config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The user's config.toml, where $FTBENCH_RUNS is not set."""
     monkeypatch.delenv("FTBENCH_RUNS")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    path = home.config_file()
+    path = config_file()
     path.parent.mkdir(parents=True)
     return path
 
@@ -35,8 +36,8 @@ def test_the_option_precedes_the_variable_and_that_the_config_and_that_the_defau
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert home.runs_home() == tmp_path / "data" / "ftbench" / "runs"
-    config.write_text(f'theme = "dracula"\n[runs]\nhome = "{tmp_path}/configured"\n')
-    assert home.runs_home() == tmp_path / "configured"
+    config.write_text(f'theme = "dracula"\nhome = "{tmp_path}/configured"\n')
+    assert home.runs_home() == tmp_path / "configured" / "runs"
     monkeypatch.setenv("FTBENCH_RUNS", str(tmp_path / "variable"))
     assert home.runs_home() == tmp_path / "variable"
     assert home.runs_home(tmp_path / "option") == tmp_path / "option"
@@ -44,8 +45,8 @@ def test_the_option_precedes_the_variable_and_that_the_config_and_that_the_defau
 
 def test_a_home_below_the_users_own_directory(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    config.write_text('[runs]\nhome = "~/lab"\n')
-    assert home.runs_home() == tmp_path / "lab"
+    config.write_text('home = "~/lab"\n')
+    assert home.runs_home() == tmp_path / "lab" / "runs"
     assert (home.tilde(tmp_path / "lab"), home.tilde(tmp_path), home.tilde(f"{tmp_path}er")) == (
         "~/lab",
         "~",
@@ -61,19 +62,19 @@ def test_a_symbolic_link_is_resolved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ['"relative"', '""', "3", '"~nobody-of-this-name/runs"', "{ x = 1 }", '"/a\\u0000b"'])
 def test_an_invalid_home_is_refused(value: str, config: Path) -> None:
-    config.write_text(f"[runs]\nhome = {value}\n")
+    config.write_text(f"home = {value}\n")
     with pytest.raises(UserError) as error:
         home.runs_home()
-    assert (error.value.code, error.value.where) == ("runs.home_invalid", str(config))
+    assert (error.value.code, error.value.where) == ("home.invalid", str(config))
 
 
-def test_a_broken_config_is_refused_only_where_it_may_set_the_home(config: Path) -> None:
+def test_a_broken_config_is_refused_only_where_it_may_set_the_home(config: Path, tmp_path: Path) -> None:
     config.write_text("theme = \n")
-    assert home.runs_home() == home.default_home()
-    config.write_text('theme = \n[runs]\nhome = "/data/runs"\n')
+    assert home.runs_home() == tmp_path / "data" / "ftbench" / "runs"
+    config.write_text('theme = \nhome = "/data/runs"\n')
     with pytest.raises(UserError) as error:
         home.runs_home()
-    assert error.value.code == "runs.home_invalid"
+    assert error.value.code == "home.invalid"
 
 
 def test_a_home_that_is_a_file_is_refused_and_nothing_is_created(tmp_path: Path) -> None:

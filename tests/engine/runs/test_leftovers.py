@@ -232,14 +232,14 @@ def test_what_cannot_be_removed_is_reported_and_the_rest_is_removed(
 ) -> None:
     from tui.cli import doctor
 
-    delete = leftovers._delete
+    delete = leftovers.remove_tree
 
     def refuse(path: Path) -> None:
         if path.name == ".model.tmp":
             raise PermissionError(13, "Permission denied", str(path))
         delete(path)
 
-    monkeypatch.setattr(leftovers, "_delete", refuse)
+    monkeypatch.setattr(leftovers, "remove_tree", refuse)
     assert doctor.repair(runs, json=True) == 1
     said = json.loads(capsys.readouterr().out)
     assert {one["state"] for one in said} == {"removed", "failed"}

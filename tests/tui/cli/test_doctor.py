@@ -87,10 +87,10 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / ".cache" / "huggingface" / "token").write_text("hf-stored-on-disk\n")
     (home / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password netrc-password\n")
     made, state = made_ladder(tmp_path / "runs", seeds=[0])
-    from engine.runs.home import config_file
+    from engine.config.home import config_file
 
     config_file().parent.mkdir(parents=True, exist_ok=True)
-    config_file().write_text('[runs]\napi_key = "config-key-1"\n')
+    config_file().write_text('[track]\napi_key = "config-key-1"\n')
     for entry in state.entries:
         if entry.kind == "run":
             folder = tmp_path / "runs" / entry.run

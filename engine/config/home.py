@@ -1,0 +1,79 @@
+"""Where ftbench keeps runs and caches: in the user's data and cache folders, or in the home that config.toml names.
+
+`ftbench home DIR` moves both to DIR and writes the key `home` (`engine.runs.moving`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+from engine.config.errors import UserError
+from engine.config.files import read_small
+
+KEY = "home"
+"""The key of config.toml; at the top, before all sections."""
+
+
+def config_file() -> Path:
+    """The user's settings, `$XDG_CONFIG_HOME/ftbench/config.toml`."""
+    return Path(platformdirs.user_config_dir("ftbench")) / "config.toml"
+
+
+def configured_home() -> Path | None:
+    """`home` of config.toml, None where it is not set. Raises UserError where it is invalid.
+
+    A file with errors that does not contain the word `home` cannot set it, and is left to `tui.settings` to report.
+    """
+    path = config_file()
+    try:
+        text = read_small(path).decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _invalid(f"cannot read the home: {error.strerror}", path) from error
+    if KEY not in text:
+        return None
+    import tomli  # only needed by users who set a home: keeps the start of the bench fast
+
+    try:
+        home = tomli.loads(text).get(KEY)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(f"cannot read the home: not TOML: {error}", path) from error
+    return None if home is None else _absolute(home, path)
+
+
+def runs_folder() -> Path:
+    """The runs of the home: `runs` in it, by default `$XDG_DATA_HOME/ftbench/runs`.
+
+    Raises as `configured_home` does.
+    """
+    home = configured_home()
+    return (home or Path(platformdirs.user_data_dir("ftbench"))) / "runs"
+
+
+def cache_folder() -> Path:
+    """Models, tools and prepared rows: `cache` in the home, by default `$XDG_CACHE_HOME/ftbench`; links are resolved.
+
+    Raises as `configured_home` does.
+    """
+    home = configured_home()
+    return Path(os.path.realpath(home / "cache" if home else platformdirs.user_cache_dir("ftbench")))
+
+
+def _absolute(home: object, path: Path) -> Path:
+    if not isinstance(home, str) or not home.strip() or "\0" in home:
+        raise _invalid("invalid home: not a path", path)
+    try:
+        absolute = Path(home).expanduser()
+    except RuntimeError as error:  # no such user
+        raise _invalid(f"invalid home: {error}", path) from error
+    if not absolute.is_absolute():
+        raise _invalid(f"invalid home: {home!r} is a relative path", path)
+    return absolute
+
+
+def _invalid(what: str, path: Path) -> UserError:
+    return UserError(what, str(path), 'set `home = "/absolute/path"` before the sections', "home.invalid")

@@ -1,6 +1,7 @@
 """`completion`: print a shell's completion script; the script asks the same subcommand for the words that fit.
 
-Scripts evaluate no output: names of runs and presets reach the shell as data.
+Scripts evaluate no output: names of runs and presets reach the shell as data. Typer's script for zsh passes what the
+program prints to `eval` (typer 0.29, `_completion_shared.py`), so it is not used.
 """
 
 from __future__ import annotations

@@ -6,19 +6,22 @@ from dataclasses import dataclass
 
 from engine.evaluation.row_loss import RowLoss
 
+Number = int | float
+"""A number as it was computed: a worker that resumes the run writes what it read, 30 and not 30.0."""
+
 
 @dataclass(frozen=True)
 class ScoredItem:
     """The result of one evaluation item: the model's answer, its scores, and the loss on the references."""
 
-    nll: float
+    nll: Number
     """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
-    tokens: float
+    tokens: Number
     """Tokens of a reference; mean over the item's references."""
     output: str = ""
-    scores: dict[str, float] | None = None
+    scores: dict[str, Number] | None = None
     """Scores against the best reference."""
-    weight: float | None = None
+    weight: Number | None = None
     """Sum of the tokens' loss weights; None if all are 1."""
     ended: bool | None = None
     """Whether an end token ended the answer; None if it was not generated, as with the metric `choice`."""

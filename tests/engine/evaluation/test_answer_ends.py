@@ -11,7 +11,7 @@ from engine.data.items import EvaluationItem
 from engine.data.tokens import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.metrics import is_formatted
-from engine.evaluation.predictions import recorded_items, write_items
+from engine.evaluation.predictions import read_items, recorded_items, write_items
 from engine.evaluation.score import summarize
 from engine.evaluation.scored_item import ScoredItem
 from engine.ladder.answer_sentences import unended_answers
@@ -74,3 +74,16 @@ def test_the_ladder_warns_of_answers_that_do_not_end(tmp_path: Path) -> None:
     assert ("answers that", "end") in heads and ("answers that", "have format errors") in heads
     place = heads.index(("answers that", "end"))
     assert [line.cells[place].text for line in table.lines] == ["10.0%", "62.0%", "97.0%", "–"]
+
+
+def test_a_worker_that_resumes_the_run_writes_the_predictions_that_it_read(tmp_path: Path) -> None:
+    """To the byte: whole numbers stay whole."""
+    first, again = tmp_path / "first.jsonl", tmp_path / "again.jsonl"
+    tested = [EvaluationItem((Row([1], [1], [1], "t", "row 1", False),), ("t",))] * 3
+    numbers: list[tuple[float, float, float]] = [(3, 30, 1), (0.1 + 0.2, 30.0, 1.0), (1e-9, 2.5, 7)]
+    scored = [ScoredItem(nll, tokens, "x", {"edits": score}, score) for nll, tokens, score in numbers]
+    write_items(first, tested, ["p"] * 3, scored, None)
+    read = read_items(first, tested, ["p"] * 3, "base")
+    assert read is not None
+    write_items(again, tested, ["p"] * 3, read, None)
+    assert again.read_bytes() == first.read_bytes()

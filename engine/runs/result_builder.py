@@ -12,7 +12,7 @@ from engine.runs.follow import Follower
 from engine.runs.memory_peaks import MemoryPeaks
 from engine.runs.phases import PhaseTimes
 from engine.runs.result import BenchmarkResult, General, Interval, Predicted, Result, Score
-from engine.runs.trained_steps import TrainedSteps
+from engine.runs.trained_steps import TrainedSteps, ValidationLosses
 
 
 class ResultBuilder:
@@ -21,14 +21,11 @@ class ResultBuilder:
     def __init__(self, blank: Result, config: schema.Config) -> None:
         self.result, self.config = blank, config
         self.times, self.energy = PhaseTimes(), PhaseEnergy()
-        self.steps, self.memory = TrainedSteps(), MemoryPeaks()
-        self._validation: dict[int, float | None] = {}
+        self.steps, self.validation, self.memory = TrainedSteps(), ValidationLosses(), MemoryPeaks()
         self._warnings: dict[str, str] = {}
         """Text -> code."""
         self._data: events.DataPrepared | None = None
         self._plan: events.Plan | None = None
-        self._planned = False
-        """Whether the current worker has logged its plan."""
         self._predicted_at = 0
         self._unrecorded, self._all_recorded = False, True
         """Whether the current worker has trained without recording its load yet; whether all before it recorded it."""
@@ -42,13 +39,13 @@ class ResultBuilder:
             self._unrecorded = True
             return
         self.energy.add(event)
+        self.validation.add(event)
         self._rare(event)
 
     def _rare(self, event: Event) -> None:
         result = self.result
         match event:
             case events.Hello():
-                self._planned = False
                 self._all_recorded &= not self._unrecorded
                 self._unrecorded = False
             case events.Environment():
@@ -83,9 +80,8 @@ class ResultBuilder:
 
     def _take_plan(self, plan: events.Plan) -> None:
         result = self.result
-        if not self._planned:
-            self._rewind(plan)
-        self._planned, self._plan = True, plan
+        self._rewind(plan)
+        self._plan = plan
         result.planned_steps, result.micro_batch = plan.steps, plan.micro_batch
         predictions = list(plan.predictions)
         if plan.measured is not None:
@@ -96,10 +92,12 @@ class ResultBuilder:
             result.predicted, self._predicted_at = predictions, plan.start_step
 
     def _rewind(self, plan: events.Plan) -> None:
-        """Discard what came after the checkpoint that the current worker starts from."""
+        """Discard what came after the checkpoint that the current worker starts from.
+
+        A plan that is logged again, with the measurements of the memory probe, comes before anything to discard.
+        """
         result, start = self.result, plan.start_step
         self.steps.rewind(start)
-        self._validation = {step: loss for step, loss in self._validation.items() if step <= start}
         result.steps = start
         result.last_checkpoint = f"checkpoints/step-{start}" if start else ""
         if start < plan.steps:
@@ -118,10 +116,9 @@ class ResultBuilder:
 
     def _take_eval(self, event: events.Eval) -> None:
         result = self.result
-        if event.split == "validation" and event.when == "during":
-            self._validation[event.step] = event.loss
-        elif event.split == "validation":
-            result.final_validation = event.loss
+        if event.split == "validation":
+            if event.when == "after":
+                result.final_validation = event.loss
         elif event.when == "before":
             result.before = score_of(event)
         else:
@@ -139,7 +136,7 @@ class ResultBuilder:
         """The result of a run with this end. `damaged`: number of unreadable lines in the log."""
         result, config = self.result, self.config
         result.status, result.reason, result.ended = end.status, end.reason, end.t
-        result.validation_loss = sorted(self._validation.items())
+        result.validation_loss = self.validation.by_step()
         result.tokens, result.step_seconds = self.steps.tokens(), self.steps.seconds()
         result.computed_tokens = self.steps.computed()
         if result.step_seconds:

@@ -1,11 +1,15 @@
-"""Total tokens and seconds of a run's optimizer steps, each step counted once."""
+"""What a run's log says of its optimizer steps, each counted once, although resumed workers repeat steps.
+
+What belongs to a step is from the latest worker that trained it. A worker starts from a checkpoint, whose step its plan
+has: what earlier workers logged of later steps no longer counts, also if this worker stops before it has repeated it.
+"""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
 
-from engine.runs.events import Step
+from engine.runs.events import Eval, Event, Plan, Step
 
 
 class TrainedSteps:
@@ -45,3 +49,22 @@ class TrainedSteps:
     def seconds(self) -> float:
         """Duration of all steps."""
         return sum(self._seconds)
+
+
+class ValidationLosses:
+    """The validation losses during training, by step."""
+
+    def __init__(self) -> None:
+        self._losses: dict[int, float | None] = {}
+
+    def add(self, event: Event) -> None:
+        """Add a `plan` or `eval` event; others have no effect."""
+        match event:
+            case Plan():
+                self._losses = {step: loss for step, loss in self._losses.items() if step <= event.start_step}
+            case Eval(when="during", split="validation"):
+                self._losses[event.step] = event.loss
+
+    def by_step(self) -> list[tuple[int, float | None]]:
+        """(step, loss) in the order of steps; None for a loss that is not finite."""
+        return sorted(self._losses.items())

@@ -8,6 +8,7 @@ from engine.runs.events import Checkpoint, DataPrepared, Eval, Hello, MicroBatch
 from engine.runs.follow import Follower
 from engine.runs.result_builder import damage
 from engine.runs.run_dir import RunDir
+from engine.runs.trained_steps import ValidationLosses
 
 
 @dataclass
@@ -30,8 +31,7 @@ class EarlierWorkers:
     """The score before training: of the base model, or of what the run starts from."""
     checkpoint: str = ""
     """Path of their last checkpoint in the run's directory."""
-    evaluated: set[int] = field(default_factory=set)
-    """Steps with a validation loss."""
+    validation: ValidationLosses = field(default_factory=ValidationLosses)
     problems: list[str] = field(default_factory=list)
     """What is missing from the log."""
 
@@ -43,6 +43,7 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
     for portion in follower.portions(Hello, DataPrepared, ModelLoaded, Plan, MicroBatchReduced, Checkpoint, Eval):
         for event in portion:
             count += 1
+            found.validation.add(event)
             match event:
                 case Hello():
                     if started is not None:
@@ -60,8 +61,6 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                     found.checkpoint = event.path
                 case Eval(when="before"):
                     found.before = event
-                case Eval(when="during", split="validation"):
-                    found.evaluated.add(event.step)
     if follower.damaged:
         found.problems.append(damage(follower.damaged))
     elif count < 2 and has_work(run):  # only the hello of the current worker

@@ -161,7 +161,7 @@ def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sam
         evaluate=evaluate,
         evaluate_every=(settings.evaluate_every or max(1, sampler.steps // 4)) if validation else 0,
         due=checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps),
-        evaluated=run.earlier.evaluated,
+        evaluated=[step for step, _ in run.earlier.validation.by_step()],
     )
 
 

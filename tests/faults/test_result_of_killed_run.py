@@ -1,27 +1,32 @@
-"""The result of a run killed in every phase equals the uninterrupted run's in every field but measurements."""
+"""Whatever interrupts a run, once it is resumed to its end nothing differs from the run that was not interrupted."""
 
 from __future__ import annotations
 
+import random
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import forked
 import msgspec
 import pytest
+from command import events_of
 
-from engine.runs import launch
+from engine.ladder.report.traces import trace
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
-from faults.worker_runs import kill, resume, start, wait_for, wait_for_end
+from faults.interrupted_worker import name_of
+from faults.worker_runs import create, losses, resume
 
 OLD = Path(__file__).parent.parent / "old_runs" / "killed-0.1.0"
 SETTINGS = [
-    *("--set", "train.steps=6"),
+    *("--set", "train.steps=7"),
     *("--set", "data.max_rows=16"),
     *("--set", "data.validation=0.005"),
     *("--set", "train.batch=4"),
-    *("--set", "train.checkpoint_every=2"),
+    *("--set", "train.checkpoint_every=3"),
     *("--set", "train.evaluate_every=2"),
     *("--set", "evaluation.rows=4"),
     *("--set", "evaluation.max_new_tokens=8"),
@@ -65,39 +70,94 @@ def exact(result: Result) -> dict[str, Any]:
     return table
 
 
-def relaunch(run: RunDir) -> None:
-    size = run.events_file.stat().st_size
-    launch.wait_for_hello(run, launch.launch(run), size)
+Interruption = tuple[signal.Signals, str]
+"""A signal and the event at which the worker gets it (`interrupted_worker.name_of`)."""
+SEQUENCES: dict[str, list[Interruption]] = {
+    "killed in every phase": [
+        (signal.SIGKILL, "sample:before"),
+        (signal.SIGKILL, "sample:during:4"),
+        (signal.SIGKILL, "eval:after:test:7"),
+    ],
+    "stopped at a validation that a killed worker had logged": [
+        (signal.SIGKILL, "sample:during:4"),
+        (signal.SIGTERM, "step:4"),
+    ],
+}
+SEEDS = range(1)
+MOST = 4
+"""Interruptions of a random sequence."""
 
 
-def test_a_run_killed_in_every_phase_has_the_uninterrupted_result(tmp_path: Path) -> None:
-    complete = start(tmp_path / "complete", *SETTINGS, execute=forked.ftbench)
-    wait_for_end(complete)
-    expected = complete.result()
-    killed = start(tmp_path / "killed", *SETTINGS)
-    wait_for(killed, "eval", when="before")
-    kill(killed)
-    relaunch(killed)
-    wait_for(killed, "eval", when="during", step=4)
-    kill(killed)
-    relaunch(killed)
-    wait_for(killed, "eval", when="after", split="validation")
-    kill(killed)
-    assert killed.state() == "died"
-    resume(killed, forked.ftbench)
-    found = killed.result()
-    assert found and expected and found.status == "finished"
-    assert exact(found) == exact(expected)
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """The run that is not interrupted."""
+    run = create(tmp_path_factory.mktemp("complete"), *SETTINGS, preset="demo-lora")
+    assert worker(run) == 0
+    return run
+
+
+def worker(run: RunDir, interruption: Interruption | None = None) -> int:
+    """Run a worker to its end; returns its exit status."""
+    number, event = interruption or (signal.SIGTERM, "")
+    arguments = [*forked.PYTHON, "faults.interrupted_worker", str(run.path), number.name, event]
+    with run.log_file.open("ab") as log:
+        return forked.ForkedProcess(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=run.path).wait(600)
+
+
+def random_sequence(seed: int, complete: RunDir) -> list[Interruption]:
+    """Kills and stops at events of the uninterrupted run, most of them while it trains."""
+    rng = random.Random(seed)
+    names = list(filter(None, dict.fromkeys(map(name_of, events_of(complete.path)))))
+    training = names[names.index("phase:training") : names.index("phase:evaluation")]
+    return [
+        (rng.choice([signal.SIGKILL, signal.SIGTERM]), rng.choice(training if rng.random() < 0.8 else names))
+        for _ in range(MOST)
+    ]
+
+
+def interrupted(runs: Path, sequence: list[Interruption]) -> RunDir:
+    """A run whose workers are interrupted one after the other, and resumed to the end."""
+    run = create(runs, *SETTINGS, preset="demo-lora")
+    for interruption in sequence:
+        if worker(run, interruption) == 0 and run.written_result().status == "finished":
+            return run  # without this event: its work was done
+    assert worker(run) == 0
+    return run
+
+
+def assert_same(found: RunDir, expected: RunDir) -> None:
+    result, other = found.result(), expected.result()
+    assert result and other and result.status == "finished"
+    assert exact(result) == exact(other)
     for field in MEASURED:
-        assert shape(getattr_of(found, field)) == shape(getattr_of(expected, field)), field
-    killed.result_file.write_bytes(b"{damaged")
-    resume(killed, forked.ftbench)
-    again = killed.result()
-    assert again and exact(again) == exact(expected), "rebuilt from the events"
+        assert shape(msgspec.to_builtins(result)[field]) == shape(msgspec.to_builtins(other)[field]), field
+    assert losses(found) == losses(expected)
+    for name in ("predictions.jsonl", "model/adapter_model.safetensors"):
+        assert (found.path / name).read_bytes() == (expected.path / name).read_bytes(), name
+    curves = [trace("", 0, run.events_file) for run in (found, expected)]
+    assert [(curve.train.loss, curve.validation.tokens, curve.validation.loss) for curve in curves if curve] == [
+        (curves[1].train.loss, curves[1].validation.tokens, curves[1].validation.loss)
+    ] * 2
 
 
-def getattr_of(result: Result, field: str) -> Any:
-    return msgspec.to_builtins(result)[field]
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_no_interruption_changes_a_result(name: str, tmp_path: Path, complete: RunDir) -> None:
+    assert_same(interrupted(tmp_path / "runs", SEQUENCES[name]), complete)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_random_sequence_of_kills_and_stops_changes_a_result(seed: int, tmp_path: Path, complete: RunDir) -> None:
+    sequence = random_sequence(seed, complete)
+    print(*sequence, sep="\n")
+    assert_same(interrupted(tmp_path / "runs", sequence), complete)
+
+
+def test_a_damaged_result_is_rebuilt_from_the_events(tmp_path: Path, complete: RunDir) -> None:
+    run = RunDir(tmp_path / "runs" / complete.name)
+    shutil.copytree(complete.path, run.path)
+    run.result_file.write_bytes(b"{damaged")
+    resume(run, forked.ftbench)
+    assert_same(run, complete)
 
 
 @pytest.fixture

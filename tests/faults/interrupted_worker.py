@@ -37,7 +37,7 @@ def interrupt(number: signal.Signals, at: str) -> None:
             os.kill(os.getpid(), number)
         return write(log, event)
 
-    EventLog.write = interrupted  # type: ignore[method-assign]
+    EventLog.write = interrupted  # type: ignore[assignment, method-assign]
 
 
 if __name__ == "__main__":

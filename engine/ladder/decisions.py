@@ -43,9 +43,11 @@ class Decisions:
     rule_costs: dict[str, RuleCheck] = field(default_factory=dict)
     """time, training, cpu, energy, memory, rent -> whether QLoRA costs at most an eighth of full."""
     prototype: RungResult | None = None
-    """Of those better than the base model: the one with the lowest total time; None if all timings are disturbed."""
+    """Of those better than the base model: the one with the lowest total time; None if one of several has no timing."""
+    untimed: list[RungResult] = field(default_factory=list)
+    """Those better than the base model without a comparable timing."""
     least_memory: RungResult | None = None
-    """Of those: the one with the lowest peak while training."""
+    """Of those: the one with the lowest peak while training; None if one of them has no peak."""
     best: RungResult | None = None
     """Of those: the one with the best score."""
     ship: RungResult | None = None
@@ -78,10 +80,9 @@ def decide(ladder: Ladder) -> Decisions:
         },
         rule_quality=_check_quality(qlora) if full_gained else "unknown",
         rule_costs=_check_costs(qlora, full) if qlora and full else {},
-        prototype=_least([row for row in winners if not row.disturbed], lambda row: _mean(row.all_seconds)),
-        least_memory=_least(
-            [row for row in winners if training_peak(row.peak)], lambda row: training_peak(row.peak) or 0.0
-        ),
+        prototype=_least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None),
+        untimed=[row for row in winners if row.all_seconds is None],
+        least_memory=_least(winners, lambda row: training_peak(row.peak)),
         best=best,
         ship=next((row for row in near if row.artifact_bytes <= EQUAL_SIZE * smallest), None),
     )
@@ -201,9 +202,13 @@ def _check_cost(low: float | None, high: float | None, full_low: float | None, f
     return "fails" if low / full_high > RULE_COST_RATIO else "undecided"
 
 
-def _least(rows: list[RungResult], key: Callable[[RungResult], float]) -> RungResult | None:
-    return min(rows, key=key, default=None)
+def _least(rows: list[RungResult], cost: Callable[[RungResult], float | None]) -> RungResult | None:
+    """The row with the lowest cost; None if the cost of one of several rows is unknown: it may be the lowest."""
+    if len(rows) == 1:
+        return rows[0]
+    known = [value for row in rows if (value := cost(row)) is not None]
+    return rows[known.index(min(known))] if known and len(known) == len(rows) else None
 
 
-def _mean(value: Interval | SeedRange | None) -> float:
+def _mean(value: Interval | None) -> float:
     return value.mean if value is not None and value.mean is not None else float("inf")

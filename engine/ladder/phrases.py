@@ -18,7 +18,9 @@ from engine.runs.rungs import BASE
 
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
-NO_GAIN = "No gain over the base model, so shares of the gain are undefined"
+NO_SIGNIFICANT_GAIN = "No significant gain"
+NO_SHARES = "shares of the gain are undefined"
+TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
@@ -32,6 +34,7 @@ ONE_SEED = (
     "One seed: the spread between seeds was not measured; intervals assume a typical one, which is uncertain and makes "
     "them wide. More seeds make them narrower."
 )
+POWER = "give 80% power"
 ASSUMED_SPREAD = "one seed, spread between seeds assumed"
 ONE_TIMING = "one timing each"
 NO_TIMING = "There is no comparable timing"
@@ -74,6 +77,16 @@ def sample_size(ladder: Ladder) -> str:
 def not_significant(ladder: Ladder) -> str:
     """`No significant difference with 300 test items and 2 seeds`."""
     return f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} with {sample_size(ladder)}"
+
+
+def no_significant_gain(ladder: Ladder, row: RungResult) -> str:
+    """`No significant gain of LoRA over the base model with 300 test items and 2 seeds`."""
+    return f"{NO_SIGNIFICANT_GAIN} of {method_noun(row)} over the base model with {sample_size(ladder)}"
+
+
+def spread_text(ladder: Ladder, compared: Comparison) -> str:
+    """How seeds vary in the required sample: as they did in this ladder, or with one seed as is assumed."""
+    return "as assumed" if has_one_seed(ladder, compared.a, compared.b) else "as they did here"
 
 
 def as_fast(names: Sequence[str]) -> str:

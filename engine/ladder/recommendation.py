@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
+from engine.config.text import listed
 from engine.ladder import rung_format as fmt
 from engine.ladder.cost_sentences import mean_and_range
 from engine.ladder.decisions import EQUAL_SIZE, Decisions, comparison, is_non_inferior, training_peak
@@ -25,13 +26,13 @@ from engine.ladder.phrases import (
     as_good_text,
     difference_text,
     ladder_metric,
+    margin_text,
     method_noun,
     method_subject,
 )
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult, VerdictSentence
 
-UNKNOWN_FASTEST = f"{NO_TIMING} of a method that is better than the base model: which one is fastest is unknown."
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
 
@@ -49,7 +50,8 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentenc
         return [VerdictSentence("prototype", NO_RECOMMENDATION)]
     sentences = [
         VerdictSentence(
-            "prototype", _prototype(decisions, decisions.prototype) if decisions.prototype else UNKNOWN_FASTEST
+            "prototype",
+            _prototype(decisions, decisions.prototype) if decisions.prototype else unknown_fastest(decisions),
         ),
         VerdictSentence("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
     ]
@@ -58,10 +60,16 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentenc
     return sentences
 
 
+def unknown_fastest(decisions: Decisions) -> str:
+    """`There is no comparable timing of QLoRA: which method is fastest is unknown.`"""
+    names = listed([method_noun(row) for row in decisions.untimed])
+    return f"{NO_TIMING} of {names}: which method is fastest is unknown."
+
+
 def _prototype(decisions: Decisions, fastest: RungResult) -> str:
     criterion = f"{SIGNIFICANTLY['better']} than the base model"
     only = [row for row in decisions.trained if decisions.gained[row.name] == "yes"] == [fastest]
-    which = "only" if only and len(decisions.trained) > 1 else "fastest"
+    which = "only" if only else "fastest"
     text = f"Prototype with {method_noun(fastest)}: the {which} method that is {criterion}"
     text += f", {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
     if others := _as_fast(decisions, fastest):
@@ -122,11 +130,18 @@ def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
         return f"Full fine-tuning is {SIGNIFICANTLY['better']} than {name}, {value}; it costs {price}."
     if lead.finding == "worse":
         return f"Full fine-tuning does not pay off here: it is {SIGNIFICANTLY['worse']} than {name}, {value}."
-    if is_non_inferior(ladder, rival.name, full.name):
-        as_good = as_good_text(ladder, name, "full")
-        return f"Full fine-tuning is not worth its cost here: {as_good}, {value}; it costs {price}."
-    gap = f"{NO_SIGNIFICANT_DIFFERENCE} from {name}, {value}"
-    return f"These results do not show that full fine-tuning is worth its cost: {gap}, for {price}."
+    is_timed = full.all_seconds is not None and rival.all_seconds is not None
+    costs, as_good = f"{value}; it costs {price}", is_non_inferior(ladder, rival.name, full.name)
+    if full.all_seconds and rival.all_seconds and full.all_seconds.high < rival.all_seconds.low:
+        if is_non_inferior(ladder, full.name, rival.name):
+            margin = margin_text(ladder)
+            return f"Full fine-tuning is faster than {name} and as good within the margin of {margin}, {costs}."
+        gap = as_good_text(ladder, "which", "full") if as_good else f"with {NO_SIGNIFICANT_DIFFERENCE}"
+        return f"Full fine-tuning is faster than {name}, {gap}, {costs}."
+    if as_good and is_timed:
+        return f"Full fine-tuning is not worth its cost here: {as_good_text(ladder, name, 'full')}, {costs}."
+    gap = as_good_text(ladder, name, "full") if as_good else f"{NO_SIGNIFICANT_DIFFERENCE} from {name}"
+    return f"These results do not show that full fine-tuning is worth its cost: {gap}, {costs}."
 
 
 def _price(full: RungResult, rival: RungResult) -> str:

@@ -271,13 +271,19 @@ class MeanSamples:
 
 
 def mcnemar(a: Floats, b: Floats) -> float:
-    """Exact two-sided p of McNemar's test for two scores (n,) of 0 or 1: binomial over the items where they differ."""
+    """Exact two-sided p of McNemar's test for two scores (n,) of 0 or 1: binomial over the items where they differ.
+
+    Each term of the tail follows from the one before it, until the rest is below the precision of a float.
+    """
     only_a, only_b = int((a > b).sum()), int((b > a).sum())
-    trials = only_a + only_b
-    if not trials:
-        return 1.0
-    tail: int = sum(math.comb(trials, k) for k in range(min(only_a, only_b) + 1))
-    return float(min(1.0, 2 * tail / 2**trials))
+    trials, fewer = only_a + only_b, min(only_a, only_b)
+    tail, term = 0.0, math.comb(trials, fewer) / 2**trials
+    for successes in range(fewer, -1, -1):
+        tail += term
+        if term < 1e-17 * tail:
+            break
+        term *= successes / (trials - successes + 1)
+    return min(1.0, 2 * tail)
 
 
 def _tail(deviations: Floats, size: float) -> float:

@@ -33,6 +33,7 @@ from engine.ladder.phrases import (
     ladder_metric,
     method_noun,
     method_subject,
+    no_significant_gain,
     sample_size,
     score_text,
     status_text,
@@ -48,6 +49,7 @@ OVERALL = {
     "undecided": f"{RULE} is neither confirmed nor refuted here",
     "unknown": f"{RULE} cannot be checked",
 }
+BASE_MODEL = "the base model"
 NO_COST_RATIO = "Costs are not compared: that requires full fine-tuning and another rung, both with a score."
 
 
@@ -109,7 +111,7 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain (95% CI {bounds})"
     found = next((one for one in _tradeoffs(decisions) if one.rung == subject.name), None)
     if found is not None:
-        text += f" at {quantities.ratio(found.cost.mean)} full's {_training_cost(decisions, full).title}"
+        text += f" at {quantities.ratio(found.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"
     if subject is not decisions.qlora:
         return f"{text}."
     key = "cpu" if _uses_cpu_time(decisions) else "training"
@@ -140,8 +142,8 @@ def _quality(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     row = full or subject
     found = comparison(ladder, row.name, BASE)
     if found is None:
-        return _no_comparison(row, "the base model")
-    return _finding(ladder, found, row, "the base model")
+        return _no_comparison(row, BASE_MODEL)
+    return _finding(ladder, found, row, BASE_MODEL)
 
 
 def _no_comparison(row: RungResult, other: str) -> str:
@@ -156,6 +158,8 @@ def _finding(ladder: Ladder, found: Comparison, row: RungResult, other: str) -> 
     if found.finding == "as_good":
         text = as_good_text(ladder, method_subject(row), other)
         return f"{text}: {value}."
+    if other == BASE_MODEL:
+        return f"{no_significant_gain(ladder, row)}: {value}."
     models = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {method_noun(row)} and {other}"
     return f"{models} with {sample_size(ladder)}: {value}."
 
@@ -170,7 +174,7 @@ def _cost(decisions: Decisions, subject: RungResult) -> str:
     time = _cost_ratio(decisions, subject)
     if time is not None:
         once = f" ({ONE_TIMING})" if len(subject.seeds) == len(full.seeds) == 1 else ""
-        parts.append(f"{quantities.ratio(time.mean)} full's {title}{once}")
+        parts.append(f"{quantities.ratio(time.mean)} full fine-tuning's {title}{once}")
     peaks = training_peak(subject.peak), training_peak(full.peak)
     if peaks[0] and peaks[1]:
         parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} full's peak memory")
@@ -187,7 +191,8 @@ def _recommendation(decisions: Decisions) -> str:
     if ship is None:
         return NO_RECOMMENDATION
     if prototype is None:
-        return f"Ship {method_noun(ship)}; which method is fastest is unknown, because the timings are disturbed."
+        names = listed([method_noun(row) for row in decisions.untimed])
+        return f"Ship {method_noun(ship)}; which method is fastest is unknown without a comparable timing of {names}."
     if prototype is ship:
         return f"Prototype with {method_noun(ship)} and ship it."
     return f"Prototype with {method_noun(prototype)} and ship {method_noun(ship)}."

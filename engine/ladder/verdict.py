@@ -10,7 +10,7 @@ from engine.ladder.answer_sentences import unended_answers
 from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.benchmark_sentences import benchmark_sentences
 from engine.ladder.cost_sentences import cost_sentences
-from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior
+from engine.ladder.decisions import Decisions, comparison, decide, is_non_inferior, margin_of
 from engine.ladder.device_differences import other_devices, shared_cpu_caveat
 from engine.ladder.disturbance_sentences import disturbed_timings
 from engine.ladder.few_shot_bases import few_shot_sentences
@@ -18,12 +18,13 @@ from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
     LOWER_IS_BETTER,
-    NO_GAIN,
-    NO_SIGNIFICANT_DIFFERENCE,
+    NO_SHARES,
     ON_CPU,
     ONE_SEED,
+    POWER,
     RULE_OF_QUALITY,
     SIGNIFICANTLY,
+    TRAIN_MORE,
     WITHIN_MARGIN,
     as_good_text,
     both_as_good_text,
@@ -32,11 +33,12 @@ from engine.ladder.phrases import (
     ladder_metric,
     method_subject,
     needed_sample,
+    no_significant_gain,
     not_significant,
     one_rate,
-    sample_size,
     score_text,
     share_text,
+    spread_text,
     status_text,
     worse_than_base,
 )
@@ -110,15 +112,13 @@ def _no_gain(ladder: Ladder, full: RungResult) -> str:
             f"{BASE_NOT_SCORED}, so the gain of full fine-tuning, and the share of it that other methods keep, "
             "are unknown."
         )
+    numbers = f"full scores {score_text(full, metric)}, {difference_text(ladder, gain)}; {NO_SHARES}."
     if gain.finding == "worse":
-        text = f"Full fine-tuning is {SIGNIFICANTLY['worse']} than the base model"
-    else:
-        models = "between full fine-tuning and the base model"
-        text = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} {models} with {sample_size(ladder)}"
-    return (
-        f"{text}: full scores {score_text(full, metric)}, {difference_text(ladder, gain)}. {NO_GAIN}; "
-        "train longer, on more rows or at another learning rate before comparing methods."
-    )
+        return f"Full fine-tuning is {SIGNIFICANTLY['worse']} than the base model: {numbers} {TRAIN_MORE}"
+    text = f"{no_significant_gain(ladder, full)}: {numbers}"
+    observed = (gain.difference.mean or 0.0) * (-1 if metric.lower_is_better else 1)
+    remedy = _required_sample(ladder, gain) if observed > 0 else ""
+    return f"{text}{remedy}" if remedy and observed > margin_of(ladder) else f"{text}{remedy} {TRAIN_MORE}"
 
 
 def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison) -> str:
@@ -145,11 +145,8 @@ def _required_sample(ladder: Ladder, compared: Comparison) -> str:
     needed = needed_sample(compared)
     if not needed:
         return ""
-    if compared.needed_for == "difference":
-        return f" To detect a true difference of this size with 80% power, {needed} are needed."
-    return (
-        f" If this is the true difference, {needed} are needed to show with 80% power that {both_as_good_text(ladder)}."
-    )
+    goal = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
+    return f" If this is the true difference, {needed} {POWER}{goal}, if seeds vary {spread_text(ladder, compared)}."
 
 
 def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) -> str:

@@ -35,9 +35,9 @@ PARTIAL_REPORT = "Partial report: the ladder is still running"
 COMPARISONS = (
     "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
     "for all pairs of trained rungs and the base model; the adjusted p is below 0.05 exactly where the CI excludes "
-    "zero. A rung is as good as another within the margin if the CI excludes that it is worse by more. The needed test "
-    "items and seeds are for 80% power if the true difference equals the observed one; the range is for seeds that "
-    "vary little and much."
+    "zero. A rung is as good as another within the margin if the CI excludes that it is worse by more. The test items "
+    "and seeds that give 80% power do so if the true difference is the observed one and seeds vary as they did here; "
+    "the range is for seeds that vary little and much."
 )
 BENCHMARKS = (
     "Benchmarks are scored by lm-evaluation-harness, with the prompts of its tasks and without a chat template. "

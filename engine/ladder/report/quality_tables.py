@@ -10,6 +10,7 @@ from engine.config.text import amount
 from engine.ladder.decisions import comparison
 from engine.ladder.phrases import (
     NO_SIGNIFICANT_DIFFERENCE,
+    POWER,
     SIGNIFICANTLY,
     as_good_text,
     both_as_good_text,
@@ -168,6 +169,7 @@ def finding(ladder: Ladder, compared: Comparison) -> str:
     items = ladder.work.test if ladder.work else None
     text = f"{NO_SIGNIFICANT_DIFFERENCE} with {amount(items, 'test item')}" if items else NO_SIGNIFICANT_DIFFERENCE
     needed = needed_sample(compared)
-    if needed and compared.needed_for == "as_good":
-        return f"{text}; {needed} needed to show that {both_as_good_text(ladder)}"
-    return f"{text}; {needed} needed" if needed else text
+    if not needed:
+        return text
+    shown = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
+    return f"{text}; {needed} {POWER}{shown}"

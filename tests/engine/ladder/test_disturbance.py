@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command import ftbench
 from made_ladder import made_ladder
 from test_summary import holding, row, summary_of
@@ -15,12 +17,13 @@ from engine.ladder.decisions import decide
 from engine.ladder.device_differences import note_other_devices
 from engine.ladder.disturbance_sentences import RETIME
 from engine.ladder.phrases import NO_TIMING
+from engine.ladder.recommendation import unknown_fastest
 from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.results import FinishedRun
 from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, LadderEntry
-from engine.runs.result import Result
+from engine.runs.result import MeasuredPeak, Result
 from engine.runs.rung_results import RungResult, SeedRange
 from engine.runs.training_load import TrainingLoad
 
@@ -119,18 +122,43 @@ def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
         row(ladder, name).cpu_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
     summary = summary_of(ladder)
     assert summary.cost == "CPU time in training" and summary.tradeoffs[0].cost.mean == 0.05
-    assert "at 0.050× full's CPU time in training: the rule of thumb" in summary.headline
+    assert "at 0.050× full fine-tuning's CPU time in training: the rule of thumb" in summary.headline
     assert "QLoRA's CPU time in training is 0.050× full's, at most one eighth" in text(ladder)
 
 
-def test_the_fastest_method_is_one_with_an_undisturbed_timing() -> None:
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_no_method_is_the_fastest_unless_all_candidates_have_comparable_timings(count: int) -> None:
+    for names in itertools.combinations(("qlora", "lora", "full"), count):
+        ladder = disturbed(holding(), *names)
+        decisions = decide(ladder)
+        assert [one.name for one in decisions.untimed] == [one.name for one in ranked(ladder) if one.name in names]
+        assert (decisions.prototype is None) == bool(names) == ("Prototype with" not in text(ladder))
+        assert ("Prototype with" in summary_of(ladder).sentences[2]) == (not names)
+        assert (unknown_fastest(decisions) in text(ladder)) == bool(names)
+
+
+def ranked(ladder: Ladder) -> list[RungResult]:
+    """The trained rungs, the one with the best score first."""
+    trained = [one for one in ladder.rows if one.name != "base"]
+    return sorted(trained, key=lambda one: one.score.mean if one.score and one.score.mean else 0.0, reverse=True)
+
+
+def test_the_only_candidate_needs_no_timing_to_be_recommended() -> None:
+    ladder = disturbed(holding(), "qlora", "lora", "full")
+    for one in ladder.comparisons:
+        if one.b == "base" and one.a != "lora":
+            one.finding = "undecided"
+    prototype = decide(ladder).prototype
+    assert prototype is row(ladder, "lora") and "Prototype with LoRA: the only method" in text(ladder)
+
+
+def test_no_method_has_the_lowest_memory_unless_all_candidates_have_a_peak() -> None:
     ladder = holding()
-    for name, seconds in (("qlora", 10.0), ("lora", 20.0), ("full", 90.0)):
-        row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds)
-    assert "Prototype with QLoRA" in text(ladder)
-    assert "Prototype with LoRA" in text(disturbed(ladder, "qlora"))
-    assert NO_TIMING in text(disturbed(ladder, "lora", "full"))
-    assert "Prototype" not in summary_of(ladder).sentences[2]
+    for name, size in (("qlora", 1), ("lora", 2)):
+        row(ladder, name).peak = MeasuredPeak(rss_training=size << 30)
+    assert decide(ladder).least_memory is None and "lowest peak memory" not in text(ladder)
+    row(ladder, "full").peak = MeasuredPeak(rss_training=3 << 30)
+    assert decide(ladder).least_memory is row(ladder, "qlora")
 
 
 def test_the_report_names_the_disturbed_runs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import msgspec
 import numpy as np
@@ -50,6 +51,24 @@ def test_a_rung_with_one_seed_learns_the_spread_from_the_others() -> None:
     assert np.median(samples.seed_std["full"]) > 0.05 and BASE not in samples.seed_std
     (found,) = samples.differences([("full", BASE)])
     assert found.high - found.low > 0.5  # one seed of rungs that vary this much is weak evidence
+
+
+def test_mcnemar_is_the_exact_binomial_tail() -> None:
+    for trials in (*range(1, 40), 777, 1500):
+        for fewer in {0, 1, trials // 5, trials // 3, trials // 2}:
+            only_a = np.r_[np.ones(trials - fewer), np.zeros(fewer)]
+            exact = min(1.0, 2 * sum(math.comb(trials, k) for k in range(min(fewer, trials - fewer) + 1)) / 2**trials)
+            assert mcnemar(only_a, 1 - only_a) == pytest.approx(exact, rel=1e-12)
+
+
+def test_mcnemar_of_ten_thousand_items_sums_no_more_terms_than_count() -> None:
+    """35 tests take about 0.1 s; with a binomial coefficient for every term they take more than a minute."""
+    random = np.random.default_rng(0)
+    a, b = ((random.random(10_000) < share).astype(float) for share in (0.6, 0.61))
+    since = time.process_time()
+    for _ in range(35):
+        mcnemar(a, b)
+    assert time.process_time() - since < 5.0
 
 
 def test_mcnemar_pairs_equal_seeds() -> None:

@@ -75,7 +75,7 @@ def _no_gain_overclaims(ladder: Ladder, found: Decisions) -> bool:
 
 def _no_gain_right(ladder: Ladder, found: Decisions) -> bool:
     text = text_of(ladder)
-    return not _no_gain_overclaims(ladder, found) and phrases.NO_GAIN in text and NO_RECOMMENDATION in text
+    return not _no_gain_overclaims(ladder, found) and phrases.NO_SIGNIFICANT_GAIN in text and NO_RECOMMENDATION in text
 
 
 CRITERIA = (

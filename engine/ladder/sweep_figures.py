@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.config.quantities import percent, ratio
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
 from engine.ladder.phrases import RULE_GAIN
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import GRID_COLOR, MUTED, RungStyle, styles
 from engine.ladder.report.svg import inline_svg
+from engine.ladder.rung_format import rung_title
+from engine.runs import score_format
+from engine.runs.rungs import BASE
 from engine.runs.sweep import Sweep, SweepPoint, cell_text, value_text
 
 if TYPE_CHECKING:
@@ -21,29 +26,54 @@ Bounds = tuple[float, float, float]
 
 
 class Measure(NamedTuple):
-    """What a figure shows, and the limit of the rule of thumb for it."""
+    """What a figure shows, and the limit of the rule of thumb for it; None without one."""
 
     value: Callable[[SweepPoint], Bounds | None]
     text: Callable[[float], str]
-    limit: float
+    limit: float | None
     bars: str
     rule: str
 
 
+BARS = "Bars: pointwise 95% CI."
 SHADED = f"Shaded: QLoRA's share of the gain is at least {RULE_GAIN_SHARE:.0%} at no more than one eighth of the cost."
 
 
 def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
-    """Two figures for each value of the second axis: share of the gain, and cost ratio."""
+    """Three figures for each value of the second axis: scores, share of the gain, and cost ratio."""
     second = sweep.axes[1] if len(sweep.axes) > 1 else None
     figures: list[ReportFigure] = []
     for at in [{second.key: value} for value in second.values] if second else [{}]:
         points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
         where = f" at {cell_text(at)}" if at else ""
+        scores = [*points, *_references(sweep, {point.cell for point in points})]
+        spec = metric_spec(sweep.metric or LOSS.name)
+        name = f"{spec.title[:1].upper()}{spec.title[1:]}"
+        figures += _figure(sweep, scores, f"{name}{where}", f"{spec.title}, {spec.unit}", _score_measure(spec))
         figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", SHARE)
         cost = sweep.cost or "cost"
         figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", COST_RATIO)
     return figures
+
+
+def _references(sweep: Sweep, cells: Iterable[int]) -> list[SweepPoint]:
+    """Points of full fine-tuning and of the base model, which have no shares."""
+    return [
+        SweepPoint(cell=cell, rung=name, title=rung_title(name), score=score)
+        for cell in sorted(cells)
+        for name, score in ((RULE_REFERENCE, sweep.cells[cell].full), (BASE, sweep.cells[cell].base))
+        if score is not None
+    ]
+
+
+def _score_measure(spec: MetricSpec) -> Measure:
+    def scaled(point: SweepPoint) -> Bounds | None:
+        score = point.score
+        if score is None or score.mean is None or score.low is None or score.high is None:
+            return None
+        return score.mean * spec.scale, score.low * spec.scale, score.high * spec.scale
+
+    return Measure(scaled, lambda value: score_format.score(value / spec.scale, spec.name), None, BARS, "")
 
 
 def _share(point: SweepPoint) -> Bounds | None:
@@ -61,7 +91,7 @@ SHARE = Measure(
     _share,
     lambda value: percent(value / 100),
     100 * RULE_GAIN_SHARE,
-    "Bars: pointwise 95% CI.",
+    BARS,
     f"Dashed: {RULE_GAIN}.",
 )
 COST_RATIO = Measure(
@@ -87,14 +117,15 @@ def _figure(
     rungs = list(dict.fromkeys(point.rung for point, _ in shown))
     rung_styles = styles((name, name) for name in rungs)
     with new_figure(axis.key, label) as (figure, axes):
-        is_shaded = _shade(axes, sweep, points)
+        is_shaded = measure.limit is not None and _shade(axes, sweep, points)
         for order, name in enumerate(rungs):
             own = [(_place(sweep, point), found) for point, found in shown if point.rung == name]
             _line(axes, rung_styles[name], own, 0.06 * (order - (len(rungs) - 1) / 2))
-        axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
+        if measure.limit is not None:
+            axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
         axes.set_xticks(range(len(axis.values)), [value_text(one)[:16] for one in axis.values])
-        ends = [end for _, found in shown for end in found] + [measure.limit]
+        ends = [end for _, found in shown for end in found] + [one for one in [measure.limit] if one is not None]
         low, high = min(ends), max(ends)
         pad = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - pad, high + pad)
@@ -102,7 +133,7 @@ def _figure(
         legend(figure, rung_styles, rungs, marker=True)
         name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
         svg = inline_svg(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown, measure)}")
-    return [ReportFigure(title, svg, " ".join([measure.bars, measure.rule, *([SHADED] if is_shaded else [])]))]
+    return [ReportFigure(title, svg, " ".join(filter(None, [measure.bars, measure.rule, SHADED if is_shaded else ""])))]
 
 
 def _place(sweep: Sweep, point: SweepPoint) -> int:

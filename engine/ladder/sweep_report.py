@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from engine.config.files import write_atomically
 from engine.config.quantities import ABSENT, duration, percent
 from engine.config.text import amount
 from engine.ladder.report import captions, markdown, page
+from engine.ladder.report.record import from_anywhere
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell
+from engine.ladder.rung_format import metric_title
 from engine.ladder.sweep_figures import sweep_figures
-from engine.ladder.sweep_summary import cost_text, rule_text
-from engine.runs.score_format import percent_bounds
+from engine.ladder.sweep_summary import cost_texts, rule_text
+from engine.runs.folder import short_name
+from engine.runs.result import Interval
+from engine.runs.score_format import percent_bounds, score, score_bounds
 from engine.runs.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
 from engine.runs.sweep_dir import SweepDir
 
 READING = (
-    "Each row is a rung of one ladder. Brackets are pointwise 95% confidence intervals. Costs are ratios to full "
-    "fine-tuning's in the same ladder, with the lowest and highest ratio over all pairs of seeds. Trends are slopes of "
-    "weighted least squares on the logarithm of the setting; all ladders have the same test items, which makes their "
-    "intervals conservative (too wide)."
+    "Each row is a rung of one ladder, whose report is linked. Brackets are pointwise 95% confidence intervals. Costs "
+    "are ratios to full fine-tuning's in the same ladder, with the lowest and highest ratio over all pairs of seeds. "
+    "Trends are slopes of weighted least squares on the logarithm of the setting; all ladders have the same test "
+    "items, which makes their intervals conservative (too wide)."
 )
 
 
@@ -44,39 +49,47 @@ def facts(sweep: Sweep) -> list[str]:
 def results(sweep: Sweep) -> ReportTable:
     """One line per rung and cell."""
     keys = [axis.key for axis in sweep.axes]
+    metric = metric_title(sweep.metric) if sweep.metric else "score"
     columns = [
-        *(ReportColumn(key) for key in keys[1:]),
         ReportColumn("rung", words=True),
-        ReportColumn("share of full’s gain"),
-        ReportColumn(f"share of full’s {sweep.cost}" if sweep.cost else "cost"),
+        *(ReportColumn(head, metric) for head in ("rung", "full", "base")),
+        ReportColumn("gain", "share of full’s"),
+        ReportColumn(sweep.cost or "cost", "share of full’s"),
         ReportColumn("rule of thumb", words=True),
-        ReportColumn("ladder", words=True),
+        ReportColumn("ladder"),
     ]
     lines = []
     for number, one in enumerate(sweep.cells):
         points = [point for point in sweep.points if point.cell == number]
-        lines += [_line(one, point, keys) for point in points] or [_without_results(one, keys)]
+        lines += [_line(sweep, one, point, keys) for point in points] or [_without_results(one, keys)]
     return ReportTable("Results", keys[0], columns, lines)
 
 
-def _line(one: SweepCell, point: SweepPoint, keys: Sequence[str]) -> TableLine:
+def _line(sweep: Sweep, one: SweepCell, point: SweepPoint, keys: Sequence[str]) -> TableLine:
     share = point.share_of_gain
     shown = cell(percent(share.mean), percent_bounds(share)) if share else cell(ABSENT, point.why)
     cells = [
-        *(Cell(value_text(one.values[key])) for key in keys[1:]),
         Cell(point.title),
+        *(_score(interval, sweep.metric) for interval in (point.score, one.full, one.base)),
         shown,
-        Cell(cost_text(point) or ABSENT),
+        cell(*cost_texts(point)),
         Cell(rule_text(point)),
-        Cell(one.ladder),
+        Cell(short_name(one.ladder), link=f"../{quote(one.ladder)}/report.html" if one.status == "finished" else ""),
     ]
-    return TableLine(Cell(value_text(one.values[keys[0]])), cells)
+    return TableLine(_head(one, keys), cells)
+
+
+def _score(score_of: Interval | None, metric: str) -> Cell:
+    return cell(score(score_of.mean, metric), score_bounds(score_of, metric)) if score_of else Cell(ABSENT)
 
 
 def _without_results(one: SweepCell, keys: Sequence[str]) -> TableLine:
-    why = f"{one.status}: {one.reason}" if one.reason else one.status
-    others = {key: one.values[key] for key in keys[1:]}
-    return TableLine(Cell(value_text(one.values[keys[0]])), instead=f"{cell_text(others)}: {why}" if others else why)
+    return TableLine(_head(one, keys), instead=f"{one.status}: {one.reason}" if one.reason else one.status)
+
+
+def _head(one: SweepCell, keys: Sequence[str]) -> Cell:
+    """The value of the first axis, with that of the other one."""
+    return cell(value_text(one.values[keys[0]]), cell_text({key: one.values[key] for key in keys[1:]}))
 
 
 def text(sweep: Sweep) -> str:
@@ -85,7 +98,7 @@ def text(sweep: Sweep) -> str:
     parts += [f"**{markdown.escape_inline(sweep.headline)}**"] if sweep.headline else []
     parts += [markdown.bullets(map(markdown.escape_inline, sweep.sentences))] if sweep.sentences else []
     parts += [markdown.table(results(sweep)), markdown.escape_inline(READING)]
-    parts += ["Run the sweep:", markdown.fenced(sweep.command)] if sweep.command else []
+    parts += ["Run the sweep:", markdown.fenced(from_anywhere(sweep))] if sweep.command else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,5 +115,6 @@ def html(sweep: Sweep) -> str:
             figures=sweep_figures(sweep),
             reading=READING,
             styles={},
+            command=from_anywhere(sweep),
         )
     )

@@ -27,7 +27,7 @@ from engine.runs.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
 from engine.runs.sweep_dir import SweepDir
 
 DONE = ("finished", "failed")
-"""Statuses of cells with nothing left to do; a failed ladder would fail again."""
+"""Statuses of cells with nothing left to do in this process. A failed one is tried again when the sweep is resumed."""
 
 
 @dataclass
@@ -200,19 +200,20 @@ def run_sweep(folder: SweepDir) -> tuple[Outcome, str]:
 
 
 def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:
-    """The stored state, or a new one; missing and stopped cells are planned again."""
+    """The stored state, or a new one; missing, stopped and failed cells are planned again."""
     sweep = folder.state() or Sweep(
         name=folder.name,
         preset=plan.preset,
         command=plan.command,
         created=plan.created,
+        started_in=plan.started_in,
         axes=plan.axes,
         budget=plan.budget,
         cells=[SweepCell(values=cell.values, ladder=cell.ladder) for cell in plan.cells],
     )
     sweep.status, sweep.stage, sweep.reason, sweep.reason_code = "running", "planned", "", ""
     for cell in sweep.cells:
-        if cell.status not in DONE:
+        if cell.status != "finished":
             cell.status, cell.reason = "planned", ""
     return sweep
 

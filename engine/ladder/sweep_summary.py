@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
-from engine.config.quantities import decimal, percent, ratio
+from engine.config.quantities import ABSENT, decimal, percent, ratio
 from engine.config.text import amount, listed
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
 from engine.ladder.phrases import RULE
 from engine.ladder.regression import slope
-from engine.ladder.rung_format import rung_title
+from engine.ladder.rung_format import rung_title, seed_range_text
 from engine.ladder.summary import cost_ratios
 from engine.runs.ladder import Ladder
 from engine.runs.result import Z_95, Interval
-from engine.runs.rungs import is_base
+from engine.runs.rungs import BASE, is_base
 from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
 MIN_TREND = 3
@@ -36,10 +36,18 @@ def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
     sweep.points = [
         point for number, ladder in enumerate(ladders) if ladder and ladder.summary for point in _points(number, ladder)
     ]
+    for cell, ladder in zip(sweep.cells, ladders, strict=True):
+        cell.base, cell.full = (_score(ladder, name) for name in (BASE, RULE_REFERENCE))
+    sweep.metric = next((one.work.metric for one in ladders if one and one.work), "")
     sweep.cost = next((one.summary.cost for one in ladders if one and one.summary and one.summary.cost), "")
     sweep.trends = list(_trends(sweep))
     sweep.headline = _headline(sweep, [ladder for ladder in ladders if ladder])
     sweep.sentences = [*map(trend_sentence, sweep.trends), *_missing(sweep), *_different_work(ladders)]
+
+
+def _score(ladder: Ladder | None, method: str) -> Interval | None:
+    """The score of the first rung of a method, or of the base model."""
+    return next((row.score for row in ladder.rows if row.method == method and row.score), None) if ladder else None
 
 
 def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
@@ -48,7 +56,7 @@ def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
     for row in ladder.rows:
         if is_base(row.name) or row.source or row.method == RULE_REFERENCE or row.score is None:
             continue
-        point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), why=row.no_share)
+        point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), score=row.score, why=row.no_share)
         if row.share_of_gain and row.share_of_gain.mean is not None:
             point.share_of_gain = row.share_of_gain
             point.quality = _check_share(row.share_of_gain, RULE_GAIN_SHARE)
@@ -162,7 +170,8 @@ def _missing(sweep: Sweep) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for cell in sweep.cells:
         if cell.status in ("missing", "failed"):
-            by_reason.setdefault(cell.reason, []).append(cell_text(cell.values))
+            again = f"; `ftbench resume {sweep.name}` tries it again" if cell.status == "failed" else ""
+            by_reason.setdefault(f"{cell.reason}{again}", []).append(cell_text(cell.values))
     return [f"Not run: {'; '.join(cells)}: {reason}." for reason, cells in by_reason.items()]
 
 
@@ -183,9 +192,8 @@ def rule_text(point: SweepPoint) -> str:
     return text if point.rule == "holds" else f"{text} ({' and '.join(because)})"
 
 
-def cost_text(point: SweepPoint) -> str:
-    """`0.42× (0.40× – 0.45×)`: the ratio, and the lowest and highest over all pairs of seeds where they differ."""
+def cost_texts(point: SweepPoint) -> tuple[str, str]:
+    """`0.42×` and `0.40× – 0.45×`: the ratio, and the lowest and highest over all pairs of seeds where they differ."""
     if point.cost is None:
-        return ""
-    low, high = ratio(point.cost.low), ratio(point.cost.high)
-    return ratio(point.cost.mean) + ("" if low == high else f" ({low} – {high})")
+        return ABSENT, ""
+    return ratio(point.cost.mean), seed_range_text(point.cost, ratio)

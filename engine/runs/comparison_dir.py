@@ -30,6 +30,8 @@ class State(Protocol):
 
 
 S = TypeVar("S", bound=State)
+START_SECONDS = 30.0
+"""A process that was started has its lock after this time."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class ComparisonDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
+    def state(self) -> State | None:
+        """As `read_state`."""
+        raise NotImplementedError
+
     def started_in(self) -> str:
         """The directory that it was started from, '' if its version did not record that."""
         return folder.started_in(self.plan_file)
@@ -66,6 +72,18 @@ class ComparisonDir(Folder):
         if self.is_active():
             return state.stage
         return "died" if state.status == "running" else state.status
+
+    def was_killed(self) -> bool:
+        """Whether its process ended without recording how, or never started; False if it may be starting now."""
+        if self.is_active():
+            return False
+        try:
+            state = self.state()
+        except UserError:
+            return False  # damaged
+        if state is None:
+            return self.lock_file.exists() or time.time() - self.plan_file.stat().st_mtime > START_SECONDS
+        return state.status == "running"
 
     def read_state(self, decode: Callable[[bytes], S]) -> S | None:
         """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.

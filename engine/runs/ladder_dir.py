@@ -41,6 +41,11 @@ class LadderDir(ComparisonDir):
         """As `read_state`."""
         return self.read_state(decode_ladder)
 
+    def has_runs(self) -> bool:
+        """Whether a run, timing probe or export has been started. Raises UserError as `state`."""
+        state = self.state()
+        return state is not None and any(entry.run for entry in state.entries)
+
     def finished_runs(self) -> list[RunDir]:
         """One finished run of each rung. Raises UserError if there is none, and as `state`."""
         return [RunDir(self.runs / name) for name in self._state_with_runs().finished_runs().values()]

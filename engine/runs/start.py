@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import Notice, RunFailed, UserError
@@ -24,6 +27,8 @@ from engine.runs.rungs import LadderPlan
 from engine.runs.sweep import Axis
 from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import start_configured
+
+C = TypeVar("C", LadderDir, SweepDir)
 
 
 def start_run(
@@ -96,10 +101,14 @@ def start_ladder(
 ) -> LadderDir:
     """Create a ladder's directory, start its process, and return once the process holds the ladder's lock.
 
-    `created` is called with the ladder before its process starts. Raises as `start_run` does.
+    A ladder of the same work whose process was killed is continued instead. `created` is called with the ladder before
+    its process starts. Raises as `start_run` does.
     """
     _check(plan)
-    folder = ladder_dir.create(runs, plan)
+    killed = [ladder for ladder in ladder_dir.iterate(runs) if ladder.was_killed() and _is_same_work(ladder, plan)]
+    if killed:  # a ladder of a sweep is continued by the sweep
+        killed = [ladder for ladder in killed if ladder not in _ladders_of_sweeps(runs)]
+    folder = _to_continue(killed, plan.fresh, ladder_dir.remove) or ladder_dir.create(runs, plan)
     created(folder)
     launch.launch_ladder(folder)
     return folder
@@ -126,11 +135,15 @@ def start_sweep(
 ) -> SweepDir:
     """Create the directories of a sweep, start its process, and return once it holds the sweep's lock.
 
-    `created` is called with the sweep before its process starts. Raises as `start_run` does.
+    A sweep of the same work whose process was killed is continued instead. `created` is called with the sweep before
+    its process starts. Raises as `start_run` does.
     """
     for _, plan in cells:
         _check(plan)
-    folder = sweep_dir.create(runs, axes, cells, budget, command)
+    plans = [plan for _, plan in cells]
+    killed = [sweep for sweep in sweep_dir.iterate(runs) if sweep.was_killed() and _is_same_sweep(sweep, budget, plans)]
+    fresh = plans[0].fresh
+    folder = _to_continue(killed, fresh, sweep_dir.remove) or sweep_dir.create(runs, axes, cells, budget, command)
     created(folder)
     launch.launch_ladder(folder)
     return folder
@@ -144,6 +157,43 @@ def resume_sweep(folder: SweepDir) -> None:
         do = f"watch it with `ftbench attach {folder.name}`"
         raise UserError("already running", folder.name, do, code="sweep.already_running")
     launch.launch_ladder(folder)
+
+
+def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
+    """Whether a ladder was planned to do the same, whenever, wherever and by whichever command line."""
+    try:
+        stored = ladder.plan()
+    except UserError:
+        return False  # damaged
+    origin = {"created": plan.created, "started_in": plan.started_in, "command": plan.command, "notices": plan.notices}
+    return msgspec.structs.replace(stored, **origin) == plan
+
+
+def _is_same_sweep(sweep: SweepDir, budget: float | None, plans: Sequence[LadderPlan]) -> bool:
+    try:
+        stored = sweep.plan()
+    except UserError:
+        return False  # damaged
+    ladders = [sweep.ladder(cell.ladder) for cell in stored.cells]
+    return stored.budget == budget and len(ladders) == len(plans) and all(map(_is_same_work, ladders, plans))
+
+
+def _ladders_of_sweeps(runs: Path) -> list[LadderDir]:
+    ladders: list[LadderDir] = []
+    for sweep in sweep_dir.iterate(runs):
+        with contextlib.suppress(UserError):  # damaged
+            ladders += sweep.ladders()
+    return ladders
+
+
+def _to_continue(killed: Sequence[C], fresh: bool, remove: Callable[[C], None]) -> C | None:
+    """The latest of those that were killed, None with `--fresh`; of the others, those without runs are removed."""
+    latest = max(killed, key=lambda folder: folder.name, default=None)
+    chosen = None if fresh else latest
+    for folder in killed:
+        if folder is not chosen and not folder.has_runs():
+            remove(folder)
+    return chosen
 
 
 def events_size(run: RunDir) -> int:

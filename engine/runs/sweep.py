@@ -65,6 +65,10 @@ class SweepCell(Struct, kw_only=True):
     """Expected seconds of what this cell adds to the cells before it, from its timing probes; None if not measured."""
     seconds: float = 0.0
     """Time spent on it so far."""
+    base: Interval | None = None
+    """The score of the base model."""
+    full: Interval | None = None
+    """The score of full fine-tuning."""
 
 
 class SweepPoint(Struct, kw_only=True):
@@ -75,6 +79,7 @@ class SweepPoint(Struct, kw_only=True):
     rung: str
     title: str
     """Name of the rung in text."""
+    score: Interval | None = None
     share_of_gain: Interval | None = None
     cost: SeedRange | None = None
     """Ratio to full fine-tuning's cost."""
@@ -119,6 +124,8 @@ class Sweep(Struct, kw_only=True):
     preset: str
     command: str
     created: float
+    started_in: str = ""
+    """The directory it was started from."""
     updated: float = 0.0
     status: Outcome = "running"
     stage: SweepStage = "planned"
@@ -136,6 +143,8 @@ class Sweep(Struct, kw_only=True):
     trends: list[Trend] = field(default_factory=list)
     headline: str = ""
     sentences: list[str] = field(default_factory=list)
+    metric: str = ""
+    """What the scores are of; '' before a ladder has any."""
     cost: str = ""
     """What the costs are of."""
     warnings: list[str] = field(default_factory=list)

@@ -31,6 +31,14 @@ class SweepDir(ComparisonDir):
         """The directory of a cell's ladder."""
         return LadderDir(self.runs / name)
 
+    def ladders(self) -> list[LadderDir]:
+        """The ladders of all cells. Raises UserError as `plan`."""
+        return [self.ladder(cell.ladder) for cell in self.plan().cells]
+
+    def has_runs(self) -> bool:
+        """Whether a ladder of the sweep has started a run or a timing probe. Raises UserError if a file is damaged."""
+        return any(ladder.has_runs() for ladder in self.ladders())
+
     def plan(self) -> SweepPlan:
         """The plan. Raises UserError if `sweep.toml` is missing, damaged or cannot be read."""
         try:
@@ -79,8 +87,8 @@ def create(
 
 def remove(sweep: SweepDir) -> None:
     """Delete a sweep that has not started any run, with its ladders."""
-    for cell in sweep.plan().cells:
-        ladder_dir.remove(sweep.ladder(cell.ladder))
+    for ladder in sweep.ladders():
+        ladder_dir.remove(ladder)
     remove_tree(sweep.path, ignore_errors=True)
 
 

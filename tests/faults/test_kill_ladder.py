@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 from pathlib import Path
 
-from faults.kill_ladder import kill_many
+from command import MICRO
+from forked import ftbench
+
+from engine.runs.ladder_dir import iterate
+from faults.kill_ladder import finished_runs, kill_many, wait_for
 
 
 def test_random_kills_lose_no_finished_run(tmp_path: Path) -> None:
@@ -13,3 +19,17 @@ def test_random_kills_lose_no_finished_run(tmp_path: Path) -> None:
     assert sum(counts.values()) == 3, counts
     assert lost == 0
     assert state == "finished"
+
+
+def test_a_ladder_that_is_killed_and_started_again_by_the_same_command_leaves_one_directory(tmp_path: Path) -> None:
+    words = ("ladder", "demo", "--rung", "lora", "--no-probe", *MICRO)
+    for _ in range(3):
+        assert ftbench(*words, "--detach").returncode == 0
+        (folder,) = iterate(tmp_path / "runs")
+        os.kill(folder.pid() or 0, signal.SIGKILL)
+        wait_for(lambda folder=folder: not folder.is_active())
+    done = ftbench(*words)
+    (folder,) = iterate(tmp_path / "runs")
+    state = folder.state()
+    assert done.returncode == 0 and "continues" in done.stdout
+    assert state and state.status == "finished" and len(finished_runs(folder)) == 1

@@ -39,9 +39,14 @@ def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:
     except Detached:
         return print_detached(created[0], json)
     if not json:
-        say(f"ladder {created[0].name}")
+        say(f"ladder {created[0].name}{continues(created[0].plan().created, plan.created)}")
         say(describe_plan(plan))
     return print_detached(created[0], json) if detach else watch(created[0], json, plan.notices, fresh=True)
+
+
+def continues(created: float, planned: float) -> str:
+    """What to add to the name of a ladder or sweep that was created before it was planned now; '' if it is new."""
+    return "" if created >= planned else ": continues it, its process was killed"
 
 
 def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bool = False) -> int:
@@ -53,7 +58,7 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
         state = follow_ladder(folder, json, [notice.text for notice in shown])
     except Detached:
         return print_detached(folder, json)
-    if fresh and state.status == "failed" and not any(entry.run for entry in state.entries):
+    if fresh and state.status == "failed" and not folder.has_runs():
         ladder_dir.remove(folder)
         raise UserError(state.reason, code="ladder.refused")
     if json:

@@ -23,6 +23,7 @@ from engine.runs.sweep_dir import SweepDir
 from engine.runs.sweep_plan import describe_sweep
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
+from tui.cli.ladder import continues
 from tui.cli.run import interruptible, print_detached
 from tui.live.ladder_progress import LadderView, between
 from tui.live.progress_line import progress_display
@@ -46,7 +47,7 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
     except Detached:
         return print_detached(created[0], json)
     if not json:
-        say(f"sweep {created[0].name}")
+        say(f"sweep {created[0].name}{continues(created[0].plan().created, first.created)}")
         say(describe_sweep(axes, cells))
     return print_detached(created[0], json) if detach else watch(created[0], json, fresh=True)
 
@@ -70,7 +71,7 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
         state = follow(folder, json)
     except Detached:
         return print_detached(folder, json)
-    if fresh and state.status == "failed" and not _has_runs(folder, state):
+    if fresh and state.status == "failed" and not folder.has_runs():
         sweep_dir.remove(folder)
         raise UserError(state.reason, code=state.reason_code or "sweep.refused")
     if json:
@@ -78,12 +79,6 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
-
-
-def _has_runs(folder: SweepDir, state: Sweep) -> bool:
-    """Whether a ladder of the sweep has started a run or a timing probe."""
-    ladders = [folder.ladder(cell.ladder).state() for cell in state.cells]
-    return any(entry.run for ladder in ladders if ladder for entry in ladder.entries)
 
 
 def follow(folder: SweepDir, quiet: bool) -> Sweep:

@@ -93,7 +93,7 @@ def legend(figure: Figure, styles: dict[str, RungStyle], names: Sequence[str], m
         axes.set_position(_place(height))
     handles = [
         Line2D([], [], color=style.color, marker=style.marker, linestyle="")
-        if marker
+        if marker and style.marker
         else Line2D([], [], color=style.color, linestyle=(0, style.dash) if style.dash else "-")
         for style in (styles[name] for name in names)
     ]

@@ -109,7 +109,8 @@ def _configuration(ladder: Ladder) -> list[str]:
 
 
 def _cell(cell: Cell) -> str:
-    return escape_inline(" · ".join([cell.text, *cell.details])) or " "
+    text = escape_inline(" · ".join([cell.text, *cell.details])) or " "
+    return f"[{text}]({cell.link})" if cell.link else text
 
 
 def _samples(data: ReportData) -> list[str]:

@@ -22,6 +22,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.rungs import is_base
 from engine.runs.score_format import loss
+from engine.runs.sweep import Sweep
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
 SHARED_SETTINGS = "Settings shared by all rungs"
@@ -162,7 +163,7 @@ def _run_line(entry: LadderEntry, expected: str) -> TableLine:
 
 def commands(ladder_dir: LadderDir, ladder: Ladder) -> list[tuple[str, str]]:
     """(title, command line) of the ladder, its report, and one run of each rung."""
-    lines = [("Run the ladder", ladder.command)] if ladder.command else []
+    lines = [("Run the ladder", from_anywhere(ladder))] if ladder.command else []
     lines.append(("Write this report", shlex.join(["ftbench", "report", ladder.name])))
     listed = set()
     for entry in ladder.entries:
@@ -172,6 +173,11 @@ def commands(ladder_dir: LadderDir, ladder: Ladder) -> list[tuple[str, str]]:
             listed.add(entry.rung)
             lines.append((f"Run {rung_title(entry.rung)} alone, seed {entry.seed}", command))
     return lines
+
+
+def from_anywhere(state: Ladder | Sweep) -> str:
+    """The command that started it, in the directory that its relative paths refer to."""
+    return f"cd {shlex.quote(state.started_in)} && {state.command}" if state.started_in else state.command
 
 
 def _run_command(preset: str, run: RunDir) -> str | None:

@@ -14,6 +14,8 @@ class Cell:
 
     text: str
     details: tuple[str, ...] = ()
+    link: str = ""
+    """Where the value leads, relative to the report; '' for no link."""
 
 
 @dataclass(frozen=True)

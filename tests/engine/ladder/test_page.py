@@ -9,14 +9,19 @@ import pytest
 from browser import CHROMIUM, Browser, browser
 from made_ladder import made_ladder
 from made_runs import BEGIN, HOSTILE
+from test_summary import with_times
+from test_sweep_summary import ladder_with, sweep_of
 
 from engine.ladder.report import write
 from engine.ladder.report.captions import shown
+from engine.ladder.sweep_report import write as write_sweep
 from engine.runs.ladder import Ladder
+from engine.runs.sweep import Axis, Sweep
+from engine.runs.sweep_dir import SweepDir
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 
-PAGES = ("cpu", "gpu", "loss", "hostile", "unfinished")
+PAGES = ("cpu", "gpu", "loss", "hostile", "unfinished", "sweep")
 WIDTHS = (400, 1600)
 SMALLEST = 10.0
 """Minimum font size in CSS pixels, also in figures."""
@@ -40,7 +45,28 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ladders["hostile"][1].warnings = list(HOSTILE)
     for ladder in ladders.values():
         write(*ladder)
-    return {name: directory.page.as_uri() for name, (directory, _) in ladders.items()}
+    sweep = SweepDir(folder / "sweep")
+    sweep.path.mkdir()
+    write_sweep(sweep, two_settings())
+    return {name: directory.page.as_uri() for name, (directory, _) in ladders.items()} | {"sweep": sweep.page.as_uri()}
+
+
+def two_settings() -> Sweep:
+    """A finished sweep over two settings, with names as long as real ones and costs that vary."""
+    axes = [Axis(key="adapter.rank", values=[4, 16, 64]), Axis(key="data.max_rows", values=[500, 2000])]
+    ladders: list[Ladder | None] = [ladder_with(0.8 + 0.04 * number, 11.0 + number) for number in range(6)]
+    for ladder in filter(None, ladders):
+        with_times(ladder, qlora=15.0, lora=40.0, full=100.0)
+    sweep = sweep_of(ladders, axes)
+    for number, cell in enumerate(sweep.cells):
+        cell.ladder = f"20260131-12010{number}-demo-ladder-{number:04x}"
+    return sweep
+
+
+def test_the_tables_of_a_sweep_need_no_scrolling_in_1100_pixels(chromium: Browser, pages: dict[str, str]) -> None:
+    chromium.open(pages["sweep"], 1100)
+    wide = "[...document.querySelectorAll('.wide')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert chromium.value("document.querySelectorAll('.wide').length") and chromium.value(wide) == 0
 
 
 @pytest.fixture(scope="module")

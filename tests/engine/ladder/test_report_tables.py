@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from engine.config import quantities
-from engine.ladder.phrases import NO_ENERGY, NO_SIGNIFICANT_DIFFERENCE, SIGNIFICANTLY, both_as_good_text
+from engine.ladder.phrases import NO_ENERGY, NO_SIGNIFICANT_DIFFERENCE, POWER, SIGNIFICANTLY, both_as_good_text
 from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.table import ReportTable
@@ -77,9 +77,9 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     ):
         unclear.needed_items, unclear.needed_items_high = items
         unclear.needed_seeds, unclear.needed_seeds_high = seeds
-        assert quality_tables.finding(ladder, unclear) == f"{not_significant}; {needed} needed"
+        assert quality_tables.finding(ladder, unclear) == f"{not_significant}; {needed} {POWER}"
     ladder.margin, unclear.needed_for = 0.02, "as_good"
-    assert quality_tables.finding(ladder, unclear).endswith(f"needed to show that {both_as_good_text(ladder)}")
+    assert quality_tables.finding(ladder, unclear).endswith(f"{POWER} to show that {both_as_good_text(ladder)}")
     unclear.needed_items = None
     assert quality_tables.finding(ladder, unclear) == not_significant
     ladder.margin = 0.02

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import command
+import psutil
 from command import MICRO
 from forked import ftbench
 from task_files import choice_task
 
-from engine.runs.sweep_dir import iterate
+from engine.runs.sweep_dir import SweepDir, iterate
 
 
 def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:
@@ -85,6 +89,37 @@ def test_a_sweep_shares_runs_and_the_base_model_reports_and_keeps_its_budget(tmp
     check_the_ladders(tmp_path / "runs", sweep)
     check_the_report(sweep)
     check_the_budget(tmp_path)
+
+
+def kill_a_measurement(runs: Path) -> SweepDir:
+    """SIGKILL the process that measures the first ladder's data, as soon as it has started."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        for folder in iterate(runs):
+            pid = folder.pid()
+            for child in psutil.Process(pid).children() if pid else []:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if "ladder.workload" in child.cmdline():
+                        child.kill()
+                        return folder
+        time.sleep(0.01)
+    raise TimeoutError("no measurement has started")
+
+
+def test_a_ladder_that_failed_is_tried_again_when_the_sweep_is_resumed(tmp_path: Path) -> None:
+    words = ["ladder", "demo", "--rung", "lora", "--no-probe", "--vary", "adapter.rank=2,4", *MICRO]
+    assert command.ftbench(*words, "--detach").returncode == 0  # forked processes do not show what they are
+    folder = kill_a_measurement(tmp_path / "runs")
+    ended = ftbench("attach", folder.name)
+    state = folder.state()
+    assert state and [cell.status for cell in state.cells] == ["failed", "finished"], ended.stdout
+    assert "SIGKILL" in state.cells[0].reason and "resume" in " ".join(state.sentences)
+    resumed = command.ftbench("resume", folder.name)
+    state = folder.state()
+    assert state and [cell.status for cell in state.cells] == ["finished", "finished"], resumed.stdout
+    assert [point.cell for point in state.points] == [0, 1] and not state.cells[0].reason and resumed.returncode == 0
+    first = folder.ladder(state.cells[0].ladder).state()
+    assert first and first.status == "finished" and not first.reason
 
 
 def test_a_sweep_that_cannot_run_is_refused_and_leaves_no_files(tmp_path: Path) -> None:

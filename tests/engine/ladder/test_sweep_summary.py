@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+import subprocess
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,7 @@ from engine.ladder.sweep_report import html, text, write
 from engine.ladder.sweep_summary import summarize_sweep
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
+from engine.runs.score_format import with_bounds
 from engine.runs.sweep import Axis, Sweep, SweepCell
 from engine.runs.sweep_dir import SweepDir
 
@@ -111,7 +116,7 @@ def test_what_is_missing_is_said_with_its_reason() -> None:
     summarize_sweep(sweep, ladders)
     assert "of 1 ladder of 4 planned" in sweep.headline
     assert "Not run: adapter.rank=8; adapter.rank=16: the budget of 8:00:00 does not suffice." in sweep.sentences
-    assert "Not run: adapter.rank=32: out of memory." in sweep.sentences
+    assert "Not run: adapter.rank=32: out of memory; `ftbench resume s` tries it again." in sweep.sentences
     assert "failed: out of memory" in text(sweep)
 
 
@@ -129,14 +134,39 @@ def test_page_and_markdown_have_headline_sentences_results_and_figures(tmp_path:
     page, markdown = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     for one in (sweep.headline, *sweep.sentences):
         assert one.replace("'", "&#39;").split("[")[0][:60] in page.replace("\u00a0", " ")
-    assert page.count("<svg") == 2 and "Shaded: " in page and "<script" not in page
-    assert "| 32 | QLoRA | 98.0% · [95.0, 101.0] | 0.11× | holds | ladder-3 |" in markdown
+    assert page.count("<svg") == 3 and "Shaded: " in page and "<script" not in page
+    assert "| 98.0% · [95.0, 101.0] | 0.11× | holds | [ladder-3](../ladder-3/report.html) |" in markdown
+    for cell, row in itertools.product(sweep.cells, ("full", "base")):
+        shown = with_bounds(getattr(cell, row), sweep.metric).split(" ", 1)
+        assert all(one in page for one in shown) and " · ".join(shown) in markdown
+    assert all(point.score and point.score.low for point in sweep.points)
+    links = re.findall(r'href="(\.\./[^"]+)"', page)
+    assert set(links) == {f"../{cell.ladder}/report.html" for cell in sweep.cells}
 
 
-def test_two_axes_have_two_figures_for_each_value_of_the_second() -> None:
+def test_a_ladder_without_a_report_is_not_linked(tmp_path: Path) -> None:
+    assert "../ladder-1/" not in html(sweep_of([ladder_with(0.9, 11.0)] * 4, cell_1="stopped"))
+
+
+def test_the_command_reproduces_the_sweep_from_any_directory(tmp_path: Path) -> None:
+    """Its relative paths refer to the directory that it was started in."""
+    (tmp_path / "my data").mkdir()
+    sweep = sweep_of([ladder_with(0.9, 11.0)] * 4)
+    sweep.command, sweep.started_in = "test -e 'my data'", str(tmp_path)
+    (command,) = re.findall(r'<pre class="command">(.*?)</pre>', html(sweep), re.DOTALL)
+    assert unescape(command) in text(sweep)
+    assert subprocess.run(["sh", "-c", unescape(command)], cwd="/", check=False).returncode == 0
+
+
+def test_a_value_of_the_second_setting_is_below_that_of_the_first() -> None:
+    sweep = sweep_of([ladder_with(0.9, 11.0)] * 8, [RANKS, Axis(key="data.max_rows", values=[100, 200])])
+    assert "| 4 · data.max_rows=100 | QLoRA |" in text(sweep) and "<small>data.max_rows=200</small>" in html(sweep)
+
+
+def test_two_axes_have_three_figures_for_each_value_of_the_second() -> None:
     axes = [RANKS, Axis(key="data.max_rows", values=[100, 200])]
     page = html(sweep_of([ladder_with(0.9, 11.0)] * 8, axes))
-    assert page.count("<svg") == 4 and "at data.max_rows=200" in page
+    assert page.count("<svg") == 6 and "at data.max_rows=200" in page
 
 
 def test_hostile_values_are_text() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,24 @@ from made_runs import write_events
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
-from engine.runs import launch, locks, run_dir
+from engine.ladder.process import load_or_create
+from engine.runs import ladder_dir, launch, locks, run_dir, sweep_dir
+from engine.runs.ladder import LadderEntry
+from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
-from engine.runs.start import events_size, repeat_run, resume_ladder, resume_run, start_ladder, start_run
+from engine.runs.rungs import LadderPlan
+from engine.runs.start import (
+    events_size,
+    repeat_run,
+    resume_ladder,
+    resume_run,
+    start_ladder,
+    start_run,
+    start_sweep,
+)
+from engine.runs.sweep import Axis
+from engine.runs.sweep_plan import make_cells
 
 
 @pytest.fixture
@@ -110,3 +125,70 @@ def test_ladders_start_and_resume(tmp_path: Path, launched: list[Any]) -> None:
     with pytest.raises(UserError) as error:
         resume_ladder(stopped)
     assert error.value.code == "ladder.already_running"
+
+
+def killed_ladder(runs: Path, plan: LadderPlan, when: str) -> LadderDir:
+    """A ladder whose process was killed `when`: before its lock, with its lock only, without or with runs."""
+    folder = ladder_dir.create(runs, plan)
+    if when == "before its lock":
+        os.utime(folder.plan_file, (0, 0))
+        return folder
+    folder.lock_file.touch()
+    if when != "with its lock":
+        run = "some-run" if when == "with runs" else ""
+        state = load_or_create(folder, plan)
+        state.entries = [LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1e-3, status="live", run=run)]
+        folder.write_state(state)
+    return folder
+
+
+KILLED = ("before its lock", "with its lock", "without runs", "with runs")
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_the_same_command_continues_a_ladder_that_was_killed(when: str, tmp_path: Path, launched: list[Any]) -> None:
+    folder = killed_ladder(tmp_path, make_plan("demo", ["lora"], {}), when)
+    assert start_ladder(tmp_path, make_plan("demo", ["lora"], {}, command="the same work")) == folder
+    assert start_ladder(tmp_path, make_plan("demo", ["lora"], {}, seeds=2)) != folder
+    assert launched[0] == folder and len(list(ladder_dir.iterate(tmp_path))) == 2
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_a_fresh_ladder_replaces_those_that_were_killed_without_runs(
+    when: str, tmp_path: Path, launched: list[Any]
+) -> None:
+    killed = killed_ladder(tmp_path, make_plan("demo", ["lora"], {}, fresh=True), when)
+    folder = start_ladder(tmp_path, make_plan("demo", ["lora"], {}, fresh=True))
+    kept = {killed, folder} if when == "with runs" else {folder}
+    assert folder != killed and set(ladder_dir.iterate(tmp_path)) == kept
+
+
+def test_a_ladder_that_starts_works_or_has_ended_is_not_continued(tmp_path: Path, launched: list[Any]) -> None:
+    plan = make_plan("demo", ["lora"], {})
+    known = {ladder_dir.create(tmp_path, plan), killed_ladder(tmp_path, plan, "with runs")}
+    held = [locks.acquire(folder.lock_file, "1") for folder in known if folder.state()]
+    for status in ("finished", "stopped", "failed"):
+        ended = killed_ladder(tmp_path, plan, "with runs")
+        state = load_or_create(ended, plan)
+        state.status = status
+        ended.write_state(state)
+        known.add(ended)
+    assert start_ladder(tmp_path, plan) not in known and None not in held
+
+
+@pytest.mark.parametrize("when", KILLED)
+def test_the_same_command_continues_a_sweep_that_was_killed(when: str, tmp_path: Path, launched: list[Any]) -> None:
+    axes = [Axis(key="adapter.rank", values=[2, 4])]
+
+    def cells() -> Any:
+        return make_cells(axes, {}, lambda settings: make_plan("demo", ["lora"], settings))
+
+    first = sweep_dir.create(tmp_path, axes, cells())
+    os.utime(first.plan_file, (0, 0))
+    killed_ladder(tmp_path, cells()[0][1], when).path.rename(tmp_path / "other")
+    shutil.rmtree(first.ladders()[0].path)
+    (tmp_path / "other").rename(first.ladders()[0].path)
+    ladder = start_ladder(tmp_path, cells()[0][1])
+    assert ladder not in first.ladders(), "the sweep continues it"
+    assert start_sweep(tmp_path, axes, cells()) == first
+    assert start_sweep(tmp_path, axes, cells(), budget=3600.0) != first

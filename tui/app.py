@@ -137,7 +137,7 @@ class Workbench(BaseApp):
         return [binding.id or "" for binding in self.screen.BINDINGS if isinstance(binding, Binding)]
 
     def action_help(self) -> None:
-        from tui.screens.text import TextScreen, help_text
+        from tui.screens.dialogs import TextScreen, help_text
 
         groups = {id.partition(".")[0] for id in self._binding_ids()}
         text = help_text(CommandKeys(self.settings.keys), groups)

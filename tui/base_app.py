@@ -16,14 +16,11 @@ from tui.commands import all_commands
 from tui.keymap import CommandKeys, key_conflicts
 from tui.output.console import EscapingConsole
 from tui.output.cursor import FATAL
-from tui.screens.small import SmallScreen, too_small
+from tui.screens.dialogs import SmallScreen, too_small
 from tui.settings import Settings, read_settings
-from tui.terminal.ascii_driver import AsciiFilter
-from tui.terminal.capabilities import hung_up, suited_theme
-from tui.terminal.diff_driver import DiffApp
-from tui.terminal.forced_exit import ForcedExit
-from tui.terminal.literal import ControlCharacterFilter
-from tui.terminal.themes import AUTO, legible, remember, remembered
+from tui.terminal.drivers import AsciiFilter, ControlCharacterFilter, DiffApp
+from tui.terminal.leaving import ForcedExit
+from tui.terminal.themes import AUTO, hung_up, legible, remember, remembered, suited_theme
 
 EXIT_SIGNALS = (*FATAL, signal.SIGINT)
 """Signals on which the app restores the terminal; Textual alone would leave it in the alternate screen."""

@@ -14,8 +14,7 @@ from typing import Any
 from engine.config.files import read_small
 from engine.config.home import config_file
 from tui.keymap import RENAMED
-from tui.terminal.capabilities import needs_ascii
-from tui.terminal.themes import AUTO
+from tui.terminal.themes import AUTO, needs_ascii
 
 
 @dataclass(kw_only=True)

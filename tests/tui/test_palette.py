@@ -14,9 +14,9 @@ from engine.config import preset_library
 from engine.runs import run_dir
 from tui.app import Workbench
 from tui.screens.configuration import ConfigurationScreen
+from tui.screens.dialogs import TextScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.runs import RunsScreen
-from tui.screens.text import TextScreen
 
 NAME = "\x1b]52;c;aGk=\x07[red]x[b].jsonl"
 

@@ -32,7 +32,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, finished_result
 from tui.cli.data import shown_progress
 from tui.cli.errors import show_notices
-from tui.live.chat_state import (
+from tui.live.chat import (
     KINDS,
     ChatState,
     answer_facts,

@@ -17,7 +17,7 @@ from engine.config.text import amount, visible
 from engine.runs.account import SPLITS
 from engine.runs.rpc_client import Counted, ask, rows_done
 from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
-from tui.live.progress_line import progress_display
+from tui.live.progress import progress_display
 from tui.output.console import console, print_json, say
 
 NAME_WIDTH = 12

@@ -25,9 +25,8 @@ from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.ladder import continues
 from tui.cli.run import interruptible, print_detached
-from tui.live.ladder_progress import LadderView, between
-from tui.live.progress_line import progress_display
-from tui.live.run_progress import Detached, last_log_line, wait_for_end
+from tui.live.following import Detached, LadderView, between, last_log_line, wait_for_end
+from tui.live.progress import progress_display
 from tui.output import streams
 from tui.output.console import print_json, say, table
 

@@ -11,7 +11,7 @@ from textual.content import Content
 
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
-from tui.charts.histogram import Histogram, draw
+from tui.charts.bars import Histogram, draw
 from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
 
 SPLITS = ("train", "validation", "test", "noticed")

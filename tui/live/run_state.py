@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.memory.formula.allocator import CONTEXT
 from engine.runs import events
 from engine.runs.events import Event
 from tui.charts.series import Series
 from tui.live.event_lines import lines
-from tui.live.expected_peak import ExpectedPeak
 from tui.live.log_lines import LogLines
 
 MAX_SAMPLES = 60
@@ -138,3 +138,16 @@ class RunState:
             self.before = event
         else:
             self.after = event
+
+
+class ExpectedPeak(NamedTuple):
+    """The peak of a run's process, in bytes."""
+
+    bytes: int
+    is_probed: bool = False
+    """Measured by the memory probe before the first step; else predicted."""
+
+    @property
+    def label(self) -> str:
+        """Its name in the interface."""
+        return "memory probe" if self.is_probed else "predicted peak"

@@ -13,7 +13,7 @@ from engine.config.text import visible
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
-from tui.charts.plan_bar import bar, legend
+from tui.charts.bars import legend, memory_bar
 from tui.output.streams import SUBSTITUTES
 from tui.preview.plan_words import (
     about_budget,
@@ -76,7 +76,7 @@ class PlanView:
             line = Text(f"{method_title(method_plan.method):<7}{size(peak(method_plan).total):>9}  ")
             line.append(f"{method_plan.fit:<13}", style=STYLES[method_plan.fit])
             bars = max(10, min(self.width - LEFT - 1, 100))
-            yield line + bar(parts, plan.budget.total, bars, self.colored, self.ascii)
+            yield line + memory_bar(parts, plan.budget.total, bars, self.colored, self.ascii)
             if method_plan.refused:
                 yield self.text(f"       formula: {method_plan.refused}", "yellow")
         yield Text()

@@ -19,7 +19,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
 from engine.runs.sharing import describe_sharing
-from tui.charts.plan_bar import COMPONENTS
+from tui.charts.bars import COMPONENTS
 from tui.history.run_list import last_part
 
 TIERS = {"formula": "formula", "dry run": "dry run (the real training step on fake tensors)"}

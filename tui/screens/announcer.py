@@ -82,7 +82,7 @@ class Announcer:
     def _tell(self, ended: list[RunDir]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
         from tui.history.endings import ladder_of, remember_visit, run_ending
-        from tui.live.worker_exit import wait_for_exit
+        from tui.live.following import wait_for_exit
 
         for run in ended:
             if ladder := ladder_of(self._runs, run.name):

@@ -9,8 +9,7 @@ from textual.screen import Screen
 
 from engine.config.errors import UserError
 from engine.config.text import visible
-from tui.widgets.key_line import KeyLine
-from tui.widgets.rows import Rows
+from tui.widgets.rows import KeyLine, Rows
 
 if TYPE_CHECKING:
     from engine.runs.device_queue import QueuePlace

@@ -1,6 +1,24 @@
-"""The bench: select data, method and preset; start a run; watch its loss, the GPU and the log."""
+"""The main screen: lays out the panes and forwards messages and keys to the controllers."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from engine.runs.folder import current_directory
+from engine.runs.home import tilde
+from tui.header import head_line, live_runs, selection_lines
+from tui.keymap import CommandKeys
+from tui.screens.live_runs import LiveRuns
+from tui.screens.run_follower import RunFollower
+from tui.settings import Settings
+from tui.widgets.selection_pane import SelectionPane
+from tui.widgets.status_line import status
+
+if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
+    from engine.runs.run_dir import RunDir
+
 
 import shutil
 from pathlib import Path
@@ -18,22 +36,19 @@ from engine.config.text import visible
 from tui.commands import bindings
 from tui.screens.announcer import Announcer
 from tui.screens.bench_actions import BenchActions
-from tui.screens.bench_text import head_texts, run_title, status_text
 from tui.screens.data_actions import DataActions
-from tui.screens.live_runs import LiveRuns
 from tui.screens.machine_context import MachineContext
 from tui.screens.run_actions import RunActions
-from tui.screens.run_follower import RunFollower, is_urgent
+from tui.screens.run_follower import is_urgent
 from tui.screens.run_launcher import RunLauncher
 from tui.screens.selection_screens import SelectionScreens
 from tui.widgets.data_list import AddRequested, InspectRequested
-from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane, WordEntered
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.machine_pane import MachinePane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
-from tui.widgets.rows import is_covered
-from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionPane, SelectionRefused
+from tui.widgets.rows import KeyLine, is_covered
+from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionRefused
 from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -41,6 +56,42 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.machine import MachineSampled
     from tui.live.watcher import Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
     from tui.selection import Selection
+
+
+def head_texts(
+    selection_pane: SelectionPane, follower: RunFollower, live: LiveRuns, keys: CommandKeys, width: int
+) -> tuple[Content, Content]:
+    """Host, selection and live runs; below them what the preset is about and what the selection changed."""
+    watched = follower.run.path if follower.run else None
+    right = live_runs(live.turns, len(live.unqueued), watched, width - 24)
+    name = selection_pane.selection.name if selection_pane.effective else ""
+    head = head_line(selection_pane.effective, name, right, width)
+    if not selection_pane.started:
+        return head, Content()
+    lines = selection_lines(selection_pane.effective, selection_pane.changed, selection_pane.previous, width, keys)
+    return head, Content("\n").join(lines)
+
+
+def run_title(run: RunDir) -> str:
+    """The name of a run, and the directory it was started from where that is not the working directory."""
+    directory = run.started_in()
+    return f"{run.name} · {tilde(directory)}" if directory not in ("", current_directory()) else run.name
+
+
+def status_text(follower: RunFollower, live: LiveRuns, settings: Settings, width: int) -> Content:
+    """What the watched run is doing, or how it ended and what to do next."""
+    return status(
+        follower.state,
+        follower.live,
+        follower.last_output,
+        width,
+        CommandKeys(settings.keys),
+        settings.ascii,
+        follower.paused,
+        follower.deleted,
+        live.has_device(follower.run),
+    )
+
 
 MIDDLE_PANES: tuple[type[Widget], ...] = (LossPane, LogPane)
 RIGHT_PANES: tuple[type[Widget], ...] = (MachinePane,)

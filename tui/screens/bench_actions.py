@@ -142,7 +142,7 @@ class BenchActions(BaseScreen[None]):
 
     async def action_ask_word(self, purpose: str) -> None:
         """Open the word input, which is created when it is first needed."""
-        from tui.widgets.word_input import WordInput
+        from tui.widgets.inputs import WordInput
 
         if not self.query(WordInput):
             await self.query_one("#middle").mount(WordInput())

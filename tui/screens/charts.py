@@ -14,14 +14,12 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from tui.charts.chart import AXIS, ChartStyle
 from tui.commands import bindings
-from tui.live.chart_grid import MAX_EARLIER, METRICS, ChartGrid, cursor_column, step_of_column
+from tui.live.chart_grid import MAX_EARLIER, METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.earlier_runs import candidates
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
-from tui.live.sample_lines import sample_lines
 from tui.screens.base import BaseScreen
-from tui.widgets.key_line import KeyLine
-from tui.widgets.rows import Rows
+from tui.widgets.rows import KeyLine, Rows
 from tui.workbench import app_keys, app_settings
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97)

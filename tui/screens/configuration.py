@@ -31,11 +31,11 @@ from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, with_text
 from tui.screens.base import BaseScreen
 from tui.screens.data_checking import DataChecking
-from tui.screens.name import NameScreen
+from tui.screens.dialogs import NameScreen
 from tui.selection import NOT_COMPARED, Selection
-from tui.widgets.key_line import KeyLine
+from tui.widgets.inputs import ValueInput
+from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
-from tui.widgets.value_input import ValueInput
 from tui.workbench import app_keys
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ class DataActions:
     def inspect(self, data: str) -> None:
         """Open the inspector; asks first if that downloads a dataset from the Hub."""
         from tui.data.datasets import on_the_hub
-        from tui.screens.ask import ConfirmScreen
+        from tui.screens.dialogs import ConfirmScreen
 
         if not on_the_hub(data):
             self._open_inspector(data)

@@ -17,7 +17,7 @@ from engine.config.preset import EffectiveConfig
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
-from tui.charts.bar import bar
+from tui.charts.bars import bar
 from tui.commands import bindings
 from tui.data.inspection import (
     SPLITS,
@@ -31,7 +31,7 @@ from tui.data.inspection import (
 )
 from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
-from tui.widgets.key_line import KeyLine
+from tui.widgets.rows import KeyLine
 from tui.workbench import app_keys, app_settings
 
 ROWS = 50

@@ -27,9 +27,9 @@ from tui.commands import bindings
 from tui.history import ladder_view
 from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
-from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
-from tui.widgets.key_line import KeyLine
+from tui.screens.dialogs import ConfirmScreen
+from tui.widgets.rows import KeyLine
 from tui.widgets.status_line import status
 from tui.workbench import app_keys, app_settings
 

@@ -22,7 +22,7 @@ from tui.preview.launch_context import DataCheck, DataCheckCache
 from tui.preview.launches import Launch, LaunchOption
 from tui.preview.problems import LaunchProblem
 from tui.screens.data_checking import DataChecking
-from tui.widgets.value_input import ValueInput
+from tui.widgets.inputs import ValueInput
 from tui.workbench import app_keys
 
 REFRESH_SECONDS = 1.0

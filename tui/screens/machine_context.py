@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.hardware.cpu_load import usable_cpus
-from tui.live.expected_peak import ExpectedPeak
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns
 from tui.screens.run_follower import RunFollower
@@ -16,6 +15,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from engine.memory.formula.memory_budget import MemoryBudget
     from engine.runs.device_queue import QueuePlace
     from tui.live.machine import MachineSample
+    from tui.live.run_state import ExpectedPeak
     from tui.preview.launch_context import LaunchContext
 
 
@@ -60,6 +60,7 @@ class MachineContext:
         longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
         question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
         if question != self._predicted[0]:
+            from tui.live.run_state import ExpectedPeak
             from tui.preview.method_estimate import predicted_peak
 
             predicted = predicted_peak(*question[:3], selection_pane.longest)

@@ -18,15 +18,15 @@ from engine.config.model_list import describe_model, list_models
 from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
-from tui.charts.bar import bar
+from tui.charts.bars import bar
 from tui.commands import actions, bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.model_rows import ModelRow, columns, detail_lines, model_row, table_row
 from tui.screens.base import BaseScreen
 from tui.selection import Selection
-from tui.widgets.key_line import KeyLine
+from tui.widgets.inputs import ValueInput
+from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
-from tui.widgets.value_input import ValueInput
 from tui.workbench import app_keys, app_settings
 
 ACTIONS = actions("models")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,19 +14,19 @@ from textual.widgets import Static
 
 from engine.config import preset_library, user_presets
 from engine.config.errors import RunFailed, UserError
-from engine.config.preset import EffectiveConfig
+from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import PresetEntry
 from engine.config.schema import Config
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
+from tui.format import setting
 from tui.keymap import CommandKeys
-from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
-from tui.screens.name import NameScreen
+from tui.screens.dialogs import ConfirmScreen, NameScreen, TextScreen
 from tui.selection import Selection, changes
-from tui.terminal.editing import edit
-from tui.widgets.key_line import KeyLine
+from tui.terminal.leaving import edit
+from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
 from tui.workbench import app_keys
 
@@ -174,8 +174,6 @@ class PresetsScreen(BaseScreen[str | None]):
         )
 
     def action_config(self) -> None:
-        from tui.screens.text import TextScreen, config_text  # imported when it is opened
-
         listed = self._selected()
         try:
             if listed is not None:
@@ -183,6 +181,19 @@ class PresetsScreen(BaseScreen[str | None]):
                 self.app.push_screen(TextScreen(f"configuration of {listed.name}", text))
         except UserError as error:
             self.tell(error.line, severity="error", timeout=10)
+
+
+def config_text(effective: EffectiveConfig) -> Content:
+    """Every setting with its origin; those that are not defaults in bold."""
+    lines: Iterable[Content] = (
+        Content.assemble(
+            (f"{key:<32}", "bold" if effective.origins.get(key, "default") != "default" else ""),
+            (f"{visible(value)!s:<28} ", ""),
+            (visible(effective.origins.get(key, "default")), "$foreground-muted"),
+        )
+        for key, value in ((key, setting(value)) for key, value in flatten(effective.config).items())
+    )
+    return Content("\n").join(lines)
 
 
 def row(listed: PresetEntry, keys: CommandKeys) -> TableRow:

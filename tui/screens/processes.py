@@ -14,9 +14,9 @@ from engine.config.quantities import duration, share_percent, size
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
-from tui.live.processes import ProcessRow, ProcessTable
+from tui.live.machine import ProcessRow, ProcessTable
 from tui.screens.base import BaseScreen
-from tui.widgets.key_line import KeyLine
+from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
 
 SECONDS = 2.0

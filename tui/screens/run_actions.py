@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine.config.errors import RunFailed, UserError
-from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
+from tui.screens.dialogs import ConfirmScreen
 from tui.workbench import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run

@@ -1,13 +1,15 @@
-"""The table of past and live runs: attach, mark and compare, stop, pause, resume, repeat, delete."""
+"""The runs of the home: attach, sort, filter, mark, compare, pause, resume, repeat or delete."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Input, Static
 
@@ -16,14 +18,42 @@ from engine.runs import locks, run_dir
 from engine.runs.home import tilde
 from engine.runs.run_dir import RunDir
 from tui.commands import bindings
+from tui.history.comparison import compare, read
 from tui.history.run_list import SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
-from tui.screens.ask import ConfirmScreen
 from tui.screens.base import BaseScreen
+from tui.screens.dialogs import ConfirmScreen
 from tui.screens.run_actions import RunActions
-from tui.widgets.key_line import KeyLine
+from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
 from tui.workbench import app_keys, app_settings
+
+
+class CompareScreen(BaseScreen[None]):
+    """Reads the runs once and lays them out again when the width changes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,c", "back", "back")]
+    CSS = """
+    CompareScreen VerticalScroll { height: 1fr; border: round $primary; padding: 0 1; scrollbar-size-vertical: 1; }
+    """
+
+    def __init__(self, runs: Sequence[RunDir], ascii_only: bool = False) -> None:
+        super().__init__()
+        self.runs, self.ascii_only = read(runs), ascii_only
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll() as box:
+            box.border_title = f"comparison of {len(self.runs)} runs"
+            box.border_subtitle = "escape back"
+            yield Static(id="compared")
+
+    def on_resize(self) -> None:
+        width = max(40, min(self.size.width, 140) - 6)  # frame, padding and scroll bar
+        self.query_one("#compared", Static).update(compare(self.runs, width, self.ascii_only))
+
+    def action_back(self) -> None:
+        self.dismiss()
+
 
 REFRESH_SECONDS = 1.0
 
@@ -159,7 +189,6 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         self._fill()
 
     def action_compare(self) -> None:
-        from tui.screens.comparing import CompareScreen  # imported when it is opened
 
         runs = [RunDir(self.runs / name) for name in sorted(self.marked) if name in self.lines]
         if len(runs) < 2:

@@ -47,7 +47,7 @@ class SelectionScreens:
     def open_methods(self) -> None:
         """Show all methods side by side with the present selection."""
         from tui.preview.method_table import methods_text
-        from tui.screens.text import TextScreen
+        from tui.screens.dialogs import TextScreen
 
         selection_pane = self._get_selection_pane()
         selection_pane.start()

@@ -19,14 +19,13 @@ from engine.runs import chat_messages
 from engine.runs.chat_file import save_conversations
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
-from tui.live import chat_state
-from tui.live.chat_sampling import parse_sampling, written
-from tui.live.chat_state import ChatState
+from tui.live import chat
+from tui.live.chat import ChatState, parse_sampling, written
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionMessageReceived
 from tui.screens.base import BaseScreen
-from tui.widgets.answer_columns import AnswerColumns
-from tui.widgets.key_line import KeyLine
-from tui.widgets.prompt_input import PromptInput
+from tui.widgets.answers import AnswerColumns
+from tui.widgets.inputs import PromptInput
+from tui.widgets.rows import KeyLine
 from tui.workbench import app_keys
 
 REDRAW_SECONDS = 0.1
@@ -109,7 +108,7 @@ class TryScreen(BaseScreen[None]):
         if isinstance(message, chat_messages.QueueWait | chat_messages.LoadingProgress | chat_messages.Ready):
             self.refresh_bindings()
         if isinstance(message, chat_messages.Ready):
-            self.state.sampling = chat_state.default_sampling(self.state.sampling, message.columns)
+            self.state.sampling = chat.default_sampling(self.state.sampling, message.columns)
             await self.query_one(AnswerColumns).create(len(message.columns))
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
@@ -135,12 +134,12 @@ class TryScreen(BaseScreen[None]):
         state, columns = self.state, self.query_one(AnswerColumns)
         columns.show(state, self.size.width)
         models = " and ".join(dict.fromkeys(Path(one.column.model).name for one in state.columns.values()))
-        sampling = chat_state.sampling_text(state.sampling)
+        sampling = chat.sampling_text(state.sampling)
         title = f"try · {models} · {sampling}{columns.position}" if state.ready else "try"
         self.query_one("#title", Static).update(Content(visible(title)))
-        memory = chat_state.memory_text(state.memory) if state.memory else ""
+        memory = chat.memory_text(state.memory) if state.memory else ""
         self.query_one("#memory", Static).update(Content(visible(memory)))
-        text, style = chat_state.state_line(state, self.error, app_keys(self))
+        text, style = chat.state_line(state, self.error, app_keys(self))
         self.query_one("#state", Static).update(Content.styled(visible(text), style))
         self._draw_item()
 
@@ -149,7 +148,7 @@ class TryScreen(BaseScreen[None]):
         widget.display = item is not None
         if item is not None:
             target = Content.styled(visible(item.target, 400), "$text-success")
-            widget.update(Content("\n").join([Content(visible(chat_state.item_line(self.state))), target]))
+            widget.update(Content("\n").join([Content(visible(chat.item_line(self.state))), target]))
 
     # Input line
 
@@ -217,7 +216,7 @@ class TryScreen(BaseScreen[None]):
         if isinstance(self.focused, Input):
             return False
         if action in ("cpu", "now"):
-            return waiting is not None and (action == "now" or waiting.device != chat_state.CPU_TITLE)
+            return waiting is not None and (action == "now" or waiting.device != chat.CPU_TITLE)
         return self.state.ready is not None
 
     def action_back(self) -> None:

@@ -18,8 +18,8 @@ from tui.widgets.rows import Rows
 from tui.workbench import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
-    from tui.live.expected_peak import ExpectedPeak
     from tui.live.machine import GpuSample, MachineSample
+    from tui.live.run_state import ExpectedPeak
 
 MINUTES = 5
 SIDE_BY_SIDE = 60

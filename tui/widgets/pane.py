@@ -12,9 +12,8 @@ from textual.widget import Widget
 from engine.config.errors import UserError
 
 if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sample
-    from tui.live.expected_peak import ExpectedPeak
     from tui.live.machine import MachineSample
-    from tui.live.run_state import RunState
+    from tui.live.run_state import ExpectedPeak, RunState
 
 ENTRY_POINTS = "ftbench.panes"
 """Group of entry points: name -> a widget class with the protocol `Pane`."""

@@ -1,19 +1,20 @@
-"""A widget that shows one `Content` per line and redraws only the rows that changed.
-
-Which cells of a row are sent is decided in one place, `tui.terminal.diff_driver`.
-"""
+"""Rows of text that are drawn line by line, and the key line at the bottom of a screen."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from textual.binding import Binding
 from textual.content import Content
+from textual.events import Click
 from textual.geometry import Region, Size
 from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.visual import Visual
 from textual.widget import Widget
+
+from tui.commands import all_commands
 
 EMPTY = Content("")
 
@@ -63,3 +64,73 @@ class Rows(Widget):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return max(1, len(self.lines))
+
+
+ALWAYS = ("app.help", "app.quit")
+"""Shown however narrow the terminal is: help lists all others."""
+GAP = "  "
+
+
+class KeyLine(Rows):
+    """One line for all keys. Textual's Footer has a widget per key and creates all of them when the focus moves."""
+
+    DEFAULT_CSS = """
+    KeyLine { dock: bottom; height: 1; padding: 0 1; background: $footer-background; color: $footer-foreground; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: list[tuple[int, str]] = []
+        """Column where each key's text ends, and the key."""
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def on_click(self, event: Click) -> None:
+        column = event.x - self.styles.padding.left
+        if key := next((key for end, key in self._places if column < end), None):
+            self.app.simulate_key(key)
+
+    def redraw(self) -> None:
+        parts: list[tuple[str, str]] = []
+        self._places, end = [], 0
+        for binding, shown in self._fitting() if self.screen is self.app.screen else ():
+            parts += [(shown, "bold $text-primary"), (f" {binding.description}{GAP}", "")]
+            end += len(shown) + 1 + len(binding.description) + len(GAP)
+            self._places.append((end, binding.key))
+        self.show([Content.assemble(*parts).rstrip()])
+
+    def _fitting(self) -> list[tuple[Binding, str]]:
+        """The bindings that fit, each with the name of its key."""
+        active = in_order(
+            [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
+        )
+        first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
+        named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
+        widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}
+        space = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in ALWAYS)
+        fitting = []
+        for pair in named:
+            if pair[0].id not in ALWAYS:
+                space -= widths[pair]
+            if pair[0].id in ALWAYS or space >= 0:
+                fitting.append(pair)
+        return fitting
+
+    def _bindings_changed(self, screen: Screen[object]) -> None:
+        if self.is_attached and screen is self.screen:
+            self.redraw()
+
+
+def in_order(active: Sequence[Binding]) -> list[Binding]:
+    """Sorted as in the command table: Textual appends a user's own key behind all others."""
+    places = {command.id: number for number, command in enumerate(all_commands())}
+    groups = [(binding.id or "").partition(".")[0] for binding in active]
+
+    def place(binding: Binding) -> tuple[int, int]:
+        return groups.index((binding.id or "").partition(".")[0]), places.get(binding.id or "", 0)
+
+    return sorted(active, key=place)

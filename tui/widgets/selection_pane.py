@@ -1,8 +1,33 @@
-"""The lists of datasets, methods and presets, the selection made in them, and what it changed."""
+"""The selection for the next run: preset, model, method and data, each with its list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from engine.config.text import visible
+from tui.selection import MARK
+from tui.workbench import app_keys
+
+if TYPE_CHECKING:
+    from engine.config.preset_library import PresetEntry
+
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from engine.config.method_specs import LORA, method_names, method_spec, method_title
+from engine.config.quantities import count, size
+
+if TYPE_CHECKING:  # imported where it is used: the first frame has no estimate
+    from tui.preview.method_estimate import MethodEstimate
+
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,21 +36,108 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
-from textual.widgets import OptionList
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec, next_method
+from engine.config.method_specs import next_method
 from tui.selection import DEVICE, Selection, changes
 from tui.widgets.data_list import DataList, ListLeft
-from tui.widgets.method_list import MethodList
-from tui.widgets.preset_list import PresetList
-from tui.workbench import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
     from engine.config.preset import EffectiveConfig
     from engine.config.schema import Config
     from engine.memory.formula.memory_budget import MemoryBudget
     from tui.preview.method_estimate import MethodEstimate
+
+
+class PresetList(OptionList):
+    """Highlights the selected preset."""
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, compact=True)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.scroll_to_highlight)
+
+    def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
+        """Replace the list and highlight the selected preset."""
+        names = [one.name for one in listed]
+        keys = app_keys(self)
+        prompts = [preset_text(one, keys.of_preset(one.slot), one.name == selected) for one in listed]
+        shown = [(option.id, str(option.prompt)) for option in self.options]
+        if shown != [(name, prompt.plain) for name, prompt in zip(names, prompts, strict=True)]:
+            self.set_options(Option(prompt, id=name) for name, prompt in zip(names, prompts, strict=True))
+        if selected in names:
+            self.highlighted = names.index(selected)
+
+
+def preset_text(one: PresetEntry, key: str, selected: bool = False) -> Content:
+    """`▸2 LoRA · demo`, or that the preset is invalid. key: the key that selects it, '' if it has none."""
+    mark = MARK if selected else " "
+    if one.preset is None:
+        return Content.styled(visible(f"{mark}! {one.name}: invalid"), "$text-error")
+    values = one.preset.values
+    text = visible(f"{mark}{key or ' '} {values.get('title') or one.name}")
+    return Content.styled(text, "bold" if selected else "")
+
+
+NARROW = 28
+"""Columns below which `does not fit` is abbreviated."""
+DETAILED = 9
+"""Rows of the list from which each method takes three rows."""
+
+
+class MethodList(OptionList):
+    """One row per method, or three if the list is high enough."""
+
+    def __init__(self, id: str | None = None) -> None:
+        super().__init__(id=id, compact=True)
+        self.estimates: Sequence[MethodEstimate] = ()
+        self.selected = LORA.name
+        self._shown: object = None
+
+    def show_estimates(self, estimates: Sequence[MethodEstimate], selected: str) -> None:
+        """Replace the estimates and highlight the selected method."""
+        self.estimates, self.selected = estimates, selected
+        from tui.preview.method_estimate import list_label
+
+        if self.border_subtitle != list_label(estimates):  # setting it redraws the complete pane
+            self.border_subtitle = list_label(estimates)
+        self._fill()
+
+    def on_resize(self) -> None:
+        self._fill()
+
+    def _fill(self) -> None:
+        if not self.estimates:
+            return
+        width, detailed = self.content_size.width, self.content_size.height >= DETAILED
+        texts = [method_text(one, one.method == self.selected, width, detailed) for one in self.estimates]
+        shown = [(text.plain, text.spans) for text in texts]
+        if shown == self._shown:
+            return  # the budget changes every second, the text seldom
+        self._shown = shown
+        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.estimates, strict=True))
+        self.highlighted = list(method_names()).index(self.selected)
+
+
+def method_text(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> Content:
+    """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
+    return Content("\n").join(_lines(one, selected, width, detailed))
+
+
+def _lines(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
+    from tui.preview.method_estimate import STYLES
+
+    name = f"{MARK if selected else ' '}{method_title(one.method):<5}"
+    if one.estimate is None:
+        yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
+    else:
+        fit = "no fit" if one.fit == "does not fit" and width < NARROW else one.fit
+        yield Content.assemble((name, "bold"), f"{size(one.peak):>9} ", (fit, STYLES[one.fit]))
+    if detailed:
+        trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""
+        yield Content.styled(f"  {trained}{method_spec(one.method).trains_summary}", "$foreground-muted")
+        yield Content.styled(f"  {method_spec(one.method).use_summary}", "$foreground-muted")
 
 
 @dataclass

@@ -9,7 +9,7 @@ from textual.content import Content
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.config.text import visible
-from tui.charts.bar import StyledText, bar
+from tui.charts.bars import StyledText, bar
 from tui.format import number
 from tui.keymap import CommandKeys
 

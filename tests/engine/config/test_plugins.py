@@ -16,7 +16,7 @@ from engine.config.method_specs import method_specs
 from engine.config.metric_specs import metric_specs
 from engine.runs.ladder_dir import iterate
 from tui.app import Workbench
-from tui.widgets.method_list import MethodList
+from tui.widgets.selection_pane import MethodList
 
 EXAMPLE = str(TESTS / "plugin_example")
 

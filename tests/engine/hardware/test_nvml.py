@@ -33,7 +33,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from engine.hardware import nvml
-from tui.live.expected_peak import ExpectedPeak
+from tui.live.run_state import ExpectedPeak
 from tui.live.machine import MachineSampler, WatchedProcess
 from tui.widgets.machine_pane import machine_lines
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))

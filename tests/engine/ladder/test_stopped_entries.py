@@ -10,7 +10,7 @@ from made_ladder import made_ladder
 from engine.runs.ladder import LadderEntry
 from tui.cli import runs
 from tui.history.ladder_view import headline
-from tui.live.ladder_progress import LadderView
+from tui.live.following import LadderView
 
 STATUSES = {
     "planned": False,

@@ -17,8 +17,8 @@ from engine.runs.follow import MAX_LINE, Follower, stream
 from engine.runs.run_dir import RunDir
 from engine.worker.earlier_workers import earlier_workers
 from tui.cli.run import refusal
+from tui.live.following import follow
 from tui.live.opening import EventLoader
-from tui.live.run_progress import follow
 
 EVENTS = 40_000
 BYTES_PER_EVENT = 48

@@ -25,10 +25,9 @@ from engine.runs.rungs import LadderPlan
 from tui.cli import ladder, run
 from tui.cli.gate import GateOptions, gate
 from tui.cli.main import app
-from tui.live import run_progress
-from tui.live.ladder_progress import LadderView, follow_ladder, time_estimates
-from tui.live.progress_line import ProgressDisplay, ProgressLine
-from tui.live.run_progress import Detached
+from tui.live import following
+from tui.live.following import Detached, LadderView, follow_ladder, time_estimates
+from tui.live.progress import ProgressDisplay, ProgressLine
 
 
 def test_detaching_with_json_prints_only_json(
@@ -151,7 +150,7 @@ def test_stopping_a_run_that_has_just_ended_is_no_error(tmp_path: Path, monkeypa
         launch.stop(made)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda: "s")
-    run_progress.ask_to_leave(made, None)
+    following.ask_to_leave(made, None)
 
 
 def test_a_gate_of_a_ladder_whose_process_died_advises_to_resume(tmp_path: Path) -> None:

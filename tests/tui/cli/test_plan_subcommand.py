@@ -25,7 +25,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs import run_dir
 from engine.runs.result import Predicted
-from tui.charts.plan_bar import COMPONENTS, bar, legend
+from tui.charts.bars import COMPONENTS, legend, memory_bar
 from tui.cli import plan as command
 
 LLAMA_8B: dict[str, Any] = {
@@ -236,17 +236,17 @@ def cells(text: Text) -> str:
 
 
 def test_a_memory_bar_is_scaled_to_the_budget() -> None:
-    assert cells(bar({"weights": 50, "logits": 25}, 100, 20, False, True)) == "WWWWWWWWWWLLLLL.....|"
-    assert cells(bar({"others": 50, "weights": 25}, 100, 8, False, False)) == "xxxxWW··│"
-    assert cells(bar({"weights": 1}, 1000, 10, False, True)) == "W.........|"
-    assert cells(bar({"weights": 60, "optimizer": 60}, 100, 10, False, True)) == "WWWWWWOOO>|"
-    assert cells(bar({}, 100, 4, False, True)) == "....|"
+    assert cells(memory_bar({"weights": 50, "logits": 25}, 100, 20, False, True)) == "WWWWWWWWWWLLLLL.....|"
+    assert cells(memory_bar({"others": 50, "weights": 25}, 100, 8, False, False)) == "xxxxWW··│"
+    assert cells(memory_bar({"weights": 1}, 1000, 10, False, True)) == "W.........|"
+    assert cells(memory_bar({"weights": 60, "optimizer": 60}, 100, 10, False, True)) == "WWWWWWOOO>|"
+    assert cells(memory_bar({}, 100, 4, False, True)) == "....|"
     tenths = dict.fromkeys(list(COMPONENTS)[2:8], 5)  # half a cell each: rounded one by one they would be six or none
-    assert cells(bar(tenths, 100, 10, False, True)).count(".") == 7
+    assert cells(memory_bar(tenths, 100, 10, False, True)).count(".") == 7
 
 
 def test_colors_are_in_addition_to_letters() -> None:
-    text = bar({"weights": 50, "logits": 25}, 100, 20, True, False)
+    text = memory_bar({"weights": 50, "logits": 25}, 100, 20, True, False)
     assert text.plain == "W" + " " * 9 + "L" + " " * 4 + "·" * 5 + "│"
     assert [line.plain for line in legend({"weights": 1, "logits": 1, "pool": 0}, 80, False)] == ["W weights  L logits"]
     assert all(line.cell_len <= 30 for line in legend(dict.fromkeys(COMPONENTS, 1), 30, True))

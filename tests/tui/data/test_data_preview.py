@@ -13,7 +13,7 @@ from hostile import MARK, STRINGS
 from engine.config.preset_library import is_hub_id
 from engine.data.lengths import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
-from tui.charts.histogram import Histogram, draw
+from tui.charts.bars import Histogram, draw
 from tui.data import recent
 from tui.data.datasets import DataSet, detail, line, list_datasets
 from tui.data.folder_list import entries, read_folder, resolve_typed_path

@@ -6,9 +6,8 @@ from made_runs import step
 
 from engine.runs import events
 from tui.charts.series import Series
-from tui.live.chart_grid import METRICS, ChartGrid, cursor_column, step_of_column
+from tui.live.chart_grid import METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.run_state import MAX_SAMPLES, RunState
-from tui.live.sample_lines import sample_lines
 
 LOSS, MEMORY = METRICS[0], METRICS[4]
 

@@ -11,9 +11,8 @@ from rich.progress import Progress
 
 from engine.runs import events
 from engine.runs.ladder import Ladder, LadderEntry, RungDuration
-from tui.live.ladder_progress import LadderView
-from tui.live.progress_line import ProgressDisplay, ProgressLine
-from tui.live.time_left import RunTimer, TimeLeft, ladder_left
+from tui.live.following import LadderView
+from tui.live.progress import ProgressDisplay, ProgressLine, RunTimer, TimeLeft, ladder_left
 
 
 def at(second: float, event: events.Event) -> events.Event:

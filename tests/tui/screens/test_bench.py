@@ -15,10 +15,10 @@ from engine.runs import run_dir
 from tui.app import Workbench
 from tui.commands import TABLES, all_commands
 from tui.keymap import RESERVED_KEYS
-from tui.screens.ask import ConfirmScreen
 from tui.screens.bench import BenchScreen
 from tui.screens.charts import ChartsScreen
 from tui.screens.configuration import ConfigurationScreen
+from tui.screens.dialogs import ConfirmScreen, TextScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen
@@ -27,7 +27,6 @@ from tui.screens.picker import PickerScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.processes import ProcessesScreen
 from tui.screens.runs import RunsScreen
-from tui.screens.text import TextScreen
 from tui.screens.trying import TryScreen
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane

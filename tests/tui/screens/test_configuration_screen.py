@@ -13,9 +13,9 @@ from engine.config import user_presets
 from engine.config.preset_library import user_folder
 from tui.app import Workbench
 from tui.screens.configuration import ConfigurationScreen
+from tui.screens.dialogs import NameScreen
 from tui.screens.launching import LaunchScreen
-from tui.screens.name import NameScreen
-from tui.widgets.value_input import ValueInput
+from tui.widgets.inputs import ValueInput
 
 
 def part(app: Workbench, name: str) -> str:

@@ -20,7 +20,7 @@ from engine.runs import locks
 from engine.runs.ladder import LadderEntry
 from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, progress_lines, score_bars, summary_lines
-from tui.screens.ask import ConfirmScreen
+from tui.screens.dialogs import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
 

@@ -17,15 +17,14 @@ from engine.config.errors import RunFailed, UserError
 from engine.runs import launch, locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
-from tui.screens.comparing import CompareScreen
+from tui.screens.dialogs import SmallScreen
 from tui.screens.exporting import ExportScreen
 from tui.screens.presets import PresetsScreen
-from tui.screens.runs import RunsScreen
-from tui.screens.small import SmallScreen
+from tui.screens.runs import CompareScreen, RunsScreen
 from tui.settings import Settings
-from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
+from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
 
 

@@ -13,7 +13,7 @@ from textual.widgets import OptionList
 
 from tui.app import Workbench
 from tui.data import recent
-from tui.screens.ask import ConfirmScreen
+from tui.screens.dialogs import ConfirmScreen
 from tui.screens.inspector import InspectorScreen
 from tui.screens.picker import PathInput, PickerScreen
 

@@ -14,10 +14,8 @@ from textual.widgets import Input, Static
 
 from engine.config import preset_library
 from tui.app import Workbench
-from tui.screens.ask import ConfirmScreen
-from tui.screens.name import NameScreen
+from tui.screens.dialogs import ConfirmScreen, NameScreen, TextScreen
 from tui.screens.presets import PresetsScreen
-from tui.screens.text import TextScreen
 from tui.widgets.table import Table
 
 OWN = """title = "Mine"

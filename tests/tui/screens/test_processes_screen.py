@@ -13,7 +13,7 @@ from pilot import play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from tui.app import Workbench
-from tui.live.processes import ProcessRow, ProcessTable
+from tui.live.machine import ProcessRow, ProcessTable
 from tui.screens.processes import ProcessesScreen, table_row
 
 GIB = 1 << 30
@@ -35,7 +35,7 @@ def test_a_line_has_a_dash_for_what_is_not_known() -> None:
 def test_processes_on_a_gpu_are_read_by_nvml(tmp_path: Path) -> None:
     scenario = tmp_path / "scenario"
     scenario.write_text(f"all count 1\n0 name A100\n0 total {80 * GIB}\n0 used {GIB}\n0 process {os.getpid()} {GIB}\n")
-    program = "from tui.live.processes import ProcessTable; print(ProcessTable({}).look())"
+    program = "from tui.live.machine import ProcessTable; print(ProcessTable({}).look())"
     env = {**os.environ, "LD_LIBRARY_PATH": str(build(tmp_path / "library")), "NVML_STAND_IN": str(scenario)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True)
     assert f"pid={os.getpid()}, gpu=0, gpu_bytes={GIB}, gpu_total={80 * GIB}, gpu_load=None" in done.stdout

@@ -13,9 +13,8 @@ from textual.widgets import Static
 
 from engine.runs import launch, locks, run_dir
 from tui.app import Workbench
-from tui.screens.comparing import CompareScreen
 from tui.screens.launching import LaunchScreen
-from tui.screens.runs import RunsScreen
+from tui.screens.runs import CompareScreen, RunsScreen
 from tui.widgets.table import Table
 
 

@@ -13,9 +13,8 @@ from engine.config.catalog import pulled_folder
 from engine.hardware.cpu_load import usable_cpus
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, OtherProcess
-from tui.screens.text import TextScreen
-from tui.widgets.method_list import MethodList
-from tui.widgets.preset_list import PresetList
+from tui.screens.dialogs import TextScreen
+from tui.widgets.selection_pane import MethodList, PresetList
 
 GIB = 1 << 30
 

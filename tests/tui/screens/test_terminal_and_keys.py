@@ -9,10 +9,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from tui.app import Workbench
-from tui.screens.small import SmallScreen
+from tui.screens.dialogs import SmallScreen
 from tui.settings import Settings
-from tui.widgets.key_line import KeyLine
 from tui.widgets.log_pane import LogPane
+from tui.widgets.rows import KeyLine
 
 
 def test_a_terminal_that_is_too_small_shows_the_required_size(tmp_path: Path) -> None:

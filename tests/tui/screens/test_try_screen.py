@@ -23,7 +23,7 @@ from engine.data.preview import preview
 from engine.runs.chat_messages import OpenSession
 from tui.screens.trying import TryScreen
 from tui.settings import Settings
-from tui.widgets.answer_column import AnswerColumn
+from tui.widgets.answers import AnswerColumn
 
 
 class OneScreen(App[None]):

@@ -10,7 +10,7 @@ import pyte
 import pytest
 from screen import Terminal
 
-from tui.terminal.diff_driver import CellStyle, FrameDiff, parsed_style, style_change
+from tui.terminal.drivers import CellStyle, FrameDiff, parsed_style, style_change
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")

@@ -13,9 +13,8 @@ from tui.commands import all_commands
 from tui.keymap import RENAMED, key_conflicts
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
-from tui.terminal.ascii_driver import AsciiFilter, plain
-from tui.terminal.capabilities import is_light, needs_ascii, suited_theme
-from tui.terminal.themes import remember, remembered, theme_file
+from tui.terminal.drivers import AsciiFilter, plain
+from tui.terminal.themes import is_light, needs_ascii, remember, remembered, suited_theme, theme_file
 
 
 @pytest.mark.parametrize(

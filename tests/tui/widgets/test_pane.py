@@ -16,8 +16,8 @@ from engine.config.errors import UserError
 from engine.runs import run_dir
 from tui.app import Workbench
 from tui.screens.bench import MIDDLE_PANES, RIGHT_PANES
-from tui.widgets.key_line import KeyLine
 from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
+from tui.widgets.rows import KeyLine
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:

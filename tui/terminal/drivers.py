@@ -1,19 +1,98 @@
-"""A Textual driver that sends only the cells that differ from what the terminal already shows.
-
-Textual sends a screen that is opened or closed three times, 60 KB at 160x45: half a minute on a slow connection.
-"""
+"""What reaches the terminal: only cells that changed, no control characters, and in ASCII mode only ASCII."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import unicodedata
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from rich.cells import cell_len, get_character_cell_size
+from rich.cells import cell_len, get_character_cell_size, set_cell_size
+from rich.segment import Segment
 from textual.app import App
+from textual.color import Color
 from textual.drivers.linux_driver import LinuxDriver
+from textual.filter import LineFilter
 from textual.screen import ModalScreen, Screen
+
+from engine.config.text import visible
+
+
+class ControlCharacterFilter(LineFilter):
+    """Line filter that Textual applies to every widget of every screen, borders and titles included.
+
+    Widgets escape their text themselves, so that the layout is right. Text that a widget missed is escaped here and
+    cut to the same number of cells, so that the rest of the line does not move.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [one if one.control else escaped_segment(one) for one in segments]
+
+
+def escaped_segment(segment: Segment) -> Segment:
+    """The segment with control characters escaped; unchanged if it has no control characters."""
+    shown = visible(segment.text)
+    if shown == segment.text:
+        return segment
+    return Segment(set_cell_size(shown, cell_len(segment.text)), segment.style)
+
+
+REPLACEMENTS = {
+    "-": "·⋅─━═╌╍┄┅┈┉╴╶╸╺╼╾–—‐‑−▔▁▂🭶🭻",
+    "|": "│┃║╎╏┆┇┊┋╵╷╹╻╽╿▏▎▍▕▐▌▋▊▉",
+    "+": "┌┍┎┏┐┑┒┓└┕┖┗┘┙┚┛├┝┞┟┠┡┢┣┤┥┦┧┨┩┪┫┬┭┮┯┰┱┲┳┴┵┶┷┸┹┺┻┼╀╂╋╭╮╯╰╔╗╚╝╠╣╦╩╬✓✔",
+    "#": "█▇▆▅▓▛▜▙▟■▮",
+    "=": "▄▃▀▬≡",
+    ":": "▒░▖▗▘▝▚▞",
+    "*": "•●◆★∙",
+    "o": "○◯◦°",
+    "u": "µμ",
+    ">": "≥▸▶►→❯›»⏵",
+    "<": "≤◂◀◄←❮‹«⏴",
+    "^": "▲△↑⌃⏶▴",
+    "v": "▼▽↓⌄⏷▾",
+    "x": "✗✘×✕✖",
+    "~": "…±≈",
+    "'": "‘’‛′`",
+    '"': "“”„″",
+    "$": "⏎↵⌫",
+    "_": "␣▂",
+}
+"""ASCII character -> similar characters that ftbench's and Textual's screens draw."""
+ASCII = {ord(shape): plain for plain, shapes in REPLACEMENTS.items() for shape in shapes}
+
+
+@lru_cache(4096)
+def plain(text: str) -> str:
+    """The text in ASCII with the same width in cells; a character without a replacement becomes `?`."""
+    if text.isascii():
+        return text
+    return "".join(_plain(character) for character in text)
+
+
+def _plain(character: str) -> str:
+    if character.isascii():
+        return character
+    if similar := ASCII.get(ord(character)):
+        return similar
+    if 0x2800 < ord(character) <= 0x28FF:
+        return ":"
+    width = cell_len(character)
+    base = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return base if base and len(base) == width else "?" * width
+
+
+class AsciiFilter(LineFilter):
+    """Line filter for ASCII mode; Textual applies it to every widget of every screen.
+
+    Written by hand because Textual has no ASCII mode, and because transliteration libraries (Unidecode, anyascii) change
+    the number of cells: here every replacement is as wide as the original, so that the layout does not move.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [one if one.control else Segment(plain(one.text), one.style) for one in segments]
+
 
 FRAME = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[(\d+);(\d+)H|(\n)|([^\x1b\x00-\x1f\x7f-\x9f]+)")
 """Tokens of a frame: style, cursor position, line feed (before the next position), text."""
@@ -37,7 +116,10 @@ Cell = tuple[str, CellStyle]
 
 
 class FrameDiff:
-    """A model of the terminal's cells; a cell that is missing or None is unknown."""
+    """A model of the terminal's cells, to send only those that differ; a cell that is missing or None is unknown.
+
+    Textual sends a screen that is opened or closed three times, 60 KB at 160x45: half a minute on a slow connection.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[int, list[Cell | None]] = {}

@@ -1,4 +1,4 @@
-"""One column of the try screen: the conversation with one model."""
+"""The answers of a chat session side by side: one column per model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
 from engine.config.text import visible
 from engine.runs.chat_messages import ReplayItem
-from tui.live.chat_state import ColumnState, answer_facts, recorded_text
+from tui.live.chat import ChatState, ColumnState, answer_facts, recorded_text
 
 
 class AnswerColumn(VerticalScroll, can_focus=True):
@@ -70,3 +70,40 @@ def _subtitle(state: ColumnState, answering: bool) -> str:
     if answering:
         return "answering"
     return "waiting for its turn" if state.turns and state.turns[-1].answer is None else ""
+
+
+MIN_WIDTH = 38
+"""Width of a column; a narrower terminal shows fewer columns at a time."""
+
+
+class AnswerColumns(Horizontal):
+    """One column per model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = 0
+        """Index of the first visible column."""
+        self.position = ""
+        """Which columns are visible, for a title; '' if all are."""
+
+    async def create(self, count: int) -> None:
+        """Add empty columns."""
+        await self.mount(*(AnswerColumn() for _ in range(count)))
+
+    def show(self, state: ChatState, width: int) -> None:
+        """Draw the conversations in the columns that fit into the width, from `first` on."""
+        columns = list(self.query(AnswerColumn))
+        shown = max(1, min(len(columns), width // MIN_WIDTH))
+        self.first = max(0, min(self.first, len(columns) - shown))
+        names = [*state.columns]
+        for index, column in enumerate(columns):
+            column.display = self.first <= index < self.first + shown
+            if index < len(names):
+                column.show(state.columns[names[index]], state.replayed, state.answering == names[index])
+        hidden = len(columns) - shown
+        self.position = f" · columns {self.first + 1} to {self.first + shown} of {len(columns)}" if hidden > 0 else ""
+
+    def focus_first(self) -> None:
+        """Focus the first visible column, which the arrow keys then scroll."""
+        shown = [column for column in self.query(AnswerColumn) if column.display]
+        self.screen.set_focus(shown[0] if shown else None)

@@ -20,9 +20,9 @@ ASCII = " .':"
 class Canvas:
     """`columns` by `rows` cells of 2 by 4 dots each; a cell has the style of the series that drew into it last.
 
-    Written by hand because textual-plotext requires plotext < 6, while plotext 6 is an incompatible rewrite, and neither
-    has an ASCII fallback. Its updates are no smaller: for a full pane at 160x50 plotext sends 20 KB and this canvas 26 KB,
-    of which `FrameDiff` sends only the cells that changed.
+    Written by hand because textual-plotext requires plotext < 6, while plotext 6 is an incompatible rewrite, and
+    neither has an ASCII fallback. Its updates are no smaller: for a full pane at 160x50 plotext sends 20 KB and this
+    canvas 26 KB, of which `FrameDiff` sends only the cells that changed.
     """
 
     def __init__(self, columns: int, rows: int) -> None:

@@ -86,8 +86,8 @@ def _plain(character: str) -> str:
 class AsciiFilter(LineFilter):
     """Line filter for ASCII mode; Textual applies it to every widget of every screen.
 
-    Written by hand because Textual has no ASCII mode, and because transliteration libraries (Unidecode, anyascii) change
-    the number of cells: here every replacement is as wide as the original, so that the layout does not move.
+    Written by hand because Textual has no ASCII mode, and because transliteration libraries (Unidecode, anyascii)
+    change the number of cells: here every replacement is as wide as the original, so that the layout does not move.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:

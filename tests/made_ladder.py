@@ -11,7 +11,7 @@ from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, 
 
 from engine.config.preset import Preset, resolve
 from engine.ladder.phrases import ON_CPU
-from engine.ladder.summary import summarize
+from engine.ladder.recommendation import summarize
 from engine.runs import run_dir
 from engine.runs.ladder import Ladder, LadderEntry, RungDuration, SharedWork
 from engine.runs.ladder_dir import LadderDir, create

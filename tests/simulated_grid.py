@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.ladder.quasi_random import Floats
-from engine.ladder.statistics import ItemScores, MeanSamples
+from engine.ladder.statistics import Floats, ItemScores, MeanSamples
 from engine.runs.rung_results import finding_of
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}

@@ -1,4 +1,4 @@
-"""Aggregates finished runs: one row per rung, all comparisons, and the verdict."""
+"""Aggregates finished runs: one row per rung with its scores and costs, all comparisons, and the verdict."""
 
 from __future__ import annotations
 
@@ -6,29 +6,70 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
-from engine.ladder.benchmarks import collect_benchmarks
 from engine.ladder.decisions import comparison, decide, why_no_share
-from engine.ladder.device_differences import note_other_devices
-from engine.ladder.few_shot_bases import collect_few_shot
-from engine.ladder.price import add_price
-from engine.ladder.quasi_random import Floats
+from engine.ladder.recommendation import summarize
 from engine.ladder.required_sample import RequiredSample
-from engine.ladder.results import FinishedRun, LadderResults, collect, read_finished, read_shared_bases
-from engine.ladder.run_costs import worked_joules
-from engine.ladder.rung_summary import mean_share, reason_of, seed_range, status_of
-from engine.ladder.statistics import Difference, ItemScores, MeanSamples, mcnemar
-from engine.ladder.summary import summarize
-from engine.ladder.verdict import verdict
+from engine.ladder.results import (
+    FinishedRun,
+    LadderResults,
+    collect,
+    collect_benchmarks,
+    collect_few_shot,
+    mean_share,
+    note_other_devices,
+    read_finished,
+    read_shared_bases,
+    reason_of,
+    seed_range,
+    status_of,
+    worked_joules,
+)
+from engine.ladder.sentences import verdict
+from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, mcnemar
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import MeasuredPeak, Result
-from engine.runs.rung_results import Comparison, RungResult, finding_of
+from engine.runs.rung_results import Comparison, RentalPrice, RungResult, SeedRange, finding_of
 from engine.runs.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
+
+
+def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
+    """Fill in the row's price per run and rental GPU, or a note why they are unknown."""
+    known = gpu_prices.list_gpus()
+    local = gpu_prices.find_gpu(str(ladder.machine.get("device", "")), known)
+    price, devices = rung.config.cost.price_per_hour, rung.config.train.devices
+    row.currency = rung.config.cost.currency if price is not None else local.currency if local else row.currency
+    if price is None and local:
+        price, row.money_note = local.price_per_hour * devices, f"at the list price of {local.name}"
+        if devices > 1:
+            row.money_note += f", for {devices} of them"
+    if price is None:
+        row.money_note = "set cost.price_per_hour, the price of this machine is unknown"
+    elif row.all_seconds:
+        seconds = row.all_seconds
+        row.money = SeedRange(**{at: getattr(seconds, at) * price / 3600 for at in ("mean", "low", "high")})
+    peak = row.peak
+    on_gpu = bool(peak and (peak.nvml_used or peak.reserved))
+    need = (peak.nvml_used or peak.reserved or peak.rss) if peak else None
+    gpu = gpu_prices.cheapest_gpu(need, known) if need else None
+    if gpu:
+        row.rent = RentalPrice(
+            gpu=f"{devices} × {gpu.name}" if devices > 1 else gpu.name,
+            memory=gpu.bytes,
+            price_per_hour=gpu.price_per_hour * devices,
+            currency=gpu.currency,
+        )
+    if not on_gpu:
+        row.rent_note = "estimated from resident memory, without a GPU"
+    elif not gpu:
+        row.rent_note = "no listed GPU has enough memory"
+
 
 UNLIKE = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.ladder.rung_format import rung_title
+from engine.ladder.phrases import rung_title
 from engine.ladder.runner import LadderRunner
 from engine.runs.exports import (
     Artifact,

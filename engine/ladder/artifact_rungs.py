@@ -22,10 +22,8 @@ from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.ladder.decisions import comparison, why_no_share
-from engine.ladder.quasi_random import Floats
-from engine.ladder.results import LadderResults
-from engine.ladder.rung_summary import reason_of, seed_range, status_of
-from engine.ladder.statistics import Difference, ItemScores, MeanSamples
+from engine.ladder.results import LadderResults, reason_of, seed_range, status_of
+from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples
 from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir

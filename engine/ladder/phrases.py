@@ -1,20 +1,70 @@
-"""Phrases of the verdict: written once, for its sentences, the report and the tests."""
+"""Terms of the verdict, written once for its sentences, the report and the tests: rungs, numbers, phrases.
+
+Functions of numbers take None and NaN too and return `–`. Sizes, durations and counts: `engine.config.quantities`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from engine.config import quantities
-from engine.config.method_specs import RULE_REFERENCE
+from engine.config.lora_variants import VARIANT_TITLES
+from engine.config.method_specs import RULE_REFERENCE, method_specs
 from engine.config.metric_specs import MetricSpec, metric_spec
+from engine.config.quantities import Number, decimal, integer
 from engine.config.text import amount, listed
-from engine.ladder import rung_format as fmt
-from engine.ladder.decisions import RULE_GAIN_SHARE, comparison, margin_of
+from engine.ladder import phrases
+from engine.ladder.decisions import (
+    RULE_GAIN_SHARE,
+    comparison,
+    margin_of,
+)
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
-from engine.runs.rung_results import Comparison, Finding, RungResult
-from engine.runs.rungs import BASE
+from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange
+from engine.runs.rungs import BASE, artifact_of, shots_of
+
+BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
+
+
+def rung_title(name: str) -> str:
+    """The name of a rung in text: methods in their usual spelling, other rungs as they are named; `LoRA Q4_K_M`."""
+    if artifact := artifact_of(name):
+        return f"{rung_title(artifact[0])} {artifact[1].title}"
+    if shots := shots_of(name):
+        return f"{shots}-shot base"
+    if name in VARIANT_TITLES:
+        return VARIANT_TITLES[name]
+    return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)
+
+
+def metric_title(metric: str) -> str:
+    """The name of a metric in text: `exact match`."""
+    return metric_spec(metric).title
+
+
+def rounded_up(number: int | None) -> str:
+    """An estimated number, rounded up to two digits: `1,900` for 1,853."""
+    if not number:
+        return integer(number)
+    step = 10 ** max(0, len(str(number)) - 2)
+    return integer(math.ceil(number / step) * step)
+
+
+def p_value(value: Number) -> str:
+    """A p-value: `0.012`, `< 0.001`."""
+    return "< 0.001" if value is not None and value < 0.001 else decimal(value, 3)
+
+
+def seed_range_text(seeds: SeedRange | None, text: Callable[[Number], str]) -> str:
+    """Lowest to highest value over the seeds, formatted by `text`; '' if both are written the same."""
+    if seeds is None:
+        return ""
+    low, high = text(seeds.low), text(seeds.high)
+    return "" if low == high else f"{low} – {high}"
+
 
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
@@ -99,7 +149,7 @@ def difference_text(ladder: Ladder, compared: Comparison) -> str:
     metric = ladder_metric(ladder)
     value = score_format.difference(compared.difference.mean, metric.name) + unit_suffix(metric)
     bounds = score_format.score_bounds(compared.difference, metric.name)
-    text = f"{fmt.rung_title(compared.a)} − {fmt.rung_title(compared.b)} = {value}"
+    text = f"{rung_title(compared.a)} − {rung_title(compared.b)} = {value}"
     of_artifact = any(
         (row.name, row.source) == (compared.a, compared.b) for row in ladder.rows
     )  # not about other seeds
@@ -146,7 +196,7 @@ def needed_sample(compared: Comparison) -> str:
     if compared.needed_items is None:
         return ""
     if compared.needed_seeds_high and not compared.needed_seeds:
-        low, high = fmt.rounded_up(compared.needed_items), fmt.rounded_up(compared.needed_items_high)
+        low, high = rounded_up(compared.needed_items), rounded_up(compared.needed_items_high)
         seeds = quantities.integer(compared.needed_seeds_high)
         return f"about {low} test items (if seeds vary much, {high} test items and {seeds} seeds)"
     items = _range(compared.needed_items, compared.needed_items_high, "test items")
@@ -158,8 +208,8 @@ def needed_sample(compared: Comparison) -> str:
 
 def _range(first: int, second: int | None, unit: str) -> str:
     if second is None:
-        return f"at least {fmt.rounded_up(first)} {unit}"
-    low, high = (fmt.rounded_up(number) for number in sorted((first, second)))
+        return f"at least {rounded_up(first)} {unit}"
+    low, high = (rounded_up(number) for number in sorted((first, second)))
     return f"about {low} {unit}" if low == high else f"about {low} to {high} {unit}"
 
 
@@ -171,7 +221,7 @@ def score_text(row: RungResult, metric: MetricSpec) -> str:
 def one_rate(ladder: Ladder) -> str:
     """The caveat that no rates were compared, with each rung's rate and, where it is known, what set it."""
     rates = [
-        f"{fmt.rung_title(row.name)} at {quantities.rate(row.learning_rate)}"
+        f"{rung_title(row.name)} at {quantities.rate(row.learning_rate)}"
         + (f" ({row.learning_rate_origin})" if row.learning_rate_origin else "")
         for row in ladder.rows
         if row.learning_rate is not None
@@ -181,12 +231,12 @@ def one_rate(ladder: Ladder) -> str:
 
 def method_noun(row: RungResult) -> str:
     """`full fine-tuning`, or the rung's name."""
-    return "full fine-tuning" if row.name == RULE_REFERENCE else fmt.rung_title(row.name)
+    return "full fine-tuning" if row.name == RULE_REFERENCE else rung_title(row.name)
 
 
 def method_subject(row: RungResult) -> str:
     """The same at the start of a sentence."""
-    return "Full fine-tuning" if row.name == RULE_REFERENCE else fmt.rung_title(row.name)
+    return "Full fine-tuning" if row.name == RULE_REFERENCE else rung_title(row.name)
 
 
 def worse_than_base(ladder: Ladder, rows: Sequence[RungResult]) -> str:
@@ -206,3 +256,9 @@ def status_text(row: RungResult) -> str:
 def unit_suffix(metric: MetricSpec) -> str:
     """The unit that the formatted number does not have yet."""
     return "" if metric.is_share or not metric.unit else f" {metric.unit}"
+
+
+def mean_and_range(seeds: SeedRange, text: Callable[[float | None], str], unit: str = "") -> str:
+    """`48.4 s per run (seeds: 47.3 s – 49.9 s)`: the mean with `unit`, and the range if the seeds differ."""
+    value, extent = f"{text(seeds.mean)}{unit}", phrases.seed_range_text(seeds, text)
+    return f"{value} (seeds: {extent})" if extent else value

@@ -1,10 +1,13 @@
-"""Reads the predictions of a ladder's runs as arrays by rung, seed and test item."""
+"""What the runs of a ladder measured: predictions as arrays by rung, seed and test item, and benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import msgspec
@@ -13,13 +16,15 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
-from engine.ladder.quasi_random import Floats
-from engine.ladder.statistics import ItemScores
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples
+from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.result import Result
+from engine.runs.result import Interval, Result
 from engine.runs.run_dir import RunDir
-from engine.runs.rungs import BASE, BASE_4BIT
+from engine.runs.rung_results import RungResult, SeedRange, finding_of
+from engine.runs.rungs import BASE, BASE_4BIT, few_shot_base
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
 Model = Literal["base", "tuned"]
@@ -128,3 +133,177 @@ def read_prediction_lines(file: Path, model: Model) -> list[dict[str, Any]]:
 
 def _column(lines: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> Floats:
     return np.array([value(line) for line in lines], dtype=float)
+
+
+def collect_few_shot(folder: LadderDir, results: LadderResults, shots: list[int], metric: str) -> list[RungResult]:
+    """Add the scores of the base model with examples to the results; returns their rows.
+
+    Raises UserError if a file is damaged.
+    """
+    base = results.bases.get(BASE)
+    rows = []
+    for count in shots if base else []:
+        assert base is not None
+        file = RunDir(folder.runs / base.entry.run).few_shot_file(count)
+        if not file.exists():  # an earlier run without these examples
+            continue
+        lines = read_prediction_lines(file, "base")
+        name = few_shot_base(count)
+        add_scores(results, name, [FinishedRun(base.entry, base.result, lines)], "base", metric)
+        row = RungResult(name=name, method=name, status="finished", runs=[base.entry.run])
+        row.parameters = base.result.parameters
+        row.ended, row.format_errors = _share_of_lines(lines, "ended"), _share_of_lines(lines, "formatted")
+        row.format_errors = None if row.format_errors is None else 1 - row.format_errors
+        rows.append(row)
+    return rows
+
+
+def _share_of_lines(lines: list[dict[str, Any]], flag: str) -> float | None:
+    flags = [line["base"].get(flag) for line in lines]
+    return None if None in flags else fmean(map(float, flags))
+
+
+PREFIX = benchmark_fingerprint("")
+
+
+def collect_benchmarks(folder: LadderDir, ladder: Ladder, results: LadderResults) -> list[LadderBenchmark]:
+    """The benchmarks in the order of the setting, with the rungs that have finished.
+
+    Raises UserError if the scores of a finished run are missing or damaged.
+    """
+    known = ladder.work.fingerprints if ladder.work else {}
+    prints = {key.removeprefix(PREFIX): value for key, value in known.items() if key.startswith(PREFIX)}
+    found = [_benchmark(name, value, folder, results, len(prints)) for name, value in prints.items()]
+    return [one for one in found if one is not None]
+
+
+def _benchmark(
+    name: str, fingerprint: str, folder: LadderDir, results: LadderResults, count: int
+) -> LadderBenchmark | None:
+    """None before a model was scored. `count`: benchmarks of the ladder."""
+    stored: dict[str, list[tuple[int, BenchmarkScores]]] = {}
+    for base, run in sorted(results.bases.items()):
+        if scores := _benchmark_scores(folder, run.entry, name, "before", fingerprint):
+            stored[base] = [(run.entry.seed, scores)]
+    for run in results.runs:
+        scores = _benchmark_scores(folder, run.entry, name, "after", fingerprint)
+        if scores is None:
+            what = f"finished run without scores of the benchmark {name}"
+            raise UserError(what, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
+        stored.setdefault(run.entry.rung, []).append((run.entry.seed, scores))
+    if not stored:
+        return None
+    (_, first), *_ = next(iter(stored.values()))
+    values = {rung: _item_scores(some, rung in results.bases) for rung, some in stored.items()}
+    is_share = are_shares(first.metric, np.concatenate([one.values.ravel() for one in values.values()]).tolist())
+    return LadderBenchmark(
+        name=name,
+        metric=first.metric,
+        higher_is_better=first.higher_is_better,
+        is_share=is_share,
+        items=len(first.items),
+        rows=_benchmark_rows(values, is_share, first.higher_is_better, count),
+    )
+
+
+def _benchmark_scores(
+    folder: LadderDir, entry: LadderEntry, name: str, when: Literal["before", "after"], fingerprint: str
+) -> BenchmarkScores | None:
+    return read_scores(RunDir(folder.runs / entry.run).benchmark_file(name, when), fingerprint)
+
+
+def _item_scores(stored: Sequence[tuple[int, BenchmarkScores]], untrained: bool) -> ItemScores:
+    values = np.array([scores.items for _, scores in stored], dtype=float)
+    return ItemScores(values, seeds=tuple(seed for seed, _ in stored), untrained=untrained)
+
+
+def _benchmark_rows(
+    values: Mapping[str, ItemScores], is_share: bool, higher_is_better: bool, benchmarks: int
+) -> list[BenchmarkRow]:
+    """Scores, and differences from the base model that hold simultaneously for the rungs and all benchmarks."""
+    samples = MeanSamples(values, (0.0, 1.0) if is_share else (-math.inf, math.inf))
+    rows = {
+        name: BenchmarkRow(name=name, score=samples.interval(name), by_seed=scores.seed_means.tolist())
+        for name, scores in values.items()
+    }
+    trained = [name for name, scores in values.items() if not scores.untrained and name not in samples.unlike]
+    if BASE in values and trained:
+        level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
+        for one in samples.differences([(name, BASE) for name in trained], level):
+            _add_difference(rows[one.a], one, samples.n, higher_is_better, benchmarks)
+    return list(rows.values())
+
+
+def _add_difference(row: BenchmarkRow, found: Difference, items: int, higher_is_better: bool, benchmarks: int) -> None:
+    row.difference = found.interval(items)
+    row.p, row.p_adjusted = found.p, min(1.0, found.p_adjusted * benchmarks)
+    low, high = (found.low, found.high) if higher_is_better else (-found.high, -found.low)
+    finding = finding_of(low, high, None)
+    row.finding = "undecided" if finding == "as_good" else finding
+
+
+UNCOUNTED_PHASES = ("waiting", "baseline")
+"""Phases that not every rung has; they do not count as work."""
+
+
+def worked_seconds(result: Result) -> float:
+    """Seconds of all phases except waiting for the GPU and scoring the base model."""
+    return sum(seconds for phase, seconds in result.seconds.items() if phase not in UNCOUNTED_PHASES)
+
+
+def worked_joules(result: Result) -> float | None:
+    """Energy that the GPU used in the same phases; None if it was not measured."""
+    joules = [value for phase, value in result.joules.items() if phase not in UNCOUNTED_PHASES]
+    return sum(joules) if joules else None
+
+
+def disturbance(run: RunDir, allowed: float) -> str:
+    """Why the timing of this finished run is disturbed; '' if it is not, or if the run did not record its load."""
+    result = run.result()
+    if result is None or result.load is None:
+        return ""
+    return result.load.disturbance(allowed)
+
+
+def note_other_devices(runs: Sequence[FinishedRun]) -> None:
+    """Set `other_device` of the runs that used another device than most runs, or than the first one if equally many."""
+    devices = [_device(run.result) for run in runs]
+    known = Counter(filter(None, devices)).most_common(1)
+    usual = known[0][0] if known else ""
+    for run, device in zip(runs, devices, strict=True):
+        run.entry.other_device = f"{device} instead of {usual}" if device not in ("", usual) else ""
+
+
+def _device(result: Result) -> str:
+    """The model of the GPU or CPU that a run used, as its environment event recorded it."""
+    return str(result.machine.get("device" if "gpu_memory" in result.machine else "cpu") or "")
+
+
+NO_RESULT_YET = ("planned", "live", "skipped", "finished")
+
+
+def status_of(entries: Sequence[LadderEntry]) -> str:
+    """`finished`, `partly`, the first failure, `skipped` or `planned`."""
+    statuses = [entry.status for entry in entries]
+    if "finished" in statuses:
+        return "finished" if set(statuses) == {"finished"} else "partly"
+    wrong = [status for status in statuses if status not in NO_RESULT_YET]
+    return wrong[0] if wrong else "skipped" if set(statuses) == {"skipped"} else "planned"
+
+
+def reason_of(entries: Sequence[LadderEntry]) -> str:
+    """Why an entry is not finished; '' if none says."""
+    return next((entry.reason for entry in entries if entry.status != "finished" and entry.reason), "")
+
+
+def mean_share(values: Iterable[Interval | None]) -> float | None:
+    """The mean of the shares; None if one is not known."""
+    known = list(values)
+    means = [value.mean for value in known if value is not None and value.mean is not None]
+    return fmean(means) if means and len(means) == len(known) else None
+
+
+def seed_range(values: Iterable[float | None]) -> SeedRange | None:
+    """Mean, lowest and highest of the values that are known; None without any."""
+    known = [value for value in values if value is not None]
+    return SeedRange(mean=fmean(known), low=min(known), high=max(known)) if known else None

@@ -14,7 +14,7 @@ from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.identity import identity, index, runs_with_other_split
-from engine.ladder.run_costs import disturbance, worked_seconds
+from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
 from engine.runs.follow import last_line, stream

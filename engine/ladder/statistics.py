@@ -25,15 +25,184 @@ where that interval excludes zero. Why they cover, and where not: `tests/bench/R
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count, islice
+from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
-from engine.ladder.quasi_random import POINTS, Floats, chi_square_ratio, normal
 from engine.ladder.required_sample import RequiredSample, comparison_goal, required_range
-from engine.ladder.seed_spread import SeedEvidence, seed_deviations, unlike_the_others
 from engine.runs.result import MIN_ITEMS, Z_95, Interval
+
+POINTS = 1 << 12
+
+# fmt: off
+PRIMES = (
+    2, 3, 5, 7, 11, 13, 17, 19, 59, 61, 31, 37, 41, 43, 47, 67, 73, 83, 97, 103, 107, 163, 167, 197, 229, 239, 281, 307,
+    317, 373, 397, 409, 479, 487, 541, 757, 1063, 1069, 1277, 1721, 1801, 1933, 1951, 1993, 2017, 2053, 2399, 2447,
+)
+# fmt: on
+"""Of the first coordinates: any two have a correlation below 0.04, as normal values and squared. 14 rungs need 48."""
+
+Floats = NDArray[np.float64]
+
+
+@lru_cache(maxsize=64)
+def uniform(coordinate: int) -> Floats:
+    """(POINTS,) one coordinate of the points, between 0 and 1."""
+    points: Floats = np.modf((np.arange(POINTS) + 0.5) * np.sqrt(_prime(coordinate)))[0]
+    points.setflags(write=False)
+    return points
+
+
+@lru_cache(maxsize=64)
+def normal(coordinate: int) -> Floats:
+    """(POINTS,) the same coordinate as standard normal values, with mean 0 and variance 1 over the points."""
+    values: Floats = np.array([*map(NormalDist().inv_cdf, uniform(coordinate))])
+    values = (values - values.mean()) / values.std()
+    values.setflags(write=False)
+    return values
+
+
+def chi_square_ratio(coordinate: int, freedom: int) -> Floats:
+    """(POINTS,) values of chi-square / freedom, by the approximation of Wilson & Hilferty (1931)."""
+    if freedom < 1:
+        return np.ones(POINTS)
+    spread = 2 / (9 * freedom)
+    return np.asarray(np.maximum(1 - spread + normal(coordinate) * np.sqrt(spread), 0.05) ** 3)
+
+
+def _prime(number: int) -> int:
+    """The prime of a coordinate; beyond PRIMES, the next larger ones."""
+    if number < len(PRIMES):
+        return PRIMES[number]
+    larger = (prime for prime in _primes() if prime > PRIMES[-1])
+    return next(islice(larger, number - len(PRIMES), None))
+
+
+def _primes() -> Iterator[int]:
+    return (n for n in count(2) if all(n % divisor for divisor in range(2, int(n**0.5) + 1)))
+
+
+REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
+"""(common spread, spread of rungs), of logarithms; the spread of rungs by the rung's seeds, the common one by the
+ladder's."""
+SIGNIFICANCE_LEVEL = 0.01
+"""Of the test whether a rung's spread is unlike the others'."""
+GRID = np.linspace(np.log(0.01), np.log(100.0), 96)
+"""Logarithms of standard deviations, in units of the median."""
+COMMON_GRID = np.linspace(-3.0, 3.0, 15)
+"""Of log m, in units of the common spread."""
+STEPS = 2000
+"""Of Simpson's rule."""
+
+
+@dataclass(frozen=True)
+class SeedEvidence:
+    """What the seeds of one rung say about their standard deviation."""
+
+    seeds: int
+    squares: float
+    """Sum of squared deviations of the seeds' means from their mean."""
+    residual: float
+    """Variance of one seed's mean from item-by-seed residuals, which the part of the items contains."""
+
+
+def seed_deviations(evidence: Sequence[SeedEvidence], median: float) -> list[Floats]:
+    """(POINTS,) standard deviation between seeds of each rung at the quasi-random points, from their joint posterior.
+
+    median: of the prior. Uses as many coordinates of the points as there are rungs, and one more.
+    """
+    found = _posterior(evidence, median, range(1, len(evidence) + 1))
+    most = max(one.seeds for one in evidence)
+    for rung, one in enumerate(evidence):
+        if one.seeds < most:
+            (alone,) = _posterior([one], median, [rung + 1])
+            found[rung] = np.maximum(found[rung], alone)
+    return found
+
+
+def unlike_the_others(evidence: Sequence[SeedEvidence]) -> list[bool]:
+    """Whether a rung has fewer seeds than another one and a significantly larger variance than the others together.
+
+    One-sided F-test at SIGNIFICANCE_LEVEL. A rung with one seed has no variance to test.
+    """
+    most = max((one.seeds for one in evidence), default=0)
+    found = []
+    for rung, one in enumerate(evidence):
+        others = [other for number, other in enumerate(evidence) if number != rung and other.seeds > 1]
+        freedom, pooled = sum(other.seeds - 1 for other in others), sum(other.squares for other in others)
+        unlike = False
+        if 1 < one.seeds < most and one.squares > 0:
+            ratio = one.squares / (one.seeds - 1) * freedom / pooled if pooled > 0 else np.inf
+            unlike = f_tail(ratio, one.seeds - 1, freedom) < SIGNIFICANCE_LEVEL
+        found.append(unlike)
+    return found
+
+
+def f_tail(ratio: float, above: int, below: int) -> float:
+    """P(F >= ratio), F with these degrees of freedom of numerator and denominator: an incomplete beta integral."""
+    end = float(np.arcsin(np.sqrt(below / (below + above * ratio))))
+    return _beta_integral(end, above, below) / _beta_integral(np.pi / 2, above, below)
+
+
+def _beta_integral(limit: float, above: int, below: int) -> float:
+    """The integral of the beta density from 0 to sin²(limit), up to a factor, by Simpson's rule."""
+    weights = np.ones(STEPS + 1)
+    weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
+    angles = np.linspace(0.0, limit, STEPS + 1)
+    values = np.sin(angles) ** (below - 1) * np.cos(angles) ** (above - 1)
+    return float((weights * values).sum() * limit / STEPS / 3)
+
+
+def _posterior(evidence: Sequence[SeedEvidence], median: float, coordinates: Sequence[int]) -> list[Floats]:
+    """(POINTS,) of each rung, which uses one of the coordinates; m uses coordinate 0."""
+    deviations = median * np.exp(GRID)
+    common_spread = (REPLICATED if any(one.seeds > 1 for one in evidence) else UNREPLICATED)[0]
+    weights = np.exp(-(COMMON_GRID**2) / 2)
+    joint = np.stack([_prior(common_spread, one.seeds > 1) * _likelihood(one, deviations) for one in evidence])
+    mass = joint.sum(2)  # (rungs, common grid)
+    common = np.cumsum(weights * mass.prod(0))
+    order, sorted_points = _sorted(0)
+    ends = np.searchsorted(sorted_points, common / common[-1])  # the points of each value of m
+    found = []
+    for rung, coordinate in enumerate(coordinates):
+        values, points, begin = np.empty(POINTS), uniform(coordinate)[order], 0
+        for level, end in enumerate(ends):
+            if end > begin:
+                shares = joint[rung, level] / mass[rung, level]
+                values[order[begin:end]] = np.interp(points[begin:end], np.cumsum(shares) - shares / 2, GRID)
+                begin = end
+        found.append(median * np.exp(values))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _sorted(coordinate: int) -> tuple[NDArray[np.intp], Floats]:
+    """The order of a coordinate, and the sorted coordinate."""
+    order = np.argsort(uniform(coordinate), kind="stable")
+    return order, uniform(coordinate)[order]
+
+
+@lru_cache(maxsize=4)
+def _prior(common_spread: float, replicated: bool) -> Floats:
+    """(common grid, grid) prior probability of each standard deviation given m."""
+    spread = (REPLICATED if replicated else UNREPLICATED)[1]
+    density = np.exp(-(((GRID - common_spread * COMMON_GRID[:, None]) / spread) ** 2) / 2)
+    return np.asarray(density / density.sum(1, keepdims=True))
+
+
+def _likelihood(one: SeedEvidence, deviations: Floats) -> Floats:
+    """Density of the sum of squares, up to a factor: chi-square with seeds − 1 degrees of freedom."""
+    if one.seeds < 2:
+        return np.ones_like(deviations)
+    variance = deviations**2 + one.residual
+    logarithm = -(one.seeds - 1) / 2 * np.log(variance) - one.squares / (2 * variance)
+    return np.asarray(np.exp(logarithm - logarithm.max()))
+
 
 CONFIDENCE_LEVEL = 0.95
 """Of all intervals."""

@@ -9,11 +9,10 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.config.quantities import percent, ratio
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
-from engine.ladder.phrases import RULE_GAIN
+from engine.ladder.phrases import RULE_GAIN, rung_title
 from engine.ladder.report.drawing import ReportFigure, legend, new_figure, ticks
 from engine.ladder.report.palette import GRID_COLOR, MUTED, RungStyle, styles
 from engine.ladder.report.svg import inline_svg
-from engine.ladder.rung_format import rung_title
 from engine.runs import score_format
 from engine.runs.rungs import BASE
 from engine.runs.sweep import Sweep, SweepPoint, cell_text, value_text

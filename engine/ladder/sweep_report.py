@@ -8,10 +8,10 @@ from urllib.parse import quote
 from engine.config.files import write_atomically
 from engine.config.quantities import ABSENT, duration, percent
 from engine.config.text import amount
+from engine.ladder.phrases import metric_title
 from engine.ladder.report import captions, markdown, page
 from engine.ladder.report.record import from_anywhere
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell
-from engine.ladder.rung_format import metric_title
 from engine.ladder.sweep_figures import sweep_figures
 from engine.ladder.sweep_summary import cost_texts, rule_text
 from engine.runs.folder import short_name

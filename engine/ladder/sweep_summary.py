@@ -10,10 +10,9 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import ABSENT, decimal, percent, ratio
 from engine.config.text import amount, listed
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
-from engine.ladder.phrases import RULE
+from engine.ladder.phrases import RULE, rung_title, seed_range_text
+from engine.ladder.recommendation import cost_ratios
 from engine.ladder.regression import slope
-from engine.ladder.rung_format import rung_title, seed_range_text
-from engine.ladder.summary import cost_ratios
 from engine.runs.ladder import Ladder
 from engine.runs.result import Z_95, Interval
 from engine.runs.rungs import BASE, is_base

@@ -6,7 +6,7 @@ from statistics import median
 
 from engine.config.preset import with_settings
 from engine.config.schema import Config
-from engine.ladder.run_costs import worked_seconds
+from engine.ladder.results import worked_seconds
 from engine.runs.events import Step
 from engine.runs.follow import stream
 from engine.runs.ladder import RungDuration, SharedWork

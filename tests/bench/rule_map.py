@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.quantities import percent, ratio, size
-from engine.ladder.summary import cost_ratios
+from engine.ladder.recommendation import cost_ratios
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
 from engine.runs.rung_results import RungResult, SeedRange

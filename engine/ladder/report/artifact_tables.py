@@ -5,9 +5,9 @@ from __future__ import annotations
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, decimal, duration, percent, size
 from engine.ladder.decisions import comparison
+from engine.ladder.phrases import metric_title, rung_title, seed_range_text
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, without_empty
-from engine.ladder.rung_format import metric_title, rung_title, seed_range_text
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
 from engine.runs.score_format import difference, score, score_bounds

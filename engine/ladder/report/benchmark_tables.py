@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from engine.config.quantities import ABSENT
 from engine.config.text import amount
-from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE
+from engine.ladder.phrases import NO_SIGNIFICANT_DIFFERENCE, p_value, rung_title
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, without_empty
-from engine.ladder.rung_format import p_value, rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.score_format import plain_difference, plain_with_bounds

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 
 from engine.config.metric_specs import metric_spec
 from engine.config.text import amount, visible
-from engine.ladder.phrases import margin_text
-from engine.ladder.rung_format import metric_title, rung_title
+from engine.ladder.phrases import margin_text, metric_title, rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import VerdictSentence
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.quantities import ABSENT, Number, count, duration, energy, money, percent, ratio, size
-from engine.ladder.disturbance_sentences import disturbed_timings
-from engine.ladder.phrases import NO_ENERGY
+from engine.ladder.phrases import NO_ENERGY, rung_title, seed_range_text
 from engine.ladder.report.quality_tables import why_no_numbers
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.ladder.rung_format import rung_title, seed_range_text
+from engine.ladder.sentences import disturbed_timings
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
 from engine.runs.rungs import is_base

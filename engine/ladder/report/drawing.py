@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from engine.config.text import visible
+from engine.ladder.phrases import rung_title
 from engine.ladder.report.palette import GRID_COLOR, INK, MUTED, PAPER, RungStyle
-from engine.ladder.rung_format import rung_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 
 from engine.config.quantities import integer
 from engine.config.text import visible
+from engine.ladder.phrases import rung_title
 from engine.ladder.report import artifact_tables, benchmark_tables, captions, cost_tables, quality_tables, record
 from engine.ladder.report.page import marks
 from engine.ladder.report.report_data import ReportData
 from engine.ladder.report.samples import ItemAnswers
 from engine.ladder.report.table import Cell, ReportTable
-from engine.ladder.rung_format import rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import LadderSummary
 from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import integer, percent
+from engine.ladder.phrases import rung_title
 from engine.ladder.report import artifact_tables, benchmark_tables, captions, cost_tables, quality_tables, record
 from engine.ladder.report.report_data import ReportData, figures
 from engine.ladder.report.samples import ModelAnswer, value
-from engine.ladder.rung_format import rung_title
 from engine.runs.score_format import score
 
 FOLDER = Path(__file__).parent

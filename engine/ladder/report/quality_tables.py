@@ -14,10 +14,12 @@ from engine.ladder.phrases import (
     SIGNIFICANTLY,
     as_good_text,
     both_as_good_text,
+    metric_title,
     needed_sample,
+    p_value,
+    rung_title,
 )
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, noted, without_empty
-from engine.ladder.rung_format import metric_title, p_value, rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
 from engine.runs.rung_results import Comparison, RungResult

@@ -12,10 +12,10 @@ from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, duration, integer, rate, ratio, size
 from engine.config.text import amount
-from engine.ladder.rate_sentences import trial_cost
+from engine.ladder.phrases import rung_title
 from engine.ladder.report.quality_tables import STATUS_TEXTS
 from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
-from engine.ladder.rung_format import rung_title
+from engine.ladder.sentences import trial_cost
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.config.method_specs import method_spec
+from engine.ladder.recommendation import summarize
 from engine.ladder.report import captions, curves, rate_trials, record, tradeoffs
 from engine.ladder.report.drawing import ReportFigure
 from engine.ladder.report.palette import RungStyle, styles
 from engine.ladder.report.samples import PredictionSource, Samples, collect_samples
 from engine.ladder.report.summary_figure import summary_figure
 from engine.ladder.report.traces import Trace, trace
-from engine.ladder.summary import summarize
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.rung_results import LadderSummary

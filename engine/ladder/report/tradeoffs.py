@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.config.metric_specs import metric_spec
+from engine.ladder.phrases import rung_title
 from engine.ladder.report.cost_tables import PEAKS
 from engine.ladder.report.drawing import BYTES, SECONDS, ReportFigure, legend, new_figure, ticks, unit, wants_log
 from engine.ladder.report.palette import BASE_COLOR, MUTED, RungStyle
 from engine.ladder.report.svg import inline_svg
-from engine.ladder.rung_format import rung_title
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult, SeedRange
 from engine.runs.rungs import is_base

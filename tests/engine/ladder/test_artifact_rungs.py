@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.ladder.artifact_rungs import add_artifacts
-from engine.ladder.artifact_sentences import artifact_sentences
 from engine.ladder.decisions import comparison, decide
+from engine.ladder.phrases import rung_title
+from engine.ladder.recommendation import artifact_sentences
 from engine.ladder.report.artifact_tables import artifacts
 from engine.ladder.report.cost_tables import memory_and_size
 from engine.ladder.results import FinishedRun, LadderResults
-from engine.ladder.rung_format import rung_title
+from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
-from engine.ladder.verdict import verdict
 from engine.runs.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
 from engine.runs.gates import gain_of_rung
 from engine.runs.ladder import Ladder, LadderEntry, SharedWork

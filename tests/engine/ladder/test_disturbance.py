@@ -14,14 +14,12 @@ from test_summary import holding, row, summary_of
 
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide
-from engine.ladder.device_differences import note_other_devices
-from engine.ladder.disturbance_sentences import RETIME
 from engine.ladder.phrases import NO_TIMING
 from engine.ladder.recommendation import unknown_fastest
 from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
-from engine.ladder.results import FinishedRun
-from engine.ladder.verdict import verdict
+from engine.ladder.results import FinishedRun, note_other_devices
+from engine.ladder.sentences import RETIME, verdict
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.result import MeasuredPeak, Result
 from engine.runs.rung_results import RungResult, SeedRange

@@ -24,10 +24,9 @@ from engine.ladder.phrases import (
     needed_sample,
     no_significant_gain,
 )
-from engine.ladder.quasi_random import Floats
 from engine.ladder.results import LadderResults
-from engine.ladder.statistics import ItemScores
-from engine.ladder.verdict import verdict
+from engine.ladder.sentences import verdict
+from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_plan import make_plan
 from engine.runs.rung_results import RungResult, SeedRange, finding_of

@@ -11,12 +11,11 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.config.errors import UserError
-from engine.ladder.benchmark_sentences import benchmark_sentences
-from engine.ladder.benchmarks import collect_benchmarks
 from engine.ladder.report import markdown, page
 from engine.ladder.report.benchmark_tables import benchmarks as benchmark_table
 from engine.ladder.report.report_data import load_report_data
-from engine.ladder.results import FinishedRun, LadderResults
+from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
+from engine.ladder.sentences import benchmark_sentences
 from engine.runs.benchmark_scores import BenchmarkScores, benchmark_fingerprint, write_scores
 from engine.runs.ladder import Ladder, decode_ladder
 from engine.runs.ladder_dir import LadderDir

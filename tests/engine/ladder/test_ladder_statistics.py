@@ -12,11 +12,10 @@ from simulated import BASE, blank_ladder
 
 from engine.config.metric_specs import LOSS
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.quasi_random import Floats
 from engine.ladder.required_sample import ComparisonGoal, comparison_goal, required
 from engine.ladder.results import FinishedRun, LadderResults, collect
-from engine.ladder.statistics import ItemScores, MeanSamples, mcnemar
-from engine.ladder.verdict import verdict
+from engine.ladder.sentences import verdict
+from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.result import MIN_ITEMS, Interval, Result, Score
 from engine.runs.rung_results import Comparison

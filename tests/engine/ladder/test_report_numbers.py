@@ -7,7 +7,7 @@ import math
 import pytest
 
 from engine.config import quantities
-from engine.ladder import rung_format as fmt
+from engine.ladder import phrases
 from engine.runs import score_format
 from engine.runs.result import Interval
 from engine.runs.rung_results import SeedRange
@@ -45,17 +45,17 @@ from engine.runs.rung_results import SeedRange
         (quantities.count(9_999_999), "10.0M"),
         (quantities.count(8.03e9), "8.03B"),
         (quantities.integer(1900), "1,900"),
-        (fmt.rounded_up(1853), "1,900"),
-        (fmt.rounded_up(7), "7"),
+        (phrases.rounded_up(1853), "1,900"),
+        (phrases.rounded_up(7), "7"),
         (quantities.rate(2e-4), "2e-4"),
         (quantities.rate(2.5e-5), "2.5e-5"),
         (quantities.rate(0.05), "0.05"),
-        (fmt.p_value(0.0123), "0.012"),
-        (fmt.p_value(0.0001), "< 0.001"),
+        (phrases.p_value(0.0123), "0.012"),
+        (phrases.p_value(0.0001), "< 0.001"),
         (score_format.score(0.5, "loss"), "0.500"),
         (score_format.difference(0.5, "json"), "+50.0 points"),
-        (fmt.rung_title("qlora"), "QLoRA"),
-        (fmt.rung_title("lora-r64"), "lora-r64"),
+        (phrases.rung_title("qlora"), "QLoRA"),
+        (phrases.rung_title("lora-r64"), "lora-r64"),
     ],
 )
 def test_a_number_has_one_format(text: str, expected: str) -> None:
@@ -74,7 +74,7 @@ def test_an_unknown_value_is_a_dash(nothing: float | None) -> None:
         quantities.size,
         quantities.energy,
     )
-    assert {text(nothing) for text in (*functions, quantities.count, quantities.rate, fmt.p_value)} == {"–"}
+    assert {text(nothing) for text in (*functions, quantities.count, quantities.rate, phrases.p_value)} == {"–"}
     assert quantities.money(nothing, "USD") == score_format.score(nothing, "json") == "–"
 
 
@@ -90,6 +90,6 @@ def test_intervals_have_the_unit_of_their_mean() -> None:
 
 
 def test_a_range_of_equal_texts_is_empty() -> None:
-    assert fmt.seed_range_text(SeedRange(mean=53.0, low=52.1, high=54.0), quantities.duration) == "52.1 s – 54.0 s"
-    assert fmt.seed_range_text(SeedRange(mean=53.0, low=53.01, high=53.02), quantities.duration) == ""
-    assert fmt.seed_range_text(None, quantities.duration) == ""
+    assert phrases.seed_range_text(SeedRange(mean=53.0, low=52.1, high=54.0), quantities.duration) == "52.1 s – 54.0 s"
+    assert phrases.seed_range_text(SeedRange(mean=53.0, low=53.01, high=53.02), quantities.duration) == ""
+    assert phrases.seed_range_text(None, quantities.duration) == ""

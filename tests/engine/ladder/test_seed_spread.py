@@ -7,9 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from engine.ladder.quasi_random import POINTS, PRIMES, chi_square_ratio, normal, uniform
-from engine.ladder.seed_spread import SeedEvidence, f_tail, seed_deviations, unlike_the_others
-from engine.ladder.statistics import ItemScores, MeanSamples
+from engine.ladder.statistics import (
+    POINTS,
+    PRIMES,
+    ItemScores,
+    MeanSamples,
+    SeedEvidence,
+    chi_square_ratio,
+    f_tail,
+    normal,
+    seed_deviations,
+    uniform,
+    unlike_the_others,
+)
 
 MEDIAN = 0.015
 

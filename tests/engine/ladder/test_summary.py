@@ -12,10 +12,10 @@ from made_runs import HOSTILE
 from simulated import EQUAL, MUCH_WORSE, NO_GAIN, simulate
 
 from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY
+from engine.ladder.recommendation import OVERALL, RULE, summarize
 from engine.ladder.report import markdown, page
 from engine.ladder.report.report_data import load_report_data
 from engine.ladder.report.summary_figure import summary_figure
-from engine.ladder.summary import OVERALL, RULE, summarize
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
 from engine.runs.rung_results import LadderSummary, RungResult, SeedRange

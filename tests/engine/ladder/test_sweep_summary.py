@@ -15,8 +15,8 @@ import pytest
 from made_runs import HOSTILE
 from test_summary import timed, with_times
 
+from engine.ladder.recommendation import summarize
 from engine.ladder.regression import slope, student_quantile
-from engine.ladder.summary import summarize
 from engine.ladder.sweep_report import html, text, write
 from engine.ladder.sweep_summary import summarize_sweep
 from engine.runs.ladder import Ladder

@@ -11,7 +11,7 @@ from made_ladder import made_ladder
 from engine.ladder.phrases import FULL_NOT_SCORED, status_text
 from engine.ladder.report import markdown
 from engine.ladder.report.report_data import load_report_data
-from engine.ladder.verdict import verdict
+from engine.ladder.sentences import verdict
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
 

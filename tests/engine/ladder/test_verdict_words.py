@@ -27,8 +27,8 @@ from engine.ladder.phrases import (
     sample_size,
 )
 from engine.ladder.results import LadderResults
+from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
-from engine.ladder.verdict import verdict
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.result import MeasuredPeak
 from engine.runs.rung_results import RentalPrice, RungResult, SeedRange

@@ -17,7 +17,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
-from engine.ladder.rung_format import rung_title
+from engine.ladder.phrases import rung_title
 from engine.methods.adapters import add_adapters, keep_initial, save
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer

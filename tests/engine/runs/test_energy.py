@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.ladder.run_costs import worked_joules
+from engine.ladder.results import worked_joules
 from engine.runs import events
 from engine.runs.energy import PhaseEnergy
 from engine.runs.event_log import EventLog

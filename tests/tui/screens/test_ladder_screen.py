@@ -15,7 +15,7 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.ladder.summary import summarize
+from engine.ladder.recommendation import summarize
 from engine.runs import locks
 from engine.runs.ladder import LadderEntry
 from engine.runs.run_dir import RunDir

@@ -32,7 +32,7 @@ from engine.methods.quick_import import import_libraries
 
 PRELOADED = (
     "engine.worker.main",
-    "engine.ladder.process",
+    "engine.ladder.pipeline",
     "engine.export.artifact_check",
     "tui.cli.main",
     "tui.cli.run",

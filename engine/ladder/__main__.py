@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.ladder.process import run_ladder
+from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
 from engine.runs import end_record, locks
 from engine.runs.end_record import EndRecord

@@ -14,7 +14,6 @@ from engine.config.method_specs import RULE_REFERENCE, method_specs
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.quantities import Number, decimal, integer
 from engine.config.text import amount, listed
-from engine.ladder import phrases
 from engine.ladder.decisions import (
     RULE_GAIN_SHARE,
     comparison,
@@ -260,5 +259,5 @@ def unit_suffix(metric: MetricSpec) -> str:
 
 def mean_and_range(seeds: SeedRange, text: Callable[[float | None], str], unit: str = "") -> str:
     """`48.4 s per run (seeds: 47.3 s – 49.9 s)`: the mean with `unit`, and the range if the seeds differ."""
-    value, extent = f"{text(seeds.mean)}{unit}", phrases.seed_range_text(seeds, text)
+    value, extent = f"{text(seeds.mean)}{unit}", seed_range_text(seeds, text)
     return f"{value} (seeds: {extent})" if extent else value

@@ -1,31 +1,64 @@
-"""The stages of a ladder: preparation, timing probes, learning-rate trials, runs, exports, analysis, report."""
+"""Runs the stages of a ladder in this process: preparation, probes, trials, runs, exports, analysis, report."""
 
 from __future__ import annotations
 
+import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import msgspec
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
-from engine.ladder.artifact_exports import ArtifactExports, require_gguf_tools
-from engine.ladder.entry_queue import EntryQueue, PlannedRun
-from engine.ladder.rate_trials import RateTrials
-from engine.ladder.rates import equal_rates_warning
-from engine.ladder.runner import LadderRunner
-from engine.ladder.timing_probes import duration, probe_config
-from engine.runs.ladder import Kind, Ladder, LadderEntry, RungDuration, SharedWork, Stage
+from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
+from engine.ladder.stages import (
+    ArtifactExports,
+    RateTrials,
+    duration,
+    equal_rates_warning,
+    probe_config,
+    require_gguf_tools,
+)
+from engine.runs import end_record
+from engine.runs.comparison_dir import ComparisonDir, State
+from engine.runs.ladder import Kind, Ladder, LadderEntry, Outcome, RungDuration, SharedWork, Stage
+from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import differing_settings, shared
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.rungs import BASE_4BIT, LadderPlan, Rung
+from engine.runs.stop_request import StopRequest, StopRequested
+
+
+def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir) -> tuple[Outcome, str]:
+    """Do the work; returns (status, reason) and records the error's code in the state."""
+    try:
+        work()
+    except StopRequested as error:
+        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.name}` resumes it"
+    except UserError as error:
+        state.reason_code = error.code
+        return "failed", error.line
+    except RunFailed as error:
+        state.reason_code = error.code
+        return "failed", str(error)
+    except Exception as error:  # noqa: BLE001 - top level: the state records any error
+        if is_no_space_error(error):
+            state.reason_code = "disk.full"
+            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.name}`"
+        traceback.print_exc()
+        text = " ".join(str(error).split())[:300]
+        return "failed", f"{type(error).__name__}: {text}; the traceback is in {folder.log_file}"
+    return state.status, state.reason
+
 
 NOT_RETRIED = ("out_of_memory", "failed", "died")
 """Outcomes that would be the same with another seed."""
@@ -252,3 +285,39 @@ class LadderPipeline:
             if (other.rung, other.kind) == (rung.name, entry.kind) and other is not entry and not other.is_done:
                 self.runner.drop(other, self.excluded[rung.name])
         self.runner.warn("ladder.rung_excluded", f"{rung.name} is not run: {self.excluded[rung.name]}")
+
+
+def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
+    """Start or resume the ladder; returns (status, reason). Raises OSError if its state cannot be written."""
+    stopping = StopRequest()
+    stopping.listen()
+    end_record.reserve(folder.end_file)
+    runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh, plan.retime)
+    for notice in [*plan.notices, *folder.renamed_settings()]:
+        runner.warn(notice.code, notice.text)
+    runner.save()
+    status, reason = run_pipeline(LadderPipeline(runner, plan))
+    if status != "finished":
+        runner.ladder.status, runner.ladder.reason = status, reason
+        runner.save()
+    return runner.ladder.status, runner.ladder.reason
+
+
+def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
+    """The ladder's stored state, or a new one."""
+    ladder = folder.state() or Ladder(
+        name=folder.name,
+        preset=plan.preset,
+        command=plan.command,
+        created=plan.created,
+        seeds=plan.seeds,
+        started_in=plan.started_in,
+    )
+    ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""
+    ladder.updated = time.time()
+    return ladder
+
+
+def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
+    """Run all stages; returns (status, reason)."""
+    return run_to_outcome(pipeline.run, pipeline.runner.ladder, pipeline.runner.dir)

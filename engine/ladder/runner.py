@@ -1,19 +1,28 @@
-"""Runs a ladder's entries as ordinary runs: reuses finished runs and resumes stopped ones."""
+"""Runs a ladder's entries as ordinary runs: reuses finished runs with the same identity, and resumes stopped ones."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import preset_name, without_method
+from engine.config.renamed_keys import original_names
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
-from engine.ladder.identity import identity, index, runs_with_other_split
+from engine.executors.slurm import submit_array
+from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
@@ -21,10 +30,101 @@ from engine.runs.follow import last_line, stream
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run_dir import RunDir, iterate, read_frozen
 from engine.runs.rungs import Rung
 from engine.runs.stop_request import StopRequest, StopRequested
 from engine.runs.tracking import start_configured
+
+UNRELATED_KEYS = (
+    "title",
+    "about",
+    "slot",
+    "cost.price_per_hour",
+    "cost.currency",
+    "cost.max_other_load",
+    "hardware.device",
+    "model.enable_thinking",  # the fingerprint of the data includes the prompts
+)
+UNRELATED_SECTIONS = ("executor.", "track.")
+LATER_DEFAULTS: dict[str, Any] = {
+    "model.from_run": None,
+    "train.compile": False,
+    "train.devices": 1,
+    "train.parallelism": "auto",
+    "train.async_checkpoints": "auto",
+    "optimizer.rounding": "remainder",
+    "adapter.init": "default",
+    "adapter.lora_plus_ratio": 1,
+    "evaluation.base_shots": [],
+    "evaluation.benchmarks": [],
+}
+"""Settings that earlier versions did not have: with these values their runs are found by the same hash."""
+_IDENTITY = re.compile(rb'^(?:identity|work) = "([0-9a-f]{64})"$', re.MULTILINE)  # `work` in earlier versions
+
+
+def identity(
+    config: Config,
+    fingerprints: dict[str, str],
+    versions: dict[str, str],
+    machine: dict[str, Any],
+    split_version: int = OLDEST_SPLIT_VERSION,
+) -> str:
+    """SHA-256 of settings, data, split version, model, library versions and machine.
+
+    The split version is left out if it is the first one, so that ladders from before it was recorded find their runs.
+    """
+    parts: list[Any] = [relevant_settings(config), fingerprints, versions]
+    executor = config.executor
+    if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
+        machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
+    parts.append({key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")})
+    if (slots := slots_of(config.hardware.device)) > 1:
+        parts.append({"slots": slots})  # runs at the same time share caches and memory bandwidth: other timings
+    on_cpu = not executor.gres if executor.name == "slurm" else not machine.get("cuda")
+    if config.optimizer.name == "auto" and on_cpu:  # 8-bit in earlier versions: other losses and times
+        parts.append({"optimizer": automatic_optimizer("cpu")})
+    if split_version != OLDEST_SPLIT_VERSION:
+        parts.append({"split_version": split_version})
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def relevant_settings(config: Config) -> dict[str, Any]:
+    """The settings that the hash contains, by their original names."""
+    settings = original_names(flatten(config))
+    for key, default in LATER_DEFAULTS.items():
+        if settings[key] == default:
+            del settings[key]
+    if "evaluation.benchmarks" not in settings:
+        del settings["evaluation.benchmark_limit"]
+    related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
+    return {key: settings[key] for key in related}
+
+
+def runs_with_other_split(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:
+    """Runs with the same settings whose rows were split by another version, with that version."""
+    found = []
+    for run in sorted(iterate(runs), key=lambda run: run.name):
+        try:
+            frozen = read_frozen(run)
+        except UserError:
+            continue  # damaged: cannot be compared
+        if frozen.split_version != split_version and relevant_settings(frozen.config) == relevant_settings(config):
+            found.append((run, frozen.split_version))
+    return found
+
+
+def index(runs: Path) -> dict[str, list[RunDir]]:
+    """The runs in this folder that were started by a ladder, by identity, the oldest first."""
+    found: dict[str, list[RunDir]] = {}
+    for run in sorted(iterate(runs), key=lambda run: run.name):
+        try:
+            match = _IDENTITY.search(run.config_file.read_bytes())
+        except OSError:
+            continue  # deleted in the meantime
+        if match:
+            found.setdefault(match.group(1).decode(), []).append(run)
+    return found
+
 
 POLL_SECONDS = 0.2
 STARTUP_SECONDS = 2.0
@@ -295,3 +395,97 @@ def _key(entry: LadderEntry) -> tuple[Any, ...]:
 
 def _last_step(run: RunDir) -> int:
     return max((event.step for event in stream(run.events_file, Step) if isinstance(event, Step)), default=0)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that is to be executed."""
+
+    entry: LadderEntry
+    rung: Rung
+    configure: Callable[[], Config]
+    """Called when its turn comes, because settings can depend on the runs before it."""
+
+
+class EntryQueue:
+    """Executes the runs of one stage."""
+
+    def __init__(self, runner: LadderRunner, excluded: Callable[[Rung], bool]) -> None:
+        self.runner, self.excluded = runner, excluded
+
+    def execute(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
+        """Run all and yield each with its result as it ends; runs of a rung that was excluded meanwhile are left out.
+
+        The result is None if the run failed: see `entry.reason`. Raises StopRequested, and UserError where a run
+        cannot be started.
+        """
+        if runs and runs[0].rung.config.executor.name == "slurm":
+            yield from self._as_jobs(runs)
+            return
+        limit = runs_at_once(device_settings(run.rung.config) for run in runs)
+        if limit > 1:
+            yield from self._at_once(runs, limit)
+            return
+        for run in runs:
+            if not self.excluded(run.rung):
+                yield run, self.runner.run_entry(run.entry, run.configure(), run.rung)
+
+    def _at_once(self, runs: Sequence[PlannedRun], limit: int) -> Iterator[tuple[PlannedRun, Result | None]]:
+        """Execute up to `limit` runs at a time, in their order."""
+        planned = iter(runs)
+        with ThreadPoolExecutor(limit, "follow run") as threads:
+            waiting: dict[Future[Result | None], PlannedRun] = {}
+            try:
+                while True:
+                    allowed = (run for run in planned if not self.excluded(run.rung))
+                    for run in islice(allowed, limit - len(waiting)):
+                        config = run.configure()
+                        waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
+                    if not waiting:
+                        return
+                    yield from self._ended(waiting)
+            except BaseException:
+                self.runner.stopping.ask()  # each thread stops its run
+                raise
+
+    @staticmethod
+    def _ended(waiting: dict[Future[Result | None], PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
+        """Wait until one of the runs has ended; remove and yield those that have."""
+        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield waiting.pop(future), future.result()
+
+    def _as_jobs(self, runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, Result | None]]:
+        runs = [run for run in runs if not self.excluded(run.rung)]
+        configs = [run.configure() for run in runs]
+        self._submit(runs, configs)
+        with ThreadPoolExecutor(max(1, len(runs)), "follow run") as threads:
+            waiting: dict[Future[Result | None], PlannedRun] = {}
+            for run, config in zip(runs, configs, strict=True):
+                waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
+            try:
+                while waiting:
+                    yield from self._ended(waiting)
+            except BaseException:
+                self.runner.stopping.ask()  # each thread stops its run
+                raise
+
+    def _submit(self, runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
+        """Submit all runs that have to be started as one job array."""
+        new: list[tuple[LadderEntry, RunDir]] = []
+        for planned, config in zip(runs, configs, strict=True):
+            created = self.runner.create_unless_exists(planned.entry, config, planned.rung)
+            if created is not None:
+                new.append((planned.entry, created))
+        if not new:
+            return
+        try:
+            jobs = submit_array(self.runner.dir.path, [run.path for _, run in new], configs[0].executor)
+        except (UserError, RunFailed):
+            for entry, run in new:
+                self.runner.forget(entry, run)
+            raise
+        for (_, run), job in zip(new, jobs, strict=True):
+            self.runner.started.add(run.path)
+            start_configured(run)
+            print(f"submitted {run.name} as Slurm job {job.id}", flush=True)

@@ -2,23 +2,190 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from engine.config.files import write_atomically
-from engine.config.quantities import ABSENT, duration, percent
+from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
+from engine.config.quantities import ABSENT, duration, percent, ratio
 from engine.config.text import amount
-from engine.ladder.phrases import metric_title
-from engine.ladder.report import captions, markdown, page
+from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
+from engine.ladder.phrases import RULE_GAIN, metric_title, rung_title
+from engine.ladder.report import page
+from engine.ladder.report.drawing import (
+    GRID_COLOR,
+    MUTED,
+    ReportFigure,
+    RungStyle,
+    inline_svg,
+    legend,
+    new_figure,
+    styles,
+    ticks,
+)
 from engine.ladder.report.record import from_anywhere
-from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell
-from engine.ladder.sweep_figures import sweep_figures
-from engine.ladder.sweep_summary import cost_texts, rule_text
+from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell
+from engine.ladder.sweep_results import cost_texts, rule_text
+from engine.runs import score_format
 from engine.runs.folder import short_name
 from engine.runs.result import Interval
+from engine.runs.rungs import BASE
 from engine.runs.score_format import percent_bounds, score, score_bounds
 from engine.runs.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
 from engine.runs.sweep_dir import SweepDir
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+Bounds = tuple[float, float, float]
+"""Mean, low and high of what a figure shows."""
+
+
+class Measure(NamedTuple):
+    """What a figure shows, and the limit of the rule of thumb for it; None without one."""
+
+    value: Callable[[SweepPoint], Bounds | None]
+    text: Callable[[float], str]
+    limit: float | None
+    bars: str
+    rule: str
+
+
+BARS = "Bars: pointwise 95% CI."
+SHADED = f"Shaded: QLoRA's share of the gain is at least {RULE_GAIN_SHARE:.0%} at no more than one eighth of the cost."
+
+
+def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
+    """Three figures for each value of the second axis: scores, share of the gain, and cost ratio."""
+    second = sweep.axes[1] if len(sweep.axes) > 1 else None
+    figures: list[ReportFigure] = []
+    for at in [{second.key: value} for value in second.values] if second else [{}]:
+        points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
+        where = f" at {cell_text(at)}" if at else ""
+        scores = [*points, *_references(sweep, {point.cell for point in points})]
+        spec = metric_spec(sweep.metric or LOSS.name)
+        name = f"{spec.title[:1].upper()}{spec.title[1:]}"
+        figures += _figure(sweep, scores, f"{name}{where}", f"{spec.title}, {spec.unit}", _score_measure(spec))
+        figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", SHARE)
+        cost = sweep.cost or "cost"
+        figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", COST_RATIO)
+    return figures
+
+
+def _references(sweep: Sweep, cells: Iterable[int]) -> list[SweepPoint]:
+    """Points of full fine-tuning and of the base model, which have no shares."""
+    return [
+        SweepPoint(cell=cell, rung=name, title=rung_title(name), score=score)
+        for cell in sorted(cells)
+        for name, score in ((RULE_REFERENCE, sweep.cells[cell].full), (BASE, sweep.cells[cell].base))
+        if score is not None
+    ]
+
+
+def _score_measure(spec: MetricSpec) -> Measure:
+    def scaled(point: SweepPoint) -> Bounds | None:
+        score = point.score
+        if score is None or score.mean is None or score.low is None or score.high is None:
+            return None
+        return score.mean * spec.scale, score.low * spec.scale, score.high * spec.scale
+
+    return Measure(scaled, lambda value: score_format.score(value / spec.scale, spec.name), None, BARS, "")
+
+
+def _share(point: SweepPoint) -> Bounds | None:
+    share = point.share_of_gain
+    if share is None or share.mean is None or share.low is None or share.high is None:
+        return None
+    return 100 * share.mean, 100 * share.low, 100 * share.high
+
+
+def _cost(point: SweepPoint) -> Bounds | None:
+    return None if point.cost is None else (point.cost.mean, point.cost.low, point.cost.high)
+
+
+SHARE = Measure(
+    _share,
+    lambda value: percent(value / 100),
+    100 * RULE_GAIN_SHARE,
+    BARS,
+    f"Dashed: {RULE_GAIN}.",
+)
+COST_RATIO = Measure(
+    _cost,
+    ratio,
+    RULE_COST_RATIO,
+    "Bars: lowest to highest ratio over all pairs of seeds.",
+    "Dashed: one eighth of the cost.",
+)
+
+
+def _figure(
+    sweep: Sweep,
+    points: Sequence[SweepPoint],
+    title: str,
+    label: str,
+    measure: Measure,
+) -> list[ReportFigure]:
+    shown = [(point, found) for point in points if (found := measure.value(point)) is not None]
+    if not shown:
+        return []
+    axis = sweep.axes[0]
+    rungs = list(dict.fromkeys(point.rung for point, _ in shown))
+    rung_styles = styles((name, name) for name in rungs)
+    with new_figure(axis.key, label) as (figure, axes):
+        is_shaded = measure.limit is not None and _shade(axes, sweep, points)
+        for order, name in enumerate(rungs):
+            own = [(_place(sweep, point), found) for point, found in shown if point.rung == name]
+            _rung_line(axes, rung_styles[name], own, 0.06 * (order - (len(rungs) - 1) / 2))
+        if measure.limit is not None:
+            axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
+        axes.set_xlim(-0.5, len(axis.values) - 0.5)
+        axes.set_xticks(range(len(axis.values)), [value_text(one)[:16] for one in axis.values])
+        ends = [end for _, found in shown for end in found] + [one for one in [measure.limit] if one is not None]
+        low, high = min(ends), max(ends)
+        pad = 0.06 * (high - low or 1.0)
+        axes.set_ylim(low - pad, high + pad)
+        ticks(axes.yaxis, [low, high])
+        legend(figure, rung_styles, rungs, marker=True)
+        name = "".join(c for c in title.lower().replace(" ", "-") if c.isascii() and (c.isalnum() or c == "-"))
+        svg = inline_svg(figure, f"sweep-{name}", f"{title}: {_description(sweep, shown, measure)}")
+    return [ReportFigure(title, svg, " ".join(filter(None, [measure.bars, measure.rule, SHADED if is_shaded else ""])))]
+
+
+def _place(sweep: Sweep, point: SweepPoint) -> int:
+    """Where the value of the first axis is: values are equally spaced, in the order of the command line."""
+    axis = sweep.axes[0]
+    return axis.values.index(sweep.cells[point.cell].values[axis.key])
+
+
+def _shade(axes: Axes, sweep: Sweep, points: Sequence[SweepPoint]) -> bool:
+    """Shade the values at which the rule of thumb holds; returns whether there are any."""
+    places = {_place(sweep, point) for point in points if point.rule == "holds"}
+    for place in places:
+        axes.axvspan(place - 0.5, place + 0.5, color=GRID_COLOR, linewidth=0)
+    return bool(places)
+
+
+def _rung_line(axes: Axes, style: RungStyle, own: Sequence[tuple[int, Bounds]], shift: float) -> None:
+    """A rung along the axis, with a bar at each value; bars of several rungs are shifted to stay visible."""
+    own = sorted(own)
+    places = [place + shift for place, _ in own]
+    axes.plot(places, [mean for _, (mean, _, _) in own], color=style.color, dashes=style.dashes)
+    for place, (_, (mean, low, high)) in zip(places, own, strict=True):
+        axes.plot([place, place], [low, high], color=style.color, linewidth=1.3)
+        axes.plot([place], [mean], color=style.color, marker=style.marker, markersize=8, linestyle="")
+
+
+def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Bounds]], measure: Measure) -> str:
+    """The values as text, for screen readers."""
+    texts = []
+    for point, (mean, _, _) in shown:
+        texts.append(f"{point.title} {measure.text(mean)} at {cell_text(sweep.cells[point.cell].values)}")
+    return ", ".join(texts)
+
 
 READING = (
     "Each row is a rung of one ladder, whose report is linked. Brackets are pointwise 95% confidence intervals. Costs "
@@ -43,7 +210,7 @@ def facts(sweep: Sweep) -> list[str]:
     """The line below the title."""
     done = sum(one.status == "finished" for one in sweep.cells)
     spent = f"{duration(sweep.spent)} spent" + (f" of {duration(sweep.budget)}" if sweep.budget else "")
-    return [f"{done} of {amount(len(sweep.cells), 'ladder')} finished", spent, captions.date(sweep.created)]
+    return [f"{done} of {amount(len(sweep.cells), 'ladder')} finished", spent, page.date_text(sweep.created)]
 
 
 def results(sweep: Sweep) -> ReportTable:
@@ -94,11 +261,11 @@ def _head(one: SweepCell, keys: Sequence[str]) -> Cell:
 
 def text(sweep: Sweep) -> str:
     """The report as Markdown."""
-    parts = [f"# {markdown.escape_inline(title(sweep))}", markdown.escape_inline(" · ".join(facts(sweep)))]
-    parts += [f"**{markdown.escape_inline(sweep.headline)}**"] if sweep.headline else []
-    parts += [markdown.bullets(map(markdown.escape_inline, sweep.sentences))] if sweep.sentences else []
-    parts += [markdown.table(results(sweep)), markdown.escape_inline(READING)]
-    parts += ["Run the sweep:", markdown.fenced(from_anywhere(sweep))] if sweep.command else []
+    parts = [f"# {page.escape_inline(title(sweep))}", page.escape_inline(" · ".join(facts(sweep)))]
+    parts += [f"**{page.escape_inline(sweep.headline)}**"] if sweep.headline else []
+    parts += [page.bullets(map(page.escape_inline, sweep.sentences))] if sweep.sentences else []
+    parts += [page.markdown_table(results(sweep)), page.escape_inline(READING)]
+    parts += ["Run the sweep:", page.fenced(from_anywhere(sweep))] if sweep.command else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,12 +273,13 @@ def html(sweep: Sweep) -> str:
     """The report as a page without scripts and requests."""
     return (
         page.environment()
-        .get_template("sweep.html.jinja")
+        .get_template("page.html.jinja")
         .render(
             sweep=sweep,
             title=title(sweep),
             facts=facts(sweep),
-            table=results(sweep),
+            unfinished="" if sweep.status == "finished" else f"Partial report: {sweep.status}. {sweep.reason}",
+            results=results(sweep),
             figures=sweep_figures(sweep),
             reading=READING,
             styles={},

@@ -71,7 +71,7 @@ class LaunchFields(TypedDict, total=False):
     wait: bool
     """Whether the run waits in the device queue; True by default."""
     identity: str
-    """Hash by which a ladder finds the run again (`engine/ladder/identity.py`), under `work` in earlier versions; '' if
+    """Hash by which a ladder finds the run again (`engine/ladder/runner.py`), under `work` in earlier versions; '' if
     no ladder started it."""
     split_version: int
     """An older version only for runs of a ladder that was started under it."""

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from command import events_of
 
-from engine.ladder.report.traces import trace
+from engine.ladder.report.material import trace
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 from faults.interrupted_worker import name_of

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from engine.config.files import write_atomically
-from engine.ladder.report import markdown, page
-from engine.ladder.report.report_data import load_report_data
+from engine.ladder.report import page
+from engine.ladder.report.page import load_report_data
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 
@@ -12,5 +12,5 @@ from engine.runs.ladder_dir import LadderDir
 def write(ladder_dir: LadderDir, ladder: Ladder) -> None:
     """Write `report.html` and `report.md`, each atomically. Raises OSError if they cannot be written."""
     data = load_report_data(ladder_dir, ladder)
-    write_atomically(ladder_dir.page, page.render(data).encode())
-    write_atomically(ladder_dir.markdown, markdown.render(data).encode())
+    write_atomically(ladder_dir.page, page.render_page(data).encode())
+    write_atomically(ladder_dir.markdown, page.render_markdown(data).encode())

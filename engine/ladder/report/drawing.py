@@ -1,21 +1,124 @@
-"""Blank figures in the report's style, their ticks and legends."""
+"""How the report's figures look: a color, marker and dash for each rung, blank axes, and inline SVG.
+
+A rung never differs by color alone. The hues are from Okabe and Ito's palette for color-blind readers, darker on white
+and lighter on a dark screen (see `page.css`). Figures are drawn in placeholder colors, which are replaced with CSS
+variables.
+"""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from engine.config.method_specs import method_names
 from engine.config.text import visible
 from engine.ladder.phrases import rung_title
-from engine.ladder.report.palette import GRID_COLOR, INK, MUTED, PAPER, RungStyle
+from engine.runs.rungs import is_base
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+
+INK, MUTED, GRID_COLOR, PAPER, BASE_COLOR = "#010101", "#020202", "#030303", "#040404", "#050505"
+COLORS = 6
+_MARKERS = "osD^vPX*"
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.6), (1.4, 1.4), (6, 1.6, 1.4, 1.6), (3, 1.4), (8, 2.5))
+
+VARIABLES = {INK: "--ink", MUTED: "--muted", GRID_COLOR: "--rule", PAPER: "--paper", BASE_COLOR: "--base"}
+VARIABLES |= {f"#0a000{number}": f"--rung-{number}" for number in range(1, COLORS + 1)}
+"""Placeholder color -> CSS variable."""
+
+
+@dataclass(frozen=True)
+class RungStyle:
+    """Color, marker and dash of a rung."""
+
+    number: int
+    """Number of the CSS variable, 1 to COLORS; 0 for the base model."""
+    marker: str
+    dash: tuple[float, ...]
+
+    @property
+    def dashes(self) -> tuple[float | None, ...]:
+        """In matplotlib's form, (None, None) for a solid line."""
+        return self.dash or (None, None)
+
+    @property
+    def color(self) -> str:
+        return f"#0a000{self.number}" if self.number else BASE_COLOR
+
+
+def styles(rungs: Iterable[tuple[str, str]]) -> dict[str, RungStyle]:
+    """A style for every (name, method). The first rung of a method always has the same one, in all reports."""
+    given = dict(rungs)
+    fixed = {name: number for number, name in enumerate(method_names())}
+    taken: dict[str, int] = {}
+    for name, method in given.items():
+        if fixed.get(method, -1) not in (-1, *taken.values()):
+            taken[name] = fixed[method]
+    free = (number for number in range(len(given) + len(fixed)) if number not in set(taken.values()))
+    bases = {name: RungStyle(0, "", (4, 3)) for name in ("base", *given) if is_base(name)}
+    numbers = {name: taken[name] if name in taken else next(free) for name in given if not is_base(name)}
+    return {**bases, **{name: _style(number) for name, number in numbers.items()}}
+
+
+def _style(number: int) -> RungStyle:
+    return RungStyle(number % COLORS + 1, _MARKERS[number % len(_MARKERS)], _DASHES[number % len(_DASHES)])
+
+
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+"""Left out, so that the same numbers give the same bytes."""
+
+
+def inline_svg(figure: Figure, name: str, description: str) -> str:
+    """The figure's `<svg>` element. `name` (letters and dashes) makes its ids unique on the page."""
+    from matplotlib import rc_context  # see drawing.new_figure
+
+    file = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(file, format="svg", metadata=NO_METADATA)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    for unwanted in (
+        r"<!--.*?-->",
+        r"<metadata>.*?</metadata>",
+        r"<style\b.*?</style>",
+    ):  # a style would apply to the whole page
+        text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    text = _prefix_ids(text, name)
+    text = re.sub("|".join(VARIABLES), lambda found: f"var({VARIABLES[found[0]]})", text)
+    # Keep the size only: a font in the attribute would override the page's font.
+    text = re.sub(r"font: (?:[a-z]+ |\d+ )*([\d.]+px) [^;\"]*", r"font-size: \1", text)
+    text = re.sub(r"\n\s*", "\n", text)
+    return _with_root(text, description).strip()
+
+
+def _prefix_ids(text: str, name: str) -> str:
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    return re.sub(r'xlink:href="#', f'href="#{name}-', text)
+
+
+def _with_root(text: str, description: str) -> str:
+    """The root element with a text for screen readers and without a fixed width."""
+    box = re.search(r'viewBox="[^"]*"', text)
+    if box is None:
+        raise ValueError("matplotlib wrote an SVG without a viewBox")
+    return re.sub(
+        r"<svg\b[^>]*>",
+        lambda _: f'<svg {box[0]} role="img" aria-label="{escape(visible(description))}">',
+        text,
+        count=1,
+    )
+
 
 WIDTH, HEIGHT = 400, 290
 """CSS pixels, if the page shows the figure at its own width."""

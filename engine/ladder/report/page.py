@@ -1,8 +1,15 @@
-"""The report as one HTML file without scripts and requests; text from files and models is escaped."""
+"""The report as one HTML file without scripts and requests, and the same in Markdown for a pull request or a wiki.
+
+Text from files and models is escaped in both.
+"""
 
 from __future__ import annotations
 
+import itertools
 import re
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,39 +17,232 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from engine.config.method_specs import method_spec
 from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import integer, percent
-from engine.ladder.phrases import rung_title
-from engine.ladder.report import artifact_tables, benchmark_tables, captions, cost_tables, quality_tables, record
-from engine.ladder.report.report_data import ReportData, figures
-from engine.ladder.report.samples import ModelAnswer, value
+from engine.config.text import amount, visible
+from engine.ladder.phrases import margin_text, metric_title, rung_title
+from engine.ladder.recommendation import summarize
+from engine.ladder.report import record, tables
+from engine.ladder.report.drawing import RungStyle, styles
+from engine.ladder.report.figures import report_figures, summary_figure
+from engine.ladder.report.material import (
+    ItemAnswers,
+    ModelAnswer,
+    PredictionSource,
+    Samples,
+    Trace,
+    collect_samples,
+    trace,
+    value,
+)
+from engine.ladder.report.tables import Cell, ReportTable
+from engine.runs.ladder import Ladder
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.rung_results import LadderSummary, VerdictSentence
+from engine.runs.rungs import BASE, BASE_4BIT
 from engine.runs.score_format import score
+from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines
+
+TOPICS = {
+    "quality": "Quality",
+    "forgetting": "Forgetting",
+    "time": "Time",
+    "energy": "Energy",
+    "memory": "Memory",
+    "rent": "GPU rental",
+    "prototype": "Prototype",
+    "ship": "Ship",
+    "full": "Full fine-tuning",
+    "artifact": "Artifacts",
+    "data": "Data",
+    "caveat": "Caveat",
+}
+NO_VERDICT = "No rung has finished yet."
+NO_RESULTS = "No results yet."
+NO_SAMPLES = "No run has predictions to show."
+PARTIAL_REPORT = "Partial report: the ladder is still running"
+COMPARISONS = (
+    "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
+    "for all pairs of trained rungs and the base model; the adjusted p is below 0.05 exactly where the CI excludes "
+    "zero. A rung is as good as another within the margin if the CI excludes that it is worse by more. The test items "
+    "and seeds that give 80% power do so if the true difference is the observed one and seeds vary as they did here; "
+    "the range is for seeds that vary little and much."
+)
+BENCHMARKS = (
+    "Benchmarks are scored by lm-evaluation-harness, with the prompts of its tasks and without a chat template. "
+    "Differences from the base model are paired by item; their 95% CIs hold simultaneously for all rungs and "
+    "benchmarks. A rung forgets if it is significantly worse than the base model."
+)
+ARTIFACTS = (
+    "Artifacts are exported from the runs, loaded from disk in a new process and scored on the same test items. Their "
+    "differences from their runs are paired by item, as means over the seeds; their 95% CIs are about these artifacts "
+    "and hold simultaneously for all of them. Differences from the base model and from full fine-tuning hold "
+    "simultaneously for the artifacts of one kind."
+)
+
+
+def verdict_paragraphs(ladder: Ladder) -> list[tuple[str, str]]:
+    """(topic, text): consecutive sentences with the same topic are one paragraph."""
+    paragraphs = [list(group) for _, group in itertools.groupby(ladder.verdict, key=lambda sentence: sentence.topic)]
+    return [(_topic(group), " ".join(sentence.text for sentence in group)) for group in paragraphs]
+
+
+def _topic(sentences: list[VerdictSentence]) -> str:
+    topic = sentences[0].topic
+    name = TOPICS.get(topic, topic.capitalize())
+    return f"{name}s" if topic == "caveat" and len(sentences) > 1 else name
+
+
+def report_title(ladder: Ladder) -> str:
+    return f"{ladder.work.model} on {ladder.work.data}" if ladder.work else ladder.preset
+
+
+def report_facts(ladder: Ladder) -> list[str]:
+    """The line below the report_title: rungs, test items, seeds, margin, device, date_text."""
+    names = [rung_title(row.name) for row in ladder.rows if not row.source]
+    names = names or list(dict.fromkeys(rung_title(entry.rung) for entry in ladder.entries))
+    texts = [", ".join(names)] if names else []
+    if exported := sum(bool(row.source) for row in ladder.rows):
+        texts.append(amount(exported, "artifact"))
+    if ladder.work:
+        texts.append(f"{amount(ladder.work.test, 'test item')}, metric: {metric_title(ladder.work.metric)}")
+    if ladder.seeds:
+        texts.append(amount(len(ladder.seeds), "seed"))
+    if ladder.margin is not None:
+        texts.append(f"margin {margin_text(ladder)}")
+    if device := ladder.machine.get("device"):
+        texts.append(str(device))
+    texts.append(date_text(ladder.created))
+    return texts
+
+
+def date_text(seconds: float) -> str:
+    """A date_text in UTC, so that a report does not depend on where it is written."""
+    return time.strftime("%d %B %Y, %H:%M UTC", time.gmtime(seconds)).lstrip("0")
+
+
+def unfinished_text(ladder: Ladder) -> str:
+    """The state of a ladder that is not finished, '' if it is."""
+    if ladder.status == "finished":
+        return ""
+    if ladder.status == "running":
+        return f"{PARTIAL_REPORT} ({ladder.stage})."
+    end = "was stopped" if ladder.status == "stopped" else "failed"
+    when = "" if ladder.stage == "done" else f" while {ladder.stage}"
+    return f"Partial report: the ladder {end}{when}{f': {ladder.reason}' if ladder.reason else '.'}"
+
+
+def reading_help(ladder: Ladder) -> list[str]:
+    """What intervals, ranges and times mean."""
+    if len(ladder.seeds) > 1:
+        intervals = "They account for the choice of test items and the variation between seeds."
+        ranges = "Two values with a dash are the lowest and the highest seed, not a confidence interval."
+    else:
+        intervals = (
+            "They account for the choice of test items, and for a variation between seeds that is assumed, because one "
+            "seed cannot show it."
+        )
+        ranges = "Ratios of times and energies are from one timing each."
+    texts = [
+        f"Brackets are 95% confidence intervals (CI), pointwise except for differences. {intervals}",
+        ranges,
+        "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time covers "
+        "loading, training, scoring the tuned model and saving, without waiting for the GPU and without scoring the "
+        "base model.",
+    ]
+    if ladder.work and metric_spec(ladder.work.metric).lower_is_better:
+        name = metric_spec(ladder.work.metric).title
+        texts.append(f"The score is the {name}: lower is better, and a negative difference is an improvement.")
+    if any(row.source for row in ladder.rows):
+        texts.append(ARTIFACTS)
+    if any(row.forgetting for row in ladder.rows):
+        texts.append("Forgetting is the rise of the loss on held-out general text over the base model’s.")
+    if ladder.benchmarks:
+        texts.append(BENCHMARKS)
+    return texts
+
+
+def target_heading(texts: Sequence[str]) -> str:
+    """The heading above a test item's accepted answers."""
+    return "Target" if len(texts) == 1 else f"Target (any of {len(texts)})"
+
+
+def shown(text: str) -> str:
+    """Text from files and models with line breaks kept and control characters made visible."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What the HTML page and Markdown are written from."""
+
+    directory: LadderDir
+    ladder: Ladder
+    styles: dict[str, RungStyle]
+    traces: list[Trace]
+    samples: Samples
+    problems: list[str]
+    """What could not be read and is therefore missing from the report."""
+    summary: LadderSummary | None = None
+    """The ladder's, or of an older ladder one made from its numbers; None if no rung has finished."""
+
+
+def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
+    """Read the runs. A deleted or damaged run is listed in `problems` and raises no error."""
+    methods = {row.name: row.method for row in ladder.rows}
+    problems: list[str] = []
+    traces, predictions = [], []
+    for entry in ladder.entries:
+        run = record.folder(directory, entry) if entry.kind == "run" else None
+        if run is None:
+            continue
+        try:
+            run_trace = trace(entry.rung, entry.seed, run.events_file)
+        except OSError as error:
+            run_trace = None
+            problems.append(f"cannot read {run.name}/events.jsonl: {error.strerror}")
+        if run_trace:
+            traces.append(run_trace)
+            # There is a 4-bit row only if another run scored the unquantized base model.
+            # A rung that has not finished a run has no row yet.
+            method = methods.get(entry.rung)
+            quantized = method is not None and method_spec(method).quantizes_base and BASE_4BIT in methods
+            predictions.append(PredictionSource(entry.rung, BASE_4BIT if quantized else BASE, run.predictions_file))
+        else:
+            problems.append(f"{run.name} has no events: its directory may have been deleted")
+    metric = ladder.work.metric if ladder.work else "loss"
+    samples = collect_samples(predictions, metric)
+    names = list(dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)]))
+    rung_styles = styles((name, methods.get(name, name)) for name in names)
+    problems += samples.problems
+    return ReportData(directory, ladder, rung_styles, traces, samples, problems, ladder.summary or summarize(ladder))
+
 
 FOLDER = Path(__file__).parent
 OPEN_SAMPLES = 6
 """Samples shown unfolded."""
 
 
-def render(data: ReportData) -> str:
+def render_page(data: ReportData) -> str:
     """The HTML of the page."""
     ladder = data.ladder
-    drawn, missing = figures(data)
+    drawn, missing = report_figures(ladder, data.styles, data.traces)
     return (
         environment()
         .get_template("page.html.jinja")
         .render(
+            sweep=None,
+            title=report_title(ladder),
+            facts=report_facts(ladder),
+            unfinished=unfinished_text(ladder),
             ladder=ladder,
             summary=data.summary,
-            headline_figure=data.headline_figure,
+            headline_figure=summary_figure(data.summary, data.styles),
             styles=data.styles,
-            tables=[
-                quality_tables.quality(ladder),
-                cost_tables.time_and_price(ladder),
-                cost_tables.memory_and_size(ladder),
-                *filter(None, [benchmark_tables.benchmarks(ladder), artifact_tables.artifacts(ladder)]),
-            ],
-            by_seed=quality_tables.by_seed(ladder),
-            comparisons=quality_tables.comparisons(ladder),
+            tables=tables.results(ladder),
+            by_seed=tables.by_seed(ladder),
+            comparisons=tables.comparisons(ladder),
             figures=drawn,
             missing=missing,
             samples=data.samples,
@@ -74,7 +274,13 @@ def environment() -> Environment:
     )
     environment.globals |= {
         "css": Markup((FOLDER / "page.css").read_text("utf-8")),
-        "captions": captions,
+        "COMPARISONS": COMPARISONS,
+        "NO_RESULTS": NO_RESULTS,
+        "NO_SAMPLES": NO_SAMPLES,
+        "NO_VERDICT": NO_VERDICT,
+        "reading_help": reading_help,
+        "target_heading": target_heading,
+        "verdict_paragraphs": verdict_paragraphs,
         "rung_title": rung_title,
         "integer": integer,
         "open_samples": OPEN_SAMPLES,
@@ -87,7 +293,7 @@ def environment() -> Environment:
 
 def _literal(text: Any) -> Any:
     """Applied to every `{{ … }}` before escaping: makes control characters visible and keeps line breaks."""
-    return captions.shown(text) if isinstance(text, str) and not isinstance(text, Markup) else text
+    return shown(text) if isinstance(text, str) and not isinstance(text, Markup) else text
 
 
 def unbroken(text: str) -> str:
@@ -102,3 +308,115 @@ def marks(answers: list[ModelAnswer], metric: str) -> str:
     values = [value(answer, metric) for answer in answers]
     texts = [percent(v, 0) if spec.is_share else score(v, metric) for v in values if v is not None]
     return (", ".join(texts) + ("" if spec.is_share else f" {spec.unit}")) if texts else ""
+
+
+MAX_SAMPLES = 6
+
+
+def render_markdown(data: ReportData) -> str:
+    """The Markdown of the report."""
+    ladder = data.ladder
+    facts = " · ".join([f"ftbench ladder {ladder.name}", *report_facts(ladder)])
+    parts = [f"# {escape_inline(report_title(ladder))}", escape_inline(facts)]
+    if unfinished := unfinished_text(ladder):
+        parts.append(f"> {escape_inline(unfinished)}")
+    parts += _summary(data.summary) if data.summary else []
+    said = bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder)) or NO_VERDICT
+    parts += _results(ladder, said) if ladder.rows else ["## Verdict", said]
+    parts += ["## Samples", *_samples(data)]
+    parts += ["## Configuration", *_configuration(ladder)]
+    if warnings := [*ladder.warnings, *data.problems]:
+        parts += ["### Warnings", bullets(map(escape_inline, warnings))]
+    parts.append("## Reproduce")
+    for title, command in record.commands(data.directory, ladder):
+        parts += [f"{escape_inline(title)}:", fenced(command)]
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(given: ReportTable) -> str:
+    """The markdown_table with its heading and notes. A cell's details follow its value."""
+    heads = [given.first, *(f"{c.group}: {c.head}" if c.group else c.head for c in given.columns)]
+    aligned = ["---", *("---" if column.words else "---:" for column in given.columns)]
+    rows = [[_cell(line.head), *([*map(_cell, line.cells)] or [escape_inline(line.instead)])] for line in given.lines]
+    lines = [list(map(escape_inline, heads)), aligned, *rows]
+    notes = "".join(f"\n\n{escape_inline(note)}" for note in given.notes)
+    return f"### {escape_inline(given.title)}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + notes
+
+
+def escape_inline(text: str) -> str:
+    """Text on one line in which nothing is markup, with as few escapes as possible."""
+    text = visible(text).replace("&", "&amp;").replace("<", "&lt;")
+    text = re.sub(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(:\[])", lambda found: f"\\{found[0]}", text)
+    text = re.sub(r"^(\s*)([-+](?=\s|$|--)|=+$|>|#)", r"\1\\\2", text)  # at the start of a line: list, heading, quote
+    return re.sub(r"^(\s*\d+)([.)]\s)", r"\1\\\2", text)
+
+
+def fenced(text: str) -> str:
+    """Text as a fenced code block that it cannot close."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown(text)}\n{fence}"
+
+
+def bullets(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+def _summary(summary: LadderSummary) -> list[str]:
+    """Headline, figure and sentences."""
+    figure = tradeoff_lines(summary, MAX_COLUMNS)
+    return [
+        f"**{escape_inline(summary.headline)}**",
+        *([fenced("\n".join(figure))] if figure else []),
+        "\n".join(f"{number}. {escape_inline(text)}" for number, text in enumerate(summary.sentences, 1)),
+    ]
+
+
+def _results(ladder: Ladder, verdict: str) -> list[str]:
+    details = filter(None, [tables.by_seed(ladder), tables.comparisons(ladder)])
+    help_texts = bullets(map(escape_inline, [*reading_help(ladder), COMPARISONS]))
+    shown_tables = [*map(markdown_table, tables.results(ladder)), "## Verdict", verdict, *map(markdown_table, details)]
+    return ["## Results", *shown_tables, "### How to read these tables", help_texts]
+
+
+def _configuration(ladder: Ladder) -> list[str]:
+    sections = [
+        record.settings_table(ladder),
+        record.work(ladder),
+        record.two_columns(record.SHARED_SETTINGS, ladder.config),
+        record.trials(ladder),
+        record.runs(ladder),
+        record.two_columns("Versions", ladder.versions),
+        record.machine(ladder),
+    ]
+    return [markdown_table(section) for section in sections if section and section.lines]
+
+
+def _cell(cell: Cell) -> str:
+    text = escape_inline(" · ".join([cell.text, *cell.details])) or " "
+    return f"[{text}]({cell.link})" if cell.link else text
+
+
+def _samples(data: ReportData) -> list[str]:
+    samples = data.samples
+    if not samples.shown:
+        return [NO_SAMPLES]
+    count = min(MAX_SAMPLES, len(samples.shown))
+    parts = [f"{count} of {integer(samples.items)} test items. Items on which the rungs differ most come first."]
+    for sample in samples.shown[:MAX_SAMPLES]:
+        parts += _sample(data, sample)
+    return parts
+
+
+def _sample(data: ReportData, sample: ItemAnswers) -> list[str]:
+    metric = data.ladder.work.metric if data.ladder.work else "loss"
+    parts = [f"### Item {sample.item} · {escape_inline(sample.where)}"]
+    parts += ["Prompt:", fenced(sample.prompt), target_heading(sample.targets) + ":", *map(fenced, sample.targets)]
+    for name in data.styles:
+        if answers := sample.answers.get(name):
+            scores = marks(answers if data.styles[name].marker else answers[:1], metric)
+            parts += [
+                f"{escape_inline(rung_title(name))}{f' ({scores})' if scores else ''}:",
+                fenced(answers[0].output),
+            ]
+    return parts

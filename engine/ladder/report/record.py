@@ -13,8 +13,7 @@ from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, duration, integer, rate, ratio, size
 from engine.config.text import amount
 from engine.ladder.phrases import rung_title
-from engine.ladder.report.quality_tables import STATUS_TEXTS
-from engine.ladder.report.table import Cell, ReportColumn, ReportTable, TableLine, cell, plain
+from engine.ladder.report.tables import STATUS_TEXTS, Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.ladder.sentences import trial_cost
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry

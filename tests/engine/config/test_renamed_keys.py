@@ -16,7 +16,7 @@ from engine.config.preset_library import resolve_preset, user_folder
 from engine.config.preset_values import known_keys
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, current_values, original_names
 from engine.config.schema import Config
-from engine.ladder.identity import identity
+from engine.ladder.runner import identity
 from engine.runs.config_check import check_unchanged
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello

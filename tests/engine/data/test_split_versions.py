@@ -18,8 +18,8 @@ from engine.data.items import sampled
 from engine.data.prepare import Prepared, prepare
 from engine.ladder import report
 from engine.ladder.aggregate import check_same_work
-from engine.ladder.identity import identity, index, runs_with_other_split
 from engine.ladder.results import LadderResults, read_finished
+from engine.ladder.runner import identity, index, runs_with_other_split
 from engine.methods.provenance import items_fingerprint
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs import run_dir

@@ -14,7 +14,7 @@ from engine.evaluation.metrics import is_formatted
 from engine.evaluation.predictions import read_items, recorded_items, write_items
 from engine.evaluation.score import summarize
 from engine.evaluation.scored_item import ScoredItem
-from engine.ladder.report.quality_tables import quality
+from engine.ladder.report.tables import quality
 from engine.ladder.sentences import unended_answers
 
 

@@ -27,7 +27,7 @@ from engine.config.schema import Evaluation
 from engine.evaluation.benchmarks.item_scores import score_benchmark
 from engine.evaluation.benchmarks.loaded_model import LoadedModel
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager
-from engine.ladder.identity import relevant_settings
+from engine.ladder.runner import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer

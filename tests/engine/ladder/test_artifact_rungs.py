@@ -15,8 +15,7 @@ from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.decisions import comparison, decide
 from engine.ladder.phrases import rung_title
 from engine.ladder.recommendation import artifact_sentences
-from engine.ladder.report.artifact_tables import artifacts
-from engine.ladder.report.cost_tables import memory_and_size
+from engine.ladder.report.tables import artifacts, memory_and_size
 from engine.ladder.results import FinishedRun, LadderResults
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores

@@ -16,8 +16,8 @@ from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import NO_TIMING
 from engine.ladder.recommendation import unknown_fastest
-from engine.ladder.report import markdown
-from engine.ladder.report.report_data import load_report_data
+from engine.ladder.report import page
+from engine.ladder.report.page import load_report_data
 from engine.ladder.results import FinishedRun, note_other_devices
 from engine.ladder.sentences import RETIME, verdict
 from engine.runs.ladder import Ladder, LadderEntry
@@ -162,7 +162,7 @@ def test_no_method_has_the_lowest_memory_unless_all_candidates_have_a_peak() -> 
 def test_the_report_names_the_disturbed_runs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path)
     next(entry for entry in ladder.entries if entry.kind == "run").disturbed = CAUSE
-    shown = markdown.render(load_report_data(directory, ladder))
+    shown = page.render_markdown(load_report_data(directory, ladder))
     assert f"disturbed timing: {CAUSE}" in shown and f"QLoRA seed 0 ({CAUSE}); {RETIME}" in shown
 
 

@@ -11,9 +11,9 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.config.errors import UserError
-from engine.ladder.report import markdown, page
-from engine.ladder.report.benchmark_tables import benchmarks as benchmark_table
-from engine.ladder.report.report_data import load_report_data
+from engine.ladder.report import page
+from engine.ladder.report.page import load_report_data
+from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
 from engine.ladder.sentences import benchmark_sentences
 from engine.runs.benchmark_scores import BenchmarkScores, benchmark_fingerprint, write_scores
@@ -127,7 +127,7 @@ def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: p
     folder.write_state(ladder)
     assert decode_ladder(msgspec.json.encode(ladder)).benchmarks == ladder.benchmarks
     data = load_report_data(folder, ladder)
-    html, text = page.render(data), markdown.render(data)
+    html, text = page.render_page(data), page.render_markdown(data)
     ladder_table.show_benchmarks(ladder)
     printed = capsys.readouterr().out
     lines = list(ladder_view.benchmark_lines(ladder))
@@ -137,5 +137,5 @@ def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: p
         assert mean in html and mean in text and mean in printed and any(mean in line for line in lines)
     assert "forgets" in html and "forgets" in text and "forgets" in printed
     ladder.benchmarks = []
-    assert "Benchmarks" not in markdown.render(load_report_data(folder, ladder))
+    assert "Benchmarks" not in page.render_markdown(load_report_data(folder, ladder))
     assert not list(ladder_view.benchmark_lines(ladder))

@@ -15,10 +15,8 @@ from old_runs import LADDER, LADDER_RUNS, unpack
 from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.preset import Preset, resolve
 from engine.ladder.aggregate import aggregate
-from engine.ladder.identity import identity, relevant_settings
-from engine.ladder.pipeline import LadderPipeline
-from engine.ladder.process import load_or_create, run_pipeline
-from engine.ladder.runner import LadderRunner
+from engine.ladder.pipeline import LadderPipeline, load_or_create, run_pipeline
+from engine.ladder.runner import LadderRunner, identity, relevant_settings
 from engine.runs import launch
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir

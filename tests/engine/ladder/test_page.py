@@ -13,7 +13,7 @@ from test_summary import with_times
 from test_sweep_summary import ladder_with, sweep_of
 
 from engine.ladder.report import write
-from engine.ladder.report.captions import shown
+from engine.ladder.report.page import shown
 from engine.ladder.sweep_report import write as write_sweep
 from engine.runs.ladder import Ladder
 from engine.runs.sweep import Axis, Sweep

@@ -9,13 +9,19 @@ import msgspec
 from made_ladder import made_ladder
 
 from engine.ladder.report import page
-from engine.ladder.report.report_data import figures, load_report_data
+from engine.ladder.report.drawing import ReportFigure
+from engine.ladder.report.figures import report_figures
+from engine.ladder.report.page import ReportData, load_report_data
+
+
+def drawn_figures(data: ReportData) -> tuple[list[ReportFigure], list[str]]:
+    return report_figures(data.ladder, data.styles, data.traces)
 
 
 def test_there_is_a_figure_for_everything_that_was_measured(tmp_path: Path) -> None:
     titles = {}
     for gpu in (False, True):
-        drawn, missing = figures(load_report_data(*made_ladder(tmp_path / f"runs-{gpu}", gpu=gpu)))
+        drawn, missing = drawn_figures(load_report_data(*made_ladder(tmp_path / f"runs-{gpu}", gpu=gpu)))
         titles[gpu] = [figure.title for figure in drawn]
         assert missing == []
     assert titles[False] == [
@@ -41,7 +47,7 @@ def test_more_rungs_than_colors_still_differ(tmp_path: Path) -> None:
     data = load_report_data(directory, ladder)
     rung_styles = {(style.number, style.marker, style.dash) for style in data.styles.values()}
     assert len(rung_styles) == len(data.styles)
-    drawn, _ = figures(data)
+    drawn, _ = drawn_figures(data)
     assert "_$lora_8$ &lt;b&gt;" in drawn[0].svg
     assert "<b>" not in drawn[0].svg
 

@@ -13,10 +13,9 @@ from made_runs import BEGIN, HOSTILE, ITEMS, STEPS, write_events, write_predicti
 
 from engine.config.preset import Preset, resolve
 from engine.ladder.report import write
-from engine.ladder.report.captions import NO_RESULTS, NO_SAMPLES, NO_TRIALS, PARTIAL_REPORT
-from engine.ladder.report.report_data import load_report_data
-from engine.ladder.report.samples import PredictionSource, collect_samples
-from engine.ladder.report.traces import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, trace
+from engine.ladder.report.figures import NO_TRIALS
+from engine.ladder.report.material import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, PredictionSource, collect_samples, trace
+from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data
 from engine.runs import events, run_dir
 from engine.runs.event_decoding import decode
 from engine.runs.ladder import Ladder, LadderEntry

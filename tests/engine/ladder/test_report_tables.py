@@ -13,9 +13,9 @@ from markdown_it.token import Token
 
 from engine.config import quantities
 from engine.ladder.phrases import NO_ENERGY, NO_SIGNIFICANT_DIFFERENCE, POWER, SIGNIFICANTLY, both_as_good_text
-from engine.ladder.report import captions, cost_tables, markdown, page, quality_tables, record
-from engine.ladder.report.report_data import load_report_data
-from engine.ladder.report.table import ReportTable
+from engine.ladder.report import page, record, tables
+from engine.ladder.report.page import load_report_data
+from engine.ladder.report.tables import ReportTable
 
 
 def texts(table: ReportTable | None) -> list[list[str]]:
@@ -27,9 +27,9 @@ def texts(table: ReportTable | None) -> list[list[str]]:
 def test_a_rung_that_ran_out_of_memory_is_a_row_with_its_reason(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", without=["full"])
     for table in (
-        quality_tables.quality(ladder),
-        cost_tables.time_and_price(ladder),
-        cost_tables.memory_and_size(ladder),
+        tables.quality(ladder),
+        tables.time_and_price(ladder),
+        tables.memory_and_size(ladder),
     ):
         assert texts(table)[-1] == [
             "full",
@@ -39,16 +39,16 @@ def test_a_rung_that_ran_out_of_memory_is_a_row_with_its_reason(tmp_path: Path) 
 
 def test_costs_are_relative_to_full(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", gpu=True)
-    lora = cost_tables.time_and_price(ladder).lines[1]
+    lora = tables.time_and_price(ladder).lines[1]
     assert lora.cells[0].details == ("0.87× full’s", "46.6 s – 49.9 s")
-    full = cost_tables.time_and_price(ladder).lines[2]
+    full = tables.time_and_price(ladder).lines[2]
     assert full.cells[0].details == ("53.4 s – 57.2 s",)  # no ratio to itself
-    assert cost_tables.memory_and_size(ladder).lines[0].cells[1].details == ("0.61× full’s",)
+    assert tables.memory_and_size(ladder).lines[0].cells[1].details == ("0.61× full’s",)
 
 
 def test_what_was_not_measured_is_one_note_instead_of_a_column(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
-    table = cost_tables.time_and_price(ladder)
+    table = tables.time_and_price(ladder)
     assert "energy" not in texts(table)[0]
     assert any(note == NO_ENERGY for note in table.notes)
     assert list(table.notes) == sorted(set(table.notes), key=list(table.notes).index)
@@ -56,16 +56,16 @@ def test_what_was_not_measured_is_one_note_instead_of_a_column(tmp_path: Path) -
 
 def test_the_loss_as_metric_is_one_column_in_nats(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs", metric="loss", seeds=(0,))
-    assert texts(quality_tables.quality(ladder))[0].count("held-out loss, nats/token") == 1
-    assert "of losses" not in texts(quality_tables.comparisons(ladder))[0]
-    assert texts(quality_tables.comparisons(ladder))[1][1] == "+0.041"
-    assert quality_tables.by_seed(ladder) is None
+    assert texts(tables.quality(ladder))[0].count("held-out loss, nats/token") == 1
+    assert "of losses" not in texts(tables.comparisons(ladder))[0]
+    assert texts(tables.comparisons(ladder))[1][1] == "+0.041"
+    assert tables.by_seed(ladder) is None
 
 
 def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
     clear, unclear, _ = ladder.comparisons
-    assert quality_tables.finding(ladder, clear) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
+    assert tables.finding(ladder, clear) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
     assert ladder.work
     not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with {ladder.work.test} test items"
     unclear.difference.low, unclear.difference.high = -0.03, 0.09
@@ -77,20 +77,20 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     ):
         unclear.needed_items, unclear.needed_items_high = items
         unclear.needed_seeds, unclear.needed_seeds_high = seeds
-        assert quality_tables.finding(ladder, unclear) == f"{not_significant}; {needed} {POWER}"
+        assert tables.finding(ladder, unclear) == f"{not_significant}; {needed} {POWER}"
     ladder.margin, unclear.needed_for = 0.02, "as_good"
-    assert quality_tables.finding(ladder, unclear).endswith(f"{POWER} to show that {both_as_good_text(ladder)}")
+    assert tables.finding(ladder, unclear).endswith(f"{POWER} to show that {both_as_good_text(ladder)}")
     unclear.needed_items = None
-    assert quality_tables.finding(ladder, unclear) == not_significant
+    assert tables.finding(ladder, unclear) == not_significant
     ladder.margin = 0.02
     unclear.difference.high = 0.019  # full is at most 1.9 points better than LoRA
-    assert quality_tables.finding(ladder, unclear) == "LoRA is as good as full within the margin of 2 points"
+    assert tables.finding(ladder, unclear) == "LoRA is as good as full within the margin of 2 points"
 
 
 def test_numbers_of_the_tables_have_the_format_of_the_verdict(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path / "runs")
     row = ladder.rows[1]
-    printed = str(texts(quality_tables.quality(ladder))) + str(texts(cost_tables.memory_and_size(ladder)))
+    printed = str(texts(tables.quality(ladder))) + str(texts(tables.memory_and_size(ladder)))
     assert row.score is not None
     assert row.share_of_gain is not None
     assert row.peak is not None
@@ -134,19 +134,19 @@ def test_nothing_in_a_markdown_report_is_markup_by_accident(tmp_path: Path) -> N
         "_a_ *b* [c](d)",
         "[x]: http://example.invalid",
     ]
-    text = markdown.render(load_report_data(directory, ladder))
+    text = page.render_markdown(load_report_data(directory, ladder))
     tokens = parsed(text)
     kinds = {token.type for token in tokens}
     assert not kinds & {"html_inline", "html_block", "image", "link_open", "em_open", "code_inline", "s_open"}
     assert {token.tag for token in tokens if token.type == "heading_open"} == {"h1", "h2", "h3"}
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]", text)
     fences = [token.content for token in tokens if token.type == "fence"]
-    assert captions.shown(HOSTILE[5]) + "\n" in fences
+    assert page.shown(HOSTILE[5]) + "\n" in fences
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", hostile=True, gpu=True, without=["lora"])
-    tokens = parsed(markdown.render(load_report_data(directory, ladder)))
+    tokens = parsed(page.render_markdown(load_report_data(directory, ladder)))
     rows = [token for token in tokens if token.type == "tr_open"]
     assert len(rows) > 40
     assert any(token.content == "qlora | x" or "QLoRA" in token.content for token in tokens)
@@ -154,7 +154,7 @@ def test_markdown_tables_have_as_many_cells_as_columns(tmp_path: Path) -> None:
 
 def test_a_page_has_no_requests_and_no_scripts(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path / "runs", hostile=True, gpu=True)
-    text = page.render(load_report_data(directory, ladder))
+    text = page.render_page(load_report_data(directory, ladder))
     assert "default-src 'none'; style-src 'unsafe-inline'; img-src data:" in text
     assert "<script" not in text.lower()
     assert not re.search(r"""(?:src|href|action)\s*=\s*["']?(?!["']?(?:#|data:,))""", text_of_tags(text))

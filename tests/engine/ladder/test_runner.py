@@ -14,9 +14,8 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.preset import EffectiveConfig
-from engine.ladder.identity import identity, index
 from engine.ladder.pipeline import LadderPipeline
-from engine.ladder.runner import LadderRunner
+from engine.ladder.runner import LadderRunner, identity, index
 from engine.runs import ladder_dir, launch, locks, run_dir
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello, Status

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.ladder.process import load_or_create
+from engine.ladder.pipeline import load_or_create
 from engine.ladder.runner import LadderRunner
 from engine.runs import ladder_dir, launch, run_dir
 from engine.runs.ladder import LadderEntry, SharedWork

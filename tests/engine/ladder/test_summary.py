@@ -13,9 +13,9 @@ from simulated import EQUAL, MUCH_WORSE, NO_GAIN, simulate
 
 from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY
 from engine.ladder.recommendation import OVERALL, RULE, summarize
-from engine.ladder.report import markdown, page
-from engine.ladder.report.report_data import load_report_data
-from engine.ladder.report.summary_figure import summary_figure
+from engine.ladder.report import page
+from engine.ladder.report.figures import summary_figure
+from engine.ladder.report.page import load_report_data
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
 from engine.runs.rung_results import LadderSummary, RungResult, SeedRange
@@ -110,13 +110,13 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     stored = directory.state()
     assert summary and stored and stored.summary == summary
     data = load_report_data(directory, ladder)
-    shown_html = html.unescape(re.sub(r"\s+", " ", page.render(data).replace("\u00a0", " ")))
-    shown_markdown = markdown.render(data)
+    shown_html = html.unescape(re.sub(r"\s+", " ", page.render_page(data).replace("\u00a0", " ")))
+    shown_markdown = page.render_markdown(data)
     for text in (summary.headline, *summary.sentences):
-        assert text in shown_html and markdown.escape_inline(text) in shown_markdown
+        assert text in shown_html and page.escape_inline(text) in shown_markdown
     assert shown_html.index(summary.headline) < shown_html.index("<svg") < shown_html.index("<table")
     first_table = shown_markdown.index("\n| ")
-    assert shown_markdown.index(markdown.escape_inline(summary.sentences[2])) < first_table
+    assert shown_markdown.index(page.escape_inline(summary.sentences[2])) < first_table
     assert "\n".join(tradeoff_lines(summary, 76)) in shown_markdown
 
 
@@ -157,7 +157,7 @@ def test_extreme_intervals_stay_inside_the_figure() -> None:
 def test_the_figure_of_the_page_needs_two_rungs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path)
     data = load_report_data(directory, ladder)
-    figure = data.headline_figure
+    figure = summary_figure(data.summary, data.styles)
     assert figure and "QLoRA" in figure.svg and "aria-label" in figure.svg
     assert ladder.summary
     ladder.summary.tradeoffs = ladder.summary.tradeoffs[:1]

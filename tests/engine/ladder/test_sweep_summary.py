@@ -16,9 +16,8 @@ from made_runs import HOSTILE
 from test_summary import timed, with_times
 
 from engine.ladder.recommendation import summarize
-from engine.ladder.regression import slope, student_quantile
 from engine.ladder.sweep_report import html, text, write
-from engine.ladder.sweep_summary import summarize_sweep
+from engine.ladder.sweep_results import slope, student_quantile, summarize_sweep
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval
 from engine.runs.score_format import with_bounds

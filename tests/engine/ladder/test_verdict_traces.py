@@ -9,8 +9,8 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.ladder.phrases import FULL_NOT_SCORED, status_text
-from engine.ladder.report import markdown
-from engine.ladder.report.report_data import load_report_data
+from engine.ladder.report import page
+from engine.ladder.report.page import load_report_data
 from engine.ladder.sentences import verdict
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import RungResult
@@ -34,7 +34,7 @@ def untraced(ladder: Ladder, tables: str) -> dict[str, set[str]]:
 
 def tables_of(folder, ladder: Ladder) -> str:  # type: ignore[no-untyped-def]
     ladder.verdict = []
-    return markdown.render(load_report_data(folder, ladder))
+    return page.render_markdown(load_report_data(folder, ladder))
 
 
 @pytest.mark.parametrize("gpu", [False, True])

@@ -11,8 +11,8 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
-from engine.ladder.identity import identity
-from engine.ladder.rates import best_rates, best_trial, halving_rounds, is_grid_edge, rate_grid
+from engine.ladder.runner import identity
+from engine.ladder.stages import best_rates, best_trial, halving_rounds, is_grid_edge, rate_grid
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderEntry
 from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared

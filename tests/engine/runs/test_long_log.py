@@ -11,7 +11,7 @@ import pytest
 from made_runs import step
 
 from engine.config.preset_library import resolve_preset
-from engine.ladder.report.traces import trace
+from engine.ladder.report.material import trace
 from engine.runs import events, run_dir
 from engine.runs.follow import MAX_LINE, Follower, stream
 from engine.runs.run_dir import RunDir

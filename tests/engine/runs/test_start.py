@@ -15,7 +15,7 @@ from made_runs import write_events
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
-from engine.ladder.process import load_or_create
+from engine.ladder.pipeline import load_or_create
 from engine.runs import ladder_dir, launch, locks, run_dir, sweep_dir
 from engine.runs.ladder import LadderEntry
 from engine.runs.ladder_dir import LadderDir

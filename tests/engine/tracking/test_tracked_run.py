@@ -12,7 +12,7 @@ from forked import ftbench
 from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import resolve_preset
-from engine.ladder.timing_probes import probe_config
+from engine.ladder.stages import probe_config
 from engine.runs import locks
 from engine.runs.run_dir import RunDir
 from engine.runs.tracking import TrackerFiles

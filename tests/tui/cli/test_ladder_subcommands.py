@@ -15,7 +15,7 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
-from engine.ladder.process import load_or_create
+from engine.ladder.pipeline import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import events, folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount

@@ -27,11 +27,15 @@ and automatic micro-batch size and activation checkpointing. Methods that need l
 before downloading. The Llama licenses and Gemma's terms of use have conditions for models trained from theirs: read
 them before you publish one.
 
-Gemma 3 with 4, 12 and 27 billion parameters is not in the catalog: these are multimodal models, whose vision tower
-ftbench would load and adapt but never use.
+Gemma 4, Ministral 3 and Qwen3.5 are multimodal models: their text is trained, and their vision and audio towers are
+loaded and stay as they are. Plans count the towers where the shape has them. Qwen3.5 mixes tokens by linear attention
+in three of four layers; without the package `flash-linear-attention`, transformers computes it by a reference
+implementation in PyTorch, which is much slower and takes more memory: plans are for the latter.
 
-Qwen3 models can reason before they answer. As training answers mostly have no reasoning, prompts disable it
-(`model.enable_thinking`, false by default), for base model, tuned model and exported artifacts alike. For training
+gpt-oss is published in MXFP4, which QLoRA does not quantize again: it needs a repository with bf16 weights.
+
+Qwen3, Qwen3.5 and SmolLM3 can reason before they answer. As training answers mostly have no reasoning, prompts disable
+it (`model.enable_thinking`, false by default), for base model, tuned model and exported artifacts alike. For training
 answers with reasoning set it to true, and raise `evaluation.max_new_tokens` so that answers are not truncated.
 
 Shapes, for plans before a model is downloaded, are from:

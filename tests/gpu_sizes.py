@@ -30,8 +30,8 @@ FITS_BY_DRY_RUN = {
 that is planned.
 """
 TIGHT_BY_DRY_RUN = [
-    ("smollm2-1.7b", "full", 16),
-    ("mistral-7b-v0.3", "lora", 16),
+    ("granite-4.0-1b", "full", 16),
+    ("olmo-3-7b", "lora", 16),
     ("qwen3-32b", "qlora", 24),
 ]
 """The same, which are tight by the dry run too."""

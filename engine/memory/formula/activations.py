@@ -19,7 +19,9 @@ from engine.memory.formula.weights_and_state import FLOAT32, adapted, adapts_exp
 
 def _mlp(shape: Architecture) -> int:
     """MLP size f; for mixture of experts that of the experts used by a token."""
-    return shape.experts_used * shape.expert_intermediate if shape.experts else shape.intermediate
+    if not shape.experts:
+        return shape.intermediate
+    return shape.experts_used * shape.expert_intermediate + shape.shared_intermediate
 
 
 def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int) -> int:
@@ -27,6 +29,7 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
 
     - Norms: their input in float32, 4 bytes per element; with trained weights also the normalized value.
     - Attention: query, key, value and output, and a float32 per head; with a mask, keys and values for every head.
+      Other mixers: what `architecture` counts for transformers' reference implementation, in float32.
     - MLP: the gate before and after its activation and its factor, 3 f; without a gate f less.
     - Linear layers: a trained one its input; frozen ones with adapters the input that they share, and r values after A.
       Dropout saves a copy per layer and its mask. DoRA computes in float32, with a copy of the input per layer.
@@ -43,7 +46,7 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
         inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted by expert, and their outputs
     # PEFT adds B A to the complete expert tensor, and saves both the summand and the sum.
     experts = 2 * size * shape.expert_weights if adapts_experts(shape, config) else 0
-    return batch.tokens * (norms + attention + mlp + inputs) + experts
+    return batch.tokens * (norms + attention + mlp + inputs + FLOAT32 * shape.mixer_saved) + experts
 
 
 def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> int:

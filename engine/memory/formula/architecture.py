@@ -1,13 +1,16 @@
 """Read a model's shape from its `config.json`, under one name for each size that the formula needs.
 
 Imports no torch. Biases, norms inside attention and other small parts are ignored, which is less than 1% of any model;
-the dry run builds the real class.
+the dry run builds the real class. Decoder layers may differ: some mix tokens by attention, others by linear attention
+(gated delta rule), a state space (Mamba) or a short convolution, some have experts and others a dense MLP. Sizes are
+found by the names that transformers gives them, not by model type, so that a new family with known parts is read too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.config.errors import UserError
@@ -24,20 +27,54 @@ TIED = {
     "gpt_bigcode",
     "cohere",
     "cohere2",
+    "gemma3n",
+    "gemma3n_text",
+    "gemma4",
+    "gemma4_text",
+    "gemma4_unified",
+    "gemma4_unified_text",
+    "lfm2",
+    "lfm2_moe",
+    "smollm3",
 }
 """Model types with tied embeddings by default (transformers 5), if the configuration does not give it."""
-UNGATED = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "gpt_bigcode", "starcoder2", "mpt"}
+UNGATED = {
+    "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "gpt_bigcode", "starcoder2", "mpt",
+    "nemotron", "nemotron_h",
+}  # fmt: skip
 """Model types with an MLP of two layers; all others have a gated MLP."""
 QKV = {"gpt2", "gpt_neox", "bloom", "falcon", "gpt_bigcode", "mpt", "phi3"}
 """Model types with one layer for query, key and value, whose adapters are smaller."""
-HEAD_NORMS = {"qwen3", "qwen3_moe", "gemma3", "gemma3_text"}
+FUSED_GATE = {"phi3", "glm", "glm4", "granitemoehybrid", "granitemoeshared"}
+"""Model types with one layer for both inputs of a gated MLP."""
+QUERY_GATE = {"qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"}
+"""Model types whose query layer also computes a gate of attention's output."""
+GEMMA3 = {"gemma3", "gemma3_text", "gemma3n", "gemma3n_text"}
+GEMMA4 = {"gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"}
+HEAD_NORMS = {"qwen3", "qwen3_moe", "olmo2", "olmo3", *QUERY_GATE, *GEMMA3, *GEMMA4}
 """Model types that normalize queries and keys."""
-FOUR_NORMS = {"gemma2", "gemma3", "gemma3_text"}
+FOUR_NORMS = {"gemma2", *GEMMA3, *GEMMA4}
 """Model types with a norm before and after attention and MLP; all others have the two before them."""
 FLOAT32_NORMS = {"gemma", *FOUR_NORMS}
 """Model types that multiply by the weight of a norm in float32."""
-ACTIVATION = ("hidden_act", "activation_function", "hidden_activation")
+ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "mlp_hidden_act")
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
+HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+INNER = ("text_config", "llm_config", "language_config", "thinker_config")
+"""Sections in which multimodal models keep the language model's configuration."""
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+LAYER_TYPES = ("layer_types", "layers_block_type", "layer_block_types", "block_types")
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+"""Names of the number of layers with a dense MLP before those with experts."""
+MIXERS = {"linear_attention", "mamba", "mamba2", "conv", "short_conv", "recurrent"}
+"""Kinds of layers that mix tokens without softmax attention."""
+PATTERN = {"M": "mamba", "*": "full_attention", "-": "mlp", "E": "moe"}
+"""Letters of Nemotron-H's `hybrid_override_pattern`, where a layer is one of these."""
+PER_LAYER_HEAD = 512
+"""Head size of full attention in Gemma 4, if the configuration does not give it."""
+DELTA_CHUNK = 64
+"""Tokens that the gated delta rule computes at a time (transformers, torch_chunk_gated_delta_rule)."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +95,14 @@ class Linear:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes in elements; all decoder layers are assumed to be equal."""
+    """Sizes in elements. Those of a decoder layer are of the layer that needs most; `kinds` has all of them."""
 
     layers: int
     hidden: int
     intermediate: int
+    """Width of the dense MLP, 0 without one."""
     heads: int
+    """0 where a layer has no attention, as `kv_heads`."""
     kv_heads: int
     head_dim: int
     vocabulary: int
@@ -75,6 +114,8 @@ class Architecture:
     experts: int
     experts_used: int
     expert_intermediate: int
+    shared_intermediate: int = 0
+    """Width of the dense MLP that every token passes in addition to its experts."""
     activation: str = ""
     """Activation function of the MLP, by transformers' name."""
     attention_dropout: bool = False
@@ -86,7 +127,33 @@ class Architecture:
     float32_norms: bool = False
     """Whether norms multiply by their weight in float32."""
     windowed: bool = False
-    """Whether some layer uses sliding-window attention, whose cache is limited to the window."""
+    """Whether some layer has another cache than all keys and values: that of a sliding window, or a state."""
+    fused_gate: bool = False
+    """Whether one linear layer computes both inputs of a gated MLP."""
+    query_gate: bool = False
+    """Whether the query layer also computes a gate of attention's output."""
+    own_keys: bool = True
+    """False where a layer attends to the keys and values of an earlier layer."""
+    own_values: bool = True
+    """False where keys are used as values too."""
+    mixer: tuple[Linear, ...] = ()
+    """Linear layers that mix tokens, if they are not those of common attention."""
+    mixer_saved: int = 0
+    """Float32 elements per token that a mixer without attention saves for its backward pass."""
+    mixer_weights: int = 0
+    """Parameters of such a mixer outside its linear layers."""
+    layer_embedding: int = 0
+    """Elements per token that each layer gets from an embedding of its own (Gemma 3n and 4)."""
+    layer_vocabulary: int = 0
+    """Tokens of that embedding."""
+    tower: int = 0
+    """Parameters of vision and audio towers, which are loaded and not trained."""
+    kinds: tuple[Architecture, ...] = ()
+    """One for each kind of decoder layer, where they differ; their `layers` add up to those of the model."""
+
+    def groups(self) -> tuple[Architecture, ...]:
+        """One for each kind of decoder layer, with the number of its layers."""
+        return self.kinds or (self,)
 
     @property
     def normed(self) -> int:
@@ -105,86 +172,359 @@ class Architecture:
         """The linear layers of a decoder layer that are separate modules. Experts are not: transformers 5 stores them
         in one tensor, which bitsandbytes does not quantize.
         """
+        yield from self.mixer or self.attention()
+        width = self.shared_intermediate if self.experts else self.intermediate
+        if width:
+            if self.gated and self.fused_gate:
+                yield Linear("gate_up_proj", self.hidden, 2 * width, "mlp")
+            else:
+                if self.gated:
+                    yield Linear("gate_proj", self.hidden, width, "mlp")
+                yield Linear("up_proj", self.hidden, width, "mlp")
+            yield Linear("down_proj", width, self.hidden, "product")
+        if self.layer_embedding:
+            yield Linear("per_layer_input_gate", self.hidden, self.layer_embedding, "layer_input")
+            yield Linear("per_layer_projection", self.layer_embedding, self.hidden, "layer_embedding")
+
+    def attention(self) -> Iterator[Linear]:
+        """The linear layers of common attention; none without heads."""
+        if not self.heads:
+            return
         if self.fused_qkv:
             yield Linear("qkv", self.hidden, self.query + 2 * self.key, "block")
         else:
-            yield Linear("q_proj", self.hidden, self.query, "block")
-            yield Linear("k_proj", self.hidden, self.key, "block")
-            yield Linear("v_proj", self.hidden, self.key, "block")
+            yield Linear("q_proj", self.hidden, self.query * (1 + self.query_gate), "block")
+            if self.own_keys:
+                yield Linear("k_proj", self.hidden, self.key, "block")
+            if self.own_keys and self.own_values:
+                yield Linear("v_proj", self.hidden, self.key, "block")
         yield Linear("o_proj", self.query, self.hidden, "attention")
-        if not self.experts:
-            if self.gated:
-                yield Linear("gate_proj", self.hidden, self.intermediate, "mlp")
-            yield Linear("up_proj", self.hidden, self.intermediate, "mlp")
-            yield Linear("down_proj", self.intermediate, self.hidden, "product")
 
     @property
     def largest_linear(self) -> int:
         """Weights of the largest of them; 0 if there is none."""
-        return max((linear.weights for linear in self.linears()), default=0)
+        return max((linear.weights for kind in self.groups() for linear in kind.linears()), default=0)
 
     @property
     def expert_weights(self) -> int:
-        """Parameters of the gated experts and the router of one layer."""
-        return self.experts * (3 * self.hidden * self.expert_intermediate + self.hidden)
+        """Parameters of the experts and the router of one layer."""
+        matrices = 3 if self.gated else 2
+        return self.experts * (matrices * self.hidden * self.expert_intermediate + self.hidden)
+
+    @property
+    def layer_weights(self) -> int:
+        """Parameters of one decoder layer outside its linear layers: norms, experts, and what mixes tokens."""
+        return self.norms * self.hidden + self.expert_weights + self.mixer_weights
 
     @property
     def embeddings(self) -> int:
-        """Parameters of embeddings, positions and, unless tied, LM head: V d + P d (+ V d)."""
-        return (self.vocabulary * (1 if self.tied else 2) + self.positions) * self.hidden
+        """Parameters of embeddings, positions and, unless tied, LM head: V d + P d (+ V d); with an embedding for each
+        layer also this one and its projection.
+        """
+        own = self.layers * self.layer_embedding * (self.layer_vocabulary + self.hidden)
+        return (self.vocabulary * (1 if self.tied else 2) + self.positions) * self.hidden + own
 
 
 def read_architecture(model_config: Mapping[str, Any], where: str = "config.json") -> Architecture:
-    """Read a parsed `config.json`. Raises UserError if it is not that of a decoder."""
-    model_config = {**model_config, **model_config.get("text_config", {})}
-    kind = model_config.get("model_type", "")
-    hidden = _positive(model_config, where, "hidden_size", "n_embd", "d_model", "dim")
-    heads = _positive(model_config, where, "num_attention_heads", "n_head", "num_heads", "n_heads")
-    intermediate = _positive(
-        model_config, where, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden
+    """Read a parsed `config.json`. Raises UserError if it is not that of a decoder.
+
+    Of a multimodal model the language model is read, and the parameters of its towers are counted.
+    """
+    text = _text_config(model_config)
+    hidden = _positive(text, where, "hidden_size", "n_embd", "d_model", "dim")
+    blocks = _blocks(text, where)
+    model = _uniform(text, where, hidden, len(blocks))
+    towers = (model_config.get(name) for name in ("vision_config", "audio_config"))
+    model = replace(model, tower=sum(_tower(section, hidden) for section in towers))
+    layers = [_layer(model, text, where, number, block, blocks) for number, block in enumerate(blocks)]
+    kinds = tuple(replace(kind, layers=count) for kind, count in Counter(layers).items())
+    if len(kinds) == 1:
+        return kinds[0]
+    most = max(kinds, key=lambda kind: sum(linear.weights for linear in kind.linears()) + kind.expert_weights)
+    attention = max(kinds, key=lambda kind: kind.query + kind.key)
+    sizes = {name: getattr(attention, name) for name in ("heads", "kv_heads", "head_dim")}
+    return replace(most, **sizes, layers=len(blocks), kinds=kinds)
+
+
+def _text_config(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's configuration, which multimodal models nest."""
+    inner: Mapping[str, Any] = next(
+        (model_config[name] for name in INNER if isinstance(model_config.get(name), Mapping)), {}
     )
-    experts = _positive(model_config, where, "num_experts", "num_local_experts", "n_routed_experts", otherwise=0)
+    return {**model_config, **inner}
+
+
+def _blocks(text: Mapping[str, Any], where: str) -> list[str]:
+    """The kind of each decoder layer, by transformers' names."""
+    if isinstance(pattern := text.get("hybrid_override_pattern"), str) and pattern:
+        return [PATTERN.get(letter, letter) for letter in pattern]
+    kinds: list[Any] = next((text[name] for name in LAYER_TYPES if isinstance(text.get(name), list)), [])
+    if kinds and not any(isinstance(text.get(name), int) for name in LAYERS):
+        return [str(kind) for kind in kinds]
+    count = _positive(text, where, *LAYERS)
+    if len(kinds) == count:
+        return [str(kind) for kind in kinds]
+    if every := text.get("full_attention_interval") or (4 if text.get("linear_num_value_heads") else 0):
+        return ["full_attention" if (number + 1) % every == 0 else "linear_attention" for number in range(count)]
+    attention = text.get("full_attn_idxs") or text.get("attn_layer_indices")
+    if isinstance(attention, list):
+        other = "conv" if text.get("conv_L_cache") else "mamba"
+        return ["full_attention" if number in attention else other for number in range(count)]
+    is_mamba = not any(text.get(name) for name in HEADS) and text.get("state_size")
+    return ["mamba" if is_mamba else "full_attention"] * count
+
+
+def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> Architecture:
+    """The architecture as if all decoder layers were equal, with attention and a dense MLP."""
+    kind = text.get("model_type", "")
+    heads = _positive(text, where, *HEADS, otherwise=None if not text.get("state_size") else 1)
+    intermediate = _positive(
+        text, where, "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", otherwise=4 * hidden
+    )
+    if text.get("block_auto_adjust_ff_dim"):  # LFM2
+        given = text.get("block_ff_dim") or intermediate
+        whole = int((text.get("block_ffn_dim_multiplier") or 1) * int(2 * given / 3))
+        multiple = text.get("block_multiple_of") or 1
+        intermediate = -(-whole // multiple) * multiple
     return Architecture(
-        layers=_positive(model_config, where, "num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        layers=layers,
         hidden=hidden,
         intermediate=intermediate,
         heads=heads,
-        kv_heads=_positive(model_config, where, "num_key_value_heads", otherwise=heads),
-        head_dim=_positive(model_config, where, "head_dim", otherwise=hidden // heads),
-        vocabulary=_positive(model_config, where, "vocab_size"),
-        positions=_positive(model_config, where, "n_positions", otherwise=0) if kind == "gpt2" else 0,
-        tied=bool(model_config.get("tie_word_embeddings", kind in TIED)),
+        kv_heads=_positive(text, where, "num_key_value_heads", otherwise=heads),
+        head_dim=_positive(text, where, "head_dim", otherwise=max(1, hidden // heads)),
+        vocabulary=_positive(text, where, "vocab_size"),
+        positions=_positive(text, where, "n_positions", otherwise=0) if kind == "gpt2" else 0,
+        tied=bool(text.get("tie_word_embeddings", text.get("tie_embedding", kind in TIED))),
         gated=kind not in UNGATED,
         fused_qkv=kind in QKV,
-        experts=experts,
-        experts_used=_positive(model_config, where, "num_experts_per_tok", "moe_top_k", otherwise=2) if experts else 0,
-        expert_intermediate=_positive(model_config, where, "moe_intermediate_size", otherwise=intermediate)
-        if experts
-        else 0,
-        activation=_activation(model_config, kind),
-        attention_dropout=any(model_config.get(name) for name in ATTENTION_DROPOUT),
+        experts=0,
+        experts_used=0,
+        expert_intermediate=0,
+        activation=_activation(text, kind),
+        attention_dropout=any(text.get(name) for name in ATTENTION_DROPOUT),
         norms=4 if kind in FOUR_NORMS else 2,
         head_norms=kind in HEAD_NORMS,
         float32_norms=kind in FLOAT32_NORMS,
-        windowed=_windowed(model_config),
+        windowed=_windowed(text),
+        fused_gate=kind in FUSED_GATE,
+        query_gate=kind in QUERY_GATE,
+        layer_embedding=_positive(text, where, "hidden_size_per_layer_input", otherwise=0),
+        layer_vocabulary=_positive(text, where, "vocab_size_per_layer_input", otherwise=0),
     )
 
 
-def _windowed(model_config: Mapping[str, Any]) -> bool:
-    if isinstance(kinds := model_config.get("layer_types"), list):
-        return any(kind != "full_attention" for kind in kinds)
-    return bool(model_config.get("sliding_window")) and model_config.get("use_sliding_window") is not False
+def _layer(
+    model: Architecture, text: Mapping[str, Any], where: str, number: int, block: str, blocks: Sequence[str]
+) -> Architecture:
+    """One decoder layer of the model, as an architecture of one layer."""
+    layer = replace(model, layers=1)
+    alone = any(kind in ("mlp", "moe") for kind in blocks)  # Nemotron-H: a mixer or an MLP, with one norm
+    if alone:
+        layer = replace(layer, norms=1)
+    if block in ("mlp", "moe"):
+        layer = replace(layer, heads=0, kv_heads=0)
+    elif block in MIXERS:
+        layer = _other_mixer(layer, text, where)
+    else:
+        layer = _attention(layer, text, where, number, block)
+    if alone and block not in ("mlp", "moe"):
+        return replace(layer, intermediate=0)
+    return _mlp(layer, text, where, number, block)
 
 
-def _activation(model_config: Mapping[str, Any], kind: str) -> str:
-    named = next((model_config[name] for name in ACTIVATION if model_config.get(name)), None)
+def _attention(layer: Architecture, text: Mapping[str, Any], where: str, number: int, block: str) -> Architecture:
+    """A layer with softmax attention, with what differs in its kind."""
+    kind = text.get("model_type", "")
+    shared = _positive(text, where, "num_kv_shared_layers", otherwise=0)
+    reuses = number >= _positive(text, where, *LAYERS, otherwise=number + 1 + shared) - shared if shared else False
+    if reuses:
+        wide = 2 if text.get("use_double_wide_mlp") else 1
+        layer = replace(layer, own_keys=False, intermediate=wide * layer.intermediate)
+    own = (text.get("per_layer_config") or {}).get(number) or (text.get("per_layer_config") or {}).get(str(number), {})
+    if kind in GEMMA4 and block == "full_attention":
+        merged = {"head_dim": text.get("global_head_dim") or PER_LAYER_HEAD, **own}
+        alike = bool(text.get("attention_k_eq_v", "unified" in kind))
+        if alike and (few := text.get("num_global_key_value_heads")):
+            merged.setdefault("num_key_value_heads", few)
+        layer = replace(
+            layer,
+            head_dim=merged["head_dim"],
+            kv_heads=merged.get("num_key_value_heads") or layer.kv_heads,
+            own_values=not alike,
+        )
+    if text.get("kv_lora_rank"):
+        layer = _latent_attention(layer, text, where)
+    if text.get("mamba_d_ssm"):  # Falcon-H1: attention and a state space in every layer
+        state = _other_mixer(layer, text, where)
+        return replace(
+            layer,
+            mixer=(*layer.attention(), *state.mixer),
+            mixer_saved=state.mixer_saved,
+            mixer_weights=state.mixer_weights,
+        )
+    return layer
+
+
+def _mlp(layer: Architecture, text: Mapping[str, Any], where: str, number: int, block: str) -> Architecture:
+    """The layer with its MLP: dense, or experts with or without a dense MLP that all tokens pass."""
+    experts = _positive(text, where, *EXPERTS, otherwise=0)
+    beside = _positive(text, where, "shared_expert_intermediate_size", "shared_intermediate_size", otherwise=0)
+    beside = beside or _positive(text, where, "moe_shared_expert_intermediate_size", otherwise=0)
+    if not experts or not _is_sparse(text, number, block):
+        return replace(layer, intermediate=beside if beside and not experts else layer.intermediate)
+    width = _positive(text, where, "moe_intermediate_size", "expert_ffn_hidden_size", otherwise=layer.intermediate)
+    shared = _positive(text, where, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts", otherwise=0)
+    if text.get("enable_moe_block"):  # Gemma 4
+        beside, norms = layer.intermediate, layer.norms + 3
+        layer = replace(layer, norms=norms)
+    return replace(
+        layer,
+        experts=experts,
+        experts_used=_positive(
+            text, where, "num_experts_per_tok", "top_k_experts", "moe_top_k", "moe_topk", "moe_k", otherwise=2
+        ),
+        expert_intermediate=width,
+        shared_intermediate=beside or shared * width,
+        intermediate=0,
+    )
+
+
+def _is_sparse(text: Mapping[str, Any], number: int, block: str) -> bool:
+    """Whether the MLP of a decoder layer consists of experts, in a model that has some."""
+    if block in ("mlp", "moe"):
+        return block == "moe"
+    if isinstance(kinds := text.get("mlp_layer_types"), list) and len(kinds) > number:
+        return kinds[number] != "dense"
+    if isinstance(sparse := text.get("moe_layers"), list) and sparse:
+        return number in sparse
+    dense = max(_count(text.get(name)) for name in DENSE_FIRST)
+    every = max(1, _count(text.get("decoder_sparse_step")))
+    return number >= dense and number not in (text.get("mlp_only_layers") or []) and (number + 1) % every == 0
+
+
+def _latent_attention(layer: Architecture, text: Mapping[str, Any], where: str) -> Architecture:
+    """Attention with compressed keys and values (DeepSeek's MLA)."""
+    latent, low = _positive(text, where, "kv_lora_rank"), _positive(text, where, "q_lora_rank", otherwise=0)
+    rotary = _positive(text, where, "qk_rope_head_dim", otherwise=0)
+    plain = _positive(text, where, "qk_nope_head_dim", otherwise=layer.head_dim)
+    value = layer.heads * _positive(text, where, "v_head_dim", otherwise=plain)
+    query = layer.heads * (plain + rotary)
+    queries = [Linear("q_proj", layer.hidden, query, "block")]
+    if low:
+        queries = [Linear("q_a_proj", layer.hidden, low, "block"), Linear("q_b_proj", low, query, "query")]
+    others = (
+        Linear("kv_a_proj_with_mqa", layer.hidden, latent + rotary, "block"),
+        Linear("kv_b_proj", latent, layer.heads * plain + value, "latent"),
+        Linear("o_proj", value, layer.hidden, "attention"),
+    )
+    return replace(layer, kv_heads=layer.heads, head_dim=plain + rotary, mixer=(*queries, *others))
+
+
+def _other_mixer(layer: Architecture, text: Mapping[str, Any], where: str) -> Architecture:
+    """A layer that mixes tokens without softmax attention: the gated delta rule, a short convolution or Mamba."""
+    hidden = layer.hidden
+    linears: tuple[Linear, ...]
+    none = replace(layer, heads=0, kv_heads=0, head_norms=False)
+    if values := _positive(text, where, "linear_num_value_heads", otherwise=0):
+        each = _positive(text, where, "linear_key_head_dim", otherwise=128)
+        wide = values * _positive(text, where, "linear_value_head_dim", otherwise=128)
+        key = each * _positive(text, where, "linear_num_key_heads", otherwise=16)
+        kernel = _positive(text, where, "linear_conv_kernel_dim", otherwise=4)
+        linears = (
+            Linear("in_proj_qkv", hidden, 2 * key + wide, "block"),
+            Linear("in_proj_z", hidden, wide, "block"),
+            Linear("in_proj_b", hidden, values, "block"),
+            Linear("in_proj_a", hidden, values, "block"),
+            Linear("out_proj", wide, hidden, "attention"),
+        )
+        # transformers' reference implementation; queries and keys are repeated for each value head.
+        chunk = DELTA_CHUNK
+        saved = 11 * values * each + 5 * wide + values * (5 * chunk + 2 * each * wide // values // chunk)
+        return replace(none, mixer=linears, mixer_saved=saved, mixer_weights=kernel * (2 * key + wide))
+    if kernel := _positive(text, where, "conv_L_cache", otherwise=0):
+        linears = (Linear("in_proj", hidden, 3 * hidden, "block"), Linear("out_proj", hidden, hidden, "attention"))
+        return replace(none, mixer=linears, mixer_saved=3 * hidden, mixer_weights=kernel * hidden)
+    return _mamba(none, text, where)
+
+
+def _mamba(layer: Architecture, text: Mapping[str, Any], where: str) -> Architecture:
+    """A layer with a state space: Mamba 2, or Mamba 1 where there are no heads."""
+    hidden = layer.hidden
+    linears: tuple[Linear, ...]
+    heads = _positive(text, where, "mamba_n_heads", "mamba_num_heads", "num_heads", "n_mamba_heads", otherwise=0)
+    state = _positive(text, where, "mamba_d_state", "ssm_state_size", "state_size", otherwise=128)
+    expand = _positive(text, where, "mamba_expand", "expand", otherwise=2)
+    inner = _positive(text, where, "mamba_d_ssm", otherwise=expand * hidden)
+    if "mamba_num_heads" in text:
+        inner = heads * _positive(text, where, "mamba_head_dim", otherwise=64)
+    kernel = _positive(text, where, "mamba_d_conv", "conv_kernel", otherwise=4)
+    if not heads or "mamba_dt_rank" in text:
+        rank = _positive(text, where, "time_step_rank", "mamba_dt_rank", otherwise=-(-hidden // 16))
+        linears = (
+            Linear("in_proj", hidden, 2 * inner, "block"),
+            Linear("x_proj", inner, rank + 2 * state, "convolved"),
+            Linear("dt_proj", rank, inner, "step"),
+            Linear("out_proj", inner, hidden, "attention"),
+        )
+        return replace(
+            layer, mixer=linears, mixer_saved=inner * (6 + 3 * state), mixer_weights=inner * (kernel + state)
+        )
+    groups = _positive(text, where, "mamba_n_groups", "n_groups", otherwise=1)
+    mixed = inner + 2 * groups * state
+    linears = (
+        Linear("in_proj", hidden, inner + mixed + heads, "block"),
+        Linear("out_proj", inner, hidden, "attention"),
+    )
+    chunk = _positive(text, where, "mamba_chunk_size", "chunk_size", otherwise=256)
+    saved = 6 * inner + heads * (4 * state + 3 * chunk)
+    return replace(layer, mixer=linears, mixer_saved=saved, mixer_weights=(kernel + 1) * mixed + inner)
+
+
+def _tower(config: Any, hidden: int) -> int:
+    """Parameters of a vision or audio tower with its projection, from its section of the configuration; 0 without."""
+    if not isinstance(config, Mapping):
+        return 0
+    width, layers = _count(config.get("hidden_size")), _count(config.get("depth") or config.get("num_hidden_layers"))
+    kind = str(config.get("model_type", ""))
+    if "audio" in kind and "gemma4" in kind:  # conformer: attention, two MLPs and a convolution
+        return layers * 24 * width**2
+    inner = _count(config.get("intermediate_size"))
+    patch = _count(config.get("patch_size")) ** 2 * 3 * max(1, _count(config.get("temporal_patch_size")))
+    places = _count(config.get("num_position_embeddings")) or 2 * _count(config.get("position_embedding_size"))
+    merged = _count(config.get("spatial_merge_size")) ** 2 or (4 if kind == "pixtral" else 0)
+    matrices = 3 if kind == "pixtral" or "gemma4" in kind else 2
+    projection = (merged * width) ** 2 + merged * width * hidden if kind != "pixtral" else 0
+    if kind == "pixtral":  # Mistral 3: patches are merged at their own width
+        projection = merged * width**2 + width * hidden + hidden**2
+    elif not merged:
+        projection = width * hidden
+    return layers * (4 * width**2 + matrices * width * inner) + width * (patch + places) + projection
+
+
+def _windowed(text: Mapping[str, Any]) -> bool:
+    kinds = next((text[name] for name in LAYER_TYPES if isinstance(text.get(name), list)), None)
+    if kinds is not None:
+        return any(kind not in ("full_attention", "attention") for kind in kinds)
+    if any(text.get(name) for name in ("linear_num_value_heads", "conv_L_cache", "mamba_d_state", "state_size")):
+        return True
+    return bool(text.get("sliding_window")) and text.get("use_sliding_window") is not False
+
+
+def _activation(text: Mapping[str, Any], kind: str) -> str:
+    named = next((text[name] for name in ACTIVATION if text.get(name)), None)
     return str(named or ("gelu_new" if kind == "gpt2" else ""))
 
 
-def _positive(model_config: Mapping[str, Any], where: str, *names: str, otherwise: int | None = None) -> int:
+def _count(value: Any) -> int:
+    """A number of the configuration, 0 if there is none; the first of a list."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _positive(text: Mapping[str, Any], where: str, *names: str, otherwise: int | None = None) -> int:
     for name in names:
-        value = model_config.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if value := _count(text.get(name)):
             return value
     if otherwise is None:
         what, do = f"missing {names[0]} in the model configuration", "use the config.json of a causal LM"

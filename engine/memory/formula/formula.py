@@ -44,6 +44,7 @@ from engine.memory.formula.weights_and_state import (
     gradient_bytes,
     head_gradient,
     optimizer_state_bytes,
+    trained_parameters,
     update_bytes,
     weight_bytes,
 )
@@ -85,7 +86,7 @@ def formula(
         held_out=held_out,
         answering=answering,
         parameters=base_parameters(shape),
-        trainable=base_parameters(shape)
+        trainable=trained_parameters(shape)
         if method_spec(config.method).trains_weights
         else adapter_parameters(shape, config),
         devices=config.train.devices,
@@ -133,17 +134,18 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     """The loss, the last layer's backward pass, the optimizer step: bytes by part in addition to static memory."""
     shape, config, batch, size = work.shape, work.config, work.batch, work.size
     where = (shape, config, work.device, work.bf16)
-    block = saved_activations(shape, config, batch, size) + special_cases.extra_saved_bytes(
-        shape, config, batch, size, work.device
-    )
+    blocks = [_saved(work, kind) for kind in shape.groups()]
+    all_blocks = sum(kind.layers * block for kind, block in zip(shape.groups(), blocks, strict=True))
     recomputing = work.checkpointing.layers(shape.layers)
     inputs = batch.tokens * shape.hidden * size
     # Of offloaded inputs only that of the running layer is on the GPU.
     kept = inputs if work.checkpointing.offload else recomputing * inputs
-    kept += (shape.layers - recomputing) * block + mask_bytes(batch, size)
+    kept += (shape.layers - recomputing) * all_blocks // shape.layers + mask_bytes(batch, size)
     kept += special_cases.cast_head(shape, config)
     # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
-    running = _running(work, batch, training=True) + (block if work.checkpointing.recomputes(shape.layers - 1) else 0)
+    # Where layers differ, the one that needs most is near the end of the model.
+    recomputed = max(blocks) if work.checkpointing.recomputes(shape.layers - 1) else 0
+    running = _running(work, batch, training=True) + recomputed
     trained = gradients_of_rank(gradient_bytes(*where), shape, config)
     before = trained if batch.several else 0
     head = method_spec(config.method).trains_weights
@@ -156,6 +158,12 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
         {"gradients": max(before, head_gradient(*where)), "activations": kept + running},
         {"gradients": trained, "optimizer": state + update_bytes(*where)},
     ]
+
+
+def _saved(work: FormulaInputs, kind: Architecture) -> int:
+    """Bytes that a decoder layer of this kind saves for its backward pass."""
+    saved = saved_activations(kind, work.config, work.batch, work.size)
+    return saved + special_cases.extra_saved_bytes(kind, work.config, work.batch, work.size, work.device)
 
 
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
@@ -176,14 +184,18 @@ def _answering(work: FormulaInputs, rows: StepShape) -> int:
 
 
 def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
-    """Temporary bytes of a running layer."""
-    where = (work.shape, work.config, batch, work.size, work.device)
+    """Temporary bytes of a running layer, the one that needs most."""
+    return max(_running_layer(work, kind, batch, training) for kind in work.shape.groups())
+
+
+def _running_layer(work: FormulaInputs, kind: Architecture, batch: MicroBatchShape, training: bool) -> int:
+    where = (kind, work.config, batch, work.size, work.device)
     if training:
         plain = layer_temporaries(*where)
-        plain += work.accumulator * special_cases.accumulated_elements(work.shape, work.config, batch)
+        plain += work.accumulator * special_cases.accumulated_elements(kind, work.config, batch)
     else:
         plain = inference_temporaries(*where, work.accumulator)
-    return plain + special_cases.temporary_bytes(work.shape, work.config, batch, training)
+    return plain + special_cases.temporary_bytes(kind, work.config, batch, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:

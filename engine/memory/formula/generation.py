@@ -28,8 +28,9 @@ def generates_answers(config: schema.Config) -> bool:
 
 
 def kv_cache_bytes(shape: Architecture, rows: int, columns: int, size: int) -> int:
-    """KV cache: 2 k elements per token and layer."""
-    return shape.layers * 2 * shape.key * rows * columns * size
+    """KV cache: 2 k elements per token and layer. States of layers without attention do not grow with the tokens."""
+    elements = sum(kind.layers * 2 * kind.key for kind in shape.groups() if kind.own_keys)
+    return elements * rows * columns * size
 
 
 def prefill_shape(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:

@@ -90,9 +90,11 @@ def training_cost(
 
 def decoder_weights(shape: Architecture) -> int:
     """Weights of the decoder layers by which a token is multiplied; of experts only those it is routed to."""
-    linear = sum(one.inputs * one.outputs for one in shape.linears())
-    experts = shape.expert_weights * shape.experts_used / shape.experts if shape.experts else 0
-    return round(shape.layers * (linear + experts))
+    total = 0.0
+    for kind in shape.groups():
+        experts = kind.expert_weights * kind.experts_used / kind.experts if kind.experts else 0
+        total += kind.layers * (sum(linear.weights for linear in kind.linears()) + experts)
+    return round(total)
 
 
 def _listed(budget: MemoryBudget) -> Gpu | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.architecture import Architecture
-from engine.memory.formula.weights_and_state import FLOAT32, base_parameters
+from engine.memory.formula.weights_and_state import FLOAT32, trained_parameters
 
 GATHERED_LAYERS = 2
 
@@ -41,4 +41,4 @@ def gradients_of_rank(whole: int, shape: Architecture, config: Config) -> int:
     if ranks == 1 or not method_spec(config.method).trains_weights:
         return whole
     outside = shape.embeddings + shape.hidden
-    return whole // ranks + outside * (whole // base_parameters(shape) + FLOAT32)
+    return whole // ranks + outside * (whole // trained_parameters(shape) + FLOAT32)

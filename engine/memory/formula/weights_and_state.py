@@ -34,16 +34,18 @@ def _weight_size(config: schema.Config, device: Device, bf16: bool) -> int:
 
 def base_parameters(shape: Architecture) -> int:
     """Number of parameters of the model."""
-    return shape.embeddings + shape.hidden + shape.layers * (_linear_weights(shape) + _other_weights(shape))
+    return trained_parameters(shape) + shape.tower
+
+
+def trained_parameters(shape: Architecture) -> int:
+    """Number of parameters that full fine-tuning trains: all but those of vision and audio towers."""
+    others = sum(kind.layers * kind.layer_weights for kind in shape.groups())
+    return shape.embeddings + shape.hidden + _linear_weights(shape) + others
 
 
 def _linear_weights(shape: Architecture) -> int:
-    return sum(linear.weights for linear in shape.linears())
-
-
-def _other_weights(shape: Architecture) -> int:
-    """Two norms per layer and its experts, if any."""
-    return 2 * shape.hidden + shape.expert_weights
+    """Weights of the linear layers of all decoder layers."""
+    return sum(kind.layers * linear.weights for kind in shape.groups() for linear in kind.linears())
 
 
 def weight_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
@@ -56,14 +58,14 @@ def weight_bytes(shape: Architecture, config: schema.Config, device: Device, bf1
     size = _weight_size(config, device, bf16)
     if not method_spec(config.method).quantizes_base:
         return base_parameters(shape) * size
-    four_bit = shape.layers * _linear_weights(shape)
+    four_bit = _linear_weights(shape)
     scales = four_bit / 64 * (1 + FLOAT32 / 256 if config.quantization.double else FLOAT32)
     return round((base_parameters(shape) - four_bit) * size + four_bit / 2 + scales)
 
 
 def decoder_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Bytes of the decoder layers."""
-    outside = shape.embeddings + shape.hidden
+    outside = shape.embeddings + shape.hidden + shape.tower
     return weight_bytes(shape, config, device, bf16) - outside * _weight_size(config, device, bf16)
 
 
@@ -78,8 +80,11 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
 def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
     """rank × (in + out) per adapted linear layer, plus out with DoRA (arXiv:2106.09685, 2402.09353)."""
     rank, dora = config.adapter.rank, config.adapter.dora
-    each = (rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in adapted(shape, config))
-    return shape.layers * (sum(each) + _expert_adapters(shape, config))
+    total = 0
+    for kind in shape.groups():
+        each = (rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in adapted(kind, config))
+        total += kind.layers * (sum(each) + _expert_adapters(kind, config))
+    return total
 
 
 def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
@@ -104,7 +109,7 @@ def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
 def gradient_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
     """Gradients of all trained parameters in their dtype; adapters are float32."""
     if method_spec(config.method).trains_weights:
-        return base_parameters(shape) * _weight_size(config, device, bf16)
+        return trained_parameters(shape) * _weight_size(config, device, bf16)
     return adapter_parameters(shape, config) * FLOAT32
 
 
@@ -117,7 +122,9 @@ def optimizer_state_bytes(shape: Architecture, config: schema.Config, device: De
     et al. 2022, arXiv:2110.02861). bf16 weights also have a bf16 remainder (`methods.optimizers.compensated`) unless
     they are rounded stochastically.
     """
-    count = base_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
+    count = (
+        trained_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
+    )
     each = 2 * FLOAT32 if _has_32_bit_state(config, device) else 2 * (1 + FLOAT32 / 256)
     remainder = _trains_bf16(config, device, bf16) and config.optimizer.rounding == "remainder"
     return round(count * (each + (BF16 if remainder else 0)))
@@ -134,10 +141,12 @@ def update_bytes(shape: Architecture, config: schema.Config, device: Device, bf1
     then weight and random numbers. 8-bit on the CPU: five float32 copies.
     """
     if method_spec(config.method).trains_weights:
-        largest = max(shape.vocabulary * shape.hidden, shape.largest_linear)
+        own = shape.layer_vocabulary * shape.layers * shape.layer_embedding
+        largest = max(shape.vocabulary * shape.hidden, own, shape.largest_linear)
     else:
         rank = config.adapter.rank
-        largest = max((rank * max(linear.inputs, linear.outputs) for linear in adapted(shape, config)), default=0)
+        layers = (linear for kind in shape.groups() for linear in adapted(kind, config))
+        largest = max((rank * max(linear.inputs, linear.outputs) for linear in layers), default=0)
     compensated = _trains_bf16(config, device, bf16)
     copies = 3 if compensated else 0
     if compensated and device == "cuda" and config.optimizer.rounding == "stochastic":

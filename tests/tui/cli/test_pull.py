@@ -13,13 +13,13 @@ from engine.config.catalog import pulled_folder
 
 def test_weights_in_another_format_are_not_downloaded(hub: Hub) -> None:
     hub.gate.set()
-    done = ftbench("pull", "mistral-7b-v0.3", "--json")
+    done = ftbench("pull", "smollm3-3b", "--json")
     assert done.returncode == 0, done.stderr
-    folder = pulled_folder("mistral-7b-v0.3")
+    folder = pulled_folder("smollm3-3b")
     assert json.loads(done.stdout) == {
-        "name": "mistral-7b-v0.3",
+        "name": "smollm3-3b",
         "folder": str(folder),
-        "source": "the Hub, mistralai/Mistral-7B-Instruct-v0.3",
+        "source": "the Hub, HuggingFaceTB/SmolLM3-3B",
     }
     assert {path.name for path in folder.glob("*.safetensors")} == {"model.safetensors"}
 
@@ -42,7 +42,7 @@ def test_a_name_that_the_hub_does_not_have_is_a_user_error(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("smollm2-1.7b", "model.hub_unreachable"), ("someone/something", "model.offline")]
+    ("name", "code"), [("olmo-3-7b", "model.hub_unreachable"), ("someone/something", "model.offline")]
 )
 def test_a_refused_connection_is_a_user_error(name: str, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_HUB_OFFLINE")

@@ -50,12 +50,9 @@ def untied_embeddings(adapter: Path, merged: Path) -> None:
 
 
 def missing_weights(adapter: Path, merged: Path) -> None:
-    for path in merged.glob("model-00003-of-*.safetensors"):
-        path.unlink()
-    index = merged / "model.safetensors.index.json"
-    table = json.loads(index.read_text())
-    table["weight_map"] = {name: file for name, file in table["weight_map"].items() if (merged / file).exists()}
-    index.write_text(json.dumps(table))
+    weights = load_file(merged / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if ".layers.3." not in name}
+    save_file(kept, merged / "model.safetensors", metadata={"format": "pt"})
 
 
 DAMAGES: dict[str, tuple[Damage, CheckedKind, str]] = {

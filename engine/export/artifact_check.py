@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from engine.config.batch_limits import MAX_TOKENS
+from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
@@ -36,6 +41,8 @@ from engine.evaluation.score import Scorer, item_losses
 from engine.evaluation.scored_item import ScoredItem
 from engine.export import gguf_check
 from engine.export.check_job import ArtifactCheck, CheckJob
+from engine.export.checkpoint import CheckpointFiles, CheckpointMap
+from engine.export.merged import ADAPTER_WEIGHTS, trained_class
 from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype
@@ -102,15 +109,116 @@ def _artifact(
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if job.kind == "adapter":
         checked.defects += _base_defects(Path(job.artifact), run)
-        return peft.AutoPeftModelForCausalLM.from_pretrained(
-            job.artifact, **options, **_base_options(job, frozen, machine)
-        )
-    model, info = AutoModelForCausalLM.from_pretrained(job.artifact, dtype="auto", output_loading_info=True, **options)
-    for code in ("missing", "unexpected", "mismatched"):
-        if keys := sorted(map(str, info[f"{code}_keys"])):
-            text = f"{len(keys)} {code} weights (first: {keys[0]})"
+        return _adapted_base(job, frozen, machine, checked, options)
+    folder = Path(job.artifact)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    model = _load_as(served_class(config), folder, job, checked, options | {"dtype": "auto"})
+    if (text_class := _text_class(config)) not in (None, type(model)):
+        _load_as(text_class, folder, job, checked, options | {"dtype": "auto", "device_map": "meta"}, ("missing",))
+    names = CheckpointFiles(folder).files
+    checked.vllm_names, refused = names_for_vllm(config.architectures, names)
+    if refused:
+        text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
+        checked.defects.append(Defect("export.vllm_names", text))
+    return model
+
+
+def served_class(config: Any) -> Any:
+    """The class that `transformers serve` loads a model with (transformers.cli.serving.model_manager).
+
+    Raises UserError for a configuration without a class.
+    """
+    if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+        return AutoModelForMultimodalLM
+    names = config.architectures or ["none"]
+    found = getattr(transformers, names[0], None)
+    if found is None:
+        what = f"its config.json names a class that transformers does not have ({names[0]})"
+        raise UserError(what, config.name_or_path, "export it again", "export.no_class")
+    return found
+
+
+def _text_class(config: Any) -> Any:
+    """The class that `AutoModelForCausalLM` loads, which drops the towers of some multimodal models; None without."""
+    return AutoModelForCausalLM._model_mapping.get(type(config), None)
+
+
+def _load_as(
+    kind: Any,
+    folder: Path,
+    job: CheckJob,
+    checked: ArtifactCheck,
+    options: dict[str, Any],
+    faults: Sequence[str] = ("missing", "unexpected", "mismatched"),
+) -> Any:
+    """Load a merged model with a class; a defect for weights that are missing, unexpected or of another shape.
+
+    Tensors of the base that no class of transformers loads, as those for multi-token prediction, are not unexpected.
+    """
+    model, info = kind.from_pretrained(folder, output_loading_info=True, **options)
+    unused = set(CheckpointMap(model, CheckpointFiles(folder)).unused)
+    for code in faults:
+        keys = sorted(map(str, info[f"{code}_keys"]))
+        if keys and not (code == "unexpected" and unused <= set(job.copied)):
+            text = f"{len(keys)} {code} weights in {type(model).__name__} (first: {keys[0]})"
             checked.defects.append(Defect(f"export.{code}_weights", text))
     return model
+
+
+def _adapted_base(
+    job: CheckJob, frozen: FrozenRun, machine: Machine, checked: ArtifactCheck, options: dict[str, Any]
+) -> torch.nn.Module:
+    """The base that an adapter names, with the adapter; a defect for weights of the adapter that find no place."""
+    folder = Path(job.artifact)
+    named = peft.PeftConfig.from_pretrained(str(folder))
+    source, revision = str(named.base_model_name_or_path), named.revision
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    kind = trained_class(config)
+    options |= _base_options(job, frozen, machine)
+    base = kind.from_pretrained(source, revision=revision, **options)
+    model = peft.PeftModel.from_pretrained(base, str(folder))
+    stored = load_file(folder / ADAPTER_WEIGHTS)
+    loaded = peft.set_peft_model_state_dict(model, stored)
+    for code in ("missing", "unexpected"):
+        if keys := sorted(name for name in getattr(loaded, f"{code}_keys") if "lora_" in name):
+            text = f"{len(keys)} {code} weights of the adapter (first: {keys[0]})"
+            checked.defects.append(Defect(f"export.{code}_weights", text))
+    names = [name.removeprefix("base_model.model.") for name in stored]
+    checked.vllm_names, refused = names_for_vllm(config.architectures, names)
+    if refused:
+        text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
+        checked.warn("export.vllm_names", text)
+    return model
+
+
+VLLM_PREFIXES: Mapping[str, tuple[str, ...]] = {
+    "Gemma3ForConditionalGeneration": (
+        *("model.language_model.", "model.vision_tower.", "model.multi_modal_projector.", "lm_head."),
+        *("language_model.", "vision_tower.", "multi_modal_projector."),
+    ),
+    "Gemma4ForConditionalGeneration": ("model.", "lm_head."),
+    "GptOssForCausalLM": ("model.", "lm_head."),
+    "Mistral3ForConditionalGeneration": (
+        *("model.", "lm_head."),
+        *("language_model.", "vision_tower.", "multi_modal_projector."),
+    ),
+    "Qwen3_5ForConditionalGeneration": ("model.language_model.", "model.visual.", "lm_head.", "mtp."),
+    "Qwen3_5MoeForConditionalGeneration": ("model.language_model.", "model.visual.", "lm_head.", "mtp."),
+    "Qwen3VLForConditionalGeneration": ("model.language_model.", "model.visual.", "lm_head."),
+}
+"""Architecture -> the beginnings of the names that vLLM loads: `hf_to_vllm_mapper` in its models qwen3_5.py (commit
+00def4f8), mistral3.py (02677fd9), gemma4_mm.py (01bae219), gpt_oss.py (0025d69b), gemma3_mm.py and qwen3_vl.py, and the
+names of the modules of its classes. Read, not run.
+"""
+
+
+def names_for_vllm(architectures: Sequence[str] | None, names: Iterable[str]) -> tuple[bool | None, list[str]]:
+    """Whether vLLM's mapping of the family has all names, None for a family that is not listed; and those it lacks."""
+    accepted = VLLM_PREFIXES.get((architectures or [""])[0])
+    if accepted is None:
+        return None, []
+    refused = sorted(name for name in names if not name.startswith(accepted))
+    return not refused, refused
 
 
 def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine) -> dict[str, Any]:

@@ -6,17 +6,29 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import AutoTokenizer, GenerationConfig
 
+from engine.config.model_files import read_model_config
 from engine.evaluation.generate import end_tokens
+from engine.export.checkpoint import PROCESSOR_FILES, CheckpointFiles, CheckpointMap, base_checkpoint, checkpoint_folder
 from engine.export.export_source import ADAPTER_FILES, ExportSource
 from engine.export.gguf_check import FILE
 from engine.export.gguf_tools import convert
 from engine.export.llama_cpp import quantize
-from engine.export.merged import DTYPES, Merge, plain_model, write_weights
+from engine.export.merged import (
+    DTYPES,
+    AdapterWeights,
+    DequantizedWeights,
+    FullWeights,
+    Merge,
+    TrainedWeights,
+    plain_model,
+    write_weights,
+)
 from engine.export.modelfile import modelfile
-from engine.export.tensors import CheckpointTensors, DequantizedTensors, base_tensors
 from engine.methods import method
 from engine.methods.locate import locate
 from engine.methods.machine import this_machine
@@ -57,26 +69,42 @@ def write_adapter(run: ExportSource, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2), "utf-8")
 
 
-def write_merged(run: ExportSource, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> None:
-    """The merged weights and the model's configuration."""
-    config = config_of(run.base)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain = plain_model(config)
+def write_merged(run: ExportSource, dtype: WeightType, folder: Path, base: MergeBase, progress: Progress) -> list[str]:
+    """The merged weights, and the configuration and processor files of the base.
 
+    Returns the tensors that were copied because the class of the trained model does not load them.
+    """
+    plain = plain_model(config_of(run.base))
+    checkpoint = base_checkpoint(run.base, plain)
     if run.spec.trains_weights:
-        located = CheckpointTensors(run.directory.model, f"{plain.base_model_prefix}.")
-        tensors = Merge(plain, located, None)
+        trained: TrainedWeights = FullWeights(CheckpointMap(plain, CheckpointFiles(run.directory.model)))
     elif base == "dequantized":
         progress("dequantizing the base")
         quantized = method(run.spec.name).load(run.frozen.config, this_machine())
-        tensors = Merge(plain, DequantizedTensors(quantized), run.directory.model)
+        trained = AdapterWeights(plain, run.directory.model, DequantizedWeights(quantized))
     else:
-        tensors = Merge(plain, base_tensors(run.base, plain), run.directory.model)
-    write_weights(tensors, DTYPES[dtype], folder, progress)
-    config.dtype = DTYPES[dtype]
-    config.architectures = [type(plain).__name__]
-    config.save_pretrained(folder)
+        trained = AdapterWeights(plain, run.directory.model)
+    write_weights(Merge(checkpoint, trained, DTYPES[dtype]), folder, progress)
+    write_model_config(checkpoint_folder(locate(run.base)), plain, DTYPES[dtype], folder)
+    return checkpoint.unused
+
+
+def write_model_config(base: Path, plain: Any, dtype: torch.dtype, folder: Path) -> None:
+    """The base's config.json with the type of the written weights, and its processor files.
+
+    It is not written by transformers, which would leave out keys that it does not know, but other libraries may.
+    """
+    config = read_model_config(base)
+    config.pop("quantization_config", None)  # the weights are written dequantized
+    config.setdefault("architectures", [type(plain).__name__])
+    config.setdefault("dtype", "")
+    for part in [config, *(value for value in config.values() if isinstance(value, dict))]:
+        for key in {"dtype", "torch_dtype"} & part.keys():  # `torch_dtype` before transformers 4.56
+            part[key] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    for name in PROCESSOR_FILES:
+        if (base / name).exists():
+            shutil.copyfile(base / name, folder / name)
 
 
 def write_gguf(run: ExportSource, dtype: WeightType, merged: Path, folder: Path, progress: Progress) -> None:

@@ -22,6 +22,8 @@ class CheckJob(Struct, kw_only=True):
     artifact: str = ""
     quantize_base: bool = True
     """False: apply a QLoRA adapter to the base in 16 bits instead of the 4 bits of its training."""
+    copied: list[str] = field(default_factory=list)
+    """Tensors of the base that the class of the trained model does not load, and that were copied."""
     logits: str
     """File with the logits of the run's model: written for `run`, else compared with."""
 
@@ -41,6 +43,8 @@ class ArtifactCheck(Struct, kw_only=True):
     largest_logit_difference: float | None = None
     logits_compared: int = 0
     tensor_types: dict[str, int] = field(default_factory=dict)
+    vllm_names: bool | None = None
+    """Whether vLLM's mapping of the family has the names of the weights; None for families that are not listed."""
     device: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,19 +26,32 @@ class Checker:
     seconds: float = 0.0
     """Duration of all checks so far."""
 
-    def job(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> CheckJob:
+    def job(
+        self,
+        kind: CheckedKind,
+        artifact: Path | None = None,
+        quantize_base: bool = True,
+        copied: Sequence[str] = (),
+    ) -> CheckJob:
         """The check as a request."""
         return CheckJob(
             run=str(self.run.path),
             kind=kind,
             artifact=str(artifact or ""),
             quantize_base=quantize_base,
+            copied=list(copied),
             logits=str(self.work / "logits.safetensors"),
         )
 
-    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> ArtifactCheck:
-        """Check one artifact; `quantize_base` as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
-        job = self.job(kind, artifact, quantize_base)
+    def check(
+        self,
+        kind: CheckedKind,
+        artifact: Path | None = None,
+        quantize_base: bool = True,
+        copied: Sequence[str] = (),
+    ) -> ArtifactCheck:
+        """Check one artifact; the options as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
+        job = self.job(kind, artifact, quantize_base, copied)
         started = time.monotonic()
         answer = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
         self.seconds += time.monotonic() - started

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -130,23 +131,31 @@ def _write_and_check(
         checker.check("run")
         candidates: list[MergeCandidate] = []
         checked: ArtifactCheck | None = None
+        copied: list[str] = []
         if request.kind == "adapter":
             write_common_files(run, folder)
             write_adapter(run, folder)
             candidates, checked = _check_both_bases(run, folder, checker)
         elif request.kind == "merged":
-            candidates, checked = _write_merged(run, dtype, folder, checker, progress)
+            candidates, checked, copied = _write_merged(run, dtype, folder, checker, progress)
         else:
             merged = folder / ".merged"
             merged.mkdir()
-            candidates, _ = _write_merged(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
+            candidates, _, _ = _write_merged(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
             write_gguf(run, dtype, merged, folder, progress)
             remove_tree(merged)
-        checked = checked or checker.check(request.kind, folder)
+        checked = checked or checker.check(request.kind, folder, copied=copied)
         write_item_scores(folder / ITEM_SCORES, checked.items)
         fidelity = fidelity_of(run, request, dtype, folder, checked, candidates)
+        fidelity.copied = by_prefix(copied)
         fidelity.write_seconds = time.monotonic() - started - checker.seconds
         return fidelity
+
+
+def by_prefix(names: Sequence[str]) -> dict[str, int]:
+    """The number of tensors by the module that they belong to: `mtp`, `model.visual`, `model.layers.61`."""
+    modules = [re.match(r"(model\.layers\.\d+|model\.[^.]+|[^.]+)", name) for name in names]
+    return dict(Counter(found[0] for found in modules if found))
 
 
 def write_item_scores(path: Path, items: Sequence[ScoredItem]) -> None:
@@ -160,38 +169,42 @@ def write_item_scores(path: Path, items: Sequence[ScoredItem]) -> None:
 
 def _write_merged(
     run: ExportSource, dtype: WeightType, folder: Path, checker: Checker, progress: Progress
-) -> tuple[list[MergeCandidate], ArtifactCheck | None]:
+) -> tuple[list[MergeCandidate], ArtifactCheck | None, list[str]]:
     """Write a merged model. A QLoRA adapter is merged into both of its possible bases; the better one is kept.
 
-    Returns the two candidates and the check of the one that was kept; without candidates ([], None).
+    Returns the two candidates and the check of the one that was kept, without candidates ([], None); and the tensors
+    that were copied because the trained model does not load them.
     """
     if not run.spec.quantizes_base:
         write_common_files(run, folder)
-        write_merged(run, dtype, folder, "original", progress)
-        return [], None
+        return [], None, write_merged(run, dtype, folder, "original", progress)
     checks: dict[MergeBase, ArtifactCheck] = {}
     bases: tuple[MergeBase, ...] = ("original", "dequantized")
     for base in bases:
         place = folder / f".{base}"
         place.mkdir()
         write_common_files(run, place)
-        write_merged(run, dtype, place, base, progress)
-        checks[base] = checker.check("merged", place)
+        copied = write_merged(run, dtype, place, base, progress)
+        checks[base] = checker.check("merged", place, copied=copied)
     metric, reference = metric_spec(run.result.metric), recorded_items(run.directory.predictions_file, "tuned")
     best = max(bases, key=lambda base: _rank(checks[base].items, metric))
     for path in (folder / f".{best}").iterdir():
         path.replace(folder / path.name)
     for base in bases:
         remove_tree(folder / f".{base}")
-    return [
-        MergeCandidate(
-            base=base,
-            score=mean_with_interval(checks[base].items, run.result.metric),
-            difference=difference_of(checks[base].items, reference, run.result.metric),
-            kept=base == best,
-        )
-        for base in bases
-    ], checks[best]
+    return (
+        [
+            MergeCandidate(
+                base=base,
+                score=mean_with_interval(checks[base].items, run.result.metric),
+                difference=difference_of(checks[base].items, reference, run.result.metric),
+                kept=base == best,
+            )
+            for base in bases
+        ],
+        checks[best],
+        copied,
+    )
 
 
 def _check_both_bases(
@@ -273,6 +286,7 @@ def fidelity_of(
         logits_compared=checked.logits_compared,
         bytes=folder_bytes(folder, "*.safetensors") + folder_bytes(folder, "*.gguf"),
         tensor_types=checked.tensor_types,
+        vllm_names=checked.vllm_names,
         seconds_per_token=checked.seconds / checked.tokens if checked.tokens else None,
         candidates=candidates,
         system_prompt=len(run.system_prompt),

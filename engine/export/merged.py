@@ -1,61 +1,144 @@
-"""Merge an adapter into its base model, tensor by tensor, or convert the weights of a full run.
+"""Merge an adapter into its base model, or convert the weights of a full run, with the names of the base's checkpoint.
 
-PEFT's own merge is used for each layer, in float32 and rounded once, so that LoRA, rsLoRA and DoRA, and linear layers
-that store their weight transposed (GPT-2), give what PEFT gives. Only one shard is in memory at a time.
+PEFT's own merge is used for each layer, in float32 and rounded once, so that LoRA, rsLoRA and DoRA, linear layers
+that store their weight transposed (GPT-2) and experts that are one parameter give what PEFT gives. Only one file is in
+memory at a time.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import peft
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from engine.config.errors import UserError
-from engine.export.tensors import INDEX, Tensors, stored_parameters
+from engine.export.checkpoint import INDEX, CheckpointMap, WeightGroup, tied_names
 from engine.runs.exports import WeightType
 
 DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 SHARD_BYTES = 10**9
 """Size limit of a file; a single larger tensor gets a separate file."""
-SHARD_SHARE = 0.1
-"""Size limit of a file as a share of all weights, so that the memory of a merge is small for small models too."""
+BASE_LAYER = ".base_layer"
+"""Where PEFT keeps the module that it wraps."""
 
 
-def plain_model(config: Any) -> torch.nn.Module:
-    """The model of a transformers configuration on the meta device: names, shapes and ties without memory."""
+def trained_class(config: Any) -> Any:
+    """The class with which a run loads a base of this configuration."""
+    return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForMultimodalLM
+
+
+def plain_model(config: Any) -> Any:
+    """The model that is trained, of a transformers configuration, on the meta device: names, shapes and ties."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = trained_class(config).from_config(config)
     model.tie_weights()
     return model
 
 
-class Merge:
-    """The weights of base plus adapter by parameter name; without an adapter the base's."""
+class TrainedWeights(Protocol):
+    """What a run changed: parameters by the names in the model that it trained."""
 
-    def __init__(self, plain: torch.nn.Module, base: Tensors, adapter: Path | None) -> None:
-        self.base = base
-        self.parameters = stored_parameters(plain)
-        self.layers: dict[str, Any] = {}
-        if adapter is not None:
-            self.layers = _adapted_weights(_with_adapter(plain, adapter))
-            missing = self.layers.keys() - self.parameters.keys()
-            if missing:
-                what = f"cannot merge: the adapter changes weights that the base does not have ({sorted(missing)[0]})"
-                raise UserError(what, str(adapter), "export the adapter instead", "export.cannot_merge")
+    def changes(self, parameter: str) -> bool:
+        """Whether this parameter differs from the base's."""
+        ...
 
-    def __call__(self, name: str) -> torch.Tensor:
-        weight = self.base(name)
-        layer = self.layers.get(name)
-        return weight if layer is None else _merged(layer, weight)
+    def values(self, group: WeightGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+        """The values of all parameters of a group of the base, of which at least one was changed."""
+        ...
+
+
+class FullWeights:
+    """The weights that a full run saved."""
+
+    def __init__(self, trained: CheckpointMap) -> None:
+        self.trained = trained
+
+    def changes(self, parameter: str) -> bool:
+        return self.trained.group_of(parameter) is not None
+
+    def values(self, group: WeightGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+        return {name: (self.trained if self.changes(name) else base).parameter(name) for name in group.parameters}
+
+
+class AdapterWeights:
+    """The weights of an adapter, merged into those of its base.
+
+    dequantized: the 4-bit weights that the adapter was trained on, by parameter; they replace those of the checkpoint.
+    """
+
+    def __init__(self, plain: Any, adapter: Path, dequantized: Mapping[str, torch.Tensor] | None = None) -> None:
+        self.dequantized = dequantized or {}
+        self.layers = adapted_parameters(_with_adapter(plain, adapter))
+
+    def changes(self, parameter: str) -> bool:
+        return parameter in self.layers or parameter in self.dequantized
+
+    def values(self, group: WeightGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+        found = {name: self.dequantized[name] for name in group.parameters if name in self.dequantized}
+        if len(found) < len(group.parameters):
+            found = base.parameters(group) | found
+        for name in self.layers.keys() & found.keys():
+            found[name] = _merged(*self.layers[name], found[name])
+        return found
+
+
+class DequantizedWeights(Mapping[str, torch.Tensor]):
+    """The weights that a QLoRA run trained on: by parameter, those that bitsandbytes quantized, dequantized."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        import bitsandbytes as bnb  # takes a second to import, and only QLoRA needs it
+
+        self.dequantize = bnb.functional.dequantize_4bit
+        self.layers: dict[str, Any] = {
+            f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)
+        }
+
+    def __getitem__(self, parameter: str) -> torch.Tensor:
+        weight = self.layers[parameter].weight
+        return self.dequantize(weight.data, weight.quant_state).cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+
+def adapted_parameters(model: peft.PeftModel) -> dict[str, tuple[LoraLayer, str]]:
+    """Parameter of the base model -> PEFT's layer around it, and its name in the module that the layer wraps.
+
+    Raises UserError if a layer has no weight to merge into, or shares it with another layer.
+    """
+    base = model.get_base_model()
+    tied = tied_names(base)
+    found: dict[str, tuple[LoraLayer, str]] = {}
+    for name, module in base.named_modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        attribute = getattr(module, "parameter_name", "weight")
+        parameter = f"{name.replace(BASE_LAYER, '')}.{attribute}"
+        if not isinstance(getattr(module.get_base_layer(), attribute, None), torch.Tensor):
+            raise _cannot_merge(f"an adapter on {name} ({type(module.get_base_layer()).__name__})")
+        if others := tied.get(f"{name}{BASE_LAYER}.weight"):
+            raise _cannot_merge(f"the adapter on {parameter}: {others[0]} has the same weights")
+        found[parameter] = module, attribute
+    return found
+
+
+def _cannot_merge(what: str, where: str = "") -> UserError:
+    do = "export the adapter instead, or train other layers (adapter.target_modules)"
+    return UserError(f"cannot merge {what}", where, do, "export.cannot_merge")
 
 
 def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:
@@ -63,7 +146,8 @@ def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:
 
     PEFT's `from_pretrained` would put the adapter on the device of its base, which is meta.
     """
-    model = peft.get_peft_model(plain, peft.PeftConfig.from_pretrained(str(adapter)), low_cpu_mem_usage=True)
+    config = peft.PeftConfig.from_pretrained(str(adapter))
+    model = peft.get_peft_model(copy.deepcopy(plain), config, low_cpu_mem_usage=True)  # PEFT wraps layers in place
     for layer in model.modules():
         if isinstance(layer, LoraLayer):
             for name in layer.adapter_layer_names:
@@ -77,54 +161,83 @@ def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:
     return model
 
 
-def _adapted_weights(model: peft.PeftModel) -> dict[str, Any]:
-    """Parameter name of the base model -> PEFT's layer around it. Raises UserError for layers that have no weight."""
-    found = {}
-    for name, module in model.get_base_model().named_modules():
-        if isinstance(module, LoraLayer):
-            if not isinstance(getattr(module.get_base_layer(), "weight", None), torch.Tensor):
-                what = f"cannot merge an adapter on {name} ({type(module).__name__})"
-                raise UserError(what, do="export the adapter instead", code="export.cannot_merge")
-            found[f"{name}.weight"] = module
-    return found
-
-
 @torch.no_grad()
-def _merged(layer: Any, weight: torch.Tensor) -> torch.Tensor:
+def _merged(layer: Any, attribute: str, weight: torch.Tensor) -> torch.Tensor:
     """The layer's weight with its adapter in float32, by PEFT's merge."""
     base = layer.get_base_layer()
-    placeholder = base.weight
-    base.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
+    placeholder = getattr(base, attribute)
+    setattr(base, attribute, torch.nn.Parameter(weight.float(), requires_grad=False))
     try:
         layer.merge(safe_merge=True)
-        return base.weight.data
+        return getattr(base, attribute).data
     finally:
-        base.weight = placeholder
+        setattr(base, attribute, placeholder)
         layer.merged_adapters.clear()
 
 
-def write_weights(
-    tensors: Merge, dtype: torch.dtype, folder: Path, progress: Callable[[str, int, int], None] | None = None
-) -> None:
-    """Write the weights as safetensors in shards with an index.
+class Merge:
+    """The tensors of the base's checkpoint, with those that a run changed replaced."""
+
+    def __init__(self, base: CheckpointMap, trained: TrainedWeights, dtype: torch.dtype) -> None:
+        """dtype: of the written weights. Raises UserError if a changed weight cannot be stored as in the checkpoint,
+        or is not in it.
+        """
+        self.base, self.trained, self.dtype = base, trained, dtype
+        self.groups = base.groups
+        changed = [group for group in self.groups if any(map(trained.changes, group.parameters))]
+        for group in changed:
+            base.check_reversible(group)
+        in_float32 = [re.escape(name) for name in base.plain._get_dtype_plan(dtype)]
+        self._stays_float32 = re.compile(rf"(^|\.)({'|'.join(in_float32)})($|\.)") if in_float32 else None
+
+    def empty(self) -> dict[str, torch.Tensor]:
+        """Every tensor as it is written, on the meta device; those of a group follow each other."""
+        stored = self.base.tensors.empty
+        return {
+            name: torch.empty_like(stored[name], dtype=self._written_dtype(group, name))
+            for group in self.groups
+            for name in group.stored
+        }
+
+    def read(self, group: WeightGroup) -> dict[str, torch.Tensor]:
+        """The tensors of one group."""
+        if any(map(self.trained.changes, group.parameters)):
+            found = self.base.tensors_from(group, self.trained.values(group, self.base))
+        else:
+            found = dict(zip(group.stored, self.base.tensors.read(group.stored), strict=True))
+        return {name: tensor.to(self._written_dtype(group, name)) for name, tensor in found.items()}
+
+    def _written_dtype(self, group: WeightGroup, name: str) -> torch.dtype:
+        """Tensors that the model does not load stay as they are, and so do those that it keeps in float32."""
+        stored = self.base.tensors.empty[name].dtype
+        if not group.parameters or not stored.is_floating_point:
+            return stored
+        pattern = self._stays_float32
+        if stored == torch.float32 and pattern and any(map(pattern.search, group.parameters)):
+            return stored
+        return self.dtype
+
+
+def write_weights(merge: Merge, folder: Path, progress: Callable[[str, int, int], None] | None = None) -> None:
+    """Write the weights as safetensors, above SHARD_BYTES in several files with an index.
 
     `progress` gets a description, the number of tensors written and their total.
     """
-    plan = {
-        name: torch.empty_like(tensor, dtype=dtype if tensor.is_floating_point() else tensor.dtype, device="meta")
-        for name, tensor in tensors.parameters.items()
-    }
-    total = sum(tensor.nbytes for tensor in plan.values())
-    limit = max(1, min(SHARD_BYTES, round(SHARD_SHARE * total)))
-    split = split_torch_state_dict_into_shards(plan, max_shard_size=limit)
+    plan = merge.empty()
+    group_of = {name: group for group in merge.groups for name in group.stored}
+    split = split_torch_state_dict_into_shards(plan, max_shard_size=SHARD_BYTES)
+    ready: dict[str, torch.Tensor] = {}
+    """Tensors of a group that is in two files."""
     done = 0
     for file, names in split.filename_to_tensors.items():
-        shard = {name: tensors(name).to(plan[name].dtype).contiguous() for name in names}
+        shard = {}
+        for name in names:
+            if name not in ready:
+                ready |= merge.read(group_of[name])
+            shard[name] = ready.pop(name).contiguous()
+            if progress:
+                progress("writing weights", done := done + 1, len(plan))
         save_file(shard, folder / file, metadata={"format": "pt"})
-        del shard
-        done += len(names)
-        if progress:
-            progress("writing weights", done, len(plan))
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX).write_text(json.dumps(index, indent=2), "utf-8")

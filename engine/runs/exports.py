@@ -159,6 +159,12 @@ class Fidelity(Struct, kw_only=True):
     """Size of the weights."""
     tensor_types: dict[str, int] = field(default_factory=dict)
     """Number of tensors of each type in a GGUF file: widths that are not divisible by 256 have no 4-bit K-quant."""
+    copied: dict[str, int] = field(default_factory=dict)
+    """Number of tensors by module that were copied from the base, because the class of the trained model does not load
+    them: heads for multi-token prediction, towers.
+    """
+    vllm_names: bool | None = None
+    """Whether vLLM's mapping of the family, as read in its source, has all names of the weights; None if it was not."""
     seconds_per_token: float | None = None
     """Generation time per answer token, in batches of the run's evaluation batch size."""
     candidates: list[MergeCandidate] = field(default_factory=list)

@@ -61,6 +61,15 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
         length = amount(check.system_prompt, "character")
         yield "system prompt", f"all training rows have the same ({length}): begin every request with it"
     yield "weights", f"{size(check.bytes)}, {check.type}"
+    if check.copied:
+        modules = ", ".join(f"{name} ({amount(number, 'tensor')})" for name, number in check.copied.items())
+        yield "copied from the base", f"{modules}: the run neither loads nor trains them"
+    if check.vllm_names is not None:
+        accepted = "accepted" if check.vllm_names else "not accepted"
+        yield (
+            "names of the weights",
+            f"{accepted} by vLLM's mapping of the family (read in its source; no server was run)",
+        )
     if check.tensor_types:
         yield "tensor types", ", ".join(f"{name} {integer(number)}" for name, number in check.tensor_types.items())
     if check.seconds_per_token:

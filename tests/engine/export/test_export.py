@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,14 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
 class LocalChecker(Checker):
     """Checks in this process, which has imported the libraries."""
 
-    def check(self, kind: CheckedKind, artifact: Path | None = None, quantize_base: bool = True) -> ArtifactCheck:
-        return artifact_check.check(self.job(kind, artifact, quantize_base), self.progress)
+    def check(
+        self,
+        kind: CheckedKind,
+        artifact: Path | None = None,
+        quantize_base: bool = True,
+        copied: Sequence[str] = (),
+    ) -> ArtifactCheck:
+        return artifact_check.check(self.job(kind, artifact, quantize_base, copied), self.progress)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A merge tensor by tensor equals PEFT's merge in memory, for shapes with tied, transposed and resized weights."""
+"""A merge has the names of its base and equals PEFT's merge in memory, whatever transformers does to the weights."""
 
 from __future__ import annotations
 
@@ -11,16 +11,30 @@ import peft
 import pytest
 import torch
 import transformers
-from model_shapes import SHAPES
+from model_shapes import CONVERTED, SHAPES
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from engine.config.errors import UserError
 from engine.config.schema import Model
-from engine.export.merged import DTYPES, Merge, plain_model, write_weights
-from engine.export.tensors import INDEX, CheckpointTensors, LoadedTensors, base_tensors
+from engine.export.artifact_files import write_model_config
+from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, base_checkpoint
+from engine.export.merged import (
+    DTYPES,
+    AdapterWeights,
+    FullWeights,
+    Merge,
+    plain_model,
+    trained_class,
+    write_weights,
+)
 from engine.methods.model_config import config_of
 
 OPTIONS = [{}, {"use_rslora": True}, {"use_dora": True}]
+EXTRA = {"mtp.fc.weight": torch.ones(4, 8), "mtp.layers.0.norm.weight": torch.zeros(8)}
+"""A head for multi-token prediction, as Qwen3.5's checkpoints have it."""
+ADAPTERS = {"gpt_oss_moe": {"target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}}
+"""Adapters on experts that PEFT does not choose by itself."""
 PROMPT = torch.tensor([[1, 5, 9, 40, 7, 3]])
 
 
@@ -29,15 +43,21 @@ def saved(config: Any, folder: Path, tied: bool = True) -> transformers.PreTrain
     config = copy.deepcopy(config)
     config.tie_word_embeddings = tied
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    model = served_class(config).from_config(config).eval()
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{}")
     return model
 
 
+def served_class(config: Any) -> Any:
+    """The Auto class whose model a checkpoint of this configuration has."""
+    is_multimodal = hasattr(config, "vision_config")
+    return transformers.AutoModelForMultimodalLM if is_multimodal else transformers.AutoModelForCausalLM
+
+
 def tuned(model: transformers.PreTrainedModel, folder: Path, **options: Any) -> peft.PeftModel:
     """The model with a random adapter on every linear layer, saved to a folder."""
-    config = peft.LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", **options)
+    config = peft.LoraConfig(**{"target_modules": "all-linear"} | options, r=4, lora_alpha=16, task_type="CAUSAL_LM")
     wrapped = peft.get_peft_model(model, config).eval()
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
@@ -49,13 +69,75 @@ def tuned(model: transformers.PreTrainedModel, folder: Path, **options: Any) -> 
 
 
 def merge(base: Path, adapter: Path | None, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Merge as `ftbench export` does."""
+    """Merge an adapter as `ftbench export` does; without one, the base as a full run that changed nothing."""
     model = Model(id=str(base))
-    config = config_of(model)
-    plain = plain_model(config)
+    plain = plain_model(config_of(model))
+    trained = FullWeights(CheckpointMap(plain, CheckpointFiles(base)))
     folder.mkdir()
-    write_weights(Merge(plain, base_tensors(model, plain), adapter), dtype, folder)
-    config.save_pretrained(folder)
+    weights = trained if adapter is None else AdapterWeights(plain, adapter)
+    write_weights(Merge(base_checkpoint(model, plain), weights, dtype), folder)
+    write_model_config(base, plain, dtype, folder)
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors in a folder."""
+    files = CheckpointFiles(folder)
+    return dict(zip(files.files, files.read(list(files.files)), strict=True))
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("family", CONVERTED)
+def test_weights_that_transformers_converts_keep_the_names_of_the_base(
+    family: str, method: str, tmp_path: Path
+) -> None:
+    """Experts that are stacked, projections and layers that are renamed, towers and heads that are not loaded."""
+    config = CONVERTED[family]()
+    with_extra_head(saved(config, tmp_path / "base", config.tie_word_embeddings), tmp_path / "base")
+    base = stored(tmp_path / "base")
+    model = trained_class(config).from_pretrained(tmp_path / "base").eval()
+    if method == "full":
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.02)
+        model.save_pretrained(tmp_path / "run")
+    else:
+        model = tuned(model, tmp_path / "run", **ADAPTERS.get(family, {}))
+    with torch.no_grad():
+        expected = model(PROMPT).logits
+    folder = tmp_path / "merged"
+    folder.mkdir()
+    of_base = Model(id=str(tmp_path / "base"))
+    plain = plain_model(config_of(of_base))
+    weights = AdapterWeights(plain, tmp_path / "run") if method == "lora" else None
+    checkpoint = base_checkpoint(of_base, plain)
+    full = FullWeights(CheckpointMap(plain, CheckpointFiles(tmp_path / "run")))
+    write_weights(Merge(checkpoint, weights or full, torch.float32), folder)
+    write_model_config(tmp_path / "base", plain, torch.float32, folder)
+
+    merged = stored(folder)
+    assert {name: tensor.shape for name, tensor in merged.items()} == {name: t.shape for name, t in base.items()}
+    assert set(EXTRA) <= set(checkpoint.unused)
+    assert all(torch.equal(merged[name], base[name]) for name in checkpoint.unused)
+    if method == "lora" and "moe" in family:
+        experts = [name for name in base if ".experts." in name and "bias" not in name]
+        assert experts and not any(torch.equal(merged[name], base[name]) for name in experts)
+    served, info = served_class(config).from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    assert all(name.startswith("mtp.") for name in info["unexpected_keys"])
+    with torch.no_grad():
+        assert torch.allclose(served.eval()(PROMPT).logits, expected, atol=1e-5)
+
+
+def with_extra_head(model: transformers.PreTrainedModel, folder: Path) -> None:
+    """Add tensors for multi-token prediction to a saved model, which its class does not load."""
+    save_file(stored(folder) | EXTRA, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_weight_that_two_layers_share_is_not_merged_into_one(tmp_path: Path) -> None:
+    tuned(saved(SHAPES["llama"], tmp_path / "base"), tmp_path / "adapter", target_modules=["embed_tokens"])
+    with pytest.raises(UserError) as caught:
+        merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    assert caught.value.code == "export.cannot_merge"
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -95,23 +177,32 @@ def test_a_resized_vocabulary_survives(tmp_path: Path) -> None:
         assert torch.allclose(loaded(PROMPT).logits, wrapped(PROMPT).logits, atol=1e-4)
 
 
-def test_a_checkpoint_without_the_models_prefix_is_read(tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_models_prefix_keeps_its_names(tmp_path: Path) -> None:
     """As GPT-2's on the Hub."""
-    model = saved(SHAPES["gpt2"], tmp_path / "base")
-    state = {name.removeprefix("transformer."): tensor for name, tensor in model.state_dict().items()}
-    plain = plain_model(SHAPES["gpt2"])
-    found = CheckpointTensors(tmp_path / "base", "transformer.")
-    found.files = dict.fromkeys(state, "model.safetensors")
-    assert found.stored_name("transformer.h.0.attn.c_attn.weight") == "h.0.attn.c_attn.weight"
-    assert found.stored_name("transformer.missing") is None
-    assert isinstance(base_tensors(Model(id=str(tmp_path / "base")), plain), CheckpointTensors)
+    wrapped = tuned(saved(SHAPES["gpt2"], tmp_path / "base"), tmp_path / "adapter")
+    without = {name.removeprefix("transformer."): tensor for name, tensor in stored(tmp_path / "base").items()}
+    save_file(without, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    assert stored(tmp_path / "merged").keys() == without.keys() and "h.0.attn.c_attn.weight" in without
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        assert torch.allclose(loaded(PROMPT).logits, wrapped(PROMPT).logits, atol=1e-4)
 
 
-def test_weights_that_transformers_converts_are_loaded_by_it(tmp_path: Path) -> None:
+def test_the_configuration_keeps_keys_that_transformers_does_not_know(tmp_path: Path) -> None:
+    saved(SHAPES["qwen2"], tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps(known | {"server_hint": [1], "torch_dtype": "float16"}))
+    merge(tmp_path / "base", None, tmp_path / "merged", torch.bfloat16)
+    found = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert found == known | {"server_hint": [1], "torch_dtype": "bfloat16", "dtype": "bfloat16"}
+
+
+def test_small_weights_are_one_file(tmp_path: Path) -> None:
     saved(SHAPES["llama"], tmp_path / "base")
-    plain = plain_model(SHAPES["llama"])
-    plain.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(torch.empty(1, 2, device="meta"))  # another shape
-    assert isinstance(base_tensors(Model(id=str(tmp_path / "base")), plain), LoadedTensors)
+    merge(tmp_path / "base", None, tmp_path / "merged")
+    assert [path.name for path in (tmp_path / "merged").glob("*.safetensors*")] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

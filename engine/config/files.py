@@ -6,11 +6,13 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +31,12 @@ and SCRATCH_NAME, so every temporary file needs a name from here (a test compare
 """
 MAX_SETTINGS_BYTES = 1 << 20
 """Size limit of presets and of settings files."""
+MAX_RECORD_BYTES = 64 << 20
+"""Size limit of a configuration, state or result that is read as a whole."""
+MAX_ITEMS_BYTES = 1 << 30
+"""Size limit of a file with a line per test item."""
+MAX_LOG_BYTES = 4 << 30
+"""Size limit of a log, which is read in portions."""
 
 
 def working_directory() -> Path:
@@ -49,20 +57,53 @@ def check_utf8(name: str, where: str = "") -> None:
         raise UserError("the name is not valid UTF-8", where or visible(name), do, code="name.not_utf8") from error
 
 
-def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
-    """The content of a settings file. Raises OSError for pipes and devices, which may never end, and above `limit`."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+class IrregularFile(OSError):
+    """A path that is not a regular file of acceptable size: reading a pipe or a device may never end."""
+
+
+def open_regular(path: Path, limit: int = MAX_LOG_BYTES, follow: bool = False) -> io.BufferedReader:
+    """Open a file for reading, without waiting for a writer of a pipe: the one way to open a file of a run.
+
+    `follow`: whether the path may be a symbolic link, as the user's own files may. Raises OSError, and its subclass
+    IrregularFile for a link, pipe, socket, device or directory and for more than `limit` bytes.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP):  # a socket, a link
+            raise IrregularFile(error.errno, "not a regular file", str(path)) from error
+        raise
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size <= limit:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        raise IrregularFile(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    raise IrregularFile(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_regular(path: Path, limit: int = MAX_RECORD_BYTES, follow: bool = False) -> bytes:
+    """The content of a file. Raises OSError as `open_regular` does."""
+    with open_regular(path, limit, follow) as file:
         content = file.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    if len(content) > limit:  # it has grown
+        raise IrregularFile(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
     return content
+
+
+def read_item_lines(path: Path) -> list[bytes]:
+    """The lines of a file with one per test item, without empty ones. Raises OSError as `open_regular` does."""
+    return [line for line in read_regular(path, MAX_ITEMS_BYTES).split(b"\n") if line]
+
+
+def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
+    """The content of a file of the user, which may be a link. Raises OSError as `open_regular` does."""
+    return read_regular(path, limit, follow=True)
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as a hex digest."""
-    with path.open("rb") as file:
+    with open_regular(path, sys.maxsize, follow=True) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -137,26 +178,6 @@ def check_no_link_above(path: Path) -> None:
     parent = path.absolute().parent
     if os.path.realpath(parent) != str(parent):
         raise OSError(errno.ELOOP, "a directory of the path is a symbolic link", str(parent))
-
-
-def refuse_links(folder: Path) -> None:
-    """Raise UserError where a run's directory is a symbolic link or contains one: nothing is written through links.
-
-    For every process that writes to the directory, before it does; `remove_tree` checks by itself.
-    """
-    link = folder if folder.is_symlink() else _find_link(folder)
-    if link is not None:
-        do = "delete the link, or replace it by a copy of what it points to"
-        raise UserError("symbolic link in a run's directory", visible(str(link)), do, "run.link")
-
-
-def _find_link(folder: Path) -> Path | None:
-    """A symbolic link below a directory, None where there is none."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            if os.path.islink(path := os.path.join(parent, name)):  # noqa: PTH114, PTH118 - a tree has many files
-                return Path(path)
-    return None
 
 
 def remove_tree(path: Path, ignore_errors: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from engine.config.files import write_atomically
+from engine.config.files import read_item_lines, write_atomically
 from engine.data.items import EvaluationItem
 from engine.evaluation.scored_item import ScoredItem
 
@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[PredictionLine]:
 
 
 def _lines(path: Path) -> list[PredictionLine]:
-    return [msgspec.json.decode(line, type=PredictionLine) for line in path.read_bytes().split(b"\n") if line]
+    return [msgspec.json.decode(line, type=PredictionLine) for line in read_item_lines(path)]
 
 
 class PredictionLine(msgspec.Struct):

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import write_atomically
+from engine.config.files import read_regular, write_atomically
 
 FILE = "job.json"
 
@@ -47,4 +47,4 @@ def write(folder: Path, job: Job) -> None:
 @lru_cache(maxsize=4096)
 def _decoded(path: Path, mtime: int, size: int) -> Job:
     """Cached as long as the file does not change: lists ask every second."""
-    return msgspec.json.decode(path.read_bytes(), type=Job)
+    return msgspec.json.decode(read_regular(path), type=Job)

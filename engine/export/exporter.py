@@ -19,7 +19,6 @@ from engine.config.files import (
     file_sha256,
     is_no_space_error,
     locked_folder,
-    refuse_links,
     remove_tree,
     temporary_folder,
     used_folder,
@@ -62,7 +61,7 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     The run's directory is only added to. Raises UserError if the run cannot be exported like this or the folder cannot
     be written, and RunFailed if the disk is full or the check does not finish; nothing half-written remains.
     """
-    refuse_links(request.run.path)
+    request.run.check_files()
     with used_folder(request.run.path):
         return _export(request, progress)
 

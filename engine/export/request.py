@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import refuse_links
+from engine.config.files import read_regular
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.export.gguf_tools import require_tools
 from engine.runs.exports import DEFAULT_TYPES, FIDELITY, TYPES, ExportKind, Fidelity, WeightType, export_folder
@@ -45,7 +45,7 @@ class ExportRequest:
 
 def refuse_request(request: ExportRequest) -> None:
     """Raise UserError for a folder that exists, for a run with symbolic links, and as `exportable` does."""
-    refuse_links(request.run.path)
+    request.run.check_files()
     refuse_folder(request.folder, request.overwrite)
     exportable(request)
 
@@ -76,7 +76,7 @@ def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
 def _is_export(folder: Path) -> bool:
     """Whether a folder has the check of an export, not another file of this name."""
     try:
-        msgspec.json.decode((folder / FIDELITY).read_bytes(), type=Fidelity)
+        msgspec.json.decode(read_regular(folder / FIDELITY), type=Fidelity)
     except (OSError, msgspec.DecodeError):
         return False
     return True

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import UserError
+from engine.config.files import read_item_lines
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples
@@ -121,7 +122,7 @@ def _read(run: RunDir, entry: LadderEntry) -> FinishedRun:
 def read_prediction_lines(file: Path, model: Model) -> list[dict[str, Any]]:
     """The lines of a file of predictions. Raises UserError if it is damaged or has no scores of this model."""
     try:
-        lines = [msgspec.json.decode(one, type=dict[str, Any]) for one in file.read_bytes().split(b"\n") if one]
+        lines = [msgspec.json.decode(one, type=dict[str, Any]) for one in read_item_lines(file)]
     except (OSError, ValueError, RecursionError) as error:
         what = f"cannot read predictions ({error})"
         raise UserError(what, str(file), RUN_AGAIN, code="ladder.unreadable_predictions") from error

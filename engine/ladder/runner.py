@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.errors import RunFailed, UserError
+from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import preset_name, without_method
 from engine.config.renamed_keys import original_names
@@ -118,7 +119,7 @@ def index(runs: Path) -> dict[str, list[RunDir]]:
     found: dict[str, list[RunDir]] = {}
     for run in sorted(iterate(runs), key=lambda run: run.name):
         try:
-            match = _IDENTITY.search(run.config_file.read_bytes())
+            match = _IDENTITY.search(read_regular(run.config_file, MAX_SETTINGS_BYTES))
         except OSError:
             continue  # deleted in the meantime
         if match:

@@ -15,6 +15,7 @@ import msgspec
 
 from engine.config import quantities
 from engine.config.errors import RunFailed, UserError
+from engine.config.files import read_item_lines
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
@@ -342,7 +343,7 @@ def scored_export(run: RunDir, artifact: Artifact) -> Fidelity | None:
     folder = exports_folder(run) / artifact.folder
     try:
         fidelity, scored = read_fidelity(folder), len(read_item_scores(folder))
-        items = sum(1 for line in run.predictions_file.read_bytes().split(b"\n") if line)
+        items = len(read_item_lines(run.predictions_file))
     except (UserError, OSError):
         return None
     return fidelity if fidelity.run == run.name and scored == items > 0 else None

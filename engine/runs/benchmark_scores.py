@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from engine.config.files import write_atomically
+from engine.config.files import read_regular, write_atomically
 from engine.runs.result import Interval
 
 SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match")
@@ -58,7 +58,7 @@ def write_scores(path: Path, scores: BenchmarkScores) -> None:
 def read_scores(path: Path, fingerprint: str | None = None) -> BenchmarkScores | None:
     """The stored scores; None if they are missing, damaged, or have another fingerprint."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=BenchmarkScores)
+        found = msgspec.json.decode(read_regular(path), type=BenchmarkScores)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return found if found.items and fingerprint in (None, found.fingerprint) else None

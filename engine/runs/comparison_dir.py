@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import write_atomically
+from engine.config.files import read_regular, write_atomically
 from engine.runs import end_record, folder
 from engine.runs.folder import Folder
 from engine.runs.ladder import Outcome
@@ -91,7 +91,7 @@ class ComparisonDir(Folder):
         If the disk was too full to record how it ended, that is read from the reserved `end.json`.
         """
         try:
-            state = decode(self.state_file.read_bytes())
+            state = decode(read_regular(self.state_file))
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

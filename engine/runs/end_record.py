@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.config.files import read_regular
 from engine.runs.result import Status
 
 SIZE = 4096
@@ -31,7 +32,7 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 def reserve(path: Path) -> None:
     """Create the file with its blocks, or clear it. Raises OSError if the disk is already full."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     try:
         _fill(descriptor, b"")
     except OSError:
@@ -49,7 +50,7 @@ def write(path: Path, record: EndRecord) -> bool:
     if len(text) >= SIZE:  # JSON escapes take up to six bytes per character
         text = msgspec.json.encode(msgspec.structs.replace(shortened, reason=shortened.reason[: MAX_REASON // 2]))
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         try:
             _fill(descriptor, text)
         finally:
@@ -62,7 +63,7 @@ def write(path: Path, record: EndRecord) -> bool:
 def read(path: Path) -> EndRecord | None:
     """Read the record; None if there is none or it cannot be read."""
     try:
-        text = path.read_bytes()[:SIZE].strip()
+        text = read_regular(path)[:SIZE].strip()
         return msgspec.json.decode(text, type=EndRecord) if text else None
     except (OSError, ValueError, RecursionError):
         return None

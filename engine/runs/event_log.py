@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from engine.config.files import open_regular
 from engine.runs.event_decoding import decode
 from engine.runs.events import Error, Event, Warning
 from engine.runs.renamed_fields import SCHEMA_VERSION
@@ -30,7 +31,7 @@ class EventLog:
         self._seq = _last_seq(path)
         self._lock = threading.Lock()  # the meters write from another thread
         self.started = time.monotonic() if started is None else started
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
         if _is_torn(path):
             # End the partial line of a killed writer, or our first line would extend it.
             os.write(self._file, b"\n")  # noqa: TID251 - to the log, not to a terminal
@@ -76,7 +77,7 @@ class NoEventLog(EventLog):
 
 
 def _is_torn(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
         file.seek(-1, os.SEEK_END)
@@ -87,7 +88,7 @@ def _last_seq(path: Path) -> int:
     """The highest `seq` in the last megabyte of an existing log, else 0."""
     if not path.exists():
         return 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1_000_000))
         events = [decode(line) for line in file.read().splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config.errors import UserError
-from engine.config.files import remove_tree
+from engine.config.files import read_item_lines, read_regular, remove_tree
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs import locks
 from engine.runs.result import Interval
@@ -235,7 +236,9 @@ def remove_unfinished(run: RunDir) -> None:
 def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:
     """Folder and check of each exported artifact, by name. Folders without a readable check are left out."""
     try:
-        folders = sorted(path for path in exports_folder(run).iterdir() if not path.name.startswith("."))
+        with os.scandir(exports_folder(run)) as entries:
+            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        folders = sorted(Path(entry.path) for entry in found if not entry.name.startswith("."))
     except OSError:
         return
     for folder in folders:
@@ -249,7 +252,7 @@ def read_fidelity(folder: Path) -> Fidelity:
     """The check of an artifact. Raises UserError if it is missing or damaged."""
     path = folder / FIDELITY
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Fidelity)
+        return msgspec.json.decode(read_regular(path), type=Fidelity)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         do = "export the run again"
         raise UserError(f"no readable check of an artifact: {error}", str(path), do, "export.no_fidelity") from error
@@ -262,7 +265,7 @@ def read_item_scores(folder: Path) -> list[ItemScore]:
     """
     path = folder / ITEM_SCORES
     try:
-        return [msgspec.json.decode(line, type=ItemScore) for line in path.read_bytes().split(b"\n") if line]
+        return [msgspec.json.decode(line, type=ItemScore) for line in read_item_lines(path)]
     except FileNotFoundError:
         return []
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import check_utf8, refuse_links, remove_tree, write_atomically
+from engine.config.files import MAX_LOG_BYTES, MAX_RECORD_BYTES, check_utf8, remove_tree, write_atomically
 from engine.config.text import visible
 from engine.runs import device_queue, end_record, locks
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
 from engine.runs.started_in import STARTED_IN as STARTED_IN
 from engine.runs.started_in import started_in as started_in
+
+RECORD_SUFFIXES, LOG_SUFFIXES = (".toml", ".json", ".html", ".md"), (".jsonl", ".log", ".lock")
+"""Of files in the directory of a run or ladder; directories have none of these."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,38 @@ class Folder:
     def acquire(self, text: str = "") -> int | None:
         """Acquire the lock to work in the directory (`locks.acquire`); None if another process holds it.
 
-        Raises UserError where the directory is a symbolic link or contains one.
+        Raises UserError as `check_files` does.
         """
-        refuse_links(self.path)
+        self.check_files()
         return locks.acquire(self.lock_file, text)
+
+    def check_files(self) -> None:
+        """Raise UserError where the directory is a symbolic link, or contains anything but directories and files.
+
+        For every process that writes to the directory, before it does: nothing is written through a link or into a
+        pipe. `remove_tree` checks by itself.
+        """
+        found = self.irregular_file() or _find_irregular(self.path)
+        if found is not None and found.is_symlink():
+            do = "delete the link, or replace it by a copy of what it points to"
+            raise UserError(f"symbolic link in the directory of a {self.KIND}", visible(str(found)), do, "run.link")
+        if found is not None:
+            what = "not a regular file of acceptable size"
+            raise UserError(what, visible(str(found)), "delete it", "run.irregular_file")
+
+    def irregular_file(self) -> Path | None:
+        """An entry of the directory that is a link, pipe, socket, device or huge, or a directory named like a file.
+
+        None where all is well: then nothing that a list reads of it blocks or fills the memory.
+        """
+        if self.path.is_symlink():
+            return self.path
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    if _is_irregular(Path(entry.name), entry.stat(follow_symlinks=False)):
+                        return Path(entry.path)
+        return None
 
     def pid(self) -> int | None:
         """The id of the process that holds the lock, None where none does."""
@@ -66,6 +98,25 @@ class Folder:
 
 
 F = TypeVar("F", bound=Folder)
+
+
+def _find_irregular(folder: Path) -> Path | None:
+    """A link, pipe, socket or device anywhere below a directory, None where there is none."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(parent, name)  # noqa: PTH118 - a tree has many files
+            with contextlib.suppress(FileNotFoundError):
+                mode = os.lstat(path).st_mode
+                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    return Path(path)
+    return None
+
+
+def _is_irregular(name: Path, status: os.stat_result) -> bool:
+    if stat.S_ISDIR(status.st_mode):
+        return name.suffix in RECORD_SUFFIXES or name.suffix in LOG_SUFFIXES
+    limit = MAX_RECORD_BYTES if name.suffix in RECORD_SUFFIXES else MAX_LOG_BYTES
+    return not stat.S_ISREG(status.st_mode) or status.st_size > limit
 
 
 def _new_directory(parent: Path, name: str) -> Path:
@@ -122,7 +173,7 @@ def directories_with_file(parent: Path, file: str) -> Iterator[Path]:
         with os.scandir(parent) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):  # another user's, or a link that cannot be resolved
-                    if not entry.name.startswith(".") and entry.is_dir() and Path(entry.path, file).exists():
+                    if not entry.name.startswith(".") and entry.is_dir() and os.path.lexists(Path(entry.path, file)):
                         yield Path(entry.path)
     except FileNotFoundError:
         return

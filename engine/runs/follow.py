@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from engine.config.files import IrregularFile, open_regular
 from engine.runs.event_decoding import decode, is_damaged, opening_of
 from engine.runs.events import Event, Memory, Step
 
@@ -66,17 +67,18 @@ class Follower:
             yield chunk[:complete].split(b"\n")  # splitlines would also split at a carriage return
 
     def _chunk(self) -> bytes:
-        """The next CHUNK bytes, or more until they contain a complete line."""
+        """The next CHUNK bytes, or more until they contain a complete line. Raises OSError as `open_regular` does."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self.offset)
-                chunk = file.read(CHUNK)
-                while b"\n" not in chunk[-CHUNK:] and (more := file.read(CHUNK)):
+                chunk = bytearray(file.read(CHUNK))
+                while chunk.find(b"\n", -CHUNK) < 0 and (more := file.read(CHUNK)):
                     if len(chunk) >= MAX_LINE:
-                        self.offset, chunk = self.offset + len(chunk), b""
+                        self.offset += len(chunk)
                         self.damaged += 1
+                        chunk.clear()
                     chunk += more
-                return chunk
+                return bytes(chunk)
         except FileNotFoundError:
             return b""
 
@@ -104,10 +106,10 @@ def _thinned(lines: list[bytes]) -> list[bytes]:
 def last_line(path: Path, limit: int = 65536) -> str:
     """The last non-empty line of a process's log; '' if there is none, or if it is the mark of a phase."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
             lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, IrregularFile):
         return ""
     return without_phase_mark(lines[-1]) if lines else ""
 

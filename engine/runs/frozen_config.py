@@ -15,6 +15,7 @@ import tomli
 
 from engine import __version__
 from engine.config.errors import UserError
+from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, Flat, flatten, nested
 from engine.config.renamed_keys import current_table, current_values
 from engine.config.schema import Config
@@ -165,7 +166,7 @@ def values_that_are_set(config: Config) -> Flat:
 def read_file(path: Path) -> FrozenRun:
     """Read a `run.toml`. Raises UserError where it is missing, damaged or cannot be read."""
     try:
-        table: dict[str, Any] = tomli.loads(path.read_text("utf-8"))
+        table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
         _refuse_infinite(table)
         section = msgspec.convert(table.pop("run"), RunSection)
         origins = msgspec.convert(table.pop("origins"), dict[str, str])

@@ -16,7 +16,7 @@ import tomli
 import tomli_w
 
 from engine.config.errors import Notice, UserError
-from engine.config.files import remove_tree
+from engine.config.files import read_regular, remove_tree
 from engine.config.preset import flatten, nested
 from engine.config.preset_library import preset_name
 from engine.config.renamed_keys import current_table, current_values
@@ -88,7 +88,7 @@ class LadderDir(ComparisonDir):
 
     def _plan_table(self) -> tuple[dict[str, Any], list[Notice]]:
         """The content of `ladder.toml` under the settings' current names."""
-        table = tomli.loads(self.plan_file.read_text("utf-8"))
+        table = tomli.loads(read_regular(self.plan_file).decode())
         notices: list[Notice] = []
         for rung in table["rungs"]:
             rung["config"], renamed = current_table(rung["config"], str(self.plan_file))

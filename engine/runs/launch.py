@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import refuse_links
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.executors.slurm_queue import queue
@@ -35,7 +34,7 @@ def launch(run: RunDir) -> StartedProcess | None:
     Raises UserError where its configuration was edited after it was created, where a symbolic link is in its directory,
     and where Slurm refuses the job.
     """
-    refuse_links(run.path)
+    run.check_files()
     frozen = read_frozen(run)
     check_unchanged(run, frozen)
     if frozen.config.executor.name == "slurm":
@@ -46,7 +45,7 @@ def launch(run: RunDir) -> StartedProcess | None:
 
 def launch_ladder(ladder: LadderDir | SweepDir) -> StartedProcess:
     """Start the process of a ladder or sweep, and return once it holds its lock. Raises RunFailed if it exits first."""
-    refuse_links(ladder.path)
+    ladder.check_files()
     earlier = ladder.state()
     process = start_process("engine.ladder", ladder.path, ladder.log_file)
     deadline = time.monotonic() + HELLO_SECONDS
@@ -156,7 +155,7 @@ def pause(run: RunDir) -> None:
 
     Raises UserError where it is not running or the mark cannot be written.
     """
-    refuse_links(run.path)
+    run.check_files()
     try:
         run.paused_file.touch(mode=0o600)
     except OSError as error:

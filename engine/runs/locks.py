@@ -77,9 +77,9 @@ def _opened(path: Path) -> int:
         what = f"cannot open the lock file: {error.strerror}"
         raise UserError(what, str(path), "delete it, or set FTBENCH_LOCKS to another folder", "locks.file") from error
     except OSError as error:
-        if error.errno != errno.ELOOP:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        what, do = "the lock file is a symbolic link", "delete it: ftbench creates no links there"
+        what, do = "the lock file is a symbolic link or a socket", "delete it: ftbench creates none there"
         raise UserError(what, str(path), do, "locks.file") from error
 
 
@@ -171,7 +171,7 @@ def holder(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return None
     except OSError as error:
-        if error.errno == errno.ELOOP:  # a symbolic link, which `acquire` refuses
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link or a socket, which `acquire` refuses
             return None
         raise
     try:

@@ -12,7 +12,7 @@ import msgspec
 import tomli
 
 from engine.config.errors import UserError
-from engine.config.files import write_atomically
+from engine.config.files import MAX_SETTINGS_BYTES, read_regular, write_atomically
 from engine.config.preset import Flat
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config
@@ -36,7 +36,7 @@ def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) 
     except msgspec.ValidationError as error:
         what, do = f"invalid value: {error}", "docs/configuration.md lists the values"
         raise UserError(what, "--set", do, "preset.invalid_value") from error
-    table: dict[str, Any] = tomli.loads(run.config_file.read_text("utf-8"))
+    table: dict[str, Any] = tomli.loads(read_regular(run.config_file, MAX_SETTINGS_BYTES).decode())
     for key, value in settings.items():
         section, _, name = key.partition(".")
         table.setdefault(section, {})[name] = value

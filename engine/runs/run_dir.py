@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Unpack
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import remove_tree, write_atomically
+from engine.config.files import open_regular, read_regular, remove_tree, write_atomically
 from engine.config.preset import EffectiveConfig
 from engine.executors import job as jobs
 from engine.executors.job import Job
@@ -100,7 +100,7 @@ class RunDir(Folder):
     def written_result(self) -> Result | None:
         """The content of `result.json`, None where it is missing. Raises UserError as `result` does."""
         try:
-            return decode_result(self.result_file.read_bytes())
+            return decode_result(read_regular(self.result_file))
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -123,7 +123,10 @@ class RunDir(Folder):
         with contextlib.suppress(OSError):
             status = self.events_file.stat()
             stamp = status.st_mtime_ns, status.st_size
-        return _rebuilt(self, end, stamp)
+        try:
+            return _rebuilt(self, end, stamp)
+        except OSError as error:
+            raise unreadable(self.events_file, error) from error
 
     def started_in(self) -> str:
         """The directory that the run was started from, '' for runs of versions that did not record it."""
@@ -162,6 +165,8 @@ class RunDir(Folder):
         """`live`, `starting`, `pending` (its job waits), `died`, `damaged`, or the status of its result."""
         if self.is_locked():
             return "live"
+        if self.irregular_file():
+            return "damaged"
         try:
             job = self.job_state()
             if job is not None and job.is_active:
@@ -238,7 +243,7 @@ def _rebuilt(run: RunDir, end: EndRecord, stamp: tuple[int, int]) -> Result | No
 def last_event(path: Path) -> Event | None:
     """The event in the last complete line of a log; None where that line is not an event."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 65536))
             lines = file.read().split(b"\n")

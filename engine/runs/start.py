@@ -11,7 +11,7 @@ import msgspec
 
 from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import Notice, RunFailed, UserError
-from engine.config.files import check_utf8, refuse_links
+from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
 from engine.config.parallelism import check_parallelism
 from engine.config.preset import EffectiveConfig, Flat
@@ -83,7 +83,7 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     if not run.path.exists():
         raise UserError("the run was deleted", str(run.path), "start another with `ftbench run`", code="run.deleted")
     check_utf8(str(run.path))
-    refuse_links(run.path)
+    run.check_files()
     run_dir.read_frozen(run)
     state = run.state()
     if state in run_dir.ACTIVE:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from engine.config.files import read_regular
+
 STARTED_IN = "started_in"
 """Key of `run.toml` and `ladder.toml`: the directory that `ftbench` was started from."""
 
@@ -17,7 +19,7 @@ def started_in(file: Path) -> str:
     import tomli  # the bench's first paint does not wait for it
 
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        for line in file.read_bytes().splitlines():
+        for line in read_regular(file).splitlines():
             if line.startswith(f"{STARTED_IN} = ".encode()):
                 return str(tomli.loads(line.decode("utf-8"))[STARTED_IN])
     return ""

@@ -12,7 +12,7 @@ import msgspec
 import tomli
 import tomli_w
 
-from engine.config.files import remove_tree
+from engine.config.files import read_regular, remove_tree
 from engine.config.preset_library import preset_name
 from engine.runs import folder, ladder_dir
 from engine.runs.comparison_dir import ComparisonDir
@@ -42,7 +42,7 @@ class SweepDir(ComparisonDir):
     def plan(self) -> SweepPlan:
         """The plan. Raises UserError if `sweep.toml` is missing, damaged or cannot be read."""
         try:
-            return msgspec.convert(tomli.loads(self.plan_file.read_text("utf-8")), SweepPlan)
+            return msgspec.convert(tomli.loads(read_regular(self.plan_file).decode()), SweepPlan)
         except (ValueError, RecursionError) as error:
             raise self.damaged(error, self.plan_file, "start a new sweep") from error
         except OSError as error:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from engine.config.errors import RunFailed
-from engine.config.files import refuse_links, write_atomically
+from engine.config.files import read_regular, write_atomically
 from engine.config.trackers import TRACKERS, TrackerName
 from engine.runs import launch, locks
 from engine.runs.frozen_config import FrozenRun
@@ -64,7 +64,7 @@ class TrackerFiles:
     def state(self) -> TrackerState:
         """What the tracker has received; nothing where the file is missing or damaged."""
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode(self.state_file.read_bytes(), type=TrackerState)
+            return msgspec.json.decode(read_regular(self.state_file), type=TrackerState)
         return TrackerState()
 
     def state_for(self, project: str) -> TrackerState:
@@ -105,7 +105,7 @@ def start_tracker(
 ) -> launch.StartedProcess:
     """Start the process of one tracker in a new session; project and mode are the run's unless given."""
     files = TrackerFiles(run, name)
-    refuse_links(run.path)
+    run.check_files()
     locks.lock_folder()  # refused before a folder is created
     files.folder.mkdir(mode=0o700, exist_ok=True)
     options = [] if project is None else [f"--project={project}"]

@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.trainer_pt_utils import safe_globals
 
+from engine.config.files import read_regular
+
 
 def unloadable(folder: Path) -> str | None:
     """The first file that cannot be read and why, None if all can. Pickles are opened without executing code."""
@@ -33,7 +35,7 @@ def unloadable(folder: Path) -> str | None:
 
 def _open(path: Path, step: int) -> None:
     if path.name == "trainer_state.json":
-        state = json.loads(path.read_text("utf-8"))
+        state = json.loads(read_regular(path))
         if not isinstance(state, dict) or state.get("global_step") != step:
             raise ValueError(f"global_step is not {step}")
     elif path.suffix == ".safetensors":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.config.files import check_no_link_above, file_sha256, remove_tree, write_atomically
+from engine.config.files import check_no_link_above, file_sha256, read_regular, remove_tree, write_atomically
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"
@@ -151,7 +151,7 @@ def problem_with(folder: Path) -> str | None:
             return f"{odd} is not a regular file"
         if found.pop(MANIFEST).st_size > MAX_MANIFEST:
             return "manifest.json is too large"
-        manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(read_regular(folder / MANIFEST, MAX_MANIFEST), type=Manifest)
         return _differs(manifest, folder, found) or _changed(manifest, folder)
     except (OSError, ValueError, RecursionError) as error:
         return f"cannot read it: {error}"

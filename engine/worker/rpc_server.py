@@ -20,7 +20,6 @@ import msgspec
 
 from engine.config import schema
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import refuse_links
 from engine.config.split_version import SPLIT_VERSION
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
@@ -135,7 +134,7 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     state = folder.state()
     if state is None:
         raise UserError("ladder not started", str(folder.path), "start or resume it first", code="ladder.not_started")
-    refuse_links(folder.path)
+    folder.check_files()
     report.write(folder, state)
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
@@ -149,7 +148,7 @@ def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
     state = folder.state()
     if state is None:
         raise UserError("sweep not started", str(folder.path), "start or resume it first", code="sweep.not_started")
-    refuse_links(folder.path)
+    folder.check_files()
     report.write(folder, state)
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 

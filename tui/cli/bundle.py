@@ -17,7 +17,7 @@ from typing import Any
 
 from engine import __version__
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import write_atomically
+from engine.config.files import open_regular, write_atomically
 from engine.config.home import config_file
 from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machine
 from engine.runs import ladder_dir, run_dir
@@ -143,7 +143,7 @@ def _is_plain(value: Any) -> bool:
 
 def _text(path: Path) -> str:
     """The end of a file as text, '' where it is missing or cannot be read."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), open_regular(path) as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - MAX_FILE))
         return file.read().decode("utf-8", "replace")
     return ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.files import IrregularFile
 from tui.output import streams
 
 INVALID_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
@@ -61,6 +62,9 @@ def show_notices(notices: Iterable[Notice], json: bool) -> None:
 def _exit_for_system(error: OSError) -> None:
     """Exit for an error of the operating system. Raises it again where it names no file, since it may be a bug."""
     reason, file = str(error.strerror), error.filename
+    if isinstance(error, IrregularFile):
+        refused = UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular")
+        _exit(Failure(refused.code, refused.what, refused.where, refused.do), refused.line, refused.exit_code)
     if error.errno in INVALID_NAME:
         refused = UserError(reason, str(file), "check the name", "name.invalid")
         _exit(Failure(refused.code, refused.what, refused.where, refused.do), refused.line, refused.exit_code)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import Notice, UserError
+from engine.config.files import read_regular
 from engine.runs import ladder_dir
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import Ladder
@@ -122,7 +123,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
         return 0
     ask("ladder.report", {"path": str(folder.path)})
     if markdown:
-        streams.write(folder.markdown.read_text("utf-8"))
+        streams.write(read_regular(folder.markdown).decode())
     else:
         say(f"report: {folder.page}")
         say(f"Markdown: {folder.markdown}")

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
+from engine.config.files import read_regular
 from engine.config.quantities import percent
 from engine.config.text import amount, shortened
 from engine.runs import sweep_dir
@@ -141,7 +142,7 @@ def report(folder: SweepDir, json: bool, markdown: bool) -> int:
         return 0
     ask("sweep.report", {"path": str(folder.path)})
     if markdown:
-        streams.write(folder.markdown.read_text("utf-8"))
+        streams.write(read_regular(folder.markdown).decode())
     else:
         say(f"report: {folder.page}")
         say(f"Markdown: {folder.markdown}")

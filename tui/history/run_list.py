@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.config.files import read_regular
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
@@ -67,6 +68,9 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
     `places` are the places of the runs in the device queue.
     """
     state = run.state()
+    if state == "damaged" and (file := run.irregular_file()):
+        reason = f"not a regular file of acceptable size: {file.name}; delete it"
+        return RunSummary(run.name, state, "", "", None, None, "", None, reason=reason)
     if state == "pending" and (job := run.job_state()) is not None and job.reason:
         state = f"pending: {job.reason}"
     try:
@@ -154,7 +158,7 @@ def _worked_seconds(run: RunDir) -> float | None:
     with contextlib.suppress(OSError):
         if run.events_file.stat().st_size > MAX_LOG_BYTES:
             return None
-        lines = run.events_file.read_bytes().splitlines()
+        lines = read_regular(run.events_file).splitlines()
         timed = [number for number, line in enumerate(lines) if line.startswith(TIMED_EVENTS)]
         needed = sorted({number + before for number in timed for before in (-1, 0)})
         decoded = (decode(lines[number]) for number in needed if number >= 0)

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.config.files import open_regular
 from engine.runs import run_dir
 from engine.runs.run_dir import RunDir
 from tui.charts.series import Series
@@ -51,7 +52,7 @@ def read(runs: Path, name: str, after: str) -> EarlierRun | None:
 
 def _has_steps(run: RunDir) -> bool:
     try:
-        with run.events_file.open("rb") as file:
+        with open_regular(run.events_file) as file:
             return b'{"type":"step"' in file.read(HEAD)
     except OSError:
         return False

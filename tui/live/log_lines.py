@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from engine.config.files import open_regular
 from engine.config.text import shortened
 
 MAX_LINES = 5000
@@ -72,7 +73,7 @@ class OutputReader:
     def read(self) -> OutputChunk | None:
         """Read new output; None if nothing was added."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size == self.offset:
                     return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from engine.config.files import open_regular
 from engine.runs.event_decoding import decode
 from engine.runs.events import Event
 from engine.runs.follow import Follower
@@ -68,7 +70,7 @@ def _sample(path: Path, state: RunState) -> int:
     """Feed the state with head, windows and tail; returns the offset of the first byte that was not read."""
     size = _size(path)
     step = (size - HEAD - TAIL) / WINDOWS
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         state.feed(_events(file, 0, HEAD)[0])
         for number in range(WINDOWS):
             state.feed(_events(file, HEAD + int(number * step), WINDOW)[0])
@@ -87,4 +89,6 @@ def _events(file: BinaryIO, start: int, length: int) -> tuple[list[Event], int]:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    with contextlib.suppress(FileNotFoundError):
+        return path.lstat().st_size
+    return 0

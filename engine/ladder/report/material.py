@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.config.files import MAX_ITEMS_BYTES, open_regular
 from engine.config.metric_specs import metric_spec
 from engine.runs.events import Eval, Event, Hello, Memory, Phase, Step
 from engine.runs.follow import stream
@@ -344,7 +345,7 @@ def _texts(sources: Sequence[PredictionSource], items: set[int]) -> dict[int, It
 def _lines(path: Path) -> Iterator[AnsweredItem]:
     """Raises OSError and msgspec.DecodeError."""
     decode = msgspec.json.Decoder(AnsweredItem).decode
-    with path.open("rb") as file:
+    with open_regular(path, MAX_ITEMS_BYTES) as file:
         for line in file:
             if line.strip():
                 yield decode(line)

@@ -1,0 +1,185 @@
+"""Files of a run that are pipes, sockets, devices, directories, huge or unreadable: only that run is damaged.
+
+Every subcommand that reads runs is called with each file replaced by each of them. None may block (SIGALRM) or fill the
+memory (RLIMIT_AS); each ends with exit status 0, 1 or 2 and at most one line of error.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+from made_ladder import made_ladder
+from screen import Terminal
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import IrregularFile
+from engine.runs import run_dir
+from engine.runs.ladder_dir import LadderDir
+from tui.cli.main import app
+
+COMMAND = get_command(app)
+"""Built once: that takes as long as a subcommand."""
+SECONDS = 20
+"""A command takes 0.1 s."""
+MEMORY = 1 << 30
+"""Bytes that the commands may need in addition."""
+HUGE = 6 << 30
+
+
+def make_socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # the path of a socket has at most 107 characters
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+
+
+def make_huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(HUGE)
+
+
+def make_unreadable(path: Path) -> None:
+    path.write_bytes(b"{}")
+    path.chmod(0)
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "pipe": os.mkfifo,
+    "socket": make_socket,
+    "directory": Path.mkdir,
+    "endless": lambda path: path.symlink_to("/dev/zero"),
+    "huge": make_huge,
+    "unreadable": make_unreadable,
+}
+RUN_FILES = (
+    *("run.toml", "events.jsonl", "result.json", "end.json", "job.json", "engine.log", "engine.lock", "paused"),
+    *("predictions.jsonl", "tracking/wandb.json", "exports/merged/fidelity.json", "exports/merged/scores.jsonl"),
+)
+LADDER_FILES = ("ladder.toml", "ladder.json", "end.json", "engine.log", "engine.lock", "report.md")
+RUN_COMMANDS = (
+    *(["runs"], ["runs", "--json"], ["queue"], ["clean"], ["clean", "exports", "--yes"], ["doctor", "--repair"]),
+    *(["attach", "RUN"], ["resume", "RUN"], ["stop", "RUN"], ["gate", "RUN"], ["report"], ["doctor", "--bundle"]),
+)
+LADDER_COMMANDS = (
+    ["runs"],
+    ["clean"],
+    ["attach", "LADDER"],
+    ["resume", "LADDER"],
+    ["stop", "LADDER"],
+    ["gate", "LADDER"],
+)
+
+
+@pytest.fixture
+def limits() -> Iterator[None]:
+    """Let a blocked or endless read fail instead of the whole test session."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise AssertionError("the command blocks")
+
+    before, soft, hard = signal.signal(signal.SIGALRM, give_up), *resource.getrlimit(resource.RLIMIT_AS)
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished ladder with its runs; no process is started from it."""
+    monkeypatch.chdir(tmp_path)
+    made_ladder(tmp_path / "runs", seeds=[0])
+
+    def refuse(*arguments: object) -> None:
+        raise RunFailed("not in this test", "test.no_process")
+
+    monkeypatch.setattr("engine.executors.local.start", refuse)
+    monkeypatch.setattr("typer.testing._get_command", lambda app: COMMAND)
+    monkeypatch.setattr("tui.cli.bundle.check_everything", lambda runs: [])  # of the machine: it takes a second
+    monkeypatch.setattr("engine.runs.rpc_client._start", refuse, raising=False)
+    return tmp_path / "runs"
+
+
+def call(home: Path, *arguments: str) -> str:
+    """What a subcommand prints. It must end in time, with exit status 0, 1 or 2, and without a traceback."""
+    signal.alarm(SECONDS)
+    try:
+        done = CliRunner().invoke(app, [*arguments, "--runs", str(home)])
+    finally:
+        signal.alarm(0)
+    failure = done.exception
+    if isinstance(failure, UserError | RunFailed | IrregularFile | PermissionError):
+        return str(failure)  # `handle_errors` prints one line
+    assert failure is None or isinstance(failure, SystemExit), (arguments, done.exc_info)
+    assert done.exit_code in (0, 1, 2), (arguments, done.output)
+    return done.output
+
+
+def replace(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    KINDS[kind](path)
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", RUN_FILES)
+def test_no_file_of_a_run_blocks_or_breaks_a_subcommand(file: str, kind: str, home: Path) -> None:
+    damaged, *others = sorted(run_dir.iterate(home), key=lambda run: run.name)
+    if file == "end.json":  # it is read where there is no result
+        damaged.result_file.unlink(missing_ok=True)
+    replace(damaged.path / file, kind)
+    for words in RUN_COMMANDS:
+        shown = call(home, *(damaged.name if word == "RUN" else word for word in words))
+        if words == ["runs"]:
+            assert all(run.name in shown for run in others) and damaged.name in shown
+    unreadable_by_root = kind == "unreadable" and os.geteuid() == 0
+    if "/" not in file and not unreadable_by_root and (kind != "directory" or "." in file):
+        assert damaged.state() == "damaged" and "damaged" in call(home, "runs")
+    assert {run.state() for run in others} == {"finished"}
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", LADDER_FILES)
+def test_no_file_of_a_ladder_blocks_or_breaks_a_subcommand(file: str, kind: str, home: Path) -> None:
+    (name,) = (path.name for path in home.iterdir() if (path / "ladder.toml").exists())
+    replace(LadderDir(home / name).path / file, kind)
+    for words in LADDER_COMMANDS:
+        assert "finished" in call(home, *(name if word == "LADDER" else word for word in words)) or words != ["runs"]
+
+
+def test_a_job_that_is_a_pipe_is_not_waited_for(home: Path) -> None:
+    """`job.json` is read on every refresh of the bench."""
+    run = next(run_dir.iterate(home))
+    os.mkfifo(run.path / "job.json")
+    with pytest.raises(UserError) as caught:
+        run.job()
+    assert caught.value.code == "run.job_damaged" and not run.is_active()
+
+
+@pytest.mark.parametrize("file", ["job.json", "result.json", "events.jsonl", "engine.log"])
+def test_the_bench_stays_responsive_and_leaves_on_q_and_sigterm(file: str, home: Path) -> None:
+    run = max(run_dir.iterate(home), key=lambda run: run.name)
+    replace(run.path / file, "pipe")
+    for leave in ("q", "sigterm"):
+        terminal = Terminal("--runs", str(home), cwd=home.parent)
+        terminal.wait("runs")
+        if leave == "q":
+            terminal.press("q")
+        else:
+            terminal.process.send_signal(signal.SIGTERM)
+        terminal.process.wait(60)

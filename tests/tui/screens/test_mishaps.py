@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import UserError
 from engine.runs import launch, locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
@@ -47,21 +47,22 @@ def test_a_deleted_run_is_reported_while_it_is_watched(tmp_path: Path) -> None:
         os.close(lock)
 
 
-def test_a_run_in_an_unwritable_folder_is_not_started(tmp_path: Path) -> None:
+def test_a_run_with_a_directory_in_place_of_its_log_is_not_started(tmp_path: Path) -> None:
     run = made(tmp_path, ended=False)
     run.log_file.unlink()
-    run.log_file.mkdir()  # unwritable also for root, like a read-only disk
+    run.log_file.mkdir()
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, run)
         await pilot.press("u")
-        await wait_for(pilot, lambda: any("nothing was started" in note for note in notes(app)))
+        await wait_for(pilot, lambda: any("not a regular file" in note for note in notes(app)))
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
 
     play(tmp_path, story)
-    with pytest.raises(RunFailed, match="nothing was started"):
+    with pytest.raises(UserError) as error:
         launch.launch(run)
+    assert error.value.code == "run.irregular_file"
 
 
 def test_a_pause_that_cannot_be_recorded_stops_nothing(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_a_pause_that_cannot_be_recorded_stops_nothing(tmp_path: Path) -> None:
     run.paused_file.symlink_to(tmp_path / "nowhere" / "at-all")
     with pytest.raises(UserError) as error:
         launch.pause(run)
-    assert error.value.code == "run.cannot_pause"
+    assert error.value.code == "run.link"
 
 
 def test_a_key_pressed_while_the_terminal_is_too_small_opens_nothing(tmp_path: Path) -> None:

@@ -70,4 +70,4 @@ def _open_bench(options: BenchOptions) -> None:
     from tui.cli.bench import open_bench
 
     runs = runs_home(Path(options.runs) if options.runs else None)
-    sys.exit(open_bench(runs, options.ascii_only, options.mouse, hints=options.runs is None))
+    sys.exit(open_bench(runs, options.ascii_only, options.mouse))

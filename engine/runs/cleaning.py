@@ -152,7 +152,7 @@ def _delete(item: StoredItem) -> None:
 
 
 def _item(kind: Kind, name: str, path: Path, keep: str, owner: Folder | None = None) -> StoredItem:
-    size, changed = _measured(path)
+    size, changed = measure_tree(path)
     return StoredItem(kind, name, path, size, changed, keep, owner)
 
 
@@ -166,7 +166,7 @@ def _folders(parent: Path) -> list[Path]:
     return []
 
 
-def _measured(path: Path) -> tuple[int, float]:
+def measure_tree(path: Path) -> tuple[int, float]:
     """Bytes on disk and the latest change of a tree; links are not followed, a file with several names counts once."""
     total, latest, seen = 0, 0.0, set[tuple[int, int]]()
     for root, folders, files in os.walk(path):

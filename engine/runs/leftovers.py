@@ -20,9 +20,8 @@ from pathlib import Path
 
 import platformdirs
 
-from engine.config import preset_library
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, read_small, remove_tree
-from engine.config.home import cache_folder
+from engine.config.home import cache_folder, config_file
 from engine.runs import ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.folder import Folder
 from engine.runs.run_dir import RunDir
@@ -99,7 +98,7 @@ def _has_died(run: str) -> bool:
 
 def _in_runs(runs: Path, opened: set[str]) -> Iterator[Leftover]:
     for owner in _folders(runs):
-        if owner.is_active():
+        if owner.path.is_symlink() or owner.is_active():
             continue
         for path in _temporary(owner.path, DEPTH):
             if not _in_use(path, opened):
@@ -129,9 +128,9 @@ def _half_made(runs: Path, opened: set[str]) -> Iterator[Leftover]:
 def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     """Temporary files of presets, settings, data caches and downloads."""
     cache = cache_folder()
-    folders = (Path(platformdirs.user_state_dir("ftbench")), preset_library.user_folder(), Path(tempfile.gettempdir()))
-    state, presets, system = (Path(os.path.realpath(folder)) for folder in folders)
-    paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(presets, 1)]
+    folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
+    state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
+    paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, 2)]
     for name in ("models", "gguf"):  # names of earlier versions
         paths += [path for path in _entries(cache / name) if path.name.startswith(".") and not _is_temporary(path)]
     scratch = [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name)]

@@ -15,7 +15,6 @@ from engine.config.preset_library import resolve_preset
 from engine.export.exporter import _folder_in_progress
 from engine.export.request import refuse_folder
 from engine.runs import cleaning, run_dir
-from engine.runs.adopt import adopt
 from engine.runs.exports import FIDELITY
 from engine.runs.folder import directories_with_file
 
@@ -85,8 +84,8 @@ def test_a_path_of_an_unknown_user_is_refused() -> None:
     assert expanded("~/rows.csv") == Path.home() / "rows.csv"
 
 
-def test_a_run_that_is_read_is_neither_removed_nor_moved(tmp_path: Path) -> None:
-    runs, home = tmp_path / "runs", tmp_path / "home"
+def test_a_run_that_is_read_is_not_removed(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
     run = run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", None, {}))
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
@@ -98,5 +97,4 @@ def test_a_run_that_is_read_is_neither_removed_nor_moved(tmp_path: Path) -> None
     free = item()
     with used_folder(run.path), used_folder(run.path):
         assert item().keep == cleaning.IN_USE and not cleaning.remove(free)
-        assert [one.state for one in adopt(runs, home)] == ["refused"]
     assert item().keep == "" and cleaning.remove(item()) and not run.path.exists()

@@ -52,6 +52,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "schema": [[TYPED]],
         "queue": [[], [TYPED]],
         "monitor": [["--json"], [TYPED]],
+        "home": [["--json"], [TYPED], [file]],
         "clean": [["--json"], [TYPED], ["runs", "--run", TYPED], ["checkpoints", "--yes"], ["--runs", file]],
         "completion": [[TYPED], ["bash", "--line", f"ftbench attach {TYPED}"], ["zsh", "--line", "ftbench attach "]],
         "track": [[TYPED], [run, "--to", TYPED], [run, "--to", "tensorboard"]],

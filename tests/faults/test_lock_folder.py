@@ -16,7 +16,7 @@ from subcommands import subcommands
 
 from engine.config import preset_library
 from engine.config.errors import UserError
-from engine.runs import adopt, ladder_dir, locks, run_dir
+from engine.runs import ladder_dir, locks, run_dir
 
 NEEDS = {
     "run": ["run", "demo-lora", "--detach"],
@@ -174,13 +174,3 @@ def test_a_lock_removed_as_stale_between_opening_and_locking_is_opened_again(
     assert locks.holder(path) == "1" and not locks.remove_stale(path)
     os.close(held)
     assert locks.remove_stale(path) and not path.exists()
-
-
-def test_adopting_runs_is_refused_too(tmp_path: Path, lock_folder: Path) -> None:
-    """Only locks tell whether a run is active."""
-    run = run_dir.create(tmp_path / "source", "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
-    spoil(lock_folder, "a link" if os.geteuid() else "another user's")
-    with pytest.raises(UserError) as refused:
-        list(adopt.adopt(tmp_path / "source", tmp_path / "home"))
-    assert refused.value.code == "locks.folder"
-    assert run.path.is_dir() and not (tmp_path / "home").exists()

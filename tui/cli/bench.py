@@ -28,13 +28,10 @@ def check_terminal() -> None:
         raise UserError(f"unsupported terminal TERM={term}: it has no cursor addressing", do=do, code="cli.terminal")
 
 
-def open_bench(
-    runs: Path, ascii_only: bool, mouse: bool, hints: bool = True, opened: Callable[[], Screen[None]] | None = None
-) -> int:
+def open_bench(runs: Path, ascii_only: bool, mouse: bool, opened: Callable[[], Screen[None]] | None = None) -> int:
     """Run the bench until it is closed; then print which runs continue. Returns the exit status.
 
-    With `hints` it may show the hint to adopt the runs of the working directory. `opened` creates a screen to show
-    instead of the bench.
+    `opened` creates a screen to show instead of the bench.
 
     Raises UserError where the terminal is unsupported, and where runs or locks cannot be read: everything on the
     screen would be wrong.
@@ -47,9 +44,9 @@ def open_bench(
     from tui.app import Workbench  # Textual is slow to import, and no other subcommand needs it
 
     def notices() -> list[Notice]:
-        from tui.cli import home_notes  # after the first paint: it imports what reads runs
+        from engine.runs.home import home_warnings  # after the first paint
 
-        return home_notes.notices(runs, hints)
+        return home_warnings(runs)
 
     app = Workbench(runs, ascii_only=ascii_only, notices=notices, opened=opened)
     message = app.run(mouse=mouse and app.settings.mouse)

@@ -24,7 +24,6 @@ from tui.cli.data_and_presets import data_app, presets_app
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import run_ladder_or_sweep
 from tui.cli.options import (
-    AdoptOption,
     AsciiOption,
     DataOption,
     DetachOption,
@@ -149,12 +148,10 @@ def resume(
 
 
 @app.command("runs")
-def list_runs(runs: RunsOption = None, adopt: AdoptOption = None, json: JsonOption = False) -> None:
-    """List runs and ladders; --adopt DIR moves runs to the home."""
+def list_runs(runs: RunsOption = None, json: JsonOption = False) -> None:
+    """List runs and ladders."""
     from tui.cli import runs as verb
 
-    if adopt is not None:
-        raise typer.Exit(verb.adopt_runs(adopt, runs_home(runs), json))
     verb.show(home(runs, json=json), json)
 
 
@@ -173,7 +170,7 @@ def root(
         raise typer.Exit()
     from tui.cli import bench
 
-    raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse, hints=runs is None))
+    raise typer.Exit(bench.open_bench(runs_home(runs), ascii_only, mouse))
 
 
 def run_command() -> None:

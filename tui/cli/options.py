@@ -36,9 +36,6 @@ def _any_of(names: Sequence[str]) -> str:
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", metavar="DIR", help="Directory of runs (default: the runs home).")
 ]
-AdoptOption = Annotated[
-    Path | None, typer.Option("--adopt", metavar="DIR", help="Move the runs and ladders of DIR into the runs home.")
-]
 AsciiOption = Annotated[bool, typer.Option("--ascii", callback=_ascii_output, help="Print ASCII characters only.")]
 MouseOption = Annotated[bool, typer.Option("--mouse/--no-mouse", help="Use the mouse in the bench.")]
 VersionOption = Annotated[

@@ -1,4 +1,4 @@
-"""`runs`: list past and live runs and ladders, the latest first; `runs --adopt DIR` moves others into the runs home."""
+"""`runs`: list past and live runs and ladders, the latest first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.split_version import SPLIT_VERSION, versions_differ
-from engine.config.text import amount
 from engine.runs import device_queue, ladder_dir, run_dir, sweep_dir
-from engine.runs.adopt import AdoptedFolder, adopt
 from engine.runs.folder import running_elsewhere
 from engine.runs.home import tilde
 from engine.runs.sweep_dir import SweepDir
@@ -71,24 +69,3 @@ def _sweep_cells(sweep: SweepDir) -> list[str]:
     done = sum(cell.status == "finished" for cell in state.cells)
     keys = ", ".join(axis.key for axis in state.axes)
     return [sweep.name, sweep.status_of(state), keys, f"{done}/{len(state.cells)}", directory]
-
-
-def adopt_runs(source: Path, home: Path, json: bool) -> int:
-    """Move the runs of `source` into the home and report each; 1 where something was not moved."""
-    done = []
-    for one in adopt(source, home):
-        done.append(one)
-        if not json:
-            _say_adopted(one)
-    if json:
-        print_json([asdict(one) for one in done])
-    else:
-        moved = {kind: sum(one.kind == kind and one.state == "moved" for one in done) for kind in ("run", "ladder")}
-        counts = " and ".join(amount(count, kind) for kind, count in moved.items())
-        say(f"{counts} moved from {tilde(source)} to {tilde(home)}")
-    return int(any(one.state != "moved" for one in done))
-
-
-def _say_adopted(one: AdoptedFolder) -> None:
-    style = {"moved": "", "refused": "yellow", "failed": "red"}[one.state]
-    say(f"{one.state} {one.kind} {one.name}" + (f": {one.reason}" if one.reason else ""), style)

@@ -114,5 +114,5 @@ def try_runs(
     if options.interactive:
         from tui.cli.bench import open_bench
 
-        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, hints=False, opened=verb.screen(found, options)))
+        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=verb.screen(found, options)))
     raise typer.Exit(verb.answer_once(found, options))

@@ -174,3 +174,19 @@ def monitor(ascii_only: AsciiOption = False, mouse: MouseOption = True, json: Js
     from tui.cli import monitor as verb
 
     raise typer.Exit(verb.monitor(ascii_only, mouse, json))
+
+
+@upkeep_app.command("home")
+def show_or_move_home(
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Move runs, models and caches there (default: show them).")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Show where runs and caches are, or move them to another disk."""
+    from tui.cli import home as verb
+
+    if directory is None:
+        verb.show(json)
+    else:
+        verb.move(directory, json)

@@ -1,4 +1,4 @@
-"""What the command line says of the runs home: where a run was started, what to adopt, and when a disk is too small."""
+"""What the command line says of the runs home: where a run was started, and when a disk is too small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from command import ftbench
 from made_ladder import made_ladder
-from screen import Terminal
 
 from engine.config import preset_library
 from engine.config.errors import UserError
@@ -66,54 +65,6 @@ def test_an_empty_home_says_what_runs_elsewhere(tmp_path: Path, capsys: pytest.C
         os.close(device)
     shown = capsys.readouterr().out
     assert "no runs in" in shown and f"full-beef is running in {tmp_path}/other. Pass --runs" in shown
-
-
-def test_runs_are_adopted_by_a_command_that_lists_what_it_did(tmp_path: Path) -> None:
-    old = tmp_path / "project" / "runs"
-    moved, live = finished(old), finished(old)
-    lock = locks.acquire(live.lock_file, "1")
-    assert lock is not None
-    try:
-        done = ftbench("runs", "--adopt", "runs", cwd=old.parent)
-    finally:
-        os.close(lock)
-    assert done.returncode == 1 and done.stderr == ""
-    assert f"moved run {moved.name}\n" in done.stdout and f"refused run {live.name}: " in done.stdout
-    assert "1 run and 0 ladders moved" in done.stdout
-    done = ftbench("runs", "--adopt", str(old), "--json")
-    assert done.returncode == 0
-    assert json.loads(done.stdout) == [{"name": live.name, "kind": "run", "state": "moved", "reason": ""}]
-    listed = json.loads(ftbench("runs", "--json", cwd=tmp_path).stdout)
-    assert {one["name"] for one in listed} == {moved.name, live.name} and not old.exists()
-    done = ftbench("runs", "--adopt", str(old))
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-
-
-def test_the_hint_to_adopt_is_printed_once_to_a_person(tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    finished(project / "runs")
-    for expected in (True, False):
-        terminal = Terminal("runs", cwd=project, size=(250, 20))
-        assert terminal.leave() == 0
-        assert (b"--adopt" in terminal.bytes) == expected
-    other = tmp_path / "other"
-    finished(other / "ftbench_runs")
-    assert ftbench("runs", cwd=other).stderr == ""  # a program reads it
-    terminal = Terminal("runs", "--runs", "ftbench_runs", cwd=other)
-    assert terminal.leave() == 0 and b"--adopt" not in terminal.bytes
-
-
-def test_the_bench_shows_the_hint_to_adopt(tmp_path: Path) -> None:
-    project = tmp_path / "project"
-    finished(project / "runs")
-    terminal = Terminal(cwd=project)
-    try:
-        terminal.wait("--adopt")
-        terminal.press("q")
-        assert terminal.leave() == 0
-    finally:
-        terminal.process.kill()
-        terminal.process.wait()
 
 
 def test_a_network_file_system_is_warned_of_on_stderr(

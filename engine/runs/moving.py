@@ -1,0 +1,311 @@
+"""Move the home, which has all runs, ladders, sweeps and caches, to another disk.
+
+Nothing of the old home changes before everything is in the new one: each entry is copied (by hard links within a file
+system), compared with its original and flushed. Then `home` in config.toml is replaced atomically, which is the moment
+at which later commands find the new home, and only then are the originals deleted. A move that was interrupted
+continues when it is started again: `.NAME.tmp` is an entry in progress, and MOVED_FROM names what is left to delete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import tomli
+import tomli_w
+
+from engine.config import home as config_home
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import (
+    file_sha256,
+    is_no_space_error,
+    locked_folder,
+    open_regular,
+    read_regular,
+    remove_tree,
+    write_atomically,
+)
+from engine.config.home import KEY, cache_folder, config_file, configured_home
+from engine.runs import ladder_dir, locks, run_dir, sweep_dir
+from engine.runs.folder import Folder
+from engine.runs.home import VARIABLE, check_home
+from engine.runs.ladder_dir import LadderDir
+from engine.runs.run_dir import RunDir
+
+MOVED_FROM = ".moved-from.json"
+"""In a new home: the runs and cache folders that it was moved from, while their originals are deleted."""
+MAX_MOVED_FROM = 1 << 20
+CACHES = ("models", "gguf", "prepared", "tools")
+"""Folders of the cache whose entries are moved; other files in it are written again when they are needed."""
+VOLATILE = "engine.lock"
+"""Its content is not compared: it names who held the lock last."""
+
+
+@dataclass(frozen=True)
+class MovedEntry:
+    """A run, ladder, sweep or cache entry that is in the new home now."""
+
+    kind: str
+    """`Folder.KIND`, or the folder of the cache."""
+    name: str
+    bytes: int
+
+
+def move_home(target: Path) -> Iterator[MovedEntry]:
+    """Move runs and caches to `target`, yielding each entry once it is there.
+
+    Raises UserError where something runs, a run has a link, or the target cannot be used, and RunFailed where the disk
+    is full. Until everything is copied the old home stays in use.
+    """
+    locks.lock_folder()  # whether something runs is known only by its locks
+    target = Path(os.path.realpath(target))
+    runs, cache = _sources(target)
+    if (target / MOVED_FROM).exists() and configured_home() == target:
+        runs, cache = _recorded(target)
+    elif runs == target / "runs":
+        raise UserError("this is the home already", str(target), "name another directory", "home.same")
+    _check_target(target, runs, cache)
+    _refuse_active(runs)
+    try:
+        for folder in _folders(runs):
+            yield _copied_run(folder, target / "runs")
+        for kind, entry in _cache_entries(cache):
+            yield _copied(kind, entry, target / "cache" / kind)
+        _switch(target, runs, cache)
+        _delete_originals(target, runs, cache)
+    except OSError as error:
+        if is_no_space_error(error):
+            text = f"no space left in {target}; free some, then run `ftbench home {target}` again"
+            raise RunFailed(text, "home.disk_full") from error
+        what = f"cannot move: {error.strerror or error}"
+        raise UserError(what, str(error.filename or target), "then start the move again", "home.cannot_move") from error
+
+
+def _sources(target: Path) -> tuple[Path, Path]:
+    """The runs and the cache of the present home. Raises UserError where the environment names another one."""
+    if os.environ.get(VARIABLE):
+        do = f"unset it: it has precedence over `{KEY}` in {config_file()}"
+        raise UserError(f"{VARIABLE} is set", os.environ[VARIABLE], do, "home.variable_set")
+    return Path(os.path.realpath(config_home.runs_folder())), cache_folder()
+
+
+def _recorded(target: Path) -> tuple[Path, Path]:
+    """Where an interrupted move came from. Raises UserError where its record is damaged."""
+    path = target / MOVED_FROM
+    try:
+        runs, cache = msgspec.json.decode(read_regular(path, MAX_MOVED_FROM), type=tuple[str, str])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        do = "delete it; the originals that are left then stay where they are"
+        raise UserError(f"damaged: {error}", str(path), do, "home.record_damaged") from error
+    return Path(runs), Path(cache)
+
+
+def _check_target(target: Path, runs: Path, cache: Path) -> None:
+    for source in (runs, cache):
+        if target.is_relative_to(source) or source.is_relative_to(target / "runs"):
+            raise UserError("inside the present home", str(target), "name another directory", "home.nested")
+    check_home(target)
+    for name in ("", "runs", "cache"):
+        path = target / name
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError("not a directory", str(path), "name another directory", "home.not_a_directory")
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _folders(runs: Path) -> list[Folder]:
+    """Runs, ladders and sweeps, by name."""
+    found = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *sweep_dir.iterate(runs)]
+    return sorted(found, key=lambda folder: folder.name)
+
+
+def _cache_entries(cache: Path) -> Iterator[tuple[str, Path]]:
+    for kind in CACHES:
+        with contextlib.suppress(FileNotFoundError), os.scandir(cache / kind) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                    yield kind, Path(entry.path)
+
+
+def _refuse_active(runs: Path) -> None:
+    for folder in _folders(runs):
+        folder.check_files()
+        if _is_active(folder):
+            raise _active_error(folder)
+
+
+def _active_error(folder: Folder) -> UserError:
+    what, do = f"the {folder.KIND} is in use", "stop it, or wait until it has ended"
+    return UserError(what, folder.name, do, "home.active")
+
+
+def _is_active(folder: Folder) -> bool:
+    if isinstance(folder, LadderDir) and any(_is_active(probe) for probe in run_dir.iterate(folder.probes)):
+        return True
+    if isinstance(folder, RunDir):
+        return folder.state() in run_dir.ACTIVE or locks.is_in_use(folder.path)
+    return folder.is_active()
+
+
+def _copied_run(folder: Folder, parent: Path) -> MovedEntry:
+    """Copy a run while its lock is held, so that no worker starts in it meanwhile."""
+    with _held(folder):
+        return _copied(folder.KIND, folder.path, parent)
+
+
+@contextlib.contextmanager
+def _held(folder: Folder) -> Iterator[None]:
+    had_lock = folder.lock_file.exists()
+    lock = folder.acquire(str(os.getpid()))
+    if lock is None:
+        raise _active_error(folder)
+    try:
+        yield
+    finally:
+        os.close(lock)
+        if not had_lock:
+            locks.remove_stale(folder.lock_file)
+
+
+def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:
+    """Copy to a temporary name, compare, flush to the disk, rename: the target is complete or missing."""
+    target = parent / source.name
+    if os.path.lexists(target):
+        if kind not in CACHES and not _is_same(source, target):
+            what, do = f"another {kind} of this name is in the new home", "rename one of them"
+            raise UserError(what, str(target), do, "home.conflict")
+        return MovedEntry(kind, source.name, _bytes(target))
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = parent / f".{source.name}.tmp"
+    remove_tree(temporary)
+    temporary.mkdir(mode=0o700)
+    try:
+        with locked_folder(temporary):
+            links = _have_one_file_system(source, parent)
+            if not links:
+                _check_space(source, parent)
+            copy = os.link if links else shutil.copy2
+            shutil.copytree(source, temporary, symlinks=True, dirs_exist_ok=True, copy_function=copy)
+            if not _is_same(source, temporary):
+                raise OSError(errno.EIO, "the copy differs from the original", str(source))
+            _flush(temporary)
+            temporary.rename(target)
+    except BaseException:
+        remove_tree(temporary, ignore_errors=True)
+        raise
+    _flush_directory(parent)
+    return MovedEntry(kind, source.name, _bytes(target))
+
+
+def _have_one_file_system(source: Path, parent: Path) -> bool:
+    return source.stat().st_dev == parent.stat().st_dev
+
+
+def _check_space(source: Path, parent: Path) -> None:
+    need, free = _bytes(source), shutil.disk_usage(parent).free
+    if need > free:
+        raise OSError(errno.ENOSPC, f"{need / 2**20:,.1f} MiB needed, {free / 2**20:,.1f} MiB free", str(parent))
+
+
+def _bytes(root: Path) -> int:
+    return sum(path.lstat().st_size for path in root.rglob("*") if not path.is_dir())
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    """Whether two trees have the same directories, and files with the same content."""
+    names, others = _entries(source), _entries(target)
+    return names.keys() == others.keys() and all(
+        _is_same_file(status, others[name], source / name, target / name) for name, status in names.items()
+    )
+
+
+def _is_same_file(one: os.stat_result, other: os.stat_result, source: Path, target: Path) -> bool:
+    if source.is_dir() or target.is_dir():
+        return source.is_dir() and target.is_dir()
+    if os.path.samestat(one, other):
+        return True
+    return one.st_size == other.st_size and file_sha256(source) == file_sha256(target)
+
+
+def _entries(root: Path) -> dict[str, os.stat_result]:
+    """Relative path -> status of everything below a folder, without lock files. Links are not followed."""
+    return {str(path.relative_to(root)): path.lstat() for path in sorted(root.rglob("*")) if path.name != VOLATILE}
+
+
+def _flush(root: Path) -> None:
+    for directory, _, files in os.walk(root):
+        for name in files:
+            with open_regular(Path(directory, name)) as file:
+                os.fsync(file.fileno())
+        _flush_directory(Path(directory))
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _switch(target: Path, runs: Path, cache: Path) -> None:
+    """Make it the home of later commands, unless it is."""
+    write_atomically(target / MOVED_FROM, msgspec.json.encode((str(runs), str(cache))))
+    _flush_directory(target)
+    if configured_home() == target:
+        return
+    path = Path(os.path.realpath(config_file()))  # it may be a link to the user's collection of settings
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = path.read_text("utf-8") if path.exists() else ""
+    write_atomically(path, _with_home(text, target).encode())
+
+
+def _with_home(text: str, home: Path) -> str:
+    """The text of config.toml with this home; all other lines stay. Raises UserError where that is impossible."""
+    line = tomli_w.dumps({KEY: str(home)})
+    changed, count = re.subn(rf"(?m)\A((?:(?!^\s*\[).*\n)*?){KEY}\s*=.*(?:\n|\Z)", lambda match: match[1] + line, text)
+    changed = changed if count else line + text
+    try:
+        if tomli.loads(changed) == tomli.loads(text) | {KEY: str(home)}:
+            return changed
+    except tomli.TOMLDecodeError:
+        pass
+    do = f"set {line.strip()} in it, before the sections"
+    raise UserError("cannot edit the settings", str(config_file()), do, "home.config")
+
+
+def _delete_originals(target: Path, runs: Path, cache: Path) -> None:
+    """Delete what is in the new home too. What appeared or changed meanwhile stays, for another call."""
+    left = False
+    for source, copies in ((runs, target / "runs"), *((cache / kind, target / "cache" / kind) for kind in CACHES)):
+        for path in source.glob(".*.tmp"):  # of an interrupted call of `_delete`
+            if (copies / path.name[1 : -len(".tmp")]).is_dir():
+                remove_tree(path)
+    for folder in _folders(runs):
+        copy = target / "runs" / folder.name
+        if not copy.is_dir() or not _is_same(folder.path, copy) or _is_active(folder):
+            left = True
+            continue
+        with _held(folder):
+            _delete(folder.path)
+    for kind, entry in _cache_entries(cache):
+        if (target / "cache" / kind / entry.name).is_dir() and not locks.is_locked(entry):
+            _delete(entry)
+    if not left:
+        remove_tree(target / MOVED_FROM)
+        with contextlib.suppress(OSError):  # something else is in it
+            runs.rmdir()
+
+
+def _delete(path: Path) -> None:
+    """Renamed first: a partly deleted directory must not be listed as a run."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    remove_tree(temporary)
+    path.rename(temporary)
+    remove_tree(temporary)

@@ -144,7 +144,7 @@ class Workbench(BaseApp):
         self.push_screen(TextScreen("keys", text))
 
     def action_queue(self) -> None:
-        from tui.screens.queue import QueueScreen
+        from tui.screens.processes import QueueScreen
 
         self.push_screen(QueueScreen())
 

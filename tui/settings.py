@@ -1,7 +1,4 @@
-"""User settings of the workbench, `$XDG_CONFIG_HOME/ftbench/config.toml`.
-
-An invalid entry is reported and replaced by its default; it never prevents the workbench from starting.
-"""
+"""The user's settings, and what screens and widgets need of the app that shows them."""
 
 from __future__ import annotations
 
@@ -9,11 +6,13 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
+
+from textual.message_pump import MessagePump
 
 from engine.config.files import read_small
 from engine.config.home import config_file
-from tui.keymap import RENAMED
+from tui.keymap import RENAMED, CommandKeys
 from tui.terminal.themes import AUTO, needs_ascii
 
 
@@ -106,3 +105,19 @@ def _check_keys(settings: Settings, commands: set[str], path: Path) -> None:
 def _suggestion(wrong: str, known: Iterable[Any]) -> str:
     close = difflib.get_close_matches(wrong, [str(name) for name in known], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+class WorkbenchApp(Protocol):
+    """An app with the user's settings; everything else comes from Textual's own `App`."""
+
+    settings: Settings
+
+
+def app_settings(node: MessagePump) -> Settings:
+    """The user's settings, as the app of a screen or widget has them."""
+    return cast(WorkbenchApp, node.app).settings
+
+
+def app_keys(node: MessagePump) -> CommandKeys:
+    """The keys of the commands, for the sentences of a screen or widget."""
+    return CommandKeys(app_settings(node).keys)

@@ -14,12 +14,12 @@ from textual.pilot import Pilot
 import tui
 from tui.app import Workbench
 from tui.commands import all_commands
+from tui.header import welcome
 from tui.keymap import DEFAULT_KEYS, CommandKeys, displayed_key
 from tui.screens.dialogs import help_text
 from tui.screens.presets import PresetsScreen
 from tui.screens.runs import RunsScreen
 from tui.settings import Settings
-from tui.welcome import welcome
 from tui.widgets.table import Table
 
 SOURCES = Path(tui.__file__).parent

@@ -22,7 +22,7 @@ from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible, print_detached
-from tui.history.ladder_table import show_benchmarks, show_ladder
+from tui.history.tables import show_benchmarks, show_ladder
 from tui.live.following import Detached, follow_ladder
 from tui.output import streams
 from tui.output.console import console, print_json, say

@@ -32,7 +32,7 @@ from engine.runs.result import Result
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from tui.output.console import console, print_json, say, table
-from tui.preview.plan_view import PlanView
+from tui.preview.plan import PlanView
 
 UTF8 = ("utf-8", "utf8")
 

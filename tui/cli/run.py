@@ -24,7 +24,7 @@ from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import tracker_problems
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
-from tui.history.scores import as_json, benchmark_lines, show_results
+from tui.history.tables import as_json, benchmark_lines, show_results
 from tui.live.following import Detached, ask_to_leave, follow, wait_for_exit
 from tui.output.console import print_json, say
 

@@ -21,7 +21,7 @@ from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
 from tui.format import setting
 from tui.history.run_list import describe
-from tui.history.scores import mean_text, range_text
+from tui.history.tables import mean_text, range_text
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
 from tui.selection import NOT_COMPARED

@@ -16,7 +16,7 @@ from engine.runs.rung_results import RungResult
 from engine.runs.rungs import ARTIFACT_SEPARATOR
 from engine.runs.score_format import plain_difference, plain_with_bounds
 from engine.runs.tradeoff_text import tradeoff_lines
-from tui.history.scores import mean_text, range_text
+from tui.history.tables import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}

@@ -1,24 +1,30 @@
-"""What the launch screen starts: the protocol of a launch, its options, and a run as a launch."""
+"""What the launch screen starts: a run or a ladder as a launch, with the options that it shows and edits."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from engine.config.errors import UserError
-from engine.config.method_specs import reads
+from engine.config.method_specs import method_names, reads
+from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
 from engine.runs import run_dir
 from engine.runs.continued_run import SAME_SETTINGS, continued_run_name
+from engine.runs.exports import artifact_words
+from engine.runs.ladder import TIMING_PROBE
+from engine.runs.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.run_dir import RunDir
-from tui.command_line import run_command
+from engine.runs.rungs import LadderPlan
+from tui.command_line import ladder_command, run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.launch_preview import LaunchPreview, run_preview
+from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.selection import Selection
 
 ON_LAUNCH = (
@@ -157,3 +163,144 @@ def restored_text(selection: Selection, key: str) -> str:
         return setting_text(flatten(selection.with_setting(key, None).effective().config)[key]) or "unset"
     except UserError:
         return "unset"
+
+
+ON_LADDER = ("epochs", "max length")
+"""The settings of ON_LAUNCH that can be edited for a ladder: they are the same for all rungs."""
+YES_NO = {"yes": True, "no": False}
+
+
+@dataclass(frozen=True)
+class LadderOptions:
+    """The options of `ftbench ladder` as they are typed; '' is the default."""
+
+    rungs: str = ""
+    seeds: str = ""
+    rates: str = ""
+    ship: str = ""
+    margin: str = ""
+    probe: str = ""
+    fresh: str = ""
+
+    def words(self) -> list[str]:
+        """As words of the command line."""
+        words = [word for rung in shlex.split(self.rungs) for word in ("--rung", rung)]
+        given = (("--seeds", self.seeds), ("--learning-rates", self.rates), ("--margin", self.margin))
+        words += [word for option, value in given if value for word in (option, value)]
+        words += ["--ship", self.ship] if self.ship else []
+        words += ["--no-probe"] if self.probe == "no" else []
+        return [*words, "--fresh"] if self.fresh == "yes" else words
+
+
+DEFAULTS = LadderOptions(
+    " ".join(method_names()), "1", "1", "none", f"{DEFAULT_MARGIN / POINT:g}", probe="yes", fresh="no"
+)
+ACCEPTS = LadderOptions(
+    "methods, or NAME=METHOD,KEY=VALUE, separated by spaces",
+    f"int, ≥ 1 and ≤ {MAX_SEEDS}",
+    f"int, ≥ 1 and ≤ {MAX_LEARNING_RATES}: learning rates to try per rung on validation rows",
+    f"{', '.join(artifact_words())}, separated by commas; RUNG:q4_k_m for one rung",
+    "float, ≥ 0: accepted decrease in quality in points; for a loss, hundredths of nats/token",
+    "yes, no: measure a few steps of every rung first",
+    "yes, no: do not reuse finished runs",
+)
+TITLES = {
+    "rungs": "rungs",
+    "seeds": "seeds",
+    "rates": "learning rates",
+    "ship": "artifacts",
+    "margin": "margin",
+    "probe": TIMING_PROBE,
+    "fresh": "fresh",
+}
+"""Option -> its name on the launch screen."""
+
+
+@dataclass(frozen=True)
+class LadderLaunch:
+    """A ladder of the selection."""
+
+    selection: Selection
+    given: LadderOptions
+    plan: LadderPlan
+    runs: Path
+    context: Callable[[], LaunchContext] = field(compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        selection: Selection,
+        runs: Path,
+        context: Callable[[], LaunchContext],
+        given: LadderOptions | None = None,
+    ) -> LadderLaunch:
+        """A ladder of this selection. Raises UserError for an invalid one."""
+        given = given or LadderOptions()
+        return cls(selection, given, _plan(selection, given, runs), runs, context)
+
+    @property
+    def config(self) -> Config:
+        return self.plan.rungs[0].config
+
+    @property
+    def command(self) -> str:
+        return self.plan.command
+
+    def options(self) -> list[LaunchOption]:
+        found = []
+        for key, title in TITLES.items():
+            text, default = getattr(self.given, key), getattr(DEFAULTS, key)
+            shown = text or ("" if default == "none" else default)
+            found.append(LaunchOption(title, shown, getattr(ACCEPTS, key), default, bool(text)))
+        return [*found, *setting_options(self.selection, self.config, ON_LADDER)]
+
+    def with_option(self, name: str, text: str) -> LadderLaunch:
+        if name in ON_LADDER:
+            selection = with_text(self.selection, dict(ON_LAUNCH)[name], text)
+            return LadderLaunch.of(selection, self.runs, self.context, self.given)
+        key = next(key for key, title in TITLES.items() if title == name)
+        value = "" if text.strip() == getattr(DEFAULTS, key) else text.strip()
+        return LadderLaunch.of(self.selection, self.runs, self.context, replace(self.given, **{key: value}))
+
+    def preview(self, report: DataCheck) -> LaunchPreview:
+        return ladder_preview(self.plan, self.context(), report)
+
+
+def _plan(selection: Selection, given: LadderOptions, runs: Path) -> LadderPlan:
+    """The plan of a ladder. Raises UserError for a value that is not a number or not yes or no."""
+    try:
+        rungs = shlex.split(given.rungs)
+    except ValueError as error:
+        raise UserError(f"invalid rungs ({error})", "--rung", "close the quotation", code="ladder.rung_name") from error
+    return make_plan(
+        selection.preset,
+        rungs,
+        selection.overrides(),
+        _number("seeds", given.seeds or DEFAULTS.seeds),
+        _number("learning rates", given.rates or DEFAULTS.rates),
+        _yes("probe", given.probe or DEFAULTS.probe),
+        _yes("fresh", given.fresh or DEFAULTS.fresh),
+        ladder_command(selection, given.words(), runs),
+        [word for word in given.ship.split(",") if word.strip()],
+        _decimal("margin", given.margin or DEFAULTS.margin) * POINT,
+    )
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(f"invalid {name} {text!r}", do="use a whole number", code="ladder.invalid_option") from error
+
+
+def _decimal(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"invalid {name} {text!r}", do="use a number", code="ladder.invalid_option") from error
+
+
+def _yes(name: str, text: str) -> bool:
+    if text not in YES_NO:
+        raise UserError(f"invalid {name} {text!r}", do="use yes or no", code="ladder.invalid_option")
+    return YES_NO[text]

@@ -1,21 +1,32 @@
-"""Table of all methods: trainable parameters, memory by component, settings, and when to use which."""
+"""Methods and models as rows of tables: memory, settings, when to use which, and what a changed setting costs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from textual.content import Content
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec, method_title, readers
+from engine.config.method_specs import method_names, method_spec, method_title, readers
+from engine.config.model_files import find_model
+from engine.config.model_list import ListedModel
 from engine.config.preset import flatten
-from engine.config.quantities import count, size
-from engine.config.text import visible
+from engine.config.quantities import count, duration, integer, size
+from engine.config.schema import Config
+from engine.config.text import amount, visible
+from engine.memory.formula import history
 from engine.memory.formula.estimate import PARTS
+from engine.memory.formula.history import Throughput
 from engine.memory.formula.memory_budget import MemoryBudget
-from tui.format import setting
-from tui.preview.method_estimate import STYLES, MethodEstimate, error_label
-from tui.selection import NOT_COMPARED, Selection
+from tui.charts.columns import Column, TableRow
+from tui.format import moment, setting
+from tui.keymap import CommandKeys
+from tui.preview.launch_context import DataCheck
+from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, error_label, method_estimate, method_estimates
+from tui.selection import MARK, NOT_COMPARED, Selection
 
 LABEL, COLUMN = 16, 15
 
@@ -98,3 +109,134 @@ def _why(found: Sequence[MethodEstimate]) -> Iterator[Content]:
 def _row(name: str, values: Sequence[str], style: str = "") -> Content:
     cells = "".join(f"{visible(value, COLUMN - 1):<{COLUMN}}" for value in values)
     return Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), (cells, style))
+
+
+@dataclass(frozen=True)
+class PredictedCost:
+    """The predicted cost of one run; None for what is not known."""
+
+    memory: int | None
+    """Predicted peak of the process in bytes."""
+    fit: Fit
+    steps: int | None
+    seconds: float | None
+    """Duration of training."""
+    counting: bool = False
+    """Whether the rows are being counted: the number of steps is not known before."""
+    runs: int = 0
+    """Number of earlier runs that the duration is based on."""
+
+
+class ThroughputCache:
+    """Throughput of earlier runs on this machine, read once per runs directory, model, method and device."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._known: dict[tuple[str, str, str], Throughput | None] = {}
+
+    def of(self, config: Config, budget: MemoryBudget | None) -> Throughput | None:
+        """The throughput of this model and method; None without a finished run. Reads results: call it in a thread."""
+        if budget is None:
+            return None
+        key = (config.model.id, config.method, budget.name)
+        if key not in self._known:
+            self._known[key] = history.throughput(history.results(self._runs), config.model.id, config.method, budget)
+        return self._known[key]
+
+
+def training_steps(config: Config, rows: int | None) -> int | None:
+    """Optimizer steps; None while the number of training rows is not known."""
+    train = config.train
+    if train.steps:
+        return train.steps
+    return max(1, round(train.epochs * math.ceil(rows / train.batch))) if rows else None
+
+
+def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, speed: Throughput | None) -> PredictedCost:
+    """The predicted cost of a run of this configuration on the rows of a data check."""
+    found = method_estimate(config, find_model(config.model), budget, report.longest)
+    steps = training_steps(config, report.rows.get("train"))
+    per_row = report.tokens_per_row(config.train.max_length)
+    tokens = steps * config.train.batch * per_row if steps and per_row else None
+    seconds = tokens / speed.middle if tokens and speed else None
+    counting = steps is None and report.running
+    return PredictedCost(found.peak, found.fit, steps, seconds, counting, speed.runs if speed and seconds else 0)
+
+
+def effects_text(now: PredictedCost, before: PredictedCost | None = None) -> Content:
+    """`memory 842 MiB → 1.2 GiB fits   steps 200 → 400   time 2:10 → 4:20 (3 runs)`; unchanged values once."""
+    old = before or now
+    memory = _change(size(old.memory), size(now.memory))
+    steps = "counting rows" if now.counting else _change(integer(old.steps), integer(now.steps))
+    time = _change(duration(old.seconds), duration(now.seconds))
+    based = f" ({amount(now.runs, 'run')})" if now.runs else " (no estimate)"
+    parts = [("memory ", "$foreground-muted"), (memory, "bold"), (f" {now.fit}", STYLES[now.fit])]
+    parts += [("   steps ", "$foreground-muted"), (steps, "bold")]
+    parts += [("   time ", "$foreground-muted"), (time, "bold"), (based, "$foreground-muted")]
+    return Content.assemble(*((visible(text), style) for text, style in parts))
+
+
+def _change(old: str, new: str) -> str:
+    return new if old == new else f"{old} → {new}"
+
+
+NETWORK = "requires network"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model and what each method would need for it with the present selection."""
+
+    model: ListedModel
+    estimates: Sequence[MethodEstimate] = ()
+
+
+def columns() -> tuple[Column, ...]:
+    """The columns of the table; on a narrow terminal the last ones are dropped."""
+    methods = (Column(method_title(name), 8, right=True) for name in method_names())
+    others = (Column("size", right=True), Column("where"), Column("license"), Column("architecture"), Column("date"))
+    return (Column("model", 14), *methods, *others)
+
+
+def model_row(selection: Selection, model: ListedModel, budget: MemoryBudget | None) -> ModelRow:
+    """The model with its estimates; the method of the selection is kept."""
+    return ModelRow(model, method_estimates(selection.with_model(model.id), model.files, budget))
+
+
+def table_row(row: ModelRow, selected: bool) -> TableRow:
+    """One line: the selected model is marked, memory has the color of its fit."""
+    model = row.model
+    name = f"{MARK if selected else ' '}{model.label}"
+    memory = [(size(one.peak) if one.peak else "–", STYLES[one.fit]) for one in row.estimates]
+    where = NETWORK if model.requires_network else model.origin
+    date = moment(model.modified, "%Y-%m-%d") if model.modified else ""
+    return TableRow(
+        model.id,
+        (
+            (name, "bold" if selected else ""),
+            *memory,
+            (size(model.bytes) if model.bytes else "–", ""),
+            (where, "$text-warning" if model.requires_network else "$foreground-muted"),
+            (model.license or "–", "$foreground-muted"),
+            (model.architecture or "–", "$foreground-muted"),
+            (date, "$foreground-muted"),
+        ),
+    )
+
+
+def detail_lines(row: ModelRow, keys: CommandKeys) -> list[str]:
+    """Where the model is and what is known about it; then why a memory is not known."""
+    model = row.model
+    known = [model.id, model.architecture, model.license and f"license {model.license}", model.about]
+    is_own = model.origin == "embedded" or not model.files.folder  # a path within the package says nothing
+    where = model.origin if is_own else f"{model.origin}: {model.files.folder}"
+    lines = [" · ".join(part for part in known if part), where]
+    if model.requires_network:
+        key = keys.of("models.pull")
+        lines[1] = f"{NETWORK}: {model.files.fetch} on the Hub; press {key} to download it"
+        if model.gated:
+            page = f"huggingface.co/{model.files.fetch}"
+            lines[1] = f"{NETWORK}, gated: accept the license at {page} and set HF_TOKEN, then press {key}"
+    if problem := model.files.wrong or next((one.why for one in row.estimates if one.why), ""):
+        lines.append(problem)
+    return lines

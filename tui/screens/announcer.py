@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config.text import visible
 from tui.screens.base import BaseScreen
-from tui.workbench import app_keys, app_settings
+from tui.settings import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
     from engine.runs.ladder_dir import LadderDir

@@ -10,8 +10,7 @@ from engine.runs.folder import current_directory
 from engine.runs.home import tilde
 from tui.header import head_line, live_runs, selection_lines
 from tui.keymap import CommandKeys
-from tui.screens.live_runs import LiveRuns
-from tui.screens.run_follower import RunFollower
+from tui.screens.live_runs import LiveRuns, RunFollower
 from tui.settings import Settings
 from tui.widgets.selection_pane import SelectionPane
 from tui.widgets.status_line import status
@@ -36,12 +35,11 @@ from engine.config.text import visible
 from tui.commands import bindings
 from tui.screens.announcer import Announcer
 from tui.screens.bench_actions import BenchActions
-from tui.screens.data_actions import DataActions
+from tui.screens.live_runs import is_urgent
 from tui.screens.machine_context import MachineContext
-from tui.screens.run_actions import RunActions
-from tui.screens.run_follower import is_urgent
-from tui.screens.run_launcher import RunLauncher
-from tui.screens.selection_screens import SelectionScreens
+from tui.screens.run_actions import RunActions, RunLauncher
+from tui.screens.selection_actions import DataActions, SelectionScreens
+from tui.settings import app_keys, app_settings
 from tui.widgets.data_list import AddRequested, InspectRequested
 from tui.widgets.log_pane import LogPane, WordEntered
 from tui.widgets.loss_pane import LossPane
@@ -49,7 +47,6 @@ from tui.widgets.machine_pane import MachinePane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.rows import KeyLine, is_covered
 from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionRefused
-from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run_dir import RunDir

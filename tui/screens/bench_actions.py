@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tui.screens.base import BaseScreen
-from tui.screens.live_runs import LiveRuns
+from tui.screens.live_runs import LiveRuns, RunFollower
 from tui.screens.machine_context import MachineContext
-from tui.screens.run_actions import RunActions
-from tui.screens.run_follower import RunFollower
-from tui.screens.run_launcher import RunLauncher
-from tui.screens.selection_screens import SelectionScreens
+from tui.screens.run_actions import RunActions, RunLauncher
+from tui.screens.selection_actions import SelectionScreens
 from tui.widgets.log_pane import LogPane
 from tui.widgets.selection_pane import SelectionPane
 

@@ -26,17 +26,17 @@ from tui.charts.columns import Column, TableRow
 from tui.command_line import run_command
 from tui.commands import actions, bindings
 from tui.format import setting
-from tui.preview.effects import PredictedCost, ThroughputCache, effects, effects_text
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, with_text
+from tui.preview.method_table import PredictedCost, ThroughputCache, effects, effects_text
 from tui.screens.base import BaseScreen
 from tui.screens.data_checking import DataChecking
 from tui.screens.dialogs import NameScreen
 from tui.selection import NOT_COMPARED, Selection
+from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
 from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
-from tui.workbench import app_keys
 
 if TYPE_CHECKING:
     from engine.memory.formula.history import Throughput

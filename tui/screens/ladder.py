@@ -29,9 +29,9 @@ from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import ConfirmScreen
+from tui.settings import app_keys, app_settings
 from tui.widgets.rows import KeyLine
 from tui.widgets.status_line import status
-from tui.workbench import app_keys, app_settings
 
 POLL_SECONDS = 0.5
 PARTS = ("progress", "current", "summary", "bars", "costs", "benchmarks", "verdict", "notes")

@@ -19,11 +19,11 @@ from engine.config.text import amount, visible
 from tui.background import ProgressReported, ResponseReceived
 from tui.commands import bindings
 from tui.preview.launch_context import DataCheck, DataCheckCache
+from tui.preview.launch_preview import LaunchProblem
 from tui.preview.launches import Launch, LaunchOption
-from tui.preview.problems import LaunchProblem
 from tui.screens.data_checking import DataChecking
+from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
-from tui.workbench import app_keys
 
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 10

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.hardware.cpu_load import usable_cpus
 from tui.screens.base import BaseScreen
-from tui.screens.live_runs import LiveRuns
-from tui.screens.run_follower import RunFollower
+from tui.screens.live_runs import LiveRuns, RunFollower
 from tui.widgets.selection_pane import SelectionPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample

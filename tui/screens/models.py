@@ -21,13 +21,13 @@ from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.charts.bars import bar
 from tui.commands import actions, bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
-from tui.preview.model_rows import ModelRow, columns, detail_lines, model_row, table_row
+from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row
 from tui.screens.base import BaseScreen
 from tui.selection import Selection
+from tui.settings import app_keys, app_settings
 from tui.widgets.inputs import ValueInput
 from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
-from tui.workbench import app_keys, app_settings
 
 ACTIONS = actions("models")
 BAR_WIDTH = 30

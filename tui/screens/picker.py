@@ -26,8 +26,8 @@ from tui.commands import bindings
 from tui.data.datasets import NOT_TEXT, is_utf8
 from tui.data.folder_list import FolderEntry, FolderView, entries, read_folder, resolve_typed_path
 from tui.screens.base import BaseScreen
+from tui.settings import app_keys
 from tui.widgets.rows import KeyLine
-from tui.workbench import app_keys
 
 STYLES = {"folder": "$primary", "up": "$primary", "select": "bold $text-success", "hub": "$text-warning", "file": ""}
 

@@ -25,10 +25,10 @@ from tui.keymap import CommandKeys
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import ConfirmScreen, NameScreen, TextScreen
 from tui.selection import Selection, changes
+from tui.settings import app_keys
 from tui.terminal.leaving import edit
 from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
-from tui.workbench import app_keys
 
 COLUMNS = (
     Column("key", 3),

@@ -24,9 +24,9 @@ from tui.history.run_table import FIELDS, TABLE, names, ordered, row
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import ConfirmScreen
 from tui.screens.run_actions import RunActions
+from tui.settings import app_keys, app_settings
 from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
-from tui.workbench import app_keys, app_settings
 
 
 class CompareScreen(BaseScreen[None]):

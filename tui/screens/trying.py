@@ -23,10 +23,10 @@ from tui.live import chat
 from tui.live.chat import ChatState, parse_sampling, written
 from tui.live.chat_thread import ChatThread, SessionEnded, SessionMessageReceived
 from tui.screens.base import BaseScreen
+from tui.settings import app_keys
 from tui.widgets.answers import AnswerColumns
 from tui.widgets.inputs import PromptInput
 from tui.widgets.rows import KeyLine
-from tui.workbench import app_keys
 
 REDRAW_SECONDS = 0.1
 ITEMS = 200

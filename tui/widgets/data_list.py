@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.commands import bindings
-from tui.workbench import app_settings
+from tui.settings import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame lists no datasets
     from engine.config.schema import Data

@@ -10,8 +10,8 @@ from textual.events import Paste
 from textual.message import Message
 from textual.widgets import Input
 
+from tui.settings import app_keys
 from tui.widgets.log_pane import WordEntered
-from tui.workbench import app_keys
 
 
 class ValueInput(Input):

@@ -18,9 +18,9 @@ from engine.config.errors import UserError
 from engine.config.files import working_directory, write_atomically
 from engine.config.text import amount, visible
 from tui.live.log_lines import LogLines, OutputChunk
+from tui.settings import app_keys
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
-from tui.workbench import app_keys
 
 TITLES = {"events": "log", "output": "log · worker output"}
 MAX_COPIED = 64 << 10

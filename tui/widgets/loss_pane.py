@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from engine.config.errors import UserError
 from engine.config.text import visible
-from tui.welcome import welcome
+from tui.header import welcome
+from tui.settings import app_keys, app_settings
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
-from tui.workbench import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.earlier_runs import EarlierRun

@@ -13,9 +13,9 @@ from textual.events import MouseScrollDown, MouseScrollUp
 
 from engine.config.quantities import size
 from engine.config.text import visible
+from tui.settings import app_settings
 from tui.widgets.pane import BenchState
 from tui.widgets.rows import Rows
-from tui.workbench import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from tui.live.machine import GpuSample, MachineSample

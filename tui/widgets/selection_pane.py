@@ -11,7 +11,7 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.selection import MARK
-from tui.workbench import app_keys
+from tui.settings import app_keys
 
 if TYPE_CHECKING:
     from engine.config.preset_library import PresetEntry

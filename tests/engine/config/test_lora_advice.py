@@ -14,8 +14,8 @@ from engine.config.preset_library import resolve_preset
 from engine.ladder.sentences import verdict
 from engine.runs.ladder_plan import make_plan
 from tui.preview.launch_context import DataCheck
+from tui.preview.launch_preview import adapter_problems
 from tui.preview.method_estimate import MethodEstimate
-from tui.preview.problems import adapter_problems
 
 FULL = TrainedRung("full", 1e-4, 16, "all-linear")
 

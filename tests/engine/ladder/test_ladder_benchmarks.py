@@ -22,7 +22,7 @@ from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
 from engine.runs.rungs import BASE
-from tui.history import ladder_table, ladder_view
+from tui.history import ladder_view, tables
 
 ITEMS = 400
 
@@ -128,7 +128,7 @@ def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: p
     assert decode_ladder(msgspec.json.encode(ladder)).benchmarks == ladder.benchmarks
     data = load_report_data(folder, ladder)
     html, text = page.render_page(data), page.render_markdown(data)
-    ladder_table.show_benchmarks(ladder)
+    tables.show_benchmarks(ladder)
     printed = capsys.readouterr().out
     lines = list(ladder_view.benchmark_lines(ladder))
     assert len(lines) == 8 and "### Benchmarks" in text and "<h3>Benchmarks</h3>" in html

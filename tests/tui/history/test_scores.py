@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import preset_library
 from engine.runs import run_dir
-from tui.history.scores import show_results
+from tui.history.tables import show_results
 
 
 def test_training_time_is_that_of_the_steps_as_in_a_ladder_and_a_plan(

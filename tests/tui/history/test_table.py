@@ -10,12 +10,11 @@ from hostile import STRINGS
 from engine.runs.device_queue import QueuePlace
 from engine.runs.folder import short_name
 from tui.charts.columns import Column, fitted, line
-from tui.header import head_line, live_runs, selection_lines
+from tui.header import STEPS, head_line, live_runs, selection_lines, welcome
 from tui.history.run_list import RunSummary
 from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.keymap import CommandKeys
 from tui.selection import Selection, changes
-from tui.welcome import STEPS, welcome
 
 COLUMNS = (Column("a", 3), Column("b", 4), Column("c"), Column("d"))
 RUN = RunSummary(

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from engine.config.preset_library import resolve_preset
 from engine.runs import locks, run_dir
 from tui.app import Workbench
-from tui.screens.queue import QueueScreen
+from tui.screens.processes import QueueScreen
 
 
 def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:

@@ -83,3 +83,40 @@ CONVERTED: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "mistral3": mistral3,
 }
 """Families whose weights transformers renames, converts or leaves out while it loads them."""
+
+LAYERS = {
+    **{name: size for name, size in SMALL.items() if name != "num_hidden_layers"},
+    "num_hidden_layers": 2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+SSM = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_chunk_size": 16}
+DELTA_NET = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+MIXED_SHAPES = {
+    "masks without positions": transformers.GptOssConfig(
+        **LAYERS, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "alibi": transformers.BloomConfig(
+        vocab_size=VOCABULARY, hidden_size=64, n_layer=2, n_head=4, pad_token_id=0, bos_token_id=1, eos_token_id=2
+    ),
+    "linear attention": transformers.Qwen3_5TextConfig(**LAYERS, **DELTA_NET),
+    "lightning attention": transformers.MiniMaxConfig(
+        **LAYERS, head_dim=16, num_local_experts=4, num_experts_per_tok=2, block_size=16,
+        layer_types=["linear_attention", "full_attention"],
+    ),
+    "short convolution": transformers.Lfm2Config(**LAYERS, layer_types=["conv", "full_attention"]),
+    "state space": transformers.Mamba2Config(
+        vocab_size=VOCABULARY, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16, state_size=8, n_groups=2,
+        chunk_size=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    ),
+    "state space and attention in each layer": transformers.FalconH1Config(**LAYERS, **SSM, mamba_d_ssm=128),
+}  # fmt: skip
+"""A small model of each mechanism by which packed rows would influence each other."""

@@ -56,7 +56,8 @@ from engine.runs.exports import Defect
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.training.collation import Packing, collate
-from engine.training.loss import SINGLE, answer_logits, supports_logits_to_keep
+from engine.training.loss import answer_logits, supports_logits_to_keep
+from engine.training.row_independence import ONE_ROW
 
 LOGIT_TOKENS = 64
 """Answer tokens whose logits are compared."""
@@ -83,7 +84,7 @@ def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     pad, answers_only = tokenizer.pad_token_id, supports_logits_to_keep(model)
 
     def logits_of(row: Row) -> torch.Tensor:
-        return answer_logits(model, collate([row], SINGLE, pad, machine.device), answers_only)[0]
+        return answer_logits(model, collate([row], ONE_ROW, pad, machine.device), answers_only)[0]
 
     _compare_logits(logits_of, scored, job, checked)
     if job.kind != "run" and scored.items:

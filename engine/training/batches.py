@@ -123,12 +123,17 @@ def _common_prefix(rows: Sequence[Row], compared: Sequence[int]) -> int:
     return len(prefix)
 
 
-def choose_packing(rows: Sequence[Row], setting: str, device: str, varlen: bool, segments: bool = False) -> Packing:
+def choose_packing(
+    rows: Sequence[Row], setting: str, device: str, varlen: bool, segments: bool = False, mixed: bool = False
+) -> Packing:
     """The configured packing; for "auto", packed if attention needs no dense mask or rows are short, else padded.
 
     `segments`: whether the model supports attention over segments; `varlen`: whether packed rows need no dense mask,
-    because of segments or FlashAttention. Shared prefixes need segments.
+    because of segments or FlashAttention. Shared prefixes need segments. `mixed`: whether packed rows influence each
+    other without segments (`engine.config.row_separation`); then they are padded, whatever is configured.
     """
+    if mixed and not segments:
+        return Packing("padded", MAX_TOKENS[device])
     mean = int(lengths_of(rows).sum()) / max(1, len(rows))
     packing = setting if setting != "auto" else "packed" if varlen or mean <= PACKED_MEAN_LENGTH else "padded"
     if packing == "padded":

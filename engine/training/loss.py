@@ -11,13 +11,11 @@ its micro-batches; without weights it is the mean over answer tokens.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from engine.config.batch_limits import SHAPE_MULTIPLE
-from engine.data.tokens import Row
 from engine.methods.adapters import unwrap_peft
 from engine.training.chunked_loss import (
     ChunkedCrossEntropy,
@@ -26,7 +24,7 @@ from engine.training.chunked_loss import (
     logit_chunks,
     token_nll,
 )
-from engine.training.collation import MicroBatch, Packing, collate
+from engine.training.collation import MicroBatch
 from engine.training.kernel_device import kernel_device
 from engine.training.segments import Segments
 
@@ -154,36 +152,3 @@ def answer_nll(model: torch.nn.Module, batch: MicroBatch, answers_only: bool) ->
     for part in logit_chunks(len(logits), logits.shape[1], kernel_device(logits)):
         nll[part] = torch.nn.functional.cross_entropy(logits[part].float(), targets[part], reduction="none")
     return nll
-
-
-@dataclass(frozen=True)
-class PackedLoss:
-    """The loss of a few rows in one sequence, and one by one."""
-
-    packed: float
-    single: float
-
-    @property
-    def same(self) -> bool:
-        """Whether the difference is within bf16 rounding; attention across rows differs by far more."""
-        return abs(self.packed - self.single) <= 0.02 * abs(self.single) + 1e-3
-
-
-SINGLE = Packing("padded", 1)
-
-
-@torch.no_grad()
-def packing_agreement(
-    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, answers_only: bool
-) -> PackedLoss:
-    """Compare losses of rows in one sequence and alone: not every architecture keeps packed rows separate."""
-    was_training = model.training
-    model.eval()
-
-    def loss(rows: list[Row], packing: Packing) -> float:
-        return float(summed_loss(model, collate(rows, packing, pad, device), answers_only))
-
-    try:
-        return PackedLoss(loss(rows, packing), sum(loss([row], SINGLE) for row in rows))
-    finally:
-        model.train(was_training)

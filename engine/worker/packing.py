@@ -1,28 +1,30 @@
-"""Choose how a run packs its rows, and check on its own rows that the model computes the same loss."""
+"""Choose how a run packs its rows, and check on its own model and rows that they stay independent."""
 
 from __future__ import annotations
 
 import torch
 
+from engine.config.errors import UserError
+from engine.config.row_separation import mixing_reason, row_separation
 from engine.data.tokens import Row
+from engine.evaluation.forward import within_memory
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing, drops_out
 from engine.training.collation import Packing
 from engine.training.guards import first_line, is_out_of_memory
-from engine.training.loss import packing_agreement, supports_logits_to_keep
+from engine.training.loss import supports_logits_to_keep
+from engine.training.row_independence import CHECKED_ROWS, ONE_ROW, rows_are_independent
 from engine.training.sharding import class_name
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 
-CHECKED_ROWS = 4
-"""Rows whose losses are compared."""
-
 
 def decide_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator, pad: int) -> Packing:
-    """The configured or automatic packing. If the model computes other losses with it than for single rows, which a
-    forward pass checks, a simpler one is used, with a warning.
+    """The configured or automatic packing, if rows are independent with it; otherwise, with a warning, the first of
+    packing by position ids, padding and one row at a time with which they are.
 
-    Also switches the model to attention over segments if the packing has them, and sets `run.sharing`.
+    Also switches the model to attention over segments if the packing has them, and sets `run.sharing`. Raises
+    UserError if not even a row alone is independent of the padding after its end.
     """
     if not supports_logits_to_keep(model):
         text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"
@@ -32,27 +34,41 @@ def decide_packing(run: RunContext, model: torch.nn.Module, evaluator: Evaluator
     flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     longest = max([int(rows.lengths.max()), *(len(row.input_ids) for row in evaluator.loss_rows)])
     reason = varlen_attention.unsupported_reason(model, longest)
-    packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason)
+    mixed = mixing_reason(model.config.to_dict())
+    packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason, mixed=bool(mixed))
     packing, run.sharing = decide_sharing(packing, rows, sampler, run.config)
-    _explain(run, packing, run.sharing, reason)
+    _explain(run, class_name(model), packing, run.sharing, reason, mixed)
     if packing.segments:
         varlen_attention.enable(model)
     checked = sorted((rows[index] for index in sampler.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
-    if packing.mode == "padded" or _agrees(run, model, checked, packing, pad):
-        return packing
-    plain = choose_packing(rows, "packed", device, flash)
-    if packing.segments and _agrees(run, model, checked, plain, pad):
-        return plain
-    return choose_packing(rows, "padded", device, varlen=False)
+    simpler = [] if mixed else [choose_packing(rows, "packed", device, flash)] * packing.segments
+    padded = choose_packing(rows, "padded", device, varlen=False)
+    known = row_separation(model.config.to_dict()) == "separate"
+    candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]
+    for candidate in candidates:
+        if (candidate == padded and known) or _is_independent(run, model, checked, candidate, pad):
+            return candidate
+    if _is_independent(run, model, checked[:1], ONE_ROW, pad):
+        return ONE_ROW
+    what = f"{class_name(model)} lets a row depend on the padding after its end"
+    do = "choose a causal language model of an architecture in docs/models.md"
+    raise UserError(what, run.config.model.id, do, code="model.rows_influence_each_other")
 
 
-def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -> None:
-    """Warn if shared prefixes are configured but unsupported, or would be worthwhile but are off."""
+def _explain(
+    run: RunContext, architecture: str, packing: Packing, sharing: Sharing, no_segments: str, mixed: str
+) -> None:
+    """Warn if rows are padded though packing is configured or faster, and if shared prefixes are configured but
+    unsupported, or would be worthwhile but are off.
+    """
     setting = run.config.train.packing
-    if packing.mode == "shared_prefix":
+    if packing.mode == "shared_prefix" or setting == "padded":
         return
-    if setting == "shared_prefix":
-        run.warn("train.no_shared_prefix", f"{reason}: rows are packed without sharing prefixes")
+    if mixed and packing.mode == "padded":
+        text = f"rows are padded, not packed: {architecture} would let them influence each other, because {mixed}"
+        run.warn("model.packing_unsupported", text)
+    elif setting == "shared_prefix":
+        run.warn("train.no_shared_prefix", f"{no_segments}: rows are packed without sharing prefixes")
     elif setting == "auto" and sharing.worthwhile and drops_out(run.config):
         text = (
             f"shared prefixes are off because of adapter.dropout, which would be the same for all rows of a prefix; "
@@ -61,18 +77,17 @@ def _explain(run: RunContext, packing: Packing, sharing: Sharing, reason: str) -
         run.warn("train.shared_prefix_off", text)
 
 
-def _agrees(run: RunContext, model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int) -> bool:
-    """Whether the losses of rows are the same packed and alone; warns if not, or if a kernel does not support them."""
+def _is_independent(run: RunContext, model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int) -> bool:
+    """Whether rows are independent with this packing, on all ranks; warns if not, or if a kernel cannot compute it."""
+    device = run.machine.device
     try:
-        agreement = packing_agreement(model, rows, packing, pad, run.machine.device, supports_logits_to_keep(model))
+        checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))
+        why = (checked or rows_are_independent(model, rows[:2], packing, pad, device)).reason
     except (RuntimeError, ValueError) as error:  # such as a head size that a GPU's kernel does not support
         if is_out_of_memory(error):
             raise
-        why = f"cannot compute packed rows ({first_line(error)})"
-    else:
-        if agreement.same:
-            return True
-        losses = f"loss {agreement.packed:.4f} packed, {agreement.single:.4f} separate"
-        why = f"does not keep packed rows separate ({losses})"
-    run.warn("model.packing_unsupported", f"{class_name(model)} {why}: using a simpler packing")
-    return False
+        why = f"it cannot be computed ({first_line(error)})"
+    if why:
+        how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
+        run.warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
+    return not run.ranks.any(bool(why))

@@ -25,6 +25,7 @@ from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec, uses_autocast
+from engine.config.row_separation import row_separation
 from engine.memory.dry_run.activation_checkpointing import checkpoint_layers
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import (
@@ -74,7 +75,8 @@ def dry_run(
     model = bare_model(without, model_config, replace(machine, flash_attention=False))
     vocabulary = model_config.get_text_config().vocab_size
     segments = not unsupported_reason(model, rows.length)
-    work = work or synthetic_tensors(config, machine, rows, vocabulary, segments)
+    mixed = row_separation(model_config.to_dict()) == "mixed"
+    work = work or synthetic_tensors(config, machine, rows, vocabulary, segments, mixed)
     if work.packing.segments:
         varlen_attention.enable(model)
     pattern = layer_pattern(model, _checkpointing(config, machine))

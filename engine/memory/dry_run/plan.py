@@ -24,6 +24,7 @@ from engine.memory.formula.method_plan import (
     MethodPlan,
     PlanQuery,
     RowsFrom,
+    packing_notes,
     plan_method,
     planned_rows,
     positions_of,
@@ -94,7 +95,7 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
         why=chosen.why,
         work=chosen.data.whole if chosen.data else None,
         methods=methods,
-        notes=[*notes, *([note] if note else [])],
+        notes=[*notes, *([note] if note else []), *packing_notes(question.configs[0], config_json)],
     )
 
 

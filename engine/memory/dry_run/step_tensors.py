@@ -35,9 +35,10 @@ class StepTensors:
 
 
 def synthetic_tensors(
-    config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int, segments: bool
+    config: schema.Config, machine: Machine, rows: StepShape, vocabulary: int, segments: bool, mixed: bool
 ) -> StepTensors:
-    """Tensors for rows of one length. `segments`: whether the model supports attention over segments.
+    """Tensors for rows of one length. `segments`: whether the model supports attention over segments; `mixed`: whether
+    its packed rows influence each other otherwise.
 
     With FlashAttention packed rows become a padded batch: without mask and padding it has the same number of tokens.
     """
@@ -46,7 +47,7 @@ def synthetic_tensors(
     step = [Row(next(ids), labels, [1], "", "", False) for _ in range(rows.count)]
     many = [Row(next(ids), labels, [1], "", "", False) for _ in range(SYNTHETIC_ROWS)]
     varlen = uses_flash_attention(config, machine)
-    packing = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments)
+    packing = choose_packing(step, config.train.packing, machine.device, varlen or segments, segments, mixed)
     micro_batch = rows.count if config.train.micro_batch == "auto" else config.train.micro_batch
     groups = list(micro_batches(step, micro_batch, packing))
     held_out = next(held_out_batches(many, packing, machine.device, vocabulary, answers_only=True))

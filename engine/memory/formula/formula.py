@@ -61,7 +61,8 @@ def formula(
     shape = read_architecture(model_config, config.model.id)
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
-    batch = largest_micro_batch_shape(rows, most, config.train.packing, device, uses_segments(shape, config))
+    segments = uses_segments(shape, config)
+    batch = largest_micro_batch_shape(rows, most, config.train.packing, device, segments, shape.mixed)
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
     static = _static(shape, config, device, bf16)
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
@@ -168,8 +169,9 @@ def _saved(work: FormulaInputs, kind: Architecture) -> int:
 
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
-    segments = uses_segments(work.shape, work.config)
-    batch = held_out_shape(rows, work.config.train.packing, work.device, work.shape.vocabulary, segments)
+    shape, segments = work.shape, uses_segments(work.shape, work.config)
+    setting, device = work.config.train.packing, work.device
+    batch = held_out_shape(rows, setting, device, shape.vocabulary, segments, shape.mixed)
     logits = held_out_loss_bytes(work.shape, batch, work.logit, work.device, work.accumulator)
     forward = _running(work, batch, training=False) + mask_bytes(batch, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_title
+from engine.config.row_separation import mixing_reason, row_separation, text_type
 from engine.config.schema import Config
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
@@ -182,6 +183,18 @@ def device_notes(plan: MemoryPlan) -> list[str]:
     return notes
 
 
+def packing_notes(config: Config, model_config: Mapping[str, Any]) -> list[str]:
+    """Whether rows of this model can be packed, in one line; none if they can or are padded anyway."""
+    if config.train.packing == "padded":
+        return []
+    kind = text_type(model_config)
+    if reason := mixing_reason(model_config):
+        return [f"rows are padded, not packed: {kind} would let them influence each other, because {reason}"]
+    if row_separation(model_config) == "unknown":
+        return [f"packing of {kind or 'this architecture'} is checked on the run's rows; if they mix, rows are padded"]
+    return []
+
+
 def plan_method(
     query: FitQuery,
     automatic: bool,
@@ -230,7 +243,8 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
-    return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=[note])
+    notes = [note, *packing_notes(question.configs[0], model_config)]
+    return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=notes)
 
 
 def positions_of(model_config: Mapping[str, Any]) -> int | None:

@@ -43,30 +43,33 @@ class MicroBatchShape:
 
 def uses_segments(shape: Architecture, config: schema.Config) -> bool:
     """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
-    return config.model.attention in ("auto", "sdpa") and not (shape.attention_dropout or shape.windowed)
+    plain = not (shape.attention_dropout or shape.windowed or shape.mixed)
+    return config.model.attention in ("auto", "sdpa") and plain
 
 
 def largest_micro_batch_shape(
-    rows: StepShape, micro_batch: int, setting: str, device: Device, segments: bool = False
+    rows: StepShape, micro_batch: int, setting: str, device: Device, segments: bool = False, mixed: bool = False
 ) -> MicroBatchShape:
     """The largest micro-batch of `choose_packing` and `micro_batches`; `setting`: `train.packing`."""
-    packing, tokens = _packing(rows, setting, device, segments)
+    packing, tokens = _packing(rows, setting, device, segments, mixed)
     return _shape(rows, packing, min(micro_batch, _rows_within(tokens, rows, packing)), device, segments)
 
 
 def held_out_shape(
-    rows: StepShape, setting: str, device: Device, vocabulary: int, segments: bool = False
+    rows: StepShape, setting: str, device: Device, vocabulary: int, segments: bool = False, mixed: bool = False
 ) -> MicroBatchShape:
     """The largest batch of `held_out_batches` for many of these rows."""
-    packing, tokens = _packing(rows, setting, device, segments)
+    packing, tokens = _packing(rows, setting, device, segments, mixed)
     by_tokens = _rows_within(min(tokens, HELD_OUT_TOKENS[device]), rows, packing)
     by_logits = max(1, HELD_OUT_LOGITS // vocabulary) // max(1, rows.answer)
     many = StepShape(count=HELD_OUT_ROWS, length=rows.length, answer=rows.answer, shared=rows.shared)
     return _shape(many, packing, min(by_tokens, by_logits), device, segments)
 
 
-def _packing(rows: StepShape, setting: str, device: Device, segments: bool) -> tuple[PackingMode, int]:
+def _packing(rows: StepShape, setting: str, device: Device, segments: bool, mixed: bool) -> tuple[PackingMode, int]:
     """(how rows are combined, maximum tokens of a micro-batch)."""
+    if mixed and not segments:
+        return "padded", MAX_TOKENS[device]
     packed = setting == "packed" or (setting == "auto" and (segments or rows.length <= PACKED_MEAN_LENGTH))
     if setting == "shared_prefix":
         return ("shared_prefix", MAX_TOKENS[device]) if segments else ("packed", MAX_MASKED_TOKENS[device])

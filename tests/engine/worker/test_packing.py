@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+import transformers
 from command import events_of, only_run
 from forked import ftbench
+from model_shapes import MIXED_SHAPES, SHAPES, SMALL, VOCABULARY
 
 from engine.config.catalog import CATALOG
+from engine.config.row_separation import row_separation
 from engine.config.schema import Config, Train
 from engine.data.prepare import prepare
+from engine.data.tokens import Row
 from engine.memory.dry_run.data_rows import with_packing
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
+from engine.memory.formula.method_plan import packing_notes
 from engine.methods import method
 from engine.methods.machine import Machine, this_machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.training import varlen_attention
-from engine.training.collation import Packing
+from engine.training.batches import micro_batches
+from engine.training.collation import Packing, collate, loss_weight
+from engine.training.loss import summed_loss, supports_logits_to_keep
+from engine.training.ranks import SINGLE_RANK
+from engine.training.row_independence import ONE_ROW
 from engine.worker.packing import decide_packing
 
 CPU = Machine("cpu", "a CPU", bf16=False, flash_attention=False)
@@ -41,6 +53,17 @@ def run_of(folder: Path, preset: str, *settings: str) -> list[dict[str, Any]]:
 
 def of_type(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["type"] == kind]
+
+
+def stub_run(config: Config, warned: list[str]) -> Any:
+    """What `decide_packing` needs of a run; collects its warnings."""
+    return SimpleNamespace(
+        config=config,
+        machine=this_machine(),
+        ranks=SINGLE_RANK,
+        sharing=None,
+        warn=lambda code, text: warned.append(f"{code}: {text}"),
+    )
 
 
 def test_a_common_system_prompt_is_computed_once(tmp_path: Path) -> None:
@@ -87,10 +110,127 @@ def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pyte
     config = Config(train=Train(batch=4))
     base = method("lora").load(config, this_machine())
     rows = prepare(config.data, config.train.max_length, load_tokenizer(config.model))
-    run = SimpleNamespace(
-        config=config, machine=this_machine(), sharing=None, warn=lambda code, text: warned.append(f"{code}: {text}")
-    )
     monkeypatch.setattr(varlen_attention, "_forward", refuse)
-    chosen = decide_packing(run, base, SimpleNamespace(rows=rows, loss_rows=[]), 0)
+    chosen = decide_packing(stub_run(config, warned), base, SimpleNamespace(rows=rows, loss_rows=[]), 0)
     assert (chosen.mode, chosen.segments) == ("packed", False)
     assert len(warned) == 1 and warned[0].startswith("model.packing_unsupported") and "head size 20" in warned[0]
+
+
+class Rows(list[Row]):
+    """Rows in memory, with their lengths."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(row.input_ids) for row in self])
+
+
+def short_rows(count: int = 12) -> Rows:
+    """Rows of 6 to 40 tokens with answers of 3 and more."""
+    pick = random.Random(0)
+    rows = Rows()
+    for _ in range(count):
+        ids = pick.choices(range(3, VOCABULARY), k=pick.randint(6, 40))
+        rows.append(Row(ids, [-100, -100, -100, *ids[3:]], ids[:3], "", "here", False))
+    return rows
+
+
+def chosen_packing(model: torch.nn.Module, rows: Rows, warned: list[str], setting: str = "auto") -> Packing:
+    config = Config(train=Train(batch=4, packing=setting))
+    return decide_packing(
+        stub_run(config, warned), model, SimpleNamespace(rows=SimpleNamespace(train=rows), loss_rows=[]), 0
+    )
+
+
+def trained(model: torch.nn.Module, rows: Rows, packing: Packing) -> tuple[list[float], torch.Tensor]:
+    """Losses and the gradients of the last of three steps of 4 rows."""
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    losses = []
+    for start in (0, 4, 8):
+        step = rows[start : start + 4]
+        weight = sum(map(loss_weight, step))
+        optimizer.zero_grad()
+        losses.append(0.0)
+        for group in micro_batches(step, 4, packing):
+            loss = summed_loss(model, collate(group, packing, 0, "cpu"), supports_logits_to_keep(model)) / weight
+            loss.backward()
+            losses[-1] += float(loss.detach())
+        optimizer.step()
+    return losses, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("setting", ["auto", "packed"])
+@pytest.mark.parametrize("shape", [*MIXED_SHAPES, "llama", "gemma3"])
+def test_the_chosen_packing_trains_as_one_row_at_a_time_does(shape: str, setting: str) -> None:
+    """For every mechanism by which packed rows would influence each other, and whatever is configured."""
+    shapes, rows = {**SHAPES, **MIXED_SHAPES}, short_rows()
+    warned: list[str] = []
+
+    def fresh() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(shapes[shape], dtype=torch.float32).train()
+
+    model = fresh()
+    packing = chosen_packing(model, rows, warned, setting)
+    losses, gradients = trained(model, rows, packing)
+    expected, expected_gradients = trained(fresh(), rows, ONE_ROW)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert float((gradients - expected_gradients).norm() / expected_gradients.norm()) < 1e-4
+    padded = packing.mode == "padded"
+    assert padded == (shape in MIXED_SHAPES)
+    assert [text.split(":")[0] for text in warned] == ["model.packing_unsupported"] * padded
+
+
+class LeakyConfig(transformers.LlamaConfig):
+    """An architecture that nothing is known about."""
+
+    model_type = "leaky"
+
+
+class Leaky(transformers.LlamaForCausalLM):
+    """Adds to each token a little of the token before it, also of another row; optionally of padding."""
+
+    config_class = LeakyConfig
+    masks_padding = True
+
+    def forward(
+        self, input_ids: Any = None, attention_mask: Any = None, logits_to_keep: Any = 0, **options: Any
+    ) -> Any:
+        embeddings = self.model.embed_tokens(input_ids)
+        kept = embeddings
+        if self.masks_padding and attention_mask is not None and attention_mask.dim() == 2:
+            kept = embeddings * attention_mask[..., None]
+        before = torch.nn.functional.pad(kept, (0, 0, 1, 0))[:, :-1]
+        options |= {"attention_mask": attention_mask, "logits_to_keep": logits_to_keep}
+        return super().forward(inputs_embeds=embeddings + 1e-3 * before, **options)
+
+
+@pytest.mark.parametrize(("masks_padding", "expected"), [(True, "padded"), (False, "one row")])
+def test_an_unknown_architecture_that_mixes_rows_is_not_packed(
+    masks_padding: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Leaky, "masks_padding", masks_padding)
+    torch.manual_seed(0)
+    model = Leaky(LeakyConfig(**{**SMALL, "num_hidden_layers": 2}))
+    warned: list[str] = []
+    packing = chosen_packing(model, short_rows(), warned)
+    assert (packing == ONE_ROW) == (expected == "one row") and (packing.mode == "padded") == (expected == "padded")
+    assert warned and all(text.startswith("model.packing_unsupported") for text in warned)
+
+
+def test_the_plan_says_which_rows_are_padded_and_why() -> None:
+    config = Config()
+    for shape, count in (("linear attention", 1), ("masks without positions", 1), ("alibi", 1)):
+        model_config = MIXED_SHAPES[shape].to_dict()
+        assert len(packing_notes(config, model_config)) == count
+        assert row_separation({"model_type": "wrapper", "text_config": model_config}) == "mixed"
+    assert packing_notes(config, SHAPES["llama"].to_dict()) == []
+    assert len(packing_notes(config, {"model_type": "leaky"})) == 1
+    assert packing_notes(Config(train=Train(packing="padded")), {"model_type": "leaky"}) == []
+    assert row_separation({"model_type": "new", "layer_types": ["full_attention", "conv"]}) == "mixed"
+
+
+@pytest.mark.parametrize("setting", ["auto", "packed", "shared_prefix"])
+def test_the_formula_pads_rows_that_would_mix(setting: str) -> None:
+    rows = StepShape(count=8, length=100, answer=20, shared=50)
+    config = Config(method="lora", train=Train(packing=setting, batch=8, micro_batch=8))
+    assert formula(config, MIXED_SHAPES["linear attention"].to_dict(), "cpu", rows).packing == "padded"

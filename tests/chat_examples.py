@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.data.conversation import Example
+from engine.data.rows import Example
 
 TEXT_ONLY = (  # as of many small models: roles and contents, nothing else
     "{% for message in messages %}"

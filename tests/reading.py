@@ -12,10 +12,9 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.conversation import Example, Problem
-from engine.data.detection import detect
-from engine.data.format import DetectedFormat
-from engine.data.recognition import check_columns, to_example
+from engine.data.detection import check_columns, detect, to_example
+from engine.data.formats import DetectedFormat
+from engine.data.rows import Example, Problem
 from engine.data.source import Source, read
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 
 VOCABULARY = 211

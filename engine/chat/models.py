@@ -20,9 +20,8 @@ from engine.chat.verification import TOLERANCE, largest_difference, logits_of, v
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
-from engine.data.conversation import Example
 from engine.data.examples import system_prompt, training_examples
-from engine.data.tokens import Row
+from engine.data.rows import Example, Row
 from engine.evaluation.generate import end_tokens
 from engine.export.export_source import refuse_other_base
 from engine.methods import method

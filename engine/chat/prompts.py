@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.conversation import Example, Problem
-from engine.data.rendering import has_template
-from engine.data.tokens import Row, RowMaker
+from engine.data.chat_template import has_template
+from engine.data.parallel import in_child
+from engine.data.rows import Example, Problem, Row
+from engine.data.tokens import RowTokenizer
 from engine.runs.chat_messages import Conversation
 
 ANSWER = "answer"
@@ -20,7 +21,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self.chat = has_template(tokenizer)
-        self._maker = RowMaker(tokenizer, ANY_LENGTH)
+        self._row_tokenizer = RowTokenizer(tokenizer, ANY_LENGTH)
 
     def row(self, conversation: Conversation) -> Row:
         """The conversation as a row whose `prompt` ends with the generation prompt. Raises UserError if the chat
@@ -29,7 +30,7 @@ class PromptEncoder:
         answer = {"role": "assistant", "content": ANSWER}
         messages = [*conversation.messages, answer] if conversation.messages else None
         example = Example(messages, conversation.prompt, ANSWER, "conversation", conversation.tools)
-        row = next(self._maker.rows([example]))
+        (row,) = self.rows([example])
         if isinstance(row, Problem):
             raise UserError(row.what, row.where, "change the conversation", "chat.template_refused")
         return row
@@ -43,7 +44,7 @@ class PromptEncoder:
 
     def rows(self, examples: list[Example]) -> list[Row | Problem]:
         """Training or test rows, encoded with the same encoder."""
-        return list(self._maker.rows(examples))
+        return in_child(lambda: list(self._row_tokenizer.rows(examples)))
 
 
 def prompt_of(example: Example) -> Conversation:

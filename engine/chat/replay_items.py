@@ -10,9 +10,8 @@ from engine.chat.models import ChatRun, LoadedModels
 from engine.chat.prompts import PromptEncoder, prompt_of
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.data.conversation import Example
 from engine.data.examples import examples_of
-from engine.data.tokens import Row
+from engine.data.rows import Example, Row
 from engine.evaluation.predictions import PredictionLine, read_lines
 from engine.evaluation.scored_item import ScoredItem
 from engine.runs.chat_messages import RecordedAnswer as Recorded

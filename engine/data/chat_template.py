@@ -1,17 +1,30 @@
-"""Render a tokenizer's chat template, and distinguish a broken template from one that rejects a row."""
+"""Chat templates: rendering, by name (shipped, or of a catalog model), and with a default for `enable_thinking`.
+
+A template that fails on every conversation is broken; one that fails on some rejects them.
+
+Templates such as Qwen3's let a model reason before it answers unless `enable_thinking` is false. Training answers
+mostly have no reasoning. Such a template then renders an empty reasoning block before the answer, but its generation
+prompt ends before the block: the base model would reason where the tuned one answers, and answers would start with the
+block. With `enable_thinking = false` the block is the end of the generation prompt. The value is set inside the
+template, so that the saved tokenizer, artifacts and servers have it too.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 
+from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
-from engine.data.template_limit import run_template
+from engine.data.parallel import in_child, run_template, template_memory
+from engine.data.problems import TEMPLATE_FAILED, TEMPLATE_REFUSED
+from engine.data.rows import MAX_ROW_BYTES
 
-REFUSED = "data.template_refused"
-FAILED = "data.template_failed"
 ERRORS = (
     jinja2.TemplateError,
     ArithmeticError,
@@ -26,8 +39,11 @@ _QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
 _PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
 _OTHER = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
 _DO = f"correct the template, or {_OTHER}"
+_MAX_CHARACTERS = 4 * MAX_ROW_BYTES
+"""Maximum length of a rendered conversation, whose texts have at most MAX_ROW_BYTES in total."""
 
 Messages = list[dict[str, Any]]
+Done = TypeVar("Done")
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -46,7 +62,7 @@ def template_name(tokenizer: Any) -> str:
 
 
 class ChatTemplate:
-    """The chat template of a tokenizer, or another one (`source`) instead of it.
+    """The chat template of a tokenizer, or another one (`source`) instead of it. Made and used in child processes.
 
     Raises UserError (code data.template_broken) if it is not valid Jinja.
     """
@@ -54,27 +70,24 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, source: str | None = None, name: str | None = None) -> None:
         self.tokenizer, self.source = tokenizer, source
         self.name = name or template_name(tokenizer)
-        self.variables = dict(tokenizer.special_tokens_map)
-        self._compiled: dict[bool, Any] = {}
+        self._variables = dict(tokenizer.special_tokens_map)
+        self._compiled = self._compile()
         self._probed = False
-        self.compiled(False)
 
-    def compiled(self, with_tools: bool) -> Any | None:
+    def _compile(self) -> Any | None:
         """The compiled Jinja template; None if this version of transformers has no function for it."""
-        if with_tools not in self._compiled:
-            try:
-                # Imported here because transformers is slow to import.
-                from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
-            except ImportError:  # private function: without it every row is rendered by apply_chat_template
-                return None
-            text = self.tokenizer.get_chat_template(self.source, [{}] if with_tools else None)
-            try:
-                # Jinja evaluates constant expressions while it compiles, `{{ 9 ** 9 ** 9 }}` for example.
-                self._compiled[with_tools] = run_template(lambda: compile_template(text), self.name)
-            except jinja2.TemplateSyntaxError as error:
-                what = f"broken chat template ({error.message})"
-                raise UserError(what, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
-        return self._compiled[with_tools]
+        try:
+            # Imported here because transformers is slow to import.
+            from transformers.utils.chat_template_utils import _compile_jinja_template as compile_template
+        except ImportError:  # private function: without it every row is rendered by apply_chat_template
+            return None
+        source = self.tokenizer.get_chat_template(self.source)
+        try:
+            # Jinja evaluates constant expressions while it compiles, `{{ 9 ** 9 ** 9 }}` for example.
+            return run_template(lambda: compile_template(source), self.name)
+        except jinja2.TemplateSyntaxError as error:
+            what = f"broken chat template ({error.message})"
+            raise UserError(what, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
 
     def text(self, messages: Messages, tools: list[Any] | None, ask: bool = False) -> str:
         """Render a conversation; `ask` appends the generation prompt. Raises any of ERRORS."""
@@ -84,15 +97,24 @@ class ChatTemplate:
                 messages, tools=tools, chat_template=self.source, tokenize=False, add_generation_prompt=ask
             )
 
-        return str(run_template(render, self.name))
+        return self._limited(render)
 
     def quick_text(self, messages: Messages) -> str:
         """`text` for messages with only role and content and without tools; takes half the time."""
-        template = self.compiled(False)
+        template = self._compiled
         if template is None:
             return self.text(messages, None)
         values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": False}
-        return str(run_template(lambda: template.render(values | self.variables), self.name))
+        return self._limited(lambda: template.render(values | self._variables))
+
+    def _limited(self, render: Callable[[], Any]) -> str:
+        def bounded() -> str:
+            text = str(render())
+            if len(text) > _MAX_CHARACTERS:
+                raise OverflowError(f"a row of {len(text):,} characters")
+            return text
+
+        return run_template(bounded, self.name)
 
     def problem(self, error: Exception) -> tuple[str, str]:
         """(kind, description) of the problem of a row on which rendering raised `error`.
@@ -101,9 +123,9 @@ class ChatTemplate:
         """
         message = " ".join(str(error).split()).replace("; ", ", ") or type(error).__name__
         if type(error) is jinja2.TemplateError:  # raise_exception in a template
-            return REFUSED, message
+            return TEMPLATE_REFUSED, message
         self.probe()
-        return FAILED, f"{message} (line {line_of(error)} of the chat template)"
+        return TEMPLATE_FAILED, f"{message} (line {line_of(error)} of the chat template)"
 
     def probe(self) -> None:
         """Render one question and one answer. Raises UserError if that fails or the answer is missing."""
@@ -137,6 +159,16 @@ class ChatTemplate:
         return f"{self.name} line {line}" if line else self.name
 
 
+def render_in_child(tokenizer: Any, work: Callable[[ChatTemplate], Done]) -> Done:
+    """The result of `work` with the tokenizer's chat template. Raises UserError if the template exceeds a limit."""
+
+    def limited() -> Done:
+        with template_memory(template_name(tokenizer)):
+            return work(ChatTemplate(tokenizer))
+
+    return in_child(limited)
+
+
 def line_of(error: Exception) -> int:
     """Line of the template at which rendering raised the error; 0 if unknown."""
     line, at = 0, error.__traceback__
@@ -145,3 +177,134 @@ def line_of(error: Exception) -> int:
             line = at.tb_lineno
         at = at.tb_next
     return line
+
+
+FOLDER = Path(__file__).parent.parent / "assets" / "templates"
+NEEDED = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
+"""Shipped template -> token that the tokenizer must have; '' for none."""
+SHIPPED = tuple(NEEDED)
+
+
+def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
+    """(text, name in errors) of a shipped template, a catalog model's template or a Jinja file.
+
+    Raises UserError: model.unknown_template, model.template_unreadable, model.template_tokens.
+    """
+    if name in SHIPPED:
+        missing = _missing_token(name, tokenizer)
+        if missing:
+            what = f"the chat template {name!r} needs the token {missing}, which the tokenizer does not have"
+            do = 'set model.chat_template = "tools-plain", which works with every tokenizer'
+            raise UserError(what, str(tokenizer.name_or_path), do, code="model.template_tokens")
+        return shipped(name, tokenizer), name
+    if name in CATALOG:
+        text = _catalogued(name)
+        if text is None:
+            what = f"the chat template of {name!r} is not on this machine"
+            raise UserError(what, do=f"run `ftbench pull {name}`", code="model.unknown_template")
+        return text, f"chat template of {name}"
+    return _read(Path(name)), name
+
+
+def shipped(name: str, tokenizer: Any) -> str:
+    """A shipped template with the tokenizer's end-of-turn token and, if it starts texts with one, its
+    beginning-of-sequence token."""
+    text = (FOLDER / f"{name}.jinja").read_text("utf-8")
+    for variable, token in (("turn_end", end_of_turn(tokenizer)), ("text_start", _start_of_text(tokenizer))):
+        line = next(line for line in text.splitlines() if line.startswith(f"{{%- set {variable} = "))
+        text = text.replace(line, f"{{%- set {variable} = {_quoted(token)} %}}")
+    return text
+
+
+def candidates(tokenizer: Any) -> Iterator[tuple[str, str]]:
+    """(name, text) of every named template that this tokenizer can use, other than its own."""
+    own = tokenizer.chat_template
+    for name in SHIPPED:
+        if not _missing_token(name, tokenizer):
+            yield name, shipped(name, tokenizer)
+    for name in CATALOG:
+        text = _catalogued(name)
+        if text is not None and text != own:
+            yield name, text
+
+
+def end_of_turn(tokenizer: Any) -> str:
+    """The token after answers in the tokenizer's chat template, else its end-of-sequence token."""
+    eos = str(tokenizer.eos_token)
+    if not has_template(tokenizer):
+        return eos
+    try:
+        text = render_in_child(tokenizer, _probe_text)
+    except UserError:  # another template will be used
+        return eos
+    behind = text.rpartition(_ANSWER)[2].strip()
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return max((token for token in special if behind.startswith(token)), key=len, default=eos)
+
+
+def _probe_text(template: ChatTemplate) -> str:
+    """A question and its answer; '' if the template cannot render them."""
+    try:
+        return template.text(_PROBE, None)
+    except ERRORS:
+        return ""
+
+
+def _start_of_text(tokenizer: Any) -> str:
+    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
+    return str(tokenizer.bos_token) if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
+
+
+def _missing_token(name: str, tokenizer: Any) -> str:
+    needed = NEEDED[name]
+    return needed if needed and len(tokenizer.encode(needed, add_special_tokens=False)) != 1 else ""
+
+
+def _catalogued(name: str) -> str | None:
+    """The chat template of a catalog model, if it is pulled."""
+    folder = pulled_folder(name)
+    try:
+        if (folder / "chat_template.jinja").is_file():
+            return (folder / "chat_template.jinja").read_text("utf-8")
+        text = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template")
+    except (OSError, ValueError):
+        return None
+    return text if isinstance(text, str) else None
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        names = ", ".join((*SHIPPED, *CATALOG))
+        what = "unknown chat template"
+        raise UserError(
+            what, str(path), f"use a Jinja file or one of {names}", code="model.unknown_template"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"cannot read the chat template ({error})"
+        raise UserError(what, str(path), "check model.chat_template", code="model.template_unreadable") from error
+    if not text.strip():
+        raise UserError("the chat template is empty", str(path), "use another file", code="model.template_unreadable")
+    return text
+
+
+def _quoted(token: str) -> str:
+    """A Jinja string literal."""
+    return "'" + token.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+NO_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+END_OF_REASONING = "</think>"
+_VARIABLE = re.compile(r"\benable_thinking\b")
+
+
+def with_thinking(template: str, enabled: bool) -> str:
+    """The chat template with false as the default of `enable_thinking` unless `enabled`; others are not changed."""
+    plain = template.removeprefix(NO_THINKING)
+    return plain if enabled or not _VARIABLE.search(plain) else NO_THINKING + plain
+
+
+def without_reasoning(answer: str) -> str:
+    """An answer without the reasoning before it, which ends with `</think>`."""
+    return answer.rpartition(END_OF_REASONING)[2].strip() if END_OF_REASONING in answer else answer

@@ -1,11 +1,11 @@
 """Report on a dataset before training, and show samples token by token with the loss mask.
 
-Both use the preparation that training uses, so they show exactly the rows that are trained on.
+All use the preparation that training uses, so they show exactly the rows that are trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,17 +13,22 @@ import numpy as np
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.building import Progress
-from engine.data.counts import SHOWN, SPLITS
-from engine.data.preparation import Places, Preparation
-from engine.data.preparation_report import about, conflicting, warnings
-from engine.data.prepare import prepare_unchecked, quiet, refused
-from engine.data.rendering import special_tokens
-from engine.data.row_notes import meaning
-from engine.data.token_text import texts_between
-from engine.data.tokenized import TokenizedRows
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.chat_template import has_template
+from engine.data.encoding import special_tokens, texts_between
+from engine.data.prepare import Progress, no_progress, prepare_unchecked, refused
+from engine.data.prepared import Places, Preparation, TokenizedRows
+from engine.data.problems import meaning
+from engine.data.report import about, conflicting, warnings
+from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
 
+MAX_TOKENS = 60_000
+"""Maximum total tokens of the samples of one split: they are sent to the screen at once."""
+MAX_NOTICED = 40
+"""Maximum number of samples with notes."""
+BINS = 120
+"""Finer than any screen; a column of the chart combines several bins."""
+_TAIL = 4
+"""The axis ends at this many times the 99th percentile: a single long row would squeeze all others into one column."""
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -37,7 +42,11 @@ def no_requirements(done: Preparation) -> tuple[UserError | None, list[Notice]]:
 
 
 def check(
-    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, preflight: Preflight = no_requirements
+    data: Data,
+    max_length: int,
+    tokenizer: Any,
+    progress: Progress = no_progress,
+    preflight: Preflight = no_requirements,
 ) -> dict[str, Any]:
     """All counts of a dataset, JSON-able; `refused` is the error with which a run would stop, or None.
 
@@ -79,7 +88,7 @@ def show(
     split: str = "train",
     start: int = 0,
     max_tokens: int | None = None,
-    progress: Progress = quiet,
+    progress: Progress = no_progress,
 ) -> list[dict[str, Any]]:
     """`n` rows of a split from index `start`, as they are trained on: see `sample`."""
     if split not in SPLITS:
@@ -143,3 +152,90 @@ def _unknown_roles(done: Preparation) -> dict[str, Any]:
     found = [one for name in SPLITS for one in done.left_out(name) if one.kind == "data.unknown_role"]
     where = [place for name in SPLITS for place in done.details(name, "data.unknown_role")]
     return {"rows": sum(one.rows for one in found), "where": where[:SHOWN]}
+
+
+def inspect(
+    data: Data,
+    max_length: int,
+    tokenizer: Any,
+    rows: int,
+    max_tokens: int,
+    progress: Progress = no_progress,
+    preflight: Preflight = no_requirements,
+) -> dict[str, Any]:
+    """Report, samples, length histograms and template of a dataset, from one preparation. JSON-able.
+
+    `samples` are the first `rows` of each split, and under `noticed` the first that were truncated or have notes. For a
+    sample longer than `max_tokens` only the ends are given. Raises UserError as `check` does.
+    """
+    done = prepare_unchecked(data, max_length, tokenizer, progress)
+    noticed = {name: _noticed(done.rows[name]) for name in SPLITS}
+    specials = special_tokens(tokenizer)[0]
+    shown: dict[str, Sequence[Row]] = {name: done.rows[name][:rows] for name in SPLITS}
+    shown["noticed"] = [row for rows_ in noticed.values() for row in rows_[:MAX_NOTICED]][:MAX_NOTICED]
+    return {
+        "report": report(done, max_length, preflight),
+        "samples": {name: _samples(rows_, tokenizer, specials, max_tokens) for name, rows_ in shown.items()},
+        "noticed": sum(map(len, noticed.values())),
+        "histograms": {name: _histogram(done, name, max_length) for name in SPLITS},
+        "chat_template": str(tokenizer.chat_template) if has_template(tokenizer) else None,
+        "special_tokens": {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token, "pad": tokenizer.pad_token},
+    }
+
+
+def _noticed(rows: TokenizedRows) -> TokenizedRows:
+    """The rows that were truncated or have notes."""
+    noted = np.array([bool(notes) for notes in rows.columns.tables["notes"]], dtype=bool)
+    return rows.take(np.flatnonzero(rows.cut | noted[rows.note_numbers]))
+
+
+def _samples(rows: Sequence[Row], tokenizer: Any, specials: frozenset[int], max_tokens: int) -> list[dict[str, Any]]:
+    """Samples of at most MAX_TOKENS tokens in total, but at least one."""
+    samples: list[dict[str, Any]] = []
+    total = 0
+    for row in rows:
+        total += min(len(row.input_ids), max_tokens)
+        if samples and total > MAX_TOKENS:
+            break
+        samples.append(sample(row, tokenizer, specials, max_tokens))
+    return samples
+
+
+def _histogram(done: Preparation, name: str, max_length: int) -> dict[str, Any] | None:
+    lost = done.lengths_left_out(name)
+    return histogram(done.rows[name].lengths_before_cut, lost[lost > max_length], max_length)
+
+
+def histogram(
+    kept: Sequence[int] | np.ndarray, lost: Sequence[int] | np.ndarray, max_length: int
+) -> dict[str, Any] | None:
+    """Rows by their length before truncation; None without rows.
+
+    `kept` and `lost` are the lengths of rows that are trained on, and of rows with no answer token left after
+    truncation. Bin n counts lengths n·width+1 … (n+1)·width; the last bin also all longer ones (`beyond`).
+    """
+    lengths = np.sort(np.concatenate([np.asarray(kept, dtype=np.int64), np.asarray(lost, dtype=np.int64)]))
+    if not len(lengths):
+        return None
+    top = _top(lengths, max_length)
+    width = -(-top // BINS)
+    bins = -(-top // width)
+    places = np.minimum((np.maximum(lengths, 1) - 1) // width, bins - 1)
+    return {
+        "width": width,
+        "counts": np.bincount(places, minlength=bins).tolist(),
+        "rows": len(lengths),
+        "longest": int(lengths[-1]),
+        "beyond": int((lengths > width * bins).sum()),
+        "longer": int((lengths > max_length).sum()),
+        "lost": len(lost),
+    }
+
+
+def _top(lengths: np.ndarray, max_length: int) -> int:
+    """The end of the axis: the longest row, or less for a thin tail, but not below max_length if rows are truncated."""
+    longest, usual = max(int(lengths[-1]), 1), max(int(lengths[int(0.99 * (len(lengths) - 1))]), 1)
+    if longest <= _TAIL * usual:
+        return longest
+    cut = max_length + max_length // 4 if max_length < longest else 0
+    return min(longest, max(_TAIL * usual, cut))

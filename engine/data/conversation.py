@@ -1,65 +1,395 @@
-"""A row as a conversation or as plain text, and problems of rows that cannot be used."""
+"""Convert messages, or a prompt and its answers, to an Example with the loss weight of each message.
+
+Messages get OpenAI's schema: role, content as text, tool calls as objects.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import unicodedata
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+import math
+import re
+from typing import Any, NamedTuple
 
-EMPTY_TURN = "data.empty_turn"
-"""Note on an example: an earlier answer is empty and has weight 0."""
-CHOSEN_OUT = frozenset({"data.undesirable", "data.unanswerable"})
-"""Problems where the data itself excludes the row from training; they never make a dataset unusable."""
+from engine.config.errors import UserError
+from engine.data.columns import as_text
+from engine.data.formats import DetectedFormat
+from engine.data.problems import EMPTY_TURN
+from engine.data.rows import Example, RawRow, UnusableRow, described, parsed
+
+WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
+"""Keys with a number ≥ 0 or a boolean: OpenAI, LLaMA-Factory v1, ms-swift, axolotl."""
+MASKED = ("masked",)
+"""Keys where true excludes the message from the loss: torchtune."""
+REFUSED = {
+    "mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
+    "loss_mask": "use weight instead (0 excludes a message from the loss): tools disagree on the meaning of this key",
+    "train_detail": "use weight for the complete message: weights of single characters are not supported",
+    "training_detail": "use weight for the complete message: weights of single characters are not supported",
+}
+FLAGS = frozenset((*WEIGHTS, *MASKED, *REFUSED))
+_MEDIA_PARTS = ("image", "audio", "video", "file", "document")
+_PLACEHOLDER = re.compile(r"<image>|(?m:^[ \t]*<(?:video|audio)>)|(?m:<(?:video|audio)>[ \t]*$)")
 
 
-class UnusableRow(Exception):
-    """Raised while converting a row that has nothing to train on; becomes a Problem with the row's place."""
+def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
+    """The product of a message's weights; 1 without any.
 
-    def __init__(self, kind: str, what: str) -> None:
-        self.kind, self.what = kind, what
+    Raises UserError for invalid or unsupported keys, and for a weight > 0 on a message that is not an answer.
+    """
+    if len(turn) <= 2 or FLAGS.isdisjoint(turn):
+        return 1.0
+    weight = 1.0
+    for key in FLAGS.intersection(turn):
+        value = turn[key]
+        if value is None or value == []:
+            continue
+        if key in REFUSED:
+            raise UserError(
+                f"unsupported key {key!r} in message {number}", raw.where, REFUSED[key], code="data.loss_flag"
+            )
+        factor = _number(value, key, number, raw)
+        weight *= float(not factor) if key in MASKED else factor
+        if role != "assistant" and key in WEIGHTS and factor > 0:
+            what = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
+            do = f"set {key} of system, user and tool messages to 0 or remove it"
+            raise UserError(what, raw.where, do, code="data.loss_flag_on_prompt")
+    return weight
 
 
-@dataclass(frozen=True)
-class Example:
-    """A conversation whose assistant messages are trained on, or a prompt and its completion as plain text."""
+def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
+    if isinstance(value, int | float) and 0 <= value < math.inf:
+        return float(value)
+    what = f"invalid {key} {value!r} in message {number}"
+    do = "use a number of at least 0, or true or false"
+    raise UserError(what, raw.where, do, code="data.invalid_weight")
 
-    messages: list[dict[str, Any]] | None
-    prompt: str | None
-    completion: str | None
-    """Strings for prompt-completion and text, from which plain text is built without a chat template."""
-    where: str
-    tools: list[Any] | None = None
-    weights: dict[int, float] = field(default_factory=dict)
-    """Loss weight of assistant messages by index; 1 for messages that are absent. Messages with weight 0 are not in the
-    loss: those of a prompt, and where the row says so. Without messages, index 0 is the completion."""
+
+_ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
+}  # fmt: skip
+_CALLS = ("function_call", "tool_call")
+"""ShareGPT roles of messages whose text is a tool call."""
+_READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
+"""Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
+
+
+def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
+    """The turns of a conversation, which may be JSON text, as in CSV files. Raises UserError for anything else."""
+    place = f"{where} ({key})"
+    if isinstance(value, str):
+        value = parsed(value, place) if value.strip() else None
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        what = f"expected a list of messages, found {described(value)}"
+        raise UserError(what, place, "write [{role, content}, …]", code="data.invalid_messages")
+    for number, turn in enumerate(value, 1):
+        if not isinstance(turn, dict):
+            what = f"message {number} is {described(turn)}, not an object"
+            raise UserError(what, place, "write it as {role, content}", code="data.invalid_messages")
+    return value
+
+
+def role_of(turn: dict[str, Any]) -> str | None:
+    """The role as system, user, assistant or tool; None for other roles."""
+    role = turn.get("role", turn.get("from"))
+    return (_ROLES.get(role) or _ROLES.get(role.strip().lower())) if isinstance(role, str) else None
+
+
+def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
+    """Convert one message to OpenAI's schema. Unknown keys are kept for the chat template."""
+    said = turn.get("role", turn.get("from"))
+    if not isinstance(said, str):
+        do = "add role (or from): user, assistant, system or tool"
+        raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
+    role = _ROLES.get(said) or role_of(turn)
+    if role is None:
+        raise UnusableRow("data.unknown_role", f"message {number} has the role {said!r}")
+    content = turn["content"] if "content" in turn else turn.get("value")
+    if type(content) is str and len(turn) == 2 and said not in _CALLS:
+        return {"role": role, "content": content if content.isascii() else text_of(content, raw, f"message {number}")}
+    return _message(turn, role, said.strip().lower(), content, number, raw)
+
+
+def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: RawRow) -> dict[str, Any]:
+    calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
+    if "content" not in turn and "value" not in turn and not calls:
+        do = "add content (or value)"
+        raise UserError(f"message {number} has no content", raw.where, do, code="data.message_without_content")
+    if said in _CALLS and not calls:
+        calls = _called(content)
+        content = None if calls else content
+    converted: dict[str, Any] = {"role": role}
+    if isinstance(content, list):
+        content, more = _parts(content, number, raw)
+        calls = calls or more.pop("tool_calls", None)
+        converted |= more
+    if isinstance(content, dict):
+        what = f"the content of message {number} is an object"
+        raise UserError(what, raw.where, "write the content as text", code="data.invalid_content")
+    converted["content"] = text_of(content, raw, f"message {number}")
+    converted |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
+    if calls:
+        calls = _listed(calls, number, raw)
+        text_of(calls, raw, f"the tool calls of message {number}")
+        converted["tool_calls"] = [_call(call, number, raw) for call in calls]
+    return converted
+
+
+def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, Any]]:
+    """Split a list of content parts into the text, and reasoning and tool calls by message key.
+
+    The text of a part is under `text` (OpenAI) or `value` (LLaMA-Factory v1). Raises UnusableRow for images, audio,
+    video and files.
+    """
+    texts: list[str] = []
+    reasoning: list[str] = []
+    calls: list[Any] = []
+    for part in parts:
+        kind = part.get("type", "text") if isinstance(part, dict) else described(part)
+        value = (
+            part if isinstance(part, str) else part.get("text", part.get("value")) if isinstance(part, dict) else None
+        )
+        if isinstance(part, str) or kind in ("text", "input_text", "output_text"):
+            texts.append(as_text(value))
+        elif kind in ("reasoning", "thinking"):
+            reasoning.append(as_text(part.get("thinking", value)))
+        elif kind in ("tool_call", "function_call") and (found := _called(value)):
+            calls += found
+        elif is_media_part(str(kind)):
+            raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
+        else:
+            what = f"unsupported content part {kind!r} in message {number}"
+            raise UserError(what, raw.where, "write text parts, or drop the row", code="data.content_part")
+    more: dict[str, Any] = {"reasoning_content": text_of("".join(reasoning), raw, "reasoning")} if reasoning else {}
+    if calls:
+        more["tool_calls"] = calls
+    return "".join(texts), more
+
+
+def _listed(calls: Any, number: int, raw: RawRow) -> list[Any]:
+    """Tool calls as a list; they may be JSON text, as in CSV files."""
+    if isinstance(calls, str):
+        calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
+    if not isinstance(calls, list):
+        what = f"the tool calls of message {number} are {described(calls)}, not a list"
+        raise UserError(what, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
+    return calls
+
+
+def _called(content: Any) -> list[Any] | None:
+    """Tool calls from a JSON object with name and arguments, or a list of these (ShareGPT); None for other text."""
+    try:
+        value = parsed(content, "") if isinstance(content, str) else content
+    except UserError:
+        return None
+    calls = value if isinstance(value, list) else [value]
+    return calls if calls and all(isinstance(call, dict) and "name" in call for call in calls) else None
+
+
+def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
+    """A tool call with its arguments as an object, as chat templates expect; OpenAI's API has them as JSON text."""
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        what = f"a tool call of message {number} has no name"
+        raise UserError(what, raw.where, "add function.name and arguments", code="data.invalid_tool_call")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        arguments = parsed(arguments, f"{raw.where}, arguments in message {number}") if arguments.strip() else {}
+    identifier = {"id": call["id"]} if call.get("id") else {}
+    return {**identifier, "type": "function", "function": {"name": function["name"], "arguments": arguments or {}}}
+
+
+def tools_of(value: Any, raw: RawRow) -> list[Any] | None:
+    """The tool schemas of a row; they may be JSON text, as in CSV files."""
+    if not value:
+        return None
+    if isinstance(value, str):
+        value = parsed(value, f"{raw.where} (tools)") if value.strip() else None
+    if value is not None and not isinstance(value, list):
+        what = f"tools is {described(value)}, not a list"
+        raise UserError(what, raw.where, "write a list of tool schemas", code="data.invalid_tools")
+    text_of(value, raw, "tools")
+    return value or None
+
+
+def text_of(value: Any, raw: RawRow, part: str) -> str:
+    """A value as text. Raises UserError for text that cannot be encoded as UTF-8."""
+    text = as_text(value)
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        what = f"invalid Unicode surrogate (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of {part}"
+        do = "write both halves of the escape"
+        raise UserError(what, raw.where, do, code="data.invalid_surrogate") from error
+    return text
+
+
+ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases")
+"""Columns in which a list contains alternative answers."""
+_NESTED = ({"text", "answer_start"}, {"value", "aliases"})
+
+
+class Answer(NamedTuple):
+    """The answer to train on, and further accepted answers."""
+
+    text: str
     references: tuple[str, ...] = ()
-    """Further accepted answers besides the completion or the last message; test rows are scored against all of them."""
-    notes: tuple[str, ...] = ()
-    """Codes of changes to the row's content, for the report."""
-
-    def weight(self, number: int) -> float:
-        """Loss weight of the tokens of message `number`."""
-        return self.weights.get(number, 1.0)
-
-    @cached_property
-    def key(self) -> str:
-        """sha256 of the content, independent of surrounding white space and of Unicode composition."""
-        content: Any = [(self.prompt or "").strip(), (self.completion or "").strip()]
-        if self.messages is not None:
-            content = [[turn["role"], turn["content"].strip(), turn.get("tool_calls")] for turn in self.messages]
-        text = json.dumps([content, self.tools], ensure_ascii=False, sort_keys=True, default=str)
-        return hashlib.sha256(" ".join(unicodedata.normalize("NFC", text).split()).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A row that cannot be trained on: kind, description and place."""
+def answer_of(value: Any, name: str | None, raw: RawRow, others: Any = None) -> Answer:
+    """Read a column's value as an answer. `name`: the column, if it is a single one. `others`: further alternatives.
 
-    kind: str
-    what: str
-    where: str
-    length: int = 0
-    """Its number of tokens; 0 if it was not tokenized."""
+    Raises UnusableRow for an empty list of answers: the question has no answer.
+    """
+    is_list = name is not None and name.lower() in ANSWER_LISTS
+    if type(value) is str and others is None and not is_list:
+        return Answer(text_of(value, raw, "the answer"))
+    if is_list or is_nested(value):
+        found = alternatives(value, raw)
+        if not found:
+            raise UnusableRow("data.unanswerable", "the list of answers is empty")
+    else:
+        found = [text_of(value, raw, "the answer")]
+    found += alternatives(others, raw)
+    return Answer(found[0], tuple(dict.fromkeys(text for text in found[1:] if text != found[0])))
+
+
+def is_nested(value: Any) -> bool:
+    """Whether a value is SQuAD's {text, answer_start}, TriviaQA's {value, aliases}, or a list of these."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) and is_nested(item) for item in value)
+    return isinstance(value, dict) and any(keys <= value.keys() for keys in _NESTED)
+
+
+def alternatives(value: Any, raw: RawRow) -> list[str]:
+    """Every text in a list of answers, in order. The list may be JSON text, as in CSV files."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        value = parsed(value, f"{raw.where} (answers)")
+    return _texts(value, raw)
+
+
+def _texts(value: Any, raw: RawRow) -> list[str]:
+    """Texts inside a list are not parsed as JSON: an answer may start with a bracket."""
+    if isinstance(value, list):
+        return [text for item in value for text in _texts(item, raw)]
+    if isinstance(value, dict):
+        inner = [value[key] for key in ("text", "value", "aliases") if key in value]
+        return [text for item in inner for text in _texts(item, raw)]
+    text = text_of(value, raw, "an answer")
+    return [text] if text.strip() else []
+
+
+def conversation(turns: list[dict[str, Any]], raw: RawRow, found: DetectedFormat, trained_from: int = 0) -> Example:
+    """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
+
+    Messages after the last trained answer are dropped. Empty answers before it get weight 0.
+    """
+    messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
+    weights = _weights(turns, messages, raw, trained_from)
+    trained = [number for number, weight in weights.items() if weight > 0]
+    if not trained:
+        raise UnusableRow("data.no_answer", "no assistant message to train on")
+    last = trained[-1]
+    if _is_empty(messages[last]):
+        raise UnusableRow("data.empty", "the last answer is empty")
+    del messages[last + 1 :]
+    weights = {number: weight for number, weight in weights.items() if number <= last}
+    skipped = [number for number in trained if number < last and _is_empty(messages[number])]
+    weights |= dict.fromkeys(skipped, 0.0)
+    refuse_placeholder(messages)
+    if _add_system(messages, raw, found):
+        weights = {number + 1: weight for number, weight in weights.items()}
+    tools = found.parts["tools"].fill(raw.values) if "tools" in found.parts else None
+    return Example(
+        messages,
+        None,
+        None,
+        raw.where,
+        tools_of(tools, raw),
+        {number: weight for number, weight in weights.items() if weight != 1.0},
+        notes=(EMPTY_TURN,) if skipped else (),
+    )
+
+
+def prompt_and_answer(
+    prompt: str, answer: Answer, raw: RawRow, found: DetectedFormat, earlier: list[dict[str, Any]] | None = None
+) -> Example:
+    """A prompt and its answer, after `earlier` messages."""
+    if not prompt.strip():
+        raise UnusableRow("data.empty", "no prompt")
+    if not answer.text.strip():
+        raise UnusableRow("data.empty", "no answer")
+    reply = {"role": "assistant", "content": answer.text}
+    turns = [*(earlier or []), {"role": "user", "content": prompt}, reply]
+    chat = conversation(turns, raw, found)
+    assert chat.messages is not None
+    system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
+    return Example(
+        chat.messages,
+        system + prompt,
+        answer.text,
+        raw.where,
+        chat.tools,
+        chat.weights,
+        answer.references,
+        notes=chat.notes,
+    )
+
+
+def history_of(value: Any, raw: RawRow) -> list[dict[str, Any]]:
+    """Earlier messages from a list of [question, answer] pairs; it may be JSON text, as in CSV files."""
+    if isinstance(value, str):
+        value = parsed(value, f"{raw.where} (history)") if value.strip() else None
+    turns: list[dict[str, Any]] = []
+    for pair in (value or []) if isinstance(value, list | None) else [value]:
+        if not isinstance(pair, list) or len(pair) != 2:
+            what = "history is not a list of [question, answer]"
+            raise UserError(what, raw.where, "correct the row", code="data.invalid_history")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
+
+
+def _weights(
+    turns: list[dict[str, Any]], messages: list[dict[str, Any]], raw: RawRow, trained_from: int
+) -> dict[int, float]:
+    """Loss weight of each assistant message."""
+    weights = {}
+    for number, turn in enumerate(turns):
+        weight = weight_of(turn, messages[number]["role"], number + 1, raw)
+        if messages[number]["role"] == "assistant":
+            weights[number] = weight if number >= trained_from else 0.0
+    return weights
+
+
+def _is_empty(turn: dict[str, Any]) -> bool:
+    """Whether a message has no text, tool call or reasoning."""
+    return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
+
+
+def _add_system(messages: list[dict[str, Any]], raw: RawRow, found: DetectedFormat) -> bool:
+    """Insert the row's system message, unless the conversation starts with one."""
+    if "system" not in found.parts or messages[0]["role"] == "system":
+        return False
+    system = text_of(found.parts["system"].fill(raw.values), raw, "system")
+    if system.strip():
+        messages.insert(0, {"role": "system", "content": system})
+    return bool(system.strip())
+
+
+def is_media_part(kind: str) -> bool:
+    """Whether a content part of this type (image_url, input_audio, …) is image, audio, video or a file."""
+    return any(word in kind for word in _MEDIA_PARTS)
+
+
+def refuse_placeholder(messages: list[dict[str, Any]]) -> None:
+    """Raise UnusableRow for a prompt with a placeholder for an image, audio or video."""
+    for number, turn in enumerate(messages, 1):
+        text = turn["content"]
+        if turn["role"] != "assistant" and "<" in text and (placeholder := _PLACEHOLDER.search(text)):
+            raise UnusableRow("data.media", f"message {number} contains {placeholder.group().strip()}")

@@ -1,16 +1,303 @@
-"""Detect the format of a dataset; where it is unclear, suggest settings that were tried on the rows."""
+"""Detect the format of a dataset, and check that all its files have the columns of that format.
+
+Where the format is unclear, the error suggests settings that were tried on the rows.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
+from typing import Any
 
-from engine.config.errors import UserError
+import msgspec
+
+from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.format import DetectedFormat
-from engine.data.recognition import Undecided, recognize
-from engine.data.row_limits import RawRow
-from engine.data.suggestions import as_options, suggest_prompt, try_settings
+from engine.data.columns import EXAMPLES, ColumnTemplate, Summary, list_columns, read_map
+from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_name, data_formats
+from engine.data.formats.messages import chat_style
+from engine.data.rows import Example, Problem, RawRow, UnusableRow
+from engine.data.source import decisions_of, summary_of
+from engine.runs.account import IGNORED, ColumnUse
+
+_NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
+_SUFFIXES = re.compile(
+    r"\.(png|jpe?g|gif|webp|bmp|tiff?|wav|mp3|flac|ogg|m4a|mp4|avi|mov|mkv|webm)(\?.*)?$|^data:(image|audio|video)/",
+    re.IGNORECASE,
+)
+
+
+def media_columns(summary: Summary) -> list[str]:
+    """Columns whose values are images, audio or video: bytes, or paths in a column with such a name."""
+    found = []
+    for name in summary.filled:
+        values = [raw.values[name] for raw in summary.sample if raw.values.get(name)]
+        if values and all(_is_media(value, name.lower() in _NAMES) for value in values):
+            found.append(name)
+    return found
+
+
+def _is_media(value: Any, named: bool) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_media(item, named) for item in value)
+    if isinstance(value, dict):
+        return {"bytes", "path"} <= value.keys() or (named and any(_is_media(item, named) for item in value.values()))
+    if isinstance(value, bytes | bytearray):
+        return True
+    return named and isinstance(value, str) and bool(_SUFFIXES.search(value))
+
+
+def guess_map(summary: Summary) -> dict[str, str]:
+    """The most likely data.map: a column of conversations, text and label, or the first two text columns."""
+    columns = {name: summary.columns[name] for name in summary.filled}
+    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
+    if chats:
+        return {"messages": chats[0]}
+    texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
+    if len(texts) == 1:
+        return {"text": texts[0]}
+    if len(texts) < 2:
+        return {}
+    labels = [name for name in texts if _is_label(summary, name)]
+    if len(labels) == 1:
+        asked = [name for name in texts if name not in labels]
+        return {"prompt": max(asked, key=lambda name: _length(summary, name)), "completion": labels[0]}
+    return {"prompt": texts[0], "completion": texts[1]}
+
+
+def _length(summary: Summary, name: str) -> int:
+    return max(map(len, summary.columns[name].examples))
+
+
+def _is_label(summary: Summary, name: str) -> bool:
+    distinct = summary.columns[name].distinct
+    return distinct is not None and len(distinct) < summary.columns[name].rows
+
+
+class Undecided(UserError):
+    """An unclear format. `changes` to the section data may be the setting that is needed."""
+
+    def __init__(self, what: str, where: str, do: str, code: str, changes: dict[str, Any], intro: str) -> None:
+        super().__init__(what, where, do, code=code)
+        self.changes, self.intro = changes, intro
+        """`intro`: the words before the setting in the suggestion."""
+
+
+def check_columns(rows: Iterable[RawRow], found: DetectedFormat) -> None:
+    """Check that every used column has a single type, and that every file has the required columns.
+
+    Raises UserError with the first row of a different type, or with the files and their columns.
+    """
+    summary = summary_of(rows)
+    for name in {name for part in found.parts.values() for name in part.columns}:
+        kinds = summary.columns[name].kinds if name in summary.columns else {}
+        if len(kinds) < 2:
+            continue
+        usual = max(kinds, key=lambda kind: kinds[kind].rows)
+        odd = next(kind for kind in kinds if kind != usual)
+        what = f"mixed types in one column ({odd}; most rows: {usual})"
+        raise UserError(what, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
+    needed = [part for role, part in found.parts.items() if role not in OPTIONAL]
+    needed = [part for part in needed if any(found.roles.get(name) != "empty" for name in part.columns)]
+    for name, filled in summary.parts.items():
+        if filled and not all(any(filled.get(column) for column in part.columns) for part in needed):
+            raise _differ(name, summary, found)
+
+
+def to_example(raw: RawRow, found: DetectedFormat) -> Example | Problem:
+    """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
+    try:
+        return data_formats()[found.name].convert(raw, found)
+    except UnusableRow as problem:
+        return Problem(problem.kind, problem.what, raw.where)
+
+
+def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
+    """The format that `data` sets or that the columns suggest. Raises UserError (Undecided) as `detection.detect`."""
+    check_name(data.format)
+    summary = summary_of(rows)
+    if not summary.filled:
+        raise UserError("every row is empty", data.id, "add columns to the rows", code="data.empty_rows")
+    roles = read_map(data.map, list(summary.columns))
+    given = set(roles) - {"system", "tools", "references"}
+    found = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
+    one = data_formats()[found.name]
+    if one.ambiguity and data.format != found.name:
+        do = "write the rows to train on to a separate file"
+        raise Undecided(one.ambiguity, data.id, do, "data.preference_data", {"format": found.name}, one.offer)
+    found = _with_mapped_extras(found, roles, data)
+    _refuse_media(summary, found, data)
+    found = _accounted(replace(found, why="; ".join([found.why, *decisions_of(rows)])), summary, data)
+    check_columns(rows, found)
+    return found
+
+
+def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedFormat:
+    """The first format whose columns have values in most rows, else in any row, else in none."""
+    for share in (0.5, 0.0, -1.0):
+        columns = ColumnLookup(summary, data, share)
+        for one in data_formats().values():
+            if data.format not in ("auto", one.name):
+                continue
+            found = one.detect(columns)
+            if found is not None:
+                return replace(found, separator=data.separator)
+    raise _no_format(rows, summary, data)
+
+
+def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserError:
+    if len({tuple(sorted(filled)) for filled in summary.parts.values()}) > 1:
+        return _differ("", summary, None)
+    what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
+    what = "; ".join([*decisions_of(rows), what])
+    do = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
+    changes = {"map": guess_map(summary), "format": "auto"}
+    return Undecided(f"{what} (columns {list_columns(summary.filled)})", data.id, do, "data.no_format", changes, "try")
+
+
+def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:
+    """The format that the roles of data.map define."""
+    given = set(roles) - {"system", "tools", "references"}
+    names = {frozenset({"prompt", "completion"}): "prompt-completion", frozenset({"text"}): "text"}
+    name = names.get(frozenset(given))
+    if given == {"messages"}:
+        name = chat_style(roles["messages"], columns)
+    if name is None:
+        what = f"incomplete data.map (only {' and '.join(sorted(given))})"
+        do = "map prompt and completion, or text alone, or messages alone"
+        raise UserError(what, "data.map", do, code="data.incomplete_map")
+    if data.format not in ("auto", name):
+        what = f"data.map defines the format {name}, and data.format is {data.format}"
+        raise UserError(what, "data.format", "remove one of the two", code="data.map_and_format")
+    shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
+    parts = {role: part for role, part in roles.items() if role in given}
+    return DetectedFormat(name, f"data.map sets {shown}: {name}", parts, data.separator)
+
+
+def _with_mapped_extras(found: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
+    """Add the mapped system, tools and references; refuse them for plain text."""
+    if data.separator is not None and found.name != "text":
+        what = f"data.separator is for the format text, and the format is {found.name}"
+        where = f"data.separator = {data.separator!r}"
+        raise UserError(what, where, "remove it, or set data.format", code="data.separator_unread")
+    extras = {role: part for role, part in roles.items() if role in ("system", "tools", "references")}
+    if extras and found.name == "text":
+        role = next(iter(extras))
+        do = "insert it into the template of data.map.text"
+        raise UserError(f"the format text has no {role}", f"data.map.{role}", do, code="data.map_unread")
+    return replace(found, parts=found.parts | extras)
+
+
+def _refuse_media(summary: Summary, found: DetectedFormat, data: Data) -> None:
+    """Refuse media columns, because the text refers to them, unless data.map selects the text explicitly."""
+    media = media_columns(summary)
+    if not media or data.map:
+        return
+    name = media[0]
+    changes = {role: part.source for role, part in found.parts.items() if role in ("prompt", "completion", "messages")}
+    what = f"column {name} contains images, audio or video in {summary.columns[name].rows:,} of {summary.rows:,} rows"
+    what += ", but only text is supported"
+    intro = f"remove the column {name}, or train on the text alone:"
+    raise Undecided(what, data.id, f"remove the column {name}", "data.media_column", {"map": changes}, intro)
+
+
+def _accounted(found: DetectedFormat, summary: Summary, data: Data) -> DetectedFormat:
+    """Set the role of every column, and warn about ignored ones."""
+    used = found.reported_roles(list(summary.columns))
+    roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
+    ignored = [name for name, role in roles.items() if role == "ignored"]
+    warnings = [_ignored(name, summary) for name in ignored]
+    return replace(found, roles=roles, warnings=[*found.warnings, *warnings])
+
+
+def _ignored(name: str, summary: Summary) -> Notice:
+    column = summary.columns[name]
+    examples = ", ".join(f"'{text}'" for text in column.examples)
+    text = f"column {name} is ignored ({column.rows:,} of {summary.rows:,} rows have a value, for example {examples})"
+    return Notice("data.ignored_column", text)
+
+
+def _differ(part: str, summary: Summary, found: DetectedFormat | None) -> UserError:
+    """The error for files with different columns."""
+    shown = [f"{name} has {list_columns(filled)}" for name, filled in summary.parts.items() if filled]
+    where = part
+    what = "the files differ in their columns: " + "; ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
+    if found is not None and len(shown) == 1:
+        used = [name for name, role in found.roles.items() if role not in ("ignored", "empty")]
+        what = (
+            f"the columns are {list_columns(summary.parts[part])}, and those of the training rows {list_columns(used)}"
+        )
+    do = "use one of the files, or give all of them the same columns"
+    return UserError(what, where, do, code="data.files_differ")
+
+
+TRIED = 300
+"""Maximum rows on which a suggestion is tried."""
+_TRIED_LENGTH = 32 << 20
+"""Maximum total characters of these rows."""
+_LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
+"""Names of columns that usually belong to the prompt."""
+_BARE = re.compile(r"[A-Za-z_][\w.-]*")
+
+
+def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) -> str | None:
+    """The result of changed settings ("299 of the first 300 rows usable"); None if no row is usable."""
+    sample = _first_rows(rows)
+    try:
+        found = recognize(sample, msgspec.structs.replace(data, **changes))
+        trained = sum(isinstance(to_example(raw, found), Example) for raw in sample)
+    except UserError:
+        return None
+    if not trained:
+        return None
+    total = summary_of(rows).rows
+    rows_ = f"the first {len(sample):,} rows" if total > len(sample) else f"{len(sample):,} rows"
+    return f"{trained:,} of {rows_} usable"
+
+
+def _first_rows(rows: Iterable[RawRow]) -> list[RawRow]:
+    """At most TRIED rows, fewer if they are long."""
+    sample: list[RawRow] = []
+    length = 0
+    for raw in islice(iter(rows), TRIED):
+        sample.append(raw)
+        length += sum(len(str(value)) for value in raw.values.values())
+        if length > _TRIED_LENGTH:
+            break
+    return sample
+
+
+def as_options(changes: dict[str, Any]) -> str:
+    """The settings as shell options: `--set data.format=chosen`. A map becomes one option per role."""
+    flat = {f"map.{role}": source for role, source in changes.get("map", {}).items()}
+    flat |= {key: value for key, value in changes.items() if key != "map" and (key, value) != ("format", "auto")}
+    return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
+
+
+def suggest_prompt(rows: Iterable[RawRow], data: Data, found: DetectedFormat) -> list[Notice]:
+    """Suggest adding an ignored column to the prompt if its name indicates context."""
+    likely = [name for name, role in found.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
+    prompt, completion = found.parts["prompt"].lone, found.parts["completion"].lone
+    if not likely or prompt is None or completion is None:
+        return []
+    changes = {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}
+    result = try_settings(rows, data, {"map": changes})
+    if result is None:
+        return []
+    text = f"to add column {likely[0]} to the prompt: {as_options({'map': changes})} ({result})"
+    return [Notice("data.prompt_suggestion", text)]
+
+
+def _value(value: Any) -> str:
+    """A TOML value; bare words are not quoted."""
+    text = str(value)
+    if _BARE.fullmatch(text) and text not in ("true", "false", "inf", "nan"):
+        return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
@@ -29,3 +316,18 @@ def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     if found.name != "prompt-completion" or data.map:
         return found
     return replace(found, warnings=[*found.warnings, *suggest_prompt(rows, data, found)])
+
+
+def column_usage(found: DetectedFormat, summaries: Iterable[Summary]) -> list[ColumnUse]:
+    """Every column of all splits with its role; several roles are joined: `prompt, answer`."""
+    rows: dict[str, int] = {}
+    examples: dict[str, list[str]] = {}
+    for summary in summaries:
+        for name, column in summary.columns.items():
+            rows[name] = rows.get(name, 0) + column.rows
+            known = examples.setdefault(name, [])
+            known += [one for one in column.examples if one not in known][: EXAMPLES - len(known)]
+    return [
+        ColumnUse(name, number, found.roles.get(name, IGNORED) if number else "empty", examples[name])
+        for name, number in rows.items()
+    ]

@@ -7,9 +7,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.data.conversation import Example
-from engine.data.keys import normalized
-from engine.data.tokens import Row
+from engine.data.duplicates import normalized
+from engine.data.rows import Example, Row
 
 FINAL_VALIDATION_ROWS = 512
 """Maximum number of validation rows for the final loss: some datasets have ten thousand."""

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.data.chat_template import ERRORS
-from engine.data.conversation import Example, Problem
-from engine.data.rendering import AnswerPosition, Rendered, Renderer, holds, shared_length
-from engine.data.shapes import Shape, shape_of
+from engine.data.rendering import AnswerPosition, Rendered, Renderer, Shape, holds, shape_of, shared_length
+from engine.data.rows import Example, Problem
 
 SAMPLES = 4
 """Conversations per shape and batch that are rendered exactly."""

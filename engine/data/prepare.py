@@ -1,87 +1,63 @@
-"""Prepare rows for the model: `prepare` for runs, which refuses what cannot be trained on; `prepare_unchecked` for
-reports on it.
+"""Prepare a dataset: read and tokenize its rows in one streaming pass, then split them by their keys.
+
+`prepare` is for runs and refuses what cannot be trained on; `prepare_unchecked` is for reports on it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.config.split_version import SPLIT_VERSION
+from engine.config.text import amount
 from engine.data import cache
-from engine.data.building import Builder, Progress
-from engine.data.cache_key import Digests, cache_key, file_digests
-from engine.data.conversation import CHOSEN_OUT
-from engine.data.counts import SPLITS
-from engine.data.fingerprints import fingerprint
-from engine.data.items import EvaluationItem, evaluation_items
-from engine.data.preparation import Preparation
-from engine.data.preparation_report import about, reason_of, warnings
-from engine.data.problem_kinds import ANSWERS_LOST, DO, template_refusal
+from engine.data.cache import Digests, cache_key, file_digests
+from engine.data.chat_template import has_template
+from engine.data.detection import check_columns, column_usage, detect, to_example
+from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates
+from engine.data.formats import DetectedFormat
+from engine.data.items import reference_examples
+from engine.data.parallel import in_child, processes_for
+from engine.data.prepared import Facts, Places, Preparation, Prepared, fingerprint
+from engine.data.problems import ALSO_IN_TRAINING, BY_SPLIT, CALLS, EXCLUDED_BY_DATA, NOT_SELECTED, refusal
+from engine.data.processing import RowProcessor, process_batches
+from engine.data.report import about, warnings
+from engine.data.rows import SPLITS, Example, Row
 from engine.data.source import Source, read
-from engine.data.store import DamagedStore
-from engine.data.tokenized import TokenizedRows
+from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, Shares, assign, note_near_duplicates
+from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, ids_type, pack
+from engine.runs import events
 
 REFUSED_SHARE = 0.3
 """With a larger share of rows without a token in the loss, the data does not match the settings."""
-_NOT_PROBLEMS = {"data.max_rows", "data.validation_overlaps"} | CHOSEN_OUT
-"""Reasons for leaving rows out that are not problems of the rows."""
+Progress = Callable[[str, int, int | None], None]
+"""Called with the current phase, the number of rows done, and their total (None if unknown)."""
+_SPLIT_OF = np.array([0, 1, 2, 0, 1], dtype=np.uint8)
+"""Split code of an assignment -> index of the split that the row belongs to, including rows that are left out."""
+_LEFT_OUT_BY_SPLIT = {OVER_LIMIT: NOT_SELECTED, SHARED: ALSO_IN_TRAINING}
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The rows that every method trains on and is scored on."""
-
-    train: TokenizedRows
-    validation: TokenizedRows
-    test: TokenizedRows
-    references: TokenizedRows
-    """A row for each further accepted answer of test rows with several answers."""
-    about: dict[str, Any]
-    """JSON-able: source, format, template, splits and all counts, with places."""
-    warnings: list[Notice]
-    fingerprint: str
-    """sha256 of the tokenized rows of the three splits: equal for equal content, tokenizer and settings."""
-    split_version: int = SPLIT_VERSION
-
-    @cached_property
-    def test_items(self) -> list[EvaluationItem]:
-        """The test rows as evaluation items."""
-        return evaluation_items(self.test, self.references)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row of all splits."""
-        return max(
-            int(rows.lengths.max()) for rows in (self.train, self.validation, self.test, self.references) if rows
-        )
-
-    @property
-    def validation_items(self) -> list[EvaluationItem]:
-        return evaluation_items(self.validation)
-
-
-def quiet(what: str, done: int, total: int | None) -> None:
+def no_progress(phase: str, done: int, total: int | None) -> None:
     """A progress callback that does nothing."""
 
 
-def prepare(
-    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
-) -> Prepared:
+def prepare(data: Data, max_length: int, tokenizer: Any, progress: Progress = no_progress) -> Prepared:
     """Read, convert, split and tokenize a dataset. Deterministic.
 
     Raises UserError for invalid data, and if more than 30% of the rows of a file (or given split) have no token in the
     loss or no training row is left.
     """
-    done = prepare_unchecked(data, max_length, tokenizer, progress, split_version)
-    if refusal := refused(done):
-        raise refusal
+    done = prepare_unchecked(data, max_length, tokenizer, progress)
+    if error := refused(done):
+        raise error
     return Prepared(
         train=done.rows["train"],
         validation=done.rows["validation"],
@@ -90,24 +66,21 @@ def prepare(
         about=about(done),
         warnings=warnings(done),
         fingerprint=done.facts.fingerprint,
-        split_version=done.facts.split_version,
     )
 
 
-def prepare_unchecked(
-    data: Data, max_length: int, tokenizer: Any, progress: Progress = quiet, split_version: int = SPLIT_VERSION
-) -> Preparation:
+def prepare_unchecked(data: Data, max_length: int, tokenizer: Any, progress: Progress = no_progress) -> Preparation:
     """`prepare` without refusing rows, for reports."""
     progress("reading", 0, None)
     source = read(data)
     files = file_digests(source)
-    key = cache_key(data, max_length, tokenizer, split_version, source, files)
-    found, notices = _cached(key)
-    if found:
-        return found
+    key = cache_key(data, max_length, tokenizer, source, files)
+    cached, notices = _cached(key)
+    if cached:
+        return cached
     with cache.pending_entry(key) as draft:
         with _unchanged(source, files):
-            builder = Builder(data, source, tokenizer, max_length, split_version, progress)
+            builder = Builder(data, source, tokenizer, max_length, progress)
             done, writer = builder.build(draft.folder)
         progress("fingerprinting", builder.total, builder.total)
         done.facts.fingerprint = fingerprint(done.rows, done.references)
@@ -115,25 +88,6 @@ def prepare_unchecked(
             draft.keep(key, done, writer)
     done.notices = (*notices, *draft.notice)
     return done
-
-
-@contextmanager
-def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
-    """Raise UserError if the files change inside the block: they are read several times."""
-    try:
-        yield
-    except (ValueError, LookupError, AssertionError) as error:
-        _refuse_changes(source, files, error)
-        raise
-    _refuse_changes(source, files, None)
-
-
-def _refuse_changes(source: Source, files: Digests | None, cause: Exception | None) -> None:
-    if files is not None and file_digests(source) != files:
-        do = "wait until the files are complete, then try again"
-        raise UserError(
-            "the files changed while they were read", source.id, do, code="data.changed_while_read"
-        ) from cause
 
 
 def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
@@ -148,40 +102,298 @@ def _cached(key: str | None) -> tuple[Preparation | None, tuple[Notice, ...]]:
         return None, (Notice("data.cache_damaged", text),)
 
 
+@contextmanager
+def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
+    """Raise UserError if the files change inside the block: they are read several times."""
+    try:
+        yield
+    except (ValueError, LookupError, AssertionError, RuntimeError) as error:
+        _refuse_changes(source, files, error)
+        raise
+    _refuse_changes(source, files, None)
+
+
+def _refuse_changes(source: Source, files: Digests | None, cause: Exception | None) -> None:
+    if files is not None and file_digests(source) != files:
+        do = "wait until the files are complete, then try again"
+        raise UserError(
+            "the files changed while they were read", source.id, do, code="data.changed_while_read"
+        ) from cause
+
+
+@dataclass
+class SplitKeys:
+    """The keys of a given split's rows."""
+
+    keys: KeyTable = field(default_factory=KeyTable)
+    keyed: list[np.ndarray] = field(default_factory=list)
+    """Per batch: (rows,) whether a row has keys."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Indices of the rows with keys among all rows of this split."""
+        return np.flatnonzero(np.concatenate(self.keyed)) if self.keyed else np.zeros(0, dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.keyed))
+
+
+class Builder:
+    """Reads, tokenizes and splits one dataset."""
+
+    def __init__(self, data: Data, source: Source, tokenizer: Any, max_length: int, progress: Progress) -> None:
+        self.data, self.source, self.progress = data, source, progress
+        self.given = source.splits
+        for rows in self.given.values():
+            rows.progress = lambda done: progress("reading", done, None)
+        self.format = detect(self.given["train"], data)
+        _need_template(self.format, tokenizer, data)
+        for rows in self.given.values():
+            check_columns(rows, self.format)
+        self.row_processor = RowProcessor(self.format, tokenizer, max_length, ids_type(len(tokenizer)))
+        self.read = {name: SplitKeys() for name in self.given}
+        self.has_references = False
+        """Whether any row has further accepted answers."""
+        self.total = sum(rows.summary.rows for rows in self.given.values())
+
+    def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
+        """Build the preparation; its columns are in the folder, or in memory without one or on a full disk."""
+        writer = ColumnWriter(folder, self.row_processor.ids)
+        try:
+            if self.data.max_rows is None:
+                self._read(writer)
+                assignment = self._assign()
+            else:
+                self._read(None)
+                assignment = self._assign()
+                self._tokenize_chosen(writer, assignment)
+            return self._finished(writer, assignment), writer
+        except BaseException:
+            writer.abandon()
+            raise
+
+    def _read(self, writer: ColumnWriter | None) -> None:
+        """Read all rows once: keys always, tokens only with a writer."""
+        processes = processes_for(self.total)
+        for batch in process_batches(self.row_processor, self.given, processes, keys_only=writer is None):
+            split_keys = self.read[batch.split]
+            split_keys.keys.extend(batch.keys)
+            split_keys.keyed.append(batch.keyed)
+            self.has_references |= batch.has_references
+            if writer and batch.packed:
+                writer.append(batch.packed)
+            self._report_progress("tokenizing" if writer else "reading", self.rows_read)
+
+    def _tokenize_chosen(self, writer: ColumnWriter, assignment: Assignment) -> None:
+        """Tokenize the rows that max_rows selected; of the others only the place is stored."""
+        selected = {name: np.ones(split_keys.count, dtype=bool) for name, split_keys in self.read.items()}
+        for name, split_keys in self.read.items():
+            selected[name][split_keys.numbers] = ~np.isin(assignment.codes[name], list(_LEFT_OUT_BY_SPLIT))
+        processes = processes_for(sum(int(rows.sum()) for rows in selected.values()))
+        done = 0
+        for batch in process_batches(self.row_processor, self.given, processes, selected):
+            assert batch.packed
+            writer.append(batch.packed)
+            done += len(batch.keyed)
+            self._report_progress("tokenizing", done)
+
+    @property
+    def rows_read(self) -> int:
+        return sum(split_keys.count for split_keys in self.read.values())
+
+    def _report_progress(self, phase: str, done: int) -> None:
+        self.progress(phase, done, self.total)
+
+    def _assign(self) -> Assignment:
+        data = self.data
+        shares = Shares(_share(data.validation) or 0.0, _share(data.test))
+        return assign(
+            {name: split_keys.keys for name, split_keys in self.read.items()}, shares, data.seed, data.max_rows
+        )
+
+    def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
+        self._report_progress("comparing", self.total)
+        references = self._reference_rows(self._compare(assignment))
+        if references:
+            writer.append(pack(references, self.row_processor.ids))
+        rows = writer.rows()
+        kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
+        assigned = self._assigned(rows, assignment, kinds)
+        assigned["item"][self.rows_read :] = [row.item for row in references]
+        columns = writer.assign(rows, assigned, kinds)
+        return Preparation(columns, self._facts(columns, assignment))
+
+    def _compare(self, assignment: Assignment) -> list[tuple[Example, int]]:
+        """Read all rows again, if that is needed to count near-duplicates or for further accepted answers.
+
+        Returns an example for each further accepted answer of a test row, with the row's item.
+        """
+        near = NearDuplicates() if self.total <= LIMIT else NearDuplicates(TOO_MANY)
+        counts_near = bool(assignment.overlaps) and not near.reason
+        further: list[tuple[Example, int]] = []
+        for name, rows in self.given.items() if counts_near or self.has_references else ():
+            examples = (example for raw in rows if isinstance(example := to_example(raw, self.format), Example))
+            codes, items = assignment.codes[name].tolist(), assignment.items[name].tolist()
+            for example, code, item in zip(examples, codes, items, strict=True):
+                if counts_near and code < len(SPLITS):
+                    near.add(SPLITS[code], example)
+                if code == TEST:
+                    further += [(other, item) for other in reference_examples(example)]
+        note_near_duplicates(assignment, near)
+        return further
+
+    def _reference_rows(self, further: list[tuple[Example, int]]) -> list[Row]:
+        """Rows for further accepted answers. Answers that cannot be tokenized are used by text metrics only."""
+        if not further:
+            return []
+        rows = in_child(lambda: self.row_processor.tokenize([example for example, _ in further]))
+        pairs = zip(rows, further, strict=True)
+        return [dataclasses.replace(row, item=item) for row, (_, item) in pairs if isinstance(row, Row)]
+
+    def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
+        """Split, reason and item of every stored row."""
+        split, reason = np.full(rows.count, REFERENCE, dtype=np.uint8), rows["kind"].astype(np.uint16)
+        item = np.full(rows.count, -1, dtype=np.int32)
+        for name, (start, numbers) in self._keyed().items():
+            split[start : start + self.read[name].count] = SPLITS.index(name)
+            codes = assignment.codes[name]
+            split[start + numbers], item[start + numbers] = _SPLIT_OF[codes], assignment.items[name]
+            for code, kind in _LEFT_OUT_BY_SPLIT.items():
+                reason[start + numbers[codes == code]] = kinds.index(kind)
+        return {"split": split, "reason": reason, "item": item}
+
+    def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
+        """Given split -> index of its first row among all rows, and indices of its rows with keys within the split."""
+        keyed, start = {}, 0
+        for name, split_keys in self.read.items():
+            keyed[name] = start, split_keys.numbers
+            start += split_keys.count
+        return keyed
+
+    def _facts(self, columns: ColumnStore, assignment: Assignment) -> Facts:
+        source, keyed = self.source, self._keyed()
+        numbers = np.concatenate([start + places for start, places in keyed.values()])
+        groups = Groups.of([read.keys for read in self.read.values()])
+        used = columns["reason"][numbers] == 0
+        duplicates, equal = groups.duplicates(np.flatnonzero(used))
+        repeated = groups.repeated(np.flatnonzero(used & (columns["split"][numbers] == 0)))
+        test = columns["split"][numbers] == SPLITS.index("test")
+
+        def places_of(group: Any) -> list[str]:
+            return [columns.where(int(numbers[place])) for place in group]
+
+        def where(place: tuple[str, int]) -> str:
+            start, places = keyed[place[0]]
+            return columns.where(start + int(places[place[1]]))
+
+        return Facts(
+            source=source.about,
+            source_fingerprint=source.fingerprint,
+            files=source.files,
+            notes=source.notes,
+            format=self.format.name,
+            why=self.format.why,
+            template=_template(self.format, self.row_processor.tokenizer),
+            split=assignment.about,
+            read={name: split_keys.count for name, split_keys in self.read.items()},
+            columns=column_usage(self.format, [rows.summary for rows in self.given.values()]),
+            overlap={pair: overlap.with_places(where) for pair, overlap in assignment.overlaps.items()},
+            test_items=len(np.unique(columns["item"][numbers[used & test]])),
+            duplicates=Places(duplicates, [places_of(group) for group in equal]),
+            same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
+            repeated_prompts=repeated.prompts,
+            distinct_answers=repeated.answers,
+            notices=[*self.format.warnings, *assignment.warnings, *_dated(self.row_processor.tokenizer)],
+        )
+
+
+def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None:
+    if has_template(tokenizer) or detected.name in ("text", "prompt-completion"):
+        return
+    what = f"{detected.name} rows need a chat template, and this model has none"
+    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+    raise UserError(what, data.id, do, code="data.no_template")
+
+
+def _share(setting: float | str | None) -> float | None:
+    return None if setting is None or isinstance(setting, str) else float(setting)
+
+
+def _template(detected: DetectedFormat, tokenizer: Any) -> str:
+    if detected.name == "text":
+        return "plain text with an end-of-sequence token"
+    if has_template(tokenizer):
+        named = getattr(tokenizer, "chat_template_name", None)
+        return f"chat template {named}" if named else "the tokenizer's chat template"
+    return "no chat template: prompt and completion joined as plain text, with an end-of-sequence token"
+
+
+def _dated(tokenizer: Any) -> list[Notice]:
+    if "strftime_now" not in str(getattr(tokenizer, "chat_template", "")):
+        return []
+    text = "the chat template writes today's date into every prompt: a run on another day gets other tokens"
+    return [Notice("data.template_writes_date", text)]
+
+
 def refused(done: Preparation) -> UserError | None:
     """The error for data with too many unusable rows or without training rows; None for usable data."""
     held_out = [name for name in SPLITS if name not in done.facts.read]
     given = [["train", *held_out], *([name] for name in SPLITS[1:] if name not in held_out)]
-    found = next((refusal for names in given if (refusal := _too_many_bad(done, names))), None)
-    if found or len(done.rows["train"]):
-        return found
+    if error := next((error for names in given if (error := _too_many_bad(done, names))), None):
+        return error
+    if len(done.rows["train"]):
+        return None
     do = "add rows whose answers fit into train.max_length"
     return UserError("no training rows left", "data", do, code="data.no_training_rows")
 
 
 def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
-    """The share is of all rows of a file: among a few held-out rows, a single unusable one could exceed the limit."""
-    found = [one for name in names for one in done.left_out(name) if one.kind not in _NOT_PROBLEMS]
-    bad, good = sum(one.rows for one in found), sum(len(done.rows[name]) for name in names)
-    for lost in [one for one in found if one.kind in ANSWERS_LOST][:1]:
-        rows = sum(one.rows for one in found if one.kind == lost.kind)
-        return template_refusal(lost.kind, lost.what, rows, bad + good, names[0], lost.where[0])
-    if not bad or bad <= REFUSED_SHARE * (bad + good):
+    """The share is of all rows of a file: among a few held-out rows, a single unusable one could exceed the limit.
+
+    A single row whose answer the template drops is enough, because its answer is not in the rendered text.
+    """
+    unproblematic = {*BY_SPLIT, *EXCLUDED_BY_DATA}
+    left_out = [rows for name in names for rows in done.left_out(name) if rows.kind not in unproblematic]
+    bad, good = sum(rows.rows for rows in left_out), sum(len(done.rows[name]) for name in names)
+    counts: Counter[str] = Counter()
+    for rows in left_out:
+        counts[rows.kind] += rows.rows
+    if CALLS in counts:
+        worst = CALLS
+    elif bad > REFUSED_SHARE * (bad + good):
+        worst = counts.most_common(1)[0][0]
+    else:
         return None
-    counts = Counter({one.kind: 0 for one in found})
-    for one in found:
-        counts[one.kind] += one.rows
-    worst = counts.most_common(1)[0][0]
-    first = next(one for one in found if one.kind == worst)
-    if refusal := template_refusal(worst, first.what, counts[worst], bad + good, names[0], first.where[0]):
-        return refusal
-    why = reason_of(worst)[1]
-    what = f"{bad:,} of {bad + good:,} {names[0]} rows have no token in the loss, mostly: {why} ({first.what})"
-    do = (_REMEDIES | DO).get(worst, "correct the rows, or set data.format or data.map")
-    return UserError(what, first.where[0], do, code="data.too_many_unusable_rows")
+    first = next(rows for rows in left_out if rows.kind == worst)
+    return refusal(worst, first.what, first.where[0], names[0], bad, bad + good, counts[worst])
 
 
-_REMEDIES = {
-    "data.unknown_role": "use user, assistant, system and tool",
-    "data.no_answer": "set data.separator or data.map so that every row has an answer",
-}
+def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:
+    """Raise UserError if the rows differ from those checked before launch (`checked` is '' without a check)."""
+    if not checked or rows.fingerprint == checked:
+        return
+    counts = ", ".join(_amount(name, count) for name, count in _counts(rows).items())
+    what = f"the rows differ from those that were checked before launch (now {counts})"
+    do = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
+    raise UserError(what, rows.about["source"], do, code="data.changed_since_check")
+
+
+def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared | None) -> None:
+    """Raise UserError if a resumed run would train on other rows than at its first start."""
+    if first is None or rows.fingerprint == first.fingerprint:
+        return
+    before, now = {"train": first.train, "validation": first.validation, "tokens": first.tokens}, _counts(rows)
+    changed = [f"{_amount(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
+    details = "; ".join(changed) or "equal counts, different content"
+    what = f"the rows differ from those of the run's first start ({details})"
+    do = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
+    raise UserError(what, rows.about["source"], do, code="data.changed_since_start")
+
+
+def _counts(rows: Prepared) -> dict[str, int]:
+    return {name: len(getattr(rows, name)) for name in SPLITS} | {"tokens": int(rows.train.lengths.sum())}
+
+
+def _amount(name: str, count: int) -> str:
+    return amount(count, "training token" if name == "tokens" else f"{name} row")

@@ -1,26 +1,160 @@
-"""Render conversations with the tokenizer's chat template, and locate every answer in the text.
+"""Render conversations with the tokenizer's chat template, locate every answer in the text, and find what is dropped.
 
 An answer is what the template writes after its generation prompt, up to and including the end-of-turn token: the text
 that the model has to generate. If a template renders an earlier answer differently than it would be generated (Qwen3
 strips the reasoning of earlier turns), only the last answer is trained on.
+
+To find the parts that a template drops, the conversation is rendered once with a marker in place of every part. A part
+whose marker is missing is removed from the conversation itself: if the rendered text does not change, it is dropped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data import dropped, row_notes
-from engine.data.chat_template import ERRORS, ChatTemplate, has_template
-from engine.data.conversation import Example, Problem
-from engine.data.dropped import CALLS, KEYS, MessagePart
-from engine.data.shapes import Shape, shape_of
-from engine.data.shipped_templates import candidates
-from engine.data.special_tokens import SpecialTokens, special_tokens
-from engine.data.thinking import NO_THINKING
+from engine.data.chat_template import ERRORS, NO_THINKING, ChatTemplate, Messages, candidates
+from engine.data.encoding import SpecialTokens
+from engine.data.problems import (
+    ANSWER_NOT_RENDERED,
+    CALLS,
+    EMPTY_TURN,
+    HISTORY,
+    HISTORY_REWRITTEN,
+    KEYS,
+    NAMES,
+    NO_END_TOKEN,
+    OPENS_WITH_ANSWER,
+    REASONING,
+    RESULTS,
+    SPECIAL_TOKEN_IN_TEXT,
+    SYSTEM,
+    TEMPLATE_DROPS,
+    TOOLS,
+    USER,
+)
+from engine.data.rows import Example, Problem
 
-__all__ = ["AnswerPosition", "Rendered", "Renderer", "has_template", "holds", "shared_length", "special_tokens"]
+Shape = tuple[Any, ...]
+
+
+def shape_of(example: Example) -> Shape:
+    """Equal for conversations with equal roles, keys, weights and numbers of tool calls, independent of their texts.
+
+    Whether a text is empty is part of the shape.
+    """
+    turns = [
+        (turn["role"], turn["content"].isspace() if turn["content"] else None) if len(turn) == 2 else _detailed(turn)
+        for turn in example.messages or []
+    ]
+    return (*turns, example.tools is not None, *sorted(example.weights.items()))
+
+
+def _detailed(turn: dict[str, Any]) -> Shape:
+    """The shape of a message with more than role and content."""
+    keys = sorted((key, value not in (None, "", [], {})) for key, value in turn.items())
+    calls = tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls") or [])
+    return (turn["role"], bool(turn["content"].strip()), *keys, calls)
+
+
+_CONTENT = {"system": SYSTEM, "user": USER, "tool": RESULTS, "assistant": HISTORY}
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+_NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
+"""Message keys that are handled separately, or only link a message to a tool call."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """A part of a conversation that a template may drop."""
+
+    thing: str
+    """One of the codes above."""
+    message: int = -1
+    """Index of the message; -1 for the tools of the row."""
+    key: str = ""
+    call: int = -1
+    """Index of the tool call, for `name` and `arguments`."""
+
+
+def find_dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[MessagePart]:
+    """The parts of a conversation on which its text `whole` does not depend. `trained`: messages in the loss."""
+    parts = list(_parts(example, trained))
+    marked = _text(template, _marked(example, parts), example.tools)
+    missing = [n for n, part in enumerate(parts) if marked is None or part.message < 0 or _mark(n) not in marked]
+    return [parts[n] for n in missing if _text(template, *_without(example, parts[n])) == whole]
+
+
+def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
+    assert example.messages is not None
+    if example.tools:
+        yield MessagePart(TOOLS)
+    for number, turn in enumerate(example.messages):
+        if number not in trained and turn["content"].strip():
+            yield MessagePart(_CONTENT[turn["role"]], number, "content")
+        for place, call in enumerate(turn.get("tool_calls") or []):
+            yield MessagePart(CALLS, number, "name", place)
+            if call["function"]["arguments"]:
+                yield MessagePart(CALLS, number, "arguments", place)
+        reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
+        if reasoning and number in trained:
+            yield MessagePart(REASONING, number, reasoning)
+        for key, value in turn.items():
+            if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
+                yield MessagePart(NAMES if key == "name" else KEYS, number, key)
+
+
+def _mark(number: int) -> str:
+    return f"Mark{number}part"
+
+
+def _marked(example: Example, parts: list[MessagePart]) -> Messages:
+    """The messages with a marker in place of every part."""
+    assert example.messages is not None
+    messages = [dict(turn) for turn in example.messages]
+    for number, part in enumerate(parts):
+        if part.message < 0:
+            continue
+        turn = messages[part.message]
+        if part.call < 0:
+            turn[part.key] = _mark(number)
+        else:
+            value = {_mark(number): _mark(number)} if part.key == "arguments" else _mark(number)
+            turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
+    return messages
+
+
+def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
+    """(messages, tools) without this part, or with a changed text."""
+    assert example.messages is not None
+    messages = [dict(turn) for turn in example.messages]
+    if part.message < 0:
+        return messages, None
+    turn = messages[part.message]
+    if part.call >= 0:
+        name = turn["tool_calls"][part.call]["function"]["name"]
+        value: Any = {} if part.key == "arguments" else f"{name}_other"
+        turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
+    elif part.key == "content":
+        turn["content"] += " And more."
+    else:
+        del turn[part.key]
+    return messages, example.tools
+
+
+def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
+    """The tool calls of a message, with another name or other arguments in one of them."""
+    changed = list(calls)
+    changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
+    return changed
+
+
+def _text(template: ChatTemplate, messages: Messages, tools: list[Any] | None) -> str | None:
+    try:
+        return template.text(messages, tools)
+    except ERRORS:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +248,15 @@ class Renderer:
         rewritten = len(turns) < len(nonempty)
         with_text = [turn for turn in turns if self.special.text(whole[turn.start : turn.stop]).strip()]
         kept = [last] if rewritten else [*with_text, last]
-        notes = [row_notes.HISTORY_REWRITTEN] if rewritten else []
+        notes = [HISTORY_REWRITTEN] if rewritten else []
         if len(nonempty) < len(earlier) or len(with_text) < len(turns):
-            notes.append(row_notes.EMPTY_TURN)
+            notes.append(EMPTY_TURN)
         if messages[0]["role"] == "assistant" and example.weight(0) > 0:
-            notes.append(row_notes.OPENS_WITH_ANSWER)
+            notes.append(OPENS_WITH_ANSWER)
         if not all(turn.closed for turn in kept):
-            notes.append(row_notes.NO_END_TOKEN)
+            notes.append(NO_END_TOKEN)
         if any(self.special.within(turn["content"]) for turn in messages):
-            notes.append(row_notes.SPECIAL_TOKEN_IN_TEXT)
+            notes.append(SPECIAL_TOKEN_IN_TEXT)
         notes += self._drop_notes(example, whole)
         return Rendered(whole, kept, self.target(messages[-1], whole, last), tuple(notes), self.special.count(whole))
 
@@ -136,7 +270,7 @@ class Renderer:
         if not holds(body, message):
             self.template.probe()
             what = "the chat template leaves out the content of the last answer"
-            return Problem("data.answer_not_rendered", self._with_remedy(what, example, whole), example.where)
+            return Problem(ANSWER_NOT_RENDERED, self._with_remedy(what, example, whole), example.where)
         if not _has_content(message) or not self.special.text(body).strip():
             what = "the chat template renders the last answer as empty"
             return Problem("data.empty_answer", what, example.where)
@@ -146,7 +280,7 @@ class Renderer:
         """The parts that the template drops in conversations of this shape."""
         shape = shape_of(example)
         if shape not in self._found:
-            self._found[shape] = ShapeFacts(dropped.dropped(example, self.template, whole, set(_trained(example))))
+            self._found[shape] = ShapeFacts(find_dropped(example, self.template, whole, set(_trained(example))))
         return self._found[shape]
 
     def _drop_notes(self, example: Example, whole: str) -> list[str]:
@@ -174,7 +308,7 @@ class Renderer:
             except UserError:
                 continue
             if isinstance(rendered, Rendered) and not any(
-                note.startswith((row_notes.EMPTY_TURN, dropped.PREFIX)) for note in rendered.notes
+                note.startswith((EMPTY_TURN, TEMPLATE_DROPS)) for note in rendered.notes
             ):
                 return name
         return ""
@@ -261,9 +395,7 @@ def _in_loss(example: Example, part: MessagePart) -> bool:
 
 def _has_content(message: dict[str, Any]) -> bool:
     """Whether a message has text, a tool call or reasoning."""
-    return bool(
-        message["content"].strip() or message.get("tool_calls") or any(map(message.get, dropped.REASONING_KEYS))
-    )
+    return bool(message["content"].strip() or message.get("tool_calls") or any(map(message.get, REASONING_KEYS)))
 
 
 def holds(text: str, message: dict[str, Any]) -> bool:

@@ -1,107 +1,197 @@
-"""The rows of a split as a repeatable stream, and the reader of each kind of file."""
+"""A row on its way through preparation: as it was read (RawRow), as a conversation (Example), as tokens (Row), or as
+the reason why it cannot be used (Problem); and the limits of what is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain, count
-from pathlib import Path
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
-from engine.config.data_files import READABLE, data_file_kind
+import msgspec
+
 from engine.config.errors import UserError
-from engine.data.columns import Summary, summarize
-from engine.data.csv_rows import read_csv
-from engine.data.json_rows import no_rows, read_json, read_lines
-from engine.data.parquet_rows import read_parquet
-from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import RawRow
-from engine.data.text_rows import read_text
 
-PROGRESS_ROWS = 4096
-_PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
+SPLITS = ("train", "validation", "test")
+SHOWN = 5
+"""Number of places that are given with a count."""
+IGNORE_INDEX = -100
+"""The label of a token that is not in the loss: ignore_index of cross entropy."""
+MAX_ROW_BYTES = 16 << 20
+"""Maximum bytes of a row: a longer line is a broken file, not a training example."""
+DEPTH_LIMIT = 64
+"""Maximum nesting of a row: chat rows with tool schemas need about 12 levels."""
+MAX_ROWS = 5_000_000
+"""Maximum rows of a file or split."""
+
+
+class RawRow(msgspec.Struct, frozen=True):
+    """A row as it was read: its columns and its place (`train.jsonl line 7`)."""
+
+    values: dict[str, Any]
+    where: str
+
+
+class UnusableRow(Exception):
+    """Raised while converting a row that has nothing to train on; becomes a Problem with the row's place."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        self.kind, self.what = kind, what
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row that cannot be trained on: kind (a code of `engine.data.problems`), description and place."""
+
+    kind: str
+    what: str
+    where: str
+    length: int = 0
+    """Its number of tokens; 0 if it was not tokenized."""
 
 
 @dataclass(frozen=True)
-class SourcePart:
-    """A file, Hub split or array of rows: its name, the split that its name implies, and how to read it."""
+class Example:
+    """A conversation whose assistant messages are trained on, or a prompt and its completion as plain text."""
 
-    name: str
-    split: str | None
-    load: Callable[[], Iterator[RawRow]]
-    files: tuple[Path, ...] = ()
-    """The files that are read, to detect changes; empty if unknown."""
-    features: str = ""
-    """Column types, where they are not part of the files."""
+    messages: list[dict[str, Any]] | None
+    prompt: str | None
+    completion: str | None
+    """Strings for prompt-completion and text, from which plain text is built without a chat template."""
+    where: str
+    tools: list[Any] | None = None
+    weights: dict[int, float] = field(default_factory=dict)
+    """Loss weight of assistant messages by index; 1 for messages that are absent. Messages with weight 0 are not in the
+    loss: those of a prompt, and where the row says so. Without messages, index 0 is the completion."""
+    references: tuple[str, ...] = ()
+    """Further accepted answers besides the completion or the last message; test rows are scored against all of them."""
+    notes: tuple[str, ...] = ()
+    """Codes of changes to the row's content, for the report."""
 
-
-class RowStream:
-    """The rows of a split. Each iteration reads the files again; only the summary is cached."""
-
-    def __init__(self, parts: Iterable[SourcePart], notes: ReadingNotes | None = None) -> None:
-        self.parts = list(parts)
-        self.notes = ReadingNotes() if notes is None else notes
-        """Decisions made while reading; complete after the first iteration."""
-        self.progress: Callable[[int], None] = lambda done: None
-        """Called every PROGRESS_ROWS rows while the summary is computed."""
-
-    def __iter__(self) -> Iterator[RawRow]:
-        return chain.from_iterable(part.load() for part in self.parts)
-
-    @cached_property
-    def summary(self) -> Summary:
-        """The columns, computed in one pass on first use."""
-        done = count(1)
-        return summarize((part.name, self._reported(part.load(), done)) for part in self.parts)
-
-    def _reported(self, rows: Iterator[RawRow], done: Iterator[int]) -> Iterator[RawRow]:
-        for row, number in zip(rows, done, strict=False):
-            if number % PROGRESS_ROWS == 0:
-                self.progress(number)
-            yield row
+    def weight(self, number: int) -> float:
+        """Loss weight of the tokens of message `number`."""
+        return self.weights.get(number, 1.0)
 
 
-def summary_of(rows: Iterable[RawRow]) -> Summary:
-    """The summary of rows; that of a `RowStream` object is computed once."""
-    return rows.summary if isinstance(rows, RowStream) else summarize([("", rows)])
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A tokenized row: `input_ids` and `labels` of equal length, at most max_length."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """The token id if it is in the loss, else -100. Not shifted."""
+    prompt: list[int]
+    """The prompt of the last answer, for generation; ends with the generation prompt and is never truncated."""
+    target: str
+    """The last answer's text."""
+    where: str
+    cut: bool
+    """Whether it was truncated to max_length on the right."""
+    notes: tuple[str, ...] = ()
+    length: int = 0
+    """Tokens before truncation."""
+    answer: int = 0
+    """Tokens in the loss before truncation."""
+    weights: list[float] | None = None
+    """Loss weight of each token of `input_ids`; None if every token in the loss has weight 1."""
+    references: tuple[str, ...] = ()
+    """Further accepted answers; a test row is scored against `target` and all of these."""
+    item: int = -1
+    """Number of the evaluation item of a held-out row, equal for rows of one prompt; -1: a separate item."""
 
 
-def decisions_of(rows: Iterable[RawRow]) -> list[str]:
-    """Decisions made while reading rows: how documents are separated, and a missing header."""
-    return rows.notes.decisions if isinstance(rows, RowStream) else []
+class ReadingNotes(list[str]):
+    """Distinct sentences on how data was read; files are read several times.
 
-
-def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = False) -> Iterator[RawRow]:
-    """All rows of a file. `name`: its name in errors. Adds a note if the content differs from what the name implies.
-
-    `whole_file`: a .txt file is a single document. Raises UserError for invalid content, with the line, item or row.
+    Those in `decisions` are also part of the reason for a format.
     """
-    kind = data_file_kind(path)
-    if kind is None:
-        raise _unsupported(path, name)
-    if kind == ".parquet":
-        rows = read_parquet(path, name)
-    elif kind in (".csv", ".tsv"):
-        rows = read_csv(path, name, "\t" if kind == ".tsv" else None, notes)
-    elif kind == ".json":
-        rows = read_json(path, name, notes)
-    elif kind == ".txt":
-        rows = read_text(path, name, notes, whole_file)
-    else:
-        rows = read_lines(path, name)
-    return _not_empty(rows, name)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decisions: list[str] = []
+
+    def add(self, text: str, decision: bool = False) -> None:
+        if text not in self:
+            self.append(text)
+            if decision:
+                self.decisions.append(text)
 
 
-def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
-    first = next(rows, None)
-    if first is None:
-        raise no_rows(name)
-    return chain([first], rows)
+def raw_row(values: Any, where: str) -> RawRow:
+    """Check that a row is an object within DEPTH_LIMIT, with no text of more than MAX_ROW_BYTES characters."""
+    if not isinstance(values, dict):
+        what = f"expected an object as row, found {described(values)}"
+        do = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'
+        raise UserError(what, where, do, code="data.invalid_row")
+    if is_deeper(values, DEPTH_LIMIT):
+        raise too_deep(where)
+    for key, value in values.items():
+        if isinstance(value, str) and len(value) > MAX_ROW_BYTES:
+            what = f"text longer than {MAX_ROW_BYTES >> 20} MiB"
+            raise UserError(what, f"{where} ({key})", "shorten or drop the row", code="data.row_too_long")
+    return RawRow(values, where)
 
 
-def _unsupported(path: Path, name: str) -> UserError:
-    suffix = path.suffix.lower()
-    do = f"use {READABLE}"
-    if suffix in _PACKED or suffix == ".gz":
-        do = f"unpack it first ({READABLE} are supported)"
-    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, do, code="data.file_type")
+def parsed(text: str, where: str) -> Any:
+    """Parse JSON of limited depth. Raises UserError with the column of the error."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise too_deep(where) from error
+    except json.JSONDecodeError as error:
+        place = f"{where} column {error.colno}" if error.lineno == 1 else f"{where}, line {error.lineno} of the value"
+        truncated = error.pos >= len(text) or error.msg.startswith("Unterminated")
+        do = "complete or delete the row: it is truncated" if truncated else "correct the row"
+        raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
+    except ValueError as error:  # a number with thousands of digits
+        raise UserError(f"invalid JSON ({error})", where, "correct the row", code="data.invalid_json") from error
+    if is_deeper(value, DEPTH_LIMIT):
+        raise too_deep(where)
+    return value
+
+
+def is_deeper(value: Any, limit: int) -> bool:
+    """Whether containers are nested deeper than `limit`; iterative, because deep values would overflow the stack."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(limit):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def too_deep(where: str) -> UserError:
+    return UserError(f"nested deeper than {DEPTH_LIMIT} levels", where, "flatten or drop the row", code="data.too_deep")
+
+
+def too_many_rows(where: str, do: str = "split the file or use a part of it") -> UserError:
+    return UserError(f"more than {MAX_ROWS:,} rows", where, do, code="data.too_many_rows")
+
+
+def described(value: Any) -> str:
+    """The kind of a value, for errors."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    names: dict[type, str] = {str: "text", list: "a list", tuple: "a list", dict: "an object", bytes: "bytes"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def counted(kinds: Iterable[tuple[str, str]]) -> dict[str, dict[str, Any]]:
+    """Count (kind, place) pairs: kind -> {"rows": n, "where": first SHOWN places}."""
+    counts: dict[str, dict[str, Any]] = {}
+    for kind, where in kinds:
+        entry = counts.setdefault(kind, {"rows": 0, "where": []})
+        entry["rows"] += 1
+        if len(entry["where"]) < SHOWN:
+            entry["where"].append(where)
+    return counts

@@ -1,27 +1,129 @@
-"""Assign rows to train, validation and test by their keys, which need no tokens."""
+"""Assign rows to train, validation and test by their keys, which need no tokens.
+
+Rows are grouped by prompt, so that no prompt is in two splits; by content and seed, not by order.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from engine.config.errors import Notice
 from engine.config.quantities import share_percent
-from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
-from engine.data.keys import KeyTable, group_numbers
-from engine.data.near_duplicates import THRESHOLD, WARNED_SHARE, NearDuplicates
-from engine.data.overlap import Overlap, overlap
-from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares, assign_v2
-from engine.data.split_v1 import assign_v1
+from engine.data.duplicates import THRESHOLD, WARNED_SHARE, KeyTable, NearDuplicates, Overlap, group_numbers, overlap
+
+TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
+"""Split codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
+training or test.
+"""
+TEST_SHARE, TEST_LIMIT = 0.1, 500
+"""Share of rows and maximum number of prompts to hold out if neither the preset nor the data has a test split."""
+ENOUGH = 20
+"""From this many rows, at least one prompt is held out even if the share rounds to 0 rows."""
+_LARGEST = 0.5
+"""Share of the rows above which a prompt is never held out, even if no other prompt fits."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the training rows to hold out if no split is given; a test share of None means the default."""
+
+    validation: float
+    test: float | None
+
+
+def _codes(
+    keys: dict[str, KeyTable], groups: dict[str, np.ndarray], shares: Shares, seed: int, max_rows: int | None
+) -> dict[str, np.ndarray]:
+    """(N,) split codes per given split, of which a test split is never changed. `groups`: (N,) prompt of each row."""
+    names = list(keys)
+    initial = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    codes = {name: np.full(len(keys[name]), initial[name], dtype=np.int8) for name in names}
+    prompts, train = keys["train"].prompts, codes["train"]
+    if "test" not in keys:
+        max_prompts = TEST_LIMIT if shares.test is None else None
+        share = TEST_SHARE if shares.test is None else shares.test
+        _hold_out(prompts, groups["train"], train, share, seed, TEST, max_prompts=max_prompts)
+    if "validation" not in keys:
+        tested = groups["test"] if "test" in keys else groups["train"][:0]
+        _hold_out(prompts, groups["train"], train, shares.validation, seed, VALIDATION, never=tested)
+    else:
+        seen = np.concatenate([groups[name] for name in names if name != "validation"])
+        codes["validation"][np.isin(groups["validation"], seen)] = SHARED
+    if max_rows is not None:
+        _choose_rows(keys["train"], train, seed, max_rows)
+    return codes
+
+
+def _hold_out(
+    prompts: np.ndarray,
+    groups: np.ndarray,
+    codes: np.ndarray,
+    share: float,
+    seed: int,
+    code: int,
+    max_prompts: int | None = None,
+    never: np.ndarray | None = None,
+) -> None:
+    """Move a share of the training rows to another split, prompt by prompt in order of rank.
+
+    A prompt with more rows than are still needed is skipped. `max_prompts`: limit on prompts. `never`: groups that
+    stay in training.
+    """
+    train = np.flatnonzero(codes == TRAIN)
+    count = min(max(round(len(train) * share), int(len(train) >= ENOUGH)), len(train) - 1)
+    if share == 0 or count < 1:
+        return
+    numbers, first, sizes = np.unique(groups[train], return_index=True, return_counts=True)
+    ranks = rank(prompts[train[first]], seed, {TEST: "test", VALIDATION: "validation"}[code])
+    allowed = np.ones(len(numbers), dtype=bool) if never is None else ~np.isin(numbers, never)
+    order = np.flatnonzero(allowed)[np.argsort(ranks[allowed], kind="stable")]
+    taken = _fill(sizes[order].tolist(), count, max_prompts)
+    if not taken and len(train) >= ENOUGH and len(order):
+        smallest = int(np.argmin(sizes[order]))
+        taken = [smallest] if sizes[order][smallest] <= _LARGEST * len(train) else []
+    codes[train[np.isin(groups[train], numbers[order[taken]])]] = code
+
+
+def _fill(sizes: list[int], rows: int, max_groups: int | None) -> list[int]:
+    """Indices of the groups to take, in order, until there are enough rows or the maximum number of groups."""
+    taken: list[int] = []
+    for number, size in enumerate(sizes):
+        if rows == 0 or len(taken) == max_groups:
+            break
+        if size <= rows:
+            rows -= size
+            taken.append(number)
+    return taken
+
+
+def _choose_rows(keys: KeyTable, codes: np.ndarray, seed: int, max_rows: int) -> None:
+    """Keep the `max_rows` training rows of lowest rank: a smaller selection is a subset of a larger one."""
+    train = np.flatnonzero(codes == TRAIN)
+    order = np.argsort(rank(keys.prompts[train] ^ keys.answers[train], seed, "rows"), kind="stable")
+    codes[train[order[max_rows:]]] = OVER_LIMIT
+
+
+def rank(keys: np.ndarray, seed: int, purpose: str) -> np.ndarray:
+    """(N,) uint64 sort keys of a shuffle that depends only on the (N, 2) digests, the seed and the purpose.
+
+    The finalizer of splitmix64 (Steele, Lea, Flood 2014) over digests, which are uniform already.
+    """
+    salt = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=16).digest()
+    mixed = keys ^ np.frombuffer(salt, dtype="<u8")
+    mixed = mixed[:, 0] ^ (mixed[:, 1] * np.uint64(0x9E3779B97F4A7C15))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 @dataclass
 class Assignment:
     """The split of every row that was read."""
 
-    version: int
     codes: dict[str, np.ndarray]
     """Given split -> (N,) split code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
     items: dict[str, np.ndarray]
@@ -47,20 +149,12 @@ class Assignment:
         return len(np.unique(np.concatenate(numbers))) if numbers else 0
 
 
-def assign(
-    keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None, version: int = SPLIT_VERSION
-) -> Assignment:
+def assign(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None) -> Assignment:
     """Split the rows. `keys` has `train`, and `validation` and `test` if they are given."""
-    if version == 1:
-        codes = assign_v1(keys, shares, seed, max_rows)
-        starts = np.cumsum([0, *map(len, keys.values())])
-        items = {name: start + np.arange(len(keys[name])) for name, start in zip(keys, starts, strict=False)}
-    else:
-        codes = assign_v2(keys, shares, seed, max_rows)
-        items = dict(zip(keys, group_numbers([table.prompts for table in keys.values()]), strict=True))
-    done = Assignment(version, codes, items)
+    groups = dict(zip(keys, group_numbers([table.prompts for table in keys.values()]), strict=True))
+    done = Assignment(_codes(keys, groups, shares, seed, max_rows), groups)
     _note_overlaps(done, keys)
-    _tell(done, keys, shares, max_rows)
+    _report(done, keys, shares, max_rows)
     return done
 
 
@@ -72,7 +166,7 @@ def _note_overlaps(done: Assignment, keys: dict[str, KeyTable]) -> None:
             done.overlaps[f"{name}/train"] = overlap(keys, rows, train)
 
 
-def _tell(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_rows: int | None) -> None:
+def _report(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_rows: int | None) -> None:
     if "test" not in keys:
         why = "no test split was given" if shares.test is None else f"data.test = {shares.test:g}"
         done.about.append(f"test: {_held(done, TEST)} held out of training by prompt ({why})")
@@ -131,9 +225,8 @@ def _shared(done: Assignment) -> Notice | None:
     gone = done.count(SHARED)
     if not gone:
         return None
-    what = "prompt is" if done.version > 1 else "content is"
     text = (
-        f"{gone:,} of {gone + done.count(VALIDATION):,} validation rows are left out: their {what} "
+        f"{gone:,} of {gone + done.count(VALIDATION):,} validation rows are left out: their prompt is "
         "also in the training or test rows"
     )
     return Notice("data.validation_overlaps", text)

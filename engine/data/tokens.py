@@ -8,52 +8,28 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
-from engine.data import row_notes
-from engine.data.chat_template import ChatTemplate
-from engine.data.conversation import Example, Problem
-from engine.data.encoding import ChatEncoder, Encoder
+from engine.data.chat_template import ChatTemplate, has_template, template_name
+from engine.data.encoding import Encoder, SpecialTokens
+from engine.data.parallel import in_child, template_memory
 from engine.data.patterns import PatternRenderer
-from engine.data.rendering import Rendered, Renderer, has_template
-from engine.data.special_tokens import SpecialTokens
+from engine.data.problems import (
+    CUT_BEFORE_ANSWER,
+    DOUBLE_BOS,
+    NO_END_TOKEN,
+    SPECIAL_TOKEN_IN_TEXT,
+    TOKEN_ACROSS_BOUNDARY,
+)
+from engine.data.rendering import AnswerPosition, Rendered, Renderer
+from engine.data.rows import IGNORE_INDEX, Example, Problem, Row
 
-IGNORE_INDEX = -100
-"""The label of a token that is not in the loss: ignore_index of cross entropy."""
 _AT_ONCE = 1024
 _CHARACTERS = 1 << 22
 _VERIFIED = 4
 """Rows of a batch in which the position of the answer is determined in two ways."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A tokenized row: `input_ids` and `labels` of equal length, at most max_length."""
-
-    input_ids: list[int]
-    labels: list[int]
-    """The token id if it is in the loss, else -100. Not shifted."""
-    prompt: list[int]
-    """The prompt of the last answer, for generation; ends with the generation prompt and is never truncated."""
-    target: str
-    """The last answer's text."""
-    where: str
-    cut: bool
-    """Whether it was truncated to max_length on the right."""
-    notes: tuple[str, ...] = ()
-    length: int = 0
-    """Tokens before truncation."""
-    answer: int = 0
-    """Tokens in the loss before truncation."""
-    weights: list[float] | None = None
-    """Loss weight of each token of `input_ids`; None if every token in the loss has weight 1."""
-    references: tuple[str, ...] = ()
-    """Further accepted answers; a test row is scored against `target` and all of these."""
-    item: int = -1
-    """Number of the evaluation item of a held-out row, equal for rows of one prompt; -1: a separate item."""
 
 
 class Span(NamedTuple):
@@ -74,11 +50,14 @@ def tokenize_all(examples: Sequence[Example], tokenizer: Any, max_length: int) -
 
     Raises UserError for a conversation and a tokenizer without a chat template, and for a broken template.
     """
-    return list(RowMaker(tokenizer, max_length).rows(examples))
+    return in_child(lambda: list(RowTokenizer(tokenizer, max_length).rows(examples)))
 
 
-class RowMaker:
-    """Tokenizes examples with one tokenizer; what it learns about the chat template is reused for all of them."""
+class RowTokenizer:
+    """Tokenizes examples with one tokenizer, in a child process (`engine.data.parallel`).
+
+    What it learns about the chat template is reused for all of them.
+    """
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
@@ -115,12 +94,12 @@ class RowMaker:
             before, whole = _unclosed(before, eos), _unclosed(whole, eos)
             if whole[: len(before)] != before:
                 whole = before + _unclosed(self.encoder.ids([answer])[0], eos)
-                notes.append(row_notes.TOKEN_ACROSS_BOUNDARY)
+                notes.append(TOKEN_ACROSS_BOUNDARY)
             if eos is None:
-                notes.append(row_notes.NO_END_TOKEN)
+                notes.append(NO_END_TOKEN)
             ids = whole if eos is None else [*whole, eos]
             if self.special.within(f"{example.prompt}{answer}"):
-                notes.append(row_notes.SPECIAL_TOKEN_IN_TEXT)
+                notes.append(SPECIAL_TOKEN_IN_TEXT)
             weight = example.weight(len(example.messages) - 1 if example.messages else 0)
             yield self._row(example, ids, [Span(len(before), len(ids), weight)], before, answer, notes)
 
@@ -136,13 +115,14 @@ class RowMaker:
                 yield draft
                 continue
             ids, spans, prompt, split = next(encoded)
-            notes = [*draft.notes, row_notes.TOKEN_ACROSS_BOUNDARY] if split else list(draft.notes)
+            notes = [*draft.notes, TOKEN_ACROSS_BOUNDARY] if split else list(draft.notes)
             yield self._row(example, ids, spans, prompt, draft.target, notes)
 
     def _render(self, examples: list[Example]) -> list[Rendered | Problem]:
-        if self._renderer is None:
-            self._renderer = PatternRenderer(Renderer(self.tokenizer, ChatTemplate(self.tokenizer)))
-        return self._renderer.render(examples)
+        with template_memory(template_name(self.tokenizer)):
+            if self._renderer is None:
+                self._renderer = PatternRenderer(Renderer(self.tokenizer, ChatTemplate(self.tokenizer)))
+            return self._renderer.render(examples)
 
     def _encoded(self, drafts: list[Rendered]) -> list[Encoded]:
         """Ids, answer spans and prompt of each conversation."""
@@ -187,12 +167,12 @@ class RowMaker:
         for span in spans:
             labels[span.start : span.stop] = ids[span.start : span.stop]
         if self.bos is not None and ids[:2] == [self.bos, self.bos]:
-            notes.append(row_notes.DOUBLE_BOS)
+            notes.append(DOUBLE_BOS)
         answer = sum(span.stop - span.start for span in spans)
         cut = len(ids) > self.max_length
         kept = labels[: self.max_length] if cut else labels
         if not answer or (cut and kept.count(IGNORE_INDEX) == len(kept)):
-            kind = "data.cut_before_answer" if answer else "data.empty_answer"
+            kind = CUT_BEFORE_ANSWER if answer else "data.empty_answer"
             what = (
                 f"the answer starts at token {spans[0].start + 1:,}, after max_length"
                 if answer
@@ -213,6 +193,61 @@ class Encoded(NamedTuple):
     prompt: list[int]
     crosses_answer: bool
     """Whether a token would span the beginning of an answer."""
+
+
+class ChatEncoder:
+    """Encodes rendered conversations once, and locates their answers by the special tokens before them.
+
+    A tokenizer splits a text at special tokens and encodes the pieces separately. So the tokens of a prompt are a
+    prefix of the conversation's tokens if those after the prompt's last special token are. This is verified on some
+    rows of each batch by encoding their prompts separately.
+    """
+
+    def __init__(self, encoder: Encoder, special: SpecialTokens) -> None:
+        self.encoder, self.special = encoder, special
+        self.separate = special.separate
+        self._anchors: dict[str, list[int] | None] = {}
+        self._heads: dict[str, list[int]] = {}
+
+    def ids(self, drafts: Sequence[Rendered]) -> list[list[int]]:
+        """Token ids of each conversation. A shared beginning is encoded once."""
+        if not self.separate or not self._heads_hold(drafts):
+            return self.encoder.ids([draft.whole for draft in drafts])
+        rests = self.encoder.ids([draft.whole[len(draft.head) :] for draft in drafts])
+        return [self._heads[draft.head] + ids if draft.head else ids for draft, ids in zip(drafts, rests, strict=True)]
+
+    def _heads_hold(self, drafts: Sequence[Rendered]) -> bool:
+        """Encode new heads. Whether the first conversation of each is the ids of its head plus those of the rest."""
+        firsts = {draft.head: draft for draft in reversed(drafts) if draft.head and draft.head not in self._heads}
+        for head, draft in firsts.items():
+            whole, ids, rest = self.encoder.ids([draft.whole, head, draft.whole[len(head) :]])
+            if ids + rest != whole:
+                self.separate = False
+                return False
+            self._heads[head] = ids
+        return True
+
+    def starts(self, draft: Rendered, ids: list[int], specials: list[int]) -> list[int] | None:
+        """Index of each answer's first token, from the positions of special tokens; None if that is not possible."""
+        if not self.separate or len(specials) != draft.specials:
+            return None
+        found = []
+        for turn in draft.turns:
+            anchor = self._anchor(turn)
+            if anchor is None:
+                return None
+            begin = specials[turn.before - 1]
+            if ids[begin : begin + len(anchor)] != anchor:
+                return None
+            found.append(begin + len(anchor))
+        return found
+
+    def _anchor(self, turn: AnswerPosition) -> list[int] | None:
+        """Ids of a generation prompt from its last special token on."""
+        if turn.anchor not in self._anchors:
+            ids = self.encoder.ids([turn.anchor])[0] if turn.anchor else []
+            self._anchors[turn.anchor] = ids if ids and ids[0] in self.special.ids else None
+        return self._anchors[turn.anchor]
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

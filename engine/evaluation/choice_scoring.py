@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import Forward, cache_unsupported_reason, padded_rows, within_memory

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.metrics import normalized_space
 
 MAX_CHOICES = 1000

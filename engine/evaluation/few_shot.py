@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 
 CANDIDATES = 2000
 """Training rows among which examples are chosen; a large dataset has enough short rows among them."""

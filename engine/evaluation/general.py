@@ -12,7 +12,7 @@ import torch
 from engine.assets import general_file, tiny_general_file
 from engine.config.errors import UserError
 from engine.config.schema import Config
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses
 from engine.runs.result import General
 from engine.training.collation import Packing, answer_tokens

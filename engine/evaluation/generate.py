@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import Forward, cache_unsupported_reason, left_padded, within_memory

@@ -22,7 +22,7 @@ from importlib import import_module
 from typing import Any
 
 from engine.config.metric_specs import metric_spec
-from engine.data.thinking import without_reasoning
+from engine.data.chat_template import without_reasoning
 from engine.evaluation.rouge import rouge_l, words
 
 Scores = dict[str, float]

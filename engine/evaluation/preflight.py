@@ -9,10 +9,8 @@ from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
 from engine.data.items import EvaluationItem, evaluation_items, sampled
-from engine.data.preparation import Preparation
-from engine.data.prepare import Prepared
-from engine.data.tokenized import lengths_of
-from engine.data.tokens import Row
+from engine.data.prepared import Preparation, Prepared, lengths_of
+from engine.data.rows import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.methods.model_config import config_of, maximum_positions

@@ -11,7 +11,7 @@ import torch
 
 from engine.config.metric_specs import metric_spec
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.choices import Choices
 from engine.evaluation.forward import within_memory

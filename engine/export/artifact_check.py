@@ -33,7 +33,7 @@ from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import best_score

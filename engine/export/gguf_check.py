@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Evaluation
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import best_score

@@ -12,6 +12,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from engine.config.errors import UserError
+from engine.data.chat_template import ChatTemplate, render_in_child
 from engine.export.gguf_check import FILE
 
 SAMPLE = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?")]
@@ -48,10 +50,15 @@ class TemplateTexts:
 
 def template_texts(tokenizer: Any) -> TemplateTexts | None:
     """The texts of the tokenizer's chat template; None if it is not made of such turns."""
+    try:
+        return render_in_child(tokenizer, _texts_of)
+    except UserError:  # invalid Jinja, or a template that exceeds a limit
+        return None
 
+
+def _texts_of(template: ChatTemplate) -> TemplateTexts | None:
     def rendered(messages: list[tuple[str, str]], generation: bool = False) -> str:
-        plain = [{"role": role, "content": text} for role, text in messages]
-        return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation))
+        return template.text([{"role": role, "content": text} for role, text in messages], None, ask=generation)
 
     try:
         with_system = rendered([("system", "⟦s⟧"), ("user", "⟦u⟧"), ("assistant", "⟦a⟧"), ("user", "⟦v⟧")])

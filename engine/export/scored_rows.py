@@ -7,7 +7,8 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.data.items import EvaluationItem, sampled
-from engine.data.prepare import Prepared, prepare, quiet
+from engine.data.prepare import prepare
+from engine.data.prepared import Prepared
 from engine.methods.provenance import items_fingerprint
 from engine.runs.exports import Defect
 from engine.runs.frozen_config import FrozenRun
@@ -27,7 +28,7 @@ def scored_rows(frozen: FrozenRun, tokenizer: Any, fingerprint: str) -> ScoredRo
     fingerprint: of the run's test items (`Result.fingerprints["test"]`). Raises UserError if they have changed.
     """
     config = frozen.config
-    rows = prepare(config.data, config.train.max_length, tokenizer, quiet, frozen.split_version)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
     items = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
     if fingerprint and items_fingerprint(items) != fingerprint:
         what = "the test rows differ from those of the run"
@@ -41,7 +42,7 @@ def rendered_by(
 ) -> tuple[list[EvaluationItem], list[Defect]]:
     """The items as an artifact's tokenizer and template render them, and a defect if any prompt differs."""
     config = frozen.config
-    rows = prepare(config.data, config.train.max_length, tokenizer, quiet, frozen.split_version)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
     by_place = {item.row.where: item for item in rows.test_items}
     found = [by_place.get(item.row.where) for item in items]
     different = [

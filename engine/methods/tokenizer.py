@@ -6,9 +6,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.data.chat_template import ChatTemplate
-from engine.data.shipped_templates import template_text
-from engine.data.thinking import with_thinking
+from engine.data.chat_template import render_in_child, template_text, with_thinking
 from engine.methods.locate import ModelLocation, load_error, locate
 
 
@@ -29,7 +27,7 @@ def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) ->
         raise UserError(what, model.id, do, code="model.no_eos_token")
     if model.chat_template:
         tokenizer.chat_template, tokenizer.chat_template_name = template_text(model.chat_template, tokenizer)
-        ChatTemplate(tokenizer)  # raises UserError for invalid Jinja
+        render_in_child(tokenizer, lambda template: None)  # raises UserError for invalid Jinja
     template, thinking = tokenizer.chat_template, model.enable_thinking
     if isinstance(template, dict):  # several templates by name
         tokenizer.chat_template = {name: with_thinking(text, thinking) for name, text in template.items()}

@@ -20,8 +20,8 @@ from engine.config.batch_limits import (
 )
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
-from engine.data.tokenized import lengths_of
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.prepared import lengths_of
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.training.collation import Packing, targets_of
 from engine.training.segments import MIN_SHARED_TOKENS, common_prefix_length, computed_tokens, saved_tokens
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from engine.config.batch_limits import SHAPE_MULTIPLE, PackingMode
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.training.segments import Segment, Segments, arrange
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.methods.adapters import unwrap_peft
 from engine.training import sharding
 from engine.training.collation import MicroBatch, Packing, collate

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArgum
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.method_specs import uses_autocast
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.training import checkpoints
 from engine.training.activation_checkpointing import checkpointing_arguments
 from engine.training.batches import BatchSampler, StepDataset, micro_batches, rank_parts

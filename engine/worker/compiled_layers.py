@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.memory.probe import preserved_random_state
 from engine.runs.events import Compiled
 from engine.training.collation import loss_weight

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.config.metric_specs import metric_spec
 from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, sampled, sampled_by_rows
-from engine.data.prepare import Prepared
-from engine.data.tokens import Row
+from engine.data.prepared import Prepared
+from engine.data.rows import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.few_shot import few_shot_items
 from engine.evaluation.general import general_losses, general_result, general_rows

@@ -14,12 +14,10 @@ from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.model_files import model_place
 from engine.config.schema import Config, Data, Model
-from engine.data.detection import detect
-from engine.data.disk_set import is_disk_set
-from engine.data.folder_files import data_files
-from engine.data.reading_notes import ReadingNotes
-from engine.data.recognition import check_columns
-from engine.data.source import EMBEDDED, read
+from engine.data.detection import check_columns, detect
+from engine.data.readers.arrow_files import is_disk_set
+from engine.data.rows import ReadingNotes
+from engine.data.source import EMBEDDED, data_files, read
 from engine.methods.locate import locate
 
 MAX_BYTES = 1 << 20

@@ -18,8 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from engine.config.method_specs import method_spec
 from engine.config.text import amount
-from engine.data.changed_rows import refuse_other_than_first, refuse_unchecked
-from engine.data.prepare import prepare
+from engine.data.prepare import check_rows_unchanged_since_check, check_rows_unchanged_since_start, prepare
 from engine.evaluation.preflight import refuse_rows
 from engine.hardware.nvml import NvmlGpu
 from engine.methods import method
@@ -140,12 +139,9 @@ def _prepare_data(run: RunContext) -> tuple[Evaluator, PretrainedConfig]:
     """Prepare the rows; returns the evaluator, which has them, and the configuration of the model."""
     config = run.config
     tokenizer = load_tokenizer(config.model)
-    progress, version = run.progress, run.frozen.split_version
-    rows = run.ranks.first_before_others(
-        lambda: prepare(config.data, config.train.max_length, tokenizer, progress, version)
-    )
-    refuse_unchecked(rows, run.frozen.data_fingerprint)
-    refuse_other_than_first(rows, run.earlier.data)
+    rows = run.ranks.first_before_others(lambda: prepare(config.data, config.train.max_length, tokenizer, run.progress))
+    check_rows_unchanged_since_check(rows, run.frozen.data_fingerprint)
+    check_rows_unchanged_since_start(rows, run.earlier.data)
     refuse_rows(config, rows)
     model_config = config_of(config.model)
     refuse_model(config, model_config, run.machine)

@@ -6,7 +6,7 @@ import torch
 
 from engine.config.errors import UserError
 from engine.config.row_separation import mixing_reason, row_separation
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.forward import within_memory
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing, drops_out

@@ -20,7 +20,6 @@ import msgspec
 
 from engine.config import schema
 from engine.config.errors import RunFailed, UserError
-from engine.config.split_version import SPLIT_VERSION
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
 from engine.runs import parent
@@ -99,14 +98,14 @@ def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
     """First rows and format of a dataset, without a model. Runs at low priority so that it does not slow a run."""
     os.nice(10)
-    from engine.data.preview import preview
+    from engine.data.examples import preview
 
     return preview(msgspec.convert(arguments["data"], schema.Data))
 
 
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     """Report, samples and lengths of a dataset, prepared once."""
-    from engine.data.inspection import inspect
+    from engine.data.check import inspect
     from engine.methods.tokenizer import load_tokenizer
 
     data, model = _sections(arguments)
@@ -122,7 +121,7 @@ def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
     import_libraries()
     from engine.worker.workload import describe_workload
 
-    return describe_workload(config, arguments.get("split_version", SPLIT_VERSION))
+    return describe_workload(config)
 
 
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -13,8 +13,9 @@ import msgspec
 import torch
 
 from engine.config.schema import Config
+from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.prepare import Prepared
+from engine.data.prepared import Prepared
 from engine.evaluation.score import summarize
 from engine.evaluation.scored_item import ScoredItem
 from engine.memory.dry_run.run_estimates import RunEstimates
@@ -129,7 +130,7 @@ class RunContext:
                 columns=rows.about["columns"],
                 account=rows.about["account"],
                 test_items=len(test),
-                split_version=rows.split_version,
+                split_version=SPLIT_VERSION,
                 overlap=msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap]),
             )
         )

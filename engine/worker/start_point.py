@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
-from engine.data.prepare import Prepared
+from engine.data.prepared import Prepared
 from engine.methods import method
 from engine.methods.adapters import load_adapter
 from engine.methods.provenance import fingerprint

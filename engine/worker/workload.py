@@ -8,7 +8,8 @@ from typing import Any
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import EvaluationItem, sampled
-from engine.data.prepare import Prepared, prepare
+from engine.data.prepare import prepare
+from engine.data.prepared import Prepared
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.general import general_rows
 from engine.evaluation.preflight import refuse_rows
@@ -21,13 +22,13 @@ from engine.training.batches import BatchSampler
 from engine.worker.early_checks import refuse_model
 
 
-def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dict[str, Any]:
+def describe_workload(config: Config) -> dict[str, Any]:
     """Rows and tokens per split, steps, fingerprints, library versions and machine, as JSON types.
 
     Raises UserError if a run with this configuration would refuse the data or the model.
     """
     tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer, split_version=split_version)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
     refuse_rows(config, rows)
     refuse_model(config, config_of(config.model), this_machine())
     general, _ = general_rows(config, tokenizer)
@@ -47,7 +48,7 @@ def describe_workload(config: Config, split_version: int = SPLIT_VERSION) -> dic
             "steps": sampler.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,
-            "split_version": split_version,
+            "split_version": SPLIT_VERSION,
             "overlap": rows.about["overlap"],
             "columns": rows.about["columns"],
             "account": rows.about["account"],

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from engine.config import schema
 from engine.data.items import evaluation_items
 from engine.data.prepare import prepare
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.score import Scorer

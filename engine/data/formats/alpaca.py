@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from engine.data.answers import answer_of
-from engine.data.chat_columns import SYSTEMS, TOOLS
-from engine.data.chat_message import text_of
-from engine.data.conversation import Example
-from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
-from engine.data.mapping import column
-from engine.data.row_limits import RawRow
-from engine.data.turns import history_of, prompt_and_answer
+from engine.data.columns import column
+from engine.data.conversation import answer_of, history_of, prompt_and_answer, text_of
+from engine.data.formats import SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
+from engine.data.rows import Example, RawRow
 
 _ANSWERS = ("output", "response", "completion", "answer", "target")
 _INPUTS = ("input", "context")

@@ -10,15 +10,11 @@ import re
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.answers import Answer
-from engine.data.chat_columns import CHATS, SYSTEMS, TOOLS
-from engine.data.chat_message import role_of, text_of, turns_of
-from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
+from engine.data.columns import as_text, column, is_empty
+from engine.data.conversation import Answer, conversation, history_of, prompt_and_answer, role_of, text_of, turns_of
+from engine.data.formats import CHATS, SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
 from engine.data.formats.alpaca import instruction_of
-from engine.data.mapping import as_text, column, is_empty
-from engine.data.row_limits import RawRow
-from engine.data.turns import conversation, history_of, prompt_and_answer
+from engine.data.rows import Example, RawRow, UnusableRow
 
 _PAIRS = (
     ("chosen", "rejected"),

@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
-from engine.data.formats import alpaca, messages, prompt_completion, sharegpt
-from engine.data.mapping import column, is_empty
-from engine.data.row_limits import RawRow
+from engine.data.columns import column, is_empty
+from engine.data.formats import ColumnLookup, DataFormat, DetectedFormat, alpaca, messages, prompt_completion, sharegpt
+from engine.data.rows import Example, RawRow, UnusableRow
 
 _LABELS = ("kto_tag", "label", "desirable", "is_desirable")
 _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")

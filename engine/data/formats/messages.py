@@ -1,8 +1,52 @@
-"""Conversations in OpenAI's schema: a column of lists of {role, content}."""
+"""Conversations: a column of lists of {role, content} (OpenAI), or of {from, value} for the format sharegpt."""
+
+from __future__ import annotations
 
 from functools import partial
 
-from engine.data.chat_columns import convert_chat, find_chat
-from engine.data.format import DataFormat
+from engine.config.errors import UserError
+from engine.data.columns import ColumnTemplate, column, is_empty
+from engine.data.conversation import conversation, turns_of
+from engine.data.formats import CHATS, SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
+from engine.data.rows import Example, RawRow, UnusableRow
+
+
+def find_chat(columns: ColumnLookup, style: str) -> DetectedFormat | None:
+    """The format for a column of conversations whose messages have the keys of `style`; None if there is none."""
+    name = next((found for known in CHATS if (found := columns.find(known)) and not _is_plain(columns, found)), None)
+    if name is None:
+        return None
+    part = column(name)
+    if chat_style(part, columns) != style:
+        return None
+    keys = "from, value" if style == "sharegpt" else "role, content"
+    parts = {"messages": part, **columns.optional_parts(tools=TOOLS, system=SYSTEMS)}
+    return DetectedFormat(style, f"column {name} with {keys}: {style}", parts)
+
+
+def chat_style(part: ColumnTemplate, columns: ColumnLookup) -> str:
+    """messages or sharegpt, by the keys of the first message."""
+    for raw in columns.summary.sample:
+        turns = turns_of(part.fill(raw.values), raw.where, part.source)
+        if turns:
+            return "sharegpt" if "from" in turns[0] and "role" not in turns[0] else "messages"
+    what = "every conversation is empty"
+    raise UserError(what, f"column {part.source}", "add messages to the rows", code="data.empty_conversations")
+
+
+def convert_chat(raw: RawRow, found: DetectedFormat) -> Example:
+    part = found.parts["messages"]
+    turns = turns_of(part.fill(raw.values), raw.where, part.source)
+    if not turns:
+        raise UnusableRow("data.empty", "no messages")
+    return conversation(turns, raw, found)
+
+
+def _is_plain(columns: ColumnLookup, name: str) -> bool:
+    """Whether a column with a conversation's name contains plain text."""
+    values = (raw.values.get(name) for raw in columns.summary.sample)
+    value = next((value for value in values if not is_empty(value)), None)
+    return not isinstance(value, list) and not (isinstance(value, str) and value.lstrip().startswith("["))
+
 
 FORMAT = DataFormat("messages", 20, partial(find_chat, style="messages"), convert_chat)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config.errors import Notice
-from engine.data.answers import ANSWER_LISTS, answer_of
-from engine.data.chat_columns import SYSTEMS, TOOLS
-from engine.data.chat_message import text_of, turns_of
-from engine.data.conversation import Example
-from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
-from engine.data.mapping import column
-from engine.data.row_limits import RawRow
-from engine.data.row_shapes import is_turn
-from engine.data.turns import conversation, history_of, prompt_and_answer
+from engine.data.columns import column
+from engine.data.conversation import (
+    ANSWER_LISTS,
+    answer_of,
+    conversation,
+    history_of,
+    prompt_and_answer,
+    text_of,
+    turns_of,
+)
+from engine.data.formats import SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
+from engine.data.readers.json_files import is_turn
+from engine.data.rows import Example, RawRow
 
 _PAIRS = (
     *(("prompt", answer) for answer in ("completion", "response", "answer", "output", "target", "answers")),

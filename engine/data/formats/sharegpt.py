@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from engine.data.chat_columns import convert_chat, find_chat
-from engine.data.format import DataFormat
+from engine.data.formats import DataFormat
+from engine.data.formats.messages import convert_chat, find_chat
 
 FORMAT = DataFormat("sharegpt", 21, partial(find_chat, style="sharegpt"), convert_chat)

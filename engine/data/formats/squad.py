@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from engine.data.chat_columns import SYSTEMS
-from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
-from engine.data.formats import prompt_completion
-from engine.data.mapping import ColumnTemplate, column
+from engine.data.columns import ColumnTemplate, column
+from engine.data.formats import SYSTEMS, ColumnLookup, DataFormat, DetectedFormat, prompt_completion
 
 _PASSAGES = ("context", "passage", "document", "paragraph", "article")
 

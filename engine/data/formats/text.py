@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from engine.data.chat_message import text_of
-from engine.data.conversation import Example, UnusableRow
-from engine.data.format import ColumnLookup, DataFormat, DetectedFormat
-from engine.data.mapping import column
-from engine.data.row_limits import RawRow
+from engine.data.columns import column
+from engine.data.conversation import text_of
+from engine.data.formats import ColumnLookup, DataFormat, DetectedFormat
+from engine.data.rows import Example, RawRow, UnusableRow
 
 
 def detect(columns: ColumnLookup) -> DetectedFormat | None:

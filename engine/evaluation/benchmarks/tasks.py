@@ -19,7 +19,7 @@ from engine.config.benchmarks import SETTING, check_benchmarks, is_task_file
 from engine.config.errors import UserError
 from engine.config.schema import Evaluation
 from engine.config.text import visible
-from engine.data.hub import hub_error, hub_or_cache
+from engine.data.readers.hub import hub_error, hub_or_cache
 from engine.evaluation.benchmarks.harness import RemoteCode, harness_version, import_harness
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.benchmark_scores import file_stem

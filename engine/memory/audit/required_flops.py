@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from engine.config.activation_checkpointing import ActivationCheckpointing
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.methods.adapters import unwrap_peft
 from engine.training.collation import answer_tokens
 

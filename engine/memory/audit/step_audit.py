@@ -20,7 +20,7 @@ from engine.config.activation_checkpointing import ActivationCheckpointing, reso
 from engine.config.batch_limits import SHAPE_MULTIPLE
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.row_separation import row_separation
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.audit.operation_counter import OperationCounter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 
 MEAN_TOKENS = 600
 SPREAD = 0.6

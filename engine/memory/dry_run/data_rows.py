@@ -12,7 +12,8 @@ from engine.config.files import expanded
 from engine.config.preset import with_settings
 from engine.config.row_separation import row_separation
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
-from engine.data.prepare import Prepared, prepare
+from engine.data.prepare import prepare
+from engine.data.prepared import Prepared
 from engine.data.source import EMBEDDED
 from engine.memory.dry_run import step_tensors
 from engine.memory.dry_run.fake_model import segments_unsupported, uses_flash_attention

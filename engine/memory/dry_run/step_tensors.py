@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from engine.config import schema
 from engine.config.metric_specs import metric_spec
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
 from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import StepShape

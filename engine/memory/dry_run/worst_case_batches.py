@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from engine.config import schema
-from engine.data.tokenized import answer_tokens_of, lengths_of
-from engine.data.tokens import Row
+from engine.data.prepared import answer_tokens_of, lengths_of
+from engine.data.rows import Row
 from engine.memory.dry_run.step_tensors import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
 from engine.training.batches import BatchSampler, held_out_batches, micro_batches, rank_parts

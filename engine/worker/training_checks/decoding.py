@@ -13,7 +13,7 @@ import torch
 
 from engine.config.quantities import decimal
 from engine.config.text import amount
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.runs.training_report import DECODING, TrainingCheck
 from engine.worker.training_checks.training_session import TrainingSession
 

@@ -12,7 +12,7 @@ import torch
 
 from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.quantities import decimal, size
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
 from engine.runs.training_report import OUT_OF_MEMORY, PEAK_MEMORY, TrainingCheck
 from engine.training.guards import free_memory

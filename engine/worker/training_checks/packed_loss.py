@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from engine.config.batch_limits import MAX_TOKENS
 from engine.config.quantities import rate
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.runs.training_report import PACKED_LOSS, TrainingCheck
 from engine.training.collation import Packing

@@ -15,7 +15,7 @@ from engine.config import schema
 from engine.config.method_specs import method_spec
 from engine.config.preset import Flat, Preset, resolve
 from engine.data.prepare import prepare
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.memory.audit.synthetic_rows import log_normal_lengths
 from engine.memory.formula.memory_budget import system_memory

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, set_seed
 from engine.config import schema
 from engine.config.activation_checkpointing import resolve_checkpointing, stronger_than
 from engine.config.row_separation import row_separation
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of

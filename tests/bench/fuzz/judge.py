@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data.check import check
 from engine.data.prepare import prepare
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from fuzz.expected import Case, Json
 
 SECONDS, LONGEST = 20.0, 300.0

@@ -13,11 +13,9 @@ from job import Json, mask
 from shapes import Shape
 
 from engine.config.schema import Data
-from engine.data.conversation import Example
-from engine.data.detection import detect
-from engine.data.recognition import to_example
-from engine.data.row_limits import RawRow
-from engine.data.tokens import Row, tokenize_all
+from engine.data.detection import detect, to_example
+from engine.data.rows import Example, RawRow, Row
+from engine.data.tokens import tokenize_all
 
 LINE_FEED = ["loss only in theirs: '\\n'"]
 """The difference that every ChatML template causes; see `explained.py`."""

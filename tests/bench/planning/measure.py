@@ -27,7 +27,7 @@ from torch.autograd.profiler import profile
 
 from engine.config import schema
 from engine.config.activation_checkpointing import resolve_checkpointing
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.evaluation.worst_case import longest_answers, run_worst_case

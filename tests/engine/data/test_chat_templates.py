@@ -12,12 +12,12 @@ from data_fixtures import CHATML, loss_texts, tokenizer, write_jsonl
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
+from engine.data.chat_template import SHIPPED, shipped
 from engine.data.check import check
-from engine.data.conversation import Problem
 from engine.data.prepare import prepare
-from engine.data.row_notes import NOTES, meaning
-from engine.data.shipped_templates import SHIPPED, shipped
-from engine.data.tokens import Row, tokenize
+from engine.data.problems import NOTES, meaning
+from engine.data.rows import Problem, Row
+from engine.data.tokens import tokenize
 
 NO_SYSTEM = "{% for message in messages if message.role != 'system' %}" + TEXT_ONLY.partition("%}")[2]
 NO_RESULTS = "{% for message in messages if message.role != 'tool' %}" + TEXT_ONLY.partition("%}")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from data_fixtures import tokenizer, write_jsonl
 from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data import parallel
-from engine.data.check import check
-from engine.data.counts import SPLITS
-from engine.data.inspection import inspect
+from engine.data.check import check, inspect
 from engine.data.prepare import prepare
+from engine.data.rows import SPLITS, Example, Problem, Row
+from engine.data.tokens import RowTokenizer
 
 
 def chat(n: int, rng: random.Random) -> dict[str, Any]:
@@ -101,8 +102,8 @@ def test_check_inspection_and_run_give_one_account(tmp_path: Path, shape: str, m
     inspected = inspect(data, 64, tokenizer(), 5, 100)["report"]
     prepared = prepare(data, 64, tokenizer())
     assert report == inspected
-    assert {name: prepared.about[name] for name in ("columns", "account", "overlap", "split_version")} == {
-        name: report[name] for name in ("columns", "account", "overlap", "split_version")
+    assert {name: prepared.about[name] for name in ("columns", "account", "overlap")} == {
+        name: report[name] for name in ("columns", "account", "overlap")
     }
     assert prepared.fingerprint == report["fingerprint"]
 
@@ -143,14 +144,19 @@ def test_rows_left_out_by_settings_have_codes_of_their_own(tmp_path: Path) -> No
 
 
 def test_only_the_chosen_rows_are_tokenized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.data.tokens import RowMaker
+    seen, rows = tmp_path / "seen", RowTokenizer.rows
 
-    seen: list[int] = []
-    rows = RowMaker.rows
-    monkeypatch.setattr(RowMaker, "rows", lambda self, examples: seen.append(len(examples)) or rows(self, examples))
+    def counted(self: RowTokenizer, examples: list[Example]) -> Iterator[Row | Problem]:
+        with seen.open("a") as file:  # it runs in a child process
+            file.write(f"{len(examples)}\n")
+        return rows(self, examples)
+
+    monkeypatch.setattr(RowTokenizer, "rows", counted)
     data = [{"prompt": f"q{n}", "completion": "a"} for n in range(400)]
     made = prepare(Data(id=str(write_jsonl(tmp_path / "a.jsonl", data)), max_rows=10), 64, tokenizer())
-    assert len(made.train) == 10 and sum(seen) == 10 + len(made.validation) + len(made.test)
+    assert len(made.train) == 10 and sum(map(int, seen.read_text().split())) == 10 + len(made.validation) + len(
+        made.test
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,5 +184,5 @@ def test_several_processes_prepare_the_same_rows(
     alone = check(data, 64, tokenizer())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     monkeypatch.setattr(parallel, "BATCH", 16)
-    monkeypatch.setattr("engine.data.building.processes_for", lambda rows: processes)
+    monkeypatch.setattr("engine.data.prepare.processes_for", lambda rows: processes)
     assert check(data, 64, tokenizer()) == alone

@@ -17,9 +17,8 @@ from data_fixtures import CHATML, tokenizer, write_jsonl
 from engine.config.errors import UserError
 from engine.config.schema import Data
 from engine.data import cache
-from engine.data.building import Builder
-from engine.data.preparation import Preparation
-from engine.data.prepare import prepare_unchecked
+from engine.data.prepare import Builder, prepare_unchecked
+from engine.data.prepared import Preparation
 
 OTHER_MAP = {"prompt": "extra", "completion": "completion"}
 ROWS = [{"prompt": f"ask {n}", "completion": f"say {n % 7}", "extra": "x"} for n in range(60)]
@@ -115,7 +114,7 @@ def test_other_code_of_the_preparation_prepares_again(
     data: Data, built: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare_unchecked(data, 64, tokenizer())
-    monkeypatch.setattr("engine.data.cache_key.code_fingerprint", lambda: "other")
+    monkeypatch.setattr("engine.data.cache.code_fingerprint", lambda: "other")
     prepare_unchecked(data, 64, tokenizer())
     assert len(built) == 2
 
@@ -227,6 +226,6 @@ def test_a_template_that_writes_the_date_is_prepared_again_on_another_day(
     prepare_unchecked(data, 64, dated)
     prepare_unchecked(data, 64, dated)
     assert len(built) == 1
-    monkeypatch.setattr("engine.data.cache_key.time.strftime", lambda *form: "2000-01-01")
+    monkeypatch.setattr("engine.data.cache.time.strftime", lambda *form: "2000-01-01")
     prepare_unchecked(data, 64, dated)
     assert len(built) == 2

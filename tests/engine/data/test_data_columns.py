@@ -13,7 +13,7 @@ from reading import assistant, reading, refusal, said, user, write_rows
 from engine.config.data_formats import format_names
 from engine.config.preset import parse_overrides
 from engine.config.schema import DATA_FORMATS, Data
-from engine.data.registry import data_formats
+from engine.data.formats import data_formats
 from engine.data.source import read
 
 MANY = 30_000

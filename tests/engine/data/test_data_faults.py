@@ -15,7 +15,8 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data import hub, source
+from engine.data import source
+from engine.data.readers import hub
 
 GOOD = b'{"question": "a", "answer": "b"}\n'
 

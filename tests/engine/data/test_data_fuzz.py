@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -28,8 +29,8 @@ def tally(tmp_path_factory: pytest.TempPathFactory) -> fuzz_data.Tally:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(fuzz_data.batch, (FILES, "suite"))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(fuzz_data.batch, FILES, "suite").result()
 
 
 def test_every_file_is_refused_cleanly_or_accounted_for_and_trained_on_as_intended(tally: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from reading import assistant, reading, user, write_rows
 
 from engine.config.errors import UserError
-from engine.data.media import refuse_placeholder
+from engine.data.conversation import refuse_placeholder
 
 VALUES: list[Any] = [
     None, "", " ", "x", 0, 5, 1.5, True, False, [], {}, ["x"], ["x", "y"], [5], [[]], [None], {"x": 1},

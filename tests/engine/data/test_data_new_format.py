@@ -12,10 +12,9 @@ import engine
 MODULE = '''
 """Question and answer in one column, on both sides of an arrow."""
 
-from engine.data.answers import Answer
-from engine.data.format import DataFormat, DetectedFormat
-from engine.data.mapping import column
-from engine.data.turns import prompt_and_answer
+from engine.data.columns import column
+from engine.data.conversation import Answer, prompt_and_answer
+from engine.data.formats import DataFormat, DetectedFormat
 
 
 def detect(columns):
@@ -33,8 +32,7 @@ FORMAT = DataFormat("arrow-text", 45, detect, convert)
 USE = """
 import sys
 from engine.config.preset import Preset, parse_overrides, resolve
-from engine.data.detection import detect
-from engine.data.recognition import to_example
+from engine.data.detection import detect, to_example
 from engine.data.source import read
 for settings in ([], ["data.format=arrow-text"]):
     data = resolve(Preset("none", {}), None, parse_overrides([f"data.id={sys.argv[1]}", *settings])).config.data

@@ -13,12 +13,12 @@ from data_fixtures import CHATML, tokenizer
 from test_data_tokens import ENDLESS, LLAMA3, PHI3, STRIPPED
 
 from engine.config.errors import UserError
-from engine.data.chat_template import ChatTemplate
-from engine.data.conversation import Example, Problem
+from engine.data.chat_template import FOLDER, ChatTemplate, render_in_child
+from engine.data.parallel import in_child
 from engine.data.patterns import PatternRenderer
 from engine.data.rendering import Renderer
-from engine.data.shipped_templates import FOLDER
-from engine.data.tokens import Row, tokenize, tokenize_all
+from engine.data.rows import Example, Problem, Row
+from engine.data.tokens import tokenize, tokenize_all
 
 TRIMMED = CHATML.replace("message.content }}", "message.content | trim }}").replace(
     "message.content +", "message.content | trim +"
@@ -89,7 +89,7 @@ def test_batches_give_the_rows_that_single_conversations_give(template: str, see
     tok = tokenizer(template, specials, bos="<s>", eos="<|im_end|>" if "im_end" in template else "</s>")
     source = random.Random(seed)
     examples = [conversation(source, number) for number in range(200)]
-    exact = {example.where: singly(example, tok) for example in examples}
+    exact = in_child(lambda: {example.where: singly(example, tok) for example in examples})
     usable = [example for example in examples if not isinstance(exact[example.where], str)]
     assert len(usable) > 150
     for example, row in zip(usable, tokenize_all(usable, tok, 300), strict=True):
@@ -109,9 +109,13 @@ def rendered(template: str, examples: list[Example], monkeypatch: pytest.MonkeyP
 
         monkeypatch.setattr(ChatTemplate, name, counted)
     tok = tokenizer(template)
-    results = PatternRenderer(Renderer(tok, ChatTemplate(tok))).render(examples)
-    assert not any(isinstance(one, Problem) for one in results)
-    return count
+
+    def render(chat_template: ChatTemplate) -> int:
+        results = PatternRenderer(Renderer(tok, chat_template)).render(examples)
+        assert not any(isinstance(result, Problem) for result in results)
+        return count
+
+    return render_in_child(tok, render)
 
 
 @pytest.mark.parametrize("turns", [1, 3])

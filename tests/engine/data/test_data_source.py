@@ -11,7 +11,8 @@ import pytest
 from data_fixtures import write_jsonl
 
 from engine.config.schema import Data
-from engine.data import hub, source
+from engine.data import source
+from engine.data.readers import hub
 
 ROWS = [{"question": f"q{n}", "answer": f"a{n}"} for n in range(4)]
 

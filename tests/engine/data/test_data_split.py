@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from engine.config.errors import Notice
-from engine.config.split_version import SPLIT_VERSION
-from engine.data.conversation import Example
-from engine.data.keys import KeyTable, keys_of
-from engine.data.split import Assignment, assign
-from engine.data.split_rows import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Shares
+from engine.data.duplicates import KeyTable, keys_of
+from engine.data.rows import Example
+from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, Shares, assign
 from engine.runs.overlap import SplitOverlap
 
 SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -54,13 +52,12 @@ def split(
     shares: tuple[float, float | None],
     seed: int,
     max_rows: int | None,
-    version: int = SPLIT_VERSION,
 ) -> Split:
     """`assign` for examples in memory. `shares`: of validation and test."""
     given = {"train": train, "validation": validation, "test": test}
     examples = {name: rows for name, rows in given.items() if rows is not None}
-    keys = {name: KeyTable.of(rows, version) for name, rows in examples.items()}
-    done = assign(keys, Shares(*shares), seed, max_rows, version)
+    keys = {name: KeyTable.of(rows) for name, rows in examples.items()}
+    done = assign(keys, Shares(*shares), seed, max_rows)
     picked = {
         name: [examples[source][number] for source, numbers in done.rows(code) for number in numbers]
         for name, code in SIDES.items()
@@ -101,7 +98,7 @@ def split_rows(
 
 
 def keys(rows: Any) -> Any:
-    return {example.key for example in rows}
+    return {keys_of(example) for example in rows}
 
 
 @pytest.mark.parametrize("trial", range(20))
@@ -248,11 +245,3 @@ def test_training_is_never_left_without_rows(rows: Any, share: Any) -> None:
 
 def test_rows_over_the_limit_are_counted() -> None:
     assert split_rows(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
-
-
-def test_version_1_still_groups_by_prompt_and_answer() -> None:
-    rows = multi_reference(100, random.Random(1))
-    old = split(rows, None, None, (0.05, None), 0, None, version=1)
-    assert prompts(old.test) & prompts(old.train)
-    assert not keys(old.test) & keys(old.train)
-    assert old.assignment.item_count(2) == len(old.test)

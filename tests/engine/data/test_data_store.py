@@ -12,13 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.data.conversation import Problem
-from engine.data.counts import SPLITS
-from engine.data.fingerprints import fingerprint
-from engine.data.row_columns import pack
-from engine.data.store import ColumnStore, ColumnWriter
-from engine.data.tokenized import TokenizedRows, answer_tokens_of, lengths_of
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.prepared import TokenizedRows, answer_tokens_of, fingerprint, lengths_of
+from engine.data.rows import IGNORE_INDEX, SPLITS, Problem, Row
+from engine.data.store import ColumnStore, ColumnWriter, pack
 
 TEXTS = st.text(max_size=20)
 PLACES = st.one_of(st.builds("file {} line {}".format, st.integers(0, 3), st.integers(0, 10**10)), TEXTS)

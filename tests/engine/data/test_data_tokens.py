@@ -8,7 +8,7 @@ import pytest
 from data_fixtures import CHATML, loss_texts, tokenizer
 
 from engine.config.errors import UserError
-from engine.data.conversation import Example, Problem
+from engine.data.rows import Example, Problem
 from engine.data.tokens import tokenize, tokenize_all
 
 CHAT = [

@@ -16,9 +16,8 @@ from data_fixtures import tokenizer
 
 from engine.assets import tiny_folder
 from engine.config.schema import Data
-from engine.data.detection import detect
-from engine.data.recognition import to_example
-from engine.data.row_limits import RawRow
+from engine.data.detection import detect, to_example
+from engine.data.rows import RawRow
 from engine.data.tokens import tokenize_all
 
 trl = pytest.importorskip("trl")

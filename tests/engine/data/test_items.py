@@ -13,10 +13,9 @@ import torch
 from engine.assets import tiny_folder
 from engine.config.metric_specs import metric_names, metric_spec
 from engine.config.schema import Data, Model
-from engine.data.conversation import Example
 from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_by_rows
 from engine.data.prepare import prepare
-from engine.data.tokens import Row
+from engine.data.rows import Example, Row
 from engine.evaluation.choices import Choices
 from engine.evaluation.metrics import best_score, scoring_function
 from engine.evaluation.predictions import read_items, write_items
@@ -203,4 +202,3 @@ def test_a_multi_reference_set_is_prepared_into_items(tmp_path: Path) -> None:
     assert len(items) == made.about["test_items"] == len(prompts["test"]) < len(made.test)
     assert sum(len(one.references) for one in items) == len(made.test)
     assert made.about["overlap"]["test/train"]["prompt"] == 0
-    assert made.about["split_version"] == 2

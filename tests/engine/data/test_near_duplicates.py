@@ -6,12 +6,10 @@ import random
 
 import pytest
 
-from engine.data import near_duplicates
-from engine.data.conversation import Example
-from engine.data.keys import KeyTable
-from engine.data.near_duplicates import LIMIT, THRESHOLD, NearDuplicates
-from engine.data.split import assign, note_near_duplicates
-from engine.data.split_rows import Shares
+from engine.data import duplicates
+from engine.data.duplicates import LIMIT, THRESHOLD, KeyTable, NearDuplicates
+from engine.data.rows import Example
+from engine.data.split import Shares, assign, note_near_duplicates
 
 GRAM = 5
 
@@ -95,7 +93,7 @@ def test_prompts_of_any_length_are_taken(text: str) -> None:
 
 
 def test_above_the_limit_nothing_is_stored_and_the_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(near_duplicates, "LIMIT", 3)
+    monkeypatch.setattr(duplicates, "LIMIT", 3)
     found = NearDuplicates()
     for number in range(5):
         found.add("train", asked(f"prompt {number}"))

@@ -13,9 +13,10 @@ from data_fixtures import loss_texts, tokenizer, write_jsonl
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.schema import Data
+from engine.data.chat_template import SHIPPED, end_of_turn, shipped, template_text
 from engine.data.prepare import prepare
-from engine.data.shipped_templates import SHIPPED, end_of_turn, shipped, template_text
-from engine.data.tokens import Row, tokenize, tokenize_all
+from engine.data.rows import Row
+from engine.data.tokens import tokenize, tokenize_all
 from engine.methods.tokenizer import load_tokenizer
 
 

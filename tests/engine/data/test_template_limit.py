@@ -1,23 +1,31 @@
-"""A chat template that exceeds its limit of time or memory is refused with what to do."""
+"""A chat template that exceeds its limit of time or memory is refused with what to do, whatever it calls."""
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from engine.config.errors import UserError
+from engine.config.errors import RunFailed, UserError
 from engine.config.schema import Data, Model
-from engine.data import template_limit
+from engine.data import parallel
+from engine.data.chat_template import ChatTemplate, end_of_turn, render_in_child
 from engine.data.check import check
-from engine.data.template_limit import run_template
+from engine.data.parallel import in_child, run_template, template_memory
+from engine.data.tokens import RowTokenizer
+from engine.export.modelfile import template_texts
 from engine.methods.tokenizer import load_tokenizer
 
-SECONDS = 0.3
+SECONDS = 0.25
+MEMORY = 256 << 20
 ENDLESS = {
     "a range": ("{% for i in range(10**12) %}{% endfor %}", "template.limit"),
     "loops in loops": (
@@ -28,14 +36,27 @@ ENDLESS = {
     "a power": ("{% set n = messages|length + 8 %}{{ (n ** (n ** n)) > 1 }}", "template.timeout"),
     "a power of constants": ("{{ (9 ** (9 ** 9)) > 1 }}", "template.timeout"),
     "a text that no memory holds": ("{{ 'x' * 10**18 }}", "template.limit"),
+    "an indent": ("{{ messages | tojson(indent=10**9) }}", "template.limit"),
+    "a width": ("{{ 'x' | center(10**9) }}", "template.limit"),
+    "lists that grow": (
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "",
+    ),
+    "short texts without end": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'x' * 200 }}{{ i * j }}{% endfor %}{% endfor %}",
+        "",
+    ),
+    "a rendered text that is too long": ("{{ 'x' * (65 * 1024 * 1024) }}", ""),
+    "a wrapped word": ("{{ ('x' * 3000000) | wordwrap(1) }}", "template.timeout"),
+    "wrapped words": ("{{ ('x ' * 3000000) | wordwrap(1) }}", "template.timeout"),
 }
-Run = Callable[[Callable[[], object]], object]
+"""Template -> code of the error; '' if either limit may be exceeded first."""
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_limit, "SECONDS", SECONDS)
-    monkeypatch.setattr(template_limit, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(parallel, "TEMPLATE_SECONDS", SECONDS)
+    monkeypatch.setattr(parallel, "TEMPLATE_BYTES", MEMORY)
 
 
 @pytest.fixture(scope="module")
@@ -43,51 +64,78 @@ def tokenizer() -> Any:
     return load_tokenizer(Model())
 
 
+def peak(who: int) -> int:
+    """Peak memory in bytes: of this process, or of its largest child that has ended."""
+    return resource.getrusage(who).ru_maxrss * 1024
+
+
+def error_of(work: Callable[[], object]) -> UserError:
+    with pytest.raises(UserError) as refused:
+        work()
+    return refused.value
+
+
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_check_of_data_refuses_it(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_of_data_refuses_it_in_bounded_time_and_memory(
+    name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     template, code = ENDLESS[name]
     monkeypatch.setattr(tokenizer, "chat_template", template)
-    with pytest.raises(UserError) as refused:
-        check(Data(id="tickets"), 512, tokenizer)
-    assert refused.value.code == code
-    assert "template" in refused.value.where and "model.chat_template" in refused.value.do
+    own = peak(resource.RUSAGE_SELF)
+    spent = time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    error = error_of(lambda: check(Data(id="tickets"), 512, tokenizer))
+    spent = time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - spent
+    assert error.code == (code or error.code) and error.code in ("template.timeout", "template.limit")
+    assert "template" in error.where and "model.chat_template" in error.do
+    assert peak(resource.RUSAGE_SELF) < own + (64 << 20)
+    assert peak(resource.RUSAGE_CHILDREN) < own + MEMORY + (64 << 20)
+    assert spent < 10 + 4 * SECONDS  # CPU time, of which reading the rows is most
 
 
-def on_a_thread(work: Callable[[], object]) -> object:
-    """Run the work on a thread other than the main thread; return or raise its result."""
-    found: list[object] = []
-
-    def run() -> None:
-        try:
-            found.append(work())
-        except UserError as error:
-            found.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(120)
-    (outcome,) = found
-    if isinstance(outcome, UserError):
-        raise outcome
-    return outcome
+@pytest.mark.parametrize("name", ["a wrapped word", "an indent"])
+def test_it_is_refused_on_a_thread_as_well(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    template, code = ENDLESS[name]
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(error_of, lambda: check(Data(id="tickets"), 512, tokenizer)).result()
+    assert error.code == code
 
 
-@pytest.mark.parametrize("run", [lambda work: work(), on_a_thread], ids=["main", "thread"])
-def test_a_loop_is_interrupted_on_every_thread(run: Run) -> None:
-    def forever() -> None:
-        while True:
-            pass
-
-    with pytest.raises(UserError) as refused:
-        run(lambda: run_template(forever, "here"))
-    assert (refused.value.code, refused.value.where) == ("template.timeout", "here")
-    assert run(lambda: run_template(lambda: 7, "here")) == 7  # and nothing is left behind
+def test_no_template_is_rendered_in_the_process_itself(tokenizer: Any) -> None:
+    for work in (lambda: ChatTemplate(tokenizer), lambda: run_template(lambda: 7, "here")):
+        with pytest.raises(AssertionError, match="child"):
+            work()
+    assert in_child(lambda: run_template(lambda: 7, "here")) == 7
 
 
-@pytest.mark.parametrize("run", [lambda work: work(), on_a_thread], ids=["main", "thread"])
-def test_waiting_uses_no_cpu_time(run: Run) -> None:
+@pytest.mark.parametrize("name", ["a wrapped word", "an indent", "a power of constants"])
+def test_every_use_of_a_template_is_limited(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    template, code = ENDLESS[name]
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    assert end_of_turn(tokenizer) == tokenizer.eos_token
+    assert template_texts(tokenizer) is None
+    question = [{"role": "user", "content": "Which city is meant?"}]
+    assert error_of(lambda: render_in_child(tokenizer, lambda own: own.text(question, None))).code == code
+
+
+def test_the_error_names_the_template_that_was_rendered() -> None:
+    def work() -> None:
+        run_template(lambda: 7, "first")
+        run_template(forever, "second")
+
+    error = error_of(lambda: in_child(work))
+    assert (error.code, error.where) == ("template.timeout", "second")
+    assert in_child(lambda: 7) == 7  # and nothing is left behind
+
+
+def forever() -> None:
+    while True:
+        pass
+
+
+def test_waiting_uses_no_cpu_time() -> None:
     """As on a busy machine."""
-    assert run(lambda: run_template(lambda: time.sleep(3 * SECONDS), "here")) is None
+    assert in_child(lambda: run_template(lambda: time.sleep(3 * SECONDS), "here")) is None
 
 
 def test_other_threads_do_not_use_up_the_time_of_a_template() -> None:
@@ -95,67 +143,57 @@ def test_other_threads_do_not_use_up_the_time_of_a_template() -> None:
     busy = threading.Thread(target=lambda: [None for _ in iter(stop.is_set, True)])
     busy.start()
     try:
-        assert run_template(lambda: time.sleep(3 * SECONDS), "here") is None
+        assert in_child(lambda: run_template(lambda: time.sleep(3 * SECONDS), "here")) is None
     finally:
         stop.set()
         busy.join()
 
 
-@pytest.mark.parametrize("run", [lambda work: work(), on_a_thread], ids=["main", "thread"])
-def test_work_that_ends_at_its_limit_is_over_or_refused_and_nothing_comes_later(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(template_limit, "SECONDS", 0.01)
-    monkeypatch.setattr(template_limit, "POLL_SECONDS", 0.001)
+def test_only_what_a_template_takes_is_limited() -> None:
+    """Not the time and memory of reading and tokenizing between two templates."""
 
-    def count(seconds: float) -> Iterator[int]:
-        end = time.thread_time() + seconds
-        while time.thread_time() < end:
-            for _ in range(2_000):  # the limit is of user time, and asking for the time is the system's
-                pass
-            yield 1
+    def work() -> int:
+        end = time.process_time() + 2 * SECONDS
+        with template_memory("here"):
+            run_template(lambda: 7, "here")
+        while time.process_time() < end:
+            pass
+        return len(bytearray(2 * MEMORY))
 
-    outcomes: list[str] = []
-    while outcomes.count("template.timeout") < 15:  # longer each time: the kernel's timer is as coarse as its ticks
-        seconds = 0.001 * len(outcomes)
-        assert seconds < 5.0
-        try:
-            run(lambda seconds=seconds: run_template(lambda: sum(count(seconds)), "here"))
-            outcomes.append("over")
-        except UserError as error:
-            outcomes.append(error.code)
-        assert sum(count(0.001)) > 0  # an exception that came late would be raised here
-    assert set(outcomes) == {"over", "template.timeout"}
+    assert in_child(work) == 2 * MEMORY
 
 
 def test_a_template_that_raises_is_broken(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", "{{ 1 / messages[0].content|length * 0 / 0 }}")
-    with pytest.raises(UserError) as refused:
-        check(Data(id="tickets"), 512, tokenizer)
-    assert refused.value.code == "data.template_broken" and "division by zero" in refused.value.what
+    error = error_of(lambda: check(Data(id="tickets"), 512, tokenizer))
+    assert error.code == "data.template_broken" and "division by zero" in error.what
 
 
 def test_a_file_of_a_template_is_limited_like_the_models_own(tmp_path: Path) -> None:
     path = tmp_path / "endless.jinja"
     path.write_text(ENDLESS["loops in loops"][0])
-    with pytest.raises(UserError) as refused:
-        check(Data(id="tickets"), 512, load_tokenizer(Model(chat_template=str(path))))
-    assert refused.value.code == "template.timeout"
+    error = error_of(lambda: check(Data(id="tickets"), 512, load_tokenizer(Model(chat_template=str(path)))))
+    assert error.code == "template.timeout"
 
 
 def test_rows_that_are_slow_on_average_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row is within its limit, but a dataset of them would take days."""
-    monkeypatch.setattr(template_limit, "MEAN_SECONDS", 0.001)
-    monkeypatch.setattr(template_limit, "_spent", template_limit._Spent())
+    monkeypatch.setattr(parallel, "MEAN_SECONDS", 0.001)
 
     def slow() -> None:
-        end = time.thread_time() + 0.002
-        while time.thread_time() < end:
+        end = time.process_time() + 0.01
+        while time.process_time() < end:
             pass
 
-    with pytest.raises(UserError) as refused:
-        for _ in range(template_limit.COUNTED_ROWS):
+    def rows() -> None:
+        for _ in range(parallel.COUNTED_ROWS):
             run_template(slow, "template of the model")
-    assert refused.value.code == "template.slow" and "per row" in refused.value.what
-    for _ in range(2 * template_limit.COUNTED_ROWS):  # a later template starts from zero
-        run_template(lambda: None, "another template")
+
+    assert error_of(lambda: in_child(rows)).code == "template.slow"
+
+
+def test_a_killed_child_is_an_error_and_no_wrong_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowTokenizer, "rows", lambda self, examples: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RunFailed) as failed:
+        check(Data(id="tickets"), 512, tokenizer)
+    assert failed.value.code == "data.process_died"

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from engine.config.errors import UserError
 from engine.config.schema import Model
-from engine.data.conversation import Example
-from engine.data.thinking import with_thinking
+from engine.data.chat_template import with_thinking
+from engine.data.rows import Example
 from engine.data.tokens import tokenize
 from engine.evaluation.metrics import best_score, is_formatted
 from engine.methods.tokenizer import load_tokenizer

@@ -10,9 +10,8 @@ import pytest
 from data_fixtures import CORPUS, tokenizer
 
 from engine.data.check import sample
-from engine.data.special_tokens import special_tokens
-from engine.data.token_text import texts_between, token_texts
-from engine.data.tokens import Row
+from engine.data.encoding import special_tokens, texts_between, token_texts
+from engine.data.rows import Row
 
 TEXTS = (
     "", " ", "Don’t", "naïve café", "👩‍👩‍👧‍👦 family", "🏳️‍🌈🇳🇴", "日本語のテキスト", "e\u0301 combined n\u0303",

@@ -8,7 +8,7 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.data.items import EvaluationItem
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.metrics import is_formatted
 from engine.evaluation.predictions import read_items, recorded_items, write_items

@@ -14,7 +14,7 @@ from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, SMALL, VOCABULARY, C
 
 from engine.config.errors import UserError
 from engine.data.items import evaluation_items
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.choice_scoring import Bounds, Chooser
 from engine.evaluation.choices import Choices
 from engine.evaluation.row_loss import RowLoss

@@ -14,7 +14,7 @@ from small_models import FULL_ATTENTION, OTHER_CACHES, asked, generator, made, p
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.data.prepare import prepare
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.generate import end_tokens
 from engine.methods import qlora
 from engine.methods.machine import Machine

@@ -13,7 +13,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.data.items import evaluation_items
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.preflight import unscorable_warning
 from engine.worker.rpc_server import data_check
 from engine.worker.workload import describe_workload

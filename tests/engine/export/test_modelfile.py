@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import pytest
@@ -29,10 +29,15 @@ NUMBERED = "{% for m in messages %}{{ loop.index }} {{ m.role }}: {{ m.content }
 class Tokenizer:
     """A tokenizer with a chat template."""
 
+    special_tokens_map: ClassVar[dict[str, str]] = {}
+
     def __init__(self, template: str) -> None:
         self.chat_template = template
 
-    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool) -> str:
+    def get_chat_template(self, other: str | None) -> str:
+        return self.chat_template
+
+    def apply_chat_template(self, messages: Any, tokenize: bool, add_generation_prompt: bool, **more: Any) -> str:
         def refuse(text: str) -> None:
             raise jinja2.TemplateError(text)
 

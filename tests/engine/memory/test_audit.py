@@ -12,7 +12,7 @@ from places import TESTS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.memory.audit.operation_counter import OperationCounter
 from engine.memory.audit.step_audit import audit_method
 from engine.memory.audit.synthetic_rows import log_normal_lengths, rows_of

@@ -11,7 +11,7 @@ import transformers
 from places import BENCH
 
 from engine.config.preset import Preset, resolve
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.hardware import cpu
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.run_estimates import as_measured, estimate_run

@@ -11,7 +11,7 @@ import torch
 from places import BENCH
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.memory.dry_run import kernel_scratch

@@ -13,7 +13,7 @@ from imported import HEAVY, loaded_by
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.memory.formula import packing
 from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import PARTS, StepShape

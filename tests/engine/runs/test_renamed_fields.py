@@ -8,14 +8,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from old_runs import LADDER, unpack
 from places import TESTS
 
 from engine.runs import events
 from engine.runs.event_decoding import decode
 from engine.runs.follow import Follower
 from engine.runs.ladder import decode_ladder
-from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import decode_result
 from engine.runs.run_dir import RunDir
 from tui.history.comparison import compare, read
@@ -58,17 +56,6 @@ def test_an_old_result_keeps_its_sizes(tmp_path: Path) -> None:
     assert "artifact" in compare(read([run]), 100).plain
 
 
-def test_an_old_ladder_keeps_its_sizes_and_rents(tmp_path: Path) -> None:
-    unpack(tmp_path / "runs")
-    folder = LadderDir(tmp_path / "runs" / LADDER)
-    stored, state = json.loads(folder.state_file.read_text()), folder.state()
-    assert state is not None
-    assert [row.artifact_bytes for row in state.rows] == [row["artefact_bytes"] for row in stored["rows"]]
-    assert [row.rent and row.rent.gpu for row in state.rows] == [
-        row["rent"] and row["rent"]["card"] for row in stored["rows"]
-    ]
-
-
 @pytest.mark.parametrize(
     ("old", "new"),
     [("surveying", "preparing"), ("trying", "tuning"), ("climbing", "training"), ("judging", "analyzing")],
@@ -83,12 +70,3 @@ def test_damaged_files_are_refused_whatever_their_version(text: bytes) -> None:
     for decode_file in (decode_result, decode_ladder):
         with pytest.raises(msgspec.DecodeError):
             decode_file(text)
-
-
-def test_a_current_ladder_writes_and_reads_the_same_state(tmp_path: Path) -> None:
-    unpack(tmp_path / "runs")
-    folder = LadderDir(tmp_path / "runs" / LADDER)
-    state = folder.state()
-    assert state is not None and state.v == 2
-    folder.write_state(state)
-    assert folder.state() == state

@@ -19,7 +19,7 @@ from engine.config import schema
 from engine.config.activation_checkpointing import OFF
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer

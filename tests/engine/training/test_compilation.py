@@ -12,7 +12,7 @@ import transformers
 from model_shapes import SHAPES, VOCABULARY
 
 from engine.config.errors import UserError
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.training import varlen_attention
 from engine.training.collation import Packing, collate
 from engine.training.compilation import (

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 from model_shapes import SHAPES, VOCABULARY
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.training.batches import micro_batches
 from engine.training.collation import Packing, collate, loss_weight
 from engine.training.loss import SummedCrossEntropy, summed_loss, supports_logits_to_keep

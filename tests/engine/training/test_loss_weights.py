@@ -14,7 +14,7 @@ from test_loss import ROWS, SHAPES, Forgetful, ours
 
 from engine.config import schema
 from engine.config.activation_checkpointing import OFF
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import row_losses, summarize
 from engine.evaluation.scored_item import ScoredItem

@@ -10,7 +10,7 @@ import torch
 import transformers
 from model_shapes import MIXED_SHAPES, SHAPES, VOCABULARY
 
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.training import varlen_attention
 from engine.training.collation import Packing
 from engine.training.row_independence import rows_are_independent

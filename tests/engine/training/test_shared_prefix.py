@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model_shapes import SHAPES, VOCABULARY
 
 from engine.config.schema import Config, Train
-from engine.data.tokens import IGNORE_INDEX, Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses
 from engine.methods import method
 from engine.methods.machine import this_machine

@@ -19,7 +19,7 @@ from engine.config.catalog import CATALOG
 from engine.config.row_separation import row_separation
 from engine.config.schema import Config, Train
 from engine.data.prepare import prepare
-from engine.data.tokens import Row
+from engine.data.rows import Row
 from engine.memory.dry_run.data_rows import with_packing
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula

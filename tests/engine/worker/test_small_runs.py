@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from command import events_of, only_run
 from forked import ftbench
-from old_runs import RUN, unpack
 
 TINY = [
     *("--method", "lora", "--set", "train.steps=2", "--set", "train.batch=4", "--set", "train.max_length=64"),
@@ -86,21 +85,3 @@ def test_a_ladder_on_one_row_is_refused(tmp_path: Path) -> None:
     done = ftbench("ladder", "demo", "--rung", "lora", "--data", write(tmp_path / "rows.jsonl", [("ask", "say")]))
     assert done.returncode == 2 and "data.test" in done.stderr
     assert list((tmp_path / "runs").iterdir()) == []
-
-
-def test_an_old_run_resumes_with_its_split_version(tmp_path: Path) -> None:
-    unpack(tmp_path / "runs")
-    run = tmp_path / "runs" / RUN
-    before = json.loads((run / "result.json").read_text())
-    (run / "result.json").unlink()  # as if killed before its first checkpoint
-    events = (run / "events.jsonl").read_bytes().splitlines(keepends=True)
-    (run / "events.jsonl").write_bytes(b"".join(line for line in events if b'"type":"end"' not in line))
-    done = ftbench("resume", RUN)
-    assert done.returncode == 0, done.stderr
-    after = json.loads((run / "result.json").read_text())
-    assert after["status"] == "finished" and after["split_version"] == 1
-    assert {name: after["fingerprints"][name] for name in ("data", "test")} == {
-        name: before["fingerprints"][name] for name in ("data", "test")
-    }
-    assert after["before"]["loss"]["mean"] == pytest.approx(before["before"]["loss"]["mean"])  # not asked again
-    assert after["overlap"]["test/train"]["prompt"] > 0

@@ -11,7 +11,7 @@ import pytest
 from hostile import MARK, STRINGS
 
 from engine.config.preset_library import is_hub_id
-from engine.data.lengths import BINS, histogram
+from engine.data.check import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.bars import Histogram, draw
 from tui.data import recent

@@ -19,7 +19,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from engine.config.schema import Data
-from engine.data.preview import preview
+from engine.data.examples import preview
 from engine.runs.chat_messages import OpenSession
 from tui.screens.trying import TryScreen
 from tui.settings import Settings

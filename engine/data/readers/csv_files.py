@@ -11,9 +11,8 @@ from itertools import chain
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import MAX_ROWS, RawRow, too_many_rows
-from engine.data.safe_open import MAX_ROW_BYTES, decoded, lines
+from engine.data.readers.safe_open import decoded, lines
+from engine.data.rows import MAX_ROW_BYTES, MAX_ROWS, RawRow, ReadingNotes, too_many_rows
 
 SEPARATORS = ",;\t|"
 _SAMPLE, _SAMPLE_LENGTH = 50, 1 << 20

@@ -1,4 +1,4 @@
-"""Report on a preparation: account of every row and column, counts, and warnings."""
+"""Report on a preparation: use of every row and column, counts, and warnings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.config.quantities import share_percent
 from engine.config.text import amount
-from engine.data.counts import SHOWN, SPLITS
-from engine.data.preparation import Preparation
-from engine.data.problem_kinds import REASONS as TOKENIZING
-from engine.data.row_notes import meaning
-from engine.data.tokenized import TokenizedRows
+from engine.data.prepared import Preparation, TokenizedRows
+from engine.data.problems import BY_SPLIT, LEFT_OUT, meaning
+from engine.data.rows import SHOWN, SPLITS
 
 FEW_ANSWERS = 5
 """With at least this many rows per distinct answer, answers are labels, and two for one prompt are a conflict."""
@@ -40,11 +38,11 @@ def about(done: Preparation) -> dict[str, Any]:
         "test_items": facts.test_items,
         "dropped": {name: found for name in SPLITS if (found := _dropped(done, name))},
         "noticed": {name: found for name in SPLITS if (found := noted(rows[name]))},
-        **account(done),
+        **data_usage(done),
     }
 
 
-def account(done: Preparation) -> dict[str, Any]:
+def data_usage(done: Preparation) -> dict[str, Any]:
     """The use of every column and row; in `account`, train + validation + test + left out = read."""
     facts = done.facts
     return {
@@ -57,7 +55,6 @@ def account(done: Preparation) -> dict[str, Any]:
             "given": {name: _given(done, span) for name, span in _given_spans(done)},
         },
         "overlap": msgspec.to_builtins(facts.overlap),
-        "split_version": facts.split_version,
     }
 
 
@@ -83,8 +80,8 @@ def _left_out(done: Preparation, span: range) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for reason in (np.flatnonzero(counts[1:]) + 1).tolist():
         numbers = (np.flatnonzero(reasons == reason)[:SHOWN] + span.start).tolist()
-        code, why = reason_of(done.columns.kinds[reason])
-        entry = found.setdefault(code, {"rows": 0, "reason": why, "where": []})
+        code = done.columns.kinds[reason]
+        entry = found.setdefault(code, {"rows": 0, "reason": LEFT_OUT.get(code, code), "where": []})
         entry["rows"] += int(counts[reason])
         entry["where"] = [*entry["where"], *map(done.columns.where, numbers)][:SHOWN]
     return found
@@ -95,8 +92,8 @@ def warnings(done: Preparation) -> list[Notice]:
     notices = [*done.facts.notices]
     for name in SPLITS:
         for found in done.left_out(name):
-            if found.kind not in _TOLD_BY_SPLIT:
-                why = reason_of(found.kind)[1]
+            if found.kind not in BY_SPLIT:
+                why = LEFT_OUT.get(found.kind, found.kind)
                 text = f"{amount(found.rows, f'{name} row')} left out: {why} (first: {found.where[0]})"
                 notices.append(Notice("data.rows_left_out", text))
         rows = done.rows[name]
@@ -166,28 +163,5 @@ def _dropped(done: Preparation, name: str) -> dict[str, dict[str, Any]]:
     return {
         found.kind: {"rows": found.rows, "where": found.where}
         for found in done.left_out(name)
-        if found.kind not in _TOLD_BY_SPLIT
+        if found.kind not in BY_SPLIT
     }
-
-
-def reason_of(kind: str) -> tuple[str, str]:
-    """Stable code and text of a reason for leaving a row out."""
-    return kind, REASONS.get(kind, kind)
-
-
-REASONS = {
-    "data.max_rows": "not selected by data.max_rows",
-    "data.validation_overlaps": "validation row whose prompt is also in training or test",
-    "data.media": "image, audio or video content, but only text is supported",
-    "data.empty": "prompt, answer or text is empty",
-    "data.no_answer": "no answer to train on",
-    "data.unknown_role": "message with an unknown role",
-    "data.no_label": "missing label",
-    "data.scores": "different numbers of answers and scores",
-    "data.undesirable": "marked as undesirable by its label",
-    "data.unanswerable": "question without an answer",
-    **TOKENIZING,
-}
-"""Code -> reason why rows are left out."""
-_TOLD_BY_SPLIT = ("data.max_rows", "data.validation_overlaps")
-"""Reasons that the split reports itself."""

@@ -1,4 +1,7 @@
-"""Read JSON files: JSON lines are streamed; a single JSON value is kept as bytes and decoded row by row."""
+"""Read JSON files: JSON lines are streamed; a single JSON value is kept as bytes and decoded row by row.
+
+A value that is not a flat object may be one, too: a list of messages, a [prompt, answer] pair, an article of SQuAD.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,23 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import UserError
-from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import DEPTH_LIMIT, MAX_ROWS, RawRow, deeper, described, parsed, too_deep, too_many_rows
-from engine.data.row_shapes import NESTED, is_turn, rows_of
-from engine.data.safe_open import MAX_ROW_BYTES, decoded, lines, whole
+from engine.data.readers.safe_open import decoded, lines, no_rows, whole
+from engine.data.rows import (
+    DEPTH_LIMIT,
+    MAX_ROW_BYTES,
+    MAX_ROWS,
+    RawRow,
+    ReadingNotes,
+    described,
+    is_deeper,
+    parsed,
+    raw_row,
+    too_deep,
+    too_many_rows,
+)
 
+NESTED = "paragraphs"
+"""The key under which SQuAD nests passages with their questions."""
 _INVALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Exceptions of the fast decoder. The standard library's parser then decides; its errors contain the position."""
 
@@ -33,7 +48,7 @@ def read_lines(path: Path, name: str) -> Iterator[RawRow]:
                 continue
             values = parsed(text, where)
         else:
-            if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and deeper(values, DEPTH_LIMIT):
+            if line.count(b"{") + line.count(b"[") > DEPTH_LIMIT and is_deeper(values, DEPTH_LIMIT):
                 raise too_deep(where)
         count += 1
         if count > MAX_ROWS:
@@ -76,10 +91,6 @@ def array_keys(path: Path, name: str) -> list[str]:
     if content.lstrip()[:1] != b"{":
         return []
     return [key for key, item in (_members(content) or {}).items() if isinstance(_first(item), dict | list)]
-
-
-def no_rows(name: str) -> UserError:
-    return UserError("no rows in the file", name, "add at least one row", code="data.no_rows")
 
 
 def _members(content: bytes) -> dict[str, msgspec.Raw] | None:
@@ -132,7 +143,7 @@ def _decoded(item: msgspec.Raw, content: bytes, name: str, where: str) -> Any:
         _precise(content, name)  # raises an error with line and column in the file
         return parsed(bytes(item).decode(), where)
     text = bytes(item)
-    if text.count(b"{") + text.count(b"[") > DEPTH_LIMIT and deeper(value, DEPTH_LIMIT):
+    if text.count(b"{") + text.count(b"[") > DEPTH_LIMIT and is_deeper(value, DEPTH_LIMIT):
         raise too_deep(where)
     return value
 
@@ -217,3 +228,44 @@ def _precise(content: bytes, name: str) -> Any:
         raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
     except ValueError as error:
         raise UserError(f"invalid JSON ({error})", name, "correct the file", code="data.invalid_json") from error
+
+
+def rows_of(value: Any, where: str) -> Iterator[RawRow]:
+    """The rows of one value in a file: a single row, or one per question of a nested article.
+
+    Raises UserError for other values.
+    """
+    if isinstance(value, dict) and isinstance(value.get(NESTED), list):
+        yield from _questions(value, where)
+    elif isinstance(value, list) and value:
+        yield raw_row(_from_list(value), where)
+    else:
+        yield raw_row(value, where)
+
+
+def is_turn(value: Any) -> bool:
+    """Whether a value is one message of a conversation."""
+    return isinstance(value, dict) and ("role" in value or "from" in value)
+
+
+def _from_list(items: list[Any]) -> Any:
+    if all(is_turn(item) for item in items):
+        return {"messages": items}
+    if len(items) == 2 and all(isinstance(item, str) for item in items):
+        return {"prompt": items[0], "completion": items[1]}
+    return items
+
+
+def _questions(article: dict[str, Any], where: str) -> Iterator[RawRow]:
+    """SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250): article -> paragraphs -> qas."""
+    outer = {key: value for key, value in article.items() if key != NESTED}
+    number = 0
+    for paragraph in article[NESTED]:
+        if not isinstance(paragraph, dict) or not isinstance(paragraph.get("qas"), list):
+            yield raw_row(article, where)
+            return
+        shared = outer | {key: value for key, value in paragraph.items() if key != "qas"}
+        for question in paragraph["qas"]:
+            number += 1
+            place = f"{where} question {number}"
+            yield raw_row({**shared, **question} if isinstance(question, dict) else question, place)

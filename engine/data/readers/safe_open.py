@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from engine.config.errors import UserError
+from engine.data.rows import MAX_ROW_BYTES
 
-MAX_ROW_BYTES = 16 << 20
-"""Maximum bytes of a row: a longer line is a broken file, not a training example."""
 WHOLE_LIMIT = 1 << 30
 """Maximum bytes of a file that is read at once (a JSON array)."""
 FILE_LIMIT = 8 << 30
@@ -94,6 +93,10 @@ def regular_file_size(path: Path, name: str) -> int:
     if status.st_size == 0:
         raise UserError("the file is empty", name, "add at least one row", code="data.no_rows")
     return status.st_size
+
+
+def no_rows(name: str) -> UserError:
+    return UserError("no rows in the file", name, "add at least one row", code="data.no_rows")
 
 
 def unreadable(error: Exception, name: str) -> UserError:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from engine.data.json_rows import no_rows
-from engine.data.reading_notes import ReadingNotes
-from engine.data.row_limits import MAX_ROWS, RawRow, row, too_many_rows
-from engine.data.safe_open import decoded, lines, whole
+from engine.data.readers.safe_open import decoded, lines, no_rows, whole
+from engine.data.rows import MAX_ROWS, RawRow, ReadingNotes, raw_row, too_many_rows
 
 
 def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> Iterator[RawRow]:
@@ -21,7 +19,7 @@ def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> I
         text = decoded(whole(path, name), name)
         if not text.strip():
             raise no_rows(name)
-        yield row({"text": text}, name)
+        yield raw_row({"text": text}, name)
         return
     by_paragraph = _has_blank_line(path, name)
     notes.add(
@@ -31,7 +29,7 @@ def read_text(path: Path, name: str, notes: ReadingNotes, whole_file: bool) -> I
     for count, (number, text) in enumerate(documents, 1):
         if count > MAX_ROWS:
             raise too_many_rows(name)
-        yield row({"text": text}, f"{name} line {number}")
+        yield raw_row({"text": text}, f"{name} line {number}")
 
 
 def _has_blank_line(path: Path, name: str) -> bool:

@@ -1,0 +1,423 @@
+"""Equal and similar rows: digests of prompts and answers, duplicates, overlaps of splits, near-duplicates.
+
+Near-duplicates are held-out rows whose prompt is similar to a training prompt, by MinHash (Broder 1997). A prompt is
+the set of its lowercase character 5-grams, without those that most prompts share (a fixed instruction would make all
+prompts similar). The Jaccard similarity of two sets is estimated from 128 hash minima with a standard error of at most
+0.035 at THRESHOLD; candidate pairs are found by locality-sensitive hashing in 16 bands of 8 minima. Together they count
+about half of the pairs at a similarity of 0.8, nearly all from 0.9 and none up to 0.65
+(`tests/engine/data/test_duplicates.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.data.rows import SHOWN, Example
+from engine.runs.overlap import SplitOverlap
+
+DIGEST_BYTES = 16
+"""Among 1 million rows, the probability that two different ones have equal 16-byte digests is 1.5e-27."""
+_NOT_CONTENT = ("role", "content", "weight", "tool_call_id")
+"""Message keys that are handled separately, or that differ between equal prompts."""
+
+
+class Keys(NamedTuple):
+    """Digests of one row, 16 bytes each."""
+
+    prompt: bytes
+    """Digest of everything before the last answer; of the answer if there is no prompt (plain text), so that each text
+    is a separate group."""
+    answer: bytes
+
+
+def keys_of(example: Example) -> Keys:
+    """A row's keys. They do not depend on white space, Unicode composition and ids of tool calls."""
+    prompt, answer = prompt_text(example), _answer_text(example)
+    return Keys(_digest(prompt or "\x1d" + answer), _digest(answer))
+
+
+def prompt_text(example: Example) -> str:
+    """System message, tools and all messages before the last answer, normalized; '' if they have no text."""
+    if example.messages is None:
+        return normalized(example.prompt or "")
+    turns = [_turn_text(turn) for turn in example.messages[:-1]]
+    if not any(text for _, text in turns):
+        return ""
+    tools = _as_json(example.tools) if example.tools else ""
+    return "\x1e".join([f"{role}\x1f{text}" for role, text in turns] + [tools])
+
+
+def prompt_words(example: Example) -> str:
+    """The text before the last answer, without roles and tools; for plain text without a prompt, the text."""
+    if example.messages is None:
+        return normalized(example.prompt or example.completion or "")
+    turns = [_turn_text(turn)[1] for turn in example.messages[:-1]]
+    return " ".join(turns) if any(turns) else _answer_text(example)
+
+
+def _answer_text(example: Example) -> str:
+    if example.messages is None:
+        return normalized(example.completion or "")
+    return _turn_text(example.messages[-1])[1]
+
+
+def normalized(text: str) -> str:
+    """The text in NFC with single spaces between words and none at the ends."""
+    return " ".join((text if text.isascii() else unicodedata.normalize("NFC", text)).split())
+
+
+def _turn_text(turn: dict[str, Any]) -> tuple[str, str]:
+    """(role, content and further keys). Normalized text cannot contain \\x1d to \\x1f, which are white space."""
+    text = normalized(turn["content"])
+    if len(turn) == 2:
+        return turn["role"], text
+    more = {key: _without_ids(value) for key, value in turn.items() if key not in _NOT_CONTENT and value}
+    return turn["role"], f"{text}\x1d{_as_json(more)}" if more else text
+
+
+def _without_ids(value: Any) -> Any:
+    """Tool calls without their ids, which are random in recorded conversations."""
+    if isinstance(value, list):
+        return [{k: v for k, v in one.items() if k != "id"} if isinstance(one, dict) else one for one in value]
+    return value
+
+
+def _as_json(value: Any) -> str:
+    return normalized(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+class KeyTable:
+    """The keys of many rows in reading order, packed: 32 bytes per row."""
+
+    def __init__(self, keys: Iterable[Keys] = ()) -> None:
+        self._prompts, self._answers = bytearray(), bytearray()
+        for row_keys in keys:
+            self.add(row_keys)
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> KeyTable:
+        return cls(map(keys_of, examples))
+
+    def add(self, keys: Keys) -> None:
+        self._prompts += keys.prompt
+        self._answers += keys.answer
+
+    def extend(self, other: KeyTable) -> None:
+        """Append the keys of the rows that follow these."""
+        self._prompts += other._prompts
+        self._answers += other._answers
+
+    def __len__(self) -> int:
+        return len(self._prompts) // DIGEST_BYTES
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """(N, 2) uint64."""
+        return _words(self._prompts)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """(N, 2) uint64."""
+        return _words(self._answers)
+
+
+def group_numbers(tables: list[np.ndarray]) -> list[np.ndarray]:
+    """Number the distinct keys of all tables from 0: for each (N, 2) table, (N,) numbers of its rows."""
+    whole = np.concatenate(tables) if tables else np.zeros((0, 2), dtype=np.uint64)
+    order = np.lexsort((whole[:, 1], whole[:, 0]))
+    ordered = whole[order]
+    new = np.ones(len(whole), dtype=bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    numbers = np.empty(len(whole), dtype=np.int64)
+    numbers[order] = new.cumsum() - 1
+    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1]) if tables else []
+
+
+def _words(packed: bytearray) -> np.ndarray:
+    return np.frombuffer(bytes(packed), dtype="<u8").reshape(-1, 2)
+
+
+@dataclass
+class Repeated:
+    """Prompts with several answers."""
+
+    rows: int
+    """Rows whose prompt has a different answer in an earlier row."""
+    prompts: int
+    """Prompts with several answers."""
+    pairs: list[tuple[int, int]]
+    """The first of these rows, each after the first row of its prompt."""
+    answers: int
+    """Distinct answers in all rows."""
+
+
+@dataclass
+class Groups:
+    """Rows grouped by prompt and by answer: (rows,) group numbers."""
+
+    prompts: np.ndarray
+    answers: np.ndarray
+
+    @classmethod
+    def of(cls, keys: list[KeyTable]) -> Groups:
+        """Group the rows of all tables, in order."""
+        prompts = group_numbers([np.concatenate([table.prompts for table in keys])])[0]
+        answers = group_numbers([np.concatenate([table.answers for table in keys])])[0]
+        return cls(prompts, answers)
+
+    def duplicates(self, rows: np.ndarray) -> tuple[int, list[list[int]]]:
+        """The number of these rows that equal an earlier one, and the first groups of equal rows."""
+        whole = self.prompts[rows] * (self.answers.max(initial=0) + 1) + self.answers[rows]
+        order = whole.argsort(kind="stable")
+        ordered = whole[order]
+        begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(rows) else order
+        sizes = np.diff([*begins, len(rows)])
+        several = np.flatnonzero(sizes > 1)
+        several = several[order[begins[several]].argsort(kind="stable")][:SHOWN]
+        groups = [order[begins[n] : begins[n] + min(SHOWN, sizes[n])] for n in several.tolist()]
+        return len(rows) - len(begins), [rows[group].tolist() for group in groups]
+
+    def repeated(self, rows: np.ndarray) -> Repeated:
+        """The rows among these with the prompt of an earlier one and a different answer."""
+        prompts, answers = self.prompts[rows], self.answers[rows]
+        _, first, numbers = np.unique(prompts, return_index=True, return_inverse=True)
+        other = np.flatnonzero(answers != answers[first[numbers]])
+        pairs = [(int(rows[first[numbers[place]]]), int(rows[place])) for place in other[:SHOWN].tolist()]
+        return Repeated(len(other), len(np.unique(prompts[other])), pairs, len(np.unique(answers)))
+
+
+Place = tuple[str, int]
+"""A given split and the index of a row in it."""
+
+
+@dataclass
+class Overlap:
+    """Counts of the rows of one split that occur in another."""
+
+    of: int
+    """Rows of the split that is compared with the other."""
+    prompt: int
+    """Rows whose prompt the other split has."""
+    answer: int
+    """Rows whose answer the other split has: nearly all in classification."""
+    both: int
+    """Rows whose prompt and answer the other split has in one row."""
+    near: int | None = None
+    """Rows whose prompt is not in the other split, but a similar one is; None if not computed."""
+    near_reason: str = "not computed"
+    """Why `near` is None."""
+    where: list[tuple[Place, Place]] = field(default_factory=list)
+    """The first pairs of rows with the same prompt."""
+
+    def with_places(self, where: Callable[[Place], str]) -> SplitOverlap:
+        """The same for results and screens, with the rows' places in their files."""
+        return SplitOverlap(
+            of=self.of,
+            prompt=self.prompt,
+            answer=self.answer,
+            both=self.both,
+            near=self.near,
+            near_reason=self.near_reason,
+            where=[[where(one), where(other)] for one, other in self.where],
+        )
+
+
+RowIndices = list[tuple[str, np.ndarray]]
+"""Given splits and indices of rows in them."""
+
+
+def overlap(keys: dict[str, KeyTable], one: RowIndices, other: RowIndices) -> Overlap:
+    """Count the rows of `one` that occur in `other`."""
+    prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (one, other)])
+    answer = group_numbers([_picked(keys, rows, "answers") for rows in (one, other)])
+    pairs = [np.stack([p, a], axis=1).astype(np.uint64) for p, a in zip(prompt, answer, strict=True)]
+    both = group_numbers(pairs)
+    found = np.isin(prompt[0], prompt[1])
+    return Overlap(
+        of=len(prompt[0]),
+        prompt=int(found.sum()),
+        answer=int(np.isin(answer[0], answer[1]).sum()),
+        both=int(np.isin(both[0], both[1]).sum()),
+        where=_pairs(prompt[0], prompt[1], _places(one), _places(other), found),
+    )
+
+
+def _pairs(
+    mine: np.ndarray, theirs: np.ndarray, places: list[Place], other: list[Place], found: np.ndarray
+) -> list[tuple[Place, Place]]:
+    """The first overlapping rows, each with the first row of the other split that has its prompt."""
+    first = [int(np.flatnonzero(theirs == mine[number])[0]) for number in np.flatnonzero(found)[:SHOWN]]
+    return [(places[n], other[m]) for n, m in zip(np.flatnonzero(found)[:SHOWN].tolist(), first, strict=True)]
+
+
+def _picked(keys: dict[str, KeyTable], rows: RowIndices, part: str) -> np.ndarray:
+    return np.concatenate([getattr(keys[name], part)[numbers] for name, numbers in rows])
+
+
+def _places(rows: RowIndices) -> list[Place]:
+    return [(name, int(number)) for name, numbers in rows for number in numbers]
+
+
+THRESHOLD = 0.8
+"""Estimated Jaccard similarity from which two prompts are near-duplicates."""
+WARNED_SHARE = 0.05
+"""Share of near-duplicates in a held-out split above which there is a warning."""
+LIMIT = 200_000
+"""Maximum rows of all splits in total; 512 bytes are stored per row."""
+TOO_MANY = f"more than {LIMIT:,} rows"
+_GRAM = 5
+_MINIMA, _BANDS, _SEED = 128, 16, 42
+_BATCH_ROWS, _BATCH_CHARACTERS = 4096, 1 << 22
+_LONGEST = 20_000
+"""Characters of a prompt that are used."""
+_SAMPLE, _COMMON = 512, 0.5
+"""Sample of first rows; 5-grams in more than this share of them are ignored."""
+_SLOTS = 1 << 20
+"""Slots of the table of ignored 5-grams. With 1,000 entries, 1 in 1,000 other 5-grams is ignored as well."""
+_MAX_CANDIDATES = 64
+"""Training prompts of a bucket that a held-out prompt is compared with; those of larger buckets are all similar."""
+
+
+@dataclass
+class NearDuplicates:
+    """Collects signatures of streamed rows, then counts. 200,000 rows take 100 MB."""
+
+    reason: str = ""
+    """Why there is no count; '' if there is one."""
+    _pending: list[tuple[str, str, bytes]] = field(default_factory=list)
+    """Split, text and prompt key of rows without a signature yet."""
+    _characters: int = 0
+    _rows: int = 0
+    _common: np.ndarray | None = None
+    _signatures: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _prompts: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def add(self, split: str, example: Example) -> None:
+        """Add a row of `train`, `validation` or `test`."""
+        if self.reason:
+            return
+        self._rows += 1
+        if self._rows > LIMIT:
+            self.reason = TOO_MANY
+            self._pending, self._signatures, self._prompts = [], {}, {}
+            return
+        text = prompt_words(example).lower()[:_LONGEST]
+        self._pending.append((split, text, keys_of(example).prompt))
+        self._characters += len(text)
+        if len(self._pending) >= _BATCH_ROWS or self._characters >= _BATCH_CHARACTERS:
+            self._flush()
+
+    def count(self, split: str) -> int | None:
+        """Rows of a split whose prompt is not in training but similar to one that is; None with too many rows.
+
+        0 for a split without rows.
+        """
+        self._flush()
+        if self.reason:
+            return None
+        if split not in self._signatures or "train" not in self._signatures:
+            return 0
+        trained = set(self._prompts["train"])
+        other = np.array([prompt not in trained for prompt in self._prompts[split]])
+        held = np.concatenate(self._signatures[split])[other]
+        return int(_similar(held, np.concatenate(self._signatures["train"])).sum()) if len(held) else 0
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        splits, texts, keys = zip(*self._pending, strict=True)
+        grams, starts = _grams(texts)
+        if self._common is None:
+            self._common = _common_grams(grams, starts)
+        signatures = _signatures(*_without(grams, starts, self._common))
+        for split in dict.fromkeys(splits):
+            mine = [number for number, one in enumerate(splits) if one == split]
+            self._signatures.setdefault(split, []).append(signatures[mine])
+            self._prompts.setdefault(split, []).extend(keys[number] for number in mine)
+        self._pending, self._characters = [], 0
+
+
+def _grams(texts: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes of all 5-grams, text after text; (N + 1,) their start per text). A shorter text is padded."""
+    padded = [text.ljust(_GRAM, "\0") for text in texts]
+    points = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
+    lengths = np.array([len(text) for text in padded])
+    ends = lengths.cumsum()
+    hashes = np.zeros(len(points) - _GRAM + 1, dtype=np.uint64)
+    for place in range(_GRAM):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + points[place : place + len(hashes)]
+    hashes ^= hashes >> np.uint64(29)
+    within = np.ones(len(points), dtype=bool)
+    for place in range(1, _GRAM):
+        within[ends - place] = False  # a 5-gram from here would extend into the next text
+    return hashes[within[: len(hashes)]], np.concatenate([[0], (lengths - _GRAM + 1).cumsum()])
+
+
+def _common_grams(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(_SLOTS,) whether a 5-gram of this slot is in more than half of the sample."""
+    table = np.zeros(_SLOTS, dtype=bool)
+    count = min(_SAMPLE, len(starts) - 1)
+    if count >= 20:
+        each = [np.unique(grams[starts[number] : starts[number + 1]]) for number in range(count)]
+        values, seen = np.unique(np.concatenate(each), return_counts=True)
+        table[_slot(values[seen > _COMMON * count])] = True
+    return table
+
+
+def _without(grams: np.ndarray, starts: np.ndarray, common: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 5-grams of each text without the common ones; all of them if none would be left."""
+    kept = ~common[_slot(grams)]
+    texts = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    left = np.bincount(texts, weights=kept, minlength=len(starts) - 1)
+    kept |= left[texts] == 0
+    counts = np.bincount(texts, weights=kept, minlength=len(starts) - 1).astype(np.int64)
+    return grams[kept], np.concatenate([[0], counts.cumsum()])
+
+
+def _slot(grams: np.ndarray) -> np.ndarray:
+    return (grams % np.uint64(_SLOTS)).astype(np.int64)
+
+
+def _signatures(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(N, 128) uint32."""
+    from rensa import RMinHash  # a compiled extension, loaded only when needed
+
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, starts.astype(np.uint64), _MINIMA, _SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32)
+
+
+def _similar(held: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """(N,) whether a row of `held` has a similar row in `train`: equal bands first, then the estimate."""
+    found = np.zeros(len(held), dtype=bool)
+    for band in range(_BANDS):
+        columns = slice(band * _MINIMA // _BANDS, (band + 1) * _MINIMA // _BANDS)
+        known = _band(train[:, columns])
+        order = known.argsort(kind="stable")
+        open_ = np.flatnonzero(~found)
+        asked = _band(held[open_, columns])
+        first, last = (known[order].searchsorted(asked, side) for side in ("left", "right"))
+        for nth in range(min(_MAX_CANDIDATES, int((last - first).max(initial=0)))):
+            these = (first + nth < last) & ~found[open_]
+            mine, theirs = open_[these], order[first[these] + nth]
+            found[mine] |= (held[mine] == train[theirs]).mean(1) >= THRESHOLD
+    return found
+
+
+def _band(minima: np.ndarray) -> np.ndarray:
+    """(N,) a hash of each row's minima."""
+    mixed = np.zeros(len(minima), dtype=np.uint64)
+    for column in minima.T:
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(32)
+    return mixed

@@ -1,0 +1,116 @@
+"""Convert batches of raw rows to packed columns: conversation, split keys and tokens of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from engine.data.detection import to_example
+from engine.data.duplicates import KeyTable
+from engine.data.formats import DetectedFormat
+from engine.data.parallel import batched, in_order
+from engine.data.rows import Example, Problem, RawRow, Row
+from engine.data.store import PackedBatch, pack
+from engine.data.tokens import RowTokenizer
+
+NOT_CHOSEN = "data.not_chosen"
+"""Kind of a row that is not tokenized because max_rows did not select it."""
+
+
+@dataclass(frozen=True)
+class ProcessedBatch:
+    """The result of a batch of raw rows."""
+
+    split: str
+    """Their given split."""
+    keys: KeyTable
+    """Keys of the rows that are conversations or texts."""
+    has_references: bool
+    """Whether any row has further accepted answers."""
+    keyed: np.ndarray
+    """(rows,) whether a row has keys."""
+    packed: PackedBatch | None
+    """All rows, packed; None if only keys were computed."""
+
+
+@dataclass(frozen=True)
+class RowProcessor:
+    """Processes batches of raw rows."""
+
+    format: DetectedFormat
+    tokenizer: Any
+    max_length: int
+    ids: str
+    """Type of token ids."""
+
+    def process(self, split: str, raws: list[RawRow], selected: np.ndarray | None) -> ProcessedBatch:
+        """Compute keys, and tokens of the selected rows; only keys if `selected` is None."""
+        results = [to_example(raw, self.format) for raw in raws]
+        examples = [result for result in results if isinstance(result, Example)]
+        keyed = np.array([isinstance(result, Example) for result in results])
+        has_references = any(example.references for example in examples)
+        packed = None if selected is None else self._packed(results, selected)
+        return ProcessedBatch(split, KeyTable.of(examples), has_references, keyed, packed)
+
+    def tokenize(self, examples: list[Example]) -> list[Row | Problem]:
+        """Tokenize examples; rows get the notes and further answers of their examples."""
+        rows = self._row_tokenizer.rows(examples)
+        return [_completed(row, example) for row, example in zip(rows, examples, strict=True)]
+
+    @cached_property
+    def _row_tokenizer(self) -> RowTokenizer:
+        return RowTokenizer(self.tokenizer, self.max_length)
+
+    def _packed(self, results: list[Example | Problem], selected: np.ndarray) -> PackedBatch:
+        pairs = list(zip(results, selected, strict=True))
+        tokenized = iter(self.tokenize([result for result, use in pairs if use and isinstance(result, Example)]))
+        rows: list[Row | Problem] = []
+        for result, use in pairs:
+            if isinstance(result, Problem):
+                rows.append(result)
+            else:
+                rows.append(next(tokenized) if use else Problem(NOT_CHOSEN, "", result.where))
+        return pack(rows, self.ids)
+
+
+def _completed(row: Row | Problem, example: Example) -> Row | Problem:
+    """The row with the notes and further accepted answers of its example."""
+    if isinstance(row, Problem) or not (example.notes or example.references):
+        return row
+    missing = tuple(note for note in example.notes if note not in row.notes)
+    return replace(row, notes=(*missing, *row.notes), references=example.references)
+
+
+def process_batches(
+    processor: RowProcessor,
+    splits: Mapping[str, Iterable[RawRow]],
+    processes: int,
+    selected: Mapping[str, np.ndarray] | None = None,
+    keys_only: bool = False,
+) -> Iterator[ProcessedBatch]:
+    """Process the given splits in batches, in child processes. Every process iterates all rows once.
+
+    `selected`: (rows,) for each split, which rows to tokenize; all if it is None.
+    """
+
+    def batches() -> Iterator[tuple[str, int, list[RawRow]]]:
+        for split, rows in splits.items():
+            start = 0
+            for batch in batched(rows):
+                yield split, start, batch
+                start += len(batch)
+
+    def process(batch: tuple[str, int, list[RawRow]]) -> ProcessedBatch:
+        split, start, raws = batch
+        if keys_only:
+            return processor.process(split, raws, None)
+        chosen = np.ones(len(raws), dtype=bool) if selected is None else selected[split][start : start + len(raws)]
+        return processor.process(split, raws, chosen)
+
+    if keys_only and processes == 1:  # no chat template is rendered
+        return map(process, batches())
+    return in_order(batches, process, processes)

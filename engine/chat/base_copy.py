@@ -11,7 +11,7 @@ import peft
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from engine.methods.adapters import multiply_in_input_dtype
+from engine.methods.adapters import multiply_in_input_dtype, own_targets
 from engine.runs.chat_messages import WeightsMemory
 
 
@@ -30,10 +30,11 @@ class BaseCopy:
     def attach(self, key: str, folder: Path) -> None:
         """Load an adapter from its folder."""
         before = _bytes(self.network)
-        if isinstance(self.network, peft.PeftModel):
-            self.network.load_adapter(str(folder), adapter_name=key)
-        else:
-            self.network = peft.PeftModel.from_pretrained(self.network, str(folder), adapter_name=key)
+        with own_targets():
+            if isinstance(self.network, peft.PeftModel):
+                self.network.load_adapter(str(folder), adapter_name=key)
+            else:
+                self.network = peft.PeftModel.from_pretrained(self.network, str(folder), adapter_name=key)
         multiply_in_input_dtype(self.network)  # as in training and evaluation
         self.network.eval()
         self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]

@@ -8,19 +8,28 @@ takes the slow path of the matrix units and keeps a float32 copy of each input f
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper, _LoraFactorsProxy
+from peft.tuners.tuners_utils import _find_minimal_target_modules
+from peft.utils import transformers_weight_conversion as conversion
 from safetensors.torch import load_file
+from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
+from engine.methods.weights import CONVOLUTIONS, Weight, weights_of
+from engine.methods.weights import unwrap_peft as unwrap_peft
 
 
 class CastLinear(torch.nn.Linear):
@@ -32,51 +41,210 @@ class CastLinear(torch.nn.Linear):
         return torch.nn.functional.linear(input, self.weight.to(input.dtype), bias)
 
 
-def unwrap_peft(model: torch.nn.Module) -> Any:
-    """The transformers model without PEFT's wrapper, if it has one."""
-    return getattr(model, "get_base_model", lambda: model)()
-
-
 def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftModel:
-    """Freeze the base and add float32 adapters to the target linear layers.
+    """Freeze the base and add float32 adapters to the target linear layers and experts.
 
     W x becomes W x + s B A x with A (rank, in) random, B (out, rank) zero, and s = alpha/rank, or alpha/sqrt(rank) with
     rsLoRA: before the first step the model equals the base model. PiSSA moves the principal part of W into A and B.
     Set the seed before calling.
-    Raises UserError if a target matches no layer.
+    Raises UserError if a target matches no layer, and for settings that PEFT does not support for experts.
     """
-    targets = adapter.target_modules
+    targets = find_targets(model, adapter)
     config = peft.LoraConfig(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=targets.modules,
+        target_parameters=targets.parameters or None,
         use_rslora=adapter.rslora,
         use_dora=adapter.dora,
         init_lora_weights="pissa" if adapter.init == "pissa" else True,
         task_type="CAUSAL_LM",
     )
+    names = [name for name, _ in model.named_modules()], [weight.name for weight in weights_of(model)]
     try:
-        adapted = multiply_in_input_dtype(peft.get_peft_model(model, config))
-        set_rate_factors(adapted, adapter.lora_plus_ratio)
-        return adapted
+        with _targets_as_given():
+            adapted = peft.get_peft_model(model, config)
     except ValueError as error:
-        names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if _is_linear(module)})
-        is_found = any(_matches(name, targets) for name, _ in model.named_modules())
-        what = (
-            f"unsupported layer in {targets} ({str(error).splitlines()[0]})"
-            if is_found
-            else f"no layer matches {targets}"
-        )
-        do = f"use layers of this model: {', '.join(names)}"
-        raise UserError(what, "adapter.target_modules", do, code="model.unknown_target") from error
+        what = f"unsupported layer in {adapter.target_modules} ({str(error).splitlines()[0]})"
+        raise _unknown_target(what, model) from error
+    _name_for_peft(adapted.peft_config["default"], targets, *names)
+    set_rate_factors(adapted, adapter.lora_plus_ratio)
+    return multiply_in_input_dtype(adapted)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What gets an adapter, by full names in the model."""
+
+    modules: list[str]
+    """Layers."""
+    parameters: list[str]
+    """Experts and routers: PEFT adapts their tensors (`lora.ParamWrapper`)."""
+    renamed: list[str]
+    """Those of `modules` that PEFT would take for experts of transformers 4 when it loads the adapter."""
+
+
+def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
+    """Find what `adapter.target_modules` names in the part of the model that text uses.
+
+    PEFT by itself adapts no experts, except for the families in `_expert_names`: there it reads `gate_proj` as experts
+    and leaves dense MLPs and shared experts of the same name without adapter. Names that it translates there
+    (`gate_proj`, `up_proj`) mean the experts in all families here.
+    Raises UserError as `add_adapters`.
+    """
+    targets = adapter.target_modules
+    weights = list(weights_of(model))
+    chosen = [weight for weight in weights if weight.part != "towers" and _is_target(weight, targets)]
+    modules = [weight.module for weight in chosen if _is_layer(weight)]
+    if targets != "all-linear":
+        known = {weight.module for weight in weights if weight.part != "towers"}
+        modules += [name for name in _other_layers(model, targets) if name in known and name not in modules]
+    parameters = [weight.name for weight in chosen if not _is_layer(weight)]
+    if not modules and not parameters:
+        raise _unknown_target(f"no layer matches {targets}", model)
+    expert_names = _expert_names(model)
+    renamed = [name for name in modules if name.rpartition(".")[2] in expert_names]
+    if parameters or renamed:
+        _check_expert_settings(adapter, (parameters or renamed)[0])
+    return Targets(modules, parameters, renamed)
+
+
+def _is_layer(weight: Weight) -> bool:
+    """Whether PEFT wraps the layer; the tensors of experts and routers are adapted as parameters."""
+    return weight.is_linear and weight.part != "routers"
+
+
+def _is_target(weight: Weight, targets: str | Sequence[str]) -> bool:
+    if targets == "all-linear":
+        return not weight.not_adaptable
+    if weight.part in ("experts", "routers"):
+        names = [weight.name, weight.module] if weight.part == "routers" else [weight.name]
+        if not isinstance(targets, str):
+            names += [f"{weight.module}.{old}" for old in _complete(EXPERTS_BEFORE.get(weight.leaf, ()), targets)]
+        return any(_matches(name, targets) for name in names)
+    return weight.is_linear and _matches(weight.module, targets)
+
+
+EXPERTS_BEFORE = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("w2",),)}
+"""Names of the linear layers that transformers 4 had for each expert."""
+
+
+def _complete(groups: Sequence[tuple[str, ...]], targets: Sequence[str]) -> Iterator[str]:
+    """Names of which all that are one tensor now are targets."""
+    leaves = {target.rpartition(".")[2] for target in targets}
+    for names in groups:
+        if leaves >= set(names):
+            yield from names
+
+
+def _other_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> Iterator[str]:
+    """Names of embeddings and convolutions that the user chose; PEFT decides whether it supports them."""
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Embedding, *CONVOLUTIONS)) and _matches(name, targets):
+            yield name
 
 
 def _matches(name: str, targets: str | Sequence[str]) -> bool:
-    """Whether `adapter.target_modules` has a module, as PEFT reads it: names of layers, or a regular expression."""
+    """Whether `adapter.target_modules` has a name, as PEFT reads it: ends of names, or a regular expression."""
     if isinstance(targets, str):
         return re.fullmatch(targets, name) is not None
     return any(name == target or name.endswith(f".{target}") for target in targets)
+
+
+def _unknown_target(what: str, model: PreTrainedModel) -> UserError:
+    names = sorted({weight.leaf for weight in weights_of(model) if not weight.not_adaptable})
+    do = f"use layers of this model: {', '.join(names)}"
+    return UserError(what, "adapter.target_modules", do, code="model.unknown_target")
+
+
+def _check_expert_settings(adapter: schema.Adapter, name: str) -> None:
+    """Raise UserError for settings that `lora.ParamWrapper` does not support."""
+    for key, is_set, value in (
+        ("adapter.dropout", adapter.dropout > 0, "0"),
+        ("adapter.dora", adapter.dora, "false"),
+        ("adapter.init", adapter.init == "pissa", "default"),
+    ):
+        if is_set:
+            what = f"PEFT does not support {key} for experts ({name})"
+            do = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
+            raise UserError(what, key, do, code="model.expert_adapter")
+
+
+def _expert_names(model: PreTrainedModel) -> set[str]:
+    """Names that PEFT translates from transformers 4's experts to 5's for models of this type."""
+    family = conversion._MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type)
+    return set(conversion._MOE_TARGET_MODULE_MAPPING.get(family, {}))
+
+
+@contextmanager
+def _targets_as_given(convert: Callable[..., None] = lambda *given, **named: None) -> Iterator[None]:
+    """Context in which PEFT calls `convert` instead of translating the targets of an adapter from transformers 4."""
+    with mock.patch.object(conversion, "convert_peft_config_for_transformers", convert):
+        yield
+
+
+def _name_for_peft(config: peft.LoraConfig, targets: Targets, modules: list[str], parameters: list[str]) -> None:
+    """Name the targets so that PEFT by itself loads the saved adapter onto the same layers, of all these names.
+
+    It translates names of layers, but not of parameters: `mlp.gate_proj.weight` stays a dense MLP, and its adapter has
+    the same tensors under the same names.
+    """
+    config.target_modules = _shortest([name for name in targets.modules if name not in targets.renamed], modules)
+    adapted = [*targets.parameters, *(f"{name}.weight" for name in targets.renamed)]
+    config.target_parameters = sorted(_shortest(adapted, parameters)) or None
+
+
+def _shortest(names: Sequence[str], everything: Sequence[str]) -> set[str]:
+    """Ends of these names that are not ends of other names."""
+    return _find_minimal_target_modules(names, set(everything) - set(names)) if names else set()
+
+
+@contextmanager
+def own_targets() -> Iterator[None]:
+    """Context in which PEFT loads adapters as `add_adapters` makes them: layers that `_name_for_peft` named as
+    parameters are wrapped as layers, which 4-bit layers need. Adapters of others are translated as PEFT does.
+    """
+    original = conversion.convert_peft_config_for_transformers
+
+    def convert(config: peft.LoraConfig, model: PreTrainedModel, conversions: Any) -> None:
+        if not config.target_parameters:
+            original(config, model=model, conversions=conversions)
+            return
+        named = [weight for weight in weights_of(model) if _matches(weight.name, sorted(config.target_parameters))]
+        layers = {weight.module for weight in named if _is_layer(weight)}
+        config.target_modules = layers | set(config.target_modules or ())
+        config.target_parameters = [weight.name for weight in named if not _is_layer(weight)] or None
+
+    with _targets_as_given(convert):
+        yield
+
+
+class FourBitExperts(ParamWrapper):
+    """An adapter on 4-bit experts: adds to the dequantized tensor.
+
+    PEFT 0.21 reads the tensor, and so dequantizes it, three times per forward pass, and never removes the adapter's
+    parametrization from a tensor that has another one (`ParamWrapper._remove_parametrizations`).
+    """
+
+    @contextmanager
+    def _activate_lora(self, active_adapters: list[str]) -> Iterator[None]:
+        chain = self.get_base_layer().parametrizations[self.parameter_name]
+        dtype, number = chain[0].quant_state.dtype, len(chain)
+        for name in active_adapters:
+            if name in self.lora_A:
+                chain.append(_LoraFactorsProxy(*self._factors(name, dtype), self.scaling[name]))
+        try:
+            yield
+        finally:
+            del chain[number:]
+
+    def _factors(self, name: str, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors (experts, rows, rank) and (experts, rank, columns) of the update, as `get_delta_factors`."""
+        first, second = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
+        first = first.view(self.num_experts, -1, first.shape[-1])  # (experts, rank, in)
+        second = second.view(second.shape[0], -1, self.num_experts).permute(2, 0, 1)  # (experts, out, rank)
+        return (second, first) if self._did_swap_in_out_features else (first.mT, second.mT)
 
 
 def moves_weights(config: schema.Config) -> bool:
@@ -136,6 +304,10 @@ def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:
     for layer in model.modules():
         if not isinstance(layer, LoraLayer):
             continue
+        if isinstance(layer, ParamWrapper):
+            if parametrize.is_parametrized(layer.get_base_layer(), layer.parameter_name):
+                layer.__class__ = FourBitExperts
+            continue
         if layer.lora_variant:
             layer.cast_input_dtype_enabled = True  # off if a plain adapter was loaded before
             continue
@@ -145,7 +317,3 @@ def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:
                 part.__class__ = CastLinear  # the same parameters, under the same names
             layer.cast_input_dtype_enabled = False  # for all adapters of the layer
     return model
-
-
-def _is_linear(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Linear)

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    PreTrainedModel,
+)
 from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
@@ -17,13 +23,13 @@ from engine.methods.model_config import config_at
 
 
 def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """Load the causal LM onto the machine's device, with Liger kernels on a GPU where they are installed.
+    """Load the language model onto the machine's device, with Liger kernels on a GPU where they are installed.
 
     `options` are passed to `from_pretrained`.
     """
     located, implementation = locate(model), attention(model, machine, dtype)
-    config_at(located)  # checks the configuration of a Hub model, which is downloaded only here
-    options |= {"dtype": dtype, "device_map": _place(machine)}
+    model_config = config_at(located)  # checks the configuration of a Hub model, which is downloaded only here
+    options |= {"dtype": dtype, "device_map": _place(machine), "auto": auto_class(model_config)}
     return _with_liger_kernels(_loaded(model, located, implementation, options), machine)
 
 
@@ -50,10 +56,32 @@ def _loaded(
         raise load_error(located, "model", error) from error
 
 
-def _from_pretrained(located: ModelLocation, **options: Any) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(
+def _from_pretrained(located: ModelLocation, auto: Any, **options: Any) -> PreTrainedModel:
+    loaded: PreTrainedModel = auto.from_pretrained(
         located.source, revision=located.revision, trust_remote_code=False, use_safetensors=True, **options
     )
+    return loaded
+
+
+def auto_class(model_config: Any) -> Any:
+    """The Auto class that loads a model under the names of its own weights.
+
+    The configuration of a multimodal model names its class in `architectures`; AutoModelForCausalLM would load some of
+    them as text models with other names, and knows others not at all.
+    """
+    multimodal = MODEL_FOR_MULTIMODAL_LM_MAPPING.get(type(model_config), None)
+    if model_config.get_text_config() is model_config or getattr(model_config, "is_encoder_decoder", False):
+        return AutoModelForCausalLM
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
+    if multimodal is None or (causal is not None and causal.__name__ in (model_config.architectures or [])):
+        return AutoModelForCausalLM
+    return AutoModelForMultimodalLM
+
+
+def model_class(model_config: Any) -> type[PreTrainedModel] | None:
+    """The class that `auto_class` loads; None if transformers has none for this configuration."""
+    mapping = auto_class(model_config)._model_mapping
+    return mapping.get(type(model_config), None)
 
 
 def _with_liger_kernels(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): float32 low-rank adapters on a frozen 16-bit base.
 
 Loading     all weights in bf16; in float32 on hardware without bf16 arithmetic, or with precision = "fp32".
-Training    adapters on all linear layers except the LM head; optionally rsLoRA or DoRA.
+Training    adapters on all linear layers and experts except the LM head (`adapters`); optionally rsLoRA or DoRA.
 Optimizer   torch's fused AdamW: its state is as small as the adapters.
 """
 

@@ -1,4 +1,4 @@
-"""Refuse what cannot work before weights are loaded: adapter targets, 4-bit layers on a CPU, disk space.
+"""Refuse what cannot work before weights are loaded: adapter targets and settings, disk space.
 
 Rows and position limit are checked by `engine.evaluation.preflight`, the tokenizer when it is loaded.
 """
@@ -6,35 +6,30 @@ Rows and position limit are checked by `engine.evaluation.preflight`, the tokeni
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
-from engine.memory.dry_run.fake_model import build
+from engine.memory.dry_run.fake_model import build, without_flash_attention
 from engine.memory.formula.disk_space import needed_space, small_disk_error
 from engine.methods.machine import Machine
-from engine.methods.qlora import check_shapes
 from engine.runs.run_dir import RunDir
 
-MODEL_CODES = ("model.unknown_target", "model.no_4bit_on_cpu")
+MODEL_CODES = ("model.unknown_target", "model.expert_adapter")
 """Errors of building the model on the meta device that loading it would raise too."""
 
 
 def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
-    """Raise UserError for adapter targets that match no layer, and for layers without a 4-bit CPU kernel.
+    """Raise UserError for adapter targets that match no layer, and settings that PEFT does not support for experts.
 
-    `model_config`: transformers' configuration. Builds the model on the meta device, and only if a check needs it.
+    `model_config`: transformers' configuration. Builds the model on the meta device, and only if there are adapters.
     """
-    spec = method_spec(config.method)
-    named_targets = not spec.trains_weights and config.adapter.target_modules != "all-linear"
-    quantized_on_cpu = spec.quantizes_base and machine.device == "cpu"
-    if not named_targets and not quantized_on_cpu:
+    if method_spec(config.method).trains_weights:
         return
     try:
-        model = build(config, model_config, machine)
-        if quantized_on_cpu:
-            check_shapes(model)
+        build(without_flash_attention(config), model_config, replace(machine, flash_attention=False))
     except UserError as error:
         if error.code in MODEL_CODES:
             raise

@@ -12,7 +12,6 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import torch
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -24,10 +23,10 @@ from torch._subclasses.fake_tensor import (
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
-from engine.config.method_specs import method_spec, uses_autocast
+from engine.config.method_specs import uses_autocast
 from engine.config.row_separation import row_separation
 from engine.memory.dry_run.activation_checkpointing import checkpoint_layers
-from engine.memory.dry_run.fake_model import bare_model, trainable
+from engine.memory.dry_run.fake_model import bare_model, trainable, without_flash_attention
 from engine.memory.dry_run.layer_extrapolation import (
     DEEPER_PERIODS,
     SHALLOW_PERIODS,
@@ -55,10 +54,13 @@ from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
 from engine.methods.machine import Machine
+from engine.methods.weights import weights_of
 from engine.training import varlen_attention
 from engine.training.kernel_device import kernels_of
 from engine.training.varlen_attention import unsupported_reason
 
+NO_DRY_RUN = "plan.no_dry_run"
+"""Code of the error for a model whose memory a dry run cannot predict, but which can be trained."""
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
@@ -71,7 +73,7 @@ def dry_run(
     `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built, or if its
     memory depends on values of tensors.
     """
-    without = _without_flash(config)
+    without = without_flash_attention(config)
     model = bare_model(without, model_config, replace(machine, flash_attention=False))
     vocabulary = model_config.get_text_config().vocab_size
     segments = not unsupported_reason(model, rows.length)
@@ -85,7 +87,7 @@ def dry_run(
     except DATA_DEPENDENT as error:
         what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
         do = "use the formula (--quick), or run a few steps on the machine itself"
-        raise UserError(what, config.model.id, do, code="plan.no_dry_run") from error
+        raise UserError(what, config.model.id, do, code=NO_DRY_RUN) from error
     return with_copy(_estimate(peaks, config, machine, rows, work), config)
 
 
@@ -121,7 +123,7 @@ def _run(
     """One dry run of a model on the meta device, whose tensors are replaced by fake ones."""
     checkpoint_layers(model, _checkpointing(config, machine))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    parameters = sum(weight.shape.numel() for weight in weights_of(model))
     if uses_autocast(config.method, config.train.precision):
         enable_autocast(model)
     tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
@@ -139,9 +141,7 @@ def _run(
         held_out_loss(model, work.held_out, tracker)
         if work.answers:
             generate(model, work.answers, tracker)
-    return DryRunPeaks(
-        static, tracker.moments, trained if method_spec(config.method).trains_weights else frozen, trained
-    )
+    return DryRunPeaks(static, tracker.moments, parameters, trained)
 
 
 def _estimate(
@@ -174,13 +174,6 @@ def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:
     return (
         with_pool(PeakMemory(total=sum(parts.values()), parts=parts), machine.device) if parts else PeakMemory(total=0)
     )
-
-
-def _without_flash(config: schema.Config) -> schema.Config:
-    """Replace FlashAttention, whose kernels need a GPU, by SDPA, which saves the same tensors."""
-    if config.model.attention != "flash_attention_2":
-        return config
-    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, attention="sdpa"))
 
 
 def _checkpointing(config: schema.Config, machine: Machine) -> ActivationCheckpointing:

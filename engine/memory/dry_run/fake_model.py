@@ -7,26 +7,33 @@ built on the meta device first, and its tensors are then replaced by fake ones.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn import Linear4bit
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from bitsandbytes.nn.parametrize import Bnb4bitParametrization
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
-from transformers.quantizers import AutoHfQuantizer
 
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset_values import with_settings
 from engine.methods import method
-from engine.methods.loading import attention
+from engine.methods.adapters import find_targets
+from engine.methods.four_bit import BLOCKSIZE, FourBitQuantizer
+from engine.methods.loading import attention, auto_class, model_class
 from engine.methods.machine import Machine
+from engine.methods.qlora import quantization
+from engine.methods.weights import account_of
+from engine.runs.model_account import ModelAccount
 from engine.training.varlen_attention import unsupported_by
 
-BLOCKSIZE, SCALE_BLOCKSIZE = 64, 256
-"""Weights per scale, and scales per second-level scale: bitsandbytes' defaults (Params4bit, quantize_4bit)."""
+SCALE_BLOCKSIZE = 256
+"""Scales per second-level scale: bitsandbytes' default (quantize_4bit)."""
 
 
 def build(config: schema.Config, model_config: Any, machine: Machine) -> torch.nn.Module:
@@ -35,6 +42,22 @@ def build(config: schema.Config, model_config: Any, machine: Machine) -> torch.n
     Raises UserError for an architecture that is not a causal LM or cannot be built.
     """
     return trainable(bare_model(config, model_config, machine), config, machine)
+
+
+def predict_account(config: schema.Config, model_config: Any, machine: Machine) -> ModelAccount:
+    """The use of every weight in a run with this configuration. Raises UserError like `build`, and for targets and
+    settings of adapters that the model does not have.
+    """
+    without_flash = replace(machine, flash_attention=False)  # building the model would look for its kernels
+    model = build(without_flash_attention(config), model_config, without_flash)
+    return account_of(model, config, machine.device)
+
+
+def without_flash_attention(config: schema.Config) -> schema.Config:
+    """Replace FlashAttention, whose kernels need a GPU, by SDPA, which saves the same tensors."""
+    return (
+        with_settings(config, {"model.attention": "sdpa"}) if config.model.attention == "flash_attention_2" else config
+    )
 
 
 def dtype_of(config: schema.Config, machine: Machine) -> torch.dtype:
@@ -50,7 +73,7 @@ def uses_flash_attention(config: schema.Config, machine: Machine) -> bool:
 
 def segments_unsupported(config: schema.Config, model_config: Any, machine: Machine, longest: int) -> str:
     """`varlen_attention.unsupported_reason` of the model that this configuration would load."""
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model_config), None)
+    kind = model_class(model_config)
     if kind is None:
         return f"{model_config.model_type} is not a causal LM of transformers"
     implementation = attention(config.model, machine, dtype_of(config, machine))
@@ -65,7 +88,7 @@ def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> Pr
     options = {"attn_implementation": chosen} if (chosen := attention(config.model, machine, dtype)) else {}
     try:
         with torch.device("meta"), no_init_weights():
-            model = AutoModelForCausalLM.from_config(
+            model = auto_class(model_config).from_config(
                 copy.deepcopy(model_config), dtype=dtype, trust_remote_code=False, **options
             )
             model.tie_weights()
@@ -79,24 +102,30 @@ def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> Pr
 def trainable(model: PreTrainedModel, config: schema.Config, machine: Machine) -> torch.nn.Module:
     """Quantize, freeze and add adapters as the method does."""
     if method_spec(config.method).quantizes_base:
-        _quantize(model, config, dtype_of(config, machine))
+        _quantize(model, config, machine)
     if not method_spec(config.method).trains_weights:
         model.requires_grad_(False)
+        find_targets(model, config.adapter)
     config = with_settings(config, {"adapter.init": "default"})  # PiSSA reads weights, and needs the same memory
     with torch.device("meta"):
         return method(config.method).make_trainable(model, config)
 
 
-def _quantize(model: PreTrainedModel, config: schema.Config, dtype: torch.dtype) -> None:
-    """Replace the layers that transformers' quantizer replaces when it loads weights."""
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantization.type,
-        bnb_4bit_use_double_quant=config.quantization.double,
-        bnb_4bit_compute_dtype=dtype,
-    )
-    quantizer = AutoHfQuantizer.from_config(quantization, pre_quantized=False)
-    quantizer.preprocess_model(model=model, dtype=dtype, device_map=None)
+def _quantize(model: PreTrainedModel, config: schema.Config, machine: Machine) -> None:
+    """Quantize what loading quantizes, as tensors without values."""
+    quantizer = FourBitQuantizer(quantization(config, machine), on_cpu=machine.device == "cpu", pre_quantized=False)
+    quantizer.preprocess_model(model=model, dtype=dtype_of(config, machine), device_map=None)
+    for name in quantizer.experts:
+        path, _, key = name.rpartition(".")
+        module = model.get_submodule(path)
+        quantizer.states[name] = _quant_state(
+            module._parameters[key].shape,
+            config.quantization.type,
+            config.quantization.double,
+            dtype_of(config, machine),
+            "meta",
+        )
+        module._parameters[key] = _packed(module._parameters[key], "meta")
     quantizer.postprocess_model(model)
     model.hf_quantizer = quantizer  # as `from_pretrained` does; the Trainer reads it
 
@@ -110,11 +139,14 @@ def allocate(model: torch.nn.Module) -> None:
                 continue
             if id(parameter) not in replaced:
                 four_bit = isinstance(module, Linear4bit) and name == "weight"
-                replaced[id(parameter)] = _packed(module, parameter) if four_bit else _like(parameter)
+                replaced[id(parameter)] = _four_bit(module, parameter) if four_bit else _like(parameter)
             module._parameters[name] = replaced[id(parameter)]
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        if isinstance(module, Bnb4bitParametrization):
+            state = module.quant_state
+            module.quant_state = _quant_state(state.shape, state.quant_type, state.nested, state.dtype, "cpu")
 
 
 def _like(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
@@ -122,35 +154,35 @@ def _like(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
     return torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
 
 
-def _packed(layer: Linear4bit, parameter: Any) -> torch.nn.Parameter:
-    """A 4-bit weight: two weights per byte and a float32 scale per 64 weights; with double quantization one byte per
-    scale and a float32 per 256 scales.
+def _four_bit(layer: Linear4bit, parameter: Any) -> torch.nn.Parameter:
+    """The 4-bit weight of a linear layer."""
+    layer.support_avx512bf16_for_cpu = False
+    weight = _packed(parameter, "cpu")
+    state = _quant_state(
+        parameter.shape, parameter.quant_type, parameter.compress_statistics, layer.compute_dtype, "cpu"
+    )
+    weight.quant_state = layer.quant_state = state
+    return weight
+
+
+def _packed(parameter: torch.nn.Parameter, device: str) -> torch.nn.Parameter:
+    """Storage for two weights per byte."""
+    empty = torch.empty((-(-parameter.numel() // 2), 1), dtype=torch.uint8, device=device)
+    return torch.nn.Parameter(empty, requires_grad=False)
+
+
+def _quant_state(shape: torch.Size, kind: str, double: bool, dtype: torch.dtype, device: str) -> QuantState:
+    """The scales of a 4-bit weight: a float32 per 64 weights; with double quantization one byte per scale and a float32
+    per 256 scales.
 
     The code books (16 and 256 floats), which layers share, are counted for each layer.
     """
-    layer.support_avx512bf16_for_cpu = False
-    count = parameter.numel()
-    weight = torch.nn.Parameter(torch.empty((-(-count // 2), 1), dtype=torch.uint8), requires_grad=False)
-    scales = -(-count // BLOCKSIZE)
-    common = {
-        "shape": parameter.shape,
-        "code": torch.empty(16),
-        "blocksize": BLOCKSIZE,
-        "quant_type": parameter.quant_type,
-        "dtype": layer.compute_dtype,
-    }
-    if parameter.compress_statistics:
-        second = QuantState(
-            absmax=torch.empty(-(-scales // SCALE_BLOCKSIZE)),
-            code=torch.empty(256),
-            blocksize=SCALE_BLOCKSIZE,
-            dtype=torch.float32,
-        )
-        state = QuantState(
-            absmax=torch.empty(scales, dtype=torch.uint8), offset=torch.empty(()), state2=second, **common
-        )
-    else:
-        state = QuantState(absmax=torch.empty(scales), **common)
-    weight.quant_state = state
-    layer.quant_state = state
-    return weight
+    empty = partial(torch.empty, device=device)
+    scales = -(-shape.numel() // BLOCKSIZE)
+    common = {"shape": shape, "code": empty(16), "blocksize": BLOCKSIZE, "quant_type": kind, "dtype": dtype}
+    if not double:
+        return QuantState(absmax=empty(scales), **common)
+    second = QuantState(
+        absmax=empty(-(-scales // SCALE_BLOCKSIZE)), code=empty(256), blocksize=SCALE_BLOCKSIZE, dtype=torch.float32
+    )
+    return QuantState(absmax=empty(scales, dtype=torch.uint8), offset=empty(()), state2=second, **common)

@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config.activation_checkpointing import OFF, ActivationCheckpointing
 from engine.memory.dry_run.memory_tracker import MemoryTracker
+from engine.methods.weights import text_part, unwrap_peft
 
 SHALLOW_PERIODS, DEEPER_PERIODS = 2, 3
 """Number of periods of the two shallow models."""
@@ -58,10 +59,10 @@ class LayerPattern:
 
 
 def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
-    """The list of decoder layers; None if there is not exactly one."""
+    """The list of decoder layers of the part that text uses; None if there is not exactly one."""
     found = [
         module
-        for module in model.modules()
+        for module in text_part(unwrap_peft(model)).modules()
         if isinstance(module, torch.nn.ModuleList)
         and len(module) > 1
         and all(isinstance(block, GradientCheckpointingLayer) for block in module)

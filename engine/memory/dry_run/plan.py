@@ -14,7 +14,8 @@ from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
 from engine.memory.dry_run.data_rows import DataWorkload, read_rows, with_packing
-from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
+from engine.memory.dry_run.fake_model import predict_account
 from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
@@ -146,7 +147,9 @@ def _method_plan(
             exact, why = _dry_run(asked, chosen, subject)
     if exact and config.optimizer.name == "auto":
         asked, (exact,) = settle_optimizer(asked, [exact])  # as the run does
-    return plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
+    found = plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
+    found.account = predict_account(config, subject.model_config, subject.machine)
+    return found
 
 
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
@@ -158,6 +161,8 @@ def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tup
     try:
         return dry_run(asked.config, subject.model_config, subject.machine, asked.rows, work), ""
     except UserError as error:
+        if error.code != NO_DRY_RUN:
+            raise
         return None, error.line
 
 

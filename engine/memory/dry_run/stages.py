@@ -29,11 +29,11 @@ def allocate_weights(model: torch.nn.Module, tracker: MemoryTracker) -> None:
     """Allocate the weights, and attribute trained parameters and gradients to their parts."""
     with tracker.attributing("weights"):
         allocate(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if len(trained) < len(list(model.parameters())):
-        for parameter in trained:
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trained.items():
+        if ".lora_" in name:
             tracker.attribute(parameter, "adapters")
-    for parameter in trained:
+    for parameter in trained.values():
         parameter.register_post_accumulate_grad_hook(lambda parameter: tracker.attribute(parameter.grad, "gradients"))
 
 

@@ -87,6 +87,10 @@ class Linear:
     outputs: int
     read: str
     """Name of its input; linear layers with the same input share the tensor that autograd saves."""
+    read_directly: bool = False
+    """Whether the model's code reads its weight without calling it: then it is neither adapted nor quantized
+    (`methods.weights`).
+    """
 
     @property
     def weights(self) -> int:
@@ -173,7 +177,7 @@ class Architecture:
 
     def linears(self) -> Iterator[Linear]:
         """The linear layers of a decoder layer that are separate modules. Experts are not: transformers 5 stores them
-        in one tensor, which bitsandbytes does not quantize.
+        in one tensor.
         """
         yield from self.mixer or self.attention()
         width = self.shared_intermediate if self.experts else self.intermediate
@@ -467,9 +471,9 @@ def _mamba(layer: Architecture, text: Mapping[str, Any], where: str) -> Architec
         rank = _positive(text, where, "time_step_rank", "mamba_dt_rank", otherwise=-(-hidden // 16))
         linears = (
             Linear("in_proj", hidden, 2 * inner, "block"),
-            Linear("x_proj", inner, rank + 2 * state, "convolved"),
-            Linear("dt_proj", rank, inner, "step"),
-            Linear("out_proj", inner, hidden, "attention"),
+            Linear("x_proj", inner, rank + 2 * state, "convolved", read_directly=True),
+            Linear("dt_proj", rank, inner, "step", read_directly=True),
+            Linear("out_proj", inner, hidden, "attention", read_directly=True),
         )
         return replace(
             layer, mixer=linears, mixer_saved=inner * (6 + 3 * state), mixer_weights=inner * (kernel + state)
@@ -478,7 +482,7 @@ def _mamba(layer: Architecture, text: Mapping[str, Any], where: str) -> Architec
     mixed = inner + 2 * groups * state
     linears = (
         Linear("in_proj", hidden, inner + mixed + heads, "block"),
-        Linear("out_proj", inner, hidden, "attention"),
+        Linear("out_proj", inner, hidden, "attention", read_directly=True),
     )
     chunk = _positive(text, where, "mamba_chunk_size", "chunk_size", otherwise=256)
     saved = 6 * inner + heads * (4 * state + 3 * chunk)

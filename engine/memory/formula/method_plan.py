@@ -29,6 +29,7 @@ from engine.memory.formula.fit import (
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import Remedy, changes
+from engine.runs.model_account import ModelAccount
 
 RowsFrom = Literal["data", "max_length", "asked"]
 
@@ -62,6 +63,8 @@ class MethodPlan(Struct, kw_only=True):
     """Tokens of the longest rows that fit with micro-batch size 1."""
     changes: list[Remedy] = field(default_factory=list)
     """Settings that make it fit, smallest change first; empty if it fits or nothing helps."""
+    account: ModelAccount | None = None
+    """Use of every weight; None for a plan by the formula, which does not have the model."""
     listed_gpu: str = ""
     """If it does not fit on a GPU: the cheapest listed GPU on which it does, '' if none is listed."""
     time: TimeEstimate | None = None

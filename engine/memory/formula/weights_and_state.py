@@ -48,17 +48,23 @@ def _linear_weights(shape: Architecture) -> int:
     return sum(kind.layers * linear.weights for kind in shape.groups() for linear in kind.linears())
 
 
+def _four_bit_weights(kind: Architecture) -> int:
+    """Weights of one decoder layer that QLoRA stores in 4 bits: linear layers and experts, without routers."""
+    linear = sum(linear.weights for linear in kind.linears() if not linear.read_directly)
+    return linear + kind.expert_weights - kind.experts * kind.hidden
+
+
 def weight_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
-    """Bytes of all parameters; for QLoRA linear layers have 4 bits per weight and scales.
+    """Bytes of all parameters; for QLoRA linear layers and experts have 4 bits per weight and scales.
 
     NF4 has a float32 scale per 64 weights: 4.5 bits per weight; with double quantization one byte per 64 weights and a
     float32 per 256 scales: 4.127 (Dettmers et al. 2023, arXiv:2305.14314, section 3). Embeddings, LM head, norms and
-    experts are not quantized (transformers, quantizers/base.py, get_keys_to_not_convert).
+    routers are not quantized (`methods.weights`).
     """
     size = _weight_size(config, device, bf16)
     if not method_spec(config.method).quantizes_base:
         return base_parameters(shape) * size
-    four_bit = _linear_weights(shape)
+    four_bit = sum(kind.layers * _four_bit_weights(kind) for kind in shape.groups())
     scales = four_bit / 64 * (1 + FLOAT32 / 256 if config.quantization.double else FLOAT32)
     return round((base_parameters(shape) - four_bit) * size + four_bit / 2 + scales)
 
@@ -74,7 +80,9 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
     if method_spec(config.method).trains_weights:
         return []
     targets = config.adapter.target_modules
-    return [linear for linear in shape.linears() if targets == "all-linear" or linear.name in targets]
+    if targets == "all-linear":
+        return [linear for linear in shape.linears() if not linear.read_directly]
+    return [linear for linear in shape.linears() if linear.name in targets]
 
 
 def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
@@ -88,22 +96,28 @@ def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
 
 
 def adapts_experts(shape: Architecture, config: schema.Config) -> bool:
-    """Whether experts have adapters: with `all-linear` PEFT adapts their tensors."""
-    return (
-        bool(shape.experts)
-        and not method_spec(config.method).trains_weights
-        and config.adapter.target_modules == "all-linear"
-    )
+    """Whether experts have adapters."""
+    return bool(shape.experts) and bool(_adapted_experts(config))
+
+
+def _adapted_experts(config: schema.Config) -> set[str]:
+    """The tensors of the experts with an adapter, as `methods.adapters.find_targets` finds them."""
+    targets = config.adapter.target_modules
+    if method_spec(config.method).trains_weights:
+        return set()
+    if targets == "all-linear":
+        return {"gate_up_proj", "down_proj"}
+    found = {"gate_up_proj", "down_proj"} & set(targets)
+    return found | ({"gate_up_proj"} if {"gate_proj", "up_proj"} <= set(targets) else set())
 
 
 def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
-    """Adapter parameters of the experts of one layer: gate and up in one tensor with twice the rank, down, and the
-    router (as PEFT 0.21 builds them; `tests/bench/planner.py` measures one).
-    """
+    """Adapter parameters of the experts of one layer: gate and up are one matrix (2 width, hidden)."""
     if not adapts_experts(shape, config):
         return 0
     rank, hidden, width = config.adapter.rank, shape.hidden, shape.expert_intermediate
-    return shape.experts * rank * (2 * (hidden + 2 * width) + width + hidden) + rank * (hidden + shape.experts)
+    each = {"gate_up_proj": hidden + 2 * width, "down_proj": width + hidden}
+    return shape.experts * rank * sum(each[name] for name in _adapted_experts(config))
 
 
 def gradient_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:

@@ -1,4 +1,4 @@
-"""What a run refuses before it loads weights: adapter targets, 4-bit layers on a CPU, disk space."""
+"""What a run refuses before it loads weights: adapter targets and settings, disk space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from command import events_of, ftbench, only_run
-from transformers import LlamaConfig
+from transformers import MixtralConfig
 
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
@@ -53,13 +53,13 @@ def test_a_ladder_refuses_unknown_adapter_targets_too() -> None:
     assert error.value.code == "model.unknown_target"
 
 
-def test_layers_without_a_4bit_kernel_are_refused_on_a_cpu_only() -> None:
-    odd = LlamaConfig(
-        vocab_size=64, hidden_size=48, intermediate_size=96, num_hidden_layers=1, num_attention_heads=2
-    )  # fmt: skip
-    assert code_of(config("qlora"), odd) == "model.no_4bit_on_cpu"
-    refuse_model(config("qlora"), odd, GPU)
-    refuse_model(config("lora"), odd, CPU)
+@pytest.mark.parametrize("setting", [{"adapter__dropout": 0.1}, {"adapter__dora": True}, {"adapter__init": "pissa"}])
+def test_settings_that_experts_do_not_support_are_refused(setting: dict[str, Any]) -> None:
+    experts = MixtralConfig(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+                            num_attention_heads=2, num_key_value_heads=2, num_local_experts=2)  # fmt: skip
+    assert code_of(config("lora", **setting), experts) == "model.expert_adapter"
+    refuse_model(config("lora", **setting, adapter__target_modules=["q_proj"]), experts, CPU)
+    refuse_model(config("lora"), experts, CPU)
 
 
 def test_a_model_that_cannot_be_built_on_meta_is_left_to_loading(monkeypatch: pytest.MonkeyPatch) -> None:

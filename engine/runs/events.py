@@ -15,6 +15,7 @@ import msgspec
 
 from engine.config.activation_checkpointing import ResolvedCheckpointing
 from engine.config.split_version import OLDEST_SPLIT_VERSION
+from engine.runs.model_account import ModelAccount
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION
 from engine.runs.result import Interval, Predicted
@@ -113,6 +114,8 @@ class ModelLoaded(Event, tag="model"):
     optimizer: str
     fingerprint: str
     """Of the base model."""
+    account: ModelAccount | None = None
+    """Use of every weight."""
     from_run: str = ""
     """The run whose adapter or model this one starts from; '' for the base model."""
     resident_before: int | None = None

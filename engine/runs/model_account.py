@@ -25,8 +25,8 @@ PARTS: dict[Part, str] = {
     "other": "other matrices",
     "embeddings": "embeddings",
     "head": "LM head",
-    "vectors": "norms and biases",
-    "towers": "vision and audio",
+    "vectors": "norms, biases",
+    "towers": "vision, audio",
 }
 """Titles, in the order in which parts are shown."""
 COMPARED: frozenset[Part] = frozenset({"layers", "experts", "routers", "other"})
@@ -81,6 +81,15 @@ class ModelAccount(Struct, frozen=True, kw_only=True):
     def trained(self) -> int:
         """Parameters that are trained, adapters included."""
         return self.adapters + self.total(state="trained")
+
+    def use_of(self, part: Part) -> str:
+        """How most of a part is used, in 18 columns: `adapted, 4-bit`, `93% adapted 4-bit`."""
+        groups = [group for group in self.groups if group.part == part]
+        most = max(groups, key=lambda group: group.parameters)
+        if len(groups) == 1:
+            return f"{most.state}{', 4-bit' if most.quantized else ''}"
+        share = min(99, 100 * most.parameters // self.total(parts=[part]))
+        return f"{share}% {most.state}{' 4-bit' if most.quantized else ''}"
 
     def total(self, state: State | None = None, quantized: bool | None = None, parts: Iterable[Part] = PARTS) -> int:
         """Parameters of the groups with these properties."""
@@ -163,6 +172,14 @@ def account_lines(account: ModelAccount) -> Iterator[tuple[str, str]]:
         tensors, whole = sum(group.tensors for group in groups), sum(group.parameters for group in groups)
         use = "; ".join(_use(group, len(groups) > 1) for group in groups)
         yield title, f"{amount(tensors, 'tensor')}, {count(whole)}: {use}"
+
+
+def exceptions(account: ModelAccount) -> Iterator[str]:
+    """Layers and experts that are treated otherwise than most: `in_proj_b (98.3k): adapted, shape without …`."""
+    for group in account.groups:
+        reasons = [reason for reason in (group.not_adapted, group.not_quantized) if reason not in ("", "not_targeted")]
+        if group.part in ("layers", "experts") and reasons:
+            yield f"{_names(group)} ({count(group.parameters)}) {_use(group, False)}"
 
 
 def _use(group: WeightGroup, several: bool) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config.split_version import OLDEST_SPLIT_VERSION
+from engine.runs.model_account import ModelAccount
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_result
 from engine.runs.training_load import TrainingLoad
@@ -198,6 +199,8 @@ class Result(Struct, kw_only=True):
     parameters: int = 0
     """Parameters of the model, excluding adapters."""
     trainable: int = 0
+    account: ModelAccount | None = None
+    """Use of every weight of the model; None if the run ended before it was ready for training."""
     """Trained parameters."""
     tokens: int = 0
     """Tokens of the rows of all training steps."""

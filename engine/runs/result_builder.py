@@ -58,6 +58,7 @@ class ResultBuilder:
                     result.fingerprints["test"] = event.test_fingerprint
             case events.ModelLoaded():
                 result.parameters, result.trainable = event.parameters, event.trainable
+                result.account = event.account
                 result.fingerprints["model"] = event.fingerprint
             case events.Plan():
                 self._take_plan(event)

@@ -6,15 +6,15 @@ Rows and position limit are checked by `engine.evaluation.preflight`, the tokeni
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
-from engine.memory.dry_run.fake_model import build, without_flash_attention
+from engine.memory.dry_run.fake_model import predict_account
 from engine.memory.formula.disk_space import needed_space, small_disk_error
 from engine.methods.machine import Machine
+from engine.runs.model_account import ModelAccount
 from engine.runs.run_dir import RunDir
 
 MODEL_CODES = ("model.unknown_target", "model.expert_adapter")
@@ -26,15 +26,23 @@ def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
 
     `model_config`: transformers' configuration. Builds the model on the meta device, and only if there are adapters.
     """
-    if method_spec(config.method).trains_weights:
-        return
+    if not method_spec(config.method).trains_weights:
+        account_before_loading(config, model_config, machine)
+
+
+def account_before_loading(config: Config, model_config: Any, machine: Machine) -> ModelAccount | None:
+    """The use of every weight by a run with this configuration, without weights; None if only loading can tell.
+
+    Raises UserError like `refuse_model`.
+    """
     try:
-        build(without_flash_attention(config), model_config, replace(machine, flash_attention=False))
+        return predict_account(config, model_config, machine)
     except UserError as error:
         if error.code in MODEL_CODES:
             raise
     except Exception:  # noqa: BLE001 - unusual architectures fail on meta in many ways; loading decides
         pass
+    return None
 
 
 def refuse_small_disk(run: RunDir, config: Config, model_config: Any, machine: Machine) -> None:

@@ -78,8 +78,10 @@ def _use_device(config: schema.Config) -> None:
         select_device(config.hardware.device).apply()
 
 
-def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
-    """What computing the rows' common prefixes once saves: one sentence, "" if nothing or for large data."""
+def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What needs torch to be known before a launch: use of the weights (null if unknown) or why the run would be
+    `refused`; what computing the rows' common prefixes once saves, one sentence, "" if nothing or for large data.
+    """
     os.nice(10)
     config = msgspec.convert(arguments["config"], schema.Config)
     _use_device(config)
@@ -88,11 +90,19 @@ def data_sharing(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.methods.machine import this_machine
     from engine.methods.model_config import config_of
     from engine.runs.sharing import describe_sharing
+    from engine.worker.early_checks import account_before_loading
 
-    rows = read_rows(config, config_of(config.model), this_machine(), given=False)
-    if isinstance(rows, str):
-        return ""
-    return describe_sharing(rows.whole.shared_prefix, rows.whole.shared_rows, rows.whole.token_ratio)
+    machine, model_config = this_machine(), config_of(config.model)
+    found: dict[str, Any] = {"sharing": "", "account": None, "refused": ""}
+    try:
+        found["account"] = msgspec.to_builtins(account_before_loading(config, model_config, machine))
+    except UserError as error:
+        found["refused"] = f"{error.line}; {error.do}"
+    rows = read_rows(config, model_config, machine, given=False)
+    if not isinstance(rows, str):
+        whole = rows.whole
+        found["sharing"] = describe_sharing(whole.shared_prefix, whole.shared_rows, whole.token_ratio)
+    return found
 
 
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -213,7 +223,7 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
 
 REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
-    "data.sharing": data_sharing,
+    "launch.details": launch_details,
     "data.show": data_show,
     "data.preview": data_preview,
     "data.inspect": data_inspect,

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import torch
 
+from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import EvaluationItem, all_rows
@@ -24,11 +25,13 @@ from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
+from engine.methods.weights import account_of
 from engine.runs import end_record, events
 from engine.runs.continued_run import continued_run_name
 from engine.runs.end_record import EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.frozen_config import FrozenRun
+from engine.runs.model_account import LEFT_OUT, left_out_warning
 from engine.runs.overlap import SplitOverlap
 from engine.runs.result import General
 from engine.runs.result_builder import score_of
@@ -137,12 +140,9 @@ class RunContext:
 
     def log_model(self, model: torch.nn.Module, optimizer: str) -> None:
         base = unwrap_peft(model)
-        if hasattr(model, "get_nb_trainable_parameters"):  # PEFT counts 4-bit weights by their unpacked size
-            trainable, everything = model.get_nb_trainable_parameters()
-            parameters = everything - trainable
-        else:
-            parameters = sum(p.numel() for p in model.parameters())
-            trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        account = account_of(model, self.config, self.machine.device)
+        if warning := left_out_warning(account, method_spec(self.config.method)):
+            self.warn(LEFT_OUT, warning)
         from_run = continued_run_name(self.config)
         weights = fingerprint(self.config.model, config_of(self.config.model) if from_run else base.config)
         self._warn_if_changed("model", self.earlier.model, weights)
@@ -150,8 +150,9 @@ class RunContext:
             events.ModelLoaded(
                 id=self.config.model.id,
                 architecture=class_name(base),
-                parameters=parameters,
-                trainable=trainable,
+                parameters=account.parameters,
+                trainable=account.trained,
+                account=account,
                 dtype=str(base.dtype).removeprefix("torch."),
                 device=self.machine.name,
                 attention=str(base.config._attn_implementation),

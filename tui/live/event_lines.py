@@ -10,6 +10,7 @@ from engine.config.quantities import count, duration, percent, share_percent, si
 from engine.config.text import amount, shortened, visible
 from engine.runs import events
 from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.model_account import account_lines, summarize_model
 from engine.runs.score_format import plain_with_bounds
 from engine.runs.sharing import describe_sharing
 from tui.data_report import DataReport, overlap_in_short
@@ -23,6 +24,9 @@ def lines(event: events.Event, overhead: int = 0) -> list[str]:
     """
     text = _text(event, overhead)
     more = _data(event) if isinstance(event, events.DataPrepared) else []
+    if isinstance(event, events.ModelLoaded) and event.account:
+        more = [f"weights: {summarize_model(event.account)}"]
+        more += [f"weights, {part}: {use}" for part, use in account_lines(event.account)]
     return [shortened(f"{moment(event.t, '%H:%M:%S')} {line}") for line in [*([text] if text else []), *more]]
 
 

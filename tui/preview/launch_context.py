@@ -12,6 +12,7 @@ import msgspec
 from engine.config.schema import Config
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.device_queue import QueuePlace
+from engine.runs.model_account import ModelAccount
 from tui.data.preview import signature
 from tui.live.machine import OtherProcess
 
@@ -43,6 +44,10 @@ class DataCheck:
     """Progress of the check."""
     sharing: str | None = None
     """What shared prefixes save; '' if nothing, None if it is not known yet."""
+    account: ModelAccount | None = None
+    """Use of every weight; None if it is not known."""
+    refused: str = ""
+    """Why the run would refuse its model with these settings."""
 
     @property
     def rows(self) -> dict[str, int]:

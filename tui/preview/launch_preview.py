@@ -27,6 +27,7 @@ from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.continued_run import continued_run_name, find_continued_run
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder_plan import describe_plan
+from engine.runs.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
 from engine.runs.rungs import LadderPlan, Rung
 from tui.data_report import DataReport, overlap_in_short, warning_lines
 from tui.preview.disk import free_disk, needed_disk
@@ -71,6 +72,14 @@ def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
     warnings = DataReport.of(report.answer).warnings
     for notice, line in zip(warnings, warning_lines(warnings), strict=True):
         yield LaunchProblem(line.text, code=notice.code)
+
+
+def weight_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
+    """Settings that the model refuses, and weights that the method leaves out."""
+    if report.refused:
+        yield LaunchProblem(report.refused, blocking=True, code="model.refused")
+    if report.account and (text := left_out_warning(report.account, method_spec(config.method))):
+        yield LaunchProblem(text, code=LEFT_OUT)
 
 
 def adapter_problems(
@@ -166,6 +175,7 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
     found = method_estimate(config, files, context.budget, report.longest)
     facts = [
         *_what(config, files, found),
+        *_weights(report),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, found.estimate, report)),
         *_packing(report),
@@ -178,6 +188,7 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
     problems = [
         *model_problems(config, files),
         *data_problems(config, report),
+        *weight_problems(config, report),
         *memory_problems([found], files, context),
         *adapter_problems([found], [method_title(config.method)], report),
     ]
@@ -233,6 +244,14 @@ def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> It
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
     elif found:
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
+
+
+def _weights(report: DataCheck) -> Iterator[Fact]:
+    """Use of the weights, once it is known."""
+    if report.account:
+        yield Fact("weights", summarize_model(report.account))
+        for part, use in account_lines(report.account):
+            yield Fact("", f"{part}: {use}", "$foreground-muted")
 
 
 def _started_with(config: Config) -> str:

@@ -20,6 +20,7 @@ from engine.memory.formula.measured_error import Tier, error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
+from engine.runs.model_account import PARTS, exceptions
 from engine.runs.sharing import describe_sharing
 from tui.charts.bars import COMPONENTS, legend, memory_bar
 from tui.history.run_list import last_part
@@ -98,6 +99,21 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
     if any(times[method_plan.method].seconds is not None for method_plan in plans):
         yield "  range", [_range(times[method_plan.method]) for method_plan in plans]
         yield "cost", [_cost(times[method_plan.method]) for method_plan in plans]
+
+
+def weight_rows(plans: Sequence[MethodPlan]) -> Iterator[tuple[str, list[str]]]:
+    """(part of the model and its parameters, one cell per method: how the method uses it), first the whole model."""
+    accounts = [one.account for one in plans]
+    known = next((account for account in accounts if account), None)
+    if known is None:
+        return
+    yield "", [""] * len(plans)
+    yield f"parameters {count(known.parameters)}", [""] * len(plans)
+    for part, title in PARTS.items():
+        if whole := known.total(parts=[part]):
+            yield f"{title} {count(whole)}", [account.use_of(part) if account else "–" for account in accounts]
+        elif part == "head" and known.tied:
+            yield title, ["with embeddings"] * len(plans)
 
 
 def _bytes(value: int | None) -> str:
@@ -230,6 +246,7 @@ class PlanView:
         yield from self.bars(plan, config, preset)
         yield Text()
         yield from self.table(plan, times)
+        yield from self.weights(plan)
         yield from self.unknown(times)
         for method_plan in plan.methods:
             yield from self.changes(method_plan, plan.budget)
@@ -263,6 +280,14 @@ class PlanView:
         for label, cells in table_rows(plan, times):
             text = f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)
             yield self.text(text.rstrip(), "bold" if label in BOLD_ROWS else "")
+
+    def weights(self, plan: MemoryPlan) -> Iterator[Text]:
+        """How each method uses the parts of the model, and why it leaves some as they are."""
+        for label, cells in weight_rows(plan.methods):
+            yield self.text((f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)).rstrip())
+        for method_plan in plan.methods:
+            for line in exceptions(method_plan.account) if method_plan.account else ():
+                yield self.text(f"{method_title(method_plan.method)}: {line}", "dim")
 
     def unknown(self, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
         """Where time and cost estimates come from, or why they are unknown."""

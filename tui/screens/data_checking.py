@@ -10,6 +10,7 @@ import msgspec
 from textual.message import Message
 
 from engine.config.schema import Config
+from engine.runs.model_account import ModelAccount
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.preview.launch_context import DataCheck, DataCheckCache, check_arguments
 
@@ -30,7 +31,7 @@ class DataChecking:
     def begin(self, config: Config, start: bool = True) -> None:
         """Check the data of this configuration; with `start=False` only take the report of an earlier check."""
         arguments = check_arguments(config)
-        packing = {"train": msgspec.to_builtins(config.train), "adapter": msgspec.to_builtins(config.adapter)}
+        packing = {key: msgspec.to_builtins(getattr(config, key)) for key in ("method", "train", "adapter")}
         key, sharing_key = self._checks.key(arguments), self._checks.key({**arguments, **packing})
         same = key == self._key and self.request is not None and self.report.running
         self._key, self._sharing_key, self._config = key, sharing_key, config
@@ -60,7 +61,11 @@ class DataChecking:
     def take(self, message: ResponseReceived) -> bool:
         """Take an answer. False for one of another request."""
         if message.request is self.sharing_request:
-            self.report = replace(self.report, sharing=message.answer or "")
+            answer = message.answer or {}
+            account = msgspec.convert(answer.get("account"), ModelAccount | None)
+            self.report = replace(
+                self.report, sharing=answer.get("sharing", ""), account=account, refused=answer.get("refused", "")
+            )
             self._checks.keep(self._sharing_key, self.report)
         elif message.request is self.request:
             self.report = DataCheck(message.answer, message.error, running=False)
@@ -71,8 +76,8 @@ class DataChecking:
         return True
 
     def _ask_for_sharing(self) -> None:
-        """After a check without refusal: what shared prefixes save, which takes the time of importing torch."""
+        """After a check without refusal: what shared prefixes save and how weights are used, which needs torch."""
         report = self.report
         if report.sharing is None and report.answer and not report.answer["refused"]:
             arguments: dict[str, Any] = {"config": msgspec.to_builtins(self._config)}
-            self.sharing_request = BackgroundRequest("data.sharing", arguments, self._post)
+            self.sharing_request = BackgroundRequest("launch.details", arguments, self._post)

@@ -25,6 +25,7 @@ from engine.memory.formula.method_plan import (
     MethodPlan,
     PlanQuery,
     RowsFrom,
+    left_out_notes,
     packing_notes,
     plan_method,
     planned_rows,
@@ -96,7 +97,12 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
         why=chosen.why,
         work=chosen.data.whole if chosen.data else None,
         methods=methods,
-        notes=[*notes, *([note] if note else []), *packing_notes(question.configs[0], config_json)],
+        notes=[
+            *notes,
+            *([note] if note else []),
+            *packing_notes(question.configs[0], config_json),
+            *left_out_notes(methods),
+        ],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from msgspec import Struct, field
 
 from engine.config import gpu_prices
 from engine.config.errors import UserError
-from engine.config.method_specs import QLORA, method_title
+from engine.config.method_specs import QLORA, method_spec, method_title
 from engine.config.row_separation import mixing_reason, row_separation, text_type
 from engine.config.schema import Config
 from engine.memory.formula.automatic import resolve_automatic
@@ -29,7 +29,7 @@ from engine.memory.formula.fit import (
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import Remedy, changes
-from engine.runs.model_account import ModelAccount
+from engine.runs.model_account import ModelAccount, left_out_warning
 
 RowsFrom = Literal["data", "max_length", "asked"]
 
@@ -196,6 +196,12 @@ def packing_notes(config: Config, model_config: Mapping[str, Any]) -> list[str]:
     if row_separation(model_config) == "unknown":
         return [f"packing of {kind or 'this architecture'} is checked on the run's rows; if they mix, rows are padded"]
     return []
+
+
+def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:
+    """Warnings about weights that a method leaves out though its name says otherwise."""
+    warnings = (left_out_warning(one.account, method_spec(one.method)) for one in plans if one.account)
+    return [text for text in warnings if text]
 
 
 def plan_method(

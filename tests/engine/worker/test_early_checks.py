@@ -66,7 +66,7 @@ def test_a_model_that_cannot_be_built_on_meta_is_left_to_loading(monkeypatch: py
     def fails(*_: object) -> None:
         raise RuntimeError("no meta kernel")
 
-    monkeypatch.setattr("engine.worker.early_checks.build", fails)
+    monkeypatch.setattr("engine.worker.early_checks.predict_account", fails)
     chosen = config("qlora")
     refuse_model(chosen, config_of(chosen.model), CPU)
 

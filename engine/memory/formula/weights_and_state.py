@@ -112,11 +112,11 @@ def _adapted_experts(config: schema.Config) -> set[str]:
 
 
 def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
-    """Adapter parameters of the experts of one layer: gate and up are one matrix (2 width, hidden)."""
+    """Adapter parameters of the experts of one layer: gate and up are one matrix."""
     if not adapts_experts(shape, config):
         return 0
     rank, hidden, width = config.adapter.rank, shape.hidden, shape.expert_intermediate
-    each = {"gate_up_proj": hidden + 2 * width, "down_proj": width + hidden}
+    each = {"gate_up_proj": hidden + (2 if shape.gated else 1) * width, "down_proj": width + hidden}
     return shape.experts * rank * sum(each[name] for name in _adapted_experts(config))
 
 

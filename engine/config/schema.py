@@ -151,7 +151,8 @@ class Adapter(Section, frozen=True):
     dropout: Share = 0.0
     """Dropout on the adapters' inputs."""
     target_modules: str | list[str] = "all-linear"
-    """Names of linear layers, or all-linear: every linear layer except the head, as in the QLoRA paper."""
+    """Names of linear layers and experts' tensors, or all-linear: every linear layer and all experts, except the head
+    and routers."""
     rslora: bool = False
     """Scale by alpha/sqrt(rank) instead of alpha/rank (arXiv:2312.03732)."""
     dora: bool = False

@@ -263,6 +263,7 @@ def _row(rung: Rung, ladder: Ladder, results: LadderResults) -> RungResult:
     row.peak = _highest([result.peak for result in outcomes])
     _add_times(row, runs)
     row.trainable, row.parameters, row.artifact_bytes = last.trainable, last.parameters, last.artifact_bytes
+    row.account = last.account
     add_price(row, rung, ladder)
     return row
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from engine.runs.model_account import ModelAccount
 from engine.runs.result import Interval, MeasuredPeak
 
 
@@ -106,6 +107,8 @@ class RungResult(Struct, kw_only=True):
     """Trained parameters."""
     parameters: int = 0
     """Parameters of the model without adapters."""
+    account: ModelAccount | None = None
+    """Use of every weight by its last run."""
     artifact_bytes: int = 0
     """Size of the adapter or the model."""
     export_seconds: SeedRange | None = None

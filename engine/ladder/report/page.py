@@ -251,6 +251,7 @@ def render_page(data: ReportData) -> str:
             problems=data.problems,
             work=record.work(ladder),
             differing=record.settings_table(ladder),
+            weights=record.weights(ladder),
             shared=record.two_columns(record.SHARED_SETTINGS, ladder.config),
             runs=record.runs(ladder),
             trials=record.trials(ladder),
@@ -382,6 +383,7 @@ def _results(ladder: Ladder, verdict: str) -> list[str]:
 def _configuration(ladder: Ladder) -> list[str]:
     sections = [
         record.settings_table(ladder),
+        record.weights(ladder),
         record.work(ladder),
         record.two_columns(record.SHARED_SETTINGS, ladder.config),
         record.trials(ladder),

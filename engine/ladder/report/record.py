@@ -10,7 +10,7 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
-from engine.config.quantities import ABSENT, duration, integer, rate, ratio, size
+from engine.config.quantities import ABSENT, count, duration, integer, rate, ratio, size
 from engine.config.text import amount
 from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import STATUS_TEXTS, Cell, ReportColumn, ReportTable, TableLine, cell, plain
@@ -18,6 +18,7 @@ from engine.ladder.sentences import trial_cost
 from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
+from engine.runs.model_account import PARTS, exceptions
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.rungs import is_base
 from engine.runs.score_format import loss
@@ -84,6 +85,24 @@ def settings_table(ladder: Ladder) -> ReportTable | None:
         [ReportColumn(rung_title(name), words=True) for name in rungs],
         lines,
     )
+
+
+def weights(ladder: Ladder) -> ReportTable | None:
+    """How each rung uses the parts of the model, and a line for weights that it leaves out."""
+    rows = {row.name: row.account for row in ladder.rows if row.account}
+    known = next(iter(rows.values()), None)
+    if known is None:
+        return None
+    lines = []
+    for part, title in PARTS.items():
+        if whole := known.total(parts=[part]):
+            cells = plain([account.use_of(part) for account in rows.values()])
+            lines.append(TableLine(Cell(f"{title}, {count(whole)}"), cells))
+    others = ["; ".join(exceptions(account)) or ABSENT for account in rows.values()]
+    if any(text != ABSENT for text in others):
+        lines.append(TableLine(Cell("treated otherwise"), plain(others)))
+    columns = [ReportColumn(rung_title(name), words=True) for name in rows]
+    return ReportTable(f"Use of the {count(known.parameters)} parameters of the model", "part", columns, lines)
 
 
 def machine(ladder: Ladder) -> ReportTable:

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-RowSeparation = Literal["separate", "mixed", "unknown"]
-"""Whether packed rows influence each other in the model's own forward pass: no, yes, not known before the run."""
+RowSeparation = Literal["separate", "segments", "mixed", "unknown"]
+"""Whether packed rows influence each other: no; only without segments (`engine.training.segments`); yes; not known
+before the run."""
 
 SEPARATE = frozenset(
     {
@@ -44,6 +45,13 @@ MIXED = {
     ),
 }
 """Model types whose packed rows influence each other, and why."""
+BY_SEGMENTS = frozenset(
+    {
+        *("bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "lfm3", "minimax", "nemotron_h", "opt"),
+        *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+    }
+)
+"""Those of MIXED that are exact with segments: their layers with a state pass on arguments, and compute row by row."""
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layers whose masks are made from position ids, as `layer_types` in `config.json` names them."""
 
@@ -64,12 +72,12 @@ STATE_SIZES = (
 def row_separation(model_config: Mapping[str, Any]) -> RowSeparation:
     """Whether packed rows influence each other in a model with this `config.json`."""
     if mixing_reason(model_config):
-        return "mixed"
+        return "segments" if text_type(model_config) in BY_SEGMENTS else "mixed"
     return "separate" if text_type(model_config) in SEPARATE else "unknown"
 
 
 def mixing_reason(model_config: Mapping[str, Any]) -> str:
-    """Why packed rows influence each other; "" if they do not, or if it is not known before the run."""
+    """Why packed rows influence each other without segments; "" if not, or if it is not known before the run."""
     kind = text_type(model_config)
     if reason := MIXED.get(kind):
         return reason

@@ -12,7 +12,7 @@ The same idea for completions of one prompt: PrefixGrouper (arXiv:2506.05433).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -46,6 +46,7 @@ class Segments:
     _masks: dict[torch.device, torch.Tensor] = field(default_factory=dict)
     _gathered: dict[torch.device, GatheredKeys] = field(default_factory=dict)
     _groups: list[SegmentGroup] = field(default_factory=list)
+    _rows: list[RowColumns] = field(default_factory=list)
 
     @property
     def shared(self) -> list[Segment]:
@@ -71,6 +72,31 @@ class Segments:
             self._masks[device] = allowed.tril_()[None, None].to(device)
         return self._masks[device]
 
+    def rows(self) -> RowColumns:
+        """The columns of complete rows, for layers that read a row from its start."""
+        if not self._rows:
+            self._rows.append(self._complete_rows())
+        return self._rows[0]
+
+    def _complete_rows(self) -> RowColumns:
+        paths = [path for path in self._paths() if path[-1].reach == path[-1].end]
+        rows = [[column for segment in path for column in range(segment.start, segment.end)] for path in paths]
+        longest = max(map(len, rows))
+        places = np.zeros(self.tokens, dtype=np.int64)
+        for number, columns in reversed(list(enumerate(rows))):  # a shared token is read from the first of its rows
+            places[columns] = np.arange(len(columns)) + number * longest
+        padded = [column for columns in rows for column in columns + columns[-1:] * (longest - len(columns))]
+        return RowColumns(np.array(padded), len(rows), places, bool(self.shared), {})
+
+    def _paths(self) -> Iterator[list[Segment]]:
+        """For each segment those that it continues, and itself."""
+        path: list[Segment] = []
+        for segment in self.segments:
+            while path and segment.start >= path[-1].reach:
+                path.pop()
+            path.append(segment)
+            yield list(path)
+
     def gathered_keys(self, device: torch.device) -> GatheredKeys:
         """Indices for a variable-length kernel: a segment's keys follow those of the segments that it continues."""
         if device not in self._gathered:
@@ -80,11 +106,7 @@ class Segments:
     def _gather(self, device: torch.device) -> GatheredKeys:
         columns: list[int] = []
         ends = [0]
-        path: list[Segment] = []
-        for segment in self.segments:
-            while path and segment.start >= path[-1].reach:
-                path.pop()
-            path.append(segment)
+        for path in self._paths():
             columns += [column for one in path for column in range(one.start, one.end)]
             ends.append(len(columns))
         query_ends = [0, *(segment.end for segment in self.segments)]
@@ -158,6 +180,41 @@ def _group(members: Sequence[Segment]) -> SegmentGroup:
     ]
     padded = len(places) < len(columns)
     return SegmentGroup(np.array(columns), np.array(places) if padded else None, len(members))
+
+
+class RowColumns(NamedTuple):
+    """B rows of up to L tokens as a batch, padded at the end with copies of their last token."""
+
+    columns: NDArray[np.int64]
+    """(B L,) columns of the sequence."""
+    count: int
+    """B."""
+    places: NDArray[np.int64]
+    """(T,) place of each column of the sequence among `columns`."""
+    shared: bool
+    """Whether several rows have columns in common."""
+    indices: dict[torch.device, tuple[torch.Tensor, torch.Tensor]]
+    """`columns` and `places` on GPUs. On a CPU they are not kept, as those of SegmentGroup are not."""
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """`columns` and `places` as tensors."""
+        if device in self.indices:
+            return self.indices[device]
+        made = torch.tensor(self.columns, device=device), torch.tensor(self.places, device=device)
+        if device.type != "cpu":
+            self.indices[device] = made
+        return made
+
+    def split(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(1, T, …) -> (B, L, …). Gradients of shared tokens are summed in float32: there may be many rows."""
+        columns, _ = self.on(tensor.device)
+        wide = tensor[0].float() if self.shared and tensor.is_floating_point() else tensor[0]
+        return wide.index_select(0, columns).to(tensor.dtype).unflatten(0, (self.count, -1))
+
+    def join(self, batch: torch.Tensor) -> torch.Tensor:
+        """(B, L, …) -> (1, T, …)."""
+        _, places = self.on(batch.device)
+        return batch.flatten(0, 1).index_select(0, places)[None]
 
 
 class GatheredKeys(NamedTuple):

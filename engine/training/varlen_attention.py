@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from engine.config.row_separation import BY_SEGMENTS
 from engine.methods.adapters import unwrap_peft
 from engine.training.kernel_device import kernel_device
 from engine.training.segments import Segments
@@ -36,8 +37,47 @@ _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def enable(model: torch.nn.Module) -> None:
-    """Make a model accept `segments`, an argument of its forward pass. Without it attention is transformers' SDPA."""
-    unwrap_peft(model).set_attn_implementation(NAME)
+    """Make a model accept `segments`, an argument of its forward pass. Without it attention is transformers' SDPA, and
+    layers with a state read the whole sequence.
+    """
+    inner: Any = unwrap_peft(model)
+    inner.set_attn_implementation(NAME)
+    for layer in inner.modules():
+        if has_state(layer) and _split_rows not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(_split_rows, with_kwargs=True)
+            layer.register_forward_hook(_join_rows, with_kwargs=True)
+
+
+def has_state(layer: torch.nn.Module) -> bool:
+    """Whether it is a short convolution, linear attention or a state-space layer: most begin with a convolution."""
+    convolves = any(isinstance(child, torch.nn.Conv1d) for child in layer.children())
+    return convolves or type(layer).__name__.endswith("LightningAttention")
+
+
+def _split_rows(layer: torch.nn.Module, inputs: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+    """Give a layer with a state the rows of a packed sequence as a batch: what follows a row's end cannot reach it."""
+    segments: Segments | None = options.get("segments")
+    if segments is None:
+        return None
+    segments.reached = True
+    rows, tokens = segments.rows(), segments.tokens
+
+    def split(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(split, value))
+        of_tokens = isinstance(value, torch.Tensor) and value.shape[:2] == (1, tokens)
+        return rows.split(value) if of_tokens else value
+
+    return split(tuple(inputs)), {name: split(value) for name, value in options.items()}
+
+
+def _join_rows(layer: torch.nn.Module, inputs: Any, options: dict[str, Any], output: Any) -> Any:
+    """Put the rows that such a layer computed back into the packed sequence."""
+    segments: Segments | None = options.get("segments")
+    if segments is None:
+        return None
+    rows = segments.rows()
+    return (rows.join(output[0]), *output[1:]) if isinstance(output, tuple) else rows.join(output)
 
 
 def unsupported_reason(model: torch.nn.Module, longest: int) -> str:
@@ -57,7 +97,8 @@ def unsupported_by(architecture: type, config: Any, implementation: str, longest
     if implementation not in ("sdpa", NAME):
         return f"{kind} uses {implementation} attention"
     layers = set(getattr(config, "layer_types", None) or [])
-    if other := sorted(layers - {"full_attention", "sliding_attention"}):
+    other = sorted(layers - {"full_attention", "sliding_attention"})
+    if other and config.model_type not in BY_SEGMENTS:
         return f"{kind} has layers of type {', '.join(other)}"
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)

@@ -19,7 +19,7 @@ from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.batch_limits import SHAPE_MULTIPLE
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
-from engine.config.row_separation import row_separation
+from engine.config.row_separation import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case
@@ -61,7 +61,7 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     segments = not varlen_attention.unsupported_reason(model, longest)
     if segments:
         varlen_attention.enable(model)
-    mixed = row_separation(model_config.to_dict()) == "mixed"
+    mixed = bool(mixing_reason(model_config.to_dict()))
     packing = choose_packing(rows, config.train.packing, GPU.device, segments, segments, mixed)
     counter = OperationCounter(GPU.device, vocabulary)
     with FakeTensorMode(allow_non_fake_inputs=True), counter, kernels_of(GPU.device), _shapes_of_gpu():

@@ -10,7 +10,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.preset import with_settings
-from engine.config.row_separation import row_separation
+from engine.config.row_separation import mixing_reason
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
@@ -110,7 +110,7 @@ def read_rows(config: schema.Config, model_config: Any, machine: Machine, given:
     sampler = BatchSampler.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
     segments = not segments_unsupported(config, model_config, machine, prepared.longest)
     flash = uses_flash_attention(config, machine)
-    mixed = row_separation(model_config.to_dict()) == "mixed"
+    mixed = bool(mixing_reason(model_config.to_dict()))
     packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments, mixed)
     packing, sharing = decide_sharing(packing, prepared.train, sampler, config)
     return DataWorkload(

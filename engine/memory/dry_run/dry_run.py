@@ -24,7 +24,7 @@ from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
-from engine.config.row_separation import row_separation
+from engine.config.row_separation import mixing_reason
 from engine.memory.dry_run.activation_checkpointing import checkpoint_layers
 from engine.memory.dry_run.fake_model import bare_model, trainable, without_flash_attention
 from engine.memory.dry_run.layer_extrapolation import (
@@ -77,7 +77,7 @@ def dry_run(
     model = bare_model(without, model_config, replace(machine, flash_attention=False))
     vocabulary = model_config.get_text_config().vocab_size
     segments = not unsupported_reason(model, rows.length)
-    mixed = row_separation(model_config.to_dict()) == "mixed"
+    mixed = bool(mixing_reason(model_config.to_dict()))
     work = work or synthetic_tensors(config, machine, rows, vocabulary, segments, mixed)
     if work.packing.segments:
         varlen_attention.enable(model)

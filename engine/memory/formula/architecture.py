@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.config.row_separation import row_separation
+from engine.config.row_separation import RowSeparation, row_separation
 
 TIED = {
     "gpt2",
@@ -153,7 +153,7 @@ class Architecture:
     """Tokens of that embedding."""
     tower: int = 0
     """Parameters of vision and audio towers, which are loaded and not trained."""
-    mixed: bool = False
+    separation: RowSeparation = "unknown"
     """Whether packed rows influence each other (`engine.config.row_separation`)."""
     kinds: tuple[Architecture, ...] = ()
     """One for each kind of decoder layer, where they differ; their `layers` add up to those of the model."""
@@ -314,7 +314,7 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         head_norms=kind in HEAD_NORMS,
         float32_norms=kind in FLOAT32_NORMS,
         windowed=_windowed(text),
-        mixed=row_separation(text) == "mixed",
+        separation=row_separation(text),
         fused_gate=kind in FUSED_GATE,
         query_gate=kind in QUERY_GATE,
         layer_embedding=_positive(text, where, "hidden_size_per_layer_input", otherwise=0),

@@ -32,7 +32,13 @@ from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
-from engine.memory.formula.packing import MicroBatchShape, held_out_shape, largest_micro_batch_shape, uses_segments
+from engine.memory.formula.packing import (
+    MicroBatchShape,
+    held_out_shape,
+    largest_micro_batch_shape,
+    needs_segments,
+    uses_segments,
+)
 from engine.memory.formula.sharding import gradients_of_rank, shard_count, state_of_rank, weights_of_rank
 from engine.memory.formula.weights_and_state import (
     BF16,
@@ -62,7 +68,7 @@ def formula(
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
     segments = uses_segments(shape, config)
-    batch = largest_micro_batch_shape(rows, most, config.train.packing, device, segments, shape.mixed)
+    batch = largest_micro_batch_shape(rows, most, config.train.packing, device, segments, needs_segments(shape))
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
     static = _static(shape, config, device, bf16)
     work = FormulaInputs(shape, config, device, bf16, batch, checkpointing, compute_size(config, device, bf16))
@@ -171,7 +177,7 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
     shape, segments = work.shape, uses_segments(work.shape, work.config)
     setting, device = work.config.train.packing, work.device
-    batch = held_out_shape(rows, setting, device, shape.vocabulary, segments, shape.mixed)
+    batch = held_out_shape(rows, setting, device, shape.vocabulary, segments, needs_segments(shape))
     logits = held_out_loss_bytes(work.shape, batch, work.logit, work.device, work.accumulator)
     forward = _running(work, batch, training=False) + mask_bytes(batch, work.size)
     return {"logits": logits} if logits > forward else {"activations": forward}

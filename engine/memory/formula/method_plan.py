@@ -191,9 +191,14 @@ def packing_notes(config: Config, model_config: Mapping[str, Any]) -> list[str]:
     if config.train.packing == "padded":
         return []
     kind = text_type(model_config)
-    if reason := mixing_reason(model_config):
+    separation, reason = row_separation(model_config), mixing_reason(model_config)
+    if separation == "segments" and config.model.attention not in ("auto", "sdpa"):
+        reason = f"with {config.model.attention} attention {reason}"
+    elif separation == "segments":
+        return []
+    if reason:
         return [f"rows are padded, not packed: {kind} would let them influence each other, because {reason}"]
-    if row_separation(model_config) == "unknown":
+    if separation == "unknown":
         return [f"packing of {kind or 'this architecture'} is checked on the run's rows; if they mix, rows are padded"]
     return []
 

@@ -43,8 +43,14 @@ class MicroBatchShape:
 
 def uses_segments(shape: Architecture, config: schema.Config) -> bool:
     """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
-    plain = not (shape.attention_dropout or shape.windowed or shape.mixed)
-    return config.model.attention in ("auto", "sdpa") and plain
+    if shape.attention_dropout or config.model.attention not in ("auto", "sdpa"):
+        return False
+    return shape.separation == "segments" or not (shape.windowed or shape.separation == "mixed")
+
+
+def needs_segments(shape: Architecture) -> bool:
+    """Whether packed rows influence each other without segments."""
+    return shape.separation in ("segments", "mixed")
 
 
 def largest_micro_batch_shape(

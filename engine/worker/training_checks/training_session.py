@@ -14,7 +14,7 @@ from transformers import TrainerCallback, set_seed
 
 from engine.config import schema
 from engine.config.activation_checkpointing import resolve_checkpointing, stronger_than
-from engine.config.row_separation import row_separation
+from engine.config.row_separation import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.row_loss import mean_loss
@@ -232,7 +232,7 @@ def packing_of(model: torch.nn.Module, config: schema.Config, rows: Any, machine
     longest = max(len(row.input_ids) for row in rows)
     segments = not varlen_attention.unsupported_reason(model, longest)
     flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
-    mixed = row_separation(model.config.to_dict()) == "mixed"
+    mixed = bool(mixing_reason(model.config.to_dict()))
     packing = choose_packing(rows, config.train.packing, machine.device, flash or segments, segments, mixed)
     if packing.segments:
         varlen_attention.enable(model)

@@ -10,8 +10,9 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_shapes import SHAPES, VOCABULARY
+from model_shapes import MIXED_SHAPES, SHAPES, VOCABULARY
 
+from engine.config.row_separation import row_separation
 from engine.config.schema import Config, Train
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses
@@ -52,7 +53,7 @@ def shared_rows() -> list[Row]:
 
 def model_of(shape: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     torch.manual_seed(0)
-    config = copy.deepcopy(SHAPES[shape])
+    config = copy.deepcopy({**SHAPES, **MIXED_SHAPES}[shape])
     if getattr(config, "sliding_window", None):
         config.sliding_window = 64
     made = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
@@ -88,7 +89,8 @@ def test_a_model_that_drops_segments_is_an_error() -> None:
         summed_loss(model, collate(shared_rows(), SHARED, 0, "cpu"), answers_only=True)
 
 
-SUPPORTED = [shape for shape in SHAPES if shape != "gemma2"]
+STATEFUL = [shape for shape, config in MIXED_SHAPES.items() if row_separation(config.to_dict()) == "segments"]
+SUPPORTED = [*(shape for shape in SHAPES if shape != "gemma2"), *STATEFUL]
 
 
 @pytest.mark.parametrize("shape", SUPPORTED)

@@ -17,7 +17,7 @@ from model_shapes import MIXED_SHAPES, SHAPES, SMALL, VOCABULARY
 
 from engine.config.catalog import CATALOG
 from engine.config.row_separation import row_separation
-from engine.config.schema import Config, Train
+from engine.config.schema import Config, Model, Train
 from engine.data.prepare import prepare
 from engine.data.rows import Row
 from engine.memory.dry_run.data_rows import with_packing
@@ -176,7 +176,7 @@ def test_the_chosen_packing_trains_as_one_row_at_a_time_does(shape: str, setting
     assert losses == pytest.approx(expected, rel=1e-5)
     assert float((gradients - expected_gradients).norm() / expected_gradients.norm()) < 1e-4
     padded = packing.mode == "padded"
-    assert padded == (shape in MIXED_SHAPES)
+    assert padded == (row_separation(shapes[shape].to_dict()) == "mixed")
     assert [text.split(":")[0] for text in warned] == ["model.packing_unsupported"] * padded
 
 
@@ -219,10 +219,13 @@ def test_an_unknown_architecture_that_mixes_rows_is_not_packed(
 
 def test_the_plan_says_which_rows_are_padded_and_why() -> None:
     config = Config()
-    for shape, count in (("linear attention", 1), ("masks without positions", 1), ("alibi", 1)):
-        model_config = MIXED_SHAPES[shape].to_dict()
-        assert len(packing_notes(config, model_config)) == count
-        assert row_separation({"model_type": "wrapper", "text_config": model_config}) == "mixed"
+    eager = Config(model=Model(attention="eager"))
+    for shape, model in MIXED_SHAPES.items():
+        separation = row_separation(model.to_dict())
+        assert separation == ("mixed" if shape in ("masks without positions", "alibi", "state space") else "segments")
+        assert row_separation({"model_type": "wrapper", "text_config": model.to_dict()}) == separation
+        assert len(packing_notes(config, model.to_dict())) == (separation == "mixed")
+        assert len(packing_notes(eager, model.to_dict())) == 1
     assert packing_notes(config, SHAPES["llama"].to_dict()) == []
     assert len(packing_notes(config, {"model_type": "leaky"})) == 1
     assert packing_notes(Config(train=Train(packing="padded")), {"model_type": "leaky"}) == []
@@ -233,4 +236,5 @@ def test_the_plan_says_which_rows_are_padded_and_why() -> None:
 def test_the_formula_pads_rows_that_would_mix(setting: str) -> None:
     rows = StepShape(count=8, length=100, answer=20, shared=50)
     config = Config(method="lora", train=Train(packing=setting, batch=8, micro_batch=8))
-    assert formula(config, MIXED_SHAPES["linear attention"].to_dict(), "cpu", rows).packing == "padded"
+    assert formula(config, MIXED_SHAPES["masks without positions"].to_dict(), "cpu", rows).packing == "padded"
+    assert formula(config, MIXED_SHAPES["linear attention"].to_dict(), "cpu", rows).packing != "padded"

@@ -45,10 +45,13 @@ def refuse_compilation(device: str) -> None:
 
 
 def compile_layers(model: torch.nn.Module, backend: Backend = "inductor") -> int:
-    """Let the decoder layers compile themselves in their next training step; returns their number."""
+    """Let the decoder layers compile themselves in their next training step; returns their number.
+
+    Not those whose state is computed row by row, for which segments are needed inside the layer.
+    """
     load_compiler()
     AttentionInterface.register(varlen_attention.NAME, torch.compiler.disable(varlen_attention.varlen_attention))
-    layers = _layers(model)
+    layers = [layer for layer in _layers(model) if not varlen_attention.splits_rows(layer)]
     for layer in layers:
         layer.compile(dynamic=True, backend=backend)
     return len(layers)

@@ -182,7 +182,8 @@ def _group(members: Sequence[Segment]) -> SegmentGroup:
     return SegmentGroup(np.array(columns), np.array(places) if padded else None, len(members))
 
 
-class RowColumns(NamedTuple):
+@dataclass(frozen=True)
+class RowColumns:
     """B rows of up to L tokens as a batch, padded at the end with copies of their last token."""
 
     columns: NDArray[np.int64]

@@ -10,6 +10,9 @@ a segment attend to all of it (`engine.training.segments`).
 - CUDA, in half precision: one call of `torch.nn.attention.varlen.varlen_attn`, whose keys are those of the segment and
   of the segments it continues.
 - Otherwise, and with attention dropout: SDPA with a boolean mask.
+
+Layers with a state, such as linear attention, get complete rows as a batch, those with a common prefix including it.
+Other parts of the model compute a common prefix once.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ def enable(model: torch.nn.Module) -> None:
     inner: Any = unwrap_peft(model)
     inner.set_attn_implementation(NAME)
     for layer in inner.modules():
-        if has_state(layer) and _split_rows not in layer._forward_pre_hooks.values():
+        if has_state(layer) and not splits_rows(layer):
             layer.register_forward_pre_hook(_split_rows, with_kwargs=True)
             layer.register_forward_hook(_join_rows, with_kwargs=True)
 
@@ -52,6 +55,11 @@ def has_state(layer: torch.nn.Module) -> bool:
     """Whether it is a short convolution, linear attention or a state-space layer: most begin with a convolution."""
     convolves = any(isinstance(child, torch.nn.Conv1d) for child in layer.children())
     return convolves or type(layer).__name__.endswith("LightningAttention")
+
+
+def splits_rows(layer: torch.nn.Module) -> bool:
+    """Whether it contains a layer with a state that `enable` lets compute row by row."""
+    return any(_split_rows in part._forward_pre_hooks.values() for part in layer.modules())
 
 
 def _split_rows(layer: torch.nn.Module, inputs: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from engine.config.text import visible
+from engine.runs.device_queue import COMMANDS
 from engine.runs.folder import short_name
 from tui.keymap import CommandKeys
 
@@ -55,7 +56,13 @@ def live_runs(turns: Sequence[QueuePlace], others: int, watched: Path | None, ro
 def _turn(turn: QueuePlace, watched: bool) -> Content:
     style = "$text-success" if turn.place == 0 else "$text-warning"
     style += " bold underline" if watched else ""
-    return Content.styled(f"{turn.place or '▶'} {visible(short_name(turn.run.name))}", style)
+    return Content.styled(f"{turn.place or '▶'} {visible(_queued_name(turn.run))}", style)
+
+
+def _queued_name(run: Path) -> str:
+    """`lora-3f2a`, or `export lora-3f2a`."""
+    command = f"{run.name} " if run.name in COMMANDS else ""
+    return command + short_name(run.parent.name if command else run.name)
 
 
 def selection_lines(

@@ -66,7 +66,7 @@ exit "$status"
 
 def script(run: Path, log_file: Path, settings: Executor) -> str:
     """The text of the batch script of one run. Raises UserError for values that sbatch could misread."""
-    about = f"# The worker of one run as a job of Slurm; `ftbench resume {run.name}` submits it again."
+    about = f"# The worker of one run as a job of Slurm; `ftbench resume {shlex.quote(run.name)}` submits it again."
     body = _body(settings, shlex.join(worker_command("engine", run)))
     return "\n".join([*_header(run, log_file, about, settings), "", body])
 
@@ -111,7 +111,7 @@ def _header(folder: Path, log_file: Path, about: str, settings: Executor) -> lis
     lines = [
         "#!/bin/bash",
         about,
-        f"#SBATCH --job-name={folder.name}",
+        f"#SBATCH --job-name={_quoted(Path(folder.name))}",
         f"#SBATCH --chdir={_quoted(folder)}",
         f"#SBATCH --output={_quoted(log_file).replace('%', '%%')}",
         "#SBATCH --open-mode=append",

@@ -14,21 +14,17 @@ from typing import Any
 
 import peft
 import torch
-import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from engine.config.batch_limits import MAX_TOKENS
-from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
@@ -42,7 +38,7 @@ from engine.evaluation.scored_item import ScoredItem
 from engine.export import gguf_check
 from engine.export.check_job import ArtifactCheck, CheckJob
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap
-from engine.export.merged import ADAPTER_WEIGHTS, trained_class
+from engine.export.merged import ADAPTER_WEIGHTS, served_class, trained_class
 from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype
@@ -122,21 +118,6 @@ def _artifact(
         text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
         checked.defects.append(Defect("export.vllm_names", text))
     return model
-
-
-def served_class(config: Any) -> Any:
-    """The class that `transformers serve` loads a model with (transformers.cli.serving.model_manager).
-
-    Raises UserError for a configuration without a class.
-    """
-    if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
-        return AutoModelForMultimodalLM
-    names = config.architectures or ["none"]
-    found = getattr(transformers, names[0], None)
-    if found is None:
-        what = f"its config.json names a class that transformers does not have ({names[0]})"
-        raise UserError(what, config.name_or_path, "export it again", "export.no_class")
-    return found
 
 
 def _text_class(config: Any) -> Any:

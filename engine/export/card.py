@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
 
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_spec
 from engine.config.model_files import EMBEDDED, EMBEDDED_LICENSE
 from engine.config.quantities import duration, money, size
+from engine.config.schema import Config
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
+from engine.export.merged import served_class, trained_class
+from engine.methods import method
 from engine.methods.locate import locate
+from engine.methods.machine import this_machine
+from engine.methods.model_config import config_of
 from engine.runs.exports import ExportKind, Fidelity
 from engine.runs.fidelity_text import base_fact, fidelity_facts
 from engine.runs.frozen_config import FrozenRun, values_that_are_set
@@ -81,15 +88,31 @@ def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str
         "## Load and serve",
         _usage(fidelity, frozen),
         "## Configuration",
-        "```json\n" + json.dumps(values_that_are_set(frozen.config), indent=2, default=str) + "\n```",
+        "```json\n" + json.dumps(public_settings(frozen.config), indent=2, default=str) + "\n```",
     ]
+
+
+def public_settings(config: Config) -> dict[str, Any]:
+    """The settings of the run that others can use: of paths the names alone, and the length of the training once."""
+    unused = "train.epochs" if config.train.steps else "train.steps"
+    settings = {key: value for key, value in values_that_are_set(config).items() if key != unused}
+    return {key: _without_folders(value) for key, value in settings.items()}
+
+
+def _without_folders(value: Any) -> Any:
+    """The value with the last part of paths on this machine, which are absolute in a run's configuration."""
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _without_folders(part) for name, part in value.items()}
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~/")) else value
 
 
 def _origin(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> str:
     model = frozen.config.model
     note = locate(model).note
     revision = f" at revision {model.revision}" if model.revision else ""
-    base = f"`{visible(model.id)}`{revision}" + (f" ({visible(note)})" if note else "")
+    base = f"`{visible(_without_folders(model.id))}`{revision}" + (f" ({visible(note)})" if note else "")
     license_note = "" if model.id in CATALOG or model.id == EMBEDDED else " Its license applies to this model too."
     kind = {
         "adapter": "A PEFT adapter for",
@@ -145,21 +168,39 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
             "llama-server -m FOLDER/model.gguf --jinja        # not run; checked with the library of llama.cpp\n"
             "```"
         )
+    config = config_of(frozen.config.model)
     if fidelity.kind == "adapter":
-        code = _adapter_code(frozen)
+        code = _adapter_code(frozen, trained_class(config).__name__)
         serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
     else:
+        is_multimodal = served_class(config) is AutoModelForMultimodalLM
+        name = (AutoModelForMultimodalLM if is_multimodal else AutoModelForCausalLM).__name__
         code = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype="auto")\n'
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+            f"from transformers import {name}, AutoTokenizer\n\n"
+            f'model = {name}.from_pretrained(FOLDER, dtype="auto", device_map="auto")\n'
         )
         serve = (
             "transformers serve FOLDER    # run in ftbench's tests, with another model\n"
             "vllm serve FOLDER            # not run by ftbench"
         )
+    code += _generation_code(fidelity, frozen)
     note = "\n\n".join(f"{text[:1].upper()}{text[1:]}: {value}." for text, value in _base_notes(fidelity))
     return "\n\n".join(filter(None, [f"```python\n{code}\n```", note, f"```bash\n{serve}\n```"]))
+
+
+def _generation_code(fidelity: Fidelity, frozen: FrozenRun) -> str:
+    """Code that answers a prompt greedily, as the check does."""
+    length = frozen.config.evaluation.max_new_tokens
+    system = '{"role": "system", "content": SYSTEM_PROMPT}, ' if fidelity.system_prompt else ""
+    return (
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)\n\n"
+        f'messages = [{system}{{"role": "user", "content": PROMPT}}]\n'
+        "inputs = tokenizer.apply_chat_template(\n"
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
+        ").to(model.device)\n"
+        f"answer = model.generate(**inputs, max_new_tokens={length}, do_sample=False)\n"
+        'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
+    )
 
 
 def _base_notes(fidelity: Fidelity) -> list[tuple[str, str]]:
@@ -168,26 +209,32 @@ def _base_notes(fidelity: Fidelity) -> list[tuple[str, str]]:
     return [base_fact(fidelity, one) for one in others if not one.kept]
 
 
-def _adapter_code(frozen: FrozenRun) -> str:
-    """Code that loads an adapter on the base as in its training and check."""
-    if not method_spec(frozen.config.method).quantizes_base:
-        return (
-            "from peft import AutoPeftModelForCausalLM\n"
-            "from transformers import AutoTokenizer\n\n"
-            "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)\n"
-            "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+def _adapter_code(frozen: FrozenRun, auto_class: str) -> str:
+    """Code that loads an adapter on the base as in its training and check: its class, data type and quantization."""
+    config = frozen.config
+    is_quantized = method_spec(config.method).quantizes_base
+    dtype = str(method(config.method).weight_dtype(config, this_machine()))
+    settings, arguments = "", [f"dtype={dtype}", 'device_map="auto"']
+    if is_quantized:
+        arguments.append("quantization_config=base_in_4_bits")
+        settings = (
+            "base_in_4_bits = BitsAndBytesConfig(  # as in training: on the 16-bit base the answers differ\n"
+            "    load_in_4bit=True,\n"
+            f'    bnb_4bit_quant_type="{config.quantization.type}",\n'
+            f"    bnb_4bit_use_double_quant={config.quantization.double},\n"
+            f"    bnb_4bit_compute_dtype={dtype},\n"
+            ")\n"
         )
-    settings = frozen.config.quantization
-    return (
-        "import torch\n"
-        "from peft import AutoPeftModelForCausalLM\n"
-        "from transformers import AutoTokenizer, BitsAndBytesConfig\n\n"
-        "base_in_4_bits = BitsAndBytesConfig(  # as in training: on the 16-bit base the answers differ\n"
-        "    load_in_4bit=True,\n"
-        f'    bnb_4bit_quant_type="{settings.type}",\n'
-        f"    bnb_4bit_use_double_quant={settings.double},\n"
-        "    bnb_4bit_compute_dtype=torch.bfloat16,\n"
-        ")\n"
-        "model = AutoPeftModelForCausalLM.from_pretrained(FOLDER, quantization_config=base_in_4_bits)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)"
-    )
+    names = ["AutoTokenizer"] + (["BitsAndBytesConfig"] if is_quantized else [])
+    if auto_class == AutoModelForCausalLM.__name__:
+        peft_name = "AutoPeftModelForCausalLM"
+        load = f"model = AutoPeftModelForCausalLM.from_pretrained(FOLDER, {', '.join(arguments)})\n"
+    else:
+        peft_name = "PeftModel"
+        names.append(auto_class)
+        load = (
+            f"base = {auto_class}.from_pretrained(BASE, {', '.join(arguments)})\n"
+            "model = PeftModel.from_pretrained(base, FOLDER)\n"
+        )
+    imports = f"import torch\nfrom peft import {peft_name}\nfrom transformers import {', '.join(sorted(names))}\n\n"
+    return imports + settings + load

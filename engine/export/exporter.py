@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
-import psutil
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import (
     SCRATCH_PREFIX,
     file_sha256,
     is_no_space_error,
-    locked_folder,
     remove_tree,
     temporary_folder,
     used_folder,
@@ -41,7 +39,6 @@ from engine.export.comparison import difference_of, mean_with_interval
 from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
 from engine.methods.provenance import folder_bytes
-from engine.runs import locks
 from engine.runs.exports import (
     FIDELITY,
     ITEM_SCORES,
@@ -50,8 +47,13 @@ from engine.runs.exports import (
     MergeBase,
     MergeCandidate,
     WeightType,
+    export_folder,
+    exports_folder,
     fidelity_outcome,
+    recorded_temporary_folder,
+    remove_unfinished,
 )
+from engine.runs.run_dir import RunDir
 from engine.training.guards import first_line
 
 
@@ -72,7 +74,8 @@ def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]
         refuse_folder(final, request.overwrite)
         run = export_source(request)
         refuse_small_export_disk(final, run, request.kind, dtype)
-        with _folder_in_progress(final, request.overwrite) as folder:
+        progress = _logged(request, progress)
+        with _folder_in_progress(request.run, final, request.overwrite) as folder:
             fidelity = _write_and_check(run, request, dtype, folder, progress)
             write_card(folder, run, fidelity)
             (folder / FIDELITY).write_bytes(msgspec.json.format(msgspec.json.encode(fidelity), indent=1))
@@ -88,37 +91,52 @@ def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]
     return final, fidelity
 
 
+def _logged(request: ExportRequest, progress: Progress) -> Progress:
+    """Progress that is also written to a log in the run's folder of exports, one line per change of the work."""
+    log = exports_folder(request.run) / f"{export_folder(request.run, request.kind, request.type).name}.log"
+    log.parent.mkdir(mode=0o700, exist_ok=True)
+    log.write_text(f"{_now()} exporting to {request.folder}\n", "utf-8")
+    last = ""
+
+    def write(text: str, *counts: Any) -> None:
+        nonlocal last
+        if text != last:
+            last = text
+            with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+                file.write(f"{_now()} {text}\n")
+        progress(text, *counts)
+
+    return write
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
 @contextlib.contextmanager
-def _folder_in_progress(final: Path, overwrite: bool) -> Iterator[Path]:
-    """A locked temporary folder next to `final`, renamed to it at the end and deleted on any error.
+def _folder_in_progress(run: RunDir, final: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder next to `final`, renamed to it at the end and deleted on any error.
 
-    Raises UserError if something else has appeared at `final` by then. The lock keeps `doctor --repair` from removing
-    it while it is in use.
+    Raises UserError if something else has appeared at `final` by then. In a folder that the user chose, others can read
+    the artifact.
     """
-    final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _remove_unfinished(final)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    temporary.mkdir(mode=0o700)
-    try:
-        with locked_folder(temporary):
-            yield temporary
-            refuse_folder(final, overwrite)
-            if (final / FIDELITY).exists():
-                remove_tree(final)
-            temporary.rename(final)  # an error for a file, and for a folder that is not empty
-    except BaseException:
-        remove_tree(temporary, ignore_errors=True)
-        raise
+    is_chosen = not final.is_relative_to(run.path)
+    final.parent.mkdir(mode=0o755 if is_chosen else 0o700, parents=True, exist_ok=True)
+    remove_unfinished(run)
+    with recorded_temporary_folder(final) as temporary:
+        yield temporary
+        if is_chosen:
+            _let_others_read(temporary)
+        refuse_folder(final, overwrite)
+        if (final / FIDELITY).exists():
+            remove_tree(final)
+        temporary.rename(final)  # an error for a file, and for a folder that is not empty
 
 
-def _remove_unfinished(final: Path) -> None:
-    """Remove temporary folders of earlier exports to the same place whose process was killed."""
-    name = re.compile(re.escape(f".{final.name}.") + r"(\d+)\.tmp")
-    for path in final.parent.iterdir():
-        found = name.fullmatch(path.name)
-        ended = found and (int(found[1]) == os.getpid() or not psutil.pid_exists(int(found[1])))
-        if ended and not locks.is_locked(path):
-            remove_tree(path, ignore_errors=True)
+def _let_others_read(folder: Path) -> None:
+    """Give folders mode 0755 and files 0644: a model is served by another user. Weights are written with mode 0600."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _write_and_check(
@@ -262,6 +280,8 @@ def fidelity_of(
     """The record of a check."""
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
     difference = difference_of(checked.items, reference, metric)
+    base = recorded_items(run.directory.predictions_file, "base")
+    gain = difference_of(checked.items, base, metric)
     outcome = fidelity_outcome(difference, metric_spec(metric), request.margin, checked.defects)
     return Fidelity(
         run=run.directory.name,
@@ -277,6 +297,8 @@ def fidelity_of(
         score=mean_with_interval(checked.items, metric),
         run_score=run.result.after.score if run.result.after else None,
         difference=difference,
+        base_score=run.result.before.score if run.result.before else None,
+        gain=gain.negated() if gain and metric_spec(metric).lower_is_better else gain,
         loss=mean_with_interval(checked.items, "loss"),
         loss_difference=difference_of(checked.items, reference, "loss"),
         identical=_identical(checked.items, reference) if metric_spec(metric).needs_answers else None,

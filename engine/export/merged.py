@@ -16,10 +16,12 @@ from typing import Any, Protocol
 
 import peft
 import torch
+import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from engine.config.errors import UserError
 from engine.export.checkpoint import INDEX, CheckpointMap, WeightGroup, tied_names
@@ -36,6 +38,21 @@ BASE_LAYER = ".base_layer"
 def trained_class(config: Any) -> Any:
     """The class with which a run loads a base of this configuration."""
     return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForMultimodalLM
+
+
+def served_class(config: Any) -> Any:
+    """The class that `transformers serve` loads a model with (transformers.cli.serving.model_manager).
+
+    Raises UserError for a configuration without a class.
+    """
+    if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
+        return AutoModelForMultimodalLM
+    names = config.architectures or ["none"]
+    found = getattr(transformers, names[0], None)
+    if found is None:
+        what = f"its config.json names a class that transformers does not have ({names[0]})"
+        raise UserError(what, config.name_or_path, "export it again", "export.no_class")
+    return found
 
 
 def plain_model(config: Any) -> Any:
@@ -100,13 +117,18 @@ class DequantizedWeights(Mapping[str, torch.Tensor]):
         import bitsandbytes as bnb  # takes a second to import, and only QLoRA needs it
 
         self.dequantize = bnb.functional.dequantize_4bit
-        self.layers: dict[str, Any] = {
-            f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, bnb.nn.Linear4bit)
-        }
+        self.layers: dict[str, tuple[Any, str]] = {}
+        for name, module in model.named_modules():
+            if isinstance(module, bnb.nn.Linear4bit):
+                self.layers[f"{name}.weight"] = module, "weight"
+            elif isinstance(parametrized := getattr(module, "parametrizations", None), torch.nn.ModuleDict):
+                self.layers |= {f"{name}.{key}": (module, key) for key in parametrized}  # experts
 
     def __getitem__(self, parameter: str) -> torch.Tensor:
-        weight = self.layers[parameter].weight
-        return self.dequantize(weight.data, weight.quant_state).cpu()
+        module, name = self.layers[parameter]
+        weight = getattr(module, name)  # dequantized by its parametrization, if it has one
+        state = getattr(weight, "quant_state", None)
+        return (weight.detach() if state is None else self.dequantize(weight.data, state)).cpu()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layers)

@@ -31,8 +31,10 @@ POLL_SECONDS = 0.2
 OTHERS_WAIT = 5
 """Factor on the polling interval of a run that has as many runs before it as devices, or more: it is not the next."""
 
-TRY = "try"
-"""Name, within a run's directory, under which a chat session with the run is in the queue."""
+TRY, EXPORT = COMMANDS = "try", "export"
+"""Names, within a run's directory, under which a chat session with the run and its export are in the queue: the end of
+neither is the end of the run.
+"""
 
 
 class QueuePlace(NamedTuple):
@@ -262,10 +264,10 @@ def _since(seconds: float) -> str:
 
 def _origin(run: Path) -> str:
     """`, started in ~/mails`, '' where it was not recorded."""
-    directory = started_in((run.parent if run.name == TRY else run) / "run.toml")
+    directory = started_in((run.parent if run.name in COMMANDS else run) / "run.toml")
     return f", started in {tilde(directory)}" if directory else ""
 
 
 def _named(run: Path) -> str:
     """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""
-    return f"ftbench {TRY} {run.parent.name}" if run.name == TRY else run.name or "another run"
+    return f"ftbench {run.name} {run.parent.name}" if run.name in COMMANDS else run.name or "another run"

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import secrets
+import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import platformdirs
 from msgspec import Struct, field
 
 from engine.config.errors import UserError
-from engine.config.files import read_item_lines, read_regular, remove_tree
+from engine.config.files import locked_folder, read_item_lines, read_regular, read_small, remove_tree
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs import locks
 from engine.runs.result import Interval
@@ -145,6 +151,10 @@ class Fidelity(Struct, kw_only=True):
     run_score: Interval | None = None
     difference: Interval | None = None
     """Artifact minus run, paired by test item; None if the run has no scores of test items."""
+    base_score: Interval | None = None
+    """Of the base model, or of the run that this run started from; None if it was not scored."""
+    gain: Interval | None = None
+    """Of the artifact over it, paired by test item; positive is better."""
     loss: Interval | None = None
     """Held-out loss of the artifact in nats per answer token; None where logits are not available."""
     loss_difference: Interval | None = None
@@ -227,10 +237,64 @@ def export_folder(run: RunDir, kind: ExportKind, dtype: WeightType | None) -> Pa
 
 
 def remove_unfinished(run: RunDir) -> None:
-    """Delete what killed exports of the run left behind; a folder that an export is writing is locked and stays."""
-    for folder in exports_folder(run).glob(".*.tmp"):
+    """Delete what killed exports of the run left behind, and killed exports of any run in folders of `--out`; a folder
+    that an export is writing is locked and stays.
+    """
+    for folder in [*exports_folder(run).glob(".*.tmp"), *unfinished_elsewhere()]:
         if not locks.is_locked(folder):
             remove_tree(folder, ignore_errors=True)
+
+
+UNFINISHED_NAME = re.compile(r"\..+\.\d+\.tmp")
+"""Names of the temporary folders of exports."""
+
+
+@contextlib.contextmanager
+def recorded_temporary_folder(final: Path) -> Iterator[Path]:
+    """A locked temporary folder next to `final`, removed on any error; a record of its place lets others find it after
+    this process was killed.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    record = _records() / f"{os.getpid()}-{secrets.token_hex(4)}.path"
+    record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    record.write_bytes(os.fsencode(temporary.absolute()))
+    try:
+        temporary.mkdir(mode=0o700)
+        with locked_folder(temporary):
+            yield temporary
+    except BaseException:
+        remove_tree(temporary, ignore_errors=True)
+        raise
+    finally:
+        record.unlink(missing_ok=True)
+
+
+def unfinished_elsewhere() -> Iterator[Path]:
+    """The temporary folders of exports that are running or were killed, of all runs. Records of removed ones are
+    deleted, unless they are so young that the folder may not exist yet.
+    """
+    for record in _records().glob("*.path"):
+        with contextlib.suppress(OSError):
+            folder = Path(os.fsdecode(read_small(record)))
+            if _is_own_folder(folder) and UNFINISHED_NAME.fullmatch(folder.name):
+                yield folder
+            elif time.time() - record.lstat().st_mtime > RECORD_SECONDS:
+                record.unlink()
+
+
+RECORD_SECONDS = 60.0
+
+
+def _records() -> Path:
+    return Path(platformdirs.user_state_dir("ftbench")) / "exports"
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether it is a directory of this user, not a link."""
+    with contextlib.suppress(OSError):
+        status = path.lstat()
+        return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return False
 
 
 def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:

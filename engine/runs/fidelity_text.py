@@ -44,6 +44,11 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
         yield f"{metric.title}, artifact", score_format.with_bounds(check.score, check.metric)
     if check.run_score and check.run_score.mean is not None:
         yield f"{metric.title}, run", score_format.with_bounds(check.run_score, check.metric)
+    if check.base_score and check.base_score.mean is not None:
+        yield f"{metric.title}, before the training", score_format.with_bounds(check.base_score, check.metric)
+    if check.gain and check.gain.mean is not None:
+        text = score_format.difference_with_bounds(check.gain, check.metric)
+        yield "gain over it", f"{text}, paired by test item"
     if check.difference and check.difference.mean is not None:
         text = score_format.difference_with_bounds(check.difference, check.metric)
         yield "difference", f"{text}, paired by test item"

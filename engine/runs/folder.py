@@ -217,16 +217,16 @@ def running_elsewhere(home: Path) -> str:
         for turn in device_queue.queue_places():
             directory = runs_of(turn.run)
             if turn.run.name and directory != home:
-                run = turn.run.parent if turn.run.name == device_queue.TRY else turn.run
+                run = turn.run.parent if turn.run.name in device_queue.COMMANDS else turn.run
                 return f"{short_name(run.name)} is running in {tilde(directory)}."
     return ""
 
 
 def runs_of(run: Path) -> Path:
     """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat
-    session (`<run>/try` in the device queue) the parent of its run.
+    session and an export (`<run>/try`, `<run>/export` in the device queue) the parent of its run.
     """
-    if run.name == device_queue.TRY:
+    if run.name in device_queue.COMMANDS:
         return run.parent.parent
     return run.parent.parent.parent if is_timing_probe(run) else run.parent
 

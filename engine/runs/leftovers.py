@@ -22,7 +22,7 @@ import platformdirs
 
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, read_small, remove_tree
 from engine.config.home import cache_folder, config_file
-from engine.runs import ladder_dir, locks, run_dir, sweep_dir
+from engine.runs import exports, ladder_dir, locks, run_dir, sweep_dir
 from engine.runs.folder import Folder
 from engine.runs.run_dir import RunDir
 
@@ -134,6 +134,7 @@ def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     for name in ("models", "gguf"):  # names of earlier versions
         paths += [path for path in _entries(cache / name) if path.name.startswith(".") and not _is_temporary(path)]
     scratch = [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name)]
+    paths += exports.unfinished_elsewhere()
     paths += [path for path in scratch if _is_ours(path) and _is_folder(path)]
     for path in paths:
         if _is_quiet(path) and not _in_use(path, opened):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.hardware.devices import CPU, queue_of, slot_of
 from engine.hardware.nvml import Nvml, process_name, process_user
 from engine.runs import folder
-from engine.runs.device_queue import TRY, QueuePlace, queue_places
+from engine.runs.device_queue import COMMANDS, QueuePlace, queue_places
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class QueueEntry:
     run: str
     """Name of the run; '' if it is not known."""
     what: str
-    """`run`, or `try` for a chat session with the run."""
+    """`run`, `try` for a chat session with the run, or `export`."""
     pid: int
     since: float
     """Unix seconds: when it got the device, or when it joined the queue."""
@@ -59,8 +59,8 @@ def device_title(device: str, nvml: Nvml | None) -> str:
 
 
 def _entry(turn: QueuePlace, title: str) -> QueueEntry:
-    is_session = turn.run.name == TRY
-    path = turn.run.parent if is_session else turn.run
+    is_command = turn.run.name in COMMANDS
+    path = turn.run.parent if is_command else turn.run
     started_in = folder.started_in(path / "run.toml") if path.name else ""
     home = str(folder.runs_of(turn.run)) if path.name else ""
     return QueueEntry(
@@ -68,7 +68,7 @@ def _entry(turn: QueuePlace, title: str) -> QueueEntry:
         title,
         turn.place,
         path.name,
-        "try" if is_session else "run",
+        turn.run.name if is_command else "run",
         turn.pid,
         turn.since,
         started_in,

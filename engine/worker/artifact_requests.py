@@ -22,7 +22,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.export.request import ExportRequest, refuse_request
     from engine.hardware.devices import select_device
     from engine.runs import locks
-    from engine.runs.device_queue import wait_for_devices
+    from engine.runs.device_queue import EXPORT, wait_for_devices
     from engine.runs.run_dir import RunDir
 
     run, out = Path(arguments["run"]), arguments["out"]
@@ -40,7 +40,7 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     device = select_device()
     device.apply()
     if arguments["wait"]:
-        wait_for_devices([device], time.time(), run, lambda note: progress(f"waiting: {note}"), lambda: False)
+        wait_for_devices([device], time.time(), run / EXPORT, lambda note: progress(f"waiting: {note}"), lambda: False)
     progress("loading libraries")
     import_libraries()
     from engine.export.exporter import export

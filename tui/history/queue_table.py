@@ -20,7 +20,7 @@ def cells(entry: QueueEntry, now: float) -> list[str]:
     return [
         entry.title,
         "running" if entry.place == 0 else f"waiting, place {entry.place}",
-        f"ftbench try {run}" if entry.what == "try" else run,
+        run if entry.what == "run" else f"ftbench {entry.what} {run}",
         moment(entry.since, "%H:%M" if now - entry.since < 86400 / 2 else "%m-%d %H:%M"),
         duration(max(0.0, now - entry.since)),
         str(entry.pid or "–"),

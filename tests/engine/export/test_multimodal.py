@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from engine.export.request import ExportRequest
 from engine.runs.exports import ExportKind, Fidelity
 from engine.runs.run_dir import RunDir
 
-SETTINGS = {"evaluation.rows": 3, "evaluation.max_new_tokens": 4, "data.validation": 0.01}
+SETTINGS = {"train.steps": 40, "evaluation.rows": 3, "evaluation.max_new_tokens": 4, "data.validation": 0.01}
 EXTRA = {"mtp.fc.weight": torch.ones(4, 8), "mtp.layers.0.norm.weight": torch.zeros(8)}
 TOWER = "model.visual."
 
@@ -74,6 +75,15 @@ def exported(run: RunDir, kind: ExportKind, folder: Path) -> Fidelity:
     return export(request, lambda *_: None)[1]
 
 
+def run_card(card: str, **values: str) -> Any:
+    """Run the code of a model card, which loads the artifact and answers a prompt; returns the model."""
+    code = card.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"PROMPT": "The printer on floor 2 is out of paper", "SYSTEM_PROMPT": "", **values}
+    exec(code, names)
+    assert names["answer"].shape[1] > names["inputs"]["input_ids"].shape[1]
+    return names["model"]
+
+
 def test_a_merged_model_is_served_as_its_base_is(run: RunDir, base: Path, tmp_path: Path) -> None:
     folder = tmp_path / "merged"
     check = exported(run, "merged", folder)
@@ -83,6 +93,9 @@ def test_a_merged_model_is_served_as_its_base_is(run: RunDir, base: Path, tmp_pa
     assert {name: t.shape for name, t in merged.items()} == {name: t.shape for name, t in original.items()}
     same = [name for name in original if torch.equal(original[name], merged[name])]
     assert set(same) >= {name for name in original if name.startswith((TOWER, "mtp."))} and len(same) < len(original)
+    card = (folder / "README.md").read_text()
+    assert str(base.parent) not in card and base.name in card and "train.epochs" not in card
+    assert run_card(card, FOLDER=str(folder)).config.architectures == ["Qwen3_5ForConditionalGeneration"]
     was, now = (json.loads((one / "config.json").read_text()) for one in (base, folder))
     assert was == now and (folder / "preprocessor_config.json").exists()
     _, info = transformers.AutoModelForMultimodalLM.from_pretrained(folder, output_loading_info=True)
@@ -98,7 +111,11 @@ def test_a_merged_model_is_served_as_its_base_is(run: RunDir, base: Path, tmp_pa
 
 
 @pytest.mark.parametrize("run", ["lora"], indirect=True)
-def test_an_adapter_finds_its_places_in_the_base(run: RunDir, tmp_path: Path) -> None:
+def test_an_adapter_finds_its_places_in_the_base(run: RunDir, base: Path, tmp_path: Path) -> None:
     check = exported(run, "adapter", tmp_path / "adapter")
     assert check.defects == [] and check.largest_logit_difference is not None
     assert check.largest_logit_difference < 1e-4
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "dtype=torch.float32" in card
+    model = run_card(card, FOLDER=str(tmp_path / "adapter"), BASE=str(base))
+    assert any("lora_B" in name for name, _ in model.named_parameters())

@@ -27,6 +27,8 @@ from engine.runs.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.result import Result
 
 LICENSE_UNKNOWN = "other"
+OWN_SETTINGS = ("slot", "hardware.", "cost.", "executor.", "track.")
+"""Beginnings of keys that say where and for whom the run was trained, not how."""
 LIBRARIES: dict[ExportKind, str] = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 """Names that the Hub knows."""
 
@@ -95,7 +97,8 @@ def _sections(frozen: FrozenRun, result: Result, fidelity: Fidelity) -> list[str
 def public_settings(config: Config) -> dict[str, Any]:
     """The settings of the run that others can use: of paths the names alone, and the length of the training once."""
     unused = "train.epochs" if config.train.steps else "train.steps"
-    settings = {key: value for key, value in values_that_are_set(config).items() if key != unused}
+    kept = values_that_are_set(config).items()
+    settings = {key: value for key, value in kept if key != unused and not key.startswith(OWN_SETTINGS)}
     return {key: _without_folders(value) for key, value in settings.items()}
 
 

@@ -116,6 +116,7 @@ def ladder(
     words = verb.rung_words(rungs)
     command, artifacts = shlex.join(["ftbench", *sys.argv[1:]]), ",".join(ship or [])
     artifact_words = artifacts.split(",") if artifacts else []
+    verb.refuse_missing_tools(artifact_words)
     make = partial(
         make_plan,
         preset,

@@ -158,10 +158,11 @@ def _offered(position: Position, typed: str) -> Iterator[str]:
 
 
 def _values(position: Position, option: str, typed: str) -> Iterator[str]:
-    """Values of an option; the values of a setting only once its key is typed."""
+    """Values of an option; the values of a setting only once its key is typed, those of a list after each comma."""
+    before = typed[: typed.rfind(",") + 1] if option == "--ship" else ""
     for value in option_values(position.subcommand, option, position.home):
         if option != "--set" or ("=" in typed) == (not value.endswith("=")):
-            yield value
+            yield before + value
 
 
 def _metavar(position: Position) -> str:

@@ -17,7 +17,7 @@ from engine.config.schema import SECTIONS
 from engine.config.trackers import TRACKERS
 from engine.runs import ladder_dir, run_dir, sweep_dir
 from engine.runs.cleaning import KINDS
-from engine.runs.exports import ExportKind, WeightType
+from engine.runs.exports import ExportKind, WeightType, artifact_words
 from engine.runs.home import runs_home
 from tui.cli.schema import FILES
 from tui.data.datasets import EMBEDDED
@@ -89,7 +89,7 @@ OPTIONS: dict[str, Callable[[Path | None], Values]] = {
     "--against": lambda home: ["base", "start", *run_names(home)],
     "--metric": lambda home: metric_names(),
     "--gpu": lambda home: [gpu.name for gpu in list_gpus()],
-    "--ship": _fixed("adapter", "merged", *get_args(WeightType)),
+    "--ship": _fixed("gguf", *artifact_words()),
     "--type": _fixed(*get_args(WeightType)),
     "--split": _fixed("train", "validation", "test"),
     "--device": _fixed("auto", "cpu"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from engine.runs.result import MIN_ITEMS
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
+from tui.history.endings import ladder_of
 from tui.output.console import print_json, say
 
 BASE, START = "base", "start"
@@ -63,7 +65,16 @@ def _of_run(run: RunDir, options: GateOptions) -> Gain:
     against = str(other.path) if other else None
     question: dict[str, Any] = {"run": str(run.path), "against": against, "metric": options.metric}
     question["start"] = options.against == START
-    return msgspec.convert(ask("gain", question), Gain)
+    try:
+        return msgspec.convert(ask("gain", question), Gain)
+    except UserError as error:
+        if error.code != "gate.no_scores" or (ladder := ladder_of(run.path.parent, run.name)) is None:
+            raise
+        # The base is scored once per ladder, so that its runs have no scores of it.
+        state = ladder.state()
+        rung = next((entry.rung for entry in state.entries if entry.run == run.name), "RUNG") if state else "RUNG"
+        do = f"`{shlex.join(['ftbench', 'gate', ladder.name, '--rung', rung])}` compares its rung"
+        raise UserError(error.what, run.name, do, "gate.run_of_ladder") from error
 
 
 def _of_ladder(folder: LadderDir, options: GateOptions) -> Gain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.runs import ladder_dir
 from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.exports import parse_artifact
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.ladder_plan import describe_plan
@@ -26,6 +28,13 @@ from tui.history.tables import show_benchmarks, show_ladder
 from tui.live.following import Detached, follow_ladder
 from tui.output import streams
 from tui.output.console import console, print_json, say
+
+
+def refuse_missing_tools(ship: Sequence[str]) -> None:
+    """Raise UserError, before anything is printed, if `--ship` names GGUF files and the tools for them are missing."""
+    with contextlib.suppress(ValueError):  # an unknown word: the plan refuses it
+        if any(parse_artifact(word.rpartition(":")[2]).kind == "gguf" for word in ship):
+            ask("export.tools", {})
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:

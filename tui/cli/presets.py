@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -73,7 +74,14 @@ def _assignment(key: str, value: Any) -> str:
         return f"# {key} is not set"
     if value == {}:
         return f"{key} = {{}}"
+    if isinstance(value, (list, tuple)):
+        return f"{key} = {_inline_list(value)}"
     return tomli_w.dumps({key: value}).strip() if not isinstance(value, dict) else f"{key} = {_inline(value)}"
+
+
+def _inline_list(values: Sequence[Any]) -> str:
+    """On one line, as `--set` takes it; tomli_w writes one item per line."""
+    return f"[{', '.join(tomli_w.dumps({'v': value}).strip().removeprefix('v = ') for value in values)}]"
 
 
 def _inline(value: dict[str, Any]) -> str:

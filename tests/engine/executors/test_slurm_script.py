@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Executor
 from engine.executors import slurm_script
-from engine.executors.slurm_script import limit_seconds, script
+from engine.executors.slurm_script import array_script, limit_seconds, script
 
 WORKER = """
 import pathlib, signal, sys, time
@@ -59,6 +60,21 @@ def test_values_that_could_be_misread_are_refused(value: str, tmp_path: Path) ->
     with pytest.raises(UserError) as error:
         options(tmp_path, partition=value)
     assert error.value.code == "slurm.invalid_option"
+
+
+@pytest.mark.parametrize("name", ["x --account=y", "x -A y", "a # b", "$(id)", "a b;c&d", "x=%j", "ü 好"])
+def test_a_name_cannot_become_another_option(name: str, tmp_path: Path) -> None:
+    for text in (
+        script(tmp_path / name, tmp_path / name / "engine.log", Executor(name="slurm")),
+        array_script(tmp_path / name, [tmp_path / name / "run"], Executor(name="slurm")),
+    ):
+        lines = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")]
+        words = [shlex.split(line) for line in lines]
+        assert all(len(found) == 1 for found in words), lines
+        options = dict(found[0].partition("=")[::2] for found in words)
+        assert options["--job-name"] == name and "--account" not in options
+        hint = text.splitlines()[1]
+        assert "ftbench" not in hint or shlex.split(hint.split("`")[1]) == ["ftbench", "resume", name]
 
 
 def test_paths_are_quoted_or_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from model_shapes import qwen3_5
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
+from engine.config.errors import RunFailed
 from engine.export import artifact_check
 from engine.export.check_job import ArtifactCheck, CheckedKind
 from engine.export.checker import Checker
@@ -96,6 +97,9 @@ def test_a_merged_model_is_served_as_its_base_is(run: RunDir, base: Path, tmp_pa
     card = (folder / "README.md").read_text()
     assert str(base.parent) not in card and base.name in card and "train.epochs" not in card
     assert run_card(card, FOLDER=str(folder)).config.architectures == ["Qwen3_5ForConditionalGeneration"]
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o644"}
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert "writing weights" in (run.path / "exports" / "merged-f32.log").read_text()
     was, now = (json.loads((one / "config.json").read_text()) for one in (base, folder))
     assert was == now and (folder / "preprocessor_config.json").exists()
     _, info = transformers.AutoModelForMultimodalLM.from_pretrained(folder, output_loading_info=True)
@@ -119,3 +123,17 @@ def test_an_adapter_finds_its_places_in_the_base(run: RunDir, base: Path, tmp_pa
     assert "dtype=torch.float32" in card
     model = run_card(card, FOLDER=str(tmp_path / "adapter"), BASE=str(base))
     assert any("lora_B" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("run", ["lora"], indirect=True)
+def test_a_run_that_is_removed_while_it_is_exported_ends_in_one_line(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = RunDir(Path(shutil.copytree(run.path, tmp_path / run.name)))
+    monkeypatch.setattr(LocalChecker, "check", lambda *_, **__: shutil.rmtree(copy.path))
+    for folder in (tmp_path / "out", copy.path / "exports" / "adapter"):
+        with pytest.raises(RunFailed) as caught:
+            exported(copy, "adapter", folder)
+        assert caught.value.code == "export.run_removed" and "\n" not in str(caught.value)
+        assert not folder.exists() and [path for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+        shutil.copytree(run.path, copy.path, dirs_exist_ok=True)

@@ -18,7 +18,7 @@ from made_ladder import made_ladder
 
 from engine.config import preset_library
 from engine.config.files import SCRATCH_NAME, SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
-from engine.runs import leftovers, locks, run_dir
+from engine.runs import exports, leftovers, locks, run_dir
 from engine.runs.run_dir import RunDir
 
 LONG_AGO = 3600.0
@@ -265,3 +265,43 @@ with temporary_folder(SCRATCH_PREFIX) as folder:
         process.kill()
         process.wait()
         assert [one.path for one in leftovers.find(runs)] == [folder]
+
+
+@pytest.fixture
+def killed_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of an export with `--out` whose process was killed."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    code = (
+        "import os, sys; from pathlib import Path; from engine.runs.exports import recorded_temporary_folder\n"
+        "with recorded_temporary_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'model.safetensors').write_text('x'); print(folder, flush=True); os.kill(os.getpid(), 9)"
+    )
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "elsewhere" / "mails")], capture_output=True)
+    folder = Path(done.stdout.decode().strip())
+    assert done.returncode == -9 and folder.is_dir() and folder.parent == tmp_path / "elsewhere"
+    return folder
+
+
+def test_doctor_finds_what_a_killed_export_left_in_another_folder(runs: Path, killed_export: Path) -> None:
+    for path in (killed_export / "model.safetensors", killed_export):
+        os.utime(path, (time.time() - LONG_AGO,) * 2)
+    (found,) = [one for one in leftovers.find(runs) if one.path == killed_export]
+    assert leftovers.remove(found) and not killed_export.exists()
+
+
+def test_a_later_export_of_another_run_removes_it(runs: Path, killed_export: Path, tmp_path: Path) -> None:
+    with exports.recorded_temporary_folder(tmp_path / "elsewhere" / "other") as used:
+        exports.remove_unfinished(made_run(runs))
+        assert used.is_dir() and not killed_export.exists()
+
+
+def test_a_record_cannot_make_an_export_remove_another_folder(runs: Path, killed_export: Path, tmp_path: Path) -> None:
+    (record,) = (tmp_path / "state" / "ftbench" / "exports").iterdir()
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (tmp_path / ".link.1.tmp").symlink_to(precious)
+    for path in (precious, tmp_path / ".link.1.tmp"):
+        record.write_bytes(os.fsencode(path))
+        exports.remove_unfinished(made_run(runs))
+        assert precious.is_dir() and (tmp_path / ".link.1.tmp").is_symlink()

@@ -8,7 +8,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from command import ftbench
@@ -20,6 +21,7 @@ from engine.runs import device_queue, locks, queue_list, run_dir
 from engine.runs.queue_list import QueueEntry, queue_entries
 from tui.cli import queue
 from tui.history import queue_table
+from tui.screens.live_runs import LiveRuns
 
 
 @pytest.fixture
@@ -45,6 +47,20 @@ def test_the_queue_names_run_time_and_directory(queued: list[Path]) -> None:
     assert time.time() - user.since < 60 < 89 < time.time() - waiting.since < 150
     assert (waiting.place, waiting.what, waiting.run) == (1, "try", queued[1].name)
     assert waiting.started_in == "/home/me/second" and waiting.home == user.home
+
+
+def test_an_export_in_the_queue_is_not_the_run(queued: list[Path], tmp_path: Path) -> None:
+    """So that its end is not announced as the end of the run."""
+    ticket = device_queue.Ticket(locks.device_lock("cpu"), time.time(), f"19 {queued[0]}/{device_queue.EXPORT}")
+    try:
+        entry = queue_entries()[-1]
+        assert (entry.run, entry.what, entry.home) == (queued[0].name, "export", str(queued[0].parent))
+        live = LiveRuns(cast("Any", SimpleNamespace(queue=device_queue.queue_places, read_all=list)), queued[0].parent)
+        live.refresh()
+        assert [run.path for run in live.live()] == [queued[0]]  # which uses the device, not its export
+        assert f"ftbench export {'-'.join(queued[0].name.split('-')[-2:])}" in queue_table.cells(entry, 0.0)
+    finally:
+        ticket.remove()
 
 
 def test_the_table_and_the_json_tell_the_same(queued: list[Path]) -> None:

@@ -64,8 +64,14 @@ def export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:
     be written, and RunFailed if the disk is full or the check does not finish; nothing half-written remains.
     """
     request.run.check_files()
-    with used_folder(request.run.path):
-        return _export(request, progress)
+    try:
+        with used_folder(request.run.path):
+            return _export(request, progress)
+    except Exception as error:  # of any library that reads its files
+        if request.run.config_file.exists():
+            raise
+        what = "the run was removed while it was exported"
+        raise RunFailed(f"{request.run.name}: {what}", "export.run_removed") from error
 
 
 def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]:

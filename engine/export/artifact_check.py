@@ -6,6 +6,7 @@ template and end tokens. For comparison, the logits of the run's own model are m
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,11 +39,11 @@ from engine.evaluation.scored_item import ScoredItem
 from engine.export import gguf_check
 from engine.export.check_job import ArtifactCheck, CheckJob
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap
-from engine.export.merged import ADAPTER_WEIGHTS, served_class, trained_class
+from engine.export.merged import ADAPTER_WEIGHTS, served_class
 from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
-from engine.methods.adapters import multiply_in_input_dtype
-from engine.methods.loading import load_pretrained
+from engine.methods.adapters import multiply_in_input_dtype, own_targets
+from engine.methods.loading import auto_class, load_pretrained
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, versions
@@ -95,7 +96,8 @@ def _run_model(run: RunDir, frozen: FrozenRun, machine: Machine) -> torch.nn.Mod
         dtype = method(config.method).weight_dtype(config, machine)
         return load_pretrained(Model(id=str(run.model)), machine, dtype)
     base = method(config.method).load(config, machine)
-    return multiply_in_input_dtype(peft.PeftModel.from_pretrained(base, str(run.model)))
+    with own_targets():
+        return multiply_in_input_dtype(peft.PeftModel.from_pretrained(base, str(run.model)))
 
 
 def _artifact(
@@ -155,10 +157,11 @@ def _adapted_base(
     named = peft.PeftConfig.from_pretrained(str(folder))
     source, revision = str(named.base_model_name_or_path), named.revision
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    kind = trained_class(config)
+    kind = auto_class(config)
     options |= _base_options(job, frozen, machine)
     base = kind.from_pretrained(source, revision=revision, **options)
-    model = peft.PeftModel.from_pretrained(base, str(folder))
+    with own_targets() if "quantization_config" in options else contextlib.nullcontext():  # of 4-bit layers
+        model = peft.PeftModel.from_pretrained(base, str(folder))
     stored = load_file(folder / ADAPTER_WEIGHTS)
     loaded = peft.set_peft_model_state_dict(model, stored)
     for code in ("missing", "unexpected"):

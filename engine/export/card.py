@@ -16,8 +16,9 @@ from engine.config.quantities import duration, money, size
 from engine.config.schema import Config
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
-from engine.export.merged import served_class, trained_class
+from engine.export.merged import served_class
 from engine.methods import method
+from engine.methods.loading import auto_class
 from engine.methods.locate import locate
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
@@ -173,7 +174,7 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
         )
     config = config_of(frozen.config.model)
     if fidelity.kind == "adapter":
-        code = _adapter_code(frozen, trained_class(config).__name__)
+        code = _adapter_code(frozen, auto_class(config).__name__)
         serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
     else:
         is_multimodal = served_class(config) is AutoModelForMultimodalLM

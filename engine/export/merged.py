@@ -20,11 +20,12 @@ import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM
+from transformers import AutoModelForMultimodalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from engine.config.errors import UserError
 from engine.export.checkpoint import INDEX, CheckpointMap, WeightGroup, tied_names
+from engine.methods.loading import auto_class
 from engine.runs.exports import WeightType
 
 DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -33,11 +34,6 @@ SHARD_BYTES = 10**9
 """Size limit of a file; a single larger tensor gets a separate file."""
 BASE_LAYER = ".base_layer"
 """Where PEFT keeps the module that it wraps."""
-
-
-def trained_class(config: Any) -> Any:
-    """The class with which a run loads a base of this configuration."""
-    return AutoModelForCausalLM if type(config) in AutoModelForCausalLM._model_mapping else AutoModelForMultimodalLM
 
 
 def served_class(config: Any) -> Any:
@@ -58,7 +54,7 @@ def served_class(config: Any) -> Any:
 def plain_model(config: Any) -> Any:
     """The model that is trained, of a transformers configuration, on the meta device: names, shapes and ties."""
     with torch.device("meta"):
-        model = trained_class(config).from_config(config)
+        model = auto_class(config).from_config(config)
     model.tie_weights()
     return model
 

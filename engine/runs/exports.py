@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -255,7 +256,7 @@ def recorded_temporary_folder(final: Path) -> Iterator[Path]:
     this process was killed.
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    record = _records() / f"{os.getpid()}-{secrets.token_hex(4)}.path"
+    record = _records() / f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.path"
     record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     record.write_bytes(os.fsencode(temporary.absolute()))
     try:
@@ -270,10 +271,11 @@ def recorded_temporary_folder(final: Path) -> Iterator[Path]:
 
 
 def unfinished_elsewhere() -> Iterator[Path]:
-    """The temporary folders of exports that are running or were killed, of all runs. Records of removed ones are
-    deleted, unless they are so young that the folder may not exist yet.
+    """The temporary folders of exports that are running or were killed on this machine, of all runs.
+
+    Records of removed ones are deleted, unless they are so young that the folder may not exist yet.
     """
-    for record in _records().glob("*.path"):
+    for record in _records().glob(f"{socket.gethostname()}-*.path"):
         with contextlib.suppress(OSError):
             folder = Path(os.fsdecode(read_small(record)))
             if _is_own_folder(folder) and UNFINISHED_NAME.fullmatch(folder.name):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import socket
 from pathlib import Path
 
 import msgspec
@@ -15,8 +15,9 @@ from engine.config.preset_library import resolve_preset
 from engine.export.exporter import _folder_in_progress
 from engine.export.request import refuse_folder
 from engine.runs import cleaning, run_dir
-from engine.runs.exports import FIDELITY
+from engine.runs.exports import FIDELITY, recorded_temporary_folder
 from engine.runs.folder import directories_with_file
+from engine.runs.run_dir import RunDir
 
 
 def test_a_temporary_file_of_another_program_is_not_overwritten(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_a_temporary_file_of_another_program_is_not_overwritten(tmp_path: Path) 
 @pytest.mark.parametrize("appears", ["folder", "file"])
 def test_what_appears_while_an_export_is_written_stays(appears: str, overwrite: bool, tmp_path: Path) -> None:
     final = tmp_path / "out"
-    with pytest.raises(UserError) as refused, _folder_in_progress(final, overwrite) as folder:
+    with pytest.raises(UserError) as refused, _folder_in_progress(RunDir(tmp_path / "run"), final, overwrite) as folder:
         (folder / FIDELITY).write_text("{}")
         mine = final / "thesis.tex" if appears == "folder" else final
         mine.parent.mkdir(exist_ok=True)
@@ -44,19 +45,22 @@ def test_what_appears_while_an_export_is_written_stays(appears: str, overwrite: 
     assert mine.read_text() == "years of work" and list(tmp_path.glob(".*")) == []
 
 
-def test_an_export_removes_what_a_killed_one_left_for_the_same_folder(tmp_path: Path) -> None:
-    with subprocess.Popen(["true"]) as ended:
-        pass
-    left = tmp_path / f".out.{ended.pid}.tmp"
-    kept = [tmp_path / name for name in (f".out.{os.getppid()}.tmp", f".other.{ended.pid}.tmp", ".out.notes.tmp")]
-    for folder in (left, *kept):
+def test_an_export_removes_only_what_killed_ones_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    run = RunDir(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt), recorded_temporary_folder(tmp_path / "killed") as left:
+        record = next((tmp_path / "state").rglob("*.path")).rename(tmp_path / "record")
+        left.rename(tmp_path / "moved")
+        raise KeyboardInterrupt
+    (tmp_path / "moved").rename(left)
+    record.rename(next((tmp_path / "state").rglob("exports")) / f"{socket.gethostname()}-1-0.path")
+    kept = [tmp_path / name for name in (f".out.{os.getppid()}.tmp", ".other.17.tmp", ".out.notes.tmp")]
+    for folder in kept:
         folder.mkdir()
         (folder / "model.safetensors").touch()
-    with locked_folder(left), _folder_in_progress(tmp_path / "first", False):
-        pass
-    with locked_folder(left), _folder_in_progress(tmp_path / "out", False):
+    with locked_folder(left), _folder_in_progress(run, tmp_path / "first", False):
         assert left.exists()
-    with _folder_in_progress(tmp_path / "out", True):
+    with _folder_in_progress(run, tmp_path / "out", True):
         assert not left.exists()
     assert all((folder / "model.safetensors").exists() for folder in kept)
 

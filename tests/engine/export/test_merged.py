@@ -25,9 +25,9 @@ from engine.export.merged import (
     FullWeights,
     Merge,
     plain_model,
-    trained_class,
     write_weights,
 )
+from engine.methods.loading import auto_class
 from engine.methods.model_config import config_of
 
 OPTIONS = [{}, {"use_rslora": True}, {"use_dora": True}]
@@ -94,7 +94,7 @@ def test_weights_that_transformers_converts_keep_the_names_of_the_base(
     config = CONVERTED[family]()
     with_extra_head(saved(config, tmp_path / "base", config.tie_word_embeddings), tmp_path / "base")
     base = stored(tmp_path / "base")
-    model = trained_class(config).from_pretrained(tmp_path / "base").eval()
+    model = auto_class(config).from_pretrained(tmp_path / "base").eval()
     if method == "full":
         with torch.no_grad():
             for parameter in model.parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import engine
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
-from engine.config.files import expanded
+from engine.config.files import expanded, open_regular, read_small
 from engine.config.model_limits import impossible_value
 from engine.config.schema import Model
 
@@ -21,6 +22,13 @@ EMBEDDED = "tiny"
 EMBEDDED_LICENSE = "MIT"
 IMPOSSIBLE = "model.config"
 """Code of the error for a config.json that describes an impossible model."""
+
+
+MAX_FILE_BYTES = {".json": 128 << 20, ".txt": 128 << 20, ".model": 128 << 20, ".jinja": 1 << 20}
+"""Size limit of a model's text files by suffix: the largest published tokenizer.json has 35 MB."""
+MAX_CONFIG_BYTES = 16 << 20
+"""Size limit of a file that has settings."""
+SETTINGS = ("config.json", "generation_config.json", "adapter_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -74,17 +82,34 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     file, where = folder / "config.json", str(folder)
     damaged = "download the model again"
     try:
-        table = json.loads(file.read_text("utf-8"))
+        table = json.loads(read_small(file, MAX_CONFIG_BYTES))
     except FileNotFoundError as error:
         do = "point model.id at a folder written by save_pretrained"
         raise UserError("no config.json in the model folder", where, do, code="model.no_config") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read config.json ({error})", where, damaged, code="model.config_damaged") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"cannot read config.json ({reason})", where, damaged, code="model.config_damaged") from error
     if not isinstance(table, dict):
         raise UserError("invalid config.json: not an object", where, damaged, code="model.config_damaged")
     if fault := impossible_value(table):
         raise impossible_model_error(fault, where)
     return table
+
+
+def check_model_files(folder: Path) -> None:
+    """Raise UserError where a file of a model folder is a pipe, a device or too large: libraries read them whole.
+
+    Files may be links, as in the cache of the Hub.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in (*MAX_FILE_BYTES, ".safetensors"):
+            continue
+        limit = MAX_CONFIG_BYTES if path.name in SETTINGS else MAX_FILE_BYTES.get(path.suffix, sys.maxsize)
+        try:
+            open_regular(path, limit, follow=True).close()
+        except OSError as error:
+            what, do = f"cannot read {path.name}: {error.strerror}", "download the model again"
+            raise UserError(what, str(folder), do, "model.file_unreadable") from error
 
 
 def find_model(model: Model) -> ModelFiles:
@@ -121,7 +146,7 @@ def _in_cache(hub: str, model: Model) -> ModelFiles:
     folder = hub_cache() / f"models--{hub.replace('/', '--')}"
     revision = model.revision or "main"
     try:
-        commit = (folder / "refs" / revision).read_text("utf-8").strip()
+        commit = read_small(folder / "refs" / revision).decode().strip()
     except (OSError, UnicodeDecodeError):
         commit = revision
     snapshot = folder / "snapshots" / commit

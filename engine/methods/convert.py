@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engine.config.errors import UserError
 from engine.config.files import file_sha256, temporary_folder
 from engine.config.home import cache_folder
+from engine.config.model_limits import impossible_value
+from engine.methods.locate import LOAD_ERRORS
+from engine.methods.weight_files import check_gguf
 
 
 def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
@@ -18,24 +21,27 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     A model that `from_pretrained` dequantized keeps its `quantization_config`, which makes `save_pretrained` fail, so
     the weights are copied to a model created from the configuration without that entry.
     """
+    check_gguf(file)
     if folder is None:
         folder = cache_folder() / "gguf" / file_sha256(file)[:16]
     if (folder / "config.json").exists():
         return folder
-    _check_magic(file)
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
             _convert(file, temporary)
             (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
             temporary.replace(folder)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (*LOAD_ERRORS, RuntimeError, MemoryError) as error:
         what = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
         raise UserError(what, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
     return folder
 
 
 def _convert(file: Path, folder: Path) -> None:
+    shape = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    if fault := impossible_value(shape.to_dict()):
+        raise ValueError(fault)
     loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.bfloat16)
     config = loaded.config
     if hasattr(config, "quantization_config"):
@@ -45,9 +51,3 @@ def _convert(file: Path, folder: Path) -> None:
     plain.tie_weights()
     plain.save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)
-
-
-def _check_magic(file: Path) -> None:
-    with file.open("rb") as opened:
-        if opened.read(4) != b"GGUF":
-            raise UserError("not a GGUF file", str(file), "check model.id", code="model.gguf_unreadable")

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
-from engine.methods.locate import ModelLocation, load_error, locate
+from engine.methods.locate import LOAD_ERRORS, ModelLocation, load_error, locate
 from engine.methods.machine import Machine
 from engine.methods.model_config import config_at
 
@@ -50,17 +50,26 @@ def _loaded(
             if model.attention != "auto" or implementation is None or "flash" not in str(error).lower():
                 raise
         return _from_pretrained(located, **options)  # FlashAttention is unsupported by the architecture, or broken
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "memory" in str(error):
             raise  # out of memory is a run outcome, not a user error
         raise load_error(located, "model", error) from error
 
 
 def _from_pretrained(located: ModelLocation, auto: Any, **options: Any) -> PreTrainedModel:
-    loaded: PreTrainedModel = auto.from_pretrained(
-        located.source, revision=located.revision, trust_remote_code=False, use_safetensors=True, **options
+    """Load the weights. Raises ValueError where some are missing: transformers would initialize them randomly."""
+    loaded, found = auto.from_pretrained(
+        located.source,
+        revision=located.revision,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
     )
-    return loaded
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"weights are missing: {missing[0]} and {len(missing) - 1} others")
+    model: PreTrainedModel = loaded
+    return model
 
 
 def auto_class(model_config: Any) -> Any:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
-from engine.config.model_files import EMBEDDED, model_place, read_model_config
+from engine.config.files import read_small
+from engine.config.model_files import EMBEDDED, MAX_CONFIG_BYTES, check_model_files, model_place, read_model_config
+from engine.methods.weight_files import check_safetensors
 
 _REFUSED_TEXT = re.compile(r"access a gated repo|\b40[13] Client Error|Access to model \S+ is restricted")
 """Texts of huggingface_hub and transformers where the response is not kept."""
@@ -34,7 +36,7 @@ def locate(model: schema.Model) -> ModelLocation:
     if place.kind == "hub":
         return ModelLocation(place.hub, False, model.revision)
     if place.kind == "gguf" and place.path:
-        if not place.path.is_file():
+        if not place.path.exists():
             raise UserError("file not found", model.id, "check model.id", code="model.not_found")
         from engine.methods.convert import gguf_to_folder  # imports torch
 
@@ -43,6 +45,7 @@ def locate(model: schema.Model) -> ModelLocation:
         known = ", ".join([EMBEDDED, *CATALOG])
         do = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
         raise UserError("model not found", model.id, do, code="model.not_found")
+    check_model_files(place.path)
     if model.id in CATALOG:
         return ModelLocation(str(place.path), True, note=_provenance(place.path))
     if model.id != EMBEDDED:
@@ -54,7 +57,7 @@ def _check_folder(folder: Path) -> None:
     where = str(folder)
     if not (folder / "config.json").exists():
         _refuse_adapter(folder)
-    read_model_config(folder)
+    config = read_model_config(folder)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
         do = "copy tokenizer.json and tokenizer_config.json into the folder"
         raise UserError("missing tokenizer in this model folder", where, do, code="model.no_tokenizer")
@@ -64,6 +67,8 @@ def _check_folder(folder: Path) -> None:
             what = f"only pickled weights ({pickles[0]}), which can execute code when loaded"
             raise UserError(what, where, "convert them to safetensors if you trust the source", code="model.pickled")
         raise UserError("missing weights in this model folder", where, "add *.safetensors", code="model.no_weights")
+    for path in sorted(folder.glob("*.safetensors")):
+        check_safetensors(path, is_quantized="quantization_config" in config)
 
 
 def _refuse_adapter(folder: Path) -> None:
@@ -72,12 +77,19 @@ def _refuse_adapter(folder: Path) -> None:
     if not path.is_file():
         return
     try:
-        base = json.loads(path.read_text("utf-8")).get("base_model_name_or_path")
+        base = json.loads(read_small(path, MAX_CONFIG_BYTES)).get("base_model_name_or_path")
     except (ValueError, AttributeError, RecursionError, OSError):
         base = None
     what = "an adapter, not a model" + (f"; its base model is {base}" if base else "")
     do = f"set model.id to {base if isinstance(base, str) else 'its base model'}, or to a folder with the merged model"
     raise UserError(what, str(folder), do, code="model.adapter_folder")
+
+
+LOAD_ERRORS = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError),
+    *(ImportError, NotImplementedError, AssertionError),
+)
+"""What transformers raises for files with values of wrong types, names and sizes."""
 
 
 def load_error(located: ModelLocation, part: str, error: Exception) -> UserError:
@@ -128,4 +140,4 @@ def refused_as(error: BaseException | None) -> Literal["gated", "not_found", ""]
 
 def _provenance(folder: Path) -> str:
     note = folder / "SOURCE.txt"
-    return note.read_text("utf-8").strip() if note.exists() else ""
+    return read_small(note).decode("utf-8", "replace").strip() if note.exists() else ""

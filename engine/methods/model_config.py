@@ -21,7 +21,7 @@ def config_at(located: ModelLocation) -> Any:
     """The configuration of a located model. Raises UserError also for impossible shapes."""
     try:
         config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ZeroDivisionError) as error:
+    except Exception as error:
         raise load_error(located, "configuration", error) from error
     if fault := impossible_value(config.to_dict()):
         raise impossible_model_error(fault, located.source)

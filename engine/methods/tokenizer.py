@@ -20,7 +20,7 @@ def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) ->
     located = located or locate(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
         raise load_error(located, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
         what, do = "tokenizer without an end-of-sequence token", "set eos_token in its tokenizer_config.json"

@@ -20,6 +20,7 @@ import msgspec
 
 from engine.config import schema
 from engine.config.errors import RunFailed, UserError
+from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
 from engine.runs import parent
@@ -221,6 +222,11 @@ def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
     return msgspec.convert(arguments["data"], schema.Data), msgspec.convert(arguments["model"], schema.Model)
 
 
+def _is_gguf(arguments: dict[str, Any]) -> bool:
+    """Whether the model of a request is a .gguf file."""
+    return model_place(_sections(arguments)[1]).kind == "gguf"
+
+
 REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.check": data_check,
     "launch.details": launch_details,
@@ -256,7 +262,7 @@ def main() -> int:
     try:
         arguments = json.loads(sys.stdin.buffer.readline())
         parent.watch(sys.stdin.fileno())
-        if sys.argv[1] in TOKENIZER_ONLY:
+        if sys.argv[1] in TOKENIZER_ONLY and not _is_gguf(arguments):  # converting one needs torch
             progress("loading libraries")
             import_without_torch()
         tell({"answer": REQUESTS[sys.argv[1]](arguments, progress)})

@@ -1,0 +1,171 @@
+"""Check headers of safetensors and GGUF files before a library allocates what they announce. Imports no torch.
+
+Formats: https://github.com/huggingface/safetensors#format and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import struct
+import sys
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from engine.config.errors import UserError
+from engine.config.files import open_regular
+
+BITS = {
+    name: bits
+    for bits, names in {
+        64: ("F64", "C64", "I64", "U64"),
+        32: ("F32", "I32", "U32"),
+        16: ("F16", "BF16", "I16", "U16"),
+        8: ("F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "I8", "U8", "BOOL"),
+        6: ("F6_E2M3", "F6_E3M2"),
+        4: ("F4",),
+    }.items()
+    for name in names
+}
+"""Bits per element of the types of safetensors."""
+INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+MAX_HEADER = 32 << 20
+"""Bytes; 91,000 tensors take 14 MB."""
+
+GGUF_VERSIONS = (2, 3)
+SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Size of the values of a GGUF file by type."""
+STRING, ARRAY = 8, 9
+MAX_KEYS, MAX_TENSORS, MAX_ELEMENTS, MAX_DIMENSIONS = 1 << 16, 1 << 20, 1 << 24, 8
+"""A GGUF file of 1,200 tensors has 40 keys; its longest array has an element per token of the vocabulary."""
+
+
+class _Damaged(ValueError):
+    """What is wrong with a file."""
+
+
+def check_safetensors(path: Path, is_quantized: bool) -> None:
+    """Raise UserError where the header does not describe the file, or where weights are integers.
+
+    `is_quantized`: whether config.json says that the weights are quantized: those are stored as integers.
+    """
+    try:
+        with open_regular(path, sys.maxsize, follow=True) as file:
+            _check_header(file, os.fstat(file.fileno()).st_size, is_quantized)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        what, do = f"damaged weights: {reason}", "download the model again, or convert it again"
+        raise UserError(what, str(path), do, code="model.weights_damaged") from error
+
+
+def _check_header(file: BufferedReader, size: int, is_quantized: bool) -> None:
+    length = int.from_bytes(_read(file, 8), "little")
+    if length > min(MAX_HEADER, size - 8):
+        raise _Damaged(f"a header of {length:,} bytes in a file of {size:,}")
+    table = json.loads(_read(file, length))
+    if not isinstance(table, dict):
+        raise _Damaged("the header is not an object")
+    end = 0
+    tensors = {name: tensor for name, tensor in table.items() if name != "__metadata__"}
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1]["data_offsets"]):
+        end = _check_tensor(name, tensor, end)
+        if tensor["dtype"] in INTEGERS and name.endswith(".weight") and not is_quantized:
+            raise _Damaged(f"{name} has integers ({tensor['dtype']}), and config.json names no quantization")
+    if end != size - 8 - length:
+        raise _Damaged(f"tensors of {end:,} bytes in {size - 8 - length:,} bytes of data")
+
+
+def _check_tensor(name: str, tensor: Any, end: int) -> int:
+    """The end of a tensor that begins where the one before ended."""
+    shape, dtype, offsets = tensor["shape"], tensor["dtype"], tensor["data_offsets"]
+    if not all(type(size) is int and size >= 0 for size in (*shape, *offsets)) or len(offsets) != 2:
+        raise _Damaged(f"invalid shape or offsets of {name}")
+    if dtype not in BITS:
+        raise _Damaged(f"{name} has the unknown type {dtype}")
+    needed = math.prod(shape) * BITS[dtype] // 8
+    if offsets[0] != end or offsets[1] - offsets[0] != needed:
+        raise _Damaged(f"{name} of shape {shape} takes {needed:,} bytes, not {offsets[1] - offsets[0]:,}")
+    return end + needed
+
+
+def check_gguf(path: Path) -> None:
+    """Raise UserError for a file that is not GGUF, or whose header announces more than the file can contain."""
+    try:
+        with open_regular(path, sys.maxsize, follow=True) as file:
+            _GgufHeader(file, os.fstat(file.fileno()).st_size).check()
+    except (OSError, ValueError, struct.error) as error:
+        what = f"not a readable GGUF file: {error.strerror if isinstance(error, OSError) else error}"
+        raise UserError(
+            what, str(path), "check model.id, or download the file again", "model.gguf_unreadable"
+        ) from error
+
+
+class _GgufHeader:
+    """Walks over keys and tensors without keeping them."""
+
+    def __init__(self, file: BufferedReader, size: int) -> None:
+        self.file, self.size, self.order = file, size, "<"
+
+    def check(self) -> None:
+        if _read(self.file, 4) != b"GGUF":
+            raise _Damaged("it does not begin with GGUF")
+        version = _read(self.file, 4)
+        self.order = "<" if version[2:] == b"\0\0" else ">"
+        if struct.unpack(f"{self.order}I", version)[0] not in GGUF_VERSIONS:
+            raise _Damaged(f"unknown version {version.hex()}")
+        tensors, keys = self._count(MAX_TENSORS, 24), self._count(MAX_KEYS, 13)
+        for _ in range(keys):
+            self._skip(self._count(self.size, 1))
+            self._skip_value(self._number("I", 4))
+        for _ in range(tensors):
+            self._check_tensor()
+
+    def _check_tensor(self) -> None:
+        self._skip(self._count(self.size, 1))
+        dimensions = self._number("I", 4)
+        if dimensions > MAX_DIMENSIONS:
+            raise _Damaged(f"a tensor with {dimensions:,} dimensions")
+        elements = math.prod(self._number("Q", 8) for _ in range(dimensions))
+        self._number("I", 4)
+        if elements > self.size * 8 or self._number("Q", 8) > self.size:  # at least one bit per element
+            raise _Damaged("a tensor larger than the file")
+
+    def _skip_value(self, kind: int, inside: bool = False) -> None:
+        if kind in SCALAR_BYTES:
+            self._skip(SCALAR_BYTES[kind])
+        elif kind == STRING:
+            self._skip(self._count(self.size, 1))
+        elif kind == ARRAY and not inside:
+            of = self._number("I", 4)
+            if of in SCALAR_BYTES:
+                self._skip(self._count(self.size, SCALAR_BYTES[of]) * SCALAR_BYTES[of])
+                return
+            for _ in range(self._count(MAX_ELEMENTS, 8)):
+                self._skip_value(of, inside=True)
+        else:
+            raise _Damaged(f"a value of the unknown type {kind}")
+
+    def _number(self, code: str, size: int) -> int:
+        value: int = struct.unpack(f"{self.order}{code}", _read(self.file, size))[0]
+        return value
+
+    def _count(self, limit: int, each: int) -> int:
+        """A number of things of at least `each` bytes that the rest of the file can contain."""
+        count = self._number("Q", 8)
+        if count > limit or count * each > self.size - self.file.tell():
+            raise _Damaged(f"a count of {count:,} in a file of {self.size:,} bytes")
+        return count
+
+    def _skip(self, size: int) -> None:
+        if size > self.size - self.file.tell():
+            raise _Damaged(f"a value of {size:,} bytes in a file of {self.size:,}")
+        self.file.seek(size, os.SEEK_CUR)
+
+
+def _read(file: BufferedReader, size: int) -> bytes:
+    content = file.read(size)
+    if len(content) < size:
+        raise _Damaged("the file ends too early")
+    return content

@@ -21,6 +21,8 @@ import jinja2
 
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
+from engine.config.files import read_small
+from engine.config.model_files import MAX_CONFIG_BYTES
 from engine.data.parallel import in_child, run_template, template_memory
 from engine.data.problems import TEMPLATE_FAILED, TEMPLATE_REFUSED
 from engine.data.rows import MAX_ROW_BYTES
@@ -265,8 +267,8 @@ def _catalogued(name: str) -> str | None:
     folder = pulled_folder(name)
     try:
         if (folder / "chat_template.jinja").is_file():
-            return (folder / "chat_template.jinja").read_text("utf-8")
-        text = json.loads((folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template")
+            return read_small(folder / "chat_template.jinja").decode()
+        text = json.loads(read_small(folder / "tokenizer_config.json", MAX_CONFIG_BYTES)).get("chat_template")
     except (OSError, ValueError):
         return None
     return text if isinstance(text, str) else None
@@ -274,7 +276,7 @@ def _catalogued(name: str) -> str | None:
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text("utf-8")
+        text = read_small(path).decode()
     except FileNotFoundError as error:
         names = ", ".join((*SHIPPED, *CATALOG))
         what = "unknown chat template"

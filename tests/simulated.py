@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.ladder.aggregate import add_statistics, conclude
+from engine.ladder.aggregate import add_statistics
 from engine.ladder.decisions import Decisions, decide
 from engine.ladder.results import LadderResults
+from engine.ladder.sentences import conclude
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder import Ladder, SharedWork
 from engine.runs.rung_results import RungResult

@@ -139,7 +139,7 @@ def measure(cell: Cell, ladders: int) -> dict[str, Any]:
     width = 0.0
     for _ in range(ladders):
         samples = MeanSamples(simulate(cell, random), (0.0, 1.0))
-        pairs = [pair for pair in PAIRS if not set(pair) & set(samples.unlike)]
+        pairs = [pair for pair in PAIRS if not set(pair) & set(samples.outliers)]
         covered, false = True, False
         for found in samples.differences(pairs) if pairs else ():
             true = rates[found.a] - rates[found.b]
@@ -152,7 +152,7 @@ def measure(cell: Cell, ladders: int) -> dict[str, Any]:
             counts["as_good"] += (found.a, found.b) == ("lora", "full") and finding == "as_good"
         counts["covered"] += covered
         counts["false"] += false
-        counts["unlike"] += bool(samples.unlike)
+        counts["unlike"] += bool(samples.outliers)
         score = samples.interval("lora")
         counts["score"] += score.low <= rates["lora"] <= score.high
     return {"cell": cell._asdict(), "ladders": ladders, "half_width": width / 2 / ladders, **counts}

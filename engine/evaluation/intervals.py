@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.runs.result import MIN_ITEMS, Z_95, Interval
+from engine.runs.result import MIN_ITEMS, Interval, student_quantile
 
 RESAMPLES = 2000
 BLOCK = 1 << 16
@@ -38,20 +38,9 @@ def paired_interval(
         return Interval(mean=interval.mean, low=None, high=None, rows=items)
     extent = bounds[1] - bounds[0]
     added = (extent / items) ** 2 if math.isfinite(extent) else 0.0
-    half = _student_quantile(items - 1) * math.sqrt(float(np.var(differences, ddof=1)) / items + added)
+    half = student_quantile(items - 1) * math.sqrt(float(np.var(differences, ddof=1)) / items + added)
     low, high = min(interval.low, interval.mean - half), max(interval.high, interval.mean + half)
     return Interval(mean=interval.mean, low=max(-extent, low), high=min(extent, high), rows=items)
-
-
-def _student_quantile(freedom: int) -> float:
-    """97.5% quantile of Student's t, within 0.2% from 5 degrees of freedom (Abramowitz & Stegun 26.7.5)."""
-    z, n = Z_95, freedom
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / n**power for power, term in enumerate(terms, 1))
 
 
 def bootstrap(values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0) -> Interval:

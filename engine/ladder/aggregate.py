@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from engine.config import gpu_prices
 from engine.config.errors import UserError
-from engine.config.method_specs import RULE_REFERENCE
-from engine.config.metric_specs import LOSS, metric_spec
+from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
-from engine.ladder.decisions import comparison, decide, why_no_share
-from engine.ladder.recommendation import summarize
-from engine.ladder.required_sample import RequiredSample
 from engine.ladder.results import (
     FinishedRun,
     LadderResults,
+    add_shares,
     collect,
     collect_benchmarks,
     collect_few_shot,
+    make_comparison,
     mean_share,
     note_other_devices,
     read_finished,
@@ -30,12 +28,11 @@ from engine.ladder.results import (
     status_of,
     worked_joules,
 )
-from engine.ladder.sentences import verdict
-from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, mcnemar
+from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import MeasuredPeak, Result
-from engine.runs.rung_results import Comparison, RentalPrice, RungResult, SeedRange, finding_of
+from engine.runs.rung_results import Comparison, RentalPrice, RungResult, SeedRange
 from engine.runs.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
 
 
@@ -71,11 +68,11 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
         row.rent_note = "no listed GPU has enough memory"
 
 
-UNLIKE = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
+OUTLIER = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
 
 
 def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
-    """Fill in rows, comparisons and verdict from the finished runs.
+    """Fill in rows, comparisons and benchmarks from the finished runs.
 
     Raises UserError if runs did not do the same work or one is damaged.
     """
@@ -91,16 +88,6 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
     add_artifacts(folder, ladder, plan, results)
-    conclude(ladder)
-
-
-def conclude(ladder: Ladder) -> None:
-    """Set verdict, summary and the recommended rung, from rows and comparisons."""
-    ladder.verdict = verdict(ladder)
-    ladder.summary = summarize(ladder)
-    ship = decide(ladder).ship
-    recommends = any(sentence.topic == "ship" for sentence in ladder.verdict)
-    ladder.recommended = ship.name if ship and recommends else ""
 
 
 def check_same_work(results: LadderResults, ladder: Ladder) -> None:
@@ -143,59 +130,40 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None
         rows[name].by_seed = [float(mean) for mean in scores[name].seed_means]
     _add_forgetting(rows, results)
-    for name in by_score.unlike:
-        rows[name].not_compared = UNLIKE
-    ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec.lower_is_better)
-    reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in scores), "")
+    for name in by_score.outliers:
+        rows[name].not_compared = OUTLIER
+    ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec)
     for name in scores:
         if not is_base(name):
-            _add_shares(rows[name], reference, by_score, ladder, spec.lower_is_better)
+            add_shares(rows[name], by_score, ladder, spec)
 
 
 def _comparisons(
-    by_score: MeanSamples, by_loss: MeanSamples | None, margin: float | None, lower_is_better: bool
+    by_score: MeanSamples, by_loss: MeanSamples | None, margin: float | None, spec: MetricSpec
 ) -> list[Comparison]:
     """Every rung with the base model, also with examples in the prompt, then every pair, the later rung first."""
-    tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.unlike]
+    tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.outliers]
     bases = [name for name in by_score.scores if name == BASE or shots_of(name)]
     pairs = [(name, base) for base in bases for name in tuned]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if not pairs:
         return []
-    with_loss = [pair for pair in pairs if by_loss and set(pair) <= by_loss.scores.keys() - {*by_loss.unlike}]
+    with_loss = [pair for pair in pairs if by_loss and set(pair) <= by_loss.scores.keys() - {*by_loss.outliers}]
     loss_of = dict(zip(with_loss, by_loss.differences(with_loss), strict=True)) if by_loss and with_loss else {}
     comparisons = []
-    for one in by_score.differences(pairs):
-        made = _comparison(one, loss_of.get((one.a, one.b)), by_score.scores)
-        low, high = (-one.high, -one.low) if lower_is_better else (one.low, one.high)
-        made.finding = finding_of(low, high, margin)
+    for difference in by_score.differences(pairs):
+        a, b = by_score.scores[difference.a], by_score.scores[difference.b]
+        made = make_comparison(difference, by_score.n, spec, margin, loss_of.get((difference.a, difference.b)))
+        if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
+            made.mcnemar = [mcnemar(*pair) for pair in _same_seed(a, b)]
         if made.finding == "undecided":
             # Against a base model the question is whether there is a gain, however small.
-            _add_needed(made, by_score.required_sample(one, pairs, None if is_base(one.b) else margin))
+            needed = by_score.required_sample(difference, pairs, None if is_base(difference.b) else margin)
+            made.needed_items, made.needed_items_high = needed.items
+            made.needed_seeds, made.needed_seeds_high = needed.seeds
+            made.needed_for = needed.needed_for
         comparisons.append(made)
     return comparisons
-
-
-def _add_needed(comparison: Comparison, needed: RequiredSample) -> None:
-    comparison.needed_items, comparison.needed_items_high = needed.items
-    comparison.needed_seeds, comparison.needed_seeds_high = needed.seeds
-    comparison.needed_for = needed.needed_for
-
-
-def _comparison(difference: Difference, of_loss: Difference | None, scores: Mapping[str, ItemScores]) -> Comparison:
-    a, b = scores[difference.a], scores[difference.b]
-    items = a.values.shape[1]
-    binary = set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}
-    return Comparison(
-        a=difference.a,
-        b=difference.b,
-        difference=difference.interval(items),
-        p=difference.p,
-        p_adjusted=difference.p_adjusted,
-        finding="undecided",
-        mcnemar=[mcnemar(*pair) for pair in _same_seed(a, b)] if binary and a.weights is None else [],
-        loss_difference=of_loss.interval(items) if of_loss else None,
-    )
 
 
 def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
@@ -204,19 +172,6 @@ def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:
     if b.untrained:
         return [(values, b.values[0]) for values in of_a.values()]
     return [(values, of_b[seed]) for seed, values in of_a.items() if seed in of_b]
-
-
-def _add_shares(row: RungResult, reference: str, samples: MeanSamples, ladder: Ladder, lower_is_better: bool) -> None:
-    """The rung's share of full fine-tuning's score and of its gain, or why it is missing."""
-    if not reference:
-        row.no_share = "full fine-tuning has no score"
-        return
-    gain = comparison(ladder, reference, BASE)
-    if not lower_is_better and samples.interval(reference).low:
-        row.share_of_score = samples.share(row.name, reference)
-    row.no_share = row.not_compared or why_no_share(gain)
-    if not row.no_share:
-        row.share_of_gain = samples.share_of_gain(row.name, reference, BASE)
 
 
 def _add_forgetting(rows: dict[str, RungResult], results: LadderResults) -> None:

@@ -21,13 +21,19 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
-from engine.ladder.decisions import comparison, why_no_share
-from engine.ladder.results import LadderResults, reason_of, seed_range, status_of
+from engine.ladder.results import (
+    LadderResults,
+    add_shares,
+    make_comparison,
+    reason_of,
+    seed_range,
+    status_of,
+)
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples
 from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
-from engine.runs.rung_results import Comparison, RungResult, finding_of
+from engine.runs.rung_results import Comparison, RungResult
 from engine.runs.rungs import BASE, LadderPlan, artifact_of
 
 ZERO = ""
@@ -149,11 +155,12 @@ def _against_runs(
 ) -> list[Comparison]:
     """The difference of each artifact from its runs, artifact − run."""
     of_scores = _paired({one.name: (one.compared, trained.get(one.source)) for one in artifacts}, spec.bounds)
-    of_losses = _paired({one.name: (one.losses, losses.get(one.source)) for one in artifacts}, LOSS.bounds)
+    losses_of = losses if spec.needs_answers else {}
+    of_losses = _paired({one.name: (one.losses, losses_of.get(one.source)) for one in artifacts}, LOSS.bounds)
     return [
-        _comparison(found, one.source, _items_of(one), spec, margin, of_losses.get(one.name))
+        make_comparison(of_scores[one.name], _items_of(one), spec, margin, of_losses.get(one.name), one.source)
         for one in artifacts
-        if (found := of_scores.get(one.name))
+        if one.name in of_scores
     ]
 
 
@@ -181,21 +188,6 @@ def _paired(
     return {one.a: one for one in samples.differences([(name, ZERO) for name in values])}
 
 
-def _comparison(
-    one: Difference, b: str, items: int, spec: MetricSpec, margin: float | None, of_loss: Difference | None = None
-) -> Comparison:
-    low, high = (-one.high, -one.low) if spec.lower_is_better else (one.low, one.high)
-    return Comparison(
-        a=one.a,
-        b=b,
-        difference=one.interval(items),
-        p=one.p,
-        p_adjusted=one.p_adjusted,
-        finding=finding_of(low, high, margin),
-        loss_difference=of_loss.interval(items) if of_loss and spec.needs_answers else None,
-    )
-
-
 def _compare_kind(
     artifacts: Sequence[ExportedArtifact],
     rows: Mapping[str, RungResult],
@@ -216,12 +208,12 @@ def _compare_kind(
         row.score, row.by_seed = samples.interval(one.name), [float(mean) for mean in scores[one.name].seed_means]
         row.loss = by_loss.interval(one.name) if by_loss and one.name in losses else None
         averaged = _averaged(one.name, scores, others, reference, bounds) if one.source == reference else samples
-        _add_shares(row, averaged, ladder, reference, spec)
+        add_shares(row, averaged, ladder, spec)
     pairs = [(one.name, BASE) for one in artifacts if BASE in others]
     pairs += [(one.name, reference) for one in artifacts if reference in others and one.source != reference]
     items = _items_of(artifacts[0])
     for found in samples.differences(pairs) if pairs else []:
-        ladder.comparisons.append(_comparison(found, found.b, items, spec, ladder.margin))
+        ladder.comparisons.append(make_comparison(found, items, spec, ladder.margin))
 
 
 def _averaged(
@@ -240,16 +232,3 @@ def _averaged(
         for one, of_one in ((name, scores[name]), (reference, others[reference]))
     }
     return MeanSamples({**others, **means}, bounds)
-
-
-def _add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, reference: str, spec: MetricSpec) -> None:
-    """The artifact's share of full fine-tuning's score and of its gain, by the rules of trained rungs."""
-    full = next((other for other in ladder.rows if other.name == reference), None)
-    if full is None:
-        row.no_share = "full fine-tuning has no score"
-        return
-    if not spec.lower_is_better and full.score and full.score.low:
-        row.share_of_score = samples.share(row.name, reference)
-    row.no_share = why_no_share(comparison(ladder, reference, BASE))
-    if not row.no_share:
-        row.share_of_gain = samples.share_of_gain(row.name, reference, BASE)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
-from engine.config.metric_specs import DEFAULT_MARGIN, metric_spec
+from engine.config.metric_specs import metric_spec
+from engine.ladder.results import comparison, margin_of, oriented_bounds
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval, MeasuredPeak
-from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange, finding_of
+from engine.runs.rung_results import Comparison, RungResult, SeedRange
 from engine.runs.rungs import BASE, is_base
 
 RULE_GAIN_SHARE, RULE_COST_RATIO = 0.94, 1 / 8
@@ -18,8 +19,6 @@ RULE_GAIN_SHARE, RULE_COST_RATIO = 0.94, 1 / 8
 checked on the share of the gain over the base model, because an untrained model already has a part of the score.
 """
 
-CLEAR_GAIN = 0.5
-"""A share of full fine-tuning's gain is only computed if the gain's lower bound is at least this part of it."""
 EQUAL_SIZE = 1.05
 """Artifacts up to this factor larger than the smallest count as equally small."""
 
@@ -78,7 +77,7 @@ def decide(ladder: Ladder) -> Decisions:
             for row in trained
             if full and (found := comparison(ladder, row.name, full.name)) is not None
         },
-        rule_quality=_check_quality(qlora) if full_gained else "unknown",
+        rule_quality=check_share(qlora.share_of_gain) if qlora and full_gained else "unknown",
         rule_costs=_check_costs(qlora, full) if qlora and full else {},
         prototype=_least(winners, lambda row: row.all_seconds.mean if row.all_seconds else None),
         untimed=[row for row in winners if row.all_seconds is None],
@@ -86,28 +85,6 @@ def decide(ladder: Ladder) -> Decisions:
         best=best,
         ship=next((row for row in near if row.artifact_bytes <= EQUAL_SIZE * smallest), None),
     )
-
-
-def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
-    """The comparison a − b, negated if the ladder has b − a; None if they were not compared."""
-    for one in ladder.comparisons:
-        if (one.a, one.b) == (a, b):
-            return one
-        if (one.a, one.b) == (b, a):
-            return _negated(ladder, one)
-    return None
-
-
-def why_no_share(gain: Comparison | None) -> str:
-    """Why full fine-tuning's gain, a comparison with the base model, has no shares; '' if it has."""
-    if gain is None:
-        return "the base model has no score"
-    if gain.finding != "better":
-        return "full fine-tuning is not significantly better than the base model"
-    bounds = [abs(bound) for bound in (gain.difference.low, gain.difference.high) if bound is not None]
-    if not bounds or min(bounds) < CLEAR_GAIN * abs(gain.difference.mean or 0.0):
-        return "full fine-tuning's gain is too uncertain for a ratio: the lower bound of its CI is below half of it"
-    return ""
 
 
 def training_peak(peak: MeasuredPeak | None) -> float | None:
@@ -118,43 +95,8 @@ def training_peak(peak: MeasuredPeak | None) -> float | None:
 def is_non_inferior(ladder: Ladder, a: str, b: str) -> bool:
     """Whether the comparison shows that a is not worse than b by more than the margin."""
     found = comparison(ladder, a, b)
-    bounds = _oriented(ladder, found) if found else None
+    bounds = oriented_bounds(ladder, found) if found else None
     return bounds is not None and bounds[0] > -margin_of(ladder)
-
-
-def margin_of(ladder: Ladder) -> float:
-    """The ladder's margin; the default for ladders of versions that had none."""
-    return DEFAULT_MARGIN if ladder.margin is None else ladder.margin
-
-
-def _oriented(ladder: Ladder, one: Comparison) -> tuple[float, float] | None:
-    """The bounds of the difference so that higher is better."""
-    low, high = one.difference.low, one.difference.high
-    if low is None or high is None:
-        return None
-    lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
-    return (-high, -low) if lower else (low, high)
-
-
-def _negated(ladder: Ladder, one: Comparison) -> Comparison:
-    opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
-    bounds = _oriented(ladder, one)
-    other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
-    return Comparison(
-        a=one.b,
-        b=one.a,
-        difference=one.difference.negated(),
-        p=one.p,
-        p_adjusted=one.p_adjusted,
-        finding=opposite.get(one.finding) or ("as_good" if other == "as_good" else "undecided"),
-        mcnemar=one.mcnemar,
-        needed_items=one.needed_items,
-        needed_seeds=one.needed_seeds,
-        needed_items_high=one.needed_items_high,
-        needed_seeds_high=one.needed_seeds_high,
-        needed_for=one.needed_for,
-        loss_difference=one.loss_difference.negated() if one.loss_difference else None,
-    )
 
 
 def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown"]:
@@ -164,42 +106,45 @@ def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown
     return "yes" if found.finding == "better" else "worse" if found.finding == "worse" else "no"
 
 
-def _check_quality(row: RungResult | None) -> RuleCheck:
-    """Whether the share of full's gain is at least 94%."""
-    share = row.share_of_gain if row else None
+def check_share(share: Interval | None) -> RuleCheck:
+    """Whether a share of full's gain is at least 94%."""
     if share is None or share.low is None or share.high is None:
         return "unknown"
     return "holds" if share.low >= RULE_GAIN_SHARE else "fails" if share.high < RULE_GAIN_SHARE else "undecided"
 
 
+def check_ratio(low: float, high: float) -> RuleCheck:
+    """Whether a cost is at most an eighth of full's: for every pair of seeds (holds) or for none (fails)."""
+    return "holds" if high <= RULE_COST_RATIO else "fails" if low > RULE_COST_RATIO else "undecided"
+
+
+COSTS: dict[str, Callable[[RungResult], SeedRange | float | None]] = {
+    "training": lambda row: row.training_seconds,
+    "cpu": lambda row: row.cpu_seconds,
+    "time": lambda row: row.all_seconds,
+    "energy": lambda row: row.energy,
+    "memory": lambda row: training_peak(row.peak),
+    "rent": lambda row: row.rent.price_per_hour if row.rent else None,
+}
+"""Costs of a rung: ranges over the seeds, or one value."""
+
+
 def _check_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
-    peaks = training_peak(qlora.peak), training_peak(full.peak)
-    rents: tuple[float | None, float | None] = (None, None)
-    if qlora.rent and full.rent and qlora.rent.currency == full.rent.currency:
-        rents = qlora.rent.price_per_hour, full.rent.price_per_hour
-    return {
-        "training": _check_seeds(qlora.training_seconds, full.training_seconds),
-        "cpu": _check_seeds(qlora.cpu_seconds, full.cpu_seconds),
-        "time": _check_seeds(qlora.all_seconds, full.all_seconds),
-        "energy": _check_seeds(qlora.energy, full.energy),
-        "memory": _check_cost(peaks[0], peaks[0], peaks[1], peaks[1]),
-        "rent": _check_cost(rents[0], rents[0], rents[1], rents[1]),
-    }
+    checks = {key: _check_cost(cost(qlora), cost(full)) for key, cost in COSTS.items()}
+    if qlora.rent and full.rent and qlora.rent.currency != full.rent.currency:
+        checks["rent"] = "unknown"
+    return checks
 
 
-def _check_seeds(candidate: SeedRange | None, reference: SeedRange | None) -> RuleCheck:
-    if candidate is None or reference is None:
-        return "unknown"
-    return _check_cost(candidate.low, candidate.high, reference.low, reference.high)
-
-
-def _check_cost(low: float | None, high: float | None, full_low: float | None, full_high: float | None) -> RuleCheck:
-    """Whether the cost is at most an eighth of full's for every pair of seeds (holds) or for none (fails)."""
+def _check_cost(candidate: SeedRange | float | None, reference: SeedRange | float | None) -> RuleCheck:
+    (low, high), (full_low, full_high) = _ends(candidate), _ends(reference)
     if low is None or high is None or not full_low or not full_high:
         return "unknown"
-    if high / full_low <= RULE_COST_RATIO:
-        return "holds"
-    return "fails" if low / full_high > RULE_COST_RATIO else "undecided"
+    return check_ratio(low / full_high, high / full_low)
+
+
+def _ends(cost: SeedRange | float | None) -> tuple[float | None, float | None]:
+    return (cost.low, cost.high) if isinstance(cost, SeedRange) else (cost, cost)
 
 
 def _least(rows: list[RungResult], cost: Callable[[RungResult], float | None]) -> RungResult | None:

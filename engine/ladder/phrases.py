@@ -14,11 +14,8 @@ from engine.config.method_specs import RULE_REFERENCE, method_specs
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.quantities import Number, decimal, integer
 from engine.config.text import amount, listed
-from engine.ladder.decisions import (
-    RULE_GAIN_SHARE,
-    comparison,
-    margin_of,
-)
+from engine.ladder.decisions import RULE_GAIN_SHARE
+from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
 from engine.runs.result import Interval

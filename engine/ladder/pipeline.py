@@ -19,6 +19,7 @@ from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
 from engine.ladder.aggregate import aggregate
 from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
+from engine.ladder.sentences import conclude
 from engine.ladder.stages import (
     ArtifactExports,
     RateTrials,
@@ -201,7 +202,7 @@ class LadderPipeline:
                 del self.base_scorers[quantized]
             if result is None:
                 self._exclude_if_final(run.rung, run.entry)
-            aggregate(self.runner.dir, self.runner.ladder, self.plan)
+            self._evaluate()
             self.runner.save()
 
     def export(self) -> None:
@@ -210,20 +211,25 @@ class LadderPipeline:
             return
         self._enter("exporting")
         for _ in ArtifactExports(self.runner, self.plan).export():
-            aggregate(self.runner.dir, self.runner.ladder, self.plan)
+            self._evaluate()
             self.runner.save()
 
     def analyze(self) -> None:
         """Compute statistics and verdict, and write the report."""
         self._enter("analyzing")
         ladder = self.runner.ladder
-        aggregate(self.runner.dir, ladder, self.plan)
+        self._evaluate()
         done = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
         ladder.status, ladder.stage = ("finished", "done") if done else ("failed", "done")
         reasons = "; ".join(f"{rung}: {reason}" for rung, reason in self.excluded.items())
         ladder.reason = "" if done else f"no rung finished: {reasons}"
         self.runner.save()
         report.write(self.runner.dir, ladder)
+
+    def _evaluate(self) -> None:
+        """Compute rows, comparisons and verdict from what has finished."""
+        aggregate(self.runner.dir, self.runner.ladder, self.plan)
+        conclude(self.runner.ladder)
 
     def _enter(self, stage: Stage) -> None:
         self.runner.stopping.check()

@@ -18,7 +18,6 @@ from engine.ladder.decisions import (
     RULE_GAIN_SHARE,
     Decisions,
     RuleCheck,
-    comparison,
     decide,
     is_non_inferior,
     training_peak,
@@ -53,6 +52,7 @@ from engine.ladder.phrases import (
     unit_suffix,
     worse_than_base,
 )
+from engine.ladder.results import comparison
 from engine.runs import score_format
 from engine.runs.ladder import Ladder
 from engine.runs.rung_results import Comparison, LadderSummary, RungResult, RungTradeoff, SeedRange, VerdictSentence

@@ -15,8 +15,8 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.config.files import read_item_lines
-from engine.config.method_specs import method_spec
-from engine.config.metric_specs import metric_spec
+from engine.config.method_specs import RULE_REFERENCE, method_spec
+from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples
 from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.ladder import Ladder, LadderEntry
@@ -24,7 +24,7 @@ from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Interval, Result
 from engine.runs.run_dir import RunDir
-from engine.runs.rung_results import RungResult, SeedRange, finding_of
+from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange, finding_of
 from engine.runs.rungs import BASE, BASE_4BIT, few_shot_base
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
@@ -146,7 +146,7 @@ def collect_few_shot(folder: LadderDir, results: LadderResults, shots: list[int]
     for count in shots if base else []:
         assert base is not None
         file = RunDir(folder.runs / base.entry.run).few_shot_file(count)
-        if not file.exists():  # an earlier run without these examples
+        if not file.exists():  # scored without these examples
             continue
         lines = read_prediction_lines(file, "base")
         name = few_shot_base(count)
@@ -227,7 +227,7 @@ def _benchmark_rows(
         name: BenchmarkRow(name=name, score=samples.interval(name), by_seed=scores.seed_means.tolist())
         for name, scores in values.items()
     }
-    trained = [name for name, scores in values.items() if not scores.untrained and name not in samples.unlike]
+    trained = [name for name, scores in values.items() if not scores.untrained and name not in samples.outliers]
     if BASE in values and trained:
         level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
         for one in samples.differences([(name, BASE) for name in trained], level):
@@ -308,3 +308,100 @@ def seed_range(values: Iterable[float | None]) -> SeedRange | None:
     """Mean, lowest and highest of the values that are known; None without any."""
     known = [value for value in values if value is not None]
     return SeedRange(mean=fmean(known), low=min(known), high=max(known)) if known else None
+
+
+CLEAR_GAIN = 0.5
+"""A share of full fine-tuning's gain is only computed if the gain's lower bound is at least this part of it."""
+
+
+def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
+    """The comparison a − b, negated if the ladder has b − a; None if they were not compared."""
+    for one in ladder.comparisons:
+        if (one.a, one.b) == (a, b):
+            return one
+        if (one.a, one.b) == (b, a):
+            return _negated(ladder, one)
+    return None
+
+
+def why_no_share(gain: Comparison | None) -> str:
+    """Why full fine-tuning's gain, a comparison with the base model, has no shares; '' if it has."""
+    if gain is None:
+        return "the base model has no score"
+    if gain.finding != "better":
+        return "full fine-tuning is not significantly better than the base model"
+    bounds = [abs(bound) for bound in (gain.difference.low, gain.difference.high) if bound is not None]
+    if not bounds or min(bounds) < CLEAR_GAIN * abs(gain.difference.mean or 0.0):
+        return "full fine-tuning's gain is too uncertain for a ratio: the lower bound of its CI is below half of it"
+    return ""
+
+
+def margin_of(ladder: Ladder) -> float:
+    """The ladder's margin; the default for ladders of versions that had none."""
+    return DEFAULT_MARGIN if ladder.margin is None else ladder.margin
+
+
+def oriented_bounds(ladder: Ladder, one: Comparison) -> tuple[float, float] | None:
+    """The bounds of the difference so that higher is better."""
+    low, high = one.difference.low, one.difference.high
+    if low is None or high is None:
+        return None
+    lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
+    return (-high, -low) if lower else (low, high)
+
+
+def _negated(ladder: Ladder, one: Comparison) -> Comparison:
+    opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
+    bounds = oriented_bounds(ladder, one)
+    other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
+    return Comparison(
+        a=one.b,
+        b=one.a,
+        difference=one.difference.negated(),
+        p=one.p,
+        p_adjusted=one.p_adjusted,
+        finding=opposite.get(one.finding) or ("as_good" if other == "as_good" else "undecided"),
+        mcnemar=one.mcnemar,
+        needed_items=one.needed_items,
+        needed_seeds=one.needed_seeds,
+        needed_items_high=one.needed_items_high,
+        needed_seeds_high=one.needed_seeds_high,
+        needed_for=one.needed_for,
+        loss_difference=one.loss_difference.negated() if one.loss_difference else None,
+    )
+
+
+def make_comparison(
+    difference: Difference,
+    items: int,
+    spec: MetricSpec,
+    margin: float | None,
+    of_loss: Difference | None = None,
+    b: str | None = None,
+) -> Comparison:
+    """The comparison of a difference on this many test items; `b`: the rung that it is from, if it has another name."""
+    low, high = difference.low, difference.high
+    return Comparison(
+        a=difference.a,
+        b=difference.b if b is None else b,
+        difference=difference.interval(items),
+        p=difference.p,
+        p_adjusted=difference.p_adjusted,
+        finding=finding_of(-high, -low, margin) if spec.lower_is_better else finding_of(low, high, margin),
+        loss_difference=of_loss.interval(items) if of_loss else None,
+    )
+
+
+def add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, spec: MetricSpec) -> None:
+    """Fill in a rung's share of full fine-tuning's score and of its gain, or why it is missing."""
+    full = next(
+        (other for other in ladder.rows if other.method == RULE_REFERENCE and other.name in samples.scores), None
+    )
+    if full is None:
+        row.no_share = "full fine-tuning has no score"
+        return
+    if not spec.lower_is_better and full.score and full.score.low:
+        row.share_of_score = samples.share(row.name, full.name)
+    row.no_share = row.not_compared or why_no_share(comparison(ladder, full.name, BASE))
+    if not row.no_share:
+        row.share_of_gain = samples.share_of_gain(row.name, full.name, BASE)

@@ -14,7 +14,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
 from engine.ladder import phrases
-from engine.ladder.decisions import Decisions, RuleCheck, comparison, decide, is_non_inferior, margin_of, training_peak
+from engine.ladder.decisions import Decisions, RuleCheck, decide, is_non_inferior, training_peak
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     BASE_NOT_SCORED,
@@ -54,7 +54,11 @@ from engine.ladder.phrases import (
     status_text,
     worse_than_base,
 )
-from engine.ladder.recommendation import artifact_sentences, recommendations
+from engine.ladder.recommendation import artifact_sentences, recommendations, summarize
+from engine.ladder.results import (
+    comparison,
+    margin_of,
+)
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.overlap import overlap_sentence
@@ -452,3 +456,12 @@ def _incomplete(ladder: Ladder, row: RungResult) -> str:
     if row.status not in ("finished", "planned") and row.reason:
         return f"{name}: {status_text(row)}"
     return ""
+
+
+def conclude(ladder: Ladder) -> None:
+    """Set verdict, summary and the recommended rung, from rows and comparisons."""
+    ladder.verdict = verdict(ladder)
+    ladder.summary = summarize(ladder)
+    ship = decide(ladder).ship
+    recommends = any(sentence.topic == "ship" for sentence in ladder.verdict)
+    ladder.recommended = ship.name if ship and recommends else ""

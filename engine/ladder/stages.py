@@ -212,17 +212,9 @@ class RateTrials:
             self.runner.warn("ladder.rate_at_edge", text)
         return ""
 
-    def _seed(self) -> int:
-        """A seed that is not compared: the best of several rates would be partly luck of its seed.
-
-        A ladder of an earlier version continues with the seed that its trials have.
-        """
-        known = (entry.seed for entry in self.runner.ladder.entries if entry.kind == "trial")
-        return next(known, self.plan.seeds[-1] + 1)
-
     def _entries(self, rung: Rung, rates: Sequence[float], steps: int | None) -> list[LadderEntry]:
         """The trials of a rung at these rates, of this many steps."""
-        seed = self._seed()
+        seed = self.plan.seeds[-1] + 1  # not compared: the best of several rates would be partly luck of its seed
         return [
             self.runner.entry(LadderEntry(rung=rung.name, kind="trial", seed=seed, learning_rate=rate, steps=steps))
             for rate in rates

@@ -9,7 +9,7 @@ and a rung's mean is estimated by the mean over items and seeds. Its error has t
 - Items: the rungs' item effects have a covariance, estimated from each item's mean over the seeds. It contains the
   residuals, so these are not counted a second time with the seeds. n items give deviations as wide as a t-distribution
   with n-1 degrees of freedom (Student 1908). With fewer than MIN_ITEMS items no difference is significant.
-- Seeds: seed effects of rung r have a standard deviation that `seed_spread` estimates from the means of its seeds, less
+- Seeds: seed effects of rung r have a standard deviation that is estimated from the means of its seeds, less
   the variance that residuals explain, with a lognormal prior that all rungs share. Its uncertainty is part of the
   error: few seeds make intervals wide, and with one seed the prior stands alone. So intervals are about the mean over
   all seeds, not about the runs at hand.
@@ -20,6 +20,31 @@ Intervals of a score or a share are pointwise. Intervals of several differences 
 deviation is divided by a quantile of its distribution, and the 95% quantile of the largest ratio scales all of them
 (single-step max-T, Westfall & Young 1993, with balanced coverage, Beran 1988). The adjusted p is below 0.05 exactly
 where that interval excludes zero. Why they cover, and where not: `tests/bench/RESULTS.md`.
+
+The standard deviation between seeds
+------------------------------------
+Two or three seeds say little about their own standard deviation, and one says nothing. The standard deviations s_r of
+the rungs are therefore estimated together:
+
+    log m   ~ Normal(log median, common spread)      typical standard deviation of this ladder
+    log s_r ~ Normal(log m, spread of rungs)         of rung r
+    seed means of rung r ~ Normal(·, s_r² + w_r)     w_r: variance of the residuals, already in the part of the items
+
+The integrals over m and s_r are sums over fixed grids. Where the prior comes from, as tried in simulations:
+
+- Where a rung has several seeds, the prior is nearly flat (REPLICATED), so that intervals also cover if the standard
+  deviation is far from its median.
+- With one seed for every rung the prior stands alone and is informative (UNREPLICATED): a median of 1.5 points of a
+  share, and less than 6 points in 95 of 100 ladders.
+- A rung with fewer seeds than others may be the one whose seeds vary most. What the others say about it can only make
+  its standard deviation larger than its own seeds and the prior do. If its variance is significantly larger than the
+  others', it is not compared (`find_outliers`).
+
+Quasi-random points
+-------------------
+Richtmyer's lattice (1951), as used for multivariate normal and t probabilities by Genz & Bretz (2009): coordinate j of
+point i is the fractional part of (i + 1/2) times the square root of a prime. The primes are chosen so that the
+coordinates are nearly uncorrelated over POINTS points.
 """
 
 from __future__ import annotations
@@ -91,13 +116,12 @@ REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
 """(common spread, spread of rungs), of logarithms; the spread of rungs by the rung's seeds, the common one by the
 ladder's."""
 SIGNIFICANCE_LEVEL = 0.01
-"""Of the test whether a rung's spread is unlike the others'."""
+"""Of the test whether a rung's spread is larger than the others'."""
 GRID = np.linspace(np.log(0.01), np.log(100.0), 96)
 """Logarithms of standard deviations, in units of the median."""
 COMMON_GRID = np.linspace(-3.0, 3.0, 15)
-"""Of log m, in units of the common spread."""
-STEPS = 2000
-"""Of Simpson's rule."""
+"""Grid of log m, in prior standard deviations."""
+SIMPSON_INTERVALS = 2000
 
 
 @dataclass(frozen=True)
@@ -114,33 +138,33 @@ class SeedEvidence:
 def seed_deviations(evidence: Sequence[SeedEvidence], median: float) -> list[Floats]:
     """(POINTS,) standard deviation between seeds of each rung at the quasi-random points, from their joint posterior.
 
-    median: of the prior. Uses as many coordinates of the points as there are rungs, and one more.
+    median: of the prior. Uses as many coordinates of the points as there are rungs, and own more.
     """
-    found = _posterior(evidence, median, range(1, len(evidence) + 1))
-    most = max(one.seeds for one in evidence)
-    for rung, one in enumerate(evidence):
-        if one.seeds < most:
-            (alone,) = _posterior([one], median, [rung + 1])
-            found[rung] = np.maximum(found[rung], alone)
-    return found
+    deviations = _posterior(evidence, median, range(1, len(evidence) + 1))
+    most = max(own.seeds for own in evidence)
+    for rung, own in enumerate(evidence):
+        if own.seeds < most:
+            (alone,) = _posterior([own], median, [rung + 1])
+            deviations[rung] = np.maximum(deviations[rung], alone)
+    return deviations
 
 
-def unlike_the_others(evidence: Sequence[SeedEvidence]) -> list[bool]:
+def find_outliers(evidence: Sequence[SeedEvidence]) -> list[bool]:
     """Whether a rung has fewer seeds than another one and a significantly larger variance than the others together.
 
     One-sided F-test at SIGNIFICANCE_LEVEL. A rung with one seed has no variance to test.
     """
-    most = max((one.seeds for one in evidence), default=0)
-    found = []
-    for rung, one in enumerate(evidence):
-        others = [other for number, other in enumerate(evidence) if number != rung and other.seeds > 1]
+    most = max((own.seeds for own in evidence), default=0)
+    outliers = []
+    for place, own in enumerate(evidence):
+        others = [other for number, other in enumerate(evidence) if number != place and other.seeds > 1]
         freedom, pooled = sum(other.seeds - 1 for other in others), sum(other.squares for other in others)
-        unlike = False
-        if 1 < one.seeds < most and one.squares > 0:
-            ratio = one.squares / (one.seeds - 1) * freedom / pooled if pooled > 0 else np.inf
-            unlike = f_tail(ratio, one.seeds - 1, freedom) < SIGNIFICANCE_LEVEL
-        found.append(unlike)
-    return found
+        is_outlier = False
+        if 1 < own.seeds < most and own.squares > 0:
+            ratio = own.squares / (own.seeds - 1) * freedom / pooled if pooled > 0 else np.inf
+            is_outlier = f_tail(ratio, own.seeds - 1, freedom) < SIGNIFICANCE_LEVEL
+        outliers.append(is_outlier)
+    return outliers
 
 
 def f_tail(ratio: float, above: int, below: int) -> float:
@@ -151,24 +175,24 @@ def f_tail(ratio: float, above: int, below: int) -> float:
 
 def _beta_integral(limit: float, above: int, below: int) -> float:
     """The integral of the beta density from 0 to sin²(limit), up to a factor, by Simpson's rule."""
-    weights = np.ones(STEPS + 1)
+    weights = np.ones(SIMPSON_INTERVALS + 1)
     weights[1:-1:2], weights[2:-1:2] = 4.0, 2.0
-    angles = np.linspace(0.0, limit, STEPS + 1)
+    angles = np.linspace(0.0, limit, SIMPSON_INTERVALS + 1)
     values = np.sin(angles) ** (below - 1) * np.cos(angles) ** (above - 1)
-    return float((weights * values).sum() * limit / STEPS / 3)
+    return float((weights * values).sum() * limit / SIMPSON_INTERVALS / 3)
 
 
 def _posterior(evidence: Sequence[SeedEvidence], median: float, coordinates: Sequence[int]) -> list[Floats]:
-    """(POINTS,) of each rung, which uses one of the coordinates; m uses coordinate 0."""
+    """(POINTS,) of each rung, which uses own of the coordinates; m uses coordinate 0."""
     deviations = median * np.exp(GRID)
-    common_spread = (REPLICATED if any(one.seeds > 1 for one in evidence) else UNREPLICATED)[0]
+    common_spread = (REPLICATED if any(own.seeds > 1 for own in evidence) else UNREPLICATED)[0]
     weights = np.exp(-(COMMON_GRID**2) / 2)
-    joint = np.stack([_prior(common_spread, one.seeds > 1) * _likelihood(one, deviations) for one in evidence])
+    joint = np.stack([_prior(common_spread, own.seeds > 1) * _likelihood(own, deviations) for own in evidence])
     mass = joint.sum(2)  # (rungs, common grid)
     common = np.cumsum(weights * mass.prod(0))
     order, sorted_points = _sorted(0)
     ends = np.searchsorted(sorted_points, common / common[-1])  # the points of each value of m
-    found = []
+    posteriors = []
     for rung, coordinate in enumerate(coordinates):
         values, points, begin = np.empty(POINTS), uniform(coordinate)[order], 0
         for level, end in enumerate(ends):
@@ -176,8 +200,8 @@ def _posterior(evidence: Sequence[SeedEvidence], median: float, coordinates: Seq
                 shares = joint[rung, level] / mass[rung, level]
                 values[order[begin:end]] = np.interp(points[begin:end], np.cumsum(shares) - shares / 2, GRID)
                 begin = end
-        found.append(median * np.exp(values))
-    return found
+        posteriors.append(median * np.exp(values))
+    return posteriors
 
 
 @lru_cache(maxsize=1)
@@ -195,12 +219,12 @@ def _prior(common_spread: float, replicated: bool) -> Floats:
     return np.asarray(density / density.sum(1, keepdims=True))
 
 
-def _likelihood(one: SeedEvidence, deviations: Floats) -> Floats:
+def _likelihood(evidence: SeedEvidence, deviations: Floats) -> Floats:
     """Density of the sum of squares, up to a factor: chi-square with seeds − 1 degrees of freedom."""
-    if one.seeds < 2:
+    if evidence.seeds < 2:
         return np.ones_like(deviations)
-    variance = deviations**2 + one.residual
-    logarithm = -(one.seeds - 1) / 2 * np.log(variance) - one.squares / (2 * variance)
+    variance = deviations**2 + evidence.residual
+    logarithm = -(evidence.seeds - 1) / 2 * np.log(variance) - evidence.squares / (2 * variance)
     return np.asarray(np.exp(logarithm - logarithm.max()))
 
 
@@ -302,7 +326,7 @@ class MeanSamples:
         self.scores, self.bounds = dict(scores), bounds
         self._critical: dict[tuple[tuple[str, str], ...], float] = {}
         self.n = next(iter(self.scores.values())).values.shape[1]
-        if any(one.values.shape[1] != self.n for one in self.scores.values()):
+        if any(rung.values.shape[1] != self.n for rung in self.scores.values()):
             raise ValueError("the rungs were scored on different items")
         names = sorted(self.scores)  # the order of the rungs does not matter
         trained = [name for name in names if not self.scores[name].untrained]
@@ -310,7 +334,7 @@ class MeanSamples:
         evidence = [self.scores[name].seed_evidence for name in trained]
         self.seed_std = dict(zip(trained, seed_deviations(evidence, self.seed_median) if trained else [], strict=True))
         """(POINTS,) standard deviation of one seed's mean by rung."""
-        self.unlike = [name for name, found in zip(trained, unlike_the_others(evidence), strict=True) if found]
+        self.outliers = [name for name, is_outlier in zip(trained, find_outliers(evidence), strict=True) if is_outlier]
         """Rungs with fewer seeds than others and a larger spread than theirs."""
         self.means: dict[str, Floats] = {}
         for name in names:
@@ -324,8 +348,8 @@ class MeanSamples:
         """Median of the prior of a rung's standard deviation between seeds."""
         if math.isfinite(self._range):
             return SHARE_OF_RANGE * self._range
-        trained = [one for one in self.scores.values() if not one.untrained] or [*self.scores.values()]
-        return max(1e-9, SHARE_OF_ITEMS * math.sqrt(float(np.mean([(one.deviations**2).mean() for one in trained]))))
+        trained = [rung for rung in self.scores.values() if not rung.untrained] or [*self.scores.values()]
+        return max(1e-9, SHARE_OF_ITEMS * math.sqrt(float(np.mean([(rung.deviations**2).mean() for rung in trained]))))
 
     def _item_errors(self, names: Sequence[str]) -> dict[str, Floats]:
         """(POINTS,) errors of the rungs' means from the choice of items."""
@@ -382,16 +406,16 @@ class MeanSamples:
         observed = np.array([self.scores[a].mean - self.scores[b].mean for a, b in pairs])
         samples = np.abs(np.array([self.means[a] - self.means[b] for a, b in pairs]) - observed[:, None])
         levels = self._levels(pairs, level)
-        unit = np.array([np.quantile(*one, method="higher") for one in zip(samples, levels, strict=True)])
+        unit = np.array([np.quantile(*pair, method="higher") for pair in zip(samples, levels, strict=True)])
         unit = np.where(unit > 0, unit, 1e-12)
         largest = (samples / unit[:, None]).max(0)
         scale = float(np.quantile(largest, level, method="higher"))  # one of the samples, so that it agrees with p
         enough = self.n >= MIN_ITEMS
         half, bound = (scale * unit, self._range) if enough else (np.full(len(pairs), math.inf), math.inf)
-        found = []
+        differences = []
         for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True)):
             size = abs(mean) if enough else 0.0
-            found.append(
+            differences.append(
                 Difference(
                     a=a,
                     b=b,
@@ -403,7 +427,7 @@ class MeanSamples:
                     p_adjusted=_tail(largest, size / unit[pair]),
                 )
             )
-        return found
+        return differences
 
     def _levels(self, pairs: Sequence[tuple[str, str]], level: float) -> list[float]:
         """The level of each pair's quantile: comparisons with the base get BASE_SHARE of the error rate together."""
@@ -411,7 +435,7 @@ class MeanSamples:
         split = any(untrained) and not all(untrained)
         parts = {True: BASE_SHARE if split else 1.0, False: 1 - BASE_SHARE if split else 1.0}
         levels = [1 - (1 - level) * parts[base] / untrained.count(base) for base in untrained]
-        return [min(one, 1 - MIN_TAIL / POINTS) for one in levels]
+        return [min(share, 1 - MIN_TAIL / POINTS) for share in levels]
 
     def required_sample(
         self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None

@@ -9,11 +9,11 @@ from typing import Any
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import ABSENT, decimal, percent, ratio
 from engine.config.text import amount, listed
-from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
+from engine.ladder.decisions import check_ratio, check_share
 from engine.ladder.phrases import RULE, rung_title, seed_range_text
 from engine.ladder.recommendation import cost_ratios
 from engine.runs.ladder import Ladder
-from engine.runs.result import Z_95, Interval
+from engine.runs.result import Z_95, Interval, student_quantile
 from engine.runs.rungs import BASE, is_base
 from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
@@ -34,7 +34,7 @@ def slope(points: Sequence[Point]) -> Interval | None:
     known = all(error > 0 for _, _, error in points)
     weighted = [(1 / error**2 if known else 1.0, x, y) for x, y, error in points]
     total = sum(w for w, _, _ in weighted)
-    x_mean, y_mean = (sum(w * value for w, value in column) / total for column in _columns(weighted))
+    x_mean, y_mean = sum(w * x for w, x, _ in weighted) / total, sum(w * y for w, _, y in weighted) / total
     spread = sum(w * (x - x_mean) ** 2 for w, x, _ in weighted)
     if spread <= 0:
         return None
@@ -44,32 +44,6 @@ def slope(points: Sequence[Point]) -> Interval | None:
     if known:
         half = max(Z_95 / math.sqrt(spread), half if scatter > 1 else 0.0)
     return Interval(mean=value, low=value - half, high=value + half, rows=len(points))
-
-
-def _columns(weighted: Sequence[Point]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    return [(w, x) for w, x, _ in weighted], [(w, y) for w, _, y in weighted]
-
-
-def student_quantile(degrees: int, confidence: float = 0.95) -> float:
-    """t with P(|T| < t) = `confidence` for Student's t on `degrees` degrees of freedom."""
-    low, high = 0.0, 1e4
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _two_sided(middle, degrees) < confidence else (low, middle)
-    return (low + high) / 2
-
-
-def _two_sided(t: float, degrees: int) -> float:
-    """P(|T| < t): Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
-    series = 0.0
-    for n in range(2 + odd, degrees + 1, 2):
-        series += term
-        term *= (n - 1) / n * cosine**2
-    return 2 / math.pi * (angle + sine * series) if odd else sine * series
 
 
 MIN_TREND = 3
@@ -112,19 +86,11 @@ def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
         point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), score=row.score, why=row.no_share)
         if row.share_of_gain and row.share_of_gain.mean is not None:
             point.share_of_gain = row.share_of_gain
-            point.quality = _check_share(row.share_of_gain, RULE_GAIN_SHARE)
+            point.quality = check_share(row.share_of_gain)
         if cost := costs.get(row.name):
             point.cost = cost
-            point.cheap = (
-                "holds" if cost.high <= RULE_COST_RATIO else "fails" if cost.low > RULE_COST_RATIO else "undecided"
-            )
+            point.cheap = check_ratio(cost.low, cost.high)
         yield point
-
-
-def _check_share(share: Interval, limit: float) -> Check:
-    if share.low is None or share.high is None:
-        return "unknown"
-    return "holds" if share.low >= limit else "fails" if share.high < limit else "undecided"
 
 
 def _trends(sweep: Sweep) -> Iterator[Trend]:

@@ -22,7 +22,6 @@ from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
-from engine.ladder.recommendation import summarize
 from engine.ladder.report import record, tables
 from engine.ladder.report.drawing import RungStyle, styles
 from engine.ladder.report.figures import report_figures, summary_figure
@@ -184,8 +183,6 @@ class ReportData:
     samples: Samples
     problems: list[str]
     """What could not be read and is therefore missing from the report."""
-    summary: LadderSummary | None = None
-    """The ladder's, or of an older ladder one made from its numbers; None if no rung has finished."""
 
 
 def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
@@ -216,7 +213,7 @@ def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
     names = list(dict.fromkeys([*methods, *(entry.rung for entry in ladder.entries)]))
     rung_styles = styles((name, methods.get(name, name)) for name in names)
     problems += samples.problems
-    return ReportData(directory, ladder, rung_styles, traces, samples, problems, ladder.summary or summarize(ladder))
+    return ReportData(directory, ladder, rung_styles, traces, samples, problems)
 
 
 FOLDER = Path(__file__).parent
@@ -237,8 +234,8 @@ def render_page(data: ReportData) -> str:
             facts=report_facts(ladder),
             unfinished=unfinished_text(ladder),
             ladder=ladder,
-            summary=data.summary,
-            headline_figure=summary_figure(data.summary, data.styles),
+            summary=ladder.summary,
+            headline_figure=summary_figure(ladder.summary, data.styles),
             styles=data.styles,
             tables=tables.results(ladder),
             by_seed=tables.by_seed(ladder),
@@ -321,7 +318,7 @@ def render_markdown(data: ReportData) -> str:
     parts = [f"# {escape_inline(report_title(ladder))}", escape_inline(facts)]
     if unfinished := unfinished_text(ladder):
         parts.append(f"> {escape_inline(unfinished)}")
-    parts += _summary(data.summary) if data.summary else []
+    parts += _summary(ladder.summary) if ladder.summary else []
     said = bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder)) or NO_VERDICT
     parts += _results(ladder, said) if ladder.rows else ["## Verdict", said]
     parts += ["## Samples", *_samples(data)]

@@ -12,7 +12,6 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, Number, count, decimal, duration, energy, money, percent, rate, ratio, size
 from engine.config.text import amount
-from engine.ladder.decisions import comparison
 from engine.ladder.phrases import (
     NO_ENERGY,
     NO_SIGNIFICANT_DIFFERENCE,
@@ -26,6 +25,7 @@ from engine.ladder.phrases import (
     rung_title,
     seed_range_text,
 )
+from engine.ladder.results import comparison
 from engine.ladder.sentences import disturbed_timings
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark

@@ -197,11 +197,10 @@ def test_settings_are_checked_before_a_worker_starts(monkeypatch: pytest.MonkeyP
     check_benchmarks(Evaluation())
 
 
-def test_without_benchmarks_runs_have_the_identity_of_earlier_versions() -> None:
-    settings = relevant_settings(schema.Config())
-    assert not [key for key in settings if "benchmark" in key]
+def test_the_limit_of_benchmarks_is_part_of_the_identity_only_with_benchmarks() -> None:
+    assert "evaluation.benchmark_limit" not in relevant_settings(schema.Config())
     chosen = relevant_settings(schema.Config(evaluation=Evaluation(benchmarks=["a"])))
-    assert chosen["evaluation.benchmarks"] == ["a"]
+    assert chosen["evaluation.benchmarks"] == ["a"] and "evaluation.benchmark_limit" in chosen
 
 
 def test_a_task_file_is_found_from_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.ladder.artifact_rungs import add_artifacts
-from engine.ladder.decisions import comparison, decide
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import rung_title
 from engine.ladder.recommendation import artifact_sentences
 from engine.ladder.report.tables import artifacts, memory_and_size
-from engine.ladder.results import FinishedRun, LadderResults
+from engine.ladder.results import FinishedRun, LadderResults, comparison
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore

@@ -10,8 +10,8 @@ from simulated import BASE, EQUAL, METHODS, Truth, blank_ladder, simulate
 from simulated_grid import Cell, measure
 
 from engine.config.errors import UserError
-from engine.ladder.aggregate import add_statistics, conclude
-from engine.ladder.decisions import comparison, decide, is_non_inferior
+from engine.ladder.aggregate import add_statistics
+from engine.ladder.decisions import decide, is_non_inferior
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     NO_SMALLER_AS_GOOD,
@@ -24,8 +24,8 @@ from engine.ladder.phrases import (
     needed_sample,
     no_significant_gain,
 )
-from engine.ladder.results import LadderResults
-from engine.ladder.sentences import verdict
+from engine.ladder.results import LadderResults, comparison
+from engine.ladder.sentences import conclude, verdict
 from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_plan import make_plan

@@ -15,10 +15,10 @@ from engine.ladder.statistics import (
     SeedEvidence,
     chi_square_ratio,
     f_tail,
+    find_outliers,
     normal,
     seed_deviations,
     uniform,
-    unlike_the_others,
 )
 
 MEDIAN = 0.015
@@ -74,12 +74,12 @@ def test_what_other_rungs_say_never_makes_a_rung_with_fewer_seeds_more_certain()
     assert MEDIAN < with_calm * 1.05 < with_wild
 
 
-def test_a_rung_that_lacks_seeds_and_varies_more_is_unlike_the_others() -> None:
+def test_a_rung_that_lacks_seeds_and_varies_more_is_find_outliers() -> None:
     calm = evidence(0.005, 5)
-    assert unlike_the_others([evidence(0.05, 2), calm, calm]) == [True, False, False]
-    assert unlike_the_others([evidence(0.006, 2), calm, calm]) == [False] * 3
-    assert unlike_the_others([evidence(0.05, 5), calm, calm]) == [False] * 3  # it has as many seeds
-    assert unlike_the_others([evidence(0.0, 1), calm, calm]) == [False] * 3  # one seed has no variance
+    assert find_outliers([evidence(0.05, 2), calm, calm]) == [True, False, False]
+    assert find_outliers([evidence(0.006, 2), calm, calm]) == [False] * 3
+    assert find_outliers([evidence(0.05, 5), calm, calm]) == [False] * 3  # it has as many seeds
+    assert find_outliers([evidence(0.0, 1), calm, calm]) == [False] * 3  # one seed has no variance
 
 
 def test_without_spread_between_many_seeds_the_interval_is_that_of_the_items() -> None:

@@ -120,12 +120,6 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     assert "\n".join(tradeoff_lines(summary, 76)) in shown_markdown
 
 
-def test_an_older_ladder_without_a_summary_is_reported_with_one(tmp_path: Path) -> None:
-    directory, ladder = made_ladder(tmp_path)
-    made, ladder.summary = ladder.summary, None
-    assert load_report_data(directory, ladder).summary == made
-
-
 def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None:
     summary = summary_of(holding())
     lines = tradeoff_lines(summary, 80)
@@ -157,7 +151,7 @@ def test_extreme_intervals_stay_inside_the_figure() -> None:
 def test_the_figure_of_the_page_needs_two_rungs(tmp_path: Path) -> None:
     directory, ladder = made_ladder(tmp_path)
     data = load_report_data(directory, ladder)
-    figure = summary_figure(data.summary, data.styles)
+    figure = summary_figure(ladder.summary, data.styles)
     assert figure and "QLoRA" in figure.svg and "aria-label" in figure.svg
     assert ladder.summary
     ladder.summary.tradeoffs = ladder.summary.tradeoffs[:1]

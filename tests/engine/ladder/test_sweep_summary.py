@@ -17,9 +17,9 @@ from test_summary import timed, with_times
 
 from engine.ladder.recommendation import summarize
 from engine.ladder.sweep_report import html, text, write
-from engine.ladder.sweep_results import slope, student_quantile, summarize_sweep
+from engine.ladder.sweep_results import slope, summarize_sweep
 from engine.runs.ladder import Ladder
-from engine.runs.result import Interval
+from engine.runs.result import EXACT_DEGREES, Interval, student_quantile
 from engine.runs.score_format import with_bounds
 from engine.runs.sweep import Axis, Sweep, SweepCell
 from engine.runs.sweep_dir import SweepDir
@@ -179,6 +179,8 @@ def test_hostile_values_are_text() -> None:
 def test_quantiles_of_students_t(degrees: int, expected: float) -> None:
     """Values of printed tables."""
     assert student_quantile(degrees) == pytest.approx(expected, abs=5e-4)
+    many = (student_quantile(EXACT_DEGREES), student_quantile(EXACT_DEGREES + 1))
+    assert many == (pytest.approx(1.98397, abs=1e-4), pytest.approx(1.98373, abs=1e-4))
 
 
 def test_the_slope_is_that_of_least_squares() -> None:

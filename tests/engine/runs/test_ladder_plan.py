@@ -9,9 +9,9 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
-from engine.config.preset import with_settings
+from engine.config.preset import flatten, with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
-from engine.ladder.runner import identity
+from engine.ladder.runner import UNRELATED_KEYS, UNRELATED_SECTIONS, identity, relevant_settings
 from engine.ladder.stages import best_rates, best_trial, halving_rounds, is_grid_edge, rate_grid
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderEntry
@@ -105,6 +105,14 @@ def test_the_identity_depends_on_everything_that_affects_the_numbers() -> None:
         run_identity(machine={**MACHINE, "threads": 1}),
     ]
     assert len({run_identity(), *others}) == 6
+
+
+def test_every_setting_is_part_of_the_identity_unless_it_changes_no_number() -> None:
+    config = make_plan("demo", ["lora"], {}).rungs[0].config
+    settings = flatten(config)
+    ignored = settings.keys() - relevant_settings(config).keys()
+    unrelated = {key for key in settings if key in UNRELATED_KEYS or key.startswith(UNRELATED_SECTIONS)}
+    assert ignored == unrelated | {"evaluation.benchmark_limit"} and unrelated >= {*UNRELATED_KEYS}
 
 
 def test_a_comma_in_a_value_does_not_separate_settings() -> None:

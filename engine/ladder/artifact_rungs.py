@@ -76,13 +76,15 @@ def add_artifacts(folder: LadderDir, ladder: Ladder, plan: LadderPlan, results: 
     ladder.comparisons += _against_runs(scored, trained, results.losses, spec, ladder.margin)
     reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in trained), "")
     for word in dict.fromkeys(artifact.word for artifact in scored):
-        _compare_kind([one for one in scored if one.word == word], rows, ladder, trained, reference, spec)
+        _compare_kind(
+            [artifact for artifact in scored if artifact.word == word], rows, ladder, trained, reference, spec
+        )
 
 
 def _read(folder: LadderDir, ladder: Ladder, name: str, spec: MetricSpec, results: LadderResults) -> ExportedArtifact:
-    found = artifact_of(name)
-    assert found is not None
-    source, artifact = found
+    parts = artifact_of(name)
+    assert parts is not None
+    source, artifact = parts
     runs = {run.entry.seed: run for run in results.runs if run.entry.rung == source}
     entries = [
         entry
@@ -96,10 +98,10 @@ def _read(folder: LadderDir, ladder: Ladder, name: str, spec: MetricSpec, result
     scores = losses = None
     if items:
         seeds = tuple(entry.seed for entry in entries)
-        weights = np.array([one.tokens if one.weight is None else one.weight for one in items[0]], dtype=float)
-        losses = ItemScores(_values(items, lambda one: one.nll), weights, seeds)
+        weights = np.array([item.tokens if item.weight is None else item.weight for item in items[0]], dtype=float)
+        losses = ItemScores(_values(items, lambda item: item.nll), weights, seeds)
         if spec.needs_answers:
-            scores = ItemScores(_values(items, lambda one: one.scores[spec.name]), seeds=seeds)
+            scores = ItemScores(_values(items, lambda item: item.scores[spec.name]), seeds=seeds)
     checks = [read_fidelity(path) for path in folders]
     return ExportedArtifact(name, source, artifact.word, entries, checks, scores, losses)
 
@@ -154,13 +156,19 @@ def _against_runs(
     margin: float | None,
 ) -> list[Comparison]:
     """The difference of each artifact from its runs, artifact − run."""
-    of_scores = _paired({one.name: (one.compared, trained.get(one.source)) for one in artifacts}, spec.bounds)
+    of_scores = _paired(
+        {artifact.name: (artifact.compared, trained.get(artifact.source)) for artifact in artifacts}, spec.bounds
+    )
     losses_of = losses if spec.needs_answers else {}
-    of_losses = _paired({one.name: (one.losses, losses_of.get(one.source)) for one in artifacts}, LOSS.bounds)
+    of_losses = _paired(
+        {artifact.name: (artifact.losses, losses_of.get(artifact.source)) for artifact in artifacts}, LOSS.bounds
+    )
     return [
-        make_comparison(of_scores[one.name], _items_of(one), spec, margin, of_losses.get(one.name), one.source)
-        for one in artifacts
-        if one.name in of_scores
+        make_comparison(
+            of_scores[artifact.name], _items_of(artifact), spec, margin, of_losses.get(artifact.name), artifact.source
+        )
+        for artifact in artifacts
+        if artifact.name in of_scores
     ]
 
 
@@ -185,7 +193,7 @@ def _paired(
     zeros = ItemScores(np.zeros_like(first.values), first.weights, untrained=True)
     half = (bounds[1] - bounds[0]) / 2
     samples = MeanSamples({**values, ZERO: zeros}, (-half, half))
-    return {one.a: one for one in samples.differences([(name, ZERO) for name in values])}
+    return {difference.a: difference for difference in samples.differences([(name, ZERO) for name in values])}
 
 
 def _compare_kind(
@@ -197,23 +205,31 @@ def _compare_kind(
     spec: MetricSpec,
 ) -> None:
     """Fill in the scores, shares and further comparisons of the artifacts of one kind."""
-    scores = {one.name: one.compared for one in artifacts if one.compared is not None}
+    scores = {artifact.name: artifact.compared for artifact in artifacts if artifact.compared is not None}
     others = {name: trained[name] for name in (BASE, reference) if name in trained}
     bounds = spec.bounds if spec.needs_answers else LOSS.bounds
     samples = MeanSamples({**scores, **others}, bounds)
-    losses = {one.name: one.losses for one in artifacts if one.losses is not None and one.losses.finite}
+    losses = {
+        artifact.name: artifact.losses
+        for artifact in artifacts
+        if artifact.losses is not None and artifact.losses.finite
+    }
     by_loss = MeanSamples(losses, LOSS.bounds) if losses else None
-    for one in artifacts:
-        row = rows[one.name]
-        row.score, row.by_seed = samples.interval(one.name), [float(mean) for mean in scores[one.name].seed_means]
-        row.loss = by_loss.interval(one.name) if by_loss and one.name in losses else None
-        averaged = _averaged(one.name, scores, others, reference, bounds) if one.source == reference else samples
+    for artifact in artifacts:
+        row = rows[artifact.name]
+        row.score = samples.interval(artifact.name)
+        row.by_seed = [float(mean) for mean in scores[artifact.name].seed_means]
+        row.loss = by_loss.interval(artifact.name) if by_loss and artifact.name in losses else None
+        is_full = artifact.source == reference
+        averaged = _averaged(artifact.name, scores, others, reference, bounds) if is_full else samples
         add_shares(row, averaged, ladder, spec)
-    pairs = [(one.name, BASE) for one in artifacts if BASE in others]
-    pairs += [(one.name, reference) for one in artifacts if reference in others and one.source != reference]
+    pairs = [(artifact.name, BASE) for artifact in artifacts if BASE in others]
+    pairs += [
+        (artifact.name, reference) for artifact in artifacts if reference in others and artifact.source != reference
+    ]
     items = _items_of(artifacts[0])
-    for found in samples.differences(pairs) if pairs else []:
-        ladder.comparisons.append(make_comparison(found, items, spec, ladder.margin))
+    for difference in samples.differences(pairs) if pairs else []:
+        ladder.comparisons.append(make_comparison(difference, items, spec, ladder.margin))
 
 
 def _averaged(
@@ -226,9 +242,11 @@ def _averaged(
     """Samples of an artifact of full fine-tuning and of its runs as means over the seeds that both have."""
     seeds = scores[name].by_seed().keys() & others[reference].by_seed().keys()
     means = {
-        one: ItemScores(
-            np.mean([of_one.by_seed()[seed] for seed in sorted(seeds)], 0)[None], of_one.weights, untrained=True
+        rung: ItemScores(
+            np.mean([scores_of_rung.by_seed()[seed] for seed in sorted(seeds)], 0)[None],
+            scores_of_rung.weights,
+            untrained=True,
         )
-        for one, of_one in ((name, scores[name]), (reference, others[reference]))
+        for rung, scores_of_rung in ((name, scores[name]), (reference, others[reference]))
     }
     return MeanSamples({**others, **means}, bounds)

@@ -73,9 +73,9 @@ def decide(ladder: Ladder) -> Decisions:
         trained=trained,
         gained=gained,
         against_full={
-            row.name: found
+            row.name: compared
             for row in trained
-            if full and (found := comparison(ladder, row.name, full.name)) is not None
+            if full and (compared := comparison(ladder, row.name, full.name)) is not None
         },
         rule_quality=check_share(qlora.share_of_gain) if qlora and full_gained else "unknown",
         rule_costs=_check_costs(qlora, full) if qlora and full else {},
@@ -94,16 +94,16 @@ def training_peak(peak: MeasuredPeak | None) -> float | None:
 
 def is_non_inferior(ladder: Ladder, a: str, b: str) -> bool:
     """Whether the comparison shows that a is not worse than b by more than the margin."""
-    found = comparison(ladder, a, b)
-    bounds = oriented_bounds(ladder, found) if found else None
+    compared = comparison(ladder, a, b)
+    bounds = oriented_bounds(ladder, compared) if compared else None
     return bounds is not None and bounds[0] > -margin_of(ladder)
 
 
 def _gained(ladder: Ladder, name: str) -> Literal["yes", "no", "worse", "unknown"]:
-    found = comparison(ladder, name, BASE)
-    if found is None:
+    gain = comparison(ladder, name, BASE)
+    if gain is None:
         return "unknown"
-    return "yes" if found.finding == "better" else "worse" if found.finding == "worse" else "no"
+    return "yes" if gain.finding == "better" else "worse" if gain.finding == "worse" else "no"
 
 
 def check_share(share: Interval | None) -> RuleCheck:

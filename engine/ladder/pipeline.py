@@ -268,14 +268,14 @@ class LadderPipeline:
 
     def _without_base_score(self, runs: Sequence[PlannedRun]) -> list[PlannedRun]:
         """A finished run of each kind of base that was not scored, because the run that would have scored it failed."""
-        found: dict[bool, PlannedRun] = {}
+        unscored: dict[bool, PlannedRun] = {}
         for run in runs:
             quantized = method_spec(run.rung.method).quantizes_base
             if run.entry.status == "finished" and quantized not in self.base_scorers:
-                found.setdefault(quantized, run)
-        for run in found.values():
+                unscored.setdefault(quantized, run)
+        for run in unscored.values():
             run.entry.status = "planned"
-        return list(found.values())
+        return list(unscored.values())
 
     def _probe_entry(self, rung: Rung) -> LadderEntry:
         return self._entry(rung, "probe", self.plan.seeds[0], rung.config.train.learning_rate)

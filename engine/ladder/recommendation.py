@@ -11,7 +11,6 @@ from typing import NamedTuple
 from engine.config import quantities
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.text import listed
-from engine.ladder import phrases
 from engine.ladder.decisions import (
     EQUAL_SIZE,
     RULE_COST_RATIO,
@@ -46,6 +45,7 @@ from engine.ladder.phrases import (
     method_noun,
     method_subject,
     no_significant_gain,
+    rung_title,
     sample_size,
     score_text,
     status_text,
@@ -108,21 +108,21 @@ def _prototype(decisions: Decisions, fastest: RungResult) -> str:
     if least and peak and least > SIMILAR_MEMORY * peak:
         return f"{text} No other method needs much less memory."
     sizes = f"{quantities.size(least)} vs. {quantities.size(peak)} peak"
-    return f"{text} {LOW_MEMORY}, use {phrases.rung_title(small.name)} ({sizes})."
+    return f"{text} {LOW_MEMORY}, use {rung_title(small.name)} ({sizes})."
 
 
 def _as_fast(decisions: Decisions, fastest: RungResult) -> list[str]:
     """The rungs whose fastest run took no longer than the slowest run of the fastest rung."""
     limit = fastest.all_seconds.high if fastest.all_seconds else 0.0
     rivals = [row for row in decisions.trained if row is not fastest and decisions.gained[row.name] == "yes"]
-    return [phrases.rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit]
+    return [rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit]
 
 
 def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResult) -> str:
     name, size = method_noun(ship), quantities.size(ship.artifact_bytes)
     if ship.name != best.name:
         behind = comparison(ladder, ship.name, best.name)
-        rival = phrases.rung_title(best.name)
+        rival = rung_title(best.name)
         value = f" ({difference_text(ladder, behind)})" if behind else ""
         sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
         gap = as_good_text(ladder, "it", rival)
@@ -132,10 +132,10 @@ def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResu
     if second is None:
         return f"Ship {name} ({size} artifact): {ONLY_RUNG}."
     if lead is None:
-        rival = phrases.rung_title(second.name)
+        rival = rung_title(second.name)
         return f"Ship {name} ({size} artifact): it has {_top(ladder)}; {NOT_COMPARED} with {rival}."
     if lead.finding == "better":
-        than = f"{SIGNIFICANTLY['better']} than {phrases.rung_title(second.name)}"
+        than = f"{SIGNIFICANTLY['better']} than {rung_title(second.name)}"
         return f"Ship {name} ({size} artifact): it is {than}, {difference_text(ladder, lead)}."
     lead_text = f"Its lead is not significant: {difference_text(ladder, lead)}."
     is_smallest = best.artifact_bytes <= EQUAL_SIZE * min(row.artifact_bytes for row in decisions.trained)
@@ -147,7 +147,7 @@ def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
     others = [row for row in decisions.trained if row.method != RULE_REFERENCE]
     rival = max(others, key=_rank(ladder))
     lead = comparison(ladder, full.name, rival.name)
-    price, name = _price(full, rival), phrases.rung_title(rival.name)
+    price, name = _price(full, rival), rung_title(rival.name)
     if lead is None:
         return f"Full fine-tuning was not compared with {name}."
     value = difference_text(ladder, lead)
@@ -209,7 +209,7 @@ def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSent
 
 def _kept(ladder: Ladder, row: RungResult) -> str:
     """`LoRA Q4_K_M keeps 88.1% of full's gain over the base model, pointwise 95% CI [81.2, 94.0], in 105 MiB; …`."""
-    metric, name = ladder_metric(ladder), phrases.rung_title(row.name)
+    metric, name = ladder_metric(ladder), rung_title(row.name)
     name = name[:1].upper() + name[1:] if row.source == RULE_REFERENCE else name
     size = f"in {quantities.size(row.artifact_bytes)}"
     if gain := row.share_of_gain:
@@ -222,23 +222,23 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
     if of_run is None:
         return f"{text}."
     if of_run.difference.mean == 0 and row.identical == 1:
-        return f"{text}; all its answers are those of {phrases.rung_title(row.source)}."
+        return f"{text}; all its answers are those of {rung_title(row.source)}."
     value = difference_text(ladder, of_run)
     if of_run.finding == "as_good":
-        return f"{text}; {as_good_text(ladder, 'it', phrases.rung_title(row.source))}: {value}."
+        return f"{text}; {as_good_text(ladder, 'it', rung_title(row.source))}: {value}."
     if of_run.finding == "undecided":
-        return f"{text}; {NO_SIGNIFICANT_DIFFERENCE} from {phrases.rung_title(row.source)}: {value}."
-    return f"{text}; it is {SIGNIFICANTLY[of_run.finding]} than {phrases.rung_title(row.source)}: {value}."
+        return f"{text}; {NO_SIGNIFICANT_DIFFERENCE} from {rung_title(row.source)}: {value}."
+    return f"{text}; it is {SIGNIFICANTLY[of_run.finding]} than {rung_title(row.source)}: {value}."
 
 
 def _is_complete(row: RungResult) -> bool:
-    found = artifact_of(row.name)
-    return found is not None and found[1].kind in COMPLETE_MODELS
+    named = artifact_of(row.name)
+    return named is not None and named[1].kind in COMPLETE_MODELS
 
 
 def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) -> str:
     """Which artifact of the recommended method to serve as a complete model."""
-    source = phrases.rung_title(shipped.name)
+    source = rung_title(shipped.name)
     near = [row for row in artifacts if is_non_inferior(ladder, row.name, shipped.name)]
     if not near and not all(_is_worse(comparison(ladder, row.name, shipped.name)) for row in artifacts):
         as_good = as_good_text(ladder, "", source).removeprefix(" is ")
@@ -246,7 +246,7 @@ def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) 
     if not near:
         return f"Every complete model made from {source} is {SIGNIFICANTLY['worse']} than {source}."
     small = min(near, key=lambda row: row.artifact_bytes)
-    text = f"To serve {source} as a complete model, use {phrases.rung_title(small.name)}"
+    text = f"To serve {source} as a complete model, use {rung_title(small.name)}"
     text += f" ({quantities.size(small.artifact_bytes)}): the smallest that {as_good_text(ladder, '', source).lstrip()}"
     metric, of_run = ladder_metric(ladder), comparison(ladder, small.name, shipped.name)
     worst = None
@@ -327,9 +327,9 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
         return f"{why[:1].upper()}{why[1:]}, so {OVERALL['unknown']}."
     bounds = score_format.percent_bounds(gain)
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain (95% CI {bounds})"
-    found = next((one for one in _tradeoffs(decisions) if one.rung == subject.name), None)
-    if found is not None:
-        text += f" at {quantities.ratio(found.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"
+    tradeoff = next((each for each in _tradeoffs(decisions) if each.rung == subject.name), None)
+    if tradeoff is not None:
+        text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"
     if subject is not decisions.qlora:
         return f"{text}."
     key = "cpu" if _uses_cpu_time(decisions) else "training"
@@ -355,13 +355,13 @@ def _quality(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     """The finding on the subject and full fine-tuning, or on the subject and the base model."""
     full = decisions.full
     if full is not None and subject is not full and decisions.gained[full.name] in ("yes", "unknown"):
-        found = decisions.against_full.get(subject.name)
-        return _finding(ladder, found, subject, "full") if found else _no_comparison(subject, "full")
+        against = decisions.against_full.get(subject.name)
+        return _finding(ladder, against, subject, "full") if against else _no_comparison(subject, "full")
     row = full or subject
-    found = comparison(ladder, row.name, BASE)
-    if found is None:
+    against = comparison(ladder, row.name, BASE)
+    if against is None:
         return _no_comparison(row, BASE_MODEL)
-    return _finding(ladder, found, row, BASE_MODEL)
+    return _finding(ladder, against, row, BASE_MODEL)
 
 
 def _no_comparison(row: RungResult, other: str) -> str:
@@ -369,11 +369,11 @@ def _no_comparison(row: RungResult, other: str) -> str:
     return f"{method_subject(row)} was not compared with {other}{why}."
 
 
-def _finding(ladder: Ladder, found: Comparison, row: RungResult, other: str) -> str:
-    value = difference_text(ladder, found)
-    if found.finding in SIGNIFICANTLY:
-        return f"{method_subject(row)} is {SIGNIFICANTLY[found.finding]} than {other}: {value}."
-    if found.finding == "as_good":
+def _finding(ladder: Ladder, compared: Comparison, row: RungResult, other: str) -> str:
+    value = difference_text(ladder, compared)
+    if compared.finding in SIGNIFICANTLY:
+        return f"{method_subject(row)} is {SIGNIFICANTLY[compared.finding]} than {other}: {value}."
+    if compared.finding == "as_good":
         text = as_good_text(ladder, method_subject(row), other)
         return f"{text}: {value}."
     if other == BASE_MODEL:
@@ -434,12 +434,12 @@ def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
     full = decisions.full
     if full is None:
         return []
-    found = []
+    tradeoffs = []
     for row in (*(row for row in decisions.trained if row is not full), full):
         cost, gain = _cost_ratio(decisions, row), row.share_of_gain
         if cost is not None and gain is not None and gain.mean is not None:
-            found.append(RungTradeoff(rung=row.name, title=phrases.rung_title(row.name), share_of_gain=gain, cost=cost))
-    return found
+            tradeoffs.append(RungTradeoff(rung=row.name, title=rung_title(row.name), share_of_gain=gain, cost=cost))
+    return tradeoffs
 
 
 def _cost_ratio(decisions: Decisions, row: RungResult) -> SeedRange | None:

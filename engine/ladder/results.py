@@ -63,11 +63,11 @@ def read_finished(folder: LadderDir, ladder: Ladder) -> list[FinishedRun]:
 
 def read_shared_bases(folder: LadderDir, ladder: Ladder) -> dict[str, FinishedRun]:
     """The runs of other ladders that scored the base model. Raises UserError if one is damaged or was deleted."""
-    found = {}
+    bases = {}
     for name, run in ladder.base_runs.items():
         entry = LadderEntry(rung=name, kind="run", seed=0, learning_rate=0.0, run=run, status="finished")
-        found[name] = _read(RunDir(folder.runs / run), entry)
-    return found
+        bases[name] = _read(RunDir(folder.runs / run), entry)
+    return bases
 
 
 def collect(results: LadderResults, ladder: Ladder) -> None:
@@ -174,8 +174,8 @@ def collect_benchmarks(folder: LadderDir, ladder: Ladder, results: LadderResults
     """
     known = ladder.work.fingerprints if ladder.work else {}
     prints = {key.removeprefix(PREFIX): value for key, value in known.items() if key.startswith(PREFIX)}
-    found = [_benchmark(name, value, folder, results, len(prints)) for name, value in prints.items()]
-    return [one for one in found if one is not None]
+    benchmarks = [_benchmark(name, value, folder, results, len(prints)) for name, value in prints.items()]
+    return [benchmark for benchmark in benchmarks if benchmark is not None]
 
 
 def _benchmark(
@@ -196,7 +196,9 @@ def _benchmark(
         return None
     (_, first), *_ = next(iter(stored.values()))
     values = {rung: _item_scores(some, rung in results.bases) for rung, some in stored.items()}
-    is_share = are_shares(first.metric, np.concatenate([one.values.ravel() for one in values.values()]).tolist())
+    is_share = are_shares(
+        first.metric, np.concatenate([item_scores.values.ravel() for item_scores in values.values()]).tolist()
+    )
     return LadderBenchmark(
         name=name,
         metric=first.metric,
@@ -230,15 +232,17 @@ def _benchmark_rows(
     trained = [name for name, scores in values.items() if not scores.untrained and name not in samples.outliers]
     if BASE in values and trained:
         level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
-        for one in samples.differences([(name, BASE) for name in trained], level):
-            _add_difference(rows[one.a], one, samples.n, higher_is_better, benchmarks)
+        for difference in samples.differences([(name, BASE) for name in trained], level):
+            _add_difference(rows[difference.a], difference, samples.n, higher_is_better, benchmarks)
     return list(rows.values())
 
 
-def _add_difference(row: BenchmarkRow, found: Difference, items: int, higher_is_better: bool, benchmarks: int) -> None:
-    row.difference = found.interval(items)
-    row.p, row.p_adjusted = found.p, min(1.0, found.p_adjusted * benchmarks)
-    low, high = (found.low, found.high) if higher_is_better else (-found.high, -found.low)
+def _add_difference(
+    row: BenchmarkRow, difference: Difference, items: int, higher_is_better: bool, benchmarks: int
+) -> None:
+    row.difference = difference.interval(items)
+    row.p, row.p_adjusted = difference.p, min(1.0, difference.p_adjusted * benchmarks)
+    low, high = (difference.low, difference.high) if higher_is_better else (-difference.high, -difference.low)
     finding = finding_of(low, high, None)
     row.finding = "undecided" if finding == "as_good" else finding
 
@@ -316,11 +320,11 @@ CLEAR_GAIN = 0.5
 
 def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
     """The comparison a − b, negated if the ladder has b − a; None if they were not compared."""
-    for one in ladder.comparisons:
-        if (one.a, one.b) == (a, b):
-            return one
-        if (one.a, one.b) == (b, a):
-            return _negated(ladder, one)
+    for stored in ladder.comparisons:
+        if (stored.a, stored.b) == (a, b):
+            return stored
+        if (stored.a, stored.b) == (b, a):
+            return _negated(ladder, stored)
     return None
 
 

@@ -223,8 +223,8 @@ class LadderRunner:
 
     def has_finished(self, entry: LadderEntry, config: Config) -> bool:
         """Whether a finished run with this configuration would be reused."""
-        found = self._reusable(entry, self.identity(config), config.cost.max_other_load)
-        return found is not None and found.state() == "finished"
+        run = self._reusable(entry, self.identity(config), config.cost.max_other_load)
+        return run is not None and run.state() == "finished"
 
     def _reusable(self, entry: LadderEntry, key: str, allowed: float) -> RunDir | None:
         """The latest run with this identity: undisturbed, else finished, running, resumable, failed."""
@@ -313,7 +313,7 @@ class LadderRunner:
         worker = launch.launch(run)
         if worker is not None:
             with self._saving:
-                self.workers = [one for one in self.workers if one.poll() is None] + [worker]
+                self.workers = [process for process in self.workers if process.poll() is None] + [worker]
         try:
             launch.wait_for_hello(run, worker, size)
             start_configured(run)
@@ -390,7 +390,11 @@ class PlannedRun:
 
 
 class EntryQueue:
-    """Executes the runs of one stage."""
+    """Executes the runs of one stage: as many at a time as they have devices, or all as jobs of Slurm.
+
+    On this machine the device queue gives each run a device that is free; more runs would only wait for each other. In
+    Slurm all runs of a stage are tasks of one job array, so that the cluster sees how many there are.
+    """
 
     def __init__(self, runner: LadderRunner, excluded: Callable[[Rung], bool]) -> None:
         self.runner, self.excluded = runner, excluded

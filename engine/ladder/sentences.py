@@ -13,7 +13,6 @@ from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
-from engine.ladder import phrases
 from engine.ladder.decisions import Decisions, RuleCheck, decide, is_non_inferior, training_peak
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
@@ -59,7 +58,7 @@ from engine.ladder.results import (
     comparison,
     margin_of,
 )
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder import Ladder
 from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
 from engine.runs.overlap import overlap_sentence
 from engine.runs.result import MIN_ITEMS
@@ -68,235 +67,13 @@ from engine.runs.rungs import BASE, shots_of
 from engine.runs.score_format import loss, plain_difference, points
 
 
-def few_shot_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
-    """Each trained rung against the base model with the most examples: whether training gained more than a prompt."""
-    rows = [row for row in ladder.rows if shots_of(row.name) and row.score]
-    if not rows:
-        return []
-    most = max(rows, key=lambda row: shots_of(row.name))
-    title, metric = rung_title(most.name), ladder_metric(ladder)
-    scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
-    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score_text(most, metric)}."
-    sentences = [VerdictSentence("quality", text)]
-    for row in decisions.trained:
-        found = comparison(ladder, row.name, most.name)
-        if found is None:
-            continue
-        value, name = difference_text(ladder, found), method_subject(row)
-        if found.finding in SIGNIFICANTLY:
-            said = f"{name} is {SIGNIFICANTLY[found.finding]} than the {title}: {value}."
-        elif found.finding == "as_good":
-            said = f"{as_good_text(ladder, name, f'the {title}')}: {value}."
-        else:
-            said = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {name} and the {title}: {value}."
-        sentences.append(VerdictSentence("quality", said))
-    return sentences
-
-
-def benchmark_sentences(ladder: Ladder) -> list[VerdictSentence]:
-    """One sentence per rung that is significantly worse or better than the base model, else one per benchmark."""
-    return [
-        VerdictSentence("forgetting", text) for benchmark in ladder.benchmarks for text in _sentences(ladder, benchmark)
-    ]
-
-
-def _sentences(ladder: Ladder, benchmark: LadderBenchmark) -> list[str]:
-    name = visible(benchmark.name)
-    compared = [row for row in benchmark.rows if row.finding]
-    if not compared:
-        return [f"Forgetting on {name} is unknown: no rung was compared with the base model."]
-    found = [_found(ladder, benchmark, row) for row in compared if row.finding in SIGNIFICANTLY]
-    rest = [row for row in compared if row.finding not in SIGNIFICANTLY]
-    if not rest:
-        return found
-    nouns = listed([method_noun(_rung(ladder, row)) for row in rest])
-    rungs = f"{nouns} {'are' if len(rest) > 1 else 'is'} not" if found else "no rung is"
-    text = f"On {name} ({amount(benchmark.items, 'item')}) {rungs} {SIGNIFICANTLY['worse']} than the base model"
-    excluded = _excluded(benchmark, rest)
-    if excluded and has_one_seed(ladder, *(row.name for row in rest)):
-        excluded += f" ({ASSUMED_SPREAD})"
-    return [*found, f"{text}{excluded}."]
-
-
-def _found(ladder: Ladder, benchmark: LadderBenchmark, row: BenchmarkRow) -> str:
-    """`LoRA forgets on arc_easy: LoRA − base = −3.1 points, simultaneous 95% CI [−5.0, −1.2], acc of 2,376 items.`"""
-    verb = "forgets" if row.finding == "worse" else "gains"
-    said = f"{method_subject(_rung(ladder, row))} {verb} on {visible(benchmark.name)}"
-    value, _, bounds = plain_difference(row.difference, benchmark.is_share).partition(" [")
-    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
-    interval = f", {SIMULTANEOUS} [{bounds}" if bounds else ""
-    of = f"{visible(benchmark.metric)} of {amount(benchmark.items, 'item')}"
-    return f"{said}: {rung_title(row.name)} − base = {value}{interval}{scope}, {of}."
-
-
-def _excluded(benchmark: LadderBenchmark, rows: list[BenchmarkRow]) -> str:
-    """`; the simultaneous 95% CIs exclude losing more than 3.2 points`, '' if an interval is unknown."""
-    intervals = [row.difference for row in rows if row.difference]
-    ends = [one.low if benchmark.higher_is_better else one.high for one in intervals]
-    known = [end for end in ends if end is not None]
-    if len(known) < len(rows):
-        return ""
-    worst = max(0.0, *(-end if benchmark.higher_is_better else end for end in known))
-    value = points(worst).lstrip("+") if benchmark.is_share else loss(worst)
-    return f"; the {SIMULTANEOUS}s exclude losing more than {value}"
-
-
-def _rung(ladder: Ladder, row: BenchmarkRow) -> RungResult:
-    return next(one for one in ladder.rows if one.name == row.name)
-
-
-def cost_sentences(decisions: Decisions) -> list[VerdictSentence]:
-    """One sentence per measured cost; none if QLoRA or full has no score."""
-    qlora, full = decisions.qlora, decisions.full
-    if qlora is None or full is None:
-        return []
-    name = phrases.rung_title(qlora.name)
-    once = f" ({ONE_TIMING})" if len(qlora.seeds) == len(full.seeds) == 1 else ""
-    sentences = []
-    measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
-        ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
-        ("time", "time", "total time", qlora.all_seconds, full.all_seconds),
-        ("time", "cpu", "CPU time in training", qlora.cpu_seconds, full.cpu_seconds),
-        ("energy", "energy", "energy use", qlora.energy, full.energy),
-    ]
-    for topic, key, title, candidate, reference in measured:
-        text = quantities.energy if topic == "energy" else quantities.duration
-        if candidate and reference:
-            sentence = _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])
-            sentences.append(VerdictSentence(topic, sentence[:-1] + once + "."))
-    if timeless := [row for row in (qlora, full) if row.disturbed]:
-        names = listed([phrases.rung_title(row.name) for row in timeless])
-        sentences.append(
-            VerdictSentence("time", f"{NO_TIMING} of {names}: times and costs that depend on them are not compared.")
-        )
-    if not (qlora.energy and full.energy) and not timeless:
-        sentences.append(VerdictSentence("energy", NO_ENERGY))
-    peaks = training_peak(qlora.peak), training_peak(full.peak)
-    if peaks[0] and peaks[1]:
-        ratio = quantities.ratio(peaks[0] / peaks[1])
-        sizes = f"{quantities.size(peaks[0])} vs. {quantities.size(peaks[1])}"
-        check = RULE_OF_COST[decisions.rule_costs["memory"]]
-        sentences.append(
-            VerdictSentence("memory", f"{name}'s peak memory while training is {ratio} full's, {check}: {sizes}.")
-        )
-    return sentences + _rent(qlora, full, decisions.rule_costs["rent"])
-
-
-def _cost(
-    title: str, candidate: SeedRange, reference: SeedRange, text: Callable[[float | None], str], check: RuleCheck
-) -> str:
-    ratio = quantities.ratio(candidate.mean / reference.mean) if reference.mean else quantities.ABSENT
-    values = f"{mean_and_range(candidate, text)} vs. {mean_and_range(reference, text)}"
-    return f"{title} is {ratio} full's, {RULE_OF_COST[check]}: {values}."
-
-
-def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[VerdictSentence]:
-    if not qlora.rent or not full.rent:
-        return []
-    name = phrases.rung_title(qlora.name)
-    note = f" ({qlora.rent_note})" if qlora.rent_note else ""
-    prices = [f"{quantities.money(row.rent.price_per_hour, row.rent.currency)}/h" for row in (qlora, full) if row.rent]
-    if qlora.rent.gpu == full.rent.gpu:
-        text = f"{full.rent.gpu} at {prices[1]} is the cheapest listed GPU with enough memory for either"
-        return [VerdictSentence("rent", f"{text}{note}: {name} saves no rent.")]
-    text = f"The cheapest listed GPU with enough memory is {qlora.rent.gpu} at {prices[0]} for {name} and "
-    text += f"{full.rent.gpu} at {prices[1]} for full{note}"
-    if qlora.rent.currency != full.rent.currency or not full.rent.price_per_hour:
-        return [VerdictSentence("rent", f"{text}.")]
-    ratio = quantities.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
-    text += f". {name}'s price per hour is {ratio} full's, {RULE_OF_COST[check]}"
-    return [VerdictSentence("rent", f"{text}. The run time on these GPUs was not measured.")]
-
-
-RETIME = "repeat them with --retime"
-
-
-def disturbed_runs(ladder: Ladder) -> list[LadderEntry]:
-    """The finished runs whose timing is not used."""
-    return [entry for entry in ladder.entries if entry.kind == "run" and entry.disturbed]
-
-
-def disturbed_timings(ladder: Ladder) -> str:
-    """The caveat on disturbed timings; '' without any."""
-    runs = disturbed_runs(ladder)
-    if not runs:
-        return ""
-    causes: dict[str, list[str]] = {}
-    for entry in runs:
-        causes.setdefault(entry.disturbed, []).append(f"{phrases.rung_title(entry.rung)} seed {entry.seed}")
-    parts = [f"{listed(names)} ({cause})" for cause, names in causes.items()]
-    return f"Disturbed timings are left out of times and costs: {', '.join(parts)}; {RETIME}."
-
-
-def trial_cost(ladder: Ladder) -> tuple[int, float]:
-    """Number of learning-rate trials, and the seconds of those that have ended."""
-    trials = [entry for entry in ladder.entries if entry.kind == "trial"]
-    return len(trials), sum(entry.seconds or 0.0 for entry in trials)
-
-
-def chosen_rates(ladder: Ladder) -> str:
-    """`Learning rates were chosen by the loss on the validation rows: 9 trials took 4:32 …`; '' without trials."""
-    count, seconds = trial_cost(ladder)
-    if not count:
-        return ""
-    halved = any(entry.kind == "trial" and entry.steps is not None for entry in ladder.entries)
-    how = ", by successive halving" if halved else ""
-    text = f"Learning rates were chosen by the loss on the validation rows{how}"
-    return f"{text}: {integer(count)} trials took {duration(seconds)}, which is not part of the costs above."
-
-
-MIN_ENDED = 0.9
-"""Share of answers that end below which there is a caveat."""
-
-
-def unended_answers(rows: Sequence[RungResult]) -> str:
-    """`Only 62.0% of QLoRA's answers end: the others were cut off, …`; '' if most answers of all rungs end."""
-    few = [row for row in rows if row.ended is not None and row.ended < MIN_ENDED]
-    if not few:
-        return ""
-    shares = listed([f"{percent(row.ended)} of {rung_title(row.name)}'s answers end" for row in few])
-    return (
-        f"Only {shares}: the others were cut off, and their scores may be too low. Raise evaluation.max_new_tokens, or "
-        "check that the end token is in the loss."
-    )
-
-
-def advice_sentences(ladder: Ladder, rows: Sequence[RungResult]) -> list[str]:
-    """One sentence per warning about the trained rungs."""
-    work = ladder.work
-    rungs = {
-        rung_title(row.name): TrainedRung(
-            row.method,
-            row.learning_rate,
-            int(_setting(ladder, row.name, "train.batch") or 0),
-            _setting(ladder, row.name, "adapter.target_modules") or "all-linear",
-            row.trainable or None,
-            (work.answer_tokens or None) if work else None,
-        )
-        for row in rows
-    }
-    return [f"{notice.text[:1].upper()}{notice.text[1:]}." for notice in lora_notices(rungs)]
-
-
-def _setting(ladder: Ladder, rung: str, key: str) -> Any:
-    """The rung's value of a setting; None if it does not read it, and in older ladders."""
-    return ladder.differs.get(key, {}).get(rung, ladder.config.get(key))
-
-
-def other_devices(ladder: Ladder) -> str:
-    """The caveat on timings of other devices; '' without any."""
-    runs = [entry for entry in ladder.entries if entry.kind == "run" and entry.other_device]
-    names = [f"{phrases.rung_title(entry.rung)} seed {entry.seed} ({entry.other_device})" for entry in runs]
-    return f"Timings on another device are left out of times and costs: {listed(names)}." if names else ""
-
-
-def shared_cpu_caveat(ladder: Ladder) -> str:
-    """The caveat on timings of runs that shared the CPU; '' where no two runs shared it."""
-    if ladder.runs_at_once == 1 or ladder.machine.get("cuda"):
-        return ""
-    threads = amount(int(ladder.machine.get("threads") or 1), "thread")
-    text = f"{ladder.runs_at_once} runs at a time shared this CPU, each with {threads} on its own cores"
-    return f"{text}: compare these times only with each other; a run that has the whole CPU takes less time."
+def conclude(ladder: Ladder) -> None:
+    """Set verdict, summary and the recommended rung, from rows and comparisons."""
+    ladder.verdict = verdict(ladder)
+    ladder.summary = summarize(ladder)
+    ship = decide(ladder).ship
+    recommends = any(sentence.topic == "ship" for sentence in ladder.verdict)
+    ladder.recommended = ship.name if ship and recommends else ""
 
 
 def verdict(ladder: Ladder) -> list[VerdictSentence]:
@@ -307,9 +84,9 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
     return [
         *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
-        *few_shot_sentences(ladder, decisions),
+        *_few_shot(ladder, decisions),
         *benchmark_sentences(ladder),
-        *cost_sentences(decisions),
+        *_costs(decisions),
         *recommendations(ladder, decisions),
         *artifact_sentences(ladder, decisions),
         *_overlaps(ladder),
@@ -370,7 +147,7 @@ def _no_gain(ladder: Ladder, full: RungResult) -> str:
 
 
 def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison) -> str:
-    metric, name = ladder_metric(ladder), phrases.rung_title(row.name)
+    metric, name = ladder_metric(ladder), rung_title(row.name)
     own, reference = score_text(row, metric), score_text(full, metric)
     if metric.lower_is_better:
         text = f"{name} has a {metric.title} of {own}, full of {reference}"
@@ -409,7 +186,147 @@ def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) ->
         if qlora.share_of_score
         else ""
     )
-    return f"{phrases.rung_title(qlora.name)}'s share of full's gain is {value}{of_score}; {rule}"
+    return f"{rung_title(qlora.name)}'s share of full's gain is {value}{of_score}; {rule}"
+
+
+def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+    """Each trained rung against the base model with the most examples: whether training gained more than a prompt."""
+    rows = [row for row in ladder.rows if shots_of(row.name) and row.score]
+    if not rows:
+        return []
+    most = max(rows, key=lambda row: shots_of(row.name))
+    title, metric = rung_title(most.name), ladder_metric(ladder)
+    scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
+    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score_text(most, metric)}."
+    sentences = [VerdictSentence("quality", text)]
+    for row in decisions.trained:
+        against = comparison(ladder, row.name, most.name)
+        if against is None:
+            continue
+        value, name = difference_text(ladder, against), method_subject(row)
+        if against.finding in SIGNIFICANTLY:
+            said = f"{name} is {SIGNIFICANTLY[against.finding]} than the {title}: {value}."
+        elif against.finding == "as_good":
+            said = f"{as_good_text(ladder, name, f'the {title}')}: {value}."
+        else:
+            said = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {name} and the {title}: {value}."
+        sentences.append(VerdictSentence("quality", said))
+    return sentences
+
+
+def benchmark_sentences(ladder: Ladder) -> list[VerdictSentence]:
+    """One sentence per rung that is significantly worse or better than the base model, else one per benchmark."""
+    return [
+        VerdictSentence("forgetting", text) for benchmark in ladder.benchmarks for text in _benchmark(ladder, benchmark)
+    ]
+
+
+def _benchmark(ladder: Ladder, benchmark: LadderBenchmark) -> list[str]:
+    name = visible(benchmark.name)
+    compared = [row for row in benchmark.rows if row.finding]
+    if not compared:
+        return [f"Forgetting on {name} is unknown: no rung was compared with the base model."]
+    significant = [_significant(ladder, benchmark, row) for row in compared if row.finding in SIGNIFICANTLY]
+    rest = [row for row in compared if row.finding not in SIGNIFICANTLY]
+    if not rest:
+        return significant
+    nouns = listed([method_noun(_rung(ladder, row)) for row in rest])
+    rungs = f"{nouns} {'are' if len(rest) > 1 else 'is'} not" if significant else "no rung is"
+    text = f"On {name} ({amount(benchmark.items, 'item')}) {rungs} {SIGNIFICANTLY['worse']} than the base model"
+    excluded = _excluded(benchmark, rest)
+    if excluded and has_one_seed(ladder, *(row.name for row in rest)):
+        excluded += f" ({ASSUMED_SPREAD})"
+    return [*significant, f"{text}{excluded}."]
+
+
+def _significant(ladder: Ladder, benchmark: LadderBenchmark, row: BenchmarkRow) -> str:
+    """`LoRA forgets on arc_easy: LoRA − base = −3.1 points, simultaneous 95% CI [−5.0, −1.2], acc of 2,376 items.`"""
+    verb = "forgets" if row.finding == "worse" else "gains"
+    said = f"{method_subject(_rung(ladder, row))} {verb} on {visible(benchmark.name)}"
+    value, _, bounds = plain_difference(row.difference, benchmark.is_share).partition(" [")
+    scope = f" ({ASSUMED_SPREAD})" if has_one_seed(ladder, row.name) else ""
+    interval = f", {SIMULTANEOUS} [{bounds}" if bounds else ""
+    of = f"{visible(benchmark.metric)} of {amount(benchmark.items, 'item')}"
+    return f"{said}: {rung_title(row.name)} − base = {value}{interval}{scope}, {of}."
+
+
+def _excluded(benchmark: LadderBenchmark, rows: list[BenchmarkRow]) -> str:
+    """`; the simultaneous 95% CIs exclude losing more than 3.2 points`, '' if an interval is unknown."""
+    intervals = [row.difference for row in rows if row.difference]
+    ends = [interval.low if benchmark.higher_is_better else interval.high for interval in intervals]
+    known = [end for end in ends if end is not None]
+    if len(known) < len(rows):
+        return ""
+    worst = max(0.0, *(-end if benchmark.higher_is_better else end for end in known))
+    value = points(worst).lstrip("+") if benchmark.is_share else loss(worst)
+    return f"; the {SIMULTANEOUS}s exclude losing more than {value}"
+
+
+def _rung(ladder: Ladder, row: BenchmarkRow) -> RungResult:
+    return next(rung for rung in ladder.rows if rung.name == row.name)
+
+
+def _costs(decisions: Decisions) -> list[VerdictSentence]:
+    """One sentence per measured cost; none if QLoRA or full has no score."""
+    qlora, full = decisions.qlora, decisions.full
+    if qlora is None or full is None:
+        return []
+    name = rung_title(qlora.name)
+    once = f" ({ONE_TIMING})" if len(qlora.seeds) == len(full.seeds) == 1 else ""
+    sentences = []
+    measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
+        ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
+        ("time", "time", "total time", qlora.all_seconds, full.all_seconds),
+        ("time", "cpu", "CPU time in training", qlora.cpu_seconds, full.cpu_seconds),
+        ("energy", "energy", "energy use", qlora.energy, full.energy),
+    ]
+    for topic, key, title, candidate, reference in measured:
+        text = quantities.energy if topic == "energy" else quantities.duration
+        if candidate and reference:
+            sentence = _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])
+            sentences.append(VerdictSentence(topic, sentence[:-1] + once + "."))
+    if timeless := [row for row in (qlora, full) if row.disturbed]:
+        names = listed([rung_title(row.name) for row in timeless])
+        sentences.append(
+            VerdictSentence("time", f"{NO_TIMING} of {names}: times and costs that depend on them are not compared.")
+        )
+    if not (qlora.energy and full.energy) and not timeless:
+        sentences.append(VerdictSentence("energy", NO_ENERGY))
+    peaks = training_peak(qlora.peak), training_peak(full.peak)
+    if peaks[0] and peaks[1]:
+        ratio = quantities.ratio(peaks[0] / peaks[1])
+        sizes = f"{quantities.size(peaks[0])} vs. {quantities.size(peaks[1])}"
+        check = RULE_OF_COST[decisions.rule_costs["memory"]]
+        sentences.append(
+            VerdictSentence("memory", f"{name}'s peak memory while training is {ratio} full's, {check}: {sizes}.")
+        )
+    return sentences + _rent(qlora, full, decisions.rule_costs["rent"])
+
+
+def _cost(
+    title: str, candidate: SeedRange, reference: SeedRange, text: Callable[[float | None], str], check: RuleCheck
+) -> str:
+    ratio = quantities.ratio(candidate.mean / reference.mean) if reference.mean else quantities.ABSENT
+    values = f"{mean_and_range(candidate, text)} vs. {mean_and_range(reference, text)}"
+    return f"{title} is {ratio} full's, {RULE_OF_COST[check]}: {values}."
+
+
+def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[VerdictSentence]:
+    if not qlora.rent or not full.rent:
+        return []
+    name = rung_title(qlora.name)
+    note = f" ({qlora.rent_note})" if qlora.rent_note else ""
+    prices = [f"{quantities.money(row.rent.price_per_hour, row.rent.currency)}/h" for row in (qlora, full) if row.rent]
+    if qlora.rent.gpu == full.rent.gpu:
+        text = f"{full.rent.gpu} at {prices[1]} is the cheapest listed GPU with enough memory for either"
+        return [VerdictSentence("rent", f"{text}{note}: {name} saves no rent.")]
+    text = f"The cheapest listed GPU with enough memory is {qlora.rent.gpu} at {prices[0]} for {name} and "
+    text += f"{full.rent.gpu} at {prices[1]} for full{note}"
+    if qlora.rent.currency != full.rent.currency or not full.rent.price_per_hour:
+        return [VerdictSentence("rent", f"{text}.")]
+    ratio = quantities.ratio(qlora.rent.price_per_hour / full.rent.price_per_hour)
+    text += f". {name}'s price per hour is {ratio} full's, {RULE_OF_COST[check]}"
+    return [VerdictSentence("rent", f"{text}. The run time on these GPUs was not measured.")]
 
 
 def _overlaps(ladder: Ladder) -> list[VerdictSentence]:
@@ -431,8 +348,8 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     texts: list[str] = []
     if any(len(row.seeds) == 1 for row in decisions.trained):
         texts.append(ONE_SEED)
-    texts += filter(None, [disturbed_timings(ladder), other_devices(ladder), shared_cpu_caveat(ladder)])
-    texts.append(chosen_rates(ladder) or one_rate(ladder))
+    texts += filter(None, [disturbed_timings(ladder), _other_devices(ladder), _shared_cpu(ladder)])
+    texts.append(_chosen_rates(ladder) or one_rate(ladder))
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
         unit = f" in {metric.unit}" if metric.unit else ""
@@ -440,11 +357,97 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
     texts += filter(None, [unended_answers(decisions.trained)])
-    texts += advice_sentences(ladder, decisions.trained)
+    texts += _advice(ladder, decisions.trained)
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
     if decisions.trained and not any(row.peak and row.peak.reserved for row in decisions.trained):
         texts.append(ON_CPU)
     return [VerdictSentence("caveat", text) for text in texts]
+
+
+RETIME = "repeat them with --retime"
+
+
+def disturbed_timings(ladder: Ladder) -> str:
+    """The caveat on disturbed timings; '' without any."""
+    causes: dict[str, list[str]] = {}
+    for entry in ladder.entries:
+        if entry.kind == "run" and entry.disturbed:
+            causes.setdefault(entry.disturbed, []).append(f"{rung_title(entry.rung)} seed {entry.seed}")
+    parts = [f"{listed(names)} ({cause})" for cause, names in causes.items()]
+    if not parts:
+        return ""
+    return f"Disturbed timings are left out of times and costs: {', '.join(parts)}; {RETIME}."
+
+
+def trial_cost(ladder: Ladder) -> tuple[int, float]:
+    """Number of learning-rate trials, and the seconds of those that have ended."""
+    trials = [entry for entry in ladder.entries if entry.kind == "trial"]
+    return len(trials), sum(entry.seconds or 0.0 for entry in trials)
+
+
+def _chosen_rates(ladder: Ladder) -> str:
+    """`Learning rates were chosen by the loss on the validation rows: 9 trials took 4:32 …`; '' without trials."""
+    count, seconds = trial_cost(ladder)
+    if not count:
+        return ""
+    halved = any(entry.kind == "trial" and entry.steps is not None for entry in ladder.entries)
+    how = ", by successive halving" if halved else ""
+    text = f"Learning rates were chosen by the loss on the validation rows{how}"
+    return f"{text}: {integer(count)} trials took {duration(seconds)}, which is not part of the costs above."
+
+
+MIN_ENDED = 0.9
+"""Share of answers that end below which there is a caveat."""
+
+
+def unended_answers(rows: Sequence[RungResult]) -> str:
+    """`Only 62.0% of QLoRA's answers end: the others were cut off, …`; '' if most answers of all rungs end."""
+    few = [row for row in rows if row.ended is not None and row.ended < MIN_ENDED]
+    if not few:
+        return ""
+    shares = listed([f"{percent(row.ended)} of {rung_title(row.name)}'s answers end" for row in few])
+    return (
+        f"Only {shares}: the others were cut off, and their scores may be too low. Raise evaluation.max_new_tokens, or "
+        "check that the end token is in the loss."
+    )
+
+
+def _advice(ladder: Ladder, rows: Sequence[RungResult]) -> list[str]:
+    """One sentence per warning about the trained rungs."""
+    work = ladder.work
+    rungs = {
+        rung_title(row.name): TrainedRung(
+            row.method,
+            row.learning_rate,
+            int(_setting(ladder, row.name, "train.batch") or 0),
+            _setting(ladder, row.name, "adapter.target_modules") or "all-linear",
+            row.trainable or None,
+            (work.answer_tokens or None) if work else None,
+        )
+        for row in rows
+    }
+    return [f"{notice.text[:1].upper()}{notice.text[1:]}." for notice in lora_notices(rungs)]
+
+
+def _setting(ladder: Ladder, rung: str, key: str) -> Any:
+    """The rung's value of a setting; None if it does not read it, and in older ladders."""
+    return ladder.differs.get(key, {}).get(rung, ladder.config.get(key))
+
+
+def _other_devices(ladder: Ladder) -> str:
+    """The caveat on timings of other devices; '' without any."""
+    runs = [entry for entry in ladder.entries if entry.kind == "run" and entry.other_device]
+    names = [f"{rung_title(entry.rung)} seed {entry.seed} ({entry.other_device})" for entry in runs]
+    return f"Timings on another device are left out of times and costs: {listed(names)}." if names else ""
+
+
+def _shared_cpu(ladder: Ladder) -> str:
+    """The caveat on timings of runs that shared the CPU; '' where no two runs shared it."""
+    if ladder.runs_at_once == 1 or ladder.machine.get("cuda"):
+        return ""
+    threads = amount(int(ladder.machine.get("threads") or 1), "thread")
+    text = f"{ladder.runs_at_once} runs at a time shared this CPU, each with {threads} on its own cores"
+    return f"{text}: compare these times only with each other; a run that has the whole CPU takes less time."
 
 
 def _incomplete(ladder: Ladder, row: RungResult) -> str:
@@ -456,12 +459,3 @@ def _incomplete(ladder: Ladder, row: RungResult) -> str:
     if row.status not in ("finished", "planned") and row.reason:
         return f"{name}: {status_text(row)}"
     return ""
-
-
-def conclude(ladder: Ladder) -> None:
-    """Set verdict, summary and the recommended rung, from rows and comparisons."""
-    ladder.verdict = verdict(ladder)
-    ladder.summary = summarize(ladder)
-    ship = decide(ladder).ship
-    recommends = any(sentence.topic == "ship" for sentence in ladder.verdict)
-    ladder.recommended = ship.name if ship and recommends else ""

@@ -228,7 +228,7 @@ STOP_POLL_SECONDS = 0.2
 
 def require_gguf_tools(plan: LadderPlan) -> None:
     """Raises UserError if the plan has GGUF artifacts and this machine has no tools for them."""
-    artifacts = [found[1] for name in plan.ship if (found := artifact_of(name))]
+    artifacts = [parts[1] for name in plan.ship if (parts := artifact_of(name))]
     if any(artifact.kind == "gguf" for artifact in artifacts):
         ask("export.tools", {})
 
@@ -273,9 +273,9 @@ class ArtifactExports:
         return self.runner.entry(LadderEntry(rung=name, kind="export", seed=seed, learning_rate=0.0))
 
     def _export(self, entry: LadderEntry) -> None:
-        found = artifact_of(entry.rung)
-        assert found is not None
-        rung, artifact = found
+        parts = artifact_of(entry.rung)
+        assert parts is not None
+        rung, artifact = parts
         entries = self.runner.ladder.entries
         source = next(e for e in entries if (e.rung, e.kind, e.seed) == (rung, "run", entry.seed))
         entry.learning_rate = source.learning_rate

@@ -183,7 +183,7 @@ def _beta_integral(limit: float, above: int, below: int) -> float:
 
 
 def _posterior(evidence: Sequence[SeedEvidence], median: float, coordinates: Sequence[int]) -> list[Floats]:
-    """(POINTS,) of each rung, which uses own of the coordinates; m uses coordinate 0."""
+    """(POINTS,) of each rung, which uses one of the coordinates; m uses coordinate 0."""
     deviations = median * np.exp(GRID)
     common_spread = (REPLICATED if any(own.seeds > 1 for own in evidence) else UNREPLICATED)[0]
     weights = np.exp(-(COMMON_GRID**2) / 2)

@@ -129,7 +129,7 @@ def _figure(
     label: str,
     measure: Measure,
 ) -> list[ReportFigure]:
-    shown = [(point, found) for point in points if (found := measure.value(point)) is not None]
+    shown = [(point, bounds) for point in points if (bounds := measure.value(point)) is not None]
     if not shown:
         return []
     axis = sweep.axes[0]
@@ -138,13 +138,15 @@ def _figure(
     with new_figure(axis.key, label) as (figure, axes):
         is_shaded = measure.limit is not None and _shade(axes, sweep, points)
         for order, name in enumerate(rungs):
-            own = [(_place(sweep, point), found) for point, found in shown if point.rung == name]
+            own = [(_place(sweep, point), bounds) for point, bounds in shown if point.rung == name]
             _rung_line(axes, rung_styles[name], own, 0.06 * (order - (len(rungs) - 1) / 2))
         if measure.limit is not None:
             axes.axhline(measure.limit, color=MUTED, linewidth=1.0, dashes=(4, 3))
         axes.set_xlim(-0.5, len(axis.values) - 0.5)
-        axes.set_xticks(range(len(axis.values)), [value_text(one)[:16] for one in axis.values])
-        ends = [end for _, found in shown for end in found] + [one for one in [measure.limit] if one is not None]
+        axes.set_xticks(range(len(axis.values)), [value_text(value)[:16] for value in axis.values])
+        ends = [end for _, bounds in shown for end in bounds] + [
+            value for value in [measure.limit] if value is not None
+        ]
         low, high = min(ends), max(ends)
         pad = 0.06 * (high - low or 1.0)
         axes.set_ylim(low - pad, high + pad)
@@ -208,7 +210,7 @@ def title(sweep: Sweep) -> str:
 
 def facts(sweep: Sweep) -> list[str]:
     """The line below the title."""
-    done = sum(one.status == "finished" for one in sweep.cells)
+    done = sum(cell.status == "finished" for cell in sweep.cells)
     spent = f"{duration(sweep.spent)} spent" + (f" of {duration(sweep.budget)}" if sweep.budget else "")
     return [f"{done} of {amount(len(sweep.cells), 'ladder')} finished", spent, page.date_text(sweep.created)]
 

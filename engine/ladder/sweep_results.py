@@ -65,8 +65,10 @@ def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
     ]
     for cell, ladder in zip(sweep.cells, ladders, strict=True):
         cell.base, cell.full = (_score(ladder, name) for name in (BASE, RULE_REFERENCE))
-    sweep.metric = next((one.work.metric for one in ladders if one and one.work), "")
-    sweep.cost = next((one.summary.cost for one in ladders if one and one.summary and one.summary.cost), "")
+    sweep.metric = next((ladder.work.metric for ladder in ladders if ladder and ladder.work), "")
+    sweep.cost = next(
+        (ladder.summary.cost for ladder in ladders if ladder and ladder.summary and ladder.summary.cost), ""
+    )
     sweep.trends = list(_trends(sweep))
     sweep.headline = _headline(sweep, [ladder for ladder in ladders if ladder])
     sweep.sentences = [*map(trend_sentence, sweep.trends), *_missing(sweep), *_different_work(ladders)]
@@ -115,7 +117,7 @@ def _trends(sweep: Sweep) -> Iterator[Trend]:
 
 def _share_trend(points: Sequence[tuple[float, SweepPoint]]) -> Interval | None:
     """Change of the share of the gain per doubling."""
-    found = [
+    shares = [
         (math.log2(x), share.mean, (share.high - share.low) / (2 * Z_95))
         for x, point in points
         if (share := point.share_of_gain)
@@ -124,14 +126,14 @@ def _share_trend(points: Sequence[tuple[float, SweepPoint]]) -> Interval | None:
         and share.high is not None
         and share.high > share.low
     ]
-    return slope(found) if len(found) >= MIN_TREND else None
+    return slope(shares) if len(shares) >= MIN_TREND else None
 
 
 def _cost_trend(points: Sequence[tuple[float, SweepPoint]]) -> Interval | None:
     """Factor of the cost ratio per doubling, from its logarithm; all cells count the same."""
     costs = [(x, point.cost.mean) for x, point in points if point.cost and point.cost.mean > 0]
-    found = [(math.log2(x), math.log2(cost), 0.0) for x, cost in costs]
-    change = slope(found) if len(found) >= MIN_TREND else None
+    ratios = [(math.log2(x), math.log2(cost), 0.0) for x, cost in costs]
+    change = slope(ratios) if len(ratios) >= MIN_TREND else None
     if change is None or change.mean is None or change.low is None or change.high is None:
         return None
     return Interval(mean=2**change.mean, low=2**change.low, high=2**change.high, rows=change.rows)
@@ -196,7 +198,7 @@ def _missing(sweep: Sweep) -> list[str]:
 
 def _different_work(ladders: Sequence[Ladder | None]) -> list[str]:
     """Whether the cells were scored on different test rows, so that a trend is partly due to them."""
-    tests = {one.work.fingerprints.get("test", "") for one in ladders if one and one.work}
+    tests = {ladder.work.fingerprints.get("test", "") for ladder in ladders if ladder and ladder.work}
     if len(tests) > 1:
         return ["The ladders were not scored on the same test rows: differences between them are partly due to that."]
     return []

@@ -69,7 +69,7 @@ def _scored_bases(folder: LadderDir) -> dict[str, str]:
         ladder, rungs = folder.state(), {rung.name: rung for rung in folder.plan().rungs}
     except UserError:
         return {}
-    found: dict[str, str] = {}
+    bases: dict[str, str] = {}
     for entry in ladder.entries if ladder else []:
         if ladder and entry.kind == "run" and entry.status == "finished" and entry.rung in rungs:
             try:
@@ -77,8 +77,8 @@ def _scored_bases(folder: LadderDir) -> dict[str, str]:
             except UserError:
                 continue
             if result and result.before:
-                found.setdefault(base_key(rungs[entry.rung].config, ladder), entry.run)
-    return found
+                bases.setdefault(base_key(rungs[entry.rung].config, ladder), entry.run)
+    return bases
 
 
 DONE = ("finished", "failed")
@@ -168,13 +168,17 @@ class SweepRunner:
             if cell.status in DONE:
                 continue
             with self._pipeline(cell) as pipeline:
-                pending = {key: one for key, one in pipeline.pending_runs().items() if key not in counted}
+                pending = {
+                    key: duration_of_run
+                    for key, duration_of_run in pipeline.pending_runs().items()
+                    if key not in counted
+                }
                 counted |= pending.keys()
                 self.sweep.runs += len(pending)
-                known = [one for one in pending.values() if one is not None]
+                known = [duration_of_run for duration_of_run in pending.values() if duration_of_run is not None]
                 complete, at_once = len(known) == len(pending), max(1, pipeline.runner.ladder.runs_at_once)
-                cell.low = sum(one.low for one in known) / at_once if complete else None
-                cell.high = sum(one.high for one in known) / at_once if complete else None
+                cell.low = sum(duration_of_run.low for duration_of_run in known) / at_once if complete else None
+                cell.high = sum(duration_of_run.high for duration_of_run in known) / at_once if complete else None
                 total = [total[0] + (cell.low or 0.0), total[1] + (cell.high or 0.0)]
         complete = all(cell.high is not None for cell in self.sweep.cells if cell.status not in DONE)
         spent = self.sweep.spent
@@ -189,7 +193,7 @@ class SweepRunner:
         budget, spent = self.sweep.budget, self.sweep.spent
         if budget is None or cell.high == 0:
             return ""
-        longest = max((one.seconds for one in self.sweep.cells if one.status == "finished"), default=None)
+        longest = max((other.seconds for other in self.sweep.cells if other.status == "finished"), default=None)
         expected = cell.high if cell.high is not None else longest
         if spent + (expected or 0.0) <= budget:
             return ""

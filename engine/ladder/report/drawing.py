@@ -94,7 +94,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     ):  # a style would apply to the whole page
         text = re.sub(unwanted, "", text, flags=re.DOTALL)
     text = _prefix_ids(text, name)
-    text = re.sub("|".join(VARIABLES), lambda found: f"var({VARIABLES[found[0]]})", text)
+    text = re.sub("|".join(VARIABLES), lambda match: f"var({VARIABLES[match[0]]})", text)
     # Keep the size only: a font in the attribute would override the page's font.
     text = re.sub(r"font: (?:[a-z]+ |\d+ )*([\d.]+px) [^;\"]*", r"font-size: \1", text)
     text = re.sub(r"\n\s*", "\n", text)

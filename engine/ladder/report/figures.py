@@ -51,9 +51,9 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
     with new_figure(f"{summary.cost}, as a share of full fine-tuning's", "share of full's gain, %") as (figure, axes):
         _limits(axes, summary)
         _corner(axes, summary)
-        for one in shown:
-            _cross(axes, styles[one.rung], one)
-        legend(figure, styles, [one.rung for one in shown], marker=True)
+        for tradeoff in shown:
+            _cross(axes, styles[tradeoff.rung], tradeoff)
+        legend(figure, styles, [tradeoff.rung for tradeoff in shown], marker=True)
         svg = inline_svg(figure, "summary", f"{SUMMARY_TITLE}: {_tradeoff_texts(shown)}")
     caption = (
         "Vertical bars: pointwise 95% CI. Horizontal bars: lowest to highest ratio over the seeds. Shaded: the rule of "
@@ -63,11 +63,11 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
 
 
 def _limits(axes: Axes, summary: LadderSummary) -> None:
-    costs = [end for one in summary.tradeoffs for end in (one.cost.low, one.cost.high)]
+    costs = [end for tradeoff in summary.tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
     ends = [
         100 * end
-        for one in summary.tradeoffs
-        for end in (one.share_of_gain.low, one.share_of_gain.mean, one.share_of_gain.high)
+        for tradeoff in summary.tradeoffs
+        for end in (tradeoff.share_of_gain.low, tradeoff.share_of_gain.mean, tradeoff.share_of_gain.high)
         if end is not None
     ]
     left, right = min(0.5 * summary.rule_cost, 0.8 * min(costs)), max(1.5, 1.25 * max(costs))
@@ -111,7 +111,8 @@ def _cross(axes: Axes, style: RungStyle, one: RungTradeoff) -> None:
 def _tradeoff_texts(shown: list[RungTradeoff]) -> str:
     """The values as text, for screen readers."""
     return ", ".join(
-        f"{one.title} {percent(one.share_of_gain.mean)} of the gain at {ratio(one.cost.mean)} the cost" for one in shown
+        f"{tradeoff.title} {percent(tradeoff.share_of_gain.mean)} of the gain at {ratio(tradeoff.cost.mean)} the cost"
+        for tradeoff in shown
     )
 
 

@@ -344,7 +344,7 @@ def markdown_table(given: ReportTable) -> str:
 def escape_inline(text: str) -> str:
     """Text on one line in which nothing is markup, with as few escapes as possible."""
     text = visible(text).replace("&", "&amp;").replace("<", "&lt;")
-    text = re.sub(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(:\[])", lambda found: f"\\{found[0]}", text)
+    text = re.sub(r"[\\`*|~$]|(?<!\w)_|_(?!\w)|\](?=[(:\[])", lambda match: f"\\{match[0]}", text)
     text = re.sub(r"^(\s*)([-+](?=\s|$|--)|=+$|>|#)", r"\1\\\2", text)  # at the start of a line: list, heading, quote
     return re.sub(r"^(\s*\d+)([.)]\s)", r"\1\\\2", text)
 

@@ -26,7 +26,7 @@ from engine.ladder.report.drawing import (
     ticks,
 )
 from engine.ladder.report.record import from_anywhere
-from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell
+from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell, noted
 from engine.ladder.sweep_results import cost_texts, rule_text
 from engine.runs import score_format
 from engine.runs.folder import short_name
@@ -231,12 +231,14 @@ def results(sweep: Sweep) -> ReportTable:
     for number, one in enumerate(sweep.cells):
         points = [point for point in sweep.points if point.cell == number]
         lines += [_line(sweep, one, point, keys) for point in points] or [_without_results(one, keys)]
-    return ReportTable("Results", keys[0], columns, lines)
+    missing = [(f"{point.title} at {cell_text(sweep.cells[point.cell].values)}", point.why) for point in sweep.points]
+    notes = noted("No share of full’s gain", [(where, why) for where, why in missing if why])
+    return ReportTable("Results", keys[0], columns, lines, notes)
 
 
 def _line(sweep: Sweep, one: SweepCell, point: SweepPoint, keys: Sequence[str]) -> TableLine:
     share = point.share_of_gain
-    shown = cell(percent(share.mean), percent_bounds(share)) if share else cell(ABSENT, point.why)
+    shown = cell(percent(share.mean), percent_bounds(share)) if share else Cell(ABSENT)
     cells = [
         Cell(point.title),
         *(_score(interval, sweep.metric) for interval in (point.score, one.full, one.base)),

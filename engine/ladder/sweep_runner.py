@@ -265,11 +265,11 @@ def _load_or_create(folder: SweepDir, plan: SweepPlan) -> Sweep:
         preset=plan.preset,
         command=plan.command,
         created=plan.created,
-        started_in=plan.started_in,
         axes=plan.axes,
         budget=plan.budget,
         cells=[SweepCell(values=cell.values, ladder=cell.ladder) for cell in plan.cells],
     )
+    sweep.started_in = plan.started_in
     sweep.status, sweep.stage, sweep.reason, sweep.reason_code = "running", "planned", "", ""
     for cell in sweep.cells:
         if cell.status != "finished":

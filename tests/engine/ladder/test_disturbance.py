@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from command import ftbench
 from made_ladder import made_ladder
-from test_summary import holding, row, summary_of
+from test_recommendation import holding, row, summary_of
 
 from engine.ladder.aggregate import _add_times
 from engine.ladder.decisions import decide

@@ -9,8 +9,8 @@ import pytest
 from browser import CHROMIUM, Browser, browser
 from made_ladder import made_ladder
 from made_runs import BEGIN, HOSTILE
-from test_summary import with_times
-from test_sweep_summary import ladder_with, sweep_of
+from test_recommendation import with_times
+from test_sweep_results import ladder_with, sweep_of
 
 from engine.ladder.report import write
 from engine.ladder.report.page import shown

@@ -1,4 +1,4 @@
-"""Which runs a ladder reuses, resumes, starts and stops."""
+"""Which runs a ladder reuses, resumes, starts and stops, and what they record of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.preset import EffectiveConfig
-from engine.ladder.pipeline import LadderPipeline
+from engine.ladder.pipeline import LadderPipeline, load_or_create
 from engine.ladder.runner import LadderRunner, identity, index
 from engine.runs import ladder_dir, launch, locks, run_dir
 from engine.runs.event_log import EventLog
@@ -225,3 +225,26 @@ def test_learning_rates_are_tried_with_a_seed_that_is_not_compared(tmp_path: Pat
     LadderPipeline(runner, plan).list_entries()
     assert {entry.seed for entry in runner.ladder.entries if entry.kind == "trial"} == {2}
     assert [entry.seed for entry in runner.ladder.entries if entry.kind == "run"] == [0, 1]
+
+
+def test_runs_of_a_ladder_record_the_directory_it_was_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    folder = ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}, probe=False))
+    assert folder.started_in() == folder.plan().started_in == str(project)
+
+    monkeypatch.chdir(folder.path)
+    monkeypatch.setattr(launch, "launch", refuse_to_start)
+    plan = folder.plan()
+    ladder = load_or_create(folder, plan)
+    ladder.work = SharedWork(
+        model="", data="", train=1, validation=1, test=9, tokens=1, steps=1, batch=1, metric="json"
+    )
+    wanted = LadderEntry(rung="lora", kind="run", seed=0, learning_rate=5e-3)
+    with pytest.raises(Started):
+        LadderRunner(folder, ladder, StopRequest(), False).run_entry(wanted, plan.rungs[0].config, plan.rungs[0])
+    (run,) = run_dir.iterate(tmp_path / "runs")
+    assert run.started_in() == ladder.started_in == str(project)

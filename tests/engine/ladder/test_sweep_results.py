@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from made_runs import HOSTILE
-from test_summary import timed, with_times
+from test_recommendation import timed, with_times
 
 from engine.ladder.recommendation import summarize
 from engine.ladder.sweep_report import html, text, write

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         return execute_locked(run, frozen)
     except OSError as error:
         do = "free disk space" if is_no_space_error(error) else "check the path"
-        reason = f"{error.strerror}: {error.filename or run.path}; {do}, then run `ftbench resume {run.name}`"
+        reason = f"{error.strerror}: {error.filename or run.path}; {do}, then run `ftbench resume {run.argument}`"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # engine.log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)
@@ -91,7 +91,7 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     if not run.path.exists():  # deleted while waiting
         return 0
     if devices is None:
-        reason = f"stopped while waiting in the device queue; run `ftbench resume {run.name}` to start it"
+        reason = f"stopped while waiting in the device queue; run `ftbench resume {run.argument}` to start it"
         write_end(run, frozen, log, End(status="stopped", reason=reason))
         return 0
 

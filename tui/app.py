@@ -160,7 +160,7 @@ class Workbench(BaseApp):
 
         ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
         if ladder := next((one for one in ladders if one.is_active()), None):
-            return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.name}`"
+            return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.argument}`"
         live = [run for run in self.bench.live_runs.in_order() if run.is_active()]  # some may have ended since
         if not live:
             return ""

@@ -235,14 +235,19 @@ def base_checkpoint(model: schema.Model, plain: Any) -> CheckpointMap:
     return CheckpointMap(plain, CheckpointFiles(checkpoint_folder(located)))
 
 
-def checkpoint_folder(located: ModelLocation) -> Path:
-    """The local folder with the weights of a model; of a Hub model its snapshot in the cache."""
+def checkpoint_folder(located: ModelLocation, cached: bool = False) -> Path:
+    """The local folder with the weights of a model; of a Hub model its snapshot in the cache.
+
+    cached: nothing is asked of the Hub, because the weights have just been loaded.
+    """
     if located.is_folder:
         return Path(located.source)
     from huggingface_hub import snapshot_download  # only models from the Hub need it
 
     patterns = ["*.safetensors", INDEX, "config.json", *PROCESSOR_FILES]
-    return Path(snapshot_download(located.source, revision=located.revision, allow_patterns=patterns))
+    return Path(
+        snapshot_download(located.source, revision=located.revision, allow_patterns=patterns, local_files_only=cached)
+    )
 
 
 def stored_parameters(plain: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -23,9 +23,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMultimodalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
+from engine.config import schema
 from engine.config.errors import UserError
-from engine.export.checkpoint import INDEX, CheckpointMap, WeightGroup, tied_names
+from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, WeightGroup, checkpoint_folder, tied_names
 from engine.methods.loading import auto_class
+from engine.methods.locate import locate
+from engine.methods.model_config import config_at
 from engine.runs.exports import WeightType
 
 DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
@@ -104,6 +107,30 @@ class AdapterWeights:
         for name in self.layers.keys() & found.keys():
             found[name] = _merged(*self.layers[name], found[name])
         return found
+
+
+def merge_obstacle(base: schema.Model, model: torch.nn.Module) -> str:
+    """Why the model to train could not be exported as merged weights, '' if it can. Reads no weights.
+
+    base: whose weights have just been loaded.
+    """
+    located = locate(base)
+    config = config_at(located)
+    if getattr(config, "quantization_config", None):
+        return ""  # what it is dequantized to has the names that transformers writes
+    plain = plain_model(config)
+    try:
+        if isinstance(model, peft.PeftModel):
+            trained = set(adapted_parameters(model))
+        else:
+            trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        checkpoint = CheckpointMap(plain, CheckpointFiles(checkpoint_folder(located, cached=True)))
+        for group in checkpoint.groups:
+            if trained & set(group.parameters):
+                checkpoint.check_reversible(group)
+    except UserError as error:
+        return error.what
+    return ""
 
 
 class DequantizedWeights(Mapping[str, torch.Tensor]):

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         folder.plan()
         lock = folder.acquire()
         if lock is None:
-            do = f"`ftbench attach {folder.name}` shows it"
+            do = f"`ftbench attach {folder.argument}` shows it"
             raise UserError(f"{kind} is already running", folder.name, do, code=f"{kind}.already_running")
     except UserError as error:
         print(error.line, file=sys.stderr)
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
         return 2
     except OSError as error:
         cause = f"cannot write {error.filename or folder.path}: {error.strerror}"
-        reason = f"{reason or status}; {cause}; free disk space, then `ftbench resume {folder.name}`"
+        reason = f"{reason or status}; {cause}; free disk space, then `ftbench resume {folder.argument}`"
         end_record.write(folder.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # the log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)

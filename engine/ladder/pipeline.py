@@ -44,7 +44,7 @@ def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir
     try:
         work()
     except StopRequested as error:
-        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.name}` resumes it"
+        return "stopped", f"{str(error) or 'stopped by request'}; `ftbench resume {folder.argument}` resumes it"
     except UserError as error:
         state.reason_code = error.code
         return "failed", error.line
@@ -54,7 +54,7 @@ def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir
     except Exception as error:  # noqa: BLE001 - top level: the state records any error
         if is_no_space_error(error):
             state.reason_code = "disk.full"
-            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.name}`"
+            return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.argument}`"
         traceback.print_exc()
         text = " ".join(str(error).split())[:300]
         return "failed", f"{type(error).__name__}: {text}; the traceback is in {folder.log_file}"

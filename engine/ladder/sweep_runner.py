@@ -221,7 +221,7 @@ class SweepRunner:
         plan = folder.plan()
         lock = folder.acquire(str(os.getpid()))
         if lock is None:
-            do = f"`ftbench stop {folder.name}` stops it"
+            do = f"`ftbench stop {folder.argument}` stops it"
             raise UserError("ladder is already running", folder.name, do, code="ladder.already_running")
         since = time.monotonic()
         try:

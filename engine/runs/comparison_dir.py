@@ -95,7 +95,7 @@ class ComparisonDir(Folder):
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"delete it, then `ftbench resume {self.name}` starts over and reuses finished runs"
+            do = f"delete it, then `ftbench resume {self.argument}` starts over and reuses finished runs"
             raise self.damaged(error, self.state_file, do) from error
         except OSError as error:
             raise self.unreadable(error, self.state_file) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,11 @@ class Folder:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def argument(self) -> str:
+        """Its name as a word of a command that is printed: quoted where a shell needs it."""
+        return shlex.quote(self.path.name)
 
     @property
     def log_file(self) -> Path:

@@ -143,7 +143,9 @@ def _stop_job(run: RunDir) -> None:
         return
     try:
         if run.unwritten_end() is None and run.written_result() is None:
-            reason = f"cancelled while its Slurm job was pending; run `ftbench resume {run.name}` to submit it again"
+            reason = (
+                f"cancelled while its Slurm job was pending; run `ftbench resume {run.argument}` to submit it again"
+            )
             write_end(run, read_frozen(run), EventLog(run.events_file), End(status="stopped", reason=reason))
     finally:
         os.close(lock)

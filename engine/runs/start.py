@@ -87,7 +87,7 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     run_dir.read_frozen(run)
     state = run.state()
     if state in run_dir.ACTIVE:
-        do = f"watch it with `ftbench attach {run.name}`"
+        do = f"watch it with `ftbench attach {run.argument}`"
         raise UserError("already running", run.name, do, code="run.already_running")
     if state == "finished":
         raise UserError("already finished", run.name, "start another with `ftbench run`", code="run.finished")
@@ -119,7 +119,7 @@ def resume_ladder(folder: LadderDir) -> None:
     check_utf8(str(folder.path))
     folder.plan()
     if folder.is_active():
-        do = f"watch it with `ftbench attach {folder.name}`"
+        do = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, do, code="ladder.already_running")
     launch.launch_ladder(folder)
 
@@ -154,7 +154,7 @@ def resume_sweep(folder: SweepDir) -> None:
     check_utf8(str(folder.path))
     folder.plan()
     if folder.is_active():
-        do = f"watch it with `ftbench attach {folder.name}`"
+        do = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, do, code="sweep.already_running")
     launch.launch_ladder(folder)
 

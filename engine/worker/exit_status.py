@@ -48,14 +48,14 @@ def outcome_of_error(run: RunContext, error: Exception) -> RunOutcome:
             reason = f"{error}; latest good checkpoint: {latest}; {advice}"
             return RunOutcome("diverged", reason, code="run.diverged")
         case DiskFull():
-            reason = f"{error}; free disk space, then run `ftbench resume {run.dir.name}`"
+            reason = f"{error}; free disk space, then run `ftbench resume {run.dir.argument}`"
             return RunOutcome("failed", reason, code="disk.full")
     traceback.print_exception(error)
     if is_out_of_memory(error):
         reason = f"{first_line(error)}; {memory_advice(run.config, run.machine.device)}"
         return RunOutcome("out_of_memory", reason, code="run.out_of_memory")
     if is_disk_full(error):
-        reason = f"disk full: {error}; free disk space, then run `ftbench resume {run.dir.name}`"
+        reason = f"disk full: {error}; free disk space, then run `ftbench resume {run.dir.argument}`"
         return RunOutcome("failed", reason, code="disk.full")
     text = " ".join(str(error).split())[:300]
     reason = f"{type(error).__name__}: {text}; see the traceback in {run.dir.log_file}"
@@ -67,4 +67,4 @@ def outcome_of_error(run: RunContext, error: Exception) -> RunOutcome:
 
 def _resume_hint(run: RunContext) -> str:
     saved = f"at {run.last_checkpoint}" if run.last_checkpoint else "without a checkpoint"
-    return f"stopped on request {saved}; run `ftbench resume {run.dir.name}` to resume"
+    return f"stopped on request {saved}; run `ftbench resume {run.dir.argument}` to resume"

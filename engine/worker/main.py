@@ -20,6 +20,7 @@ from engine.config.method_specs import method_spec
 from engine.config.text import amount
 from engine.data.prepare import check_rows_unchanged_since_check, check_rows_unchanged_since_start, prepare
 from engine.evaluation.preflight import refuse_rows
+from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
 from engine.methods import method
 from engine.methods.adapters import keep_initial, moves_weights, save
@@ -173,6 +174,8 @@ def _train(
     config = run.config
     set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
     model = started or method(config.method).make_trainable(base, config)
+    if run.ranks.is_first and (obstacle := merge_obstacle(config.model, model)):
+        run.warn("export.cannot_merge", f"{obstacle}: this run can be exported as an adapter only")
     initial = run.dir.initial_adapter if moves_weights(config) else None
     if initial is not None:
         run.ranks.broadcast(lambda: keep_initial(model, initial))

@@ -81,7 +81,7 @@ def _of_ladder(folder: LadderDir, options: GateOptions) -> Gain:
     state = folder.state()
     if state is None or state.status != "finished":
         status = folder.status_of(state) if state else "not started"
-        do = "wait until it finishes" if folder.is_active() else f"finish it with `ftbench resume {folder.name}`"
+        do = "wait until it finishes" if folder.is_active() else f"finish it with `ftbench resume {folder.argument}`"
         raise UserError(f"the ladder is not finished ({status})", folder.name, do, "gate.not_finished")
     if options.metric is not None and state.work and options.metric != state.work.metric:
         do = "omit --metric"

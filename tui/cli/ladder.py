@@ -125,7 +125,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
     """Write the report from the ladder's files and print its path, its Markdown, or the ladder as JSON."""
     state = folder.state()
     if state is None:
-        do = f"`ftbench resume {folder.name}` starts it"
+        do = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", do=do, code="ladder.not_started")
     if json:
         print_json(as_json(state))

@@ -71,7 +71,7 @@ def print_detached(run: RunDir | LadderDir | SweepDir, json: bool) -> int:
     if json:
         print_json({run.KIND: run.name, "path": str(run.path)})
     else:
-        say(f"detached: {run.name} continues in the background; `ftbench attach {run.name}` follows it")
+        say(f"detached: {run.name} continues in the background; `ftbench attach {run.argument}` follows it")
     return 0
 
 
@@ -120,7 +120,7 @@ def attach(run: RunDir, json: bool) -> int:
     """Replay a run from its first event and follow it while it is running."""
     if run.state() not in ACTIVE and last_event(run.events_file) is None:
         what = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
-        resumes = "" if run.state() == "finished" else f"`ftbench resume {run.name}` resumes from its checkpoint, "
+        resumes = "" if run.state() == "finished" else f"`ftbench resume {run.argument}` resumes from its checkpoint, "
         do = f"{resumes}`ftbench runs` shows its result"
         raise UserError(what, str(run.path), do, code="run.events_missing")
     return watch(run, json=json)

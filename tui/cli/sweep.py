@@ -97,7 +97,7 @@ def follow(folder: SweepDir, quiet: bool) -> Sweep:
 
 
 def exited_message(folder: SweepDir) -> str:
-    return f"sweep process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.name}` resumes it"
+    return f"sweep process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.argument}` resumes it"
 
 
 def show(folder: SweepDir, state: Sweep) -> None:
@@ -135,7 +135,7 @@ def report(folder: SweepDir, json: bool, markdown: bool) -> int:
     """Write the report again and print its path, its Markdown, or the sweep as JSON."""
     state = folder.state()
     if state is None:
-        do = f"`ftbench resume {folder.name}` starts it"
+        do = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", do=do, code="sweep.not_started")
     if json:
         print_json(msgspec.to_builtins(state))

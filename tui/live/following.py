@@ -101,7 +101,7 @@ def run_exited_message(run: RunDir) -> str:
     what = "worker exited unexpectedly (killed, or the machine ran out of memory)"
     if (job := run.job()) is not None:
         what = queue.final_state(job).text
-    return f"{what}{last_log_line(run)}; `ftbench resume {run.name}` resumes from the latest checkpoint"
+    return f"{what}{last_log_line(run)}; `ftbench resume {run.argument}` resumes from the latest checkpoint"
 
 
 def last_log_line(folder: RunDir | LadderDir | SweepDir) -> str:
@@ -207,7 +207,7 @@ def follow_ladder(folder: LadderDir, quiet: bool = False, known: Collection[str]
 
 def ladder_exited_message(folder: LadderDir) -> str:
     """Error message for a ladder whose process exited unexpectedly; its active run continues in the background."""
-    return f"ladder process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.name}` resumes it"
+    return f"ladder process exited unexpectedly{last_log_line(folder)}; `ftbench resume {folder.argument}` resumes it"
 
 
 @dataclass

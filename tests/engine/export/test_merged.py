@@ -24,6 +24,7 @@ from engine.export.merged import (
     AdapterWeights,
     FullWeights,
     Merge,
+    merge_obstacle,
     plain_model,
     write_weights,
 )
@@ -134,7 +135,11 @@ def with_extra_head(model: transformers.PreTrainedModel, folder: Path) -> None:
 
 
 def test_a_weight_that_two_layers_share_is_not_merged_into_one(tmp_path: Path) -> None:
-    tuned(saved(SHAPES["llama"], tmp_path / "base"), tmp_path / "adapter", target_modules=["embed_tokens"])
+    """Which is said before the training."""
+    model, base = saved(SHAPES["llama"], tmp_path / "base"), Model(id=str(tmp_path / "base"))
+    assert merge_obstacle(base, model) == ""
+    model = tuned(model, tmp_path / "adapter", target_modules=["embed_tokens"])
+    assert "embed_tokens" in merge_obstacle(base, model)
     with pytest.raises(UserError) as caught:
         merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
     assert caught.value.code == "export.cannot_merge"

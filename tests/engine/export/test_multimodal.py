@@ -117,7 +117,7 @@ def test_a_merged_model_is_served_as_its_base_is(run: RunDir, base: Path, tmp_pa
 @pytest.mark.parametrize("run", ["lora"], indirect=True)
 def test_an_adapter_finds_its_places_in_the_base(run: RunDir, base: Path, tmp_path: Path) -> None:
     check = exported(run, "adapter", tmp_path / "adapter")
-    assert check.defects == [] and check.largest_logit_difference is not None
+    assert check.defects == [] and check.largest_logit_difference is not None and check.vllm_names is True
     assert check.largest_logit_difference < 1e-4
     card = (tmp_path / "adapter" / "README.md").read_text()
     assert "dtype=torch.float32" in card

@@ -21,6 +21,7 @@ from engine.runs import events, folder, ladder_dir, launch, run_dir
 from engine.runs.account import ColumnUse, LeftOut, RowAccount
 from engine.runs.ladder import LadderEntry, RungDuration
 from engine.runs.ladder_plan import make_plan
+from engine.runs.run_dir import RunDir
 from engine.runs.rungs import LadderPlan
 from tui.cli import ladder, run
 from tui.cli.gate import GateOptions, gate
@@ -161,6 +162,31 @@ def test_a_gate_of_a_ladder_whose_process_died_advises_to_resume(tmp_path: Path)
         gate(folder, GateOptions("base", "lora", None, 0.0, json=False))
     assert refused.value.code == "gate.not_finished" and "died" in refused.value.what
     assert f"ftbench resume {folder.name}" in refused.value.do
+
+
+def test_a_gate_of_a_ladders_run_names_the_gate_of_its_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base is scored once per ladder: its runs have no scores to compare with."""
+    folder, state = made_ladder(tmp_path)
+    entry = next(entry for entry in state.entries if entry.kind == "run" and entry.rung == "lora")
+
+    def refuse(*_: object) -> None:
+        raise UserError("the base model has no scores of test items", entry.run, "", "gate.no_scores")
+
+    monkeypatch.setattr("tui.cli.gate.ask", refuse)
+    with pytest.raises(UserError) as refused:
+        gate(RunDir(tmp_path / entry.run), GateOptions("base", None, None, 0.0, json=False))
+    assert refused.value.code == "gate.run_of_ladder"
+    assert f"ftbench gate {folder.name} --rung lora" in refused.value.do
+
+
+def test_missing_tools_for_gguf_are_refused_before_anything_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError) as refused:
+        ladder.refuse_missing_tools(["merged", "lora:q4_k_m"])
+    assert refused.value.code.startswith("export.no_gguf_")
+    ladder.refuse_missing_tools(["merged", "adapter", "unknown"])
 
 
 def test_an_empty_rung_does_not_mean_all_rungs() -> None:

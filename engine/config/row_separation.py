@@ -52,6 +52,8 @@ BY_SEGMENTS = frozenset(
     }
 )
 """Those of MIXED that are exact with segments: their layers with a state pass on arguments, and compute row by row."""
+ANSWERED_ALONE = frozenset({"minimax", "recurrent_gemma", "rwkv"})
+"""Model types for which padding in front of a prompt changes the answer that transformers 5.24 generates."""
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Layers whose masks are made from position ids, as `layer_types` in `config.json` names them."""
 

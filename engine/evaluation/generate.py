@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from engine.config.row_separation import ANSWERED_ALONE, text_type
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
@@ -90,9 +91,13 @@ class Generator:
     ) -> dict[int, list[int]]:
         """Row -> tokens of its answer, by transformers' `generate`, sorted by length."""
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
+        alone = text_type(unwrap_peft(model).config.to_dict()) in ANSWERED_ALONE
+        if alone:
+            text = f"{type(unwrap_peft(model)).__name__} answers otherwise with padding: one prompt at a time, slower"
+            self.warn("evaluation.one_by_one", text)
         answers: dict[int, list[int]] = {}
         while len(answers) < len(order):
-            batch = order[len(answers) : len(answers) + self.batch]
+            batch = order[len(answers) : len(answers) + (1 if alone else self.batch)]
             tokens = within_memory(lambda: self._generate(model, [prompts[number] for number in batch]))  # noqa: B023
             if tokens is None:
                 self._halve()

@@ -23,6 +23,7 @@ from engine.evaluation.score import Progress, Scorer, item_losses, no_progress, 
 from engine.evaluation.scored_item import ScoredItem
 from engine.methods.model_config import maximum_positions
 from engine.training.collation import Packing
+from engine.training.row_independence import ONE_ROW
 from engine.worker.benchmarks import BenchmarkScorer
 from engine.worker.run_context import RunContext
 
@@ -76,7 +77,8 @@ class Evaluator:
         """Create the scorer from the model's configuration; runs no forward pass."""
         evaluation, device = self.run.config.evaluation, self.run.machine.device
         ends = end_tokens(self.tokenizer, base, self.rows.train)
-        generator = Generator(self.tokenizer, evaluation.max_new_tokens, evaluation.batch, device, ends, self.run.warn)
+        batch = 1 if packing == ONE_ROW else evaluation.batch  # padding in front of a prompt would change its answer
+        generator = Generator(self.tokenizer, evaluation.max_new_tokens, batch, device, ends, self.run.warn)
         self.packing = packing
         self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, device)
         self.scorer.progress = self.run.progress

@@ -22,7 +22,7 @@ from engine.memory.formula.method_plan import TrainingWork
 from engine.methods.locate import TOKENIZER_FILES, ModelLocation
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing
+from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing, sharing_of
 from engine.training.collation import Packing
 
 MAX_BYTES = 16 << 20
@@ -47,6 +47,8 @@ class DataWorkload:
     sharing: Sharing
     vocabulary: int
     machine: Machine
+    not_shared: str = ""
+    """Why the architecture computes common prefixes with every row, if computing them once would save tokens."""
 
     @property
     def whole(self) -> TrainingWork:
@@ -108,16 +110,20 @@ def read_rows(config: schema.Config, model_config: Any, machine: Machine, given:
         return "no training rows"
     train = config.train
     sampler = BatchSampler.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
-    segments = not segments_unsupported(config, model_config, machine, prepared.longest)
+    reason = segments_unsupported(config, model_config, machine, prepared.longest)
+    segments = not reason
     flash = uses_flash_attention(config, machine)
     mixed = bool(mixing_reason(model_config.to_dict()))
     packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments, mixed)
     packing, sharing = decide_sharing(packing, prepared.train, sampler, config)
+    if reason and train.packing == "auto" and not sharing_of(prepared.train, sampler, train.batch, packing).worthwhile:
+        reason = ""
     return DataWorkload(
         prepared=prepared,
         sampler=sampler,
         packing=packing,
         sharing=sharing,
+        not_shared=reason if train.packing in ("auto", "shared_prefix") else "",
         vocabulary=model_config.get_text_config().vocab_size,
         machine=machine,
     )

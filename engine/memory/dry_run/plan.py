@@ -100,7 +100,7 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
         notes=[
             *notes,
             *([note] if note else []),
-            *packing_notes(question.configs[0], config_json),
+            *packing_notes(question.configs[0], config_json, chosen.data.not_shared if chosen.data else ""),
             *left_out_notes(methods),
         ],
     )

@@ -186,8 +186,10 @@ def device_notes(plan: MemoryPlan) -> list[str]:
     return notes
 
 
-def packing_notes(config: Config, model_config: Mapping[str, Any]) -> list[str]:
-    """Whether rows of this model can be packed, in one line; none if they can or are padded anyway."""
+def packing_notes(config: Config, model_config: Mapping[str, Any], not_shared: str = "") -> list[str]:
+    """Whether rows of this model can be packed, and why common prefixes are not computed once (`not_shared`), in a line
+    each; none if they can, or are padded anyway.
+    """
     if config.train.packing == "padded":
         return []
     kind = text_type(model_config)
@@ -195,12 +197,15 @@ def packing_notes(config: Config, model_config: Mapping[str, Any]) -> list[str]:
     if separation == "segments" and config.model.attention not in ("auto", "sdpa"):
         reason = f"with {config.model.attention} attention {reason}"
     elif separation == "segments":
-        return []
+        reason = ""
     if reason:
         return [f"rows are padded, not packed: {kind} would let them influence each other, because {reason}"]
+    notes = [f"common prefixes are computed with every row, not once: {not_shared}"] if not_shared else []
     if separation == "unknown":
-        return [f"packing of {kind or 'this architecture'} is checked on the run's rows; if they mix, rows are padded"]
-    return []
+        notes += [
+            f"packing of {kind or 'this architecture'} is checked on the run's rows; if they mix, rows are padded"
+        ]
+    return notes
 
 
 def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:

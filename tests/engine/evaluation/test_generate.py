@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
+from model_shapes import MIXED_SHAPES
 from small_models import FULL_ATTENTION, OTHER_CACHES, asked, generator, made, plainly, random_prompts, texts
 
 from engine.config import schema
@@ -82,6 +84,15 @@ def test_an_unsupported_cache_uses_transformers_generate_with_a_warning(family: 
     ours = generator(len(PROMPTS), warn=lambda code, text: said.append((code, text))).answers(model, asked(PROMPTS))
     assert ours == texts(plainly(model, PROMPTS))
     assert [code for code, _ in said] == ["evaluation.slow_generation"] and type(model).__name__ in said[0][1]
+
+
+@pytest.mark.parametrize("mechanism", MIXED_SHAPES)
+def test_answers_do_not_depend_on_the_other_prompts_of_a_batch(mechanism: str) -> None:
+    config = copy.deepcopy(MIXED_SHAPES[mechanism])
+    config.initializer_range = 0.3  # large differences between logits, so that rounding does not matter
+    model, prompts = made(config), random_prompts([4, 9, 17, 30])
+    together = generator(4, most=8, ends=frozenset()).answer_tokens(model, asked(prompts))
+    assert together == generator(1, most=8, ends=frozenset()).answer_tokens(model, asked(prompts))
 
 
 @pytest.mark.parametrize("config", [FULL_ATTENTION["llama"], OTHER_CACHES["sliding window"]])

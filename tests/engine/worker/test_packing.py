@@ -227,6 +227,7 @@ def test_the_plan_says_which_rows_are_padded_and_why() -> None:
         assert len(packing_notes(config, model.to_dict())) == (separation == "mixed")
         assert len(packing_notes(eager, model.to_dict())) == 1
     assert packing_notes(config, SHAPES["llama"].to_dict()) == []
+    assert len(packing_notes(config, SHAPES["gemma3"].to_dict(), not_shared="it has a sliding window")) == 1
     assert len(packing_notes(config, {"model_type": "leaky"})) == 1
     assert packing_notes(Config(train=Train(packing="padded")), {"model_type": "leaky"}) == []
     assert row_separation({"model_type": "new", "layer_types": ["full_attention", "conv"]}) == "mixed"

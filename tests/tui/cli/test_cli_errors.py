@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,9 @@ def test_every_failure_has_a_code() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RunFailed":
                 without += [f"{path}:{node.lineno}"] if len(node.args) < 2 else []
     assert not without
+
+
+def test_a_list_of_a_preset_is_shown_on_one_line_as_set_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    presets.show("demo-lora", None, {"adapter.target_modules": ["q_proj", "v_proj"]}, json=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("target_modules")]
+    assert tomllib.loads(line) == {"target_modules": ["q_proj", "v_proj"]}

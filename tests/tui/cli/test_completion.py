@@ -16,6 +16,7 @@ from typer.main import get_command
 
 from engine.config.errors import UserError
 from engine.config.preset_values import known_keys
+from engine.runs.exports import parse_artifact
 from tui.cli.completion import candidates, completion, split
 from tui.cli.main import app
 
@@ -31,6 +32,13 @@ def test_every_subcommand_and_its_options_are_offered() -> None:
     assert {"--runs", "--version", "--help"} <= set(offered("ftbench --"))
     assert {"--method", "--set", "--json", "--help"} <= set(offered("ftbench run demo-lora --"))
     assert "--line" not in offered("ftbench completion bash --")
+
+
+def test_ship_offers_what_it_accepts() -> None:
+    offers = offered("ftbench ladder demo --ship ")
+    assert {"merged", "merged-f16", "gguf-bf16", "q4_k_m", "adapter"} <= set(offers)
+    assert all(parse_artifact(word) for word in offers)
+    assert "merged,q4_k_m" in offered("ftbench ladder demo --ship merged,q4")
 
 
 def test_presets_methods_models_data_and_keys_are_offered() -> None:

@@ -11,7 +11,6 @@ from engine.config.errors import UserError
 from engine.config.files import file_sha256, temporary_folder
 from engine.config.home import cache_folder
 from engine.config.model_limits import impossible_value
-from engine.methods.locate import LOAD_ERRORS
 from engine.methods.weight_files import check_gguf
 
 
@@ -32,7 +31,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
             _convert(file, temporary)
             (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
             temporary.replace(folder)
-    except (*LOAD_ERRORS, RuntimeError, MemoryError) as error:
+    except Exception as error:
         what = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
         raise UserError(what, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
     return folder

@@ -188,7 +188,7 @@ def test_weights_that_cannot_be_right_are_refused(folder: Path) -> None:
 
 def made_gguf(path: Path, layers: int = 1) -> Path:
     """A Llama of one layer with a tokenizer of 300 tokens."""
-    width, tokens = 32, [*(chr(code) for code in range(33, 127)), *(f"t{number}" for number in range(206))]
+    width, tokens = 32, [*(chr(code) for code in range(33, 127)), "ab", *(f"t{number}" for number in range(205))]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(layers)
     writer.add_context_length(64)
@@ -258,9 +258,11 @@ def test_bogus_counts_of_a_gguf_file_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError) as refused:
             gguf_to_folder(tmp_path / "bad.gguf")
         assert refused.value.code == "model.gguf_unreadable", damage
-    with pytest.raises(UserError) as refused:
-        gguf_to_folder(made_gguf(tmp_path / "deep.gguf", layers=1 << 30))
-    assert refused.value.code == "model.gguf_unreadable"
+    (tmp_path / "vocabulary.gguf").write_bytes(whole.replace(b"a b", b"a ~"))
+    for bad in (made_gguf(tmp_path / "deep.gguf", layers=1 << 30), tmp_path / "vocabulary.gguf"):
+        with pytest.raises(UserError) as refused:
+            gguf_to_folder(bad)
+        assert refused.value.code == "model.gguf_unreadable"
     os.mkfifo(tmp_path / "pipe.gguf")
     with pytest.raises(UserError) as refused:
         locate(schema.Model(id=str(tmp_path / "pipe.gguf")))

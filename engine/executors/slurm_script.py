@@ -1,9 +1,10 @@
-"""Batch scripts of runs: resources, and how signals reach the worker."""
+"""Batch scripts of runs: the resources of their jobs, and what the jobs execute."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from engine.config.schema import Executor
 from engine.executors.local import DEFAULT_ENVIRONMENT, ENVIRONMENT, worker_command
 
 NAME = "job.sbatch"
+LAUNCHER = [sys.executable, "-P", "-m", "engine.executors.slurm_job"]
 MIN_WORK_SECONDS = 120
 """Time that a job needs at least, for imports, model and one step, before it is asked for a checkpoint."""
 OPTIONS = {
@@ -40,27 +42,8 @@ exec >>engine.log 2>&1
 _BODY = """\
 {exports}
 
-# Slurm sends USR1 to this shell before the time limit. The worker answers to USR1 and TERM alike: it finishes the step,
-# saves a checkpoint and exits. After USR1 the job is queued again, and the worker resumes from the checkpoint.
-limit= worker= pending=
-send() {{ if [ -n "$worker" ]; then kill -"$1" "$worker"; else pending=$1; fi; }}
-trap 'limit=reached; send USR1' USR1
-trap 'send TERM' TERM
-
-{command} &
-worker=$!
-[ -n "$pending" ] && kill -"$pending" "$worker"  # a signal that arrived before the worker's id was known
-while :; do
-  wait "$worker"
-  status=$?
-  [ "$status" -le 128 ] && break
-  kill -0 "$worker" 2>/dev/null || {{ wait "$worker"; status=$?; break; }}  # else a signal interrupted `wait`
-done
-
-if [ -n "$limit" ] && grep -qs '"status": "stopped"' result.json; then
-  exec scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$status"
+# Starts the worker and passes on the signals of Slurm and of `ftbench stop`.
+exec {launcher} {command}
 """
 
 
@@ -136,7 +119,7 @@ def _body(settings: Executor, command: str) -> str:
     exports += [f'export {name}="${{{name}:-{value}}}"' for name, value in DEFAULT_ENVIRONMENT.items()]
     if settings.cpus:
         exports.append(f"export OMP_NUM_THREADS={settings.cpus}")
-    return _BODY.format(exports="\n".join(exports), command=command)
+    return _BODY.format(exports="\n".join(exports), launcher=shlex.join(LAUNCHER), command=command)
 
 
 def _quoted(path: Path) -> str:

@@ -24,11 +24,13 @@ class StopRequest:
 
     def listen(self, *more: signal.Signals) -> None:
         """Stop on SIGTERM, SIGINT, SIGUSR1 (sent by schedulers) and `more`; ignore SIGHUP, which a closed terminal
-        sends.
+        sends. Also stop on one that was sent before, if who started this process blocked it.
         """
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *more):
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *more)
+        for number in numbers:
             signal.signal(number, self.ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Signal handler: request a stop."""

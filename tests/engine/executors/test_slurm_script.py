@@ -1,4 +1,4 @@
-"""The batch script of a run: options of sbatch, and the signals that a shell hands to the worker."""
+"""The batch script of a run: options of sbatch, and the signals that the job passes on to the worker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,22 @@ def stop(number, frame):
     pathlib.Path("result.json").write_text('{\\n "status": "stopped"\\n}')
     pathlib.Path("signal").write_text(signal.Signals(number).name)
     sys.exit(0)
+pathlib.Path("started").touch()
+while "late" in sys.argv and not pathlib.Path("go").exists():
+    time.sleep(0.01)
 for name in (signal.SIGUSR1, signal.SIGTERM):
     signal.signal(name, stop)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1, signal.SIGTERM))
 pathlib.Path("ready").touch()
 if "end" in sys.argv:
     sys.exit(3)
-time.sleep(600)
+while True:
+    time.sleep(0.02)  # in short steps: Python calls no handler for a signal that arrives as it begins to sleep
 """
-"""Answers to signals as the worker does."""
+"""Answers to signals as the worker does, with `late` once there is a file `go`."""
+
+
+TRIES = 20
 
 
 def options(run: Path, **settings: object) -> list[str]:
@@ -112,34 +121,52 @@ def test_a_time_limit_without_time_to_train_is_refused(tmp_path: Path) -> None:
 def test_signals_reach_the_worker_and_only_the_time_limit_queues_again(
     sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shell = started(tmp_path, monkeypatch)
+    job = started(tmp_path, monkeypatch)
     wait_for(tmp_path / "ready")
-    os.kill(shell.pid, sent)
-    assert shell.wait(60) == 0
+    os.kill(job.pid, sent)
+    assert job.wait(60) == 0
     assert (tmp_path / "signal").read_text() == sent.name
     requeued = tmp_path / "scontrol.words"
     assert requeued.exists() == (sent == signal.SIGUSR1)
     assert not requeued.exists() or requeued.read_text().split() == ["requeue", "17"]
 
 
-def test_a_signal_before_the_shell_knows_the_worker_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The worker may be ready first: on a busy machine the shell can be stopped right after it has started it."""
-    meanwhile = "while ! [ -e ready ]; do sleep 0.05; done; kill -TERM $$\nworker=$!"
-    assert started(tmp_path, monkeypatch, change=("worker=$!", meanwhile)).wait(60) == 0
-    assert (tmp_path / "signal").read_text() == "SIGTERM"
+def test_a_signal_before_the_worker_can_answer_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = started(tmp_path, monkeypatch, "late")
+    wait_for(tmp_path / "started")
+    os.kill(job.pid, signal.SIGUSR1)
+    wait_until(lambda: not pending(job.pid))  # passed on
+    (tmp_path / "go").touch()
+    assert job.wait(60) == 0
+    assert (tmp_path / "signal").read_text() == "SIGUSR1"
+    assert (tmp_path / "scontrol.words").read_text().split() == ["requeue", "17"]
+
+
+def pending(pid: int) -> bool:
+    """Whether a process has signals that it has not fetched."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return any(int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd")))
+
+
+def test_no_signal_is_lost_at_the_moment_the_job_begins_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try sends it as soon as the worker is ready."""
+    for number in range(TRIES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        job = started(folder, monkeypatch)
+        wait_for(folder / "ready", 0.0)
+        os.kill(job.pid, signal.SIGTERM)
+        assert job.wait(60) == 0 and (folder / "signal").read_text() == "SIGTERM"
 
 
 def test_the_exit_status_is_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert started(tmp_path, monkeypatch, "end").wait(60) == 3
 
 
-def started(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str, change: tuple[str, str] = ("", "")
-) -> subprocess.Popen[bytes]:
-    """The script in a shell, with a stand-in for the worker and one for scontrol that records its words.
-
-    `change`: a line of the script and what replaces it.
-    """
+def started(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> subprocess.Popen[bytes]:
+    """The script in a shell, with a stand-in for the worker and one for scontrol that records its words."""
     (folder / "worker.py").write_text(WORKER)
     scontrol = folder / "bin" / "scontrol"
     scontrol.parent.mkdir()
@@ -148,17 +175,20 @@ def started(
     command = [sys.executable, str(folder / "worker.py"), *words]
     monkeypatch.setattr(slurm_script, "worker_command", lambda module, run: command)
     text = script(folder, folder / "engine.log", Executor(name="slurm"))
-    assert change[0] in text
-    (folder / "job.sbatch").write_text(text.replace(*change, 1))
+    (folder / "job.sbatch").write_text(text)
     environment = {**os.environ, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
     return subprocess.Popen(["bash", "job.sbatch"], cwd=folder, env=environment)
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, pause: float = 0.01) -> None:
+    wait_until(path.exists, pause)
+
+
+def wait_until(condition: Callable[[], bool], pause: float = 0.01) -> None:
     deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, path
-        time.sleep(0.01)
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(pause)
 
 
 def test_options_of_slurm_need_the_executor() -> None:

@@ -1,0 +1,42 @@
+"""`python -P -m engine.executors.slurm_job WORKER…`: the process of a Slurm job, which starts its worker and waits.
+
+Slurm sends USR1 to it before the time limit, and `ftbench stop` TERM. The worker answers to both alike: it finishes the
+step, saves a checkpoint and exits. After USR1 the job is queued again, and the worker resumes from the checkpoint.
+
+No signal is lost: they are blocked here and fetched one by one, where a shell in `wait` misses one that arrives as it
+begins to wait. The worker inherits that and has them delivered once it can answer (`StopRequest.listen`). Imports only
+the standard library, because a signal before the first line ends the job.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+PASSED_ON = {signal.SIGUSR1, signal.SIGTERM}
+RESULT = Path("result.json")
+"""In the directory of the run, in which the job runs."""
+STOPPED = b'"status": "stopped"'
+
+
+def main(command: list[str]) -> int:
+    """Run the worker to its end; returns its exit status as a shell does, or replaces this process by `scontrol`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    worker = subprocess.Popen(command)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # from now on the end of the worker wakes `sigwait`
+    limit_reached = False
+    while (status := worker.poll()) is None:
+        received = signal.sigwait({*PASSED_ON, signal.SIGCHLD})
+        if received in PASSED_ON:
+            limit_reached |= received == signal.SIGUSR1
+            worker.send_signal(received)
+    if limit_reached and RESULT.exists() and STOPPED in RESULT.read_bytes():
+        os.execvp("scontrol", ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

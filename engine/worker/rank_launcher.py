@@ -1,0 +1,143 @@
+"""Run a worker as several ranks, one per device, with the part of torchrun that starts and watches processes.
+
+Without its agent: the agents of several machines find each other over a TCP store, which listens on all addresses and
+answers everybody. The ranks of one machine meet in a file of the run's directory, which only its owner can open.
+
+This process holds the locks of the run and its devices, and passes stop requests on. It writes the end of the run:
+what rank 0 recorded, or why a rank ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import psutil
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+from engine.config.files import remove_tree
+from engine.hardware.devices import SelectedDevice
+from engine.memory.formula.estimate import Device, rows_per_device
+from engine.runs import end_record
+from engine.runs.end_record import EndRecord
+from engine.runs.event_log import EventLog
+from engine.runs.events import End, Error, MicroBatchReduced, Warning
+from engine.runs.frozen_config import FrozenRun
+from engine.runs.run_dir import RunDir, write_end
+from engine.runs.stop_request import StopRequest
+from engine.worker.earlier_workers import earlier_workers
+from engine.worker.memory_advice import memory_advice
+from engine.worker.rank import FOLDER, OUT_OF_MEMORY, STOP_SIGNAL
+
+Failure = tuple[int, ProcessFailure]
+"""Rank, and how it ended."""
+POLL_SECONDS = 0.1
+"""Interval at which the ranks are watched."""
+REPEAT_SECONDS = 0.5
+"""Interval at which a stop request is passed on again."""
+FAILED = "run.rank_failed"
+
+
+def run_ranks(
+    run: RunDir, frozen: FrozenRun, log: EventLog, stopping: StopRequest, devices: Sequence[SelectedDevice]
+) -> int:
+    """Execute the run with one rank per device; returns the exit status of the process."""
+    log.close()  # the ranks write it until they have ended
+    if all(device.gpu is not None and device.visible for device in devices):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(str(device.visible) for device in devices)
+    arguments = [str(run.path), str(log.started), *(device.lock for device in devices)]
+    failure = _run_once(run, stopping, arguments)
+    while failure and failure[1].exitcode == OUT_OF_MEMORY and _reduce(run, frozen, log.started):
+        failure = _run_once(run, stopping, arguments)
+    record, status = end_record.read(run.end_file), failure[1].exitcode if failure else 0
+    log = EventLog(run.events_file, log.started)
+    if record is None or (record.status == "stopped" and status < 0 and not stopping.requested):
+        record = _unrecorded(run, frozen, failure, "cuda" if devices[0].gpu else "cpu")
+        code = "run.out_of_memory" if record.status == "out_of_memory" else FAILED
+        log.write(Error(text=record.reason, code=code))
+    end_record.reserve(run.end_file)
+    write_end(run, frozen, log, End(status=record.status, reason=record.reason))
+    return 0 if record.status in ("finished", "stopped") else 2 if status == 2 else 1
+
+
+def _run_once(run: RunDir, stopping: StopRequest, arguments: Sequence[str]) -> Failure | None:
+    """Run all ranks until they have ended; returns the first one that failed."""
+    folder, size = run.path / FOLDER, len(arguments) - 2
+    folder.mkdir(mode=0o700, exist_ok=True)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # stop requests are handled here: it would end the ranks
+    try:
+        with _passing_on(stopping):
+            ranks = start_processes(
+                "rank",
+                sys.executable,
+                args=dict.fromkeys(range(size), ("-P", "-m", "engine.worker.rank", *arguments)),
+                envs={rank: {"RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)},
+                logs_specs=DefaultLogsSpecs(log_dir=str(folder)),  # output goes to engine.log, as this process's does
+            )
+            ended = ranks.wait(period=POLL_SECONDS)
+    finally:
+        remove_tree(folder, ignore_errors=True)
+    assert ended is not None, "without a timeout"
+    return min(ended.failures.items(), key=lambda failure: failure[1].timestamp, default=None)
+
+
+def _reduce(run: RunDir, frozen: FrozenRun, started: float) -> bool:
+    """Log half of the micro-batch size, for ranks that start again; False if it is already 1."""
+    train = frozen.config.train
+    size = min(earlier_workers(run).micro_batch or train.batch, rows_per_device(train))
+    if size == 1:
+        return False
+    log = EventLog(run.events_file, started)
+    text = f"a rank is out of memory: all start again from the latest checkpoint, with micro-batch {(size + 1) // 2}"
+    log.write(Warning(code="memory.micro_batch_reduced", text=text))
+    log.write(MicroBatchReduced(micro_batch=(size + 1) // 2, restarted=True))
+    log.close()
+    return True
+
+
+@contextlib.contextmanager
+def _passing_on(stopping: StopRequest) -> Iterator[None]:
+    """While the body runs, forward a stop request to all ranks, repeatedly: a starting rank ignores the signal."""
+    signal.signal(STOP_SIGNAL, signal.SIG_IGN)  # inherited by the ranks
+    ended = threading.Event()
+
+    def pass_on() -> None:
+        while not ended.wait(REPEAT_SECONDS):
+            for rank in psutil.Process().children() if stopping.requested else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rank.send_signal(STOP_SIGNAL)
+
+    thread = threading.Thread(target=pass_on, name="pass on stop requests")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None, device: Device) -> EndRecord:
+    """The end of a run whose rank 0 recorded none."""
+    resume = f"run `ftbench resume {run.name}` to resume"
+    if failure is None:
+        return _failed(f"the ranks ended without an outcome; see {run.log_file}; {resume}")
+    rank, found = failure
+    if found.exitcode < 0:
+        name = signal.Signals(-found.exitcode).name
+        return _failed(f"rank {rank} (process {found.pid}) was ended by {name}; {resume}")
+    if found.exitcode == OUT_OF_MEMORY:
+        reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, device)}"
+        return EndRecord(status="out_of_memory", reason=reason, t=time.time())
+    message = found.message["message"] if isinstance(found.message, dict) else str(found.message)
+    text = " ".join(message.removeprefix("RankFailed: ").split())[:300]
+    return _failed(f"rank {rank} failed: {text or f'exit status {found.exitcode}'}; see {run.log_file}; {resume}")
+
+
+def _failed(reason: str) -> EndRecord:
+    return EndRecord(status="failed", reason=reason, t=time.time())

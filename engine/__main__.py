@@ -150,7 +150,7 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
     are free.
     """
     if len(devices) > 1:
-        from engine.worker.torchrun import run_ranks
+        from engine.worker.rank_launcher import run_ranks
 
         return partial(run_ranks, devices=devices)
     devices[0].apply()

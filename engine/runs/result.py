@@ -256,7 +256,7 @@ class Result(Struct, kw_only=True):
     a CPU the resident set minus its size before the model was loaded.
     """
     load: TrainingLoad | None = None
-    """Load of the machine during training; None in runs of versions that did not record it."""
+    """Load of the machine during training; None if every worker that trained was killed before it recorded it."""
     energy: float | None = None
     """Energy drawn by the GPU in joules, over all workers and phases of the run."""
     joules: dict[str, float] = field(default_factory=dict)

@@ -8,9 +8,16 @@ and ranks with other numbers of micro-batches need empty ones. Here all ranks fi
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime
 import os
-from collections.abc import Callable, Sequence
+import socket
+import stat
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -22,20 +29,13 @@ T = TypeVar("T")
 BUCKET_BYTES = 25 << 20
 """Gradients that are summed at a time, as in DistributedDataParallel (its `bucket_cap_mb`)."""
 CONTROL_TIMEOUT = datetime.timedelta(days=7)
-"""A rank may wait for as long as the first one evaluates; torchrun notices when a rank ends."""
+"""A rank may wait for as long as the first one evaluates; the launcher notices when a rank ends."""
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """Limit for what all ranks compute at the same time, such as a sum of gradients: a rank that hangs ends the run."""
-LAUNCH_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "GROUP_RANK",
-    "ROLE_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "GROUP_WORLD_SIZE",
-    "ROLE_WORLD_SIZE",
-)
-"""Variables of torchrun by which accelerate and transformers recognize ranks."""
+SO_ATTACH_FILTER, BPF_RETURN = 26, 0x06
+"""Of Linux, which Python's `socket` does not have: socket(7), linux/bpf_common.h (BPF_RET | BPF_K)."""
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+"""Network interface over which the ranks of one machine connect to each other."""
 
 
 class Ranks:
@@ -124,17 +124,50 @@ class Ranks:
 SINGLE_RANK = Ranks()
 
 
-def join(device: str) -> Ranks:
-    """Join the process group of the ranks that torchrun started. `device`: "cuda" or "cpu"."""
+def join(device: str, folder: Path) -> Ranks:
+    """Join the process group of this run's ranks. `device`: "cuda" or "cpu".
+
+    `folder`: in which they meet, which only this user can open. The ranks connect to each other over loopback. NCCL
+    accepts who knows the random number of its communicator (ncclSocket in its sources), gloo any process of this
+    machine, also once all ranks are connected; then its sockets are closed to everybody.
+    """
+    os.environ |= {"GLOO_SOCKET_IFNAME": LOOPBACK, "NCCL_SOCKET_IFNAME": LOOPBACK}
+    # Removed, because the Trainer and accelerate would recognize ranks by these variables.
+    rank, size = int(os.environ.pop("RANK")), int(os.environ.pop("WORLD_SIZE"))
+    where: dict[str, Any] = {"store": dist.FileStore(str(folder / "store"), size), "rank": rank, "world_size": size}
+    others = set[int]()
     if device == "cuda":  # the only one that this process sees
-        dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=torch.device("cuda", 0))
+        device_id = torch.device("cuda", 0)
+        dist.init_process_group("nccl", timeout=COLLECTIVE_TIMEOUT, device_id=device_id, **where)
+        others = set(_listening_sockets())  # which NCCL needs until the end
     else:
-        dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
-    control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
-    ranks = Ranks(dist.get_rank(), dist.get_world_size(), control)
-    for name in LAUNCH_VARIABLES:
-        os.environ.pop(name, None)
+        dist.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT, **where)
+    ranks = Ranks(rank, size, dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
+    ranks.barrier()
+    for descriptor in set(_listening_sockets()) - others:
+        _drop_everything(descriptor)
     return ranks
+
+
+def _listening_sockets() -> Iterator[int]:
+    """Descriptors of this process that accept TCP connections; none where there is no /proc."""
+    for entry in Path("/proc/self/fd").iterdir() if sys.platform == "linux" else ():
+        descriptor = int(entry.name)
+        with contextlib.suppress(OSError):  # closed in the meantime
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as found:
+                is_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
+                if is_tcp and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    yield descriptor
+
+
+def _drop_everything(descriptor: int) -> None:
+    """Have the kernel drop all packets to a listening socket, so that no connection to it is made any more."""
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", BPF_RETURN, 0, 0, 0))  # keep 0 bytes of a packet
+    program = struct.pack("HP", 1, ctypes.addressof(instruction))  # struct sock_fprog, of one instruction
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def _buckets(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:

@@ -1,6 +1,6 @@
 """`python -m engine.worker.rank RUN_DIR STARTED DEVICE…`: one of the ranks of a run that trains on several devices.
 
-Started by `engine.worker.torchrun`, which holds the run's lock. `STARTED` is the value of the monotonic clock from
+Started by `engine.worker.rank_launcher`, which holds the run's lock. `STARTED` is the value of the monotonic clock from
 which the run's log counts, `DEVICE…` the locks of the devices by rank. Only rank 0 writes into the run's directory.
 """
 
@@ -24,14 +24,16 @@ STOP_SIGNAL = signal.SIGUSR2
 """Asks a rank to stop. It is ignored until the rank can answer it: the launcher ignores it too, and repeats it."""
 STOPPED, OUT_OF_MEMORY = 3, 4
 """Exit status of rank 0 after a stop request, and of a rank of a sharded model that is out of memory."""
+FOLDER = ".ranks.tmp"
+"""Folder in the run's directory in which the ranks meet; also for their error messages."""
 GRACE_SECONDS = 5.0
-"""How long a rank waits before it reports an error: it often has the cause in another rank, which torchrun then finds
-first, or is one that rank 0 describes.
+"""How long a rank waits before it reports an error: it often has the cause in another rank, which the launcher then
+finds first, or is one that rank 0 describes.
 """
 
 
 class RankFailed(Exception):
-    """What ended a rank; torchrun passes its text on to the launcher."""
+    """What ended a rank; torch passes its text on to the launcher."""
 
 
 def main(arguments: list[str]) -> int:
@@ -55,7 +57,7 @@ def main(arguments: list[str]) -> int:
     from engine.worker.main import execute
 
     def work() -> int:
-        ranks = join(this_machine().device)
+        ranks = join(this_machine().device, run.path / FOLDER)
         log = EventLog(run.events_file, float(arguments[1])) if ranks.is_first else NoEventLog(f"rank {rank}")
         gpus = [devices[lock].gpu for lock in used if lock != used[rank]]
         outcome = execute(run, frozen, log, stopping, ranks, [gpu for gpu in gpus if gpu is not None])
@@ -67,7 +69,7 @@ def main(arguments: list[str]) -> int:
         if outcome.status in ("finished", "stopped"):
             return 0
         deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline and not stopping.requested:  # torchrun ends a rank after another failed
+        while time.monotonic() < deadline and not stopping.requested:  # the launcher ends a rank after another failed
             time.sleep(0.05)
         raise RankFailed(outcome.reason)
 

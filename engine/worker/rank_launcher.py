@@ -124,7 +124,7 @@ def _passing_on(stopping: StopRequest) -> Iterator[None]:
 
 def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None, device: Device) -> EndRecord:
     """The end of a run whose rank 0 recorded none."""
-    resume = f"run `ftbench resume {run.name}` to resume"
+    resume = f"run `ftbench resume {run.argument}` to resume"
     if failure is None:
         return _failed(f"the ranks ended without an outcome; see {run.log_file}; {resume}")
     rank, found = failure

@@ -35,6 +35,8 @@ SETTINGS = [
 ]
 IDENTITY = {"name", "created", "ended"}
 """Fields that differ between equal runs."""
+UNRECORDED = {"load"}
+"""Measurements that a worker logs as training ends: none if all that trained were killed before."""
 MEASURED = {
     "tokens_per_second",
     "computed_tokens_per_second",
@@ -50,18 +52,17 @@ MEASURED = {
 
 
 def shape(value: Any) -> Any:
-    """A measurement without its numbers."""
+    """A measurement without its numbers, and without the phase in which only a run waits that has to."""
     if isinstance(value, dict):
-        return {key: shape(one) for key, one in value.items()}
+        return {key: shape(one) for key, one in value.items() if key != "waiting"}
     return value is not None and value > 0
 
 
 def exact(result: Result) -> dict[str, Any]:
     """Everything that must not differ. A new field of the result belongs here unless it is a measurement."""
     table: dict[str, Any] = msgspec.to_builtins(result)
-    for field in IDENTITY | MEASURED:
+    for field in IDENTITY | UNRECORDED | MEASURED:
         del table[field]
-    table["load"] = sorted(table["load"])  # other load may be none
     for score in (table["before"], table["after"]):
         del score["seconds"]
     for predicted in table["predicted"]:

@@ -1,7 +1,7 @@
 """Trains a small model with each method as one rank, with two, and with two that divide its weights; with two also
 where one rank is out of memory.
 
-Started twice by torchrun; rank 0 prints a JSON line: losses and micro-batch sizes of all ranks by method and kind.
+Started twice, as a rank each; rank 0 prints a JSON line: losses and micro-batch sizes of all ranks by method and kind.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def save_inputs(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     logging.disable(logging.WARNING)
-    together = training_ranks.join("cpu")
+    together = training_ranks.join("cpu", folder)
     together.broadcast(lambda: save_inputs(folder))
     results: dict[str, dict[str, Any]] = {}
     for name in method_names():

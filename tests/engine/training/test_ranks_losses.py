@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,25 +13,26 @@ import pytest
 
 pytestmark = pytest.mark.slow
 PROGRAM = Path(__file__).with_name("rank_program.py")
-TORCHRUN = [
-    sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--standalone",
-    "--local-addr",
-    "localhost",
-    "--nproc-per-node",
-    "2",
-]
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    done = subprocess.run([*TORCHRUN, str(PROGRAM), str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(folder)],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    results = [rank.communicate() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], results
+    done = results[0][0]
+    found: dict[str, dict[str, Any]] = json.loads(done.splitlines()[-1])
     return found
 
 

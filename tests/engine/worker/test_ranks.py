@@ -1,4 +1,4 @@
-"""Runs that train on two devices: real ranks under torchrun, as slots of the CPU."""
+"""Runs that train on two devices: real ranks, as slots of the CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from engine.hardware.cpu_load import usable_cpus
 from engine.runs.run_dir import RunDir
-from engine.worker.torchrun import FAILED, FOLDER
+from engine.worker.rank import FOLDER
+from engine.worker.rank_launcher import FAILED
 
 pytestmark = [
     pytest.mark.slow,

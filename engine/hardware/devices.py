@@ -18,7 +18,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.schema import DEVICE_FORMS, DEVICE_PATTERN, Config
-from engine.hardware import cpu_slots
+from engine.hardware.cpu import pin, split_cpus
 from engine.hardware.nvml import Nvml, NvmlGpu
 
 CPU = "cpu"
@@ -59,7 +59,7 @@ class SelectedDevice:
     def apply(self) -> None:
         """Make it the only device of this process, and set defaults of torch; call before torch is imported."""
         if self.cpus:
-            cpu_slots.pin(self.cpus)
+            pin(self.cpus)
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
             os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
@@ -138,7 +138,7 @@ def _slots(device: SelectedDevice, number: int) -> list[SelectedDevice]:
 def _cpu_slots(number: int) -> list[SelectedDevice]:
     if number == 1:
         return [THE_CPU]
-    parts = enumerate(cpu_slots.split_cpus(number), 1)
+    parts = enumerate(split_cpus(number), 1)
     return [_slot(THE_CPU, place, number, cpus) for place, cpus in parts]
 
 

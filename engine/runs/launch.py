@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engine.config.errors import RunFailed, UserError
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
-from engine.executors.slurm_queue import queue
+from engine.executors.slurm import queue
 from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
 from engine.runs.event_log import EventLog

@@ -16,9 +16,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.files import open_regular, read_regular, remove_tree, write_atomically
 from engine.config.preset import EffectiveConfig
-from engine.executors import job as jobs
-from engine.executors.job import Job
-from engine.executors.slurm_queue import UNKNOWN, JobState, queue
+from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
 from engine.runs import end_record, folder
 from engine.runs.benchmark_scores import file_stem
 from engine.runs.end_record import EndRecord
@@ -134,7 +132,7 @@ class RunDir(Folder):
 
     def job(self) -> Job | None:
         """Its latest job, None for a run on this machine. Raises UserError where the record is damaged."""
-        return jobs.read(self.path)
+        return read_job(self.path)
 
     def job_state(self) -> JobState | None:
         """What Slurm says of its job, None for a run on this machine and for one that has finished or failed.

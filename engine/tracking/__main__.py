@@ -15,8 +15,7 @@ from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs import locks
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.tracking import TrackerFiles, ladder_of
-from engine.tracking.feed import feed
-from engine.tracking.tracker import TrackedRun, Tracker, open_tracker
+from engine.tracking.feed import TrackedRun, Tracker, feed, open_tracker
 
 NICENESS = 10
 """Added to the niceness of this process, so that it does not slow the run down."""

@@ -1,10 +1,13 @@
-"""Feed a tracker from the log of a run until the run ends."""
+"""What an experiment tracker has to do, and its work: it is fed from the log of a run until the run ends."""
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
@@ -13,12 +16,45 @@ from engine.runs.result import Interval, Result
 from engine.runs.run_dir import RunDir
 from engine.runs.tracking import TrackerFiles, TrackerState
 from engine.tracking.metric_rows import KINDS, MetricRow, RowBuilder
-from engine.tracking.tracker import Tracker
 
 POLL_SECONDS = 1.0
 
 
-def feed(files: TrackerFiles, state: TrackerState, open_tracker: Callable[[], Tracker]) -> None:
+@dataclass(frozen=True)
+class TrackedRun:
+    """The run as a tracker names it."""
+
+    name: str
+    """Also its identifier: a later process continues the run of this name."""
+    project: str
+    group: str
+    """The ladder that started it, '' for none."""
+    config: dict[str, Any]
+    """Settings by dotted key."""
+    folder: Path
+    """For the tracker's own files."""
+    online: bool
+    """Whether it may use the network."""
+
+
+class Tracker(Protocol):
+    """A module of this package has a function `open_run(run: TrackedRun) -> Tracker`."""
+
+    def log(self, rows: Sequence[MetricRow], first: int) -> None:
+        """Log rows; `first` is the index of the first one among all rows of the run, from 0."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write everything to disk; `summary` are the run's results, empty for a run without any."""
+
+
+def open_tracker(name: str, run: TrackedRun) -> Tracker:
+    """Open the run in a tracker. Raises any error of the tracker's library."""
+    module = importlib.import_module(f"engine.tracking.to_{name}")
+    tracker: Tracker = module.open_run(run)
+    return tracker
+
+
+def feed(files: TrackerFiles, state: TrackerState, opened: Callable[[], Tracker]) -> None:
     """Log all rows that the tracker has not received, until the run's worker has exited and its log is read.
 
     The tracker is opened with the first new row, so that a process without news leaves no trace in it. Raises any error
@@ -34,7 +70,7 @@ def feed(files: TrackerFiles, state: TrackerState, open_tracker: Callable[[], Tr
             seen += len(rows)
             if not fresh:
                 continue
-            tracker = tracker or open_tracker()
+            tracker = tracker or opened()
             tracker.log(fresh, state.rows)
             state.rows += len(fresh)
             files.write(state)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.preset import nested
+from engine.tracking.feed import TrackedRun
 from engine.tracking.metric_rows import MetricRow
-from engine.tracking.tracker import TrackedRun
 
 REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL", "TRACKIO_BUCKET_ID", "TRACKIO_WEBHOOK_URL")
 """Variables that make trackio send what it logs."""

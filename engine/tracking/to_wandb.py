@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.preset import nested
+from engine.tracking.feed import TrackedRun
 from engine.tracking.metric_rows import MetricRow
-from engine.tracking.tracker import TrackedRun
 
 
 class Wandb:

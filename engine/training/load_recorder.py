@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.hardware.cpu_load import CpuCounters, read_counters
+from engine.hardware.cpu import CpuCounters, read_counters
 from engine.hardware.nvml import NvmlGpu, process_name
 from engine.runs.training_load import TrainingLoad
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from command import events_of, ftbench
 from slurm_sandbox import NODES, Sandbox
 
-from engine.executors.slurm_queue import SlurmQueue
+from engine.executors.slurm import SlurmQueue
 from engine.runs import ladder_dir, run_dir
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir

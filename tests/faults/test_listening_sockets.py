@@ -12,7 +12,7 @@ import psutil
 import pytest
 from command import events_of
 
-from engine.hardware.cpu_load import usable_cpus
+from engine.hardware.cpu import usable_cpus
 from engine.runs.run_dir import RunDir
 from faults.worker_runs import UNPROBED, kill, start, wait_for
 

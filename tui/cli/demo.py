@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
-from engine.hardware.cpu_load import usable_cpus
+from engine.hardware.cpu import usable_cpus
 from engine.hardware.devices import CPU, select_device
 from engine.runs.ladder_plan import make_plan
 from tui.cli import ladder

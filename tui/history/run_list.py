@@ -13,7 +13,7 @@ from engine.config.files import read_regular
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
-from engine.executors.slurm_queue import queue
+from engine.executors.slurm import queue
 from engine.runs import events, run_dir
 from engine.runs.continued_run import continued_run_name
 from engine.runs.event_decoding import decode

@@ -12,7 +12,7 @@ from engine.config.errors import RunFailed
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened, visible
-from engine.executors.slurm_queue import JobState, queue
+from engine.executors.slurm import JobState, queue
 from engine.runs import end_record, events, launch, score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower, last_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.hardware.cpu_load import usable_cpus
+from engine.hardware.cpu import usable_cpus
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns, RunFollower
 from tui.widgets.selection_pane import SelectionPane

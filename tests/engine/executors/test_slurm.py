@@ -13,9 +13,7 @@ from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
 from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
-from engine.executors import slurm_queue
-from engine.executors.slurm import Unreachable, command
-from engine.executors.slurm_queue import UNKNOWN, SlurmQueue
+from engine.executors.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
 from engine.runs import ladder_dir, launch, run_dir
 from engine.runs.run_dir import RunDir
 from engine.runs.start import resume_run
@@ -185,7 +183,7 @@ def test_a_job_that_never_ran_and_is_gone_is_named(busy: None, tmp_path: Path) -
     job = run.job()
     assert job is not None
     command("scancel", job.id)
-    slurm_queue.queue.refresh()
+    queue.refresh()
     until(lambda: not run.is_active())
     until(lambda: run.state() == "died", 30)
     assert describe(run).reason == f"Slurm job {job.id} was cancelled"

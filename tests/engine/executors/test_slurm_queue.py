@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.executors.job import Job
-from engine.executors.slurm_queue import UNKNOWN, SlurmQueue
+from engine.executors.slurm import UNKNOWN, Job, SlurmQueue
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.hardware import cpu_load
-from engine.hardware.cpu_load import read_counters
+from engine.hardware import cpu
+from engine.hardware.cpu import read_counters
 
 STAT = """cpu  900 0 100 5000 50 0 0 0 0 0
 cpu0 {busy} 0 100 4000 40 0 0 20 0 0
@@ -20,8 +20,8 @@ intr 12345 0 0
 @pytest.fixture
 def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "stat"
-    monkeypatch.setattr(cpu_load, "STAT", file)
-    monkeypatch.setattr(cpu_load, "usable_cpus", lambda: {0})
+    monkeypatch.setattr(cpu, "STAT", file)
+    monkeypatch.setattr(cpu, "usable_cpus", lambda: {0})
     return file
 
 
@@ -37,14 +37,14 @@ def test_what_the_system_does_not_report_is_none(stat: Path, tmp_path: Path, mon
     assert read_counters().busy is None
     stat.write_text(STAT.format(busy=600).replace("cpu0", "cpu7"))
     assert read_counters().busy is None
-    monkeypatch.setattr(cpu_load, "PRESSURE", tmp_path / "nothing")
+    monkeypatch.setattr(cpu, "PRESSURE", tmp_path / "nothing")
     assert read_counters().pressure is None
 
 
 def test_pressure_is_the_total_of_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "cpu"
     file.write_text("some avg10=96.91 avg60=98.01 avg300=88.05 total=679228202\nfull avg10=0.00 total=0\n")
-    monkeypatch.setattr(cpu_load, "PRESSURE", file)
+    monkeypatch.setattr(cpu, "PRESSURE", file)
     assert read_counters().pressure == pytest.approx(679.228202)
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from engine.config.errors import UserError
-from engine.hardware.cpu_load import usable_cpus
+from engine.hardware.cpu import usable_cpus
 from engine.hardware.devices import conflicts, runs_at_once, select_device, select_devices
 from engine.memory.formula.memory_budget import local_budget
 

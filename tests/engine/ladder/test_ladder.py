@@ -11,7 +11,7 @@ from command import MICRO, WHOLE, events_of
 from forked import ftbench
 from schema_checks import check_files
 
-from engine.hardware.cpu_load import usable_cpus
+from engine.hardware.cpu import usable_cpus
 from engine.ladder.phrases import FULL_NOT_SCORED
 from engine.runs.ladder_dir import LadderDir, iterate
 

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from engine.config import preset_library
 from engine.config.catalog import pulled_folder
-from engine.hardware.cpu_load import usable_cpus
+from engine.hardware.cpu import usable_cpus
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, OtherProcess
 from tui.screens.dialogs import TextScreen

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +14,7 @@ from engine.config.metric_specs import metric_spec
 from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, sampled, sampled_by_rows
 from engine.data.prepared import Prepared
 from engine.data.rows import Row
+from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.choices import Choices
 from engine.evaluation.few_shot import few_shot_items
 from engine.evaluation.general import general_losses, general_result, general_rows
@@ -22,9 +25,10 @@ from engine.evaluation.row_loss import mean_loss
 from engine.evaluation.score import Progress, Scorer, item_losses, no_progress, row_losses, timed
 from engine.evaluation.scored_item import ScoredItem
 from engine.methods.model_config import maximum_positions
+from engine.runs import events
+from engine.runs.benchmark_scores import BenchmarkScores, read_scores, write_scores
 from engine.training.collation import Packing
 from engine.training.row_independence import ONE_ROW
-from engine.worker.benchmarks import BenchmarkScorer
 from engine.worker.run_context import RunContext
 
 LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
@@ -193,3 +197,65 @@ class Evaluator:
         return self.run.ranks.mapped(
             lambda part: general_losses(model, part, self.packing, pad, device, progress), self.general
         )
+
+
+@dataclass
+class BenchmarkScorer:
+    """Scores a model on the configured benchmarks; writes the scores of each benchmark before it starts the next."""
+
+    run: RunContext
+    tokenizer: PreTrainedTokenizerBase
+    benchmarks: list[Benchmark] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Raises UserError if a benchmark cannot be loaded."""
+        self.benchmarks = load_benchmarks(self.run.config.evaluation)
+
+    def before(self, base: torch.nn.Module) -> None:
+        """Score the base model, except where an earlier worker of this run did."""
+        self._score(base, "before", reuse=True)
+
+    def after(self, model: torch.nn.Module) -> None:
+        """Score the trained model, except where an earlier worker did and this one has not trained further."""
+        self._score(model, "after", reuse=not self.run.has_trained)
+
+    def _score(self, model: torch.nn.Module, when: Literal["before", "after"], reuse: bool) -> None:
+        ranks = self.run.ranks
+        if ranks.splits_evaluation and not ranks.is_first:  # the library is not split among ranks
+            return
+        for benchmark in self.benchmarks:
+            if ranks.is_first:
+                self.run.stopping.check()
+            path = self.run.dir.benchmark_file(benchmark.name, when)
+            scores = self._known(path, benchmark) if reuse else None
+            if scores is None:
+                from engine.evaluation.benchmarks.item_scores import score_benchmark  # imports the library
+
+                def progress(done: int, total: int, name: str = benchmark.name) -> None:
+                    self.run.progress(f"benchmark {name}", done, total)
+
+                batch = self.run.config.evaluation.batch
+                scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
+                if ranks.is_first:
+                    write_scores(path, scores)
+            self.run.log.write(_event(when, scores))
+
+    def _known(self, path: Path, benchmark: Benchmark) -> BenchmarkScores | None:
+        """The scores that an earlier worker wrote."""
+        ranks = self.run.ranks
+        if ranks.splits_evaluation:
+            return read_scores(path, benchmark.fingerprint)
+        return ranks.broadcast(lambda: read_scores(path, benchmark.fingerprint))
+
+
+def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.BenchmarkScored:
+    return events.BenchmarkScored(
+        when=when,
+        benchmark=scores.benchmark,
+        metric=scores.metric,
+        higher_is_better=scores.higher_is_better,
+        is_share=scores.is_share,
+        fingerprint=scores.fingerprint,
+        score=scores.score,
+        seconds=scores.seconds,
+    )

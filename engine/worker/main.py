@@ -43,12 +43,10 @@ from engine.training.sharding import whole_weights
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
-from engine.worker.exit_status import RunOutcome, outcome_of_error
+from engine.worker.model_loading import add_continued_adapter, decide_sharding, keep_start, limit_memory, load_model
+from engine.worker.outcome import RunOutcome, outcome_of_error
 from engine.worker.packing import decide_packing
-from engine.worker.parallelism import decide_sharding
 from engine.worker.run_context import RunContext
-from engine.worker.slots import limit_memory
-from engine.worker.start_point import add_continued_adapter, keep_start, load_model
 from engine.worker.training_phase import train
 
 

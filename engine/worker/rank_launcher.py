@@ -32,7 +32,7 @@ from engine.runs.frozen_config import FrozenRun
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest
 from engine.worker.earlier_workers import earlier_workers
-from engine.worker.memory_advice import memory_advice
+from engine.worker.outcome import memory_advice
 from engine.worker.rank import FOLDER, OUT_OF_MEMORY, STOP_SIGNAL
 
 Failure = tuple[int, ProcessFailure]

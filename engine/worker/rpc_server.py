@@ -25,10 +25,8 @@ from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
 from engine.runs import parent
 from engine.runs.exports import GGUF_TOOLS
-from engine.worker.artifact_requests import ARTIFACT_REQUESTS, Progress
-from engine.worker.audit_requests import AUDIT_REQUESTS
 from engine.worker.process_end import end_process
-from engine.worker.training_check_requests import TRAINING_CHECK_REQUESTS
+from engine.worker.requests import ARTIFACT_REQUESTS, AUDIT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
 
 if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
     from engine.data.check import Preflight

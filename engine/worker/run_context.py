@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 import torch
 
 from engine.config.method_specs import method_spec
+from engine.config.quantities import percent, size
 from engine.config.schema import Config
 from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import EvaluationItem, all_rows
@@ -33,7 +36,7 @@ from engine.runs.event_log import EventLog
 from engine.runs.frozen_config import FrozenRun
 from engine.runs.model_account import LEFT_OUT, left_out_warning
 from engine.runs.overlap import SplitOverlap
-from engine.runs.result import General
+from engine.runs.result import General, Score
 from engine.runs.result_builder import score_of
 from engine.runs.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest, StopRequested
@@ -43,9 +46,7 @@ from engine.training.meters import Meters
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import class_name
 from engine.training.trainer import StepFacts
-from engine.worker.disk_watch import DiskWatch
 from engine.worker.earlier_workers import EarlierWorkers
-from engine.worker.score_events import sample_event, score_event, unended_text
 
 PROGRESS_SECONDS = 1.0
 MIN_ENDED = 0.9
@@ -291,3 +292,90 @@ class RunContext:
         """Sample at a phase boundary, so that energy can be attributed to each phase."""
         if self.meters.gpu:
             self.meters.sample()
+
+
+def score_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:
+    """The event of a score of `rows` test items."""
+    return events.Eval(
+        when=when,
+        split="test",
+        step=step,
+        rows=rows,
+        loss=score.loss.mean,
+        loss_low=score.loss.low,
+        loss_high=score.loss.high,
+        perplexity=score.perplexity,
+        metric=score.metric,
+        score=score.score.mean,
+        low=score.score.low,
+        high=score.score.high,
+        extra=score.extra,
+        seconds=score.seconds,
+        ended=score.ended,
+        format_errors=score.format_errors,
+    )
+
+
+def sample_event(
+    when: Literal["before", "during", "after"],
+    item: EvaluationItem,
+    prompt: str,
+    output: str,
+    score: float | None = None,
+    step: int | None = None,
+) -> events.Sample:
+    """The event of one item with the model's answer."""
+    references = list(item.references) if len(item.references) > 1 else []
+    return events.Sample(
+        when=when, step=step, prompt=prompt, target=item.target, output=output, score=score, references=references
+    )
+
+
+def unended_text(ended: float | None, limit: int) -> str:
+    """The warning about answers that are truncated at `limit` tokens; `ended`: share of those that end."""
+    what = f"only {percent(ended)} of the answers ended with an end token; the others were truncated at {limit} tokens"
+    return f"{what}; raise evaluation.max_new_tokens, or check that the end token is in the loss"
+
+
+CHECK_SECONDS = 30.0
+LOG_BYTES = 64 << 20
+"""Reserved for events, predictions and result."""
+
+
+@dataclass
+class DiskWatch:
+    """Compares free space with the size of checkpoints, at most every CHECK_SECONDS; warns once per worker."""
+
+    folder: Path
+    warn: Callable[[str, str], None]
+    checkpoint: int = 0
+    """Bytes of the latest checkpoint; 0 before the first, whose space was checked before training."""
+    warned: bool = False
+    checked: float = field(default_factory=time.monotonic)
+
+    def saved(self, bytes_: int) -> None:
+        """Take note of a checkpoint, and check at once."""
+        self.checkpoint = bytes_
+        self._check()
+
+    def step(self) -> None:
+        """Check if it is time to."""
+        if time.monotonic() - self.checked >= CHECK_SECONDS:
+            self._check()
+
+    def _check(self) -> None:
+        self.checked = time.monotonic()
+        if self.warned:
+            return
+        try:
+            free = shutil.disk_usage(self.folder).free
+        except OSError:  # deleted or unmounted: writing the next event reports it
+            return
+        needed = 2 * self.checkpoint + LOG_BYTES  # the next checkpoint and the model
+        if free < needed:
+            self.warned = True
+            self.warn(
+                "disk.low",
+                f"low disk space: {size(free)} left, and the next checkpoint and the model need about {size(needed)}; "
+                "free some (`ftbench clean` shows what can be removed), or the run stops when the disk is full",
+            )

@@ -1,7 +1,9 @@
-"""The training phase of a run: resume point, optimizer, trainer, validation during training."""
+"""The training phase of a run: resume point, optimizer, trainer, compilation, validation during training."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,25 +11,27 @@ from transformers import PreTrainedTokenizerBase
 
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.data.items import sampled_by_rows
+from engine.data.rows import Row
 from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.formula.checkpoint_size import copies_checkpoints
-from engine.memory.probe import available_for_copy, available_memory
+from engine.memory.probe import available_for_copy, available_memory, preserved_random_state
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs import events
+from engine.runs.events import Compiled
 from engine.runs.stop_request import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler
 from engine.training.callback import Callback
 from engine.training.checkpoint_content import unloadable
 from engine.training.checkpoint_writer import HostCopy
-from engine.training.compilation import remove_compiled, uncompiled
+from engine.training.collation import loss_weight
+from engine.training.compilation import compile_layers, remove_compiled, uncompiled
 from engine.training.sharding import LocalShards
 from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
-from engine.worker.compiled_layers import compile_by_training
 from engine.worker.evaluator import Evaluator
 from engine.worker.memory_planning import estimate_training, probe, reconcile_probes
+from engine.worker.model_loading import refuse_small_slot
 from engine.worker.run_context import RunContext
-from engine.worker.slots import refuse_small_slot
 
 ROWS_DURING_TRAINING = 128
 """Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
@@ -176,3 +180,19 @@ def _resume_point(run: RunContext) -> checkpoints.SavedCheckpoint | None:
         run.warn("checkpoint.incomplete", f"{problem}; {start}")
     run.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
     return latest
+
+
+def compile_by_training(trainer: AnswerTrainer, rows: Sequence[Row]) -> Compiled:
+    """Compile by computing the gradients of one or two rows, without a step.
+
+    Raises UserError if the compiler fails.
+    """
+    started = time.monotonic()
+    with preserved_random_state():
+        layers = compile_layers(trainer.model)
+        trainer.model.train()
+        # Two rows if micro-batches have more than one: torch.compile makes another graph for a dimension of size 1.
+        used = list(rows[: min(2, trainer.micro_batch)])
+        trainer.forward_backward(trainer.model, used, sum(map(loss_weight, used)))
+        trainer.model.zero_grad(set_to_none=True)
+    return Compiled(layers=layers, seconds=round(time.monotonic() - started, 3))

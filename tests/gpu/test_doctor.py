@@ -17,7 +17,7 @@ from engine.config.preset import with_settings
 from engine.hardware.nvml import Nvml
 from engine.methods.machine import this_machine
 from engine.runs.training_report import CHECKS, MODELS
-from engine.worker.training_checks.speed import measured_speed
+from engine.worker.training_checks.report import measured_speed
 from engine.worker.training_checks.subjects import Subject, random_subject
 from engine.worker.training_checks.training_session import TrainingSession
 

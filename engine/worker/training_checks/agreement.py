@@ -1,17 +1,33 @@
-"""Whether two computations of the same values agree: the tolerance is the rounding of two unpacked ones.
+"""Checks that two computations agree: packed and padded rows, and decoding here and by transformers.
 
-These are the rows padded to a batch, and one by one with plain attention, unless its scores are too large. Packed rows
-use another attention kernel than padded ones, which in bf16 rounds differently, and by how much that changes gradients
-depends on the model. Attention of a row to another row, a wrong position or a lost token changes them by far more.
+Of losses and gradients the tolerance is the rounding of two unpacked computations: the rows padded to a batch, and one
+by one with plain attention, unless its scores are too large. Packed rows use another attention kernel than padded ones,
+which in bf16 rounds differently, and by how much that changes gradients depends on the model. Attention of a row to
+another row, a wrong position or a lost token changes them by far more.
+
+Decoding computes the same products as `generate` in other shapes, which round differently. Where they choose different
+tokens, the check passes only if the model holds both tokens equally likely within rounding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from engine.config.batch_limits import MAX_TOKENS
+from engine.config.quantities import decimal, rate
+from engine.config.text import amount
+from engine.data.rows import Row
+from engine.evaluation.score import row_losses
+from engine.runs.training_report import DECODING, PACKED_LOSS, TrainingCheck
+from engine.training.collation import Packing
+from engine.worker.training_checks.training_session import TrainingSession
 
 NOISE_FACTOR = 2.0
 """Times the difference between the two unpacked computations that the difference to be checked may have.
@@ -71,3 +87,136 @@ def gradients_agree(packed: torch.Tensor, padded: torch.Tensor, alone: torch.Ten
     if not norm:
         return Agreement(math.nan, 0.0)
     return Agreement(difference / norm, NOISE_FACTOR * noise / norm + GRADIENT_FLOOR[dtype])
+
+
+ROWS = 16
+MAX_GRADIENT = 1 << 27
+"""Trained parameters above which gradients are not compared: three copies of them would be kept in memory."""
+MAX_SCORES = 1 << 30
+"""Bytes of the attention scores of a row in all layers, which plain attention keeps for the backward pass: 16 MiB for
+512 tokens of the embedded model, 16 GiB for 2,048 of an 8B model. Longer rows are computed by the usual kernel."""
+
+
+def check_packed_loss(session: TrainingSession) -> TrainingCheck:
+    """Compare losses of up to ROWS rows, and their gradients if these are small, in the data type of the run."""
+    if not session.packing.one_sequence:
+        text = f"rows are padded with {type(session.model).__name__}"
+        return TrainingCheck(name=PACKED_LOSS, state="skipped", text=text)
+    rows = [session.subject.rows[index] for index in session.sampler.indices(0)][:ROWS]
+    padded, alone = Packing("padded", MAX_TOKENS[session.machine.device]), Packing("padded", 1)
+    first, second = (_losses(session, rows, packing) for packing in (session.packing, padded))
+    longest = max(len(row.input_ids) for row in rows)
+    with plain_attention(session.model, longest):
+        third = _losses(session, rows, alone)
+    losses = losses_agree(first, second, third, session.dtype)
+    text = f"losses differ by at most {rate(losses.difference)} nats/token (limit {rate(losses.limit)})"
+    holds = losses.holds
+    if trained_parameters(session.model) <= MAX_GRADIENT:
+        micro_batch = session.trainer.micro_batch
+        of_packed, of_padded = (_gradient(session, rows, packing, micro_batch) for packing in (session.packing, padded))
+        with plain_attention(session.model, longest):
+            of_alone = _gradient(session, rows, alone, 1)
+        gradients = gradients_agree(of_packed, of_padded, of_alone, session.dtype)
+        difference, limit = rate(gradients.difference), rate(gradients.limit)
+        text += f", gradients by {difference} of their norm (limit {limit})"
+        holds = holds and gradients.holds
+    return TrainingCheck(name=PACKED_LOSS, state="ok" if holds else "failed", text=text)
+
+
+def plain_attention(model: Any, longest: int) -> AbstractContextManager[None]:
+    """Context in which attention is matrix products and a softmax, if the scores of `longest` tokens fit MAX_SCORES.
+
+    What it changes in the losses and gradients of unpacked rows is the rounding of the attention kernel.
+    """
+    config = model.config.get_text_config()
+    scores = config.num_hidden_layers * config.num_attention_heads * longest**2 * torch.float32.itemsize
+    return sdpa_kernel(SDPBackend.MATH) if scores <= MAX_SCORES else nullcontext()
+
+
+def trained_parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _losses(session: TrainingSession, rows: list[Row], packing: Packing) -> list[float]:
+    """Loss of each row in nats/token."""
+    found = row_losses(session.model, rows, packing, session.subject.pad, session.machine.device)
+    return [loss.nll / loss.weight for loss in found]
+
+
+def _gradient(session: TrainingSession, rows: list[Row], packing: Packing, micro_batch: int) -> torch.Tensor:
+    """(trained parameters,) in float32: the gradient of the mean loss of the rows."""
+    model: Any = session.model
+    model.zero_grad(set_to_none=True)
+    session.step(rows, packing, micro_batch)
+    parts = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradient = torch.cat([part.detach().float().flatten() for part in parts])
+    model.zero_grad(set_to_none=True)
+    return gradient
+
+
+ANSWERS = 8
+TIE_STEPS = 4.0
+"""Rounding steps of the largest logit by which two tokens may differ to be a tie."""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first different token of an answer."""
+
+    context: list[int]
+    """Prompt and common tokens."""
+    ours: list[int]
+    """The token that ours continues with, or all end tokens if it ended."""
+    theirs: list[int]
+
+
+def check_decoding(session: TrainingSession) -> TrainingCheck:
+    """Generate ANSWERS answers with the evaluation's decoder and with transformers."""
+    model, rows = session.model.eval(), list(session.subject.prompts)[:ANSWERS]
+    ends = session.subject.ends(model)
+    generator = session.generator(ends)
+    ours = generator.answer_tokens(model, rows)
+    theirs = generator.library_answer_tokens(model, rows)
+    found = divergences(rows, ours, theirs, ends)
+    gaps = [logit_gap(model, one, session.machine.device, session.dtype) for one in found]
+    return judge_decoding(sum(map(len, ours)), len(rows), gaps)
+
+
+def judge_decoding(tokens: int, answers: int, gaps: Sequence[float]) -> TrainingCheck:
+    """`gaps`: for each answer that differs, the difference of the two logits in rounding steps."""
+    text = f"{answers} answers, {tokens} tokens: "
+    different = [gap for gap in gaps if not gap <= TIE_STEPS]
+    if different:
+        worst = decimal(max(different), 1)
+        text += f"{len(different)} differ from transformers' generate, logits by up to {worst} rounding steps"
+        return TrainingCheck(name=DECODING, state="failed", text=text)
+    text += "the same as transformers' generate"
+    if gaps:
+        text += f", except after {amount(len(gaps), 'tie')} of two tokens within rounding"
+    return TrainingCheck(name=DECODING, state="ok", text=text)
+
+
+def divergences(
+    rows: Sequence[Row], ours: Sequence[list[int]], theirs: Sequence[list[int]], ends: frozenset[int]
+) -> list[Divergence]:
+    """The answers that differ, each with its first difference."""
+    found = []
+    for row, mine, other in zip(rows, ours, theirs, strict=True):
+        if mine == other:
+            continue
+        same = next(
+            (n for n, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other))
+        )
+        next_tokens = [answer[same : same + 1] or sorted(ends) for answer in (mine, other)]
+        found.append(Divergence([*row.prompt, *mine[:same]], *next_tokens))
+    return found
+
+
+@torch.inference_mode()
+def logit_gap(model: torch.nn.Module, found: Divergence, device: str, dtype: torch.dtype) -> float:
+    """Difference of the two tokens' logits, in rounding steps of the largest logit."""
+    ids = torch.tensor([found.context], device=device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, -1].float()
+    step = torch.finfo(dtype).eps * float(logits.abs().max())
+    ours, theirs = (logits[tokens].max() for tokens in (found.ours, found.theirs))
+    return float((ours - theirs).abs()) / step

@@ -1,23 +1,31 @@
-"""Peak memory against the plan, and an out-of-memory error that halves the micro-batch."""
+"""Checks of memory: the peak against the plan, an out-of-memory error that halves the micro-batch, and paged state.
+
+On a CPU the peak is that of the tensors of a step, by torch's memory profiler. Paged optimizer state must be in CUDA
+managed memory, and a step on a full GPU must not change its result.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.autograd.profiler import profile
 
 from engine.config.activation_checkpointing import describe_checkpointing
+from engine.config.preset import with_settings
 from engine.config.quantities import decimal, size
 from engine.data.rows import Row
 from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
-from engine.runs.training_report import OUT_OF_MEMORY, PEAK_MEMORY, TrainingCheck
+from engine.methods.optimizers import make_optimizer, paged_bytes
+from engine.runs.training_report import OUT_OF_MEMORY, PAGING, PEAK_MEMORY, TrainingCheck
 from engine.training.guards import free_memory
 from engine.worker.training_checks.agreement import LOSS_FLOOR
-from engine.worker.training_checks.cpu_peak import peak_of_tensors
 from engine.worker.training_checks.training_session import TrainingSession
 
 NEEDS_GPU = "needs a GPU"
@@ -149,3 +157,168 @@ def limited_memory(limit: int) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def peak_of_tensors(session: TrainingSession) -> int:
+    """Bytes of weights and optimizer state, and the peak of what the largest step allocates in addition."""
+    model, optimizer = session.model, session.optimizer
+    model.zero_grad(set_to_none=True)
+    before = _bytes([*_model_tensors(model), *_state_tensors(optimizer)])
+    with profile(use_cpu=True, profile_memory=True) as profiler:
+        session.step(session.batches.step, session.packing, session.trainer.micro_batch)
+        optimizer.step()
+    model.zero_grad(set_to_none=True)
+    now = peak = 0
+    events = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return before + peak
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the tensors' storages, each counted once."""
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def _model_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, buffers and the scales of 4-bit weights."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for parameter in model.parameters():
+        state: Any = getattr(parameter, "quant_state", None)
+        if state is not None:
+            yield state.absmax
+            if state.nested:
+                yield from (state.state2.absmax, state.offset)
+
+
+def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    values = (value for state in optimizer.state.values() for value in state.values())
+    yield from (value for value in values if isinstance(value, torch.Tensor))
+
+
+IS_MANAGED = 8
+"""CU_POINTER_ATTRIBUTE_IS_MANAGED (cuda.h, CUpointer_attribute)."""
+ELEMENTS = 1 << 26
+"""Elements of the parameter whose state is paged: 128 MiB of 8-bit state."""
+SMALLEST_BLOCK = 2 << 20
+"""Bytes: blocks of this size fill the last free memory."""
+
+
+@dataclass(frozen=True)
+class PagingResult:
+    """The state of one parameter after two steps."""
+
+    bytes: int
+    """Bytes of paged state."""
+    managed: bool
+    """Whether all of it is in CUDA managed memory."""
+    filled: int
+    """Bytes allocated by others during the step on a full GPU."""
+    equal: bool
+    """Whether weights and state after the step on a full GPU equal those of a step on a free GPU."""
+
+
+def check_paging(session: TrainingSession) -> TrainingCheck:
+    """Check a paged optimizer on a parameter whose state is large enough to be paged, if the session's may be paged."""
+    if session.machine.device != "cuda":
+        return TrainingCheck(name=PAGING, state="skipped", text=NEEDS_GPU)
+    if session.config.optimizer.name not in ("auto", "paged_adamw_8bit"):
+        return TrainingCheck(name=PAGING, state="skipped", text=f"{session.optimizer_name} is not paged")
+    gpu = session.meters.gpu
+    if gpu is None or gpu.others(session.meters.gpu_pid):  # a full GPU would end their runs
+        why = (
+            "NVML is not available, which would report other processes"
+            if gpu is None
+            else "other processes use this GPU"
+        )
+        return TrainingCheck(name=PAGING, state="skipped", text=why)
+    return judge_paging(_paged(session), paged_bytes(session.optimizer))
+
+
+def judge_paging(found: PagingResult, of_run: int) -> TrainingCheck:
+    """`of_run`: bytes of paged state of the trained model."""
+    text = f"{size(found.bytes)} of state"
+    if not found.bytes:
+        return TrainingCheck(name=PAGING, state="failed", text="the optimizer's state is not paged")
+    if not found.managed:
+        return TrainingCheck(name=PAGING, state="failed", text=f"{text} is not in CUDA managed memory")
+    text += f" in CUDA managed memory; a step with {size(found.filled)} allocated by others"
+    if not found.equal:
+        return TrainingCheck(name=PAGING, state="failed", text=f"{text} has another result")
+    return TrainingCheck(name=PAGING, state="ok", text=f"{text} has the same result; {size(of_run)} paged in this run")
+
+
+def _paged(session: TrainingSession) -> PagingResult:
+    """Two optimizers make the same two steps, the second one of them on a full GPU."""
+    free_memory()
+    first, optimizer = _with_state(session)
+    second, other = _with_state(session)
+    _step(first, optimizer)
+    with full_gpu(paged_bytes(optimizer) // 2) as filled:
+        _step(second, other)
+    state, others = _tensors(optimizer), _tensors(other)
+    return PagingResult(
+        bytes=paged_bytes(other),
+        managed=all(is_managed(tensor) for tensor in others if getattr(tensor, "is_paged", False)),
+        filled=filled,
+        equal=torch.equal(first, second)
+        and all(torch.equal(one, another) for one, another in zip(state, others, strict=True)),
+    )
+
+
+def _with_state(session: TrainingSession) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+    """A float32 parameter, whose update needs no memory in addition to its state, after a first step."""
+    values = torch.arange(ELEMENTS, dtype=torch.float32, device="cuda").view(1 << 13, -1).sin()
+    weight = torch.nn.Parameter(values)
+    config = with_settings(session.config, {"optimizer.name": "paged_adamw_8bit"})
+    optimizer, _ = make_optimizer([weight], config, session.machine, lambda code, text: None)
+    weight.grad = torch.full_like(weight, 0.01)
+    _step(weight, optimizer)
+    return weight, optimizer
+
+
+def _step(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.step()
+    torch.cuda.synchronize()
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+@contextmanager
+def full_gpu(left: int) -> Iterator[int]:
+    """Context in which all but about `left` bytes of the GPU are allocated; gives the number of bytes allocated.
+
+    All of it is allocated first, which makes the driver move managed memory to the host, then `left` bytes are freed.
+    """
+    block, blocks = torch.cuda.mem_get_info()[0], []
+    while block >= SMALLEST_BLOCK:
+        try:
+            blocks.append(torch.empty(block, dtype=torch.uint8, device="cuda"))
+        except torch.OutOfMemoryError:
+            block //= 2
+    freed = 0
+    while blocks and freed < left:
+        freed += blocks.pop().numel()
+    torch.cuda.empty_cache()
+    try:
+        yield sum(tensor.numel() for tensor in blocks)
+    finally:
+        blocks.clear()
+        free_memory()
+
+
+def is_managed(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is in CUDA managed memory, which the driver moves between GPU and host.
+
+    Raises OSError without the driver's library, RuntimeError if the driver does not know the pointer.
+    """
+    value = ctypes.c_uint(0)
+    cuda = ctypes.CDLL("libcuda.so.1")
+    status = cuda.cuPointerGetAttribute(ctypes.byref(value), IS_MANAGED, ctypes.c_uint64(tensor.data_ptr()))
+    if status:
+        raise RuntimeError(f"cuPointerGetAttribute: CUDA error {status}")
+    return bool(value.value)

@@ -1,34 +1,35 @@
-"""Models whose training is checked: the embedded model on its own data, and random weights on random rows."""
+"""What the checks train: the embedded model, or the largest random model of a published shape that fits."""
 
 from __future__ import annotations
 
+import json
+import math
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from engine.config import schema
 from engine.config.method_specs import method_spec
-from engine.config.preset import Flat, Preset, resolve
+from engine.config.preset import Flat, Preset, resolve, with_settings
+from engine.config.quantities import size
 from engine.data.prepare import prepare
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.memory.audit.synthetic_rows import log_normal_lengths
+from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
 from engine.runs.training_report import MODELS, ModelChoice
-from engine.worker.training_checks.model_shapes import (
-    ON_GPU,
-    ChosenShape,
-    choose_shape,
-    free_disk,
-    write_random_weights,
-)
+from engine.training.guards import free_memory
 
 EMBEDDED_STEPS, EMBEDDED_ROWS, EMBEDDED_BATCH = 6, 16, 8
 """A few rows, which a few steps learn."""
@@ -122,3 +123,166 @@ def random_rows(lengths: Sequence[int], architecture: LlamaConfig, seed: int = 0
 def subject_of(choice: ModelChoice, method: str, machine: Machine, scratch: Path) -> Subject:
     """The subject of a check; what it writes is below `scratch`."""
     return embedded_subject(method) if choice == "embedded" else random_subject(method, machine, scratch)
+
+
+DISK_MARGIN = 1.25
+"""Free disk space required, as a multiple of the size of the weights."""
+MEMORY_SHARE = 0.95
+"""Share of the free memory that the predicted peak may take; the memory probe leaves the same headroom."""
+SHARD = 2 << 30
+"""Bytes of weights that are kept in memory before they are written."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A model without weights."""
+
+    title: str
+    sizes: dict[str, Any] = field(hash=False)
+    tokens: int
+    """Mean tokens of a row."""
+    longest: int
+    """Maximum tokens of a row."""
+    batch: int
+    """Rows of a step."""
+
+    def architecture(self) -> LlamaConfig:
+        """transformers' configuration."""
+        ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        return LlamaConfig(max_position_embeddings=8192, rms_norm_eps=1e-5, **self.sizes, **ids)
+
+    def folder(self, scratch: Path) -> Path:
+        """Where its weights are written."""
+        return scratch / self.title.replace(" ", "-")
+
+    def is_written(self, scratch: Path) -> bool:
+        """Whether complete weights are there."""
+        return (self.folder(scratch) / "config.json").exists()
+
+    def step_shape(self) -> StepShape:
+        """The longest rows of a step, for a prediction."""
+        return StepShape(count=self.batch, length=self.longest, answer=self.longest // 2)
+
+
+def _llama(width: int, inner: int, layers: int, heads: int, key_heads: int, vocabulary: int, tied: bool) -> Any:
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": tied,
+    }
+
+
+ON_GPU = (
+    ModelShape("Llama 3.1 8B shape", _llama(4096, 14336, 32, 32, 8, 128256, False), 600, 2048, 16),
+    ModelShape("Llama 3.2 3B shape", _llama(3072, 8192, 28, 24, 8, 128256, True), 600, 2048, 16),
+    ModelShape("Llama 3.2 1B shape", _llama(2048, 8192, 16, 32, 8, 128256, True), 600, 2048, 16),
+    ModelShape("SmolLM2 135M shape", _llama(576, 1536, 30, 9, 3, 49152, True), 600, 2048, 16),
+)
+"""Largest first."""
+ON_CPU = ModelShape("Llama shape with 5M parameters", _llama(256, 704, 4, 4, 2, 8192, True), 64, 128, 4)
+
+
+@dataclass(frozen=True)
+class ChosenShape:
+    """The largest shape that fits, and why no larger one was chosen."""
+
+    shape: ModelShape
+    why: str
+
+
+def choose_shape(
+    config: schema.Config, machine: Machine, memory: int, disk: int, written: Collection[ModelShape] = ()
+) -> ChosenShape:
+    """The largest shape whose predicted peak and weights fit, for sizes in bytes; the smallest if none does.
+
+    `written`: shapes whose weights are on disk already.
+    """
+    if machine.device == "cpu":
+        return ChosenShape(ON_CPU, "a CPU is too slow for an 8B model")
+    why = ""
+    for shape in ON_GPU[:-1]:
+        reason = _peak_too_large(shape, config, machine, memory)
+        reason = reason or ("" if shape in written else _weights_too_large(shape, disk))
+        if not reason:
+            return ChosenShape(shape, why)
+        why = why or reason
+    return ChosenShape(ON_GPU[-1], why)
+
+
+def _peak_too_large(shape: ModelShape, config: schema.Config, machine: Machine, memory: int) -> str:
+    """Why training does not fit; "" if it does. One row per forward pass: the memory probe finds how many fit."""
+    architecture = shape.architecture()
+    single = with_settings(config, {"train.micro_batch": 1})
+    needed = formula(single, architecture.to_dict(), machine.device, shape.step_shape(), machine.bf16).peak
+    if needed > MEMORY_SHARE * memory:
+        return f"{shape.title}: predicted peak {size(needed)}, {size(memory)} free"
+    return ""
+
+
+def _weights_too_large(shape: ModelShape, disk: int) -> str:
+    weights = weight_bytes(shape.architecture())
+    if DISK_MARGIN * weights > disk:
+        return f"{shape.title}: {size(weights)} of weights, {size(disk)} free in the temporary folder"
+    return ""
+
+
+def weight_bytes(architecture: LlamaConfig) -> int:
+    """Size of the weights in bf16."""
+    return 2 * sum(parameter.numel() for _, parameter in _without_weights(architecture).named_parameters())
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes of a folder's file system."""
+    return shutil.disk_usage(folder).free
+
+
+def write_random_weights(architecture: LlamaConfig, folder: Path, device: str, seed: int = 0) -> None:
+    """Write a model folder with normally distributed weights in bf16; norms are 1.
+
+    Of the weights at most SHARD bytes and one more tensor are in memory, so that also a model that is trained in 4 bits
+    can be written.
+    config.json is written last: a folder with it is complete.
+    """
+    folder.mkdir(exist_ok=True)
+    generator = torch.Generator(device).manual_seed(seed)
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    for name, parameter in _without_weights(architecture).named_parameters():
+        shard[name] = _drawn(parameter.shape, architecture.initializer_range, device, generator)
+        if sum(map(_bytes, shard.values())) >= SHARD:
+            _write(shard, folder, places)
+            shard = {}
+    _write(shard, folder, places)
+    index = {"metadata": {"total_size": weight_bytes(architecture)}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    architecture.architectures = ["LlamaForCausalLM"]
+    (folder / "tokenizer_config.json").write_text("{}")  # a model folder has a tokenizer; rows here are random ids
+    architecture.save_pretrained(folder)
+    free_memory()
+
+
+def _without_weights(architecture: LlamaConfig) -> torch.nn.Module:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(architecture, dtype=torch.bfloat16)
+
+
+def _drawn(shape: torch.Size, spread: float, device: str, generator: torch.Generator) -> torch.Tensor:
+    if len(shape) < 2:
+        return torch.ones(shape, dtype=torch.bfloat16)
+    drawn = torch.empty(shape, dtype=torch.bfloat16, device=device).normal_(0.0, spread, generator=generator)
+    return drawn.cpu()
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return math.prod(tensor.shape) * tensor.element_size()
+
+
+def _write(shard: dict[str, torch.Tensor], folder: Path, places: dict[str, str]) -> None:
+    """Write one file and record which tensors it has."""
+    name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
+    save_file(shard, folder / name, metadata={"format": "pt"})
+    places.update(dict.fromkeys(shard, name))

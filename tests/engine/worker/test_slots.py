@@ -14,7 +14,7 @@ from engine.memory.formula.memory_budget import system_memory
 from engine.memory.probe import available_memory
 from engine.methods.machine import Machine, this_machine
 from engine.training.meters import Meters
-from engine.worker.slots import limit_memory, refuse_small_slot
+from engine.worker.model_loading import limit_memory, refuse_small_slot
 
 GPU = Machine("cuda", "NVIDIA A100-SXM4-80GB", bf16=True, flash_attention=False)
 

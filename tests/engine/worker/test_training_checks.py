@@ -29,13 +29,25 @@ from engine.training import varlen_attention
 from engine.training.guards import OutOfMemory
 from engine.training.segments import Segments
 from engine.worker.training_checks import memory
-from engine.worker.training_checks.agreement import gradients_agree, losses_agree
-from engine.worker.training_checks.decoding import check_decoding, divergences, judge_decoding
-from engine.worker.training_checks.memory import Peaks, check_out_of_memory, check_peak_memory, judge_out_of_memory
-from engine.worker.training_checks.packed_loss import check_packed_loss, plain_attention
-from engine.worker.training_checks.paging import PagingResult, is_managed, judge_paging
-from engine.worker.training_checks.report import check_method
-from engine.worker.training_checks.speed import Speed, check_throughput, check_training, listed_peak
+from engine.worker.training_checks.agreement import (
+    check_decoding,
+    check_packed_loss,
+    divergences,
+    gradients_agree,
+    judge_decoding,
+    losses_agree,
+    plain_attention,
+)
+from engine.worker.training_checks.memory import (
+    PagingResult,
+    Peaks,
+    check_out_of_memory,
+    check_peak_memory,
+    is_managed,
+    judge_out_of_memory,
+    judge_paging,
+)
+from engine.worker.training_checks.report import Speed, check_method, check_throughput, check_training, listed_peak
 from engine.worker.training_checks.subjects import embedded_subject
 from engine.worker.training_checks.training_session import TrainingSession
 

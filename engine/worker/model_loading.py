@@ -1,7 +1,7 @@
-"""Start a run from another run's adapter or weights (`model.from_run`).
+"""The model that a run trains: the base model or that of another run, whole or sharded, within its part of a GPU.
 
-The weights are linked or copied into the run's directory (`start/`) before its first step, so that it can be resumed
-after the other run was deleted.
+A run can start from another run's adapter or weights (`model.from_run`). They are linked or copied into the run's
+directory (`start/`) before its first step, so that it can be resumed after the other run was deleted.
 """
 
 from __future__ import annotations
@@ -14,13 +14,26 @@ from typing import Any
 
 import torch
 
+from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
+from engine.config.parallelism import FSDP, KEY, refuse_whole_weights
 from engine.config.preset import with_settings
+from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.data.prepared import Prepared
+from engine.hardware.devices import slots_of
+from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
+from engine.memory.formula.allocator import CONTEXT
+from engine.memory.formula.automatic import resolve_automatic
+from engine.memory.formula.fit import FitQuery
+from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import planned_rows
+from engine.memory.probe import available_memory
 from engine.methods import method
 from engine.methods.adapters import load_adapter
+from engine.methods.machine import Machine
+from engine.methods.model_config import maximum_positions
 from engine.methods.provenance import fingerprint
 from engine.runs.continued_run import continued_run_name, find_continued_run
 from engine.training.checkpoints import folder_atomically
@@ -89,3 +102,54 @@ def add_continued_adapter(run: RunContext, model: torch.nn.Module) -> torch.nn.M
     adapted: torch.nn.Module = method(config.method).make_trainable(model, config)
     load_adapter(adapted, run.dir.start_model)
     return adapted
+
+
+def decide_sharding(run: RunContext, model_config: Any) -> bool:
+    """Whether the weights are sharded across the ranks: as configured, else if the plan says that they do not fit.
+
+    `model_config`: transformers' configuration. Raises UserError where the run has settings that need whole weights.
+    """
+    config, ranks = run.config, run.ranks
+    if ranks.size == 1:
+        return False
+    setting = config.train.parallelism
+    sharded = setting == FSDP or (setting == "auto" and not ranks.broadcast(lambda: _fits(run, model_config)))
+    if sharded:
+        refuse_whole_weights(config)
+        ranks.splits_evaluation = False  # all ranks compute a layer together, for the same items
+    return sharded
+
+
+def _fits(run: RunContext, model_config: Any) -> bool:
+    """Whether a GPU has memory for the whole model; true without a formula, and on a CPU, whose slots share memory."""
+    if run.machine.device == "cpu":
+        return True
+    config = with_settings(run.config, {KEY: "ddp"})
+    limit = available_memory(run.meters)
+    budget = MemoryBudget(
+        name=run.machine.name, device="cuda", source="gpu", total=limit + CONTEXT, bf16=run.machine.bf16
+    )
+    rows = planned_rows(config, maximum_positions(model_config))
+    try:
+        return resolve_automatic(FitQuery(config, model_config.to_dict(), rows, budget)).fits()
+    except UserError:
+        return True
+
+
+def limit_memory(config: schema.Config, machine: Machine) -> int:
+    """Limit torch to this run's part of a shared GPU; returns the number of slots of the device."""
+    slots = slots_of(config.hardware.device)
+    if machine.device == "cuda" and slots > 1:
+        torch.cuda.set_per_process_memory_fraction(1 / slots)  # a run that needs more ends, and not its neighbor
+    return slots
+
+
+def refuse_small_slot(estimates: RunEstimates, limit: int, device: int | str) -> None:
+    """Raise UserError unless the plan says that the run fits in `limit` bytes; `device` is its `hardware.device`."""
+    needed = None if estimates.best is None else as_measured(estimates.best, estimates.best.training)
+    if needed is not None and needed <= limit:
+        return
+    predicted = "unknown" if needed is None else size(needed)
+    what = f"slot too small (predicted peak in training: {predicted}; slot: {size(limit)})"
+    do = "use fewer slots, a smaller micro-batch or shorter rows"
+    raise UserError(what, f"hardware.device={device}", do, code="device.slot_too_small")

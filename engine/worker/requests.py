@@ -1,4 +1,4 @@
-"""Requests of the workbench about artifacts and gains of finished runs; part of the RPC server."""
+"""Requests of the workbench about artifacts, gains and what this machine can train; part of the RPC server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 
+from engine.config import schema
+from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries
+from engine.runs.training_report import MODELS
 
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the number done and the total."""
@@ -98,3 +101,51 @@ ARTIFACT_REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "push": push,
     "push.check": push_check,
 }
+
+
+def audit(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Audit each configuration on fake tensors (`MethodAudit`); `micro_batch`: rows of a forward pass."""
+    import_libraries()
+    from engine.memory.audit.step_audit import audit_method
+    from engine.memory.audit.synthetic_rows import log_normal_lengths, rows_of
+    from engine.memory.dry_run.plan import model_config_of
+
+    found = []
+    for config in msgspec.convert(arguments["configs"], list[schema.Config]):
+        progress(f"reading the configuration of {config.model.id}")
+        model_config, _ = model_config_of(config.model)
+        rows = rows_of(log_normal_lengths(config.train.batch, config.train.max_length))
+        progress(f"auditing {config.method} on fake tensors")
+        found.append(audit_method(config, model_config, rows, arguments["micro_batch"]))
+    return msgspec.to_builtins(found)
+
+
+AUDIT_REQUESTS = {"audit": audit}
+
+
+def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Train `method` on each model and check it, on `device` (`TrainingReport`s). `scratch`: folder for weights.
+
+    Raises UserError if there is no such device, or if torch cannot use the GPU.
+    """
+    select_device(arguments["device"]).apply()
+    progress("importing libraries")
+    import_libraries()
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    from engine.methods.gpu_support import refuse_unused_gpu
+    from engine.methods.machine import this_machine
+    from engine.worker.training_checks.report import check_method
+
+    transformers_logging.disable_progress_bar()
+    machine = this_machine()
+    if machine.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as in a run
+    refuse_unused_gpu(schema.Config(hardware=schema.Hardware(device=arguments["device"])), machine)
+    scratch = Path(arguments["scratch"])
+    found = [check_method(arguments["method"], model, machine, scratch, progress) for model in MODELS]
+    return msgspec.to_builtins(found)
+
+
+TRAINING_CHECK_REQUESTS = {"doctor.train": train_method}

@@ -1,16 +1,20 @@
-"""Map the error that ended a run to its outcome, with what to do next."""
+"""What ended a run, and what to do next: its outcome after an error, and settings that need less memory."""
 
 from __future__ import annotations
 
+import json
 import traceback
 from typing import NamedTuple
 
+from engine.config.activation_checkpointing import EVERY_LAYER, OFFLOADED, resolve_checkpointing
 from engine.config.errors import RunFailed, UserError
+from engine.config.method_specs import method_spec
+from engine.config.schema import Config
+from engine.memory.formula.estimate import Device
 from engine.runs.events import Status
 from engine.runs.stop_request import StopRequested
 from engine.training import sharding
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
-from engine.worker.memory_advice import memory_advice
 from engine.worker.run_context import RunContext
 
 
@@ -68,3 +72,15 @@ def outcome_of_error(run: RunContext, error: Exception) -> RunOutcome:
 def _resume_hint(run: RunContext) -> str:
     saved = f"at {run.last_checkpoint}" if run.last_checkpoint else "without a checkpoint"
     return f"stopped on request {saved}; run `ftbench resume {run.dir.argument}` to resume"
+
+
+def memory_advice(config: Config, device: Device) -> str:
+    """Settings to change for lower memory use, given the current configuration."""
+    ideas = []
+    strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
+    if resolve_checkpointing(config.train.gradient_checkpointing, device) != strongest:
+        value = json.dumps(strongest.setting)
+        ideas.append(f"train.gradient_checkpointing = {value}")
+    ideas.append(f"a train.max_length below {config.train.max_length}")
+    ideas.append(method_spec(config.method).needs_less or "a smaller model")
+    return "try " + ", or ".join(ideas)

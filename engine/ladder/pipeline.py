@@ -299,10 +299,11 @@ def run_ladder(folder: LadderDir, plan: LadderPlan) -> tuple[Outcome, str]:
     stopping.listen()
     end_record.reserve(folder.end_file)
     runner = LadderRunner(folder, load_or_create(folder, plan), stopping, plan.fresh, plan.retime)
-    for notice in [*plan.notices, *folder.renamed_settings()]:
+    for notice in plan.notices:
         runner.warn(notice.code, notice.text)
     runner.save()
-    status, reason = run_pipeline(LadderPipeline(runner, plan))
+    pipeline = LadderPipeline(runner, plan)
+    status, reason = run_to_outcome(pipeline.run, runner.ladder, folder)
     if status != "finished":
         runner.ladder.status, runner.ladder.reason = status, reason
         runner.save()
@@ -322,8 +323,3 @@ def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
     ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""
     ladder.updated = time.time()
     return ladder
-
-
-def run_pipeline(pipeline: LadderPipeline) -> tuple[Outcome, str]:
-    """Run all stages; returns (status, reason)."""
-    return run_to_outcome(pipeline.run, pipeline.runner.ladder, pipeline.runner.dir)

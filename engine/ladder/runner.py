@@ -19,7 +19,7 @@ from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
+from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
@@ -29,7 +29,7 @@ from engine.runs.follow import last_line, stream
 from engine.runs.ladder import Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, iterate, read_frozen
+from engine.runs.run_dir import RunDir, iterate
 from engine.runs.rungs import Rung
 from engine.runs.stop_request import StopRequest, StopRequested
 from engine.runs.tracking import start_configured
@@ -80,19 +80,6 @@ def relevant_settings(config: Config) -> dict[str, Any]:
         del settings["evaluation.benchmark_limit"]
     related = (key for key in settings if key not in UNRELATED_KEYS and not key.startswith(UNRELATED_SECTIONS))
     return {key: settings[key] for key in related}
-
-
-def runs_with_other_split(runs: Path, config: Config, split_version: int) -> list[tuple[RunDir, int]]:
-    """Runs with the same settings whose rows were split by another version, with that version."""
-    others = []
-    for run in sorted(iterate(runs), key=lambda run: run.name):
-        try:
-            frozen = read_frozen(run)
-        except UserError:
-            continue  # damaged: cannot be compared
-        if frozen.split_version != split_version and relevant_settings(frozen.config) == relevant_settings(config):
-            others.append((run, frozen.split_version))
-    return others
 
 
 def index(runs: Path) -> dict[str, list[RunDir]]:
@@ -257,7 +244,6 @@ class LadderRunner:
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
         preset = without_method(preset_name(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset
-        self._warn_of_other_splits(config)
         run = run_dir.create(
             folder,
             name,
@@ -270,12 +256,6 @@ class LadderRunner:
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()
         return run
-
-    def _warn_of_other_splits(self, config: Config) -> None:
-        """Warn of runs with the same settings that are not reused because their rows were split differently."""
-        current = self._split_version()
-        for run, version in runs_with_other_split(self.dir.runs, config, current):
-            self.warn("ladder.different_split", f"{run.name} is not reused: {versions_differ(version, current)}")
 
     def _split_version(self) -> int:
         return self.ladder.work.split_version if self.ladder.work else OLDEST_SPLIT_VERSION

@@ -430,7 +430,7 @@ def _advice(ladder: Ladder, rows: Sequence[RungResult]) -> list[str]:
 
 
 def _setting(ladder: Ladder, rung: str, key: str) -> Any:
-    """The rung's value of a setting; None if it does not read it, and in older ladders."""
+    """The rung's value of a setting; None if it does not read it."""
     return ladder.differs.get(key, {}).get(rung, ladder.config.get(key))
 
 

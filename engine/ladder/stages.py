@@ -102,17 +102,10 @@ def halving_rounds(count: int, steps: int) -> list[tuple[int, int | None]]:
     return list(zip(sizes, lengths, strict=True))
 
 
-def best_rates(trials: Sequence[LadderEntry], count: int) -> list[float]:
-    """The rates of the trials with the lowest validation losses, the best first."""
+def best_trials(trials: Sequence[LadderEntry]) -> list[LadderEntry]:
+    """The trials with a validation loss, the lowest first."""
     finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
-    finished.sort(key=lambda trial: trial.validation_loss or 0.0)
-    return [trial.learning_rate for trial in finished[:count]]
-
-
-def best_trial(trials: Sequence[LadderEntry]) -> LadderEntry | None:
-    """The trial with the lowest validation loss; None if no trial has one."""
-    finished = [trial for trial in trials if trial.status == "finished" and trial.validation_loss is not None]
-    return min(finished, key=lambda trial: trial.validation_loss or 0.0, default=None)
+    return sorted(finished, key=lambda trial: trial.validation_loss or 0.0)
 
 
 def is_grid_edge(chosen: float, rates: Sequence[float]) -> bool:
@@ -158,7 +151,8 @@ class RateTrials:
         rates, trials = dict(all_rates), dict[str, list[LadderEntry]]()
         for size, steps in self._rounds():
             if trials:
-                rates = {name: best_rates(done, size) for name, done in trials.items()}
+                best = {name: best_trials(done)[:size] for name, done in trials.items()}
+                rates = {name: [trial.learning_rate for trial in left] for name, left in best.items()}
             trials = {rung.name: self._entries(rung, rates[rung.name], steps) for rung in self.plan.rungs}
             self._run(trials)
         reasons = {}
@@ -198,7 +192,7 @@ class RateTrials:
 
     def _choose(self, rung: Rung, trials: list[LadderEntry], rates: list[float]) -> str:
         """Mark the best of the trials of the last round; returns why no rate worked, else ''."""
-        chosen = best_trial(trials)
+        chosen = next(iter(best_trials(trials)), None)
         if chosen is None:
             tried = [entry for entry in self.runner.ladder.entries if (entry.rung, entry.kind) == (rung.name, "trial")]
             reason = next((entry.reason for entry in tried if entry.reason), "no trial has a finite loss")

@@ -83,7 +83,7 @@ class SharedWork(Struct, kw_only=True):
     tokens: int
     """Tokens of the training rows, one epoch."""
     answer_tokens: int = 0
-    """Of these, the tokens in the loss; 0 in older ladders."""
+    """Of these, the tokens in the loss."""
     steps: int
     """Optimizer steps of a run."""
     batch: int
@@ -95,9 +95,9 @@ class SharedWork(Struct, kw_only=True):
     split_version: int = OLDEST_SPLIT_VERSION
     """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`; empty in older ladders."""
+    """`test/train` and `validation/train`."""
     columns: list[ColumnUse] = field(default_factory=list)
-    """What each column is used for; empty in older ladders."""
+    """What each column is used for."""
     account: RowAccount | None = None
     """How many rows went into each split or were left out."""
 
@@ -131,7 +131,7 @@ class Ladder(Struct, kw_only=True):
     created: float
     """Unix seconds."""
     started_in: str = ""
-    """The directory it was started from; '' for ladders of versions that did not record it."""
+    """The directory it was started from."""
     updated: float = 0.0
     """Unix seconds of the last write."""
     status: Outcome = "running"
@@ -147,7 +147,7 @@ class Ladder(Struct, kw_only=True):
     seeds: list[int] = field(default_factory=list)
     """Of the compared runs."""
     margin: float | None = None
-    """Loss of quality up to which a rung is as good as another; None in older ladders."""
+    """Loss of quality up to which a rung is as good as another."""
     work: SharedWork | None = None
     """What all rungs share; None before the data is prepared."""
     estimates: list[RungDuration] = field(default_factory=list)
@@ -159,15 +159,15 @@ class Ladder(Struct, kw_only=True):
     comparisons: list[Comparison] = field(default_factory=list)
     """One per pair of rungs."""
     benchmarks: list[LadderBenchmark] = field(default_factory=list)
-    """Empty without `evaluation.benchmarks`, and in older ladders."""
+    """Empty without `evaluation.benchmarks`."""
     verdict: list[VerdictSentence] = field(default_factory=list)
     """One per sentence."""
     base_runs: dict[str, str] = field(default_factory=dict)
     """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
     summary: LadderSummary | None = None
-    """None before a rung has finished, and in older ladders."""
+    """None before a rung has finished."""
     recommended: str = ""
-    """Rung that the verdict recommends to ship; '' if it recommends none, and in older ladders."""
+    """Rung that the verdict recommends to ship; '' if it recommends none."""
     differs: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings in which the rungs differ: key -> rung -> value."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class Ladder(Struct, kw_only=True):
     warnings: list[str] = field(default_factory=list)
     """As texts."""
     warning_codes: list[str] = field(default_factory=list)
-    """Stable code of each warning; empty in older ladders."""
+    """Stable code of each warning."""
 
     def finished_runs(self) -> dict[str, str]:
         """Rung -> the name of one of its finished runs, that of the first seed; in the order of the rungs."""

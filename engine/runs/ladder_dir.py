@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 import tomli
 import tomli_w
 
-from engine.config.errors import Notice, UserError
+from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree
 from engine.config.preset import flatten, nested
 from engine.config.preset_library import preset_name
-from engine.config.renamed_keys import current_table, current_values
 from engine.runs import folder
 from engine.runs.comparison_dir import ComparisonDir
 from engine.runs.ladder import Ladder, decode_ladder
@@ -73,7 +72,7 @@ class LadderDir(ComparisonDir):
     def plan(self) -> LadderPlan:
         """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""
         try:
-            return msgspec.convert(self._plan_table()[0], LadderPlan)
+            return msgspec.convert(tomli.loads(read_regular(self.plan_file).decode()), LadderPlan)
         except FileNotFoundError as error:
             what, do = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
             raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
@@ -81,20 +80,6 @@ class LadderDir(ComparisonDir):
             raise self.damaged(error, self.plan_file, "start a new ladder") from error
         except OSError as error:
             raise self.unreadable(error, self.plan_file) from error
-
-    def renamed_settings(self) -> list[Notice]:
-        """A notice for each setting of the plan that has another name now."""
-        return self._plan_table()[1]
-
-    def _plan_table(self) -> tuple[dict[str, Any], list[Notice]]:
-        """The content of `ladder.toml` under the settings' current names."""
-        table = tomli.loads(read_regular(self.plan_file).decode())
-        notices: list[Notice] = []
-        for rung in table["rungs"]:
-            rung["config"], renamed = current_table(rung["config"], str(self.plan_file))
-            rung["settings"] = current_values(rung.get("settings", {}))[0]
-            notices += [notice for notice in renamed if notice not in notices]
-        return table, notices
 
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:

@@ -50,7 +50,7 @@ class RungResult(Struct, kw_only=True):
     learning_rate: float | None = None
     """Of its runs; None for the base model."""
     learning_rate_origin: str = ""
-    """What set it: `preset demo`, `default for lora`, `command line`, `learning-rate trials`; '' in older ladders."""
+    """What set it: `preset demo`, `default for lora`, `command line`, `learning-rate trials`."""
     seeds: list[int] = field(default_factory=list)
     """Finished ones."""
     runs: list[str] = field(default_factory=list)
@@ -168,7 +168,7 @@ class Comparison(Struct, kw_only=True):
     needed_seeds: int | None = None
     """Seeds needed as well; None if more items are enough."""
     needed_items_high: int | None = None
-    """The same if seeds vary much; None if no realistic number is enough, and in older ladders."""
+    """The same if seeds vary much; None if no realistic number is enough."""
     needed_seeds_high: int | None = None
     """Seeds needed as well, if seeds vary much."""
     loss_difference: Interval | None = None

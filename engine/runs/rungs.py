@@ -52,8 +52,7 @@ class Rung(Struct, kw_only=True, frozen=True):
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of this rung from `--rung`, by dotted key."""
     rate_origin: str = ""
-    """What sets its learning rate: `preset demo`, `default for lora`, `command line`; '' in ladders of versions that
-    did not record it."""
+    """What sets its learning rate: `preset demo`, `default for lora`, `command line`."""
 
     @property
     def method(self) -> str:
@@ -100,7 +99,7 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     split_version: int = OLDEST_SPLIT_VERSION
     """Version of the rule that splits the rows."""
     started_in: str = ""
-    """The directory it was started from; '' in ladders of versions that did not record it."""
+    """The directory it was started from."""
     notices: list[Notice] = field(default_factory=list)
     """Warnings of combining preset, rungs and command line, each once."""
 

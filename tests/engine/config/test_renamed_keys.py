@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import tomli
-import tomli_w
 
 from engine.config import user_presets
 from engine.config.errors import UserError
-from engine.config.preset import flatten, nested, parse_overrides, read_preset, resolve
+from engine.config.preset import flatten, parse_overrides, read_preset, resolve
 from engine.config.preset_library import resolve_preset, user_folder
 from engine.config.preset_values import known_keys
 from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES, current_values, original_names
@@ -19,8 +18,6 @@ from engine.config.schema import Config
 from engine.runs.config_check import check_unchanged
 from engine.runs.event_log import EventLog
 from engine.runs.events import Hello
-from engine.runs.ladder_dir import LadderDir, create
-from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir, read_frozen
 
 TESTS = Path(__file__).parents[2]
@@ -126,21 +123,6 @@ def flat_sections(table: dict[str, object]) -> dict[str, object]:
             else {section: content}
         )
     return flat
-
-
-def test_an_old_ladder_opens_with_a_notice(tmp_path: Path) -> None:
-    ladder = create(tmp_path, make_plan("demo", ["few=lora,adapter.targets=['q_proj']"], {"train.packing": "flat"}))
-    table = tomli.loads(ladder.plan_file.read_text())
-    rung = table["rungs"][0]
-    rung["config"] = nested(original_names(flat_sections(rung["config"])))
-    rung["settings"] = {"adapter.targets": ["q_proj"]}
-    ladder.plan_file.write_text(tomli_w.dumps(table))
-    assert "targets" in rung["config"]["adapter"] and rung["config"]["train"]["packing"] == "flat"
-    old = LadderDir(ladder.path)
-    (read,) = old.plan().rungs
-    assert read.config.adapter.target_modules == ["q_proj"] and read.config.train.packing == "packed"
-    assert read.settings == {"adapter.target_modules": ["q_proj"]}
-    assert {notice.code for notice in old.renamed_settings()} == {"preset.renamed_key", "preset.renamed_value"}
 
 
 def test_fingerprints_do_not_change_with_the_names() -> None:

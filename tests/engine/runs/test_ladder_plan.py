@@ -12,7 +12,7 @@ from engine.config.method_specs import method_names
 from engine.config.preset import flatten, with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
 from engine.ladder.runner import UNRELATED_KEYS, UNRELATED_SECTIONS, identity, relevant_settings
-from engine.ladder.stages import best_rates, best_trial, halving_rounds, is_grid_edge, rate_grid
+from engine.ladder.stages import best_trials, halving_rounds, is_grid_edge, rate_grid
 from engine.runs import ladder_dir
 from engine.runs.ladder import LadderEntry
 from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared
@@ -69,10 +69,10 @@ def test_rates_are_half_a_decade_apart_around_the_preset_rate() -> None:
 
 def test_the_rate_with_the_lowest_validation_loss_is_chosen_and_an_edge_is_detected() -> None:
     trials = [trial(1e-4, 0.9), trial(3e-4, 0.7), trial(1e-3, None, "diverged")]
-    assert (best := best_trial(trials)) is trials[1]
+    assert (best := best_trials(trials)[0]) is trials[1]
     rates = [one.learning_rate for one in trials]
     assert not is_grid_edge(best.learning_rate, rates) and is_grid_edge(1e-4, rates)
-    assert best_trial([trial(1e-3, None, "diverged")]) is None
+    assert best_trials([trial(1e-3, None, "diverged")]) == []
 
 
 def test_successive_halving_keeps_a_third_and_trains_three_times_as_long() -> None:
@@ -81,7 +81,7 @@ def test_successive_halving_keeps_a_third_and_trains_three_times_as_long() -> No
     assert halving_rounds(3, 900) == [(3, None)] and halving_rounds(2, 900) == [(2, None)]
     assert halving_rounds(4, 6) == [(4, 4), (2, None)]  # at least 4 steps
     trials = [trial(1e-4, 0.9), trial(3e-4, 0.7), trial(1e-3, None, "diverged"), trial(3e-3, 0.8)]
-    assert best_rates(trials, 2) == [3e-4, 3e-3] and best_rates(trials[2:3], 2) == []
+    assert [trial.learning_rate for trial in best_trials(trials)[:2]] == [3e-4, 3e-3] and best_trials(trials[2:3]) == []
 
 
 def test_the_number_of_runs_counts_the_trials_of_every_round() -> None:

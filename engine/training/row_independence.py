@@ -83,6 +83,8 @@ def rows_are_independent(
     tokens, and each row alone. CHECKED_ROWS rows suffice. Leaves the model's mode and gradients and torch's random
     state as they were.
 
+    Of a model that is sharded across devices only values are compared, without gradients.
+
     Raises errors of kernels that cannot compute the micro-batch.
     """
     compared = _compared(rows)
@@ -120,7 +122,8 @@ class _Check:
         """(N,): the row of each compared token."""
 
     def run(self) -> RowIndependence:
-        gradient = self._gradient()
+        # A backward pass frees the gathered weights of sharded layers, which the next one would read.
+        gradient = 0.0 if sharding.in_use() else self._gradient()
         if gradient != 0:
             return RowIndependence(gradient)
         self.model.eval()
@@ -214,8 +217,8 @@ def _largest_change(before: torch.Tensor, after: torch.Tensor) -> float:
 
 @contextmanager
 def _without_weight_gradients(model: torch.nn.Module) -> Iterator[None]:
-    """Let no weight require a gradient: then their inputs are not kept for it. Sharded weights are left as they are."""
-    trained = [] if sharding.in_use() else [weight for weight in model.parameters() if weight.requires_grad]
+    """Let no weight require a gradient: then their inputs are not kept for it."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in trained:
         weight.requires_grad_(False)
     try:

@@ -44,8 +44,9 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
         inputs = _adapter_inputs(shape, config, size)
     if shape.experts:
         inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted by expert, and their outputs
-    # PEFT adds B A to the complete expert tensor, and saves both the summand and the sum.
-    experts = 2 * size * shape.expert_weights if adapts_experts(shape, config) else 0
+    # A 16-bit copy of the experts: the sum of the weights and B A, which PEFT adds to them, or the dequantized weights.
+    copied = adapts_experts(shape, config) or method_spec(config.method).quantizes_base
+    experts = size * shape.expert_weights if copied else 0
     return batch.tokens * (norms + attention + mlp + inputs + FLOAT32 * shape.mixer_saved) + experts
 
 
@@ -67,12 +68,14 @@ def layer_temporaries(
 ) -> int:
     """Temporary bytes while the largest linear layer of a decoder layer runs backward: its gradients of size f; with
     DoRA also their float32 copies (a third one on the CPU, which converts before it adds, where PEFT's unquantized
-    layer adds float32 to bf16); for QLoRA the dequantized weight.
+    layer adds float32 to bf16); for QLoRA the dequantized weight; with adapters on experts their gradient.
     """
     width = max(_mlp(shape), shape.hidden)
     work = batch.tokens * width * 3 * size + _dora_copies(shape, config, batch, size, device)
     if method_spec(config.method).quantizes_base:
         work += shape.largest_linear * size
+    if adapts_experts(shape, config):
+        work += shape.expert_weights * size * 2 // 3  # the gradient of the sum of the larger tensor and its B A
     return work
 
 

@@ -52,9 +52,9 @@ SLOW = (
     "engine/ladder/test_sweep.py",
     "engine/ladder/test_disturbance.py",
     "engine/data/test_changed_rows.py",
-    "engine/data/test_data_fuzz.py",
-    "engine/data/test_data_page.py",
-    "engine/data/test_data_render_once.py",
+    "engine/data/test_fuzz.py",
+    "engine/data/test_documented_files.py",
+    "engine/data/test_patterns.py",
     "engine/data/test_small_data.py",
 )
 """Folders and files, by the start of their path, that load torch, start workers or draw the workbench. The others take

@@ -17,7 +17,7 @@ REPORT: dict[str, Any] = {
         {"name": "answer", "rows": 4193, "role": "answer", "examples": ["On its way.", "Refunded."]},
         {"name": "question", "rows": 4200, "role": "prompt", "examples": ["Where is it?"]},
     ],
-    "account": {
+    "data_usage": {
         "read": 4200,
         "train": 3570,
         "validation": 200,

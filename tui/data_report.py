@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from engine.config.errors import Notice
 from engine.config.text import amount, visible
-from engine.runs.account import IGNORED, ColumnUse, RowAccount, sort_columns, summarize_rows
+from engine.runs.data_usage import IGNORED, ColumnUse, RowUsage, sort_columns, summarize_rows
 from engine.runs.overlap import SplitOverlap, overlap_sentence
 
 EXAMPLE_LENGTH = 24
@@ -28,7 +28,7 @@ class DataReport(Struct, frozen=True):
     """The use of columns and rows, as in the response of a data check and in a run's `data` event."""
 
     columns: list[ColumnUse] = []
-    account: RowAccount | None = None
+    data_usage: RowUsage | None = None
     overlap: dict[str, SplitOverlap] = {}
     warnings: list[Notice] = []
 
@@ -57,10 +57,10 @@ class ReportLine:
         return textwrap.wrap(text, width, break_on_hyphens=False) or [""]
 
 
-def account_lines(report: DataReport) -> Iterator[ReportLine]:
+def usage_lines(report: DataReport) -> Iterator[ReportLine]:
     """Columns, rows and overlap; `warning_lines` has the warnings."""
     yield from column_lines(report.columns)
-    yield from row_lines(report.account)
+    yield from row_lines(report.data_usage)
     yield from overlap_lines(report.overlap)
 
 
@@ -82,12 +82,12 @@ def examples(column: ColumnUse) -> str:
     return ", ".join(f'"{visible(text, EXAMPLE_LENGTH)}"' for text in values)
 
 
-def row_lines(account: RowAccount | None) -> Iterator[ReportLine]:
+def row_lines(usage: RowUsage | None) -> Iterator[ReportLine]:
     """Rows by split, then one line per reason for leaving rows out."""
-    if account is None:
+    if usage is None:
         return
-    yield ReportLine("rows", summarize_rows(account))
-    for number, (code, found) in enumerate(account.left_out.items()):
+    yield ReportLine("rows", summarize_rows(usage))
+    for number, (code, found) in enumerate(usage.left_out.items()):
         text = f"{amount(found.rows, 'row')}: {found.reason or code} {places(found.where)}[{code}]"
         yield ReportLine("" if number else "left out", text, "warning")
 

@@ -91,14 +91,14 @@ def code_fingerprint() -> str:
 
 def file_digests(source: Source) -> Digests | None:
     """[split, part, column types, sha256 of each file]; None if a part has no files or one cannot be read."""
-    found = []
+    digests_of_parts = []
     for split, rows in source.splits.items():
         for part in rows.parts:
             digests = [_digest(path) for path in part.files]
             if not digests or not all(digests):
                 return None
-            found.append([split, part.name, part.features, *map(str, digests)])
-    return found
+            digests_of_parts.append([split, part.name, part.features, *map(str, digests)])
+    return digests_of_parts
 
 
 def _digest(path: Path) -> str | None:
@@ -145,8 +145,8 @@ def load(key: str) -> Preparation | None:
     folder = cache_folder() / key
     try:
         meta = msgspec.convert(json.loads((folder / "meta.json").read_bytes()), EntryMeta)
-        found = checksums(folder, meta.types)
-        wrong = [name for name, sum_ in found.items() if sum_ != meta.sha256.get(name)]
+        sums = checksums(folder, meta.types)
+        wrong = [name for name, sum_ in sums.items() if sum_ != meta.sha256.get(name)]
         if wrong:
             raise DamagedStore(f"{wrong[0]}.bin has changed")
         columns = ColumnStore(mapped(folder, meta.types), meta.tables)

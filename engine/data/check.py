@@ -57,7 +57,7 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    refusal, notices = (found, []) if (found := refused(done)) else preflight(done)
+    refusal, notices = (error, []) if (error := refused(done)) else preflight(done)
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -149,9 +149,9 @@ def _percentiles(values: np.ndarray) -> dict[str, int]:
 
 
 def _unknown_roles(done: Preparation) -> dict[str, Any]:
-    found = [one for name in SPLITS for one in done.left_out(name) if one.kind == "data.unknown_role"]
+    left_out = [rows for name in SPLITS for rows in done.left_out(name) if rows.kind == "data.unknown_role"]
     where = [place for name in SPLITS for place in done.details(name, "data.unknown_role")]
-    return {"rows": sum(one.rows for one in found), "where": where[:SHOWN]}
+    return {"rows": sum(rows.rows for rows in left_out), "where": where[:SHOWN]}
 
 
 def inspect(

@@ -60,7 +60,7 @@ def read_map(mapping: dict[str, str], columns: list[str]) -> dict[str, ColumnTem
     for role, source in mapping.items():
         where = f"data.map.{role}"
         if role not in ROLES:
-            what = f"unknown role {role!r}{_like(role, ROLES)}"
+            what = f"unknown role {role!r}{did_you_mean(role, ROLES)}"
             raise UserError(what, "data.map", f"use one of {', '.join(ROLES)}", code="data.unknown_role")
         roles[role] = _template(source, columns, where, constant=role == "system")
     return roles
@@ -105,7 +105,7 @@ def _template(source: str, columns: list[str], where: str, constant: bool) -> Co
 
 def _no_column(name: str, columns: list[str], where: str) -> UserError:
     do = f'use one of {list_columns(columns)}, or a template such as "Q: {{{columns[0]}}}"'
-    return UserError(f"unknown column {name!r}{_like(name, columns)}", where, do, code="data.no_column")
+    return UserError(f"unknown column {name!r}{did_you_mean(name, columns)}", where, do, code="data.no_column")
 
 
 def list_columns(columns: Iterable[str]) -> str:
@@ -114,7 +114,8 @@ def list_columns(columns: Iterable[str]) -> str:
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
-def _like(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the most similar name; '' if none is similar."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
@@ -236,22 +237,24 @@ class Summary:
 
 def summarize(parts: Iterable[tuple[str, Iterable[RawRow]]]) -> Summary:
     """Read all rows once, part by part."""
-    found = Summary()
+    summary = Summary()
     digest = hashlib.sha256()
     for name, rows in parts:
-        before = found.filled
-        _add_rows(found, rows, digest)
-        after = found.filled
-        found.parts[name] = {key: rows - before.get(key, 0) for key, rows in after.items() if rows > before.get(key, 0)}
-    found.digest = digest.hexdigest()
-    return found
+        before = summary.filled
+        _add_rows(summary, rows, digest)
+        after = summary.filled
+        summary.parts[name] = {
+            key: rows - before.get(key, 0) for key, rows in after.items() if rows > before.get(key, 0)
+        }
+    summary.digest = digest.hexdigest()
+    return summary
 
 
-def _add_rows(found: Summary, rows: Iterable[RawRow], digest: Any) -> None:
-    columns = found.columns
+def _add_rows(summary: Summary, rows: Iterable[RawRow], digest: Any) -> None:
+    columns = summary.columns
     encode = msgspec.json.Encoder(enc_hook=repr, order="sorted").encode
     for raw in rows:
-        found.rows += 1
+        summary.rows += 1
         values = raw.values
         try:
             encoded = encode(values)
@@ -259,21 +262,21 @@ def _add_rows(found: Summary, rows: Iterable[RawRow], digest: Any) -> None:
             encoded = json.dumps(values, sort_keys=True, default=repr).encode()
         digest.update(encoded)
         digest.update(b"\n")
-        kept = found.rows <= SAMPLE
+        kept = summary.rows <= SAMPLE
         for name, value in values.items():
             column = columns.get(name)
             if column is None:
-                column = columns[name] = _new_column(name, found, raw)
+                column = columns[name] = _new_column(name, summary, raw)
             before = column.rows
             column.add(value, raw.where)
             kept = kept or (not before and column.rows > 0)
-        if kept and (not found.sample or found.sample_bytes + len(encoded) <= SAMPLE_BYTES):
-            found.sample.append(raw)
-            found.sample_bytes += len(encoded)
+        if kept and (not summary.sample or summary.sample_bytes + len(encoded) <= SAMPLE_BYTES):
+            summary.sample.append(raw)
+            summary.sample_bytes += len(encoded)
 
 
-def _new_column(name: str, found: Summary, raw: RawRow) -> ColumnSummary:
-    if len(found.columns) >= COLUMNS_LIMIT:
+def _new_column(name: str, summary: Summary, raw: RawRow) -> ColumnSummary:
+    if len(summary.columns) >= COLUMNS_LIMIT:
         what = f"more than {COLUMNS_LIMIT:,} different columns"
         do = "write one row per record, each with the same keys"
         raise UserError(what, raw.where, do, code="data.too_many_columns")

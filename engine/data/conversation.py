@@ -157,8 +157,8 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
             texts.append(as_text(value))
         elif kind in ("reasoning", "thinking"):
             reasoning.append(as_text(part.get("thinking", value)))
-        elif kind in ("tool_call", "function_call") and (found := _called(value)):
-            calls += found
+        elif kind in ("tool_call", "function_call") and (content_calls := _called(value)):
+            calls += content_calls
         elif is_media_part(str(kind)):
             raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
         else:
@@ -251,13 +251,13 @@ def answer_of(value: Any, name: str | None, raw: RawRow, others: Any = None) -> 
     if type(value) is str and others is None and not is_list:
         return Answer(text_of(value, raw, "the answer"))
     if is_list or is_nested(value):
-        found = alternatives(value, raw)
-        if not found:
+        texts = alternatives(value, raw)
+        if not texts:
             raise UnusableRow("data.unanswerable", "the list of answers is empty")
     else:
-        found = [text_of(value, raw, "the answer")]
-    found += alternatives(others, raw)
-    return Answer(found[0], tuple(dict.fromkeys(text for text in found[1:] if text != found[0])))
+        texts = [text_of(value, raw, "the answer")]
+    texts += alternatives(others, raw)
+    return Answer(texts[0], tuple(dict.fromkeys(text for text in texts[1:] if text != texts[0])))
 
 
 def is_nested(value: Any) -> bool:
@@ -285,7 +285,7 @@ def _texts(value: Any, raw: RawRow) -> list[str]:
     return [text] if text.strip() else []
 
 
-def conversation(turns: list[dict[str, Any]], raw: RawRow, found: DetectedFormat, trained_from: int = 0) -> Example:
+def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat, trained_from: int = 0) -> Example:
     """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
 
     Messages after the last trained answer are dropped. Empty answers before it get weight 0.
@@ -303,9 +303,9 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, found: DetectedFormat
     skipped = [number for number in trained if number < last and _is_empty(messages[number])]
     weights |= dict.fromkeys(skipped, 0.0)
     refuse_placeholder(messages)
-    if _add_system(messages, raw, found):
+    if _add_system(messages, raw, detected):
         weights = {number + 1: weight for number, weight in weights.items()}
-    tools = found.parts["tools"].fill(raw.values) if "tools" in found.parts else None
+    tools = detected.parts["tools"].fill(raw.values) if "tools" in detected.parts else None
     return Example(
         messages,
         None,
@@ -317,17 +317,15 @@ def conversation(turns: list[dict[str, Any]], raw: RawRow, found: DetectedFormat
     )
 
 
-def prompt_and_answer(
-    prompt: str, answer: Answer, raw: RawRow, found: DetectedFormat, earlier: list[dict[str, Any]] | None = None
-) -> Example:
-    """A prompt and its answer, after `earlier` messages."""
+def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: DetectedFormat) -> Example:
+    """A prompt and its answer, after the row's history."""
     if not prompt.strip():
         raise UnusableRow("data.empty", "no prompt")
     if not answer.text.strip():
         raise UnusableRow("data.empty", "no answer")
     reply = {"role": "assistant", "content": answer.text}
-    turns = [*(earlier or []), {"role": "user", "content": prompt}, reply]
-    chat = conversation(turns, raw, found)
+    turns = [*_history(raw, detected), {"role": "user", "content": prompt}, reply]
+    chat = conversation(turns, raw, detected)
     assert chat.messages is not None
     system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
     return Example(
@@ -342,8 +340,9 @@ def prompt_and_answer(
     )
 
 
-def history_of(value: Any, raw: RawRow) -> list[dict[str, Any]]:
+def _history(raw: RawRow, detected: DetectedFormat) -> list[dict[str, Any]]:
     """Earlier messages from a list of [question, answer] pairs; it may be JSON text, as in CSV files."""
+    value = detected.parts["history"].fill(raw.values) if "history" in detected.parts else None
     if isinstance(value, str):
         value = parsed(value, f"{raw.where} (history)") if value.strip() else None
     turns: list[dict[str, Any]] = []
@@ -372,11 +371,11 @@ def _is_empty(turn: dict[str, Any]) -> bool:
     return not (turn["content"].strip() or turn.get("tool_calls") or turn.get("reasoning_content"))
 
 
-def _add_system(messages: list[dict[str, Any]], raw: RawRow, found: DetectedFormat) -> bool:
+def _add_system(messages: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat) -> bool:
     """Insert the row's system message, unless the conversation starts with one."""
-    if "system" not in found.parts or messages[0]["role"] == "system":
+    if "system" not in detected.parts or messages[0]["role"] == "system":
         return False
-    system = text_of(found.parts["system"].fill(raw.values), raw, "system")
+    system = text_of(detected.parts["system"].fill(raw.values), raw, "system")
     if system.strip():
         messages.insert(0, {"role": "system", "content": system})
     return bool(system.strip())

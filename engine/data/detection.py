@@ -22,7 +22,7 @@ from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_na
 from engine.data.formats.messages import chat_style
 from engine.data.rows import Example, Problem, RawRow, UnusableRow
 from engine.data.source import decisions_of, summary_of
-from engine.runs.account import IGNORED, ColumnUse
+from engine.runs.data_usage import IGNORED, ColumnUse
 
 _NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
 _SUFFIXES = re.compile(
@@ -33,12 +33,12 @@ _SUFFIXES = re.compile(
 
 def media_columns(summary: Summary) -> list[str]:
     """Columns whose values are images, audio or video: bytes, or paths in a column with such a name."""
-    found = []
+    columns = []
     for name in summary.filled:
         values = [raw.values[name] for raw in summary.sample if raw.values.get(name)]
         if values and all(_is_media(value, name.lower() in _NAMES) for value in values):
-            found.append(name)
-    return found
+            columns.append(name)
+    return columns
 
 
 def _is_media(value: Any, named: bool) -> bool:
@@ -78,6 +78,10 @@ def _is_label(summary: Summary, name: str) -> bool:
     return distinct is not None and len(distinct) < summary.columns[name].rows
 
 
+_EXTRA_ROLES = frozenset(("system", "tools", "references"))
+"""Roles of data.map that add to a format instead of defining it."""
+
+
 class Undecided(UserError):
     """An unclear format. `changes` to the section data may be the setting that is needed."""
 
@@ -87,13 +91,13 @@ class Undecided(UserError):
         """`intro`: the words before the setting in the suggestion."""
 
 
-def check_columns(rows: Iterable[RawRow], found: DetectedFormat) -> None:
+def check_columns(rows: Iterable[RawRow], detected: DetectedFormat) -> None:
     """Check that every used column has a single type, and that every file has the required columns.
 
     Raises UserError with the first row of a different type, or with the files and their columns.
     """
     summary = summary_of(rows)
-    for name in {name for part in found.parts.values() for name in part.columns}:
+    for name in {name for part in detected.parts.values() for name in part.columns}:
         kinds = summary.columns[name].kinds if name in summary.columns else {}
         if len(kinds) < 2:
             continue
@@ -101,17 +105,17 @@ def check_columns(rows: Iterable[RawRow], found: DetectedFormat) -> None:
         odd = next(kind for kind in kinds if kind != usual)
         what = f"mixed types in one column ({odd}; most rows: {usual})"
         raise UserError(what, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
-    needed = [part for role, part in found.parts.items() if role not in OPTIONAL]
-    needed = [part for part in needed if any(found.roles.get(name) != "empty" for name in part.columns)]
+    needed = [part for role, part in detected.parts.items() if role not in OPTIONAL]
+    needed = [part for part in needed if any(detected.roles.get(name) != "empty" for name in part.columns)]
     for name, filled in summary.parts.items():
         if filled and not all(any(filled.get(column) for column in part.columns) for part in needed):
-            raise _differ(name, summary, found)
+            raise _differ(name, summary, detected)
 
 
-def to_example(raw: RawRow, found: DetectedFormat) -> Example | Problem:
+def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
-        return data_formats()[found.name].convert(raw, found)
+        return data_formats()[detected.name].convert(raw, detected)
     except UnusableRow as problem:
         return Problem(problem.kind, problem.what, raw.where)
 
@@ -123,29 +127,33 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     if not summary.filled:
         raise UserError("every row is empty", data.id, "add columns to the rows", code="data.empty_rows")
     roles = read_map(data.map, list(summary.columns))
-    given = set(roles) - {"system", "tools", "references"}
-    found = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
-    one = data_formats()[found.name]
-    if one.ambiguity and data.format != found.name:
+    given = set(roles) - _EXTRA_ROLES
+    detected = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
+    data_format = data_formats()[detected.name]
+    if data_format.ambiguity and data.format != detected.name:
         do = "write the rows to train on to a separate file"
-        raise Undecided(one.ambiguity, data.id, do, "data.preference_data", {"format": found.name}, one.offer)
-    found = _with_mapped_extras(found, roles, data)
-    _refuse_media(summary, found, data)
-    found = _accounted(replace(found, why="; ".join([found.why, *decisions_of(rows)])), summary, data)
-    check_columns(rows, found)
-    return found
+        raise Undecided(
+            data_format.ambiguity, data.id, do, "data.preference_data", {"format": detected.name}, data_format.offer
+        )
+    detected = _with_mapped_extras(detected, roles, data)
+    _refuse_media(summary, detected, data)
+    detected = _with_reported_roles(
+        replace(detected, why="; ".join([detected.why, *decisions_of(rows)])), summary, data
+    )
+    check_columns(rows, detected)
+    return detected
 
 
 def _detected(rows: Iterable[RawRow], summary: Summary, data: Data) -> DetectedFormat:
     """The first format whose columns have values in most rows, else in any row, else in none."""
     for share in (0.5, 0.0, -1.0):
         columns = ColumnLookup(summary, data, share)
-        for one in data_formats().values():
-            if data.format not in ("auto", one.name):
+        for data_format in data_formats().values():
+            if data.format not in ("auto", data_format.name):
                 continue
-            found = one.detect(columns)
-            if found is not None:
-                return replace(found, separator=data.separator)
+            detected = data_format.detect(columns)
+            if detected is not None:
+                return replace(detected, separator=data.separator)
     raise _no_format(rows, summary, data)
 
 
@@ -161,7 +169,7 @@ def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserErro
 
 def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:
     """The format that the roles of data.map define."""
-    given = set(roles) - {"system", "tools", "references"}
+    given = set(roles) - _EXTRA_ROLES
     names = {frozenset({"prompt", "completion"}): "prompt-completion", frozenset({"text"}): "text"}
     name = names.get(frozenset(given))
     if given == {"messages"}:
@@ -178,40 +186,42 @@ def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data)
     return DetectedFormat(name, f"data.map sets {shown}: {name}", parts, data.separator)
 
 
-def _with_mapped_extras(found: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
+def _with_mapped_extras(detected: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
     """Add the mapped system, tools and references; refuse them for plain text."""
-    if data.separator is not None and found.name != "text":
-        what = f"data.separator is for the format text, and the format is {found.name}"
+    if data.separator is not None and detected.name != "text":
+        what = f"data.separator is for the format text, and the format is {detected.name}"
         where = f"data.separator = {data.separator!r}"
         raise UserError(what, where, "remove it, or set data.format", code="data.separator_unread")
-    extras = {role: part for role, part in roles.items() if role in ("system", "tools", "references")}
-    if extras and found.name == "text":
+    extras = {role: part for role, part in roles.items() if role in _EXTRA_ROLES}
+    if extras and detected.name == "text":
         role = next(iter(extras))
         do = "insert it into the template of data.map.text"
         raise UserError(f"the format text has no {role}", f"data.map.{role}", do, code="data.map_unread")
-    return replace(found, parts=found.parts | extras)
+    return replace(detected, parts=detected.parts | extras)
 
 
-def _refuse_media(summary: Summary, found: DetectedFormat, data: Data) -> None:
+def _refuse_media(summary: Summary, detected: DetectedFormat, data: Data) -> None:
     """Refuse media columns, because the text refers to them, unless data.map selects the text explicitly."""
     media = media_columns(summary)
     if not media or data.map:
         return
     name = media[0]
-    changes = {role: part.source for role, part in found.parts.items() if role in ("prompt", "completion", "messages")}
+    changes = {
+        role: part.source for role, part in detected.parts.items() if role in ("prompt", "completion", "messages")
+    }
     what = f"column {name} contains images, audio or video in {summary.columns[name].rows:,} of {summary.rows:,} rows"
     what += ", but only text is supported"
     intro = f"remove the column {name}, or train on the text alone:"
     raise Undecided(what, data.id, f"remove the column {name}", "data.media_column", {"map": changes}, intro)
 
 
-def _accounted(found: DetectedFormat, summary: Summary, data: Data) -> DetectedFormat:
+def _with_reported_roles(detected: DetectedFormat, summary: Summary, data: Data) -> DetectedFormat:
     """Set the role of every column, and warn about ignored ones."""
-    used = found.reported_roles(list(summary.columns))
+    used = detected.reported_roles(list(summary.columns))
     roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
-    return replace(found, roles=roles, warnings=[*found.warnings, *warnings])
+    return replace(detected, roles=roles, warnings=[*detected.warnings, *warnings])
 
 
 def _ignored(name: str, summary: Summary) -> Notice:
@@ -221,13 +231,13 @@ def _ignored(name: str, summary: Summary) -> Notice:
     return Notice("data.ignored_column", text)
 
 
-def _differ(part: str, summary: Summary, found: DetectedFormat | None) -> UserError:
+def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> UserError:
     """The error for files with different columns."""
     shown = [f"{name} has {list_columns(filled)}" for name, filled in summary.parts.items() if filled]
     where = part
     what = "the files differ in their columns: " + "; ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
-    if found is not None and len(shown) == 1:
-        used = [name for name, role in found.roles.items() if role not in ("ignored", "empty")]
+    if detected is not None and len(shown) == 1:
+        used = [name for name, role in detected.roles.items() if role not in ("ignored", "empty")]
         what = (
             f"the columns are {list_columns(summary.parts[part])}, and those of the training rows {list_columns(used)}"
         )
@@ -248,8 +258,8 @@ def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) ->
     """The result of changed settings ("299 of the first 300 rows usable"); None if no row is usable."""
     sample = _first_rows(rows)
     try:
-        found = recognize(sample, msgspec.structs.replace(data, **changes))
-        trained = sum(isinstance(to_example(raw, found), Example) for raw in sample)
+        detected = recognize(sample, msgspec.structs.replace(data, **changes))
+        trained = sum(isinstance(to_example(raw, detected), Example) for raw in sample)
     except UserError:
         return None
     if not trained:
@@ -278,10 +288,10 @@ def as_options(changes: dict[str, Any]) -> str:
     return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
 
 
-def suggest_prompt(rows: Iterable[RawRow], data: Data, found: DetectedFormat) -> list[Notice]:
+def suggest_prompt(rows: Iterable[RawRow], data: Data, detected: DetectedFormat) -> list[Notice]:
     """Suggest adding an ignored column to the prompt if its name indicates context."""
-    likely = [name for name, role in found.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
-    prompt, completion = found.parts["prompt"].lone, found.parts["completion"].lone
+    likely = [name for name, role in detected.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
+    prompt, completion = detected.parts["prompt"].lone, detected.parts["completion"].lone
     if not likely or prompt is None or completion is None:
         return []
     changes = {"prompt": f"{{{likely[0]}}}\n\n{{{prompt}}}", "completion": completion}
@@ -306,19 +316,19 @@ def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     Raises UserError for an unknown format, and if data.format, data.map or data.separator contradict the columns.
     """
     try:
-        found = recognize(rows, data)
+        detected = recognize(rows, data)
     except Undecided as error:
         result = try_settings(rows, data, error.changes)
         if result is None:
             raise
         do = f"{error.intro} {as_options(error.changes)} ({result})"
         raise UserError(error.what, error.where, do, code=error.code) from error
-    if found.name != "prompt-completion" or data.map:
-        return found
-    return replace(found, warnings=[*found.warnings, *suggest_prompt(rows, data, found)])
+    if detected.name != "prompt-completion" or data.map:
+        return detected
+    return replace(detected, warnings=[*detected.warnings, *suggest_prompt(rows, data, detected)])
 
 
-def column_usage(found: DetectedFormat, summaries: Iterable[Summary]) -> list[ColumnUse]:
+def column_usage(detected: DetectedFormat, summaries: Iterable[Summary]) -> list[ColumnUse]:
     """Every column of all splits with its role; several roles are joined: `prompt, answer`."""
     rows: dict[str, int] = {}
     examples: dict[str, list[str]] = {}
@@ -326,8 +336,8 @@ def column_usage(found: DetectedFormat, summaries: Iterable[Summary]) -> list[Co
         for name, column in summary.columns.items():
             rows[name] = rows.get(name, 0) + column.rows
             known = examples.setdefault(name, [])
-            known += [one for one in column.examples if one not in known][: EXAMPLES - len(known)]
+            known += [example for example in column.examples if example not in known][: EXAMPLES - len(known)]
     return [
-        ColumnUse(name, number, found.roles.get(name, IGNORED) if number else "empty", examples[name])
+        ColumnUse(name, number, detected.roles.get(name, IGNORED) if number else "empty", examples[name])
         for name, number in rows.items()
     ]

@@ -85,7 +85,7 @@ def _turn_text(turn: dict[str, Any]) -> tuple[str, str]:
 def _without_ids(value: Any) -> Any:
     """Tool calls without their ids, which are random in recorded conversations."""
     if isinstance(value, list):
-        return [{k: v for k, v in one.items() if k != "id"} if isinstance(one, dict) else one for one in value]
+        return [{k: v for k, v in call.items() if k != "id"} if isinstance(call, dict) else call for call in value]
     return value
 
 
@@ -229,7 +229,7 @@ class Overlap:
             both=self.both,
             near=self.near,
             near_reason=self.near_reason,
-            where=[[where(one), where(other)] for one, other in self.where],
+            where=[[where(place), where(other)] for place, other in self.where],
         )
 
 
@@ -237,28 +237,28 @@ RowIndices = list[tuple[str, np.ndarray]]
 """Given splits and indices of rows in them."""
 
 
-def overlap(keys: dict[str, KeyTable], one: RowIndices, other: RowIndices) -> Overlap:
-    """Count the rows of `one` that occur in `other`."""
-    prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (one, other)])
-    answer = group_numbers([_picked(keys, rows, "answers") for rows in (one, other)])
+def overlap(keys: dict[str, KeyTable], held: RowIndices, other: RowIndices) -> Overlap:
+    """Count the rows of `held` that occur in `other`."""
+    prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (held, other)])
+    answer = group_numbers([_picked(keys, rows, "answers") for rows in (held, other)])
     pairs = [np.stack([p, a], axis=1).astype(np.uint64) for p, a in zip(prompt, answer, strict=True)]
     both = group_numbers(pairs)
-    found = np.isin(prompt[0], prompt[1])
+    same_prompt = np.isin(prompt[0], prompt[1])
     return Overlap(
         of=len(prompt[0]),
-        prompt=int(found.sum()),
+        prompt=int(same_prompt.sum()),
         answer=int(np.isin(answer[0], answer[1]).sum()),
         both=int(np.isin(both[0], both[1]).sum()),
-        where=_pairs(prompt[0], prompt[1], _places(one), _places(other), found),
+        where=_pairs(prompt[0], prompt[1], _places(held), _places(other), same_prompt),
     )
 
 
 def _pairs(
-    mine: np.ndarray, theirs: np.ndarray, places: list[Place], other: list[Place], found: np.ndarray
+    mine: np.ndarray, theirs: np.ndarray, places: list[Place], other: list[Place], same_prompt: np.ndarray
 ) -> list[tuple[Place, Place]]:
     """The first overlapping rows, each with the first row of the other split that has its prompt."""
-    first = [int(np.flatnonzero(theirs == mine[number])[0]) for number in np.flatnonzero(found)[:SHOWN]]
-    return [(places[n], other[m]) for n, m in zip(np.flatnonzero(found)[:SHOWN].tolist(), first, strict=True)]
+    first = [int(np.flatnonzero(theirs == mine[number])[0]) for number in np.flatnonzero(same_prompt)[:SHOWN]]
+    return [(places[n], other[m]) for n, m in zip(np.flatnonzero(same_prompt)[:SHOWN].tolist(), first, strict=True)]
 
 
 def _picked(keys: dict[str, KeyTable], rows: RowIndices, part: str) -> np.ndarray:
@@ -342,7 +342,7 @@ class NearDuplicates:
             self._common = _common_grams(grams, starts)
         signatures = _signatures(*_without(grams, starts, self._common))
         for split in dict.fromkeys(splits):
-            mine = [number for number, one in enumerate(splits) if one == split]
+            mine = [number for number, row_split in enumerate(splits) if row_split == split]
             self._signatures.setdefault(split, []).append(signatures[mine])
             self._prompts.setdefault(split, []).extend(keys[number] for number in mine)
         self._pending, self._characters = [], 0
@@ -399,19 +399,19 @@ def _signatures(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def _similar(held: np.ndarray, train: np.ndarray) -> np.ndarray:
     """(N,) whether a row of `held` has a similar row in `train`: equal bands first, then the estimate."""
-    found = np.zeros(len(held), dtype=bool)
+    is_similar = np.zeros(len(held), dtype=bool)
     for band in range(_BANDS):
         columns = slice(band * _MINIMA // _BANDS, (band + 1) * _MINIMA // _BANDS)
         known = _band(train[:, columns])
         order = known.argsort(kind="stable")
-        open_ = np.flatnonzero(~found)
+        open_ = np.flatnonzero(~is_similar)
         asked = _band(held[open_, columns])
         first, last = (known[order].searchsorted(asked, side) for side in ("left", "right"))
         for nth in range(min(_MAX_CANDIDATES, int((last - first).max(initial=0)))):
-            these = (first + nth < last) & ~found[open_]
+            these = (first + nth < last) & ~is_similar[open_]
             mine, theirs = open_[these], order[first[these] + nth]
-            found[mine] |= (held[mine] == train[theirs]).mean(1) >= THRESHOLD
-    return found
+            is_similar[mine] |= (held[mine] == train[theirs]).mean(1) >= THRESHOLD
+    return is_similar
 
 
 def _band(minima: np.ndarray) -> np.ndarray:

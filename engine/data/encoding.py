@@ -100,7 +100,7 @@ def _ends(ids: Sequence[int], whole: str, tokenizer: Any) -> list[int]:
             ends.append(ends[-1])
             continue
         text = _decode(ids[context : number + 1], tokenizer)[len(before) :]
-        same = _shared(text, whole[done : done + len(text)])
+        same = shared_length(text, whole[done : done + len(text)])
         ends.append(max(done + same, ends[-1] if ends else 0))
         if text and same == len(text) and not text.endswith(_REPLACEMENT):
             context, clean, done = clean, number + 1, done + same
@@ -110,8 +110,10 @@ def _ends(ids: Sequence[int], whole: str, tokenizer: Any) -> list[int]:
     return ends
 
 
-def _shared(one: str, other: str) -> int:
+def shared_length(one: str, other: str) -> int:
     """Length of the common prefix of two texts."""
+    if other.startswith(one):
+        return len(one)
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -29,21 +29,21 @@ def training_examples(data: Data) -> list[Example]:
 def examples_of(data: Data, splits: tuple[str, ...] | None = None) -> Iterator[Example]:
     """The usable rows of some given splits, or of all, in reading order."""
     source = read(data)
-    found = detect(source.train, data)
+    detected = detect(source.train, data)
     for name, rows in source.splits.items():
         if splits is None or name in splits:
             for raw in rows:
-                if isinstance(example := to_example(raw, found), Example):
+                if isinstance(example := to_example(raw, detected), Example):
                     yield example
 
 
 def system_prompt(examples: list[Example]) -> str:
     """The system prompt that all of these rows have; '' if they have none or different ones."""
-    found = {
+    prompts = {
         example.messages[0]["content"] if example.messages and example.messages[0]["role"] == "system" else ""
         for example in examples
     }
-    return str(found.pop()) if len(found) == 1 else ""
+    return str(prompts.pop()) if len(prompts) == 1 else ""
 
 
 def preview(data: Data) -> dict[str, Any]:
@@ -52,23 +52,23 @@ def preview(data: Data) -> dict[str, Any]:
     Raises UserError if the rows cannot be read or their format is unknown.
     """
     source = read(data)
-    found = detect(source.train, data)
+    detected = detect(source.train, data)
     given = source.splits
     for rows in given.values():
-        check_columns(rows, found)
-    kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in _problems(given, found))
+        check_columns(rows, detected)
+    kinds = counted((problem.kind, f"{problem.where}: {problem.what}") for problem in _problems(given, detected))
     return {
         "rows": {name: rows.summary.rows for name, rows in given.items()},
-        "format": found.name,
-        "why": found.why,
-        "columns": [{"name": name, "role": role} for name, role in found.roles.items()],
+        "format": detected.name,
+        "why": detected.why,
+        "columns": [{"name": name, "role": role} for name, role in detected.roles.items()],
         "unusable": sum(kind["rows"] for kind in kinds.values()),
         "kinds": kinds,
-        "warnings": [msgspec.to_builtins(notice) for notice in found.warnings],
+        "warnings": [msgspec.to_builtins(notice) for notice in detected.warnings],
     }
 
 
-def _problems(given: Mapping[str, Iterable[RawRow]], found: DetectedFormat) -> Iterator[Problem]:
+def _problems(given: Mapping[str, Iterable[RawRow]], detected: DetectedFormat) -> Iterator[Problem]:
     """The unusable rows of all splits."""
     for rows in given.values():
-        yield from (result for raw in rows if isinstance(result := to_example(raw, found), Problem))
+        yield from (result for raw in rows if isinstance(result := to_example(raw, detected), Problem))

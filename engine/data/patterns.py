@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.data.chat_template import ERRORS
-from engine.data.rendering import AnswerPosition, Rendered, Renderer, Shape, holds, shape_of, shared_length
+from engine.data.encoding import shared_length
+from engine.data.rendering import AnswerPosition, Rendered, Renderer, Shape, holds, shape_of
 from engine.data.rows import Example, Problem
 
 SAMPLES = 4
@@ -83,16 +84,14 @@ class Pattern:
             message = example.messages[number]  # type: ignore[index]
             if answer.around is None:
                 marks = marks or [mark.end() for mark in renderer.special.pattern.finditer(whole)]
-                found = _counted_stop(marks, answer) if len(marks) == self.specials else None
-                if found and not (
-                    holds(whole[place:found], message) and renderer.special.text(whole[place:found]).strip()
-                ):
+                end = _counted_stop(marks, answer) if len(marks) == self.specials else None
+                if end and not (holds(whole[place:end], message) and renderer.special.text(whole[place:end]).strip()):
                     return None
             else:
-                found = _stop(whole, place, *answer.around, message["content"])
-            if not found:
+                end = _stop(whole, place, *answer.around, message["content"])
+            if not end:
                 return None
-            stop = found
+            stop = end
             turns.append(
                 AnswerPosition(
                     number, place, stop, answer.specials, answer.closed, answer.weight, answer.before, self.anchor
@@ -126,8 +125,8 @@ def _answer(message: dict[str, Any], whole: str, turn: AnswerPosition) -> Answer
         return AnswerPattern(None, *facts) if turn.closed else None
     body = whole[turn.start : turn.stop]
     for text in (message["content"], message["content"].strip()):
-        ahead, found, behind = body.partition(text) if text else ("", "", "")
-        if found:
+        ahead, content, behind = body.partition(text) if text else ("", "", "")
+        if content:
             return AnswerPattern((ahead, behind), *facts)
     return None
 
@@ -182,11 +181,11 @@ class PatternRenderer:
         """The pattern that all samples share; None if there is none, or was none in an earlier batch of the shape."""
         if shape in self._unusable:
             return None
-        found = {self._sample(example, rendered) for example, rendered in samples}
-        if len(found) > 1 or None in found:
+        patterns = {self._sample(example, rendered) for example, rendered in samples}
+        if len(patterns) > 1 or None in patterns:
             self._unusable.add(shape)
             return None
-        return found.pop()
+        return patterns.pop()
 
     def _sample(self, example: Example, rendered: Rendered | Problem) -> Pattern | None:
         """The pattern of a sample, if applying it reproduces the sample."""
@@ -199,7 +198,7 @@ class PatternRenderer:
 
     def _head(self, samples: Sequence[Rendered | Problem]) -> str:
         """The shared prefix of the samples, up to and including its last special token."""
-        wholes = [one.whole for one in samples if isinstance(one, Rendered)]
+        wholes = [rendered.whole for rendered in samples if isinstance(rendered, Rendered)]
         shared = wholes[0]
         for whole in wholes[1:]:
             shared = shared[: shared_length(shared, whole)]

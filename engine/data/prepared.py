@@ -15,7 +15,7 @@ from engine.config.errors import Notice
 from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
 from engine.data.store import CUT, OWN_PROMPT, WEIGHTED, ColumnStore
-from engine.runs.account import ColumnUse
+from engine.runs.data_usage import ColumnUse
 from engine.runs.overlap import SplitOverlap
 
 
@@ -239,8 +239,8 @@ class Preparation:
 
     def _left_out(self, name: str) -> Iterator[np.ndarray]:
         reasons = np.where(self.columns["split"] == SPLITS.index(name), self.columns["reason"], 0)
-        found, first = np.unique(reasons, return_index=True)
-        for reason in found[np.argsort(first)].tolist():
+        distinct, first = np.unique(reasons, return_index=True)
+        for reason in distinct[np.argsort(first)].tolist():
             if reason:
                 yield np.flatnonzero(reasons == reason)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.data.chat_template import ERRORS, NO_THINKING, ChatTemplate, Messages, candidates
-from engine.data.encoding import SpecialTokens
+from engine.data.encoding import SpecialTokens, shared_length
 from engine.data.problems import (
     ANSWER_NOT_RENDERED,
     CALLS,
@@ -294,10 +294,10 @@ class Renderer:
 
         `whole` is None if the template fails on them.
         """
-        found = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), ShapeFacts([]))
-        if found.remedy is None:
-            found.remedy = self.remedy(example) if self.advise else ""
-        return f'{what}; set model.chat_template = "{found.remedy}"' if found.remedy else what
+        facts = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), ShapeFacts([]))
+        if facts.remedy is None:
+            facts.remedy = self.remedy(example) if self.advise else ""
+        return f'{what}; set model.chat_template = "{facts.remedy}"' if facts.remedy else what
 
     def remedy(self, example: Example) -> str:
         """The first named template that renders this conversation completely; '' for none."""
@@ -401,10 +401,3 @@ def _has_content(message: dict[str, Any]) -> bool:
 def holds(text: str, message: dict[str, Any]) -> bool:
     """Whether a rendered answer contains its content; templates may extract reasoning and render it separately."""
     return bool(message.get("tool_calls")) or message["content"].split("</think>")[-1].strip() in text
-
-
-def shared_length(one: str, other: str) -> int:
-    """Length of the common prefix of two texts."""
-    if other.startswith(one):
-        return len(one)
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

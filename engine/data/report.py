@@ -36,18 +36,18 @@ def about(done: Preparation) -> dict[str, Any]:
         "loss_tokens": {name: int(rows[name].loss_tokens.sum()) for name in SPLITS},
         "cut": {name: int(rows[name].cut.sum()) for name in SPLITS},
         "test_items": facts.test_items,
-        "dropped": {name: found for name in SPLITS if (found := _dropped(done, name))},
-        "noticed": {name: found for name in SPLITS if (found := noted(rows[name]))},
+        "dropped": {name: counts for name in SPLITS if (counts := _dropped(done, name))},
+        "noticed": {name: counts for name in SPLITS if (counts := noted(rows[name]))},
         **data_usage(done),
     }
 
 
 def data_usage(done: Preparation) -> dict[str, Any]:
-    """The use of every column and row; in `account`, train + validation + test + left out = read."""
+    """The use of every column and row; in `data_usage`, train + validation + test + left out = read."""
     facts = done.facts
     return {
         "columns": msgspec.to_builtins(facts.columns),
-        "account": {
+        "data_usage": {
             "read": done.read,
             **{name: len(done.rows[name]) for name in SPLITS},
             "test_items": facts.test_items,
@@ -77,24 +77,24 @@ def _given(done: Preparation, span: range) -> dict[str, Any]:
 def _left_out(done: Preparation, span: range) -> dict[str, dict[str, Any]]:
     reasons = done.columns["reason"][span.start : span.stop]
     counts = np.bincount(reasons, minlength=1)
-    found: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, dict[str, Any]] = {}
     for reason in (np.flatnonzero(counts[1:]) + 1).tolist():
         numbers = (np.flatnonzero(reasons == reason)[:SHOWN] + span.start).tolist()
         code = done.columns.kinds[reason]
-        entry = found.setdefault(code, {"rows": 0, "reason": LEFT_OUT.get(code, code), "where": []})
+        entry = left_out.setdefault(code, {"rows": 0, "reason": LEFT_OUT.get(code, code), "where": []})
         entry["rows"] += int(counts[reason])
         entry["where"] = [*entry["where"], *map(done.columns.where, numbers)][:SHOWN]
-    return found
+    return left_out
 
 
 def warnings(done: Preparation) -> list[Notice]:
     """Warnings before a run, one sentence each."""
     notices = [*done.facts.notices]
     for name in SPLITS:
-        for found in done.left_out(name):
-            if found.kind not in BY_SPLIT:
-                why = LEFT_OUT.get(found.kind, found.kind)
-                text = f"{amount(found.rows, f'{name} row')} left out: {why} (first: {found.where[0]})"
+        for left_out in done.left_out(name):
+            if left_out.kind not in BY_SPLIT:
+                why = LEFT_OUT.get(left_out.kind, left_out.kind)
+                text = f"{amount(left_out.rows, f'{name} row')} left out: {why} (first: {left_out.where[0]})"
                 notices.append(Notice("data.rows_left_out", text))
         rows = done.rows[name]
         if cut := int(rows.cut.sum()):
@@ -110,7 +110,7 @@ def warnings(done: Preparation) -> list[Notice]:
 
 def _no_test_rows(done: Preparation) -> Iterator[Notice]:
     """Warn that the model is not scored because all test rows are left out; the split warns if it assigned none."""
-    left_out = sum(found.rows for found in done.left_out("test"))
+    left_out = sum(reason.rows for reason in done.left_out("test"))
     if left_out and not len(done.rows["test"]):
         why = f"{amount(left_out, 'row')} left out"
         yield Notice("data.no_test_rows", f"no test rows ({why}): the model is trained and not scored")
@@ -125,43 +125,43 @@ def conflicting(done: Preparation) -> bool:
 def _same_prompts(done: Preparation) -> Iterator[Notice]:
     facts = done.facts
     if conflicting(done):
-        one, other = facts.same_prompt.where[0]
+        first, other = facts.same_prompt.where[0]
         share = share_percent(facts.same_prompt.rows / len(done.rows["train"]))
         text = (
             f"conflicting labels: {amount(facts.same_prompt.rows, 'training row')} ({share}) have the prompt of an "
-            f"earlier row and a different answer (first: {one} and {other})"
+            f"earlier row and a different answer (first: {first} and {other})"
         )
         yield Notice("data.conflicting_labels", text)
 
 
 def noted(rows: TokenizedRows) -> dict[str, dict[str, Any]]:
     """Note -> number of rows with it, and the first places."""
-    found: dict[str, dict[str, Any]] = {}
+    by_note: dict[str, dict[str, Any]] = {}
     for number, notes in enumerate(rows.columns.tables["notes"]):
         places = np.flatnonzero(rows.note_numbers == number)
         for note in notes if len(places) else []:
-            entry = found.setdefault(note, {"rows": 0, "first": []})
+            entry = by_note.setdefault(note, {"rows": 0, "first": []})
             entry["rows"] += len(places)
             entry["first"] += places[:SHOWN].tolist()
     return {
         note: {"rows": entry["rows"], "where": [rows.where(place) for place in sorted(entry["first"])[:SHOWN]]}
-        for note, entry in found.items()
+        for note, entry in by_note.items()
     }
 
 
 def _noted_together(done: Preparation) -> dict[str, dict[str, Any]]:
     together: dict[str, dict[str, Any]] = {}
     for name in SPLITS:
-        for note, found in noted(done.rows[name]).items():
+        for note, noticed in noted(done.rows[name]).items():
             entry = together.setdefault(note, {"rows": 0, "where": []})
-            entry["rows"] += found["rows"]
-            entry["where"] += found["where"]
+            entry["rows"] += noticed["rows"]
+            entry["where"] += noticed["where"]
     return together
 
 
 def _dropped(done: Preparation, name: str) -> dict[str, dict[str, Any]]:
     return {
-        found.kind: {"rows": found.rows, "where": found.where}
-        for found in done.left_out(name)
-        if found.kind not in BY_SPLIT
+        left_out.kind: {"rows": left_out.rows, "where": left_out.where}
+        for left_out in done.left_out(name)
+        if left_out.kind not in BY_SPLIT
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -19,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.schema import Data
 from engine.config.text import amount, escaped
-from engine.data.columns import Summary, summarize
+from engine.data.columns import Summary, did_you_mean, summarize
 from engine.data.readers.arrow_files import arrow_files, arrow_rows, is_disk_set, load_disk_set, read_parquet
 from engine.data.readers.csv_files import read_csv
 from engine.data.readers.hub import load_hub
@@ -78,7 +77,7 @@ def _walk(folder: Path, label: str) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise unreadable(error, escaped(str(error.filename))) from error
 
-    found, count = [], 0
+    paths, count = [], 0
     for root, folders, files in os.walk(folder, onerror=refuse):
         depth = len(Path(root).relative_to(folder).parts)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEPTH)
@@ -86,8 +85,8 @@ def _walk(folder: Path, label: str) -> list[Path]:
         if count > _ENTRIES:
             do = "use the path of the file, or of a folder with only the data"
             raise UserError(f"more than {_ENTRIES:,} files", label, do, code="data.too_many_files")
-        found += [Path(root, name) for name in files if not name.startswith(".") and is_data_file(name)]
-    return sorted(found)
+        paths += [Path(root, name) for name in files if not name.startswith(".") and is_data_file(name)]
+    return sorted(paths)
 
 
 PROGRESS_ROWS = 4096
@@ -269,7 +268,7 @@ def _choose(
     path = _find_file(setting, data)
     if path is None:
         offered = sorted({stem_of(part.name) for part in parts})
-        what = f"unknown split or file {setting!r}{_like(setting, offered)}"
+        what = f"unknown split or file {setting!r}{did_you_mean(setting, offered)}"
         do = f"use one of {', '.join(offered[:8])}, or a file"
         raise UserError(what, f"data.{split}", do, code="data.split_not_found")
     return [SourcePart(path.name, split, partial(read_file, path, path.name, notes), (path,))]
@@ -311,11 +310,11 @@ def _offer_file(
     """A file as one part; a JSON object of splits has a part per split."""
     if data_file_kind(path) == ".json" and stat.S_ISREG(path.stat().st_mode):
         keys = array_keys(path, name)
-        named = {key: found for key in keys if (found := split_of(key))}
+        named = {key: split_name for key in keys if (split_name := split_of(key))}
         if "train" in named.values() and len(named) == len(keys) == len(set(named.values())):
             return [
-                SourcePart(f"{name} {key}", found, partial(read_member, path, name, key), (path,))
-                for key, found in named.items()
+                SourcePart(f"{name} {key}", split_name, partial(read_member, path, name, key), (path,))
+                for key, split_name in named.items()
             ]
     return [SourcePart(name, split, partial(read_file, path, name, notes, whole_file), (path,))]
 
@@ -371,10 +370,5 @@ def _no_such_file(name: str, path: Path) -> UserError:
         what = "file or folder not found, and its parent folder does not exist"
         return UserError(what, name, "check the path", code="data.not_found")
     known = [*siblings, *(EMBEDDED if path.parent == Path() else ())]
-    what = f"file or folder not found{_like(path.name, known)}"
+    what = f"file or folder not found{did_you_mean(path.name, known)}"
     return UserError(what, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
-
-
-def _like(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -140,8 +140,8 @@ class Assignment:
 
     def rows(self, code: int) -> list[tuple[str, np.ndarray]]:
         """(given split, row indices in reading order) of the rows with a split code."""
-        found = [(name, np.flatnonzero(codes == code)) for name, codes in self.codes.items()]
-        return [(name, numbers) for name, numbers in found if len(numbers)]
+        numbered = [(name, np.flatnonzero(codes == code)) for name, codes in self.codes.items()]
+        return [(name, numbers) for name, numbers in numbered if len(numbers)]
 
     def item_count(self, code: int) -> int:
         """Number of distinct items among the rows with a split code."""
@@ -185,13 +185,13 @@ def _held(done: Assignment, code: int) -> str:
 
 def note_near_duplicates(done: Assignment, near: NearDuplicates) -> None:
     """Set `near` of the overlaps from the collected prompts, and warn if there are many."""
-    for pair, found in done.overlaps.items():
+    for pair, shared in done.overlaps.items():
         name = pair.split("/")[0]
-        found.near, found.near_reason = near.count(name), near.reason
-        if found.near and found.near > WARNED_SHARE * found.of:
-            share = share_percent(found.near / found.of)
+        shared.near, shared.near_reason = near.count(name), near.reason
+        if shared.near and shared.near > WARNED_SHARE * shared.of:
+            share = share_percent(shared.near / shared.of)
             text = (
-                f"{found.near:,} of {found.of:,} {name} rows ({share}) have a prompt that is a "
+                f"{shared.near:,} of {shared.of:,} {name} rows ({share}) have a prompt that is a "
                 f"near-duplicate of a training prompt (Jaccard similarity of character 5-grams ≥ {THRESHOLD:g}): "
                 "their scores may measure memorization"
             )
@@ -211,12 +211,12 @@ def _no_test(done: Assignment, shares: Shares) -> Notice | None:
 
 
 def _test_overlap(done: Assignment) -> Notice | None:
-    found = done.overlaps.get("test/train")
-    if not found or not found.prompt:
+    shared = done.overlaps.get("test/train")
+    if not shared or not shared.prompt:
         return None
     text = (
-        f"{found.prompt:,} of {found.of:,} test rows ({share_percent(found.prompt / found.of)}) have a prompt that is "
-        f"also in training, {found.both:,} of them with the same answer: their scores measure memorization"
+        f"{shared.prompt:,} of {shared.of:,} test rows ({share_percent(shared.prompt / shared.of)}) have a prompt that "
+        f"is also in training, {shared.both:,} of them with the same answer: their scores measure memorization"
     )
     return Notice("data.test_overlaps_train", text)
 

@@ -137,7 +137,7 @@ def _prompts(results: Sequence[Result]) -> dict[str, np.ndarray]:
 def _texts(name: str, texts: Sequence[str]) -> dict[str, np.ndarray]:
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     joined = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    return {f"{name}_size": _ints([len(one) for one in encoded], f"{name}_size"), name: joined}
+    return {f"{name}_size": _ints(list(map(len, encoded)), f"{name}_size"), name: joined}
 
 
 def _references(result: Result) -> str:
@@ -148,10 +148,10 @@ def _places(places: Sequence[str], files: dict[Any, int]) -> dict[str, np.ndarra
     """Split `train.jsonl line 7` into the index of `train.jsonl line` in a table, and 7."""
     numbers, lines = [], []
     for place in places:
-        found = _PLACE.fullmatch(place)
-        numbered = found is not None and str(int(found[2])) == found[2]
-        numbers.append(_number(files, found[1] if found and numbered else place))
-        lines.append(int(found[2]) if found and numbered else NO_LINE)
+        match = _PLACE.fullmatch(place)
+        numbered = match is not None and str(int(match[2])) == match[2]
+        numbers.append(_number(files, match[1] if match and numbered else place))
+        lines.append(int(match[2]) if match and numbered else NO_LINE)
     return {"file": _ints(numbers, "file"), "line": _ints(lines, "line")}
 
 

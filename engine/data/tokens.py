@@ -129,21 +129,27 @@ class RowTokenizer:
         wholes = self.chat_encoder.ids(drafts)
         isin = self.special.ids.__contains__
         specials = [[n for n, id_ in enumerate(ids) if isin(id_)] for ids in wholes]
-        starts = [self.chat_encoder.starts(*one) for one in zip(drafts, wholes, specials, strict=True)]
+        starts = [
+            self.chat_encoder.starts(*conversation) for conversation in zip(drafts, wholes, specials, strict=True)
+        ]
         self._verify(drafts, wholes, starts)
-        unknown = [number for number, found in enumerate(starts) if found is None]
+        unknown = [number for number, answer_starts in enumerate(starts) if answer_starts is None]
         befores = iter(self.encoder.ids([drafts[n].whole[: turn.start] for n in unknown for turn in drafts[n].turns]))
         results = []
-        for draft, ids, places, found in zip(drafts, wholes, specials, starts, strict=True):
-            if found is not None:
-                results.append(Encoded(ids, _spans(draft, ids, found, places, self.encoder), ids[: found[-1]], False))
+        for draft, ids, places, answer_starts in zip(drafts, wholes, specials, starts, strict=True):
+            if answer_starts is not None:
+                results.append(
+                    Encoded(
+                        ids, _spans(draft, ids, answer_starts, places, self.encoder), ids[: answer_starts[-1]], False
+                    )
+                )
             else:
                 results.append(self._by_prefixes(draft, ids, places, [next(befores) for _ in draft.turns]))
         return results
 
     def _verify(self, drafts: list[Rendered], wholes: list[list[int]], starts: list[list[int] | None]) -> None:
         """Compare some prompts found by special tokens with encoding them; if one differs, discard all."""
-        located = [number for number, found in enumerate(starts) if found is not None]
+        located = [number for number, answer_starts in enumerate(starts) if answer_starts is not None]
         few = located[:: max(1, -(-len(located) // _VERIFIED))]
         prompts = self.encoder.ids([drafts[n].whole[: drafts[n].turns[-1].start] for n in few])
         if any(wholes[n][: starts[n][-1]] != prompt for n, prompt in zip(few, prompts, strict=True)):  # type: ignore[index]
@@ -231,7 +237,7 @@ class ChatEncoder:
         """Index of each answer's first token, from the positions of special tokens; None if that is not possible."""
         if not self.separate or len(specials) != draft.specials:
             return None
-        found = []
+        answer_starts = []
         for turn in draft.turns:
             anchor = self._anchor(turn)
             if anchor is None:
@@ -239,8 +245,8 @@ class ChatEncoder:
             begin = specials[turn.before - 1]
             if ids[begin : begin + len(anchor)] != anchor:
                 return None
-            found.append(begin + len(anchor))
-        return found
+            answer_starts.append(begin + len(anchor))
+        return answer_starts
 
     def _anchor(self, turn: AnswerPosition) -> list[int] | None:
         """Ids of a generation prompt from its last special token on."""

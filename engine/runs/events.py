@@ -79,8 +79,8 @@ class DataPrepared(Event, tag="data"):
     """Tokens in the loss per epoch."""
     columns: list[dict[str, Any]] = []
     """Role of each column; empty in runs of earlier versions."""
-    account: dict[str, Any] | None = None
-    """Use of every row (`RowAccount`); null in runs of earlier versions."""
+    data_usage: dict[str, Any] | None = None
+    """Use of every row (`RowUsage`); null in runs of earlier versions."""
     test_items: int | None = None
     """Distinct prompts among the scored test rows; null in runs of earlier versions."""
     split_version: int = OLDEST_SPLIT_VERSION

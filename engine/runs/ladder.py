@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct, field
 
 from engine.config.split_version import OLDEST_SPLIT_VERSION
-from engine.runs.account import ColumnUse, RowAccount
+from engine.runs.data_usage import ColumnUse, RowUsage
 from engine.runs.ladder_benchmarks import LadderBenchmark
 from engine.runs.overlap import SplitOverlap
 from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
@@ -98,7 +98,7 @@ class SharedWork(Struct, kw_only=True):
     """`test/train` and `validation/train`."""
     columns: list[ColumnUse] = field(default_factory=list)
     """What each column is used for."""
-    account: RowAccount | None = None
+    data_usage: RowUsage | None = None
     """How many rows went into each split or were left out."""
 
 

@@ -132,7 +132,7 @@ class RunContext:
                 tokens=int(rows.train.lengths.sum()),
                 answer_tokens=int(rows.train.answer_tokens.sum()),
                 columns=rows.about["columns"],
-                account=rows.about["account"],
+                data_usage=rows.about["data_usage"],
                 test_items=len(test),
                 split_version=SPLIT_VERSION,
                 overlap=msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap]),

@@ -51,7 +51,7 @@ def describe_workload(config: Config) -> dict[str, Any]:
             "split_version": SPLIT_VERSION,
             "overlap": rows.about["overlap"],
             "columns": rows.about["columns"],
-            "account": rows.about["account"],
+            "data_usage": rows.about["data_usage"],
             "fingerprints": _fingerprints(config, rows, test, general, benchmarks),
         },
         "versions": versions(),

@@ -7,16 +7,16 @@ import pytest
 from data_reports import REPORT
 
 from engine.runs import events
-from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.event_decoding import decode
 from tui.cli.data import report_lines
 from tui.data_report import (
     DataReport,
     ReportLine,
-    account_lines,
     column_lines,
     result_line,
     row_lines,
+    usage_lines,
     warning_lines,
 )
 from tui.live.event_lines import lines
@@ -42,17 +42,17 @@ def test_every_column_is_named_with_its_role_and_ignored_ones_with_three_values(
 
 
 def test_displayed_row_counts_add_up_to_the_rows_read() -> None:
-    assert KNOWN.account is not None
-    shown = summarize_rows(KNOWN.account)
+    assert KNOWN.data_usage is not None
+    shown = summarize_rows(KNOWN.data_usage)
     assert shown == "4,200 rows read: 3,570 train, 200 validation, 420 test (410 prompts), 10 left out"
-    reasons = list(row_lines(KNOWN.account))[1:]
+    reasons = list(row_lines(KNOWN.data_usage))[1:]
     assert [line.text.split()[0] for line in reasons] == ["7", "3"]
-    assert all(f"[{code}]" in line.text for code, line in zip(REPORT["account"]["left_out"], reasons, strict=True))
+    assert all(f"[{code}]" in line.text for code, line in zip(REPORT["data_usage"]["left_out"], reasons, strict=True))
     assert "line 4, mails.csv line 9" in reasons[0].text
 
 
 def test_overlap_is_three_figures_in_percent_and_near_duplicates() -> None:
-    shown = text(list(account_lines(KNOWN)))
+    shown = text(list(usage_lines(KNOWN)))
     for figure in ("prompts 21 (5%)", "answers 210 (50%)", "both 4 (1%)", "near-duplicate prompts 42 (10%)"):
         assert figure in shown, figure
     assert "not counted (too large)" in shown and "mails.csv line 8 and mails.csv line 17" in shown
@@ -98,9 +98,9 @@ def event(**more: object) -> events.DataPrepared:
 
 
 def test_a_runs_log_has_the_data_report() -> None:
-    told = event(columns=REPORT["columns"], account=REPORT["account"], overlap=KNOWN.overlap)
+    told = event(columns=REPORT["columns"], data_usage=REPORT["data_usage"], overlap=KNOWN.overlap)
     shown = "\n".join(lines(told))
-    assert summarize_rows(KNOWN.account) in shown and summarize_columns(KNOWN.columns) in shown
+    assert summarize_rows(KNOWN.data_usage) in shown and summarize_columns(KNOWN.columns) in shown
     assert "prompts 21 (5%)" in shown and "of 200 validation rows" in shown
     state = RunState()
     state.feed([told])

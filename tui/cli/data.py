@@ -14,9 +14,9 @@ from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
-from engine.runs.account import SPLITS
+from engine.runs.data_usage import SPLITS
 from engine.runs.rpc_client import Counted, ask, rows_done
-from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
+from tui.data_report import DataReport, ReportLine, repeat_lines, result_line, usage_lines, warning_lines
 from tui.live.progress import progress_display
 from tui.output.console import console, print_json, say
 
@@ -61,7 +61,7 @@ def show(preset: str, overrides: Flat, rows: int, split: str, json: bool) -> int
 
 def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError:
     """The error for a split without usable rows: how many were left out and why."""
-    lost = report["account"]["left_out"]
+    lost = report["data_usage"]["left_out"]
     if report["rows"][split] or not lost:
         splits = " or ".join(name for name, count in report["rows"].items() if count)
         do = f"use --split {splits}" if splits else "`ftbench data check` shows the report"
@@ -121,7 +121,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     yield from (ReportLine("", note) for note in report["notes"])
     yield ReportLine("format", report["why"])
     yield ReportLine("template", report["template"])
-    yield from account_lines(known)
+    yield from usage_lines(known)
     yield from (ReportLine("" if number else "split", text) for number, text in enumerate(report["split"]))
     yield from length_lines(report)
     yield from repeat_lines(report)

@@ -12,7 +12,7 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.runs import ladder_dir
-from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.exports import parse_artifact
 from engine.runs.ladder import Ladder
 from engine.runs.ladder_dir import LadderDir
@@ -88,9 +88,9 @@ def show(folder: LadderDir, state: Ladder) -> None:
     if state.rows:
         show_ladder(state)
         show_benchmarks(state)
-    if state.work and state.work.account:
+    if state.work and state.work.data_usage:
         say(f"columns: {summarize_columns(state.work.columns)}")
-        say(f"rows: {summarize_rows(state.work.account)}")
+        say(f"rows: {summarize_rows(state.work.data_usage)}")
     for sentence in state.verdict:
         say(f"{sentence.topic}: {sentence.text}")
     if folder.page.exists():

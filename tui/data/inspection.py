@@ -12,7 +12,7 @@ from textual.content import Content
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
 from tui.charts.bars import Histogram, draw
-from tui.data_report import DataReport, ReportLine, account_lines, repeat_lines, result_line, warning_lines
+from tui.data_report import DataReport, ReportLine, repeat_lines, result_line, usage_lines, warning_lines
 
 SPLITS = ("train", "validation", "test", "noticed")
 NAMES = {"noticed": "flagged"}
@@ -152,7 +152,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     known = DataReport.of(report)
     yield result_line(report)
     yield ReportLine("format", report["why"])
-    yield from account_lines(known)
+    yield from usage_lines(known)
     yield from repeat_lines(report)
     yield from warning_lines(known.warnings)
 

@@ -9,7 +9,7 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
 from engine.runs import events
-from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.model_account import account_lines, summarize_model
 from engine.runs.score_format import plain_with_bounds
 from engine.runs.sharing import describe_sharing
@@ -80,11 +80,11 @@ def _text(event: events.Event, overhead: int) -> str | None:
 
 
 def _rows_and_tokens(event: events.DataPrepared) -> str:
-    account = DataReport.of(event).account
+    usage = DataReport.of(event).data_usage
     rows = (
         f"{event.train:,} train, {event.validation:,} validation, {event.test:,} test rows"
-        if account is None
-        else summarize_rows(account)
+        if usage is None
+        else summarize_rows(usage)
     )
     why = "" if event.columns else f"{event.format_reason}; "
     return f"data: {rows}; {why}{count(event.tokens)} tokens per epoch, {count(event.answer_tokens)} in the loss"

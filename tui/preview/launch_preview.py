@@ -23,8 +23,8 @@ from engine.memory.formula.disk_space import low_disk_notice, small_disk_error
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
-from engine.runs.account import summarize_columns, summarize_rows
 from engine.runs.continued_run import continued_run_name, find_continued_run
+from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder_plan import describe_plan
 from engine.runs.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
@@ -267,8 +267,8 @@ def _data(name: str, report: DataCheck) -> Iterator[Fact]:
     known = DataReport.of(report.answer)
     yield Fact("data", f"{name}  {report.answer['format']}")
     yield Fact("columns", summarize_columns(known.columns))
-    if known.account:
-        yield Fact("rows", summarize_rows(known.account))
+    if known.data_usage:
+        yield Fact("rows", summarize_rows(known.data_usage))
     for pair, found in known.overlap.items():
         if pair == "test/train" or found.prompt or found.near:
             yield Fact("overlap", overlap_in_short(pair, found))
@@ -318,8 +318,8 @@ def _evaluation(config: Config, report: DataCheck) -> str:
         return "none"
     if report.rows.get("test") == 0:
         return "none: no test rows, so the run is not evaluated"
-    account = DataReport.of(report.answer).account if report.answer else None
-    items = account and account.test_items
+    usage = DataReport.of(report.answer).data_usage if report.answer else None
+    items = usage and usage.test_items
     scored = min(items, evaluation.rows or items) if items else evaluation.rows
     when = {"both": "before and after", "after": "after"}[evaluation.when]
     return f"{when} training, {amount(scored, 'test item') if scored else 'all test items'}, {evaluation.metric}"

@@ -6,7 +6,6 @@ columns, and conversion of rows to examples.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from functools import cache
 from engine.config.data_formats import format_names, module_name
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column
+from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column, did_you_mean
 from engine.data.rows import Example, RawRow
 
 OPTIONAL = ("system", "tools", "history", "input", "references", "label", "rejected")
@@ -52,13 +51,13 @@ class DetectedFormat:
 
     def reported_roles(self, columns: list[str]) -> dict[str, str]:
         """The roles of each used column, joined by commas."""
-        found: dict[str, list[str]] = {name: [] for name in columns}
+        by_column: dict[str, list[str]] = {name: [] for name in columns}
         for role, part in self.parts.items():
             for name in part.columns:
                 shown = _REPORTED_ROLES.get(role, role)
-                if shown not in found.setdefault(name, []):
-                    found[name].append(shown)
-        return {name: ", ".join(roles) for name, roles in found.items() if roles}
+                if shown not in by_column.setdefault(name, []):
+                    by_column[name].append(shown)
+        return {name: ", ".join(roles) for name, roles in by_column.items() if roles}
 
 
 class ColumnLookup:
@@ -113,15 +112,18 @@ class DataFormat:
 @cache
 def data_formats() -> dict[str, DataFormat]:
     """Name -> format, in the order of detection."""
-    found = [importlib.import_module(f"engine.data.formats.{module_name(name)}").FORMAT for name in format_names()]
-    return {one.name: one for one in sorted(found, key=lambda one: (one.order, one.name))}
+    formats = [importlib.import_module(f"engine.data.formats.{module_name(name)}").FORMAT for name in format_names()]
+    return {
+        data_format.name: data_format
+        for data_format in sorted(formats, key=lambda data_format: (data_format.order, data_format.name))
+    }
 
 
 def check_name(name: str) -> None:
     """Raise UserError for an unknown data.format."""
     names = ["auto", *data_formats()]
     if name not in names:
-        close = difflib.get_close_matches(name, names, 1)
-        like = f" (did you mean {close[0]!r}?)" if close else ""
         do = f"use one of {', '.join(names)}"
-        raise UserError(f"unknown format {name!r}{like}", "data.format", do, code="data.unknown_format")
+        raise UserError(
+            f"unknown format {name!r}{did_you_mean(name, names)}", "data.format", do, code="data.unknown_format"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.data.columns import column
-from engine.data.conversation import answer_of, history_of, prompt_and_answer, text_of
+from engine.data.conversation import answer_of, prompt_and_answer, text_of
 from engine.data.formats import SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
 from engine.data.rows import Example, RawRow
 
@@ -23,17 +23,16 @@ def detect(columns: ColumnLookup) -> DetectedFormat | None:
     return DetectedFormat("alpaca", why, parts | columns.optional_parts(system=SYSTEMS, tools=TOOLS))
 
 
-def convert(raw: RawRow, found: DetectedFormat) -> Example:
-    output = found.parts["completion"]
+def convert(raw: RawRow, detected: DetectedFormat) -> Example:
+    output = detected.parts["completion"]
     answer = answer_of(output.fill(raw.values), output.lone, raw)
-    earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
-    return prompt_and_answer(instruction_of(raw, found), answer, raw, found, earlier)
+    return prompt_and_answer(instruction_of(raw, detected), answer, raw, detected)
 
 
-def instruction_of(raw: RawRow, found: DetectedFormat) -> str:
+def instruction_of(raw: RawRow, detected: DetectedFormat) -> str:
     """The instruction, followed by the input if the row has one."""
-    task = text_of(found.parts["instruction"].fill(raw.values), raw, "instruction")
-    more = text_of(found.parts["input"].fill(raw.values), raw, "input") if "input" in found.parts else ""
+    task = text_of(detected.parts["instruction"].fill(raw.values), raw, "instruction")
+    more = text_of(detected.parts["input"].fill(raw.values), raw, "input") if "input" in detected.parts else ""
     return f"{task}\n\n{more}" if more.strip() else task
 
 

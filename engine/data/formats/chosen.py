@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.data.columns import as_text, column, is_empty
-from engine.data.conversation import Answer, conversation, history_of, prompt_and_answer, role_of, text_of, turns_of
+from engine.data.conversation import Answer, conversation, prompt_and_answer, role_of, text_of, turns_of
 from engine.data.formats import CHATS, SYSTEMS, TOOLS, ColumnLookup, DataFormat, DetectedFormat
 from engine.data.formats.alpaca import instruction_of
 from engine.data.rows import Example, RawRow, UnusableRow
@@ -74,31 +74,30 @@ def _prompt_parts(columns: ColumnLookup) -> dict[str, Any]:
     return columns.optional_parts(history_turns=CHATS) or columns.optional_parts(prompt=_PROMPTS) | optional
 
 
-def convert(raw: RawRow, found: DetectedFormat) -> Example:
-    chosen = _best(raw, found)
+def convert(raw: RawRow, detected: DetectedFormat) -> Example:
+    chosen = _best(raw, detected)
     if is_empty(chosen):
         raise UnusableRow("data.empty", "no chosen answer")
-    rejected = _read(found.parts["rejected"].fill(raw.values), raw) if "rejected" in found.parts else None
-    before = _before(raw, found)
+    rejected = _read(detected.parts["rejected"].fill(raw.values), raw) if "rejected" in detected.parts else None
+    before = _before(raw, detected)
     if before is None and isinstance(chosen, str):
         before, chosen, rejected = _marked(chosen, rejected)
         if before is None:
             return Example(None, "", text_of(chosen, raw, "chosen"), raw.where)
     if isinstance(before, str) and isinstance(chosen, str):
-        earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
-        return prompt_and_answer(before, Answer(text_of(chosen, raw, "chosen")), raw, found, earlier)
-    return _from_turns(before, chosen, rejected, raw, found)
+        return prompt_and_answer(before, Answer(text_of(chosen, raw, "chosen")), raw, detected)
+    return _from_turns(before, chosen, rejected, raw, detected)
 
 
-def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, found: DetectedFormat) -> Example:
+def _from_turns(before: Any, chosen: Any, rejected: Any, raw: RawRow, detected: DetectedFormat) -> Example:
     """Only messages after the prompt, or after the common prefix of chosen and rejected, are in the loss."""
     asked = [{"role": "user", "content": before}] if isinstance(before, str) else turns_of(before, raw.where, "prompt")
     reply = (
         [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else turns_of(chosen, raw.where, "chosen")
     )
     if role_of(reply[0]) != "assistant":  # chosen contains the prompt
-        return conversation(reply, raw, found, trained_from=_shared(reply, rejected))
-    return conversation(asked + reply, raw, found, trained_from=len(asked))
+        return conversation(reply, raw, detected, trained_from=_shared(reply, rejected))
+    return conversation(asked + reply, raw, detected, trained_from=len(asked))
 
 
 def _shared(chosen: list[Any], rejected: Any) -> int:
@@ -109,23 +108,23 @@ def _shared(chosen: list[Any], rejected: Any) -> int:
     return next((number for number, (one, other) in enumerate(pairs) if _key(one) != _key(other)), len(chosen) - 1)
 
 
-def _before(raw: RawRow, found: DetectedFormat) -> Any:
+def _before(raw: RawRow, detected: DetectedFormat) -> Any:
     """The prompt as text or messages; None if it is part of the answers."""
-    if "history_turns" in found.parts:
-        part = found.parts["history_turns"]
+    if "history_turns" in detected.parts:
+        part = detected.parts["history_turns"]
         return turns_of(part.fill(raw.values), raw.where, part.source)
-    if "instruction" in found.parts:
-        return instruction_of(raw, found)
-    value = _read(found.parts["prompt"].fill(raw.values), raw) if "prompt" in found.parts else None
+    if "instruction" in detected.parts:
+        return instruction_of(raw, detected)
+    value = _read(detected.parts["prompt"].fill(raw.values), raw) if "prompt" in detected.parts else None
     return None if is_empty(value) else value
 
 
-def _best(raw: RawRow, found: DetectedFormat) -> Any:
+def _best(raw: RawRow, detected: DetectedFormat) -> Any:
     """The preferred answer, as text or messages."""
-    value = found.parts["chosen"].fill(raw.values)
-    key = next((role for role in ("scores", "ranks") if role in found.parts), None)
+    value = detected.parts["chosen"].fill(raw.values)
+    key = next((role for role in ("scores", "ranks") if role in detected.parts), None)
     if key is not None:
-        marks = found.parts[key].fill(raw.values)
+        marks = detected.parts[key].fill(raw.values)
         if not isinstance(value, list) or not isinstance(marks, list) or len(value) != len(marks) or not marks:
             raise UnusableRow("data.scores", f"different numbers of answers and {key}")
         if not all(isinstance(mark, int | float) for mark in marks):

@@ -15,7 +15,7 @@ from engine.data.rows import Example, RawRow, UnusableRow
 
 _LABELS = ("kto_tag", "label", "desirable", "is_desirable")
 _GOOD, _BAD = ("true", "1", "1.0"), ("false", "0", "0.0")
-_BASES = {one.name: one for one in (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)}
+_BASES = {base.name: base for base in (messages.FORMAT, sharegpt.FORMAT, alpaca.FORMAT, prompt_completion.FORMAT)}
 
 
 def detect(columns: ColumnLookup) -> DetectedFormat | None:
@@ -23,20 +23,20 @@ def detect(columns: ColumnLookup) -> DetectedFormat | None:
     if label is None or not _is_verdict(columns[label].distinct, columns.data.format == "desirable"):
         return None
     finders = (messages.FORMAT.detect, sharegpt.FORMAT.detect, alpaca.FORMAT.detect, prompt_completion.find_pair)
-    base = next((found for finder in finders if (found := finder(columns))), None)
+    base = next((detected for finder in finders if (detected := finder(columns))), None)
     if base is None or any(label in part.columns for part in base.parts.values()):
         return None
     why = f"column {label} in {base.name} rows: desirable (trains on rows whose {label} is true)"
     return replace(base, name="desirable", base=base.name, why=why, parts=base.parts | {"label": column(label)})
 
 
-def convert(raw: RawRow, found: DetectedFormat) -> Example:
-    value = found.parts["label"].fill(raw.values)
+def convert(raw: RawRow, detected: DetectedFormat) -> Example:
+    value = detected.parts["label"].fill(raw.values)
     if is_empty(value):
         raise UnusableRow("data.no_label", "missing label")
     if _text(value) not in _GOOD:
         raise UnusableRow("data.undesirable", "the answer is labeled as bad")
-    return _BASES[found.base].convert(raw, found)
+    return _BASES[detected.base].convert(raw, detected)
 
 
 def _is_verdict(distinct: set[Any] | None, selected: bool) -> bool:

@@ -13,7 +13,14 @@ from engine.data.rows import Example, RawRow, UnusableRow
 
 def find_chat(columns: ColumnLookup, style: str) -> DetectedFormat | None:
     """The format for a column of conversations whose messages have the keys of `style`; None if there is none."""
-    name = next((found for known in CHATS if (found := columns.find(known)) and not _is_plain(columns, found)), None)
+    name = next(
+        (
+            column_name
+            for known in CHATS
+            if (column_name := columns.find(known)) and not _is_plain(columns, column_name)
+        ),
+        None,
+    )
     if name is None:
         return None
     part = column(name)
@@ -34,12 +41,12 @@ def chat_style(part: ColumnTemplate, columns: ColumnLookup) -> str:
     raise UserError(what, f"column {part.source}", "add messages to the rows", code="data.empty_conversations")
 
 
-def convert_chat(raw: RawRow, found: DetectedFormat) -> Example:
-    part = found.parts["messages"]
+def convert_chat(raw: RawRow, detected: DetectedFormat) -> Example:
+    part = detected.parts["messages"]
     turns = turns_of(part.fill(raw.values), raw.where, part.source)
     if not turns:
         raise UnusableRow("data.empty", "no messages")
-    return conversation(turns, raw, found)
+    return conversation(turns, raw, detected)
 
 
 def _is_plain(columns: ColumnLookup, name: str) -> bool:

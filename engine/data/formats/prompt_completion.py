@@ -10,7 +10,6 @@ from engine.data.conversation import (
     ANSWER_LISTS,
     answer_of,
     conversation,
-    history_of,
     prompt_and_answer,
     text_of,
     turns_of,
@@ -50,14 +49,13 @@ def find_pair(columns: ColumnLookup) -> DetectedFormat | None:
     return None
 
 
-def convert(raw: RawRow, found: DetectedFormat) -> Example:
-    prompt, completion = (found.parts[role].fill(raw.values) for role in ("prompt", "completion"))
+def convert(raw: RawRow, detected: DetectedFormat) -> Example:
+    prompt, completion = (detected.parts[role].fill(raw.values) for role in ("prompt", "completion"))
     if _is_turns(prompt) or _is_turns(completion):
-        return _from_turns(prompt, completion, raw, found)
-    others = found.parts["references"].fill(raw.values) if "references" in found.parts else None
-    answer = answer_of(completion, found.parts["completion"].lone, raw, others)
-    earlier = history_of(found.parts["history"].fill(raw.values), raw) if "history" in found.parts else None
-    return prompt_and_answer(text_of(prompt, raw, "prompt"), answer, raw, found, earlier)
+        return _from_turns(prompt, completion, raw, detected)
+    others = detected.parts["references"].fill(raw.values) if "references" in detected.parts else None
+    answer = answer_of(completion, detected.parts["completion"].lone, raw, others)
+    return prompt_and_answer(text_of(prompt, raw, "prompt"), answer, raw, detected)
 
 
 def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
@@ -66,12 +64,12 @@ def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
         label = columns.find(*(name for name in _LABELS if name != text.lower()))
     if text is None or label is None:
         return None
-    found = _pair(text, label, columns)
+    detected = _pair(text, label, columns)
     distinct = columns[label].distinct
     if distinct is not None and all(str(value).strip().isdigit() for value in distinct):
         what = f"the labels in column {label} are numbers: label names usually give better results"
-        found.warnings.append(Notice("data.numeric_labels", what))
-    return found
+        detected.warnings.append(Notice("data.numeric_labels", what))
+    return detected
 
 
 def _pair(prompt: str, completion: str, columns: ColumnLookup) -> DetectedFormat:
@@ -83,12 +81,12 @@ def _pair(prompt: str, completion: str, columns: ColumnLookup) -> DetectedFormat
     return DetectedFormat("prompt-completion", why, parts | optional)
 
 
-def _from_turns(prompt: Any, completion: Any, raw: RawRow, found: DetectedFormat) -> Example:
+def _from_turns(prompt: Any, completion: Any, raw: RawRow, detected: DetectedFormat) -> Example:
     """Prompt and completion as lists of messages: only answers of the completion are in the loss."""
     asked = turns_of(prompt, raw.where, "prompt") if _is_turns(prompt) else [{"role": "user", "content": prompt}]
     said = turns_of(completion, raw.where, "completion") if _is_turns(completion) else None
     said = said if said is not None else [{"role": "assistant", "content": completion}]
-    return conversation(asked + said, raw, found, trained_from=len(asked))
+    return conversation(asked + said, raw, detected, trained_from=len(asked))
 
 
 def _is_turns(value: Any) -> bool:

@@ -13,16 +13,16 @@ def detect(columns: ColumnLookup) -> DetectedFormat | None:
     return DetectedFormat("text", f"column {name}: text", {"text": column(name)}) if name else None
 
 
-def convert(raw: RawRow, found: DetectedFormat) -> Example:
-    text = text_of(found.parts["text"].fill(raw.values), raw, "text")
+def convert(raw: RawRow, detected: DetectedFormat) -> Example:
+    text = text_of(detected.parts["text"].fill(raw.values), raw, "text")
     if not text.strip():
         raise UnusableRow("data.empty", "no text")
-    if found.separator is None:
+    if detected.separator is None:
         return Example(None, "", text, raw.where)
-    at = text.rfind(found.separator)
+    at = text.rfind(detected.separator)
     if at < 0:
-        raise UnusableRow("data.no_answer", f"the separator {found.separator!r} is not in the text")
-    cut = at + len(found.separator)
+        raise UnusableRow("data.no_answer", f"the separator {detected.separator!r} is not in the text")
+    cut = at + len(detected.separator)
     if not text[cut:].strip():
         raise UnusableRow("data.empty", "nothing follows the separator")
     return Example(None, text[:cut], text[cut:], raw.where)

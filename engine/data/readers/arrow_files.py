@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.readers.safe_open import BOMB_FLOOR, BOMB_RATIO, regular_file_size, unreadable
+from engine.data.readers.safe_open import refuse_bomb, regular_file_size, unreadable
 from engine.data.rows import MAX_ROWS, RawRow, raw_row, too_many_rows
 
 _PARQUET_BATCH_BYTES = 256 << 20
@@ -26,7 +26,7 @@ def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
     size = regular_file_size(path, name)
     count = grown = 0
     with _readable_parquet(name), parquet.ParquetFile(path) as file:
-        _refuse_bomb(_promised(file.metadata), size, name)
+        refuse_bomb(_promised(file.metadata), size, name, "write it as .jsonl")
         if file.metadata.num_rows > MAX_ROWS:
             raise too_many_rows(name)
         for batch in file.iter_batches(batch_size=_parquet_batch_rows(file.metadata)):
@@ -34,7 +34,7 @@ def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
                 count += 1
                 grown += _size(values)
                 yield raw_row(values, f"{name} row {count}")
-            _refuse_bomb(grown, size, name)
+            refuse_bomb(grown, size, name, "write it as .jsonl")
 
 
 @contextmanager
@@ -82,12 +82,6 @@ def _size(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_size, value.values()))
     return sum(map(_size, value)) if isinstance(value, list) else 8
-
-
-def _refuse_bomb(grown: int, size: int, name: str) -> None:
-    if grown > max(BOMB_FLOOR, BOMB_RATIO * size):
-        what = f"decompresses from {size:,} to more than {grown:,} bytes"
-        raise UserError(what, name, "if this is intended, write it as .jsonl", code="data.grows_too_large")
 
 
 _BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
@@ -154,10 +148,10 @@ def load_disk_set(folder: Path, label: str) -> dict[str, Any]:
     import datasets  # slow to import, and only needed for these folders
 
     try:
-        found = datasets.load_from_disk(str(folder))
+        loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # missing files, damaged JSON and damaged Arrow files raise different exceptions
         what = f"cannot read the save_to_disk folder ({' '.join(str(error).split())[:200]})"
         raise UserError(what, label, "write it again with save_to_disk", code="data.invalid_disk_set") from error
-    if isinstance(found, datasets.DatasetDict):
-        return {str(split): found[split] for split in found}
-    return {"train": found}
+    if isinstance(loaded, datasets.DatasetDict):
+        return {str(split): loaded[split] for split in loaded}
+    return {"train": loaded}

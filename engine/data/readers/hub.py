@@ -28,10 +28,10 @@ def load_hub(name: str, subset: str | None) -> dict[str, Any]:
         raise _unavailable(failure, name, subset) from failure
     try:
         with _offline(failure is not None):
-            found = datasets.load_dataset(name, name=subset)
+            loaded = datasets.load_dataset(name, name=subset)
     except Exception as error:  # network, Hub and file formats raise dozens of different exceptions
         raise _unavailable(failure or error, name, subset) from error
-    return {str(split): found[split] for split in found}
+    return {str(split): loaded[split] for split in loaded}
 
 
 @contextmanager

@@ -22,8 +22,8 @@ WHOLE_LIMIT = 1 << 30
 """Maximum bytes of a file that is read at once (a JSON array)."""
 FILE_LIMIT = 8 << 30
 """Maximum bytes of a file that is read line by line."""
-BOMB_RATIO, BOMB_FLOOR = 200, 64 << 20
-"""Compressed input may grow to BOMB_FLOOR bytes, or to BOMB_RATIO times its size if that is more."""
+_BOMB_RATIO, _BOMB_FLOOR = 200, 64 << 20
+"""Compressed input may grow to _BOMB_FLOOR bytes, or to _BOMB_RATIO times its size if that is more."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip-compressed",
@@ -99,6 +99,13 @@ def no_rows(name: str) -> UserError:
     return UserError("no rows in the file", name, "add at least one row", code="data.no_rows")
 
 
+def refuse_bomb(grown: int, packed: int, name: str, remedy: str) -> None:
+    """Raise UserError if `packed` bytes of a compressed file have grown to too many."""
+    if grown > max(_BOMB_FLOOR, _BOMB_RATIO * packed):
+        what = f"decompresses from {packed:,} to more than {grown:,} bytes"
+        raise UserError(what, name, f"if this is intended, {remedy}", code="data.grows_too_large")
+
+
 def unreadable(error: Exception, name: str) -> UserError:
     what = f"cannot read the file ({getattr(error, 'strerror', None) or error})"
     return UserError(what, name, "check the path and its permissions", code="data.unreadable")
@@ -147,7 +154,5 @@ class _Counted(io.RawIOBase):
     def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
         count = self.stream.readinto(buffer)
         self.seen += count
-        if self.seen > max(BOMB_FLOOR, BOMB_RATIO * self.packed):
-            what = f"decompresses from {self.packed:,} to more than {self.seen:,} bytes"
-            raise UserError(what, self.name, "if this is intended, unpack it first", code="data.grows_too_large")
+        refuse_bomb(self.seen, self.packed, self.name, "unpack it first")
         return count

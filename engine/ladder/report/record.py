@@ -15,7 +15,7 @@ from engine.config.text import amount
 from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import STATUS_TEXTS, Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.ladder.sentences import trial_cost
-from engine.runs.account import summarize_columns, summarize_rows
+from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder_dir import LadderDir
 from engine.runs.model_account import PARTS, exceptions
@@ -45,7 +45,7 @@ def work(ladder: Ladder) -> ReportTable | None:
         "model": facts.model,
         "data": facts.data,
         **({"columns": summarize_columns(facts.columns)} if facts.columns else {}),
-        **({"rows read": summarize_rows(facts.account)} if facts.account else {}),
+        **({"rows read": summarize_rows(facts.data_usage)} if facts.data_usage else {}),
         "rows": rows,
         "tokens in the training rows": integer(facts.tokens),
         "optimizer steps": f"{integer(facts.steps)}, batch size {integer(facts.batch)}",

@@ -1,4 +1,4 @@
-"""Check a case: it must be refused cleanly, or have an account that adds up and be trained on as expected."""
+"""Check a case: it must be refused cleanly, or have a report whose rows add up and be trained on as expected."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _judge(case: Case, data: Data, tokenizer: Any) -> Verdict:
     except UserError as error:
         return _refusal(case, error)
     json.dumps(report)
-    if wrong := account_wrong(case, report):
+    if wrong := usage_wrong(case, report):
         return Verdict("wrong", wrong)
     try:
         made = prepare(data, case.max_length, tokenizer)
@@ -119,22 +119,22 @@ def _may_be_refused(case: Case) -> bool:
     return bool(shares) and max(shares) > 0
 
 
-def account_wrong(case: Case, report: Json) -> str:
-    """What does not add up in a report's account; empty if everything does."""
+def usage_wrong(case: Case, report: Json) -> str:
+    """What does not add up in a report's use of rows and columns; empty if everything does."""
     if case.expect == "refused":
         return f"preference data accepted as {report['format']}"
-    account = report["account"]
-    left_out = sum(entry["rows"] for entry in account["left_out"].values())
-    total = account["train"] + account["validation"] + account["test"] + left_out
-    if total != account["read"]:
-        return f"{account['read']} rows read and {total} accounted for: {account}"
+    usage = report["data_usage"]
+    left_out = sum(entry["rows"] for entry in usage["left_out"].values())
+    total = usage["train"] + usage["validation"] + usage["test"] + left_out
+    if total != usage["read"]:
+        return f"{usage['read']} rows read and {total} accounted for: {usage}"
     if case.expect != "valid":
         return ""
-    if account["read"] != len(case.rows):
-        return f"{len(case.rows)} rows written and {account['read']} read"
+    if usage["read"] != len(case.rows):
+        return f"{len(case.rows)} rows written and {usage['read']} read"
     named = {column["name"] for column in report["columns"]}
     if missing := case.columns - named:
-        return f"columns {sorted(missing)} are not in the account, which has {sorted(named)}"
+        return f"columns {sorted(missing)} are not in the report, which has {sorted(named)}"
     return ""
 
 

@@ -58,8 +58,8 @@ def test_a_run_with_the_checked_rows_finishes_and_is_not_resumed_with_others(tmp
     assert (status, result["status"]) == (0, "finished")
     assert result["fingerprints"]["data"] == report["fingerprint"]
     (data,) = [event for event in events_of(run.path) if event["type"] == "data"]
-    assert {name: data[name] for name in ("columns", "account")} == {
-        name: report[name] for name in ("columns", "account")
+    assert {name: data[name] for name in ("columns", "data_usage")} == {
+        name: report[name] for name in ("columns", "data_usage")
     }
     as_if_killed_before_its_end(run)
     change(path)

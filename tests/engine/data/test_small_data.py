@@ -97,9 +97,9 @@ def assert_trains(wish: Data, report: dict[str, Any], tokenizer: PreTrainedToken
     made = prepare(wish, LENGTH, tokenizer)
     rows, codes = report["rows"], [warning["code"] for warning in report["warnings"]]
     assert rows["train"] >= 1
-    account = report["account"]
-    left_out = sum(reason["rows"] for reason in account["left_out"].values())
-    assert account["read"] == sum(rows.values()) + left_out
+    usage = report["data_usage"]
+    left_out = sum(reason["rows"] for reason in usage["left_out"].values())
+    assert usage["read"] == sum(rows.values()) + left_out
     assert (rows["test"] == 0) == ("data.no_test_rows" in codes)
     for pair, overlap in report["overlap"].items():
         held_out = not isinstance(getattr(wish, pair.split("/")[0]), str)

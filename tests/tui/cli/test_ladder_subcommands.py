@@ -18,7 +18,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.ladder.pipeline import load_or_create
 from engine.ladder.report.record import work
 from engine.runs import events, folder, ladder_dir, launch, run_dir
-from engine.runs.account import ColumnUse, LeftOut, RowAccount
+from engine.runs.data_usage import ColumnUse, LeftOut, RowUsage
 from engine.runs.ladder import LadderEntry, RungDuration
 from engine.runs.ladder_plan import make_plan
 from engine.runs.run_dir import RunDir
@@ -199,7 +199,7 @@ def test_a_ladder_shows_how_rows_and_columns_are_used(tmp_path: Path, capsys: py
     made, state = made_ladder(tmp_path)
     assert state.work is not None
     state.work.columns = [ColumnUse("question", 4200, "prompt"), ColumnUse("topic", 4198, "ignored")]
-    state.work.account = RowAccount(4200, 3570, 200, 420, 410, {"data.empty": LeftOut(10)})
+    state.work.data_usage = RowUsage(4200, 3570, 200, 420, 410, {"data.empty": LeftOut(10)})
     ladder.show(made, state)
     shown = capsys.readouterr().out
     assert "prompt: question; ignored: topic" in shown

@@ -28,7 +28,13 @@ ANSWER: dict[str, Any] = {
     "format": "messages",
     "lengths": {"train": {"tokens": {"max": 120}}},
     "columns": [{"name": "messages", "rows": 2100, "role": "messages"}],
-    "account": {"read": 2110, "train": 1600, "validation": 200, "test": 300, "left_out": {"data.empty": {"rows": 10}}},
+    "data_usage": {
+        "read": 2110,
+        "train": 1600,
+        "validation": 200,
+        "test": 300,
+        "left_out": {"data.empty": {"rows": 10}},
+    },
     "overlap": {"test/train": {"of": 300, "prompt": 0, "answer": 27, "both": 0}},
     "fingerprint": "f" * 64,
     "warnings": [{"code": "data.rows_cut", "text": "3 of 1,600 train rows cut at max_length"}],
@@ -74,7 +80,7 @@ def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
 
 
 def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:
-    answer = {**ANSWER, "account": {**ANSWER["account"], "test_items": 250}}
+    answer = {**ANSWER, "data_usage": {**ANSWER["data_usage"], "test_items": 250}}
     found = preview(tmp_path, DataCheck(answer))
     assert fact(found, "eval") == "before and after training, 250 test items, json"
     found = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})

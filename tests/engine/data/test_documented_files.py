@@ -93,8 +93,8 @@ def test_every_run_of_the_page_trains_and_is_scored(folder: Path) -> None:
 
 def adds_up(report: dict[str, object]) -> None:
     """Every row is accounted for, no column of an example is ignored."""
-    account = report["account"]
-    assert isinstance(account, dict) and isinstance(report["columns"], list)
-    used = account["train"] + account["validation"] + account["test"]
-    assert used + sum(one["rows"] for one in account["left_out"].values()) == account["read"]
-    assert account["train"] > 0 and "ignored" not in [column["role"] for column in report["columns"]]
+    usage = report["data_usage"]
+    assert isinstance(usage, dict) and isinstance(report["columns"], list)
+    used = usage["train"] + usage["validation"] + usage["test"]
+    assert used + sum(one["rows"] for one in usage["left_out"].values()) == usage["read"]
+    assert usage["train"] > 0 and "ignored" not in [column["role"] for column in report["columns"]]

@@ -38,7 +38,7 @@ class LeftOut(Struct, frozen=True):
     """The first places."""
 
 
-class RowAccount(Struct, frozen=True):
+class RowUsage(Struct, frozen=True):
     """Use of all rows: train + validation + test + left out = read."""
 
     read: int
@@ -73,11 +73,11 @@ def summarize_columns(columns: Sequence[ColumnUse]) -> str:
     return "; ".join(role if names == [role] else f"{role}: {', '.join(names)}" for role, names in by_role.items())
 
 
-def summarize_rows(account: RowAccount) -> str:
+def summarize_rows(usage: RowUsage) -> str:
     """`4,200 rows read: 3,780 train, 200 validation, 210 test (205 prompts), 10 left out`."""
-    parts = [f"{getattr(account, name):,} {name}" for name in SPLITS]
-    if account.test_items is not None and account.test_items != account.test:
-        parts[-1] += f" ({amount(account.test_items, 'prompt')})"
-    if account.left:
-        parts.append(f"{account.left:,} left out")
-    return f"{amount(account.read, 'row')} read: {', '.join(parts)}"
+    parts = [f"{getattr(usage, name):,} {name}" for name in SPLITS]
+    if usage.test_items is not None and usage.test_items != usage.test:
+        parts[-1] += f" ({amount(usage.test_items, 'prompt')})"
+    if usage.left:
+        parts.append(f"{usage.left:,} left out")
+    return f"{amount(usage.read, 'row')} read: {', '.join(parts)}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from data_fixtures import CHATML, tokenizer
-from test_data_tokens import ENDLESS, LLAMA3, PHI3, STRIPPED
+from test_tokens import ENDLESS, LLAMA3, PHI3, STRIPPED
 
 from engine.config.errors import UserError
 from engine.data.chat_template import FOLDER, ChatTemplate, render_in_child
@@ -125,7 +125,7 @@ def test_a_conversation_of_a_common_shape_is_rendered_once(
 ) -> None:
     pair = [{"role": "user", "content": "Which card?"}, {"role": "assistant", "content": "Mine."}]
     tok = tokenizer(template, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), bos="<s>")
-    monkeypatch.setattr("test_data_render_once.tokenizer", lambda template: tok)
+    monkeypatch.setattr("test_patterns.tokenizer", lambda template: tok)
     examples = [Example([dict(turn) for turn in pair * turns], None, None, f"line {n}") for n in range(1000)]
     assert rendered(template, examples, monkeypatch) < 1000 + 60
 

@@ -1,4 +1,4 @@
-"""The account of a preparation covers every row and column, and its sums equal the rows read."""
+"""The report of a preparation covers every row and column, and its sums equal the rows read."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def made(tmp_path: Path, shape: str, seed: int) -> Data:
 
 
 def sums(report: dict[str, Any]) -> None:
-    account = report["account"]
-    left_out = sum(entry["rows"] for entry in account["left_out"].values())
-    assert sum(account[name] for name in SPLITS) + left_out == account["read"]
-    given = account["given"].values()
+    usage = report["data_usage"]
+    left_out = sum(entry["rows"] for entry in usage["left_out"].values())
+    assert sum(usage[name] for name in SPLITS) + left_out == usage["read"]
+    given = usage["given"].values()
     for entry in given:
         assert sum(entry[name] for name in SPLITS) + entry["left_out"] == entry["read"]
     for key in ("read", *SPLITS):
-        assert sum(entry[key] for entry in given) == account[key]
-    assert account["test_items"] <= account["test"] == report["rows"]["test"]
-    for entry in account["left_out"].values():
+        assert sum(entry[key] for entry in given) == usage[key]
+    assert usage["test_items"] <= usage["test"] == report["rows"]["test"]
+    for entry in usage["left_out"].values():
         assert entry["reason"] and len(entry["where"]) == min(5, entry["rows"])
 
 
@@ -85,7 +85,7 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path, shape: str, se
         return
     assert json.loads(json.dumps(report)) == report
     files = {name: (tmp_path / names[0]).read_text().count("\n") for name, names in report["files"].items()}
-    assert {name: given["read"] for name, given in report["account"]["given"].items()} == files
+    assert {name: given["read"] for name, given in report["data_usage"]["given"].items()} == files
     unread = {path.name for path in tmp_path.glob("*.jsonl")} - {names[0] for names in report["files"].values()}
     assert set(report["notes"]) >= {f"not read: {name}" for name in unread}
     sums(report)
@@ -102,8 +102,8 @@ def test_check_inspection_and_run_give_one_account(tmp_path: Path, shape: str, m
     inspected = inspect(data, 64, tokenizer(), 5, 100)["report"]
     prepared = prepare(data, 64, tokenizer())
     assert report == inspected
-    assert {name: prepared.about[name] for name in ("columns", "account", "overlap")} == {
-        name: report[name] for name in ("columns", "account", "overlap")
+    assert {name: prepared.about[name] for name in ("columns", "data_usage", "overlap")} == {
+        name: report[name] for name in ("columns", "data_usage", "overlap")
     }
     assert prepared.fingerprint == report["fingerprint"]
 
@@ -131,9 +131,9 @@ def test_rows_left_out_by_settings_have_codes_of_their_own(tmp_path: Path) -> No
     write_jsonl(tmp_path / "train.jsonl", train)
     write_jsonl(tmp_path / "validation.jsonl", [*train[:3], {"prompt": "other", "completion": "a"}])
     report = check(Data(id=str(tmp_path), max_rows=10, test=0.0), 64, tokenizer())
-    left_out = {code: entry["rows"] for code, entry in report["account"]["left_out"].items()}
+    left_out = {code: entry["rows"] for code, entry in report["data_usage"]["left_out"].items()}
     assert left_out["data.max_rows"] == 30 and left_out["data.validation_overlaps"] == 3
-    assert report["account"]["given"]["validation"] == {
+    assert report["data_usage"]["given"]["validation"] == {
         "read": 4,
         "train": 0,
         "validation": 1,

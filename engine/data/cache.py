@@ -37,6 +37,13 @@ PREPARATION_VERSION = 1
 """Increase it when a change outside `engine/data` changes what is prepared."""
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
 """Libraries whose version can change the tokens of a row."""
+_NAMES = ("name_or_path", "chat_template", "tokenizer_file", "tokenizer_object", "vocab_file", "merges_file", "vocab")
+"""Tokenizer arguments that are paths, or whose content is hashed."""
+MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1
+"""Limits on the total size: bytes, and share of the disk space that would be free without the cache."""
+ABANDONED_SECONDS = 3600
+"""An incomplete entry whose files have not changed for this long was abandoned by a killed process."""
+_UNFINISHED = ".tmp-"
 
 
 def cache_key(data: Data, max_length: int, tokenizer: Any, source: Source, files: Digests | None) -> str | None:
@@ -75,10 +82,6 @@ def tokenizer_fingerprint(tokenizer: Any) -> str | None:
     return digest.hexdigest()
 
 
-_NAMES = ("name_or_path", "chat_template", "tokenizer_file", "tokenizer_object", "vocab_file", "merges_file", "vocab")
-"""Tokenizer arguments that are paths, or whose content is hashed."""
-
-
 @functools.cache
 def code_fingerprint() -> str:
     """sha256 of the source files of this package."""
@@ -115,13 +118,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-MAX_BYTES, MAX_SHARE = 20 * 10**9, 0.1
-"""Limits on the total size: bytes, and share of the disk space that would be free without the cache."""
-ABANDONED_SECONDS = 3600
-"""An incomplete entry whose files have not changed for this long was abandoned by a killed process."""
-_UNFINISHED = ".tmp-"
 
 
 class EntryMeta(msgspec.Struct):

@@ -46,6 +46,13 @@ _MAX_CHARACTERS = 4 * MAX_ROW_BYTES
 
 Messages = list[dict[str, Any]]
 Done = TypeVar("Done")
+FOLDER = Path(__file__).parent.parent / "assets" / "templates"
+NEEDED = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
+"""Shipped template -> token that the tokenizer must have; '' for none."""
+SHIPPED = tuple(NEEDED)
+NO_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+END_OF_REASONING = "</think>"
+_VARIABLE = re.compile(r"\benable_thinking\b")
 
 
 def has_template(tokenizer: Any) -> bool:
@@ -161,16 +168,6 @@ class ChatTemplate:
         return f"{self.name} line {line}" if line else self.name
 
 
-def render_in_child(tokenizer: Any, work: Callable[[ChatTemplate], Done]) -> Done:
-    """The result of `work` with the tokenizer's chat template. Raises UserError if the template exceeds a limit."""
-
-    def limited() -> Done:
-        with template_memory(template_name(tokenizer)):
-            return work(ChatTemplate(tokenizer))
-
-    return in_child(limited)
-
-
 def line_of(error: Exception) -> int:
     """Line of the template at which rendering raised the error; 0 if unknown."""
     line, at = 0, error.__traceback__
@@ -181,10 +178,14 @@ def line_of(error: Exception) -> int:
     return line
 
 
-FOLDER = Path(__file__).parent.parent / "assets" / "templates"
-NEEDED = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
-"""Shipped template -> token that the tokenizer must have; '' for none."""
-SHIPPED = tuple(NEEDED)
+def render_in_child(tokenizer: Any, work: Callable[[ChatTemplate], Done]) -> Done:
+    """The result of `work` with the tokenizer's chat template. Raises UserError if the template exceeds a limit."""
+
+    def limited() -> Done:
+        with template_memory(template_name(tokenizer)):
+            return work(ChatTemplate(tokenizer))
+
+    return in_child(limited)
 
 
 def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
@@ -294,11 +295,6 @@ def _read(path: Path) -> str:
 def _quoted(token: str) -> str:
     """A Jinja string literal."""
     return "'" + token.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-NO_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
-END_OF_REASONING = "</think>"
-_VARIABLE = re.compile(r"\benable_thinking\b")
 
 
 def with_thinking(template: str, enabled: bool) -> str:

@@ -19,6 +19,16 @@ from engine.config.text import visible
 from engine.data.rows import RawRow, described
 
 ROLES = ("prompt", "completion", "system", "text", "messages", "tools", "references")
+EXAMPLES, EXAMPLE_LENGTH = 3, 60
+COLUMNS_LIMIT = 2_000
+"""Maximum number of columns: with more, the keys are data."""
+DISTINCT_LIMIT = 32
+"""Maximum number of distinct values of a column that are stored."""
+SAMPLE = 200
+"""Number of rows in the sample that formats are detected from."""
+SAMPLE_BYTES = 32 << 20
+"""Maximum size of the sample as JSON: a row may have megabytes."""
+_SCALARS = (str, int, float, bool)
 
 
 @dataclass(frozen=True)
@@ -118,18 +128,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the most similar name; '' if none is similar."""
     close = difflib.get_close_matches(name, list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-EXAMPLES, EXAMPLE_LENGTH = 3, 60
-COLUMNS_LIMIT = 2_000
-"""Maximum number of columns: with more, the keys are data."""
-DISTINCT_LIMIT = 32
-"""Maximum number of distinct values of a column that are stored."""
-SAMPLE = 200
-"""Number of rows in the sample that formats are detected from."""
-SAMPLE_BYTES = 32 << 20
-"""Maximum size of the sample as JSON: a row may have megabytes."""
-_SCALARS = (str, int, float, bool)
 
 
 class KindCount(NamedTuple):

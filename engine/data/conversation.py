@@ -28,6 +28,75 @@ REFUSED = {
 FLAGS = frozenset((*WEIGHTS, *MASKED, *REFUSED))
 _MEDIA_PARTS = ("image", "audio", "video", "file", "document")
 _PLACEHOLDER = re.compile(r"<image>|(?m:^[ \t]*<(?:video|audio)>)|(?m:<(?:video|audio)>[ \t]*$)")
+_ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
+}  # fmt: skip
+_CALLS = ("function_call", "tool_call")
+"""ShareGPT roles of messages whose text is a tool call."""
+_READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
+"""Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
+ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases")
+"""Columns in which a list contains alternative answers."""
+_NESTED = ({"text", "answer_start"}, {"value", "aliases"})
+
+
+def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat, trained_from: int = 0) -> Example:
+    """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
+
+    Messages after the last trained answer are dropped. Empty answers before it get weight 0.
+    """
+    messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
+    weights = _weights(turns, messages, raw, trained_from)
+    trained = [number for number, weight in weights.items() if weight > 0]
+    if not trained:
+        raise UnusableRow("data.no_answer", "no assistant message to train on")
+    last = trained[-1]
+    if _is_empty(messages[last]):
+        raise UnusableRow("data.empty", "the last answer is empty")
+    del messages[last + 1 :]
+    weights = {number: weight for number, weight in weights.items() if number <= last}
+    skipped = [number for number in trained if number < last and _is_empty(messages[number])]
+    weights |= dict.fromkeys(skipped, 0.0)
+    refuse_placeholder(messages)
+    if _add_system(messages, raw, detected):
+        weights = {number + 1: weight for number, weight in weights.items()}
+    tools = detected.parts["tools"].fill(raw.values) if "tools" in detected.parts else None
+    return Example(
+        messages,
+        None,
+        None,
+        raw.where,
+        tools_of(tools, raw),
+        {number: weight for number, weight in weights.items() if weight != 1.0},
+        notes=(EMPTY_TURN,) if skipped else (),
+    )
+
+
+def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: DetectedFormat) -> Example:
+    """A prompt and its answer, after the row's history."""
+    if not prompt.strip():
+        raise UnusableRow("data.empty", "no prompt")
+    if not answer.text.strip():
+        raise UnusableRow("data.empty", "no answer")
+    reply = {"role": "assistant", "content": answer.text}
+    turns = [*_history(raw, detected), {"role": "user", "content": prompt}, reply]
+    chat = conversation(turns, raw, detected)
+    assert chat.messages is not None
+    system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
+    return Example(
+        chat.messages,
+        system + prompt,
+        answer.text,
+        raw.where,
+        chat.tools,
+        chat.weights,
+        answer.references,
+        notes=chat.notes,
+    )
 
 
 def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> float:
@@ -61,19 +130,6 @@ def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
     what = f"invalid {key} {value!r} in message {number}"
     do = "use a number of at least 0, or true or false"
     raise UserError(what, raw.where, do, code="data.invalid_weight")
-
-
-_ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
-    "function_call": "assistant", "tool_call": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool", "ipython": "tool",
-}  # fmt: skip
-_CALLS = ("function_call", "tool_call")
-"""ShareGPT roles of messages whose text is a tool call."""
-_READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
-"""Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
 
 
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
@@ -230,11 +286,6 @@ def text_of(value: Any, raw: RawRow, part: str) -> str:
     return text
 
 
-ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases")
-"""Columns in which a list contains alternative answers."""
-_NESTED = ({"text", "answer_start"}, {"value", "aliases"})
-
-
 class Answer(NamedTuple):
     """The answer to train on, and further accepted answers."""
 
@@ -283,61 +334,6 @@ def _texts(value: Any, raw: RawRow) -> list[str]:
         return [text for item in inner for text in _texts(item, raw)]
     text = text_of(value, raw, "an answer")
     return [text] if text.strip() else []
-
-
-def conversation(turns: list[dict[str, Any]], raw: RawRow, detected: DetectedFormat, trained_from: int = 0) -> Example:
-    """A conversation whose assistant messages from `trained_from` on are in the loss, with their weights.
-
-    Messages after the last trained answer are dropped. Empty answers before it get weight 0.
-    """
-    messages = [message(turn, number, raw) for number, turn in enumerate(turns, 1)]
-    weights = _weights(turns, messages, raw, trained_from)
-    trained = [number for number, weight in weights.items() if weight > 0]
-    if not trained:
-        raise UnusableRow("data.no_answer", "no assistant message to train on")
-    last = trained[-1]
-    if _is_empty(messages[last]):
-        raise UnusableRow("data.empty", "the last answer is empty")
-    del messages[last + 1 :]
-    weights = {number: weight for number, weight in weights.items() if number <= last}
-    skipped = [number for number in trained if number < last and _is_empty(messages[number])]
-    weights |= dict.fromkeys(skipped, 0.0)
-    refuse_placeholder(messages)
-    if _add_system(messages, raw, detected):
-        weights = {number + 1: weight for number, weight in weights.items()}
-    tools = detected.parts["tools"].fill(raw.values) if "tools" in detected.parts else None
-    return Example(
-        messages,
-        None,
-        None,
-        raw.where,
-        tools_of(tools, raw),
-        {number: weight for number, weight in weights.items() if weight != 1.0},
-        notes=(EMPTY_TURN,) if skipped else (),
-    )
-
-
-def prompt_and_answer(prompt: str, answer: Answer, raw: RawRow, detected: DetectedFormat) -> Example:
-    """A prompt and its answer, after the row's history."""
-    if not prompt.strip():
-        raise UnusableRow("data.empty", "no prompt")
-    if not answer.text.strip():
-        raise UnusableRow("data.empty", "no answer")
-    reply = {"role": "assistant", "content": answer.text}
-    turns = [*_history(raw, detected), {"role": "user", "content": prompt}, reply]
-    chat = conversation(turns, raw, detected)
-    assert chat.messages is not None
-    system = f"{chat.messages[0]['content']}\n\n" if chat.messages[0]["role"] == "system" else ""
-    return Example(
-        chat.messages,
-        system + prompt,
-        answer.text,
-        raw.where,
-        chat.tools,
-        chat.weights,
-        answer.references,
-        notes=chat.notes,
-    )
 
 
 def _history(raw: RawRow, detected: DetectedFormat) -> list[dict[str, Any]]:

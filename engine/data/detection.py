@@ -29,57 +29,15 @@ _SUFFIXES = re.compile(
     r"\.(png|jpe?g|gif|webp|bmp|tiff?|wav|mp3|flac|ogg|m4a|mp4|avi|mov|mkv|webm)(\?.*)?$|^data:(image|audio|video)/",
     re.IGNORECASE,
 )
-
-
-def media_columns(summary: Summary) -> list[str]:
-    """Columns whose values are images, audio or video: bytes, or paths in a column with such a name."""
-    columns = []
-    for name in summary.filled:
-        values = [raw.values[name] for raw in summary.sample if raw.values.get(name)]
-        if values and all(_is_media(value, name.lower() in _NAMES) for value in values):
-            columns.append(name)
-    return columns
-
-
-def _is_media(value: Any, named: bool) -> bool:
-    if isinstance(value, list):
-        return bool(value) and all(_is_media(item, named) for item in value)
-    if isinstance(value, dict):
-        return {"bytes", "path"} <= value.keys() or (named and any(_is_media(item, named) for item in value.values()))
-    if isinstance(value, bytes | bytearray):
-        return True
-    return named and isinstance(value, str) and bool(_SUFFIXES.search(value))
-
-
-def guess_map(summary: Summary) -> dict[str, str]:
-    """The most likely data.map: a column of conversations, text and label, or the first two text columns."""
-    columns = {name: summary.columns[name] for name in summary.filled}
-    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
-    if chats:
-        return {"messages": chats[0]}
-    texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
-    if len(texts) == 1:
-        return {"text": texts[0]}
-    if len(texts) < 2:
-        return {}
-    labels = [name for name in texts if _is_label(summary, name)]
-    if len(labels) == 1:
-        asked = [name for name in texts if name not in labels]
-        return {"prompt": max(asked, key=lambda name: _length(summary, name)), "completion": labels[0]}
-    return {"prompt": texts[0], "completion": texts[1]}
-
-
-def _length(summary: Summary, name: str) -> int:
-    return max(map(len, summary.columns[name].examples))
-
-
-def _is_label(summary: Summary, name: str) -> bool:
-    distinct = summary.columns[name].distinct
-    return distinct is not None and len(distinct) < summary.columns[name].rows
-
-
 _EXTRA_ROLES = frozenset(("system", "tools", "references"))
 """Roles of data.map that add to a format instead of defining it."""
+TRIED = 300
+"""Maximum rows on which a suggestion is tried."""
+_TRIED_LENGTH = 32 << 20
+"""Maximum total characters of these rows."""
+_LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
+"""Names of columns that usually belong to the prompt."""
+_BARE = re.compile(r"[A-Za-z_][\w.-]*")
 
 
 class Undecided(UserError):
@@ -91,33 +49,22 @@ class Undecided(UserError):
         """`intro`: the words before the setting in the suggestion."""
 
 
-def check_columns(rows: Iterable[RawRow], detected: DetectedFormat) -> None:
-    """Check that every used column has a single type, and that every file has the required columns.
+def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
+    """The format that `data` sets or that the columns suggest. Reads all rows once, and some again for suggestions.
 
-    Raises UserError with the first row of a different type, or with the files and their columns.
+    Raises UserError for an unknown format, and if data.format, data.map or data.separator contradict the columns.
     """
-    summary = summary_of(rows)
-    for name in {name for part in detected.parts.values() for name in part.columns}:
-        kinds = summary.columns[name].kinds if name in summary.columns else {}
-        if len(kinds) < 2:
-            continue
-        usual = max(kinds, key=lambda kind: kinds[kind].rows)
-        odd = next(kind for kind in kinds if kind != usual)
-        what = f"mixed types in one column ({odd}; most rows: {usual})"
-        raise UserError(what, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
-    needed = [part for role, part in detected.parts.items() if role not in OPTIONAL]
-    needed = [part for part in needed if any(detected.roles.get(name) != "empty" for name in part.columns)]
-    for name, filled in summary.parts.items():
-        if filled and not all(any(filled.get(column) for column in part.columns) for part in needed):
-            raise _differ(name, summary, detected)
-
-
-def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
-    """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
-        return data_formats()[detected.name].convert(raw, detected)
-    except UnusableRow as problem:
-        return Problem(problem.kind, problem.what, raw.where)
+        detected = recognize(rows, data)
+    except Undecided as error:
+        result = try_settings(rows, data, error.changes)
+        if result is None:
+            raise
+        do = f"{error.intro} {as_options(error.changes)} ({result})"
+        raise UserError(error.what, error.where, do, code=error.code) from error
+    if detected.name != "prompt-completion" or data.map:
+        return detected
+    return replace(detected, warnings=[*detected.warnings, *suggest_prompt(rows, data, detected)])
 
 
 def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
@@ -231,6 +178,27 @@ def _ignored(name: str, summary: Summary) -> Notice:
     return Notice("data.ignored_column", text)
 
 
+def check_columns(rows: Iterable[RawRow], detected: DetectedFormat) -> None:
+    """Check that every used column has a single type, and that every file has the required columns.
+
+    Raises UserError with the first row of a different type, or with the files and their columns.
+    """
+    summary = summary_of(rows)
+    for name in {name for part in detected.parts.values() for name in part.columns}:
+        kinds = summary.columns[name].kinds if name in summary.columns else {}
+        if len(kinds) < 2:
+            continue
+        usual = max(kinds, key=lambda kind: kinds[kind].rows)
+        odd = next(kind for kind in kinds if kind != usual)
+        what = f"mixed types in one column ({odd}; most rows: {usual})"
+        raise UserError(what, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
+    needed = [part for role, part in detected.parts.items() if role not in OPTIONAL]
+    needed = [part for part in needed if any(detected.roles.get(name) != "empty" for name in part.columns)]
+    for name, filled in summary.parts.items():
+        if filled and not all(any(filled.get(column) for column in part.columns) for part in needed):
+            raise _differ(name, summary, detected)
+
+
 def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> UserError:
     """The error for files with different columns."""
     shown = [f"{name} has {list_columns(filled)}" for name, filled in summary.parts.items() if filled]
@@ -245,13 +213,12 @@ def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> Use
     return UserError(what, where, do, code="data.files_differ")
 
 
-TRIED = 300
-"""Maximum rows on which a suggestion is tried."""
-_TRIED_LENGTH = 32 << 20
-"""Maximum total characters of these rows."""
-_LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
-"""Names of columns that usually belong to the prompt."""
-_BARE = re.compile(r"[A-Za-z_][\w.-]*")
+def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
+    """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
+    try:
+        return data_formats()[detected.name].convert(raw, detected)
+    except UnusableRow as problem:
+        return Problem(problem.kind, problem.what, raw.where)
 
 
 def try_settings(rows: Iterable[RawRow], data: Data, changes: dict[str, Any]) -> str | None:
@@ -288,6 +255,14 @@ def as_options(changes: dict[str, Any]) -> str:
     return " ".join(f"--set {shlex.quote(f'data.{key}={_value(value)}')}" for key, value in flat.items())
 
 
+def _value(value: Any) -> str:
+    """A TOML value; bare words are not quoted."""
+    text = str(value)
+    if _BARE.fullmatch(text) and text not in ("true", "false", "inf", "nan"):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
 def suggest_prompt(rows: Iterable[RawRow], data: Data, detected: DetectedFormat) -> list[Notice]:
     """Suggest adding an ignored column to the prompt if its name indicates context."""
     likely = [name for name, role in detected.roles.items() if role == "ignored" and name.lower() in _LIKELY_PROMPT]
@@ -302,30 +277,51 @@ def suggest_prompt(rows: Iterable[RawRow], data: Data, detected: DetectedFormat)
     return [Notice("data.prompt_suggestion", text)]
 
 
-def _value(value: Any) -> str:
-    """A TOML value; bare words are not quoted."""
-    text = str(value)
-    if _BARE.fullmatch(text) and text not in ("true", "false", "inf", "nan"):
-        return text
-    return json.dumps(text, ensure_ascii=False)
+def guess_map(summary: Summary) -> dict[str, str]:
+    """The most likely data.map: a column of conversations, text and label, or the first two text columns."""
+    columns = {name: summary.columns[name] for name in summary.filled}
+    chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
+    if chats:
+        return {"messages": chats[0]}
+    texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
+    if len(texts) == 1:
+        return {"text": texts[0]}
+    if len(texts) < 2:
+        return {}
+    labels = [name for name in texts if _is_label(summary, name)]
+    if len(labels) == 1:
+        asked = [name for name in texts if name not in labels]
+        return {"prompt": max(asked, key=lambda name: _length(summary, name)), "completion": labels[0]}
+    return {"prompt": texts[0], "completion": texts[1]}
 
 
-def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
-    """The format that `data` sets or that the columns suggest. Reads all rows once, and some again for suggestions.
+def _length(summary: Summary, name: str) -> int:
+    return max(map(len, summary.columns[name].examples))
 
-    Raises UserError for an unknown format, and if data.format, data.map or data.separator contradict the columns.
-    """
-    try:
-        detected = recognize(rows, data)
-    except Undecided as error:
-        result = try_settings(rows, data, error.changes)
-        if result is None:
-            raise
-        do = f"{error.intro} {as_options(error.changes)} ({result})"
-        raise UserError(error.what, error.where, do, code=error.code) from error
-    if detected.name != "prompt-completion" or data.map:
-        return detected
-    return replace(detected, warnings=[*detected.warnings, *suggest_prompt(rows, data, detected)])
+
+def _is_label(summary: Summary, name: str) -> bool:
+    distinct = summary.columns[name].distinct
+    return distinct is not None and len(distinct) < summary.columns[name].rows
+
+
+def media_columns(summary: Summary) -> list[str]:
+    """Columns whose values are images, audio or video: bytes, or paths in a column with such a name."""
+    columns = []
+    for name in summary.filled:
+        values = [raw.values[name] for raw in summary.sample if raw.values.get(name)]
+        if values and all(_is_media(value, name.lower() in _NAMES) for value in values):
+            columns.append(name)
+    return columns
+
+
+def _is_media(value: Any, named: bool) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(_is_media(item, named) for item in value)
+    if isinstance(value, dict):
+        return {"bytes", "path"} <= value.keys() or (named and any(_is_media(item, named) for item in value.values()))
+    if isinstance(value, bytes | bytearray):
+        return True
+    return named and isinstance(value, str) and bool(_SUFFIXES.search(value))
 
 
 def column_usage(detected: DetectedFormat, summaries: Iterable[Summary]) -> list[ColumnUse]:

@@ -26,6 +26,28 @@ DIGEST_BYTES = 16
 """Among 1 million rows, the probability that two different ones have equal 16-byte digests is 1.5e-27."""
 _NOT_CONTENT = ("role", "content", "weight", "tool_call_id")
 """Message keys that are handled separately, or that differ between equal prompts."""
+Place = tuple[str, int]
+"""A given split and the index of a row in it."""
+RowIndices = list[tuple[str, np.ndarray]]
+"""Given splits and indices of rows in them."""
+THRESHOLD = 0.8
+"""Estimated Jaccard similarity from which two prompts are near-duplicates."""
+WARNED_SHARE = 0.05
+"""Share of near-duplicates in a held-out split above which there is a warning."""
+LIMIT = 200_000
+"""Maximum rows of all splits in total; 512 bytes are stored per row."""
+TOO_MANY = f"more than {LIMIT:,} rows"
+_GRAM = 5
+_MINIMA, _BANDS, _SEED = 128, 16, 42
+_BATCH_ROWS, _BATCH_CHARACTERS = 4096, 1 << 22
+_LONGEST = 20_000
+"""Characters of a prompt that are used."""
+_SAMPLE, _COMMON = 512, 0.5
+"""Sample of first rows; 5-grams in more than this share of them are ignored."""
+_SLOTS = 1 << 20
+"""Slots of the table of ignored 5-grams. With 1,000 entries, 1 in 1,000 other 5-grams is ignored as well."""
+_MAX_CANDIDATES = 64
+"""Training prompts of a bucket that a held-out prompt is compared with; those of larger buckets are all similar."""
 
 
 class Keys(NamedTuple):
@@ -197,10 +219,6 @@ class Groups:
         return Repeated(len(other), len(np.unique(prompts[other])), pairs, len(np.unique(answers)))
 
 
-Place = tuple[str, int]
-"""A given split and the index of a row in it."""
-
-
 @dataclass
 class Overlap:
     """Counts of the rows of one split that occur in another."""
@@ -233,10 +251,6 @@ class Overlap:
         )
 
 
-RowIndices = list[tuple[str, np.ndarray]]
-"""Given splits and indices of rows in them."""
-
-
 def overlap(keys: dict[str, KeyTable], held: RowIndices, other: RowIndices) -> Overlap:
     """Count the rows of `held` that occur in `other`."""
     prompt = group_numbers([_picked(keys, rows, "prompts") for rows in (held, other)])
@@ -267,26 +281,6 @@ def _picked(keys: dict[str, KeyTable], rows: RowIndices, part: str) -> np.ndarra
 
 def _places(rows: RowIndices) -> list[Place]:
     return [(name, int(number)) for name, numbers in rows for number in numbers]
-
-
-THRESHOLD = 0.8
-"""Estimated Jaccard similarity from which two prompts are near-duplicates."""
-WARNED_SHARE = 0.05
-"""Share of near-duplicates in a held-out split above which there is a warning."""
-LIMIT = 200_000
-"""Maximum rows of all splits in total; 512 bytes are stored per row."""
-TOO_MANY = f"more than {LIMIT:,} rows"
-_GRAM = 5
-_MINIMA, _BANDS, _SEED = 128, 16, 42
-_BATCH_ROWS, _BATCH_CHARACTERS = 4096, 1 << 22
-_LONGEST = 20_000
-"""Characters of a prompt that are used."""
-_SAMPLE, _COMMON = 512, 0.5
-"""Sample of first rows; 5-grams in more than this share of them are ignored."""
-_SLOTS = 1 << 20
-"""Slots of the table of ignored 5-grams. With 1,000 entries, 1 in 1,000 other 5-grams is ignored as well."""
-_MAX_CANDIDATES = 64
-"""Training prompts of a bucket that a held-out prompt is compared with; those of larger buckets are all similar."""
 
 
 @dataclass

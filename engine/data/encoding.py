@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 _FEW = 4
+_REPLACEMENT = "\ufffd"
+_AROUND = 8
+"""Tokens decoded on both sides of a part: a character has at most four byte tokens."""
+_WINDOW = 1024
+"""Maximum tokens decoded together: this many tokens without a complete character are not text."""
+_CHECKED = 8
+_OPTIONS = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 
 
 def special_tokens(tokenizer: Any) -> tuple[frozenset[int], list[str]]:
@@ -58,11 +65,37 @@ class SpecialTokens:
         return len(marks), text[marks[-1].start() : place] if marks else ""
 
 
-_REPLACEMENT = "\ufffd"
-_AROUND = 8
-"""Tokens decoded on both sides of a part: a character has at most four byte tokens."""
-_WINDOW = 1024
-"""Maximum tokens decoded together: this many tokens without a complete character are not text."""
+class Encoder:
+    """Encodes with the tokenizer's Rust backend if it gives the same ids as the tokenizer, else with the tokenizer."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        self._checked: set[bool] = set()
+
+    def ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Token ids of each text; `special` adds the tokens that the tokenizer puts around a text."""
+        if not texts:
+            return []
+        if special not in self._checked:
+            self._check(list(texts[:_CHECKED]), special)
+        if self._backend is None:
+            return self._slow(list(texts), special)
+        return self._fast(texts, special)
+
+    def _check(self, texts: list[str], special: bool) -> None:
+        self._checked.add(special)
+        if not hasattr(self._backend, "encode_batch_fast") or self._fast(texts, special) != self._slow(texts, special):
+            self._backend = None
+
+    def _fast(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=special)
+        return [encoding.ids for encoding in encoded]
+
+    def _slow(self, texts: list[str], special: bool) -> list[list[int]]:
+        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=special, **_OPTIONS)["input_ids"]]
 
 
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
@@ -119,40 +152,3 @@ def shared_length(one: str, other: str) -> int:
 
 def _decode(ids: Sequence[int], tokenizer: Any) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-_CHECKED = 8
-_OPTIONS = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-
-
-class Encoder:
-    """Encodes with the tokenizer's Rust backend if it gives the same ids as the tokenizer, else with the tokenizer."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self._backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-        self._checked: set[bool] = set()
-
-    def ids(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
-        """Token ids of each text; `special` adds the tokens that the tokenizer puts around a text."""
-        if not texts:
-            return []
-        if special not in self._checked:
-            self._check(list(texts[:_CHECKED]), special)
-        if self._backend is None:
-            return self._slow(list(texts), special)
-        return self._fast(texts, special)
-
-    def _check(self, texts: list[str], special: bool) -> None:
-        self._checked.add(special)
-        if not hasattr(self._backend, "encode_batch_fast") or self._fast(texts, special) != self._slow(texts, special):
-            self._backend = None
-
-    def _fast(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        encoded = self._backend.encode_batch_fast(texts, add_special_tokens=special)
-        return [encoding.ids for encoding in encoded]
-
-    def _slow(self, texts: list[str], special: bool) -> list[list[int]]:
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=special, **_OPTIONS)["input_ids"]]

@@ -38,123 +38,10 @@ from engine.data.problems import (
 from engine.data.rows import Example, Problem
 
 Shape = tuple[Any, ...]
-
-
-def shape_of(example: Example) -> Shape:
-    """Equal for conversations with equal roles, keys, weights and numbers of tool calls, independent of their texts.
-
-    Whether a text is empty is part of the shape.
-    """
-    turns = [
-        (turn["role"], turn["content"].isspace() if turn["content"] else None) if len(turn) == 2 else _detailed(turn)
-        for turn in example.messages or []
-    ]
-    return (*turns, example.tools is not None, *sorted(example.weights.items()))
-
-
-def _detailed(turn: dict[str, Any]) -> Shape:
-    """The shape of a message with more than role and content."""
-    keys = sorted((key, value not in (None, "", [], {})) for key, value in turn.items())
-    calls = tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls") or [])
-    return (turn["role"], bool(turn["content"].strip()), *keys, calls)
-
-
 _CONTENT = {"system": SYSTEM, "user": USER, "tool": RESULTS, "assistant": HISTORY}
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _NOT_TEXT = frozenset(("role", "content", "tool_calls", "tool_call_id", "id", "type"))
 """Message keys that are handled separately, or only link a message to a tool call."""
-
-
-@dataclass(frozen=True, slots=True)
-class MessagePart:
-    """A part of a conversation that a template may drop."""
-
-    thing: str
-    """One of the codes above."""
-    message: int = -1
-    """Index of the message; -1 for the tools of the row."""
-    key: str = ""
-    call: int = -1
-    """Index of the tool call, for `name` and `arguments`."""
-
-
-def find_dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[MessagePart]:
-    """The parts of a conversation on which its text `whole` does not depend. `trained`: messages in the loss."""
-    parts = list(_parts(example, trained))
-    marked = _text(template, _marked(example, parts), example.tools)
-    missing = [n for n, part in enumerate(parts) if marked is None or part.message < 0 or _mark(n) not in marked]
-    return [parts[n] for n in missing if _text(template, *_without(example, parts[n])) == whole]
-
-
-def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
-    assert example.messages is not None
-    if example.tools:
-        yield MessagePart(TOOLS)
-    for number, turn in enumerate(example.messages):
-        if number not in trained and turn["content"].strip():
-            yield MessagePart(_CONTENT[turn["role"]], number, "content")
-        for place, call in enumerate(turn.get("tool_calls") or []):
-            yield MessagePart(CALLS, number, "name", place)
-            if call["function"]["arguments"]:
-                yield MessagePart(CALLS, number, "arguments", place)
-        reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
-        if reasoning and number in trained:
-            yield MessagePart(REASONING, number, reasoning)
-        for key, value in turn.items():
-            if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
-                yield MessagePart(NAMES if key == "name" else KEYS, number, key)
-
-
-def _mark(number: int) -> str:
-    return f"Mark{number}part"
-
-
-def _marked(example: Example, parts: list[MessagePart]) -> Messages:
-    """The messages with a marker in place of every part."""
-    assert example.messages is not None
-    messages = [dict(turn) for turn in example.messages]
-    for number, part in enumerate(parts):
-        if part.message < 0:
-            continue
-        turn = messages[part.message]
-        if part.call < 0:
-            turn[part.key] = _mark(number)
-        else:
-            value = {_mark(number): _mark(number)} if part.key == "arguments" else _mark(number)
-            turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
-    return messages
-
-
-def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
-    """(messages, tools) without this part, or with a changed text."""
-    assert example.messages is not None
-    messages = [dict(turn) for turn in example.messages]
-    if part.message < 0:
-        return messages, None
-    turn = messages[part.message]
-    if part.call >= 0:
-        name = turn["tool_calls"][part.call]["function"]["name"]
-        value: Any = {} if part.key == "arguments" else f"{name}_other"
-        turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
-    elif part.key == "content":
-        turn["content"] += " And more."
-    else:
-        del turn[part.key]
-    return messages, example.tools
-
-
-def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
-    """The tool calls of a message, with another name or other arguments in one of them."""
-    changed = list(calls)
-    changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
-    return changed
-
-
-def _text(template: ChatTemplate, messages: Messages, tools: list[Any] | None) -> str | None:
-    try:
-        return template.text(messages, tools)
-    except ERRORS:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,3 +288,114 @@ def _has_content(message: dict[str, Any]) -> bool:
 def holds(text: str, message: dict[str, Any]) -> bool:
     """Whether a rendered answer contains its content; templates may extract reasoning and render it separately."""
     return bool(message.get("tool_calls")) or message["content"].split("</think>")[-1].strip() in text
+
+
+def shape_of(example: Example) -> Shape:
+    """Equal for conversations with equal roles, keys, weights and numbers of tool calls, independent of their texts.
+
+    Whether a text is empty is part of the shape.
+    """
+    turns = [
+        (turn["role"], turn["content"].isspace() if turn["content"] else None) if len(turn) == 2 else _detailed(turn)
+        for turn in example.messages or []
+    ]
+    return (*turns, example.tools is not None, *sorted(example.weights.items()))
+
+
+def _detailed(turn: dict[str, Any]) -> Shape:
+    """The shape of a message with more than role and content."""
+    keys = sorted((key, value not in (None, "", [], {})) for key, value in turn.items())
+    calls = tuple(bool(call["function"]["arguments"]) for call in turn.get("tool_calls") or [])
+    return (turn["role"], bool(turn["content"].strip()), *keys, calls)
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePart:
+    """A part of a conversation that a template may drop."""
+
+    thing: str
+    """One of the codes above."""
+    message: int = -1
+    """Index of the message; -1 for the tools of the row."""
+    key: str = ""
+    call: int = -1
+    """Index of the tool call, for `name` and `arguments`."""
+
+
+def find_dropped(example: Example, template: ChatTemplate, whole: str, trained: set[int]) -> list[MessagePart]:
+    """The parts of a conversation on which its text `whole` does not depend. `trained`: messages in the loss."""
+    parts = list(_parts(example, trained))
+    marked = _text(template, _marked(example, parts), example.tools)
+    missing = [n for n, part in enumerate(parts) if marked is None or part.message < 0 or _mark(n) not in marked]
+    return [parts[n] for n in missing if _text(template, *_without(example, parts[n])) == whole]
+
+
+def _parts(example: Example, trained: set[int]) -> Iterator[MessagePart]:
+    assert example.messages is not None
+    if example.tools:
+        yield MessagePart(TOOLS)
+    for number, turn in enumerate(example.messages):
+        if number not in trained and turn["content"].strip():
+            yield MessagePart(_CONTENT[turn["role"]], number, "content")
+        for place, call in enumerate(turn.get("tool_calls") or []):
+            yield MessagePart(CALLS, number, "name", place)
+            if call["function"]["arguments"]:
+                yield MessagePart(CALLS, number, "arguments", place)
+        reasoning = next((key for key in REASONING_KEYS if turn.get(key)), None)
+        if reasoning and number in trained:
+            yield MessagePart(REASONING, number, reasoning)
+        for key, value in turn.items():
+            if key not in _NOT_TEXT and key not in REASONING_KEYS and value not in (None, "", [], {}):
+                yield MessagePart(NAMES if key == "name" else KEYS, number, key)
+
+
+def _mark(number: int) -> str:
+    return f"Mark{number}part"
+
+
+def _marked(example: Example, parts: list[MessagePart]) -> Messages:
+    """The messages with a marker in place of every part."""
+    assert example.messages is not None
+    messages = [dict(turn) for turn in example.messages]
+    for number, part in enumerate(parts):
+        if part.message < 0:
+            continue
+        turn = messages[part.message]
+        if part.call < 0:
+            turn[part.key] = _mark(number)
+        else:
+            value = {_mark(number): _mark(number)} if part.key == "arguments" else _mark(number)
+            turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
+    return messages
+
+
+def _without(example: Example, part: MessagePart) -> tuple[Messages, list[Any] | None]:
+    """(messages, tools) without this part, or with a changed text."""
+    assert example.messages is not None
+    messages = [dict(turn) for turn in example.messages]
+    if part.message < 0:
+        return messages, None
+    turn = messages[part.message]
+    if part.call >= 0:
+        name = turn["tool_calls"][part.call]["function"]["name"]
+        value: Any = {} if part.key == "arguments" else f"{name}_other"
+        turn["tool_calls"] = _with_call(turn["tool_calls"], part, value)
+    elif part.key == "content":
+        turn["content"] += " And more."
+    else:
+        del turn[part.key]
+    return messages, example.tools
+
+
+def _with_call(calls: list[dict[str, Any]], part: MessagePart, value: Any) -> list[dict[str, Any]]:
+    """The tool calls of a message, with another name or other arguments in one of them."""
+    changed = list(calls)
+    changed[part.call] = {**calls[part.call], "function": {**calls[part.call]["function"], part.key: value}}
+    return changed
+
+
+def _text(template: ChatTemplate, messages: Messages, tools: list[Any] | None) -> str | None:
+    try:
+        return template.text(messages, tools)
+    except ERRORS:
+        return None

@@ -32,65 +32,11 @@ _WORDS = {
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test", "testing"),
 }
-
-
-def split_of(name: str) -> str | None:
-    """The split at the start or end of a file's name, else of its folder: train-00000.parquet, my_dev.csv."""
-    stem = stem_of(name).lower()
-    for split, words in _WORDS.items():
-        joined = "|".join(words)
-        if re.search(rf"^({joined})(?![a-z])|(?<![a-z])({joined})$", stem):
-            return split
-    return split_of(name.rsplit("/", 1)[0]) if "/" in name else None
-
-
-def stem_of(name: str) -> str:
-    """`data/train.jsonl.gz` -> `train`."""
-    stem = name.rsplit("/", 1)[-1].removesuffix(".gz")
-    return stem.rsplit(".", 1)[0] if is_data_file(stem) else stem
-
-
 _DEPTH, _ENTRIES = 3, 10_000
-
-
-def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str, Path], set[str]]:
-    """(data files by name, names of the .txt files), sorted; names are relative to the folder.
-
-    Bytes of a name that are not UTF-8 are escaped. A .txt file next to files of other kinds is a README or a list and
-    is not read. Raises UserError for folders without data files or with too many files.
-    """
-    files = {escaped(path.relative_to(folder).as_posix()): path for path in _walk(folder, label)}
-    texts = {name for name, path in files.items() if data_file_kind(path) == ".txt"}
-    if len(texts) < len(files):
-        for name in sorted(texts):
-            notes.add(f"not read: {name}")
-        files, texts = {name: path for name, path in files.items() if name not in texts}, set()
-    if not files:
-        do = f"use {READABLE}"
-        raise UserError("no data files in the folder", label, do, code="data.no_files")
-    return files, texts
-
-
-def _walk(folder: Path, label: str) -> list[Path]:
-    """Data files, sorted. Links to folders are not followed, so there are no loops."""
-
-    def refuse(error: OSError) -> None:
-        raise unreadable(error, escaped(str(error.filename))) from error
-
-    paths, count = [], 0
-    for root, folders, files in os.walk(folder, onerror=refuse):
-        depth = len(Path(root).relative_to(folder).parts)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEPTH)
-        count += len(files) + len(folders)
-        if count > _ENTRIES:
-            do = "use the path of the file, or of a folder with only the data"
-            raise UserError(f"more than {_ENTRIES:,} files", label, do, code="data.too_many_files")
-        paths += [Path(root, name) for name in files if not name.startswith(".") and is_data_file(name)]
-    return sorted(paths)
-
-
 PROGRESS_ROWS = 4096
 _PACKED = (".zst", ".zip", ".bz2", ".xz", ".7z", ".tar", ".tgz", ".rar")
+EMBEDDED = {"tickets": tickets_folder}
+_DEFAULT_SHARE = Data().validation
 
 
 @dataclass(frozen=True)
@@ -130,58 +76,6 @@ class RowStream:
             if number % PROGRESS_ROWS == 0:
                 self.progress(number)
             yield row
-
-
-def summary_of(rows: Iterable[RawRow]) -> Summary:
-    """The summary of rows; that of a `RowStream` object is computed once."""
-    return rows.summary if isinstance(rows, RowStream) else summarize([("", rows)])
-
-
-def decisions_of(rows: Iterable[RawRow]) -> list[str]:
-    """Decisions made while reading rows: how documents are separated, and a missing header."""
-    return rows.notes.decisions if isinstance(rows, RowStream) else []
-
-
-def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = False) -> Iterator[RawRow]:
-    """All rows of a file. `name`: its name in errors. Adds a note if the content differs from what the name implies.
-
-    `whole_file`: a .txt file is a single document. Raises UserError for invalid content, with the line, item or row.
-    """
-    kind = data_file_kind(path)
-    if kind is None:
-        raise _unsupported_type(path, name)
-    if kind == ".parquet":
-        rows = read_parquet(path, name)
-    elif kind in (".csv", ".tsv"):
-        rows = read_csv(path, name, "\t" if kind == ".tsv" else None, notes)
-    elif kind == ".json":
-        rows = read_json(path, name, notes)
-    elif kind == ".txt":
-        rows = read_text(path, name, notes, whole_file)
-    else:
-        rows = read_lines(path, name)
-    return _not_empty(rows, name)
-
-
-def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
-    first = next(rows, None)
-    if first is None:
-        raise no_rows(name)
-    return chain([first], rows)
-
-
-def _unsupported_type(path: Path, name: str) -> UserError:
-    suffix = path.suffix.lower()
-    do = f"use {READABLE}"
-    if suffix in _PACKED or suffix == ".gz":
-        do = f"unpack it first ({READABLE} are supported)"
-    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, do, code="data.file_type")
-
-
-__all__ = ["EMBEDDED", "RowStream", "Source", "read"]
-
-EMBEDDED = {"tickets": tickets_folder}
-_DEFAULT_SHARE = Data().validation
 
 
 @dataclass(frozen=True)
@@ -372,3 +266,101 @@ def _no_such_file(name: str, path: Path) -> UserError:
     known = [*siblings, *(EMBEDDED if path.parent == Path() else ())]
     what = f"file or folder not found{did_you_mean(path.name, known)}"
     return UserError(what, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
+
+
+def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str, Path], set[str]]:
+    """(data files by name, names of the .txt files), sorted; names are relative to the folder.
+
+    Bytes of a name that are not UTF-8 are escaped. A .txt file next to files of other kinds is a README or a list and
+    is not read. Raises UserError for folders without data files or with too many files.
+    """
+    files = {escaped(path.relative_to(folder).as_posix()): path for path in _walk(folder, label)}
+    texts = {name for name, path in files.items() if data_file_kind(path) == ".txt"}
+    if len(texts) < len(files):
+        for name in sorted(texts):
+            notes.add(f"not read: {name}")
+        files, texts = {name: path for name, path in files.items() if name not in texts}, set()
+    if not files:
+        do = f"use {READABLE}"
+        raise UserError("no data files in the folder", label, do, code="data.no_files")
+    return files, texts
+
+
+def _walk(folder: Path, label: str) -> list[Path]:
+    """Data files, sorted. Links to folders are not followed, so there are no loops."""
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(error, escaped(str(error.filename))) from error
+
+    paths, count = [], 0
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        depth = len(Path(root).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEPTH)
+        count += len(files) + len(folders)
+        if count > _ENTRIES:
+            do = "use the path of the file, or of a folder with only the data"
+            raise UserError(f"more than {_ENTRIES:,} files", label, do, code="data.too_many_files")
+        paths += [Path(root, name) for name in files if not name.startswith(".") and is_data_file(name)]
+    return sorted(paths)
+
+
+def split_of(name: str) -> str | None:
+    """The split at the start or end of a file's name, else of its folder: train-00000.parquet, my_dev.csv."""
+    stem = stem_of(name).lower()
+    for split, words in _WORDS.items():
+        joined = "|".join(words)
+        if re.search(rf"^({joined})(?![a-z])|(?<![a-z])({joined})$", stem):
+            return split
+    return split_of(name.rsplit("/", 1)[0]) if "/" in name else None
+
+
+def stem_of(name: str) -> str:
+    """`data/train.jsonl.gz` -> `train`."""
+    stem = name.rsplit("/", 1)[-1].removesuffix(".gz")
+    return stem.rsplit(".", 1)[0] if is_data_file(stem) else stem
+
+
+def read_file(path: Path, name: str, notes: ReadingNotes, whole_file: bool = False) -> Iterator[RawRow]:
+    """All rows of a file. `name`: its name in errors. Adds a note if the content differs from what the name implies.
+
+    `whole_file`: a .txt file is a single document. Raises UserError for invalid content, with the line, item or row.
+    """
+    kind = data_file_kind(path)
+    if kind is None:
+        raise _unsupported_type(path, name)
+    if kind == ".parquet":
+        rows = read_parquet(path, name)
+    elif kind in (".csv", ".tsv"):
+        rows = read_csv(path, name, "\t" if kind == ".tsv" else None, notes)
+    elif kind == ".json":
+        rows = read_json(path, name, notes)
+    elif kind == ".txt":
+        rows = read_text(path, name, notes, whole_file)
+    else:
+        rows = read_lines(path, name)
+    return _not_empty(rows, name)
+
+
+def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
+    first = next(rows, None)
+    if first is None:
+        raise no_rows(name)
+    return chain([first], rows)
+
+
+def _unsupported_type(path: Path, name: str) -> UserError:
+    suffix = path.suffix.lower()
+    do = f"use {READABLE}"
+    if suffix in _PACKED or suffix == ".gz":
+        do = f"unpack it first ({READABLE} are supported)"
+    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, do, code="data.file_type")
+
+
+def summary_of(rows: Iterable[RawRow]) -> Summary:
+    """The summary of rows; that of a `RowStream` object is computed once."""
+    return rows.summary if isinstance(rows, RowStream) else summarize([("", rows)])
+
+
+def decisions_of(rows: Iterable[RawRow]) -> list[str]:
+    """Decisions made while reading rows: how documents are separated, and a missing header."""
+    return rows.notes.decisions if isinstance(rows, RowStream) else []

@@ -40,6 +40,16 @@ class Span(NamedTuple):
     weight: float = 1.0
 
 
+class Encoded(NamedTuple):
+    """A tokenized conversation."""
+
+    ids: list[int]
+    spans: list[Span]
+    prompt: list[int]
+    crosses_answer: bool
+    """Whether a token would span the beginning of an answer."""
+
+
 def tokenize(example: Example, tokenizer: Any, max_length: int) -> Row | Problem:
     """Tokenize one example; a Problem if it has no token in the loss."""
     return tokenize_all([example], tokenizer, max_length)[0]
@@ -189,16 +199,6 @@ class RowTokenizer:
         shown = ids[: self.max_length] if cut else ids
         references = example.references
         return Row(shown, kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights, references)
-
-
-class Encoded(NamedTuple):
-    """A tokenized conversation."""
-
-    ids: list[int]
-    spans: list[Span]
-    prompt: list[int]
-    crosses_answer: bool
-    """Whether a token would span the beginning of an answer."""
 
 
 class ChatEncoder:

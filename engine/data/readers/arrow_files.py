@@ -17,6 +17,9 @@ from engine.data.rows import MAX_ROWS, RawRow, raw_row, too_many_rows
 _PARQUET_BATCH_BYTES = 256 << 20
 """Decoded bytes of a batch if every value were as large as its column allows."""
 _PARQUET_BATCH_ROWS = (16, 1024)
+_BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
+_SET, _SPLITS = "dataset_info.json", "dataset_dict.json"
+_STATE = "state.json"
 
 
 def read_parquet(path: Path, name: str) -> Iterator[RawRow]:
@@ -84,9 +87,6 @@ def _size(value: Any) -> int:
     return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
-_BATCH_BYTES, _BATCH_ROWS = 64 << 20, 1000
-
-
 def arrow_rows(split: Any, label: str) -> Iterator[RawRow]:
     """Rows of a `datasets.Dataset`, numbered from 1. Class labels become class names; images are not decoded."""
     if len(split) > MAX_ROWS:
@@ -132,10 +132,6 @@ def _named(value: Any, names: list[str]) -> Any:
     if not isinstance(value, int):
         return value
     return names[value] if 0 <= value < len(names) else None
-
-
-_SET, _SPLITS = "dataset_info.json", "dataset_dict.json"
-_STATE = "state.json"
 
 
 def is_disk_set(folder: Path) -> bool:

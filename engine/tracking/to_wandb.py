@@ -37,9 +37,13 @@ class Wandb:
                 disable_code=True,
                 x_disable_stats=True,  # it would measure this process
                 x_disable_meta=True,
+                symlink=False,
             ),
         )
         self._run.define_metric("*", step_metric="train/global_step")
+        for path in run.folder.rglob("*"):
+            if path.is_symlink():  # to a log of W&B: nothing writes to a run with links in its directory
+                path.unlink()
 
     def log(self, rows: Sequence[MetricRow], first: int) -> None:
         for number, row in enumerate(rows, first):

@@ -13,7 +13,6 @@ from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_names, method_spec, readers
 from engine.config.quantities import count
-from engine.config.renamed_keys import RENAMED_KEYS, RENAMED_VALUES
 from engine.config.setting_specs import SettingSpec, fields_of
 from tui import commands
 from tui.keymap import displayed_key
@@ -76,17 +75,7 @@ def configuration() -> str:
     for key in keys:
         values = (_value(method_spec(name).defaults.get(key)) for name in method_names())
         lines.append(f"| `{key}` | " + " | ".join(values) + " |")
-    lines += [
-        "",
-        "## Renamed keys and values",
-        "",
-        "Old names are still read, with a warning.",
-        "",
-        "| old | new |",
-        "|---|---|",
-    ]
-    lines += [f"| `{old}` | `{new}` |" for old, new in RENAMED_KEYS.items()]
-    lines += [f'| `{key} = "{old}"` | `{key} = "{new}"` |' for (key, old), new in RENAMED_VALUES.items()]
+    lines += []
     return "\n".join(lines) + "\n"
 
 

@@ -13,16 +13,6 @@ RESERVED_KEYS = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
 
 MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 
-RENAMED = {
-    "bench.climb": "bench.run_ladder",
-    "bench.log": "bench.log_scale",
-    "data.take": "data.select",
-    "inspector.take": "inspector.select",
-    "presets.choose": "presets.select",
-    "runs.turn": "runs.reverse",
-}
-"""Old command id in `config.toml` -> its present id."""
-
 PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\"}
 """Textual's name of a key -> its character."""
 

@@ -12,7 +12,7 @@ from textual.message_pump import MessagePump
 
 from engine.config.files import read_small
 from engine.config.home import config_file
-from tui.keymap import RENAMED, CommandKeys
+from tui.keymap import CommandKeys
 from tui.terminal.themes import AUTO, needs_ascii
 
 
@@ -90,16 +90,11 @@ def _check_theme(settings: Settings, themes: set[str], path: Path) -> None:
 
 
 def _check_keys(settings: Settings, commands: set[str], path: Path) -> None:
-    """Replace renamed commands and drop unknown ones."""
+    """Drop unknown commands."""
     for command in [name for name in settings.keys if name not in commands]:
-        keys = settings.keys.pop(command)
-        if (renamed := RENAMED.get(command)) in commands:
-            settings.keys.setdefault(renamed, keys)
-            text = f"keys: command {command!r} is now {renamed!r}: {path}; rename it [settings.renamed_command]"
-        else:
-            hint = _suggestion(command, commands)
-            text = f"keys: unknown command {command!r}: {path}{hint} [settings.unknown_command]"
-        settings.errors.append(text)
+        del settings.keys[command]
+        hint = _suggestion(command, commands)
+        settings.errors.append(f"keys: unknown command {command!r}: {path}{hint} [settings.unknown_command]")
 
 
 def _suggestion(wrong: str, known: Iterable[Any]) -> str:

@@ -14,7 +14,7 @@ import tomli
 from msgspec import Meta, Struct, field
 
 from engine.config.errors import UserError
-from engine.config.preset_library import GPU_LIST_NAMES, shipped_folder
+from engine.config.preset_library import shipped_folder
 
 
 class Gpu(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -38,17 +38,14 @@ class Gpu(Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
 
 
 class _List(Struct, forbid_unknown_fields=True, frozen=True):
-    """The content of a price list. `card` is the older name of `gpu`."""
+    """The content of a price list."""
 
     gpu: list[Gpu] = field(default_factory=list)
-    card: list[Gpu] = field(default_factory=list)
 
 
 def own_file() -> Path:
-    """The user's own list: `$XDG_CONFIG_HOME/ftbench/gpus.toml`, or `cards.toml` where only that exists."""
-    folder = Path(platformdirs.user_config_dir("ftbench"))
-    files = [folder / f"{name}.toml" for name in GPU_LIST_NAMES]
-    return next((path for path in files if path.is_file()), files[0])
+    """The user's own list: `$XDG_CONFIG_HOME/ftbench/gpus.toml`."""
+    return Path(platformdirs.user_config_dir("ftbench")) / "gpus.toml"
 
 
 def list_gpus() -> list[Gpu]:
@@ -127,4 +124,4 @@ def _read(path: Path) -> list[Gpu]:
     except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         what, do = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
         raise UserError(what, str(path), do, code="gpu.invalid_list") from error
-    return [*content.gpu, *content.card]
+    return content.gpu

@@ -14,7 +14,6 @@ from engine.config.files import read_small
 from engine.config.method_specs import method_names, method_spec, reads
 from engine.config.preset_checks import check_keys, check_read, check_values, converted, unknown_method
 from engine.config.preset_values import Flat, Preset, flatten, known_keys, line_of, nested, with_settings
-from engine.config.renamed_keys import current_values
 from engine.config.schema import SECTIONS, Config
 
 __all__ = [
@@ -55,9 +54,7 @@ def read_preset(path: Path, name: str | None = None) -> Preset:
     """
     name = name or path.name
     text, table = _read_toml(path, name)
-    raw = Preset(name, _flat(table, name, text), text)
-    values, notices = current_values(raw.values, raw.where)
-    preset = Preset(name, values, text, notices)
+    preset = Preset(name, _flat(table, name, text), text)
     check_keys(preset)
     check_read(preset)
     resolve(preset)
@@ -94,7 +91,7 @@ def resolve(
     error among the overrides; it is left out with a notice where the preset sets it for another method. A preset's
     single learning rate belongs to its own method: another method uses its default, with a notice.
     """
-    given, notices = current_values(overrides or {}, lambda key: given_by)
+    given = dict(overrides or {})
     check_keys(Preset(given_by, given))
     own_method = preset.values.get("method", Config().method)
     if method:
@@ -109,7 +106,7 @@ def resolve(
         (f"preset {preset.name}", preset),
         (given_by, Preset(given_by, given)),
     ]
-    notices = [*preset.notices, *notices]
+    notices = list(preset.notices)
     values: Flat = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:

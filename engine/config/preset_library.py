@@ -13,11 +13,10 @@ from engine.config.benchmarks import TASK_FILES
 from engine.config.data_files import KINDS
 from engine.config.data_files import is_data_file as is_data_file  # for importers that still use them from here
 from engine.config.data_files import is_hub_id as is_hub_id
-from engine.config.errors import Notice, UserError
+from engine.config.errors import UserError
 from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.method_specs import method_names
 from engine.config.preset import COMMAND_LINE, EffectiveConfig, Flat, Preset, read_preset, resolve
-from engine.config.renamed_keys import current_key
 from engine.config.schema import Config
 from engine.config.text import visible
 from engine.config.user_trackers import with_user_trackers
@@ -33,10 +32,8 @@ PATH_KEYS = (
     "evaluation.benchmarks",
 )
 """Keys whose value may be a file or folder, or a list of them."""
-GPU_LIST_NAMES = ("gpus", "cards")
+GPU_LIST = "gpus"
 """Names of the GPU price list, which is next to the presets; `cards` is the older one."""
-RENAMED_PRESETS = dict.fromkeys(("card24-qlora", "gpu24-qlora"), "qwen2.5-7b-24gb-qlora")
-"""Old name of a shipped preset -> current name."""
 RATE = "train.learning_rate"
 _FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja", *TASK_FILES)
 
@@ -68,7 +65,7 @@ def list_presets() -> list[PresetEntry]:
     entries: dict[str, PresetEntry] = {}
     for folder in (shipped_folder(), user_folder()):
         for path in sorted(folder.glob("*.toml")) if folder.is_dir() else []:
-            if path.stem in GPU_LIST_NAMES:
+            if path.stem == GPU_LIST:
                 continue
             try:
                 check_utf8(path.name)
@@ -110,20 +107,11 @@ def find_preset(name: str) -> tuple[Preset, Path]:
         path = folder / f"{name}.toml"
         if path.is_file():
             return read_preset(path, name), path
-    if name in RENAMED_PRESETS:
-        return _renamed_preset(name)
     names = [entry.name for entry in list_presets()]
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     do = "run `ftbench presets list` to see all presets"
     raise UserError(f"unknown preset {name!r}{hint}", do=do, code="preset.not_found")
-
-
-def _renamed_preset(name: str) -> tuple[Preset, Path]:
-    """A shipped preset by its old name, with a notice."""
-    preset, path = find_preset(RENAMED_PRESETS[name])
-    notice = Notice("preset.renamed", f"preset {name} was renamed to {preset.name}; use the new name")
-    return replace(preset, notices=[*preset.notices, notice]), path
 
 
 def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str = COMMAND_LINE) -> EffectiveConfig:
@@ -171,7 +159,7 @@ def with_absolute_paths(values: Flat, folder: Path) -> Flat:
 
     Raises UserError for a name that is not UTF-8.
     """
-    absolute = {key: _anchored(current_key(key), value, folder) for key, value in values.items()}
+    absolute = {key: _anchored(key, value, folder) for key, value in values.items()}
     for key, value in absolute.items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str):

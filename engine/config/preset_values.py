@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from engine.config.errors import Notice
-from engine.config.renamed_keys import RENAMED_KEYS
 from engine.config.schema import SECTIONS, TOP_KEYS, Config
 
 Flat = dict[str, Any]
@@ -31,8 +30,7 @@ class Preset:
         """`name line 7 (train.batch)`; without the line where the text does not set the key."""
         if not key:
             return self.name
-        old = (old for old, new in RENAMED_KEYS.items() if new == key)
-        line = next((line for name in (key, *old) if (line := line_of(self.text, name))), 0)
+        line = line_of(self.text, key)
         return f"{self.name} line {line} ({key})" if line else f"{self.name} ({key})"
 
 

@@ -1,6 +1,6 @@
 """The schema of presets: every key with its type, range and default.
 
-Defaults that differ between methods are in `method_specs`. Keys and values that were renamed are in `renamed_keys`.
+Defaults that differ between methods are in `method_specs`.
 All sections are in one file, although it is long: it is the reference of every setting.
 """
 

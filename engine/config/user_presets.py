@@ -14,7 +14,6 @@ from engine.config.errors import UserError
 from engine.config.files import working_directory
 from engine.config.method_specs import reads
 from engine.config.preset import EXCLUSIVE, EffectiveConfig, Flat, Preset, flatten, nested, resolve
-from engine.config.renamed_keys import current_values
 from engine.config.schema import Config
 
 NOT_COPIED = ("slot", "title")
@@ -33,7 +32,7 @@ def create_from_preset(name: str, base: str, overrides: Flat | None = None) -> P
     """
     path = _new_path(name)
     preset, file = preset_library.find_preset(base)
-    given, _ = current_values(preset_library.with_absolute_paths(overrides or {}, working_directory()))
+    given = preset_library.with_absolute_paths(overrides or {}, working_directory())
     method = resolve(preset, None, given).config.method
     copied = {
         key: value
@@ -103,7 +102,7 @@ def _new_path(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         what = f"invalid preset name {name!r}: use letters, digits, '-' and '_'"
         raise UserError(what, do="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
-    if name in preset_library.GPU_LIST_NAMES:
+    if name == preset_library.GPU_LIST:
         what = f"reserved preset name {name!r}: {name}.toml is the GPU price list"
         raise UserError(what, do="choose another name", code="preset.reserved_name")
     existing = next((listed for listed in preset_library.list_presets() if listed.name == name), None)

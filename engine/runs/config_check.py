@@ -7,7 +7,6 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.preset import Flat
-from engine.config.renamed_keys import EARLIER_VALUES, current_values
 from engine.config.schema import Config
 from engine.runs.events import Hello
 from engine.runs.follow import stream
@@ -16,15 +15,10 @@ from engine.runs.run_dir import RunDir
 
 
 def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
-    """Raise UserError if `run.toml` was edited since the run was created.
-
-    Runs of earlier versions recorded nothing to compare with and are accepted.
-    """
+    """Raise UserError if `run.toml` was edited since the run was created."""
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
-    changes = (
-        list(_changes(current_values(recorded)[0], values_that_are_set(frozen.config))) if recorded is not None else []
-    )
+    changes = list(_changes(recorded, values_that_are_set(frozen.config))) if recorded is not None else []
     do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
     if changes:
         what = f"the configuration changed after the run started: {', '.join(changes)}"
@@ -38,7 +32,7 @@ def _changes(before: Flat, now: Flat) -> Iterator[str]:
     """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change,
     nor are other devices.
     """
-    defaults = values_that_are_set(Config()) | EARLIER_VALUES
+    defaults = values_that_are_set(Config())
     for key in sorted({*before, *now} - set(DEVICE_KEYS)):
         was, value = before.get(key), now.get(key)
         if was != value and not (key not in before and value == defaults.get(key)):

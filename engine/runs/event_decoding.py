@@ -1,14 +1,12 @@
-"""Decode lines of `events.jsonl`: current events, events of earlier versions, and damaged lines."""
+"""Decode lines of `events.jsonl`; lines that are damaged or of an unknown type are told apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 
 from engine.runs.events import AnyEvent, Event
-from engine.runs.renamed_fields import RENAMED_EVENTS, SCHEMA_VERSION, current_event
 
 _decode = msgspec.json.Decoder(AnyEvent).decode
 
@@ -17,20 +15,9 @@ def decode(line: bytes) -> Event | None:
     """Decode one line; None for event types unknown to this version and for lines that are not events."""
     try:
         event: Event = _decode(line)
-        if event.v >= SCHEMA_VERSION or event.__struct_config__.tag not in RENAMED_EVENTS:
-            return event
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    return _decode_old(line)
-
-
-def _decode_old(line: bytes) -> Event | None:
-    try:
-        table = msgspec.json.decode(line, type=dict[str, Any])
-        event: Event = msgspec.convert(current_event(table), AnyEvent)
-        return event
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return None
+    return event
 
 
 def is_damaged(line: bytes) -> bool:

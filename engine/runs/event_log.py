@@ -13,7 +13,7 @@ import msgspec
 from engine.config.files import open_regular
 from engine.runs.event_decoding import decode
 from engine.runs.events import Error, Event, Warning
-from engine.runs.renamed_fields import SCHEMA_VERSION
+from engine.runs.result import SCHEMA_VERSION
 
 E = TypeVar("E", bound=Event)
 

@@ -2,9 +2,8 @@
 
 Every event has `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
 started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a non-finite number is written as null.
-`result.json` is built only from these events (`result_builder`), so everything it contains needs an event. New fields
-have a default, so that files of earlier versions stay readable; `renamed_fields` reads renamed ones. `event_decoding`
-decodes lines. All events are in one file, although it is long, because together they are the schema.
+`result.json` is built only from these events (`result_builder`), so everything it contains needs an event. From
+the first release on new fields have a default, so that earlier files stay readable. `event_decoding` decodes lines.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from engine.config.activation_checkpointing import ResolvedCheckpointing
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.model_account import ModelAccount
 from engine.runs.overlap import SplitOverlap
-from engine.runs.renamed_fields import SCHEMA_VERSION
-from engine.runs.result import Interval, Predicted
+from engine.runs.result import SCHEMA_VERSION, Interval, Predicted
 from engine.runs.result import Status as Status
 from engine.runs.training_load import TrainingLoad
 
@@ -78,11 +76,11 @@ class DataPrepared(Event, tag="data"):
     answer_tokens: int = 0
     """Tokens in the loss per epoch."""
     columns: list[dict[str, Any]] = []
-    """Role of each column; empty in runs of earlier versions."""
+    """Role of each column."""
     data_usage: dict[str, Any] | None = None
-    """Use of every row (`RowUsage`); null in runs of earlier versions."""
+    """Use of every row (`RowUsage`)."""
     test_items: int | None = None
-    """Distinct prompts among the scored test rows; null in runs of earlier versions."""
+    """Distinct prompts among the scored test rows."""
     split_version: int = OLDEST_SPLIT_VERSION
     """Version of the split rule; runs with different versions are not compared."""
     overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)

@@ -181,7 +181,7 @@ class Fidelity(Struct, kw_only=True):
     """Generation time per answer token, in batches of the run's evaluation batch size."""
     candidates: list[MergeCandidate] = field(default_factory=list)
     write_seconds: float | None = None
-    """Duration of writing the artifact, without the checks; None in exports of versions that did not record it."""
+    """Duration of writing the artifact, without the checks."""
     system_prompt: int = 0
     """Characters of the system prompt that all training rows have; 0 if they have none or different ones."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -325,7 +325,7 @@ def read_fidelity(folder: Path) -> Fidelity:
 
 
 def read_item_scores(folder: Path) -> list[ItemScore]:
-    """The scores of an artifact by test item; [] in exports of versions that did not write them.
+    """The scores of an artifact by test item.
 
     Raises UserError if the file is damaged.
     """

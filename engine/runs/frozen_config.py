@@ -17,7 +17,6 @@ from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, Flat, flatten, nested
-from engine.config.renamed_keys import current_table, current_values
 from engine.config.schema import Config
 from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import folder
@@ -44,7 +43,7 @@ class FrozenRun:
     intact: bool = True
     """Whether the configuration matches its fingerprint; True for files without one."""
     started_in: str = ""
-    """The directory it was started from; '' for runs of versions that did not record it."""
+    """The directory it was started from."""
     command: str = ""
     """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
     changed: list[str] = field(default_factory=list)
@@ -170,8 +169,7 @@ def read_file(path: Path) -> FrozenRun:
         _refuse_infinite(table)
         section = msgspec.convert(table.pop("run"), RunSection)
         origins = msgspec.convert(table.pop("origins"), dict[str, str])
-        current, renamed = current_table(table, str(path))
-        config = msgspec.convert(current, Config)
+        config = msgspec.convert(table, Config)
         intact = section.fingerprint in ("", fingerprint(table))
         changed = [] if intact else _changed_keys(table, section.key_fingerprints)
     except FileNotFoundError as error:
@@ -184,10 +182,10 @@ def read_file(path: Path) -> FrozenRun:
         raise unreadable(path, error) from error
     return FrozenRun(
         config,
-        current_values(origins)[0],
+        origins,
         section.preset,
         section.created,
-        [*section.notes, *(notice.text for notice in renamed)],
+        section.notes,
         section.wait,
         section.split_version,
         section.data_fingerprint,

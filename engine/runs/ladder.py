@@ -11,7 +11,7 @@ from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.data_usage import ColumnUse, RowUsage
 from engine.runs.ladder_benchmarks import LadderBenchmark
 from engine.runs.overlap import SplitOverlap
-from engine.runs.renamed_fields import SCHEMA_VERSION, current_ladder
+from engine.runs.result import SCHEMA_VERSION
 from engine.runs.rung_results import Comparison, LadderSummary, RungResult, VerdictSentence
 
 WITHOUT_OUTCOME = ("planned", "live")
@@ -191,5 +191,5 @@ class Ladder(Struct, kw_only=True):
 
 
 def decode_ladder(text: bytes) -> Ladder:
-    """The content of `ladder.json`, of any schema version. Raises msgspec.DecodeError where it is damaged."""
-    return msgspec.convert(current_ladder(msgspec.json.decode(text, type=dict[str, Any])), Ladder)
+    """The content of `ladder.json`. Raises msgspec.DecodeError where it is damaged."""
+    return msgspec.json.decode(text, type=Ladder)

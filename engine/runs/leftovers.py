@@ -131,8 +131,6 @@ def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     folders = (Path(platformdirs.user_state_dir("ftbench")), config_file().parent, Path(tempfile.gettempdir()))
     state, settings, system = (Path(os.path.realpath(folder)) for folder in folders)
     paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, 2)]
-    for name in ("models", "gguf"):  # names of earlier versions
-        paths += [path for path in _entries(cache / name) if path.name.startswith(".") and not _is_temporary(path)]
     scratch = [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name)]
     paths += exports.unfinished_elsewhere()
     paths += [path for path in scratch if _is_ours(path) and _is_folder(path)]

@@ -11,7 +11,6 @@ from msgspec import Struct, field
 from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.model_account import ModelAccount
 from engine.runs.overlap import SplitOverlap
-from engine.runs.renamed_fields import SCHEMA_VERSION, current_result
 from engine.runs.training_load import TrainingLoad
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
@@ -52,6 +51,8 @@ def _within(t: float, degrees: int) -> float:
     return 2 / math.pi * (angle + sine * series) if odd else sine * series
 
 
+SCHEMA_VERSION = 1
+"""`v` of events, results and ladders; rises when a field is renamed or changes its meaning."""
 MIN_ITEMS = 6
 """Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
 
@@ -272,7 +273,7 @@ class Result(Struct, kw_only=True):
     warnings: list[str] = field(default_factory=list)
     """As texts."""
     warning_codes: list[str] = field(default_factory=list)
-    """Stable code of each warning; empty in results of versions that did not record them."""
+    """Stable code of each warning."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of Python, ftbench and the libraries that affect the numbers."""
     machine: dict[str, Any] = field(default_factory=dict)
@@ -282,7 +283,7 @@ class Result(Struct, kw_only=True):
     split_version: int = OLDEST_SPLIT_VERSION
     """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
-    """`test/train` and `validation/train`; empty in runs of earlier versions."""
+    """`test/train` and `validation/train`."""
 
     @property
     def active_seconds(self) -> float:
@@ -291,5 +292,5 @@ class Result(Struct, kw_only=True):
 
 
 def decode_result(text: bytes) -> Result:
-    """Decode `result.json` of any schema version. Raises msgspec.DecodeError if it is damaged."""
-    return msgspec.convert(current_result(msgspec.json.decode(text, type=dict[str, Any])), Result)
+    """Decode `result.json`. Raises msgspec.DecodeError if it is damaged."""
+    return msgspec.json.decode(text, type=Result)

@@ -127,7 +127,7 @@ class RunDir(Folder):
             raise unreadable(self.events_file, error) from error
 
     def started_in(self) -> str:
-        """The directory that the run was started from, '' for runs of versions that did not record it."""
+        """The directory that the run was started from."""
         return folder.started_in(self.config_file)
 
     def job(self) -> Job | None:

@@ -12,7 +12,6 @@ import tomli
 from engine.config.errors import UserError
 from engine.config.preset import Flat, parse_overrides
 from engine.config.preset_values import known_keys
-from engine.config.renamed_keys import current_values
 from engine.config.text import amount
 from engine.runs.ladder_plan import LADDER_KEYS
 from engine.runs.rungs import LadderPlan
@@ -49,7 +48,7 @@ def _axis(word: str) -> Axis:
     example = "for example --vary adapter.rank=4,16,64"
     if not equals or not key.strip():
         raise UserError(f"{word!r} is not KEY=V1,V2", "--vary", example, code="sweep.axes")
-    key = next(iter(current_values({key.strip(): 0})[0]))
+    key = key.strip()
     if key not in known_keys() or key in NOT_VARIED:
         what = "cannot be varied" if key in NOT_VARIED else "unknown setting"
         raise UserError(f"{what}: {key}", "--vary", "see docs/configuration.md", code="sweep.key")

@@ -20,7 +20,6 @@ from engine.runs.run_dir import RunDir
 from faults.interrupted_worker import name_of
 from faults.worker_runs import create, losses, resume
 
-OLD = Path(__file__).parent.parent / "old_runs" / "killed-0.1.0"
 SETTINGS = [
     *("--set", "train.steps=7"),
     *("--set", "data.max_rows=16"),
@@ -159,19 +158,3 @@ def test_a_damaged_result_is_rebuilt_from_the_events(tmp_path: Path, complete: R
     run.result_file.write_bytes(b"{damaged")
     resume(run, forked.ftbench)
     assert_same(run, complete)
-
-
-@pytest.fixture
-def old(tmp_path: Path) -> RunDir:
-    """A run of version 0.1.0 that was killed during evaluation."""
-    run = RunDir(tmp_path / "runs" / "20261128-011405-demo-lora-lora-bbf5")
-    shutil.copytree(OLD, run.path)
-    return run
-
-
-def test_an_old_run_resumes_and_its_result_covers_both_parts(old: RunDir) -> None:
-    resume(old, forked.ftbench)
-    found = old.result()
-    assert found and found.status == "finished" and found.steps == 6 and found.before and found.after
-    assert [step for step, _ in found.validation_loss] == [2, 4, 6]
-    assert found.peak.rss_training and found.tokens == 2168

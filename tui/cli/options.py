@@ -124,14 +124,6 @@ def chosen_method(name: str | None) -> str | None:
     return None if name is None else method_spec(name).name
 
 
-def renamed_option(option: str, value: str | None, old_option: str, old_value: str | None) -> str | None:
-    """Return the value given under the current or the old name. Raises UserError where they differ."""
-    if value is not None and old_value is not None and value != old_value:
-        what = f"different values for {option}: {value} and {old_option} {old_value}"
-        raise UserError(what, do="keep one of them", code="cli.conflicting_values")
-    return old_value if value is None else value
-
-
 OPTION_KEYS = {
     "--model": "model.id",
     "--data": "data.id",

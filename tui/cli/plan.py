@@ -63,9 +63,8 @@ def plan(options: PlanOptions) -> int:
         found = _ask(query)
     else:
         found = _ask_with_preview(query, view, preset_name(options.preset))
-    renamed = find_preset(options.preset)[0].notices
     found.notes += device_notes(found)
-    found.notes += (notice.text for notice in [*renamed, *advice(found, query.configs)])
+    found.notes += (notice.text for notice in [*find_preset(options.preset)[0].notices, *advice(found, query.configs)])
     earlier = list(history.results(options.runs))
     times = estimated_times(found, query.configs, earlier)
     if options.json:

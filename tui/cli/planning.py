@@ -19,7 +19,6 @@ from tui.cli.options import (
     SetOption,
     chosen_method,
     overrides,
-    renamed_option,
 )
 
 plan_app = App()
@@ -32,7 +31,6 @@ def plan(
     gpu: Annotated[
         str | None, typer.Option("--gpu", metavar="NAME", help='Plan for a listed GPU: "A100 80GB".')
     ] = None,
-    card: Annotated[str | None, typer.Option("--card", hidden=True)] = None,  # the older name of --gpu
     length: Annotated[
         int | None, typer.Option("--length", min=2, help="Tokens per row (default: the longest row of the data).")
     ] = None,
@@ -59,6 +57,5 @@ def plan(
         do = "name a preset (`ftbench presets list`), or use --history"
         raise UserError("missing preset", "ftbench plan", do, "cli.missing_preset")
     given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch, device=device)
-    gpu = renamed_option("--gpu", gpu, "--card", card)
     options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
     raise typer.Exit(verb.plan(options))

@@ -17,8 +17,7 @@ from engine.config.errors import UserError
 from engine.memory.formula.method_plan import PlanReport
 from engine.runs.events import AnyEvent
 from engine.runs.ladder import Ladder
-from engine.runs.renamed_fields import SCHEMA_VERSION
-from engine.runs.result import Result
+from engine.runs.result import SCHEMA_VERSION, Result
 from tui.output.console import print_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

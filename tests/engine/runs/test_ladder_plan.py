@@ -184,8 +184,6 @@ def test_a_plan_has_the_notices_of_its_rungs_and_the_origin_of_each_rate(tmp_pat
         "slow": (1e-4, "command line"),
     }
     assert ladder_dir.create(tmp_path, plan).plan().notices == plan.notices
-    (renamed,) = make_plan("card24-qlora", [], {"data.id": "tickets"}).notices
-    assert renamed.code == "preset.renamed"
 
 
 @pytest.mark.parametrize(("rates", "probe", "count"), [(1, False, 9), (1, True, 12), (3, False, 18), (3, True, 21)])

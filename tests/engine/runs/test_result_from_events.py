@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
-from places import TESTS
 
 from engine.config.preset_library import resolve_preset
 from engine.runs import events, run_dir
@@ -17,13 +15,6 @@ from engine.runs.event_log import EventLog
 from engine.runs.result import Predicted, Result
 from engine.runs.run_dir import RunDir
 from engine.runs.training_load import TrainingLoad
-
-OLD = TESTS / "old_runs"
-NOT_IN_OLD_EVENTS = {
-    *("final_validation", "general", "versions", "machine", "artifact_bytes", "peak_training_bytes", "predicted"),
-    *("before", "after", "fingerprints"),
-}
-"""Fields that are missing or incomplete in the events of version 0.1.0."""
 
 
 @pytest.fixture
@@ -144,18 +135,3 @@ def test_a_run_killed_before_its_result_was_written_has_a_result(run: RunDir) ->
     found = run.result()
     assert found is not None and (found.status, found.reason, found.tokens) == ("failed", "for a reason", 10)
     assert run.state() == "failed"
-
-
-def test_the_result_of_an_old_run_is_read_and_rebuilt(tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "20261126-054833-demo-lora-lora-1b80")
-    shutil.copytree(OLD / "finished-0.1.0", run.path)
-    stored = run.result()
-    assert stored is not None and stored.status == "finished"
-    built = run_dir.result_from_events(run, run_dir.read_frozen(run))
-    assert built is not None
-    for name in set(Result.__struct_fields__) - NOT_IN_OLD_EVENTS - {"ended"}:
-        assert getattr(built, name) == getattr(stored, name), name
-    assert built.ended == pytest.approx(stored.ended, abs=1)
-    for now, then in ((built.before, stored.before), (built.after, stored.after)):
-        assert now and then and (now.loss, now.score, now.perplexity) == (then.loss, then.score, then.perplexity)
-    assert built.fingerprints.items() <= stored.fingerprints.items()

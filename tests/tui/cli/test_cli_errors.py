@@ -114,7 +114,7 @@ def test_every_subcommand_prints_its_errors_as_json(
         (["runs", "--json", "--runs", ""], "cli.empty_value"),
         (["run", "demo-lora", "--json", "--model", "tiny", "--set", "model.id=other"], "cli.conflicting_values"),
         (["demo", "--json", "--quick", "--seeds", "2"], "cli.conflicting_values"),
-        (["plan", "demo-lora", "--json", "--gpu", "L4", "--card", "A10"], "cli.conflicting_values"),
+        (["plan", "demo-lora", "--json", "--gpu", "L4", "--gpu", "A10"], "cli.conflicting_values"),
     ],
 )
 def test_json_errors_have_the_code_of_the_problem(

@@ -67,12 +67,6 @@ def test_the_subcommand_imports_nothing_heavy() -> None:
     assert not loaded_by("import tui.cli.plan") & set(HEAVY)
 
 
-def test_the_old_name_of_a_preset_is_planned_with_a_notice() -> None:
-    done = ftbench("plan", "gpu24-qlora", "--quick", "--gpu", "L4", "--json")
-    assert done.returncode == 0, done.stderr
-    assert any("gpu24-qlora" in note and "qwen2.5-7b-24gb-qlora" in note for note in json.loads(done.stdout)["notes"])
-
-
 @pytest.mark.parametrize("width", [80, 160])
 @pytest.mark.parametrize("gpu", ["L4", "A100 80GB", "b200"])
 def test_methods_are_compared_within_the_terminal_width(model: str, width: int, gpu: str) -> None:
@@ -91,12 +85,6 @@ def test_a_method_that_does_not_fit_gets_changes_that_make_it_fit(model: str) ->
     assert "Full exceeds the budget by" in text
     assert "--method qlora" in text
     assert "unchanged: fits on A100 80GB" in text
-
-
-def test_the_old_name_of_the_gpu_option_works_and_is_not_in_the_help(model: str) -> None:
-    new, old = (quick("--model", model, option, "4090", "--json") for option in ("--gpu", "--card"))
-    assert old.returncode == 0 and old.stdout == new.stdout
-    assert "--card" not in ftbench("plan", "--help").stdout
 
 
 @pytest.mark.parametrize("how", [{"PYTHONIOENCODING": "ascii"}, {}])

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from made_ladder import made_ladder
-from places import TESTS
 from schema_checks import check_files, validator
 
 from engine.config.errors import UserError
 from engine.runs import events
 from engine.runs.event_log import EventLog
-from engine.runs.renamed_fields import current_event, current_ladder, current_result
 from tui.cli.schema import FILES, json_schema
 
 SETTINGS = ("Config",)
@@ -43,22 +40,6 @@ def test_written_files_are_valid(tmp_path: Path) -> None:
     assert check_files(tmp_path) == 10  # nine runs and a ladder
     made_ladder(tmp_path / "hostile", hostile=True, metric="loss", without=["qlora"])
     check_files(tmp_path / "hostile")
-
-
-def test_files_of_earlier_versions_are_valid_once_translated() -> None:
-    checked = 0
-    for folder in (TESTS / "old_runs", TESTS / "fixtures"):
-        for file in folder.glob("**/*.json*"):
-            if file.name == "events.jsonl":
-                lines = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-                for line in lines:
-                    validator("events").validate(current_event(line))
-            elif file.name == "result.json":
-                validator("result").validate(current_result(json.loads(file.read_text())))
-            elif file.name == "ladder.json":
-                validator("ladder").validate(current_ladder(json.loads(file.read_text())))
-            checked += file.name in ("events.jsonl", "result.json", "ladder.json")
-    assert checked >= 4
 
 
 def test_a_number_that_is_not_finite_is_null_and_valid(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.segment import Segment
 from textual.color import Color
 
 from tui.commands import all_commands
-from tui.keymap import RENAMED, key_conflicts
+from tui.keymap import key_conflicts
 from tui.settings import Settings, read_settings
 from tui.start import bench_options
 from tui.terminal.drivers import AsciiFilter, plain
@@ -75,15 +75,6 @@ def test_errors_in_the_settings_are_reported_and_the_rest_is_used(tmp_path: Path
     assert sorted(error.rpartition("settings.")[2].rstrip("]") for error in found.errors) == sorted(codes)
     path.write_text("not toml at all [")
     assert len(read_settings([], [], path).errors) == 1
-
-
-@pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_a_renamed_command_keeps_the_users_key_and_names_the_new_id(old: str, new: str, tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    path.write_text(f'[keys]\n"{old}" = "f2"\n')
-    found = read_settings([command.id for command in all_commands()], ["nord"], path)
-    assert found.keys == {new: "f2"}
-    assert repr(new) in found.errors[0] and "[settings.renamed_command]" in found.errors[0]
 
 
 def test_conflicting_keys_are_reported() -> None:

@@ -33,7 +33,7 @@ PATH_KEYS = (
 )
 """Keys whose value may be a file or folder, or a list of them."""
 GPU_LIST = "gpus"
-"""Names of the GPU price list, which is next to the presets; `cards` is the older one."""
+"""Name of the GPU price list, which is next to the presets."""
 RATE = "train.learning_rate"
 _FILE_SUFFIXES = (*KINDS, ".gz", ".gguf", ".jinja", *TASK_FILES)
 

@@ -84,7 +84,7 @@ class LoadedTensors:
 
 
 @dataclass(frozen=True)
-class WeightGroup:
+class TensorGroup:
     """Tensors of a checkpoint, and the parameters that are made from them together."""
 
     stored: tuple[str, ...]
@@ -114,7 +114,7 @@ class CheckpointMap:
         """
         return [name for group in self.groups if not group.parameters for name in group.stored]
 
-    def group_of(self, parameter: str) -> WeightGroup | None:
+    def group_of(self, parameter: str) -> TensorGroup | None:
         """The tensors of a parameter, or of one that is tied to it; None if the checkpoint has none."""
         names = [parameter, *self.tied.get(parameter, ())]
         return next((self.by_parameter[name] for name in names if name in self.by_parameter), None)
@@ -127,13 +127,13 @@ class CheckpointMap:
         values = self.parameters(group)
         return next(values[one] for one in (name, *self.tied.get(name, ())) if one in values)
 
-    def parameters(self, group: WeightGroup) -> dict[str, torch.Tensor]:
+    def parameters(self, group: TensorGroup) -> dict[str, torch.Tensor]:
         """The values of a group's parameters."""
         if group.converter is None:
             return {group.parameters[0]: self.tensors.read(group.stored[:1])[0]}
         return _convert(self.plain, group, self.tensors.read(group.stored))
 
-    def tensors_from(self, group: WeightGroup, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def tensors_from(self, group: TensorGroup, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The tensors of a group as the checkpoint stores them, from the values of its parameters.
 
         Raises UserError if the conversion cannot be reversed.
@@ -151,7 +151,7 @@ class CheckpointMap:
             raise irreversible(group)
         return {stored: found[name] for stored, name in zip(group.stored, group.converted_names, strict=True)}
 
-    def check_reversible(self, group: WeightGroup) -> None:
+    def check_reversible(self, group: TensorGroup) -> None:
         """Raise UserError unless the group's parameters can be stored as in the checkpoint; reads no weights."""
         if group.converter is None:
             return
@@ -161,7 +161,7 @@ class CheckpointMap:
         if any(back[name].shape != tensor.shape for name, tensor in zip(group.stored, empty, strict=True)):
             raise irreversible(group)
 
-    def _groups(self) -> list[WeightGroup]:
+    def _groups(self) -> list[TensorGroup]:
         """The groups in the order of the checkpoint's names."""
         conversions = get_model_conversion_mapping(self.plain)
         renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
@@ -178,11 +178,11 @@ class CheckpointMap:
         for name, members in matched.items():
             tensors, pattern = tuple(stored for stored, _ in members), members[0][1]
             if name not in state:
-                groups.append(WeightGroup(tensors, ()))
+                groups.append(TensorGroup(tensors, ()))
             elif pattern is None:
-                groups.append(WeightGroup(tensors, (name,)))
+                groups.append(TensorGroup(tensors, (name,)))
             else:
-                group = WeightGroup(
+                group = TensorGroup(
                     tensors,
                     (name,),
                     by_pattern[pattern],
@@ -198,22 +198,22 @@ class CheckpointMap:
         without = renamed.removeprefix(prefix)
         return prefix + without if parameter.startswith(prefix) else without
 
-    def _with_all_parameters(self, group: WeightGroup) -> WeightGroup:
+    def _with_all_parameters(self, group: TensorGroup) -> TensorGroup:
         """The group with every parameter that its converter makes, found on empty tensors."""
         empty = [self.tensors.empty[name] for name in group.stored]
         try:
             found = _convert(self.plain, group, empty)
         except (ValueError, RuntimeError, AttributeError, NotImplementedError):
             return group
-        return WeightGroup(group.stored, tuple(found), group.converter, group.patterns, group.converted_names)
+        return TensorGroup(group.stored, tuple(found), group.converter, group.patterns, group.converted_names)
 
 
-def irreversible(group: WeightGroup) -> UserError:
+def irreversible(group: TensorGroup) -> UserError:
     what = f"cannot merge: the conversion of {group.stored[0]} while it is loaded cannot be reversed"
     return UserError(what, do="export the adapter instead, or train other layers", code="export.cannot_merge")
 
 
-def _convert(plain: Any, group: WeightGroup, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _convert(plain: Any, group: TensorGroup, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     """The parameters that transformers' converter makes from a group's tensors."""
     converter, name = copy.deepcopy(group.converter), group.parameters[0]
     assert converter is not None

@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPI
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, WeightGroup, checkpoint_folder, tied_names
+from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, TensorGroup, checkpoint_folder, tied_names
 from engine.methods.loading import auto_class
 from engine.methods.locate import locate
 from engine.methods.model_config import config_at
@@ -69,7 +69,7 @@ class TrainedWeights(Protocol):
         """Whether this parameter differs from the base's."""
         ...
 
-    def values(self, group: WeightGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+    def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
         """The values of all parameters of a group of the base, of which at least one was changed."""
         ...
 
@@ -83,7 +83,7 @@ class FullWeights:
     def changes(self, parameter: str) -> bool:
         return self.trained.group_of(parameter) is not None
 
-    def values(self, group: WeightGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+    def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
         return {name: (self.trained if self.changes(name) else base).parameter(name) for name in group.parameters}
 
 
@@ -100,7 +100,7 @@ class AdapterWeights:
     def changes(self, parameter: str) -> bool:
         return parameter in self.layers or parameter in self.dequantized
 
-    def values(self, group: WeightGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
+    def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
         found = {name: self.dequantized[name] for name in group.parameters if name in self.dequantized}
         if len(found) < len(group.parameters):
             found = base.parameters(group) | found
@@ -244,7 +244,7 @@ class Merge:
             for name in group.stored
         }
 
-    def read(self, group: WeightGroup) -> dict[str, torch.Tensor]:
+    def read(self, group: TensorGroup) -> dict[str, torch.Tensor]:
         """The tensors of one group."""
         if any(map(self.trained.changes, group.parameters)):
             found = self.base.tensors_from(group, self.trained.values(group, self.base))
@@ -252,7 +252,7 @@ class Merge:
             found = dict(zip(group.stored, self.base.tensors.read(group.stored), strict=True))
         return {name: tensor.to(self._written_dtype(group, name)) for name, tensor in found.items()}
 
-    def _written_dtype(self, group: WeightGroup, name: str) -> torch.dtype:
+    def _written_dtype(self, group: TensorGroup, name: str) -> torch.dtype:
         """Tensors that the model does not load stay as they are, and so do those that it keeps in float32."""
         stored = self.base.tensors.empty[name].dtype
         if not group.parameters or not stored.is_floating_point:

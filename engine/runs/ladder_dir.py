@@ -6,6 +6,7 @@ always see a consistent state.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,20 @@ def plan_text(plan: LadderPlan) -> str:
 def remove(ladder: LadderDir) -> None:
     """Delete a ladder that has not started any run."""
     remove_tree(ladder.path, ignore_errors=True)
+
+
+def states(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
+    """Every ladder whose state can be read, with it."""
+    for ladder in iterate(runs):
+        with contextlib.suppress(UserError):  # the ladder screen shows a damaged one
+            state = ladder.state()
+            if state is not None:
+                yield ladder, state
+
+
+def ladder_of_run(runs: Path, run: str) -> LadderDir | None:
+    """The ladder that a run belongs to, None for a run that was started alone."""
+    return next((ladder for ladder, state in states(runs) if any(entry.run == run for entry in state.entries)), None)
 
 
 def find(runs: Path, name: str) -> LadderDir:

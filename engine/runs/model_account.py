@@ -49,7 +49,9 @@ class WeightGroup(Struct, frozen=True, kw_only=True):
     """Weights of one part that a run treats alike."""
 
     part: Part
+    """The kind of weights."""
     state: State
+    """What the run does with them."""
     quantized: bool = False
     """Whether they are stored in 4 bits."""
     tensors: int
@@ -68,6 +70,7 @@ class ModelAccount(Struct, frozen=True, kw_only=True):
     """Use of all weights of a model: the groups sum to its parameters."""
 
     groups: list[WeightGroup]
+    """One for each part and state."""
     adapters: int = 0
     """Parameters of the adapters, which are not part of the model."""
     tied: bool = False

@@ -233,6 +233,7 @@ class Result(Struct, kw_only=True):
     parameters: int = 0
     """Parameters of the model, excluding adapters."""
     trainable: int = 0
+    """Trained parameters."""
     account: ModelAccount | None = None
     """Use of every weight of the model; None if the run ended before it was ready for training."""
     """Trained parameters."""

@@ -14,12 +14,11 @@ from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from engine.runs import run_dir
 from engine.runs.gates import Gain, gain_of_rung
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder_dir import LadderDir, ladder_of_run
 from engine.runs.result import MIN_ITEMS
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
-from tui.history.endings import ladder_of
 from tui.output.console import print_json, say
 
 BASE, START = "base", "start"
@@ -68,7 +67,7 @@ def _of_run(run: RunDir, options: GateOptions) -> Gain:
     try:
         return msgspec.convert(ask("gain", question), Gain)
     except UserError as error:
-        if error.code != "gate.no_scores" or (ladder := ladder_of(run.path.parent, run.name)) is None:
+        if error.code != "gate.no_scores" or (ladder := ladder_of_run(run.path.parent, run.name)) is None:
             raise
         # The base is scored once per ladder, so that its runs have no scores of it.
         state = ladder.state()

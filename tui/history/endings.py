@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -16,7 +15,6 @@ from engine.config.quantities import duration
 from engine.runs import ladder_dir, run_dir
 from engine.runs.folder import short_name
 from engine.runs.ladder import Ladder
-from engine.runs.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from engine.runs.score_format import with_bounds
 from tui.keymap import CommandKeys
@@ -53,7 +51,7 @@ def ended_since(runs: Path, moment: float, keys: CommandKeys) -> list[str]:
     """What ended after this moment, in Unix seconds, latest first; runs of a ladder are part of its sentence."""
     found: list[tuple[float, str]] = []
     of_ladders: set[str] = set()
-    for ladder, state in _ladders(runs):
+    for ladder, state in ladder_dir.states(runs):
         of_ladders |= {entry.run for entry in state.entries if entry.run}
         if state.status != "running" and state.updated > moment:
             found.append((state.updated, ladder_ending(ladder.name, state)))
@@ -64,11 +62,6 @@ def ended_since(runs: Path, moment: float, keys: CommandKeys) -> list[str]:
     sentences = [sentence for _, sentence in sorted(found, reverse=True)]
     more = len(sentences) - MAX_SENTENCES
     return sentences[:MAX_SENTENCES] + ([f"and {more} more: press {keys.of('bench.runs')}"] if more > 0 else [])
-
-
-def ladder_of(runs: Path, run: str) -> LadderDir | None:
-    """The ladder that a run belongs to, None for a run that was started alone."""
-    return next((ladder for ladder, state in _ladders(runs) if any(one.run == run for one in state.entries)), None)
 
 
 def last_visit() -> float | None:
@@ -87,14 +80,6 @@ def remember_visit() -> None:
 
 def _visit_file() -> Path:
     return Path(platformdirs.user_state_dir("ftbench")) / "last-visit"
-
-
-def _ladders(runs: Path) -> Iterator[tuple[LadderDir, Ladder]]:
-    for ladder in ladder_dir.iterate(runs):
-        with contextlib.suppress(UserError):  # the ladder screen shows a damaged one
-            state = ladder.state()
-            if state is not None:
-                yield ladder, state
 
 
 def _modified(path: Path) -> float | None:

@@ -81,11 +81,12 @@ class Announcer:
 
     def _tell(self, ended: list[RunDir]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
-        from tui.history.endings import ladder_of, remember_visit, run_ending
+        from engine.runs.ladder_dir import ladder_of_run
+        from tui.history.endings import remember_visit, run_ending
         from tui.live.following import wait_for_exit
 
         for run in ended:
-            if ladder := ladder_of(self._runs, run.name):
+            if ladder := ladder_of_run(self._runs, run.name):
                 self._ladders[ladder.name] = ladder
             elif run.path.exists():
                 wait_for_exit(run)

@@ -44,10 +44,9 @@ def test_a_gpu_is_found_by_its_nvml_name(nvml: str, name: str | None) -> None:
     assert (found.name if found else None) == name
 
 
-@pytest.mark.parametrize(("file", "table"), [("gpus", "gpu"), ("cards", "card")], ids=["current", "old"])
-def test_an_own_price_hides_the_shipped_one(file: str, table: str) -> None:
+def test_an_own_price_hides_the_shipped_one() -> None:
     entry = 'name = "A100 80GB"\nmatch = ["A100"]\nmemory = 79.2\nprice_per_hour = 1.1\ncurrency = "EUR"\n'
-    own(f"[[{table}]]\n{entry}", file)
+    own(f"[[gpu]]\n{entry}")
     (mine,) = [gpu for gpu in gpu_prices.list_gpus() if gpu.name == "A100 80GB"]
     assert (mine.price_per_hour, mine.currency) == (1.1, "EUR")
 

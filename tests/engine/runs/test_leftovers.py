@@ -92,8 +92,6 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
         put(preset_library.user_folder() / ".mine.toml.999.tmp"),
         put(state / ".theme.tmp"),
         put(cache / ".glances.json.tmp"),
-        put(cache / "models" / ".smollm2-135m-abc" / "model.safetensors").parent,
-        put(cache / "gguf" / ".0123-abc" / "model.safetensors").parent,
         put(own_temporary_folder / f"{SCRATCH_PREFIX}pull-a1_c2e3g" / "x.whl").parent,
         put(cache / "prepared" / ".tmp-0123" / "input_ids.bin").parent,
         put(runs / ".20260101-120000-demo-lora-0a0b.tmp" / "adapter.bin").parent,
@@ -104,7 +102,7 @@ def test_all_leftovers_are_found_and_nothing_else(runs: Path, left: list[Path]) 
     found = leftovers.find(runs)
     assert sorted(one.path for one in found) == sorted(left)
     assert all(one.why and one.kind for one in found)
-    assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 3 * 8
+    assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 8
 
 
 def test_files_of_the_user_in_the_temporary_folder_are_not_leftovers(own_temporary_folder: Path, runs: Path) -> None:
@@ -165,7 +163,7 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     held += [locks.acquire(lock, f"{os.getpid()} {run.path}"), locks.acquire(ticket, f"{os.getpid()} {run.path}")]
     cache = Path(platformdirs.user_cache_dir("ftbench"))
     (cache / "models").mkdir(parents=True)
-    opened = put(cache / "models" / ".model-def" / "model.safetensors")
+    opened = put(cache / "models" / ".tmp-def" / "model.safetensors")
     held.append(os.open(opened, os.O_RDONLY))
     young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
     with temporary_folder(SCRATCH_PREFIX) as pull, locks.exclusive(runs):

@@ -10,9 +10,10 @@ from made_ladder import made_ladder
 
 from engine.config.preset_library import resolve_preset
 from engine.runs import run_dir
+from engine.runs.ladder_dir import ladder_of_run
 from engine.runs.result import Interval, Score
 from engine.runs.run_dir import RunDir
-from tui.history.endings import MAX_SENTENCES, ended_since, ladder_of, last_visit, remember_visit, run_ending
+from tui.history.endings import MAX_SENTENCES, ended_since, last_visit, remember_visit, run_ending
 from tui.keymap import CommandKeys
 
 
@@ -53,8 +54,8 @@ def test_a_ladder_is_told_with_its_headline_and_without_its_runs(tmp_path: Path)
         run_dir.write_result(run, run_dir.blank_result(run, run_dir.read_frozen(run)))
     (told,) = ended_since(tmp_path, state.updated - 1, CommandKeys())
     assert told.startswith("ladder ") and state.summary and state.summary.headline in told
-    assert ladder_of(tmp_path, next(iter(state.finished_runs().values()))) == folder
-    assert ladder_of(tmp_path, "another") is None
+    assert ladder_of_run(tmp_path, next(iter(state.finished_runs().values()))) == folder
+    assert ladder_of_run(tmp_path, "another") is None
 
 
 def test_a_visit_is_remembered() -> None:

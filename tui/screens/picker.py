@@ -23,8 +23,7 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.commands import bindings
-from tui.data.datasets import NOT_TEXT, is_utf8
-from tui.data.folder_list import FolderEntry, FolderView, entries, read_folder, resolve_typed_path
+from tui.data.datasets import NOT_TEXT, FolderEntry, FolderView, entries, is_utf8, read_folder, resolve_typed_path
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.rows import KeyLine

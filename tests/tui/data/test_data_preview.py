@@ -15,8 +15,7 @@ from engine.data.check import BINS, histogram
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from tui.charts.bars import Histogram, draw
 from tui.data import recent
-from tui.data.datasets import DataSet, detail, line, list_datasets
-from tui.data.folder_list import entries, read_folder, resolve_typed_path
+from tui.data.datasets import DataSet, detail, entries, line, list_datasets, read_folder, resolve_typed_path
 from tui.data.inspection import InspectedRow, Token, TokenDisplay, sample_text
 from tui.data.preview import MAX_BYTES, Preview, PreviewCache, request_preview, signature
 

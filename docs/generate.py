@@ -8,16 +8,21 @@ A test compares the committed pages with the generated text, so they cannot go o
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.method_specs import method_names, method_spec, readers
 from engine.config.quantities import count
 from engine.config.setting_specs import SettingSpec, fields_of
+from engine.config.tested_families import family_rows, tested_with
+from engine.runs.model_account import MOST_LEFT_OUT
 from tui import commands
 from tui.keymap import displayed_key
 
 DOCS = Path(__file__).parent
+SAME_GRADIENT = 1e-3
+"""As in tests/bench/families.py."""
 CATALOG_NOTES = """
 *fits*: the smallest size of GPU on which each method fits with headroom, by `ftbench plan` with rows of 2,048 tokens
 and automatic micro-batch size and activation checkpointing. Methods that need less memory fit as well.
@@ -144,7 +149,75 @@ def models() -> str:
         for entry in CATALOG.values()
         if entry.wheel
     ]
+    lines += families()
     return "\n".join(lines) + "\n"
+
+
+FAMILY_NOTES = """
+`tests/bench/families.py` makes a tiny model with random weights of every family of transformers that generates text
+(version {transformers}, PEFT {peft}, torch {torch}, on a CPU in float32) and takes it through what a run does:
+
+- *QLoRA, LoRA, full*: ✓ if the method trains it; with what a method leaves out if that is more than 5% of the weights
+  that its name promises to adapt or quantize (linear layers and experts).
+- *rows*: how a run packs them. Rows computed together never influence each other, which is checked per token; where
+  packed rows would, they are padded. The gradient of a step is that of its rows alone, packed and padded, within
+  {limit} of its norm.
+- *resume*: ✓ if training resumed from a checkpoint has the same losses to the bit.
+- *merged*: ✓ if the class that a server loads has all weights of the merged model and computes the same.
+
+Families with the same results share a line.
+"""
+
+
+def families() -> list[str]:
+    """Return the section on families of models."""
+    versions = tested_with()
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for family, row in family_rows().items():
+        if "state" not in row:
+            groups.setdefault(_family_cells(row), []).append(family)
+    lines = ["", "## Families", FAMILY_NOTES.format(**versions, limit="0.1%")]
+    lines += ["| families | QLoRA | LoRA | full | rows | resume | merged |", "|---|---|---|---|---|---|---|"]
+    for cells, names in sorted(groups.items(), key=lambda group: (_faults(group[0]), -len(group[1]))):
+        lines.append(f"| {', '.join(names)} | {' | '.join(cells)} |")
+    failed = [f"`{family}` ({row['error']})" for family, row in family_rows().items() if "state" in row]
+    untested = [*failed, *(f"`{family}`" for family in versions["untested"])]
+    lines += ["", f"Not tested, because no tiny model was made or run: {', '.join(untested) or 'none'}.", ""]
+    lines += ["A plan says so for a family that was not tested, also for one that is newer than this list."]
+    return lines
+
+
+def _family_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    rows = row.get("rows", {})
+    off = [name for name in ("chosen", "padded") if rows.get(name, 0) > SAME_GRADIENT]
+    packing = rows.get("packing") or _failure(rows)
+    packing += "".join(f", gradient {name} differs by {rows[name]:.1%}" for name in off)
+    resume, merged = row.get("resume", {}), row.get("merged", {})
+    return (
+        *(_method_cell(row[name]) for name in method_names()),
+        packing,
+        "✓" if resume.get("resume") == "equal to the bit" else _failure(resume),
+        "✓" if merged.get("merged") == "equal" else _failure(merged),
+    )
+
+
+def _method_cell(found: dict[str, Any]) -> str:
+    if found["state"] != "ok":
+        return _failure(found)
+    return f"✓, leaves out {found['left_out']:.0%}" if found["left_out"] > MOST_LEFT_OUT else "✓"
+
+
+def _failure(found: dict[str, Any]) -> str:
+    if not found:
+        return "–"
+    if found.get("state") == "refused":
+        return f"refused ({found['code']})"
+    text = str(found.get("error") or found.get("logits") or found.get("resume") or "")
+    return "**fails**: " + text.replace("|", "\\|")[:120]
+
+
+def _faults(cells: tuple[str, ...]) -> int:
+    return sum(cell not in ("✓", "packed", "padded") for cell in cells)
 
 
 def _row(spec: SettingSpec) -> str:

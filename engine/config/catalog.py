@@ -194,7 +194,7 @@ QWEN2_5_7B = CatalogEntry(
     LITGPT,
 )  # fmt: skip
 QWEN3_5_35B_A3B = CatalogEntry(
-    "qwen3.5-35b-a3b", "Qwen/Qwen3.5-35B-A3B", 35107, APACHE, "LoRA on 141 GB",
+    "qwen3.5-35b-a3b", "Qwen/Qwen3.5-35B-A3B", 35107, APACHE, "QLoRA on 48, LoRA on 141 GB",
     {
         "model_type": "qwen3_5_moe",
         "text_config": {
@@ -213,7 +213,7 @@ QWEN3_5_35B_A3B = CatalogEntry(
     MAXTEXT,
 )  # fmt: skip
 GPT_OSS_20B = CatalogEntry(
-    "gpt-oss-20b", "openai/gpt-oss-20b", 20915, APACHE, "LoRA on 80 GB",
+    "gpt-oss-20b", "openai/gpt-oss-20b", 20915, APACHE, "QLoRA on 24, LoRA on 80 GB",
     _shape("gpt_oss", 2880, 2880, 24, 64, 8, head_dim=64, vocab_size=201088, tie_word_embeddings=False,
            num_local_experts=32, num_experts_per_tok=4, sliding_window=128, max_position_embeddings=131072,
            layer_types=["sliding_attention", "full_attention"] * 12),

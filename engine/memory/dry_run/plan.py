@@ -13,6 +13,7 @@ from engine.config import schema
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
+from engine.config.tested_families import untested_family
 from engine.memory.dry_run.data_rows import DataWorkload, read_rows, with_packing
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
 from engine.memory.dry_run.fake_model import predict_account
@@ -99,7 +100,7 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
         methods=methods,
         notes=[
             *notes,
-            *([note] if note else []),
+            *filter(None, [note, untested_family(config_json)]),
             *packing_notes(question.configs[0], config_json, chosen.data.not_shared if chosen.data else ""),
             *left_out_notes(methods),
         ],

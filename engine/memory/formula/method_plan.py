@@ -13,6 +13,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_spec, method_title
 from engine.config.row_separation import mixing_reason, row_separation, text_type
 from engine.config.schema import Config
+from engine.config.tested_families import untested_family
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
 from engine.memory.formula.fit import (
@@ -262,7 +263,8 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
-    notes = [note, *packing_notes(question.configs[0], model_config)]
+    told = [*packing_notes(question.configs[0], model_config), untested_family(model_config)]
+    notes = [note, *filter(None, told)]
     return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=notes)
 
 

@@ -1,0 +1,41 @@
+"""The families of models that ftbench was tested with, by transformers' model type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("families.jsonl")
+"""Written by `tests/bench/families.py`: a line about versions, then one for each family."""
+
+
+@cache
+def family_rows() -> dict[str, dict[str, Any]]:
+    """Family -> what the tests found."""
+    lines = FILE.read_text("utf-8").splitlines()[1:]
+    return {row["family"]: row for row in map(json.loads, lines)}
+
+
+def tested_with() -> dict[str, Any]:
+    """The versions of the libraries that the families were tested with, and the families that were not (`untested`)."""
+    head: dict[str, Any] = json.loads(FILE.read_text("utf-8").splitlines()[0])
+    return head
+
+
+def family_of(model_config: Mapping[str, Any]) -> str:
+    """transformers' model type of a parsed `config.json`."""
+    return str(model_config.get("model_type") or "")
+
+
+def untested_family(model_config: Mapping[str, Any]) -> str:
+    """A sentence for a model of a family that is not tested or fails; "" for the others and for unknown types."""
+    family = family_of(model_config)
+    rows = family_rows()
+    # The text model of a multimodal family has the same layers.
+    row = rows.get(family) or rows.get(family.removesuffix("_text"))
+    if not family or (row and "state" not in row):
+        return ""
+    return f"not tested with the family {family}: compare with a padded run, and check its export (docs/models.md)"

@@ -1,0 +1,47 @@
+"""The families that ftbench was tested with are those of the installed transformers, or a plan says that one is not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import transformers
+from tiny_configs import installed_families
+
+from engine.config.catalog import CATALOG
+from engine.config.method_specs import method_names
+from engine.config.preset import Preset, resolve
+from engine.config.tested_families import family_rows, tested_with, untested_family
+from engine.memory.formula.memory_budget import listed_budget
+from engine.memory.formula.method_plan import PlanQuery, quick_plan
+
+
+def test_every_family_of_transformers_is_tested_or_listed_as_untested() -> None:
+    """With another version than the matrix was made with, new families are only reported."""
+    unknown = set(installed_families()) - set(family_rows()) - set(tested_with()["untested"])
+    if transformers.__version__ != tested_with()["transformers"]:
+        pytest.skip(f"run tests/bench/families.py for transformers {transformers.__version__}; new: {sorted(unknown)}")
+    assert unknown == set()
+
+
+@pytest.mark.parametrize("name", CATALOG)
+def test_the_families_of_the_catalog_are_tested(name: str) -> None:
+    assert untested_family(CATALOG[name].shape) == ""
+
+
+def test_a_plan_says_that_a_family_is_not_tested() -> None:
+    shape = dict(CATALOG["qwen3-0.6b"].shape)
+    query = PlanQuery(configs=[resolve(Preset("test", {}), "lora").config], budget=listed_budget("L4 24GB"), length=64)
+
+    def notes(kind: str) -> list[str]:
+        return [note for note in quick_plan(query, {**shape, "model_type": kind}).notes if "not tested" in note]
+
+    assert notes("qwen3") == []
+    (note,) = notes("qwen99")
+    assert "qwen99" in note
+
+
+def test_rows_have_all_checks() -> None:
+    for family, row in family_rows().items():
+        assert "state" in row or {*method_names(), "class", "parameters"} <= row.keys(), family
+        assert json.dumps(row)

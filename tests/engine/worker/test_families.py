@@ -1,0 +1,79 @@
+"""One family for each mechanism, tiny and random, through what a run does with it; `bench/families.py` has all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import family_checks
+import pytest
+from command import events_of, only_run
+from forked import ftbench
+
+from engine.config.method_specs import method_names
+
+MECHANISMS = {
+    "attention": ("qwen3", "packed"),
+    "sliding window": ("gemma3_text", "packed"),
+    "experts in one tensor, masks without position ids": ("gpt_oss", "padded"),
+    "dense layers before experts": ("glm4_moe", "packed"),
+    "linear attention, and a vision tower": ("qwen3_5", "packed"),
+    "short convolutions": ("lfm2", "packed"),
+    "state space": ("mamba2", "padded"),
+    "alibi": ("bloom", "padded"),
+    "a class that AutoModelForCausalLM does not know": ("mistral3", "packed"),
+}
+"""Mechanism -> a family that has it, and how a worker packs its rows."""
+READ_DIRECTLY = {"bloom", "mamba2"}
+"""Families whose code reads weights without calling their layers, which adapters then cannot change."""
+WORKER = ("qwen3_5", "gpt_oss", "lfm2")
+"""Families that real workers train and export: rows that would mix, experts, and a tower that keeps its names."""
+
+
+@pytest.mark.parametrize(("family", "packing"), MECHANISMS.values(), ids=MECHANISMS)
+def test_a_family_is_trained_resumed_and_merged_right(family: str, packing: str, tmp_path: Path) -> None:
+    (tmp_path / "resume").mkdir()
+    row = family_checks.check_family(family, tmp_path)
+    for method in method_names():
+        assert row[method]["state"] == "ok", row[method]
+        assert row[method]["left_out"] <= 0.05 or family in READ_DIRECTLY, row[method]
+    assert row["rows"]["packing"] == packing
+    assert row["rows"]["chosen"] < family_checks.SAME_GRADIENT and row["rows"]["padded"] < family_checks.SAME_GRADIENT
+    assert row["resume"]["resume"] == "equal to the bit"
+    assert row["merged"]["merged"] == "equal", row["merged"]
+
+
+@pytest.mark.parametrize("family", WORKER)
+def test_a_worker_trains_and_exports_a_family(family: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    family_checks.write_model(family, model)
+    settings = {
+        "model.id": str(model), "train.steps": 2, "train.batch": 4, "train.max_length": 64, "data.max_rows": 40,
+        "evaluation.max_new_tokens": 2, "evaluation.forgetting_text": "none", "train.precision": "fp32",
+    }  # fmt: skip
+    chosen = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    done = ftbench("run", "demo", "--method", "lora", *chosen)
+    assert done.returncode == 0, done.stderr
+    run = only_run(tmp_path)
+    events = events_of(run)
+    assert json.loads((run / "result.json").read_text())["status"] == "finished"
+    (account,) = [event for event in events if event["type"] == "model"][:1]
+    assert total(account) in (0, sum_of_parameters(model))
+    warned = {event["code"] for event in events if event["type"] == "warning"}
+    assert ("model.packing_unsupported" in warned) == (family == "gpt_oss")
+    assert "model.left_out" not in warned
+    exported = ftbench("export", run.name, "--to", "merged", "--json")
+    assert exported.returncode == 0, exported.stderr
+
+
+def total(event: dict[str, Any]) -> int:
+    """Parameters that the account of a model event sums to; 0 without an account."""
+    return sum(group["parameters"] for group in (event.get("account") or {}).get("groups", []))
+
+
+def sum_of_parameters(folder: Path) -> int:
+    from safetensors.torch import load_file  # only for this comparison
+
+    return sum(tensor.numel() for file in folder.glob("*.safetensors") for tensor in load_file(file).values())

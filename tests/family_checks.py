@@ -1,0 +1,264 @@
+"""What a run does with a tiny model of a family: training, packing, resuming and merging, checked in one process."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tiny_configs import family_config
+from transformers import AutoConfig, TrainerCallback, set_seed
+
+from engine.config.activation_checkpointing import resolve_checkpointing
+from engine.config.errors import UserError
+from engine.config.method_specs import method_names, method_spec
+from engine.config.preset import Preset, resolve
+from engine.data.tokens import IGNORE_INDEX, Row
+from engine.export.artifact_check import served_class
+from engine.export.artifact_files import write_merged
+from engine.methods import method
+from engine.methods.loading import auto_class
+from engine.methods.machine import Machine, this_machine
+from engine.methods.optimizers import make_optimizer
+from engine.methods.tokenizer import load_tokenizer
+from engine.methods.weights import account_of
+from engine.runs.model_account import COMPARED, left_out_share
+from engine.training.batches import BatchSampler, choose_packing, micro_batches
+from engine.training.collation import Packing, collate
+from engine.training.loss import summed_loss, supports_logits_to_keep
+from engine.training.row_independence import ONE_ROW
+from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.worker.packing import decide_packing
+
+TINY = Path(__file__).parent.parent / "engine" / "assets" / "tiny"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+MAX_PARAMETERS = 40_000_000
+ROWS, STEPS = 8, 4
+SAME_GRADIENT = 1e-3
+"""Relative difference of gradients in float32 that rounding and another kernel explain."""
+SAME_LOGITS = 2e-3
+"""The same for the logits of a merged model in float32."""
+Result = dict[str, Any]
+
+
+class Rows(list[Row]):
+    """Rows with the lengths that a dataset knows."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(row.input_ids) for row in self])
+
+
+def random_rows(vocabulary: int) -> Rows:
+    """Rows of different lengths, the second half of each in the loss."""
+    generator = random.Random(0)
+    rows = Rows()
+    for number in range(ROWS):
+        ids = [generator.randrange(8, vocabulary) for _ in range(generator.randrange(10, 30))]
+        half = len(ids) // 2
+        rows.append(Row(ids, [IGNORE_INDEX] * half + ids[half:], ids[:half], "", f"row {number + 1}", False))
+    return rows
+
+
+def write_model(kind: str, folder: Path) -> int:
+    """Random weights of a family, with the tokenizer of the embedded model. Returns the number of parameters."""
+    for name in TOKENIZER_FILES:
+        shutil.copy(TINY / name, folder / name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    model_config = family_config(kind, len(tokenizer), tokenizer.pad_token_id, 1, tokenizer.eos_token_id)
+    with torch.device("meta"):
+        count = sum(one.numel() for one in auto_class(model_config).from_config(model_config).parameters())
+    if count > MAX_PARAMETERS:
+        raise UserError(f"{count:,} parameters are too many for a tiny model", kind, "", code="families.too_large")
+    torch.manual_seed(0)
+    model = auto_class(model_config).from_config(model_config, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return count
+
+
+def configuration(name: str, folder: Path) -> Any:
+    values = {
+        "model.id": str(folder), "train.precision": "fp32", "train.batch": 4, "train.steps": STEPS,
+        "train.max_length": 64, "evaluation.when": "never", "optimizer.name": "adamw",
+        "train.gradient_checkpointing": False, "train.micro_batch": 4,
+    }  # fmt: skip
+    return resolve(Preset("families", {"method": name, **values})).config
+
+
+def trainable(name: str, folder: Path, machine: Machine) -> tuple[Any, Any]:
+    """(configuration, model ready for training), as a worker loads it. Adapters are random: they start as zero."""
+    config = configuration(name, folder)
+    set_seed(0)
+    module = method(name)
+    model = module.make_trainable(module.load(config, machine), config)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and not method_spec(name).trains_weights:
+                parameter.add_(0.02 * torch.randn_like(parameter))
+    return config, model
+
+
+def check_method(name: str, folder: Path, machine: Machine) -> Result:
+    """Whether a method trains the family, and the share of the compared weights that it adapts, quantizes or trains."""
+    config, model = trainable(name, folder, machine)
+    account = account_of(model, config, machine.device)
+    compared = account.total(parts=COMPARED) or 1
+    spec = method_spec(name)
+    found: Result = {"state": "ok", "left_out": round(left_out_share(account, spec), 4)}
+    if spec.trains_weights:
+        found["trained"] = round(account.total(state="trained", parts=COMPARED) / compared, 4)
+    else:
+        found["adapted"] = round(account.total(state="adapted", parts=COMPARED) / compared, 4)
+    if spec.quantizes_base:
+        found["quantized"] = round(account.total(quantized=True, parts=COMPARED) / compared, 4)
+    gradient = gradient_of(model, random_rows(vocabulary_of(folder))[:2], ONE_ROW)
+    if not torch.isfinite(gradient).all() or not gradient.any():
+        found |= {"state": "error", "error": "the gradient is zero or not finite"}
+    return found
+
+
+def vocabulary_of(folder: Path) -> int:
+    text = AutoConfig.from_pretrained(folder).get_text_config()
+    return int(text.vocab_size)
+
+
+def gradient_of(model: Any, rows: Sequence[Row], packing: Packing) -> torch.Tensor:
+    """(trained parameters,): the gradient of the summed loss of the rows, in micro-batches of up to four, without
+    dropout.
+    """
+    model.zero_grad(set_to_none=True)
+    answers_only = supports_logits_to_keep(model)
+    model.eval()
+    for batch in micro_batches(rows, 4, packing):
+        summed_loss(model, collate(batch, packing, 0, "cpu"), answers_only).backward()
+    parts = [one.grad.flatten().float() for one in model.parameters() if one.requires_grad and one.grad is not None]
+    model.zero_grad(set_to_none=True)
+    return torch.cat(parts)
+
+
+def difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first - second).norm() / second.norm())
+
+
+def check_packing(folder: Path, machine: Machine) -> Result:
+    """The packing that a worker decides on, and how its gradients differ from those of rows alone."""
+    config, model = trainable("lora", folder, machine)
+    rows = random_rows(vocabulary_of(folder))
+    notes: list[str] = []
+    ranks = SimpleNamespace(any=lambda value: value)
+    run = SimpleNamespace(config=config, machine=machine, ranks=ranks, warn=lambda code, text: notes.append(text))
+    evaluator = SimpleNamespace(rows=SimpleNamespace(train=rows), loss_rows=rows)
+    packing = decide_packing(run, model, evaluator, 0)
+    mode = "one row at a time" if packing == ONE_ROW else packing.mode.replace("_", " ")
+    chosen = gradient_of(model, rows, packing)
+    alone = gradient_of(model, rows, ONE_ROW)
+    padded = gradient_of(model, rows, choose_packing(rows, "padded", machine.device, varlen=False))
+    found: Result = {"packing": mode, "chosen": difference(chosen, alone), "padded": difference(padded, alone)}
+    found["notes"] = [note.split("\n")[0][:200] for note in notes if "padded" in note or "influence" in note]
+    return found
+
+
+class SaveAt(TrainerCallback):
+    """Saves a checkpoint after one step, and keeps the losses of all steps."""
+
+    def __init__(self, hooks: Hooks, step: int) -> None:
+        self.hooks, self.step = hooks, step
+        self.losses: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self.losses.append(self.hooks.facts.loss)
+        control.should_save = state.global_step == self.step
+
+
+def train(folder: Path, scratch: Path, machine: Machine, resume: Path | None) -> list[float]:
+    """Losses of the steps with LoRA, from the start or from a checkpoint."""
+    config, model = trainable("lora", folder, machine)
+    rows = random_rows(vocabulary_of(folder))
+    optimizer, _ = make_optimizer(model.parameters(), config, machine, lambda code, text: None)
+    sampler = BatchSampler(len(rows), 4, STEPS, config.train.seed)
+    hooks = Hooks()
+    checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, machine.device)
+    trainer = AnswerTrainer(
+        rows=rows, sampler=sampler, packing=choose_packing(rows, "padded", machine.device, varlen=False), micro_batch=4,
+        checkpoint_folder=scratch / "checkpoints", keep_checkpoints=2, tokenizer=SimpleNamespace(pad_token_id=0),
+        hooks=hooks, model=model, args=training_arguments(config, sampler, scratch, machine.device, checkpointing),
+        optimizers=(optimizer, None),
+    )  # fmt: skip
+    saving = SaveAt(hooks, STEPS // 2 if resume is None else -1)
+    trainer.add_callback(saving)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return saving.losses
+
+
+def check_resume(folder: Path, scratch: Path, machine: Machine) -> Result:
+    """Whether training that continues from a checkpoint has the losses of training without interruption."""
+    whole = train(folder, scratch, machine, None)
+    continued = train(folder, scratch, machine, next((scratch / "checkpoints").glob("step-*")))
+    return {"resume": "equal to the bit" if whole[STEPS // 2 :] == continued else f"{whole[2:]} and {continued}"}
+
+
+def check_merged(folder: Path, scratch: Path, machine: Machine) -> Result:
+    """Whether a server's class loads the merged model completely, and whether it computes what the adapter did."""
+    config, model = trainable("lora", folder, machine)
+    model.save_pretrained(scratch / "model")
+    source = SimpleNamespace(
+        base=config.model, spec=method_spec("lora"), directory=SimpleNamespace(model=scratch / "model"),
+        frozen=SimpleNamespace(config=config), tokenizer=load_tokenizer(config.model),
+    )  # fmt: skip
+    merged = scratch / "merged"
+    merged.mkdir()
+    write_merged(source, "f32", merged, "original", lambda *progress: None)
+    served, info = served_class(AutoConfig.from_pretrained(merged)).from_pretrained(
+        merged, dtype=torch.float32, output_loading_info=True
+    )
+    wrong = {key: len(info[key]) for key in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[key]}
+    if wrong:
+        return {"merged": "error", "served": type(served).__name__, "error": str(wrong)}
+    ids = torch.tensor([random_rows(vocabulary_of(folder))[0].input_ids])
+    with torch.no_grad():
+        ours, theirs = (one.eval()(input_ids=ids).logits for one in (model, served))
+    apart = difference(theirs, ours)
+    state = "equal" if apart <= SAME_LOGITS else "error"
+    return {"merged": state, "served": type(served).__name__, "logits": apart}
+
+
+def attempt(check: Callable[[], Result]) -> Result:
+    """What a check found; a refusal with its code, or the error."""
+    try:
+        return check()
+    except UserError as error:
+        return {"state": "refused", "code": error.code, "error": error.what[:200]}
+    except Exception as error:  # noqa: BLE001 - a row of the table
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = str(error).strip().split("\n")[0][:160]
+        return {
+            "state": "error",
+            "error": f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})",
+        }
+
+
+def check_family(kind: str, scratch: Path) -> Result:
+    """All checks of a family."""
+    machine = this_machine()
+    base = scratch / "base"
+    base.mkdir()
+    row: Result = {"family": kind, "parameters": write_model(kind, base)}
+    row["class"] = AutoConfig.from_pretrained(base).architectures[0]
+    for name in method_names():
+        row[name] = attempt(lambda name=name: check_method(name, base, machine))
+    if row["lora"]["state"] == "ok":
+        row["rows"] = attempt(lambda: check_packing(base, machine))
+        row["resume"] = attempt(lambda: check_resume(base, scratch / "resume", machine))
+        row["merged"] = attempt(lambda: check_merged(base, scratch, machine))
+    return row

@@ -1,0 +1,154 @@
+"""Tiny configurations of every family of transformers that generates text, for the matrix of `bench/families.py`.
+
+Most are the family's own configuration class with small values for the sizes that it has; those whose layers would all
+be of one kind, and multimodal models, are written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+LAYERS = 2
+SIZES: dict[str, Any] = {
+    "hidden_size": 64, "n_embd": 64, "d_model": 64, "dim": 64, "num_hidden_layers": LAYERS, "n_layer": LAYERS,
+    "n_layers": LAYERS, "num_layers": LAYERS, "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "ffn_dim": 128, "n_inner": 128,
+    "max_position_embeddings": 128, "n_positions": 128, "max_seq_len": 128, "sliding_window": 16,
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
+    "top_k_experts": 2, "moe_k": 2, "moe_intermediate_size": 64, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+    "shared_expert_intermediate_size": 64, "shared_intermediate_size": 128, "first_k_dense_replace": 1,
+    "num_dense_layers": 1, "moe_layer_start_index": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 16, "v_head_dim": 16, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16,
+    "mamba_n_groups": 1, "mamba_chunk_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16,
+    "state_size": 16, "chunk_size": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16, "linear_value_head_dim": 16, "moe_shared_expert_intermediate_size": 64,
+    "hidden_size_per_layer_input": 16, "embedding_size": 64, "rotary_dim": 16, "num_kv_heads": 2, "expand": 2,
+}  # fmt: skip
+"""Small values by every name that a size has in some family; a family takes those that it knows."""
+TWO_KINDS = ["linear_attention", "full_attention"]
+WINDOWS = ["sliding_attention", "full_attention"]
+VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+VISUAL = {
+    "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64, "patch_size": 4,
+    "num_position_embeddings": 16,
+}  # fmt: skip
+CHANGES: dict[str, dict[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1], "head_dim": None},
+    "bailing_hybrid": {"layer_types": TWO_KINDS},
+    "falcon": {"num_kv_heads": 2, "new_decoder_architecture": True, "head_dim": None},
+    "falcon_h1": {"mamba_d_ssm": 128},
+    "gemma2": {"query_pre_attn_scalar": 16, "layer_types": WINDOWS},
+    "gemma3_text": {"query_pre_attn_scalar": 16, "layer_types": WINDOWS},
+    "gemma3n_text": {
+        "layer_types": WINDOWS, "num_kv_shared_layers": 0, "laurel_rank": 16, "altup_num_inputs": 4,
+        "activation_sparsity_pattern": [0.0] * LAYERS, "intermediate_size": [128] * LAYERS,
+    },
+    "gemma4_text": {"layer_types": WINDOWS, "global_head_dim": 32, "num_kv_shared_layers": 0},
+    "gemma4_unified_text": {
+        "layer_types": WINDOWS, "global_head_dim": 32, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0,
+    },
+    "glm": {"head_dim": 16}, "glm4": {"head_dim": 16},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
+    "gpt_oss": {"layer_types": WINDOWS},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
+    "llama4_text": {"intermediate_size": 64, "intermediate_size_mlp": 128, "num_experts_per_tok": 1,
+                    "attention_chunk_size": 32, "interleave_moe_layer_step": 2},
+    "mamba2": {"head_dim": 16, "num_heads": 8, "n_groups": 1},
+    "minimax": {"layer_types": TWO_KINDS, "block_size": 16},
+    "nemotron_h": {"num_hidden_layers": None, "layers_block_type": ["mamba", "attention", "moe"], "n_groups": 1},
+    "olmo_hybrid": {"layer_types": TWO_KINDS},
+    "qwen3_5_moe_text": {"layer_types": TWO_KINDS},
+    "qwen3_5_text": {"layer_types": TWO_KINDS},
+    "qwen3_next": {"layer_types": TWO_KINDS},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid"], "head_dim": None},
+}  # fmt: skip
+"""What differs from SIZES; None leaves a value at the family's default."""
+
+
+def tiny(kind: str, vocabulary: int, tokens: dict[str, int], **changes: Any) -> PreTrainedConfig:
+    """The family's configuration with small sizes. tokens: ids of the pad, bos and eos token."""
+    values = SIZES | CHANGES.get(kind, {}) | changes | {"vocab_size": vocabulary, **tokens}
+    return CONFIG_MAPPING[kind](**_known(kind, {key: value for key, value in values.items() if value is not None}))
+
+
+def _known(kind: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values that the family's configuration has, by either of their names."""
+    family = CONFIG_MAPPING[kind]
+    names = {name for base in family.__mro__ for name in getattr(base, "__annotations__", {})}
+    aliases = {*family.attribute_map, *CHANGES.get(kind, {}), "layer_types"}
+    if "kv_lora_rank" in names:
+        values = values | {"num_key_value_heads": values["num_attention_heads"]}
+    known = {
+        key: value for key, value in values.items() if key in names or key in aliases & CHANGES.get(kind, {}).keys()
+    }
+    return known | {key: values[key] for key in ("pad_token_id", "bos_token_id", "eos_token_id", "vocab_size")}
+
+
+def _text(kind: str, vocabulary: int, tokens: dict[str, int]) -> dict[str, Any]:
+    return {**tiny(kind, vocabulary, tokens).to_dict(), "model_type": kind}
+
+
+def _qwen3_5(kind: str, vocabulary: int, tokens: dict[str, int]) -> dict[str, Any]:
+    return {"text_config": _text(f"{kind}_text", vocabulary, tokens), "vision_config": VISUAL}
+
+
+WRAPPERS: dict[str, Callable[[int, dict[str, int]], dict[str, Any]]] = {
+    "qwen3_5": lambda vocabulary, tokens: _qwen3_5("qwen3_5", vocabulary, tokens),
+    "qwen3_5_moe": lambda vocabulary, tokens: _qwen3_5("qwen3_5_moe", vocabulary, tokens),
+    "gemma3": lambda vocabulary, tokens: {
+        "text_config": _text("gemma3_text", vocabulary, tokens), "mm_tokens_per_image": 4,
+        "vision_config": {**VISION, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14},
+    },
+    "gemma4": lambda vocabulary, tokens: {
+        "text_config": _text("gemma4_text", vocabulary, tokens), "audio_config": None,
+        "vision_config": {**VISION, "model_type": "gemma4_vision", "num_key_value_heads": 2, "head_dim": 16,
+                          "global_head_dim": 16, "patch_size": 4, "position_embedding_size": 16},
+    },
+    "gemma4_unified": lambda vocabulary, tokens: {
+        "text_config": _text("gemma4_unified_text", vocabulary, tokens), "audio_config": None, "vision_config": None,
+    },
+    "mistral3": lambda vocabulary, tokens: {
+        "text_config": _text("ministral3", vocabulary, tokens), "tie_word_embeddings": False,
+        "vision_config": {**VISION, "model_type": "pixtral", "head_dim": 16, "image_size": 28, "patch_size": 14},
+    },
+    "qwen3_vl": lambda vocabulary, tokens: {
+        "text_config": {**_text("qwen3", vocabulary, tokens), "model_type": "qwen3_vl_text",
+                        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}},
+        "vision_config": {**VISUAL, "deepstack_visual_indexes": [0]},
+    },
+}  # fmt: skip
+"""Multimodal models whose text is trained."""
+NOT_TEXT = {
+    "bart", "bert", "bert-generation", "big_bird", "bigbird_pegasus", "blenderbot", "blenderbot-small", "camembert",
+    "data2vec-text", "electra", "emu3", "ernie", "fuyu", "gemma4_assistant",
+    "gemma4_unified_assistant", "git", "got_ocr2", "marian", "mbart", "megatron-bert",
+    "mllama", "moshi", "moss_transcribe_diarize", "musicgen", "musicgen_melody", "mvp", "pegasus",
+    "phi4_multimodal", "plbart", "prophetnet", "reformer", "rembert", "roberta", "roberta-prelayernorm", "roc_bert",
+    "roformer", "trocr", "whisper", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod",
+}  # fmt: skip
+"""Families in transformers' list of causal language models that are encoders, parts of encoder-decoders, or write
+images or sound.
+"""
+
+
+def installed_families() -> list[str]:
+    """Every family of the installed transformers that generates text from text."""
+    known = {kind for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if kind in CONFIG_MAPPING_NAMES}
+    return sorted((known | set(WRAPPERS)) - NOT_TEXT)
+
+
+def family_config(kind: str, vocabulary: int = 512, pad: int = 0, bos: int = 1, eos: int = 2) -> PreTrainedConfig:
+    """The tiny configuration of a family. Raises what its class raises if it cannot be made so small."""
+    tokens = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
+    if kind in WRAPPERS:
+        return AutoConfig.for_model(kind, **WRAPPERS[kind](vocabulary, tokens))
+    return tiny(kind, vocabulary, tokens)

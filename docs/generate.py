@@ -80,7 +80,6 @@ def configuration() -> str:
     for key in keys:
         values = (_value(method_spec(name).defaults.get(key)) for name in method_names())
         lines.append(f"| `{key}` | " + " | ".join(values) + " |")
-    lines += []
     return "\n".join(lines) + "\n"
 
 

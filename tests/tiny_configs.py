@@ -18,7 +18,7 @@ SIZES: dict[str, Any] = {
     "hidden_size": 64, "n_embd": 64, "d_model": 64, "dim": 64, "num_hidden_layers": LAYERS, "n_layer": LAYERS,
     "n_layers": LAYERS, "num_layers": LAYERS, "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "ffn_dim": 128, "n_inner": 128,
-    "max_position_embeddings": 128, "n_positions": 128, "max_seq_len": 128, "sliding_window": 16,
+    "max_position_embeddings": 512, "n_positions": 512, "max_seq_len": 512, "sliding_window": 16,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "top_k_experts": 2, "moe_k": 2, "moe_intermediate_size": 64, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
     "shared_expert_intermediate_size": 64, "shared_intermediate_size": 128, "first_k_dense_replace": 1,

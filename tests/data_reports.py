@@ -43,7 +43,6 @@ REPORT: dict[str, Any] = {
         },
         "validation/train": {"of": 200, "prompt": 0, "answer": 3, "both": 0, "near": None, "near_reason": "too large"},
     },
-    "split_version": 2,
     "rows": {"train": 3570, "validation": 200, "test": 420},
     "tokens": {"train": 136_516, "validation": 9_000, "test": 20_000},
     "loss_tokens": {"train": 58_485, "validation": 4_000, "test": 9_000},

@@ -144,7 +144,7 @@ def _data(frozen: FrozenRun, result: Result) -> str:
     )
     lines = [
         f"Dataset `{visible(Path(frozen.config.data.id).name)}`, fingerprint "
-        f"`{result.fingerprints.get('data', 'unknown')[:16]}`, split rule version {result.split_version}."
+        f"`{result.fingerprints.get('data', 'unknown')[:16]}`."
     ]
     if overlap:
         lines.append(f"Overlap: {overlap}.")

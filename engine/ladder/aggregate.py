@@ -9,7 +9,6 @@ import numpy as np
 from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
-from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.results import (
     FinishedRun,
@@ -94,11 +93,7 @@ def check_same_work(results: LadderResults, ladder: Ladder) -> None:
     """Raises UserError if data, test rows, weights, row order or tokens of a finished run differ from the ladder's."""
     expected = dict(ladder.work.fingerprints) if ladder.work else {}
     orders: dict[int, tuple[str, str, int]] = {}
-    rule = ladder.work.split_version if ladder.work else OLDEST_SPLIT_VERSION
     for run in results.runs:
-        if differ := versions_differ(run.result.split_version, rule):
-            what, do = f"the runs cannot be compared: {run.entry.run}: {differ}", "start a new ladder"
-            raise UserError(what, "split_version", do, code="ladder.different_split")
         for field, value in expected.items():
             general = run.result.general.text if run.result.general else ""
             if (general if field == "general" else run.result.fingerprints.get(field)) != value:

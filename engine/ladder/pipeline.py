@@ -117,7 +117,7 @@ class LadderPipeline:
         require_gguf_tools(plan)
         if plan.rungs[0].config.executor.name == "local":
             ladder.runs_at_once = runs_at_once(device_settings(rung.config) for rung in plan.rungs)
-        request = {"config": msgspec.to_builtins(plan.rungs[0].config), "split_version": plan.split_version}
+        request = {"config": msgspec.to_builtins(plan.rungs[0].config)}
         workload = ask("ladder.workload", request, print)
         ladder.work = msgspec.convert(workload["work"], SharedWork)
         ladder.versions, ladder.machine = workload["versions"], workload["machine"]

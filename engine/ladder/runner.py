@@ -19,7 +19,6 @@ from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
@@ -53,11 +52,10 @@ def identity(
     fingerprints: dict[str, str],
     versions: dict[str, str],
     machine: dict[str, Any],
-    split_version: int = OLDEST_SPLIT_VERSION,
 ) -> str:
     """The hash by which a ladder finds runs to reuse: of everything that affects a run's numbers.
 
-    SHA-256 of settings, data, model, library versions, machine and split version.
+    SHA-256 of settings, data, model, library versions and machine.
     """
     executor = config.executor
     if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
@@ -68,7 +66,6 @@ def identity(
         "versions": versions,
         "machine": {key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")},
         "slots": slots_of(config.hardware.device),  # runs at the same time share caches and memory bandwidth
-        "split_version": split_version,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -205,8 +202,7 @@ class LadderRunner:
 
     def identity(self, config: Config) -> str:
         """The identity of a run with this configuration, by which finished runs are found."""
-        rule = self._split_version()
-        return identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine, rule)
+        return identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine)
 
     def has_finished(self, entry: LadderEntry, config: Config) -> bool:
         """Whether a finished run with this configuration would be reused."""
@@ -249,16 +245,12 @@ class LadderRunner:
             name,
             EffectiveConfig(config, origins),
             identity=key,
-            split_version=self._split_version(),
             data_fingerprint=self._fingerprints().get("data", ""),
             started_in=self.ladder.started_in,
         )
         entry.run, entry.status, entry.reason, entry.reused = self._relative(run), "planned", "", False
         self.save()
         return run
-
-    def _split_version(self) -> int:
-        return self.ladder.work.split_version if self.ladder.work else OLDEST_SPLIT_VERSION
 
     def _run_to_end(self, entry: LadderEntry, run: RunDir) -> None:
         """Start or resume the run until it has an outcome, or its worker exited unexpectedly MAX_DEATHS times."""

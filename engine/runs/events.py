@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from engine.config.activation_checkpointing import ResolvedCheckpointing
-from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.model_account import ModelAccount
 from engine.runs.overlap import SplitOverlap
 from engine.runs.result import SCHEMA_VERSION, Interval, Predicted
@@ -81,8 +80,6 @@ class DataPrepared(Event, tag="data"):
     """Use of every row (`RowUsage`)."""
     test_items: int | None = None
     """Distinct prompts among the scored test rows."""
-    split_version: int = OLDEST_SPLIT_VERSION
-    """Version of the split rule; runs with different versions are not compared."""
     overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
     """`test/train` and `validation/train`."""
 

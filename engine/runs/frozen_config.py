@@ -18,7 +18,6 @@ from engine.config.errors import UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, Flat, flatten, nested
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.runs import folder
 
 DEVICE_KEYS = ("hardware.device", "train.devices", "train.parallelism")
@@ -36,8 +35,6 @@ class FrozenRun:
     notes: list[str]
     wait: bool
     """False: start immediately, even if another run uses the GPU."""
-    split_version: int = OLDEST_SPLIT_VERSION
-    """The rule by which its rows are split (`engine.config.split_version`)."""
     data_fingerprint: str = ""
     """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
     intact: bool = True
@@ -57,7 +54,6 @@ class RunSection(msgspec.Struct):
     created: float
     notes: list[str]
     wait: bool = True
-    split_version: int = OLDEST_SPLIT_VERSION
     data_fingerprint: str = ""
     fingerprint: str = ""
     key_fingerprints: dict[str, str] = msgspec.field(default_factory=dict)
@@ -71,10 +67,7 @@ class LaunchFields(TypedDict, total=False):
     wait: bool
     """Whether the run waits in the device queue; True by default."""
     identity: str
-    """Hash by which a ladder finds the run again (`engine/ladder/runner.py`), under `work` in earlier versions; '' if
-    no ladder started it."""
-    split_version: int
-    """An older version only for runs of a ladder that was started under it."""
+    """Hash by which a ladder finds the run again (`engine/ladder/runner.py`); '' if no ladder started it."""
     data_fingerprint: str
     """Fingerprint of the rows that a check showed; '' without a check."""
     started_in: str | None
@@ -88,7 +81,6 @@ def frozen_text(
     effective: EffectiveConfig,
     wait: bool = True,
     identity: str = "",
-    split_version: int = SPLIT_VERSION,
     data_fingerprint: str = "",
     started_in: str | None = None,
     command: str = "",
@@ -103,7 +95,6 @@ def frozen_text(
         "version": __version__,
         "wait": wait,
         "identity": identity,
-        "split_version": split_version,
         "data_fingerprint": data_fingerprint,
         "fingerprint": fingerprint(nested(values)),
         "key_fingerprints": _key_fingerprints(values),
@@ -187,7 +178,6 @@ def read_file(path: Path) -> FrozenRun:
         section.created,
         section.notes,
         section.wait,
-        section.split_version,
         section.data_fingerprint,
         intact,
         section.started_in,

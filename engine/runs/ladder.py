@@ -7,7 +7,6 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.data_usage import ColumnUse, RowUsage
 from engine.runs.ladder_benchmarks import LadderBenchmark
 from engine.runs.overlap import SplitOverlap
@@ -92,8 +91,6 @@ class SharedWork(Struct, kw_only=True):
     """The metric of `score`; `loss` is the held-out loss, lower is better."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Hashes of data, test rows, model, general text and benchmarks."""
-    split_version: int = OLDEST_SPLIT_VERSION
-    """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`."""
     columns: list[ColumnUse] = field(default_factory=list)

@@ -14,7 +14,6 @@ from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
-from engine.config.split_version import SPLIT_VERSION
 from engine.config.text import amount
 from engine.runs.exports import artifact_words, parse_artifact
 from engine.runs.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
@@ -85,7 +84,6 @@ def make_plan(
         retime=retime,
         base_shots=parse_base_shots(base_shots),
         command=command,
-        split_version=SPLIT_VERSION,
         notices=notices,
     )
 

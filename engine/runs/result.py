@@ -8,7 +8,6 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
-from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.model_account import ModelAccount
 from engine.runs.overlap import SplitOverlap
 from engine.runs.training_load import TrainingLoad
@@ -281,8 +280,6 @@ class Result(Struct, kw_only=True):
     """Device, CPU, memory, system."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Hashes of data, test rows, model and general text."""
-    split_version: int = OLDEST_SPLIT_VERSION
-    """Version of the split rule; scores of different versions are not comparable."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`."""
 

@@ -53,7 +53,7 @@ class ResultBuilder:
             case events.DataPrepared():
                 self._data = event
                 result.fingerprints["data"] = event.fingerprint
-                result.overlap, result.split_version = event.overlap, event.split_version
+                result.overlap = event.overlap
                 if event.test_fingerprint:
                     result.fingerprints["test"] = event.test_fingerprint
             case events.ModelLoaded():

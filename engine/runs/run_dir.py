@@ -218,7 +218,6 @@ def blank_result(run: RunDir, frozen: FrozenRun) -> Result:
         created=frozen.created,
         ended=time.time(),
         currency=config.cost.currency,
-        split_version=frozen.split_version,
         from_run=Path(config.model.from_run).name if config.model.from_run else "",
     )
 

@@ -10,7 +10,6 @@ from msgspec import Struct, field
 from engine.config.errors import Notice
 from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.schema import Config
-from engine.config.split_version import OLDEST_SPLIT_VERSION
 from engine.runs.exports import Artifact, parse_artifact
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
@@ -96,8 +95,6 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     """Whether to run again what has a disturbed timing instead of reusing it."""
     command: str = ""
     """The command line that started the ladder."""
-    split_version: int = OLDEST_SPLIT_VERSION
-    """Version of the rule that splits the rows."""
     started_in: str = ""
     """The directory it was started from."""
     notices: list[Notice] = field(default_factory=list)

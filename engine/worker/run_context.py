@@ -17,7 +17,6 @@ import torch
 from engine.config.method_specs import method_spec
 from engine.config.quantities import percent, size
 from engine.config.schema import Config
-from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepared import Prepared
 from engine.evaluation.score import summarize
@@ -134,7 +133,6 @@ class RunContext:
                 columns=rows.about["columns"],
                 data_usage=rows.about["data_usage"],
                 test_items=len(test),
-                split_version=SPLIT_VERSION,
                 overlap=msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap]),
             )
         )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.config.schema import Config
-from engine.config.split_version import SPLIT_VERSION
 from engine.data.items import EvaluationItem, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
@@ -48,7 +47,6 @@ def describe_workload(config: Config) -> dict[str, Any]:
             "steps": sampler.steps,
             "batch": train.batch,
             "metric": config.evaluation.metric,
-            "split_version": SPLIT_VERSION,
             "overlap": rows.about["overlap"],
             "columns": rows.about["columns"],
             "data_usage": rows.about["data_usage"],

@@ -6,14 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.config.split_version import SPLIT_VERSION, versions_differ
 from engine.runs import device_queue, ladder_dir, run_dir, sweep_dir
 from engine.runs.folder import running_elsewhere
 from engine.runs.home import tilde
 from engine.runs.sweep_dir import SweepDir
 from tui.history import ladder_list
 from tui.history.ladder_list import ListedLadder, describe_ladder
-from tui.history.run_list import COLUMNS, cells, describe, has_other_split_version
+from tui.history.run_list import COLUMNS, cells, describe
 from tui.output.console import print_json, say, table
 
 SWEEP_COLUMNS = ("sweep", "state", "settings", "ladders done", "started in")
@@ -31,8 +30,6 @@ def show(runs: Path, json: bool) -> None:
         table("", COLUMNS, [cells(line) for line in lines], right=(5,))
     else:
         say(f"no runs in {tilde(runs)}; start with `ftbench demo`")
-    for version in sorted({line.split_version for line in lines if has_other_split_version(line)}):
-        say(f"(split {version}): {versions_differ(version, SPLIT_VERSION)}")
     _show_ladders(runs)
     _show_sweeps(runs)
     if elsewhere := running_elsewhere(runs):

@@ -11,7 +11,6 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
 from engine.config.quantities import count, duration, size
-from engine.config.split_version import OLDEST_SPLIT_VERSION, versions_differ
 from engine.config.text import visible
 from engine.runs import run_dir
 from engine.runs.folder import short_name
@@ -50,7 +49,6 @@ class ComparedRun:
     validation: Series
     result: Result | None
     settings: Flat | None
-    split_version: int
     error: str = ""
 
 
@@ -60,14 +58,14 @@ def read(runs: Sequence[RunDir]) -> list[ComparedRun]:
 
 
 def _read(run: RunDir, color: str) -> ComparedRun:
-    error, result, settings, state, version = "", None, None, RunState(run.name), OLDEST_SPLIT_VERSION
+    error, result, settings, state = "", None, None, RunState(run.name)
     try:
         state = EventLoader(run.events_file).first()  # a huge log as samples: reading several completely would be slow
     except OSError as caught:
         error = f"cannot read {run.events_file}: {caught.strerror}"
     try:
         frozen = run_dir.read_frozen(run)
-        settings, version = flatten(frozen.config), frozen.split_version
+        settings = flatten(frozen.config)
     except UserError as caught:
         error = error or caught.line
     try:
@@ -75,25 +73,13 @@ def _read(run: RunDir, color: str) -> ComparedRun:
     except UserError as caught:
         error = error or caught.line
     shown = describe(run).state
-    return ComparedRun(run.name, shown, color, state.loss, state.validation, result, settings, version, error)
+    return ComparedRun(run.name, shown, color, state.loss, state.validation, result, settings, error)
 
 
 def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool = False) -> Content:
     """The comparison as one text of `width` columns."""
-    lines = [*_chart(runs, width, ascii_only), Content(""), *_excluded_scores(runs), *_table(runs, width), Content("")]
+    lines = [*_chart(runs, width, ascii_only), Content(""), *_table(runs, width), Content("")]
     return Content("\n").join([*lines, *_differences(runs, width)])
-
-
-def _latest_version(runs: Sequence[ComparedRun]) -> int:
-    return max((run.split_version for run in runs), default=OLDEST_SPLIT_VERSION)
-
-
-def _excluded_scores(runs: Sequence[ComparedRun]) -> Iterator[Content]:
-    """Why the scores of some runs are left out."""
-    latest = _latest_version(runs)
-    for run in runs:
-        if reason := versions_differ(run.split_version, latest):
-            yield Content.styled(visible(f"{run.name}: scores not shown: {reason}"), "$text-warning")
 
 
 def _chart(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Iterator[Content]:
@@ -116,7 +102,7 @@ def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
     room = max(1, (width - LABEL) // CELL)
     for first in range(0, len(runs), room):
         block = runs[first : first + room]
-        rows = [_figures(run, run.split_version == _latest_version(runs)) for run in block]
+        rows = [_figures(run) for run in block]
         heads = [(f"{visible(short_name(run.name), CELL - 1):<{CELL}}", run.color) for run in block]
         yield Content.assemble((" " * LABEL, ""), *heads)
         for name in rows[0]:
@@ -124,12 +110,12 @@ def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
             yield Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), values)
 
 
-def _figures(run: ComparedRun, comparable: bool) -> dict[str, str]:
-    """Scores and costs by label; a dash for unknown values and for scores on other test rows."""
+def _figures(run: ComparedRun) -> dict[str, str]:
+    """Scores and costs by label; a dash for unknown values."""
     result = run.result
     percent = result is not None and metric_spec(result.metric).is_share
-    before = result.before if result and comparable else None
-    after = result.after if result and comparable else None
+    before = result.before if result else None
+    after = result.after if result else None
     return {
         "state": run.state.replace("_", " "),
         "metric": result.metric if result else "–",

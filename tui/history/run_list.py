@@ -12,7 +12,6 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
-from engine.config.split_version import OLDEST_SPLIT_VERSION, SPLIT_VERSION
 from engine.executors.slurm import queue
 from engine.runs import events, run_dir
 from engine.runs.continued_run import continued_run_name
@@ -54,7 +53,6 @@ class RunSummary:
     """Peak memory of training in bytes: torch's pool on a GPU, else the resident set of the process."""
     reason: str = ""
     """Why it did not finish."""
-    split_version: int = OLDEST_SPLIT_VERSION
     """The rule by which its rows were split: scores under different rules are not comparable."""
     started_in: str = ""
     """The directory it was started from, '' where it was not recorded."""
@@ -100,7 +98,6 @@ def _of_result(run: RunDir, state: str, result: Result) -> RunSummary:
         result.created,
         result.peak.training,
         result.reason,
-        result.split_version,
         run.started_in(),
         result.from_run,
     )
@@ -125,7 +122,6 @@ def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, in
         seconds,
         config.method,
         frozen.created,
-        split_version=frozen.split_version,
         reason=end.reason if end else _job_ending(run) if state == "died" else "",
         started_in=frozen.started_in,
         from_run=continued_run_name(config),
@@ -168,15 +164,9 @@ def _worked_seconds(run: RunDir) -> float | None:
 
 
 def cells(line: RunSummary) -> list[str]:
-    """The cells of COLUMNS. A score under an older split rule is followed by the rule's number."""
-    scored = score(line) + (f" (split {line.split_version})" if has_other_split_version(line) else "")
+    """The cells of COLUMNS."""
     names = [line.name, line.state, model(line), last_part(line.data)]
-    return [*names, scored, duration(line.seconds), tilde(line.started_in)]
-
-
-def has_other_split_version(line: RunSummary) -> bool:
-    """Whether it has a score that is not comparable with those of new runs."""
-    return line.split_version != SPLIT_VERSION and (line.before is not None or line.after is not None)
+    return [*names, score(line), duration(line.seconds), tilde(line.started_in)]
 
 
 def score(line: RunSummary) -> str:

@@ -51,7 +51,6 @@ def work(ladder: Ladder) -> ReportTable | None:
         "optimizer steps": f"{integer(facts.steps)}, batch size {integer(facts.batch)}",
         "metric": facts.metric,
         "seeds": ", ".join(map(str, ladder.seeds)),
-        "split version": facts.split_version,
         **{
             f"{pair.split('/')[0]} rows also in training, of {integer(overlap.of)}": ", ".join(
                 f"{name} {figure}" for name, figure in overlap.figures()

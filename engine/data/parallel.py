@@ -42,6 +42,8 @@ MEAN_SECONDS, COUNTED_ROWS = 0.25, 20
 """Maximum mean CPU time per row, once this many rows have been rendered: a day for 350,000 rows."""
 TEMPLATE_BYTES = 2 << 30
 """Memory that rendering a batch may add. The longest row has 16 MiB, and Python takes up to 4 bytes per character."""
+TIMED_OUT = "template.timeout"
+"""Code of the error where SIGPROF, the timer of CPU time, has ended a child process."""
 _DO = "set model.chat_template to a template without endless loops and huge values"
 
 
@@ -105,7 +107,7 @@ class _Child:
             status = self.process.exitcode or 0
             if status == -signal.SIGPROF:
                 what = f"the chat template took more than {TEMPLATE_SECONDS:g} s for one row"
-                raise UserError(what, self.template, _DO, code="template.timeout") from None
+                raise UserError(what, self.template, _DO, code=TIMED_OUT) from None
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             raise RunFailed(f"a data preparation process exited unexpectedly ({how})", "data.process_died") from error
         return message

@@ -20,7 +20,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     A model that `from_pretrained` dequantized keeps its `quantization_config`, which makes `save_pretrained` fail, so
     the weights are copied to a model created from the configuration without that entry.
     """
-    check_gguf(file)
+    weights = check_gguf(file)
     if folder is None:
         folder = cache_folder() / "gguf" / file_sha256(file)[:16]
     if (folder / "config.json").exists():
@@ -28,7 +28,7 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
-            _convert(file, temporary)
+            _convert(file, weights, temporary)
             (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
             temporary.replace(folder)
     except Exception as error:
@@ -37,10 +37,16 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
     return folder
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, weights: int, folder: Path) -> None:
+    """Raises ValueError where the file lacks weights of the model that it describes: they would be random."""
     shape = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
     if fault := impossible_value(shape.to_dict()):
         raise ValueError(fault)
+    with torch.device("meta"):
+        described = AutoModelForCausalLM.from_config(shape)
+    wanted = described.num_parameters() - described.get_input_embeddings().weight.numel()  # may be tied to the head
+    if weights < wanted:
+        raise ValueError(f"the model needs at least {wanted:,} weights, and {weights:,} are in the file")
     loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.bfloat16)
     config = loaded.config
     if hasattr(config, "quantization_config"):

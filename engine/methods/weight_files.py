@@ -90,11 +90,11 @@ def _check_tensor(name: str, tensor: Any, end: int) -> int:
     return end + needed
 
 
-def check_gguf(path: Path) -> None:
-    """Raise UserError for a file that is not GGUF, or whose header announces more than the file can contain."""
+def check_gguf(path: Path) -> int:
+    """The number of weights. Raises UserError if it is not GGUF, or its header announces more than it can contain."""
     try:
         with open_regular(path, sys.maxsize, follow=True) as file:
-            _GgufHeader(file, os.fstat(file.fileno()).st_size).check()
+            return _GgufHeader(file, os.fstat(file.fileno()).st_size).check()
     except (OSError, ValueError, struct.error) as error:
         what = f"not a readable GGUF file: {error.strerror if isinstance(error, OSError) else error}"
         raise UserError(
@@ -108,7 +108,8 @@ class _GgufHeader:
     def __init__(self, file: BufferedReader, size: int) -> None:
         self.file, self.size, self.order = file, size, "<"
 
-    def check(self) -> None:
+    def check(self) -> int:
+        """The number of elements of all tensors."""
         if _read(self.file, 4) != b"GGUF":
             raise _Damaged("it does not begin with GGUF")
         version = _read(self.file, 4)
@@ -119,10 +120,9 @@ class _GgufHeader:
         for _ in range(keys):
             self._skip(self._count(self.size, 1))
             self._skip_value(self._number("I", 4))
-        for _ in range(tensors):
-            self._check_tensor()
+        return sum(self._check_tensor() for _ in range(tensors))
 
-    def _check_tensor(self) -> None:
+    def _check_tensor(self) -> int:
         self._skip(self._count(self.size, 1))
         dimensions = self._number("I", 4)
         if dimensions > MAX_DIMENSIONS:
@@ -131,6 +131,7 @@ class _GgufHeader:
         self._number("I", 4)
         if elements > self.size * 8 or self._number("Q", 8) > self.size:  # at least one bit per element
             raise _Damaged("a tensor larger than the file")
+        return elements
 
     def _skip_value(self, kind: int, inside: bool = False) -> None:
         if kind in SCALAR_BYTES:

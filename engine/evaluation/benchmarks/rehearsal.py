@@ -6,8 +6,6 @@ from typing import Any
 
 from lm_eval.api.model import LM
 
-REHEARSED_ITEMS = 32
-
 
 class FixedAnswers(LM):
     """Answers every request in the same way."""

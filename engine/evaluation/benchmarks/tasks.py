@@ -6,6 +6,8 @@ import difflib
 import hashlib
 import json
 import re
+import resource
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,17 +15,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 from jinja2.exceptions import SecurityError
 
 from engine.config.benchmarks import SETTING, check_benchmarks, is_task_file
 from engine.config.errors import UserError
 from engine.config.schema import Evaluation
 from engine.config.text import visible
+from engine.data.parallel import TIMED_OUT, in_child
 from engine.data.readers.hub import hub_error, hub_or_cache
 from engine.evaluation.benchmarks.harness import RemoteCode, harness_version, import_harness
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.benchmark_scores import file_stem
 
+REHEARSED_ITEMS = 32
+"""On which made-up answers are scored, so that errors of a task are found before a model is loaded."""
+LOAD_SECONDS, ITEM_SECONDS = 60.0, 0.1
+"""Maximum CPU time for loading a task file and its data, and for each item; an item takes about 0.001 s."""
+TASK_BYTES = 4 << 30
+"""Memory that a task file, its data and its rendered items may take."""
 SEED = 1234
 """Of few-shot examples and sampling; the library's default."""
 NO_DATA = {
@@ -74,6 +84,8 @@ def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
     found: list[Benchmark] = []
     for name in evaluation.benchmarks if evaluation.when != "never" else []:
         config = read_task_file(Path(name)) if is_task_file(name) else None
+        if config is not None:
+            _check_limits(name, config, evaluation.benchmark_limit)
         benchmark = _benchmark(name, config, evaluation.benchmark_limit)
         if any(file_stem(benchmark.name) == file_stem(other.name) for other in found):
             what, do = f"duplicate benchmark {benchmark.name!r}", "remove one of them, or rename the task"
@@ -82,13 +94,52 @@ def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
     return found
 
 
+def _check_limits(name: str, config: dict[str, Any], limit: int | None) -> None:
+    """Load a task file and render all its items in a child process with limits of CPU time and memory.
+
+    Its templates, regular expressions and YAML anchors come from anyone, and Python cannot interrupt them. Raises
+    UserError as `_benchmark` does, and where a limit is exceeded.
+    """
+
+    def load_all() -> None:
+        size, (_, hard) = psutil.Process().memory_info().data, resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (size + TASK_BYTES, hard))
+        try:
+            signal.setitimer(signal.ITIMER_PROF, LOAD_SECONDS)
+            benchmark = _benchmark(name, config, limit)
+            signal.setitimer(signal.ITIMER_PROF, LOAD_SECONDS + ITEM_SECONDS * benchmark.items)
+            _rehearse(benchmark, benchmark.items, _where(name))
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        except UserError:
+            raise
+        except Exception as error:  # the library raises anything
+            raise _invalid(error, _where(name)) from error
+
+    import_harness()  # inherited by the child
+    try:
+        in_child(load_all)
+    except UserError as error:
+        if error.code != TIMED_OUT:
+            raise
+        what, do = "a template or expression of the task takes too long", "fix the task file, or use another task"
+        raise UserError(what, _where(name), do, code="benchmark.timeout") from error
+
+
+def _rehearse(benchmark: Benchmark, items: int, where: str) -> None:
+    """Score made-up answers. Raises UserError if the task is invalid."""
+    from engine.evaluation.benchmarks.rehearsal import FixedAnswers  # imports the library
+
+    try:
+        benchmark.item_scores(FixedAnswers(), items)
+    except Exception as error:  # functions of tasks raise anything
+        raise _invalid(error, where) from error
+
+
 def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> Benchmark:
     task = _shipped_task(name) if config is None else _local_task(name, config)
     where = _where(name)
     if getattr(task, "MULTIMODAL", False):
         raise UserError("the task needs images or audio", where, "use another task", code="benchmark.unsupported")
-    from engine.evaluation.benchmarks.rehearsal import REHEARSED_ITEMS, FixedAnswers  # imports the library
-
     metric = _metric(task, where)
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
@@ -108,10 +159,7 @@ def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> B
         limit=limit,
         fingerprint=_fingerprint(task.task_name, config, items),
     )
-    try:
-        benchmark.item_scores(FixedAnswers(), min(len(items), REHEARSED_ITEMS))
-    except Exception as error:  # as above
-        raise _invalid(error, where) from error
+    _rehearse(benchmark, min(len(items), REHEARSED_ITEMS), where)
     return benchmark
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from command import MICRO, only_run
 from faults.worker_runs import stop
 from forked import ftbench
@@ -24,6 +25,7 @@ from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Evaluation
+from engine.evaluation.benchmarks import tasks
 from engine.evaluation.benchmarks.item_scores import score_benchmark
 from engine.evaluation.benchmarks.loaded_model import LoadedModel
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager
@@ -132,6 +134,38 @@ def test_a_task_file_that_could_run_code_is_refused(tmp_path: Path, text: str) -
 
 def test_a_template_cannot_leave_the_sandbox(tmp_path: Path) -> None:
     assert refused(choice_task(tmp_path, doc_to_text="{{ ''.__class__.__mro__ }}")) == "benchmark.code"
+
+
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"doc_to_text": ENDLESS}, "benchmark.timeout"),
+        ({"doc_to_text": f"{{% if '{ITEMS - 1}.' in question %}}{ENDLESS}{{% endif %}}"}, "benchmark.timeout"),
+        ({"doc_to_text": "{{ 'x' * 9999999999 }}"}, "benchmark.invalid_task"),
+    ],
+    ids=["endless", "endless for the last item", "10 GB"],
+)
+def test_a_task_file_takes_bounded_time_and_memory(
+    changes: dict[str, Any], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last item is beyond those that are scored in this process."""
+    monkeypatch.setattr(tasks, "LOAD_SECONDS", 2.0)
+    monkeypatch.setattr(tasks, "REHEARSED_ITEMS", 4)
+    assert refused(choice_task(tmp_path, "hostile", **changes)) == code
+
+
+def test_values_that_anchors_multiply_take_bounded_time_and_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "LOAD_SECONDS", 2.0)
+    file = choice_task(tmp_path)
+    levels = [f"  x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, 20)]
+    text = yaml.safe_dump(json.loads(file.read_text()))
+    file.write_text("\n".join([text, "metadata:", "  x0: &x0 [x]", *levels, ""]))
+    assert refused(file) in ("benchmark.timeout", "benchmark.invalid_task")
 
 
 def test_an_included_file_is_read_in_the_same_way(tmp_path: Path) -> None:

@@ -263,6 +263,8 @@ def test_bogus_counts_of_a_gguf_file_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError) as refused:
             gguf_to_folder(bad)
         assert refused.value.code == "model.gguf_unreadable"
+    with pytest.raises(UserError, match="at least"):  # the weights of all but one layer would be random
+        gguf_to_folder(made_gguf(tmp_path / "layers.gguf", layers=4))
     os.mkfifo(tmp_path / "pipe.gguf")
     with pytest.raises(UserError) as refused:
         locate(schema.Model(id=str(tmp_path / "pipe.gguf")))

@@ -1,7 +1,7 @@
 """Run in bad environments: resource limits, failing locks, a clock that jumps, two users, small disks.
 
 `python -m tests.faults.attacks.run_environment [PART …]`:
-`limits`, `processes`, `locks`, `clock`, `users`, `disk`; all by default.
+`limits`, `processes`, `locks`, `clock`, `users`, `open`, `disk`, `filling`; all by default.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tests.faults.attacks.run_common import (
     wait,
     workplace,
 )
-from tests.faults.attacks.small_disks import disk
-from tests.faults.attacks.unix_users import processes, rerun_in_mount_namespace, users
+from tests.faults.attacks.small_disks import disk, filling
+from tests.faults.attacks.unix_users import open_files, processes, rerun_in_mount_namespace, users
 
 MONTH = 30 * 24 * 3600
 SOURCE = Path(__file__).with_name("stand_ins.c")
@@ -89,7 +89,7 @@ def clock(table: Table, folder: Path, library: str) -> None:
     env = {"LD_PRELOAD": library, "CLOCK_OFFSET": str(offset)}
     reference = start(folder / "steady")
     wait(lambda: (reference / "result.json").exists() and ended(reference), "the reference run")
-    for way in (MONTH, -MONTH):
+    for way in (MONTH, -MONTH, 80 * 365 * 86_400, -50 * 365 * 86_400):
         with table.attack(f"the clock jumps by {way // 86400} days while training") as say:
             offset.write_text("0")
             run = start(folder / "jumping", env=env)
@@ -138,13 +138,13 @@ def clock(table: Table, folder: Path, library: str) -> None:
 
 def main(parts: list[str]) -> int:
     table = Table("environment")
-    if {"users", "processes"} & set(parts or ["users"]):
+    if {"users", "processes", "open"} & set(parts or ["users"]):
         with tempfile.TemporaryDirectory() as folder:
             status = rerun_in_mount_namespace(parts, Path(folder))
         if status is not None:
             return status
     with workplace() as folder:
-        parts = parts or ["limits", "processes", "locks", "clock", "users", "disk"]
+        parts = parts or ["limits", "processes", "locks", "clock", "users", "open", "disk", "filling"]
         library = compiled(folder)
         if "limits" in parts:
             limits(table, folder)
@@ -156,8 +156,12 @@ def main(parts: list[str]) -> int:
             clock(table, folder, library)
         if "users" in parts:
             users(table, folder)
+        if "open" in parts:
+            open_files(table, folder)
         if "disk" in parts:
             disk(table, folder)
+        if "filling" in parts:
+            filling(table, folder)
     return table.end()
 
 

@@ -63,6 +63,7 @@ DIFFERING = {
     "ended",
     "name",
     "predicted",
+    "load",
 }
 """Fields of `result.json` that are measurements or differ between equal runs."""
 

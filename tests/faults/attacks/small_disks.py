@@ -15,6 +15,7 @@ from tests.faults.attacks.run_common import (
     ftbench,
     last_line,
     lines,
+    losses,
     pairs,
     start,
     wait,
@@ -64,6 +65,45 @@ def disk(table: Table, folder: Path) -> None:
                 assert_no_active_run(runs)
             finally:
                 subprocess.run(["umount", "--lazy", str(runs)], check=True)
+
+
+def filling(table: Table, folder: Path) -> None:
+    """The disk fills at a moment of training; once there is space again, the run is resumed with the same losses."""
+    reference = start(folder / "enough")
+    wait(lambda: (reference / "result.json").exists() and ended(reference), "the reference run")
+    moments = {
+        "step 1": {"type": "step", "step": 1},
+        "checkpoint 2": {"type": "checkpoint", "step": 2},
+        "step 4, while its checkpoint is written": {"type": "step", "step": 4},
+        "evaluation": {"type": "phase", "name": "evaluation"},
+        "saving": {"type": "phase", "name": "saving"},
+    }
+    for name, moment in moments.items():
+        for left in (0, 8, 128):
+            with table.attack(f"{left} KiB are left at: {name}") as say:
+                runs = folder / f"fills-{left}-{len(table.rows)}"
+                runs.mkdir()
+                subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(runs)], check=True)
+                try:
+                    run = start(runs)
+                    wait(lambda: any(moment.items() <= one.items() for one in lines(run)) or ended(run), name)  # noqa: B023
+                    fill(runs, left << 10)
+                    wait(lambda: ended(run), "the end")  # noqa: B023
+                    done = ftbench("runs", "--json", runs=runs)
+                    assert done.code == 0 and not done.clean, done.err
+                    (shown,) = json.loads(done.out)
+                    say(f"{shown['state']}: {shown['reason'][:80]}")
+                    assert shown["reason"] or shown["state"] == "finished", "no reason is shown"
+                    assert_no_active_run(runs)
+                    (runs / "filling").unlink()
+                    if shown["state"] != "finished":
+                        again = ftbench("resume", run.name, runs=runs)
+                        assert again.code == 0 and not again.clean, f"resume: {again.clean}: {again.err[-200:]}"
+                    assert json.loads((run / "result.json").read_text())["status"] == "finished"
+                    found = {step: set(values) for step, values in losses(run).items()}
+                    assert found == {step: set(values) for step, values in losses(reference).items()}, "losses differ"
+                finally:
+                    subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
 
 def fill(folder: Path, left: int) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from tests.faults.attacks.run_common import (
     TINY,
@@ -102,6 +107,120 @@ def users(table: Table, folder: Path) -> None:
         say(last_line(done))
         assert done.code in (1, 2) and not done.clean and pid_of(live)
         kill(live, signal.SIGTERM)
+
+
+STRANGER = """
+import os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+for line in sys.stdin:
+    kind, name = line.rstrip("\\n").split(" ", 1)
+    done = []
+    try:
+        if kind == "tcp":
+            host, _, port = name.rpartition(":")
+            one = socket.create_connection((host, int(port)), 1)
+            one.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n"); done.append("connect")
+        elif kind == "unix":
+            one = socket.socket(socket.AF_UNIX); one.settimeout(1)
+            one.connect("\\0" + name[1:] if name.startswith("@") else name); done.append("connect")
+        elif kind == "kill":
+            os.kill(int(name), 0); done.append("kill")
+        else:
+            for flag, word in ((os.O_RDONLY, "read"), (os.O_WRONLY, "write")):
+                try:
+                    os.close(os.open(name, flag | os.O_NONBLOCK)); done.append(word)
+                except OSError:
+                    pass
+            try:
+                os.rename(name, name + ".x"); os.rename(name + ".x", name); done.append("rename")
+            except OSError:
+                pass
+    except OSError:
+        pass
+    print(" ".join(done), flush=True)
+"""
+"""Another user's attempts, one line each."""
+OWN = ("/work/", "/usr/", "/lib", "/etc/", "/dev/", "/proc/", "/sys/", sys.base_prefix, sys.prefix)
+"""Where files are not of a run."""
+
+
+def open_files(table: Table, folder: Path) -> None:
+    """Another user tries every file, socket and process of ftbench while it trains, exports, answers and shows."""
+    runs = folder / "home" / "runs"
+    folder.chmod(0o755)
+    scenes: dict[str, list[str]] = {
+        "a run on two devices": ["run", "demo-lora", *tiny_with("--set", "train.devices=2", "--set", "hardware.device=cpu:2", "--set", "train.steps=400", "--set", "train.checkpoint_every=5")],
+        "a run with trackers": ["run", "demo-lora", *tiny_with("--set", 'track.to=["tensorboard"]', "--set", "train.steps=400", "--set", "train.checkpoint_every=5")],
+        "a ladder": ["ladder", "demo", "--rung", "lora", "--no-probe", "--set", "train.steps=60"],
+        "try": ["try", "RUN", "--prompt", "x", "--max-new-tokens", "200"],
+        "export": ["export", "RUN", "--type", "f32", "--margin", "100", "--out", str(folder / "artifact")],
+        "attach": ["attach", "RUN"],
+        "monitor": ["monitor"],
+    }  # fmt: skip
+    made = ftbench("run", "demo-lora", *TINY, runs=runs, umask=0)
+    assert made.code == 0, made.err
+    run = next(path.parent.name for path in runs.glob("*/run.toml"))
+    for scene, words in scenes.items():
+        environment = {**os.environ, "FTBENCH_RUNS": str(runs)}
+        command = subprocess.Popen(
+            [str(Path(sys.executable).with_name("ftbench")), *(run if word == "RUN" else word for word in words)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment, umask=0,
+        )  # fmt: skip
+        tried: set[str] = set()
+        open_to: dict[str, str] = {}
+        stranger = subprocess.Popen(
+            [sys.executable, "-I", "-c", STRANGER, str(USERS[1])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert stranger.stdin and stranger.stdout
+        deadline = time.monotonic() + 40
+        while command.poll() is None and time.monotonic() < deadline:
+            for line in list(belongings(folder, runs)):
+                if line not in tried:
+                    tried.add(line)
+                    stranger.stdin.write(line + "\n")
+                    stranger.stdin.flush()
+                    if answer := stranger.stdout.readline().strip():
+                        open_to[line] = answer
+            time.sleep(0.2)
+        stranger.stdin.close()
+        stranger.wait()
+        command.terminate()
+        command.wait(120)
+        for line in sorted(tried):
+            wrong = open_to.get(line, "")
+            shown = line.replace(str(folder), "…")[-110:]
+            allowed = wrong == "read" and "/artifact" in line
+            table.add(f"another user during {scene}: {shown}", wrong or "refused", "" if allowed or not wrong else f"FAILED: {wrong}")
+    for path in (*runs.glob("*/ladder.toml"), *runs.glob("*/run.toml")):
+        ftbench("stop", str(path.parent), runs=runs)
+    wait(lambda: not [one for path in runs.glob("*/run.toml") if (one := pid_of(path.parent))], "the runs to end")
+
+
+def belongings(folder: Path, runs: Path) -> Iterator[str]:
+    """Every open file, socket and process of ftbench, and every file of the runs, locks, caches and settings."""
+    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if not any(str(folder) in word for word in (*process.cmdline(), process.environ().get("FTBENCH_RUNS", ""))):
+                continue
+            yield f"kill {process.pid}"
+            inodes = set()
+            for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    name = str(entry.readlink())
+                    if name.startswith("socket:["):
+                        inodes.add(name[8:-1])
+                    elif name.startswith("/") and not name.startswith(OWN) and not name.endswith(" (deleted)"):
+                        yield f"file {name}"
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    yield f"tcp {connection.laddr.ip}:{connection.laddr.port}"
+            for words in unix:
+                if words[6] in inodes and len(words) > 7:
+                    yield f"unix {words[7]}"
+    for path in folder.rglob("*"):
+        if path.is_file() and ("/cache/" not in str(path) or path.stat().st_mode & 0o22):
+            yield f"file {path}"
 
 
 MOUNT_SCRIPT = """

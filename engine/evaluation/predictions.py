@@ -74,12 +74,18 @@ def read_lines(path: Path) -> list[PredictionLine]:
 
 
 def _lines(path: Path) -> list[PredictionLine]:
-    return [msgspec.json.decode(line, type=PredictionLine) for line in read_item_lines(path)]
+    """Raises ValueError if it is damaged, or an item is missing or repeated."""
+    lines = [msgspec.json.decode(line, type=PredictionLine) for line in read_item_lines(path)]
+    if [line.item for line in lines] != list(range(len(lines))):
+        raise ValueError("the items are not numbered from 0")
+    return lines
 
 
 class PredictionLine(msgspec.Struct):
     """A test item with the answers of base and tuned model."""
 
+    item: int
+    """Its number, from 0."""
     prompt: str
     target: str
     where: str = ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from engine.config.errors import UserError
+from engine.config.metric_specs import metric_spec
 from engine.evaluation.predictions import read_lines, recorded_items
+from engine.evaluation.scored_item import ScoredItem
 from engine.export.comparison import gain_of
 from engine.runs.gates import Gain
 from engine.runs.result import Result
@@ -37,7 +39,24 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         what = f"the answers were not scored with {name}"
         do = f"use {', '.join(sorted(known))}"
         raise UserError(what, "--metric", do, "gate.unknown_metric")
+    _refuse_incomplete(run, result, tuned, reference, name)
     return Gain(candidate=run.name, reference=named, metric=name, gain=gain_of(tuned, reference, name))
+
+
+def _refuse_incomplete(
+    run: RunDir, result: Result, tuned: list[ScoredItem], reference: list[ScoredItem], metric: str
+) -> None:
+    """Raise UserError if test items, or their scores, are missing; a missing score would count as 0."""
+    scored = len(tuned) if result.after is None else result.after.score.rows
+    is_complete = (
+        metric != result.metric
+        or not metric_spec(metric).needs_answers
+        or all(metric in (item.scores or {}) for item in (*tuned, *reference))
+    )
+    if is_complete and len(tuned) == len(reference) == scored:
+        return
+    what, do = f"predictions.jsonl lacks scores of the {scored:,} test items", "repeat the run"
+    raise UserError(what, str(run.predictions_file), do, "gate.no_predictions")
 
 
 def _refuse_unreadable(run: RunDir) -> None:

@@ -178,7 +178,8 @@ def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:
     target = parent / source.name
     if os.path.lexists(target):
         if kind not in CACHES and not _is_same(source, target):
-            what, do = f"another {kind} of this name is in the new home", "rename one of them"
+            what = f"another {kind} of this name is in the new home"
+            do = "delete it if an interrupted move left it there and the original has changed since, else rename one"
             raise UserError(what, str(target), do, "home.conflict")
         return MovedEntry(kind, source.name, _bytes(target))
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)

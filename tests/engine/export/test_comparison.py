@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
 import pytest
 from made_ladder import made_ladder
+from made_runs import write_predictions
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.config.preset_library import resolve_preset
 from engine.evaluation.scored_item import ScoredItem
 from engine.export.comparison import difference_of
 from engine.export.gate import gain_of_run
@@ -60,6 +63,27 @@ def test_a_gate_without_predictions_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         gain_of_run(run, None, None)
     assert refused.value.code == "gate.no_scores"
+
+
+@pytest.mark.parametrize("damage", ["half", "twice", "unscored base", "repeated item"])
+def test_a_gain_needs_the_scores_of_all_test_items(damage: str, tmp_path: Path) -> None:
+    run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", "lora", {}))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
+    score = Interval(mean=0.5, low=0.4, high=0.6, rows=40)
+    result.status, result.metric = "finished", "exact_match"
+    result.after = Score(loss=score, perplexity=None, score=score, metric="exact_match")
+    run_dir.write_result(run, result)
+    write_predictions(run, "lora", 0, hostile=False, base=True)
+    assert gain_of_run(run, None, None).gain.rows == 40
+    lines = run.predictions_file.read_text().splitlines()
+    if damage == "unscored base":
+        whole = [json.loads(text) for text in lines]
+        lines = [json.dumps({**line, "base": {**line["base"], "scores": None}}) for line in whole]
+    damaged = {"half": lines[:20], "twice": lines * 2, "repeated item": lines[:1] * 40}.get(damage, lines)
+    run.predictions_file.write_text("\n".join([*damaged, ""]))
+    with pytest.raises(UserError) as refused:
+        gain_of_run(run, None, None)
+    assert refused.value.code == "gate.no_predictions"
 
 
 def test_a_score_that_is_not_finite_gives_no_outcome() -> None:

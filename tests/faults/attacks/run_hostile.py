@@ -4,6 +4,8 @@
 default. Every command must end in time and memory with one line, exit status 0, 1 or 2; a canary file must not appear.
 """
 
+# ruff: noqa: E501 - hostile texts are one per line
+
 from __future__ import annotations
 
 import argparse
@@ -118,7 +120,10 @@ def bombs(canary: Path) -> list[tuple[str, str]]:
         ("fewshot_config samples", "num_fewshot: 1\nfewshot_config: {sampler: first_n, samples: [7]}\n"),
         ("filter_list of unknown", "filter_list: [{name: x, filter: [{function: nosuch}]}]\n"),
         ("filter_list of text", "filter_list: [x]\n"),
-        ("filter regex that explodes", "filter_list: [{name: x, filter: [{function: regex, regex_pattern: '(a+)+$'}]}]\n"),
+        (
+            "filter regex that explodes",
+            "filter_list: [{name: x, filter: [{function: regex, regex_pattern: '(a+)+$'}]}]\n",
+        ),
         ("filter map", "filter_list: [{name: x, filter: [{function: map, mapping_dict: 7}]}]\n"),
         ("repeats huge", "repeats: 100000000\n"),
         ("repeats text", "repeats: x\n"),
@@ -228,7 +233,10 @@ def templates(table: Table, folder: Path) -> None:
     folder.mkdir()
     model, canary = embedded(folder), folder / "canary"
     data = folder / "train.jsonl"
-    rows = [{"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]} for n in range(40)]
+    rows = [
+        {"messages": [{"role": "user", "content": f"q{n}"}, {"role": "assistant", "content": f"a{n}"}]}
+        for n in range(40)
+    ]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name, text in TEMPLATES:
         for way in ("chat_template.jinja", "tokenizer_config.json"):

@@ -125,7 +125,9 @@ def ranks(table: Table, folder: Path, rng: random.Random) -> None:
                 wait(lambda: ended(run), "the worker to end", 180)  # noqa: B023
                 gone(found, "the run")
                 assert len(lines(run)) >= seen
-                (shown,) = [e for e in json.loads(ftbench("runs", "--json", runs=run.parent).out) if e["name"] == run.name]
+                (shown,) = [
+                    e for e in json.loads(ftbench("runs", "--json", runs=run.parent).out) if e["name"] == run.name
+                ]
                 say(f"{shown['state']}: {shown['reason'][:60]}")
                 assert shown["state"] not in ("live", "starting", "training")
                 if shown["state"] == "finished":
@@ -134,7 +136,10 @@ def ranks(table: Table, folder: Path, rng: random.Random) -> None:
                 done = ftbench("resume", run.name, "--detach", runs=run.parent)
                 assert done.code == 0 and not done.clean, done.err
             wait(lambda: ended(run), "the end")  # noqa: B023
-            if not (run / "result.json").exists() or json.loads((run / "result.json").read_text())["status"] != "finished":
+            if (
+                not (run / "result.json").exists()
+                or json.loads((run / "result.json").read_text())["status"] != "finished"
+            ):
                 done = ftbench("resume", run.name, runs=run.parent)
                 assert done.code == 0, last_line(done)
             assert equal_fields(run) == expected, differing(equal_fields(run), expected)[:300]
@@ -145,9 +150,8 @@ def ranks(table: Table, folder: Path, rng: random.Random) -> None:
 
 def sweeps(table: Table, folder: Path, rng: random.Random, kills: int = 16) -> None:
     runs = folder / "sweeps"
-    settings = [*pairs(tiny_with("--set", "train.steps=4"), "adapter.rank")]
     words = ["--rung", "lora", "--rung", "full", "--vary", "train.batch=2,4", "--no-probe"]
-    settings = [word for flag, value in zip(settings[::2], settings[1::2], strict=True) if not value.startswith(("train.batch", "adapter.")) for word in (flag, value)]  # fmt: skip
+    settings = pairs(pairs(tiny_with("--set", "train.steps=4"), "adapter."), "train.batch=")
     done = ftbench("ladder", "demo", *words, *settings, "--detach", "--json", runs=runs)
     assert done.code == 0, done.err
     sweep = Path(json.loads(done.out)["path"])

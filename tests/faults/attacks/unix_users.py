@@ -144,13 +144,17 @@ OWN = ("/work/", "/usr/", "/lib", "/etc/", "/dev/", "/proc/", "/sys/", sys.base_
 """Where files are not of a run."""
 
 
+LONG = ("--set", "train.steps=400", "--set", "train.checkpoint_every=5")
+RANKS = ("--set", "train.devices=2", "--set", "hardware.device=cpu:2")
+
+
 def open_files(table: Table, folder: Path) -> None:
     """Another user tries every file, socket and process of ftbench while it trains, exports, answers and shows."""
     runs = folder / "home" / "runs"
     folder.chmod(0o755)
     scenes: dict[str, list[str]] = {
-        "a run on two devices": ["run", "demo-lora", *tiny_with("--set", "train.devices=2", "--set", "hardware.device=cpu:2", "--set", "train.steps=400", "--set", "train.checkpoint_every=5")],
-        "a run with trackers": ["run", "demo-lora", *tiny_with("--set", 'track.to=["tensorboard"]', "--set", "train.steps=400", "--set", "train.checkpoint_every=5")],
+        "a run on two devices": ["run", "demo-lora", *tiny_with(*LONG, *RANKS)],
+        "a run with trackers": ["run", "demo-lora", *tiny_with(*LONG, "--set", 'track.to=["tensorboard"]')],
         "a ladder": ["ladder", "demo", "--rung", "lora", "--no-probe", "--set", "train.steps=60"],
         "try": ["try", "RUN", "--prompt", "x", "--max-new-tokens", "200"],
         "export": ["export", "RUN", "--type", "f32", "--margin", "100", "--out", str(folder / "artifact")],
@@ -169,7 +173,10 @@ def open_files(table: Table, folder: Path) -> None:
         tried: set[str] = set()
         open_to: dict[str, str] = {}
         stranger = subprocess.Popen(
-            [sys.executable, "-I", "-c", STRANGER, str(USERS[1])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-I", "-c", STRANGER, str(USERS[1])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert stranger.stdin and stranger.stdout
         deadline = time.monotonic() + 40
@@ -190,7 +197,11 @@ def open_files(table: Table, folder: Path) -> None:
             wrong = open_to.get(line, "")
             shown = line.replace(str(folder), "…")[-110:]
             allowed = wrong == "read" and "/artifact" in line
-            table.add(f"another user during {scene}: {shown}", wrong or "refused", "" if allowed or not wrong else f"FAILED: {wrong}")
+            table.add(
+                f"another user during {scene}: {shown}",
+                wrong or "refused",
+                "" if allowed or not wrong else f"FAILED: {wrong}",
+            )
     for path in (*runs.glob("*/ladder.toml"), *runs.glob("*/run.toml")):
         ftbench("stop", str(path.parent), runs=runs)
     wait(lambda: not [one for path in runs.glob("*/run.toml") if (one := pid_of(path.parent))], "the runs to end")
@@ -218,8 +229,8 @@ def belongings(folder: Path, runs: Path) -> Iterator[str]:
             for words in unix:
                 if words[6] in inodes and len(words) > 7:
                     yield f"unix {words[7]}"
-    for path in folder.rglob("*"):
-        if path.is_file() and ("/cache/" not in str(path) or path.stat().st_mode & 0o22):
+    for path in (Path(root, name) for root, _, names in os.walk(folder) for name in names):
+        if path.is_file() and path.suffix != ".so" and ("/cache/" not in str(path) or path.stat().st_mode & 0o22):
             yield f"file {path}"
 
 

@@ -229,10 +229,11 @@ def many(table: Table, folder: Path) -> None:
 
 
 HOSTILE = [
-    *("x --account=y", "x\t--account=y", "--account=y", "-J", "x;touch y", "x$(touch y)", "x`touch y`", "x'y", 'x"y', "x\\"),
-    *("x\n#SBATCH --account=y", "x\r--account=y", "%j%A%u", "x%%j", "x #SBATCH --account=y", "#", "!x", "*", "?", "~", "x=y"),
-    *("x\x0b--account=y", "x\x85--account=y", "x\u2028--account=y", "\u202ex", "x" * 200, " x", "x ", "-", "--", "x&y", "x|y"),
-    *("x>y", "x<y", "$HOME", "${HOME}", "%", "x,y", "x:y", "(x)", "[1-9]", "{a,b}", "x\x1b[2J", "\u00e9\u4e2d"),
+    *("x --account=y", "x\t--account=y", "--account=y", "-J", "x;touch y", "x$(touch y)", "x`touch y`", "x'y", 'x"y'),
+    *("x\n#SBATCH --account=y", "x\r--account=y", "%j%A%u", "x%%j", "x #SBATCH --account=y", "#", "!x", "*", "?", "~"),
+    *("x\x0b--account=y", "x\x85--account=y", "x\u2028--account=y", "\u202ex", "x" * 200, " x", "x ", "-", "--", "x&y"),
+    *("x>y", "x<y", "$HOME", "${HOME}", "%", "x,y", "x:y", "(x)", "[1-9]", "{a,b}", "x\x1b[2J", "\u00e9\u4e2d", "x\\"),
+    *("x|y", "x=y"),
 ]  # fmt: skip
 
 

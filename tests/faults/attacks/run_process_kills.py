@@ -49,7 +49,7 @@ def tries(table: Table, folder: Path, rng: random.Random) -> None:
     done = ftbench("try", run.name, "--prompt", "hello", "--max-new-tokens", "4", runs=run.parent)
     assert done.code == 0, done.err
     longest = time.monotonic() - started
-    for number in range(15):
+    for number in range(8):
         name = ("SIGKILL", "SIGTERM", "SIGINT", "SIGKILL", "SIGSTOP")[number % 5]
         victim = number % 3
         with table.attack(f"{name} of {('`try`', 'its process', 'a random one')[victim]}") as say:
@@ -148,7 +148,7 @@ def ranks(table: Table, folder: Path, rng: random.Random) -> None:
             assert all(set(values) == set(curve[step]) for step, values in found_losses.items()), "a loss differs"
 
 
-def sweeps(table: Table, folder: Path, rng: random.Random, kills: int = 16) -> None:
+def sweeps(table: Table, folder: Path, rng: random.Random, kills: int = 8) -> None:
     runs = folder / "sweeps"
     words = ["--rung", "lora", "--rung", "full", "--vary", "train.batch=2,4", "--no-probe"]
     settings = pairs(pairs(tiny_with("--set", "train.steps=4"), "adapter."), "train.batch=")
@@ -166,7 +166,7 @@ def sweeps(table: Table, folder: Path, rng: random.Random, kills: int = 16) -> N
 
     for number in range(kills):
         with table.attack(f"SIGKILL of a process of a sweep, number {number}") as say:
-            time.sleep(rng.uniform(0, 8))
+            time.sleep(rng.uniform(6, 24))
             found = [
                 one
                 for one in psutil.process_iter()

@@ -144,6 +144,7 @@ OWN = ("/work/", "/usr/", "/lib", "/etc/", "/dev/", "/proc/", "/sys/", sys.base_
 """Where files are not of a run."""
 
 
+SCENE_SECONDS = 40
 LONG = ("--set", "train.steps=400", "--set", "train.checkpoint_every=5")
 RANKS = ("--set", "train.devices=2", "--set", "hardware.device=cpu:2")
 
@@ -179,7 +180,7 @@ def open_files(table: Table, folder: Path) -> None:
             text=True,
         )
         assert stranger.stdin and stranger.stdout
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + SCENE_SECONDS
         while command.poll() is None and time.monotonic() < deadline:
             for line in list(belongings(folder, runs)):
                 if line not in tried:
@@ -192,7 +193,10 @@ def open_files(table: Table, folder: Path) -> None:
         stranger.stdin.close()
         stranger.wait()
         command.terminate()
-        command.wait(120)
+        command.wait(120)  # of the command, which detaches from its run
+        for path in (*runs.glob("*/ladder.toml"), *runs.glob("*/run.toml")):
+            if pid_of(path.parent):
+                ftbench("stop", str(path.parent), runs=runs)
         for line in sorted(tried):
             wrong = open_to.get(line, "")
             shown = line.replace(str(folder), "…")[-110:]
@@ -202,9 +206,6 @@ def open_files(table: Table, folder: Path) -> None:
                 wrong or "refused",
                 "" if allowed or not wrong else f"FAILED: {wrong}",
             )
-    for path in (*runs.glob("*/ladder.toml"), *runs.glob("*/run.toml")):
-        ftbench("stop", str(path.parent), runs=runs)
-    wait(lambda: not [one for path in runs.glob("*/run.toml") if (one := pid_of(path.parent))], "the runs to end")
 
 
 def belongings(folder: Path, runs: Path) -> Iterator[str]:

@@ -206,6 +206,7 @@ def is_complete(app: Workbench) -> bool:
     if isinstance(app.screen, TryScreen):
         return "target 1" in text and "answering" not in text and "its turn" not in text
     waits = any(word in text for word in ("preparing", "counting rows")) or len(data.previews) < len(data.sets)
+    waits |= "─ launch ─" in text and " parameters: " not in text  # the use of the weights
     return not waits and (app.screen is not app.bench or "predicted peak" in text)
 
 

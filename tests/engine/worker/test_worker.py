@@ -71,7 +71,7 @@ def test_events_come_in_order_and_hello_is_first(finished: Callable[[str], Path]
     events = events_of(finished("lora"))
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["type"] == "hello" and events[-1]["type"] == "end"
-    assert {event["v"] for event in events} == {2}
+    assert {event["v"] for event in events} == {1}
     steps = [event for event in events if event["type"] == "step"]
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
     assert all(step["tokens"] >= step["answer_tokens"] > 0 and step["grad_norm"] > 0 for step in steps)

@@ -8,6 +8,8 @@ Optimizer   8-bit AdamW, on a GPU paged unless the run fits with headroom.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
@@ -37,11 +39,19 @@ def quantization(config: schema.Config, machine: Machine) -> BitsAndBytesConfig:
     )
 
 
+def refuse_quantized(config: schema.Config, model_config: Any) -> None:
+    """Raise UserError if the weights are stored quantized already, as those of gpt-oss on the Hub (MXFP4)."""
+    stored = getattr(model_config, "quantization_config", None)
+    if stored:
+        kind = stored.get("quant_method", "") if isinstance(stored, dict) else getattr(stored, "quant_method", "")
+        what = f"the weights are stored quantized already ({str(getattr(kind, 'value', kind)) or 'unknown type'})"
+        do = "use a copy of the model in 16 bits, or LoRA"
+        raise UserError(what, config.model.id, do, code="model.already_quantized")
+
+
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the quantized, frozen base."""
-    if getattr(config_of(config.model), "quantization_config", None):
-        what, do = "model is already quantized", "use the unquantized original"
-        raise UserError(what, config.model.id, do, code="model.already_quantized")
+    refuse_quantized(config, config_of(config.model))
     dtype = weight_dtype(config, machine)
     with four_bit.quantizing(machine.device):
         model = load_pretrained(config.model, machine, dtype, quantization_config=quantization(config, machine))

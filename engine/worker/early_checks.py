@@ -1,4 +1,4 @@
-"""Refuse what cannot work before weights are loaded: adapter targets and settings, disk space.
+"""Refuse what cannot work before weights are loaded: adapter targets and settings, quantized weights, disk space.
 
 Rows and position limit are checked by `engine.evaluation.preflight`, the tokenizer when it is loaded.
 """
@@ -17,7 +17,7 @@ from engine.methods.machine import Machine
 from engine.runs.model_account import ModelAccount
 from engine.runs.run_dir import RunDir
 
-MODEL_CODES = ("model.unknown_target", "model.expert_adapter")
+MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_quantized")
 """Errors of building the model on the meta device that loading it would raise too."""
 
 

@@ -38,18 +38,18 @@ def code_of(chosen: Config, architecture: Any, machine: Machine = CPU) -> str:
 
 
 def test_unknown_adapter_targets_are_refused() -> None:
-    chosen = config("lora", adapter__targets=["q_proj", "nope"])
+    chosen = config("lora", adapter__target_modules=["q_proj", "nope"])
     architecture = config_of(chosen.model)
     refuse_model(chosen, architecture, CPU)  # PEFT accepts targets of which some match
     for method in ("lora", "qlora"):
-        chosen = config(method, adapter__targets=["nope"])
+        chosen = config(method, adapter__target_modules=["nope"])
         assert code_of(chosen, architecture) == "model.unknown_target"
         assert code_of(chosen, architecture, GPU) == "model.unknown_target"
 
 
 def test_a_ladder_refuses_unknown_adapter_targets_too() -> None:
     with pytest.raises(UserError) as error:
-        describe_workload(config("lora", adapter__targets=["nope"]))
+        describe_workload(config("lora", adapter__target_modules=["nope"]))
     assert error.value.code == "model.unknown_target"
 
 
@@ -108,7 +108,14 @@ def test_an_adapter_run_needs_no_space_for_the_base(run: RunDir, monkeypatch: py
 
 
 def test_a_run_with_unknown_targets_ends_before_the_model_phase(tmp_path: Path) -> None:
-    done = ftbench("run", "demo", "--method", "lora", "--set", "adapter.targets=['nope']")
+    done = ftbench("run", "demo", "--method", "lora", "--set", "adapter.target_modules=['nope']")
     assert done.returncode == 2
     events = events_of(only_run(tmp_path)) if list((tmp_path / "runs").iterdir()) else []
     assert not any(event["type"] == "phase" and event["name"] == "model" for event in events)
+
+
+def test_weights_that_are_stored_quantized_are_refused_by_qlora_alone() -> None:
+    architecture = config_of(config("lora").model)
+    architecture.quantization_config = {"quant_method": "mxfp4"}
+    assert code_of(config("qlora"), architecture) == "model.already_quantized"
+    refuse_model(config("lora"), architecture, CPU)

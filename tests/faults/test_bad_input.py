@@ -184,7 +184,7 @@ def no_chat_template(model: Path) -> None:
         (no_config, "model.no_config"),
         (unknown_architecture, "model.unsupported_architecture"),
         (own_code, "model.remote_code"),
-        (truncated_weights, "model.model_unloadable"),
+        (truncated_weights, "model.weights_damaged"),
         (no_chat_template, "data.no_template"),
     ],
 )

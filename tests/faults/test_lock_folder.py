@@ -31,10 +31,10 @@ NEEDS = {
 WITHOUT = {
     "attach", "stop", "report", "gate", "plan", "pull", "doctor", "data check", "data show", "presets list",
     "presets show", "presets new", "try", "schema", "completion", "clean",
-    "monitor",
+    "monitor", "home",
 }  # fmt: skip
-"""Subcommands that only read run directories and files; `doctor` reports the folder, and `try` refuses an unfinished
-run before it uses locks."""
+"""Subcommands that only read run directories and files; `doctor` reports the folder, `try` refuses an unfinished run
+before it uses locks, and `home DIR` a home that the environment sets, as here."""
 
 
 def spoil(folder: Path, kind: str) -> None:

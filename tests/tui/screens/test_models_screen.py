@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 import engine
+from engine.config.catalog import CATALOG
 from engine.config.model_files import hub_cache
 from tui.app import Workbench
 from tui.data.recent import MODELS, read_recent
@@ -31,7 +32,7 @@ def test_a_model_is_selected_with_its_memory_shown(size: tuple[int, int], tmp_pa
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.selection_pane.budget)
         await pilot.press("2", "i")
-        await wait_for(pilot, lambda: "17 models" in part(app, "title"))
+        await wait_for(pilot, lambda: f"{len(CATALOG) + 2} models" in part(app, "title"))
         line = next(line for line in screen_text(app).splitlines() if " mine " in line)  # before what is not here
         assert line.count("MiB") >= 3
         await pilot.press("slash", *"mine", "enter", "enter")
@@ -45,13 +46,13 @@ def test_a_model_is_selected_with_its_memory_shown(size: tuple[int, int], tmp_pa
 def test_a_hub_id_is_typed_and_says_that_it_requires_network(tmp_path: Path, hub: Hub) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("2", "i")
-        await wait_for(pilot, lambda: "16 models" in part(app, "title"))
+        await wait_for(pilot, lambda: f"{len(CATALOG) + 1} models" in part(app, "title"))
         await pilot.press("a", *"team/small")
         assert "requires network: team/small" in part(app, "detail")
         await pilot.press("enter")
         assert app.bench.selection_pane.selection.model == "team/small"
         await pilot.press("i")
-        await wait_for(pilot, lambda: "17 models" in part(app, "title"))
+        await wait_for(pilot, lambda: f"{len(CATALOG) + 2} models" in part(app, "title"))
         await pilot.press("slash", *"small", "enter", "x")
         await wait_for(pilot, lambda: read_recent(MODELS) == [])
 

@@ -1,8 +1,8 @@
 """Which architectures keep the rows of a packed sequence apart, for the plan and the run; torch-free.
 
 A packed sequence restarts its position ids with each row. Attention whose mask is made from them does not reach earlier
-rows. Short convolutions, linear attention and state-space layers read the tokens before a row whatever their
-positions, and some models pass no position ids to their masks.
+rows. Short convolutions, linear attention and state-space layers read the tokens before a row regardless
+of position ids, and some models pass no position ids to their masks.
 
 The tables are evidence, not configuration: `engine.training.row_independence` was run on a small random model of each
 architecture with transformers 5.24 in float32 and bf16. A run repeats the check on its own model and rows; an

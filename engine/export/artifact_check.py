@@ -135,7 +135,7 @@ def _load_as(
     options: dict[str, Any],
     faults: Sequence[str] = ("missing", "unexpected", "mismatched"),
 ) -> Any:
-    """Load a merged model with a class; a defect for weights that are missing, unexpected or of another shape.
+    """Load a merged model with a class; missing, unexpected or mismatched weights are a defect.
 
     Tensors of the base that no class of transformers loads, as those for multi-token prediction, are not unexpected.
     """

@@ -236,7 +236,7 @@ class Merge:
         self._stays_float32 = re.compile(rf"(^|\.)({'|'.join(in_float32)})($|\.)") if in_float32 else None
 
     def empty(self) -> dict[str, torch.Tensor]:
-        """Every tensor as it is written, on the meta device; those of a group follow each other."""
+        """Every tensor as it is written, on the meta device; tensors of one group are consecutive."""
         stored = self.base.tensors.empty
         return {
             name: torch.empty_like(stored[name], dtype=self._written_dtype(group, name))

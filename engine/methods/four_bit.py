@@ -1,6 +1,6 @@
 """4-bit weights by bitsandbytes: of linear layers, and of experts, which transformers' quantizer leaves in 16 bits.
 
-Each tensor is quantized as soon as it is loaded, so that the 16-bit model is never in memory as a whole. Experts of one
+Each tensor is quantized as soon as it is loaded, so that the complete 16-bit model is never in memory. Experts of one
 layer are one tensor with three dimensions. bitsandbytes keeps its 4-bit values and returns the dequantized tensor where
 the model reads it, through a parametrization (`bitsandbytes.nn.parametrize`). Without activation checkpointing every
 layer keeps its dequantized experts for the backward pass.

@@ -1,4 +1,4 @@
-"""Decode lines of `events.jsonl`; lines that are damaged or of an unknown type are told apart."""
+"""Decode lines of `events.jsonl`, and distinguish damaged lines from events of an unknown type."""
 
 from __future__ import annotations
 

@@ -377,14 +377,14 @@ def _attention(layer: Architecture, text: Mapping[str, Any], where: str, number:
 def _mlp(layer: Architecture, text: Mapping[str, Any], where: str, number: int, block: str) -> Architecture:
     """The layer with its MLP: dense, or experts with or without a dense MLP that all tokens pass."""
     experts = _positive(text, where, *EXPERTS, otherwise=0)
-    beside = _positive(text, where, "shared_expert_intermediate_size", "shared_intermediate_size", otherwise=0)
-    beside = beside or _positive(text, where, "moe_shared_expert_intermediate_size", otherwise=0)
+    dense_size = _positive(text, where, "shared_expert_intermediate_size", "shared_intermediate_size", otherwise=0)
+    dense_size = dense_size or _positive(text, where, "moe_shared_expert_intermediate_size", otherwise=0)
     if not experts or not _is_sparse(text, number, block):
-        return replace(layer, intermediate=beside if beside and not experts else layer.intermediate)
+        return replace(layer, intermediate=dense_size if dense_size and not experts else layer.intermediate)
     width = _positive(text, where, "moe_intermediate_size", "expert_ffn_hidden_size", otherwise=layer.intermediate)
     shared = _positive(text, where, "n_shared_experts", "num_shared_experts", "moe_num_shared_experts", otherwise=0)
     if text.get("enable_moe_block"):  # Gemma 4
-        beside, norms = layer.intermediate, layer.norms + 3
+        dense_size, norms = layer.intermediate, layer.norms + 3
         layer = replace(layer, norms=norms)
     return replace(
         layer,
@@ -393,7 +393,7 @@ def _mlp(layer: Architecture, text: Mapping[str, Any], where: str, number: int, 
             text, where, "num_experts_per_tok", "top_k_experts", "moe_top_k", "moe_topk", "moe_k", otherwise=2
         ),
         expert_intermediate=width,
-        shared_intermediate=beside or shared * width,
+        shared_intermediate=dense_size or shared * width,
         intermediate=0,
     )
 

@@ -37,7 +37,7 @@ REASONS: dict[LeftOutReason, str] = {
     "read_directly": "the model's code reads the weights without calling their layer",
     "no_adapter": "no linear layer",
     "no_4bit": "no linear layer",
-    "no_4bit_on_cpu": "shape without a 4-bit CPU kernel",
+    "no_4bit_on_cpu": "no 4-bit CPU kernel for this shape",
 }
 MOST_LEFT_OUT = 0.05
 """Share of the compared parameters that a method may leave out without a warning."""
@@ -131,7 +131,7 @@ def left_out_warning(account: ModelAccount, spec: MethodSpec) -> str:
     share = left_out_share(account, spec)
     if share <= MOST_LEFT_OUT:
         return ""
-    what = "trained" if spec.trains_weights else "adapted and quantized" if spec.quantizes_base else "adapted"
+    what = "trained" if spec.trains_weights else "both adapted and quantized" if spec.quantizes_base else "adapted"
     groups = sorted(left_out(account, spec), key=lambda group: -group.parameters)
     names = "; ".join(f"{_names(group)} {_why(group, spec)}" for group in groups[:3])
     return (
@@ -150,7 +150,8 @@ def _why(group: WeightGroup, spec: MethodSpec) -> str:
 
 
 def _reasons(group: WeightGroup) -> list[str]:
-    return [REASONS[reason] for reason in dict.fromkeys((group.not_adapted, group.not_quantized)) if reason]
+    reasons = [REASONS[reason] for reason in (group.not_adapted, group.not_quantized) if reason]
+    return list(dict.fromkeys(reasons))  # two reasons can have one text
 
 
 def summarize_model(account: ModelAccount) -> str:
@@ -178,7 +179,7 @@ def account_lines(account: ModelAccount) -> Iterator[tuple[str, str]]:
 
 
 def exceptions(account: ModelAccount) -> Iterator[str]:
-    """Layers and experts that are treated otherwise than most: `in_proj_b (98.3k): adapted, shape without …`."""
+    """Layers and experts that are an exception: `in_proj_b (98.3k) adapted in 16 bits (no 4-bit CPU kernel …)`."""
     for group in account.groups:
         reasons = [reason for reason in (group.not_adapted, group.not_quantized) if reason not in ("", "not_targeted")]
         if group.part in ("layers", "experts") and reasons:
@@ -186,7 +187,8 @@ def exceptions(account: ModelAccount) -> Iterator[str]:
 
 
 def _use(group: WeightGroup, several: bool) -> str:
-    text = f"{group.state}{' in 4 bits' if group.quantized else ''}"
+    bits = " in 4 bits" if group.quantized else " in 16 bits" if group.not_quantized == "no_4bit_on_cpu" else ""
+    text = f"{group.state}{bits}"
     why = "; ".join(_reasons(group))
     text += f" ({why})" if why and group.part in COMPARED else ""
     return f"{count(group.parameters)} {text}: {_names(group)}" if several else text

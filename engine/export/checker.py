@@ -53,6 +53,11 @@ class Checker:
         """Check one artifact; the options as in `CheckJob`. Raises UserError and RunFailed as `ask` does."""
         job = self.job(kind, artifact, quantize_base, copied)
         started = time.monotonic()
-        answer = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
+        answer = self.answer(job)
         self.seconds += time.monotonic() - started
-        return msgspec.convert(answer, ArtifactCheck)
+        return answer
+
+    def answer(self, job: CheckJob) -> ArtifactCheck:
+        """The result of a check, computed in a new process."""
+        result = ask("export.check", msgspec.to_builtins(job), self.progress, counted=self.progress)
+        return msgspec.convert(result, ArtifactCheck)

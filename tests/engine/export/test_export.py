@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import command
 import pytest
 from export_damage import DAMAGES
 from forked import ftbench
+from local_checker import LocalChecker
 from served_model import chat_request, served
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -25,8 +26,6 @@ from transformers.utils import logging as transformers_logging
 from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
 from engine.evaluation.predictions import recorded_items
-from engine.export import artifact_check
-from engine.export.check_job import ArtifactCheck, CheckedKind
 from engine.export.checker import Checker
 from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of
@@ -166,19 +165,6 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
     assert status == 0, answer
     check_merged(answer["fidelity"], folder, quantized=False)
     assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [found for found, _ in exports(run)] == [folder]
-
-
-class LocalChecker(Checker):
-    """Checks in this process, which has imported the libraries."""
-
-    def check(
-        self,
-        kind: CheckedKind,
-        artifact: Path | None = None,
-        quantize_base: bool = True,
-        copied: Sequence[str] = (),
-    ) -> ArtifactCheck:
-        return artifact_check.check(self.job(kind, artifact, quantize_base, copied), self.progress)
 
 
 @pytest.fixture(scope="module")

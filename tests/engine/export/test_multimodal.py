@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from local_checker import LocalChecker
 from made_models import made_model
 from model_shapes import qwen3_5
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
 from engine.config.errors import RunFailed
-from engine.export import artifact_check
-from engine.export.check_job import ArtifactCheck, CheckedKind
-from engine.export.checker import Checker
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
 from engine.runs.exports import ExportKind, Fidelity
@@ -28,19 +26,6 @@ from engine.runs.run_dir import RunDir
 SETTINGS = {"train.steps": 40, "evaluation.rows": 3, "evaluation.max_new_tokens": 4, "data.validation": 0.01}
 EXTRA = {"mtp.fc.weight": torch.ones(4, 8), "mtp.layers.0.norm.weight": torch.zeros(8)}
 TOWER = "model.visual."
-
-
-class LocalChecker(Checker):
-    """Checks in this process, which has imported the libraries."""
-
-    def check(
-        self,
-        kind: CheckedKind,
-        artifact: Path | None = None,
-        quantize_base: bool = True,
-        copied: Sequence[str] = (),
-    ) -> ArtifactCheck:
-        return artifact_check.check(self.job(kind, artifact, quantize_base, copied), self.progress)
 
 
 @pytest.fixture(scope="module")

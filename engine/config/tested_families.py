@@ -31,11 +31,12 @@ def family_of(model_config: Mapping[str, Any]) -> str:
 
 
 def untested_family(model_config: Mapping[str, Any]) -> str:
-    """A sentence for a model of a family that is not tested or fails; "" for the others and for unknown types."""
+    """A warning for a model whose family was not tested or failed the tests; "" if it passed or its type is unknown."""
     family = family_of(model_config)
     rows = family_rows()
     # The text model of a multimodal family has the same layers.
     row = rows.get(family) or rows.get(family.removesuffix("_text"))
     if not family or (row and "state" not in row):
         return ""
-    return f"not tested with the family {family}: compare with a padded run, and check its export (docs/models.md)"
+    what = f"models of type {family} have not been tested"
+    return f"{what}: compare with a padded run, and check the export (docs/models.md)"

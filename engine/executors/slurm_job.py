@@ -1,11 +1,11 @@
 """`python -P -m engine.executors.slurm_job WORKER…`: the process of a Slurm job, which starts its worker and waits.
 
-Slurm sends USR1 to it before the time limit, and `ftbench stop` TERM. The worker answers to both alike: it finishes the
-step, saves a checkpoint and exits. After USR1 the job is queued again, and the worker resumes from the checkpoint.
+Slurm sends SIGUSR1 before the time limit, `ftbench stop` SIGTERM; both are forwarded to the worker, which finishes the
+step, saves a checkpoint and exits. After SIGUSR1 the job is queued again, and the worker resumes from the checkpoint.
 
-No signal is lost: they are blocked here and fetched one by one, where a shell in `wait` misses one that arrives as it
-begins to wait. The worker inherits that and has them delivered once it can answer (`StopRequest.listen`). Imports only
-the standard library, because a signal before the first line ends the job.
+Signals are blocked and received with `sigwait`, so that none is lost: a shell can miss a signal that arrives just
+before `wait`. The worker inherits the signal mask and unblocks the signals once it can handle them
+(`StopRequest.listen`). Only the standard library is imported, because a signal before the first line ends the job.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PASSED_ON = {signal.SIGUSR1, signal.SIGTERM}
+FORWARDED = {signal.SIGUSR1, signal.SIGTERM}
 RESULT = Path("result.json")
 """In the directory of the run, in which the job runs."""
 STOPPED = b'"status": "stopped"'
@@ -24,13 +24,13 @@ STOPPED = b'"status": "stopped"'
 
 def main(command: list[str]) -> int:
     """Run the worker to its end; returns its exit status as a shell does, or replaces this process by `scontrol`."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     worker = subprocess.Popen(command)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # from now on the end of the worker wakes `sigwait`
     limit_reached = False
     while (status := worker.poll()) is None:
-        received = signal.sigwait({*PASSED_ON, signal.SIGCHLD})
-        if received in PASSED_ON:
+        received = signal.sigwait({*FORWARDED, signal.SIGCHLD})
+        if received in FORWARDED:
             limit_reached |= received == signal.SIGUSR1
             worker.send_signal(received)
     if limit_reached and RESULT.exists() and STOPPED in RESULT.read_bytes():

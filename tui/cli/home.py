@@ -19,16 +19,18 @@ from tui.output.console import print_json, say, table
 
 def show(json: bool) -> None:
     """Runs and caches: path, size, free space of the disk."""
-    rows = {"runs": runs_home(), "cache": cache_folder()}
-    found: dict[str, dict[str, Any]] = {}
-    for name, path in rows.items():
+    folders = {"runs": runs_home(), "cache": cache_folder()}
+    locations: dict[str, dict[str, Any]] = {}
+    for name, path in folders.items():
         free = shutil.disk_usage(nearest_existing(path)).free
-        found[name] = {"path": str(path), "bytes": measure_tree(path)[0], "free": free}
+        locations[name] = {"path": str(path), "bytes": measure_tree(path)[0], "free": free}
     if json:
         home = configured_home()
-        print_json({"home": str(home) if home else None, **found})
+        print_json({"home": str(home) if home else None, **locations})
         return
-    cells = [[name, tilde(one["path"]), size(one["bytes"]), size(one["free"])] for name, one in found.items()]
+    cells = [
+        [name, tilde(place["path"]), size(place["bytes"]), size(place["free"])] for name, place in locations.items()
+    ]
     table("", ("", "path", "size", "free on its disk"), cells, right=(2, 3))
     say("`ftbench home DIR` moves both to another disk, `ftbench clean` removes what is not needed")
 

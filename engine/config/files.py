@@ -197,3 +197,12 @@ def remove_tree(path: Path, ignore_errors: bool = False) -> None:
             raise
         return
     shutil.rmtree(path, ignore_errors=ignore_errors)  # noqa: TID251 - the one place
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that what was created or renamed in it survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Find impossible values in a model's `config.json` before any library is loaded."""
+"""Read a model's `config.json` before any library is loaded: its language model, and values that are impossible."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ LIMITS: dict[tuple[str, ...], int] = {
 }
 """Names that architectures use for a size -> largest plausible value, far beyond every published model."""
 MAX_PARAMETERS = 10**14
-INNER = ("text_config", "llm_config", "language_config")
+TEXT_SECTIONS = ("text_config", "llm_config", "language_config", "thinker_config")
 """Sections in which multimodal models keep the language model's configuration."""
+
+
+def text_config(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's configuration in a `config.json`: of a multimodal model its section over the other keys."""
+    sections = (section for name in TEXT_SECTIONS if isinstance(section := table.get(name), Mapping))
+    return {**table, **next(sections, {})}
 
 
 def impossible_value(table: Mapping[str, Any]) -> str:
@@ -38,7 +44,7 @@ def _faults(table: Mapping[str, Any], where: str) -> Iterator[str]:
     layers, hidden = _first(table, LAYERS), _first(table, HIDDEN)
     if layers * 12 * hidden * hidden > MAX_PARAMETERS:
         yield f"{where}{layers:,} layers of hidden size {hidden:,} have more than {MAX_PARAMETERS:,} parameters"
-    for name in INNER:
+    for name in TEXT_SECTIONS:
         if isinstance(inner := table.get(name), Mapping):
             yield from _faults(inner, f"{name}.")
 

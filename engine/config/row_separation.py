@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from engine.config.model_limits import text_config
+
 RowSeparation = Literal["separate", "segments", "mixed", "unknown"]
 """Whether packed rows influence each other: no; only without segments (`engine.training.segments`); yes; not known
 before the run."""
@@ -58,8 +60,6 @@ ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_at
 """Layers whose masks are made from position ids, as `layer_types` in `config.json` names them."""
 
 
-TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
-"""Keys under which multimodal models nest the configuration of their language model."""
 STATE_SIZES = (
     "conv_L_cache",
     "hybrid_override_pattern",
@@ -83,7 +83,7 @@ def mixing_reason(model_config: Mapping[str, Any]) -> str:
     kind = text_type(model_config)
     if reason := MIXED.get(kind):
         return reason
-    text = _text(model_config)
+    text = text_config(model_config)
     layers = text.get("layer_types")
     others = isinstance(layers, list) and set(map(str, layers)) - ATTENTION_LAYERS
     stateful = others or any(text.get(name) for name in STATE_SIZES)
@@ -92,11 +92,4 @@ def mixing_reason(model_config: Mapping[str, Any]) -> str:
 
 def text_type(model_config: Mapping[str, Any]) -> str:
     """The model type of the language model, also within a multimodal one."""
-    return str(_text(model_config).get("model_type") or "")
-
-
-def _text(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    nested: Mapping[str, Any] = next(
-        (model_config[name] for name in TEXT if isinstance(model_config.get(name), Mapping)), {}
-    )
-    return {**model_config, **nested}
+    return str(text_config(model_config).get("model_type") or "")

@@ -30,6 +30,7 @@ from engine.config.files import (
     open_regular,
     read_regular,
     remove_tree,
+    sync_folder,
     write_atomically,
 )
 from engine.config.home import KEY, cache_folder, config_file, configured_home
@@ -200,7 +201,7 @@ def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:
     except BaseException:
         remove_tree(temporary, ignore_errors=True)
         raise
-    _flush_directory(parent)
+    sync_folder(parent)
     return MovedEntry(kind, source.name, _bytes(target))
 
 
@@ -244,21 +245,13 @@ def _flush(root: Path) -> None:
         for name in files:
             with open_regular(Path(directory, name)) as file:
                 os.fsync(file.fileno())
-        _flush_directory(Path(directory))
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(Path(directory))
 
 
 def _switch(target: Path, runs: Path, cache: Path) -> None:
     """Make it the home of later commands, unless it is."""
     write_atomically(target / MOVED_FROM, msgspec.json.encode((str(runs), str(cache))))
-    _flush_directory(target)
+    sync_folder(target)
     if configured_home() == target:
         return
     path = Path(os.path.realpath(config_file()))  # it may be a link to the user's collection of settings

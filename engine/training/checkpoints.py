@@ -19,7 +19,14 @@ from pathlib import Path
 
 import msgspec
 
-from engine.config.files import check_no_link_above, file_sha256, read_regular, remove_tree, write_atomically
+from engine.config.files import (
+    check_no_link_above,
+    file_sha256,
+    read_regular,
+    remove_tree,
+    sync_folder,
+    write_atomically,
+)
 from engine.training.guards import DiskFull, is_disk_full
 
 MANIFEST = "manifest.json"
@@ -89,7 +96,7 @@ def writing(checkpoints: Path, step: int) -> Iterator[PendingCheckpoint]:
         final = checkpoints / f"{PREFIX}{step}"
         remove_tree(final, ignore_errors=True)  # an incomplete one of the same step, from before a resume
         temporary.replace(final)
-        _sync_folder(checkpoints)
+        sync_folder(checkpoints)
     except BaseException as error:
         remove_tree(temporary, ignore_errors=True)
         if is_disk_full(error):
@@ -232,7 +239,7 @@ def _seal(folder: Path, step: int, hashed: Mapping[str, FileFacts]) -> int:
         files[name] = FileFacts(status.st_size, digest)
     text = msgspec.json.encode(Manifest(step, files))
     write_atomically(folder / MANIFEST, msgspec.json.format(text, indent=1))
-    _sync_folder(folder)
+    sync_folder(folder)
     return _size(folder)
 
 
@@ -261,11 +268,3 @@ def _entries(folder: Path) -> dict[str, os.stat_result]:
 
 def _size(folder: Path) -> int:
     return sum(status.st_size for status in _entries(folder).values())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.config.errors import UserError
+from engine.config.model_limits import text_config
 from engine.config.row_separation import RowSeparation, row_separation
 
 TIED = {
@@ -61,8 +62,6 @@ FLOAT32_NORMS = {"gemma", *FOUR_NORMS}
 ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "mlp_hidden_act")
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
-INNER = ("text_config", "llm_config", "language_config", "thinker_config")
-"""Sections in which multimodal models keep the language model's configuration."""
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LAYER_TYPES = ("layer_types", "layers_block_type", "layer_block_types", "block_types")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -237,7 +236,7 @@ def read_architecture(model_config: Mapping[str, Any], where: str = "config.json
 
     Of a multimodal model the language model is read, and the parameters of its towers are counted.
     """
-    text = _text_config(model_config)
+    text = text_config(model_config)
     hidden = _positive(text, where, "hidden_size", "n_embd", "d_model", "dim")
     blocks = _blocks(text, where)
     model = _uniform(text, where, hidden, len(blocks))
@@ -251,14 +250,6 @@ def read_architecture(model_config: Mapping[str, Any], where: str = "config.json
     attention = max(kinds, key=lambda kind: kind.query + kind.key)
     sizes = {name: getattr(attention, name) for name in ("heads", "kv_heads", "head_dim")}
     return replace(most, **sizes, layers=len(blocks), kinds=kinds)
-
-
-def _text_config(model_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's configuration, which multimodal models nest."""
-    inner: Mapping[str, Any] = next(
-        (model_config[name] for name in INNER if isinstance(model_config.get(name), Mapping)), {}
-    )
-    return {**model_config, **inner}
 
 
 def _blocks(text: Mapping[str, Any], where: str) -> list[str]:

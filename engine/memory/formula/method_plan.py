@@ -11,6 +11,7 @@ from msgspec import Struct, field
 from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_spec, method_title
+from engine.config.model_limits import text_config
 from engine.config.row_separation import mixing_reason, row_separation, text_type
 from engine.config.schema import Config
 from engine.config.tested_families import untested_family
@@ -270,9 +271,9 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
 
 def positions_of(model_config: Mapping[str, Any]) -> int | None:
     """Maximum sequence length of a model, None if its configuration does not give it."""
-    model_config = {**model_config, **(model_config.get("text_config") or {})}
+    text = text_config(model_config)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"):
-        value = model_config.get(name)
+        value = text.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 1:
             return value
     return None

@@ -34,7 +34,9 @@ def test_a_plan_says_that_a_family_is_not_tested() -> None:
     query = PlanQuery(configs=[resolve(Preset("test", {}), "lora").config], budget=listed_budget("L4 24GB"), length=64)
 
     def notes(kind: str) -> list[str]:
-        return [note for note in quick_plan(query, {**shape, "model_type": kind}).notes if "have not been tested" in note]
+        return [
+            note for note in quick_plan(query, {**shape, "model_type": kind}).notes if "have not been tested" in note
+        ]
 
     assert notes("qwen3") == []
     (note,) = notes("qwen99")

@@ -205,8 +205,7 @@ def is_complete(app: Workbench) -> bool:
     data = app.bench.query_one(DataList)
     if isinstance(app.screen, TryScreen):
         return "target 1" in text and "answering" not in text and "its turn" not in text
-    waits = any(word in text for word in ("preparing", "counting rows")) or len(data.previews) < len(data.sets)
-    waits |= "─ launch ─" in text and " parameters: " not in text  # the use of the weights
+    waits = any(word in text for word in ("preparing", "counting")) or len(data.previews) < len(data.sets)
     return not waits and (app.screen is not app.bench or "predicted peak" in text)
 
 

@@ -50,6 +50,11 @@ class DataCheck:
     """Why the run would refuse its model with these settings."""
 
     @property
+    def awaits_details(self) -> bool:
+        """Whether the data is accepted, and shared prefixes and the use of the weights are not known yet."""
+        return self.sharing is None and self.answer is not None and not self.answer["refused"]
+
+    @property
     def rows(self) -> dict[str, int]:
         return self.answer["rows"] if self.answer else {}
 

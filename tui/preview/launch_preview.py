@@ -247,7 +247,9 @@ def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> It
 
 
 def _weights(report: DataCheck) -> Iterator[Fact]:
-    """Use of the weights, once it is known."""
+    """Use of the weights; nothing if only loading the model can tell."""
+    if report.awaits_details:
+        yield Fact("weights", "counting …")
     if report.account:
         yield Fact("weights", summarize_model(report.account))
         for part, use in account_lines(report.account):

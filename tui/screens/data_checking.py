@@ -20,36 +20,36 @@ class DataChecking:
 
     def __init__(self, checks: DataCheckCache, post: Callable[[Message], object]) -> None:
         self._checks, self._post = checks, post
-        self._key = self._sharing_key = b""
+        self._key = self._details_key = b""
         """Of the data check, and of what shared prefixes save, among `checks`."""
         self.report = DataCheck()
         self._config: Config | None = None
         self.request: BackgroundRequest | None = None
-        self.sharing_request: BackgroundRequest | None = None
+        self.details_request: BackgroundRequest | None = None
         """Follows the check, whose result it takes from the engine's cache."""
 
     def begin(self, config: Config, start: bool = True) -> None:
         """Check the data of this configuration; with `start=False` only take the report of an earlier check."""
         arguments = check_arguments(config)
         packing = {key: msgspec.to_builtins(getattr(config, key)) for key in ("method", "train", "adapter")}
-        key, sharing_key = self._checks.key(arguments), self._checks.key({**arguments, **packing})
+        key, details_key = self._checks.key(arguments), self._checks.key({**arguments, **packing})
         same = key == self._key and self.request is not None and self.report.running
-        self._key, self._sharing_key, self._config = key, sharing_key, config
+        self._key, self._details_key, self._config = key, details_key, config
         if same:
             return  # the check in progress answers for this configuration too
         self.leave()
-        self.report = self._checks.known(sharing_key) or self._checks.known(key) or DataCheck(running=start)
+        self.report = self._checks.known(details_key) or self._checks.known(key) or DataCheck(running=start)
         if self.report.answer:
-            self._ask_for_sharing()
+            self._ask_for_details()
         elif start:
             self.request = BackgroundRequest("data.check", arguments, self._post)
 
     def leave(self) -> None:
         """Cancel the requests."""
-        for request in (self.request, self.sharing_request):
+        for request in (self.request, self.details_request):
             if request:
                 request.cancel()
-        self.request = self.sharing_request = None
+        self.request = self.details_request = None
 
     def take_progress(self, message: ProgressReported) -> bool:
         """Take the progress of the check. False for a message of another request."""
@@ -60,24 +60,23 @@ class DataChecking:
 
     def take(self, message: ResponseReceived) -> bool:
         """Take an answer. False for one of another request."""
-        if message.request is self.sharing_request:
+        if message.request is self.details_request:
             answer = message.answer or {}
             account = msgspec.convert(answer.get("account"), ModelAccount | None)
             self.report = replace(
                 self.report, sharing=answer.get("sharing", ""), account=account, refused=answer.get("refused", "")
             )
-            self._checks.keep(self._sharing_key, self.report)
+            self._checks.keep(self._details_key, self.report)
         elif message.request is self.request:
             self.report = DataCheck(message.answer, message.error, running=False)
             self._checks.keep(self._key, self.report)
-            self._ask_for_sharing()
+            self._ask_for_details()
         else:
             return False
         return True
 
-    def _ask_for_sharing(self) -> None:
+    def _ask_for_details(self) -> None:
         """After a check without refusal: what shared prefixes save and how weights are used, which needs torch."""
-        report = self.report
-        if report.sharing is None and report.answer and not report.answer["refused"]:
+        if self.report.awaits_details:
             arguments: dict[str, Any] = {"config": msgspec.to_builtins(self._config)}
-            self.sharing_request = BackgroundRequest("launch.details", arguments, self._post)
+            self.details_request = BackgroundRequest("launch.details", arguments, self._post)

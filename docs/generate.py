@@ -153,7 +153,7 @@ def models() -> str:
 
 
 FAMILY_NOTES = """
-`tests/bench/families.py` makes a tiny model with random weights of every family of transformers that generates text
+`tests/bench/families.py` makes a tiny model with random weights of a family of transformers that generates text
 (version {transformers}, PEFT {peft}, torch {torch}, on a CPU in float32) and takes it through what a run does:
 
 - *QLoRA, LoRA, full*: ✓ if the method trains it; with what a method leaves out if that is more than 5% of the weights
@@ -181,8 +181,8 @@ def families() -> list[str]:
         lines.append(f"| {', '.join(names)} | {' | '.join(cells)} |")
     failed = [f"`{family}` ({row['error']})" for family, row in family_rows().items() if "state" in row]
     untested = [*failed, *(f"`{family}`" for family in versions["untested"])]
-    lines += ["", f"Not tested, because no tiny model was made or run: {', '.join(untested) or 'none'}.", ""]
-    lines += ["A plan says so for a family that was not tested, also for one that is newer than this list."]
+    lines += ["", f"Not tested yet, {len(untested)} families: {', '.join(untested) or 'none'}.", ""]
+    lines += ["The plan of a model says if its family is not in the table."]
     return lines
 
 

@@ -208,19 +208,19 @@ def place(chosen: Sequence[tuple[str, str]], home: Path, outside: Path) -> None:
         (outside / "documents" / name).parent.mkdir(exist_ok=True)
         (outside / "documents" / name).write_text("precious")
     shutil.copytree(next(run.path for run in run_dir.iterate(home)), outside / "run")
-    for name, target in chosen:
+    for number, (name, target) in enumerate(chosen):
         path = home / name
+        copy = outside / "same" / str(number)
         if not path.parent.is_dir() or path.parent.resolve() != path.parent or path.is_symlink():
             continue  # below another link
         if target == "same":
-            copy = outside / "same" / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.parent.mkdir(exist_ok=True)
             path.rename(copy)
         elif path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-        path.symlink_to(outside / "same" / name if target == "same" else outside / target)
+        path.symlink_to(copy if target == "same" else outside / target)
 
 
 def test_clean_exports_keeps_what_a_linked_exports_folder_points_to(tmp_path: Path) -> None:

@@ -23,28 +23,33 @@ LONG = ["train.steps=400" if word == "train.steps=12" else word for word in UNPR
 pytestmark = pytest.mark.skipif(len(usable_cpus()) < 2, reason="one CPU cannot be divided")
 
 
-def processes_of(run: RunDir) -> list[psutil.Process]:
-    """Everything that works for a run: worker, ranks, trackers, and what they started."""
-    found: dict[int, psutil.Process] = {}
+def processes_of(run: RunDir) -> dict[psutil.Process, str]:
+    """Everything that works for a run, with its name: worker, ranks, trackers, and what they started."""
+    found: dict[psutil.Process, str] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess):
             if str(run.path) in process.cmdline():
-                found |= {one.pid: one for one in (process, *process.children(recursive=True))}
-    return list(found.values())
+                for one in (process, *process.children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        found[one] = one.name()
+    return found
 
 
 def tcp_listeners(process: psutil.Process) -> list[tuple[str, int]]:
-    return [
-        (connection.laddr.ip, connection.laddr.port)
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    """Addresses on which a process listens; none once it has ended."""
+    try:
+        connections = process.net_connections("inet")
+    except psutil.NoSuchProcess:
+        return []
+    return [(one.laddr.ip, one.laddr.port) for one in connections if one.status == psutil.CONN_LISTEN]
 
 
 def unix_listeners(process: psutil.Process) -> list[str]:
     """Names of the Unix sockets on which a process listens; an abstract one starts with @."""
-    folder = Path(f"/proc/{process.pid}/fd")
-    inodes = {str(entry.readlink()).removeprefix("socket:[").removesuffix("]") for entry in folder.iterdir()}
+    inodes = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the process or a descriptor has gone
+        for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+            inodes.add(str(entry.readlink()).removeprefix("socket:[").removesuffix("]"))
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     return [words[7] if len(words) > 7 else "@" for words in lines if words[3] == LISTENING and words[6] in inodes]
 
@@ -71,7 +76,7 @@ def test_nothing_listens_to_other_users(tmp_path: Path) -> None:
     wait_for(run, "step", step=2)
     deadline = time.monotonic() + 300
     found = processes_of(run)
-    while "wandb-core" not in [process.name() for process in found]:
+    while "wandb-core" not in found.values():
         assert time.monotonic() < deadline and run.is_active()
         time.sleep(0.1)
         found = processes_of(run)

@@ -219,8 +219,9 @@ def test_options_that_do_not_fit_are_refused(runs: dict[str, RunDir], tmp_path: 
     ):
         status, error = export(runs[method], *arguments)
         assert (status, error["code"]) == (2, code)
+    before = sorted(runs["lora"].path.rglob("*"))
     status, error = export(runs["lora"], "--push", "team/tickets")  # refused before anything is written
-    assert (status, error["code"]) == (2, "push.offline") and not (runs["lora"].path / "exports").exists()
+    assert (status, error["code"]) == (2, "push.offline") and sorted(runs["lora"].path.rglob("*")) == before
     thesis = tmp_path / "mine" / "thesis.tex"
     thesis.parent.mkdir()
     thesis.write_text("years of work")

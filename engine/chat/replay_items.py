@@ -12,8 +12,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.examples import examples_of
 from engine.data.rows import Example, Row
-from engine.evaluation.predictions import PredictionLine, read_lines
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.predictions import PredictionLine, ScoredItem, read_lines
 from engine.runs.chat_messages import RecordedAnswer as Recorded
 from engine.runs.chat_messages import ReplayItem, ReplayItems
 

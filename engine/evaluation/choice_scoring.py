@@ -16,15 +16,19 @@ import torch
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, MAX_CHOICE_TOKENS, MAX_CHOICES_PER_PROMPT
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.attention import attention_by_group
-from engine.evaluation.choices import Choices
-from engine.evaluation.forward import Forward, cache_unsupported_reason, padded_rows, within_memory
+from engine.evaluation.forward import (
+    Forward,
+    cache_unsupported_reason,
+    grouped_query_attention,
+    padded_rows,
+    within_memory,
+    without_gradients,
+)
 from engine.evaluation.generate import Warn
-from engine.evaluation.gradients import without_gradients
-from engine.evaluation.kv_cache import shared_prompts
-from engine.evaluation.prefill import Prefill, PrefillResult
+from engine.evaluation.kv_cache import Prefill, PrefillResult, shared_prompts
+from engine.evaluation.metrics import Choices
+from engine.evaluation.predictions import RowLoss
 from engine.evaluation.preflight import check_prompts
-from engine.evaluation.row_loss import RowLoss
 from engine.training.guards import OutOfMemory
 
 SLACK = 1e-4
@@ -67,7 +71,7 @@ class Chooser:
         while len(done) < len(order):
             batch = order[len(done) : len(done) + self.batch]
             prompts = [rows[number].prompt for number in batch]
-            with attention_by_group(model):
+            with grouped_query_attention(model):
                 best = within_memory(lambda: self._search(forward, prefill, prompts))  # noqa: B023
             if best is None:
                 if self.batch == 1:

@@ -14,10 +14,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from engine.config.row_separation import ANSWERED_ALONE, text_type
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.attention import attention_by_group
 from engine.evaluation.decode import Decoder
-from engine.evaluation.forward import Forward, cache_unsupported_reason, left_padded, within_memory
-from engine.evaluation.gradients import without_gradients
+from engine.evaluation.forward import (
+    Forward,
+    cache_unsupported_reason,
+    grouped_query_attention,
+    left_padded,
+    within_memory,
+    without_gradients,
+)
 from engine.evaluation.preflight import check_prompts
 from engine.methods.adapters import unwrap_peft
 from engine.training.guards import OutOfMemory
@@ -80,7 +85,7 @@ class Generator:
         """Row -> tokens of its answer, by continuous batching."""
         pad = self.tokenizer.pad_token_id
         decoder = Decoder(Forward(model), prompts, self.ends, self.max_new_tokens, pad, self.device)
-        with attention_by_group(model):
+        with grouped_query_attention(model):
             while (answers := within_memory(lambda: decoder.run(self.batch, progress))) is None:
                 decoder.suspend()
                 self._halve()

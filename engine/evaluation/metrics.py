@@ -3,7 +3,7 @@
 Reasoning before an answer (up to `</think>`) is not scored. With several references the best one counts:
 
 - `exact_match`: 1 if the answer equals any reference;
-- `choice`: 1 if the most likely allowed answer equals any reference;
+- `choice`: 1 if the most likely allowed answer (`Choices`) equals any reference;
 - `contains`: 1 if the answer contains any reference;
 - `rouge`: the highest ROUGE-L F1 over the references, like rouge-score's `score_multi`;
 - `number`: 1 if the final number equals that of any reference;
@@ -16,14 +16,71 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
+from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.data.chat_template import without_reasoning
-from engine.evaluation.rouge import rouge_l, words
+from engine.data.items import EvaluationItem
+from engine.data.rows import IGNORE_INDEX, Row
+
+UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "THAI", "LAO", "MYANMAR", "KHMER", "TIBETAN"}
+"""Scripts without spaces between words, by the first word of their characters' Unicode names."""
+
+
+def words(text: str) -> list[str]:
+    """Split text into lower-case runs of letters, marks and digits; single letters in scripts without spaces.
+
+    On English text equal to rouge-score's tokenizer without stemming, which keeps only a–z and 0–9: with it every text
+    in Russian, Greek or Chinese would score 0.
+    """
+    found: list[str] = []
+    joins = False  # whether the next letter continues the last word
+    for letter in unicodedata.normalize("NFC", text.lower()):
+        kind = unicodedata.category(letter)[0]
+        if kind not in "LMN":
+            joins = False
+            continue
+        unspaced = _script(letter) in UNSPACED
+        if found and (kind == "M" or (joins and not unspaced)):
+            found[-1] += letter
+        else:
+            found.append(letter)
+        joins = not unspaced
+    return found
+
+
+def rouge_l(output: str, target: str) -> float:
+    """F1 of the longest common subsequence of words (Lin 2004, aclanthology.org/W04-1013) without stemming; 0 to 1."""
+    return float(_scorer().score(target, output)["rougeL"].fmeasure)
+
+
+@cache
+def _script(letter: str) -> str:
+    return unicodedata.name(letter, "?").split()[0] if letter > "\x7f" else "LATIN"
+
+
+class _Words:
+    """Tokenizer with rouge-score's interface."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer  # takes 0.2 s to import, and only this metric needs it
+
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
 
 Scores = dict[str, float]
 """The metric's score under its name, and additional scores."""
@@ -159,3 +216,57 @@ def _equal(given: Any, expected: Any) -> bool:
     if isinstance(expected, list) and isinstance(given, list):
         return len(given) == len(expected) and all(map(_equal, given, expected))
     return isinstance(given, bool) == isinstance(expected, bool) and bool(given == expected)
+
+
+MAX_CHOICES = 1000
+"""Maximum number of distinct answers; with more, the task is not multiple choice."""
+METRIC = "evaluation.metric"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Distinct answers in order of first occurrence in the training rows."""
+
+    tokens: list[list[int]]
+    """Trained tokens of each answer, including its end token."""
+    texts: list[str]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Choices:
+        """Collect the last answer of every row that `max_length` did not truncate.
+
+        Raises UserError for more than MAX_CHOICES or fewer than two distinct answers.
+        """
+        found: dict[tuple[int, ...], str] = {}
+        for row in rows:
+            if not row.cut:
+                answer = tuple(label for label in row.labels[len(row.prompt) :] if label != IGNORE_INDEX)
+                found.setdefault(answer, row.target)
+            if len(found) > MAX_CHOICES:
+                what = (
+                    f"too many distinct answers for the metric choice: more than {MAX_CHOICES:,} in the training rows"
+                )
+                raise UserError(what, METRIC, "use exact_match, contains or rouge", code="data.too_many_choices")
+        if len(found) < 2:
+            what = f"the metric choice needs at least 2 distinct answers; the training rows have {len(found)}"
+            do = "use another metric, or increase train.max_length if it truncates the answers"
+            raise UserError(what, METRIC, do, code="data.too_few_choices")
+        return cls([list(tokens) for tokens in found], list(found.values()))
+
+    def unknown(self, items: Sequence[EvaluationItem]) -> list[EvaluationItem]:
+        """Items without a reference among the choices: they cannot be answered correctly."""
+        known = {normalized_space(text) for text in self.texts}
+        return [item for item in items if not known & {normalized_space(text) for text in item.references}]
+
+    def shared(self) -> np.ndarray:
+        """(C, C): length of the common prefix of two choices in tokens; on the diagonal their lengths."""
+        lengths = [len(tokens) for tokens in self.tokens]
+        padded = np.full((len(lengths), max(lengths)), -1)
+        for number, tokens in enumerate(self.tokens):
+            padded[number, : len(tokens)] = tokens
+        common = np.zeros((len(lengths), len(lengths)), dtype=int)
+        equal = np.ones_like(common, dtype=bool)
+        for column in padded.T:
+            equal &= (column[:, None] == column) & (column != -1)
+            common += equal
+        return common

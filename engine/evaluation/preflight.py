@@ -11,8 +11,7 @@ from engine.config.schema import Config, Evaluation, Model
 from engine.data.items import EvaluationItem, evaluation_items, sampled
 from engine.data.prepared import Preparation, Prepared, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.choices import Choices
-from engine.evaluation.metrics import best_score, is_formatted
+from engine.evaluation.metrics import Choices, best_score, is_formatted
 from engine.methods.model_config import config_of, maximum_positions
 
 

@@ -1,29 +1,35 @@
-"""Score a model on held-out rows: loss on the reference answers, and the metric of the answers it generates."""
+"""Score a model on held-out rows: loss on the reference answers, and the metric of the answers it generates.
+
+Also the loss on general text before and after training, by which forgetting is measured.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from engine.assets import general_file, tiny_general_file
+from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
-from engine.evaluation.choices import Choices
-from engine.evaluation.forward import within_memory
+from engine.evaluation.forward import within_memory, without_gradients
 from engine.evaluation.generate import Generator
-from engine.evaluation.gradients import without_gradients
 from engine.evaluation.intervals import bootstrap, score_interval
-from engine.evaluation.metrics import best_score, is_formatted
-from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.metrics import Choices, best_score, is_formatted
+from engine.evaluation.predictions import RowLoss, ScoredItem
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
-from engine.runs.result import Interval, Score
+from engine.runs.result import General, Interval, Score
 from engine.training.batches import held_out_batches
 from engine.training.collation import (
     Packing,
@@ -235,3 +241,58 @@ def timed(work: Callable[[], list[ScoredItem]]) -> tuple[list[ScoredItem], float
     started = time.monotonic()
     items = work()
     return items, time.monotonic() - started
+
+
+MAX_PASSAGE_TOKENS = 512
+"""Longer passages are truncated."""
+
+
+def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
+    """(name of the text, one row per passage, which predicts every token but the first); ("", []) if disabled.
+
+    Raises UserError for a file that cannot be read or contains no passage.
+    """
+    setting = config.evaluation.forgetting_text
+    if setting == "none":
+        return "", []
+    path = Path(setting)
+    if setting == "auto":
+        path = tiny_general_file() if config.model.id == "tiny" else general_file()
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        what, do = f"cannot read the file: {error}", "set it to a UTF-8 text file"
+        raise UserError(
+            what, f"evaluation.forgetting_text = {setting!r}", do, code="data.general_unreadable"
+        ) from error
+    rows = [row for passage in text.split("\n\n") if (row := _row(passage.strip(), path.name, tokenizer))]
+    if not rows:
+        what, do = "no passage of at least 2 tokens", "add text; blank lines separate passages"
+        raise UserError(what, str(path), do, code="data.general_empty")
+    name = path.name if setting != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
+    return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
+
+
+def general_losses(
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    packing: Packing,
+    pad: int,
+    device: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """Summed negative log-likelihood of each passage in nats; `progress` is called with the passages done."""
+    return [loss.nll for loss in row_losses(model, rows, packing, pad, device, progress)]
+
+
+def general_result(text: str, rows: Sequence[Row], before: list[float], after: list[float]) -> General:
+    """The losses as stored in `result.json`."""
+    return General(text=text, tokens=[answer_tokens(row) for row in rows], before=before, after=after)
+
+
+def _row(passage: str, name: str, tokenizer: Any) -> Row | None:
+    ids = list(tokenizer(passage, verbose=False)["input_ids"])[:MAX_PASSAGE_TOKENS] if passage else []
+    if len(ids) < 2:
+        return None
+    labels = [IGNORE_INDEX, *ids[1:]]
+    return Row(ids, labels, ids[:1], passage, name, False, (), len(ids), len(ids) - 1)

@@ -19,19 +19,18 @@ from engine.config.batch_limits import (
     MAX_TOKENS,
     REFILL_FRACTION,
 )
-from engine.evaluation.attention import attention_by_group
 from engine.evaluation.choice_scoring import log_likelihoods
 from engine.evaluation.forward import (
     CACHE_ARGUMENTS,
     Forward,
     cache_unsupported_reason,
+    grouped_query_attention,
     left_padded,
     padded_rows,
     rows_without_padding,
+    without_gradients,
 )
-from engine.evaluation.gradients import without_gradients
-from engine.evaluation.kv_cache import RunningCache, shared_prompts
-from engine.evaluation.prefill import Prefill
+from engine.evaluation.kv_cache import Prefill, RunningCache, shared_prompts
 from engine.training.loss import supports_logits_to_keep
 
 Begin = Callable[[str], object]
@@ -66,7 +65,7 @@ def run_worst_case(
         _by_library(model, answers, pad, device, begin)
         return
     forward = Forward(model)
-    with attention_by_group(model):
+    with grouped_query_attention(model):
         if answers.choosing:
             _choose(forward, answers, pad, device, begin)
         else:
@@ -92,7 +91,7 @@ def _generate(
         del read
     assert cache is not None
     begin("the last token")
-    cache.reach(longest + answers.tokens - 1)
+    cache.grow_for_measurement(longest + answers.tokens - 1)
     _step(forward, cache, min(guessed, answers.tokens - 1), device)
     begin("further prompts")
     prefill(prompts[: rows_without_padding(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])

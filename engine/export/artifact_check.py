@@ -31,11 +31,10 @@ from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import Row
-from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
-from engine.evaluation.metrics import best_score
+from engine.evaluation.metrics import Choices, best_score
+from engine.evaluation.predictions import ScoredItem
 from engine.evaluation.score import Scorer, item_losses
-from engine.evaluation.scored_item import ScoredItem
 from engine.export import gguf_check
 from engine.export.check_job import ArtifactCheck, CheckJob
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.predictions import ScoredItem
 from engine.runs.exports import CheckWarning, Defect
 
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]

@@ -22,8 +22,7 @@ from engine.config.files import (
     used_folder,
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.evaluation.predictions import recorded_items
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.predictions import ScoredItem, recorded_items
 from engine.export.artifact_files import (
     UNQUANTIZED,
     Progress,

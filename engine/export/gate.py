@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.evaluation.predictions import read_lines, recorded_items
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.predictions import ScoredItem, read_lines, recorded_items
 from engine.export.comparison import gain_of
 from engine.runs.gates import Gain
 from engine.runs.result import Result

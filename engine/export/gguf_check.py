@@ -16,11 +16,9 @@ from engine.config.metric_specs import metric_spec
 from engine.config.schema import Evaluation
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.choices import Choices
 from engine.evaluation.generate import end_tokens
-from engine.evaluation.metrics import best_score
-from engine.evaluation.row_loss import RowLoss
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.metrics import Choices, best_score
+from engine.evaluation.predictions import RowLoss, ScoredItem
 from engine.export.llama_cpp import LlamaCpp
 from engine.export.scored_rows import ScoredRows
 from engine.runs.exports import Defect

@@ -11,19 +11,25 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config.metric_specs import metric_spec
-from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, sampled, sampled_by_rows
+from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, few_shot_items, sampled, sampled_by_rows
 from engine.data.prepared import Prepared
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
-from engine.evaluation.choices import Choices
-from engine.evaluation.few_shot import few_shot_items
-from engine.evaluation.general import general_losses, general_result, general_rows
 from engine.evaluation.generate import Generator, end_tokens
-from engine.evaluation.predictions import read_items, write_items
+from engine.evaluation.metrics import Choices
+from engine.evaluation.predictions import ScoredItem, mean_loss, read_items, write_items
 from engine.evaluation.preflight import unscorable_warning
-from engine.evaluation.row_loss import mean_loss
-from engine.evaluation.score import Progress, Scorer, item_losses, no_progress, row_losses, timed
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.score import (
+    Progress,
+    Scorer,
+    general_losses,
+    general_result,
+    general_rows,
+    item_losses,
+    no_progress,
+    row_losses,
+    timed,
+)
 from engine.methods.model_config import maximum_positions
 from engine.runs import events
 from engine.runs.benchmark_scores import BenchmarkScores, read_scores, write_scores
@@ -229,7 +235,7 @@ class BenchmarkScorer:
             path = self.run.dir.benchmark_file(benchmark.name, when)
             scores = self._known(path, benchmark) if reuse else None
             if scores is None:
-                from engine.evaluation.benchmarks.item_scores import score_benchmark  # imports the library
+                from engine.evaluation.benchmarks.scoring import score_benchmark  # imports the library
 
                 def progress(done: int, total: int, name: str = benchmark.name) -> None:
                     self.run.progress(f"benchmark {name}", done, total)

@@ -19,8 +19,8 @@ from engine.config.quantities import percent, size
 from engine.config.schema import Config
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepared import Prepared
+from engine.evaluation.predictions import ScoredItem
 from engine.evaluation.score import summarize
-from engine.evaluation.scored_item import ScoredItem
 from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.probe import ProbeResult
 from engine.methods.adapters import unwrap_peft

@@ -10,8 +10,8 @@ from engine.data.items import EvaluationItem, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
-from engine.evaluation.general import general_rows
 from engine.evaluation.preflight import refuse_rows
+from engine.evaluation.score import general_rows
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions

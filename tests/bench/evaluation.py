@@ -28,8 +28,8 @@ from engine.config import schema
 from engine.data.items import evaluation_items
 from engine.data.prepare import prepare
 from engine.data.rows import Row
-from engine.evaluation.choices import Choices
 from engine.evaluation.generate import Generator, end_tokens
+from engine.evaluation.metrics import Choices
 from engine.evaluation.score import Scorer
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import this_machine

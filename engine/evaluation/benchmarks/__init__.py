@@ -5,10 +5,8 @@ MIT, BSD, Apache and PSF licenses: 318 MB on disk, 200 MB of them SciPy and scik
 It is imported only by workers whose configuration has benchmarks: 0.5 CPU seconds after torch and transformers, and 5
 more to read the 14,683 names of its tasks, which a task file does not need (two busy cores).
 
-- `harness`: imports the library without its logs, telemetry and unsafe templates.
+- `harness`: imports the library without its logs, telemetry and unsafe templates; a model with made-up answers.
 - `task_file`: reads a task file without running code from it.
 - `tasks`: loads tasks and their items, and refuses what cannot be scored by item.
-- `rehearsal`: scores made-up answers, so that errors of a task are found before a model is loaded.
-- `loaded_model`: the interface of the library to a model that is in memory already.
-- `item_scores`: scores a model on one benchmark.
+- `scoring`: the interface of the library to a model that is in memory already, and the scores of one benchmark.
 """

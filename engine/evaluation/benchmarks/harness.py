@@ -8,7 +8,7 @@ import os
 from functools import cache
 from importlib.metadata import version
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
@@ -56,3 +56,22 @@ def _sandbox(regex_replace: object) -> SandboxedEnvironment:
     sandbox = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
     sandbox.filters["regex_replace"] = regex_replace
     return sandbox
+
+
+def fixed_answers() -> Any:
+    """A model of the library that answers every request in the same way: errors of a task are found before a model is
+    loaded.
+    """
+    from lm_eval.api.model import LM  # an extra
+
+    class FixedAnswers(LM):
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            return [(-1.0, False)] * len(requests)
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            return [-1.0] * len(requests)
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            return [""] * len(requests)
+
+    return FixedAnswers()

@@ -24,7 +24,7 @@ from engine.config.schema import Evaluation
 from engine.config.text import visible
 from engine.data.parallel import TIMED_OUT, in_child
 from engine.data.readers.hub import hub_error, hub_or_cache
-from engine.evaluation.benchmarks.harness import RemoteCode, harness_version, import_harness
+from engine.evaluation.benchmarks.harness import RemoteCode, fixed_answers, harness_version, import_harness
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
 from engine.runs.benchmark_scores import file_stem
 
@@ -127,10 +127,9 @@ def _check_limits(name: str, config: dict[str, Any], limit: int | None) -> None:
 
 def _rehearse(benchmark: Benchmark, items: int, where: str) -> None:
     """Score made-up answers. Raises UserError if the task is invalid."""
-    from engine.evaluation.benchmarks.rehearsal import FixedAnswers  # imports the library
 
     try:
-        benchmark.item_scores(FixedAnswers(), items)
+        benchmark.item_scores(fixed_answers(), items)
     except Exception as error:  # functions of tasks raise anything
         raise _invalid(error, where) from error
 

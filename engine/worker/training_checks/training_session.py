@@ -17,7 +17,7 @@ from engine.config.activation_checkpointing import resolve_checkpointing, strong
 from engine.config.row_separation import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
-from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.predictions import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
 from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step

@@ -16,12 +16,9 @@ from engine.config.schema import Data, Model
 from engine.data.items import EvaluationItem, evaluation_items, reference_examples, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.rows import Example, Row
-from engine.evaluation.choices import Choices
-from engine.evaluation.metrics import best_score, scoring_function
-from engine.evaluation.predictions import read_items, write_items
-from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.metrics import Choices, best_score, scoring_function
+from engine.evaluation.predictions import ScoredItem, mean_loss, read_items, write_items
 from engine.evaluation.score import Scorer, item_losses, row_losses, summarize
-from engine.evaluation.scored_item import ScoredItem
 from engine.methods.provenance import items_fingerprint
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.collation import Packing

@@ -26,8 +26,7 @@ from engine.config.preset import Preset, resolve
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Evaluation
 from engine.evaluation.benchmarks import tasks
-from engine.evaluation.benchmarks.item_scores import score_benchmark
-from engine.evaluation.benchmarks.loaded_model import LoadedModel
+from engine.evaluation.benchmarks.scoring import LoadedModel, score_benchmark
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_manager
 from engine.ladder.runner import relevant_settings
 from engine.methods import full

@@ -26,9 +26,8 @@ from small_models import (
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from engine.evaluation.attention import NAME, attention_by_group, sdpa_by_group
-from engine.evaluation.kv_cache import RunningCache
-from engine.evaluation.prefill import PrefillResult
+from engine.evaluation.forward import GROUPED_SDPA, grouped_query_attention, sdpa_by_group
+from engine.evaluation.kv_cache import PrefillResult, RunningCache
 from engine.training.guards import OutOfMemory
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
@@ -117,7 +116,7 @@ def test_the_models_attention_is_restored_afterwards() -> None:
     model, seen = made(FULL_ATTENTION["llama"]), []
     ours = generator(4)
     ours.answers(model, asked(PROMPTS), lambda done: seen.append(model.model.config._attn_implementation))
-    assert set(seen) == {NAME} and model.config._attn_implementation == "sdpa"
+    assert set(seen) == {GROUPED_SDPA} and model.config._attn_implementation == "sdpa"
     with pytest.raises(ZeroDivisionError):
         ours.answers(model, asked(PROMPTS), lambda done: 1 // 0)
     assert model.config._attn_implementation == "sdpa"
@@ -127,7 +126,7 @@ def test_the_models_attention_is_restored_afterwards() -> None:
 
 
 @pytest.mark.parametrize(
-    ("softcapping", "expected"), [(None, [NAME, "flash_attention_2"]), (50.0, [])], ids=["llama", "soft-capped"]
+    ("softcapping", "expected"), [(None, [GROUPED_SDPA, "flash_attention_2"]), (50.0, [])], ids=["llama", "soft-capped"]
 )
 def test_models_with_flash_attention_decode_without_it(
     softcapping: float | None, expected: list[str], monkeypatch: pytest.MonkeyPatch
@@ -138,7 +137,7 @@ def test_models_with_flash_attention_decode_without_it(
     model.config._attn_implementation = "flash_attention_2"
     model.config.attn_logit_softcapping = softcapping
     monkeypatch.setattr(model, "set_attn_implementation", names.append)
-    with attention_by_group(model):
+    with grouped_query_attention(model):
         assert names == expected[:1]
     assert names == expected
 

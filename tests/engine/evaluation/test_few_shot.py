@@ -10,9 +10,8 @@ from command import MICRO
 from forked import ftbench
 
 from engine.config.errors import UserError
-from engine.data.items import EvaluationItem
+from engine.data.items import EvaluationItem, few_shot_items
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.few_shot import few_shot_items
 from engine.runs.ladder_plan import make_plan
 from engine.runs.rungs import is_base, shots_of
 

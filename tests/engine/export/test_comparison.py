@@ -13,7 +13,7 @@ from made_runs import write_predictions
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset_library import resolve_preset
-from engine.evaluation.scored_item import ScoredItem
+from engine.evaluation.predictions import ScoredItem
 from engine.export.comparison import difference_of
 from engine.export.gate import gain_of_run
 from engine.runs import run_dir

@@ -15,9 +15,8 @@ from test_loss import ROWS, SHAPES, Forgetful, ours
 from engine.config import schema
 from engine.config.activation_checkpointing import OFF
 from engine.data.rows import Row
-from engine.evaluation.row_loss import mean_loss
+from engine.evaluation.predictions import ScoredItem, mean_loss
 from engine.evaluation.score import row_losses, summarize
-from engine.evaluation.scored_item import ScoredItem
 from engine.methods.tokenizer import load_tokenizer
 from engine.training.batches import BatchSampler
 from engine.training.collation import Packing, answer_tokens, loss_weight

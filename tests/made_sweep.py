@@ -6,9 +6,9 @@ from pathlib import Path
 
 from made_ladder import made_ladder
 
-from engine.runs import sweep_dir
-from engine.runs.sweep import Axis
-from engine.runs.sweep_dir import SweepDir
+from engine.runs.ladder import sweep_dir
+from engine.runs.ladder.sweep import Axis
+from engine.runs.ladder.sweep_dir import SweepDir
 
 
 def made_sweep(runs: Path) -> SweepDir:

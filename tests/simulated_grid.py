@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.ladder.statistics import Floats, ItemScores, MeanSamples
-from engine.runs.rung_results import finding_of
+from engine.runs.ladder.rung_results import finding_of
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}
 """True means. QLoRA is 6 points worse than full, LoRA is equal to it."""

@@ -10,7 +10,7 @@ from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulat
 from engine.ladder import phrases
 from engine.ladder.decisions import Decisions
 from engine.ladder.phrases import NO_RECOMMENDATION, RULE_OF_QUALITY, SIGNIFICANTLY, not_significant
-from engine.runs.ladder import Ladder
+from engine.runs.ladder.ladder_state import Ladder
 
 Judgment = Callable[[Ladder, Decisions], bool]
 

@@ -156,7 +156,7 @@ class Workbench(BaseApp):
 
     def farewell(self) -> str:
         """What continues and how to return to it; '' if nothing does."""
-        from engine.runs import ladder_dir
+        from engine.runs.ladder import ladder_dir
 
         ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
         if ladder := next((one for one in ladders if one.is_active()), None):

@@ -17,9 +17,10 @@ from textual.style import Style
 
 from engine.config import preset_library
 from engine.config.text import visible
-from engine.runs import ladder_dir, run_dir
+from engine.runs import run_dir
 from engine.runs.home import tilde
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from tui.commands import TABLES
 from tui.data.datasets import EMBEDDED, list_datasets

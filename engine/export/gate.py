@@ -6,7 +6,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.predictions import ScoredItem, read_lines, recorded_items
 from engine.export.comparison import gain_of
-from engine.runs.gates import Gain
+from engine.runs.ladder.ladder_state import Gain
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir
 

@@ -13,9 +13,9 @@ from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
 from engine.runs import end_record, locks
 from engine.runs.end_record import EndRecord
-from engine.runs.ladder import Outcome
-from engine.runs.ladder_dir import LadderDir
-from engine.runs.sweep_dir import SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Outcome
+from engine.runs.ladder.sweep_dir import SweepDir
 
 
 def main(arguments: list[str]) -> int:

@@ -28,11 +28,11 @@ from engine.ladder.results import (
     worked_joules,
 )
 from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
+from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
 from engine.runs.result import MeasuredPeak, Result
-from engine.runs.rung_results import Comparison, RentalPrice, RungResult, SeedRange
-from engine.runs.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:

@@ -17,10 +17,10 @@ from engine.config.text import amount, listed
 from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
-from engine.runs.ladder import Ladder
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import Comparison, Finding, RungResult, SeedRange
+from engine.runs.ladder.rungs import BASE, artifact_of, shots_of
 from engine.runs.result import Interval
-from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange
-from engine.runs.rungs import BASE, artifact_of, shots_of
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 

@@ -29,13 +29,12 @@ from engine.ladder.stages import (
     require_gguf_tools,
 )
 from engine.runs import end_record
-from engine.runs.comparison_dir import ComparisonDir, State
-from engine.runs.ladder import Kind, Ladder, LadderEntry, Outcome, RungDuration, SharedWork, Stage
-from engine.runs.ladder_dir import LadderDir
-from engine.runs.ladder_plan import differing_settings, shared
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, State
+from engine.runs.ladder.ladder_plan import differing_settings, shared
+from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Outcome, RungDuration, SharedWork, Stage
+from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.result import Result
 from engine.runs.rpc_client import ask
-from engine.runs.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.stop_request import StopRequest, StopRequested
 
 

@@ -54,9 +54,16 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.results import comparison
 from engine.runs import score_format
-from engine.runs.ladder import Ladder
-from engine.runs.rung_results import Comparison, LadderSummary, RungResult, RungTradeoff, SeedRange, VerdictSentence
-from engine.runs.rungs import BASE, artifact_of
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import (
+    Comparison,
+    LadderSummary,
+    RungResult,
+    RungTradeoff,
+    SeedRange,
+    VerdictSentence,
+)
+from engine.runs.ladder.rungs import BASE, artifact_of
 
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""

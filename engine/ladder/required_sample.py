@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from engine.runs.rung_results import NeededFor
+from engine.runs.ladder.rung_results import NeededFor
 
 POWER_Z: dict[NeededFor, float] = {"difference": 0.8416, "as_good": 1.2816}
 """Standard normal quantile for a power of 80 %: of 80 %, and of 90 % where both ends of the interval have to be within

@@ -19,13 +19,20 @@ from engine.config.method_specs import RULE_REFERENCE, method_spec
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples
 from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
-from engine.runs.ladder import Ladder, LadderEntry
-from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.rung_results import (
+    BenchmarkRow,
+    Comparison,
+    Finding,
+    LadderBenchmark,
+    RungResult,
+    SeedRange,
+    finding_of,
+)
+from engine.runs.ladder.rungs import BASE, BASE_4BIT, few_shot_base
 from engine.runs.result import Interval, Result
 from engine.runs.run_dir import RunDir
-from engine.runs.rung_results import Comparison, Finding, RungResult, SeedRange, finding_of
-from engine.runs.rungs import BASE, BASE_4BIT, few_shot_base
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
 Model = Literal["base", "tuned"]

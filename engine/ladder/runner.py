@@ -25,11 +25,11 @@ from engine.ladder.results import disturbance, worked_seconds
 from engine.runs import launch, locks, run_dir
 from engine.runs.events import Step
 from engine.runs.follow import last_line, stream
-from engine.runs.ladder import Ladder, LadderEntry
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.rungs import Rung
 from engine.runs.result import Result
 from engine.runs.run_dir import RunDir, iterate
-from engine.runs.rungs import Rung
 from engine.runs.stop_request import StopRequest, StopRequested
 from engine.runs.tracking import start_configured
 

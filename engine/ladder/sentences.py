@@ -58,12 +58,19 @@ from engine.ladder.results import (
     comparison,
     margin_of,
 )
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import (
+    BenchmarkRow,
+    Comparison,
+    LadderBenchmark,
+    RungResult,
+    SeedRange,
+    Topic,
+    VerdictSentence,
+)
+from engine.runs.ladder.rungs import BASE, shots_of
 from engine.runs.overlap import overlap_sentence
 from engine.runs.result import MIN_ITEMS
-from engine.runs.rung_results import Comparison, RungResult, SeedRange, Topic, VerdictSentence
-from engine.runs.rungs import BASE, shots_of
 from engine.runs.score_format import loss, plain_difference, points
 
 

@@ -33,11 +33,11 @@ from engine.runs.exports import (
     remove_unfinished,
 )
 from engine.runs.follow import stream
-from engine.runs.ladder import LadderEntry, RungDuration, SharedWork
+from engine.runs.ladder.ladder_state import LadderEntry, RungDuration, SharedWork
+from engine.runs.ladder.rungs import REDUCTION, LadderPlan, Rung, artifact_of, round_sizes
 from engine.runs.result import Result
 from engine.runs.rpc_client import Cancelled, CancelToken, ask
 from engine.runs.run_dir import RunDir
-from engine.runs.rungs import REDUCTION, LadderPlan, Rung, artifact_of, round_sizes
 from engine.runs.stop_request import StopRequest, StopRequested
 
 PROBE_STEPS = 4

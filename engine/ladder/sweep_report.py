@@ -30,11 +30,11 @@ from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLi
 from engine.ladder.sweep_results import cost_texts, rule_text
 from engine.runs import score_format
 from engine.runs.folder import short_name
+from engine.runs.ladder.rungs import BASE
+from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.result import Interval
-from engine.runs.rungs import BASE
 from engine.runs.score_format import percent_bounds, score, score_bounds
-from engine.runs.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
-from engine.runs.sweep_dir import SweepDir
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ from engine.config.text import amount, listed
 from engine.ladder.decisions import check_ratio, check_share
 from engine.ladder.phrases import RULE, rung_title, seed_range_text
 from engine.ladder.recommendation import cost_ratios
-from engine.runs.ladder import Ladder
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rungs import BASE, is_base
+from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 from engine.runs.result import Z_95, Interval, student_quantile
-from engine.runs.rungs import BASE, is_base
-from engine.runs.sweep import Check, Sweep, SweepPoint, Trend, cell_text
 
 Point = tuple[float, float, float]
 """x, y, and the standard error of y; 0 if it is unknown."""

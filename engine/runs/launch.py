@@ -21,8 +21,8 @@ from engine.runs.follow import last_line
 from engine.runs.run_dir import RunDir, read_frozen, write_end
 
 if TYPE_CHECKING:
-    from engine.runs.ladder_dir import LadderDir
-    from engine.runs.sweep_dir import SweepDir
+    from engine.runs.ladder.ladder_dir import LadderDir
+    from engine.runs.ladder.sweep_dir import SweepDir
 
 HELLO_SECONDS = 30.0
 """Time within which a started process has to appear."""

@@ -34,10 +34,11 @@ from engine.config.files import (
     write_atomically,
 )
 from engine.config.home import KEY, cache_folder, config_file, configured_home
-from engine.runs import ladder_dir, locks, run_dir, sweep_dir
+from engine.runs import locks, run_dir
 from engine.runs.folder import Folder
 from engine.runs.home import VARIABLE, check_home
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 
 MOVED_FROM = ".moved-from.json"

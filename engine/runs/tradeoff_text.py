@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from engine.config.text import visible
-from engine.runs.rung_results import LadderSummary, RungTradeoff
+from engine.runs.ladder.rung_results import LadderSummary, RungTradeoff
 
 ROWS = 11
 LEFT = 6

@@ -136,7 +136,7 @@ def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
 def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write the HTML and Markdown report of a ladder from its directories."""
     from engine.ladder import report
-    from engine.runs.ladder_dir import LadderDir
+    from engine.runs.ladder.ladder_dir import LadderDir
 
     folder = LadderDir(Path(arguments["path"]))
     state = folder.state()
@@ -150,7 +150,7 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
 def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write the HTML and Markdown report of a sweep from its state."""
     from engine.ladder import sweep_report as report
-    from engine.runs.sweep_dir import SweepDir
+    from engine.runs.ladder.sweep_dir import SweepDir
 
     folder = SweepDir(Path(arguments["path"]))
     state = folder.state()

@@ -24,8 +24,9 @@ from command import events_of, ftbench
 from slurm_sandbox import NODES, Sandbox
 
 from engine.executors.slurm import SlurmQueue
-from engine.runs import ladder_dir, run_dir
-from engine.runs.ladder_dir import LadderDir
+from engine.runs import run_dir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir
 from faults.kill_ladder import SHORT, close, finished_runs, has_ended, open_terminal, read, wait_for
 

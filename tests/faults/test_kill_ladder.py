@@ -10,7 +10,7 @@ from pathlib import Path
 from command import MICRO
 from forked import ftbench
 
-from engine.runs.ladder_dir import iterate
+from engine.runs.ladder.ladder_dir import iterate
 from faults.kill_ladder import finished_runs, kill_many, wait_for
 
 

@@ -16,7 +16,8 @@ from subcommands import subcommands
 
 from engine.config import preset_library
 from engine.config.errors import UserError
-from engine.runs import ladder_dir, locks, run_dir
+from engine.runs import locks, run_dir
+from engine.runs.ladder import ladder_dir
 
 NEEDS = {
     "run": ["run", "demo-lora", "--detach"],

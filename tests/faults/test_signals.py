@@ -13,8 +13,9 @@ from made_ladder import made_ladder
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs import ladder_dir, locks, run_dir
+from engine.runs import locks, run_dir
 from engine.runs.folder import Folder
+from engine.runs.ladder import ladder_dir
 from faults.test_leaving import modes_left_on
 from tui.output.cursor import FATAL
 

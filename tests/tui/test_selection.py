@@ -13,7 +13,7 @@ from command import FTBENCH
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder.ladder_plan import make_plan
 from tui.cli.options import overrides
 from tui.command_line import run_command
 from tui.preview.launch_context import LaunchContext

@@ -11,7 +11,7 @@ import typer
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.runs.sweep_dir import SweepDir
+from engine.runs.ladder.sweep_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import ladder_or_sweep
@@ -106,7 +106,7 @@ def ladder(
     json: JsonOption = False,
 ) -> None:
     """Compare methods on the same model and data: quality and cost."""
-    from engine.runs.ladder_plan import make_plan
+    from engine.runs.ladder.ladder_plan import make_plan
     from tui.cli import ladder as verb
 
     job = overrides(
@@ -135,7 +135,7 @@ def ladder(
         if budget is not None:
             raise UserError("--budget without --vary", do="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
         raise typer.Exit(verb.start(make(given), home(runs, launch=True, json=json), detach, json))
-    from engine.runs.sweep_plan import make_cells, parse_axes, parse_budget
+    from engine.runs.ladder.sweep import make_cells, parse_axes, parse_budget
     from tui.cli import sweep
 
     axes, limit = parse_axes(vary, given), parse_budget(budget)

@@ -10,7 +10,7 @@ from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
 from engine.hardware.cpu import usable_cpus
 from engine.hardware.devices import CPU, select_device
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder.ladder_plan import make_plan
 from tui.cli import ladder
 from tui.cli.options import OPTION_KEYS
 

@@ -23,7 +23,7 @@ from engine.runs.exports import (
     read_fidelity,
 )
 from engine.runs.fidelity_text import fidelity_facts
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir
 from tui.cli.data import shown_progress

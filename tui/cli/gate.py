@@ -13,8 +13,8 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
 from engine.runs import run_dir
-from engine.runs.gates import Gain, gain_of_rung
-from engine.runs.ladder_dir import LadderDir, ladder_of_run
+from engine.runs.ladder.ladder_dir import LadderDir, ladder_of_run
+from engine.runs.ladder.ladder_state import Gain, gain_of_rung
 from engine.runs.result import MIN_ITEMS
 from engine.runs.rpc_client import ask
 from engine.runs.run_dir import RunDir

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.runs import ladder_dir, run_dir, sweep_dir
+from engine.runs import run_dir
 from engine.runs.folder import has_file
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run_dir import RunDir
-from engine.runs.sweep_dir import SweepDir
 from tui.cli.home_notes import home
 
 

@@ -17,10 +17,10 @@ from engine.config.preset_library import preset_name, resolve_preset
 from engine.runs import launch, start
 from engine.runs.events import End, Error, Warning
 from engine.runs.follow import stream
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.result import Result
 from engine.runs.run_dir import ACTIVE, RunDir, last_event
-from engine.runs.sweep_dir import SweepDir
 from engine.runs.tracking import tracker_problems
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices

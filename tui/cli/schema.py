@@ -16,7 +16,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.memory.formula.method_plan import PlanReport
 from engine.runs.events import AnyEvent
-from engine.runs.ladder import Ladder
+from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.result import SCHEMA_VERSION, Result
 from tui.output.console import print_json
 

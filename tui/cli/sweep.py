@@ -14,14 +14,13 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular
 from engine.config.quantities import percent
 from engine.config.text import amount, shortened
-from engine.runs import sweep_dir
+from engine.runs.ladder import sweep_dir
+from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, cell_text, describe_sweep, value_text
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.rpc_client import ask
-from engine.runs.rungs import LadderPlan
 from engine.runs.score_format import percent_bounds
 from engine.runs.start import resume_sweep, start_sweep
-from engine.runs.sweep import Axis, Sweep, SweepPoint, cell_text, value_text
-from engine.runs.sweep_dir import SweepDir
-from engine.runs.sweep_plan import describe_sweep
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.ladder import continues

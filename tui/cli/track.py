@@ -10,7 +10,7 @@ from typing import Any, cast
 from engine.config.errors import UserError
 from engine.config.text import amount
 from engine.config.trackers import TrackerName, check_trackers
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run_dir import RunDir, read_frozen
 from engine.runs.tracking import TrackerFiles, start_tracker
 from tui.output.console import print_json, say

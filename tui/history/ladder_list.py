@@ -9,7 +9,7 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.runs.home import tilde
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
 
 COLUMNS = ("ladder", "state", "rungs", "runs done", "started in")
 

@@ -11,9 +11,9 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate, ratio, size
 from engine.config.text import amount, visible
-from engine.runs.ladder import TIMING_PROBE, Ladder, LadderEntry
-from engine.runs.rung_results import RungResult
-from engine.runs.rungs import ARTIFACT_SEPARATOR
+from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
+from engine.runs.ladder.rung_results import RungResult
+from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR
 from engine.runs.score_format import plain_difference, plain_with_bounds
 from engine.runs.tradeoff_text import tradeoff_lines
 from tui.history.tables import mean_text, range_text

@@ -16,12 +16,12 @@ from engine.executors.slurm import JobState, queue
 from engine.runs import end_record, events, launch, score_format
 from engine.runs.events import Hello
 from engine.runs.follow import Follower, last_line
-from engine.runs.ladder import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
+from engine.runs.ladder.rung_results import RungResult
+from engine.runs.ladder.rungs import is_base
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run_dir import RunDir
-from engine.runs.rung_results import RungResult
-from engine.runs.rungs import is_base
-from engine.runs.sweep_dir import SweepDir
 from tui.live.event_lines import lines
 from tui.live.progress import ProgressDisplay, ladder_left, progress_display
 from tui.output.console import console, say

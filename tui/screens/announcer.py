@@ -12,7 +12,7 @@ from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
-    from engine.runs.ladder_dir import LadderDir
+    from engine.runs.ladder.ladder_dir import LadderDir
     from engine.runs.run_dir import RunDir
 
 BELL = "bell"
@@ -81,7 +81,7 @@ class Announcer:
 
     def _tell(self, ended: list[RunDir]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
-        from engine.runs.ladder_dir import ladder_of_run
+        from engine.runs.ladder.ladder_dir import ladder_of_run
         from tui.history.endings import remember_visit, run_ending
         from tui.live.following import wait_for_exit
 

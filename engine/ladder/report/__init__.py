@@ -5,8 +5,8 @@ from __future__ import annotations
 from engine.config.files import write_atomically
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder
 
 
 def write(ladder_dir: LadderDir, ladder: Ladder) -> None:

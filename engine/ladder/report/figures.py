@@ -28,9 +28,9 @@ from engine.ladder.report.drawing import (
 )
 from engine.ladder.report.material import MEMORY_KINDS, LossCurve, Trace
 from engine.ladder.report.tables import PEAKS
-from engine.runs.ladder import Ladder, LadderEntry
-from engine.runs.rung_results import LadderSummary, RungResult, RungTradeoff, SeedRange
-from engine.runs.rungs import is_base
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.rung_results import LadderSummary, RungResult, RungTradeoff, SeedRange
+from engine.runs.ladder.rungs import is_base
 from engine.runs.score_format import score
 from engine.runs.tradeoff_text import COST_TICKS
 

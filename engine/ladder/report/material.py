@@ -16,7 +16,7 @@ from engine.config.files import MAX_ITEMS_BYTES, open_regular
 from engine.config.metric_specs import metric_spec
 from engine.runs.events import Eval, Event, Hello, Memory, Phase, Step
 from engine.runs.follow import stream
-from engine.runs.rungs import is_base
+from engine.runs.ladder.rungs import is_base
 
 MEMORY_KINDS = ("allocated", "reserved", "nvml_used", "rss")
 """Allocated by tensors, reserved by PyTorch, used on the GPU by all processes, resident memory of the process."""

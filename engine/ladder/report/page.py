@@ -36,10 +36,10 @@ from engine.ladder.report.material import (
     value,
 )
 from engine.ladder.report.tables import Cell, ReportTable
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_dir import LadderDir
-from engine.runs.rung_results import LadderSummary, VerdictSentence
-from engine.runs.rungs import BASE, BASE_4BIT
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import LadderSummary, VerdictSentence
+from engine.runs.ladder.rungs import BASE, BASE_4BIT
 from engine.runs.score_format import score
 from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines
 

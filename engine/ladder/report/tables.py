@@ -27,11 +27,10 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.results import comparison
 from engine.ladder.sentences import disturbed_timings
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_benchmarks import BenchmarkRow, LadderBenchmark
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, RungResult
+from engine.runs.ladder.rungs import is_base
 from engine.runs.result import Interval
-from engine.runs.rung_results import Comparison, RungResult
-from engine.runs.rungs import is_base
 from engine.runs.score_format import (
     difference,
     loss,

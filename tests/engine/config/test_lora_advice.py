@@ -12,7 +12,7 @@ from made_ladder import made_ladder
 from engine.config.lora_advice import SOURCE, TrainedRung, lora_notices
 from engine.config.preset_library import resolve_preset
 from engine.ladder.sentences import verdict
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder.ladder_plan import make_plan
 from tui.preview.launch_context import DataCheck
 from tui.preview.launch_preview import adapter_problems
 from tui.preview.method_estimate import MethodEstimate

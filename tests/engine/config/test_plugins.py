@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 
 from engine.config.method_specs import method_specs
 from engine.config.metric_specs import metric_specs
-from engine.runs.ladder_dir import iterate
+from engine.runs.ladder.ladder_dir import iterate
 from tui.app import Workbench
 from tui.widgets.selection_pane import MethodList
 

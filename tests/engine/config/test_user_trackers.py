@@ -9,7 +9,7 @@ import pytest
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder.ladder_plan import make_plan
 from tui.settings import read_settings
 
 

@@ -18,7 +18,7 @@ from engine.data.prepare import prepare
 from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder.ladder_plan import make_plan
 from engine.training.batches import BatchSampler, choose_packing, decide_sharing
 
 LENGTH = 64

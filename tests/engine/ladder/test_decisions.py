@@ -27,9 +27,9 @@ from engine.ladder.phrases import (
 from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import conclude, verdict
 from engine.ladder.statistics import Floats, ItemScores
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_plan import make_plan
-from engine.runs.rung_results import RungResult, SeedRange, finding_of
+from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import RungResult, SeedRange, finding_of
 
 ITEMS = 400
 

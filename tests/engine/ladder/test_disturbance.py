@@ -20,9 +20,9 @@ from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.results import FinishedRun, note_other_devices
 from engine.ladder.sentences import RETIME, verdict
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.rung_results import RungResult, SeedRange
 from engine.runs.result import MeasuredPeak, Result
-from engine.runs.rung_results import RungResult, SeedRange
 from engine.runs.training_load import TrainingLoad
 
 CAUSE = "other processes used 45% of the time of its CPUs"

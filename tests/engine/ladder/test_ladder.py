@@ -13,7 +13,7 @@ from schema_checks import check_files
 
 from engine.hardware.cpu import usable_cpus
 from engine.ladder.phrases import FULL_NOT_SCORED
-from engine.runs.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_dir import LadderDir, iterate
 
 FULL_AND_LORA = ["--rung", "lora,full"]
 

@@ -17,11 +17,11 @@ from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
 from engine.ladder.sentences import benchmark_sentences
 from engine.runs.benchmark_scores import BenchmarkScores, benchmark_fingerprint, write_scores
-from engine.runs.ladder import Ladder, decode_ladder
-from engine.runs.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder, decode_ladder
+from engine.runs.ladder.rungs import BASE
 from engine.runs.result import Interval
 from engine.runs.run_dir import RunDir
-from engine.runs.rungs import BASE
 from tui.history import ladder_view, tables
 
 ITEMS = 400

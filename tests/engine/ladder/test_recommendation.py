@@ -16,9 +16,9 @@ from engine.ladder.recommendation import OVERALL, RULE, summarize
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import load_report_data
-from engine.runs.ladder import Ladder
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import LadderSummary, RungResult, SeedRange
 from engine.runs.result import Interval
-from engine.runs.rung_results import LadderSummary, RungResult, SeedRange
 from engine.runs.tradeoff_text import letters, tradeoff_lines
 
 

@@ -18,7 +18,7 @@ from engine.ladder.report.material import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, Pr
 from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data
 from engine.runs import events, run_dir
 from engine.runs.event_decoding import decode
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.run_dir import RunDir
 
 

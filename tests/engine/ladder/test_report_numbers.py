@@ -9,8 +9,8 @@ import pytest
 from engine.config import quantities
 from engine.ladder import phrases
 from engine.runs import score_format
+from engine.runs.ladder.rung_results import SeedRange
 from engine.runs.result import Interval
-from engine.runs.rung_results import SeedRange
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,9 @@ from engine.ladder.phrases import (
 from engine.ladder.results import LadderResults
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.rung_results import RentalPrice, RungResult, SeedRange
 from engine.runs.result import MeasuredPeak
-from engine.runs.rung_results import RentalPrice, RungResult, SeedRange
 
 ITEMS = 300
 

@@ -10,7 +10,7 @@ from command import MICRO
 from forked import ftbench
 
 from engine.runs.exports import FIDELITY, ITEM_SCORES
-from engine.runs.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_dir import LadderDir, iterate
 
 LORA = ["--rung", "lora", "--no-probe"]
 

@@ -30,9 +30,9 @@ from engine.ladder.statistics import (
     seed_deviations,
     uniform,
 )
-from engine.runs.ladder import Ladder, LadderEntry
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.rung_results import Comparison
 from engine.runs.result import MIN_ITEMS, Interval, Result, Score
-from engine.runs.rung_results import Comparison
 
 SHARE = (0.0, 1.0)
 """Bounds of a score that is a share."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 
-from engine.runs.ladder import LadderEntry
+from engine.runs.ladder.ladder_state import LadderEntry
 from tui.cli import runs
 from tui.history.ladder_view import headline
 from tui.live.following import LadderView

@@ -14,7 +14,7 @@ from command import MICRO
 from forked import ftbench
 from task_files import choice_task
 
-from engine.runs.sweep_dir import SweepDir, iterate
+from engine.runs.ladder.sweep_dir import SweepDir, iterate
 
 
 def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:

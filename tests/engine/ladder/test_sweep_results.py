@@ -18,11 +18,11 @@ from test_recommendation import timed, with_times
 from engine.ladder.recommendation import summarize
 from engine.ladder.sweep_report import html, text, write
 from engine.ladder.sweep_results import slope, summarize_sweep
-from engine.runs.ladder import Ladder
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.sweep import Axis, Sweep, SweepCell
+from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.result import EXACT_DEGREES, Interval, student_quantile
 from engine.runs.score_format import with_bounds
-from engine.runs.sweep import Axis, Sweep, SweepCell
-from engine.runs.sweep_dir import SweepDir
 
 RANKS = Axis(key="adapter.rank", values=[4, 8, 16, 32])
 

@@ -12,8 +12,8 @@ from engine.ladder.phrases import FULL_NOT_SCORED, status_text
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.sentences import verdict
-from engine.runs.ladder import Ladder
-from engine.runs.rung_results import RungResult
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.rung_results import RungResult
 
 NUMBER = re.compile(r"[−+]?\d[\d,]*(?:[.:]\d+)*(?:e-?\d+)?")
 RULE_OF_THUMB = {"94", "10"}

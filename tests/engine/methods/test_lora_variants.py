@@ -21,7 +21,7 @@ from engine.ladder.phrases import rung_title
 from engine.methods.adapters import add_adapters, keep_initial, save
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder.ladder_plan import make_plan
 
 
 def adapted(adapter: schema.Adapter) -> torch.nn.Module:

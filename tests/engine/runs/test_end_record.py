@@ -12,12 +12,13 @@ import pytest
 from textual.message import Message
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import end_record, ladder_dir, locks, run_dir
+from engine.runs import end_record, locks, run_dir
 from engine.runs.end_record import SIZE, EndRecord
 from engine.runs.event_log import EventLog
 from engine.runs.events import End, Phase
-from engine.runs.ladder import Ladder
-from engine.runs.ladder_plan import make_plan
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run_dir import RunDir
 from tui.history.run_list import describe
 from tui.live.watcher import NewEvents, Watcher

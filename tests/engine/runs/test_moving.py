@@ -18,8 +18,9 @@ from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import used_folder
 from engine.config.home import cache_folder, config_file, configured_home
-from engine.runs import ladder_dir, locks, moving, run_dir, sweep_dir
+from engine.runs import locks, moving, run_dir
 from engine.runs.home import runs_home
+from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.moving import move_home
 from engine.runs.run_dir import RunDir
 

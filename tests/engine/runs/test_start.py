@@ -16,12 +16,14 @@ from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.ladder.pipeline import load_or_create
-from engine.runs import ladder_dir, launch, locks, run_dir, sweep_dir
-from engine.runs.ladder import LadderEntry
-from engine.runs.ladder_dir import LadderDir
-from engine.runs.ladder_plan import make_plan
+from engine.runs import launch, locks, run_dir
+from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.ladder.ladder_state import LadderEntry
+from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.sweep import Axis, make_cells
 from engine.runs.run_dir import RunDir
-from engine.runs.rungs import LadderPlan
 from engine.runs.start import (
     events_size,
     repeat_run,
@@ -31,8 +33,6 @@ from engine.runs.start import (
     start_run,
     start_sweep,
 )
-from engine.runs.sweep import Axis
-from engine.runs.sweep_plan import make_cells
 
 
 @pytest.fixture

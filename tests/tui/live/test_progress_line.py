@@ -10,7 +10,7 @@ from made_runs import step
 from rich.progress import Progress
 
 from engine.runs import events
-from engine.runs.ladder import Ladder, LadderEntry, RungDuration
+from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from tui.live.following import LadderView
 from tui.live.progress import ProgressDisplay, ProgressLine, RunTimer, TimeLeft, ladder_left
 

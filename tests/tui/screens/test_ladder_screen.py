@@ -17,7 +17,7 @@ from textual.widgets import Static
 
 from engine.ladder.recommendation import summarize
 from engine.runs import locks
-from engine.runs.ladder import LadderEntry
+from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, progress_lines, score_bars, summary_lines
 from tui.screens.dialogs import ConfirmScreen

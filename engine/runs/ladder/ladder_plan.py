@@ -16,7 +16,7 @@ from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.runs.exports import artifact_words, parse_artifact
-from engine.runs.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
+from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
 
 SHARED_KEYS = (
     "model.id",

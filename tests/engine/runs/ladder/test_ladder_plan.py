@@ -13,9 +13,9 @@ from engine.config.preset import flatten, with_settings
 from engine.config.preset_library import list_presets, shipped_folder, without_method
 from engine.ladder.runner import UNRELATED_KEYS, UNRELATED_SECTIONS, identity, relevant_settings
 from engine.ladder.stages import best_trials, halving_rounds, is_grid_edge, rate_grid
-from engine.runs import ladder_dir
-from engine.runs.ladder import LadderEntry
-from engine.runs.ladder_plan import describe_plan, differing_settings, make_plan, shared
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_plan import describe_plan, differing_settings, make_plan, shared
+from engine.runs.ladder.ladder_state import LadderEntry
 
 FINGERPRINTS = {"data": "d", "model": "m"}
 MACHINE = {"device": "2 CPU cores", "threads": 2}

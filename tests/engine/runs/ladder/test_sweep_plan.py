@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.config.errors import UserError
-from engine.runs import sweep_dir
-from engine.runs.ladder_dir import iterate
-from engine.runs.ladder_plan import make_plan
-from engine.runs.sweep import Axis, cell_text, value_text
-from engine.runs.sweep_plan import make_cells, parse_axes, parse_budget
+from engine.runs.ladder import sweep_dir
+from engine.runs.ladder.ladder_dir import iterate
+from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.ladder.sweep import Axis, cell_text, make_cells, parse_axes, parse_budget, value_text
 
 MAKE = partial(make_plan, "demo", ["lora", "full"])
 

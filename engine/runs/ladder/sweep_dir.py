@@ -14,11 +14,11 @@ import tomli_w
 
 from engine.config.files import read_regular, remove_tree
 from engine.config.preset_library import preset_name
-from engine.runs import folder, ladder_dir
-from engine.runs.comparison_dir import ComparisonDir
-from engine.runs.ladder_dir import LadderDir
-from engine.runs.rungs import LadderPlan
-from engine.runs.sweep import Axis, PlannedCell, Sweep, SweepPlan
+from engine.runs import folder
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
+from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
 
 
 @dataclass(frozen=True)

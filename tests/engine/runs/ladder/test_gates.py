@@ -10,7 +10,7 @@ from command import ftbench
 from made_ladder import made_ladder
 
 from engine.config.errors import UserError
-from engine.runs.gates import Gain, gain_of_rung
+from engine.runs.ladder.ladder_state import Gain, gain_of_rung
 from engine.runs.result import Interval
 
 

@@ -19,14 +19,15 @@ from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
 from engine.hardware.devices import SelectedDevice, devices_for, still_exists
-from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
-from engine.runs.device_queue import wait_for_devices
-from engine.runs.end_record import EndRecord
-from engine.runs.event_log import EventLog
-from engine.runs.events import End, Error, Hello, Phase
-from engine.runs.frozen_config import FrozenRun, values_that_are_set
-from engine.runs.run_dir import (
+from engine.runs.queue import locks
+from engine.runs.queue.device_queue import wait_for_devices
+from engine.runs.run import end_record
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.events import End, Error, Hello, Phase
+from engine.runs.run.frozen_config import FrozenRun, values_that_are_set
+from engine.runs.run.run_dir import (
     RunDir,
     last_event,
     read_frozen,

@@ -29,7 +29,7 @@ from engine.methods.machine import Machine, this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.methods.tokenizer import load_tokenizer
 from engine.methods.weights import account_of
-from engine.runs.model_account import COMPARED, left_out_share
+from engine.runs.run.model_account import COMPARED, left_out_share
 from engine.training.batches import BatchSampler, choose_packing, micro_batches
 from engine.training.collation import Packing, collate
 from engine.training.loss import summed_loss, supports_logits_to_keep

@@ -15,12 +15,12 @@ from made_models import made_model
 
 import engine
 from engine.config.preset_library import resolve_preset
-from engine.runs import events, run_dir
-from engine.runs.event_log import EventLog
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rung_results import BenchmarkRow, LadderBenchmark, VerdictSentence
-from engine.runs.result import Interval
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events, run_dir
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.result import Interval
+from engine.runs.run.run_dir import RunDir
 
 LONGEST_NAME = 150
 """Characters of a file name."""

@@ -8,9 +8,9 @@ from made_runs import write_events
 from textual.widgets import Static
 
 from engine.config import preset_library
-from engine.runs import run_dir
-from engine.runs.result import Interval, MeasuredPeak, Score
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.result import Interval, MeasuredPeak, Score
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.widgets.table import Table
 

@@ -12,12 +12,12 @@ from made_runs import BEGIN, GIB, HOSTILE, ITEMS, METHODS, STEPS, write_events, 
 from engine.config.preset import Preset, resolve
 from engine.ladder.phrases import ON_CPU
 from engine.ladder.recommendation import summarize
-from engine.runs import run_dir
 from engine.runs.ladder.ladder_dir import LadderDir, create
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration, SharedWork
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange, VerdictSentence
 from engine.runs.ladder.rungs import LadderPlan, Rung
-from engine.runs.result import Interval, MeasuredPeak
+from engine.runs.run import run_dir
+from engine.runs.run.result import Interval, MeasuredPeak
 
 
 def made_ladder(

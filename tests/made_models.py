@@ -19,8 +19,8 @@ from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs import run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 
 transformers_logging.disable_progress_bar()
 

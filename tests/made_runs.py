@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from engine.runs import events, run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events, run_dir
+from engine.runs.run.run_dir import RunDir
 
 BEGIN = 1_795_600_000.0
 ITEMS = 40

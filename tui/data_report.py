@@ -15,8 +15,15 @@ from msgspec import Struct
 
 from engine.config.errors import Notice
 from engine.config.text import amount, visible
-from engine.runs.data_usage import IGNORED, ColumnUse, RowUsage, sort_columns, summarize_rows
-from engine.runs.overlap import SplitOverlap, overlap_sentence
+from engine.runs.run.data_usage import (
+    IGNORED,
+    ColumnUse,
+    RowUsage,
+    SplitOverlap,
+    overlap_sentence,
+    sort_columns,
+    summarize_rows,
+)
 
 EXAMPLE_LENGTH = 24
 """Maximum characters of an example value."""

@@ -11,13 +11,13 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from engine.config.text import visible
-from engine.runs.device_queue import COMMANDS
-from engine.runs.folder import short_name
+from engine.runs.queue.device_queue import COMMANDS
+from engine.runs.run.folder import short_name
 from tui.keymap import CommandKeys
 
 if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
     from engine.config.preset import EffectiveConfig
-    from engine.runs.device_queue import QueuePlace
+    from engine.runs.queue.device_queue import QueuePlace
     from tui.keymap import CommandKeys
 
 

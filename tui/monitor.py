@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.config.text import visible
-from engine.runs.queue_list import QueueEntry, queue_entries
+from engine.runs.queue.device_queue import QueueEntry, queue_entries
 from tui.base_app import BaseApp
 from tui.commands import EVERYWHERE
 from tui.history.queue_table import queue_lines

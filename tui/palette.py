@@ -17,11 +17,11 @@ from textual.style import Style
 
 from engine.config import preset_library
 from engine.config.text import visible
-from engine.runs import run_dir
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.commands import TABLES
 from tui.data.datasets import EMBEDDED, list_datasets
 from tui.keymap import CommandKeys

@@ -34,7 +34,7 @@ from engine.data.rows import SPLITS, Example, Row
 from engine.data.source import Source, read
 from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, Shares, assign, note_near_duplicates
 from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, ids_type, pack
-from engine.runs import events
+from engine.runs.run import events
 
 REFUSED_SHARE = 0.3
 """With a larger share of rows without a token in the loss, the data does not match the settings."""

@@ -15,8 +15,7 @@ from engine.config.errors import Notice
 from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
 from engine.data.store import CUT, OWN_PROMPT, WEIGHTED, ColumnStore
-from engine.runs.data_usage import ColumnUse
-from engine.runs.overlap import SplitOverlap
+from engine.runs.run.data_usage import ColumnUse, SplitOverlap
 
 _CHUNK = 2048
 """Rows hashed at a time."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.runs.result import MIN_ITEMS, Interval, student_quantile
+from engine.runs.run.result import MIN_ITEMS, Interval, student_quantile
 
 RESAMPLES = 2000
 BLOCK = 1 << 16

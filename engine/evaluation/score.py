@@ -29,7 +29,7 @@ from engine.evaluation.metrics import Choices, best_score, is_formatted
 from engine.evaluation.predictions import RowLoss, ScoredItem
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
-from engine.runs.result import General, Interval, Score
+from engine.runs.run.result import General, Interval, Score
 from engine.training.batches import held_out_batches
 from engine.training.collation import (
     Packing,

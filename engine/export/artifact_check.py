@@ -48,9 +48,9 @@ from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, versions
 from engine.methods.qlora import quantization
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.exports import Defect
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run.exports import Defect
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.training.collation import Packing, collate
 from engine.training.loss import answer_logits, supports_logits_to_keep
 from engine.training.row_independence import ONE_ROW

@@ -33,7 +33,7 @@ from engine.methods import method
 from engine.methods.locate import locate
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
-from engine.runs.exports import MergeBase, WeightType
+from engine.runs.run.exports import MergeBase, WeightType
 
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the number done and the total."""

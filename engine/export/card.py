@@ -22,10 +22,10 @@ from engine.methods.loading import auto_class
 from engine.methods.locate import locate
 from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
-from engine.runs.exports import ExportKind, Fidelity
-from engine.runs.fidelity_text import base_fact, fidelity_facts
-from engine.runs.frozen_config import FrozenRun, values_that_are_set
-from engine.runs.result import Result
+from engine.runs.run.exports import ExportKind, Fidelity
+from engine.runs.run.frozen_config import FrozenRun, values_that_are_set
+from engine.runs.run.result import Result
+from engine.runs.score_format import base_fact, fidelity_facts
 
 LICENSE_UNKNOWN = "other"
 OWN_SETTINGS = ("slot", "hardware.", "cost.", "executor.", "track.")

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from engine.evaluation.predictions import ScoredItem
-from engine.runs.exports import CheckWarning, Defect
+from engine.runs.run.exports import CheckWarning, Defect
 
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]
 """Kind of artifact; `run` is the run's own model, of which only logits are measured."""

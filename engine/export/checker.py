@@ -12,7 +12,7 @@ import msgspec
 from engine.export.artifact_files import Progress
 from engine.export.check_job import ArtifactCheck, CheckedKind, CheckJob
 from engine.runs.rpc_client import ask
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import bootstrap, paired_interval, score_interval
 from engine.evaluation.predictions import ScoredItem
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 
 def values_of(items: Sequence[ScoredItem], metric: str) -> list[float]:

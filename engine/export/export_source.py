@@ -20,10 +20,10 @@ from engine.export.scored_rows import ScoredRows, scored_rows
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.exports import ExportKind, WeightType
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run.exports import ExportKind, WeightType
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 
 ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
 

@@ -38,7 +38,7 @@ from engine.export.comparison import difference_of, mean_with_interval
 from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
 from engine.methods.provenance import folder_bytes
-from engine.runs.exports import (
+from engine.runs.run.exports import (
     FIDELITY,
     ITEM_SCORES,
     Fidelity,
@@ -52,7 +52,7 @@ from engine.runs.exports import (
     recorded_temporary_folder,
     remove_unfinished,
 )
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 from engine.training.guards import first_line
 
 

@@ -7,8 +7,8 @@ from engine.config.metric_specs import metric_spec
 from engine.evaluation.predictions import ScoredItem, read_lines, recorded_items
 from engine.export.comparison import gain_of
 from engine.runs.ladder.ladder_state import Gain
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 
 
 def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: bool = False) -> Gain:

@@ -19,7 +19,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import file_sha256, temporary_folder
 from engine.config.home import cache_folder
 from engine.methods.pull import download_wheel
-from engine.runs.exports import GGUF_TOOLS
+from engine.runs.run.exports import GGUF_TOOLS
 
 PYTHON_PACKAGES = {"cffi": "cffi", "sentencepiece": "sentencepiece", "google.protobuf": "protobuf"}
 """Module that the tools import -> its package, of the extra `gguf`."""

@@ -29,7 +29,7 @@ from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, Tens
 from engine.methods.loading import auto_class
 from engine.methods.locate import locate
 from engine.methods.model_config import config_at
-from engine.runs.exports import WeightType
+from engine.runs.run.exports import WeightType
 
 DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

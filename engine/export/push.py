@@ -24,7 +24,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import file_sha256
 from engine.config.model_files import is_offline
 from engine.config.text import amount
-from engine.runs.exports import FIDELITY, Fidelity, read_fidelity
+from engine.runs.run.exports import FIDELITY, Fidelity, read_fidelity
 
 CARD = "README.md"
 WEIGHTS = (".safetensors", ".bin", ".index.json")

@@ -10,8 +10,8 @@ from engine.data.items import EvaluationItem, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
 from engine.methods.provenance import items_fingerprint
-from engine.runs.exports import Defect
-from engine.runs.frozen_config import FrozenRun
+from engine.runs.run.exports import Defect
+from engine.runs.run.frozen_config import FrozenRun
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
-from engine.runs import end_record, locks
-from engine.runs.end_record import EndRecord
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Outcome
 from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.queue import locks
+from engine.runs.run import end_record
+from engine.runs.run.end_record import EndRecord
 
 
 def main(arguments: list[str]) -> int:

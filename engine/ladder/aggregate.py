@@ -32,7 +32,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
-from engine.runs.result import MeasuredPeak, Result
+from engine.runs.run.result import MeasuredPeak, Result
 
 
 def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:

@@ -30,11 +30,11 @@ from engine.ladder.results import (
     status_of,
 )
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples
-from engine.runs.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import Comparison, RungResult
 from engine.runs.ladder.rungs import BASE, LadderPlan, artifact_of
+from engine.runs.run.exports import Fidelity, ItemScore, read_fidelity, read_item_scores
 
 ZERO = ""
 """Name of the rung of zeros with which differences are compared."""

@@ -12,7 +12,7 @@ from engine.ladder.results import comparison, margin_of, oriented_bounds
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, is_base
-from engine.runs.result import Interval, MeasuredPeak
+from engine.runs.run.result import Interval, MeasuredPeak
 
 RULE_GAIN_SHARE, RULE_COST_RATIO = 0.94, 1 / 8
 """The rule of thumb: QLoRA keeps 94% of full fine-tuning's quality at one eighth of full fine-tuning's cost. It is

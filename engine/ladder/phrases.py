@@ -20,7 +20,7 @@ from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, Finding, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, artifact_of, shots_of
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
 

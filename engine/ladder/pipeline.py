@@ -28,13 +28,13 @@ from engine.ladder.stages import (
     probe_config,
     require_gguf_tools,
 )
-from engine.runs import end_record
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, State
 from engine.runs.ladder.ladder_plan import differing_settings, shared
 from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Outcome, RungDuration, SharedWork, Stage
 from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
-from engine.runs.result import Result
 from engine.runs.rpc_client import ask
+from engine.runs.run import end_record
+from engine.runs.run.result import Result
 from engine.runs.stop_request import StopRequest, StopRequested
 
 

@@ -18,7 +18,6 @@ from engine.config.files import read_item_lines
 from engine.config.method_specs import RULE_REFERENCE, method_spec
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples
-from engine.runs.benchmark_scores import BenchmarkScores, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import (
@@ -31,8 +30,8 @@ from engine.runs.ladder.rung_results import (
     finding_of,
 )
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, few_shot_base
-from engine.runs.result import Interval, Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import BenchmarkScores, Interval, Result, are_shares, benchmark_fingerprint, read_scores
+from engine.runs.run.run_dir import RunDir
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
 Model = Literal["base", "tuned"]

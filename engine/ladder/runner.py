@@ -22,14 +22,16 @@ from engine.config.schema import Config
 from engine.executors.slurm import submit_array
 from engine.hardware.devices import device_settings, runs_at_once, slots_of
 from engine.ladder.results import disturbance, worked_seconds
-from engine.runs import launch, locks, run_dir
-from engine.runs.events import Step
-from engine.runs.follow import last_line, stream
+from engine.runs import launch
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rungs import Rung
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, iterate
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.event_log import last_line, stream
+from engine.runs.run.events import Step
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir, iterate
 from engine.runs.stop_request import StopRequest, StopRequested
 from engine.runs.tracking import start_configured
 

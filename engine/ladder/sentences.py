@@ -69,8 +69,8 @@ from engine.runs.ladder.rung_results import (
     VerdictSentence,
 )
 from engine.runs.ladder.rungs import BASE, shots_of
-from engine.runs.overlap import overlap_sentence
-from engine.runs.result import MIN_ITEMS
+from engine.runs.run.data_usage import overlap_sentence
+from engine.runs.run.result import MIN_ITEMS
 from engine.runs.score_format import loss, plain_difference, points
 
 

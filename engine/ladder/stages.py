@@ -22,8 +22,12 @@ from engine.config.schema import Config
 from engine.ladder.phrases import rung_title
 from engine.ladder.results import worked_seconds
 from engine.ladder.runner import LadderRunner, PlannedRun
-from engine.runs.events import Step
-from engine.runs.exports import (
+from engine.runs.ladder.ladder_state import LadderEntry, RungDuration, SharedWork
+from engine.runs.ladder.rungs import REDUCTION, LadderPlan, Rung, artifact_of, round_sizes
+from engine.runs.rpc_client import Cancelled, CancelToken, ask
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import Step
+from engine.runs.run.exports import (
     Artifact,
     Fidelity,
     export_arguments,
@@ -32,12 +36,8 @@ from engine.runs.exports import (
     read_item_scores,
     remove_unfinished,
 )
-from engine.runs.follow import stream
-from engine.runs.ladder.ladder_state import LadderEntry, RungDuration, SharedWork
-from engine.runs.ladder.rungs import REDUCTION, LadderPlan, Rung, artifact_of, round_sizes
-from engine.runs.result import Result
-from engine.runs.rpc_client import Cancelled, CancelToken, ask
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stop_request import StopRequest, StopRequested
 
 PROBE_STEPS = 4

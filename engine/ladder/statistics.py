@@ -60,7 +60,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.ladder.required_sample import RequiredSample, comparison_goal, required_range
-from engine.runs.result import MIN_ITEMS, Z_95, Interval
+from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
 
 POINTS = 1 << 12
 

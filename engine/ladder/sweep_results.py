@@ -15,7 +15,7 @@ from engine.ladder.recommendation import cost_ratios
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import BASE, is_base
 from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, cell_text
-from engine.runs.result import Z_95, Interval, student_quantile
+from engine.runs.run.result import Z_95, Interval, student_quantile
 
 Point = tuple[float, float, float]
 """x, y, and the standard error of y; 0 if it is unknown."""

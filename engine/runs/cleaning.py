@@ -17,13 +17,14 @@ from typing import Literal
 from engine.config.errors import UserError
 from engine.config.files import check_no_link_above, remove_tree
 from engine.config.home import cache_folder
-from engine.runs import locks, run_dir
-from engine.runs.exports import exports_folder
-from engine.runs.folder import Folder
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.exports import exports_folder
+from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir
 
 Kind = Literal["checkpoints", "exports", "runs", "ladders", "prepared", "models", "tools"]
 KINDS: dict[Kind, str] = {

@@ -8,10 +8,10 @@ from typing import Any
 from engine.config.errors import UserError
 from engine.config.preset import Flat
 from engine.config.schema import Config
-from engine.runs.events import Hello
-from engine.runs.follow import stream
-from engine.runs.frozen_config import DEVICE_KEYS, FrozenRun, values_that_are_set
-from engine.runs.run_dir import RunDir
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import Hello
+from engine.runs.run.frozen_config import DEVICE_KEYS, FrozenRun, values_that_are_set
+from engine.runs.run.run_dir import RunDir
 
 
 def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:

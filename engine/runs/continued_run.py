@@ -11,9 +11,9 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
 from engine.config.preset import flatten
 from engine.config.schema import Config
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir, read_frozen
 
 SAME_SETTINGS = (
     "model.id",

@@ -12,13 +12,13 @@ from engine.config.errors import RunFailed, UserError
 from engine.executors import local, slurm
 from engine.executors.local import StartedProcess as StartedProcess
 from engine.executors.slurm import queue
-from engine.runs import end_record, locks
 from engine.runs.config_check import check_unchanged
-from engine.runs.event_log import EventLog
-from engine.runs.events import End
-from engine.runs.folder import Folder
-from engine.runs.follow import last_line
-from engine.runs.run_dir import RunDir, read_frozen, write_end
+from engine.runs.queue import locks
+from engine.runs.run import end_record
+from engine.runs.run.event_log import EventLog, last_line
+from engine.runs.run.events import End
+from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir, read_frozen, write_end
 
 if TYPE_CHECKING:
     from engine.runs.ladder.ladder_dir import LadderDir

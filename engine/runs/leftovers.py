@@ -22,10 +22,11 @@ import platformdirs
 
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, read_small, remove_tree
 from engine.config.home import cache_folder, config_file
-from engine.runs import exports, locks, run_dir
-from engine.runs.folder import Folder
 from engine.runs.ladder import ladder_dir, sweep_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import exports, run_dir
+from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir
 
 QUIET_SECONDS = 60.0
 DEPTH = 3

@@ -34,12 +34,13 @@ from engine.config.files import (
     write_atomically,
 )
 from engine.config.home import KEY, cache_folder, config_file, configured_home
-from engine.runs import locks, run_dir
-from engine.runs.folder import Folder
 from engine.runs.home import VARIABLE, check_home
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir
 
 MOVED_FROM = ".moved-from.json"
 """In a new home: the runs and cache folders that it was moved from, while their originals are deleted."""

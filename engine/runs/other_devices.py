@@ -17,8 +17,8 @@ from engine.config.preset import Flat
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config
 from engine.runs.config_check import check_unchanged
-from engine.runs.frozen_config import DEVICE_KEYS, refingerprinted_text
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run.frozen_config import DEVICE_KEYS, refingerprinted_text
+from engine.runs.run.run_dir import RunDir, read_frozen
 
 
 def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:

@@ -1,10 +1,19 @@
-"""Scores, losses and their differences as text. Every function also takes None and NaN and returns `–` or ''."""
+"""Scores, losses and differences, checks of artifacts and the figure of the summary as text.
+
+Every function on a score, loss or difference also takes None and NaN and returns `–` or ''.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import Number, decimal, percent, with_unit
-from engine.runs.result import Interval
+from engine.config.quantities import Number, decimal, integer, percent, significant, size, with_unit
+from engine.config.text import amount, visible
+from engine.runs.ladder.rung_results import LadderSummary, RungTradeoff
+from engine.runs.run.exports import Fidelity, MergeCandidate
+from engine.runs.run.result import MIN_ITEMS, Interval
 
 
 def percent_bounds(interval: Interval | None, digits: int = 1) -> str:
@@ -79,3 +88,206 @@ def plain_difference(interval: Interval | None, is_share: bool) -> str:
     text = points(mean) if is_share else loss_change(mean)
     bounds = percent_bounds(interval) if is_share else loss_bounds(interval)
     return f"{text} {bounds}" if bounds else text
+
+
+def outcome_sentence(check: Fidelity) -> str:
+    """The outcome and why, in one sentence."""
+    if check.defects:
+        return f"worse: {check.defects[0].text}"
+    metric = metric_spec(check.metric)
+    margin = f"{check.margin * metric.scale:g} {'points' if metric.is_share else metric.unit}"
+    if check.difference is None or not check.difference.rows:
+        return "undecided: the run has no scores of test items to compare with"
+    if check.difference.rows < MIN_ITEMS:
+        return f"undecided: {amount(check.difference.rows, 'test item')}; an interval needs at least {MIN_ITEMS}"
+    if check.difference.low is None:
+        return "undecided: a score is not a finite number"
+    if check.outcome == "pass":
+        return f"pass: not worse than the run by more than the margin of {margin}"
+    if check.outcome == "worse":
+        return f"worse: worse than the run by more than the margin of {margin}"
+    items = amount(check.difference.rows, "test item")
+    return f"undecided: {items} do not show whether it is worse by more than the margin of {margin}"
+
+
+def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
+    """(name, value) of every figure of the check."""
+    metric = metric_spec(check.metric)
+    yield "outcome", outcome_sentence(check)
+    for defect in check.defects[1:]:
+        yield "defect", defect.text
+    for warning in check.warnings:
+        yield "warning", warning.text
+    if check.score and check.score.mean is not None:
+        yield f"{metric.title}, artifact", with_bounds(check.score, check.metric)
+    if check.run_score and check.run_score.mean is not None:
+        yield f"{metric.title}, run", with_bounds(check.run_score, check.metric)
+    if check.base_score and check.base_score.mean is not None:
+        yield f"{metric.title}, before the training", with_bounds(check.base_score, check.metric)
+    if check.gain and check.gain.mean is not None:
+        text = difference_with_bounds(check.gain, check.metric)
+        yield "gain over it", f"{text}, paired by test item"
+    if check.difference and check.difference.mean is not None:
+        text = difference_with_bounds(check.difference, check.metric)
+        yield "difference", f"{text}, paired by test item"
+    if metric.needs_answers and check.loss_difference and check.loss_difference.mean is not None:
+        text = difference_with_bounds(check.loss_difference, "loss")
+        yield "held-out loss, difference", f"{text} nats/token"
+    if check.identical is not None:
+        yield "identical answers", percent(check.identical)
+    if check.ended is not None:
+        yield "ended by an end token", f"{percent(check.ended)} of the answers"
+    if check.largest_logit_difference is not None:
+        tokens = amount(check.logits_compared, "answer token")
+        yield "largest logit difference", f"{significant(check.largest_logit_difference)} over {tokens}"
+    if check.system_prompt:
+        length = amount(check.system_prompt, "character")
+        yield "system prompt", f"all training rows have the same ({length}): begin every request with it"
+    yield "weights", f"{size(check.bytes)}, {check.type}"
+    if check.copied:
+        modules = ", ".join(f"{name} ({amount(number, 'tensor')})" for name, number in check.copied.items())
+        yield "copied from the base", f"{modules}: the run neither loads nor trains them"
+    if check.vllm_names is not None:
+        accepted = "accepted" if check.vllm_names else "not accepted"
+        yield (
+            "names of the weights",
+            f"{accepted} by vLLM's mapping of the family (read in its source; no server was run)",
+        )
+    if check.tensor_types:
+        yield "tensor types", ", ".join(f"{name} {integer(number)}" for name, number in check.tensor_types.items())
+    if check.seconds_per_token:
+        yield "generation", f"{decimal(1 / check.seconds_per_token, 1)} tokens/s on {check.device}"
+    for one in check.candidates:
+        yield base_fact(check, one)
+
+
+def base_fact(check: Fidelity, one: MergeCandidate) -> tuple[str, str]:
+    """(what, score and difference) of a QLoRA adapter with one of its bases."""
+    score = with_bounds(one.score, check.metric)
+    if check.kind != "adapter":
+        return f"merged into the {one.base} base", score + (", kept" if one.kept else "")
+    if one.difference and one.difference.mean is not None:
+        score += f", difference {difference_with_bounds(one.difference, check.metric)}"
+    return ("on the 4-bit base" if one.kept else "on the 16-bit base, as vLLM loads it"), score
+
+
+ROWS = 11
+LEFT = 6
+"""Columns of the labels of the vertical axis."""
+MIN_COLUMNS, MAX_COLUMNS = 40, 76
+LOWEST_SHARE, HIGHEST_SHARE = -0.5, 2.0
+"""Intervals are cut at these shares of the gain: a wide one would leave no room for the others."""
+COST_TICKS = ((1 / 64, "1/64"), (1 / 32, "1/32"), (1 / 16, "1/16"), (1 / 8, "1/8"), (1 / 4, "1/4"), (1 / 2, "1/2"),
+              (1.0, "1"), (2.0, "2"), (4.0, "4"), (8.0, "8"))  # fmt: skip
+MARKS = {"vertical": "│", "horizontal": "─", "corner": "░", "axis": "│", "floor": "─", "zero": "└"}
+ASCII_MARKS = {"vertical": "|", "horizontal": "-", "corner": ":", "axis": "|", "floor": "-", "zero": "+"}
+
+
+def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = False) -> list[str]:
+    """The summary's figure in characters, share of gain against share of cost, for terminals and Markdown.
+
+    Lines of at most `columns` characters; none without a rung that has both shares. Each rung is a cross: its letter at
+    the means, `│` the confidence interval of its share of the gain, `─` the range of its cost over the seeds. The
+    corner of the rule of thumb is shaded. The cost axis is logarithmic.
+    """
+    if len(summary.tradeoffs) < 2:
+        return []
+    marks = ASCII_MARKS if ascii_only else MARKS
+    wide = max(MIN_COLUMNS, min(columns, MAX_COLUMNS)) - LEFT - 2
+    plot = _Plot(summary, wide, marks)
+    for one, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
+        plot.cross(one, letter)
+    for one, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
+        plot.put(one.cost.mean, one.share_of_gain.mean or 0.0, letter)
+    return [
+        "share of full fine-tuning's gain",
+        *plot.lines(),
+        *_legend(summary, marks, columns),
+    ]
+
+
+def letters(tradeoffs: Sequence[RungTradeoff]) -> list[str]:
+    """One capital letter per rung: its first one if no other rung has it, else a free one."""
+    taken: list[str] = []
+    for one in tradeoffs:
+        own = [character.upper() for character in one.title if character.isascii() and character.isalnum()]
+        free = (c for c in (*own, *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") if c not in taken)
+        taken.append(next(free, "?"))
+    return taken
+
+
+class _Plot:
+    """A grid of characters with both axes."""
+
+    def __init__(self, summary: LadderSummary, wide: int, marks: dict[str, str]) -> None:
+        self.wide, self.marks, self.summary = wide, marks, summary
+        costs = [end for one in summary.tradeoffs for end in (one.cost.low, one.cost.high)]
+        self.left = math.log2(min(0.5 * summary.rule_cost, 0.9 * min(costs)))
+        self.right = math.log2(max(1.5, 1.1 * max(costs)))
+        ends = [_cut(end) for one in summary.tradeoffs for end in _cost_bounds(one)]
+        self.bottom, self.top = min(summary.rule_gain - 0.1, *ends), max(1.05, *ends)
+        self.cells = [[" "] * wide for _ in range(ROWS)]
+        corner = self.column(summary.rule_cost), self.row(summary.rule_gain)
+        for row in range(corner[1] + 1):
+            self.cells[row][: corner[0] + 1] = marks["corner"] * (corner[0] + 1)
+
+    def column(self, cost: float) -> int:
+        place = (math.log2(max(cost, 1e-9)) - self.left) / (self.right - self.left)
+        return min(self.wide - 1, max(0, round(place * (self.wide - 1))))
+
+    def row(self, share: float) -> int:
+        place = (self.top - _cut(share)) / (self.top - self.bottom)
+        return min(ROWS - 1, max(0, round(place * (ROWS - 1))))
+
+    def put(self, cost: float, share: float, mark: str) -> None:
+        self.cells[self.row(share)][self.column(cost)] = mark
+
+    def cross(self, one: RungTradeoff, letter: str) -> None:
+        middle = self.row(one.share_of_gain.mean or 0.0)
+        for column in range(self.column(one.cost.low), self.column(one.cost.high) + 1):
+            self.cells[middle][column] = self.marks["horizontal"]
+        low, high = _cost_bounds(one)
+        for row in range(self.row(high), self.row(low) + 1):
+            self.cells[row][self.column(one.cost.mean)] = self.marks["vertical"]
+
+    def lines(self) -> list[str]:
+        labels = {self.row(share): f"{share:.0%}" for share in (self.bottom, self.summary.rule_gain, 1.0)}
+        axis, floor = self.marks["axis"], self.marks["zero"] + self.marks["floor"] * self.wide
+        drawn = [
+            f"{labels.get(number, ''):>{LEFT}} {axis}{''.join(cells)}".rstrip()
+            for number, cells in enumerate(self.cells)
+        ]
+        return [*drawn, f"{'':>{LEFT}} {floor}", f"{'':>{LEFT}}  {self._cost_labels()}".rstrip()]
+
+    def _cost_labels(self) -> str:
+        line = [" "] * self.wide
+        end = -1
+        for cost, label in COST_TICKS:
+            at = self.column(cost)
+            inside = self.left <= math.log2(cost) <= self.right
+            if inside and at > end and at + len(label) <= self.wide:
+                line[at : at + len(label)] = label
+                end = at + len(label) + 1
+        return "".join(line)
+
+
+def _cost_bounds(one: RungTradeoff) -> tuple[float, float]:
+    interval = one.share_of_gain
+    mean = interval.mean or 0.0
+    return (mean if interval.low is None else interval.low, mean if interval.high is None else interval.high)
+
+
+def _cut(share: float) -> float:
+    return min(HIGHEST_SHARE, max(LOWEST_SHARE, share))
+
+
+def _legend(summary: LadderSummary, marks: dict[str, str], columns: int) -> list[str]:
+    """What the axes, letters and shading mean."""
+    named = zip(letters(summary.tradeoffs), summary.tradeoffs, strict=True)
+    rungs = "   ".join(f"{letter} {visible(one.title, 24)}" for letter, one in named)
+    return [
+        f"{'':>{LEFT}}  {summary.cost} as a share of full fine-tuning's",
+        rungs if len(rungs) <= columns else visible(rungs, columns),
+        f"{marks['corner']} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost",
+        f"{marks['vertical']} 95% CI   {marks['horizontal']} lowest to highest ratio over the seeds",
+    ]

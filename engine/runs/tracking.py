@@ -16,9 +16,10 @@ import msgspec
 from engine.config.errors import RunFailed
 from engine.config.files import read_regular, write_atomically
 from engine.config.trackers import TRACKERS, TrackerName
-from engine.runs import launch, locks
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs import launch
+from engine.runs.queue import locks
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.run_dir import RunDir, read_frozen
 
 LADDER = "ladder "
 """Before the ladder's name in the origin of each setting of a ladder's run."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.config.metric_specs import metric_spec
-from engine.runs import events
-from engine.runs.events import Event
+from engine.runs.run import events
+from engine.runs.run.events import Event
 
 KINDS: tuple[type[Event], ...] = (
     events.Hello,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.hardware.cpu import CpuCounters, read_counters
 from engine.hardware.nvml import NvmlGpu, process_name
-from engine.runs.training_load import TrainingLoad
+from engine.runs.run.result import TrainingLoad
 
 
 @dataclass

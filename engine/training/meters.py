@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from engine.hardware.nvml import Nvml, NvmlGpu, pids_are_local
-from engine.runs.events import Load, Memory
+from engine.runs.run.events import Load, Memory
 from engine.training.load_recorder import LoadRecorder
 
 
@@ -27,7 +27,7 @@ def training_gpu() -> NvmlGpu | None:
 
 @dataclass
 class Meters:
-    """Writes memory samples as events, from which `engine.runs.memory_peaks` computes the peaks of a run."""
+    """Writes memory samples as events, from which `engine.runs.run.result_builder` computes the peaks of a run."""
 
     write: Callable[[Memory | Load], object]
     gpu: NvmlGpu | None

@@ -22,7 +22,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import used_folder
 from engine.hardware.devices import SelectedDevice, select_devices
 from engine.methods.quick_import import import_libraries
-from engine.runs import device_queue, parent
+from engine.runs import parent
 from engine.runs.chat_messages import (
     NOT_FINISHED,
     AnswerRequest,
@@ -36,8 +36,9 @@ from engine.runs.chat_messages import (
     SessionFailed,
     Stop,
 )
-from engine.runs.device_queue import wait_for_devices
-from engine.runs.run_dir import RunDir, finished_result
+from engine.runs.queue import device_queue
+from engine.runs.queue.device_queue import wait_for_devices
+from engine.runs.run.run_dir import RunDir, finished_result
 from engine.worker.rpc_server import MAX_REASON, encoded
 
 if TYPE_CHECKING:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.runs.events import Checkpoint, DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
-from engine.runs.follow import Follower
-from engine.runs.result_builder import damage
-from engine.runs.run_dir import RunDir
-from engine.runs.trained_steps import ValidationLosses
+from engine.runs.run.event_log import Follower
+from engine.runs.run.events import Checkpoint, DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
+from engine.runs.run.result_builder import ValidationLosses, damage
+from engine.runs.run.run_dir import RunDir
 
 
 @dataclass

@@ -14,8 +14,8 @@ from engine.config.schema import Config
 from engine.memory.dry_run.fake_model import predict_account
 from engine.memory.formula.disk_space import needed_space, small_disk_error
 from engine.methods.machine import Machine
-from engine.runs.model_account import ModelAccount
-from engine.runs.run_dir import RunDir
+from engine.runs.run.model_account import ModelAccount
+from engine.runs.run.run_dir import RunDir
 
 MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_quantized")
 """Errors of building the model on the meta device that loading it would raise too."""

@@ -31,8 +31,8 @@ from engine.evaluation.score import (
     timed,
 )
 from engine.methods.model_config import maximum_positions
-from engine.runs import events
-from engine.runs.benchmark_scores import BenchmarkScores, read_scores, write_scores
+from engine.runs.run import events
+from engine.runs.run.result import BenchmarkScores, read_scores, write_scores
 from engine.training.collation import Packing
 from engine.training.row_independence import ONE_ROW
 from engine.worker.run_context import RunContext

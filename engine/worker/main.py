@@ -29,10 +29,10 @@ from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import folder_bytes
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs import events
-from engine.runs.event_log import EventLog
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stop_request import StopRequest
 from engine.training import checkpoints
 from engine.training.compilation import refuse_compilation

@@ -24,12 +24,12 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from engine.config.files import remove_tree
 from engine.hardware.devices import SelectedDevice
 from engine.memory.formula.estimate import Device, rows_per_device
-from engine.runs import end_record
-from engine.runs.end_record import EndRecord
-from engine.runs.event_log import EventLog
-from engine.runs.events import End, Error, MicroBatchReduced, Warning
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.run_dir import RunDir, write_end
+from engine.runs.run import end_record
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.events import End, Error, MicroBatchReduced, Warning
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.outcome import memory_advice

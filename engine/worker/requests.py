@@ -24,9 +24,9 @@ def export(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write an artifact of a finished run and check it: its folder and its `Fidelity`."""
     from engine.export.request import ExportRequest, refuse_request
     from engine.hardware.devices import select_device
-    from engine.runs import locks
-    from engine.runs.device_queue import EXPORT, wait_for_devices
-    from engine.runs.run_dir import RunDir
+    from engine.runs.queue import locks
+    from engine.runs.queue.device_queue import EXPORT, wait_for_devices
+    from engine.runs.run.run_dir import RunDir
 
     run, out = Path(arguments["run"]), arguments["out"]
     request = ExportRequest(
@@ -85,7 +85,7 @@ def push(arguments: dict[str, Any], progress: Progress) -> Any:
 def gain(arguments: dict[str, Any], progress: Progress) -> Any:
     """The gain of a run over its base model or another run (`Gain`)."""
     from engine.export.gate import gain_of_run
-    from engine.runs.run_dir import RunDir
+    from engine.runs.run.run_dir import RunDir
 
     against = arguments["against"]
     other, start = RunDir(Path(against)) if against else None, arguments.get("start", False)

@@ -24,7 +24,7 @@ from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
 from engine.runs import parent
-from engine.runs.exports import GGUF_TOOLS
+from engine.runs.run.exports import GGUF_TOOLS
 from engine.worker.process_end import end_process
 from engine.worker.requests import ARTIFACT_REQUESTS, AUDIT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
 
@@ -88,7 +88,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.memory.dry_run.data_rows import read_rows
     from engine.methods.machine import this_machine
     from engine.methods.model_config import config_of
-    from engine.runs.sharing import describe_sharing
+    from engine.runs.run.data_usage import describe_sharing
     from engine.worker.early_checks import account_before_loading
 
     machine, model_config = this_machine(), config_of(config.model)

@@ -28,16 +28,16 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.weights import account_of
-from engine.runs import end_record, events
 from engine.runs.continued_run import continued_run_name
-from engine.runs.end_record import EndRecord
-from engine.runs.event_log import EventLog
-from engine.runs.frozen_config import FrozenRun
-from engine.runs.model_account import LEFT_OUT, left_out_warning
-from engine.runs.overlap import SplitOverlap
-from engine.runs.result import General, Score
-from engine.runs.result_builder import score_of
-from engine.runs.run_dir import RunDir, write_end
+from engine.runs.run import end_record, events
+from engine.runs.run.data_usage import SplitOverlap
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.model_account import LEFT_OUT, left_out_warning
+from engine.runs.run.result import General, Score
+from engine.runs.run.result_builder import score_of
+from engine.runs.run.run_dir import RunDir, write_end
 from engine.runs.stop_request import StopRequest, StopRequested
 from engine.training.batches import NO_SHARING, BatchSampler, Sharing
 from engine.training.checkpoints import SavedCheckpoint

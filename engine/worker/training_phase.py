@@ -16,8 +16,8 @@ from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.formula.checkpoint_size import copies_checkpoints
 from engine.memory.probe import available_for_copy, available_memory, preserved_random_state
 from engine.methods.optimizers import make_optimizer, paged_bytes
-from engine.runs import events
-from engine.runs.events import Compiled
+from engine.runs.run import events
+from engine.runs.run.events import Compiled
 from engine.runs.stop_request import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler

@@ -16,7 +16,7 @@ from engine.methods.machine import this_machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.benchmark_scores import benchmark_fingerprint
+from engine.runs.run.result import benchmark_fingerprint
 from engine.training.batches import BatchSampler
 from engine.worker.early_checks import refuse_model
 

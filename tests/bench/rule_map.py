@@ -23,7 +23,7 @@ from engine.ladder.recommendation import cost_ratios
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import RungResult, SeedRange
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 FOLDER = Path(__file__).with_name("rule")
 PAGE = Path(__file__).parents[2] / "docs" / "the-rule.md"

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from engine.__main__ import main
-from engine.runs.event_log import EventLog
+from engine.runs.run.event_log import EventLog
 
 UNTIMED = ("memory", "progress", "warning")
 """Events whose number depends on time, or that other events precede in a resumed run."""

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from command import FTBENCH, ftbench
 
 from engine.runs.ladder.ladder_dir import LadderDir, iterate
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 
 SHORT = [
     *("--set", "train.steps=6"),

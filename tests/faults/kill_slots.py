@@ -30,8 +30,8 @@ from nvml_library import build
 from engine.config.errors import UserError
 from engine.config.files import write_atomically
 from engine.hardware.devices import SelectedDevice, select_devices, still_exists
-from engine.runs import locks
-from engine.runs.device_queue import wait_for_devices
+from engine.runs.queue import locks
+from engine.runs.queue.device_queue import wait_for_devices
 
 GPUS = 4
 STEPS, STEP_SECONDS = 30, 0.1

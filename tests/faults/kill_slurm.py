@@ -24,10 +24,10 @@ from command import events_of, ftbench
 from slurm_sandbox import NODES, Sandbox
 
 from engine.executors.slurm import SlurmQueue
-from engine.runs import run_dir
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from faults.kill_ladder import SHORT, close, finished_runs, has_ended, open_terminal, read, wait_for
 
 VICTIMS = ("worker", "node", "controller", "ladder", "terminal")

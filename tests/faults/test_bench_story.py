@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from screen import Terminal
 
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill
 
 PRESET = """

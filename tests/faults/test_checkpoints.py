@@ -16,7 +16,7 @@ from forked import ftbench
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import TWO_EPOCHS, UNPROBED, kill, losses, resume, start, wait_for, wait_for_end
 
 

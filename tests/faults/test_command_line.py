@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import FTBENCH, ftbench
 
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from faults.worker_runs import stop
 
 

@@ -14,10 +14,11 @@ from engine.config.files import expanded, locked_folder, used_folder, write_atom
 from engine.config.preset_library import resolve_preset
 from engine.export.exporter import _folder_in_progress
 from engine.export.request import refuse_folder
-from engine.runs import cleaning, run_dir
-from engine.runs.exports import FIDELITY, recorded_temporary_folder
-from engine.runs.folder import directories_with_file
-from engine.runs.run_dir import RunDir
+from engine.runs import cleaning
+from engine.runs.run import run_dir
+from engine.runs.run.exports import FIDELITY, recorded_temporary_folder
+from engine.runs.run.folder import directories_with_file
+from engine.runs.run.run_dir import RunDir
 
 
 def test_a_temporary_file_of_another_program_is_not_overwritten(tmp_path: Path) -> None:

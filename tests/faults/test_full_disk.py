@@ -12,7 +12,8 @@ from forked import ftbench
 
 from engine.config.errors import RunFailed
 from engine.config.preset_library import resolve_preset
-from engine.runs import launch, run_dir
+from engine.runs import launch
+from engine.runs.run import run_dir
 from faults.worker_runs import UNPROBED, start, wait_for, wait_for_end
 from tui.history.run_list import describe
 

@@ -14,7 +14,7 @@ from screen import Terminal
 from textual.screen import Screen
 
 import tui.screens
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from faults.worker_runs import kill
 from tui.commands import TABLES, Command
 

@@ -18,8 +18,8 @@ from hostile_home import Home, hostile_home
 from screen import Terminal
 from subcommands import subcommands
 
-from engine.runs import run_dir
 from engine.runs.ladder import ladder_dir
+from engine.runs.run import run_dir
 
 SOURCES = ("f", "r", "p", "s", "m", "e", "l", "n", "a")
 TYPED = " ".join(strings("a")).replace("\x00", "")

@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import IrregularFile
-from engine.runs import run_dir
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.run import run_dir
 from tui.cli.main import app
 
 COMMAND = get_command(app)

@@ -14,8 +14,9 @@ import pytest
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs import locks, run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 
 MODES = {
     b"\x1b[?1049h": b"\x1b[?1049l",  # the alternate screen

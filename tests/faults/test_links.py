@@ -22,13 +22,14 @@ from engine.config.preset_library import resolve_preset
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
 from engine.ladder.__main__ import main as ladder_process
-from engine.runs import folder, launch, leftovers, run_dir, start
+from engine.runs import launch, leftovers, start
 from engine.runs.cleaning import KINDS
-from engine.runs.exports import FIDELITY, Fidelity, remove_unfinished
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis
-from engine.runs.run_dir import RunDir, blank_result, read_frozen, write_result
+from engine.runs.run import folder, run_dir
+from engine.runs.run.exports import FIDELITY, Fidelity, remove_unfinished
+from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
 from engine.runs.tracking import start_tracker
 from engine.training import checkpoints
 from tui.cli.clean import CleanOptions, clean

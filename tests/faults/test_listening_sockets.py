@@ -13,7 +13,7 @@ import pytest
 from command import events_of
 
 from engine.hardware.cpu import usable_cpus
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import UNPROBED, kill, start, wait_for
 
 LISTENING = "00010000"

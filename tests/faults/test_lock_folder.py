@@ -16,8 +16,9 @@ from subcommands import subcommands
 
 from engine.config import preset_library
 from engine.config.errors import UserError
-from engine.runs import locks, run_dir
 from engine.runs.ladder import ladder_dir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
 
 NEEDS = {
     "run": ["run", "demo-lora", "--detach"],

@@ -15,8 +15,8 @@ import pytest
 from command import events_of
 
 from engine.ladder.report.material import trace
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 from faults.interrupted_worker import name_of
 from faults.worker_runs import create, losses, resume
 

@@ -10,8 +10,8 @@ import pytest
 from command import ftbench
 from screen import Terminal
 
-from engine.runs import run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from faults.test_bench_story import PRESET, launch
 from faults.worker_runs import kill, wait_for_end
 

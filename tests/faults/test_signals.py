@@ -13,9 +13,10 @@ from made_ladder import made_ladder
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs import locks, run_dir
-from engine.runs.folder import Folder
 from engine.runs.ladder import ladder_dir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.folder import Folder
 from faults.test_leaving import modes_left_on
 from tui.output.cursor import FATAL
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import FTBENCH, MICRO, ftbench, with_steps
 
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
 LONG, ENDLESS = with_steps(MICRO, 40), with_steps(MICRO, 400)

@@ -10,7 +10,7 @@ import pytest
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from command import Execute, events_of, ftbench
 from safetensors.torch import load_file
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import run_dir
-from engine.runs.events import Hello, Step
-from engine.runs.follow import Follower
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.event_log import Follower
+from engine.runs.run.events import Hello, Step
+from engine.runs.run.run_dir import RunDir
 from engine.training.checkpoints import problem_with
 
 TWO_EPOCHS = [

@@ -16,7 +16,7 @@ from engine.config.method_specs import method_names
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.formula.allocator import CONTEXT
 from engine.methods.machine import this_machine
-from engine.runs.result import Result
+from engine.runs.run.result import Result
 from gpu.nearly_full import run_on_nearly_full_gpu
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))

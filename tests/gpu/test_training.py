@@ -10,7 +10,7 @@ import pytest
 import torch
 from command import events_of, ftbench, only_run
 
-from engine.runs.result import Result
+from engine.runs.run.result import Result
 from gpu.nearly_full import run_on_nearly_full_gpu
 
 pytestmark = [

@@ -16,7 +16,7 @@ TEXTUAL = ("tui", "textual", "rich", "typer")
     [
         "import tui.cli.main, tui.live.following, tui.history.tables, tui.cli.run, tui.cli.runs, tui.cli.demo, "
         "tui.cli.doctor, tui.cli.data, tui.cli.presets, tui.cli.pull",
-        "import engine.config.preset_library, engine.runs.launch, engine.runs.rpc_client, engine.runs.follow",
+        "import engine.config.preset_library, engine.runs.launch, engine.runs.rpc_client, engine.runs.run.event_log",
         "import engine.__main__",
     ],
 )
@@ -38,7 +38,7 @@ def test_the_first_paint_imports_only_what_it_draws() -> None:
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     ours = [name for name in done.stdout.split() if name.startswith(("tui.", "engine."))]
     assert "tui.screens.bench" in ours  # the list below uses current module names
-    later = ("tui.live.watcher", "tui.data.", "tui.preview", "tui.history", "engine.runs.events", "typer")
+    later = ("tui.live.watcher", "tui.data.", "tui.preview", "tui.history", "engine.runs.run.events", "typer")
     assert not [name for name in done.stdout.split() if name.startswith((*later, "engine.config.preset"))]
 
 

@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from data_reports import REPORT
 
-from engine.runs import events
-from engine.runs.data_usage import summarize_columns, summarize_rows
-from engine.runs.event_decoding import decode
+from engine.runs.run import events
+from engine.runs.run.data_usage import summarize_columns, summarize_rows
+from engine.runs.run.events import decode
 from tui.cli.data import report_lines
 from tui.data_report import (
     DataReport,

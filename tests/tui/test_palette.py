@@ -11,7 +11,7 @@ from textual.command import CommandInput, CommandList, CommandPalette
 from textual.pilot import Pilot
 
 from engine.config import preset_library
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.configuration import ConfigurationScreen
 from tui.screens.dialogs import TextScreen

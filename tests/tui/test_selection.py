@@ -158,7 +158,7 @@ def test_an_option_of_a_run_is_checked_and_an_empty_text_restores_it(tmp_path: P
 def test_a_run_records_the_command_line_that_started_it(tmp_path: Path) -> None:
     command = [FTBENCH, "run", "demo-lora", "--data", "/no/such.jsonl", "--detach", "--runs", str(tmp_path)]
     subprocess.run(command, capture_output=True, env=os.environ, timeout=120, check=False)
-    from engine.runs import run_dir
+    from engine.runs.run import run_dir
 
     (run,) = run_dir.iterate(tmp_path)
     assert run_dir.read_frozen(run).command == shlex.join(["ftbench", *command[1:]])

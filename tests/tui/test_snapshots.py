@@ -33,11 +33,11 @@ from textual.color import Color
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
 
-import engine.runs.folder
+import engine.runs.run.folder
 import tui.preview.disk
-from engine.runs import run_dir
-from engine.runs.result import Interval, MeasuredPeak, Result, Score
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.result import Interval, MeasuredPeak, Result, Score
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, MachineSampler, OtherProcess
 from tui.screens.trying import TryScreen
@@ -112,8 +112,8 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    monkeypatch.setattr(engine.runs.folder, "os", FixedRandom())
-    monkeypatch.setattr(engine.runs.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
+    monkeypatch.setattr(engine.runs.run.folder, "os", FixedRandom())
+    monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
     monkeypatch.setattr(MachineSampler, "look", lambda self, worker: MACHINE)
     monkeypatch.setattr("tui.preview.method_estimate.has_bf16", lambda: False)  # for the scene without a GPU

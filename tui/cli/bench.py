@@ -36,7 +36,8 @@ def open_bench(runs: Path, ascii_only: bool, mouse: bool, opened: Callable[[], S
     Raises UserError where the terminal is unsupported, and where runs or locks cannot be read: everything on the
     screen would be wrong.
     """
-    from engine.runs import folder, locks
+    from engine.runs.queue import locks
+    from engine.runs.run import folder
 
     check_terminal()
     locks.lock_folder()

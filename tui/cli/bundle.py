@@ -20,11 +20,11 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import open_regular, write_atomically
 from engine.config.home import config_file
 from engine.config.redaction import SECRET_NAME, Redactor, secrets_of_this_machine
-from engine.runs import run_dir
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.cli.doctor import check_everything
 from tui.output.console import print_json, say
 

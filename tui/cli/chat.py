@@ -29,7 +29,7 @@ from engine.runs.chat_messages import (
     Sampling,
 )
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.run_dir import RunDir, finished_result
+from engine.runs.run.run_dir import RunDir, finished_result
 from tui.cli.data import shown_progress
 from tui.cli.errors import show_notices
 from tui.live.chat import (

@@ -12,11 +12,11 @@ from typing import Any, cast
 from engine.config.errors import UserError
 from engine.config.quantities import size
 from engine.config.text import amount
-from engine.runs import run_dir
 from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, list_stored_items, remove, select_items
-from engine.runs.folder import Folder, pick
 from engine.runs.home import nearest_existing, tilde
 from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.run import run_dir
+from engine.runs.run.folder import Folder, pick
 from tui.output import streams
 from tui.output.console import console, print_json, say, table
 

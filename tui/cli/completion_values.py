@@ -15,11 +15,11 @@ from engine.config.preset_library import list_presets
 from engine.config.preset_values import known_keys
 from engine.config.schema import SECTIONS
 from engine.config.trackers import TRACKERS
-from engine.runs import run_dir
 from engine.runs.cleaning import KINDS
-from engine.runs.exports import ExportKind, WeightType, artifact_words
 from engine.runs.home import runs_home
 from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.run import run_dir
+from engine.runs.run.exports import ExportKind, WeightType, artifact_words
 from tui.cli.schema import FILES
 from tui.data.datasets import EMBEDDED
 from tui.data.recent import read_recent

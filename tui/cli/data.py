@@ -14,8 +14,8 @@ from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
-from engine.runs.data_usage import SPLITS
 from engine.runs.rpc_client import Counted, ask, rows_done
+from engine.runs.run.data_usage import SPLITS
 from tui.data_report import DataReport, ReportLine, repeat_lines, result_line, usage_lines, warning_lines
 from tui.live.progress import progress_display
 from tui.output.console import console, print_json, say

@@ -13,7 +13,9 @@ from engine.config.errors import UserError
 from engine.config.files import check_utf8, expanded, working_directory
 from engine.config.metric_specs import POINT
 from engine.config.text import amount, visible
-from engine.runs.exports import (
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.rpc_client import ask
+from engine.runs.run.exports import (
     FIDELITY,
     ExportKind,
     Fidelity,
@@ -22,10 +24,8 @@ from engine.runs.exports import (
     export_folder,
     read_fidelity,
 )
-from engine.runs.fidelity_text import fidelity_facts
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.rpc_client import ask
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import fidelity_facts
 from tui.cli.data import shown_progress
 from tui.output.console import print_json, say
 

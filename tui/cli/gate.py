@@ -12,12 +12,12 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.text import visible
-from engine.runs import run_dir
 from engine.runs.ladder.ladder_dir import LadderDir, ladder_of_run
 from engine.runs.ladder.ladder_state import Gain, gain_of_rung
-from engine.runs.result import MIN_ITEMS
 from engine.runs.rpc_client import ask
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.result import MIN_ITEMS
+from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import difference_with_bounds
 from tui.output.console import print_json, say
 

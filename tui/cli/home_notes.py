@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.runs.folder import current_directory
 from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run.folder import current_directory
+from engine.runs.run.run_dir import RunDir
 from tui.cli.errors import show_notices
 from tui.output.console import say
 

@@ -11,16 +11,16 @@ import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
-from engine.runs.data_usage import summarize_columns, summarize_rows
-from engine.runs.exports import parse_artifact
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.rpc_client import ask
+from engine.runs.run.data_usage import summarize_columns, summarize_rows
+from engine.runs.run.exports import parse_artifact
+from engine.runs.score_format import tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder
-from engine.runs.tradeoff_text import tradeoff_lines
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible, print_detached

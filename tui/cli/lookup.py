@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.runs import run_dir
-from engine.runs.folder import has_file
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.folder import has_file
+from engine.runs.run.run_dir import RunDir
 from tui.cli.home_notes import home
 
 

@@ -13,11 +13,11 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
-from engine.runs import run_dir
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
 from tui.cli.data_and_presets import data_app, presets_app

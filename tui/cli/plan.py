@@ -28,9 +28,9 @@ from engine.memory.formula.measured_error import MEASURED
 from engine.memory.formula.memory_budget import listed_budget, local_budget
 from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, PlanReport, TierError, device_notes, quick_plan
 from engine.memory.formula.roofline import least_seconds
-from engine.runs.result import Result
 from engine.runs.rpc_client import ask
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 from tui.output.console import console, print_json, say, table
 from tui.preview.plan import PlanView
 

@@ -9,8 +9,8 @@ from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.data_files import is_hub_id
 from engine.config.errors import UserError
 from engine.config.quantities import count
-from engine.runs.exports import GGUF_TOOLS
 from engine.runs.rpc_client import ask
+from engine.runs.run.exports import GGUF_TOOLS
 from tui.output.console import console, print_json, say, table
 
 WIDE = 140

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from engine.config.quantities import size
-from engine.runs.queue_list import others_on_gpus, queue_entries
+from engine.runs.queue.device_queue import others_on_gpus, queue_entries
 from tui.history.queue_table import COLUMNS, cells
 from tui.output.console import print_json, say, table
 

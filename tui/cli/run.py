@@ -15,12 +15,12 @@ from engine.config.files import remove_tree
 from engine.config.preset import Flat
 from engine.config.preset_library import preset_name, resolve_preset
 from engine.runs import launch, start
-from engine.runs.events import End, Error, Warning
-from engine.runs.follow import stream
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.result import Result
-from engine.runs.run_dir import ACTIVE, RunDir, last_event
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import End, Error, Warning
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
 from engine.runs.tracking import tracker_problems
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices

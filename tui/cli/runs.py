@@ -6,11 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from engine.config.errors import UserError
-from engine.runs import device_queue, run_dir
-from engine.runs.folder import running_elsewhere
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.queue import device_queue
+from engine.runs.run import run_dir
+from engine.runs.run.folder import running_elsewhere
 from tui.history import ladder_list
 from tui.history.ladder_list import ListedLadder, describe_ladder
 from tui.history.run_list import COLUMNS, cells, describe

@@ -15,9 +15,9 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.memory.formula.method_plan import PlanReport
-from engine.runs.events import AnyEvent
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.result import SCHEMA_VERSION, Result
+from engine.runs.run.events import AnyEvent
+from engine.runs.run.result import SCHEMA_VERSION, Result
 from tui.output.console import print_json
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

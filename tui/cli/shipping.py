@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.runs.exports import ExportKind, WeightType
 from engine.runs.home import runs_home
+from engine.runs.run.exports import ExportKind, WeightType
 from tui.cli.arguments import App
 from tui.cli.home_notes import show_origin
 from tui.cli.lookup import run_or_ladder

@@ -18,7 +18,7 @@ from engine.config.method_specs import method_names, method_title
 from engine.config.quantities import count
 from engine.config.text import visible
 from engine.hardware.devices import CPU, SelectedDevice, select_device
-from engine.runs import locks
+from engine.runs.queue import locks
 from engine.runs.rpc_client import ask
 from engine.runs.training_report import MODELS, CheckState, TrainingCheck, TrainingReport, broken_report
 from tui.cli.data import shown_progress

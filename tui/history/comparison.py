@@ -12,10 +12,10 @@ from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
 from engine.config.quantities import count, duration, size
 from engine.config.text import visible
-from engine.runs import run_dir
-from engine.runs.folder import short_name
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.folder import short_name
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 from tui.charts.chart import ChartStyle, Curve, draw
 from tui.charts.series import Series
 from tui.format import setting

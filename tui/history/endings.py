@@ -12,11 +12,11 @@ from engine.config.errors import UserError
 from engine.config.files import read_small, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
-from engine.runs import run_dir
-from engine.runs.folder import short_name
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.folder import short_name
+from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import with_bounds
 from tui.keymap import CommandKeys
 

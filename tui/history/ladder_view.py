@@ -14,8 +14,7 @@ from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR
-from engine.runs.score_format import plain_difference, plain_with_bounds
-from engine.runs.tradeoff_text import tradeoff_lines
+from engine.runs.score_format import plain_difference, plain_with_bounds, tradeoff_lines
 from tui.history.tables import mean_text, range_text
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}

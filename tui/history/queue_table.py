@@ -6,9 +6,9 @@ from textual.content import Content
 
 from engine.config.quantities import duration
 from engine.config.text import visible
-from engine.runs.folder import short_name
 from engine.runs.home import tilde
-from engine.runs.queue_list import QueueEntry
+from engine.runs.queue.device_queue import QueueEntry
+from engine.runs.run.folder import short_name
 from tui.format import moment
 
 COLUMNS = ("device", "state", "run", "since", "for", "process", "started in")

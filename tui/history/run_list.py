@@ -13,15 +13,15 @@ from engine.config.files import read_regular
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.executors.slurm import queue
-from engine.runs import events, run_dir
 from engine.runs.continued_run import continued_run_name
-from engine.runs.event_decoding import decode
-from engine.runs.follow import Follower
-from engine.runs.frozen_config import FrozenRun
 from engine.runs.home import tilde
-from engine.runs.phases import phase_seconds
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events, run_dir
+from engine.runs.run.event_log import Follower
+from engine.runs.run.events import decode
+from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.result import Result
+from engine.runs.run.result_builder import phase_seconds
+from engine.runs.run.run_dir import RunDir
 
 TAIL_BYTES = 65536
 """Bytes at the end of a log in which the progress of a live run is looked for."""

@@ -12,7 +12,7 @@ from engine.config.quantities import count, duration, share_percent, size
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import RungResult
-from engine.runs.result import Interval, Result
+from engine.runs.run.result import Interval, Result
 from engine.runs.score_format import plain_difference, plain_with_bounds
 from tui.output.console import table
 

@@ -11,8 +11,8 @@ from textual.content import Content
 
 from engine.config.quantities import rate, size
 from engine.config.text import visible
-from engine.runs.events import Sample
-from engine.runs.folder import short_name
+from engine.runs.run.events import Sample
+from engine.runs.run.folder import short_name
 from tui.charts.chart import AXIS, ChartRow, ChartStyle, Curve, draw, reach
 from tui.charts.series import Series
 from tui.format import number

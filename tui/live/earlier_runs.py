@@ -8,8 +8,8 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.files import open_regular
-from engine.runs import run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.charts.series import Series
 from tui.live.opening import HEAD, EventLoader
 

@@ -8,11 +8,10 @@ from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
-from engine.runs import events
-from engine.runs.data_usage import summarize_columns, summarize_rows
-from engine.runs.model_account import account_lines, summarize_model
+from engine.runs.run import events
+from engine.runs.run.data_usage import describe_sharing, summarize_columns, summarize_rows
+from engine.runs.run.model_account import account_lines, summarize_model
 from engine.runs.score_format import plain_with_bounds
-from engine.runs.sharing import describe_sharing
 from tui.data_report import DataReport, overlap_in_short
 from tui.format import four_digits, moment, share
 

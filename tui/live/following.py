@@ -13,15 +13,16 @@ from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened, visible
 from engine.executors.slurm import JobState, queue
-from engine.runs import end_record, events, launch, score_format
-from engine.runs.events import Hello
-from engine.runs.follow import Follower, last_line
+from engine.runs import launch, score_format
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import is_base
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import end_record, events
+from engine.runs.run.event_log import Follower, last_line
+from engine.runs.run.events import Hello
+from engine.runs.run.run_dir import RunDir
 from tui.live.event_lines import lines
 from tui.live.progress import ProgressDisplay, ladder_left, progress_display
 from tui.output.console import console, say

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine.config.files import open_regular
-from engine.runs.event_decoding import decode
-from engine.runs.events import Event
-from engine.runs.follow import Follower
+from engine.runs.run.event_log import Follower
+from engine.runs.run.events import Event, decode
 from tui.live.run_state import RunState
 
 MAX_UNSAMPLED = 8 << 20

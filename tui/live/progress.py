@@ -13,9 +13,9 @@ from rich.text import Text
 
 from engine.config.quantities import duration
 from engine.config.text import visible
-from engine.runs import events
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.rpc_client import rows_done
+from engine.runs.run import events
 from tui.charts.bars import bar
 from tui.format import throughput
 from tui.output.console import console

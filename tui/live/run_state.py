@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engine.memory.formula.allocator import CONTEXT
-from engine.runs import events
-from engine.runs.events import Event
+from engine.runs.run import events
+from engine.runs.run.events import Event
 from tui.charts.series import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines

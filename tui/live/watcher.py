@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from engine.runs import end_record
-from engine.runs.events import End, Event, Phase
-from engine.runs.run_dir import RunDir
+from engine.runs.run import end_record
+from engine.runs.run.events import End, Event, Phase
+from engine.runs.run.run_dir import RunDir
 from tui.live.log_lines import OutputChunk, OutputReader
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState

@@ -11,8 +11,8 @@ import msgspec
 
 from engine.config.schema import Config
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs.device_queue import QueuePlace
-from engine.runs.model_account import ModelAccount
+from engine.runs.queue.device_queue import QueuePlace
+from engine.runs.run.model_account import ModelAccount
 from tui.data.preview import signature
 from tui.live.machine import OtherProcess
 

@@ -24,11 +24,11 @@ from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
 from engine.runs.continued_run import continued_run_name, find_continued_run
-from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.rungs import LadderPlan, Rung
-from engine.runs.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
+from engine.runs.run.data_usage import summarize_columns, summarize_rows
+from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
 from tui.data_report import DataReport, overlap_in_short, warning_lines
 from tui.preview.disk import free_disk, needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext

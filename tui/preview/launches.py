@@ -15,13 +15,13 @@ from engine.config.preset import EffectiveConfig, flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
-from engine.runs import run_dir
 from engine.runs.continued_run import SAME_SETTINGS, continued_run_name
-from engine.runs.exports import artifact_words
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.exports import artifact_words
+from engine.runs.run.run_dir import RunDir
 from tui.command_line import ladder_command, run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview

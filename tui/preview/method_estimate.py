@@ -23,8 +23,8 @@ from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_d
 from engine.memory.formula.fit import FitQuery, classify_fit
 from engine.memory.formula.measured_error import error_of
 from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
-from engine.runs import run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.selection import Selection
 
 if TYPE_CHECKING:  # for annotations only: `ftbench run` does not import Textual

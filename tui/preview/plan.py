@@ -20,8 +20,8 @@ from engine.memory.formula.measured_error import Tier, error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.memory.formula.remedies import Remedy
-from engine.runs.model_account import PARTS, exceptions
-from engine.runs.sharing import describe_sharing
+from engine.runs.run.data_usage import describe_sharing
+from engine.runs.run.model_account import PARTS, exceptions
 from tui.charts.bars import COMPONENTS, legend, memory_bar
 from tui.history.run_list import last_part
 from tui.output.streams import SUBSTITUTES

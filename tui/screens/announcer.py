@@ -13,7 +13,7 @@ from tui.settings import app_keys, app_settings
 
 if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
     from engine.runs.ladder.ladder_dir import LadderDir
-    from engine.runs.run_dir import RunDir
+    from engine.runs.run.run_dir import RunDir
 
 BELL = "bell"
 """Value of the setting `notify` for the terminal's bell."""

@@ -12,7 +12,7 @@ from engine.config.text import visible
 from tui.widgets.rows import KeyLine, Rows
 
 if TYPE_CHECKING:
-    from engine.runs.device_queue import QueuePlace
+    from engine.runs.queue.device_queue import QueuePlace
 
 R = TypeVar("R")
 F = TypeVar("F")
@@ -41,7 +41,7 @@ class BaseScreen(Screen[R]):
 
     def queue(self) -> list[QueuePlace]:
         """Who uses each device and who waits; empty while the lock folder cannot be used, which is reported once."""
-        from engine.runs import device_queue  # the first frame shows no queue
+        from engine.runs.queue import device_queue
 
         try:
             turns = device_queue.queue_places()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from engine.runs.folder import current_directory
 from engine.runs.home import tilde
+from engine.runs.run.folder import current_directory
 from tui.header import head_line, live_runs, selection_lines
 from tui.keymap import CommandKeys
 from tui.screens.live_runs import LiveRuns, RunFollower
@@ -16,7 +16,7 @@ from tui.widgets.selection_pane import SelectionPane
 from tui.widgets.status_line import status
 
 if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
-    from engine.runs.run_dir import RunDir
+    from engine.runs.run.run_dir import RunDir
 
 
 import shutil
@@ -49,7 +49,7 @@ from tui.widgets.rows import KeyLine, is_covered
 from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionRefused
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from engine.runs.run_dir import RunDir
+    from engine.runs.run.run_dir import RunDir
     from tui.live.machine import MachineSampled
     from tui.live.watcher import Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
     from tui.selection import Selection

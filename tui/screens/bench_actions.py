@@ -14,7 +14,7 @@ from tui.widgets.log_pane import LogPane
 from tui.widgets.selection_pane import SelectionPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from engine.runs.run_dir import RunDir
+    from engine.runs.run.run_dir import RunDir
 
 
 class BenchActions(BaseScreen[None]):

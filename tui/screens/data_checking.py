@@ -10,7 +10,7 @@ import msgspec
 from textual.message import Message
 
 from engine.config.schema import Config
-from engine.runs.model_account import ModelAccount
+from engine.runs.run.model_account import ModelAccount
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.preview.launch_context import DataCheck, DataCheckCache, check_arguments
 

@@ -19,7 +19,7 @@ from textual.widgets.option_list import Option
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.text import visible
-from engine.runs.exports import (
+from engine.runs.run.exports import (
     Fidelity,
     artifact_words,
     export_arguments,
@@ -28,8 +28,8 @@ from engine.runs.exports import (
     read_fidelity,
     remove_unfinished,
 )
-from engine.runs.fidelity_text import fidelity_facts
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import fidelity_facts
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 
 CONTENTS = {"adapter": "PEFT adapter", "merged": "safetensors", "gguf": "llama.cpp and Ollama"}

@@ -16,13 +16,13 @@ from textual.widgets import Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs import launch
-from engine.runs.folder import current_directory
-from engine.runs.follow import Follower
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.run_dir import RunDir
+from engine.runs.run.event_log import Follower
+from engine.runs.run.folder import current_directory
+from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
 from tui.commands import bindings
 from tui.history import ladder_view

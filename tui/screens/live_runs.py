@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from engine.runs.folder import is_timing_probe, running_elsewhere, runs_of
+from engine.runs.queue.device_queue import is_timing_probe, runs_of
+from engine.runs.run.folder import running_elsewhere
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from engine.runs.device_queue import QueuePlace
-    from engine.runs.run_dir import RunDir
+    from engine.runs.queue.device_queue import QueuePlace
+    from engine.runs.run.run_dir import RunDir
     from tui.live.machine import WatchedProcess
     from tui.live.run_state import RunState
     from tui.live.watcher import Liveness, NewEvents, RunStateLoaded, Watcher
@@ -48,7 +49,7 @@ class LiveRuns:
 
     def in_order(self) -> list[RunDir]:
         """Live runs of this folder: those that use a device, then those that wait, then those outside the queue."""
-        from engine.runs.run_dir import RunDir
+        from engine.runs.run.run_dir import RunDir
 
         ours = sorted((turn for turn in self.turns if turn.run.parent == self._folder), key=lambda turn: turn.place)
         queued = [RunDir(turn.run) for turn in ours]
@@ -57,14 +58,14 @@ class LiveRuns:
 
     def live(self) -> list[RunDir]:
         """The live and waiting runs of this folder as of the last refresh."""
-        from engine.runs.run_dir import RunDir
+        from engine.runs.run.run_dir import RunDir
 
         queued = [RunDir(turn.run) for turn in self.turns if turn.run.parent == self._folder]
         return [*queued, *self.unqueued]
 
     def probes(self) -> list[RunDir]:
         """Live timing probes of this folder's ladders, in no particular order."""
-        from engine.runs.run_dir import RunDir
+        from engine.runs.run.run_dir import RunDir
 
         probes = (turn.run for turn in self.turns if is_timing_probe(turn.run))
         return [RunDir(run) for run in probes if runs_of(run) == self._folder]
@@ -85,7 +86,7 @@ class LiveRuns:
         return known | ({watched.gpu_pid} if watched.gpu_pid is not None else set())
 
     def _in_folder(self) -> list[RunDir]:
-        from engine.runs import run_dir
+        from engine.runs.run import run_dir
 
         return self._screen.read_all(run_dir.iterate(self._folder))
 

@@ -12,7 +12,7 @@ from tui.widgets.selection_pane import SelectionPane
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from engine.memory.formula.memory_budget import MemoryBudget
-    from engine.runs.device_queue import QueuePlace
+    from engine.runs.queue.device_queue import QueuePlace
     from tui.live.machine import MachineSample
     from tui.live.run_state import ExpectedPeak
     from tui.preview.launch_context import LaunchContext

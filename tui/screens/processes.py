@@ -15,7 +15,7 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.quantities import duration, share_percent, size
 from engine.config.text import visible
-from engine.runs.queue_list import queue_entries
+from engine.runs.queue.device_queue import queue_entries
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
 from tui.history.queue_table import queue_lines

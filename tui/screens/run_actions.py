@@ -13,7 +13,7 @@ from tui.selection import Selection
 from tui.settings import app_keys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from engine.runs.run_dir import RunDir
+    from engine.runs.run.run_dir import RunDir
     from tui.preview.launch_context import DataCheckCache, LaunchContext
     from tui.preview.launches import RunLaunch
 

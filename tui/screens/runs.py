@@ -14,9 +14,10 @@ from textual.content import Content
 from textual.widgets import Input, Static
 
 from engine.config.text import amount, visible
-from engine.runs import locks, run_dir
 from engine.runs.home import tilde
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.commands import bindings
 from tui.history.comparison import compare, read
 from tui.history.run_list import SETTLED, RunSummary, describe

@@ -93,7 +93,7 @@ class LogPane(Rows, can_focus=True):
 
     def last_output_line(self) -> str:
         """The last line of the output that says something, '' if there is none."""
-        from engine.runs.follow import without_phase_mark  # the first frame shows no output
+        from engine.runs.run.event_log import without_phase_mark  # the first frame shows no output
 
         lines = [*self.views["output"], self.unfinished]
         return next((visible(without_phase_mark(text.strip()), 300) for text in reversed(lines) if text.strip()), "")

@@ -14,7 +14,7 @@ from tui.format import number
 from tui.keymap import CommandKeys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
-    from engine.runs import events
+    from engine.runs.run import events
     from tui.live.run_state import RunState
 
 BAR_WIDTH = 18

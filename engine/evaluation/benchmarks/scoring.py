@@ -19,7 +19,7 @@ from engine.evaluation.benchmarks.tasks import SEED, Benchmark
 from engine.evaluation.forward import within_memory
 from engine.evaluation.intervals import bootstrap, score_interval
 from engine.methods.adapters import unwrap_peft
-from engine.runs.benchmark_scores import BenchmarkScores, are_shares
+from engine.runs.run.result import BenchmarkScores, are_shares
 from engine.training.guards import OutOfMemory
 
 Progress = Callable[[int, int], None]

@@ -26,7 +26,7 @@ from engine.data.parallel import TIMED_OUT, in_child
 from engine.data.readers.hub import hub_error, hub_or_cache
 from engine.evaluation.benchmarks.harness import RemoteCode, fixed_answers, harness_version, import_harness
 from engine.evaluation.benchmarks.task_file import BUILDERS, read_task_file
-from engine.runs.benchmark_scores import file_stem
+from engine.runs.run.result import file_stem
 
 REHEARSED_ITEMS = 32
 """On which made-up answers are scored, so that errors of a task are found before a model is loaded."""

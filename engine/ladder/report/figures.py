@@ -31,8 +31,7 @@ from engine.ladder.report.tables import PEAKS
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import LadderSummary, RungResult, RungTradeoff, SeedRange
 from engine.runs.ladder.rungs import is_base
-from engine.runs.score_format import score
-from engine.runs.tradeoff_text import COST_TICKS
+from engine.runs.score_format import COST_TICKS, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,9 +14,9 @@ import msgspec
 
 from engine.config.files import MAX_ITEMS_BYTES, open_regular
 from engine.config.metric_specs import metric_spec
-from engine.runs.events import Eval, Event, Hello, Memory, Phase, Step
-from engine.runs.follow import stream
 from engine.runs.ladder.rungs import is_base
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import Eval, Event, Hello, Memory, Phase, Step
 
 MEMORY_KINDS = ("allocated", "reserved", "nvml_used", "rss")
 """Allocated by tensors, reserved by PyTorch, used on the GPU by all processes, resident memory of the process."""

@@ -40,8 +40,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import LadderSummary, VerdictSentence
 from engine.runs.ladder.rungs import BASE, BASE_4BIT
-from engine.runs.score_format import score
-from engine.runs.tradeoff_text import MAX_COLUMNS, tradeoff_lines
+from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
 
 TOPICS = {
     "quality": "Quality",

@@ -15,13 +15,13 @@ from engine.config.text import amount
 from engine.ladder.phrases import rung_title
 from engine.ladder.report.tables import STATUS_TEXTS, Cell, ReportColumn, ReportTable, TableLine, cell, plain
 from engine.ladder.sentences import trial_cost
-from engine.runs.data_usage import summarize_columns, summarize_rows
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
 from engine.runs.ladder.rungs import is_base
 from engine.runs.ladder.sweep import Sweep
-from engine.runs.model_account import PARTS, exceptions
-from engine.runs.run_dir import RunDir, read_frozen
+from engine.runs.run.data_usage import summarize_columns, summarize_rows
+from engine.runs.run.model_account import PARTS, exceptions
+from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.runs.score_format import loss
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}

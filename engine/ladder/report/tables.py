@@ -30,7 +30,7 @@ from engine.ladder.sentences import disturbed_timings
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, RungResult
 from engine.runs.ladder.rungs import is_base
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 from engine.runs.score_format import (
     difference,
     loss,

@@ -29,7 +29,7 @@ from engine.methods.loading import attention, auto_class, model_class
 from engine.methods.machine import Machine
 from engine.methods.qlora import quantization, refuse_quantized
 from engine.methods.weights import account_of
-from engine.runs.model_account import ModelAccount
+from engine.runs.run.model_account import ModelAccount
 from engine.training.varlen_attention import unsupported_by
 
 SCALE_BLOCKSIZE = 256

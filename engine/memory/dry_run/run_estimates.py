@@ -17,7 +17,7 @@ from engine.memory.formula.fit import FitQuery, FormulaCorrection
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.sharding import shard_count
 from engine.methods.machine import Machine
-from engine.runs.result import Predicted
+from engine.runs.run.result import Predicted
 
 
 @dataclass(frozen=True)

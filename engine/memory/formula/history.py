@@ -13,11 +13,11 @@ from msgspec import Struct
 from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs import run_dir
-from engine.runs.events import Step
-from engine.runs.follow import stream
-from engine.runs.result import Result
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import Step
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 
 ENOUGH_STEPS = 10
 """Shorter runs are used for throughput only if there is no other: their first steps prepare kernels."""

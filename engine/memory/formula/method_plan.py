@@ -31,7 +31,7 @@ from engine.memory.formula.fit import (
 from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import Remedy, changes
-from engine.runs.model_account import ModelAccount, left_out_warning
+from engine.runs.run.model_account import ModelAccount, left_out_warning
 
 RowsFrom = Literal["data", "max_length", "asked"]
 

@@ -21,11 +21,12 @@ from engine.config.errors import UserError
 from engine.config.files import read_regular, remove_tree, write_atomically
 from engine.config.preset import flatten, nested
 from engine.config.preset_library import preset_name
-from engine.runs import end_record, folder
-from engine.runs.folder import Folder
+from engine.runs.home import started_in
 from engine.runs.ladder.ladder_state import Ladder, Outcome, decode_ladder
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.run_dir import RunDir
+from engine.runs.run import end_record, folder
+from engine.runs.run.folder import Folder
+from engine.runs.run.run_dir import RunDir
 
 
 class State(Protocol):
@@ -76,7 +77,7 @@ class ComparisonDir(Folder):
 
     def started_in(self) -> str:
         """The directory that it was started from, '' if its version did not record that."""
-        return folder.started_in(self.plan_file)
+        return started_in(self.plan_file)
 
     def status_of(self, state: State) -> str:
         """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""

@@ -15,8 +15,8 @@ from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.config.text import amount
-from engine.runs.exports import artifact_words, parse_artifact
 from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
+from engine.runs.run.exports import artifact_words, parse_artifact
 
 SHARED_KEYS = (
     "model.id",

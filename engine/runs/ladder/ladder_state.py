@@ -9,11 +9,10 @@ from msgspec import Struct, field
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.runs.data_usage import ColumnUse, RowUsage
 from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
 from engine.runs.ladder.rungs import is_base
-from engine.runs.overlap import SplitOverlap
-from engine.runs.result import SCHEMA_VERSION, Interval
+from engine.runs.run.data_usage import ColumnUse, RowUsage, SplitOverlap
+from engine.runs.run.result import SCHEMA_VERSION, Interval
 
 WITHOUT_OUTCOME = ("planned", "live")
 """Statuses of entries without an outcome."""

@@ -10,7 +10,7 @@ from msgspec import Struct, field
 from engine.config.errors import Notice
 from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.schema import Config
-from engine.runs.exports import Artifact, parse_artifact
+from engine.runs.run.exports import Artifact, parse_artifact
 
 BASE, BASE_4BIT = BASES = ("base", "base-4bit")
 """Rows of the base model: as LoRA or full fine-tuning loads it, and in QLoRA's 4 bits."""

@@ -21,7 +21,7 @@ from engine.runs.ladder.ladder_plan import LADDER_KEYS
 from engine.runs.ladder.ladder_state import Outcome
 from engine.runs.ladder.rung_results import SeedRange
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 Check = Literal["holds", "fails", "undecided", "unknown"]
 SweepStage = Literal["planned", "measuring", "running", "done"]

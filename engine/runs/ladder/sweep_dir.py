@@ -14,11 +14,11 @@ import tomli_w
 
 from engine.config.files import read_regular, remove_tree
 from engine.config.preset_library import preset_name
-from engine.runs import folder
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, PlannedCell, Sweep, SweepPlan
+from engine.runs.run import folder
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ import tomli_w
 import torch
 from measure import Job, Measurement, main
 
-from engine.runs.event_decoding import decode
-from engine.runs.events import ModelLoaded, Step
-from engine.runs.run_dir import RunDir
+from engine.runs.run.events import ModelLoaded, Step, decode
+from engine.runs.run.run_dir import RunDir
 from engine.training.batches import BatchSampler
 
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 
 from engine.config import preset_library
-from engine.runs import events, locks, run_dir
-from engine.runs.event_log import EventLog
-from engine.runs.result import Interval, Score
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import events, run_dir
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.result import Interval, Score
+from engine.runs.run.run_dir import RunDir
 
 INTERVALS = {"memory": 1, "eval": 10, "checkpoint": 20}
 """Seconds between two events of a type, at ten steps per second: as a worker on a GPU."""

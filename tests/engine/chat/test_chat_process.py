@@ -16,7 +16,6 @@ import pytest
 from made_models import conversation_of, made_model
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs import device_queue, locks
 from engine.runs.chat_client import ChatClient
 from engine.runs.chat_messages import (
     AnswerFinished,
@@ -30,8 +29,10 @@ from engine.runs.chat_messages import (
     RequestRefused,
     Sampling,
 )
-from engine.runs.folder import running_elsewhere, runs_of
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import device_queue, locks
+from engine.runs.queue.device_queue import runs_of
+from engine.runs.run.folder import running_elsewhere
+from engine.runs.run.run_dir import RunDir
 
 M = TypeVar("M")
 ENDLESS = Sampling(max_new_tokens=400, temperature=8.0)

@@ -19,8 +19,8 @@ from engine.chat.verification import TOLERANCE, largest_difference, logits_of, v
 from engine.config.errors import UserError
 from engine.methods import method
 from engine.methods.machine import this_machine
-from engine.runs.folder import short_name
-from engine.runs.run_dir import RunDir
+from engine.runs.run.folder import short_name
+from engine.runs.run.run_dir import RunDir
 
 
 def load(runs: list[RunDir], with_base: bool = True) -> LoadedModels:

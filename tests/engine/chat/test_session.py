@@ -28,8 +28,8 @@ from engine.runs.chat_messages import (
     RequestFinished,
     Sampling,
 )
-from engine.runs.folder import short_name
-from engine.runs.run_dir import RunDir
+from engine.runs.run.folder import short_name
+from engine.runs.run.run_dir import RunDir
 
 RIGHT = [("a", True), ("b", False), ("c", False), ("d", True), ("e", False)]
 OTHER = [("a", True), ("b", False), ("other", True), ("d", True), ("x", False)]

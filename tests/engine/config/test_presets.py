@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, flatten, parse_overrides, read_preset, resolve
 from engine.config.schema import Config
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 
 
 def preset(tmp_path: Path, text: str) -> Preset:

@@ -8,11 +8,11 @@ import pytest
 
 from engine.config.files import remove_tree
 from engine.config.preset_library import resolve_preset
-from engine.runs import run_dir
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.cli.run import remove_refused
 
 

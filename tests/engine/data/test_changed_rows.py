@@ -14,8 +14,8 @@ from engine.config.preset_library import resolve_preset
 from engine.data.check import check
 from engine.executors import local
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs import run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 
 
 def checked_run(tmp_path: Path) -> tuple[RunDir, Path, dict[str, Any]]:

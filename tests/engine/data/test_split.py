@@ -12,7 +12,7 @@ from engine.config.errors import Notice
 from engine.data.duplicates import KeyTable, keys_of
 from engine.data.rows import Example
 from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, Shares, assign
-from engine.runs.overlap import SplitOverlap
+from engine.runs.run.data_usage import SplitOverlap
 
 SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 

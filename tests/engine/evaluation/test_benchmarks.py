@@ -32,7 +32,7 @@ from engine.ladder.runner import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 
 HARMLESS = "task: harmless\ndataset_path: json\n"
 

@@ -12,7 +12,7 @@ import msgspec
 from command import MICRO, WHOLE, only_run
 from forked import ftbench
 
-from engine.runs.result import Result
+from engine.runs.run.result import Result
 
 INTENTS = {"where is my parcel": "delivery", "the lamp is broken": "broken", "i want my money back": "refund"}
 

@@ -8,7 +8,7 @@ import pytest
 from engine.config.metric_specs import metric_specs
 from engine.evaluation.intervals import RESAMPLES, bootstrap, paired_interval, score_interval
 from engine.evaluation.metrics import contains, exact_match, json_fields, number, rouge, scoring_function, words
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 
 def test_exact_match_ignores_white_space_only() -> None:

@@ -14,9 +14,10 @@ from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
 from engine.executors.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
-from engine.runs import launch, run_dir
+from engine.runs import launch
 from engine.runs.ladder import ladder_dir
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_run
 from tui.history.run_list import describe
 

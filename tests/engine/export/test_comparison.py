@@ -16,11 +16,11 @@ from engine.config.preset_library import resolve_preset
 from engine.evaluation.predictions import ScoredItem
 from engine.export.comparison import difference_of
 from engine.export.gate import gain_of_run
-from engine.runs import run_dir
-from engine.runs.exports import Fidelity, fidelity_outcome
-from engine.runs.fidelity_text import outcome_sentence
-from engine.runs.result import Interval, Score
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.exports import Fidelity, fidelity_outcome
+from engine.runs.run.result import Interval, Score
+from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import outcome_sentence
 
 
 def items(scores: list[float]) -> list[ScoredItem]:

@@ -32,9 +32,9 @@ from engine.export.exporter import fidelity_of
 from engine.export.gate import gain_of_run
 from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.request import ExportRequest
-from engine.runs import run_dir
-from engine.runs.exports import GGUF_TOOLS, exports, read_fidelity
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.exports import GGUF_TOOLS, exports, read_fidelity
+from engine.runs.run.run_dir import RunDir
 
 SETTINGS = [
     *("--set", "train.steps=40"),

@@ -20,8 +20,8 @@ from engine.assets import tiny_folder
 from engine.config.errors import RunFailed
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
-from engine.runs.exports import ExportKind, Fidelity
-from engine.runs.run_dir import RunDir
+from engine.runs.run.exports import ExportKind, Fidelity
+from engine.runs.run.run_dir import RunDir
 
 SETTINGS = {"train.steps": 40, "evaluation.rows": 3, "evaluation.max_new_tokens": 4, "data.validation": 0.01}
 EXTRA = {"mtp.fc.weight": torch.ones(4, 8), "mtp.layers.0.norm.weight": torch.zeros(8)}

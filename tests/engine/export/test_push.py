@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.exports import FIDELITY, Fidelity
+from engine.runs.run.exports import FIDELITY, Fidelity
 
 TOKEN = "hf_of_the_stand_in"
 NAME = "team/tickets"

@@ -19,13 +19,13 @@ from engine.ladder.report.tables import artifacts, memory_and_size
 from engine.ladder.results import FinishedRun, LadderResults, comparison
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
-from engine.runs.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import describe_plan, make_plan
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, SharedWork, gain_of_rung
 from engine.runs.ladder.rung_results import Comparison, RungResult
 from engine.runs.ladder.rungs import LadderPlan, Rung, artifact_of
-from engine.runs.result import Interval, Result
+from engine.runs.run.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
+from engine.runs.run.result import Interval, Result
 
 ITEMS, SEEDS = 100, (0, 1, 2)
 Scores = NDArray[np.float64]

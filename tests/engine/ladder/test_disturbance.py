@@ -22,8 +22,7 @@ from engine.ladder.results import FinishedRun, note_other_devices
 from engine.ladder.sentences import RETIME, verdict
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult, SeedRange
-from engine.runs.result import MeasuredPeak, Result
-from engine.runs.training_load import TrainingLoad
+from engine.runs.run.result import MeasuredPeak, Result, TrainingLoad
 
 CAUSE = "other processes used 45% of the time of its CPUs"
 MICRO_ON_A_BUSY_MACHINE = [

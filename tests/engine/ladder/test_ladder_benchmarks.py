@@ -16,12 +16,11 @@ from engine.ladder.report.page import load_report_data
 from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
 from engine.ladder.sentences import benchmark_sentences
-from engine.runs.benchmark_scores import BenchmarkScores, benchmark_fingerprint, write_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, decode_ladder
 from engine.runs.ladder.rungs import BASE
-from engine.runs.result import Interval
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import BenchmarkScores, Interval, benchmark_fingerprint, write_scores
+from engine.runs.run.run_dir import RunDir
 from tui.history import ladder_view, tables
 
 ITEMS = 400

@@ -18,8 +18,8 @@ from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import load_report_data
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import LadderSummary, RungResult, SeedRange
-from engine.runs.result import Interval
-from engine.runs.tradeoff_text import letters, tradeoff_lines
+from engine.runs.run.result import Interval
+from engine.runs.score_format import letters, tradeoff_lines
 
 
 def row(ladder: Ladder, name: str) -> RungResult:

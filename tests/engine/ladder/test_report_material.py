@@ -16,10 +16,10 @@ from engine.ladder.report import write
 from engine.ladder.report.figures import NO_TRIALS
 from engine.ladder.report.material import MAX_LOSS_POINTS, MAX_MEMORY_POINTS, PredictionSource, collect_samples, trace
 from engine.ladder.report.page import NO_RESULTS, NO_SAMPLES, PARTIAL_REPORT, load_report_data
-from engine.runs import events, run_dir
-from engine.runs.event_decoding import decode
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events, run_dir
+from engine.runs.run.events import decode
+from engine.runs.run.run_dir import RunDir
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from engine.config import quantities
 from engine.ladder import phrases
 from engine.runs import score_format
 from engine.runs.ladder.rung_results import SeedRange
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 
 @pytest.mark.parametrize(

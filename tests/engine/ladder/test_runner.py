@@ -16,15 +16,17 @@ from engine.config.errors import UserError
 from engine.config.preset import EffectiveConfig
 from engine.ladder.pipeline import LadderPipeline, load_or_create
 from engine.ladder.runner import LadderRunner, identity, index
-from engine.runs import launch, locks, run_dir
-from engine.runs.event_log import EventLog
-from engine.runs.events import Hello, Status
+from engine.runs import launch
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, SharedWork
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.events import Hello, Status
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stop_request import StopRequest, StopRequested
 
 

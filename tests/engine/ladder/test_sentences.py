@@ -31,7 +31,7 @@ from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RentalPrice, RungResult, SeedRange
-from engine.runs.result import MeasuredPeak
+from engine.runs.run.result import MeasuredPeak
 
 ITEMS = 300
 

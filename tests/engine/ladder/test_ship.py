@@ -9,8 +9,8 @@ from typing import Any
 from command import MICRO
 from forked import ftbench
 
-from engine.runs.exports import FIDELITY, ITEM_SCORES
 from engine.runs.ladder.ladder_dir import LadderDir, iterate
+from engine.runs.run.exports import FIDELITY, ITEM_SCORES
 
 LORA = ["--rung", "lora", "--no-probe"]
 

@@ -32,7 +32,7 @@ from engine.ladder.statistics import (
 )
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import Comparison
-from engine.runs.result import MIN_ITEMS, Interval, Result, Score
+from engine.runs.run.result import MIN_ITEMS, Interval, Result, Score
 
 SHARE = (0.0, 1.0)
 """Bounds of a score that is a share."""

@@ -21,7 +21,7 @@ from engine.ladder.sweep_results import slope, summarize_sweep
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.sweep import Axis, Sweep, SweepCell
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.result import EXACT_DEGREES, Interval, student_quantile
+from engine.runs.run.result import EXACT_DEGREES, Interval, student_quantile
 from engine.runs.score_format import with_bounds
 
 RANKS = Axis(key="adapter.rank", values=[4, 8, 16, 32])

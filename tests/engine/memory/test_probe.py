@@ -22,7 +22,7 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_s
 from engine.memory.probe import Probe, ProbeResult, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
-from engine.runs.result import Result
+from engine.runs.run.result import Result
 from engine.training.batches import BatchSampler, micro_batches
 from engine.training.collation import Packing
 from engine.training.guards import OutOfMemory

@@ -24,7 +24,7 @@ from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype, own_targets, save
 from engine.methods.machine import Machine
 from engine.methods.weights import Weight, account_of, weights_of
-from engine.runs.model_account import left_out_share, left_out_warning
+from engine.runs.run.model_account import left_out_share, left_out_warning
 
 CPU = Machine("cpu", "CPU", bf16=True, flash_attention=False)
 IDS = torch.randint(3, VOCABULARY, (2, 48), generator=torch.Generator().manual_seed(0))

@@ -13,11 +13,12 @@ from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
-from engine.runs import frozen_config, launch, run_dir
+from engine.runs import launch
 from engine.runs.config_check import check_unchanged
-from engine.runs.event_log import EventLog
-from engine.runs.events import Hello
-from engine.runs.run_dir import RunDir
+from engine.runs.run import frozen_config, run_dir
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.events import Hello
+from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_run
 
 

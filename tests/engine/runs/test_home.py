@@ -13,7 +13,9 @@ import pytest
 from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
 from engine.config.home import config_file
-from engine.runs import folder, home, locks, run_dir
+from engine.runs import home
+from engine.runs.queue import locks
+from engine.runs.run import folder, run_dir
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -18,8 +18,10 @@ from made_ladder import made_ladder
 
 from engine.config import preset_library
 from engine.config.files import SCRATCH_NAME, SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
-from engine.runs import exports, leftovers, locks, run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs import leftovers
+from engine.runs.queue import locks
+from engine.runs.run import exports, run_dir
+from engine.runs.run.run_dir import RunDir
 
 LONG_AGO = 3600.0
 TEMPORARY = (
@@ -270,7 +272,7 @@ def killed_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The temporary folder of an export with `--out` whose process was killed."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     code = (
-        "import os, sys; from pathlib import Path; from engine.runs.exports import recorded_temporary_folder\n"
+        "import os, sys; from pathlib import Path; from engine.runs.run.exports import recorded_temporary_folder\n"
         "with recorded_temporary_folder(Path(sys.argv[1])) as folder:\n"
         "    (folder / 'model.safetensors').write_text('x'); print(folder, flush=True); os.kill(os.getpid(), 9)"
     )

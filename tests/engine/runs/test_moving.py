@@ -18,11 +18,13 @@ from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import used_folder
 from engine.config.home import cache_folder, config_file, configured_home
-from engine.runs import locks, moving, run_dir
+from engine.runs import moving
 from engine.runs.home import runs_home
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.moving import move_home
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 
 Usage = namedtuple("Usage", "total used free")
 STEPS = ((os, "link"), (os, "fsync"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"))

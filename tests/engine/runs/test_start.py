@@ -16,14 +16,16 @@ from engine.assets import tiny_folder
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.ladder.pipeline import load_or_create
-from engine.runs import launch, locks, run_dir
+from engine.runs import launch
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, make_cells
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from engine.runs.start import (
     events_size,
     repeat_run,

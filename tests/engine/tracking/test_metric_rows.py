@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from made_runs import step
 
-from engine.runs import events
-from engine.runs.events import Event
-from engine.runs.result import Interval
+from engine.runs.run import events
+from engine.runs.run.events import Event
+from engine.runs.run.result import Interval
 from engine.tracking.metric_rows import MetricRow, RowBuilder
 
 

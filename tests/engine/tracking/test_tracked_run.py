@@ -13,8 +13,8 @@ from tracker_files import tensorboard_scalars
 
 from engine.config.preset_library import resolve_preset
 from engine.ladder.stages import probe_config
-from engine.runs import locks
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run.run_dir import RunDir
 from engine.runs.tracking import TrackerFiles
 
 STEPS = 40

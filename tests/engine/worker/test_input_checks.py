@@ -14,8 +14,8 @@ from command import events_of
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.hardware.devices import select_devices
-from engine.runs import run_dir
-from engine.runs.device_queue import wait_for_devices
+from engine.runs.queue.device_queue import wait_for_devices
+from engine.runs.run import run_dir
 from engine.worker.input_checks import MAX_BYTES, refuse_inputs
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'

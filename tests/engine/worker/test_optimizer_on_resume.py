@@ -8,7 +8,7 @@ from command import events_of
 from faults.worker_runs import UNPROBED, start, stop, wait_for
 from forked import ftbench
 
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 
 
 def optimizers(run: RunDir) -> list[str]:

@@ -16,7 +16,7 @@ from places import TESTS
 from safetensors.torch import load_file
 
 from engine.hardware.cpu import usable_cpus
-from engine.runs.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir
 from engine.worker.rank import FOLDER
 from engine.worker.rank_launcher import FAILED
 

@@ -15,7 +15,7 @@ from faults.worker_runs import stop
 from forked import ftbench
 
 from engine.evaluation.predictions import recorded_items
-from engine.runs.run_dir import RunDir, iterate
+from engine.runs.run.run_dir import RunDir, iterate
 
 
 def trained(*arguments: str) -> tuple[RunDir, dict[str, Any]]:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from command import WHOLE, Execute, events_of, ftbench
 
-from engine.runs.result import Result
+from engine.runs.run.result import Result
 
 TRAINING_ONLY = [*WHOLE, "--set", "evaluation.when=never", "--set", "train.probe=false"]
 """For runs of which only the losses during training are compared."""

@@ -17,7 +17,7 @@ from command import FTBENCH
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from faults.attacks.terminal_report import MAX_SECONDS, Report, isolated_environment, walk
 
 

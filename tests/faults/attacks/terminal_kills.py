@@ -18,7 +18,8 @@ from command import FTBENCH
 from screen import Terminal
 
 from engine.config import preset_library
-from engine.runs import locks, run_dir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
 from faults.attacks.terminal_report import Report, isolated_environment, modes_left_on, wait_for_end
 
 FATAL = ("TERM", "HUP", "QUIT", "USR1", "USR2", "ALRM", "XCPU")

@@ -12,8 +12,8 @@ from screen import Terminal
 from subcommands import subcommands
 
 from engine.config import preset_library
-from engine.runs import events, run_dir
-from engine.runs.event_log import EventLog
+from engine.runs.run import events, run_dir
+from engine.runs.run.event_log import EventLog
 from faults.attacks.terminal_report import (
     Report,
     draw_strings,

@@ -15,8 +15,10 @@ from made_sweep import made_sweep
 from screen import Terminal
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import cleaning, locks, run_dir
-from engine.runs.run_dir import RunDir, blank_result, read_frozen, write_result
+from engine.runs import cleaning
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
 
 
 def run_with(home: Path, status: str, name: str = "lora") -> RunDir:

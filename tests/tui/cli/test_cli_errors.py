@@ -21,7 +21,8 @@ import engine
 import tui
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import resolve_preset
-from engine.runs import events, launch, run_dir
+from engine.runs import launch
+from engine.runs.run import events, run_dir
 from engine.training.guards import is_disk_full
 from tui.cli import presets, run
 from tui.cli.errors import handle_errors

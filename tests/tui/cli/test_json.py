@@ -12,7 +12,7 @@ from subcommands import subcommands
 from typer.testing import CliRunner
 
 from engine.config.preset import Preset, resolve
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.cli import run
 from tui.cli.main import app
 

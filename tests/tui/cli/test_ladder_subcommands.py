@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from engine.config.errors import RunFailed, UserError
 from engine.ladder.pipeline import load_or_create
 from engine.ladder.report.record import work
-from engine.runs import events, folder, launch, run_dir
-from engine.runs.data_usage import ColumnUse, LeftOut, RowUsage
+from engine.runs import launch
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry, RungDuration
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events, folder, run_dir
+from engine.runs.run.data_usage import ColumnUse, LeftOut, RowUsage
+from engine.runs.run.run_dir import RunDir
 from tui.cli import ladder, run
 from tui.cli.gate import GateOptions, gate
 from tui.cli.main import app

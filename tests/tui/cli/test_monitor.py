@@ -13,8 +13,9 @@ from command import ftbench
 from screen import Terminal
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import locks, run_dir
-from engine.runs.queue_list import QueueEntry
+from engine.runs.queue import locks
+from engine.runs.queue.device_queue import QueueEntry
+from engine.runs.run import run_dir
 from tui.history.queue_table import queue_lines
 from tui.monitor import MAX_LINES
 

@@ -23,8 +23,8 @@ from engine.memory.formula import history
 from engine.memory.formula.measured_error import error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
-from engine.runs import run_dir
-from engine.runs.result import Predicted
+from engine.runs.run import run_dir
+from engine.runs.run.result import Predicted
 from tui.charts.bars import COMPONENTS, legend, memory_bar
 from tui.cli import plan as command
 

@@ -17,8 +17,9 @@ from command import ftbench
 from engine.config.preset_library import resolve_preset
 from engine.hardware import nvml
 from engine.hardware.nvml import process_name, process_user
-from engine.runs import device_queue, locks, queue_list, run_dir
-from engine.runs.queue_list import QueueEntry, queue_entries
+from engine.runs.queue import device_queue, locks
+from engine.runs.queue.device_queue import QueueEntry, queue_entries
+from engine.runs.run import run_dir
 from tui.cli import queue
 from tui.history import queue_table
 from tui.screens.live_runs import LiveRuns
@@ -104,10 +105,10 @@ def test_processes_of_other_users_are_named(
             def gpus(self) -> list[Any]:
                 return [Gpu(17, other.pid)]
 
-        monkeypatch.setattr(queue_list, "Nvml", Nvml)
+        monkeypatch.setattr(device_queue, "Nvml", Nvml)
         monkeypatch.setattr(nvml, "pids_are_local", lambda: True)
         assert process_name(other.pid) == "sleep of nobody" and process_user(other.pid) == "nobody"
-        (found,) = queue_list.others_on_gpus(queue_entries())  # process 17 is the run in the queue
+        (found,) = device_queue.others_on_gpus(queue_entries())  # process 17 is the run in the queue
         assert (found["gpu"], found["pid"], found["user"], found["bytes"]) == (1, other.pid, "nobody", 3 << 30)
         queue.show(json=False)
         assert f"GPU 1 is also used by process {other.pid} (sleep of nobody), 3.00 GiB" in capsys.readouterr().out
@@ -124,6 +125,6 @@ def test_an_own_process_is_named_without_its_user_and_a_hidden_one_as_such(monke
 
 
 def test_devices_of_the_queue_have_the_titles_of_a_launch() -> None:
-    assert queue_list.device_title("cpu", None) == "CPU" and queue_list.device_title("1", None) == "GPU 1"
-    assert queue_list.device_title("MIG-5c1b2a3d-0000", None) == "MIG instance 5c1b2a3d"
-    assert queue_list.device_title("GPU-5c1b2a3d-0000", None) == "GPU 5c1b2a3d"
+    assert device_queue.device_title("cpu", None) == "CPU" and device_queue.device_title("1", None) == "GPU 1"
+    assert device_queue.device_title("MIG-5c1b2a3d-0000", None) == "MIG instance 5c1b2a3d"
+    assert device_queue.device_title("GPU-5c1b2a3d-0000", None) == "GPU 5c1b2a3d"

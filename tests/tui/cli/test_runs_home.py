@@ -14,8 +14,10 @@ from made_ladder import made_ladder
 
 from engine.config import preset_library
 from engine.config.errors import UserError
-from engine.runs import home, locks, run_dir
-from engine.runs.run_dir import RunDir
+from engine.runs import home
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.cli import home_notes, runs
 from tui.cli.disk_check import check_disk
 

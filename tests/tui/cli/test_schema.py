@@ -11,8 +11,8 @@ from made_ladder import made_ladder
 from schema_checks import check_files, validator
 
 from engine.config.errors import UserError
-from engine.runs import events
-from engine.runs.event_log import EventLog
+from engine.runs.run import events
+from engine.runs.run.event_log import EventLog
 from tui.cli.schema import FILES, json_schema
 
 SETTINGS = ("Config",)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
 from engine.hardware.devices import SelectedDevice
-from engine.runs import locks
-from engine.runs.queue_list import queue_entries
+from engine.runs.queue import locks
+from engine.runs.queue.device_queue import queue_entries
 from engine.runs.training_report import CHECKS, MODELS, ModelChoice, TrainingCheck, TrainingReport
 from tui.cli import training_check
 from tui.cli.main import app

@@ -9,10 +9,10 @@ import msgspec
 from made_ladder import made_ladder
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import run_dir
 from engine.runs.ladder.ladder_dir import ladder_of_run
-from engine.runs.result import Interval, Score
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.result import Interval, Score
+from engine.runs.run.run_dir import RunDir
 from tui.history.endings import MAX_SENTENCES, ended_since, last_visit, remember_visit, run_ending
 from tui.keymap import CommandKeys
 

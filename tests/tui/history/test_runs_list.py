@@ -11,8 +11,9 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.config import preset_library
-from engine.runs import events, locks, run_dir
 from engine.runs.home import tilde
+from engine.runs.queue import locks
+from engine.runs.run import events, run_dir
 from tui.cli import runs
 from tui.history.run_list import describe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import preset_library
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.history.tables import show_results
 
 

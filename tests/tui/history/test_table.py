@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hostile import STRINGS
 
-from engine.runs.device_queue import QueuePlace
-from engine.runs.folder import short_name
+from engine.runs.queue.device_queue import QueuePlace
+from engine.runs.run.folder import short_name
 from tui.charts.columns import Column, fitted, line
 from tui.header import STEPS, head_line, live_runs, selection_lines, welcome
 from tui.history.run_list import RunSummary

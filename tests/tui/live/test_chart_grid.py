@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from made_runs import step
 
-from engine.runs import events
+from engine.runs.run import events
 from tui.charts.series import Series
 from tui.live.chart_grid import METRICS, ChartGrid, cursor_column, sample_lines, step_of_column
 from tui.live.run_state import MAX_SAMPLES, RunState

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from made_runs import step
 
-from engine.runs import events
+from engine.runs.run import events
 from tui.live import opening
 from tui.live.opening import EventLoader
 

@@ -9,8 +9,8 @@ from made_ladder import made_ladder
 from made_runs import step
 from rich.progress import Progress
 
-from engine.runs import events
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
+from engine.runs.run import events
 from tui.live.following import LadderView
 from tui.live.progress import ProgressDisplay, ProgressLine, RunTimer, TimeLeft, ladder_left
 

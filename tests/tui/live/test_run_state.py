@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from made_runs import step
 
-from engine.runs import events
+from engine.runs.run import events
 from tui.live.log_lines import MAX_LINES
 from tui.live.run_state import RunState
 

@@ -12,8 +12,8 @@ import pytest
 from engine.config.model_files import find_model
 from engine.config.preset_library import resolve_preset
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.runs.device_queue import QueuePlace
 from engine.runs.ladder.ladder_plan import make_plan
+from engine.runs.queue.device_queue import QueuePlace
 from tui.live.machine import OtherProcess
 from tui.preview.disk import needed_disk
 from tui.preview.launch_context import DataCheck, LaunchContext

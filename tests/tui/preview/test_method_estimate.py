@@ -9,8 +9,8 @@ import pytest
 from engine.config.preset_library import resolve_preset
 from engine.memory.formula.history import is_here
 from engine.methods.machine import this_machine
-from engine.runs import run_dir
-from engine.runs.result import Result
+from engine.runs.run import run_dir
+from engine.runs.run.result import Result
 from tui.live.machine import GpuSample, MachineSample
 from tui.preview.method_estimate import memory_budget
 

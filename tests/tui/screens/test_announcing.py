@@ -10,7 +10,7 @@ from pilot import notes, play, start, wait_for
 from textual.pilot import Pilot
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.history.endings import last_visit, remember_visit
 from tui.settings import Settings, read_settings

@@ -11,7 +11,7 @@ from pilot import play, screen_text, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.commands import TABLES, all_commands
 from tui.keymap import RESERVED_KEYS

@@ -10,7 +10,7 @@ from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.charts import ChartsScreen
 

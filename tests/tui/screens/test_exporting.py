@@ -12,9 +12,9 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from engine.config import preset_library
-from engine.runs import run_dir
-from engine.runs.exports import FIDELITY, Fidelity, exports_folder
-from engine.runs.run_dir import RunDir
+from engine.runs.run import run_dir
+from engine.runs.run.exports import FIDELITY, Fidelity, exports_folder
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.screens.exporting import ExportScreen
 

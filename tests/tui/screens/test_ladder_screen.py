@@ -16,9 +16,9 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.ladder.recommendation import summarize
-from engine.runs import locks
 from engine.runs.ladder.ladder_state import LadderEntry
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run.run_dir import RunDir
 from tui.history.ladder_view import bar, headline, progress_lines, score_bars, summary_lines
 from tui.screens.dialogs import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen

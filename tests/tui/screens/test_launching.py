@@ -12,7 +12,8 @@ from sets import write
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.runs import locks, run_dir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.ladder import LadderScreen
 from tui.screens.launching import LaunchScreen

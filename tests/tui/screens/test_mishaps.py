@@ -14,7 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from engine.config.errors import UserError
-from engine.runs import launch, locks
+from engine.runs import launch
+from engine.runs.queue import locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
 from tui.screens.dialogs import SmallScreen

@@ -9,7 +9,8 @@ from pilot import play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import locks, run_dir
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.processes import QueueScreen
 

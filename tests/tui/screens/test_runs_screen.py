@@ -11,7 +11,9 @@ from pilot import LONG, play, shown, start, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.runs import launch, locks, run_dir
+from engine.runs import launch
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.launching import LaunchScreen
 from tui.screens.runs import CompareScreen, RunsScreen

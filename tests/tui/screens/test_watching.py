@@ -12,9 +12,10 @@ from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 
 from engine.config import preset_library
-from engine.runs import events, locks, run_dir
 from engine.runs.home import tilde
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import events, run_dir
+from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample
 from tui.settings import Settings

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import Static
 
 from engine.config.errors import UserError
-from engine.runs import run_dir
+from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.bench import MIDDLE_PANES, RIGHT_PANES
 from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane

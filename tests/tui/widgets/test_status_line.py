@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from made_runs import step
 
-from engine.runs import events
-from engine.runs.follow import last_line
+from engine.runs.run import events
+from engine.runs.run.event_log import last_line
 from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
 from tui.widgets.status_line import status

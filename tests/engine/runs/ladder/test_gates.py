@@ -11,7 +11,7 @@ from made_ladder import made_ladder
 
 from engine.config.errors import UserError
 from engine.runs.ladder.ladder_state import Gain, gain_of_rung
-from engine.runs.result import Interval
+from engine.runs.run.result import Interval
 
 
 def gain(low: float | None) -> Gain:

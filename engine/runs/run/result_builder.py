@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+
 from engine.config import schema
-from engine.runs import events
-from engine.runs.benchmark_scores import benchmark_fingerprint
-from engine.runs.end_record import EndRecord
-from engine.runs.energy import PhaseEnergy
-from engine.runs.events import Event
-from engine.runs.follow import Follower
-from engine.runs.memory_peaks import MemoryPeaks
-from engine.runs.phases import PhaseTimes
-from engine.runs.result import BenchmarkResult, General, Interval, Predicted, Result, Score
-from engine.runs.trained_steps import TrainedSteps, ValidationLosses
+from engine.runs.run import events
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import Follower
+from engine.runs.run.events import End, Eval, Event, Hello, Memory, ModelLoaded, Phase, Plan, Step
+from engine.runs.run.result import (
+    BenchmarkResult,
+    General,
+    Interval,
+    MeasuredPeak,
+    Predicted,
+    Result,
+    Score,
+    benchmark_fingerprint,
+)
 
 
 class ResultBuilder:
@@ -190,3 +198,174 @@ def read_events(builder: ResultBuilder, follower: Follower) -> events.End | None
             elif isinstance(event, events.Hello):
                 end = None
     return end
+
+
+class PhaseTimes:
+    """Seconds in each phase over all workers of a run; time between two workers is not counted.
+
+    Uses the monotonic clock of each worker (`elapsed`) where events have it, so that setting the clock has no effect.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._name = "starting"
+        self._since: float | None = None
+        self._last, self._last_t = 0.0, 0.0
+
+    def add(self, event: Event) -> None:
+        """Hello, phase and end events delimit phases; a worker without an `end` ended at its last event."""
+        moment = event.t if event.elapsed is None else event.elapsed
+        if isinstance(event, (Hello, Phase, End)):
+            self._until(self._last if isinstance(event, Hello) else moment)
+            self._name = event.name if isinstance(event, Phase) else "starting"
+            self._since = None if isinstance(event, End) else moment
+        self._last, self._last_t = moment, event.t
+
+    def seconds(self, now: float | None = None) -> dict[str, float]:
+        """Seconds by phase. `now` (Unix seconds) ends the current phase of a running worker."""
+        seconds = dict(self._seconds)
+        if now is not None and self._since is not None:
+            present = self._last + max(0.0, now - self._last_t)
+            seconds[self._name] = seconds.get(self._name, 0.0) + max(0.0, present - self._since)
+        return {name: round(value, 3) for name, value in seconds.items()}
+
+    def _until(self, moment: float) -> None:
+        if self._since is not None:
+            self._seconds[self._name] = self._seconds.get(self._name, 0.0) + max(0.0, moment - self._since)
+
+
+def phase_seconds(events: Iterable[Event], now: float | None = None) -> dict[str, float]:
+    """Seconds in each phase, as in `PhaseTimes`."""
+    times = PhaseTimes()
+    for event in events:
+        times.add(event)
+    return times.seconds(now)
+
+
+class PhaseEnergy:
+    """Joules drawn by the GPU in each phase, over all workers of a run."""
+
+    def __init__(self) -> None:
+        self._joules: dict[str, float] = {}
+        self._name, self._last = "starting", 0.0
+
+    def add(self, event: Event) -> None:
+        """Add an event; the energy counter restarts with every worker."""
+        if isinstance(event, Hello):
+            self._name, self._last = "starting", 0.0
+        elif isinstance(event, Phase):
+            self._name = event.name
+        elif isinstance(event, Memory) and event.energy is not None:
+            self._joules[self._name] = self._joules.get(self._name, 0.0) + max(0.0, event.energy - self._last)
+            self._last = event.energy
+
+    def joules(self) -> dict[str, float]:
+        """Joules by phase; empty if not measured."""
+        return {name: round(value, 3) for name, value in self._joules.items()}
+
+
+class MemoryPeaks:
+    """Highest value of every memory counter; `peak_training_bytes` is defined in `Result`."""
+
+    def __init__(self) -> None:
+        self.peak = MeasuredPeak()
+        self.peak_training_bytes: int | None = None
+        self._resident_before: int | None = None
+        self._stepping = False
+
+    def add(self, event: Event) -> None:
+        match event:
+            case Hello():
+                self._resident_before, self._stepping = None, False
+            case Phase():
+                self._stepping = False
+            case ModelLoaded():
+                self._resident_before = event.resident_before
+            case Step():
+                self._stepping = True
+            case Memory():
+                self._sample(event)
+
+    def _sample(self, event: Memory) -> None:
+        peak = self.peak
+        # Events before version 0.2 have neither `training` nor the peaks of the caching allocator.
+        training = self._stepping if event.training is None else event.training
+        allocated = event.allocated if event.allocated_peak is None else event.allocated_peak
+        reserved = event.reserved if event.reserved_peak is None else event.reserved_peak
+        peak.rss = _higher(peak.rss, event.rss_peak)
+        peak.allocated, peak.reserved = _higher(peak.allocated, allocated), _higher(peak.reserved, reserved)
+        peak.nvml_used, peak.paged = _higher(peak.nvml_used, event.nvml_used), _higher(peak.paged, event.paged)
+        if training:
+            peak.rss_training = _higher(peak.rss_training, event.rss_peak)
+            peak.allocated_training = _higher(peak.allocated_training, allocated)
+            peak.reserved_training = _higher(peak.reserved_training, reserved)
+            self.peak_training_bytes = _higher(self.peak_training_bytes, self._comparable(event, reserved))
+
+    def _comparable(self, event: Memory, reserved: int | None) -> int | None:
+        """Reserved memory on a GPU; on a CPU the resident set minus its size before the model was loaded."""
+        if reserved:
+            return reserved
+        return None if self._resident_before is None else event.rss_peak - self._resident_before
+
+
+def _higher(a: int | None, b: int | None) -> int | None:
+    known = [value for value in (a, b) if value is not None]
+    return max(known, default=None)
+
+
+class TrainedSteps:
+    """Tokens and seconds per step, 32 bytes each. A resumed run repeats steps, which replace the earlier ones."""
+
+    def __init__(self) -> None:
+        self._step, self._tokens, self._computed, self._seconds = array("q"), array("q"), array("q"), array("d")
+
+    @property
+    def last(self) -> int:
+        """Number of the latest step, 0 before the first."""
+        return self._step[-1] if self._step else 0
+
+    def add(self, event: Step) -> None:
+        """Add a step; a repeated step replaces the earlier one and all that followed it."""
+        if event.step <= self.last:
+            self.rewind(event.step - 1)
+        self._step.append(event.step)
+        self._tokens.append(event.tokens)
+        self._computed.append(event.computed_tokens)
+        self._seconds.append(event.seconds)
+
+    def rewind(self, step: int) -> None:
+        """Discard the steps after this one: the run resumed from it."""
+        first = bisect_left(self._step, step + 1)
+        for column in (self._step, self._tokens, self._computed, self._seconds):
+            del column[first:]
+
+    def tokens(self) -> int:
+        """Tokens of the rows of all steps."""
+        return sum(self._tokens)
+
+    def computed(self) -> int | None:
+        """Tokens of the forward passes of all steps; None if a step did not log them."""
+        return sum(self._computed) if self._computed and all(self._computed) else None
+
+    def seconds(self) -> float:
+        """Duration of all steps."""
+        return sum(self._seconds)
+
+
+class ValidationLosses:
+    """The validation losses during training, by step."""
+
+    def __init__(self) -> None:
+        self._losses: dict[int, float | None] = {}
+
+    def add(self, event: Event) -> None:
+        """Add a `plan` or `eval` event; others have no effect."""
+        match event:
+            case Plan():
+                self._losses = {step: loss for step, loss in self._losses.items() if step <= event.start_step}
+            case Eval(when="during", split="validation"):
+                self._losses[event.step] = event.loss
+
+    def by_step(self) -> list[tuple[int, float | None]]:
+        """(step, loss) in the order of steps; None for a loss that is not finite."""
+        return sorted(self._losses.items())

@@ -18,7 +18,8 @@ from engine.config.errors import UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
 from engine.config.preset import EffectiveConfig, Flat, flatten, nested
 from engine.config.schema import Config
-from engine.runs import folder
+from engine.runs.home import STARTED_IN
+from engine.runs.run import folder
 
 DEVICE_KEYS = ("hardware.device", "train.devices", "train.parallelism")
 """Where a run is computed: these may change when it is resumed (`engine.runs.other_devices`)."""
@@ -99,7 +100,7 @@ def frozen_text(
         "fingerprint": fingerprint(nested(values)),
         "key_fingerprints": _key_fingerprints(values),
         "command": command,
-        folder.STARTED_IN: folder.current_directory() if started_in is None else started_in,
+        STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": effective.notes,
     }
     return tomli_w.dumps({**nested(values), "run": section, "origins": effective.origins})

@@ -12,14 +12,15 @@ import pytest
 from textual.message import Message
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import end_record, locks, run_dir
-from engine.runs.end_record import SIZE, EndRecord
-from engine.runs.event_log import EventLog
-from engine.runs.events import End, Phase
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run import end_record, run_dir
+from engine.runs.run.end_record import SIZE, EndRecord
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.events import End, Phase
+from engine.runs.run.run_dir import RunDir
 from tui.history.run_list import describe
 from tui.live.watcher import NewEvents, Watcher
 

@@ -12,9 +12,9 @@ from made_runs import step
 
 from engine.config.preset_library import resolve_preset
 from engine.ladder.report.material import trace
-from engine.runs import events, run_dir
-from engine.runs.follow import MAX_LINE, Follower, stream
-from engine.runs.run_dir import RunDir
+from engine.runs.run import events, run_dir
+from engine.runs.run.event_log import MAX_LINE, Follower, stream
+from engine.runs.run.run_dir import RunDir
 from engine.worker.earlier_workers import earlier_workers
 from tui.cli.run import refusal
 from tui.live.following import follow

@@ -1,16 +1,21 @@
-"""Schema of `result.json`: the outcome of a run."""
+"""Schema of `result.json`: the outcome of a run, the load while it trained, and its scores on benchmarks by item."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
 
-from engine.runs.model_account import ModelAccount
-from engine.runs.overlap import SplitOverlap
-from engine.runs.training_load import TrainingLoad
+from engine.config.files import read_regular, write_atomically
+from engine.config.quantities import percent
+from engine.config.text import listed, visible
+from engine.runs.run.data_usage import SplitOverlap
+from engine.runs.run.model_account import ModelAccount
 
 Status = Literal["finished", "stopped", "failed", "out_of_memory", "diverged"]
 
@@ -292,3 +297,133 @@ class Result(Struct, kw_only=True):
 def decode_result(text: bytes) -> Result:
     """Decode `result.json`. Raises msgspec.DecodeError if it is damaged."""
     return msgspec.json.decode(text, type=Result)
+
+
+DEFAULT_OTHER_LOAD = 0.1
+"""Share of CPU time that other processes may use before a timing counts as disturbed."""
+SATURATED = 0.85
+"""Other processes slow a run down only if together they use at least this share of its CPUs."""
+MAX_NAMES = 3
+"""Processes that are named."""
+HARMLESS = ("power cap",)
+"""Reasons for lower clocks that are normal at full load."""
+
+
+class TrainingLoad(Struct, kw_only=True):
+    """Load of the machine during training, over all workers of a run."""
+
+    seconds: float = 0.0
+    """Time from the first to the last step, validation included."""
+    cpus: int = 0
+    """CPUs that the worker may use."""
+    cpu_seconds: float = 0.0
+    """CPU time of the worker."""
+    other_cpu_seconds: float | None = None
+    """CPU time of all other processes on the CPUs of the worker; null if the system does not report it."""
+    pressure_seconds: float | None = None
+    """Time in which a task of the system waited for a CPU (/proc/pressure/cpu)."""
+    gpu_processes: list[str] = field(default_factory=list)
+    """Other processes that computed on the GPU."""
+    clock: float | None = None
+    """Mean clock of the GPU's multiprocessors in MHz."""
+    max_clock: float | None = None
+    """Highest clock that the GPU supports, in MHz."""
+    throttled: list[str] = field(default_factory=list)
+    """Why the GPU lowered its clocks: `power cap`, `temperature`, `hardware slowdown`, `power brake`."""
+    complete: bool = True
+    """Whether every worker that trained recorded its load; one that was killed did not."""
+
+    def add(self, other: TrainingLoad) -> None:
+        """Add the load of a later worker of the same run."""
+        total = self.seconds + other.seconds
+        if self.clock is None or other.clock is None:
+            self.clock = other.clock if self.clock is None else self.clock
+        elif total:
+            self.clock = (self.clock * self.seconds + other.clock * other.seconds) / total
+        self.seconds, self.cpus = total, other.cpus
+        self.cpu_seconds += other.cpu_seconds
+        self.other_cpu_seconds = _sum(self.other_cpu_seconds, other.other_cpu_seconds)
+        self.pressure_seconds = _sum(self.pressure_seconds, other.pressure_seconds)
+        self.gpu_processes = list(dict.fromkeys([*self.gpu_processes, *other.gpu_processes]))
+        self.throttled = list(dict.fromkeys([*self.throttled, *other.throttled]))
+        self.max_clock = other.max_clock if self.max_clock is None else self.max_clock
+
+    @property
+    def other_share(self) -> float | None:
+        """Share of the CPU time of the worker's CPUs that other processes used."""
+        capacity = self.seconds * self.cpus
+        return self.other_cpu_seconds / capacity if self.other_cpu_seconds is not None and capacity else None
+
+    def disturbance(self, allowed: float = DEFAULT_OTHER_LOAD) -> str:
+        """Why the timing of the run is disturbed; '' if it is not, or if nothing is known."""
+        reasons = []
+        share = self.other_share
+        if share is not None and share > allowed and self._busy() >= SATURATED:
+            reasons.append(f"other processes used {percent(share, 0)} of the time of its CPUs")
+        if self.gpu_processes and allowed < 1:
+            names = listed([visible(name, 40) for name in self.gpu_processes[:MAX_NAMES]])
+            reasons.append(f"its GPU was also used by {names}")
+        if (causes := [cause for cause in self.throttled if cause not in HARMLESS]) and allowed < 1:
+            reasons.append(f"its GPU lowered its clocks ({listed(causes)})")
+        return "; ".join(reasons)
+
+    def _busy(self) -> float:
+        """Share of the time of the worker's CPUs that was used, by the worker or others."""
+        used = self.cpu_seconds + (self.other_cpu_seconds or 0.0)
+        return used / (self.seconds * self.cpus) if self.seconds and self.cpus else 0.0
+
+
+def _sum(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a + b
+
+
+SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match")
+"""Metrics of lm-evaluation-harness whose score of an item is between 0 and 1."""
+
+
+class BenchmarkScores(Struct, kw_only=True):
+    """The scores of one model on one benchmark."""
+
+    benchmark: str
+    metric: str
+    """As lm-evaluation-harness names it: acc, acc_norm, exact_match."""
+    higher_is_better: bool
+    is_share: bool
+    """Whether scores are shares from 0 to 1."""
+    fingerprint: str
+    """SHA-256 of library version, task file and items; scores with different fingerprints are not comparable."""
+    score: Interval
+    """The mean over the items, with its bootstrap 95% confidence interval."""
+    items: list[float]
+    """By item, in the order of the benchmark."""
+    seconds: float = 0.0
+
+
+def are_shares(metric: str, values: Sequence[float]) -> bool:
+    """Whether scores are shares from 0 to 1: known for the metric, or every item is right or wrong."""
+    return metric in SHARES or set(values) <= {0.0, 1.0}
+
+
+def file_stem(benchmark: str) -> str:
+    """The benchmark's name as a part of file names."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", benchmark).lstrip(".") or "_"
+
+
+def benchmark_fingerprint(benchmark: str) -> str:
+    """The key of a benchmark among the fingerprints of a result or a ladder."""
+    return f"benchmark {benchmark}"
+
+
+def write_scores(path: Path, scores: BenchmarkScores) -> None:
+    """Write atomically, and create the folder. Raises OSError."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    write_atomically(path, msgspec.json.encode(scores))
+
+
+def read_scores(path: Path, fingerprint: str | None = None) -> BenchmarkScores | None:
+    """The stored scores; None if they are missing, damaged, or have another fingerprint."""
+    try:
+        found = msgspec.json.decode(read_regular(path), type=BenchmarkScores)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if found.items and fingerprint in (None, found.fingerprint) else None

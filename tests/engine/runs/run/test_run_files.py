@@ -14,13 +14,12 @@ import regex
 from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.text import shortened, visible
-from engine.runs import locks, run_dir
-from engine.runs.event_decoding import decode
-from engine.runs.event_log import EventLog
-from engine.runs.events import End, Hello, Step, Warning
-from engine.runs.follow import Follower
 from engine.runs.ladder import ladder_dir
-from engine.runs.result import MeasuredPeak
+from engine.runs.queue import locks
+from engine.runs.run import run_dir
+from engine.runs.run.event_log import EventLog, Follower
+from engine.runs.run.events import End, Hello, Step, Warning, decode
+from engine.runs.run.result import MeasuredPeak
 
 
 def hello() -> Hello:

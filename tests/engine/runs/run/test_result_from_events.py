@@ -9,12 +9,11 @@ import msgspec
 import pytest
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import events, run_dir
-from engine.runs.end_record import EndRecord
-from engine.runs.event_log import EventLog
-from engine.runs.result import Predicted, Result
-from engine.runs.run_dir import RunDir
-from engine.runs.training_load import TrainingLoad
+from engine.runs.run import events, run_dir
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.result import Predicted, Result, TrainingLoad
+from engine.runs.run.run_dir import RunDir
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from engine.config.files import read_regular
-from engine.runs.result import Status
+from engine.runs.run.result import Status
 
 SIZE = 4096
 """Bytes; one block of common file systems."""

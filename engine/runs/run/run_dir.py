@@ -17,17 +17,15 @@ from engine.config.errors import UserError
 from engine.config.files import open_regular, read_regular, remove_tree, write_atomically
 from engine.config.preset import EffectiveConfig
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
-from engine.runs import end_record, folder
-from engine.runs.benchmark_scores import file_stem
-from engine.runs.end_record import EndRecord
-from engine.runs.event_decoding import decode
-from engine.runs.event_log import EventLog
-from engine.runs.events import End, Event
-from engine.runs.folder import Folder
-from engine.runs.follow import Follower
-from engine.runs.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file, unreadable
-from engine.runs.result import Result, decode_result
-from engine.runs.result_builder import ResultBuilder, read_events
+from engine.runs.home import started_in
+from engine.runs.run import end_record, folder
+from engine.runs.run.end_record import EndRecord
+from engine.runs.run.event_log import EventLog, Follower
+from engine.runs.run.events import End, Event, decode
+from engine.runs.run.folder import Folder
+from engine.runs.run.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file, unreadable
+from engine.runs.run.result import Result, decode_result, file_stem
+from engine.runs.run.result_builder import ResultBuilder, read_events
 
 ACTIVE = ("live", "starting", "pending")
 """States of a run whose worker runs or will."""
@@ -81,7 +79,7 @@ class RunDir(Folder):
         return self.path / f"predictions-{shots}-shot.jsonl"
 
     def benchmark_file(self, benchmark: str, when: Literal["before", "after"]) -> Path:
-        """The scores of each item of a benchmark, before or after training (`engine.runs.benchmark_scores`)."""
+        """The scores of each item of a benchmark, before or after training (`engine.runs.run.result`)."""
         return self.path / "benchmarks" / f"{file_stem(benchmark)}.{when}.json"
 
     @property
@@ -128,7 +126,7 @@ class RunDir(Folder):
 
     def started_in(self) -> str:
         """The directory that the run was started from."""
-        return folder.started_in(self.config_file)
+        return started_in(self.config_file)
 
     def job(self) -> Job | None:
         """Its latest job, None for a run on this machine. Raises UserError where the record is damaged."""

@@ -20,9 +20,9 @@ from msgspec import Struct, field
 from engine.config.errors import UserError
 from engine.config.files import locked_folder, read_item_lines, read_regular, read_small, remove_tree
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
-from engine.runs import locks
-from engine.runs.result import Interval
-from engine.runs.run_dir import RunDir
+from engine.runs.queue import locks
+from engine.runs.run.result import Interval
+from engine.runs.run.run_dir import RunDir
 
 ExportKind = Literal["adapter", "merged", "gguf"]
 WeightType = Literal["bf16", "f16", "f32", "q8_0", "q4_k_m"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from engine.runs import events
-from engine.runs.event_decoding import decode
-from engine.runs.training_load import TrainingLoad
+from engine.runs.run import events
+from engine.runs.run.events import decode
+from engine.runs.run.result import TrainingLoad
 
 
 def load(others: float | None, own: float = 180.0, **more: object) -> TrainingLoad:

@@ -3,21 +3,21 @@
 Every event has `v` (schema version), `seq` (1, 2, 3 …), `t` (Unix seconds), `elapsed` (seconds since this worker
 started) and `type`. Readers ignore unknown types and fields. JSON has no NaN: a non-finite number is written as null.
 `result.json` is built only from these events (`result_builder`), so everything it contains needs an event. From
-the first release on new fields have a default, so that earlier files stay readable. `event_decoding` decodes lines.
+the first release on new fields have a default, so that earlier files stay readable. `decode` reads a line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from engine.config.activation_checkpointing import ResolvedCheckpointing
-from engine.runs.model_account import ModelAccount
-from engine.runs.overlap import SplitOverlap
-from engine.runs.result import SCHEMA_VERSION, Interval, Predicted
-from engine.runs.result import Status as Status
-from engine.runs.training_load import TrainingLoad
+from engine.runs.run.data_usage import SplitOverlap
+from engine.runs.run.model_account import ModelAccount
+from engine.runs.run.result import SCHEMA_VERSION, Interval, Predicted, TrainingLoad
+from engine.runs.run.result import Status as Status
 
 PhaseName = Literal["waiting", "data", "model", "baseline", "training", "evaluation", "saving"]
 
@@ -263,7 +263,7 @@ class GeneralLoss(Event, tag="general"):
 
 
 class BenchmarkScored(Event, tag="benchmark"):
-    """The score of a model on a benchmark; fields as in `benchmark_scores.BenchmarkScores`."""
+    """The score of a model on a benchmark; fields as in `BenchmarkScores`."""
 
     when: Literal["before", "after"]
     benchmark: str
@@ -358,3 +358,35 @@ AnyEvent = (
     | Error
     | End
 )
+
+
+_decode = msgspec.json.Decoder(AnyEvent).decode
+
+
+def decode(line: bytes) -> Event | None:
+    """Decode one line; None for event types unknown to this version and for lines that are not events."""
+    try:
+        event: Event = _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return event
+
+
+def is_damaged(line: bytes) -> bool:
+    """Whether a line that `decode` rejected is damaged, as opposed to an event type of a later version."""
+    try:
+        return msgspec.json.decode(line, type=_Tagged).type in _KNOWN
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+
+
+class _Tagged(msgspec.Struct):
+    type: str
+
+
+_KNOWN = {str(kind.__struct_config__.tag) for kind in Event.__subclasses__()}
+
+
+def opening_of(kinds: Iterable[type[Event]]) -> tuple[bytes, ...]:
+    """Line prefixes of these event types as `EventLog` writes them."""
+    return tuple(f'{{"type":"{kind.__struct_config__.tag}"'.encode() for kind in kinds)

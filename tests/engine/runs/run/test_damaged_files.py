@@ -10,10 +10,10 @@ from command import ftbench
 
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
-from engine.runs import run_dir
-from engine.runs.event_log import EventLog
-from engine.runs.events import Checkpoint, Hello
-from engine.runs.run_dir import RunDir, blank_result, read_frozen, write_result
+from engine.runs.run import run_dir
+from engine.runs.run.event_log import EventLog
+from engine.runs.run.events import Checkpoint, Hello
+from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
 from engine.worker.earlier_workers import earlier_workers
 
 

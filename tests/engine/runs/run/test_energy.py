@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.ladder.results import worked_joules
-from engine.runs import events
-from engine.runs.energy import PhaseEnergy
-from engine.runs.event_log import EventLog
-from engine.runs.follow import stream
-from engine.runs.result import Result
+from engine.runs.run import events
+from engine.runs.run.event_log import EventLog, stream
+from engine.runs.run.result import Result
+from engine.runs.run.result_builder import PhaseEnergy
 
 
 def memory(energy: float | None) -> events.Memory:

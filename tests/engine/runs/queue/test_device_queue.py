@@ -16,13 +16,15 @@ from pathlib import Path
 import pytest
 
 from engine.config.preset_library import resolve_preset
-from engine.runs import device_queue, launch, locks, run_dir
+from engine.runs import launch
+from engine.runs.queue import device_queue, locks
+from engine.runs.run import run_dir
 
 WAITER = """
 import sys, time
 from pathlib import Path
 from engine.hardware.devices import SelectedDevice, select_devices
-from engine.runs.device_queue import wait_for_devices
+from engine.runs.queue.device_queue import wait_for_devices
 device, came, run, folder, count = sys.argv[1:]
 def tell(note):
     with open(f"{folder}/{run}.notes", "a") as file:

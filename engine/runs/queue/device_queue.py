@@ -12,17 +12,19 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.config.errors import UserError
-from engine.hardware.devices import conflicts, queue_of
-from engine.runs import locks
-from engine.runs.home import tilde
-from engine.runs.started_in import started_in
+from engine.hardware.devices import CPU, conflicts, queue_of, slot_of
+from engine.hardware.nvml import Nvml, process_name, process_user
+from engine.runs.home import started_in, tilde
+from engine.runs.queue import locks
 
 if TYPE_CHECKING:
     from engine.hardware.devices import SelectedDevice
+
 
 STALE_SECONDS = 60.0
 """Age at which an unlocked ticket is deleted: a younger one may belong to a run that is about to lock it."""
@@ -271,3 +273,97 @@ def _origin(run: Path) -> str:
 def _named(run: Path) -> str:
     """The run's name; `ftbench try 2026…-3f2a` for a chat session with it."""
     return f"ftbench {run.name} {run.parent.name}" if run.name in COMMANDS else run.name or "another run"
+
+
+def runs_of(run: Path) -> Path:
+    """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat
+    session and an export (`<run>/try`, `<run>/export` in the device queue) the parent of its run.
+    """
+    if run.name in COMMANDS:
+        return run.parent.parent
+    return run.parent.parent.parent if is_timing_probe(run) else run.parent
+
+
+def is_timing_probe(run: Path) -> bool:
+    """Whether a run is in its ladder's directory (`LadderDir.probes`)."""
+    return run.parent.name == "probes"
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """One process in the queue of a device."""
+
+    device: str
+    """UUID or index of a GPU or MIG instance, `cpu`, or `cpu-1of2` for a slot."""
+    title: str
+    """`CPU`, `CPU slot 1 of 2`, `GPU 0`, `MIG instance 5c1b2a3d`."""
+    place: int
+    """0 uses the device, 1 is next."""
+    run: str
+    """Name of the run; '' if it is not known."""
+    what: str
+    """`run`, `try` for a chat session with the run, or `export`."""
+    pid: int
+    since: float
+    """Unix seconds: when it got the device, or when it joined the queue."""
+    started_in: str
+    """The directory it was started from, '' where it was not recorded."""
+    home: str
+    """The runs home of the run."""
+
+
+def queue_entries() -> list[QueueEntry]:
+    """The queues of all devices of this machine, per device with its user first.
+
+    Raises UserError if the lock folder cannot be used.
+    """
+    places = queue_places()
+    nvml = Nvml() if any(queue_of(turn.device) != CPU for turn in places) else None
+    return [_entry(turn, device_title(turn.device, nvml)) for turn in places]
+
+
+def device_title(device: str, nvml: Nvml | None) -> str:
+    """The title of a device in the queue, as `SelectedDevice` names it."""
+    if device == CPU:
+        return "CPU"
+    if slot := slot_of(device):
+        place, slots = slot
+        return f"{device_title(queue_of(device), nvml)} slot {place} of {slots}"
+    short = device.partition("-")[2][:8]
+    if device.startswith("MIG-"):
+        return f"MIG instance {short}"
+    gpu = nvml.by_uuid(device) if nvml and short else None
+    return f"GPU {gpu.index if gpu else short or device}"
+
+
+def _entry(turn: QueuePlace, title: str) -> QueueEntry:
+    is_command = turn.run.name in COMMANDS
+    path = turn.run.parent if is_command else turn.run
+    directory = started_in(path / "run.toml") if path.name else ""
+    home = str(runs_of(turn.run)) if path.name else ""
+    return QueueEntry(
+        turn.device,
+        title,
+        turn.place,
+        path.name,
+        turn.run.name if is_command else "run",
+        turn.pid,
+        turn.since,
+        directory,
+        home,
+    )
+
+
+def others_on_gpus(entries: list[QueueEntry]) -> Iterator[dict[str, object]]:
+    """Processes on the GPUs that are not in the queue, as NVML reports them: GPU, pid, user, name, bytes."""
+    ours = {entry.pid for entry in entries}
+    for gpu in Nvml().gpus():
+        for pid, used in gpu.processes():
+            if pid not in ours:
+                yield {
+                    "gpu": gpu.index,
+                    "pid": pid,
+                    "user": process_user(pid),
+                    "name": process_name(pid),
+                    "bytes": used,
+                }

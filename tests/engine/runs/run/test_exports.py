@@ -10,7 +10,7 @@ import pytest
 from engine.config.errors import UserError
 from engine.config.files import locked_folder
 from engine.config.metric_specs import metric_spec
-from engine.runs.exports import (
+from engine.runs.run.exports import (
     FIDELITY,
     ITEM_SCORES,
     Artifact,
@@ -25,9 +25,9 @@ from engine.runs.exports import (
     read_item_scores,
     remove_unfinished,
 )
-from engine.runs.fidelity_text import fidelity_facts, outcome_sentence
-from engine.runs.result import Interval
-from engine.runs.run_dir import RunDir
+from engine.runs.run.result import Interval
+from engine.runs.run.run_dir import RunDir
+from engine.runs.score_format import fidelity_facts, outcome_sentence
 
 EXACT, LOSS = metric_spec("exact_match"), metric_spec("loss")
 

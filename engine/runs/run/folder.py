@@ -15,10 +15,9 @@ from typing import ClassVar, TypeVar
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_LOG_BYTES, MAX_RECORD_BYTES, check_utf8, remove_tree, write_atomically
 from engine.config.text import visible
-from engine.runs import device_queue, end_record, locks
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
-from engine.runs.started_in import STARTED_IN as STARTED_IN
-from engine.runs.started_in import started_in as started_in
+from engine.runs.queue import device_queue, locks
+from engine.runs.run import end_record
 
 RECORD_SUFFIXES, LOG_SUFFIXES = (".toml", ".json", ".html", ".md"), (".jsonl", ".log", ".lock")
 """Of files in the directory of a run or ladder; directories have none of these."""
@@ -221,25 +220,11 @@ def running_elsewhere(home: Path) -> str:
     """`full-3d4d is running in ~/other/runs.` for a run on this machine outside of `home`; '' without one."""
     with contextlib.suppress(UserError, OSError):
         for turn in device_queue.queue_places():
-            directory = runs_of(turn.run)
+            directory = device_queue.runs_of(turn.run)
             if turn.run.name and directory != home:
                 run = turn.run.parent if turn.run.name in device_queue.COMMANDS else turn.run
                 return f"{short_name(run.name)} is running in {tilde(directory)}."
     return ""
-
-
-def runs_of(run: Path) -> Path:
-    """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat
-    session and an export (`<run>/try`, `<run>/export` in the device queue) the parent of its run.
-    """
-    if run.name in device_queue.COMMANDS:
-        return run.parent.parent
-    return run.parent.parent.parent if is_timing_probe(run) else run.parent
-
-
-def is_timing_probe(run: Path) -> bool:
-    """Whether a run is in its ladder's directory (`LadderDir.probes`)."""
-    return run.parent.name == "probes"
 
 
 def short_name(run: str) -> str:

@@ -1,0 +1,1 @@
+"""Locks, and the queues of devices."""

@@ -1,0 +1,1 @@
+"""A run is a directory: its configuration, events, result and exports."""

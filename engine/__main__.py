@@ -19,9 +19,9 @@ from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
 from engine.hardware.devices import SelectedDevice, devices_for, still_exists
-from engine.runs.config_check import check_unchanged
 from engine.runs.queue import locks
 from engine.runs.queue.device_queue import wait_for_devices
+from engine.runs.resuming import check_unchanged
 from engine.runs.run import end_record
 from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog
@@ -33,7 +33,7 @@ from engine.runs.run.run_dir import (
     read_frozen,
     write_end,
 )
-from engine.runs.stop_request import StopRequest
+from engine.runs.stopping import StopRequest
 from engine.worker.input_checks import refuse_inputs
 from engine.worker.process_end import end_process
 

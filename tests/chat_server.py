@@ -14,7 +14,7 @@ import msgspec
 from places import ROOT, TESTS
 
 from engine.config.errors import Notice
-from engine.runs.chat_messages import (
+from engine.runs.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerStarted,

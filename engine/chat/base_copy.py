@@ -12,7 +12,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from engine.methods.adapters import multiply_in_input_dtype, own_targets
-from engine.runs.chat_messages import WeightsMemory
+from engine.runs.chat_client import WeightsMemory
 
 
 class BaseCopy:

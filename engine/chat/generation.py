@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from engine.evaluation.forward import CACHE_ARGUMENTS, Forward
 from engine.methods.adapters import unwrap_peft
-from engine.runs.chat_messages import Sampling
+from engine.runs.chat_client import Sampling
 
 
 @dataclass

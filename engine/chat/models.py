@@ -30,7 +30,7 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of, maximum_positions
 from engine.methods.provenance import fingerprint
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.chat_messages import NOT_FINISHED, ChatColumn, Conversation, MemoryUse
+from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir, finished_result, read_frozen
 from engine.training.guards import free_memory, is_out_of_memory

@@ -9,7 +9,7 @@ from engine.data.chat_template import has_template
 from engine.data.parallel import in_child
 from engine.data.rows import Example, Problem, Row
 from engine.data.tokens import RowTokenizer
-from engine.runs.chat_messages import Conversation
+from engine.runs.chat_client import Conversation
 
 ANSWER = "answer"
 """In place of the answer that the model will give: the data path encodes whole conversations."""

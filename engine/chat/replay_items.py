@@ -13,8 +13,8 @@ from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.examples import examples_of
 from engine.data.rows import Example, Row
 from engine.evaluation.predictions import PredictionLine, ScoredItem, read_lines
-from engine.runs.chat_messages import RecordedAnswer as Recorded
-from engine.runs.chat_messages import ReplayItem, ReplayItems
+from engine.runs.chat_client import RecordedAnswer as Recorded
+from engine.runs.chat_client import ReplayItem, ReplayItems
 
 ORDER = {"disagree": 0, "failure": 1, "other": 2}
 

@@ -11,7 +11,7 @@ from engine.chat.models import LoadedModels, Loader, Progress, Responder, tried_
 from engine.chat.replay_items import replay_items
 from engine.config.errors import UserError
 from engine.methods.machine import Machine, this_machine
-from engine.runs.chat_messages import (
+from engine.runs.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerStarted,

@@ -35,7 +35,7 @@ from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.rpc_client import ask
 from engine.runs.run import end_record
 from engine.runs.run.result import Result
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
 
 
 def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir) -> tuple[Outcome, str]:

@@ -26,14 +26,14 @@ from engine.runs import launch
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rungs import Rung
+from engine.runs.launch import start_configured
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import last_line, stream
 from engine.runs.run.events import Step
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, iterate
-from engine.runs.stop_request import StopRequest, StopRequested
-from engine.runs.tracking import start_configured
+from engine.runs.stopping import StopRequest, StopRequested
 
 UNRELATED_KEYS = (
     "title",

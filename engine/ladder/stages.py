@@ -38,7 +38,7 @@ from engine.runs.run.exports import (
 )
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
 
 PROBE_STEPS = 4
 """The first step warms up and is not timed."""

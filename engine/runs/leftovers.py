@@ -3,6 +3,9 @@
 Temporary files and folders are named as in TEMPORARY_NAMES. In a run's or ladder's directory they are leftovers once no
 process holds that directory's lock; elsewhere, once nothing in them has changed for QUIET_SECONDS. They are never
 leftovers while a process has them open or locked, as `files.temporary_folder` does.
+
+A resumed run, a repeated export and the next run on a device remove their own leftovers. This module is for what is
+never resumed: a worker that was killed while it saved an 8B model leaves up to 16 GB that no other subcommand names.
 """
 
 from __future__ import annotations

@@ -19,16 +19,15 @@ from engine.config.schema import Config
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import launch
-from engine.runs.continued_run import find_continued_run
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.other_devices import use_devices
+from engine.runs.launch import start_configured
+from engine.runs.resuming import find_continued_run, use_devices
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from engine.runs.tracking import start_configured
 
 C = TypeVar("C", LadderDir, SweepDir)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from engine.config.errors import UserError
 from engine.config.preset import flatten
 from engine.config.trackers import TRACKERS, check_trackers
+from engine.runs.launch import TrackerFiles, ladder_of
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir, read_frozen
-from engine.runs.tracking import TrackerFiles, ladder_of
 from engine.tracking.feed import TrackedRun, Tracker, feed, open_tracker
 
 NICENESS = 10

@@ -1,6 +1,6 @@
 """Chat session: `python -m engine.worker.chat_server PID` answers the requests of one client until its stdin closes.
 
-Requests and messages are JSON lines (`engine.runs.chat_messages`). The process is in the device queue while it waits
+Requests and messages are JSON lines (`engine.runs.chat_client`). The process is in the device queue while it waits
 and as long as it runs; it ends with its client, which frees all memory.
 """
 
@@ -22,8 +22,8 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import used_folder
 from engine.hardware.devices import SelectedDevice, select_devices
 from engine.methods.quick_import import import_libraries
-from engine.runs import parent
-from engine.runs.chat_messages import (
+from engine.runs import stopping
+from engine.runs.chat_client import (
     NOT_FINISHED,
     AnswerRequest,
     ListItems,
@@ -137,7 +137,7 @@ def main() -> int:
     # Libraries may print to stdout: messages use a duplicate of it, and stdout itself becomes stderr.
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    parent.die_with_parent(int(sys.argv[1]))
+    stopping.die_with_parent(int(sys.argv[1]))
     server = ChatServer(os.dup(sys.stdin.fileno()), channel)
     try:
         server.run()

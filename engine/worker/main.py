@@ -33,7 +33,7 @@ from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir
-from engine.runs.stop_request import StopRequest
+from engine.runs.stopping import StopRequest
 from engine.training import checkpoints
 from engine.training.compilation import refuse_compilation
 from engine.training.guards import free_memory

@@ -35,7 +35,7 @@ from engine.methods.adapters import load_adapter
 from engine.methods.machine import Machine
 from engine.methods.model_config import maximum_positions
 from engine.methods.provenance import fingerprint
-from engine.runs.continued_run import continued_run_name, find_continued_run
+from engine.runs.resuming import continued_run_name, find_continued_run
 from engine.training.checkpoints import folder_atomically
 from engine.training.sharding import shard
 from engine.worker.run_context import RunContext

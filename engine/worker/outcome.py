@@ -12,7 +12,7 @@ from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device
 from engine.runs.run.events import Status
-from engine.runs.stop_request import StopRequested
+from engine.runs.stopping import StopRequested
 from engine.training import sharding
 from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
 from engine.worker.run_context import RunContext

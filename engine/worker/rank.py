@@ -13,12 +13,11 @@ import time
 from pathlib import Path
 
 from engine.hardware.devices import device_settings, devices_for
-from engine.runs.parent import die_with_parent
 from engine.runs.run import end_record
 from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog, NoEventLog
 from engine.runs.run.run_dir import RunDir, read_frozen
-from engine.runs.stop_request import StopRequest
+from engine.runs.stopping import StopRequest, die_with_parent
 
 STOP_SIGNAL = signal.SIGUSR2
 """Asks a rank to stop. It is ignored until the rank can answer it: the launcher ignores it too, and repeats it."""

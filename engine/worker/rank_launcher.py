@@ -30,7 +30,7 @@ from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import End, Error, MicroBatchReduced, Warning
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir, write_end
-from engine.runs.stop_request import StopRequest
+from engine.runs.stopping import StopRequest
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.outcome import memory_advice
 from engine.worker.rank import FOLDER, OUT_OF_MEMORY, STOP_SIGNAL

@@ -23,7 +23,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
 from engine.methods.quick_import import import_libraries, import_without_torch
-from engine.runs import parent
+from engine.runs import stopping
 from engine.runs.run.exports import GGUF_TOOLS
 from engine.worker.process_end import end_process
 from engine.worker.requests import ARTIFACT_REQUESTS, AUDIT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
@@ -256,10 +256,10 @@ def main() -> int:
     def progress(text: str, done: int | None = None, total: int | None = None, unit: str = "rows") -> None:
         tell({"progress": text} | ({} if done is None else {"done": done, "total": total, "unit": unit}))
 
-    parent.die_with_parent(int(sys.argv[2]))
+    stopping.die_with_parent(int(sys.argv[2]))
     try:
         arguments = json.loads(sys.stdin.buffer.readline())
-        parent.watch(sys.stdin.fileno())
+        stopping.watch(sys.stdin.fileno())
         if sys.argv[1] in TOKENIZER_ONLY and not _is_gguf(arguments):  # converting one needs torch
             progress("loading libraries")
             import_without_torch()

@@ -28,7 +28,7 @@ from engine.methods.machine import Machine
 from engine.methods.model_config import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.weights import account_of
-from engine.runs.continued_run import continued_run_name
+from engine.runs.resuming import continued_run_name
 from engine.runs.run import end_record, events
 from engine.runs.run.data_usage import SplitOverlap
 from engine.runs.run.end_record import EndRecord
@@ -38,7 +38,7 @@ from engine.runs.run.model_account import LEFT_OUT, left_out_warning
 from engine.runs.run.result import General, Score
 from engine.runs.run.result_builder import score_of
 from engine.runs.run.run_dir import RunDir, write_end
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
 from engine.training.batches import NO_SHARING, BatchSampler, Sharing
 from engine.training.checkpoints import SavedCheckpoint
 from engine.training.meters import Meters

@@ -18,7 +18,7 @@ from engine.memory.probe import available_for_copy, available_memory, preserved_
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs.run import events
 from engine.runs.run.events import Compiled
-from engine.runs.stop_request import StopRequested
+from engine.runs.stopping import StopRequested
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler
 from engine.training.callback import Callback

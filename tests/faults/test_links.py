@@ -27,10 +27,10 @@ from engine.runs.cleaning import KINDS
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis
+from engine.runs.launch import start_tracker
 from engine.runs.run import folder, run_dir
 from engine.runs.run.exports import FIDELITY, Fidelity, remove_unfinished
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
-from engine.runs.tracking import start_tracker
 from engine.training import checkpoints
 from tui.cli.clean import CleanOptions, clean
 

@@ -1,4 +1,8 @@
-"""`doctor --bundle`: one archive with what a bug report needs, without secrets, data rows or answers."""
+"""`doctor --bundle`: one archive with what a bug report needs, without secrets, data rows or answers.
+
+A run's directory cannot be sent as it is: events and predictions quote rows and answers, and configurations can contain
+tokens. Which files and fields leave the machine is decided here only.
+"""
 
 from __future__ import annotations
 

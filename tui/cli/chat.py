@@ -12,10 +12,10 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.text import visible
 from engine.hardware.devices import CPU, THE_CPU
-from engine.runs.chat_client import ChatClient
-from engine.runs.chat_messages import (
+from engine.runs.chat_client import (
     NOT_FINISHED,
     AnswerFinished,
+    ChatClient,
     ListItems,
     LoadingProgress,
     Message,

@@ -17,11 +17,11 @@ from engine.config.preset_library import preset_name, resolve_preset
 from engine.runs import launch, start
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.launch import tracker_problems
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
-from engine.runs.tracking import tracker_problems
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.history.tables import as_json, benchmark_lines, show_results

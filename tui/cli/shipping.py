@@ -105,7 +105,7 @@ def try_runs(
     json: JsonOption = False,
 ) -> None:
     """Answer prompts with base and tuned models, side by side."""
-    from engine.runs.chat_messages import Sampling
+    from engine.runs.chat_client import Sampling
     from tui.cli import chat as verb
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)

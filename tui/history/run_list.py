@@ -13,8 +13,8 @@ from engine.config.files import read_regular
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import duration
 from engine.executors.slurm import queue
-from engine.runs.continued_run import continued_run_name
 from engine.runs.home import tilde
+from engine.runs.resuming import continued_run_name
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import decode

@@ -12,7 +12,7 @@ from engine.config.errors import UserError
 from engine.config.quantities import duration, size
 from engine.config.text import amount
 from engine.hardware.devices import THE_CPU
-from engine.runs.chat_messages import (
+from engine.runs.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerStarted,

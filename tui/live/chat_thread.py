@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from textual.message import Message
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.chat_client import ChatClient
-from engine.runs.chat_messages import Message as SessionMessage
-from engine.runs.chat_messages import OpenSession, Request
+from engine.runs.chat_client import ChatClient, OpenSession, Request
+from engine.runs.chat_client import Message as SessionMessage
 
 
 @dataclass

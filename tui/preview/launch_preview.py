@@ -23,10 +23,10 @@ from engine.memory.formula.disk_space import low_disk_notice, small_disk_error
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.remedies import changes
-from engine.runs.continued_run import continued_run_name, find_continued_run
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.rungs import LadderPlan, Rung
+from engine.runs.resuming import continued_run_name, find_continued_run
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
 from tui.data_report import DataReport, overlap_in_short, warning_lines

@@ -15,10 +15,10 @@ from engine.config.preset import EffectiveConfig, flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
-from engine.runs.continued_run import SAME_SETTINGS, continued_run_name
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE
 from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.resuming import SAME_SETTINGS, continued_run_name
 from engine.runs.run import run_dir
 from engine.runs.run.exports import artifact_words
 from engine.runs.run.run_dir import RunDir

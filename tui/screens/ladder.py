@@ -211,7 +211,7 @@ class LadderScreen(BaseScreen[None]):
 
     def action_try_runs(self) -> None:
         """Try a finished run of each rung."""
-        from engine.runs.chat_messages import OpenSession  # imported when it is opened
+        from engine.runs.chat_client import OpenSession  # imported when it is opened
         from tui.screens.trying import TryScreen
 
         folder = self.current()

@@ -199,7 +199,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
 
     def action_try_runs(self) -> None:
         """Try the marked runs, or the selected one."""
-        from engine.runs.chat_messages import OpenSession  # imported when it is opened
+        from engine.runs.chat_client import OpenSession  # imported when it is opened
         from tui.screens.trying import TryScreen
 
         names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self._selected()) else [])

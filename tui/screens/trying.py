@@ -15,8 +15,8 @@ from textual.widgets import Input, Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
-from engine.runs import chat_messages
-from engine.runs.chat_file import save_conversations
+from engine.runs import chat_client
+from engine.runs.chat_client import save_conversations
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
 from tui.live import chat
@@ -50,8 +50,8 @@ class TryScreen(BaseScreen[None]):
 
     def __init__(
         self,
-        request: chat_messages.OpenSession,
-        sampling: chat_messages.Sampling = chat_messages.Sampling(max_new_tokens=0),
+        request: chat_client.OpenSession,
+        sampling: chat_client.Sampling = chat_client.Sampling(max_new_tokens=0),
         system: str | None = None,
         on_cpu: bool = False,
     ) -> None:
@@ -105,18 +105,18 @@ class TryScreen(BaseScreen[None]):
         message = event.content
         self.state.apply(message)
         self._stale = True
-        if isinstance(message, chat_messages.QueueWait | chat_messages.LoadingProgress | chat_messages.Ready):
+        if isinstance(message, chat_client.QueueWait | chat_client.LoadingProgress | chat_client.Ready):
             self.refresh_bindings()
-        if isinstance(message, chat_messages.Ready):
+        if isinstance(message, chat_client.Ready):
             self.state.sampling = chat.default_sampling(self.state.sampling, message.columns)
             await self.query_one(AnswerColumns).create(len(message.columns))
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
             self._write("prompt")
             self._draw()
-        elif isinstance(message, chat_messages.ReplayItems) and self._wanted_item >= 0:
+        elif isinstance(message, chat_client.ReplayItems) and self._wanted_item >= 0:
             self._replay(self._wanted_item)
-        elif isinstance(message, chat_messages.RequestRefused):
+        elif isinstance(message, chat_client.RequestRefused):
             line = UserError(message.what, message.where, message.do, message.code).line
             self.tell(line, severity="error", timeout=15)
 
@@ -249,7 +249,7 @@ class TryScreen(BaseScreen[None]):
         if self.state.items is None:
             assert self.session is not None
             self._wanted_item = 0
-            self.session.send(chat_messages.ListItems(limit=ITEMS))
+            self.session.send(chat_client.ListItems(limit=ITEMS))
             return
         self._replay((self.state.item + step) % len(self.state.items.items))
 

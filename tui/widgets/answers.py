@@ -11,7 +11,7 @@ from textual.content import Content
 from textual.widgets import Static
 
 from engine.config.text import visible
-from engine.runs.chat_messages import ReplayItem
+from engine.runs.chat_client import ReplayItem
 from tui.live.chat import ChatState, ColumnState, answer_facts, recorded_text
 
 

@@ -22,7 +22,7 @@ from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
 
 DEVICE_KEYS = ("hardware.device", "train.devices", "train.parallelism")
-"""Where a run is computed: these may change when it is resumed (`engine.runs.other_devices`)."""
+"""Where a run is computed: these may change when it is resumed (`engine.runs.resuming`)."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import pytest
 from made_models import conversation_of, made_model
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.chat_client import ChatClient
-from engine.runs.chat_messages import (
+from engine.runs.chat_client import (
     AnswerFinished,
     AnswerRequest,
     AnswerText,
+    ChatClient,
     Message,
     OpenSession,
     QueueWait,
@@ -102,7 +102,7 @@ def test_a_session_from_the_queue_to_its_end(run: RunDir) -> None:
 CLIENT = """
 import sys
 from engine.runs.chat_client import ChatClient
-from engine.runs.chat_messages import AnswerRequest, AnswerText, Conversation, OpenSession, Ready, Sampling
+from engine.runs.chat_client import AnswerRequest, AnswerText, Conversation, OpenSession, Ready, Sampling
 client = ChatClient(OpenSession(runs=sys.argv[1:], wait=False))
 for message in client.messages():
     if isinstance(message, Ready):

@@ -13,7 +13,7 @@ from engine.assets import tiny_folder
 from engine.chat.generation import ReusableCache, TextStream, TokenSampler, stream
 from engine.config.schema import Model
 from engine.methods.tokenizer import load_tokenizer
-from engine.runs.chat_messages import Sampling
+from engine.runs.chat_client import Sampling
 
 GREEDY = Sampling()
 PROMPTS = random_prompts([9, 1, 30])

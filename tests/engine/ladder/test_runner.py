@@ -27,7 +27,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Hello, Status
 from engine.runs.run.run_dir import RunDir
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
 
 
 @pytest.fixture

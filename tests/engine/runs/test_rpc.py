@@ -187,7 +187,7 @@ def test_a_helper_module_ends_with_its_parent(number: signal.Signals, tmp_path: 
     module = tmp_path / "forever.py"
     module.write_text("import os, sys, time\nopen(sys.argv[1], 'w').write(str(os.getpid()))\ntime.sleep(60)\n")
     code = (
-        "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'engine.runs.parent', str(os.getpid()), "
+        "import os, subprocess, sys; subprocess.run([sys.executable, '-m', 'engine.runs.stopping', str(os.getpid()), "
         f"'forever', {str(tmp_path / 'pid')!r}])"
     )
     starter = subprocess.Popen([PYTHON, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})

@@ -21,10 +21,10 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs import launch, start
+from engine.runs.launch import TrackerFiles, start_tracker, tracker_problems
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from engine.runs.tracking import TrackerFiles, start_tracker, tracker_problems
 
 Curve = Callable[[RunDir], list[tuple[int, float]]]
 

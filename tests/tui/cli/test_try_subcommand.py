@@ -16,7 +16,7 @@ from made_ladder import made_ladder
 from made_models import made_model, record_answers
 from screen import Terminal
 
-from engine.runs.chat_messages import Sampling
+from engine.runs.chat_client import Sampling
 from engine.runs.run.run_dir import RunDir
 from tui.cli import chat
 

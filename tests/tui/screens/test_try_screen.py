@@ -20,7 +20,7 @@ from textual.widgets import Input, Static
 
 from engine.config.schema import Data
 from engine.data.examples import preview
-from engine.runs.chat_messages import OpenSession
+from engine.runs.chat_client import OpenSession
 from tui.screens.trying import TryScreen
 from tui.settings import Settings
 from tui.widgets.answers import AnswerColumn

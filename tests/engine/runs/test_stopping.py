@@ -11,7 +11,7 @@ import pytest
 
 LISTENER = """
 import signal, sys
-from engine.runs.stop_request import StopRequest, StopRequested
+from engine.runs.stopping import StopRequest, StopRequested
 stopping = StopRequest()
 stopping.listen()
 print("listening", flush=True)

@@ -14,7 +14,7 @@ from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.runs import launch
-from engine.runs.config_check import check_unchanged
+from engine.runs.resuming import check_unchanged
 from engine.runs.run import frozen_config, run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Hello

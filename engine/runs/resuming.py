@@ -1,0 +1,150 @@
+"""What may change in a resumed run, and in a run that starts from another one (`model.from_run`).
+
+Of the frozen configuration of a resumed run only the devices may change: up to rounding its losses are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import tomli
+
+from engine.config.errors import UserError
+from engine.config.files import MAX_SETTINGS_BYTES, read_regular, write_atomically
+from engine.config.method_specs import method_title, reads
+from engine.config.preset import Flat, flatten
+from engine.config.preset_values import with_settings
+from engine.config.schema import Config
+from engine.runs.run.event_log import stream
+from engine.runs.run.events import Hello
+from engine.runs.run.frozen_config import DEVICE_KEYS, FrozenRun, refingerprinted_text, values_that_are_set
+from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir, read_frozen
+
+
+def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
+    """Raise UserError if `run.toml` was edited since the run was created."""
+    hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
+    recorded = next((hello.config for hello in hellos if hello.config), None)
+    changes = list(_changes(recorded, values_that_are_set(frozen.config))) if recorded is not None else []
+    do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
+    if changes:
+        what = f"the configuration changed after the run started: {', '.join(changes)}"
+        raise UserError(what, str(run.config_file), do, code="run.config_changed")
+    if recorded is None and not frozen.intact:
+        what = f"the configuration changed after the run was created: {', '.join(frozen.changed) or 'unknown key'}"
+        raise UserError(what, str(run.config_file), do, code="run.config_changed")
+
+
+def _changes(before: Flat, now: Flat) -> Iterator[str]:
+    """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change,
+    nor are other devices.
+    """
+    defaults = values_that_are_set(Config())
+    for key in sorted({*before, *now} - set(DEVICE_KEYS)):
+        was, value = before.get(key), now.get(key)
+        if was != value and not (key not in before and value == defaults.get(key)):
+            yield f"{key} was {_shown(was)} and is {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else repr(value)
+
+
+def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:
+    """Set DEVICE_KEYS in the frozen configuration of a run that is not running. `check` raises if they do not exist.
+
+    Raises UserError also for another key or an invalid value, and where the file was edited; it is then not changed.
+    """
+    if other := sorted(settings.keys() - set(DEVICE_KEYS)):
+        what, do = f"{other[0]} cannot change in a resumed run", f"only {', '.join(DEVICE_KEYS)} can"
+        raise UserError(what, "--set", do, code="run.setting_fixed")
+    frozen = read_frozen(run)
+    check_unchanged(run, frozen)
+    try:
+        check(msgspec.convert(msgspec.to_builtins(with_settings(frozen.config, settings)), Config))
+    except msgspec.ValidationError as error:
+        what, do = f"invalid value: {error}", "docs/configuration.md lists the values"
+        raise UserError(what, "--set", do, "preset.invalid_value") from error
+    table: dict[str, Any] = tomli.loads(read_regular(run.config_file, MAX_SETTINGS_BYTES).decode())
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        table.setdefault(section, {})[name] = value
+    write_atomically(run.config_file, refingerprinted_text(table).encode())
+
+
+SAME_SETTINGS = (
+    "model.id",
+    "model.revision",
+    "model.chat_template",
+    "adapter.rank",
+    "adapter.alpha",
+    "adapter.target_modules",
+    "adapter.rslora",
+    "adapter.dora",
+    "quantization.type",
+    "quantization.double",
+)
+"""Settings that must equal those of the starting run, because its weights fit no others."""
+
+
+@dataclass(frozen=True)
+class ContinuedRun:
+    """A finished run from which another one starts."""
+
+    directory: RunDir
+    frozen: FrozenRun
+    result: Result
+
+
+def continued_run_name(config: Config) -> str:
+    """The name of the run that this configuration starts from, '' for none; the run may have been deleted."""
+    return Path(config.model.from_run).name if config.model.from_run else ""
+
+
+def find_continued_run(config: Config) -> ContinuedRun | None:
+    """The run that this configuration starts from, None if it starts from the base model.
+
+    Raises UserError if the run was deleted, has no finished model, or was trained with another method, base model or
+    adapter.
+    """
+    if config.model.from_run is None:
+        return None
+    run = RunDir(Path(config.model.from_run))
+    if not run.config_file.is_file():
+        what, do = "the run to start from was not found", "`ftbench runs` lists the runs; choose another with --from"
+        raise UserError(what, str(run.path), do, "run.start_missing")
+    frozen, result = read_frozen(run), run.result()
+    if result is None or result.status != "finished" or not any(run.model.glob("*.safetensors")):
+        state = run.state()
+        what = f"the run to start from has no {'model' if state == 'finished' else 'finished model'}: {state}"
+        do = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
+        raise UserError(what, run.name, do, "run.start_not_finished")
+    _refuse_other_settings(config, frozen.config, run.name)
+    return ContinuedRun(run, frozen, result)
+
+
+def _refuse_other_settings(config: Config, other: Config, name: str) -> None:
+    """Raise UserError that names the first setting that differs and the value to set."""
+    if config.method != other.method:
+        what = f"{name} was trained with {method_title(other.method)}, this run uses {method_title(config.method)}"
+        raise UserError(what, "--from", f"use --method {other.method}", "run.start_method")
+    ours, theirs = flatten(config), flatten(other)
+    for key in SAME_SETTINGS:
+        if reads(config.method, key) and ours[key] != theirs[key]:
+            what = (
+                f"{name} was trained with {key} = {_setting_text(theirs[key])}, this run has {_setting_text(ours[key])}"
+            )
+            value = theirs[key] if isinstance(theirs[key], str) else json.dumps(theirs[key])
+            do = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
+            raise UserError(what, "--from", do, "run.start_setting")
+
+
+def _setting_text(value: object) -> str:
+    return "unset" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

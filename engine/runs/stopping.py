@@ -1,0 +1,88 @@
+"""How a process ends: together with its parent, or gracefully where a signal requests it.
+
+`python -P -m engine.runs.stopping PID MODULE ARGUMENTS…` runs a module that ends with its parent PID, also if that is
+killed. Workers do not use it: they continue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import runpy
+import signal
+import sys
+import threading
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the kernel sends the signal when the parent ends; it also ends a process that is busy in C code."""
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent process `parent` ends; exit now if it has already ended.
+
+    Linux only. The kernel treats the thread that started this process as its parent, so that thread must wait for it.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: only `watch` works
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def watch(descriptor: int) -> None:
+    """End this process when the other end of a pipe is closed. Portable, but works only while Python code runs."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(descriptor, 4096):
+                pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True, name="watch parent").start()
+
+
+class StopRequested(Exception):
+    """Raised to end the work after a stop request."""
+
+
+class StopRequest:
+    """Flag that a stop of this process, or of one part of its work, was requested."""
+
+    def __init__(self, parent: StopRequest | None = None) -> None:
+        """A request to the `parent` stops this part too, not the other way round."""
+        self._parent = parent
+        self._asked = False
+
+    @property
+    def requested(self) -> bool:
+        return self._asked or (self._parent is not None and self._parent.requested)
+
+    def listen(self, *more: signal.Signals) -> None:
+        """Stop on SIGTERM, SIGINT, SIGUSR1 (sent by schedulers) and `more`; ignore SIGHUP, which a closed terminal
+        sends. Also stop on one that was sent before, if who started this process blocked it.
+        """
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, *more)
+        for number in numbers:
+            signal.signal(number, self.ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+    def ask(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Signal handler: request a stop."""
+        self._asked = True
+
+    def check(self) -> None:
+        """Raise StopRequested if a stop was requested."""
+        if self.requested:
+            raise StopRequested
+
+
+def main() -> None:
+    die_with_parent(int(sys.argv[1]))
+    module, sys.argv[1:] = sys.argv[2], sys.argv[3:]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -408,6 +408,25 @@ def _similar(held: np.ndarray, train: np.ndarray) -> np.ndarray:
     return is_similar
 
 
+def similar_texts(texts: tuple[str, ...]) -> list[int]:
+    """For each text the number of the first one that it is a near-duplicate of; its own number if there is none."""
+    if not texts:
+        return []
+    grams, starts = _grams(tuple(text.lower()[:_LONGEST] for text in texts))
+    signatures = _signatures(*_without(grams, starts, _common_grams(grams, starts)))
+    numbers = np.arange(len(texts))
+    first = numbers.copy()
+    for band in range(_BANDS):
+        known = _band(signatures[:, band * _MINIMA // _BANDS : (band + 1) * _MINIMA // _BANDS])
+        _, begins, buckets = np.unique(known, return_index=True, return_inverse=True)
+        earlier = begins[buckets]
+        alike = (earlier < numbers) & ((signatures == signatures[earlier]).mean(1) >= THRESHOLD)
+        first[alike] = np.minimum(first[alike], earlier[alike])
+    while (first[first] != first).any():
+        first = first[first]
+    return list(map(int, first))
+
+
 def _band(minima: np.ndarray) -> np.ndarray:
     """(N,) a hash of each row's minima."""
     mixed = np.zeros(len(minima), dtype=np.uint64)

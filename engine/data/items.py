@@ -32,6 +32,11 @@ class EvaluationItem:
         return self.rows[0]
 
     @property
+    def group(self) -> str:
+        """Key of items that depend on each other; '' for an item alone."""
+        return self.row.group
+
+    @property
     def target(self) -> str:
         return self.references[0]
 

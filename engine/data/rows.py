@@ -99,6 +99,8 @@ class Row:
     """Further accepted answers; a test row is scored against `target` and all of these."""
     item: int = -1
     """Number of the evaluation item of a held-out row, equal for rows of one prompt; -1: a separate item."""
+    group: str = ""
+    """Key of rows that depend on each other, such as questions on one document; '' for a row alone."""
 
 
 class ReadingNotes(list[str]):

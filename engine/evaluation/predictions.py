@@ -5,6 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from engine.config.files import read_item_lines, write_atomically
+from engine.data.duplicates import similar_texts
 from engine.data.items import EvaluationItem
 
 
@@ -82,8 +84,14 @@ def write_items(
     base: Sequence[ScoredItem] | None,
     tuned: Sequence[ScoredItem] | None,
 ) -> None:
-    """Write one line per test item, atomically. `references` is present only if there are several."""
+    """Write one line per test item, atomically.
+
+    `references` is present only if there are several, `group` only if the item's rows have one, and `similar`, the
+    number of the first item whose prompt is a near-duplicate, only for near-duplicates.
+    """
     lines = []
+    first = similar_texts(tuple(prompts))
+    alone = {number for number, count in Counter(first).items() if count == 1}
     for number, item in enumerate(items):
         several = {"references": list(item.references)} if len(item.references) > 1 else {}
         line: dict[str, Any] = {
@@ -92,6 +100,8 @@ def write_items(
             "prompt": prompts[number],
             "target": item.target,
             **several,
+            **({"group": item.group} if item.group else {}),
+            **({} if first[number] in alone else {"similar": first[number]}),
             "base": _plain(base[number]) if base else None,
             "tuned": _plain(tuned[number]) if tuned else None,
         }
@@ -125,6 +135,11 @@ def recorded_items(path: Path, who: Who) -> list[ScoredItem] | None:
     return found if lines and len(found) == len(lines) else None
 
 
+def recorded_groups(path: Path) -> list[str]:
+    """The group of each item, '' for an item alone; [] if the file is missing or damaged."""
+    return [line.group for line in read_lines(path)]
+
+
 def read_lines(path: Path) -> list[PredictionLine]:
     """Every line of the file; none if it is missing or damaged."""
     try:
@@ -150,6 +165,8 @@ class PredictionLine(msgspec.Struct):
     target: str
     where: str = ""
     references: list[str] = msgspec.field(default_factory=list)
+    group: str = ""
+    """Key of items that depend on each other; '' for an item alone."""
     base: ScoredItem | None = None
     tuned: ScoredItem | None = None
 

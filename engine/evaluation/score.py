@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from engine.assets import general_file, tiny_general_file
@@ -24,7 +25,7 @@ from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
 from engine.evaluation.forward import within_memory, without_gradients
 from engine.evaluation.generate import Generator
-from engine.evaluation.intervals import bootstrap, score_interval
+from engine.evaluation.intervals import bootstrap, group_sums, score_interval
 from engine.evaluation.metrics import Choices, best_score, is_formatted
 from engine.evaluation.predictions import RowLoss, ScoredItem
 from engine.evaluation.worst_case import longest_answers, run_worst_case
@@ -128,13 +129,15 @@ class Scorer:
         return list(zip(self.generator.texts(tokens), map(self.generator.has_ended, tokens), strict=True))
 
 
-def summarize(items: Sequence[ScoredItem], metric: str, seconds: float) -> Score:
-    """Means over items with confidence intervals."""
-    weights = [item.loss_weight for item in items]
-    loss = bootstrap([item.nll / item.loss_weight for item in items], weights)
+def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: Sequence[str] = ()) -> Score:
+    """Means over items with confidence intervals. `groups`: as in `intervals.paired_interval`."""
+    nll, weights = np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items])
+    sums, weights = group_sums(nll, weights, groups)
+    loss = bootstrap((sums[0] / weights).tolist(), weights.tolist())
     scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
-        scores[name] = score_interval([(item.scores or {}).get(name, 0.0) for item in items], metric_spec(name).bounds)
+        values = [(item.scores or {}).get(name, 0.0) for item in items]
+        scores[name] = score_interval(values, metric_spec(name).bounds, groups)
     needs_answers = bool(items) and metric_spec(metric).needs_answers
     score = scores.pop(metric) if needs_answers else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None

@@ -22,7 +22,7 @@ from engine.config.files import (
     used_folder,
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.evaluation.predictions import ScoredItem, recorded_items
+from engine.evaluation.predictions import ScoredItem, recorded_groups, recorded_items
 from engine.export.artifact_files import (
     UNQUANTIZED,
     Progress,
@@ -209,6 +209,7 @@ def _write_merged(
         copied = write_merged(run, dtype, place, base, progress)
         checks[base] = checker.check("merged", place, copied=copied)
     metric, reference = metric_spec(run.result.metric), recorded_items(run.directory.predictions_file, "tuned")
+    groups = recorded_groups(run.directory.predictions_file)
     best = max(bases, key=lambda base: _rank(checks[base].items, metric))
     for path in (folder / f".{best}").iterdir():
         path.replace(folder / path.name)
@@ -218,8 +219,8 @@ def _write_merged(
         [
             MergeCandidate(
                 base=base,
-                score=mean_with_interval(checks[base].items, run.result.metric),
-                difference=difference_of(checks[base].items, reference, run.result.metric),
+                score=mean_with_interval(checks[base].items, run.result.metric, groups),
+                difference=difference_of(checks[base].items, reference, run.result.metric, groups),
                 kept=base == best,
             )
             for base in bases
@@ -239,6 +240,7 @@ def _check_both_bases(
     if not run.spec.quantizes_base:
         return [], None
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
+    groups = recorded_groups(run.directory.predictions_file)
     checks: dict[MergeBase, ArtifactCheck] = {
         "dequantized": checker.check("adapter", folder),
         "original": checker.check("adapter", folder, quantize_base=False),
@@ -246,8 +248,8 @@ def _check_both_bases(
     return [
         MergeCandidate(
             base=base,
-            score=mean_with_interval(checked.items, metric),
-            difference=difference_of(checked.items, reference, metric),
+            score=mean_with_interval(checked.items, metric, groups),
+            difference=difference_of(checked.items, reference, metric, groups),
             kept=base == "dequantized",
         )
         for base, checked in checks.items()
@@ -284,9 +286,10 @@ def fidelity_of(
 ) -> Fidelity:
     """The record of a check."""
     metric, reference = run.result.metric, recorded_items(run.directory.predictions_file, "tuned")
-    difference = difference_of(checked.items, reference, metric)
+    groups = recorded_groups(run.directory.predictions_file)
+    difference = difference_of(checked.items, reference, metric, groups)
     base = recorded_items(run.directory.predictions_file, "base")
-    gain = difference_of(checked.items, base, metric)
+    gain = difference_of(checked.items, base, metric, groups)
     outcome = fidelity_outcome(difference, metric_spec(metric), request.margin, checked.defects)
     return Fidelity(
         run=run.directory.name,
@@ -299,13 +302,13 @@ def fidelity_of(
         outcome=outcome,
         defects=checked.defects,
         warnings=checked.warnings,
-        score=mean_with_interval(checked.items, metric),
+        score=mean_with_interval(checked.items, metric, groups),
         run_score=run.result.after.score if run.result.after else None,
         difference=difference,
         base_score=run.result.before.score if run.result.before else None,
         gain=gain.negated() if gain and metric_spec(metric).lower_is_better else gain,
-        loss=mean_with_interval(checked.items, "loss"),
-        loss_difference=difference_of(checked.items, reference, "loss"),
+        loss=mean_with_interval(checked.items, "loss", groups),
+        loss_difference=difference_of(checked.items, reference, "loss", groups),
         identical=_identical(checked.items, reference) if metric_spec(metric).needs_answers else None,
         ended=checked.ended,
         largest_logit_difference=checked.largest_logit_difference,

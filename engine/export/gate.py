@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.evaluation.predictions import ScoredItem, read_lines, recorded_items
+from engine.evaluation.predictions import ScoredItem, read_lines, recorded_groups, recorded_items
 from engine.export.comparison import gain_of
 from engine.runs.ladder.ladder_state import Gain
 from engine.runs.run.result import Result
@@ -39,7 +39,8 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
         do = f"use {', '.join(sorted(known))}"
         raise UserError(what, "--metric", do, "gate.unknown_metric")
     _refuse_incomplete(run, result, tuned, reference, name)
-    return Gain(candidate=run.name, reference=named, metric=name, gain=gain_of(tuned, reference, name))
+    groups = recorded_groups(run.predictions_file)
+    return Gain(candidate=run.name, reference=named, metric=name, gain=gain_of(tuned, reference, name, groups))
 
 
 def _refuse_incomplete(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +11,7 @@ import numpy as np
 from engine.config import gpu_prices
 from engine.config.errors import UserError
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
+from engine.evaluation.intervals import group_sums
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.results import (
     FinishedRun,
@@ -29,7 +32,7 @@ from engine.ladder.results import (
 )
 from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.ladder_state import ItemDependence, Ladder
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
 from engine.runs.run.result import MeasuredPeak, Result
@@ -127,10 +130,35 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     _add_forgetting(rows, results)
     for name in by_score.outliers:
         rows[name].not_compared = OUTLIER
+    ladder.dependence = _dependence(by_score, results)
     ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec)
     for name in scores:
         if not is_base(name):
             add_shares(rows[name], by_score, ladder, spec)
+
+
+def _dependence(samples: MeanSamples, results: LadderResults) -> ItemDependence | None:
+    """The groups of dependent test items; without any, what near-duplicates would change if they were groups.
+
+    None if every item is alone.
+    """
+    if samples.n < samples.items:
+        return ItemDependence(units=samples.n)
+    lines = results.runs[0].lines if results.runs else []
+    keys = [str(line.get("similar", "")) for line in lines]
+    if not any(keys) or len(keys) != samples.items:
+        return None
+    alone, grouped = 0.0, 0.0
+    rungs = [scores for scores in samples.scores.values() if not scores.untrained]
+    for a, b in itertools.combinations(rungs, 2):
+        gaps = (a.deviations.mean(0) - b.deviations.mean(0))[None]
+        alone += float((gaps**2).sum())
+        grouped += float((group_sums(gaps, np.ones(samples.items), keys)[0] ** 2).sum())
+    return ItemDependence(
+        units=samples.items - sum(map(bool, keys)) + len({*filter(None, keys)}),
+        similar=sum(map(bool, keys)),
+        widening=math.sqrt(grouped / alone) if alone else None,
+    )
 
 
 def _comparisons(
@@ -148,7 +176,7 @@ def _comparisons(
     comparisons = []
     for difference in by_score.differences(pairs):
         a, b = by_score.scores[difference.a], by_score.scores[difference.b]
-        made = make_comparison(difference, by_score.n, spec, margin, loss_of.get((difference.a, difference.b)))
+        made = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
         if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
             made.mcnemar = [mcnemar(*pair) for pair in _same_seed(a, b)]
         if made.finding == "undecided":
@@ -180,7 +208,7 @@ def _add_forgetting(rows: dict[str, RungResult], results: LadderResults) -> None
             rows[name].general_loss = samples.interval(name)
         if name in rows and name != BASE:
             (rise,) = samples.differences([(name, BASE)])
-            rows[name].forgetting = rise.interval(samples.n)
+            rows[name].forgetting = rise.interval(samples.items)
 
 
 def _base_row(results: LadderResults, name: str) -> RungResult | None:

@@ -29,7 +29,7 @@ from engine.ladder.results import (
     seed_range,
     status_of,
 )
-from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples
+from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import Comparison, RungResult
@@ -99,9 +99,10 @@ def _read(folder: LadderDir, ladder: Ladder, name: str, spec: MetricSpec, result
     if items:
         seeds = tuple(entry.seed for entry in entries)
         weights = np.array([item.tokens if item.weight is None else item.weight for item in items[0]], dtype=float)
-        losses = ItemScores(_values(items, lambda item: item.nll), weights, seeds)
+        groups = [str(line.get("group") or "") for line in runs[entries[0].seed].lines]
+        losses = item_scores(_values(items, lambda item: item.nll), weights, groups, seeds=seeds)
         if spec.needs_answers:
-            scores = ItemScores(_values(items, lambda item: item.scores[spec.name]), seeds=seeds)
+            scores = item_scores(_values(items, lambda item: item.scores[spec.name]), None, groups, seeds=seeds)
     checks = [read_fidelity(path) for path in folders]
     return ExportedArtifact(name, source, artifact.word, entries, checks, scores, losses)
 
@@ -174,7 +175,7 @@ def _against_runs(
 
 def _items_of(artifact: ExportedArtifact) -> int:
     """The number of test items that it was scored on."""
-    return artifact.compared.values.shape[1] if artifact.compared else 0
+    return artifact.compared.items if artifact.compared else 0
 
 
 def _paired(
@@ -186,7 +187,7 @@ def _paired(
         if a is not None and b is not None and a.finite and b.finite:
             of_a, of_b = a.by_seed(), b.by_seed()
             mean = np.mean([of_a[seed] - of_b[seed] for seed in of_a if seed in of_b], 0)
-            values[name] = ItemScores(mean[None], a.weights, untrained=True)
+            values[name] = ItemScores(mean[None], a.weights, untrained=True, items=a.items)
     if not values:
         return {}
     first = next(iter(values.values()))
@@ -246,6 +247,7 @@ def _averaged(
             np.mean([scores_of_rung.by_seed()[seed] for seed in sorted(seeds)], 0)[None],
             scores_of_rung.weights,
             untrained=True,
+            items=scores_of_rung.items,
         )
         for rung, scores_of_rung in ((name, scores[name]), (reference, others[reference]))
     }

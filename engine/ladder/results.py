@@ -17,7 +17,7 @@ from engine.config.errors import UserError
 from engine.config.files import read_item_lines
 from engine.config.method_specs import RULE_REFERENCE, method_spec
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
-from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import (
@@ -102,12 +102,13 @@ def _unquantized_base_pending(ladder: Ladder, results: LadderResults) -> bool:
 def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], model: Model, metric: str) -> None:
     """Add the scores and losses of one rung from its runs."""
     common: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": model == "base"}
+    groups = [str(line.get("group") or "") for line in runs[0].lines]
     tokens = _column(runs[0].lines, lambda line: line[model].get("weight") or line[model]["tokens"])
     losses = [_column(run.lines, lambda line: line[model]["nll"]) for run in runs]
-    results.losses[name] = ItemScores(np.stack(losses), tokens, **common)
+    results.losses[name] = item_scores(np.stack(losses), tokens, groups, **common)
     if metric_spec(metric).needs_answers:
         values = [_column(run.lines, lambda line: line[model]["scores"][metric]) for run in runs]
-        results.scores[name] = ItemScores(np.stack(values), **common)
+        results.scores[name] = item_scores(np.stack(values), None, groups, **common)
 
 
 def _add_general(results: LadderResults, name: str, runs: list[FinishedRun], moment: Moment) -> None:
@@ -239,7 +240,7 @@ def _benchmark_rows(
     if BASE in values and trained:
         level = 1 - (1 - CONFIDENCE_LEVEL) / benchmarks  # Bonferroni over the benchmarks, whose items differ
         for difference in samples.differences([(name, BASE) for name in trained], level):
-            _add_difference(rows[difference.a], difference, samples.n, higher_is_better, benchmarks)
+            _add_difference(rows[difference.a], difference, samples.items, higher_is_better, benchmarks)
     return list(rows.values())
 
 

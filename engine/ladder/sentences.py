@@ -363,7 +363,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
         texts.append(f"{metric.title[:1].upper()}{metric.title[1:]}{unit}: {LOWER_IS_BETTER}.")
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
-    texts += filter(None, [unended_answers(decisions.trained)])
+    texts += filter(None, [_dependent_items(ladder), unended_answers(decisions.trained)])
     texts += _advice(ladder, decisions.trained)
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
     if decisions.trained and not any(row.peak and row.peak.reserved for row in decisions.trained):
@@ -371,6 +371,22 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     return [VerdictSentence("caveat", text) for text in texts]
 
 
+def _dependent_items(ladder: Ladder) -> str:
+    """That groups of test items count as one, or what near-duplicates would change; '' if every item is alone."""
+    found = ladder.dependence
+    if found is None or ladder.work is None:
+        return ""
+    items = amount(ladder.work.test, "test item")
+    if not found.similar:
+        return f"{items} are {amount(found.units, 'group')} (data.group): intervals count each group as one item."
+    text = f"{integer(found.similar)} of {items} have a prompt that is a near-duplicate of another's"
+    if found.widening is None or found.widening < NOTABLE_WIDENING:
+        return f"{text}: no sign that their scores depend on each other."
+    wider = f"intervals would be about {found.widening:.1f}× as wide, as far as they are due to the test items"
+    return f"{text}: if they were one group each (data.group), {wider}."
+
+
+NOTABLE_WIDENING = 1.05
 RETIME = "repeat them with --retime"
 
 

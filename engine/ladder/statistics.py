@@ -8,7 +8,9 @@ and a rung's mean is estimated by the mean over items and seeds. Its error has t
 
 - Items: the rungs' item effects have a covariance, estimated from each item's mean over the seeds. It contains the
   residuals, so these are not counted a second time with the seeds. n items give deviations as wide as a t-distribution
-  with n-1 degrees of freedom (Student 1908). With fewer than MIN_ITEMS items no difference is significant.
+  with n-1 degrees of freedom (Student 1908). With fewer than MIN_ITEMS items no difference is significant. Items of
+  one group, which depend on each other, are one value with their number as its weight. Where few bounded scores differ,
+  the ends of an interval are those of a score interval (`discordance_variance`, Tango 1998).
 - Seeds: seed effects of rung r have a standard deviation that is estimated from the means of its seeds, less
   the variance that residuals explain, with a lognormal prior that all rungs share. Its uncertainty is part of the
   error: few seeds make intervals wide, and with one seed the prior stands alone. So intervals are about the mean over
@@ -59,6 +61,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.evaluation.intervals import discordance_variance, group_sums, score_bound
 from engine.ladder.required_sample import RequiredSample, comparison_goal, required_range
 from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
 
@@ -253,6 +256,11 @@ class ItemScores:
     """(S,) seed of each row; () for 0, 1, 2, …"""
     untrained: bool = False
     """Whether this is the base model: one row, no variance between seeds."""
+    items: int = 0
+    """Test items; less are values if some are groups of items that depend on each other."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "items", self.items or self.values.shape[1])
 
     def by_seed(self) -> dict[int, Floats]:
         """The values (n,) of each seed."""
@@ -291,6 +299,25 @@ class ItemScores:
         return float(self.seed_means.mean())
 
 
+def item_scores(
+    values: Floats,
+    weights: Floats | None,
+    groups: Sequence[str],
+    seeds: tuple[int, ...] = (),
+    untrained: bool = False,
+) -> ItemScores:
+    """The scores or summed losses of test items, (S, n), with groups of dependent items as the units of the statistics.
+
+    Args:
+        weights: (n,) answer tokens of summed losses; None for scores, whose groups are weighted by their size.
+        groups: (n,) key of the group of each item; '' for an item alone.
+        seeds, untrained: As in `ItemScores`.
+    """
+    items = values.shape[1]
+    sums, sizes = group_sums(values, np.ones(items) if weights is None else weights, groups)
+    return ItemScores(sums, sizes if weights is not None or any(groups) else None, seeds, untrained, items)
+
+
 @dataclass(frozen=True)
 class Difference:
     """The difference a − b of two rungs, with its simultaneous 95% interval."""
@@ -325,7 +352,9 @@ class MeanSamples:
     def __init__(self, scores: Mapping[str, ItemScores], bounds: tuple[float, float]) -> None:
         self.scores, self.bounds = dict(scores), bounds
         self._critical: dict[tuple[tuple[str, str], ...], float] = {}
-        self.n = next(iter(self.scores.values())).values.shape[1]
+        first = next(iter(self.scores.values()))
+        self.n, self.items = first.values.shape[1], first.items
+        """Independent units, groups of items or items alone, and test items."""
         if any(rung.values.shape[1] != self.n for rung in self.scores.values()):
             raise ValueError("the rungs were scored on different items")
         names = sorted(self.scores)  # the order of the rungs does not matter
@@ -375,9 +404,14 @@ class MeanSamples:
     def interval(self, name: str) -> Interval:
         """A rung's mean with its 95% interval."""
         scores = self.scores[name]
-        interval, values = self._interval(scores.mean, self.means[name], clip=True), scores.values
-        all_equal = values.min() == values.max()
-        return interval.widened(float(values.flat[0]), self.bounds) if all_equal else interval
+        interval = self._interval(scores.mean, self.means[name], clip=True)
+        values = scores.values if scores.weights is None else scores.values / scores.weights
+        if values.min() < values.max():
+            return interval
+        interval.rows = self.n
+        widened = interval.widened(float(values.flat[0]), self.bounds)
+        widened.rows = self.items
+        return widened
 
     def share(self, rung: str, reference: str) -> Interval:
         """rung / reference, at least 0. The caller makes sure that the reference's score is not near zero."""
@@ -395,11 +429,11 @@ class MeanSamples:
 
     def _interval(self, mean: float, samples: Floats, clip: bool = False) -> Interval:
         if self.n == 1:
-            return Interval(mean=mean, low=None, high=None, rows=1)
+            return Interval(mean=mean, low=None, high=None, rows=self.items)
         low, high = np.quantile(samples, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
         if clip:
             low, high = max(self.bounds[0], low), min(self.bounds[1], high)
-        return Interval(mean=mean, low=float(low), high=float(high), rows=self.n)
+        return Interval(mean=mean, low=float(low), high=float(high), rows=self.items)
 
     def differences(self, pairs: Sequence[tuple[str, str]], level: float = CONFIDENCE_LEVEL) -> list[Difference]:
         """The difference of each pair, with simultaneous intervals; they are infinite below MIN_ITEMS items."""
@@ -415,19 +449,43 @@ class MeanSamples:
         differences = []
         for pair, ((a, b), mean) in enumerate(zip(pairs, observed, strict=True)):
             size = abs(mean) if enough else 0.0
+            low, high = self._ends(a, b, float(mean), float(half[pair]), bound)
             differences.append(
                 Difference(
                     a=a,
                     b=b,
                     mean=float(mean),
-                    low=max(-bound, float(mean - half[pair])),
-                    high=min(bound, float(mean + half[pair])),
+                    low=low,
+                    high=high,
                     half_width=float(half[pair]),
                     p=_tail(samples[pair], size),
                     p_adjusted=_tail(largest, size / unit[pair]),
                 )
             )
         return differences
+
+    def _ends(self, a: str, b: str, mean: float, half: float, bound: float) -> tuple[float, float]:
+        """The ends of an interval of half this width: where few items differ, further away (Tango 1998).
+
+        The variance from the choice of items is that of `discordance_variance`; the part of the seeds does not change.
+        """
+        if not math.isfinite(bound):
+            return mean - half, mean + half
+        of_seeds = self._variance_of_seeds(a, b)
+        observed = float((self.item_errors[a] - self.item_errors[b]).var())
+        critical = half / math.sqrt(observed + of_seeds)
+        of_a, of_b = self.scores[a], self.scores[b]
+        sizes = np.ones(self.n) if of_a.weights is None else of_a.weights
+        variance = discordance_variance(observed, of_a.values.mean(0) - of_b.values.mean(0), sizes, self._range)
+        low, high = (
+            score_bound(mean, critical, lambda true: variance(true) + of_seeds, end) for end in (-bound, bound)
+        )
+        return low, high
+
+    def _variance_of_seeds(self, a: str, b: str) -> float:
+        """Median of the variance of the means' difference from the choice of seeds."""
+        parts = [self.seed_std[name] ** 2 / len(self.scores[name].values) for name in (a, b) if name in self.seed_std]
+        return float(np.median(sum(parts))) if parts else 0.0
 
     def _levels(self, pairs: Sequence[tuple[str, str]], level: float) -> list[float]:
         """The level of each pair's quantile: comparisons with the base get BASE_SHARE of the error rate together."""
@@ -448,10 +506,11 @@ class MeanSamples:
         seeds = min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained)
         items = float((self.item_errors[a] - self.item_errors[b]).var())
         of_one = sum(self.seed_std.get(name, np.zeros(1)) ** 2 for name in (a, b))
-        of_mean = sum(self.seed_std.get(name, np.zeros(1)) ** 2 / len(self.scores[name].values) for name in (a, b))
-        error = math.sqrt(items + float(np.median(of_mean)))
+        error = math.sqrt(items + self._variance_of_seeds(a, b))
         criticals = difference.half_width / error if error else Z_95, self._critical_many_seeds(tuple(pairs))
-        return required_range(show, items * self.n, np.quantile(of_one, SPREAD_RANGE), (self.n, seeds), criticals)
+        return required_range(
+            show, items * self.items, np.quantile(of_one, SPREAD_RANGE), (self.items, seeds), criticals
+        )
 
     def _critical_many_seeds(self, pairs: tuple[tuple[str, str], ...]) -> float:
         """Half the width of the intervals in standard errors without variance between seeds."""

@@ -242,7 +242,8 @@ class RunContext:
     ) -> None:
         """Log the base score computed from an earlier worker's predictions, unless its events already contain it."""
         logged = self.earlier.before
-        score = summarize(scored, self.config.evaluation.metric, logged.seconds if logged else 0.0)
+        seconds = logged.seconds if logged else 0.0
+        score = summarize(scored, self.config.evaluation.metric, seconds, [item.group for item in items])
         if logged is None or score_of(logged) != score:
             self.log_score("before", scored, items, prompts, score.seconds)
 
@@ -255,7 +256,7 @@ class RunContext:
         seconds: float,
     ) -> None:
         """Log the score on the test items and the first SAMPLES answers."""
-        score = summarize(scored, self.config.evaluation.metric, seconds)
+        score = summarize(scored, self.config.evaluation.metric, seconds, [item.group for item in items])
         self.log.write(score_event(when, score, len(items), self.step if when == "after" else 0))
         if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
             self.warn(

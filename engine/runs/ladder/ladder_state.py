@@ -100,6 +100,17 @@ class SharedWork(Struct, kw_only=True):
     """How many rows went into each split or were left out."""
 
 
+class ItemDependence(Struct, kw_only=True):
+    """Test items that depend on each other, by `data.group` or because their prompts are near-duplicates."""
+
+    units: int
+    """Independent units: groups, and items that are in none."""
+    similar: int = 0
+    """Items whose prompt is a near-duplicate of another item's, without groups; intervals count each as one item."""
+    widening: float | None = None
+    """Factor by which intervals would be wider, in the part from the test items, if near-duplicates were groups."""
+
+
 class RungDuration(Struct, kw_only=True):
     """Expected seconds of one run of a rung, from its timing probe."""
 
@@ -148,6 +159,8 @@ class Ladder(Struct, kw_only=True):
     """Loss of quality up to which a rung is as good as another."""
     work: SharedWork | None = None
     """What all rungs share; None before the data is prepared."""
+    dependence: ItemDependence | None = None
+    """Of the test items; None if every item is alone."""
     estimates: list[RungDuration] = field(default_factory=list)
     """Expected duration of a run of each rung."""
     entries: list[LadderEntry] = field(default_factory=list)

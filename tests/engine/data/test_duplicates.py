@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import pytest
 
 from engine.data import duplicates
-from engine.data.duplicates import LIMIT, THRESHOLD, KeyTable, NearDuplicates
+from engine.data.duplicates import LIMIT, THRESHOLD, KeyTable, NearDuplicates, similar_texts
 from engine.data.rows import Example
 from engine.data.split import Shares, assign, note_near_duplicates
 
@@ -116,3 +117,10 @@ def test_a_warning_comes_above_five_percent(near: int, warned: bool) -> None:
     assert done.overlaps["test/train"].near == near
     assert ("data.near_duplicates" in [notice.code for notice in done.warnings]) == warned
     assert not warned or f"{THRESHOLD:g}" in done.warnings[-1].text
+
+
+def test_similar_texts_have_the_number_of_the_first_one() -> None:
+    words = [hashlib.sha256(bytes([number])).hexdigest() for number in range(30)]
+    found = similar_texts((*words, f"{words[3]}, please", "something else entirely", words[3]))
+    assert found[:30] == list(range(30)) and found[30:] == [3, 31, 3]
+    assert similar_texts(()) == []

@@ -27,7 +27,7 @@ from engine.runs.ladder.rungs import LadderPlan, Rung, artifact_of
 from engine.runs.run.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
 from engine.runs.run.result import Interval, Result
 
-ITEMS, SEEDS = 100, (0, 1, 2)
+ITEMS, SEEDS = 300, (0, 1, 2)
 Scores = NDArray[np.float64]
 
 
@@ -123,7 +123,7 @@ def right(share: float, shift: int = 0) -> Scores:
 
 def test_what_the_seeds_share_cancels_in_the_difference_from_the_runs(tmp_path: Path) -> None:
     of_run = {seed: right(0.5 + 0.15 * seed) for seed in SEEDS}  # the seeds differ by much more than the artifact
-    worse = {seed: np.where(np.arange(ITEMS) < 8, 0.0, values) for seed, values in of_run.items()}
+    worse = {seed: np.where(np.arange(ITEMS) < ITEMS * 8 // 100, 0.0, values) for seed, values in of_run.items()}
     ladder, _ = made(tmp_path, worse, of_run)
     found = comparison(ladder, "lora:q8_0", "lora")
     assert found is not None and found.finding == "worse"

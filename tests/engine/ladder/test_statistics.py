@@ -11,6 +11,7 @@ import pytest
 from simulated import BASE, blank_ladder
 
 from engine.config.metric_specs import LOSS
+from engine.evaluation.intervals import paired_variance
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.required_sample import ComparisonGoal, comparison_goal, required
 from engine.ladder.results import FinishedRun, LadderResults, collect
@@ -25,6 +26,7 @@ from engine.ladder.statistics import (
     chi_square_ratio,
     f_tail,
     find_outliers,
+    item_scores,
     mcnemar,
     normal,
     seed_deviations,
@@ -346,3 +348,111 @@ def test_without_spread_between_many_seeds_the_interval_is_that_of_the_items() -
     a[:, ::2] = 1.0
     (found,) = MeanSamples({"a": ItemScores(a), "b": ItemScores(b)}, (-math.inf, math.inf)).differences([("a", "b")])
     assert found.half_width == pytest.approx(1.96 * 0.5 / math.sqrt(items), rel=0.05)
+
+
+def dependent(random: np.random.Generator, groups: int, size: int) -> dict[str, ItemScores]:
+    """Three equal rungs whose items of a group have the same item x rung effect; `group` is their key."""
+    keys = [f"doc {number // size}" for number in range(groups * size)]
+    difficulty = np.repeat(random.normal(0, 1.5, groups), size)
+    scores = {}
+    for name in ("qlora", "lora", "full"):
+        logits = 0.5 + difficulty + np.repeat(random.normal(0, 1.5, groups), size)
+        values = (random.random((2, len(keys))) < 1 / (1 + np.exp(-logits))).astype(float)
+        scores[name] = item_scores(values, None, keys)
+    return scores
+
+
+def test_dependent_items_count_as_one_group() -> None:
+    """Without groups 17 to 42% of such ladders have a false finding (groups of 5 and 10)."""
+    pairs, false = [("lora", "full"), ("qlora", "full"), ("qlora", "lora")], 0
+    for number in range(60):
+        scores = dependent(np.random.default_rng(number), 40, 10)
+        found = MeanSamples(scores, SHARE).differences(pairs)
+        false += any(one.low > 0 or one.high < 0 for one in found)
+        assert found[0].interval(400).rows == 400 and MeanSamples(scores, SHARE).n == 40
+    assert false <= 3
+
+
+def test_groups_of_one_item_change_nothing() -> None:
+    values, keys = binary(0.5, 2, 60), [""] * 60
+    assert item_scores(values, None, keys).weights is None
+    plain, alone = (
+        MeanSamples(
+            {"a": item_scores(values, None, given), "b": item_scores(binary(0.6, 2, 60, 3), None, given)}, SHARE
+        )
+        for given in (keys, [str(number) for number in range(60)])
+    )
+    (one,), (other,) = (samples.differences([("a", "b")]) for samples in (plain, alone))
+    assert (one.mean, one.low, one.high) == pytest.approx((other.mean, other.low, other.high))
+
+
+@pytest.mark.parametrize("items", [100, 300])
+def test_no_difference_among_few_items_is_not_as_good(items: int) -> None:
+    """At a true loss of exactly the margin, in at most 2.5% of samples is an artifact said to be as good."""
+    random, passed = np.random.default_rng(items), 0
+    for _ in range(400):
+        lost = -(random.random(items) < 0.02).astype(float)
+        pair = {"a": ItemScores(lost[None], untrained=True), "b": ItemScores(np.zeros((1, items)), untrained=True)}
+        (found,) = MeanSamples(pair, (-0.5, 0.5)).differences([("a", "b")])
+        passed += found.low > -0.02
+    assert passed <= 0.025 * 400 + 5
+    (none,) = MeanSamples({name: ItemScores(np.ones((1, items)), untrained=True) for name in "ab"}, SHARE).differences(
+        [("a", "b")]
+    )
+    assert none.high == pytest.approx(1.96**2 / (items + 1.96**2), rel=0.1)  # Tango 1998 without discordant items
+
+
+@pytest.mark.parametrize(("better", "worse", "items"), [(1, 7, 50), (29, 1, 30), (3, 3, 40), (0, 4, 25)])
+@pytest.mark.parametrize("true", [-0.3, -0.02, 0.05, 0.6])
+def test_the_paired_variance_is_at_the_most_likely_probabilities(
+    better: int, worse: int, items: int, true: float
+) -> None:
+    """Against a search over the probability that only the second model is right, at a fixed difference."""
+    second = np.linspace(max(0.0, -true) + 1e-9, (1 - true) / 2 - 1e-9, 400_001)
+    counts, shares = (better, worse, items - better - worse), (second + true, second, 1 - true - 2 * second)
+    likely = sum(
+        count * np.log(np.maximum(share, 1e-300)) for count, share in zip(counts, shares, strict=True) if count
+    )
+    best = second[np.argmax(likely)]
+    assert paired_variance(true, better, worse, items) == pytest.approx((2 * best + true - true**2) / items, abs=1e-6)
+
+
+def collected(keys: list[dict[str, object]]) -> Ladder:
+    """A ladder of predictions with these keys: two rungs whose answers differ on whole groups of five items."""
+    ladder, results = blank_ladder(len(keys), [0]), LadderResults()
+    random = np.random.default_rng(3)
+    for name in ("lora", "full"):
+        entry = LadderEntry(rung=name, kind="run", seed=0, learning_rate=1.0, status="finished")
+        right = np.repeat(random.random(len(keys) // 5) < 0.6, 5)
+        lines = [
+            {"tuned": {"nll": 1.0 + one, "tokens": 2, "scores": {"exact_match": float(one)}}, **key}
+            for one, key in zip(right.tolist(), keys, strict=True)
+        ]
+        result = Result(
+            status="finished",
+            reason="",
+            name="",
+            preset="",
+            method=name,
+            model="",
+            data="",
+            metric="",
+            created=0,
+            ended=0,
+        )
+        results.runs.append(FinishedRun(entry, result, lines))
+    collect(results, ladder)
+    add_statistics(ladder, results, "exact_match")
+    return ladder
+
+
+def test_the_group_of_a_prediction_is_the_unit_of_the_statistics() -> None:
+    alone, grouped, similar = (
+        collected([{key: f"{number // 5}"} if key else {} for number in range(200)]) for key in ("", "group", "similar")
+    )
+    ends = [compared(ladder, "lora", "full").difference for ladder in (alone, grouped, similar)]
+    widths = [(end.high or 0.0) - (end.low or 0.0) for end in ends]
+    assert widths[1] > 1.1 * widths[0] and widths[2] == pytest.approx(widths[0])
+    assert [ladder.dependence and ladder.dependence.units for ladder in (alone, grouped, similar)] == [None, 40, 40]
+    assert similar.dependence and similar.dependence.widening == pytest.approx(math.sqrt(5))
+    assert compared(grouped, "lora", "full").mcnemar == [] and len(compared(alone, "lora", "full").mcnemar) == 1

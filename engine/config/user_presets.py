@@ -59,6 +59,14 @@ def create_from_config(name: str, base: str, chosen: EffectiveConfig) -> Path:
     return _write(path, tomli_w.dumps(nested(values)))
 
 
+def create_from_values(name: str, title: str, values: Flat) -> Path:
+    """Write `NAME.toml` with these values. Raises UserError for an invalid or existing name, and for invalid values."""
+    path = _new_path(name)
+    values = {"title": title, **values}
+    resolve(Preset(name, values))
+    return _write(path, tomli_w.dumps(nested(values)))
+
+
 def changed_settings(chosen: EffectiveConfig, rates: dict[str, float] | None = None) -> Flat:
     """The method and every value that is not its default. `rates`: the preset's learning rates by method, if any."""
     method = chosen.config.method

@@ -64,6 +64,7 @@ def cases(home: Home) -> dict[str, list[list[str]]]:
         "presets list": [[], ["--json"]],
         "presets show": [[TYPED], ["h00"], ["h04"], ["demo-lora", "--set", f"{TYPED}=1"], ["h00", "--json"]],
         "presets new": [[TYPED], ["mine", "--from", TYPED], ["mine", "--from", "h00"]],
+        "presets import": [[TYPED], [file], [file, "--name", TYPED]],
     }  # fmt: skip
 
 

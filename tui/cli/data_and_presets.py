@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -84,3 +85,16 @@ def presets_new(
     from tui.cli import presets as verb
 
     verb.new(name, base, overrides(settings), json)
+
+
+@presets_app.command("import")
+def presets_import(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration of axolotl, LLaMA-Factory, TRL or PEFT.")],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the preset; unset: that of the file.")] = None,
+    settings: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Create a preset from another tool's configuration; says what was taken, changed and left out."""
+    from tui.cli import presets as verb
+
+    verb.import_file(file, name, overrides(settings), json)

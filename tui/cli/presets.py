@@ -1,14 +1,16 @@
-"""`presets list`, `presets show` and `presets new`."""
+"""`presets list`, `show`, `new` and `import`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import tomli_w
 
-from engine.config import preset_library, user_presets
+from engine.config import preset_import, preset_library, user_presets
 from engine.config.method_specs import reads
 from engine.config.preset import Flat, flatten
 from engine.config.schema import Config
@@ -67,6 +69,41 @@ def new(name: str, base: str, overrides: Flat, json: bool) -> None:
         print_json({"name": name, "path": str(path)})
     else:
         say(f"{path}")
+
+
+def import_file(file: Path, name: str | None, overrides: Flat, json: bool) -> None:
+    """Write a preset with what another tool's file sets, and print the outcome of each of its keys."""
+    imported = preset_import.import_preset(file, overrides)
+    name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:64]
+    path = user_presets.create_from_values(name, f"{name}, from {imported.tool}", imported.values)
+    if json:
+        keys = msgspec.to_builtins(imported.keys)
+        answer = {"name": name, "path": str(path), "tool": imported.tool, "keys": keys}
+        print_json({**answer, "without_effect": imported.without_effect})
+        return
+    for outcome, title in IMPORT_TITLES.items():
+        keys = [key for key in imported.keys if key.outcome == outcome]
+        if outcome in ("taken", "default") and keys:
+            table(title, (imported.tool, "value", "setting"), [[key.key, key.value, key.setting] for key in keys])
+            say("")
+        elif keys:
+            say(title, "bold")
+            for key in keys:
+                say(f"  {key.key}: {key.value}{f' → {key.setting}' if key.setting else ''}; {key.note}")
+            say("")
+    if imported.without_effect:
+        say(f"without effect on training, or empty: {', '.join(imported.without_effect)}")
+    say(f"preset: {path}")
+    data = "" if "data.id" in imported.values else " --data FILE"
+    say(f"next: ftbench plan {name}{data}; ftbench run {name}{data}")
+
+
+IMPORT_TITLES = {
+    "taken": "taken",
+    "default": "defaults of the other tool, which the file leaves unset",
+    "changed": "changed",
+    "left out": "left out",
+}
 
 
 def _assignment(key: str, value: Any) -> str:

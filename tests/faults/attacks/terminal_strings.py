@@ -53,6 +53,7 @@ LINES: dict[str, list[list[str]]] = {
     "presets list": [["--S"]],
     "presets show": [["S"]],
     "presets new": [["S"]],
+    "presets import": [["S"]],
 }
 """Command lines for each subcommand; S is replaced with the strings."""
 

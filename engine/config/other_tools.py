@@ -1,0 +1,339 @@
+"""The settings of axolotl, LLaMA-Factory, TRL and PEFT: which of ours each is, and their defaults.
+
+Names and defaults were read in the sources of axolotl (src/axolotl/utils/schemas), LLaMA-Factory
+(src/llamafactory/hparams and v1/config), TRL (trl/trainer/sft_config.py, model_config.py) and PEFT
+(src/peft/tuners/lora/config.py) of July 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Convert = Callable[[Any], Any]
+
+
+class LeftOut(Exception):
+    """A value without a counterpart; the text says why."""
+
+
+class Changed(Exception):
+    """A value that is set as another one; the note says why."""
+
+    def __init__(self, value: Any, note: str) -> None:
+        self.value = value
+        super().__init__(note)
+
+
+# Values
+
+
+def number(value: Any) -> float | int:
+    """YAML 1.1 reads `1e-4` as a string."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            raise LeftOut("not a number") from None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LeftOut("not a number")
+    return value
+
+
+def whole(value: Any) -> int:
+    if number(value) != int(number(value)):
+        raise LeftOut("not a whole number")
+    return int(number(value))
+
+
+def flag(value: Any) -> bool:
+    known = {"true": True, "yes": True, "false": False, "no": False}
+    value = known.get(value.lower(), value) if isinstance(value, str) else value
+    if not isinstance(value, bool):
+        raise LeftOut("neither true nor false")
+    return value
+
+
+def choice(known: Mapping[str, str], changed: Mapping[str, tuple[str, str]] | None = None, why: str = "") -> Convert:
+    """A converter of names: `changed` has those with a near counterpart and what differs."""
+
+    def convert(value: Any) -> str:
+        name = str(value).lower()
+        if name in known:
+            return known[name]
+        if changed and name in changed:
+            raise Changed(*changed[name])
+        raise LeftOut(why or f"one of {', '.join(dict.fromkeys(known.values()))}")
+
+    return convert
+
+
+optimizer = choice(
+    {
+        **dict.fromkeys(("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+        **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit"), "adamw_8bit"),
+        "paged_adamw_8bit": "paged_adamw_8bit",
+    },
+    dict.fromkeys(("paged_adamw_32bit", "paged_adamw"), ("adamw", "32-bit state is not paged here")),
+)
+schedule = choice(
+    {name: name for name in ("cosine", "linear", "constant")},
+    {"constant_with_warmup": ("constant", "every schedule has the warmup of train.warmup_ratio")},
+)
+attention = choice(
+    {
+        **{name: name for name in ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")},
+        "fa2": "flash_attention_2",
+        "disabled": "eager",
+    }
+)
+
+
+def checkpointing(value: Any) -> bool | str:
+    if value in ("offload", "offload_disk"):
+        if value == "offload_disk":
+            raise Changed("offload", "to host memory, not to the disk")
+        return "offload"
+    return flag(value)
+
+
+def not_flag(value: Any) -> bool:
+    return not flag(value)
+
+
+def target_modules(value: Any) -> str | list[str]:
+    if value in ("all", "all-linear", "all_linear"):
+        return "all-linear"
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(
+        isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
+    ):
+        raise LeftOut("names of modules only, not regular expressions")
+    return [name.strip() for name in names]
+
+
+def initial_weights(value: Any) -> str:
+    if value in (True, None, "default", "gaussian"):
+        if value == "gaussian":
+            raise Changed("default", "A is initialized as in PEFT's default")
+        return "default"
+    if str(value).startswith("pissa"):
+        return "pissa"
+    raise LeftOut("default or pissa")
+
+
+def share(value: Any) -> float:
+    if not 0 <= number(value) < 1:
+        raise LeftOut("a share below 1; hold out a file with data.validation")
+    return float(value)
+
+
+def hub_name(value: Any) -> str:
+    """A model or dataset of the Hub; a path is not followed."""
+    text = str(value)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith((".", "~")) or Path(text).suffix in DATA_SUFFIXES:
+        raise LeftOut("a path or an unknown name, which is not followed")
+    return text
+
+
+DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".yaml", ".yml")
+
+# Tools
+
+
+@dataclass(frozen=True)
+class Tool:
+    """How a tool's keys are read."""
+
+    name: str
+    settings: Mapping[str, tuple[str, Convert]]
+    """Key -> our setting and the converter."""
+    defaults: Mapping[str, Any]
+    """What the tool uses where the file leaves a key unset; only what influences training."""
+    batch: tuple[str, str]
+    """Keys of the rows per forward pass and of gradient accumulation."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Key -> why it is left out."""
+    without_effect: re.Pattern[str] = re.compile(r"(?!)")
+
+
+OUTPUTS = (
+    r"output_dir|overwrite_.*|logging_.*|log_.*|report_to|run_name|plot_loss|save_.*|saves_.*|eval_.*|evals_.*|do_.*|"
+    r"wandb_.*|mlflow_.*|comet_.*|swanlab.*|trackio_.*|dataset_prepared_path|preprocessing_.*|dataset_.*workers|"
+    r"dataloader_.*|ddp_timeout|hub_.*|push_.*|debug|strict|dataset_processes|tf32|include_.*|disable_tqdm|"
+    r"per_device_eval_batch_size|remove_unused_columns|loss_watchdog_.*|shuffle_.*|skip_.*|model_type|tokenizer_type|"
+    r"processor_type|group_by_length|pad_to_sequence_len|low_cpu_mem_usage|gradient_checkpointing_kwargs|"
+    r"torch_compile_.*|liger_.*|lora_.*_kernel|use_kernels|kernel_config|sample_backend|max_new_tokens|"
+    r"load_best_model_at_end|metric_for_.*|export_.*|predict_with_generate|infer_.*|media_dir|"
+    r"dataset_num_proc|model_class|"  # what an artifact of PEFT says of itself
+    r"peft_version|task_type|inference_mode|auto_mapping|revision|megatron_.*|runtime_config|corda_config|eva_config|"
+    r"loftq_config|qalora_group_size|ensure_weight_tying|use_qalora|lora_ga_config|arrow_config|use_bdlora|velora_config|"
+    r"kappatune_config|monteclora_config"
+)
+TRAINING_ARGUMENTS: dict[str, tuple[str, Convert]] = {
+    "learning_rate": ("train.learning_rate", number),
+    "num_train_epochs": ("train.epochs", number),
+    "weight_decay": ("train.weight_decay", number),
+    "max_grad_norm": ("train.max_grad_norm", number),
+    "adam_beta1": ("optimizer.beta1", number),
+    "adam_beta2": ("optimizer.beta2", number),
+    "adam_epsilon": ("optimizer.eps", number),
+    "adam_eps": ("optimizer.eps", number),
+    "lr_scheduler_type": ("train.schedule", schedule),
+    "warmup_ratio": ("train.warmup_ratio", share),
+    "optim": ("optimizer.name", optimizer),
+    "seed": ("train.seed", whole),
+    "torch_compile": ("train.compile", flag),
+    "gradient_checkpointing": ("train.gradient_checkpointing", checkpointing),
+    "attn_implementation": ("model.attention", attention),
+    "model_name_or_path": ("model.id", hub_name),
+    "loraplus_lr_ratio": ("adapter.lora_plus_ratio", number),
+    "use_rslora": ("adapter.rslora", flag),
+    "use_dora": ("adapter.dora", flag),
+    "lora_alpha": ("adapter.alpha", number),
+    "lora_dropout": ("adapter.dropout", number),
+    "lora_target_modules": ("adapter.target_modules", target_modules),
+}
+"""Names of transformers' TrainingArguments and of adapters, which the tools share."""
+TRAINING_DEFAULTS = {
+    "learning_rate": 5e-5,
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "linear",
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "optim": "adamw_torch",
+    "seed": 42,
+}
+NO_COUNTERPART = {
+    "trust_remote_code": "code from the Hub is never executed",
+    "chat_template": "the model's own chat template is used",
+    "template": "the model's own chat template is used",
+    "special_tokens": "the model's own tokenizer is used",
+    "train_on_inputs": "only answers are in the loss",
+    "train_on_prompt": "only answers are in the loss",
+    "lora_model_dir": "a path, which is not followed: `ftbench run --from` continues a run",
+    "adapter_name_or_path": "a path, which is not followed: `ftbench run --from` continues a run",
+    "resume_from_checkpoint": "a path, which is not followed",
+    "deepspeed": "several GPUs: train.devices and train.parallelism",
+    "fsdp": "several GPUs: train.devices and train.parallelism",
+    "fsdp_config": "several GPUs: train.devices and train.parallelism",
+    "dist_config": "several GPUs: train.devices and train.parallelism",
+    "plugins": "code of the other tool",
+    "lora_modules_to_save": "adapters train low-rank matrices only",
+    "modules_to_save": "adapters train low-rank matrices only",
+    "lora_target_parameters": "all-linear includes experts; else name them in adapter.target_modules",
+    "load_in_8bit": "bases are 4-bit or 16-bit",
+    "eot_tokens": "the ends of answers are those of the chat template",
+    "unfrozen_parameters": "full fine-tuning trains all weights",
+    "dataset": "names of the other tool's list: give --data",
+    "dataset_dir": "a path, which is not followed",
+    "train_dataset": "a path, which is not followed: give --data",
+    "bf16": "train.precision = auto decides by method and device",
+    "fp16": "float16 is not used; train.precision = auto decides by method and device",
+    "pure_bf16": "train.precision = auto decides by method and device",
+}
+
+AXOLOTL = Tool(
+    "axolotl",
+    settings=TRAINING_ARGUMENTS
+    | {
+        "base_model": ("model.id", hub_name),
+        "revision_of_model": ("model.revision", str),
+        "sequence_len": ("train.max_length", whole),
+        "num_epochs": ("train.epochs", number),
+        "lr_scheduler": ("train.schedule", schedule),
+        "optimizer": ("optimizer.name", optimizer),
+        "val_set_size": ("data.validation", share),
+        "lora_r": ("adapter.rank", whole),
+        "peft_use_rslora": ("adapter.rslora", flag),
+        "peft_use_dora": ("adapter.dora", flag),
+        "peft_init_lora_weights": ("adapter.init", initial_weights),
+    },
+    defaults={
+        "sequence_len": 512,
+        "num_epochs": 1.0,
+        "lr_scheduler": "cosine",
+        "optimizer": "adamw_torch_fused",
+        "val_set_size": 0.0,
+        "weight_decay": 0.0,
+        "warmup_ratio": 0.0,
+        "max_grad_norm": 1.0,
+        "seed": 42,
+        "lora_dropout": 0.0,
+    },
+    batch=("micro_batch_size", "gradient_accumulation_steps"),
+    refused=NO_COUNTERPART,
+    without_effect=re.compile(OUTPUTS),
+)
+LLAMA_FACTORY = Tool(
+    "LLaMA-Factory",
+    settings=TRAINING_ARGUMENTS
+    | {
+        "model": ("model.id", hub_name),
+        "model_revision": ("model.revision", str),
+        "cutoff_len": ("train.max_length", whole),
+        "val_size": ("data.validation", share),
+        "max_samples": ("data.max_rows", whole),
+        "flash_attn": ("model.attention", attention),
+        "enable_thinking": ("model.enable_thinking", flag),
+        "disable_gradient_checkpointing": ("train.gradient_checkpointing", not_flag),
+        "enable_activation_checkpointing": ("train.gradient_checkpointing", checkpointing),
+        "quantization_type": ("quantization.type", choice({"nf4": "nf4", "fp4": "fp4"})),
+        "double_quantization": ("quantization.double", flag),
+        "lora_rank": ("adapter.rank", whole),
+        "lora_target": ("adapter.target_modules", target_modules),
+        "pissa_init": ("adapter.init", lambda value: "pissa" if flag(value) else "default"),
+    },
+    defaults=TRAINING_DEFAULTS | {"cutoff_len": 2048, "val_size": 0.0, "lora_rank": 8, "lora_dropout": 0.0},
+    batch=("per_device_train_batch_size", "gradient_accumulation_steps"),
+    refused=NO_COUNTERPART,
+    without_effect=re.compile(OUTPUTS),
+)
+TRL = Tool(
+    "TRL",
+    settings=TRAINING_ARGUMENTS
+    | {
+        "model_revision": ("model.revision", str),
+        "max_length": ("train.max_length", whole),
+        "dataset_name": ("data.id", hub_name),
+        "dataset_config": ("data.subset", str),
+        "dataset_test_split": ("data.test", str),
+        "bnb_4bit_quant_type": ("quantization.type", choice({"nf4": "nf4", "fp4": "fp4"})),
+        "use_bnb_nested_quant": ("quantization.double", flag),
+        "lora_r": ("adapter.rank", whole),
+    },
+    defaults=TRAINING_DEFAULTS
+    | {"learning_rate": 2e-5, "max_length": 1024, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05},
+    batch=("per_device_train_batch_size", "gradient_accumulation_steps"),
+    refused=NO_COUNTERPART | {"dtype": "train.precision = auto decides by method and device"},
+    without_effect=re.compile(OUTPUTS),
+)
+PEFT = Tool(
+    "PEFT",
+    settings={
+        "base_model_name_or_path": ("model.id", hub_name),
+        "r": ("adapter.rank", whole),
+        "lora_alpha": ("adapter.alpha", number),
+        "lora_dropout": ("adapter.dropout", number),
+        "target_modules": ("adapter.target_modules", target_modules),
+        "use_rslora": ("adapter.rslora", flag),
+        "use_dora": ("adapter.dora", flag),
+        "init_lora_weights": ("adapter.init", initial_weights),
+    },
+    defaults={"r": 8, "lora_alpha": 8, "lora_dropout": 0.0},
+    batch=("", ""),
+    refused=NO_COUNTERPART,
+    without_effect=re.compile(OUTPUTS),
+)
+
+DATASET = Tool(
+    "axolotl",
+    settings={"datasets[0].path": ("data.id", hub_name), "datasets[0].name": ("data.subset", str)},
+    defaults={},
+    batch=("", ""),
+)
+"""An entry of axolotl's datasets."""

@@ -35,7 +35,6 @@ from engine.runs.run.run_dir import (
 )
 from engine.runs.stopping import StopRequest
 from engine.worker.input_checks import refuse_inputs
-from engine.worker.process_end import end_process
 
 
 def main(arguments: list[str]) -> int:
@@ -155,7 +154,7 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
 
         return partial(run_ranks, devices=devices)
     devices[0].apply()
-    from engine.methods.quick_import import import_libraries  # torch is imported when a device is free
+    from engine.methods.library_imports import import_libraries  # torch is imported when a device is free
 
     import_libraries()
     from engine.worker.main import execute_run
@@ -164,4 +163,4 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
 
 
 if __name__ == "__main__":
-    end_process(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

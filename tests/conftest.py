@@ -84,7 +84,7 @@ LONGEST = (
     "engine/hardware/test_nvml.py",
     "engine/memory/test_dry_run_presets.py",
     "engine/config/test_plugins.py",
-    "engine/worker/test_start_point.py",
+    "engine/worker/test_continued_run.py",
     "engine/evaluation/test_benchmarks.py",
     "engine/training/test_compilation.py",
     "engine/training/test_ranks_losses.py",

@@ -26,12 +26,11 @@ from engine.export.artifact_files import write_merged
 from engine.methods import method
 from engine.methods.loading import auto_class
 from engine.methods.machine import Machine, this_machine
+from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer
-from engine.methods.tokenizer import load_tokenizer
 from engine.methods.weights import account_of
 from engine.runs.run.model_account import COMPARED, left_out_share
-from engine.training.batches import BatchSampler, choose_packing, micro_batches
-from engine.training.collation import Packing, collate
+from engine.training.batches import BatchSampler, Packing, choose_packing, collate, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.row_independence import ONE_ROW
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments

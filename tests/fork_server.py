@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 from forked import MAX_REQUEST, fork_processes
 
-from engine.methods.quick_import import import_libraries
+from engine.methods.library_imports import import_libraries
 
 PRELOADED = (
     "engine.worker.main",

@@ -16,9 +16,8 @@ from engine.config.preset_library import resolve_preset
 from engine.data.examples import examples_of
 from engine.methods import method
 from engine.methods.machine import this_machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint
-from engine.methods.tokenizer import load_tokenizer
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 

@@ -27,9 +27,8 @@ from engine.export.export_source import refuse_other_base
 from engine.methods import method
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_of, maximum_positions
+from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
 from engine.methods.provenance import fingerprint
-from engine.methods.tokenizer import load_tokenizer
 from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir, finished_result, read_frozen

@@ -12,7 +12,7 @@ from engine.data.items import EvaluationItem, evaluation_items, sampled
 from engine.data.prepared import Preparation, Prepared, lengths_of
 from engine.data.rows import Row
 from engine.evaluation.metrics import Choices, best_score, is_formatted
-from engine.methods.model_config import config_of, maximum_positions
+from engine.methods.model_source import config_of, maximum_positions
 
 
 def refuse_rows(config: Config, rows: Prepared) -> None:

@@ -31,11 +31,11 @@ from engine.evaluation.predictions import RowLoss, ScoredItem
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
 from engine.runs.run.result import General, Interval, Score
-from engine.training.batches import held_out_batches
-from engine.training.collation import (
+from engine.training.batches import (
     Packing,
     answer_tokens,
     collate,
+    held_out_batches,
     loss_weight,
     target_weights,
     targets_of,

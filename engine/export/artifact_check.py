@@ -44,14 +44,13 @@ from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype, own_targets
 from engine.methods.loading import auto_class, load_pretrained
 from engine.methods.machine import Machine, this_machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, versions
 from engine.methods.qlora import quantization
-from engine.methods.tokenizer import load_tokenizer
 from engine.runs.run.exports import Defect
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir, read_frozen
-from engine.training.collation import Packing, collate
+from engine.training.batches import Packing, collate
 from engine.training.loss import answer_logits, supports_logits_to_keep
 from engine.training.row_independence import ONE_ROW
 

@@ -30,9 +30,8 @@ from engine.export.merged import (
 )
 from engine.export.modelfile import modelfile
 from engine.methods import method
-from engine.methods.locate import locate
 from engine.methods.machine import this_machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of, locate
 from engine.runs.run.exports import MergeBase, WeightType
 
 Progress = Callable[..., None]

@@ -19,9 +19,8 @@ from engine.export.export_source import ExportSource
 from engine.export.merged import served_class
 from engine.methods import method
 from engine.methods.loading import auto_class
-from engine.methods.locate import locate
 from engine.methods.machine import this_machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of, locate
 from engine.runs.run.exports import ExportKind, Fidelity
 from engine.runs.run.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.run.result import Result

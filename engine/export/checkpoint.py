@@ -30,9 +30,8 @@ from transformers.modeling_utils import load_state_dict
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.methods.loading import load_pretrained
-from engine.methods.locate import ModelLocation, locate
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_at
+from engine.methods.model_source import ModelLocation, config_at, locate
 
 INDEX = "model.safetensors.index.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")

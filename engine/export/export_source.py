@@ -17,9 +17,8 @@ from engine.data.examples import system_prompt, training_examples
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
 from engine.export.scored_rows import ScoredRows, scored_rows
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint
-from engine.methods.tokenizer import load_tokenizer
 from engine.runs.run.exports import ExportKind, WeightType
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result

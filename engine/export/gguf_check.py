@@ -22,7 +22,7 @@ from engine.evaluation.predictions import RowLoss, ScoredItem
 from engine.export.llama_cpp import LlamaCpp
 from engine.export.scored_rows import ScoredRows
 from engine.runs.run.exports import Defect
-from engine.training.collation import loss_weight, target_weights, targets_of
+from engine.training.batches import loss_weight, target_weights, targets_of
 
 FILE = "model.gguf"
 

@@ -27,8 +27,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, TensorGroup, checkpoint_folder, tied_names
 from engine.methods.loading import auto_class
-from engine.methods.locate import locate
-from engine.methods.model_config import config_at
+from engine.methods.model_source import config_at, locate
 from engine.runs.run.exports import WeightType
 
 DTYPES: Mapping[WeightType, torch.dtype] = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}

@@ -26,11 +26,10 @@ from engine.config.activation_checkpointing import ActivationCheckpointing, desc
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
-from engine.training.activation_checkpointing import enable_checkpointing
-from engine.training.collation import loss_weight
+from engine.training.batches import loss_weight
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.meters import Meters, resident, resident_peak, uses_gpu
-from engine.training.trainer import AnswerTrainer
+from engine.training.trainer import AnswerTrainer, enable_checkpointing
 
 HEADROOM = 0.05
 """Fraction of the device's memory that a probe leaves free: rows of other lengths fragment the pool differently."""

@@ -247,12 +247,12 @@ class FourBitExperts(ParamWrapper):
         return (second, first) if self._did_swap_in_out_features else (first.mT, second.mT)
 
 
-def moves_weights(config: schema.Config) -> bool:
+def changes_base_weights(config: schema.Config) -> bool:
     """Whether adding the adapter changes the weights of the base, as PiSSA does."""
     return method_spec(config.method).trains == "adapters" and config.adapter.init == "pissa"
 
 
-def keep_initial(model: Any, folder: Path) -> None:
+def save_initial_adapter(model: Any, folder: Path) -> None:
     """Store the adapter of PiSSA before training, which `save` subtracts."""
     config = model.peft_config["default"]
     config.init_lora_weights = True  # else PEFT would initialize it again when it loads it
@@ -265,8 +265,8 @@ def save(
 ) -> None:
     """Save the trained model or adapter. `weights`: the complete state dict of a model whose weights are sharded.
 
-    `initial`: the folder that `keep_initial` wrote. The adapter is then saved for the original base: W - s B0 A0 +
-    s B A is W plus an adapter of twice the rank.
+    `initial`: the folder that `save_initial_adapter` wrote. The adapter is then saved for the original base:
+    W - s B0 A0 + s B A is W plus an adapter of twice the rank.
     """
     how: dict[str, Any] = {} if initial is None else {"path_initial_model_for_weight_conversion": str(initial)}
     if weights is not None:

@@ -17,9 +17,8 @@ from transformers import (
 from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
-from engine.methods.locate import LOAD_ERRORS, ModelLocation, load_error, locate
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_at
+from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, load_error, locate
 
 
 def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
@@ -97,7 +96,7 @@ def _with_liger_kernels(model: PreTrainedModel, machine: Machine) -> PreTrainedM
     """Use Liger's rotary embedding, norm and gate kernels from the first forward pass on, so that base and tuned
     model are evaluated with the same ones. The Trainer would use them in training only (`use_liger_kernel`).
 
-    Without LM head and cross entropy, which `engine.training.chunked_loss` computes.
+    Without LM head and cross entropy, which `engine.training.loss` computes.
     """
     if machine.device == "cuda" and find_spec("liger_kernel") is not None:
         apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})

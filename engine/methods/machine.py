@@ -1,15 +1,21 @@
-"""Capabilities of this machine: device, bf16 arithmetic, FlashAttention, paged optimizer state."""
+"""This machine: device, bf16 arithmetic, FlashAttention, why torch cannot use a GPU, and whose kernels a step uses."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from transformers.utils import is_flash_attn_2_available
 
+from engine.config import schema
+from engine.config.errors import UserError
 from engine.hardware.cpu import has_bf16
+from engine.hardware.devices import CPU, select_device
+from engine.hardware.nvml import Nvml
 
 
 @dataclass(frozen=True)
@@ -38,3 +44,61 @@ def this_machine() -> Machine:
         # FlashAttention 2 requires Ampere too.
         return Machine("cuda", torch.cuda.get_device_name(0), bf16, bf16 and is_flash_attn_2_available())
     return Machine("cpu", f"{os.cpu_count()} CPU cores", has_bf16(), False)
+
+
+DRIVERS = {11: 450, 12: 525, 13: 580}
+"""CUDA major version -> the oldest driver branch that supports its minor versions (NVIDIA's CUDA release notes, table
+"CUDA Toolkit and Minimum Required Driver Version for CUDA Minor Version Compatibility")."""
+
+
+def refuse_unused_gpu(config: schema.Config, machine: Machine, nvml: Nvml | None = None) -> None:
+    """Raise UserError if the run would use the CPU although its device is a GPU."""
+    if machine.device != "cpu" or config.hardware.device == CPU:
+        return
+    nvml = nvml or Nvml()
+    device = select_device("auto", nvml)  # the worker sees only its device
+    if device.gpu is None:
+        return
+    name = device.gpu.name() or device.title
+    why, do = unused_reason(nvml)
+    otherwise = "or train on the CPU with --device cpu"
+    raise UserError(f"torch cannot use {name}: {why}", device.title, f"{do}, {otherwise}", code="gpu.unusable")
+
+
+def unused_reason(nvml: Nvml) -> tuple[str, str]:
+    """Why torch cannot use the GPU, and what to do about it."""
+    torch_version, cuda = torch.__version__, torch.version.cuda
+    driver, supported = nvml.driver() or "of unknown version", nvml.cuda_version()
+    index = "https://pytorch.org/get-started/locally"
+    if cuda is None:
+        newest = f" {supported[0]}.{supported[1]} or older" if supported else ""
+        return f"torch {torch_version} is built without CUDA", f"install torch for CUDA{newest} ({index})"
+    major = int(cuda.split(".")[0])
+    if supported and supported[0] < major:
+        needed = f"{DRIVERS[major]} or newer" if major in DRIVERS else f"that supports CUDA {cuda}"
+        why = f"driver {driver} supports CUDA {supported[0]}.{supported[1]}, torch {torch_version} needs CUDA {cuda}"
+        return why, f"install driver {needed}, or torch for CUDA {supported[0]} ({index})"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return " ".join(str(error).split())[:300], "check `nvidia-smi` and the driver"
+    return f"torch {torch_version} finds no CUDA device", "check `nvidia-smi` and the driver"
+
+
+_predicted: str | None = None
+
+
+@contextmanager
+def kernels_of(device: str) -> Iterator[None]:
+    """Context in which fake tensors on the CPU take the path of this device."""
+    global _predicted
+    before, _predicted = _predicted, device
+    try:
+        yield
+    finally:
+        _predicted = before
+
+
+def kernel_device(tensor: torch.Tensor) -> str:
+    """Device type whose kernels compute with this tensor."""
+    return _predicted or tensor.device.type

@@ -15,8 +15,8 @@ import torch
 from engine import __version__
 from engine.config import schema
 from engine.data.items import EvaluationItem
-from engine.methods.locate import locate
 from engine.methods.machine import Machine
+from engine.methods.model_source import locate
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers", "safetensors")
 HASHED_BYTES = 1 << 20

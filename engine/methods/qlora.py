@@ -1,24 +1,145 @@
 """QLoRA (Dettmers et al. 2023, arXiv:2305.14314): float32 low-rank adapters on a frozen 4-bit base.
 
-Loading     linear layers and experts as NF4 in blocks of 64 with double quantization (`four_bit`); embeddings, norms,
-            routers and LM head in the compute dtype.
+Loading     linear layers and experts as NF4 in blocks of 64 with double quantization; embeddings, norms, routers and LM
+            head in the compute dtype.
 Training    adapters on all linear layers and experts except the LM head (`adapters`).
 Optimizer   8-bit AdamW, on a GPU paged unless the run fits with headroom.
+
+bitsandbytes quantizes each tensor as soon as it is loaded, so that the complete 16-bit model is never in memory.
+transformers' quantizer leaves experts in 16 bits: those of one layer are one tensor with three dimensions. bitsandbytes
+keeps their 4-bit values and returns the dequantized tensor where the model reads it, through a parametrization
+(`bitsandbytes.nn.parametrize`). Without activation checkpointing every layer keeps its dequantized experts for the
+backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
+from bitsandbytes.functional import QuantState, quantize_4bit
+from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.parametrize import Bnb4bitParametrization, _register_parametrization_hooks
+from torch.nn.utils import parametrize
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.methods import adapters, four_bit
+from engine.methods import adapters
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of
+from engine.methods.weights import weights_of
+
+BLOCKSIZE = 64
+"""Weights per scale: bitsandbytes' default."""
+PLAIN_LINEAR = ("FalconLinear",)
+"""Subclasses of Linear that compute the same product; transformers quantizes no subclass."""
+
+
+class FourBitQuantizer(Bnb4BitHfQuantizer):
+    """Quantizes every linear layer and all experts, except what `weights` leaves out, and shapes without CPU kernel."""
+
+    def __init__(self, quantization_config: BitsAndBytesConfig, on_cpu: bool, **options: Any) -> None:
+        super().__init__(quantization_config, **options)
+        self.on_cpu = on_cpu
+        self.experts: set[str] = set()
+        """Full names of experts' tensors."""
+        self.states: dict[str, QuantState] = {}
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
+        return param_name in self.experts or super().param_needs_quantization(model, param_name, **kwargs)
+
+    def get_quantize_ops(self) -> QuantizeTensors:
+        return QuantizeTensors(self)
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, device_map: Any, **kwargs: Any) -> None:
+        for module in model.modules():
+            if type(module).__name__ in PLAIN_LINEAR:
+                module.__class__ = torch.nn.Linear
+        kept = []
+        for weight in weights_of(model):
+            if weight.part == "experts" and not weight.not_quantizable(self.on_cpu):
+                self.experts.add(weight.name)
+            elif weight.is_linear and weight.not_quantizable(self.on_cpu):
+                kept.append(weight.module)
+        self.quantization_config.llm_int8_skip_modules = [*kept, *_tied(model)]
+        super()._process_model_before_weight_loading(model, device_map, **kwargs)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        for name, state in self.states.items():
+            attach_state(model, name, state)
+        self.states.clear()
+        return super()._process_model_after_weight_loading(model, **kwargs)
+
+
+class QuantizeTensors(Bnb4bitQuantize):
+    """Quantizes tensors of a checkpoint as they are loaded."""
+
+    hf_quantizer: FourBitQuantizer
+
+    def convert(
+        self,
+        input_dict: dict[str, list[torch.Tensor]],
+        full_layer_name: str | None = None,
+        model: torch.nn.Module | None = None,
+        **kwargs: Any,
+    ) -> dict[str, torch.Tensor]:
+        packed: dict[str, torch.Tensor] = {}
+        for name in self.hf_quantizer.experts & input_dict.keys():
+            value = input_dict.pop(name)
+            how = self.hf_quantizer.quantization_config
+            data, self.hf_quantizer.states[name] = quantize_4bit(
+                (value[0] if isinstance(value, list) else value).contiguous(),
+                blocksize=BLOCKSIZE,
+                compress_statistics=how.bnb_4bit_use_double_quant,
+                quant_type=how.bnb_4bit_quant_type,
+            )
+            packed[name] = torch.nn.Parameter(data, requires_grad=False)
+        return packed | super().convert(input_dict, full_layer_name, model, **kwargs)
+
+
+def attach_state(model: torch.nn.Module, name: str, state: QuantState) -> None:
+    """Let a parameter that has packed 4-bit values be read as the dequantized tensor.
+
+    As bitsandbytes' `replace_parameter_4bit_prequantized`, whose dictionary of the state needs values, which weights on
+    the meta device do not have.
+    """
+    path, _, key = name.rpartition(".")
+    module = model.get_submodule(path)
+    parametrize.register_parametrization(module, key, Bnb4bitParametrization(state), unsafe=True)
+    _register_parametrization_hooks(module, key)
+
+
+@contextmanager
+def quantizing(device: str) -> Iterator[None]:
+    """Context in which `from_pretrained` quantizes with FourBitQuantizer."""
+    quantizer = partial(FourBitQuantizer, on_cpu=device == "cpu")
+    with mock.patch.dict(AUTO_QUANTIZER_MAPPING, {"bitsandbytes_4bit": quantizer}):
+        yield
+
+
+def forbid_repacking(model: torch.nn.Module) -> None:
+    """Disable weight repacking on CPUs with AVX512-BF16.
+
+    There an eval-mode forward repacks 4-bit weights in place, and training after it has no gradient through the base:
+    without an error, and with a normal-looking loss.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _tied(model: PreTrainedModel) -> set[str]:
+    keys = model.all_tied_weights_keys
+    return {key.removesuffix(".weight") for key in (*keys, *keys.values())}
 
 
 def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
@@ -53,10 +174,10 @@ def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the quantized, frozen base."""
     refuse_quantized(config, config_of(config.model))
     dtype = weight_dtype(config, machine)
-    with four_bit.quantizing(machine.device):
+    with quantizing(machine.device):
         model = load_pretrained(config.model, machine, dtype, quantization_config=quantization(config, machine))
     if machine.device == "cpu":
-        four_bit.forbid_repacking(model)
+        forbid_repacking(model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model

@@ -1,6 +1,7 @@
-"""Check headers of safetensors and GGUF files before a library allocates what they announce. Imports no torch.
+"""Check headers of safetensors and GGUF files before a library allocates what they announce; convert GGUF files.
 
-Formats: https://github.com/huggingface/safetensors#format and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+Imports torch only to convert. Formats: https://github.com/huggingface/safetensors#format and
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.config.files import open_regular
+from engine.config.files import file_sha256, open_regular, temporary_folder
+from engine.config.home import cache_folder
+from engine.config.model_limits import impossible_value
 
 BITS = {
     name: bits
@@ -170,3 +173,50 @@ def _read(file: BufferedReader, size: int) -> bytes:
     if len(content) < size:
         raise _Damaged("the file ends too early")
     return content
+
+
+def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> Path:
+    """Dequantize to bf16 once; later calls reuse the folder. Raises UserError if the file is not a readable GGUF.
+
+    A model that `from_pretrained` dequantized keeps its `quantization_config`, which makes `save_pretrained` fail, so
+    the weights are copied to a model created from the configuration without that entry.
+    """
+    weights = check_gguf(file)
+    if folder is None:
+        folder = cache_folder() / "gguf" / file_sha256(file)[:16]
+    if (folder / "config.json").exists():
+        return folder
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
+            _convert(file, weights, temporary)
+            (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
+            temporary.replace(folder)
+    except Exception as error:
+        what = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
+        raise UserError(what, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
+    return folder
+
+
+def _convert(file: Path, weights: int, folder: Path) -> None:
+    """Raises ValueError where the file lacks weights of the model that it describes: they would be random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    shape = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    if fault := impossible_value(shape.to_dict()):
+        raise ValueError(fault)
+    with torch.device("meta"):
+        described = AutoModelForCausalLM.from_config(shape)
+    wanted = described.num_parameters() - described.get_input_embeddings().weight.numel()  # may be tied to the head
+    if weights < wanted:
+        raise ValueError(f"the model needs at least {wanted:,} weights, and {weights:,} are in the file")
+    loaded = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.bfloat16)
+    config = loaded.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(loaded.state_dict())
+    plain.tie_weights()
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(folder)

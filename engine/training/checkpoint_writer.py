@@ -22,8 +22,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from engine.config.quantities import size
 from engine.training import checkpoints
-from engine.training.checkpoint_files import write_pickle, write_tensors
-from engine.training.checkpoints import PendingCheckpoint, SavedCheckpoint
+from engine.training.checkpoints import PendingCheckpoint, SavedCheckpoint, write_pickle, write_tensors
 from engine.training.guards import first_line, is_out_of_memory
 
 PINNING = ("cudaHost", "pin_memory", "pinned")

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config.errors import UserError
-from engine.methods.deferred_compiler import load_compiler
+from engine.methods.library_imports import load_compiler
 from engine.training import varlen_attention
 from engine.training.guards import first_line, is_out_of_memory
 

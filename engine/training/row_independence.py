@@ -25,7 +25,7 @@ import torch
 from engine.data.rows import Row
 from engine.methods.adapters import unwrap_peft
 from engine.training import sharding
-from engine.training.collation import MicroBatch, Packing, collate
+from engine.training.batches import MicroBatch, Packing, collate
 from engine.training.loss import answer_hidden, answer_logits, supports_logits_to_keep
 from engine.training.segments import arrange, common_prefix_length
 

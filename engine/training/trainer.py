@@ -1,4 +1,4 @@
-"""A subclass of transformers' Trainer with ftbench's batches and loss.
+"""A subclass of transformers' Trainer with ftbench's batches and loss, and the callback that controls it.
 
 A training item is the list of all rows of one optimizer step. They are split into micro-batches inside the step, so
 that after an out-of-memory error the same step is repeated with half the micro-batch size and the same result.
@@ -8,31 +8,45 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, TrainingArguments
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.method_specs import uses_autocast
 from engine.data.rows import Row
 from engine.training import checkpoints
-from engine.training.activation_checkpointing import checkpointing_arguments
-from engine.training.batches import BatchSampler, StepDataset, micro_batches, rank_parts
+from engine.training.batches import BatchSampler, Packing, StepDataset, collate, loss_weight, micro_batches, rank_parts
+from engine.training.batches import answer_tokens as answer_tokens_of
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
-from engine.training.collation import Packing, collate, loss_weight
-from engine.training.collation import answer_tokens as answer_tokens_of
 from engine.training.compilation import compile_errors
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import LocalShards
+
+
+def checkpointing_arguments(checkpointing: ActivationCheckpointing) -> dict[str, Any]:
+    """`TrainingArguments.activation_checkpointing_kwargs`.
+
+    Not reentrant: the reentrant implementation needs an input that requires a gradient and drops saved-tensor hooks.
+    """
+    return {"use_reentrant": False, "every_n_layers": checkpointing.every, "offload": checkpointing.offload}
+
+
+def enable_checkpointing(model: Any, checkpointing: ActivationCheckpointing) -> None:
+    """Let layers recompute their activations, also in a model that already does so for fewer layers."""
+    if checkpointing.every:
+        more = checkpointing_arguments(checkpointing)
+        kwargs = {"use_reentrant": more.pop("use_reentrant")}
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs, **more)
 
 
 @dataclass
@@ -282,3 +296,51 @@ def training_arguments(
     # _wrap_model), which splits every argument across GPUs, including logits_to_keep.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+class Callback(TrainerCallback):
+    """Logs steps and controls saving, evaluation and stopping."""
+
+    def __init__(
+        self,
+        hooks: Hooks,
+        trainer: AnswerTrainer,
+        on_step: Callable[[int, StepFacts, float], None],
+        should_stop: Callable[[], bool],
+        evaluate: Callable[[int], None],
+        evaluate_every: int,
+        due: checkpoints.SaveTimer,
+        evaluated: Collection[int] = (),
+    ) -> None:
+        """`evaluated`: steps that an earlier worker of the run evaluated."""
+        self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
+        self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
+        self.evaluated = evaluated
+        self.stopped = False
+        self.rate = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Run the evaluation that an earlier worker skipped because it was stopped at this step."""
+        step = state.global_step
+        if step and self.evaluate_every and step % self.evaluate_every == 0 and step not in self.evaluated:
+            self.evaluate(step)
+        return control
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self.rate = self.trainer.optimizer.param_groups[0]["lr"]
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        facts = self.hooks.facts
+        facts.seconds = time.monotonic() - self.trainer.step_started
+        step = state.global_step
+        self.on_step(step, facts, self.rate)
+        self.trainer.writer.report()
+        last, ranks = step >= state.max_steps, self.trainer.ranks
+        stop, save = ranks.sums(self.should_stop(), ranks.is_first and self.due.take_if_due(step))
+        self.stopped = stop > 0 and not last
+        control.should_save = self.stopped or last or save > 0
+        control.should_training_stop = control.should_training_stop or self.stopped
+        if self.evaluate_every and step % self.evaluate_every == 0 and not self.stopped:
+            self.evaluate(step)
+        return control

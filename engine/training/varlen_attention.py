@@ -30,7 +30,7 @@ from transformers.masking_utils import sdpa_mask
 
 from engine.config.row_separation import BY_SEGMENTS
 from engine.methods.adapters import unwrap_peft
-from engine.training.kernel_device import kernel_device
+from engine.methods.machine import kernel_device
 from engine.training.segments import Segments
 
 NAME = "varlen"

@@ -21,7 +21,7 @@ import msgspec
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import used_folder
 from engine.hardware.devices import SelectedDevice, select_devices
-from engine.methods.quick_import import import_libraries
+from engine.methods.library_imports import import_libraries
 from engine.runs import stopping
 from engine.runs.chat_client import (
     NOT_FINISHED,

@@ -30,10 +30,10 @@ from engine.evaluation.score import (
     row_losses,
     timed,
 )
-from engine.methods.model_config import maximum_positions
+from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
 from engine.runs.run.result import BenchmarkScores, read_scores, write_scores
-from engine.training.collation import Packing
+from engine.training.batches import Packing
 from engine.training.row_independence import ONE_ROW
 from engine.worker.run_context import RunContext
 

@@ -18,7 +18,7 @@ from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set
 from engine.data.rows import ReadingNotes
 from engine.data.source import EMBEDDED, data_files, read
-from engine.methods.locate import locate
+from engine.methods.model_source import locate
 
 MAX_BYTES = 1 << 20
 """Total size of the files of a dataset up to which they are read here, in 0.02 s: preparing reads them again."""

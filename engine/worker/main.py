@@ -23,12 +23,10 @@ from engine.evaluation.preflight import refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
 from engine.methods import method
-from engine.methods.adapters import keep_initial, moves_weights, save
-from engine.methods.gpu_support import refuse_unused_gpu
-from engine.methods.machine import this_machine
-from engine.methods.model_config import config_of
+from engine.methods.adapters import changes_base_weights, save, save_initial_adapter
+from engine.methods.machine import refuse_unused_gpu, this_machine
+from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import folder_bytes
-from engine.methods.tokenizer import load_tokenizer
 from engine.runs.run import events
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.frozen_config import FrozenRun
@@ -43,7 +41,13 @@ from engine.training.sharding import whole_weights
 from engine.worker.earlier_workers import earlier_workers
 from engine.worker.early_checks import refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
-from engine.worker.model_loading import add_continued_adapter, decide_sharding, keep_start, limit_memory, load_model
+from engine.worker.model_loading import (
+    add_continued_adapter,
+    copy_initial_weights,
+    decide_sharding,
+    limit_memory,
+    load_model,
+)
 from engine.worker.outcome import RunOutcome, outcome_of_error
 from engine.worker.packing import decide_packing
 from engine.worker.run_context import RunContext
@@ -146,7 +150,7 @@ def _prepare_data(run: RunContext) -> tuple[Evaluator, PretrainedConfig]:
     refuse_model(config, model_config, run.machine)
     if run.ranks.is_first:
         refuse_small_disk(run.dir, config, model_config, run.machine)
-    run.ranks.broadcast(lambda: keep_start(run, model_config, rows))
+    run.ranks.broadcast(lambda: copy_initial_weights(run, model_config, rows))
     evaluator = Evaluator(run, tokenizer, rows)
     run.log_data(rows, evaluator.test)
     return evaluator, model_config
@@ -174,9 +178,9 @@ def _train(
     model = started or method(config.method).make_trainable(base, config)
     if run.ranks.is_first and (obstacle := merge_obstacle(config.model, model)):
         run.warn("export.cannot_merge", f"{obstacle}: this run can be exported as an adapter only")
-    initial = run.dir.initial_adapter if moves_weights(config) else None
+    initial = run.dir.initial_adapter if changes_base_weights(config) else None
     if initial is not None:
-        run.ranks.broadcast(lambda: keep_initial(model, initial))
+        run.ranks.broadcast(lambda: save_initial_adapter(model, initial))
     train(run, model, evaluator.tokenizer, evaluator)
     free_memory()  # the trainer and its optimizer are in reference cycles
     return model, initial

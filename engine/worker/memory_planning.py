@@ -19,13 +19,12 @@ from engine.memory.dry_run.data_rows import with_packing
 from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of
 from engine.training import checkpoints
-from engine.training.activation_checkpointing import enable_checkpointing
 from engine.training.batches import BatchSampler
 from engine.training.compilation import uncompiled
 from engine.training.loss import supports_logits_to_keep
-from engine.training.trainer import AnswerTrainer
+from engine.training.trainer import AnswerTrainer, enable_checkpointing
 from engine.worker.evaluator import Evaluator
 from engine.worker.run_context import RunContext
 

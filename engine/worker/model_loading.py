@@ -33,7 +33,7 @@ from engine.memory.probe import available_memory
 from engine.methods import method
 from engine.methods.adapters import load_adapter
 from engine.methods.machine import Machine
-from engine.methods.model_config import maximum_positions
+from engine.methods.model_source import maximum_positions
 from engine.methods.provenance import fingerprint
 from engine.runs.resuming import continued_run_name, find_continued_run
 from engine.training.checkpoints import folder_atomically
@@ -41,7 +41,7 @@ from engine.training.sharding import shard
 from engine.worker.run_context import RunContext
 
 
-def keep_start(run: RunContext, model_config: Any, rows: Prepared) -> None:
+def copy_initial_weights(run: RunContext, model_config: Any, rows: Prepared) -> None:
     """Keep the weights that the run starts from, unless it starts from the base model or an earlier worker kept them.
 
     Raises UserError if the other run was deleted, does not match, or was trained on another base model.

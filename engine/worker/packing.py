@@ -9,8 +9,7 @@ from engine.config.row_separation import mixing_reason, row_separation
 from engine.data.rows import Row
 from engine.evaluation.forward import within_memory
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing, drops_out
-from engine.training.collation import Packing
+from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, has_adapter_dropout
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.loss import supports_logits_to_keep
 from engine.training.row_independence import CHECKED_ROWS, ONE_ROW, rows_are_independent
@@ -69,7 +68,7 @@ def _explain(
         run.warn("model.packing_unsupported", text)
     elif setting == "shared_prefix":
         run.warn("train.no_shared_prefix", f"{no_segments}: rows are packed without sharing prefixes")
-    elif setting == "auto" and sharing.worthwhile and drops_out(run.config):
+    elif setting == "auto" and sharing.worthwhile and has_adapter_dropout(run.config):
         text = (
             f"shared prefixes are off because of adapter.dropout, which would be the same for all rows of a prefix; "
             f'train.packing = "shared_prefix" turns them on, to compute {100 / sharing.ratio:.0f}% of the tokens'

@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     used = arguments[2:]
     devices[used[rank]].apply()
 
-    from engine.methods.quick_import import import_libraries
+    from engine.methods.library_imports import import_libraries
 
     import_libraries()  # takes seconds, and needs the environment of the device
     from torch.distributed.elastic.multiprocessing.errors import record

@@ -11,7 +11,7 @@ import msgspec
 
 from engine.config import schema
 from engine.hardware.devices import select_device
-from engine.methods.quick_import import import_libraries
+from engine.methods.library_imports import import_libraries
 from engine.runs.training_report import MODELS
 
 Progress = Callable[..., None]
@@ -134,8 +134,7 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
     import torch
     from transformers.utils import logging as transformers_logging
 
-    from engine.methods.gpu_support import refuse_unused_gpu
-    from engine.methods.machine import this_machine
+    from engine.methods.machine import refuse_unused_gpu, this_machine
     from engine.worker.training_checks.report import check_method
 
     transformers_logging.disable_progress_bar()

@@ -22,10 +22,9 @@ from engine.config import schema
 from engine.config.errors import RunFailed, UserError
 from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
-from engine.methods.quick_import import import_libraries, import_without_torch
+from engine.methods.library_imports import import_libraries, import_without_torch
 from engine.runs import stopping
 from engine.runs.run.exports import GGUF_TOOLS
-from engine.worker.process_end import end_process
 from engine.worker.requests import ARTIFACT_REQUESTS, AUDIT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
 
 if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
@@ -43,7 +42,7 @@ MAX_REASON = 500
 def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """The report on a dataset as a run would prepare it; `refused` is the error that would stop the run."""
     from engine.data.check import check
-    from engine.methods.tokenizer import load_tokenizer
+    from engine.methods.model_source import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
@@ -62,7 +61,7 @@ def _preflight(arguments: dict[str, Any]) -> Preflight:
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
     """Tokenized samples starting at row `start`, with at most `most` tokens each."""
     from engine.data.check import show
-    from engine.methods.tokenizer import load_tokenizer
+    from engine.methods.model_source import load_tokenizer
 
     data, model = _sections(arguments)
     start, most = arguments.get("start", 0), arguments.get("most")
@@ -87,7 +86,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     import_libraries()
     from engine.memory.dry_run.data_rows import read_rows
     from engine.methods.machine import this_machine
-    from engine.methods.model_config import config_of
+    from engine.methods.model_source import config_of
     from engine.runs.run.data_usage import describe_sharing
     from engine.worker.early_checks import account_before_loading
 
@@ -115,7 +114,7 @@ def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
 def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
     """Report, samples and lengths of a dataset, prepared once."""
     from engine.data.check import inspect
-    from engine.methods.tokenizer import load_tokenizer
+    from engine.methods.model_source import load_tokenizer
 
     data, model = _sections(arguments)
     progress(f"loading the tokenizer of {model.id}")
@@ -294,4 +293,4 @@ def _valid(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    end_process(main())
+    sys.exit(main())

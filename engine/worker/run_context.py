@@ -25,7 +25,7 @@ from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.probe import ProbeResult
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.methods.weights import account_of
 from engine.runs.resuming import continued_run_name

@@ -20,14 +20,12 @@ from engine.runs.run import events
 from engine.runs.run.events import Compiled
 from engine.runs.stopping import StopRequested
 from engine.training import checkpoints
-from engine.training.batches import BatchSampler
-from engine.training.callback import Callback
-from engine.training.checkpoint_content import unloadable
+from engine.training.batches import BatchSampler, loss_weight
 from engine.training.checkpoint_writer import HostCopy
-from engine.training.collation import loss_weight
+from engine.training.checkpoints import unloadable
 from engine.training.compilation import compile_layers, remove_compiled, uncompiled
 from engine.training.sharding import LocalShards
-from engine.training.trainer import AnswerTrainer, Hooks, StepFacts, training_arguments
+from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
 from engine.worker.evaluator import Evaluator
 from engine.worker.memory_planning import estimate_training, probe, reconcile_probes
 from engine.worker.model_loading import refuse_small_slot

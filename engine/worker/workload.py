@@ -13,9 +13,8 @@ from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import general_rows
 from engine.methods.machine import this_machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
-from engine.methods.tokenizer import load_tokenizer
 from engine.runs.run.result import benchmark_fingerprint
 from engine.training.batches import BatchSampler
 from engine.worker.early_checks import refuse_model

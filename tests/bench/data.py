@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 
 from engine.config.schema import Model
-from engine.methods.locate import locate
+from engine.methods.model_source import locate
 
 PROGRAMS = Path(__file__).parent / "data_peers"
 ROOT = Path(__file__).parents[2]

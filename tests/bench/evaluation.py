@@ -33,8 +33,8 @@ from engine.evaluation.metrics import Choices
 from engine.evaluation.score import Scorer
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import this_machine
-from engine.methods.tokenizer import load_tokenizer
-from engine.training.collation import Packing
+from engine.methods.model_source import load_tokenizer
+from engine.training.batches import Packing
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Answers = Callable[[], list[str]]

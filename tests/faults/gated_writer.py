@@ -9,8 +9,7 @@ from typing import Any
 
 from engine.__main__ import main
 from engine.training import checkpoint_writer
-from engine.training.checkpoint_files import write_pickle
-from engine.training.checkpoints import FileFacts
+from engine.training.checkpoints import FileFacts, write_pickle
 
 
 def write_once_allowed(path: Path, content: Any) -> FileFacts:

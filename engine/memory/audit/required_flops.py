@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.data.rows import Row
 from engine.methods.adapters import unwrap_peft
-from engine.training.collation import answer_tokens
+from engine.training.batches import answer_tokens
 
 
 def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: ActivationCheckpointing) -> int:

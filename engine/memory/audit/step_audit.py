@@ -28,13 +28,11 @@ from engine.memory.audit.required_flops import required_flops
 from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.formula.audit_counts import MethodAudit, PhaseCounts
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, kernels_of
 from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, choose_packing, micro_batches
-from engine.training.collation import Packing
-from engine.training.kernel_device import kernels_of
+from engine.training.batches import BatchSampler, Packing, choose_packing, micro_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from engine.config.activation_checkpointing import ActivationCheckpointing
-from engine.training.activation_checkpointing import enable_checkpointing
+from engine.training.trainer import enable_checkpointing
 
 
 class _OnHost(NamedTuple):

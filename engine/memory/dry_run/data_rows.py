@@ -19,11 +19,9 @@ from engine.memory.dry_run import step_tensors
 from engine.memory.dry_run.fake_model import segments_unsupported, uses_flash_attention
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.formula.method_plan import TrainingWork
-from engine.methods.locate import TOKENIZER_FILES, ModelLocation
 from engine.methods.machine import Machine
-from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSampler, Sharing, choose_packing, decide_sharing, sharing_of
-from engine.training.collation import Packing
+from engine.methods.model_source import TOKENIZER_FILES, ModelLocation, load_tokenizer
+from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, sharing_of
 
 MAX_BYTES = 16 << 20
 """Maximum bytes of files read for a plan: 1 MiB takes 1 s on one core (GSM8K with SmolLM2's tokenizer)."""

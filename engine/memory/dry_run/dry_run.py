@@ -53,10 +53,9 @@ from engine.memory.dry_run.step_tensors import StepTensors, synthetic_tensors
 from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.checkpoint_size import with_copy
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, kernels_of
 from engine.methods.weights import weights_of
 from engine.training import varlen_attention
-from engine.training.kernel_device import kernels_of
 from engine.training.varlen_attention import unsupported_reason
 
 NO_DRY_RUN = "plan.no_dry_run"

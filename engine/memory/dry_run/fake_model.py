@@ -24,10 +24,9 @@ from engine.config.method_specs import QLORA, method_spec
 from engine.config.preset_values import with_settings
 from engine.methods import method
 from engine.methods.adapters import find_targets
-from engine.methods.four_bit import BLOCKSIZE, FourBitQuantizer
 from engine.methods.loading import attention, auto_class, model_class
 from engine.methods.machine import Machine
-from engine.methods.qlora import quantization, refuse_quantized
+from engine.methods.qlora import BLOCKSIZE, FourBitQuantizer, quantization, refuse_quantized
 from engine.methods.weights import account_of
 from engine.runs.run.model_account import ModelAccount
 from engine.training.varlen_attention import unsupported_by

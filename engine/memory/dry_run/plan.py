@@ -33,9 +33,8 @@ from engine.memory.formula.method_plan import (
     positions_of,
 )
 from engine.memory.formula.sharding import shard_count
-from engine.methods.locate import ModelLocation, load_error
 from engine.methods.machine import Machine, this_machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import ModelLocation, config_of, load_error
 
 Progress = Callable[[str], None]
 

@@ -16,9 +16,9 @@ from engine.memory.dry_run.fake_model import allocate
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_unpaged
-from engine.training import chunked_loss
+from engine.training import loss
 from engine.training import loss as loss_module
-from engine.training.collation import MicroBatch
+from engine.training.batches import MicroBatch
 from engine.training.loss import answer_nll, summed_loss, supports_logits_to_keep
 
 TRAINING, HELD_OUT, ANSWERING = "training", "held out", "answering"
@@ -93,12 +93,12 @@ def training_step(
 @contextmanager
 def _few_portions() -> Iterator[None]:
     """Context in which the loss computes only 3 chunks of logits: later chunks need the same memory as the third."""
-    original = chunked_loss.logit_chunks
+    original = loss.logit_chunks
 
     def few(rows: int, vocabulary: int, device: str) -> list[slice]:
         return original(rows, vocabulary, device)[:3]
 
-    with mock.patch.object(chunked_loss, "logit_chunks", few), mock.patch.object(loss_module, "logit_chunks", few):
+    with mock.patch.object(loss_module, "logit_chunks", few):
         yield
 
 

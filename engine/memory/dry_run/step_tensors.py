@@ -13,8 +13,7 @@ from engine.evaluation.worst_case import WorstCaseAnswers, longest_answers
 from engine.memory.dry_run.fake_model import uses_flash_attention
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
-from engine.training.batches import choose_packing, held_out_batches, micro_batches
-from engine.training.collation import MicroBatch, Packing, collate
+from engine.training.batches import MicroBatch, Packing, choose_packing, collate, held_out_batches, micro_batches
 
 SYNTHETIC_ROWS = 64
 """Number of synthetic held-out rows: a batch has no more."""

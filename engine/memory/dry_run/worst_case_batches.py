@@ -13,8 +13,15 @@ from engine.data.prepared import answer_tokens_of, lengths_of
 from engine.data.rows import Row
 from engine.memory.dry_run.step_tensors import StepTensors, answers_for
 from engine.memory.formula.estimate import StepShape
-from engine.training.batches import BatchSampler, held_out_batches, micro_batches, rank_parts
-from engine.training.collation import Packing, answer_tokens, collate
+from engine.training.batches import (
+    BatchSampler,
+    Packing,
+    answer_tokens,
+    collate,
+    held_out_batches,
+    micro_batches,
+    rank_parts,
+)
 from engine.training.segments import computed_tokens
 
 CANDIDATES = 8

@@ -118,7 +118,7 @@ def loss_bytes(
 ) -> int:
     """A chunk of logits with its float32 copy (its own memory in float32), or `accumulator` bytes for each while the
     head runs; the gradients of the head's inputs, and of its weight if that is trained, in float32
-    (`training.chunked_loss`).
+    (`training.loss`).
     """
     gradients = batch.filled * shape.hidden * size + (trained * shape.vocabulary * shape.hidden * FLOAT32)
     product = shape.vocabulary * shape.hidden * size if trained and size < FLOAT32 else 0

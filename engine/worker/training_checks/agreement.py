@@ -26,7 +26,7 @@ from engine.config.text import amount
 from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.runs.training_report import DECODING, PACKED_LOSS, TrainingCheck
-from engine.training.collation import Packing
+from engine.training.batches import Packing
 from engine.worker.training_checks.training_session import TrainingSession
 
 NOISE_FACTOR = 2.0

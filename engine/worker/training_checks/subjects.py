@@ -27,7 +27,7 @@ from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import system_memory
 from engine.methods.machine import Machine
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.runs.training_report import MODELS, ModelChoice
 from engine.training.guards import free_memory
 

@@ -24,11 +24,10 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_h
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods import method
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, choose_packing
-from engine.training.collation import Packing
+from engine.training.batches import BatchSampler, Packing, choose_packing
 from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters, training_gpu

@@ -9,7 +9,7 @@ import time
 
 from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 
 
 def main(file: str, model: str) -> None:

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from engine.config.schema import Model  # noqa: E402
-from engine.methods.tokenizer import load_tokenizer  # noqa: E402
+from engine.methods.model_source import load_tokenizer  # noqa: E402
 
 
 def main(file: str, model: str) -> None:

@@ -21,8 +21,8 @@ def train(precision: str, multiple: int) -> list[int]:
     from engine.data.prepare import prepare
     from engine.methods import lora
     from engine.methods.machine import this_machine
-    from engine.methods.tokenizer import load_tokenizer
-    from engine.training import batches, collation, loss
+    from engine.methods.model_source import load_tokenizer
+    from engine.training import batches, loss
 
     SHAPE_MULTIPLE["cpu"] = multiple
     config = Config(method="lora", train=Train(precision=precision))
@@ -32,9 +32,9 @@ def train(precision: str, multiple: int) -> list[int]:
     resident = []
     for step in range(max(SAMPLED_STEPS) + 1):
         start = step * 16 % (len(rows) - 16)
-        packing = collation.Packing("packed", 1024)
+        packing = batches.Packing("packed", 1024)
         for group in batches.micro_batches(rows[start : start + 16], 16, packing):
-            batch = collation.collate(group, packing, tokenizer.pad_token_id, "cpu")
+            batch = batches.collate(group, packing, tokenizer.pad_token_id, "cpu")
             (loss.summed_loss(model, batch, answers_only=True) / 500).backward()
         if step in SAMPLED_STEPS:
             resident.append(psutil.Process().memory_info().rss >> 20)

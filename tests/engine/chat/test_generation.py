@@ -12,7 +12,7 @@ from small_models import ENDS, FULL_ATTENTION, MOST, OTHER_CACHES, made, plainly
 from engine.assets import tiny_folder
 from engine.chat.generation import ReusableCache, TextStream, TokenSampler, stream
 from engine.config.schema import Model
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.runs.chat_client import Sampling
 
 GREEDY = Sampling()

@@ -17,7 +17,7 @@ from engine.config.schema import Data, Model
 from engine.data.examples import examples_of, system_prompt, training_examples
 from engine.data.prepare import prepare
 from engine.evaluation.generate import Generator, end_tokens
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.runs.chat_client import (
     AnswerFinished,
     AnswerRequest,

@@ -13,7 +13,7 @@ from engine.assets import tickets_folder
 from engine.config.preset_library import resolve_preset
 from engine.data.check import check
 from engine.executors import local
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 

@@ -22,7 +22,7 @@ from engine.data.prepare import prepare
 from engine.data.rows import Example, Row
 from engine.data.tokens import tokenize, tokenize_all
 from engine.evaluation.metrics import best_score, is_formatted
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 
 
 @pytest.mark.parametrize("name", SHIPPED)

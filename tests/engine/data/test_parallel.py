@@ -22,7 +22,7 @@ from engine.data.check import check
 from engine.data.parallel import in_child, run_template, template_memory
 from engine.data.tokens import RowTokenizer
 from engine.export.modelfile import template_texts
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 
 SECONDS = 0.25
 MEMORY = 256 << 20

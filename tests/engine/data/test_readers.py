@@ -23,7 +23,7 @@ from engine.config.preset import parse_overrides
 from engine.config.schema import Data
 from engine.data import source
 from engine.data.readers import hub
-from engine.methods.locate import locate
+from engine.methods.model_source import locate
 
 GOOD = b'{"question": "a", "answer": "b"}\n'
 

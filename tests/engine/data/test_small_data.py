@@ -17,7 +17,7 @@ from engine.data.items import sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.memory.dry_run.data_rows import DataWorkload
 from engine.methods.machine import this_machine
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.training.batches import BatchSampler, choose_packing, decide_sharing
 

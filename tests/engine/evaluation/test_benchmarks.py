@@ -31,7 +31,7 @@ from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks, task_
 from engine.ladder.runner import relevant_settings
 from engine.methods import full
 from engine.methods.machine import Machine
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.runs.run.run_dir import RunDir
 
 HARMLESS = "task: harmless\ndataset_path: json\n"

@@ -19,7 +19,7 @@ from engine.evaluation.choice_scoring import Bounds, Chooser
 from engine.evaluation.metrics import Choices
 from engine.evaluation.predictions import RowLoss
 from engine.evaluation.score import row_losses
-from engine.training.collation import Packing
+from engine.training.batches import Packing
 from engine.training.guards import OutOfMemory
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])

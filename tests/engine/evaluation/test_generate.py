@@ -20,7 +20,7 @@ from engine.data.rows import Row
 from engine.evaluation.generate import end_tokens
 from engine.methods import qlora
 from engine.methods.machine import Machine
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 
 PROMPTS = random_prompts([9, 3, 17, 5, 11, 1, 30, 2, 8, 21, 4, 6, 13])
 

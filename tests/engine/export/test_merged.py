@@ -29,7 +29,7 @@ from engine.export.merged import (
     write_weights,
 )
 from engine.methods.loading import auto_class
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of
 
 OPTIONS = [{}, {"use_rslora": True}, {"use_dora": True}]
 EXTRA = {"mtp.fc.weight": torch.ones(4, 8), "mtp.layers.0.norm.weight": torch.zeros(8)}

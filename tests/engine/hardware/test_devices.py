@@ -46,7 +46,7 @@ import sys, types
 import torch
 from engine.config.errors import UserError
 from engine.config.schema import Config, Hardware
-from engine.methods.gpu_support import refuse_unused_gpu
+from engine.methods.machine import refuse_unused_gpu
 torch.version.cuda = sys.argv[1] or None
 machine = types.SimpleNamespace(device="cpu")
 try:

@@ -213,7 +213,7 @@ from dataclasses import asdict
 from pathlib import Path
 import msgspec
 from engine.hardware import nvml
-from engine.training.load_recorder import LoadRecorder
+from engine.training.meters import LoadRecorder
 recorder, scenario = LoadRecorder(nvml.Nvml().gpu(0)), Path(sys.argv[1])
 recorder.begin()
 for text in sys.argv[2:]:

@@ -17,8 +17,7 @@ from engine.memory.audit.operation_counter import OperationCounter
 from engine.memory.audit.step_audit import audit_method
 from engine.memory.audit.synthetic_rows import log_normal_lengths, rows_of
 from engine.memory.formula.audit_bounds import Bound, bounds
-from engine.training.batches import choose_packing, micro_batches
-from engine.training.collation import Packing, collate
+from engine.training.batches import Packing, choose_packing, collate, micro_batches
 
 LLAMA_8B = transformers.LlamaConfig(
     vocab_size=128256,

@@ -19,8 +19,7 @@ from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_s
 from engine.memory.formula.allocator import CONTEXT
 from engine.memory.formula.estimate import StepShape
 from engine.methods.machine import Machine
-from engine.training.batches import BatchSampler
-from engine.training.collation import Packing
+from engine.training.batches import BatchSampler, Packing
 
 sys.path.insert(0, str(BENCH))
 from planning.answering import check_answering

@@ -20,7 +20,7 @@ from engine.memory.formula import special_cases
 from engine.memory.formula.formula import formula
 from engine.methods.machine import Machine
 from engine.training import batches
-from engine.training.collation import Packing
+from engine.training.batches import Packing
 
 sys.path.insert(0, str(BENCH))
 from planning.answering import check_answering

@@ -19,7 +19,7 @@ from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import PARTS, StepShape
 from engine.memory.formula.formula import formula
 from engine.training import batches
-from engine.training.collation import collate
+from engine.training.batches import collate
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,

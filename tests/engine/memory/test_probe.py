@@ -23,8 +23,7 @@ from engine.memory.probe import Probe, ProbeResult, balanced_micro_batch
 from engine.methods.machine import Machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.run.result import Result
-from engine.training.batches import BatchSampler, micro_batches
-from engine.training.collation import Packing
+from engine.training.batches import BatchSampler, Packing, micro_batches
 from engine.training.guards import OutOfMemory
 from engine.training.meters import Meters
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments

@@ -21,13 +21,10 @@ from engine.assets import tiny_folder
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.model_files import MAX_CONFIG_BYTES, read_model_config
-from engine.methods.convert import gguf_to_folder
 from engine.methods.loading import load_pretrained
-from engine.methods.locate import locate
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_of
-from engine.methods.tokenizer import load_tokenizer
-from engine.methods.weight_files import check_gguf
+from engine.methods.model_source import config_of, load_tokenizer, locate
+from engine.methods.weight_files import check_gguf, gguf_to_folder
 
 CPU = Machine("cpu", "a CPU", bf16=False, flash_attention=False)
 

@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.ladder.phrases import rung_title
-from engine.methods.adapters import add_adapters, keep_initial, save
+from engine.methods.adapters import add_adapters, save, save_initial_adapter
 from engine.methods.machine import this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.runs.ladder.ladder_plan import make_plan
@@ -95,7 +95,7 @@ def base() -> torch.nn.Module:
 def test_pissa_is_saved_as_an_adapter_of_the_original_base(tmp_path: Path) -> None:
     before = logits(base())
     model = adapted(schema.Adapter(rank=4, alpha=4, init="pissa"))
-    keep_initial(model, tmp_path / "initial")
+    save_initial_adapter(model, tmp_path / "initial")
     assert torch.allclose(logits(model), before, atol=1e-4)
     factors = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
     assert all(parameter.abs().max() > 0 for parameter in factors)  # B is not zero

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine.methods.locate import refused_as
+from engine.methods.model_source import refused_as
 
 
 class FromHub(OSError):

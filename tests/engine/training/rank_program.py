@@ -22,11 +22,10 @@ from engine.data.prepare import prepare
 from engine.data.rows import Row
 from engine.methods import method
 from engine.methods.machine import Machine
+from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer
-from engine.methods.tokenizer import load_tokenizer
 from engine.training import ranks as training_ranks
-from engine.training.batches import BatchSampler
-from engine.training.collation import Packing
+from engine.training.batches import BatchSampler, Packing
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import LocalShards, shard
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments

@@ -20,11 +20,18 @@ from engine.config import schema
 from engine.config.files import file_sha256
 from engine.memory.formula.estimate import MemoryEstimate, StepShape
 from engine.memory.formula.formula import formula
-from engine.methods.model_config import config_of
-from engine.training import checkpoint_files, checkpoint_writer, checkpoints
-from engine.training.checkpoint_files import load_safetensors, stored_tensors, write_pickle, write_tensors
+from engine.methods.model_source import config_of
+from engine.training import checkpoint_writer, checkpoints
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
-from engine.training.checkpoints import REQUIRED, SavedCheckpoint, latest_complete
+from engine.training.checkpoints import (
+    REQUIRED,
+    SavedCheckpoint,
+    latest_complete,
+    load_safetensors,
+    stored_tensors,
+    write_pickle,
+    write_tensors,
+)
 from engine.training.guards import DiskFull, free_memory
 
 SMALL = [name for name in REQUIRED if name != "optimizer.pt"]
@@ -218,7 +225,7 @@ def test_an_error_of_the_disk_is_raised_instead_of_one_of_the_archive(
         file.error = OSError(errno.EIO, "Input/output error")
         raise file.error
 
-    monkeypatch.setattr(checkpoint_files.HashingFile, "write", broken)
+    monkeypatch.setattr(checkpoints.HashingFile, "write", broken)
     with pytest.raises(OSError, match="Input/output error"):
         write_pickle(tmp_path / "optimizer.pt", {"a": torch.zeros(100)})
 

@@ -15,10 +15,18 @@ from test_loss import ROWS
 
 from engine.config import batch_limits
 from engine.memory.dry_run.stages import enable_autocast
-from engine.training import chunked_loss
-from engine.training.chunked_loss import ChunkedCrossEntropy, HeadInput, chunkable_head, logit_chunks
-from engine.training.collation import Packing, collate
-from engine.training.loss import answer_logits, answer_nll, answer_weights, summed_loss
+from engine.training import loss as loss_module
+from engine.training.batches import Packing, collate
+from engine.training.loss import (
+    ChunkedCrossEntropy,
+    HeadInput,
+    answer_logits,
+    answer_nll,
+    answer_weights,
+    chunkable_head,
+    logit_chunks,
+    summed_loss,
+)
 
 PACKINGS = [Packing("packed", 1000), Packing("padded", 1000)]
 FACTORS = [1.0, 0.0, 2.5, 0.5]
@@ -114,7 +122,7 @@ def test_a_frozen_head_has_no_gradient() -> None:
 
 
 def test_without_gradients_no_gradient_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunked_loss, "_add_gradients", lambda *given: pytest.fail("gradients without need"))
+    monkeypatch.setattr(loss_module, "_add_gradients", lambda *given: pytest.fail("gradients without need"))
     model, batch = made("llama"), collate(ROWS, PACKINGS[0], 0, "cpu")
     with torch.no_grad():
         assert float(summed_loss(model, batch, True, 2.0)) == pytest.approx(float(whole(model, batch, 2.0)), rel=1e-5)

@@ -14,7 +14,7 @@ from model_shapes import SHAPES, VOCABULARY
 from engine.config.errors import UserError
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.training import varlen_attention
-from engine.training.collation import Packing, collate
+from engine.training.batches import Packing, collate
 from engine.training.compilation import (
     compile_errors,
     compile_layers,

@@ -9,8 +9,8 @@ from engine.config.schema import Config, Data
 from engine.data.prepare import prepare
 from engine.methods import qlora
 from engine.methods.machine import this_machine
-from engine.methods.tokenizer import load_tokenizer
-from engine.training.collation import Packing, collate
+from engine.methods.model_source import load_tokenizer
+from engine.training.batches import Packing, collate
 from engine.training.loss import summed_loss
 
 

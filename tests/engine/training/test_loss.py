@@ -11,8 +11,7 @@ import transformers
 from model_shapes import SHAPES, VOCABULARY
 
 from engine.data.rows import Row
-from engine.training.batches import micro_batches
-from engine.training.collation import Packing, collate, loss_weight
+from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import SummedCrossEntropy, summed_loss, supports_logits_to_keep
 
 

@@ -17,9 +17,8 @@ from engine.config.activation_checkpointing import OFF
 from engine.data.rows import Row
 from engine.evaluation.predictions import ScoredItem, mean_loss
 from engine.evaluation.score import row_losses, summarize
-from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSampler
-from engine.training.collation import Packing, answer_tokens, loss_weight
+from engine.methods.model_source import load_tokenizer
+from engine.training.batches import BatchSampler, Packing, answer_tokens, loss_weight
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 WEIGHTS = (0.25, 1.0, 3.0, 0.1, 1.0)

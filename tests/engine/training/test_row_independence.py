@@ -12,7 +12,7 @@ from model_shapes import MIXED_SHAPES, SHAPES, VOCABULARY
 
 from engine.data.rows import Row
 from engine.training import varlen_attention
-from engine.training.collation import Packing
+from engine.training.batches import Packing
 from engine.training.row_independence import rows_are_independent
 
 PACKED = Packing("packed", 10_000)

@@ -19,8 +19,7 @@ from engine.evaluation.score import row_losses
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.training import varlen_attention
-from engine.training.batches import micro_batches
-from engine.training.collation import Packing, collate, loss_weight
+from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, computed_tokens
 

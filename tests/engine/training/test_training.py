@@ -16,10 +16,9 @@ from engine.config import schema
 from engine.config.activation_checkpointing import OFF
 from engine.data.prepare import prepare
 from engine.methods.machine import Machine
+from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
-from engine.methods.tokenizer import load_tokenizer
-from engine.training.batches import BatchSampler
-from engine.training.collation import Packing
+from engine.training.batches import BatchSampler, Packing
 from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 

@@ -16,7 +16,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.methods.machine import Machine
-from engine.methods.model_config import config_of
+from engine.methods.model_source import config_of
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from engine.worker.early_checks import refuse_model, refuse_small_disk

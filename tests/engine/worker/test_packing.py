@@ -26,10 +26,9 @@ from engine.memory.formula.formula import formula
 from engine.memory.formula.method_plan import packing_notes
 from engine.methods import method
 from engine.methods.machine import Machine, this_machine
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from engine.training import varlen_attention
-from engine.training.batches import micro_batches
-from engine.training.collation import Packing, collate, loss_weight
+from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK
 from engine.training.row_independence import ONE_ROW

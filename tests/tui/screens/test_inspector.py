@@ -15,7 +15,7 @@ from textual.widgets import OptionList
 
 from engine.config.schema import Data
 from engine.data.check import show
-from engine.methods.tokenizer import load_tokenizer
+from engine.methods.model_source import load_tokenizer
 from tui.app import Workbench
 from tui.screens.inspector import ROWS, InspectorScreen
 from tui.screens.picker import PickerScreen

@@ -1,4 +1,7 @@
-"""Resolve a model id to a folder or Hub id, and refuse unsafe or incomplete folders. Imports no torch."""
+"""Find a model by its id, refuse unsafe or incomplete folders, and read its configuration and tokenizer.
+
+Imports no torch, and transformers only to read configuration and tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,26 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config import schema
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.files import read_small
-from engine.config.model_files import EMBEDDED, MAX_CONFIG_BYTES, check_model_files, model_place, read_model_config
+from engine.config.model_files import (
+    EMBEDDED,
+    MAX_CONFIG_BYTES,
+    check_model_files,
+    impossible_model_error,
+    model_place,
+    read_model_config,
+)
+from engine.config.model_limits import impossible_value
 from engine.methods.weight_files import check_safetensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 _REFUSED_TEXT = re.compile(r"access a gated repo|\b40[13] Client Error|Access to model \S+ is restricted")
 """Texts of huggingface_hub and transformers where the response is not kept."""
@@ -38,7 +53,7 @@ def locate(model: schema.Model) -> ModelLocation:
     if place.kind == "gguf" and place.path:
         if not place.path.exists():
             raise UserError("file not found", model.id, "check model.id", code="model.not_found")
-        from engine.methods.convert import gguf_to_folder  # imports torch
+        from engine.methods.weight_files import gguf_to_folder  # imports torch
 
         return ModelLocation(str(gguf_to_folder(place.path)), True, note=f"dequantized from {place.path.name}")
     if place.path is None:
@@ -141,3 +156,59 @@ def refused_as(error: BaseException | None) -> Literal["gated", "not_found", ""]
 def _provenance(folder: Path) -> str:
     note = folder / "SOURCE.txt"
     return read_small(note).decode("utf-8", "replace").strip() if note.exists() else ""
+
+
+def config_of(model: schema.Model) -> Any:
+    """The transformers configuration of a model. Raises UserError if transformers cannot read it."""
+    return config_at(locate(model))
+
+
+def config_at(located: ModelLocation) -> Any:
+    """The configuration of a located model. Raises UserError also for impossible shapes."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
+    except Exception as error:
+        raise load_error(located, "configuration", error) from error
+    if fault := impossible_value(config.to_dict()):
+        raise impossible_model_error(fault, located.source)
+    return config
+
+
+def maximum_positions(config: Any) -> int | None:
+    """Maximum sequence length of the model (`max_position_embeddings`), None if the configuration does not give it."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer with a pad token and the chat template of `model.chat_template`, else its own, with the
+    default for `enable_thinking` that the model section has.
+
+    `located`: the result of `locate`, if already known. Raises UserError if the tokenizer cannot be loaded or has no
+    EOS token, and if `model.chat_template` is unknown or invalid Jinja.
+    """
+    from transformers import AutoTokenizer
+
+    from engine.data.chat_template import render_in_child, template_text, with_thinking  # imports jinja2
+
+    located = located or locate(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(located.source, revision=located.revision, trust_remote_code=False)
+    except Exception as error:
+        raise load_error(located, "tokenizer", error) from error
+    if tokenizer.eos_token_id is None:
+        what, do = "tokenizer without an end-of-sequence token", "set eos_token in its tokenizer_config.json"
+        raise UserError(what, model.id, do, code="model.no_eos_token")
+    if model.chat_template:
+        tokenizer.chat_template, tokenizer.chat_template_name = template_text(model.chat_template, tokenizer)
+        render_in_child(tokenizer, lambda template: None)  # raises UserError for invalid Jinja
+    template, thinking = tokenizer.chat_template, model.enable_thinking
+    if isinstance(template, dict):  # several templates by name
+        tokenizer.chat_template = {name: with_thinking(text, thinking) for name, text in template.items()}
+    elif template:
+        tokenizer.chat_template = with_thinking(template, thinking)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer

@@ -32,7 +32,7 @@ class Settings:
     home: str = ""
     """The folder of runs and caches, an absolute path; read by `engine.config.home`, written by `ftbench home`."""
     track: dict[str, Any] = field(default_factory=dict)
-    """Trackers of every run; read by `engine.config.user_trackers`."""
+    """Trackers of every run; read by `engine.config.preset_library`."""
     errors: list[str] = field(default_factory=list)
     """One sentence per invalid entry, each ending with its code."""
 

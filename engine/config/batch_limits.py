@@ -1,11 +1,22 @@
-"""Limits on the size of a forward pass, for the code that builds batches and the code that predicts memory.
+"""Limits of a forward pass: its size, and which architectures keep packed rows apart.
 
-The tables are by device: `cpu` and `cuda`.
+The limits are by device, `cpu` and `cuda`, for the code that builds batches and the code that predicts memory.
+
+A packed sequence restarts its position ids with each row. Attention whose mask is made from them does not reach earlier
+rows. Short convolutions, linear attention and state-space layers read the tokens before a row regardless
+of position ids, and some models pass no position ids to their masks.
+
+The tables of architectures are evidence, not configuration: `engine.training.row_independence` was run on a small
+random model of each architecture with transformers 5.24 in float32 and bf16. A run repeats the check on its own model
+and rows; an architecture in no table is packed only if the check passes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from engine.config.model_limits import text_config
 
 PackingMode = Literal["packed", "shared_prefix", "padded"]
 """How the rows of a micro-batch are combined (`train.packing`)."""
@@ -44,3 +55,82 @@ MAX_CHOICES_PER_PROMPT = 4
 """Answers that a forward pass of choice scoring scores for each prompt of a batch, on average."""
 MAX_CHOICE_TOKENS = 2048
 """Tokens of a forward pass of choice scoring: a row of logits is as wide as the vocabulary."""
+
+
+RowSeparation = Literal["separate", "segments", "mixed", "unknown"]
+"""Whether packed rows influence each other: no; only without segments (`engine.training.segments`); yes; not known
+before the run."""
+
+SEPARATE = frozenset(
+    {
+        *("llama", "llama4_text", "mistral", "ministral3", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe"),
+        *("gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "phi", "phi3", "phimoe", "smollm3"),
+        *("glm4", "glm4_moe", "deepseek_v3", "granite", "granitemoe", "olmo2", "olmo3", "cohere", "cohere2"),
+        *("starcoder2", "stablelm", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "apertus", "exaone4", "seed_oss"),
+        *("gpt2", "gpt_neo", "gpt_neox"),
+    }
+)
+"""Model types whose packed rows are exactly those of a padded batch."""
+
+STATE = "its layers carry a state from one token to the next"
+MIXED = {
+    "gpt_oss": "its attention masks ignore position ids",
+    "bloom": "its attention masks ignore position ids",
+    "mpt": "its attention masks ignore position ids",
+    "opt": "its attention masks ignore position ids",
+    **dict.fromkeys(
+        (
+            *("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe"),
+            *("lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text"),
+            *("qwen3_next", "recurrent_gemma", "rwkv", "zamba", "zamba2"),
+        ),
+        STATE,
+    ),
+}
+"""Model types whose packed rows influence each other, and why."""
+BY_SEGMENTS = frozenset(
+    {
+        *("bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "lfm3", "minimax", "nemotron_h", "opt"),
+        *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+    }
+)
+"""Those of MIXED that are exact with segments: their layers with a state pass on arguments, and compute row by row."""
+ANSWERED_ALONE = frozenset({"minimax", "recurrent_gemma", "rwkv"})
+"""Model types for which padding in front of a prompt changes the answer that transformers 5.24 generates."""
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+"""Layers whose masks are made from position ids, as `layer_types` in `config.json` names them."""
+
+
+STATE_SIZES = (
+    "conv_L_cache",
+    "hybrid_override_pattern",
+    "linear_num_value_heads",
+    "mamba_d_state",
+    "ssm_state_size",
+    "state_size",
+)
+"""Keys of `config.json` that only architectures with a state have."""
+
+
+def row_separation(model_config: Mapping[str, Any]) -> RowSeparation:
+    """Whether packed rows influence each other in a model with this `config.json`."""
+    if mixing_reason(model_config):
+        return "segments" if text_type(model_config) in BY_SEGMENTS else "mixed"
+    return "separate" if text_type(model_config) in SEPARATE else "unknown"
+
+
+def mixing_reason(model_config: Mapping[str, Any]) -> str:
+    """Why packed rows influence each other without segments; "" if not, or if it is not known before the run."""
+    kind = text_type(model_config)
+    if reason := MIXED.get(kind):
+        return reason
+    text = text_config(model_config)
+    layers = text.get("layer_types")
+    others = isinstance(layers, list) and set(map(str, layers)) - ATTENTION_LAYERS
+    stateful = others or any(text.get(name) for name in STATE_SIZES)
+    return STATE if stateful and kind not in SEPARATE else ""
+
+
+def text_type(model_config: Mapping[str, Any]) -> str:
+    """The model type of the language model, also within a multimodal one."""
+    return str(text_config(model_config).get("model_type") or "")

@@ -1,8 +1,9 @@
-"""Names of datasets: which file names are data files and of what kind, and what a Hub id looks like."""
+"""Names of datasets: data files and their kinds, Hub ids, and the data formats."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 TEXT_KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
@@ -29,3 +30,18 @@ def is_data_file(name: str | Path) -> bool:
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form owner/name."""
     return bool(_HUB_ID.fullmatch(name))
+
+
+_FOLDER = Path(__file__).parents[1] / "data" / "formats"
+
+
+@cache
+def format_names() -> tuple[str, ...]:
+    """`prompt-completion` for `prompt_completion.py`, and so on, sorted."""
+    modules = (path.stem for path in _FOLDER.glob("*.py") if not path.stem.startswith("_"))
+    return tuple(sorted(module.replace("_", "-") for module in modules))
+
+
+def module_name(name: str) -> str:
+    """The module name of a format: `prompt_completion` for `prompt-completion`."""
+    return name.replace("-", "_")

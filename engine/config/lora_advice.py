@@ -1,6 +1,7 @@
-"""Warnings about settings in which adapters are known to fall behind full fine-tuning. Imports no torch.
+"""Variants of LoRA as rungs, and warnings about settings in which adapters are known to fall behind full fine-tuning.
 
-Source of all: "LoRA Without Regret" (Schulman and Thinking Machines Lab, 2025, https://thinkingmachines.ai/blog/lora).
+Source of the warnings: "LoRA Without Regret" (Schulman and Thinking Machines Lab, 2025,
+https://thinkingmachines.ai/blog/lora).
 """
 
 from __future__ import annotations
@@ -10,8 +11,21 @@ from typing import NamedTuple
 
 from engine.config.errors import Notice
 from engine.config.method_specs import method_spec
+from engine.config.preset_values import Flat
 from engine.config.quantities import count, rate
 from engine.config.schema import Config
+
+LORA_VARIANTS: dict[str, Flat] = {
+    "rslora": {"adapter.rslora": True},
+    "dora": {"adapter.dora": True},
+    "pissa": {"adapter.init": "pissa"},
+    "lora-plus": {"adapter.lora_plus_ratio": 16.0},
+}
+"""Name of the rung -> settings of LoRA. rsLoRA: arXiv:2312.03732; DoRA: arXiv:2402.09353; PiSSA: arXiv:2404.02948;
+LoRA+: arXiv:2402.12354, whose authors recommend a ratio of 16."""
+VARIANT_TITLES = {"rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA", "lora-plus": "LoRA+"}
+"""Name of the rung -> its name in text."""
+
 
 SOURCE = "source: LoRA Without Regret, Thinking Machines Lab"
 EXPECTED_RATIO = 10.0

@@ -1,11 +1,13 @@
-"""Errors in the values of a preset: unknown keys, keys that nothing reads, invalid and contradicting values."""
+"""Checks of a preset's values, and of what they need: benchmarks, and devices that divide the weights."""
 
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -13,7 +15,8 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec, readers, reads
 from engine.config.metric_specs import metric_names
 from engine.config.preset_values import Flat, Preset, known_keys, nested
-from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config
+from engine.config.schema import DATA_FORMATS, DEVICE_FORMS, SECTIONS, Config, Evaluation
+from engine.config.text import visible
 
 Layers = list[tuple[str, Preset]]
 """Origin and values of each layer of a configuration; later ones take precedence."""
@@ -184,3 +187,52 @@ def suggestion(wrong: str, known: Iterable[str], better: list[str] | None = None
     """` (did you mean train.batch?)`, or '' where nothing is similar. `better` is preferred to similar names."""
     close = better or difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+KEY = "train.parallelism"
+FSDP = "fsdp"
+
+
+def check_parallelism(config: Config) -> None:
+    """Raise UserError for settings that contradict a configured FSDP."""
+    if config.train.devices > 1 and config.train.parallelism == FSDP:
+        refuse_whole_weights(config)
+
+
+def refuse_whole_weights(config: Config) -> None:
+    """Raise UserError for settings that need whole weights."""
+    spec = method_spec(config.method)
+    reasons = {
+        "adapter.init": not spec.trains_weights and config.adapter.init == "pissa",
+        "adapter.dora": not spec.trains_weights and config.adapter.dora,
+        "train.compile": config.train.compile,
+    }
+    for key, applies in reasons.items():
+        if applies:
+            what = f"{key} needs whole weights, and {KEY} = fsdp divides them among the devices"
+            raise UserError(what, key, f'set {KEY} = "ddp", or leave {key} out', code="train.not_sharded")
+
+
+PACKAGE, EXTRA = "lm_eval", "benchmarks"
+"""The import name of lm-evaluation-harness, and the optional dependency that installs it."""
+TASK_FILES = (".yaml", ".yml")
+SETTING = "evaluation.benchmarks"
+
+
+def is_task_file(benchmark: str) -> bool:
+    """Whether a value of `evaluation.benchmarks` is a task file instead of the name of a task."""
+    return benchmark.endswith(TASK_FILES)
+
+
+def check_benchmarks(evaluation: Evaluation) -> None:
+    """Raise UserError if lm-evaluation-harness is not installed or a task file does not exist.
+
+    Names of tasks and the content of files are checked by the worker, before it loads the model.
+    """
+    if evaluation.benchmarks and importlib.util.find_spec(PACKAGE) is None:
+        do = f"`pip install 'ftbench[{EXTRA}]'`, or remove {SETTING}"
+        raise UserError("lm-evaluation-harness is not installed", SETTING, do, code="benchmark.not_installed")
+    for benchmark in evaluation.benchmarks:
+        if is_task_file(benchmark) and not Path(benchmark).is_file():
+            do = f"check the path in {SETTING}"
+            raise UserError("task file not found", visible(benchmark), do, code="benchmark.file_not_found")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from engine.config.data_formats import format_names
+from engine.config.data_files import format_names
 from engine.config.trackers import TrackerName
 
 Positive = Annotated[int, Meta(ge=1)]

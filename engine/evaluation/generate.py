@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from engine.config.row_separation import ANSWERED_ALONE, text_type
+from engine.config.batch_limits import ANSWERED_ALONE, text_type
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import (

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from engine.config import quantities
-from engine.config.lora_variants import VARIANT_TITLES
+from engine.config.lora_advice import VARIANT_TITLES
 from engine.config.method_specs import RULE_REFERENCE, method_specs
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.config.quantities import Number, decimal, integer

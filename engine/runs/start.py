@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import check_utf8
 from engine.config.model_files import check_model_config
-from engine.config.parallelism import check_parallelism
 from engine.config.preset import EffectiveConfig, Flat
+from engine.config.preset_checks import check_benchmarks, check_parallelism
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import device_settings, devices_for, slots_of

@@ -301,7 +301,7 @@ def choose_packing(
 
     `segments`: whether the model supports attention over segments; `varlen`: whether packed rows need no dense mask,
     because of segments or FlashAttention. Shared prefixes need segments. `mixed`: whether packed rows influence each
-    other without segments (`engine.config.row_separation`); then they are padded, whatever is configured.
+    other without segments (`engine.config.batch_limits`); then they are padded, whatever is configured.
     """
     if mixed and not segments:
         return Packing("padded", MAX_TOKENS[device])

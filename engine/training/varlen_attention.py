@@ -28,7 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.config.row_separation import BY_SEGMENTS
+from engine.config.batch_limits import BY_SEGMENTS
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import kernel_device
 from engine.training.segments import Segments

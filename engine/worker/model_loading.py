@@ -17,8 +17,8 @@ import torch
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.parallelism import FSDP, KEY, refuse_whole_weights
 from engine.config.preset import with_settings
+from engine.config.preset_checks import FSDP, KEY, refuse_whole_weights
 from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.data.prepared import Prepared

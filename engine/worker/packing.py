@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from engine.config.batch_limits import mixing_reason, row_separation
 from engine.config.errors import UserError
-from engine.config.row_separation import mixing_reason, row_separation
 from engine.data.rows import Row
 from engine.evaluation.forward import within_memory
 from engine.training import varlen_attention

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from engine.config import preset_import, preset_library, user_presets
+from engine.config import preset_import, preset_library
 from engine.config.method_specs import reads
 from engine.config.preset import Flat, flatten
 from engine.config.schema import Config
@@ -64,7 +64,7 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
 
 def new(name: str, base: str, overrides: Flat, json: bool) -> None:
     """Write `NAME.toml` into the user's preset folder: the base preset with the changes of the command line."""
-    path = user_presets.create_from_preset(name, base, overrides)
+    path = preset_library.create_from_preset(name, base, overrides)
     if json:
         print_json({"name": name, "path": str(path)})
     else:
@@ -75,7 +75,7 @@ def import_file(file: Path, name: str | None, overrides: Flat, json: bool) -> No
     """Write a preset with what another tool's file sets, and print the outcome of each of its keys."""
     imported = preset_import.import_preset(file, overrides)
     name = name or re.sub(r"[^A-Za-z0-9_-]+", "-", file.stem).strip("-_")[:64]
-    path = user_presets.create_from_values(name, f"{name}, from {imported.tool}", imported.values)
+    path = preset_library.create_from_values(name, f"{name}, from {imported.tool}", imported.values)
     if json:
         keys = msgspec.to_builtins(imported.keys)
         answer = {"name": name, "path": str(path), "tool": imported.tool, "keys": keys}

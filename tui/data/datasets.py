@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.cells import cell_len
 from textual.content import Content
 
-from engine.config.preset_library import is_data_file, is_hub_id
+from engine.config.data_files import is_data_file, is_hub_id
 from engine.config.quantities import count, size
 from engine.config.text import visible
 from engine.runs.run.data_usage import ColumnUse, summarize_columns

@@ -16,10 +16,10 @@ from msgspec import Struct, field
 from textual.message import Message
 
 from engine import __version__
+from engine.config.data_files import is_data_file
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, write_atomically
 from engine.config.home import cache_folder
-from engine.config.preset_library import is_data_file
 from engine.config.quantities import size
 from engine.config.text import amount, escaped
 from engine.runs.rpc_client import Cancelled, CancelToken, ask

@@ -11,8 +11,7 @@ from textual.content import Content
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, method_spec, method_title, readers
-from engine.config.model_files import find_model
-from engine.config.model_list import ListedModel
+from engine.config.model_files import ListedModel, find_model
 from engine.config.preset import flatten
 from engine.config.quantities import count, duration, integer, size
 from engine.config.schema import Config

@@ -13,7 +13,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from engine.config import user_presets
+from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
 from engine.config.model_files import find_model
@@ -270,13 +270,13 @@ class ConfigurationScreen(BaseScreen[Selection]):
             if name is None:
                 return
             try:
-                path = user_presets.create_from_config(name, self.selection.preset, self.effective)
+                path = preset_library.create_from_config(name, self.selection.preset, self.effective)
             except UserError as error:
                 self.tell(error.line, severity="error", timeout=10)
                 return
             self.tell(f"saved {path}; press {app_keys(self).of('bench.presets')} on the bench to select it")
 
-        self.app.push_screen(NameScreen(question, free, user_presets.check_name), answered)
+        self.app.push_screen(NameScreen(question, free, preset_library.check_name), answered)
 
     def action_copy(self) -> None:
         """Copy the command line that starts a run with this configuration."""

@@ -14,7 +14,7 @@ from textual.widgets import Input, Static
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.files import working_directory
-from engine.config.model_list import describe_model, list_models
+from engine.config.model_files import describe_model, list_models
 from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived

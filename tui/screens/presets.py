@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Static
 
-from engine.config import preset_library, user_presets
+from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.preset_library import PresetEntry
@@ -107,8 +107,8 @@ class PresetsScreen(BaseScreen[str | None]):
         self.app.clear_notifications()
         copy: Path | None = None
         try:
-            if not user_presets.is_own(listed):
-                copy = user_presets.copy_to_own(listed)
+            if not preset_library.is_own(listed):
+                copy = preset_library.copy_to_own(listed)
             self.tell(f"edited with {edit(self.app, copy or listed.path)}")
         except UserError as error:
             if copy:  # not edited: the built-in preset is listed again
@@ -136,7 +136,7 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell("no preset selected", severity="warning")
             return
         question = f"Save the selection ({self.selection.name}, {effective.config.method}) as preset:"
-        self._make(question, self.selection.name, lambda name: user_presets.create_from_config(name, base, effective))
+        self._make(question, self.selection.name, lambda name: preset_library.create_from_config(name, base, effective))
 
     def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
         def answered(name: str | None) -> None:
@@ -150,11 +150,11 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(f"saved {path}")
             self.show_presets(name)
 
-        self.app.push_screen(NameScreen(question, free_name(base, self.listed), user_presets.check_name), answered)
+        self.app.push_screen(NameScreen(question, free_name(base, self.listed), preset_library.check_name), answered)
 
     def action_delete(self) -> None:
         listed = self._selected()
-        if listed is None or not user_presets.is_own(listed):
+        if listed is None or not preset_library.is_own(listed):
             self.tell("only your own presets can be deleted", severity="warning")
             return
 
@@ -162,7 +162,7 @@ class PresetsScreen(BaseScreen[str | None]):
             if not yes:
                 return
             try:
-                user_presets.delete_own(listed)
+                preset_library.delete_own(listed)
             except UserError as error:
                 self.tell(error.line, severity="error")
             self.show_presets()
@@ -204,7 +204,7 @@ def row(listed: PresetEntry, keys: CommandKeys) -> TableRow:
 
 def cells(listed: PresetEntry, keys: CommandKeys) -> list[str]:
     """In the order of COLUMNS."""
-    origin = "yours" if user_presets.is_own(listed) else "built-in"
+    origin = "yours" if preset_library.is_own(listed) else "built-in"
     if listed.preset is None:
         return ["!", listed.name, "invalid", origin, "", "", "see below"]
     values = listed.preset.values
@@ -238,4 +238,4 @@ def free_name(base: str, taken: dict[str, PresetEntry]) -> str:
 
 
 def _copy(name: str, base: str) -> Path:
-    return user_presets.create_from_preset(name, base)
+    return preset_library.create_from_preset(name, base)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
-from engine.config.data_formats import format_names, module_name
+from engine.config.data_files import format_names, module_name
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.columns import ColumnSummary, ColumnTemplate, Summary, column, did_you_mean

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 from jinja2.exceptions import SecurityError
 
-from engine.config.benchmarks import SETTING, check_benchmarks, is_task_file
 from engine.config.errors import UserError
+from engine.config.preset_checks import SETTING, check_benchmarks, is_task_file
 from engine.config.schema import Evaluation
 from engine.config.text import visible
 from engine.data.parallel import TIMED_OUT, in_child

@@ -17,9 +17,8 @@ from transformers import TrainerCallback
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
-from engine.config.batch_limits import SHAPE_MULTIPLE
+from engine.config.batch_limits import SHAPE_MULTIPLE, mixing_reason
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
-from engine.config.row_separation import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation import score
 from engine.evaluation.worst_case import longest_answers, run_worst_case

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import schema
+from engine.config.batch_limits import mixing_reason
 from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.preset import with_settings
-from engine.config.row_separation import mixing_reason
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared

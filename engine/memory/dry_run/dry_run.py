@@ -22,9 +22,9 @@ from torch._subclasses.fake_tensor import (
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
+from engine.config.batch_limits import mixing_reason
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
-from engine.config.row_separation import mixing_reason
 from engine.memory.dry_run.activation_checkpointing import checkpoint_layers
 from engine.memory.dry_run.fake_model import bare_model, trainable, without_flash_attention
 from engine.memory.dry_run.layer_extrapolation import (

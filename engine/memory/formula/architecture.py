@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine.config.batch_limits import RowSeparation, row_separation
 from engine.config.errors import UserError
 from engine.config.model_limits import text_config
-from engine.config.row_separation import RowSeparation, row_separation
 
 TIED = {
     "gpt2",
@@ -153,7 +153,7 @@ class Architecture:
     tower: int = 0
     """Parameters of vision and audio towers, which are loaded and not trained."""
     separation: RowSeparation = "unknown"
-    """Whether packed rows influence each other (`engine.config.row_separation`)."""
+    """Whether packed rows influence each other (`engine.config.batch_limits`)."""
     kinds: tuple[Architecture, ...] = ()
     """One for each kind of decoder layer, where they differ; their `layers` add up to those of the model."""
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from msgspec import Struct, field
 
 from engine.config import gpu_prices
+from engine.config.batch_limits import mixing_reason, row_separation, text_type
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_spec, method_title
 from engine.config.model_limits import text_config
-from engine.config.row_separation import mixing_reason, row_separation, text_type
 from engine.config.schema import Config
 from engine.config.tested_families import untested_family
 from engine.memory.formula.automatic import resolve_automatic

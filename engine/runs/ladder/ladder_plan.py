@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from engine.config.errors import Notice, UserError
-from engine.config.lora_variants import LORA_VARIANTS
+from engine.config.lora_advice import LORA_VARIANTS
 from engine.config.method_specs import LORA, method_names, method_spec, reads
 from engine.config.metric_specs import DEFAULT_MARGIN
 from engine.config.preset import Flat, flatten, parse_overrides

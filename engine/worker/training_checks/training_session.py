@@ -14,7 +14,7 @@ from transformers import TrainerCallback, set_seed
 
 from engine.config import schema
 from engine.config.activation_checkpointing import resolve_checkpointing, stronger_than
-from engine.config.row_separation import mixing_reason
+from engine.config.batch_limits import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.predictions import mean_loss

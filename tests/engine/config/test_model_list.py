@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.catalog import CATALOG, pulled_folder
-from engine.config.model_files import hub_cache
-from engine.config.model_list import describe_model, list_models
+from engine.config.model_files import describe_model, hub_cache, list_models
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2}
 CARD = "---\nlanguage: en\nlicense: apache-2.0\n---\n# Small\nlicense: not this one\n"

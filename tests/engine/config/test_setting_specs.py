@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from engine.config.preset import flatten, parse_overrides, resolve
-from engine.config.preset_library import resolve_preset
+from engine.config.preset_library import create_from_config, resolve_preset
 from engine.config.preset_values import Preset, known_keys
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
-from engine.config.user_presets import create_from_config
 
 
 def test_every_setting_has_a_range_and_a_meaning() -> None:

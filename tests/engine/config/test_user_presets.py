@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import preset_library, user_presets
+from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import EffectiveConfig, Flat, flatten
@@ -27,12 +27,14 @@ def values_of(chosen: EffectiveConfig) -> dict[str, object]:
 @pytest.mark.parametrize("method", method_names())
 def test_a_saved_choice_is_the_same_configuration(base: str, method: str) -> None:
     chosen = resolve_preset(base, method, {"train.batch": 12, "train.micro_batch": 3})
-    user_presets.create_from_config("mine", base, chosen)
+    preset_library.create_from_config("mine", base, chosen)
     assert values_of(resolve_preset("mine", None, {})) == values_of(chosen)
 
 
 def test_only_what_differs_is_written() -> None:
-    path = user_presets.create_from_config("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 16}))
+    path = preset_library.create_from_config(
+        "mine", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 16})
+    )
     text = path.read_text()
     assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
     for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
@@ -40,23 +42,23 @@ def test_only_what_differs_is_written() -> None:
 
 
 def test_the_rates_of_the_other_methods_are_kept() -> None:
-    user_presets.create_from_config("mine", "demo", resolve_preset("demo", "lora", {}))
+    preset_library.create_from_config("mine", "demo", resolve_preset("demo", "lora", {}))
     assert resolve_preset("mine", "full", {}).config.train.learning_rate == 5e-4
-    user_presets.create_from_config("own-rate", "demo", resolve_preset("demo", "lora", {"train.learning_rate": 0.5}))
+    preset_library.create_from_config("own-rate", "demo", resolve_preset("demo", "lora", {"train.learning_rate": 0.5}))
     assert resolve_preset("own-rate", "lora", {}).config.train.learning_rate == 0.5
 
 
 def test_steps_given_for_a_preset_of_epochs_make_a_preset_of_steps() -> None:
-    user_presets.create_from_config("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.steps": 4}))
+    preset_library.create_from_config("mine", "demo-lora", resolve_preset("demo-lora", None, {"train.steps": 4}))
     assert resolve_preset("mine", None, {}).config.train.steps == 4
 
 
 @pytest.mark.parametrize("name", ["mine", "demo-lora", "gpus", "../x", "", ".hidden", "a b", "x" * 65])
 def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
-    before = user_presets.create_from_preset("mine", "demo-lora").read_text()
+    before = preset_library.create_from_preset("mine", "demo-lora").read_text()
     for write in (
-        lambda: user_presets.create_from_preset(name, "demo-full"),
-        lambda: user_presets.create_from_config(name, "demo-full", resolve_preset("demo-full", None, {})),
+        lambda: preset_library.create_from_preset(name, "demo-full"),
+        lambda: preset_library.create_from_config(name, "demo-full", resolve_preset("demo-full", None, {})),
     ):
         with pytest.raises(UserError):
             write()
@@ -65,10 +67,10 @@ def test_an_existing_or_invalid_name_is_refused(name: str) -> None:
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = user_presets.create_from_preset("mine", "demo-lora")
+    path = preset_library.create_from_preset("mine", "demo-lora")
     monkeypatch.setattr(preset_library, "list_presets", list)
     with pytest.raises(UserError) as error:
-        user_presets.create_from_preset("mine", "demo-full")
+        preset_library.create_from_preset("mine", "demo-full")
     assert error.value.code == "preset.exists"
     assert "demo-lora" in path.read_text()
     assert [path.name for path in preset_library.user_folder().iterdir()] == ["mine.toml"]
@@ -76,14 +78,14 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.Mo
 
 def test_a_copy_hides_the_shipped_one_until_it_is_deleted() -> None:
     shipped = listed("demo-lora")
-    assert not user_presets.is_own(shipped)
-    path = user_presets.copy_to_own(shipped)
+    assert not preset_library.is_own(shipped)
+    path = preset_library.copy_to_own(shipped)
     own = listed("demo-lora")
-    assert own.path == path and path.read_text() == shipped.path.read_text() and user_presets.is_own(own)
-    user_presets.delete_own(own)
+    assert own.path == path and path.read_text() == shipped.path.read_text() and preset_library.is_own(own)
+    preset_library.delete_own(own)
     assert listed("demo-lora").path == shipped.path
     with pytest.raises(UserError) as error:
-        user_presets.delete_own(shipped)
+        preset_library.delete_own(shipped)
     assert error.value.code == "preset.shipped"
     assert shipped.path.exists()
 
@@ -92,7 +94,7 @@ def test_a_folder_that_cannot_be_created_is_one_line(tmp_path: Path, monkeypatch
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError) as error:
-        user_presets.create_from_preset("mine", "demo-lora")
+        preset_library.create_from_preset("mine", "demo-lora")
     assert error.value.code == "preset.not_writable"
 
 
@@ -108,7 +110,7 @@ def test_a_dot_in_a_name_does_not_end_it(preset: str, name: str) -> None:
 @pytest.mark.parametrize("base", ["demo-lora", "demo", "smollm2-qlora"])
 def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str, method: str | None) -> None:
     given: Flat = {"train.steps": 4, "title": "my own", "train.batch": 12} | ({"method": method} if method else {})
-    user_presets.create_from_preset("mine", base, given)
+    preset_library.create_from_preset("mine", base, given)
     assert values_of(resolve_preset("mine", None, {})) == values_of(resolve_preset(base, method, given)) | {
         "train.epochs": 3.0
     }
@@ -117,7 +119,7 @@ def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str,
 
 def test_an_invalid_setting_is_reported_for_the_command_line() -> None:
     with pytest.raises(UserError) as error:
-        user_presets.create_from_preset("mine", "demo-lora", {"train.foo": 1})
+        preset_library.create_from_preset("mine", "demo-lora", {"train.foo": 1})
     assert error.value.code == "preset.unknown_key" and error.value.where == "command line (train.foo)"
     assert not (preset_library.user_folder() / "mine.toml").exists()
 
@@ -125,6 +127,6 @@ def test_an_invalid_setting_is_reported_for_the_command_line() -> None:
 def test_a_file_name_is_stored_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mails.csv").write_text("text,label\na,b\n")
     monkeypatch.chdir(tmp_path)
-    user_presets.create_from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
+    preset_library.create_from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
     monkeypatch.chdir("/")
     assert resolve_preset("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")

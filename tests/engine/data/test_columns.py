@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from reading import assistant, reading, refusal, said, user, write_rows
 
-from engine.config.data_formats import format_names
+from engine.config.data_files import format_names
 from engine.config.preset import parse_overrides
 from engine.config.schema import DATA_FORMATS, Data
 from engine.data.formats import data_formats

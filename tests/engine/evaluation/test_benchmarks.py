@@ -20,9 +20,9 @@ from lm_eval.models.huggingface import HFLM
 from task_files import ITEMS, choice_task, generation_task
 
 from engine.config import schema
-from engine.config.benchmarks import check_benchmarks
 from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
+from engine.config.preset_checks import check_benchmarks
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Evaluation
 from engine.evaluation.benchmarks import tasks

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_shapes import MIXED_SHAPES, SHAPES, VOCABULARY
 
-from engine.config.row_separation import row_separation
+from engine.config.batch_limits import row_separation
 from engine.config.schema import Config, Train
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses

@@ -15,8 +15,8 @@ from command import events_of, only_run
 from forked import ftbench
 from model_shapes import MIXED_SHAPES, SHAPES, SMALL, VOCABULARY
 
+from engine.config.batch_limits import row_separation
 from engine.config.catalog import CATALOG
-from engine.config.row_separation import row_separation
 from engine.config.schema import Config, Model, Train
 from engine.data.prepare import prepare
 from engine.data.rows import Row

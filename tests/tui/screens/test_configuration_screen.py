@@ -9,7 +9,7 @@ from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Static
 
-from engine.config import user_presets
+from engine.config import preset_library
 from engine.config.preset_library import user_folder
 from tui.app import Workbench
 from tui.screens.configuration import ConfigurationScreen
@@ -110,7 +110,7 @@ def test_the_changes_are_saved_as_a_preset_and_copied_as_a_command_line(tmp_path
         assert "rank = 8" in (user_folder() / "demo-lora-2.toml").read_text()
         assert any("saved" in note for note in notes(app))
         with pytest.raises(Exception, match="exists"):
-            user_presets.check_name("demo-lora-2")
+            preset_library.check_name("demo-lora-2")
 
     play(tmp_path / "runs", story)
 

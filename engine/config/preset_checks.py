@@ -70,6 +70,7 @@ def check_values(values: Flat, layers: Layers, config: Config) -> None:
     _check_separator(layers, config)
     _check_metric(layers, config)
     _check_micro_batch(layers, config)
+    _check_selection(layers, config)
     _check_executor(values, layers, config)
     _check_pissa(layers, config)
     _check_benchmarks(layers, config)
@@ -154,6 +155,14 @@ def _check_micro_batch(layers: Layers, config: Config) -> None:
         what = f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}"
         do = "set it to a part of the effective batch, or to auto"
         raise UserError(what, _where("train.micro_batch", layers), do, code="preset.micro_batch_too_large")
+
+
+def _check_selection(layers: Layers, config: Config) -> None:
+    """The selection of weights and early stopping need a validation loss."""
+    key = "train.select" if config.train.select == "best" else "train.patience" if config.train.patience else ""
+    if key and config.data.validation == 0:
+        what, do = f"{key} needs a validation loss, and there are no validation rows", "set data.validation to 0.05"
+        raise UserError(what, _where(key, layers), do, code="preset.no_validation_rows")
 
 
 def _check_executor(values: Flat, layers: Layers, config: Config) -> None:

@@ -119,7 +119,13 @@ class Train(Section, frozen=True):
     step, changes rounding, and is not part of the predicted memory; the probe measures it. Evaluation is not compiled.
     """
     evaluate_every: NotNegative = 0
-    """Steps between validation losses; 0: four times per run."""
+    """Steps between validation losses, each on at most 128 rows; 0: four times per run."""
+    select: Literal["last", "best"] = "last"
+    """Weights that are kept, scored and saved: of the last step, or with the lowest validation loss. best: also
+    validates after the last step, and keeps one checkpoint more."""
+    patience: Positive | None = None
+    """Early stopping: number of consecutive validations without a new lowest loss after which training ends; unset:
+    never."""
     checkpoint_every: NotNegative = 0
     """Steps between checkpoints; 0: every 10% of the run, but at most one per 30 s."""
     keep_checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 2

@@ -253,7 +253,7 @@ def _add_times(row: RungResult, runs: Sequence[FinishedRun]) -> None:
     outcomes = [run.result for run in timed]
     first = runs[0].entry
     row.disturbed = "" if timed else first.disturbed or first.other_device
-    row.training_seconds = seed_range(result.step_seconds for result in outcomes)
+    row.training_seconds = seed_range(result.training_seconds for result in outcomes)
     row.all_seconds = seed_range(run.entry.seconds for run in timed)
     row.tokens_per_second = seed_range(result.tokens_per_second for result in outcomes)
     row.computed_tokens_per_second = seed_range(result.computed_tokens_per_second for result in outcomes)

@@ -331,7 +331,7 @@ class LadderRunner:
             entry.reason = entry.reason or f"worker exited unexpectedly {MAX_DEATHS} times. Last log line: {last}"
         else:
             entry.status, entry.reason = result.status, result.reason
-            entry.validation_loss = result.final_validation
+            entry.validation_loss, entry.selection = result.final_validation, result.selection
             entry.seconds = worked_seconds(result)
             entry.disturbed = disturbance(run, allowed) if entry.kind == "run" else ""
         self.save()

@@ -52,6 +52,8 @@ def probe_config(config: Config) -> Config:
         {
             "train.steps": PROBE_STEPS,
             "train.evaluate_every": PROBE_STEPS + 1,
+            "train.select": "last",
+            "train.patience": None,
             "train.checkpoint_every": PROBE_STEPS + 1,
             "train.probe": False,  # the worker's own memory probe would take half as long again
             "evaluation.when": "after",

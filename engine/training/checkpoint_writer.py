@@ -81,12 +81,18 @@ class CheckpointWriter:
     """Writes the checkpoints of one training; a context that waits for the last one."""
 
     def __init__(
-        self, folder: Path, keep: int, saved: Callable[[SavedCheckpoint], None], copy: HostCopy | None
+        self,
+        folder: Path,
+        keep: int,
+        saved: Callable[[SavedCheckpoint], None],
+        copy: HostCopy | None,
     ) -> None:
         """`keep`: number of checkpoints to keep; `saved`: called in the thread of the training for each complete
         checkpoint; `copy`: None to write while training waits.
         """
         self.folder, self._keep, self._saved, self._copy = folder, keep, saved, copy
+        self.best: Callable[[int], int | None] = lambda step: None
+        """As in `checkpoints.rotate`; called from any thread."""
         self._pool: ThreadPoolExecutor | None = None
         self._writing: Future[SavedCheckpoint] | None = None
         self._blocked = 0.0
@@ -122,7 +128,7 @@ class CheckpointWriter:
         started = time.monotonic()
         with checkpoints.writing(self.folder, step) as pending:
             write(pending.folder)
-        checkpoints.rotate(self.folder, self._keep, step)
+        checkpoints.rotate(self.folder, self._keep, step, self.best)
         self._saved(dataclasses.replace(pending.done, blocked=time.monotonic() - started))
 
     def _write(self, stack: contextlib.ExitStack, pending: PendingCheckpoint, large: Contents) -> SavedCheckpoint:
@@ -130,7 +136,7 @@ class CheckpointWriter:
             for name, content in large.items():
                 write = write_tensors if name.endswith(".safetensors") else write_pickle
                 pending.hashed[name] = write(pending.folder / name, content)
-        checkpoints.rotate(self.folder, self._keep, pending.done.step)
+        checkpoints.rotate(self.folder, self._keep, pending.done.step, self.best)
         return pending.done
 
     def report(self) -> None:

@@ -1,4 +1,4 @@
-"""The part of the Trainer that saves and loads checkpoints.
+"""The part of the Trainer that saves, loads and selects checkpoints.
 
 Those of sharded full fine-tuning are written by `torch.distributed.checkpoint`: every rank writes its part of a tensor.
 They load at any number of ranks, also at one, whose weights are whole; and sharded training loads the checkpoint of a
@@ -28,7 +28,15 @@ from engine.config.errors import UserError
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.checkpoint_writer import CheckpointWriter
-from engine.training.checkpoints import SHARDED, load_safetensors, stored_tensors, write_configuration
+from engine.training.checkpoints import (
+    SHARDED,
+    Losses,
+    WeightSelection,
+    load_safetensors,
+    stored_tensors,
+    validation_losses,
+    write_configuration,
+)
 from engine.training.guards import first_line, is_out_of_memory
 from engine.training.ranks import Ranks
 from engine.training.sharding import LocalShards, is_sharded, reshard
@@ -163,10 +171,19 @@ def _restore_counts(optimizer: Any) -> None:
 class CheckpointedTrainer(Trainer):
     """Saves checkpoints atomically, also from a thread or from several ranks, and loads them."""
 
-    def __init__(self, *, writer: CheckpointWriter, ranks: Ranks, shards: LocalShards | None, **rest: Any) -> None:
+    def __init__(
+        self,
+        *,
+        writer: CheckpointWriter,
+        ranks: Ranks,
+        shards: LocalShards | None,
+        selection: WeightSelection,
+        **rest: Any,
+    ) -> None:
         """`shards`: the optimizer's parameters, if they are not the model's."""
         super().__init__(**rest)
-        self.writer, self.ranks = writer, ranks
+        self.writer, self.ranks, self.selection = writer, ranks, selection
+        writer.best = lambda step: selection.best_step(validation_losses(self.state.log_history), step)
         self.shards = shards or LocalShards(self.model)
         self.is_sharded = is_sharded(self.model)
         self.trains_parts = any(isinstance(one, DTensor) and one.requires_grad for one in self.model.parameters())
@@ -262,6 +279,17 @@ class CheckpointedTrainer(Trainer):
     def _large_files(self) -> dict[str, Any]:
         weights = {} if _has_adapters(self.model) else {SAFE_WEIGHTS_NAME: stored_tensors(self.model)}
         return {**weights, OPTIMIZER_NAME: self.optimizer.state_dict()}
+
+    def load_best(self, losses: Losses) -> int | None:
+        """Load the weights of the selected step, on all ranks, and return it; None if the last weights are kept.
+
+        `losses`: all of the training.
+        """
+        step = self.selection.best_step(losses)
+        if step is not None and step != losses[-1][0]:
+            self.ranks.barrier()  # rank 0 has written it
+            self._load_from_checkpoint(str(self.writer.folder / f"{checkpoints.PREFIX}{step}"))
+        return step
 
 
 def _has_adapters(model: Any) -> bool:

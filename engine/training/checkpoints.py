@@ -15,12 +15,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 
+from engine.config import schema
 from engine.config.files import (
     check_no_link_above,
     file_sha256,
@@ -136,6 +139,59 @@ def folder_atomically(temporary: Path, final: Path) -> Iterator[Path]:
         raise
 
 
+Losses = Sequence[tuple[int, float]]
+"""(step, validation loss) in the order of steps."""
+
+
+@dataclass(frozen=True)
+class WeightSelection:
+    """Which weights a training keeps, and whether it stops early, as a function of its validation losses.
+
+    The losses are in the Trainer's `log_history`, which every checkpoint has: a worker that resumes from one knows
+    exactly what the worker that wrote it knew. transformers' EarlyStoppingCallback and `load_best_model_at_end` need
+    its evaluation loop and folders.
+    """
+
+    best: bool = False
+    """Whether the weights with the lowest loss are kept, else those of the last step."""
+    patience: int | None = None
+
+    @classmethod
+    def of(cls, train: schema.Train) -> WeightSelection:
+        """As configured."""
+        return cls(train.select == "best", train.patience)
+
+    def best_step(self, losses: Losses, until: float = math.inf) -> int | None:
+        """The step with the lowest loss up to a step, the first of equal ones; None if the last weights are kept.
+
+        Also None if no loss is finite.
+        """
+        finite = [(loss, step) for step, loss in losses if step <= until and math.isfinite(loss)]
+        return min(finite)[1] if self.best and finite else None
+
+    def ends(self, losses: Losses) -> bool:
+        """Whether the last `patience` validations had no new lowest loss."""
+        if self.patience is None:
+            return False
+        lowest, since = math.inf, 0
+        for _, loss in losses:
+            lowest, since = (loss, 0) if loss < lowest else (lowest, since + 1)
+        return since >= self.patience
+
+
+LAST_WEIGHTS = WeightSelection()
+
+
+def validation_losses(log_history: Sequence[dict[str, Any]]) -> Losses:
+    """The validation losses in a Trainer's `log_history`. Raises KeyError, TypeError or ValueError if it is damaged."""
+    return [(int(entry["step"]), float(entry["eval_loss"])) for entry in log_history if "eval_loss" in entry]
+
+
+def losses_of_checkpoint(checkpoint: Path) -> Losses:
+    """The validation losses until a complete checkpoint was saved."""
+    return validation_losses(json.loads(read_regular(checkpoint / TRAINER_STATE_NAME))["log_history"])
+
+
 Check = Callable[[Path], str | None]
 """Returns what is wrong with a checkpoint folder, None if nothing is."""
 
@@ -203,14 +259,16 @@ def _changed(manifest: Manifest, folder: Path) -> str | None:
     return None
 
 
-def rotate(checkpoints: Path, keep: int, newest: int) -> None:
-    """Delete all but the latest `keep` checkpoints up to step `newest`, which was just saved.
+def rotate(checkpoints: Path, keep: int, newest: int, best: Callable[[int], int | None] = lambda step: None) -> None:
+    """Delete all but the latest `keep` checkpoints up to step `newest`, which was just saved, and the best of each.
 
-    Later ones are deleted too: the run resumed from an older one because they were incomplete.
+    Later ones are deleted too: the run resumed from an older one because they were incomplete. `best`: the step whose
+    weights would be selected if training ended at this step.
     """
     named = sorted(_named(checkpoints), reverse=True)
-    later = [folder for step, folder in named if step > newest]
-    for folder in [*later, *[folder for step, folder in named if step <= newest][keep:]]:
+    latest = [step for step, _ in named if step <= newest][:keep]
+    kept = {*latest, *map(best, latest)}
+    for folder in [folder for step, folder in named if step not in kept]:
         if not folder.is_symlink():
             # Delete the manifest first: a partly deleted checkpoint must not look complete.
             remove_tree(folder / MANIFEST, ignore_errors=True)
@@ -439,6 +497,7 @@ def _open(path: Path, step: int) -> None:
         state = json.loads(read_regular(path))
         if not isinstance(state, dict) or state.get("global_step") != step:
             raise ValueError(f"global_step is not {step}")
+        validation_losses(state["log_history"])
     elif path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             file.keys()

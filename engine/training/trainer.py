@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from engine.training.batches import BatchSampler, Packing, StepDataset, collate,
 from engine.training.batches import answer_tokens as answer_tokens_of
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
+from engine.training.checkpoints import LAST_WEIGHTS, WeightSelection, validation_losses
 from engine.training.compilation import compile_errors
 from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
@@ -92,6 +93,7 @@ class AnswerTrainer(CheckpointedTrainer):
         hooks: Hooks,
         ranks: Ranks = SINGLE_RANK,
         shards: LocalShards | None = None,
+        selection: WeightSelection = LAST_WEIGHTS,
         **rest: Any,
     ) -> None:
         """`host_copy`: to write checkpoints in a thread while training continues; None: training waits for them.
@@ -105,6 +107,7 @@ class AnswerTrainer(CheckpointedTrainer):
             writer=writer,
             ranks=ranks,
             shards=shards,
+            selection=selection,
             train_dataset=StepDataset(rows, sampler),
             processing_class=None,
             **rest,
@@ -299,7 +302,7 @@ def training_arguments(
 
 
 class Callback(TrainerCallback):
-    """Logs steps and controls saving, evaluation and stopping."""
+    """Logs steps and controls evaluation, saving and stopping."""
 
     def __init__(
         self,
@@ -307,24 +310,15 @@ class Callback(TrainerCallback):
         trainer: AnswerTrainer,
         on_step: Callable[[int, StepFacts, float], None],
         should_stop: Callable[[], bool],
-        evaluate: Callable[[int], None],
+        evaluate: Callable[[int], float],
         evaluate_every: int,
         due: checkpoints.SaveTimer,
-        evaluated: Collection[int] = (),
     ) -> None:
-        """`evaluated`: steps that an earlier worker of the run evaluated."""
+        """`evaluate`: measures and logs the validation loss; `evaluate_every`: 0 to never call it."""
         self.hooks, self.trainer, self.on_step, self.should_stop = hooks, trainer, on_step, should_stop
         self.evaluate, self.evaluate_every, self.due = evaluate, evaluate_every, due
-        self.evaluated = evaluated
         self.stopped = False
         self.rate = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Run the evaluation that an earlier worker skipped because it was stopped at this step."""
-        step = state.global_step
-        if step and self.evaluate_every and step % self.evaluate_every == 0 and step not in self.evaluated:
-            self.evaluate(step)
-        return control
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         self.rate = self.trainer.optimizer.param_groups[0]["lr"]
@@ -337,10 +331,23 @@ class Callback(TrainerCallback):
         self.on_step(step, facts, self.rate)
         self.trainer.writer.report()
         last, ranks = step >= state.max_steps, self.trainer.ranks
+        is_best, early = self._evaluate(step, last, state)
         stop, save = ranks.sums(self.should_stop(), ranks.is_first and self.due.take_if_due(step))
+        last |= early
         self.stopped = stop > 0 and not last
-        control.should_save = self.stopped or last or save > 0
-        control.should_training_stop = control.should_training_stop or self.stopped
-        if self.evaluate_every and step % self.evaluate_every == 0 and not self.stopped:
-            self.evaluate(step)
+        control.should_save = self.stopped or last or is_best or save > 0
+        control.should_training_stop = control.should_training_stop or self.stopped or early
         return control
+
+    def _evaluate(self, step: int, last: bool, state: Any) -> tuple[bool, bool]:
+        """Evaluate if it is time to: (whether these weights are the best, whether training stops early).
+
+        Before a checkpoint of the same step is saved, which has the loss, and also if a stop was requested.
+        """
+        selection = self.trainer.selection
+        due = self.evaluate_every and (step % self.evaluate_every == 0 or (last and selection.best))
+        if not due:
+            return False, False
+        state.log_history.append({"eval_loss": self.evaluate(step), "step": step})
+        losses = validation_losses(state.log_history)
+        return selection.best_step(losses) == step, selection.ends(losses)

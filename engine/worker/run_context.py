@@ -223,8 +223,8 @@ class RunContext:
         )
         self.disk.saved(saved.bytes)
 
-    def log_validation(self, step: int, rows: int, loss: float) -> None:
-        self.log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss))
+    def log_validation(self, step: int, rows: int, loss: float, seconds: float) -> None:
+        self.log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss, seconds=seconds))
 
     def log_final_validation(self, rows: int, loss: float) -> None:
         self.log.write(events.Eval(when="after", split="validation", step=self.step, rows=rows, loss=loss))

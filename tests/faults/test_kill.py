@@ -10,7 +10,9 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 from command import events_of
+from engine.runs.run_dir import RunDir
 
 from engine.runs import launch
 from faults.worker_runs import (
@@ -26,18 +28,21 @@ from faults.worker_runs import (
     losses,
     manifests_and_complete,
     resume,
+    selecting,
     small_batches,
     start,
+    stop_at_random_moment,
     wait_for,
     wait_for_end,
+    weights,
 )
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_path: Path) -> None:
-    settings = [*(TWO_EPOCHS if method == "lora" else UNPROBED), *DROPOUT]
+    settings = [*selecting(TWO_EPOCHS if method == "lora" else UNPROBED), *DROPOUT]
     if method == "full":
-        settings = [*small_batches(UNPROBED), *IN_A_THREAD, *STOCHASTIC]
+        settings = [*selecting(small_batches(UNPROBED), 0.01, every=4), *IN_A_THREAD, *STOCHASTIC]
     complete = start(tmp_path / "complete", *settings, preset=f"demo-{method}", execute=forked.ftbench)
     wait_for_end(complete)
     killed = start(tmp_path / "killed", *settings, preset=f"demo-{method}")
@@ -46,6 +51,42 @@ def test_resuming_gives_the_uninterrupted_losses_bit_for_bit(method: str, tmp_pa
     resume(killed)
     assert losses(killed) == losses(complete)
     assert len(losses(complete)) == 12
+    assert_same_selection(killed, complete)
+
+
+def assert_same_selection(found: RunDir, expected: RunDir) -> None:
+    """Both kept the weights with the lowest validation loss: the same ones."""
+    result, other = found.result(), expected.result()
+    assert result is not None and other is not None
+    assert result.validation_loss == other.validation_loss
+    assert (result.selected_step, result.stopped_early) == (other.selected_step, other.stopped_early)
+    assert result.final_validation == other.final_validation
+    lowest = min(result.validation_loss, key=lambda pair: (pair[1], pair[0]))
+    assert result.selected_step == lowest[0] < result.steps == other.steps
+    assert lowest[1] == pytest.approx(result.final_validation, rel=1e-3)  # bf16 autocast is off after training
+    kept, others = weights(found), weights(expected)
+    assert kept.keys() == others.keys() and all(torch.equal(kept[name], others[name]) for name in kept)
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_kills_and_stops_in_any_order_select_the_weights_of_the_uninterrupted_run(number: int, tmp_path: Path) -> None:
+    rng = random.Random(number)
+    settings = [*selecting(UNPROBED), "--set", "train.patience=3", "--set", "train.keep_checkpoints=1"]
+    settings = ["train.steps=40" if word == "train.steps=12" else word for word in settings]
+    complete = start(tmp_path / "complete", *settings, execute=forked.ftbench)
+    run = start(tmp_path / "runs", *settings, execute=forked.ftbench)
+    wait_for_end(complete)
+    for _ in range(5):
+        interrupt = rng.choice([kill_at_random_moment, stop_at_random_moment])
+        interrupt(run, rng, 1.0)
+        result = run.result()
+        if result is not None and result.status == "finished":
+            break
+        resume(run, forked.ftbench, "--detach")
+    wait_for_end(run)
+    assert_same_selection(run, complete)
+    result = run.result()
+    assert result is not None and result.stopped_early and len(losses(run)) == result.steps < 40
 
 
 def test_random_kills_leave_only_complete_checkpoints(tmp_path: Path) -> None:

@@ -66,6 +66,17 @@ def create(runs: Path, *settings: str, preset: str) -> RunDir:
     return run_dir.create(runs, preset, resolve_preset(preset, None, {key: json.loads(v) for key, v in chosen.items()}))
 
 
+def selecting(settings: list[str], learning_rate: float = 0.02, every: int = 2) -> list[str]:
+    """These settings with the best weights selected, and a learning rate at which the loss falls and then rises."""
+    changed = [f"train.evaluate_every={every}" if word == "train.evaluate_every=6" else word for word in settings]
+    return [
+        *changed,
+        *("--set", "train.select=best"),
+        *("--set", "train.schedule=constant"),
+        *("--set", f"train.learning_rate={learning_rate}"),
+    ]
+
+
 @contextlib.contextmanager
 def gated_worker(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that writes the checkpoint of step 4 only once a file `go` is in the run's directory."""
@@ -77,9 +88,9 @@ def gated_worker(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
             worker.kill()
 
 
-def resume(run: RunDir, execute: Execute = ftbench) -> None:
-    """Resume and wait for the end; `execute` as in `start`."""
-    done = execute("resume", str(run.path))
+def resume(run: RunDir, execute: Execute = ftbench, *options: str) -> None:
+    """Resume and wait for the end, unless the options say --detach; `execute` as in `start`."""
+    done = execute("resume", str(run.path), *options)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -133,6 +144,19 @@ def losses(run: RunDir) -> dict[int, float]:
 
 def kill_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
     """Kill up to `longest` seconds after the first step of the current worker process, including while saving."""
+    _wait_for_random_moment(run, rng, longest)
+    kill(run)
+
+
+def stop_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
+    """Request a stop at a moment as of `kill_at_random_moment`, and wait for the end."""
+    _wait_for_random_moment(run, rng, longest)
+    if (pid := run.pid()) is not None:
+        os.kill(pid, signal.SIGTERM)
+    wait_for_end(run)
+
+
+def _wait_for_random_moment(run: RunDir, rng: random.Random, longest: float) -> None:
     limit = time.monotonic() + 600
     while run.is_active() and not _stepping(run):
         assert time.monotonic() < limit, "no step"
@@ -140,7 +164,11 @@ def kill_at_random_moment(run: RunDir, rng: random.Random, longest: float) -> No
     deadline = time.monotonic() + rng.uniform(0, longest)
     while time.monotonic() < deadline and run.is_active():
         time.sleep(0.001)
-    kill(run)
+
+
+def weights(run: RunDir) -> dict[str, torch.Tensor]:
+    """The saved model or adapter."""
+    return load_file(next(run.model.glob("*model.safetensors")))
 
 
 def _stepping(run: RunDir) -> bool:

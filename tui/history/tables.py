@@ -54,7 +54,7 @@ def _row(result: Result) -> list[str]:
         mean_text(after.score, is_share) if after else result.status,
         range_text(after.score if after else None, is_share),
         mean_text(after.loss if after else None, False),
-        duration(result.step_seconds or None),
+        duration(result.training_seconds or None),
         size(peak.reserved or peak.rss_training or peak.rss),
         f"{count(result.trainable)} ({share_percent(result.trainable / max(1, result.parameters))})",
         size(result.artifact_bytes),

@@ -16,6 +16,7 @@ from engine.runs.run.folder import short_name
 from tui.charts.chart import AXIS, ChartRow, ChartStyle, Curve, draw, reach
 from tui.charts.series import Series
 from tui.format import number
+from tui.live.loss_rows import lowest_loss
 from tui.live.run_state import RunState
 
 TEMPLATE_END = re.compile(r"(?:<\|[^|>]*\|>\s*\w*\s*)+$")
@@ -73,6 +74,7 @@ COLORS = {
     "axis": "$foreground-muted",
     "live": "$primary",
     "eval": "$text-warning",
+    "best": "bold $text-warning",
     "earlier0": "$text-success",
     "earlier1": "$text-error",
     "earlier2": "$text-secondary",
@@ -154,6 +156,7 @@ class ChartGrid:
         curves.append(Curve(_scaled(metric.series(self.state), scale), "live"))
         if metric.name == "loss":
             curves.append(Curve(self.state.validation, "eval", marks=True))
+            curves.append(Curve(self.state.best(), "best", marks=True))
         return curves
 
     def _values(self, metric: Metric) -> Content:
@@ -169,6 +172,7 @@ class ChartGrid:
             value = series.latest if self.cursor is None else series.at(self.cursor)
             if value is not None:
                 parts.append(Content.styled(f"validation {number(value)}", COLORS["eval"]))
+            parts.extend(Content.styled(text.strip(), color) for text, color in lowest_loss(self.state))
         return Content("  ").join(parts)
 
 

@@ -57,6 +57,8 @@ def _text(event: events.Event, overhead: int) -> str | None:
             )
         case events.Eval(split="validation", when="after"):
             return f"validation after training: {event.rows} rows, loss {four_digits(event.loss)}"
+        case events.Selected():
+            return _selected(event)
         case events.Eval(split="validation"):
             return f"validation at step {event.step}: loss {four_digits(event.loss)}"
         case events.Eval():
@@ -115,6 +117,13 @@ def _plan(event: events.Plan, overhead: int) -> str:
     devices = f" on {event.devices} devices{', weights sharded' if event.sharded else ''}" if event.devices > 1 else ""
     batch = f"batch size {event.batch} ({micro_batch}){devices}"
     return f"plan: {event.steps} steps{start}, {batch}{checkpointing}{predicted}"
+
+
+def _selected(event: events.Selected) -> str:
+    """Which weights are kept."""
+    loss = f", validation loss {four_digits(event.loss)}" if event.loss is not None else ""
+    early = f"; stopped early after step {event.steps}: no lower loss since" if event.early else ""
+    return f"kept: weights of step {event.step}{loss}{early}"
 
 
 def _writing(event: events.Checkpoint) -> str:

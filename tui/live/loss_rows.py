@@ -21,11 +21,20 @@ COLORS = {
     "axis": "$foreground-muted",
     "train": "$primary",
     "eval": "$text-warning",
+    "best": "$text-success",
     "earlier": "$foreground-muted",
     "": "",
 }
 TIMESTAMP = len("20260101-000000-")
 """Length of the creation time at the start of a run's name."""
+
+
+def lowest_loss(state: RunState) -> list[tuple[str, str]]:
+    """`  lowest 0.9715 at step 8`, or `kept` once training has ended; nothing before the first validation."""
+    kept = state.selected or state.lowest
+    if kept is None or kept.loss is None:
+        return []
+    return [(f"  {'kept' if state.selected else 'lowest'} {number(kept.loss)} at step {kept.step}", COLORS["best"])]
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ class CurveView:
         curves = [Curve(self.series, "train")]
         if self.view == 0:
             curves.append(Curve(self.state.validation, "eval", marks=True))
+            curves.append(Curve(self.state.best(), "best", marks=True))
         if self.earlier:
             curves.append(Curve(self.earlier.loss, "earlier", ghost=True))
         return curves
@@ -81,7 +91,8 @@ class CurveView:
         if series.latest is not None:
             parts.append((f" {number(series.latest)}", "$primary"))
         if self.view == 0 and state.validation.latest is not None:
-            parts.append((f"  validation {number(state.validation.latest)}", "$text-warning"))
+            parts.append((f"  validation {number(state.validation.latest)}", COLORS["eval"]))
+            parts.extend(lowest_loss(state))
         if series.absent:
             parts.append((f"  {series.absent:,} not finite", "$text-error"))
         if state.sampled:

@@ -45,6 +45,10 @@ class RunState:
     """Number of events."""
     loss: Series = field(default_factory=Series)
     validation: Series = field(default_factory=Series)
+    lowest: events.Eval | None = None
+    """The lowest validation loss so far."""
+    selected: events.Selected | None = None
+    """The weights that are kept; None before training has ended, and without a choice."""
     rate: Series = field(default_factory=Series)
     grad_norm: Series = field(default_factory=Series)
     speed: Series = field(default_factory=Series)
@@ -71,6 +75,13 @@ class RunState:
         if self.step is None or self.pace is None or self.end is not None:
             return None
         return self.pace * (self.step.steps - self.step.step)
+
+    def best(self) -> Series:
+        """A curve of one point: the validation loss of the weights that are kept, or the lowest one so far."""
+        series, kept = Series(), self.selected or self.lowest
+        if kept is not None:
+            series.add(kept.step, kept.loss)
+        return series
 
     def expected_peak(self) -> ExpectedPeak | None:
         """Of the worker's process: measured by the memory probe, else predicted before the first step."""
@@ -102,7 +113,9 @@ class RunState:
                 self.on_gpu = not event.device.endswith(CPU_NAME)
                 self.overhead = CONTEXT if self.on_gpu else event.resident_before or 0
             case events.Plan():
-                self.plan = event
+                self.plan, self.selected = event, None
+            case events.Selected():
+                self.selected = event
             case events.Checkpoint():
                 self.checkpoint = event
             case events.Sample():
@@ -134,6 +147,8 @@ class RunState:
         if event.split == "validation":
             if event.when == "during":  # the loss after training is measured on other rows
                 self.validation.add(event.step, event.loss)
+                if event.loss is not None and (self.lowest is None or event.loss < (self.lowest.loss or 0.0)):
+                    self.lowest = event
         elif event.when == "before":
             self.before = event
         else:

@@ -169,6 +169,7 @@ def _run_line(entry: LadderEntry, expected: str) -> TableLine:
         cell(
             outcome,
             entry.reason,
+            entry.selection,
             "reused" if entry.reused else "",
             f"disturbed timing: {entry.disturbed}" if entry.disturbed else "",
             f"timing on {entry.other_device}" if entry.other_device else "",

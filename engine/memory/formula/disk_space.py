@@ -23,8 +23,9 @@ LOW_BYTES = 2 << 30
 
 
 def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
-    """Bytes of `train.keep_checkpoints` checkpoints, the one being written, and the saved model."""
-    return (config.train.keep_checkpoints + 1) * checkpoint_bytes(estimate, config) + saved_bytes(estimate, config)
+    """Bytes of `train.keep_checkpoints` checkpoints, the best one, the one being written, and the saved model."""
+    count = config.train.keep_checkpoints + (config.train.select == "best") + 1
+    return count * checkpoint_bytes(estimate, config) + saved_bytes(estimate, config)
 
 
 def needed_space(

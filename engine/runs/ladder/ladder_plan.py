@@ -28,6 +28,8 @@ SHARED_KEYS = (
     "train.steps",
     "train.batch",
     "train.max_length",
+    "train.select",
+    "train.patience",
     "evaluation.metric",
     "evaluation.max_new_tokens",
     "evaluation.rows",

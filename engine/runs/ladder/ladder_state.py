@@ -51,6 +51,8 @@ class LadderEntry(Struct, kw_only=True):
     """Whether this trial's rate was chosen."""
     validation_loss: float | None = None
     """Of the trained model, nats/token."""
+    selection: str = ""
+    """Which weights were kept, and whether training stopped early (`Result.selection`)."""
     seconds: float | None = None
     """All phases except waiting for the GPU and scoring the base model; of an export, writing it without its check."""
     disturbed: str = ""

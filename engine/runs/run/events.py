@@ -253,6 +253,19 @@ class Eval(Event, tag="eval"):
     """As in `Score.format_errors`."""
 
 
+class Selected(Event, tag="selected"):
+    """The weights that the run keeps (`train.select`), and whether training stopped early (`train.patience`)."""
+
+    step: int
+    """Of the weights."""
+    loss: float | None
+    """Their validation loss, as the `eval` event of the step has it; None if there is none."""
+    steps: int
+    """Steps trained."""
+    early: bool
+    """Whether training stopped before the last step of the plan."""
+
+
 class GeneralLoss(Event, tag="general"):
     """Loss on general text per passage; fields as in `result.General`."""
 
@@ -349,6 +362,7 @@ AnyEvent = (
     | Memory
     | Load
     | Eval
+    | Selected
     | GeneralLoss
     | BenchmarkScored
     | Sample

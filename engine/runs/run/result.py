@@ -230,6 +230,12 @@ class Result(Struct, kw_only=True):
     """(step, loss) on the validation rows."""
     final_validation: float | None = None
     """Of the finished model on at most 512 validation rows, nats/token; used to choose learning rates."""
+    selected_step: int | None = None
+    """Step of the weights that are kept; None: the last one, without `train.select` and `train.patience`."""
+    stopped_early: bool = False
+    """Whether training stopped before the planned steps (`train.patience`)."""
+    validation_seconds: float = 0.0
+    """Duration of the validation losses during training."""
     general: General | None = None
     """Loss on general text."""
     benchmarks: dict[str, BenchmarkResult] = field(default_factory=dict)
@@ -250,7 +256,7 @@ class Result(Struct, kw_only=True):
     computed_tokens_per_second: float | None = None
     """`computed_tokens` over the same time."""
     step_seconds: float = 0.0
-    """Duration of the optimizer steps, each counted once; excludes evaluations and checkpoints."""
+    """Duration of the optimizer steps, each counted once; excludes validations and checkpoints."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Duration of each phase."""
     peak: MeasuredPeak = field(default_factory=MeasuredPeak)
@@ -287,6 +293,19 @@ class Result(Struct, kw_only=True):
     """Hashes of data, test rows, model and general text."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)
     """`test/train` and `validation/train`."""
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of the optimizer steps, and of the validations where they decide which weights are kept."""
+        return self.step_seconds + (0.0 if self.selected_step is None else self.validation_seconds)
+
+    @property
+    def selection(self) -> str:
+        """`weights of step 8, stopped early after step 14 of 24`; '' without `train.select` and `train.patience`."""
+        if self.selected_step is None:
+            return ""
+        early = f", stopped early after step {self.steps} of {self.planned_steps}" if self.stopped_early else ""
+        return f"weights of step {self.selected_step}{early}"
 
     @property
     def active_seconds(self) -> float:

@@ -76,6 +76,8 @@ class ResultBuilder:
                 self._take_load(event)
             case events.Eval():
                 self._take_eval(event)
+            case events.Selected():
+                result.selected_step, result.stopped_early = event.step, event.early
             case events.GeneralLoss():
                 result.general = General(text=event.text, tokens=event.tokens, before=event.before, after=event.after)
             case events.BenchmarkScored():
@@ -111,7 +113,7 @@ class ResultBuilder:
         result.last_checkpoint = f"checkpoints/step-{start}" if start else ""
         if start < plan.steps:
             result.after = result.final_validation = result.general = None
-            result.artifact_bytes = 0
+            result.artifact_bytes, result.selected_step, result.stopped_early = 0, None, False
             for benchmark in result.benchmarks.values():
                 benchmark.after = None
 
@@ -145,7 +147,7 @@ class ResultBuilder:
         """The result of a run with this end. `damaged`: number of unreadable lines in the log."""
         result, config = self.result, self.config
         result.status, result.reason, result.ended = end.status, end.reason, end.t
-        result.validation_loss = self.validation.by_step()
+        result.validation_loss, result.validation_seconds = self.validation.by_step(), self.validation.seconds()
         result.tokens, result.step_seconds = self.steps.tokens(), self.steps.seconds()
         result.computed_tokens = self.steps.computed()
         if result.step_seconds:
@@ -356,16 +358,20 @@ class ValidationLosses:
     """The validation losses during training, by step."""
 
     def __init__(self) -> None:
-        self._losses: dict[int, float | None] = {}
+        self._evals: dict[int, Eval] = {}
 
     def add(self, event: Event) -> None:
         """Add a `plan` or `eval` event; others have no effect."""
         match event:
             case Plan():
-                self._losses = {step: loss for step, loss in self._losses.items() if step <= event.start_step}
+                self._evals = {step: found for step, found in self._evals.items() if step <= event.start_step}
             case Eval(when="during", split="validation"):
-                self._losses[event.step] = event.loss
+                self._evals[event.step] = event
 
     def by_step(self) -> list[tuple[int, float | None]]:
         """(step, loss) in the order of steps; None for a loss that is not finite."""
-        return sorted(self._losses.items())
+        return [(step, self._evals[step].loss) for step in sorted(self._evals)]
+
+    def seconds(self) -> float:
+        """Duration of all validations."""
+        return sum(found.seconds for found in self._evals.values())

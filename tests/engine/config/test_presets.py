@@ -114,6 +114,13 @@ def test_an_invalid_value_is_reported_for_the_command_line(setting: str, code: s
     assert (error.value.code, error.value.where) == (code, f"command line ({setting.partition('=')[0]})")
 
 
+@pytest.mark.parametrize("setting", ["train.select=best", "train.patience=2"])
+def test_a_selection_of_weights_needs_validation_rows(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        resolve(preset(tmp_path, 'method = "lora"\n'), None, parse_overrides([setting, "data.validation=0"]))
+    assert error.value.code == "preset.no_validation_rows"
+
+
 def test_a_pair_without_equals_is_refused() -> None:
     with pytest.raises(UserError) as error:
         parse_overrides(["train.batch"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.training import checkpoints
-from engine.training.checkpoints import REQUIRED, latest_complete, problem_with, rotate
+from engine.training.checkpoints import REQUIRED, WeightSelection, latest_complete, problem_with, rotate
 
 FILES = (*REQUIRED, "adapter_model.safetensors")
 
@@ -159,6 +160,43 @@ def test_rotation_never_leaves_only_an_incomplete_later_checkpoint(folder: Path)
     found, complaints = latest_complete(folder)
     assert found is not None and (found.step, complaints) == (6, [])
     assert [path.name for path in folder.iterdir()] == ["step-6"]
+
+
+def test_rotation_keeps_the_best_weights_of_every_checkpoint_that_a_run_can_resume_from(tmp_path: Path) -> None:
+    chance, selection = random.Random(1), WeightSelection(best=True)
+    for number in range(30):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        losses = [(step, chance.choice([1.0, 2.0, math.nan, chance.random()])) for step in range(1, 13)]
+        keep = chance.choice([1, 2, 3])
+        for step, _ in losses:
+            if step % 3 == 0 or selection.best_step(losses, step) == step:
+                save(folder, step)
+                rotate(folder, keep, step, lambda step, losses=losses: selection.best_step(losses, step))  # type: ignore[misc]
+            steps = sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
+            assert len(steps) <= keep + 1
+            for kept in steps[-keep:]:
+                assert selection.best_step(losses, kept) in (*steps, None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best", "ended"),
+    [
+        ([], None, False),
+        ([3.0, 2.0, 2.0], 2, False),
+        ([3.0, 2.0, 2.0, 2.5], 2, True),
+        ([3.0, 4.0, 2.0, 4.0], 3, False),
+        ([math.nan, math.nan], None, True),
+        ([math.nan, 5.0, math.inf], 2, False),
+    ],
+)
+def test_the_first_lowest_loss_is_selected_and_patience_counts_validations_since(
+    losses: list[float], best: int | None, ended: bool
+) -> None:
+    steps = list(enumerate(losses, 1))
+    assert WeightSelection(best=True, patience=2).best_step(steps) == best
+    assert WeightSelection(best=True, patience=2).ends(steps) is ended
+    assert WeightSelection(patience=2).best_step(steps) is None and not WeightSelection(best=True).ends(steps)
 
 
 def test_rotation_and_saving_remove_links_and_not_their_targets(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,7 @@ import psutil
 import pytest
 import torch
 from command import events_of
-from faults.worker_runs import TWO_EPOCHS, losses, start, stop, wait_for, wait_for_end
+from faults.worker_runs import TWO_EPOCHS, losses, selecting, start, stop, wait_for, wait_for_end
 from forked import ftbench
 from places import TESTS
 from safetensors.torch import load_file
@@ -130,6 +131,21 @@ def test_a_sharded_run_is_resumed_whole_and_sharded_again(tmp_path: Path, expect
         # all of them by 4e-7 of their norm (AVX2); a wrong row would change it by 1e-3.
         assert torch.linalg.norm(weights.pop(name) - whole) < 1e-5 * torch.linalg.norm(whole), name
     assert not weights
+
+
+@pytest.mark.parametrize(("preset", "rate", "more"), [("demo-lora", 0.02, []), ("demo-full", 0.003, SHARDED)])
+def test_two_ranks_load_the_weights_with_the_lowest_validation_loss(
+    preset: str, rate: float, more: list[str], tmp_path: Path
+) -> None:
+    few = ["data.max_rows=4" if word == "data.max_rows=32" else word for word in SETTINGS]  # which are overfitted
+    settings = [*selecting(few, rate), "--set", "train.patience=2", *DIVIDABLE, *TWO, *more]
+    run = start(tmp_path / "runs", *settings, preset=preset, execute=ftbench)
+    wait_for_end(run)
+    result = run.result()
+    assert result is not None and result.status == "finished", result
+    lowest = min(result.validation_loss, key=lambda pair: pair[1] or math.inf)
+    assert result.selected_step == lowest[0] < result.steps
+    assert result.final_validation == pytest.approx(lowest[1], abs=TOLERANCE)
 
 
 def test_sharded_ranks_start_again_with_smaller_micro_batches(

@@ -6,7 +6,9 @@ import msgspec
 from made_runs import step
 
 from engine.runs.run import events
+from tui.live.event_lines import lines
 from tui.live.log_lines import MAX_LINES
+from tui.live.loss_rows import lowest_loss
 from tui.live.run_state import RunState
 
 
@@ -70,3 +72,16 @@ def test_the_expected_peak_is_the_predicted_one_until_the_memory_probe() -> None
     state.feed([msgspec.structs.replace(planned, measured=110)])  # of training only: answers are predicted to need more
     peak = state.expected_peak()
     assert peak and (peak.bytes, peak.label) == (120 + state.overhead, "predicted peak")
+
+
+def test_the_lowest_validation_is_marked_until_the_kept_weights_are_known() -> None:
+    state = RunState()
+    assert not state.best().buckets and lowest_loss(state) == []
+    losses = [(2, 3.0), (4, 1.5), (6, None), (8, 2.0)]
+    state.feed(events.Eval(when="during", split="validation", step=at, rows=4, loss=loss) for at, loss in losses)
+    ((text, _),) = lowest_loss(state)
+    assert "1.5" in text and "step 4" in text and state.best().span() == (4, 4)
+    state.feed([events.Selected(step=4, loss=1.5, steps=8, early=True)])
+    ((text, _),) = lowest_loss(state)
+    assert "kept" in text
+    assert "stopped early after step 8" in lines(events.Selected(step=4, loss=1.5, steps=8, early=True), 0)[0]

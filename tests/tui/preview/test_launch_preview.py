@@ -181,6 +181,9 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
     assert found.estimate is not None
     weights = found.estimate.training.parts["weights"]
     assert needed_disk([found]) == 2 * found.estimate.static + weights  # nothing else is static in full tuning
+    best = Selection("demo-full", settings={"train.keep_checkpoints": 1, "train.select": "best"}).effective().config
+    chosen = method_estimate(best, find_model(best.model), gpu_budget(80 * GIB))
+    assert needed_disk([chosen]) == needed_disk([found]) + found.estimate.static
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 1 << 20))
     blocked = preview(tmp_path, preset="demo-full")
     assert blocked.blocked and "disk.too_small" in codes(blocked)

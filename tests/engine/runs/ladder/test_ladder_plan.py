@@ -55,7 +55,14 @@ def test_an_adapter_setting_does_not_apply_to_full() -> None:
 
 def test_rungs_may_differ_in_settings_but_not_in_their_work() -> None:
     make_plan("demo", ["lora", "slow=lora,train.learning_rate=1e-4,train.weight_decay=0.1,adapter.rank=2"], {})
-    for key, value in (("train.max_length", 99), ("evaluation.rows", 7), ("data.seed", 1), ("model.id", '"/tmp"')):
+    for key, value in (
+        ("train.max_length", 99),
+        ("train.select", '"best"'),
+        ("train.patience", 2),
+        ("evaluation.rows", 7),
+        ("data.seed", 1),
+        ("model.id", '"/tmp"'),
+    ):
         error = refused(["lora", f"odd=lora,{key}={value}"])
         assert error.code == "ladder.different_work" and key in error.what
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from engine.config.preset_library import resolve_preset
 from engine.runs.run import events, run_dir
@@ -60,6 +61,18 @@ def test_steps_after_the_checkpoint_of_a_resume_count_once(run: RunDir) -> None:
     assert (found.steps, found.tokens, found.step_seconds) == (3, 31, 1.5)
     assert found.validation_loss == [(2, 3.0)]
     assert (found.status, found.reason, found.last_checkpoint) == ("stopped", "asked", "checkpoints/step-2")
+
+
+def test_validations_that_select_the_weights_are_part_of_the_training_time(run: RunDir) -> None:
+    timed = [replace(validation(2, 3.0), seconds=4.0), replace(validation(4, 2.0), seconds=2.0)]
+    steps = [hello(), plan(0), *map(step, range(1, 5)), *timed]
+    resumed = [hello(True), plan(2), step(3), step(4), timed[1]]
+    chosen = events.Selected(step=2, loss=3.0, steps=4, early=False)
+    found = result_of(run, *steps, *resumed, chosen, events.End(status="finished", reason=""))
+    assert (found.selected_step, found.validation_seconds) == (2, 6.0)
+    assert found.training_seconds == found.step_seconds + 6.0
+    again = result_of(run, hello(True), plan(2), events.End(status="stopped", reason=""))
+    assert again.selected_step is None and again.training_seconds == again.step_seconds
 
 
 @pytest.mark.parametrize(("killed", "cpu_seconds"), [(False, 18.0), (True, 9.0)])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import Checkpoint, DataPrepared, Eval, Hello, MicroBatchReduced, ModelLoaded, Plan
-from engine.runs.run.result_builder import ValidationLosses, damage
+from engine.runs.run.result_builder import damage
 from engine.runs.run.run_dir import RunDir
 
 
@@ -30,7 +30,6 @@ class EarlierWorkers:
     """The score before training: of the base model, or of what the run starts from."""
     checkpoint: str = ""
     """Path of their last checkpoint in the run's directory."""
-    validation: ValidationLosses = field(default_factory=ValidationLosses)
     problems: list[str] = field(default_factory=list)
     """What is missing from the log."""
 
@@ -42,7 +41,6 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
     for portion in follower.portions(Hello, DataPrepared, ModelLoaded, Plan, MicroBatchReduced, Checkpoint, Eval):
         for event in portion:
             count += 1
-            found.validation.add(event)
             match event:
                 case Hello():
                     if started is not None:

@@ -12,9 +12,9 @@ import forked
 import pytest
 import torch
 from command import events_of
-from engine.runs.run_dir import RunDir
 
 from engine.runs import launch
+from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import (
     DROPOUT,
     IN_A_THREAD,

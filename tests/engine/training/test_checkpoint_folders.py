@@ -172,7 +172,7 @@ def test_rotation_keeps_the_best_weights_of_every_checkpoint_that_a_run_can_resu
         for step, _ in losses:
             if step % 3 == 0 or selection.best_step(losses, step) == step:
                 save(folder, step)
-                rotate(folder, keep, step, lambda step, losses=losses: selection.best_step(losses, step))  # type: ignore[misc]
+                rotate(folder, keep, step, lambda step, losses=losses: selection.best_step(losses, step))
             steps = sorted(int(path.name.removeprefix("step-")) for path in folder.iterdir())
             assert len(steps) <= keep + 1
             for kept in steps[-keep:]:

@@ -237,7 +237,7 @@ def attempt(check: Callable[[], Result]) -> Result:
     try:
         return check()
     except UserError as error:
-        return {"state": "refused", "code": error.code, "error": error.what[:200]}
+        return {"state": "refused", "code": error.code, "error": error.problem[:200]}
     except Exception as error:  # noqa: BLE001 - a row of the table
         where = traceback.extract_tb(error.__traceback__)[-1]
         text = str(error).strip().split("\n")[0][:160]

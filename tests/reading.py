@@ -59,7 +59,7 @@ def refusal(path: Path, **data: Any) -> UserError:
     with pytest.raises(UserError) as caught:
         reading(path, **data)
     assert "\n" not in caught.value.line
-    assert caught.value.do
+    assert caught.value.hint
     return caught.value
 
 

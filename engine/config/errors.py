@@ -14,17 +14,17 @@ class UserError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, where: str = "", do: str = "", code: str = "") -> None:
-        self.what, self.where, self.do = what, where, do
+    def __init__(self, problem: str, location: str = "", hint: str = "", code: str = "") -> None:
+        self.problem, self.location, self.hint = problem, location, hint
         self.code = code
         """Stable dotted name of the problem (`data.duplicate_column`), for programs and tests."""
         super().__init__(self.line)
 
     @property
     def line(self) -> str:
-        """`what: where; do` on one line, with control characters made visible."""
-        head = f"{self.what}: {self.where}" if self.where else self.what
-        return visible(f"{head}; {self.do}" if self.do else head, limit=MAX_LINE_CHARACTERS)
+        """`problem: location; hint` on one line, with control characters made visible."""
+        head = f"{self.problem}: {self.location}" if self.location else self.problem
+        return visible(f"{head}; {self.hint}" if self.hint else head, limit=MAX_LINE_CHARACTERS)
 
 
 class Notice(msgspec.Struct, frozen=True):

@@ -45,7 +45,7 @@ def working_directory() -> Path:
         return Path.cwd()
     except FileNotFoundError as error:
         do = "start ftbench in a directory that exists"
-        raise UserError("the working directory has been deleted", do=do, code="cli.no_working_directory") from error
+        raise UserError("the working directory has been deleted", hint=do, code="cli.no_working_directory") from error
 
 
 def check_utf8(name: str, where: str = "") -> None:

@@ -162,7 +162,7 @@ def _in_folder(folder: Path) -> ModelFiles:
     try:
         return ModelFiles(read_model_config(folder), folder)
     except UserError as error:
-        return ModelFiles(None, folder, error.what, wrong=error.what, code=error.code)
+        return ModelFiles(None, folder, error.problem, wrong=error.problem, code=error.code)
 
 
 def check_model_config(model: Model) -> None:

@@ -128,7 +128,7 @@ def find_preset(name: str) -> tuple[Preset, Path]:
     close = difflib.get_close_matches(name, names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
     do = "run `ftbench presets list` to see all presets"
-    raise UserError(f"unknown preset {name!r}{hint}", do=do, code="preset.not_found")
+    raise UserError(f"unknown preset {name!r}{hint}", hint=do, code="preset.not_found")
 
 
 def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str = COMMAND_LINE) -> EffectiveConfig:
@@ -307,10 +307,10 @@ def check_name(name: str) -> None:
 def _new_path(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         what = f"invalid preset name {name!r}: use letters, digits, '-' and '_'"
-        raise UserError(what, do="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
+        raise UserError(what, hint="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
     if name == GPU_LIST:
         what = f"reserved preset name {name!r}: {name}.toml is the GPU price list"
-        raise UserError(what, do="choose another name", code="preset.reserved_name")
+        raise UserError(what, hint="choose another name", code="preset.reserved_name")
     existing = next((listed for listed in list_presets() if listed.name == name), None)
     if existing is not None:
         raise _exists(existing.path)

@@ -204,7 +204,7 @@ def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
         text = _catalogued(name)
         if text is None:
             what = f"the chat template of {name!r} is not on this machine"
-            raise UserError(what, do=f"run `ftbench pull {name}`", code="model.unknown_template")
+            raise UserError(what, hint=f"run `ftbench pull {name}`", code="model.unknown_template")
         return text, f"chat template of {name}"
     return _read(Path(name)), name
 

@@ -43,8 +43,8 @@ _BARE = re.compile(r"[A-Za-z_][\w.-]*")
 class Undecided(UserError):
     """An unclear format. `changes` to the section data may be the setting that is needed."""
 
-    def __init__(self, what: str, where: str, do: str, code: str, changes: dict[str, Any], intro: str) -> None:
-        super().__init__(what, where, do, code=code)
+    def __init__(self, problem: str, location: str, hint: str, code: str, changes: dict[str, Any], intro: str) -> None:
+        super().__init__(problem, location, hint, code=code)
         self.changes, self.intro = changes, intro
         """`intro`: the words before the setting in the suggestion."""
 
@@ -61,7 +61,7 @@ def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
         if result is None:
             raise
         do = f"{error.intro} {as_options(error.changes)} ({result})"
-        raise UserError(error.what, error.where, do, code=error.code) from error
+        raise UserError(error.problem, error.location, do, code=error.code) from error
     if detected.name != "prompt-completion" or data.map:
         return detected
     return replace(detected, warnings=[*detected.warnings, *suggest_prompt(rows, data, detected)])

@@ -155,7 +155,7 @@ def _messages(
             yield "done", work(batch)
         yield ("end",)
     except UserError as error:
-        yield "user error", error.what, error.where, error.do, error.code
+        yield "user error", error.problem, error.location, error.hint, error.code
     except Exception:  # noqa: BLE001 - reported in the parent process
         yield "error", traceback.format_exc()
 

@@ -111,7 +111,7 @@ def command(*words: str, seconds: float = TIMEOUT_SECONDS) -> str:
         done = subprocess.run(words, capture_output=True, timeout=seconds, env=environment, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
         do = "start ftbench on a login node of the cluster"
-        raise UserError(f"Slurm is not installed here: no {words[0]}", do=do, code="slurm.not_installed") from error
+        raise UserError(f"Slurm is not installed here: no {words[0]}", hint=do, code="slurm.not_installed") from error
     except subprocess.TimeoutExpired as error:
         raise Unreachable(
             f"Slurm does not answer: {words[0]} took over {seconds:.0f} s", "slurm.unreachable"
@@ -159,7 +159,7 @@ def _sbatch(folder: Path, text: str) -> str:
         raise
     except RunFailed as error:
         do = "see `sinfo` for partitions and limits; the options are in the preset's [executor] table"
-        raise UserError(str(error), do=do, code="slurm.refused") from error
+        raise UserError(str(error), hint=do, code="slurm.refused") from error
     return answer.strip().split(";")[0]  # `17;cluster` where there are several clusters
 
 

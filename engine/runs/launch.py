@@ -120,12 +120,12 @@ def stop(run: RunDir | LadderDir | SweepDir) -> None:
     pid = run.pid()
     if pid is None:
         do = "run `ftbench runs` to list active runs"
-        raise UserError(f"{run.name} is not running", do=do, code="run.not_running")
+        raise UserError(f"{run.name} is not running", hint=do, code="run.not_running")
     try:
         os.kill(pid, signal.SIGTERM)
     except PermissionError as error:
         what = f"{run.name} belongs to another user (process {pid})"
-        raise UserError(what, do="ask its owner to stop it", code="run.not_yours") from error
+        raise UserError(what, hint="ask its owner to stop it", code="run.not_yours") from error
 
 
 def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:
@@ -146,7 +146,7 @@ def _stop_job(run: RunDir) -> None:
     state = queue.state(job)
     if not state.is_active:
         do = "run `ftbench runs` to list active runs"
-        raise UserError(f"{run.name} is not running: {state.text}", do=do, code="run.not_running")
+        raise UserError(f"{run.name} is not running: {state.text}", hint=do, code="run.not_running")
     if not state.is_waiting:
         slurm.stop(job)
         return

@@ -129,7 +129,7 @@ class ChatServer:
 
 def refused(error: UserError, number: int | None = None) -> RequestRefused:
     """The message for a UserError."""
-    return RequestRefused(what=error.what, where=error.where, do=error.do, code=error.code, number=number)
+    return RequestRefused(what=error.problem, where=error.location, do=error.hint, code=error.code, number=number)
 
 
 def main() -> int:

@@ -95,7 +95,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     try:
         found["account"] = msgspec.to_builtins(account_before_loading(config, model_config, machine))
     except UserError as error:
-        found["refused"] = f"{error.line}; {error.do}"
+        found["refused"] = f"{error.line}; {error.hint}"
     rows = read_rows(config, model_config, machine, given=False)
     if not isinstance(rows, str):
         whole = rows.whole
@@ -264,7 +264,7 @@ def main() -> int:
             import_without_torch()
         tell({"answer": REQUESTS[sys.argv[1]](arguments, progress)})
     except UserError as error:
-        tell({"error": {"what": error.what, "where": error.where, "do": error.do, "code": error.code}})
+        tell({"error": {"what": error.problem, "where": error.location, "do": error.hint, "code": error.code}})
         return 2
     except RunFailed as error:
         tell({"failed": str(error), "code": error.code})

@@ -72,7 +72,7 @@ def test_a_folder_of_another_user_a_link_or_a_file_is_refused(kind: str, lock_fo
     spoil(lock_folder, kind)
     with pytest.raises(UserError) as refused:
         locks.lock_folder()
-    assert refused.value.code == "locks.folder" and "FTBENCH_LOCKS" in refused.value.do
+    assert refused.value.code == "locks.folder" and "FTBENCH_LOCKS" in refused.value.hint
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

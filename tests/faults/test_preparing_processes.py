@@ -65,7 +65,7 @@ def test_a_user_error_is_raised_with_all_fields_and_in_order() -> None:
             results.append(number)
     assert results == [0, 1, 2, 3, 4]
     error = caught.value
-    assert (error.what, error.where, error.do, error.code) == ("what", "where", "do", "data.some")
+    assert (error.problem, error.location, error.hint, error.code) == ("what", "where", "do", "data.some")
     assert not children()
 
 

@@ -23,7 +23,7 @@ def test_only_one_function_deletes_folders() -> None:
 
 
 def test_every_user_error_has_a_stable_code() -> None:
-    """`UserError(what, where, do, code)`: a dotted name in lower case, where it is a literal."""
+    """`UserError(problem, location, hint, code)`: a dotted name in lower case, where it is a literal."""
     calls = 0
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -89,7 +89,7 @@ def test_what_the_bench_sets_names_the_selection() -> None:
     )
     with pytest.raises(UserError) as caught:
         selection.with_setting("adapter.rank", -1).effective()
-    assert caught.value.where.startswith("selection")
+    assert caught.value.location.startswith("selection")
 
 
 def test_the_command_line_of_a_ladder_makes_the_same_plan(tmp_path: Path) -> None:

@@ -95,14 +95,14 @@ def _check(parameter: Any, values: list[Any]) -> None:
     """Raise UserError for a blank value, and for two different values of an option that takes one."""
     name = _display_name(parameter)
     if any(isinstance(value, str) and not value.strip() for value in values):
-        raise UserError(f"empty value for {name}", do="give a value or omit the option", code="cli.empty_value")
+        raise UserError(f"empty value for {name}", hint="give a value or omit the option", code="cli.empty_value")
     if isinstance(parameter, TyperArgument) or parameter.multiple or len(set(values)) == 1:
         return
     if parameter.is_flag:
         what = f"{' and '.join([*parameter.opts, *parameter.secondary_opts])} given together"
     else:
         what = f"different values for {name}: {' and '.join(dict.fromkeys(map(str, values)))}"
-    raise UserError(what, do="keep one of them", code="cli.conflicting_values")
+    raise UserError(what, hint="keep one of them", code="cli.conflicting_values")
 
 
 def _display_name(parameter: Any) -> str:

@@ -67,11 +67,11 @@ def _kinds(options: CleanOptions) -> list[Kind]:
     kinds = list(dict.fromkeys(word for given in options.kinds for word in given.split(",")))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         do = f"use {', '.join(KINDS)}"
-        raise UserError(f"unknown kind {unknown[0]!r}", do=do, code="clean.unknown")
+        raise UserError(f"unknown kind {unknown[0]!r}", hint=do, code="clean.unknown")
     for kind in NAMED_ONLY:
         if kind in kinds and not options.names and options.min_age_days is None:
             do = "name them with --run NAME, or give --older-than DAYS"
-            raise UserError(f"{kind} cannot be recreated", do=do, code="clean.not_named")
+            raise UserError(f"{kind} cannot be recreated", hint=do, code="clean.not_named")
     return cast(list[Kind], kinds)
 
 
@@ -120,7 +120,7 @@ def _confirmed(chosen: list[StoredItem], json: bool) -> bool:
     total = size(sum(item.bytes for item in chosen))
     if json or not streams.is_terminal():
         what = f"{amount(len(chosen), 'item')}, {total}, would be removed"
-        raise UserError(what, do="add --yes to skip the confirmation", code="clean.not_confirmed")
+        raise UserError(what, hint="add --yes to skip the confirmation", code="clean.not_confirmed")
     return _answer(f"Remove {amount(len(chosen), 'item')}, {total}? [y/N] ").lower() in ("y", "yes")
 
 
@@ -148,7 +148,7 @@ def _remove(chosen: list[StoredItem], kept: list[StoredItem], json: bool) -> int
             else:
                 failed.append((item, "a process uses it"))
         except UserError as error:  # its lock file is damaged
-            failed.append((item, f"{error.what}; {error.do}"))
+            failed.append((item, f"{error.problem}; {error.hint}"))
         except OSError as error:
             failed.append((item, error.strerror or str(error)))
     total = sum(item.bytes for item in removed)

@@ -133,7 +133,7 @@ def ladder(
     )
     if not vary:
         if budget is not None:
-            raise UserError("--budget without --vary", do="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
+            raise UserError("--budget without --vary", hint="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
         raise typer.Exit(verb.start(make(given), home(runs, launch=True, json=json), detach, json))
     from engine.runs.ladder.sweep import make_cells, parse_axes, parse_budget
     from tui.cli import sweep

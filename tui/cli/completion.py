@@ -66,7 +66,7 @@ def completion(shell: str, line: str | None, root: Any) -> None:
     """
     if shell not in SHELLS:
         do = f"use {' or '.join(SHELLS)}"
-        raise UserError(f"unsupported shell {shell!r}", do=do, code="cli.unknown_shell")
+        raise UserError(f"unsupported shell {shell!r}", hint=do, code="cli.unknown_shell")
     if line is None:
         streams.write(SCRIPTS[shell])
         return

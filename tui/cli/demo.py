@@ -29,7 +29,7 @@ def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, 
     """
     if quick and seeds is not None:
         do = "keep one of them: --quick runs one seed"
-        raise UserError("--quick and --seeds given together", do=do, code="cli.conflicting_values")
+        raise UserError("--quick and --seeds given together", hint=do, code="cli.conflicting_values")
     seeds = 1 if quick else seeds or SEEDS
     given = where
     if resolve_preset(PRESET, None, {}).config.hardware.device == "auto":

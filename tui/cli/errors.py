@@ -40,7 +40,9 @@ def handle_errors(work: Callable[[], object]) -> None:
         finally:
             streams.flush()  # here, because nobody catches a closed pipe's error when the interpreter exits
     except UserError as error:
-        _exit(Failure(error.code or "cli.error", error.what, error.where, error.do), error.line, error.exit_code)
+        _exit(
+            Failure(error.code or "cli.error", error.problem, error.location, error.hint), error.line, error.exit_code
+        )
     except RunFailed as error:
         _exit(Failure(error.code, str(error)), str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -64,10 +66,10 @@ def _exit_for_system(error: OSError) -> None:
     reason, file = str(error.strerror), error.filename
     if isinstance(error, IrregularFile):
         refused = UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular")
-        _exit(Failure(refused.code, refused.what, refused.where, refused.do), refused.line, refused.exit_code)
+        _exit(Failure(refused.code, refused.problem, refused.location, refused.hint), refused.line, refused.exit_code)
     if error.errno in INVALID_NAME:
         refused = UserError(reason, str(file), "check the name", "name.invalid")
-        _exit(Failure(refused.code, refused.what, refused.where, refused.do), refused.line, refused.exit_code)
+        _exit(Failure(refused.code, refused.problem, refused.location, refused.hint), refused.line, refused.exit_code)
     if error.errno == errno.ENOSPC:
         streams.discard()
         failure = Failure("disk.full", f"cannot write: {reason}", str(file or "the output"), "free some space")

@@ -69,7 +69,7 @@ def export(run: RunDir, options: ExportOptions) -> int:
     An artifact that is worse is pushed only if that is accepted. With `push`, an existing one is not exported again.
     """
     if not math.isfinite(options.margin):
-        raise UserError(f"invalid --margin {options.margin}", do="give a number", code="export.invalid_margin")
+        raise UserError(f"invalid --margin {options.margin}", hint="give a number", code="export.invalid_margin")
     arguments = export_arguments(
         run,
         options.kind,

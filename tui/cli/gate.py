@@ -39,7 +39,7 @@ class GateOptions:
 def gate(found: RunDir | LadderDir, options: GateOptions) -> int:
     """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
     if not math.isfinite(options.least):
-        raise UserError(f"invalid --min-gain {options.least}", do="give a number", code="gate.invalid_gain")
+        raise UserError(f"invalid --min-gain {options.least}", hint="give a number", code="gate.invalid_gain")
     gain = _of_ladder(found, options) if isinstance(found, LadderDir) else _of_run(found, options)
     least = options.least
     spec = metric_spec(gain.metric)
@@ -73,7 +73,7 @@ def _of_run(run: RunDir, options: GateOptions) -> Gain:
         state = ladder.state()
         rung = next((entry.rung for entry in state.entries if entry.run == run.name), "RUNG") if state else "RUNG"
         do = f"`{shlex.join(['ftbench', 'gate', ladder.name, '--rung', rung])}` compares its rung"
-        raise UserError(error.what, run.name, do, "gate.run_of_ladder") from error
+        raise UserError(error.problem, run.name, do, "gate.run_of_ladder") from error
 
 
 def _of_ladder(folder: LadderDir, options: GateOptions) -> Gain:

@@ -126,7 +126,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
     state = folder.state()
     if state is None:
         do = f"`ftbench resume {folder.argument}` starts it"
-        raise UserError(f"{folder.name} has not started yet", do=do, code="ladder.not_started")
+        raise UserError(f"{folder.name} has not started yet", hint=do, code="ladder.not_started")
     if json:
         print_json(as_json(state))
         return 0

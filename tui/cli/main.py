@@ -192,4 +192,4 @@ def run_command() -> None:
             streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
-        raise UserError(message.rstrip("."), do=f"see `{path} --help`", code="cli.usage") from error
+        raise UserError(message.rstrip("."), hint=f"see `{path} --help`", code="cli.usage") from error

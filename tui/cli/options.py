@@ -145,7 +145,7 @@ def shared_device(device: str | None, share: int | None) -> str | None:
         return device
     if device is not None and ":" in device:
         what, do = f"--devices {device} and --share {share} given together", "keep one of them"
-        raise UserError(what, do=do, code="cli.conflicting_values")
+        raise UserError(what, hint=do, code="cli.conflicting_values")
     return f"{device or 'auto'}:{share}"
 
 
@@ -161,7 +161,7 @@ def overrides(settings: list[str] | None, **options: Any) -> Flat:
             continue
         if key in values and values[key] != value:
             what = f"different values for {key}: {option} {value} and --set {key}={values[key]}"
-            raise UserError(what, do="keep one of them", code="cli.conflicting_values")
+            raise UserError(what, hint="keep one of them", code="cli.conflicting_values")
         if key != "method":  # the method is a separate argument, because it decides which settings are read
             values[key] = value
     return values

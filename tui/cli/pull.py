@@ -36,7 +36,7 @@ def pull(name: str | None, json: bool) -> None:
         close = difflib.get_close_matches(name, CATALOG, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         do = f"{hint}`ftbench pull` lists the catalog; a Hub id is owner/name"
-        raise UserError(f"unknown model {name!r}: catalog", do=do, code="model.not_in_catalog")
+        raise UserError(f"unknown model {name!r}: catalog", hint=do, code="model.not_in_catalog")
     _say_done(name, ask("pull", {"name": name}, report), f"--model {name}", json)
 
 

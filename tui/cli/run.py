@@ -132,7 +132,7 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
         launch.stop(run)
     except ProcessLookupError as error:
         what = f"{run.name} is not running: process {run.pid()} has ended"
-        raise UserError(what, do="`ftbench runs` lists the running ones", code="run.not_running") from error
+        raise UserError(what, hint="`ftbench runs` lists the running ones", code="run.not_running") from error
     if not json:
         say(f"stopping {run.name} after the current step …")
     deadline = time.monotonic() + seconds

@@ -38,7 +38,7 @@ def show(name: str) -> None:
 def json_schema(name: str) -> dict[str, Any]:
     """The schema of this name. Raises UserError for an unknown one."""
     if name not in FILES:
-        raise UserError(f"unknown schema {name!r}", do=f"use {', '.join(FILES)}", code="schema.unknown")
+        raise UserError(f"unknown schema {name!r}", hint=f"use {', '.join(FILES)}", code="schema.unknown")
     kind, title = FILES[name]
     schema = msgspec.json.schema(kind)
     for one in _structs(kind):

@@ -135,7 +135,7 @@ def report(folder: SweepDir, json: bool, markdown: bool) -> int:
     state = folder.state()
     if state is None:
         do = f"`ftbench resume {folder.argument}` starts it"
-        raise UserError(f"{folder.name} has not started yet", do=do, code="sweep.not_started")
+        raise UserError(f"{folder.name} has not started yet", hint=do, code="sweep.not_started")
     if json:
         print_json(msgspec.to_builtins(state))
         return 0

@@ -180,7 +180,7 @@ def request_preview(section: dict[str, Any], cancel_token: CancelToken) -> Previ
     try:
         return msgspec.convert(ask("data.preview", {"data": section}, cancel_token=cancel_token), Preview)
     except UserError as error:
-        return Preview(error=f"{error.what} ({error.where}); {error.do}")  # problem first: the pane truncates
+        return Preview(error=f"{error.problem} ({error.location}); {error.hint}")  # problem first: the pane truncates
     except (RunFailed, OSError) as error:
         return Preview(note=f"not counted: {error}")
     except Cancelled:

@@ -52,7 +52,7 @@ def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]
     try:
         find_continued_run(config)
     except UserError as error:
-        yield LaunchProblem(error.what, error.do, blocking=True, code=error.code)
+        yield LaunchProblem(error.problem, error.hint, blocking=True, code=error.code)
     if files.wrong:
         do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
         yield LaunchProblem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
@@ -131,7 +131,7 @@ def disk_problems(found: Sequence[MethodEstimate], runs: Path) -> Iterator[Launc
     for notice in home_warnings(runs):
         yield LaunchProblem(notice.text, code=notice.code)
     if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
-        yield LaunchProblem(f"{error.what}: {error.where}", error.do, True, error.code)
+        yield LaunchProblem(f"{error.problem}: {error.location}", error.hint, True, error.code)
     elif low := low_disk_notice(needed_disk(found), free_disk(runs), runs):
         yield LaunchProblem(low.text, code=low.code)
 

@@ -290,17 +290,17 @@ def _number(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise UserError(f"invalid {name} {text!r}", do="use a whole number", code="ladder.invalid_option") from error
+        raise UserError(f"invalid {name} {text!r}", hint="use a whole number", code="ladder.invalid_option") from error
 
 
 def _decimal(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise UserError(f"invalid {name} {text!r}", do="use a number", code="ladder.invalid_option") from error
+        raise UserError(f"invalid {name} {text!r}", hint="use a number", code="ladder.invalid_option") from error
 
 
 def _yes(name: str, text: str) -> bool:
     if text not in YES_NO:
-        raise UserError(f"invalid {name} {text!r}", do="use yes or no", code="ladder.invalid_option")
+        raise UserError(f"invalid {name} {text!r}", hint="use yes or no", code="ladder.invalid_option")
     return YES_NO[text]

@@ -54,7 +54,7 @@ def edit(app: App[Any], path: Path) -> str:
             status = _run([*command, str(path)])
     except SuspendNotSupported as error:
         do = f"edit {path} outside the workbench"
-        raise UserError("cannot suspend the workbench in this terminal", do=do, code="editor.no_suspend") from error
+        raise UserError("cannot suspend the workbench in this terminal", hint=do, code="editor.no_suspend") from error
     if isinstance(status, OSError):
         what = f"cannot start editor {command[0]}: {status.strerror}"
         raise UserError(what, origin, "set $EDITOR to an installed editor", "editor.cannot_start") from status

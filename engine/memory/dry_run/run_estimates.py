@@ -101,7 +101,7 @@ def estimate_run(
         chosen = resolve_automatic(query) if chooses else chosen
         found.append(chosen.formula_estimate())
     except UserError as error:
-        warn("plan.no_formula", f"no memory formula for this model: {error.what}")
+        warn("plan.no_formula", f"no memory formula for this model: {error.problem}")
     light = bool(found)
     try:
         if config.train.probe and shard_count(chosen.config) == 1:  # a dry run has the whole model

@@ -111,7 +111,7 @@ def test_toml_values_on_the_command_line() -> None:
 def test_an_invalid_value_is_reported_for_the_command_line(setting: str, code: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         resolve(preset(tmp_path, 'method = "lora"\n'), None, parse_overrides([setting]))
-    assert (error.value.code, error.value.where) == (code, f"command line ({setting.partition('=')[0]})")
+    assert (error.value.code, error.value.location) == (code, f"command line ({setting.partition('=')[0]})")
 
 
 @pytest.mark.parametrize("setting", ["train.select=best", "train.patience=2"])

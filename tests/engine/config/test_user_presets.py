@@ -120,7 +120,7 @@ def test_a_preset_made_with_settings_is_what_a_run_with_them_would_be(base: str,
 def test_an_invalid_setting_is_reported_for_the_command_line() -> None:
     with pytest.raises(UserError) as error:
         preset_library.create_from_preset("mine", "demo-lora", {"train.foo": 1})
-    assert error.value.code == "preset.unknown_key" and error.value.where == "command line (train.foo)"
+    assert error.value.code == "preset.unknown_key" and error.value.location == "command line (train.foo)"
     assert not (preset_library.user_folder() / "mine.toml").exists()
 
 

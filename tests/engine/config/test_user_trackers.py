@@ -42,7 +42,7 @@ def test_an_invalid_table_is_an_error(settings: Path, text: str) -> None:
     settings.write_text(text)
     with pytest.raises(UserError, match=r"invalid \[track\]") as error:
         resolve_preset("demo-lora", None, {})
-    assert error.value.code == "track.invalid_settings" and str(settings) in error.value.where
+    assert error.value.code == "track.invalid_settings" and str(settings) in error.value.location
 
 
 def test_a_file_without_the_table_changes_nothing(settings: Path) -> None:

@@ -66,7 +66,7 @@ def test_chatml_is_refused_by_name_where_the_tokenizer_lacks_its_token() -> None
     with pytest.raises(UserError) as caught:
         template_text("tools-chatml", foreign())
     assert caught.value.code == "model.template_tokens"
-    assert "<|im_start|>" in caught.value.what and "tools-plain" in caught.value.do
+    assert "<|im_start|>" in caught.value.problem and "tools-plain" in caught.value.hint
 
 
 def test_the_plain_template_works_with_every_tokenizer() -> None:
@@ -95,8 +95,8 @@ def test_a_broken_template_is_one_error_with_its_file_and_line(kind: str, tmp_pa
     with pytest.raises(UserError) as caught:
         tokenize_all([chat(ASKED, SAID)] * 9, load_tokenizer(schema.Model(chat_template=str(path))), 512)
     assert caught.value.code == "data.template_broken"
-    assert caught.value.where == (f"{path} line {line}" if line else str(path))
-    assert "model.chat_template" in caught.value.do
+    assert caught.value.location == (f"{path} line {line}" if line else str(path))
+    assert "model.chat_template" in caught.value.hint
 
 
 def test_a_template_for_lists_of_parts_is_not_called_broken() -> None:
@@ -120,7 +120,7 @@ def test_rows_that_a_template_rejects_are_left_out(template: str, code: str, tmp
     with pytest.raises(UserError) as caught:
         prepare(mostly, 512, tokenizer(template))
     assert caught.value.code == code
-    assert "5 of 8 train rows" in caught.value.what and "tools-chatml" in caught.value.do
+    assert "5 of 8 train rows" in caught.value.problem and "tools-chatml" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_the_empty_block_belongs_to_the_prompt_unless_thinking_is_enabled() -> N
 def test_answers_with_reasoning_need_the_setting() -> None:
     with pytest.raises(UserError) as caught:
         trained(False, reasoning_content="add them")
-    assert caught.value.code == "data.template_prompt_mismatch" and "model.enable_thinking = true" in caught.value.do
+    assert caught.value.code == "data.template_prompt_mismatch" and "model.enable_thinking = true" in caught.value.hint
     row, texts = trained(True, reasoning_content="add them")
     assert texts == ["<think>\nadd them\n</think>\n\nIt is 4.<|im_end|>"] and row.target == "It is 4."
 

@@ -83,10 +83,10 @@ def test_a_suggested_map_is_shown_with_its_result_and_works_as_typed(tmp_path: P
     rows = [{"Frage": f"q {n}", "die Antwort": "" if n == 3 else f"a {n}"} for n in range(10)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
-    assert "(9 of 10 rows usable)" in error.do
+    assert "(9 of 10 rows usable)" in error.hint
     import shlex
 
-    options = [word for word in shlex.split(error.do.split("try ")[1].split(" (")[0]) if word != "--set"]
+    options = [word for word in shlex.split(error.hint.split("try ")[1].split(" (")[0]) if word != "--set"]
     found = reading(path, map=parse_overrides(options)["data.map"])
     assert len(found.examples) == 9
     assert said(found.examples[0]) == [("user", "q 0"), ("assistant", "a 0")]
@@ -117,7 +117,7 @@ def test_the_names_of_data_format_are_the_modules_of_the_formats() -> None:
 
 def test_a_conversation_in_a_column_of_another_name_is_suggested_as_messages(tmp_path: Path) -> None:
     rows = [{"thread": [user("q"), assistant("a")]}]
-    assert "--set data.map.messages=thread (1 of 1 rows usable)" in refusal(write_rows(tmp_path / "a.jsonl", rows)).do
+    assert "--set data.map.messages=thread (1 of 1 rows usable)" in refusal(write_rows(tmp_path / "a.jsonl", rows)).hint
 
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}

@@ -86,7 +86,7 @@ def test_a_check_of_data_refuses_it_in_bounded_time_and_memory(
     error = error_of(lambda: check(Data(id="tickets"), 512, tokenizer))
     spent = time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - spent
     assert error.code == (code or error.code) and error.code in ("template.timeout", "template.limit")
-    assert "template" in error.where and "model.chat_template" in error.do
+    assert "template" in error.location and "model.chat_template" in error.hint
     assert peak(resource.RUSAGE_SELF) < own + (64 << 20)
     assert peak(resource.RUSAGE_CHILDREN) < own + MEMORY + (64 << 20)
     assert spent < 10 + 4 * SECONDS  # CPU time, of which reading the rows is most
@@ -124,7 +124,7 @@ def test_the_error_names_the_template_that_was_rendered() -> None:
         run_template(forever, "second")
 
     error = error_of(lambda: in_child(work))
-    assert (error.code, error.where) == ("template.timeout", "second")
+    assert (error.code, error.location) == ("template.timeout", "second")
     assert in_child(lambda: 7) == 7  # and nothing is left behind
 
 
@@ -166,7 +166,7 @@ def test_only_what_a_template_takes_is_limited() -> None:
 def test_a_template_that_raises_is_broken(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", "{{ 1 / messages[0].content|length * 0 / 0 }}")
     error = error_of(lambda: check(Data(id="tickets"), 512, tokenizer))
-    assert error.code == "data.template_broken" and "division by zero" in error.what
+    assert error.code == "data.template_broken" and "division by zero" in error.problem
 
 
 def test_a_file_of_a_template_is_limited_like_the_models_own(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_better_and_worse_answers_are_refused_with_a_setting_that_trains_the_bet
     path = write_rows(tmp_path / "a.jsonl", rows_of(PREFERENCES[shape]))
     error = refusal(path)
     assert error.code == "data.preference_data"
-    assert f"--set data.format=chosen ({N} of {N} rows usable)" in error.do
+    assert f"--set data.format=chosen ({N} of {N} rows usable)" in error.hint
     found = reading(path, format="chosen")
     assert [said(example) for example in found.examples] == [
         [("user", f"q{n}"), ("assistant", f"good{n}")] for n in range(N)
@@ -101,7 +101,7 @@ def test_rows_labeled_bad_train_only_where_the_label_is_true(
     path = write_rows(tmp_path / "a.jsonl", rows)
     error = refusal(path)
     assert error.code == "data.preference_data"
-    assert f"--set data.format=desirable (8 of {N} rows usable)" in error.do
+    assert f"--set data.format=desirable (8 of {N} rows usable)" in error.hint
     found = reading(path, format="desirable")
     assert len(found.examples) == 8
     assert found.left_out == {"data.undesirable": 4}
@@ -120,5 +120,5 @@ def test_steps_with_labels_are_refused(tmp_path: Path) -> None:
 
 def test_the_offered_setting_is_one_that_the_command_line_takes(tmp_path: Path) -> None:
     error = refusal(write_rows(tmp_path / "a.jsonl", rows_of(PREFERENCES["texts"])))
-    option = error.do.split("--set ")[1].split()[0]
+    option = error.hint.split("--set ")[1].split()[0]
     assert parse_overrides([option]) == {"data.format": "chosen"}

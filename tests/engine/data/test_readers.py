@@ -33,7 +33,7 @@ def error_of(data: Data) -> UserError:
         for rows in source.read(data).splits.values():
             list(rows)
     assert "\n" not in caught.value.line
-    assert caught.value.do, "an error says what to do"
+    assert caught.value.hint, "an error says what to do"
     return caught.value
 
 
@@ -90,7 +90,7 @@ def fault(folder: Path, name: str, content: bytes) -> str:
 def test_broken_file_is_one_line_with_its_place(tmp_path: Path, name: Any, content: Any, place: Any, code: Any) -> None:
     (tmp_path / name).write_bytes(content)
     error = error_of(Data(id=str(tmp_path / name)))
-    assert (error.where, error.code) == (place, code)
+    assert (error.location, error.code) == (place, code)
 
 
 def test_a_row_of_60_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -363,9 +363,9 @@ def test_a_csv_file_without_a_header_loses_no_row_and_its_offered_map_works(tmp_
     path = write(tmp_path / "a.csv", "".join(f'"Book flight {n}, please, to Oslo",label{n % 2}\n' for n in range(10)))
     error = refusal(path)
     assert error.code == "data.no_format"
-    assert "no header line" in error.what
-    assert "10 of 10 rows usable" in error.do
-    options = error.do.split("'")[1::2]
+    assert "no header line" in error.problem
+    assert "10 of 10 rows usable" in error.hint
+    options = error.hint.split("'")[1::2]
     found = reading(path, map=parse_overrides(options)["data.map"])
     assert len(found.examples) == 10
     assert said(found.examples[0]) == [("user", "Book flight 0, please, to Oslo"), ("assistant", "label0")]
@@ -436,8 +436,8 @@ def test_a_column_of_images_is_refused_by_name_unless_a_map_says_otherwise(tmp_p
     path = write_rows(tmp_path / "a.jsonl", [{"question": f"q{n}", "answer": "a", name: images} for n in range(3)])
     error = refusal(path)
     assert error.code == "data.media_column"
-    assert f"column {name}" in error.what
-    assert "3 of 3 rows usable" in error.do
+    assert f"column {name}" in error.problem
+    assert "3 of 3 rows usable" in error.hint
     found = reading(path, map={"prompt": "question", "completion": "answer"})
     assert found.format.roles[name] == "ignored"
 
@@ -475,4 +475,4 @@ def test_an_adapter_given_as_a_model_names_its_base_model(tmp_path: Path) -> Non
     with pytest.raises(UserError) as caught:
         locate(schema.Model(id=str(tmp_path)))
     assert caught.value.code == "model.adapter_folder"
-    assert "owner/base" in caught.value.do
+    assert "owner/base" in caught.value.hint

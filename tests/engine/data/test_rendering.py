@@ -67,8 +67,8 @@ def test_data_with_lost_answers_is_refused_with_a_template_that_renders_them(tmp
     with pytest.raises(UserError) as caught:
         prepare(data, 512, tokenizer(TEXT_ONLY))
     assert caught.value.code == "data.template_drops_calls"
-    assert "5 of 100 train rows lose their answer" in caught.value.what
-    assert caught.value.do == 'set model.chat_template = "tools-chatml"'
+    assert "5 of 100 train rows lose their answer" in caught.value.problem
+    assert caught.value.hint == 'set model.chat_template = "tools-chatml"'
     assert check(data, 512, tokenizer(TEXT_ONLY))["refused"] == caught.value.line
 
 

@@ -81,7 +81,7 @@ def test_every_row_that_was_read_is_accounted_for(tmp_path: Path, shape: str, se
     try:
         report = check(data, 64, tokenizer())
     except UserError as error:  # no row at all that the format can be seen from
-        assert error.code.startswith("data.") and error.do
+        assert error.code.startswith("data.") and error.hint
         return
     assert json.loads(json.dumps(report)) == report
     files = {name: (tmp_path / names[0]).read_text().count("\n") for name, names in report["files"].items()}

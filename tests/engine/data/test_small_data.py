@@ -151,4 +151,4 @@ def test_a_single_bad_row_among_few_held_out_ones_does_not_refuse_the_set(
 def test_a_ladder_without_test_rows_is_refused_as_it_is_planned() -> None:
     with pytest.raises(UserError) as caught:
         make_plan("demo", [], {"data.test": 0.0})
-    assert (caught.value.where, caught.value.code) == ("data.test", "ladder.no_test_rows")
+    assert (caught.value.location, caught.value.code) == ("data.test", "ladder.no_test_rows")

@@ -108,4 +108,4 @@ def test_a_models_generation_config_is_ignored(config: transformers.PreTrainedCo
 def test_a_row_without_a_prompt_is_a_user_error() -> None:
     with pytest.raises(UserError) as error:
         generator(4).answers(made(FULL_ATTENTION["llama"]), asked([[3], []]))
-    assert (error.value.code, error.value.where) == ("data.empty_prompt", "row 1")
+    assert (error.value.code, error.value.location) == ("data.empty_prompt", "row 1")

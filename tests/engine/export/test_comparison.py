@@ -57,7 +57,7 @@ def test_a_gate_without_predictions_names_the_file(tmp_path: Path) -> None:
     run.predictions_file.write_text("{damaged")
     with pytest.raises(UserError) as refused:
         gain_of_run(run, None, None)
-    assert (refused.value.code, refused.value.where) == ("gate.no_predictions", str(run.predictions_file))
+    assert (refused.value.code, refused.value.location) == ("gate.no_predictions", str(run.predictions_file))
     result.after = None
     run_dir.write_result(run, result)
     with pytest.raises(UserError) as refused:

@@ -29,7 +29,7 @@ def test_slots_have_equally_many_cpus_and_none_in_common() -> None:
 def test_more_slots_than_cpus_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         select_devices(f"cpu:{len(usable_cpus()) + 1}")
-    assert (caught.value.code, caught.value.where) == ("device.too_many_slots", "hardware.device")
+    assert (caught.value.code, caught.value.location) == ("device.too_many_slots", "hardware.device")
 
 
 @pytest.mark.parametrize(

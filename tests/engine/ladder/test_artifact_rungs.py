@@ -216,7 +216,7 @@ def test_artifacts_are_named_by_rung_and_kind() -> None:
 def test_artifacts_that_no_rung_has_are_refused(rungs: list[str], ship: str, code: str) -> None:
     with pytest.raises(UserError) as caught:
         make_plan("demo", rungs, {}, ship=[ship])
-    assert caught.value.code == code and caught.value.do
+    assert caught.value.code == code and caught.value.hint
 
 
 def test_a_ladder_refuses_to_start_from_a_run() -> None:

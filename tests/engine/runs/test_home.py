@@ -67,7 +67,7 @@ def test_an_invalid_home_is_refused(value: str, config: Path) -> None:
     config.write_text(f"home = {value}\n")
     with pytest.raises(UserError) as error:
         home.runs_home()
-    assert (error.value.code, error.value.where) == ("home.invalid", str(config))
+    assert (error.value.code, error.value.location) == ("home.invalid", str(config))
 
 
 def test_a_broken_config_is_refused_only_where_it_may_set_the_home(config: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_read_only_home_is_refused_and_nothing_is_created(tmp_path: Path) -> N
         for path in (runs, runs / "below"):
             with pytest.raises(UserError) as error:
                 create(path)
-            assert error.value.code == "runs.not_writable" and "--runs" in error.value.do
+            assert error.value.code == "runs.not_writable" and "--runs" in error.value.hint
     finally:
         subprocess.run(["umount", "--lazy", str(runs)], check=True)
 
@@ -107,7 +107,7 @@ def test_a_full_disk_is_refused_with_the_free_space(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 300 << 10))
     with pytest.raises(UserError) as error:
         create(tmp_path / "runs")
-    assert error.value.code == "runs.disk_full" and "300 KiB" in error.value.what
+    assert error.value.code == "runs.disk_full" and "300 KiB" in error.value.problem
     assert not (tmp_path / "runs").exists()
 
 
@@ -205,7 +205,7 @@ def test_a_name_that_is_not_found_says_what_runs_elsewhere(tmp_path: Path) -> No
         assert folder.running_elsewhere(tmp_path / "runs") == f"full-beef is running in {tmp_path}/other."
         with pytest.raises(UserError) as error:
             run_dir.find(tmp_path / "runs", "last")
-        assert error.value.code == "run.not_found" and f"{tmp_path}/other" in error.value.do
+        assert error.value.code == "run.not_found" and f"{tmp_path}/other" in error.value.hint
     finally:
         os.close(device)
     assert folder.running_elsewhere(tmp_path / "runs") == ""

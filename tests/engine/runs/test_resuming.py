@@ -48,7 +48,7 @@ def test_a_changed_key_is_named_with_both_values(run: RunDir) -> None:
     edit(run, "batch = 4\n", "batch = 8\n")
     edit(run, "rank = 16\n", "rank = 2\n")
     error = refusal(run)
-    assert error.code == "run.config_changed" and error.where == str(run.config_file)
+    assert error.code == "run.config_changed" and error.location == str(run.config_file)
     assert "train.batch was 4 and is 8" in error.line and "adapter.rank was 16 and is 2" in error.line
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_never_started_is_refused_by_its_fingerprint(run: RunDir) -> 
     edit(run, "batch = 4\n", "batch = 8\n")
     edit(run, "rank = 16\n", "")
     error = refusal(run)
-    assert error.code == "run.config_changed" and error.what.endswith("created: adapter.rank, train.batch")
+    assert error.code == "run.config_changed" and error.problem.endswith("created: adapter.rank, train.batch")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
@@ -98,7 +98,7 @@ def test_numbers_that_are_not_finite_are_refused_by_key(value: str, run: RunDir)
     created = next(line for line in run.config_file.read_text().splitlines() if line.startswith("created = "))
     edit(run, created, f"created = {value}")
     error = refusal(run)
-    assert error.code == "run.config_damaged" and f"run.created is {value}" in error.what
+    assert error.code == "run.config_damaged" and f"run.created is {value}" in error.problem
 
 
 def test_a_run_of_an_earlier_version_resumes_without_comparison(run: RunDir) -> None:

@@ -107,7 +107,7 @@ def test_a_refusal_keeps_its_code(answerer: Answerer) -> None:
     with pytest.raises(UserError) as refused:
         ask("question", {})
     error = refused.value
-    assert (error.what, error.where, error.do, error.code) == ("wrong", "here", "fix it", "data.x")
+    assert (error.problem, error.location, error.hint, error.code) == ("wrong", "here", "fix it", "data.x")
 
 
 def test_names_that_are_not_utf8_are_escaped_or_refused(answerer: Answerer) -> None:

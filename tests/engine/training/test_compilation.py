@@ -95,7 +95,7 @@ def test_an_error_of_the_compiler_names_the_setting(model: torch.nn.Module) -> N
     compile_layers(model, backend)
     with pytest.raises(UserError) as caught, compile_errors():
         gradients(model, rows(0))
-    assert (caught.value.code, caught.value.where) == ("training.compile_failed", "train.compile")
+    assert (caught.value.code, caught.value.location) == ("training.compile_failed", "train.compile")
     with pytest.raises(RuntimeError, match="mine"), compile_errors():
         raise RuntimeError("mine")
 

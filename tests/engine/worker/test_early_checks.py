@@ -86,7 +86,7 @@ def test_a_disk_that_is_too_small_is_refused(run: RunDir, monkeypatch: pytest.Mo
     free(monkeypatch, 1000)
     with pytest.raises(UserError) as error:
         refuse_small_disk(run, chosen, architecture, CPU)
-    assert error.value.code == "disk.too_small" and str(run.path) in error.value.where
+    assert error.value.code == "disk.too_small" and str(run.path) in error.value.location
     free(monkeypatch, 1 << 40)
     refuse_small_disk(run, chosen, architecture, CPU)
 

@@ -33,7 +33,7 @@ def test_a_run_that_is_predicted_to_fit_is_not_refused() -> None:
 def test_a_run_that_does_not_fit_or_has_no_prediction_is_refused(training: int | None) -> None:
     with pytest.raises(UserError) as caught:
         refuse_small_slot(estimates(training), 1000, "0:2")
-    assert (caught.value.code, caught.value.where) == ("device.slot_too_small", "hardware.device=0:2")
+    assert (caught.value.code, caught.value.location) == ("device.slot_too_small", "hardware.device=0:2")
 
 
 @pytest.mark.parametrize(

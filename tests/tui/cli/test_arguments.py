@@ -152,7 +152,9 @@ def test_an_option_and_a_setting_of_the_same_key_agree_or_are_refused(option: st
     overrides([f"{key}=7"], **{name: 7})
     with pytest.raises(UserError) as caught:
         overrides([f"{key}=8"], **{name: 7})
-    assert caught.value.code == "cli.conflicting_values" and key in caught.value.what and option in caught.value.what
+    assert (
+        caught.value.code == "cli.conflicting_values" and key in caught.value.problem and option in caught.value.problem
+    )
 
 
 def test_options_named_after_a_key_are_in_the_table() -> None:

@@ -162,8 +162,8 @@ def test_a_gate_of_a_ladder_whose_process_died_advises_to_resume(tmp_path: Path)
     folder.write_state(state)
     with pytest.raises(UserError) as refused:
         gate(folder, GateOptions("base", "lora", None, 0.0, json=False))
-    assert refused.value.code == "gate.not_finished" and "died" in refused.value.what
-    assert f"ftbench resume {folder.name}" in refused.value.do
+    assert refused.value.code == "gate.not_finished" and "died" in refused.value.problem
+    assert f"ftbench resume {folder.name}" in refused.value.hint
 
 
 def test_a_gate_of_a_ladders_run_names_the_gate_of_its_rung(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_a_gate_of_a_ladders_run_names_the_gate_of_its_rung(tmp_path: Path, monk
     with pytest.raises(UserError) as refused:
         gate(RunDir(tmp_path / entry.run), GateOptions("base", None, None, 0.0, json=False))
     assert refused.value.code == "gate.run_of_ladder"
-    assert f"ftbench gate {folder.name} --rung lora" in refused.value.do
+    assert f"ftbench gate {folder.name} --rung lora" in refused.value.hint
 
 
 def test_missing_tools_for_gguf_are_refused_before_anything_is_printed(

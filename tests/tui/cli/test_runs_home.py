@@ -89,7 +89,7 @@ def test_a_disk_too_small_for_checkpoints_is_refused_before_anything_is_created(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 30, 1 << 30, 20 << 20))
     with pytest.raises(UserError) as error:
         check_disk([config], tmp_path / "runs", json=False)
-    assert error.value.code == "disk.too_small" and "20.0 MiB of disk space free" in error.value.what
+    assert error.value.code == "disk.too_small" and "20.0 MiB of disk space free" in error.value.problem
     assert not (tmp_path / "runs").exists()
 
 

@@ -120,7 +120,7 @@ def test_a_run_on_the_cpu_is_noted_and_one_on_the_gpu_is_not_disturbed(monkeypat
     lock = locks.acquire(locks.device_lock("GPU-1"), "17 /runs/lora-3f2a")
     monkeypatch.setattr(training_check, "select_device", lambda device: SelectedDevice("GPU-1", "GPU 0", "GPU-1"))
     done = CliRunner().invoke(app, ["doctor", "--train"])
-    assert isinstance(done.exception, UserError) and done.exception.what == "GPU 0 is in use by lora-3f2a"
+    assert isinstance(done.exception, UserError) and done.exception.problem == "GPU 0 is in use by lora-3f2a"
     assert len(asked) == 3 and lock
     os.close(lock)
 
@@ -132,4 +132,4 @@ def test_one_thing_at_a_time(other: list[str]) -> None:
     done = CliRunner().invoke(app, ["doctor", "--bundle", *(other if "--bundle" not in other else ["--repair"])])
     assert isinstance(done.exception, UserError) and done.exception.code == "cli.conflicting_values"
     done = CliRunner().invoke(app, ["doctor", "--device", "cpu"])
-    assert isinstance(done.exception, UserError) and "--device without --train" in done.exception.what
+    assert isinstance(done.exception, UserError) and "--device without --train" in done.exception.problem

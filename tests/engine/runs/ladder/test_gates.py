@@ -44,7 +44,7 @@ def test_unknown_rungs_are_refused(rung: str | None, against: str, code: str, tm
     _, ladder = made_ladder(tmp_path)
     with pytest.raises(UserError) as caught:
         gain_of_rung(ladder, rung, against)
-    assert caught.value.code == code and caught.value.do
+    assert caught.value.code == code and caught.value.hint
 
 
 def test_the_command_on_a_ladder(tmp_path: Path) -> None:

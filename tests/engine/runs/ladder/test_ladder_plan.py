@@ -64,7 +64,7 @@ def test_rungs_may_differ_in_settings_but_not_in_their_work() -> None:
         ("model.id", '"/tmp"'),
     ):
         error = refused(["lora", f"odd=lora,{key}={value}"])
-        assert error.code == "ladder.different_work" and key in error.what
+        assert error.code == "ladder.different_work" and key in error.problem
 
 
 def test_rates_are_half_a_decade_apart_around_the_preset_rate() -> None:
@@ -129,7 +129,7 @@ def test_a_comma_in_a_value_does_not_separate_settings() -> None:
 
 @pytest.mark.parametrize("rung", ["odd=lora,adapter.rank", "odd=lora,"])
 def test_a_setting_without_a_value_is_refused_and_names_the_option(rung: str) -> None:
-    assert refused([rung]).where == "--rung"
+    assert refused([rung]).location == "--rung"
 
 
 @pytest.mark.parametrize("rung", ["base=lora", "base-4bit=full", "lora=full", "Full=lora", ""])
@@ -144,12 +144,12 @@ def test_names_that_differ_only_in_case_are_duplicates() -> None:
 def test_a_setting_without_effect_is_refused() -> None:
     for key, value in (("method", "full"), ("evaluation.when", "never")):
         error = refused([], {key: value})
-        assert (error.code, error.where) == ("ladder.key_set_by_ladder", key)
+        assert (error.code, error.location) == ("ladder.key_set_by_ladder", key)
     for setting in ("train.seed=7", "method=full", "evaluation.when=never"):
         error = refused(["lora", f"odd=lora,{setting}"])
-        assert (error.code, error.where) == ("ladder.key_set_by_ladder", setting.partition("=")[0])
+        assert (error.code, error.location) == ("ladder.key_set_by_ladder", setting.partition("=")[0])
     error = refused(["full"], {"adapter.rank": 4})
-    assert (error.code, error.where) == ("ladder.unread_key", "adapter.rank")
+    assert (error.code, error.location) == ("ladder.unread_key", "adapter.rank")
     assert make_plan("demo", ["lora"], {"train.seed": 5}, seeds=2).seeds == [5, 6]
 
 

@@ -64,7 +64,7 @@ def test_a_damaged_result_advises_to_resume(content: bytes, run: RunDir) -> None
     run.result_file.write_bytes(content)
     with pytest.raises(UserError) as caught:
         run.result()
-    assert caught.value.code == "run.result_damaged" and f"ftbench resume {run.name}" in caught.value.do
+    assert caught.value.code == "run.result_damaged" and f"ftbench resume {run.name}" in caught.value.hint
     assert run.state() == "damaged"
 
 

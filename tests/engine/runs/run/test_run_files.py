@@ -128,7 +128,7 @@ def test_a_damaged_run_section_is_a_user_error(line: str, tmp_path: Path) -> Non
     run.config_file.write_text("\n".join(line if one.startswith(f"{key} = ") else one for one in lines))
     with pytest.raises(UserError) as error:
         run_dir.read_frozen(run)
-    assert (error.value.code, error.value.where) == ("run.config_damaged", str(run.config_file))
+    assert (error.value.code, error.value.location) == ("run.config_damaged", str(run.config_file))
 
 
 def test_training_memory_on_a_gpu_includes_paged_state() -> None:

@@ -36,7 +36,10 @@ loaded and stay as they are. Plans count the towers where the shape has them. Qw
 in three of four layers; without the package `flash-linear-attention`, transformers computes it by a reference
 implementation in PyTorch, which is much slower and takes more memory: plans are for the latter.
 
-gpt-oss is published in MXFP4, which QLoRA does not quantize again: it needs a repository with bf16 weights.
+gpt-oss is published with its experts in MXFP4. They are dequantized while they are loaded, one tensor at a time, to
+bf16, and artifacts have bf16 weights; QLoRA quantizes what was dequantized again, to NF4, which moves the weights by
+another 7% of their norm (normally distributed weights; NF4 of bf16 weights: 9%). Weights in FP8 are dequantized for
+LoRA and full fine-tuning; QLoRA, and weights in any other quantized type, need a repository with 16-bit weights.
 
 Qwen3, Qwen3.5 and SmolLM3 can reason before they answer. As training answers mostly have no reasoning, prompts disable
 it (`model.enable_thinking`, false by default), for base model, tuned model and exported artifacts alike. For training

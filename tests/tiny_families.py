@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedConfig
 
 from engine.methods.loading import auto_class
@@ -66,6 +70,34 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 def family_config(name: str) -> PreTrainedConfig:
     kind, values = FAMILIES[name]
     return AutoConfig.for_model(kind, **values)
+
+
+FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+"""Magnitudes of FP4 (E2M1); the fourth bit is the sign. OCP Microscaling Formats 1.0, section 5.3.3."""
+
+
+def store_in_mxfp4(source: Path, stored: Path, plain: Path) -> None:
+    """Write the gpt_oss model in `source` as gpt-oss is published: random experts in MXFP4, in blocks of 32 with a scale
+    of 8 bits, which is an exponent. `plain`: the same values in bf16.
+    """
+    generator = torch.Generator().manual_seed(0)
+    packed, tensors = {}, load_file(source / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors[name].shape
+        shape = (experts, outputs, inputs // 32)
+        blocks = torch.randint(0, 256, (*shape, 16), dtype=torch.uint8, generator=generator)
+        scales = torch.randint(118, 123, shape, dtype=torch.uint8, generator=generator)
+        packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        codes = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).int()  # the lower half of a byte comes first
+        values = FP4[codes & 7] * (1 - 2 * (codes >> 3)) * torch.exp2(scales.float() - 127)[..., None]
+        tensors[name] = values.flatten(-2).mT.contiguous().bfloat16()
+    for folder in (stored, plain):
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    save_file(tensors, plain / "model.safetensors", {"format": "pt"})
+    others = {name: tensor for name, tensor in tensors.items() if f"{name}_blocks" not in packed}
+    save_file(others | packed, stored / "model.safetensors", {"format": "pt"})
+    table = json.loads((source / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps(table | {"quantization_config": {"quant_method": "mxfp4"}}))
 
 
 def made_family(name: str) -> Any:

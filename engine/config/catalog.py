@@ -215,6 +215,7 @@ QWEN3_5_35B_A3B = CatalogEntry(
 GPT_OSS_20B = CatalogEntry(
     "gpt-oss-20b", "openai/gpt-oss-20b", 20915, APACHE, "QLoRA on 24, LoRA on 80 GB",
     _shape("gpt_oss", 2880, 2880, 24, 64, 8, head_dim=64, vocab_size=201088, tie_word_embeddings=False,
+           quantization_config={"quant_method": "mxfp4"},
            num_local_experts=32, num_experts_per_tok=4, sliding_window=128, max_position_embeddings=131072,
            layer_types=["sliding_attention", "full_attention"] * 12),
     MAXTEXT,

@@ -1,9 +1,13 @@
-"""Read a model's `config.json` before any library is loaded: its language model, and values that are impossible."""
+"""Read a model's `config.json` before any library is loaded: its language model, how its weights are stored, and values
+that are impossible.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from engine.config.errors import UserError
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 HIDDEN = ("hidden_size", "n_embd", "d_model")
@@ -27,6 +31,44 @@ def text_config(table: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's configuration in a `config.json`: of a multimodal model its section over the other keys."""
     sections = (section for name in TEXT_SECTIONS if isinstance(section := table.get(name), Mapping))
     return {**table, **next(sections, {})}
+
+
+DEQUANTIZED = {"mxfp4": "MXFP4", "fp8": "FP8"}
+"""Types of quantized weights that transformers dequantizes while it loads them (`dequantize=True`), and their names."""
+QUANTIZED_AGAIN = ("mxfp4",)
+"""Those of which QLoRA quantizes what was dequantized, tensor by tensor (`engine.methods.qlora`)."""
+
+
+def stored_quantization(table: Mapping[str, Any]) -> str:
+    """How the weights of a model with this `config.json` are quantized on disk, by transformers' name: `mxfp4`, `fp8`,
+    `gptq`, …, or `unknown`; "" for weights in 16 or 32 bits.
+    """
+    stored = table.get("quantization_config") or text_config(table).get("quantization_config")
+    if not stored:
+        return ""
+    method = stored.get("quant_method") if isinstance(stored, Mapping) else None
+    return str(getattr(method, "value", method) or "unknown")
+
+
+def check_stored_weights(table: Mapping[str, Any], model: str, quantizes_base: bool) -> None:
+    """Raise UserError if a method cannot train the weights of this `config.json` as they are stored.
+
+    `quantizes_base`: whether the method stores the base in 4 bits.
+    """
+    kind = stored_quantization(table)
+    if kind and kind not in (QUANTIZED_AGAIN if quantizes_base else DEQUANTIZED):
+        what = f"the weights are stored quantized already ({kind})"
+        do = "use a copy of the model in 16 bits" + (", or LoRA" if kind in DEQUANTIZED else "")
+        raise UserError(what, model, do, code="model.already_quantized")
+
+
+def stored_weights_note(table: Mapping[str, Any]) -> str:
+    """What training does with weights that are stored quantized; "" for others."""
+    kind = stored_quantization(table)
+    if kind not in DEQUANTIZED:
+        return ""
+    again = "; QLoRA quantizes them again, to 4 bits" if kind in QUANTIZED_AGAIN else ", and not trained with QLoRA"
+    return f"the weights are stored in {DEQUANTIZED[kind]}: they are dequantized while they are loaded{again}"
 
 
 def impossible_value(table: Mapping[str, Any]) -> str:

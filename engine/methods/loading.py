@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
 from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
+from engine.config.model_limits import check_stored_weights, stored_quantization
 from engine.methods.machine import Machine
 from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, load_error, locate
 
@@ -24,12 +26,29 @@ from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, l
 def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """Load the language model onto the machine's device, with Liger kernels on a GPU where they are installed.
 
-    `options` are passed to `from_pretrained`.
+    `options` are passed to `from_pretrained`. Weights that are stored quantized are dequantized, and quantized again if
+    `options` has a `quantization_config`. Raises UserError if that is not possible.
     """
     located, implementation = locate(model), attention(model, machine, dtype)
     model_config = config_at(located)  # checks the configuration of a Hub model, which is downloaded only here
+    quantizes = "quantization_config" in options
+    check_stored_weights(model_config.to_dict(), model.id, quantizes)
+    if stored_quantization(model_config.to_dict()):
+        options["config"] = dequantizing(model_config, quantizes)
     options |= {"dtype": dtype, "device_map": _place(machine), "auto": auto_class(model_config)}
     return _with_liger_kernels(_loaded(model, located, implementation, options), machine)
+
+
+def dequantizing(model_config: Any, quantizes: bool) -> Any:
+    """The configuration with which transformers dequantizes stored weights while it loads them. `quantizes`: whether it
+    is to quantize them: then it has to take them for unquantized.
+    """
+    model_config = copy.deepcopy(model_config)
+    if quantizes:
+        del model_config.quantization_config
+    else:
+        model_config.quantization_config = {**model_config.quantization_config, "dequantize": True}
+    return model_config
 
 
 def _place(machine: Machine) -> dict[str, int | str] | None:

@@ -9,7 +9,8 @@ bitsandbytes quantizes each tensor as soon as it is loaded, so that the complete
 transformers' quantizer leaves experts in 16 bits: those of one layer are one tensor with three dimensions. bitsandbytes
 keeps their 4-bit values and returns the dequantized tensor where the model reads it, through a parametrization
 (`bitsandbytes.nn.parametrize`). Without activation checkpointing every layer keeps its dequantized experts for the
-backward pass.
+backward pass. Experts that are stored in MXFP4, as those of gpt-oss, are dequantized to 16 bits first, a tensor at a
+time too.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ from bitsandbytes.nn import Linear4bit
 from bitsandbytes.nn.parametrize import Bnb4bitParametrization, _register_parametrization_hooks
 from torch.nn.utils import parametrize
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.core_model_loading import WeightConverter
 from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+from transformers.integrations.mxfp4 import Mxfp4Dequantize
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizer_mxfp4 import Mxfp4HfQuantizer
 
 from engine.config import schema
-from engine.config.errors import UserError
 from engine.methods import adapters
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
-from engine.methods.model_source import config_of
 from engine.methods.weights import weights_of
 
 BLOCKSIZE = 64
@@ -60,6 +62,13 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
     def get_quantize_ops(self) -> QuantizeTensors:
         return QuantizeTensors(self)
 
+    def get_weight_conversions(self) -> list[WeightConverter]:
+        """How tensors of the checkpoint that the model does not have by their names become those that it has."""
+        return [
+            WeightConverter(stored, name, [DequantizeTensors(self)])
+            for name, stored in Mxfp4HfQuantizer.serialized_names.items()
+        ]
+
     def _process_model_before_weight_loading(self, model: PreTrainedModel, device_map: Any, **kwargs: Any) -> None:
         for module in model.modules():
             if type(module).__name__ in PLAIN_LINEAR:
@@ -78,6 +87,20 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
             attach_state(model, name, state)
         self.states.clear()
         return super()._process_model_after_weight_loading(model, **kwargs)
+
+
+class DequantizeTensors(Mxfp4Dequantize):
+    """Dequantizes MXFP4 tensors of a checkpoint as they are loaded, before they are quantized again.
+
+    transformers converts bytes to the data type of the model if it is to quantize a tensor; all of 0 … 255 are exact in
+    bfloat16.
+    """
+
+    def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+        stored = {name: value[0] if isinstance(value, list) else value for name, value in input_dict.items()}
+        integers = {name: tensor.to(torch.uint8) for name, tensor in stored.items()}
+        found: dict[str, torch.Tensor] = super().convert(integers, *args, **kwargs)
+        return found
 
 
 class QuantizeTensors(Bnb4bitQuantize):
@@ -160,19 +183,8 @@ def quantization(config: schema.Config, machine: Machine) -> BitsAndBytesConfig:
     )
 
 
-def refuse_quantized(config: schema.Config, model_config: Any) -> None:
-    """Raise UserError if the weights are stored quantized already, as those of gpt-oss on the Hub (MXFP4)."""
-    stored = getattr(model_config, "quantization_config", None)
-    if stored:
-        kind = stored.get("quant_method", "") if isinstance(stored, dict) else getattr(stored, "quant_method", "")
-        what = f"the weights are stored quantized already ({str(getattr(kind, 'value', kind)) or 'unknown type'})"
-        do = "use a copy of the model in 16 bits, or LoRA"
-        raise UserError(what, config.model.id, do, code="model.already_quantized")
-
-
 def load(config: schema.Config, machine: Machine) -> PreTrainedModel:
     """Load the quantized, frozen base."""
-    refuse_quantized(config, config_of(config.model))
     dtype = weight_dtype(config, machine)
     with quantizing(machine.device):
         model = load_pretrained(config.model, machine, dtype, quantization_config=quantization(config, machine))

@@ -1,4 +1,4 @@
-"""Refuse what cannot work before weights are loaded: adapter targets and settings, quantized weights, disk space.
+"""Refuse what cannot work before weights are loaded: stored weights, adapter targets and settings, disk space.
 
 Rows and position limit are checked by `engine.evaluation.preflight`, the tokenizer when it is loaded.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
+from engine.config.model_limits import check_stored_weights
 from engine.config.schema import Config
 from engine.memory.dry_run.fake_model import predict_account
 from engine.memory.formula.disk_space import needed_space, small_disk_error
@@ -22,11 +23,14 @@ MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_qu
 
 
 def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
-    """Raise UserError for adapter targets that match no layer, and settings that PEFT does not support for experts.
+    """Raise UserError for weights that are stored in a type that the method cannot train, adapter targets that match no
+    layer, and settings that PEFT does not support for experts.
 
     `model_config`: transformers' configuration. Builds the model on the meta device, and only if there are adapters.
     """
-    if not method_spec(config.method).trains_weights:
+    spec = method_spec(config.method)
+    check_stored_weights(model_config.to_dict(), config.model.id, spec.quantizes_base)
+    if not spec.trains_weights:
         account_before_loading(config, model_config, machine)
 
 

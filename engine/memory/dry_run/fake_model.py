@@ -20,13 +20,14 @@ from transformers.initialization import no_init_weights
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.method_specs import QLORA, method_spec
+from engine.config.method_specs import method_spec
+from engine.config.model_limits import check_stored_weights
 from engine.config.preset_values import with_settings
 from engine.methods import method
 from engine.methods.adapters import find_targets
 from engine.methods.loading import attention, auto_class, model_class
 from engine.methods.machine import Machine
-from engine.methods.qlora import BLOCKSIZE, FourBitQuantizer, quantization, refuse_quantized
+from engine.methods.qlora import BLOCKSIZE, FourBitQuantizer, quantization
 from engine.methods.weights import account_of
 from engine.runs.run.model_account import ModelAccount
 from engine.training.varlen_attention import unsupported_by
@@ -45,10 +46,9 @@ def build(config: schema.Config, model_config: Any, machine: Machine) -> torch.n
 
 def predict_account(config: schema.Config, model_config: Any, machine: Machine) -> ModelAccount:
     """The use of every weight in a run with this configuration. Raises UserError like `build`, for targets and
-    settings of adapters that the model does not have, and for QLoRA of quantized weights.
+    settings of adapters that the model does not have, and for stored weights that the method cannot train.
     """
-    if config.method == QLORA.name:
-        refuse_quantized(config, model_config)
+    check_stored_weights(model_config.to_dict(), config.model.id, method_spec(config.method).quantizes_base)
     without_flash = replace(machine, flash_attention=False)  # building the model would look for its kernels
     model = build(without_flash_attention(config), model_config, without_flash)
     return account_of(model, config, machine.device)

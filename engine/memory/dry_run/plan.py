@@ -13,7 +13,6 @@ from engine.config import schema
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA
-from engine.config.tested_families import untested_family
 from engine.memory.dry_run.data_rows import DataWorkload, read_rows, with_packing
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
 from engine.memory.dry_run.fake_model import predict_account
@@ -26,6 +25,7 @@ from engine.memory.formula.method_plan import (
     MethodPlan,
     PlanQuery,
     RowsFrom,
+    family_notes,
     left_out_notes,
     packing_notes,
     plan_method,
@@ -99,7 +99,8 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
         methods=methods,
         notes=[
             *notes,
-            *filter(None, [note, untested_family(config_json)]),
+            *filter(None, [note]),
+            *family_notes(config_json),
             *packing_notes(question.configs[0], config_json, chosen.data.not_shared if chosen.data else ""),
             *left_out_notes(methods),
         ],

@@ -12,7 +12,7 @@ from engine.config import gpu_prices
 from engine.config.batch_limits import mixing_reason, row_separation, text_type
 from engine.config.errors import UserError
 from engine.config.method_specs import QLORA, method_spec, method_title
-from engine.config.model_limits import text_config
+from engine.config.model_limits import check_stored_weights, stored_weights_note, text_config
 from engine.config.schema import Config
 from engine.config.tested_families import untested_family
 from engine.memory.formula.automatic import resolve_automatic
@@ -210,6 +210,11 @@ def packing_notes(config: Config, model_config: Mapping[str, Any], not_shared: s
     return notes
 
 
+def family_notes(model_config: Mapping[str, Any]) -> list[str]:
+    """What training does with weights that are stored quantized, and whether the model's family was tested."""
+    return list(filter(None, [stored_weights_note(model_config), untested_family(model_config)]))
+
+
 def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:
     """Warnings about weights that a method leaves out though its name says otherwise."""
     warnings = (left_out_warning(one.account, method_spec(one.method)) for one in plans if one.account)
@@ -252,19 +257,21 @@ def plan_method(
 def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPlan:
     """Plan by the formula only, in milliseconds and without reading data.
 
-    Raises UserError if `model_config` is not that of a decoder.
+    Raises UserError if `model_config` is not that of a decoder, or its weights are stored in a type that a method
+    cannot train.
     """
     positions = positions_of(model_config)
     rows = planned_rows(question.configs[0], positions, question.length)
     plans = []
     for config in question.configs:
+        check_stored_weights(model_config, config.model.id, method_spec(config.method).quantizes_base)
         query = resolve_automatic(FitQuery(config, model_config, rows, question.budget))
         qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
         plans.append(plan_method(query, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
-    told = [*packing_notes(question.configs[0], model_config), untested_family(model_config)]
+    told = [*packing_notes(question.configs[0], model_config), *family_notes(model_config)]
     notes = [note, *filter(None, told)]
     return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=notes)
 

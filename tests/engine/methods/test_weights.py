@@ -10,8 +10,9 @@ import peft
 import pytest
 import torch
 import transformers
-from tiny_families import FAMILIES, VOCABULARY, family_config, made_family
+from tiny_families import FAMILIES, VOCABULARY, family_config, made_family, store_in_mxfp4
 from torch.nn.utils import parametrize
+from transformers import AutoConfig
 
 from engine.config.method_specs import method_spec
 from engine.config.preset import Preset, resolve
@@ -165,6 +166,22 @@ def test_an_adapter_of_4_bit_experts_is_loaded_onto_them(folders: dict[str, Path
         again = peft.PeftModel.from_pretrained(method("qlora").load(config, CPU), tmp_path)
     with torch.no_grad():
         assert torch.equal(multiply_in_input_dtype(again).eval()(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize("name", ["qlora", "lora", "full"])
+def test_experts_in_mxfp4_are_trained_as_their_values_in_16_bits(
+    name: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    store_in_mxfp4(folders["gpt_oss"], tmp_path / "stored", tmp_path / "plain")
+    stored, plain = (ready(config_of(tmp_path / folder, name)) for folder in ("stored", "plain"))
+    weights, expected = stored.state_dict(), plain.state_dict()
+    assert weights.keys() == expected.keys()
+    assert [key for key, value in weights.items() if not torch.equal(value, expected[key])] == []
+    assert torch.equal(stored(input_ids=IDS).logits, plain(input_ids=IDS).logits)
+    config = config_of(tmp_path / "stored", name)
+    assert account_of(stored, config, "cpu") == predict_account(
+        config, AutoConfig.from_pretrained(tmp_path / "stored"), CPU
+    )
 
 
 @pytest.mark.parametrize("family", ["gpt_oss", "qwen2_moe"])

@@ -114,8 +114,15 @@ def test_a_run_with_unknown_targets_ends_before_the_model_phase(tmp_path: Path) 
     assert not any(event["type"] == "phase" and event["name"] == "model" for event in events)
 
 
-def test_weights_that_are_stored_quantized_are_refused_by_qlora_alone() -> None:
+@pytest.mark.parametrize(
+    ("stored", "trained_by"),
+    [("mxfp4", ["qlora", "lora", "full"]), ("fp8", ["lora", "full"]), ("gptq", []), ("bitsandbytes", [])],
+)
+def test_stored_weights_that_cannot_be_dequantized_are_refused(stored: str, trained_by: list[str]) -> None:
     architecture = config_of(config("lora").model)
-    architecture.quantization_config = {"quant_method": "mxfp4"}
-    assert code_of(config("qlora"), architecture) == "model.already_quantized"
-    refuse_model(config("lora"), architecture, CPU)
+    architecture.quantization_config = {"quant_method": stored}
+    for name in ("qlora", "lora", "full"):
+        if name in trained_by:
+            refuse_model(config(name), architecture, CPU)
+        else:
+            assert code_of(config(name), architecture) == "model.already_quantized"

@@ -21,10 +21,11 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 512, "n_positions": 512, "max_seq_len": 512, "sliding_window": 16,
     "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
     "top_k_experts": 2, "moe_k": 2, "moe_intermediate_size": 64, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+    "moe_topk": 2, "zero_expert_num": 2, "ffn_hidden_size": 128, "expert_ffn_hidden_size": 64, "index_topk": 8,
     "shared_expert_intermediate_size": 64, "shared_intermediate_size": 128, "first_k_dense_replace": 1,
-    "num_dense_layers": 1, "moe_layer_start_index": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_rope_head_dim": 16,
-    "qk_nope_head_dim": 16, "v_head_dim": 16, "mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 16,
-    "mamba_n_groups": 1, "mamba_chunk_size": 16, "mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16,
+    "num_dense_layers": 1, "moe_layer_start_index": 1, "q_lora_rank": 64, "kv_lora_rank": 64, "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 16, "v_head_dim": 16, "mamba_n_heads": 32, "mamba_d_head": 4, "mamba_d_state": 16,
+    "mamba_n_groups": 1, "mamba_chunk_size": 16, "mamba_num_heads": 32, "mamba_head_dim": 4, "ssm_state_size": 16,
     "state_size": 16, "chunk_size": 16, "linear_num_value_heads": 4, "linear_num_key_heads": 2,
     "linear_key_head_dim": 16, "linear_value_head_dim": 16, "moe_shared_expert_intermediate_size": 64,
     "hidden_size_per_layer_input": 16, "embedding_size": 64, "rotary_dim": 16, "num_kv_heads": 2, "expand": 2,
@@ -54,6 +55,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "glm": {"head_dim": 16}, "glm4": {"head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
+    "afmoe": {"layer_types": WINDOWS},
+    "cohere_compass_text": {
+        "layer_types": WINDOWS,
+        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+                            for kind in WINDOWS},
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 128, "moe_top_k": 2},
+    },
     "gpt_oss": {"layer_types": WINDOWS},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
@@ -62,13 +72,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "llama4_text": {"intermediate_size": 64, "intermediate_size_mlp": 128, "num_experts_per_tok": 1,
                     "attention_chunk_size": 32, "interleave_moe_layer_step": 2},
-    "mamba2": {"head_dim": 16, "num_heads": 8, "n_groups": 1},
+    "mamba2": {"head_dim": 4, "num_heads": 32, "n_groups": 1},
     "minimax": {"layer_types": TWO_KINDS, "block_size": 16},
     "nemotron_h": {"num_hidden_layers": None, "layers_block_type": ["mamba", "attention", "moe"], "n_groups": 1},
     "olmo_hybrid": {"layer_types": TWO_KINDS},
     "qwen3_5_moe_text": {"layer_types": TWO_KINDS},
     "qwen3_5_text": {"layer_types": TWO_KINDS},
     "qwen3_next": {"layer_types": TWO_KINDS},
+    "qwen4_exp_text": {"layer_types": TWO_KINDS},
+    "zamba": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 2},
+    "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"]},
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "head_dim": None},
 }  # fmt: skip
 """What differs from SIZES; None leaves a value at the family's default."""
@@ -76,7 +89,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def tiny(kind: str, vocabulary: int, tokens: dict[str, int], **changes: Any) -> PreTrainedConfig:
     """The family's configuration with small sizes. tokens: ids of the pad, bos and eos token."""
-    values = SIZES | CHANGES.get(kind, {}) | changes | {"vocab_size": vocabulary, **tokens}
+    values = SIZES | CHANGES.get(kind, {}) | changes
+    values |= {"vocab_size": vocabulary, "unpadded_vocab_size": vocabulary, **tokens}
     return CONFIG_MAPPING[kind](**_known(kind, {key: value for key, value in values.items() if value is not None}))
 
 

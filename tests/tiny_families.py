@@ -77,8 +77,8 @@ FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
 
 def store_in_mxfp4(source: Path, stored: Path, plain: Path) -> None:
-    """Write the gpt_oss model in `source` as gpt-oss is published: random experts in MXFP4, in blocks of 32 with a scale
-    of 8 bits, which is an exponent. `plain`: the same values in bf16.
+    """Write the gpt_oss model in `source` as gpt-oss is published: random experts in MXFP4, in blocks of 32 with an
+    exponent of 8 bits. `plain`: the same values in bf16.
     """
     generator = torch.Generator().manual_seed(0)
     packed, tensors = {}, load_file(source / "model.safetensors")

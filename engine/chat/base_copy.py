@@ -11,7 +11,7 @@ import peft
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from engine.methods.adapters import multiply_in_input_dtype, own_targets
+from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.runs.chat_client import WeightsMemory
 
 
@@ -35,6 +35,7 @@ class BaseCopy:
                 self.network.load_adapter(str(folder), adapter_name=key)
             else:
                 self.network = peft.PeftModel.from_pretrained(self.network, str(folder), adapter_name=key)
+        copy_adapter(self.network, folder, key)  # all of it
         multiply_in_input_dtype(self.network)  # as in training and evaluation
         self.network.eval()
         self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]

@@ -41,7 +41,7 @@ from engine.export.checkpoint import CheckpointFiles, CheckpointMap
 from engine.export.merged import ADAPTER_WEIGHTS, served_class
 from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
-from engine.methods.adapters import multiply_in_input_dtype, own_targets
+from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import auto_class, load_pretrained
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
@@ -95,7 +95,9 @@ def _run_model(run: RunDir, frozen: FrozenRun, machine: Machine) -> torch.nn.Mod
         return load_pretrained(Model(id=str(run.model)), machine, dtype)
     base = method(config.method).load(config, machine)
     with own_targets():
-        return multiply_in_input_dtype(peft.PeftModel.from_pretrained(base, str(run.model)))
+        adapted = peft.PeftModel.from_pretrained(base, str(run.model))
+    copy_adapter(adapted, run.model)
+    return multiply_in_input_dtype(adapted)
 
 
 def _artifact(

@@ -19,13 +19,14 @@ import torch
 import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForMultimodalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.export.checkpoint import INDEX, CheckpointFiles, CheckpointMap, TensorGroup, checkpoint_folder, tied_names
+from engine.methods.adapters import copy_adapter
 from engine.methods.loading import auto_class
 from engine.methods.model_source import config_at, locate
 from engine.runs.run.exports import WeightType
@@ -197,11 +198,11 @@ def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:
             for name in layer.adapter_layer_names:
                 if isinstance(part := getattr(layer, name, None), torch.nn.Module):
                     part.to_empty(device="cpu").float()
-    loaded = peft.set_peft_model_state_dict(model, load_file(adapter / ADAPTER_WEIGHTS))
-    wrong = [*loaded.unexpected_keys, *(name for name in loaded.missing_keys if "lora_" in name)]
-    if wrong:
-        what = f"the adapter does not fit its base ({wrong[0]})"
-        raise UserError(what, str(adapter), code="export.cannot_merge")
+    try:
+        copy_adapter(model, adapter)
+    except ValueError as error:
+        what = f"the adapter does not fit its base: {error}"
+        raise UserError(what, str(adapter), code="export.cannot_merge") from error
     return model
 
 

@@ -286,12 +286,28 @@ def load_adapter(model: torch.nn.Module, folder: Path) -> None:
 
     Raises UserError if the adapter has other layers or shapes.
     """
-    weights = load_file(folder / "adapter_model.safetensors")
-    expected = {name: tuple(value.shape) for name, value in peft.get_peft_model_state_dict(model).items()}
-    if {name: tuple(value.shape) for name, value in weights.items()} != expected:
-        what = f"its adapter has {len(weights)} tensors that do not match the {len(expected)} of this run"
-        raise UserError(what, str(folder), "use the adapter settings of that run", code="run.start_adapter")
-    peft.set_peft_model_state_dict(model, weights)
+    try:
+        copy_adapter(model, folder)
+    except ValueError as error:
+        raise UserError(
+            str(error), str(folder), "use the adapter settings of that run", code="run.start_adapter"
+        ) from error
+
+
+@torch.no_grad()
+def copy_adapter(model: Any, folder: Path, name: str = "default") -> None:
+    """Copy the adapter in a folder into a model that has it, tensor by tensor under the names of `save_pretrained`.
+
+    PEFT by itself renames tensors as transformers renames those of a base model, and ignores those that it then does
+    not find (laguna's `shared_experts`). Raises ValueError if the adapter has other tensors or shapes than the model.
+    """
+    own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    file = load_file(folder / "adapter_model.safetensors")
+    stored = {key: value for key, value in file.items() if key in own or ".lora_" in key}  # no adapted embeddings
+    if {key: value.shape for key, value in stored.items()} != {key: value.shape for key, value in own.items()}:
+        raise ValueError(f"its adapter has {len(stored)} tensors that do not match the {len(own)} of this run")
+    for key, value in own.items():
+        value.copy_(stored[key])
 
 
 def multiply_in_input_dtype(model: peft.PeftModel) -> peft.PeftModel:

@@ -38,12 +38,10 @@ from engine.config import schema
 from engine.methods import adapters
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
-from engine.methods.weights import weights_of
+from engine.methods.weights import PLAIN_LINEAR, weights_of
 
 BLOCKSIZE = 64
 """Weights per scale: bitsandbytes' default."""
-PLAIN_LINEAR = ("FalconLinear",)
-"""Subclasses of Linear that compute the same product; transformers quantizes no subclass."""
 
 
 class FourBitQuantizer(Bnb4BitHfQuantizer):
@@ -72,7 +70,7 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
     def _process_model_before_weight_loading(self, model: PreTrainedModel, device_map: Any, **kwargs: Any) -> None:
         for module in model.modules():
             if type(module).__name__ in PLAIN_LINEAR:
-                module.__class__ = torch.nn.Linear
+                module.__class__ = torch.nn.Linear  # transformers quantizes no subclass
         kept = []
         for weight in weights_of(model):
             if weight.part == "experts" and not weight.not_quantizable(self.on_cpu):
@@ -126,6 +124,10 @@ class QuantizeTensors(Bnb4bitQuantize):
                 quant_type=how.bnb_4bit_quant_type,
             )
             packed[name] = torch.nn.Parameter(data, requires_grad=False)
+        for name in list(input_dict):  # of a tensor that becomes several, some may stay in 16 bits
+            if model is not None and not self.hf_quantizer.param_needs_quantization(model, name):
+                value = input_dict.pop(name)
+                packed[name] = value[0] if isinstance(value, list) else value
         return packed | super().convert(input_dict, full_layer_name, model, **kwargs)
 
 

@@ -7,7 +7,8 @@ Adapters and 4-bit quantization are for linear layers and for experts, which tra
 - routers: they choose experts, and some return more than a product;
 - weights that the model's code reads without calling their layer, as the fused kernels of Mamba's layers do with
   `out_proj`, and gemma3n with the coefficients that it clamps: an adapter around such a layer is never called, and
-  4-bit weights are read as numbers;
+  4-bit weights are read as numbers. So are layers that compute something else with their weight than a product, as
+  the grouped output projection of DeepSeek-V4;
 - the vision and audio towers of a multimodal model, which text does not use.
 """
 
@@ -42,6 +43,10 @@ EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_nu
 _ROUTER_CLASS = re.compile(r"Router|Gate$")
 _ROUTER_NAMES = {"router", "gate"}
 _READ = re.compile(r"\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|is_\w+)\b)")
+PLAIN_LINEAR = ("FalconLinear",)
+"""Subclasses of Linear that compute the same product."""
+READ_ON_REQUEST = frozenset({"BloomAttention", "BloomMLP"})
+"""Modules that read weights directly only with a setting that is off by default (`slow_but_exact`)."""
 _WRAPPER = re.compile(r"\.base_layer|(?<=\.)parametrizations\.|\.original$")
 
 
@@ -147,7 +152,8 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
                 part=("vectors" if len(shape) < 2 else part) if is_text else "towers",
                 quantized=state is not None or (isinstance(module, Linear4bit) and key == "weight"),
                 adapted=id(parameter) in adapted,
-                read_directly=bool(parents) and name.split(".")[-2] in _read_by(parents[0]),
+                read_directly=_computes_otherwise(owner)
+                or (bool(parents) and name.split(".")[-2] in _read_by(parents[0])),
             )
 
 
@@ -222,6 +228,13 @@ def _shape(module: torch.nn.Module, parameter: torch.nn.Parameter, state: Any) -
     return parameter.shape
 
 
+def _computes_otherwise(layer: torch.nn.Module) -> bool:
+    """Whether it is a linear layer whose class has a forward pass of its own."""
+    if not isinstance(layer, torch.nn.Linear) or isinstance(layer, Linear4bit):
+        return False
+    return type(layer).forward is not torch.nn.Linear.forward and type(layer).__name__ not in PLAIN_LINEAR
+
+
 def _parents(path: str, modules: dict[str, torch.nn.Module]) -> list[torch.nn.Module]:
     """The modules around a module, innermost first, without adapters."""
     found = []
@@ -243,7 +256,9 @@ def _part(
         return "routers"
     if isinstance(owner, LINEAR):
         return "layers"
-    return "experts" if len(shape) == 3 and not isinstance(owner, CONVOLUTIONS) else "other"
+    if len(shape) == 3 and not isinstance(owner, CONVOLUTIONS):
+        return "vectors" if max(shape) == shape.numel() else "experts"
+    return "other"
 
 
 def _is_router(
@@ -264,6 +279,8 @@ def _number_of_experts(model: PreTrainedModel) -> int | None:
 
 def _read_by(module: torch.nn.Module) -> set[str]:
     """Names of the layers whose weights the code of a module reads without calling them."""
+    if type(module).__name__ in READ_ON_REQUEST:
+        return set()
     kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith("transformers.models.")]
     return {name for kind in kinds for name in _read_in(kind.__module__, kind.__qualname__)}
 

@@ -25,6 +25,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from engine.config.errors import UserError
+from engine.methods.adapters import copy_adapter
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.checkpoint_writer import CheckpointWriter
@@ -202,7 +203,9 @@ class CheckpointedTrainer(Trainer):
                 load_sharded_weights(checkpoint, self.model, self._loading_group)
             elif self.trains_parts:
                 load_whole_weights(checkpoint, self.model)
-            elif weights.is_file() and not _has_adapters(self.model):
+            elif _has_adapters(self.model):
+                copy_adapter(self.model, checkpoint)
+            elif weights.is_file():
                 load_safetensors(self.model, weights)
             else:
                 super()._load_from_checkpoint(resume_from_checkpoint, model)

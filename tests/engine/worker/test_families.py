@@ -25,7 +25,7 @@ MECHANISMS = {
     "a class that AutoModelForCausalLM does not know": ("mistral3", "packed"),
 }
 """Mechanism -> a family that has it, and how a worker packs its rows."""
-READ_DIRECTLY = {"bloom", "mamba2"}
+READ_DIRECTLY = {"mamba2"}
 """Families whose code reads weights without calling their layers, which adapters then cannot change."""
 WORKER = ("qwen3_5", "gpt_oss")
 """Families that real workers train and export: linear attention with a tower, and experts whose rows would mix."""

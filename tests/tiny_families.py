@@ -81,7 +81,8 @@ def store_in_mxfp4(source: Path, stored: Path, plain: Path) -> None:
     exponent of 8 bits. `plain`: the same values in bf16.
     """
     generator = torch.Generator().manual_seed(0)
-    packed, tensors = {}, load_file(source / "model.safetensors")
+    packed: dict[str, torch.Tensor] = {}
+    tensors = load_file(source / "model.safetensors")
     for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
         experts, inputs, outputs = tensors[name].shape
         shape = (experts, outputs, inputs // 32)

@@ -25,7 +25,7 @@ from engine.hardware.devices import select_device
 from engine.methods.library_imports import import_libraries, import_without_torch
 from engine.runs import stopping
 from engine.runs.run.exports import GGUF_TOOLS
-from engine.worker.requests import ARTIFACT_REQUESTS, AUDIT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
+from engine.worker.requests import ARTIFACT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
 
 if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
     from engine.data.check import Preflight
@@ -237,7 +237,6 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "pull": pull,
     "doctor": doctor,
     **ARTIFACT_REQUESTS,
-    **AUDIT_REQUESTS,
     **TRAINING_CHECK_REQUESTS,
 }
 

@@ -16,9 +16,14 @@ import torch
 from places import TESTS
 
 from engine.config.preset import Preset, resolve
-from engine.memory.audit.synthetic_rows import log_normal_lengths
 from engine.methods.machine import this_machine
-from engine.worker.training_checks.subjects import ModelShape, choose_shape, free_disk, write_random_weights
+from engine.worker.training_checks.subjects import (
+    ModelShape,
+    choose_shape,
+    free_disk,
+    log_normal_lengths,
+    write_random_weights,
+)
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,8 +18,6 @@ from tui.cli.options import (
     MouseOption,
     RunArgument,
     RunsOption,
-    SetOption,
-    overrides,
 )
 
 upkeep_app = App()
@@ -93,13 +91,6 @@ def doctor(
         Path | None,
         typer.Option("--out", metavar="FILE", help="With --bundle: the archive (default: in this directory)."),
     ] = None,
-    audit: Annotated[
-        str | None,
-        typer.Option(
-            "--audit", metavar="PRESET", help="Count what each method's step would do on a GPU; requires no GPU."
-        ),
-    ] = None,
-    settings: SetOption = None,
     train: Annotated[
         bool,
         typer.Option("--train", help="Train each method for a few steps; check speed, memory, loss and decoding."),
@@ -108,7 +99,7 @@ def doctor(
     json: JsonOption = False,
 ) -> None:
     """Check machine, libraries, disk, and a step of each method."""
-    wanted = {"--repair": repair, "--bundle": bundle, "--audit": audit is not None, "--train": train}
+    wanted = {"--repair": repair, "--bundle": bundle, "--train": train}
     if len(given := [name for name, is_given in wanted.items() if is_given]) > 1:
         what = " with ".join(given)
         raise UserError(what, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
@@ -116,12 +107,6 @@ def doctor(
         raise UserError("--out without --bundle", "ftbench doctor", "add --bundle", "cli.conflicting_values")
     if device is not None and not train:
         raise UserError("--device without --train", "ftbench doctor", "add --train", "cli.conflicting_values")
-    if audit is not None:
-        from tui.cli import audit as audit_verb
-
-        raise typer.Exit(audit_verb.audit(audit, overrides(settings), json))
-    if settings:
-        raise UserError("--set without --audit", "ftbench doctor", "add --audit PRESET", "cli.conflicting_values")
     if train:
         from tui.cli.training_check import training_check
 

@@ -39,7 +39,7 @@ class TrainingCost(Struct, frozen=True, kw_only=True):
     """What all steps of a training must do at least."""
 
     flops: float
-    """Of matrix products: as `memory.audit.required_flops`."""
+    """Of matrix products: as `memory.required_flops`."""
     weight_bytes: float
     """Weights read by forward and backward passes."""
     update_bytes: float

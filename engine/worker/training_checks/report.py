@@ -14,7 +14,7 @@ from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.gpu_prices import Gpu, find_gpu, list_gpus
 from engine.config.method_specs import method_title
 from engine.config.quantities import decimal, percent, significant
-from engine.memory.audit.required_flops import required_flops
+from engine.memory.required_flops import required_flops
 from engine.methods.machine import Machine
 from engine.runs.training_report import (
     CHECKS,

@@ -22,7 +22,6 @@ from engine.config.quantities import size
 from engine.data.prepare import prepare
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
-from engine.memory.audit.synthetic_rows import log_normal_lengths
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import system_memory
@@ -36,6 +35,8 @@ EMBEDDED_STEPS, EMBEDDED_ROWS, EMBEDDED_BATCH = 6, 16, 8
 ADAPTER_RATE, FULL_RATE = 5e-3, 1e-3
 """Learning rates on the embedded model, as in the presets of `ftbench demo`."""
 RANDOM_STEPS = {"cpu": 4, "cuda": 6}
+MEAN_TOKENS, LENGTH_SPREAD = 600, 0.6
+"""Of the lengths of random rows, and the standard deviation of their logarithm: half between 334 and 752 tokens."""
 PROMPT_TOKENS = 128
 """Maximum tokens of a prompt of a random row."""
 
@@ -286,3 +287,10 @@ def _write(shard: dict[str, torch.Tensor], folder: Path, places: dict[str, str])
     name = f"model-{len(set(places.values())) + 1:05d}.safetensors"
     save_file(shard, folder / name, metadata={"format": "pt"})
     places.update(dict.fromkeys(shard, name))
+
+
+def log_normal_lengths(count: int, longest: int, mean: int = MEAN_TOKENS, seed: int = 0) -> list[int]:
+    """Lengths of `count` rows in tokens, at most `longest`, from a log-normal distribution."""
+    generator = random.Random(seed)
+    location = math.log(mean) - LENGTH_SPREAD**2 / 2
+    return [min(longest, max(8, round(generator.lognormvariate(location, LENGTH_SPREAD)))) for _ in range(count)]

@@ -9,15 +9,13 @@ import pytest
 import torch
 import transformers
 from places import TESTS
+from step_audit import Bound, OperationCounter, audit_method, bounds, rows_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.config.preset import Preset, resolve
 from engine.data.rows import Row
-from engine.memory.audit.operation_counter import OperationCounter
-from engine.memory.audit.step_audit import audit_method
-from engine.memory.audit.synthetic_rows import log_normal_lengths, rows_of
-from engine.memory.formula.audit_bounds import Bound, bounds
 from engine.training.batches import Packing, choose_packing, collate, micro_batches
+from engine.worker.training_checks.subjects import log_normal_lengths
 
 LLAMA_8B = transformers.LlamaConfig(
     vocab_size=128256,

@@ -13,7 +13,6 @@ from test_plan_fit import gpu_budget
 from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
-from engine.memory.audit.required_flops import required_flops
 from engine.memory.dry_run.fake_model import bare_model, trainable
 from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import StepShape
@@ -21,6 +20,7 @@ from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget, listed_budget
 from engine.memory.formula.method_plan import TrainingWork
 from engine.memory.formula.roofline import least_seconds, training_cost
+from engine.memory.required_flops import required_flops
 from engine.methods.machine import Machine
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)

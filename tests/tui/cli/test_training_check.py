@@ -125,7 +125,7 @@ def test_a_run_on_the_cpu_is_noted_and_one_on_the_gpu_is_not_disturbed(monkeypat
     os.close(lock)
 
 
-@pytest.mark.parametrize("other", [["--repair"], ["--bundle"], ["--audit", "demo-lora"]])
+@pytest.mark.parametrize("other", [["--repair"], ["--bundle"]])
 def test_one_thing_at_a_time(other: list[str]) -> None:
     done = CliRunner().invoke(app, ["doctor", "--train", *other])
     assert isinstance(done.exception, UserError) and done.exception.code == "cli.conflicting_values"

@@ -182,9 +182,7 @@ def _comparisons(
         if made.finding == "undecided":
             # Against a base model the question is whether there is a gain, however small.
             needed = by_score.required_sample(difference, pairs, None if is_base(difference.b) else margin)
-            made.needed_items, made.needed_items_high = needed.items
-            made.needed_seeds, made.needed_seeds_high = needed.seeds
-            made.needed_for = needed.needed_for
+            made.needed_items, made.needed_seeds, made.needed_for = needed.items, needed.seeds, needed.needed_for
         comparisons.append(made)
     return comparisons
 

@@ -9,8 +9,9 @@ from typing import Literal
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.ladder.results import comparison, margin_of, oriented_bounds
+from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import Comparison, RungResult, SeedRange
+from engine.runs.ladder.rung_results import Comparison, CostRatio, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, is_base
 from engine.runs.run.result import Interval, MeasuredPeak
 
@@ -114,7 +115,7 @@ def check_share(share: Interval | None) -> RuleCheck:
 
 
 def check_ratio(low: float, high: float) -> RuleCheck:
-    """Whether a cost is at most an eighth of full's: for every pair of seeds (holds) or for none (fails)."""
+    """Whether a cost is at most an eighth of full's: all of the ratio's interval (holds) or nothing of it (fails)."""
     return "holds" if high <= RULE_COST_RATIO else "fails" if low > RULE_COST_RATIO else "undecided"
 
 
@@ -137,14 +138,20 @@ def _check_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
 
 
 def _check_cost(candidate: SeedRange | float | None, reference: SeedRange | float | None) -> RuleCheck:
-    (low, high), (full_low, full_high) = _ends(candidate), _ends(reference)
-    if low is None or high is None or not full_low or not full_high:
+    if isinstance(candidate, SeedRange) and isinstance(reference, SeedRange):
+        ratio = cost_ratio(candidate, reference)
+        return check_ratio(ratio.low, ratio.high) if ratio else "unknown"
+    if not isinstance(candidate, float | int) or not isinstance(reference, float | int) or not reference:
         return "unknown"
-    return check_ratio(low / full_high, high / full_low)
+    return check_ratio(candidate / reference, candidate / reference)
 
 
-def _ends(cost: SeedRange | float | None) -> tuple[float | None, float | None]:
-    return (cost.low, cost.high) if isinstance(cost, SeedRange) else (cost, cost)
+def cost_ratio(own: SeedRange | None, reference: SeedRange | None) -> CostRatio | None:
+    """The ratio of two costs with its 95% interval; None if one is unknown or not positive."""
+    if own is None or reference is None or min(own.low, reference.low) <= 0:
+        return None
+    low, high = ratio_interval(own.values, reference.values)
+    return CostRatio(mean=own.mean / reference.mean, low=low, high=high)
 
 
 def _least(rows: list[RungResult], cost: Callable[[RungResult], float | None]) -> RungResult | None:

@@ -18,7 +18,7 @@ from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import Comparison, Finding, RungResult, SeedRange
+from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, artifact_of, shots_of
 from engine.runs.run.result import Interval
 
@@ -62,6 +62,12 @@ def seed_range_text(seeds: SeedRange | None, text: Callable[[Number], str]) -> s
     return "" if low == high else f"{low} – {high}"
 
 
+def ratio_bounds(cost: CostRatio) -> str:
+    """`[0.29, 0.33]`, the 95% interval of a cost ratio; '' for full fine-tuning's own, which is 1."""
+    low, high = (quantities.ratio(end).rstrip("×") for end in (cost.low, cost.high))
+    return f"[{low}, {high}]" if cost.low < cost.high else ""
+
+
 NO_SIGNIFICANT_DIFFERENCE = "no significant difference"
 SIGNIFICANTLY: dict[Finding, str] = {"better": "significantly better", "worse": "significantly worse"}
 NO_SIGNIFICANT_GAIN = "No significant gain"
@@ -82,7 +88,7 @@ ONE_SEED = (
 )
 POWER = "give 80% power"
 ASSUMED_SPREAD = "one seed, spread between seeds assumed"
-ONE_TIMING = "one timing each"
+ONE_TIMING = "one timing each, noise assumed"
 NO_TIMING = "There is no comparable timing"
 SIMULTANEOUS, POINTWISE = "simultaneous 95% CI", "pointwise 95% CI"
 OF_GAIN = " of full's gain over the base model"
@@ -103,7 +109,7 @@ RULE_OF_QUALITY = {
 RULE_OF_COST = {
     "holds": "at most one eighth, as the rule of thumb says",
     "fails": "more than the rule of thumb's one eighth",
-    "undecided": "and the seeds disagree on whether it is at most one eighth",
+    "undecided": "and its 95% CI contains the rule of thumb's one eighth",
     "unknown": "not comparable with the rule of thumb's one eighth",
 }
 
@@ -188,25 +194,11 @@ def both_as_good_text(ladder: Ladder) -> str:
 
 
 def needed_sample(compared: Comparison) -> str:
-    """`about 260 to 600 test items and 4 to 9 seeds`; '' if nothing is known."""
+    """`about 600 test items and 9 seeds`; '' if nothing is known."""
     if compared.needed_items is None:
         return ""
-    if compared.needed_seeds_high and not compared.needed_seeds:
-        low, high = rounded_up(compared.needed_items), rounded_up(compared.needed_items_high)
-        seeds = quantities.integer(compared.needed_seeds_high)
-        return f"about {low} test items (if seeds vary much, {high} test items and {seeds} seeds)"
-    items = _range(compared.needed_items, compared.needed_items_high, "test items")
-    if not compared.needed_seeds:
-        return items
-    unbounded = compared.needed_items_high is None
-    return f"{items} and {_range(compared.needed_seeds, None if unbounded else compared.needed_seeds_high, 'seeds')}"
-
-
-def _range(first: int, second: int | None, unit: str) -> str:
-    if second is None:
-        return f"at least {rounded_up(first)} {unit}"
-    low, high = (rounded_up(number) for number in sorted((first, second)))
-    return f"about {low} {unit}" if low == high else f"about {low} to {high} {unit}"
+    items = f"about {rounded_up(compared.needed_items)} test items"
+    return f"{items} and {rounded_up(compared.needed_seeds)} seeds" if compared.needed_seeds else items
 
 
 def score_text(row: RungResult, metric: MetricSpec) -> str:

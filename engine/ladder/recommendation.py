@@ -17,6 +17,7 @@ from engine.ladder.decisions import (
     RULE_GAIN_SHARE,
     Decisions,
     RuleCheck,
+    cost_ratio,
     decide,
     is_non_inferior,
     training_peak,
@@ -57,6 +58,7 @@ from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import (
     Comparison,
+    CostRatio,
     LadderSummary,
     RungResult,
     RungTradeoff,
@@ -305,7 +307,7 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
     )
 
 
-def cost_ratios(ladder: Ladder) -> dict[str, SeedRange]:
+def cost_ratios(ladder: Ladder) -> dict[str, CostRatio]:
     """Rung -> its training cost divided by full fine-tuning's, also of rungs without a share of the gain."""
     decisions = decide(ladder)
     costs = {row.name: _cost_ratio(decisions, row) for row in decisions.trained if decisions.full}
@@ -449,11 +451,7 @@ def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
     return tradeoffs
 
 
-def _cost_ratio(decisions: Decisions, row: RungResult) -> SeedRange | None:
-    """The rung's cost divided by full fine-tuning's: of the means, lowest and highest over all pairs of seeds."""
-    own, reference = _training_cost(decisions, row).seeds, _training_cost(decisions, decisions.full).seeds
-    if own is None or reference is None or not reference.low:
-        return None
-    if row is decisions.full:
-        return SeedRange(mean=1.0, low=1.0, high=1.0)
-    return SeedRange(mean=own.mean / reference.mean, low=own.low / reference.high, high=own.high / reference.low)
+def _cost_ratio(decisions: Decisions, row: RungResult) -> CostRatio | None:
+    """The rung's cost divided by full fine-tuning's."""
+    ratio = cost_ratio(_training_cost(decisions, row).seeds, _training_cost(decisions, decisions.full).seeds)
+    return CostRatio(mean=1.0, low=1.0, high=1.0) if ratio and row is decisions.full else ratio

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.runs.ladder.rung_results import NeededFor
 
-POWER_Z: dict[NeededFor, float] = {"difference": 0.8416, "as_good": 1.2816}
-"""Standard normal quantile for a power of 80 %: of 80 %, and of 90 % where both ends of the interval have to be within
-the margin, each with a risk of 10 % (Chow, Shao and Wang, Sample Size Calculations in Clinical Research)."""
+POWER = 0.8
+"""Probability with which the required sample shows what it is for."""
 MAX_ITEMS = 1_000_000
 """A required number of test items above this is reported as unknown."""
 MAX_SEEDS = 1000
@@ -21,10 +23,10 @@ MAX_SEEDS = 1000
 class RequiredSample:
     """Test items and seeds that show `needed_for` with 80% power."""
 
-    items: tuple[int | None, int | None] = (None, None)
-    """For a small and a large variance between seeds; None: no realistic number is enough."""
-    seeds: tuple[int | None, int | None] = (None, None)
-    """The same for seeds; None if more items are enough."""
+    items: int | None = None
+    """None: no realistic number is enough, or only more seeds are, whose spread one seed does not show."""
+    seeds: int | None = None
+    """None if more items are enough."""
     needed_for: NeededFor = "difference"
 
 
@@ -47,51 +49,69 @@ def comparison_goal(difference: float, margin: float | None) -> ComparisonGoal:
     return ComparisonGoal("difference", size)
 
 
-def required_range(
-    show: ComparisonGoal,
-    item_variance: float,
-    seed_variances: Iterable[float],
-    present: tuple[int, int],
-    criticals: tuple[float, float],
-) -> RequiredSample:
-    """`required` for a small and a large variance between seeds."""
-    low, high = (
-        required(show.distance, item_variance, float(variance), present, criticals, POWER_Z[show.needed_for])
-        for variance in seed_variances
-    )
-    return RequiredSample((low[0], high[0]), (low[1], high[1]), show.needed_for) if low[0] else RequiredSample()
+@dataclass(frozen=True)
+class SampleVariances:
+    """What a ladder knows of the variance of a difference."""
+
+    item: float
+    """Of the paired difference of one item, over the items."""
+    seed: NDArray[np.float64]
+    """(P,) of the difference of one seed: equally likely values of its posterior."""
+    items: int
+    seeds: int
+    """Present ones."""
+    critical: float
+    """Half the interval's width in standard errors, at the present seeds."""
+    many_seeds: float
+    """The same where the variance between seeds is known."""
+
+    def power(self, goal: ComparisonGoal, items: float, seeds: int) -> float:
+        """The probability to show the goal with so many items and seeds, over the posterior of the variance.
+
+        The posterior averages the power, not the variance: at its median 80% would be reached in half of all cases
+        only. The critical value approaches that of a known variance as seeds are added.
+        """
+        critical = self.many_seeds + (self.critical - self.many_seeds) * self.seeds / seeds
+        error = np.sqrt(self.item / items + self.seed / seeds)
+        power = _normal_below(goal.distance / error - critical)
+        return float((2 * power - 1 if goal.needed_for == "as_good" else power).mean())
 
 
-def required(
-    distance: float,
-    item_variance: float,
-    seed_variance: float,
-    present: tuple[int, int],
-    criticals: tuple[float, float],
-    power_z: float = POWER_Z["difference"],
-) -> tuple[int | None, int | None]:
-    """(test items, seeds) at which an interval excludes a value at this distance with 80% power.
+def required_sample(goal: ComparisonGoal, known: SampleVariances) -> RequiredSample:
+    """The fewest test items at the present seeds, else the fewest seeds with as many items as make both parts equal.
 
-    Seeds are None if more items are enough; else both grow, each with half of the allowed variance. Both are None if no
-    realistic number is enough. Normal approximation: (critical + power_z)^2 variance <= distance^2.
-
-    Args:
-        distance: From the true difference to 0, or to the margin.
-        item_variance: Variance of the paired difference of one item.
-        seed_variance: Variance of the difference of one seed.
-        present: Test items and seeds of the ladder.
-        criticals: Half the interval's width in standard errors, with the present seeds and with many.
-        power_z: Standard normal quantile of the power.
+    From one seed no number of seeds follows: its spread is assumed, and with it the number would vary tenfold.
     """
-    (items, seeds), (critical, many_seeds) = present, criticals
-    left = (distance / (critical + power_z)) ** 2 - seed_variance / seeds
-    if left > 0:
-        more_items = math.ceil(item_variance / left)
-        if more_items <= MAX_ITEMS:
-            return max(more_items, items + 1), None
-    allowed = (distance / (many_seeds + power_z)) ** 2
-    more_items = max(items, math.ceil(2 * item_variance / allowed))
-    more_seeds = math.ceil(seed_variance / (allowed - item_variance / more_items))
-    if more_items > MAX_ITEMS or more_seeds > MAX_SEEDS:
-        return None, None
-    return more_items, max(more_seeds, seeds + 1)
+    items = _fewest(lambda count: known.power(goal, count, known.seeds), known.items + 1, MAX_ITEMS)
+    if items is not None:
+        return RequiredSample(items, None, goal.needed_for)
+    spread = float(np.median(known.seed))
+    if known.seeds == 1 or not spread:
+        return RequiredSample(needed_for=goal.needed_for)
+
+    def items_for(seeds: int) -> int:
+        return min(MAX_ITEMS, max(known.items, math.ceil(known.item * seeds / spread)))
+
+    seeds = _fewest(lambda count: known.power(goal, items_for(count), count), known.seeds + 1, MAX_SEEDS)
+    if seeds is None:
+        return RequiredSample(needed_for=goal.needed_for)
+    items = _fewest(lambda count: known.power(goal, count, seeds), known.items, items_for(seeds))
+    return RequiredSample(items, seeds, goal.needed_for)
+
+
+def _fewest(power: Callable[[int], float], low: int, high: int) -> int | None:
+    """The smallest number from low to high with enough power, which rises with it; None if even the largest has not."""
+    if low > high or power(high) < POWER:
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle + 1, high)
+    return low
+
+
+def _normal_below(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The standard normal distribution, to 1e-7 (Abramowitz and Stegun, 1964, 26.2.17)."""
+    t = 1 / (1 + 0.2316419 * np.abs(values))
+    series = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
+    tail = np.exp(-(values**2) / 2) / math.sqrt(2 * math.pi) * series
+    return np.where(values >= 0, 1 - tail, tail)

@@ -318,7 +318,7 @@ def mean_share(values: Iterable[Interval | None]) -> float | None:
 def seed_range(values: Iterable[float | None]) -> SeedRange | None:
     """Mean, lowest and highest of the values that are known; None without any."""
     known = [value for value in values if value is not None]
-    return SeedRange(mean=fmean(known), low=min(known), high=max(known)) if known else None
+    return SeedRange(mean=fmean(known), low=min(known), high=max(known), values=known) if known else None
 
 
 CLEAR_GAIN = 0.5
@@ -375,8 +375,6 @@ def _negated(ladder: Ladder, one: Comparison) -> Comparison:
         mcnemar=one.mcnemar,
         needed_items=one.needed_items,
         needed_seeds=one.needed_seeds,
-        needed_items_high=one.needed_items_high,
-        needed_seeds_high=one.needed_seeds_high,
         needed_for=one.needed_for,
         loss_difference=one.loss_difference.negated() if one.loss_difference else None,
     )

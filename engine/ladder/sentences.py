@@ -13,7 +13,7 @@ from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import RULE_REFERENCE
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
-from engine.ladder.decisions import Decisions, RuleCheck, decide, is_non_inferior, training_peak
+from engine.ladder.decisions import Decisions, RuleCheck, cost_ratio, decide, is_non_inferior, training_peak
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     BASE_NOT_SCORED,
@@ -46,6 +46,7 @@ from engine.ladder.phrases import (
     no_significant_gain,
     not_significant,
     one_rate,
+    ratio_bounds,
     rung_title,
     score_text,
     share_text,
@@ -313,9 +314,12 @@ def _costs(decisions: Decisions) -> list[VerdictSentence]:
 def _cost(
     title: str, candidate: SeedRange, reference: SeedRange, text: Callable[[float | None], str], check: RuleCheck
 ) -> str:
-    ratio = quantities.ratio(candidate.mean / reference.mean) if reference.mean else quantities.ABSENT
+    compared = cost_ratio(candidate, reference)
+    ratio = (
+        f"{quantities.ratio(compared.mean)} full's, 95% CI {ratio_bounds(compared)}" if compared else quantities.ABSENT
+    )
     values = f"{mean_and_range(candidate, text)} vs. {mean_and_range(reference, text)}"
-    return f"{title} is {ratio} full's, {RULE_OF_COST[check]}: {values}."
+    return f"{title} is {ratio}, {RULE_OF_COST[check]}: {values}."
 
 
 def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[VerdictSentence]:

@@ -62,8 +62,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluation.intervals import discordance_variance, group_sums, score_bound
-from engine.ladder.required_sample import RequiredSample, comparison_goal, required_range
-from engine.runs.run.result import MIN_ITEMS, Z_95, Interval
+from engine.ladder.required_sample import RequiredSample, SampleVariances, comparison_goal, required_sample
+from engine.runs.run.result import MIN_ITEMS, Z_95, Interval, student_quantile
 
 POINTS = 1 << 12
 
@@ -120,6 +120,8 @@ REPLICATED, UNREPLICATED = (2.0, 1.3), (0.7, 0.4)
 ladder's."""
 SIGNIFICANCE_LEVEL = 0.01
 """Of the test whether a rung's spread is larger than the others'."""
+UNSTABLE_LEVEL = 0.1
+"""The same test, where the rung is compared: below this its standard deviation is at least what its own seeds say."""
 GRID = np.linspace(np.log(0.01), np.log(100.0), 96)
 """Logarithms of standard deviations, in units of the median."""
 COMMON_GRID = np.linspace(-3.0, 3.0, 15)
@@ -144,9 +146,9 @@ def seed_deviations(evidence: Sequence[SeedEvidence], median: float) -> list[Flo
     median: of the prior. Uses as many coordinates of the points as there are rungs, and own more.
     """
     deviations = _posterior(evidence, median, range(1, len(evidence) + 1))
-    most = max(own.seeds for own in evidence)
+    most, larger = max(own.seeds for own in evidence), tail_of_spread(evidence)
     for rung, own in enumerate(evidence):
-        if own.seeds < most:
+        if own.seeds < most or larger[rung] < UNSTABLE_LEVEL:
             (alone,) = _posterior([own], median, [rung + 1])
             deviations[rung] = np.maximum(deviations[rung], alone)
     return deviations
@@ -155,19 +157,27 @@ def seed_deviations(evidence: Sequence[SeedEvidence], median: float) -> list[Flo
 def find_outliers(evidence: Sequence[SeedEvidence]) -> list[bool]:
     """Whether a rung has fewer seeds than another one and a significantly larger variance than the others together.
 
-    One-sided F-test at SIGNIFICANCE_LEVEL. A rung with one seed has no variance to test.
+    One-sided F-test at SIGNIFICANCE_LEVEL.
     """
     most = max((own.seeds for own in evidence), default=0)
-    outliers = []
+    return [
+        own.seeds < most and tail < SIGNIFICANCE_LEVEL
+        for own, tail in zip(evidence, tail_of_spread(evidence), strict=True)
+    ]
+
+
+def tail_of_spread(evidence: Sequence[SeedEvidence]) -> list[float]:
+    """One-sided p of an F-test of each rung's variance against that of the others together; 1 for a single seed."""
+    tails = []
     for place, own in enumerate(evidence):
         others = [other for number, other in enumerate(evidence) if number != place and other.seeds > 1]
         freedom, pooled = sum(other.seeds - 1 for other in others), sum(other.squares for other in others)
-        is_outlier = False
-        if 1 < own.seeds < most and own.squares > 0:
-            ratio = own.squares / (own.seeds - 1) * freedom / pooled if pooled > 0 else np.inf
-            is_outlier = f_tail(ratio, own.seeds - 1, freedom) < SIGNIFICANCE_LEVEL
-        outliers.append(is_outlier)
-    return outliers
+        if own.seeds < 2 or own.squares <= 0 or not freedom:
+            tails.append(1.0)
+            continue
+        ratio = own.squares / (own.seeds - 1) * freedom / pooled if pooled > 0 else np.inf
+        tails.append(f_tail(ratio, own.seeds - 1, freedom))
+    return tails
 
 
 def f_tail(ratio: float, above: int, below: int) -> float:
@@ -238,8 +248,6 @@ SHARE_OF_RANGE, SHARE_OF_ITEMS = 0.015, 0.03
 3% of the standard deviation of one item. For a share of one half, whose items have 50 points, both are equal."""
 BASE_SHARE = 0.2
 """Part of the error rate that the comparisons with the base model get together; gains are larger than differences."""
-SPREAD_RANGE = (0.1, 0.9)
-"""Quantiles of the variance between seeds for the range of needed items and seeds."""
 MIN_TAIL = 24
 """Points beyond the quantile that a deviation is divided by."""
 
@@ -498,18 +506,25 @@ class MeanSamples:
     def required_sample(
         self, difference: Difference, pairs: Sequence[tuple[str, str]], margin: float | None = None
     ) -> RequiredSample:
-        """The test items and seeds that would decide the comparison, for the likely variances between seeds."""
-        show = comparison_goal(difference.mean, margin)
-        if show.distance == 0 or not math.isfinite(difference.half_width):
-            return RequiredSample()
+        """The test items and seeds that would decide the comparison, averaged over the posterior of the variance."""
+        goal, known = comparison_goal(difference.mean, margin), self.variances(difference, pairs)
+        return required_sample(goal, known) if goal.distance and known else RequiredSample()
+
+    def variances(self, difference: Difference, pairs: Sequence[tuple[str, str]]) -> SampleVariances | None:
+        """What the ladder knows of the variance of a difference; None without an interval."""
+        if not math.isfinite(difference.half_width):
+            return None
         a, b = difference.a, difference.b
-        seeds = min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained)
         items = float((self.item_errors[a] - self.item_errors[b]).var())
-        of_one = sum(self.seed_std.get(name, np.zeros(1)) ** 2 for name in (a, b))
         error = math.sqrt(items + self._variance_of_seeds(a, b))
-        criticals = difference.half_width / error if error else Z_95, self._critical_many_seeds(tuple(pairs))
-        return required_range(
-            show, items * self.items, np.quantile(of_one, SPREAD_RANGE), (self.items, seeds), criticals
+        many_seeds = self._critical_many_seeds(tuple(pairs))
+        return SampleVariances(
+            item=items * self.items,
+            seed=np.asarray(sum(self.seed_std.get(name, np.zeros(1)) ** 2 for name in (a, b))),
+            items=self.items,
+            seeds=min(len(self.scores[name].values) for name in (a, b) if not self.scores[name].untrained),
+            critical=max(many_seeds, difference.half_width / error) if error else many_seeds,
+            many_seeds=many_seeds,
         )
 
     def _critical_many_seeds(self, pairs: tuple[tuple[str, str], ...]) -> float:
@@ -520,6 +535,25 @@ class MeanSamples:
             largest = np.abs(samples / np.where(error > 0, error, 1.0)).max(0)
             self._critical[pairs] = max(Z_95, float(np.quantile(largest, CONFIDENCE_LEVEL)))
         return self._critical[pairs]
+
+
+TIMING_NOISE, TIMING_NOISE_WEIGHT = 0.05, 2
+"""Prior of the noise of a time: its standard deviation as a part of the time, and how many degrees of freedom it counts
+for. Measured: 2.4 and 3.0% between the seeds of 24 rungs on an undisturbed CPU (`tests/bench/rule`). A distribution
+with two degrees of freedom also covers noise of 20% at one seed."""
+
+
+def ratio_interval(own: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the ratio of two costs, each measured once per seed; all are positive.
+
+    Student's on the logarithms, whose variance is that of both costs' seeds together with the prior TIMING_NOISE.
+    """
+    logs = [np.log(np.asarray(values, dtype=float)) for values in (own, reference)]
+    degrees = TIMING_NOISE_WEIGHT + sum(len(values) - 1 for values in logs)
+    squares = TIMING_NOISE_WEIGHT * TIMING_NOISE**2 + sum(float(((v - v.mean()) ** 2).sum()) for v in logs)
+    half = student_quantile(degrees) * math.sqrt(squares / degrees * sum(1 / len(values) for values in logs))
+    middle = float(logs[0].mean() - logs[1].mean())
+    return math.exp(middle - half), math.exp(middle + half)
 
 
 def mcnemar(a: Floats, b: Floats) -> float:

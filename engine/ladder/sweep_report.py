@@ -117,7 +117,7 @@ COST_RATIO = Measure(
     _cost,
     ratio,
     RULE_COST_RATIO,
-    "Bars: lowest to highest ratio over all pairs of seeds.",
+    "Bars: 95% CI.",
     "Dashed: one eighth of the cost.",
 )
 
@@ -191,7 +191,7 @@ def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Bounds]], measu
 
 READING = (
     "Each row is a rung of one ladder, whose report is linked. Brackets are pointwise 95% confidence intervals. Costs "
-    "are ratios to full fine-tuning's in the same ladder, with the lowest and highest ratio over all pairs of seeds. "
+    "are ratios to full fine-tuning's in the same ladder, with 95% CIs. "
     "Trends are slopes of weighted least squares on the logarithm of the setting; all ladders have the same test "
     "items, which makes their intervals conservative (too wide)."
 )

@@ -10,7 +10,7 @@ from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.quantities import ABSENT, decimal, percent, ratio
 from engine.config.text import amount, listed
 from engine.ladder.decisions import check_ratio, check_share
-from engine.ladder.phrases import RULE, rung_title, seed_range_text
+from engine.ladder.phrases import RULE, ratio_bounds, rung_title
 from engine.ladder.recommendation import cost_ratios
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import BASE, is_base
@@ -214,7 +214,7 @@ def rule_text(point: SweepPoint) -> str:
 
 
 def cost_texts(point: SweepPoint) -> tuple[str, str]:
-    """`0.42×` and `0.40× – 0.45×`: the ratio, and the lowest and highest over all pairs of seeds where they differ."""
+    """`0.42×` and `[0.40, 0.45]`: the ratio and its 95% interval, which full fine-tuning's own has not."""
     if point.cost is None:
         return ABSENT, ""
-    return ratio(point.cost.mean), seed_range_text(point.cost, ratio)
+    return ratio(point.cost.mean), ratio_bounds(point.cost)

@@ -289,5 +289,5 @@ def _legend(summary: LadderSummary, marks: dict[str, str], columns: int) -> list
         f"{'':>{LEFT}}  {summary.cost} as a share of full fine-tuning's",
         rungs if len(rungs) <= columns else visible(rungs, columns),
         f"{marks['corner']} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost",
-        f"{marks['vertical']} 95% CI   {marks['horizontal']} lowest to highest ratio over the seeds",
+        f"{marks['vertical']} {marks['horizontal']} 95% CI",
     ]

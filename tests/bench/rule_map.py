@@ -21,7 +21,7 @@ from typing import Any
 from engine.config.quantities import percent, ratio, size
 from engine.ladder.recommendation import cost_ratios
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import RungResult, SeedRange
+from engine.runs.ladder.rung_results import CostRatio, RungResult
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run.result import Interval
 
@@ -76,7 +76,7 @@ def entry(values: dict[str, Any], ladder: Ladder) -> dict[str, Any]:
     }
 
 
-def _rung(row: RungResult, cost: SeedRange | None) -> dict[str, Any]:
+def _rung(row: RungResult, cost: CostRatio | None) -> dict[str, Any]:
     return {
         "rung": row.name,
         "learning_rate": row.learning_rate,

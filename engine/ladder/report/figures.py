@@ -54,10 +54,7 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
             _cross(axes, styles[tradeoff.rung], tradeoff)
         legend(figure, styles, [tradeoff.rung for tradeoff in shown], marker=True)
         svg = inline_svg(figure, "summary", f"{SUMMARY_TITLE}: {_tradeoff_texts(shown)}")
-    caption = (
-        "Vertical bars: pointwise 95% CI. Horizontal bars: lowest to highest ratio over the seeds. Shaded: the rule of "
-        f"thumb, {RULE_GAIN} at no more than one eighth of the cost."
-    )
+    caption = f"Bars: pointwise 95% CI. Shaded: the rule of thumb, {RULE_GAIN} at no more than one eighth of the cost."
     return ReportFigure(SUMMARY_TITLE, svg, caption)
 
 

@@ -12,6 +12,7 @@ from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, Number, count, decimal, duration, energy, money, percent, rate, ratio, size
 from engine.config.text import amount
+from engine.ladder.decisions import cost_ratio
 from engine.ladder.phrases import (
     NO_ENERGY,
     NO_SIGNIFICANT_DIFFERENCE,
@@ -22,6 +23,7 @@ from engine.ladder.phrases import (
     metric_title,
     needed_sample,
     p_value,
+    ratio_bounds,
     rung_title,
     seed_range_text,
 )
@@ -370,7 +372,8 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
 
     def measured(name: str, text: Callable[[Number], str], relative: bool = True) -> Cell:
         own, of_full = getattr(row, name), getattr(full, name) if full and relative else None
-        to_full = _to_full(own.mean, of_full.mean) if own and of_full and row is not full else ""
+        compared = cost_ratio(own, of_full) if row is not full else None
+        to_full = f"{ratio(compared.mean)} full’s {ratio_bounds(compared)}" if compared else ""
         return cell(text(own.mean if own else None), to_full, seed_range_text(own, text))
 
     cells = [

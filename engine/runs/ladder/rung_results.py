@@ -19,6 +19,11 @@ class SeedRange(Struct, kw_only=True):
     """Lowest."""
     high: float
     """Highest."""
+    values: list[float] = field(default_factory=list)
+    """Of each seed; by default the lowest and the highest."""
+
+    def __post_init__(self) -> None:
+        self.values = self.values or ([self.low, self.high] if self.low < self.high else [self.low])
 
 
 class RentalPrice(Struct, kw_only=True):
@@ -164,13 +169,10 @@ class Comparison(Struct, kw_only=True):
     needed_for: NeededFor = "difference"
     """What the numbers below would show: `as_good` if the difference is less than half the margin."""
     needed_items: int | None = None
-    """Test items needed for 80% power if the true difference is the observed one and seeds vary little."""
+    """Test items that give 80% power if the true difference is the observed one, averaged over how seeds may vary; None
+    if no realistic number does, or if only more seeds do and there is one seed, which does not show how they vary."""
     needed_seeds: int | None = None
     """Seeds needed as well; None if more items are enough."""
-    needed_items_high: int | None = None
-    """The same if seeds vary much; None if no realistic number is enough."""
-    needed_seeds_high: int | None = None
-    """Seeds needed as well, if seeds vary much."""
     loss_difference: Interval | None = None
     """Of the held-out loss, simultaneous."""
 
@@ -200,6 +202,17 @@ class VerdictSentence(Struct):
     """Its numbers are also in the tables."""
 
 
+class CostRatio(Struct, kw_only=True):
+    """A rung's cost divided by full fine-tuning's, with its 95% confidence interval."""
+
+    mean: float
+    """Ratio of the means over the seeds."""
+    low: float
+    """Lower bound."""
+    high: float
+    """Upper bound."""
+
+
 class RungTradeoff(Struct, kw_only=True):
     """A rung in the figure of the summary: what it keeps of full fine-tuning's gain, at which share of its cost."""
 
@@ -209,8 +222,8 @@ class RungTradeoff(Struct, kw_only=True):
     """Its name in text."""
     share_of_gain: Interval
     """As in `rows`."""
-    cost: SeedRange
-    """Ratio to full fine-tuning's cost: of the means, and the lowest and highest over all pairs of seeds."""
+    cost: CostRatio
+    """Ratio to full fine-tuning's cost."""
 
 
 class LadderSummary(Struct, kw_only=True):

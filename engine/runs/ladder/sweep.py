@@ -19,7 +19,7 @@ from engine.config.preset_values import known_keys
 from engine.config.text import amount
 from engine.runs.ladder.ladder_plan import LADDER_KEYS
 from engine.runs.ladder.ladder_state import Outcome
-from engine.runs.ladder.rung_results import SeedRange
+from engine.runs.ladder.rung_results import CostRatio
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.run.result import Interval
 
@@ -91,7 +91,7 @@ class SweepPoint(Struct, kw_only=True):
     """Name of the rung in text."""
     score: Interval | None = None
     share_of_gain: Interval | None = None
-    cost: SeedRange | None = None
+    cost: CostRatio | None = None
     """Ratio to full fine-tuning's cost."""
     why: str = ""
     """Why there is no share of the gain."""

@@ -193,7 +193,7 @@ def test_a_statement_on_one_seed_carries_its_scope() -> None:
         for name in METHODS:
             row(ladder, name).all_seconds = SeedRange(mean=10.0, low=10.0, high=10.0)
         texts = verdict(ladder)
-        assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "CI [" in s.text)
+        assert all((ASSUMED_SPREAD in s.text) == expected for s in texts if "simultaneous 95% CI [" in s.text)
         assert all((ONE_TIMING in s.text) == expected for s in texts if s.topic == "time")
     assert margin_text(ladder) == "2 points"
 

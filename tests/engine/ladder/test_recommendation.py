@@ -16,8 +16,9 @@ from engine.ladder.recommendation import OVERALL, RULE, summarize
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import load_report_data
+from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import LadderSummary, RungResult, SeedRange
+from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, SeedRange
 from engine.runs.run.result import Interval
 from engine.runs.score_format import letters, tradeoff_lines
 
@@ -34,7 +35,7 @@ def summary_of(ladder: Ladder) -> LadderSummary:
 
 def with_times(ladder: Ladder, **seconds: float) -> Ladder:
     for name, value in seconds.items():
-        spread = SeedRange(mean=value, low=0.9 * value, high=1.1 * value)
+        spread = SeedRange(mean=value, low=0.97 * value, high=1.03 * value)
         row(ladder, name).training_seconds = row(ladder, name).all_seconds = spread
     return ladder
 
@@ -96,12 +97,13 @@ def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
     assert summarize(ladder) is None
 
 
-def test_costs_are_ratios_with_the_lowest_and_highest_of_two_seeds() -> None:
+def test_costs_are_ratios_with_an_interval_of_their_logarithm() -> None:
     qlora, lora, full = summary_of(timed()).tradeoffs
     assert (qlora.rung, lora.rung, full.rung) == ("qlora", "lora", "full")
     assert qlora.cost.mean == pytest.approx(0.1)
-    assert (qlora.cost.low, qlora.cost.high) == (pytest.approx(9 / 110), pytest.approx(11 / 90))
-    assert full.cost == SeedRange(mean=1.0, low=1.0, high=1.0)
+    assert (qlora.cost.low, qlora.cost.high) == pytest.approx(ratio_interval([9.7, 10.3], [97.0, 103.0]))
+    assert qlora.cost.low < 0.09 < 0.11 < qlora.cost.high < 1 / 8
+    assert full.cost == CostRatio(mean=1.0, low=1.0, high=1.0)
 
 
 def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_rungs_with_the_same_first_letter_have_different_letters() -> None:
 def test_extreme_intervals_stay_inside_the_figure() -> None:
     summary = summary_of(timed())
     summary.tradeoffs[0].share_of_gain = Interval(mean=0.5, low=-40.0, high=90.0, rows=3)
-    summary.tradeoffs[1].cost = SeedRange(mean=30.0, low=0.001, high=900.0)
+    summary.tradeoffs[1].cost = CostRatio(mean=30.0, low=0.001, high=900.0)
     assert len(tradeoff_lines(summary, 80)) == len(tradeoff_lines(summary_of(timed()), 80))
 
 

@@ -13,7 +13,13 @@ from simulated import BASE, blank_ladder
 from engine.config.metric_specs import LOSS
 from engine.evaluation.intervals import paired_variance
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.required_sample import ComparisonGoal, comparison_goal, required
+from engine.ladder.required_sample import (
+    ComparisonGoal,
+    RequiredSample,
+    SampleVariances,
+    comparison_goal,
+    required_sample,
+)
 from engine.ladder.results import FinishedRun, LadderResults, collect
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import (
@@ -29,6 +35,7 @@ from engine.ladder.statistics import (
     item_scores,
     mcnemar,
     normal,
+    ratio_interval,
     seed_deviations,
     uniform,
 )
@@ -154,12 +161,31 @@ def test_a_share_of_a_score_is_never_negative() -> None:
     assert share.low == 0.0 and share.high and share.high > 0.5
 
 
+def known(item: float, seed: float, items: int, seeds: int, critical: float = 2.4) -> SampleVariances:
+    return SampleVariances(item, np.full(9, seed), items, seeds, critical, critical)
+
+
 def test_the_required_sample_is_larger_than_the_present_one_and_enough() -> None:
-    criticals = (2.4, 2.4)
-    assert required(0.02, 0.2, 0.0, (300, 1), criticals) == (math.ceil(0.2 / (0.02 / 3.2416) ** 2), None)
-    items, seeds = required(0.02, 0.001, 0.01, (300, 3), criticals)
-    assert items == 300 and seeds and seeds > 3  # the same items and more seeds
-    assert 0.001 / items + 0.01 / seeds <= (0.02 / 3.2416) ** 2
+    goal = ComparisonGoal("difference", 0.02)
+    found = required_sample(goal, known(0.2, 0.0, 300, 1))
+    assert found.items == pytest.approx(0.2 / (0.02 / 3.2416) ** 2, abs=2) and found.seeds is None
+    more = required_sample(goal, known(0.001, 0.01, 300, 3))
+    assert more.items and more.items >= 300 and more.seeds and more.seeds > 3
+    assert 0.001 / more.items + 0.01 / more.seeds <= (0.02 / 3.2415) ** 2
+
+
+def test_one_seed_gives_no_number_of_seeds() -> None:
+    """Its spread is assumed: the number would range over a factor of fifty."""
+    assert required_sample(ComparisonGoal("difference", 0.02), known(0.001, 0.01, 300, 1)) == RequiredSample()
+
+
+def test_the_power_is_averaged_over_how_seeds_may_vary() -> None:
+    spread = np.exp(np.linspace(-2, 2, 101)) * 4e-5
+    goal, vague = ComparisonGoal("difference", 0.03), SampleVariances(0.3, spread, 300, 3, 2.4, 2.4)
+    found = required_sample(goal, vague)
+    assert found.items and vague.power(goal, found.items, 3) >= 0.8 > vague.power(goal, found.items - 1, 3)
+    median = required_sample(goal, SampleVariances(0.3, np.median(spread, keepdims=True), 300, 3, 2.4, 2.4))
+    assert median.items and found.items > 1.1 * median.items
 
 
 def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
@@ -170,17 +196,15 @@ def test_small_differences_need_what_shows_that_each_is_as_good() -> None:
         assert comparison_goal(difference, margin) == ComparisonGoal("difference", abs(difference))
 
 
-def test_the_required_sample_is_a_range_over_the_likely_seed_spreads() -> None:
+def test_equal_scores_need_no_sample() -> None:
     values = {"a": binary(0.55, 3, 400, 1), "b": binary(0.6, 3, 400, 2)}
     samples = MeanSamples({name: ItemScores(scores) for name, scores in values.items()}, SHARE)
-    pairs = [("a", "b")]
-    (found,) = samples.differences(pairs)
-    needed = samples.required_sample(found, pairs)
-    assert needed.items[0] and needed.items[0] > 400
-    assert needed.items[1] is None or needed.items[1] > needed.items[0] or needed.seeds[1]
+    (found,) = samples.differences([("a", "b")])
+    needed = samples.required_sample(found, [("a", "b")])
+    assert needed.items and needed.items >= 400
     equal = MeanSamples({name: ItemScores(values["a"]) for name in values}, SHARE)
-    (found,) = equal.differences(pairs)
-    assert equal.required_sample(found, pairs).items == (None, None)
+    (found,) = equal.differences([("a", "b")])
+    assert equal.required_sample(found, [("a", "b")]) == RequiredSample()
 
 
 @pytest.mark.parametrize("outcome", ["out_of_memory", "diverged", "failed", "skipped"])
@@ -456,3 +480,23 @@ def test_the_group_of_a_prediction_is_the_unit_of_the_statistics() -> None:
     assert [ladder.dependence and ladder.dependence.units for ladder in (alone, grouped, similar)] == [None, 40, 40]
     assert similar.dependence and similar.dependence.widening == pytest.approx(math.sqrt(5))
     assert compared(grouped, "lora", "full").mcnemar == [] and len(compared(alone, "lora", "full").mcnemar) == 1
+
+
+def test_a_cost_ratio_near_one_eighth_is_undecided_with_one_timing() -> None:
+    """Times vary by up to 20%: by the lowest and highest ratio alone, 41% would be said to cost more than an eighth."""
+    random, wrong = np.random.default_rng(0), 0
+    for _ in range(1000):
+        own, full = 0.12 * (1 + random.uniform(-0.2, 0.2)), 1 + random.uniform(-0.2, 0.2)
+        wrong += ratio_interval([own], [full])[0] > 1 / 8
+    assert wrong / 1000 < 0.025
+    (low, high), many = ratio_interval([12.0], [100.0]), ratio_interval([11.8, 12.1, 12.0], [101.0, 99.0, 100.0])
+    assert low < 0.09 and high > 0.16 and many[1] - many[0] < 0.3 * (high - low)
+
+
+def test_an_unstable_rung_among_stable_ones_is_as_uncertain_as_its_own_seeds_say() -> None:
+    calm, wild = evidence(0.005, 3), evidence(0.05, 3)
+    (alone,) = seed_deviations([wild], MEDIAN)
+    assert (seed_deviations([wild, calm, calm], MEDIAN)[0] >= alone).all()
+    alike = evidence(0.006, 3)
+    (alone,) = seed_deviations([alike], MEDIAN)
+    assert np.quantile(seed_deviations([alike, calm, calm], MEDIAN)[0], 0.95) < np.quantile(alone, 0.95)

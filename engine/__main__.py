@@ -34,7 +34,7 @@ from engine.runs.run.run_dir import (
     write_end,
 )
 from engine.runs.stopping import StopRequest
-from engine.worker.input_checks import refuse_inputs
+from engine.worker.checks import refuse_inputs
 
 
 def main(arguments: list[str]) -> int:

@@ -32,9 +32,10 @@ from engine.methods.weights import account_of
 from engine.runs.run.model_account import COMPARED, left_out_share
 from engine.training.batches import BatchSampler, Packing, choose_packing, collate, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
+from engine.training.ranks import SINGLE_RANK
 from engine.training.row_independence import ONE_ROW
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
-from engine.worker.packing import decide_packing
+from engine.worker.planning import decide_packing
 
 TINY = Path(__file__).parent.parent / "engine" / "assets" / "tiny"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -155,10 +156,9 @@ def check_packing(folder: Path, machine: Machine) -> Result:
     config, model = trainable("lora", folder, machine)
     rows = random_rows(vocabulary_of(folder))
     notes: list[str] = []
-    ranks = SimpleNamespace(any=lambda value: value)
-    run = SimpleNamespace(config=config, machine=machine, ranks=ranks, warn=lambda code, text: notes.append(text))
-    evaluator = SimpleNamespace(rows=SimpleNamespace(train=rows), loss_rows=rows)
-    packing = decide_packing(run, model, evaluator, 0)
+    packing, _ = decide_packing(
+        config, model, rows, rows, 0, machine.device, SINGLE_RANK, lambda code, text: notes.append(text)
+    )
     mode = "one row at a time" if packing == ONE_ROW else packing.mode.replace("_", " ")
     chosen = gradient_of(model, rows, packing)
     alone = gradient_of(model, rows, ONE_ROW)

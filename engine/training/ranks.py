@@ -44,8 +44,15 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, control: Any = None) -> None:
         """`control`: process group in host memory; None for a single rank."""
         self.rank, self.size, self.control = rank, size, control
-        self.splits_evaluation = size > 1
-        """Whether each rank evaluates a part of the items; otherwise all evaluate the same ones."""
+        self.shards_model = False
+        """Whether each rank has a part of the weights; decided before the model is loaded."""
+
+    @property
+    def splits_evaluation(self) -> bool:
+        """Whether each rank evaluates a part of the items. Those of a sharded model compute a layer together, for the
+        same items.
+        """
+        return self.size > 1 and not self.shards_model
 
     @property
     def is_first(self) -> bool:

@@ -10,7 +10,10 @@ from typing import Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from engine.config import schema
 from engine.config.metric_specs import metric_spec
+from engine.config.quantities import percent
+from engine.config.schema import Config
 from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, few_shot_items, sampled, sampled_by_rows
 from engine.data.prepared import Prepared
 from engine.data.rows import Row
@@ -28,17 +31,25 @@ from engine.evaluation.score import (
     item_losses,
     no_progress,
     row_losses,
+    summarize,
     timed,
 )
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
-from engine.runs.run.result import BenchmarkScores, read_scores, write_scores
+from engine.runs.run.result import BenchmarkScores, Score, read_scores, write_scores
+from engine.runs.run.result_builder import score_of
+from engine.runs.run.run_dir import RunDir
 from engine.training.batches import Packing
+from engine.training.ranks import Ranks
 from engine.training.row_independence import ONE_ROW
-from engine.worker.run_context import RunContext
+from engine.worker.run_log import RunLog
 
 LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
 """Validation prompts that are answered at each validation during training, and the maximum tokens of an answer."""
+MIN_ENDED = 0.9
+"""Share of answers that end below which a run warns."""
+SAMPLES = 3
+"""Test items logged as `sample` events, before and after training."""
 
 
 @dataclass
@@ -48,9 +59,14 @@ class Evaluator:
     Training takes its rows and packing from here, so that both losses are computed alike.
     """
 
-    run: RunContext
+    config: Config
     tokenizer: PreTrainedTokenizerBase
     rows: Prepared
+    run_dir: RunDir
+    device: str
+    """"cuda" or "cpu"."""
+    ranks: Ranks
+    log: RunLog
     packing: Packing = field(init=False)
     """Set by `prepare`, as is `scorer`."""
     scorer: Scorer = field(init=False)
@@ -66,8 +82,8 @@ class Evaluator:
     base_general: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        config = self.run.config
-        self.benchmarks = BenchmarkScorer(self.run, self.tokenizer)
+        config = self.config
+        self.benchmarks = BenchmarkScorer(config.evaluation, self.tokenizer, self.run_dir, self.ranks, self.log)
         self.test = sampled(self.rows.test_items, config.evaluation.rows)
         self.validation = sampled_by_rows(self.rows.validation_items, FINAL_VALIDATION_ROWS)
         if metric_spec(config.evaluation.metric).picks_from_choices and self.scores_test:
@@ -75,89 +91,97 @@ class Evaluator:
         if config.evaluation.when != "never":
             self.text, self.general = general_rows(config, self.tokenizer)
         if self.scores_test and (notice := unscorable_warning(config.evaluation.metric, self.test)):
-            self.run.warn(notice.code, notice.text)
+            self.log.warn(notice.code, notice.text)
         self.prompts = [self.tokenizer.decode(item.row.prompt) for item in self.test]
 
     @property
     def scores_test(self) -> bool:
         """Whether test items exist and `evaluation.when` asks for their score."""
-        return bool(self.test) and self.run.config.evaluation.when != "never"
+        return bool(self.test) and self.config.evaluation.when != "never"
 
     def prepare(self, base: torch.nn.Module, packing: Packing) -> None:
         """Create the scorer from the model's configuration; runs no forward pass."""
-        evaluation, device = self.run.config.evaluation, self.run.machine.device
+        evaluation = self.config.evaluation
         ends = end_tokens(self.tokenizer, base, self.rows.train)
         batch = 1 if packing == ONE_ROW else evaluation.batch  # padding in front of a prompt would change its answer
-        generator = Generator(self.tokenizer, evaluation.max_new_tokens, batch, device, ends, self.run.warn)
+        generator = Generator(self.tokenizer, evaluation.max_new_tokens, batch, self.device, ends, self.log.warn)
         self.packing = packing
-        self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, device)
-        self.scorer.progress = self.run.progress
+        self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, self.device)
+        self.scorer.progress = self.log.progress
         if self.choices:
             self.scorer.choose_from(self.choices, self.test)
 
     def run_worst_case(self, model: torch.nn.Module, held_out: Sequence[Row]) -> None:
         """Run the largest loss and generation batches for the memory probe; reduces the latter until it fits."""
         if held_out:
-            row_losses(model, held_out, self.packing, self.tokenizer.pad_token_id, self.run.machine.device)
+            row_losses(model, held_out, self.packing, self.tokenizer.pad_token_id, self.device)
         if self.scores_test:
             self.scorer.run_worst_case(model, self.test)
 
     @property
     def loss_rows(self) -> list[Row]:
         """All rows whose loss is measured: validation rows, test rows and general text."""
-        scored = [] if self.run.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
+        scored = [] if self.config.evaluation.when == "never" else [*all_rows(self.test), *self.general]
         return [*all_rows(self.validation), *scored]
 
-    def score_before_training(self, base: torch.nn.Module) -> None:
-        """Score the model that training starts from, or reuse the predictions of an earlier worker of this run."""
-        run, file = self.run, self.run.dir.predictions_file
-        if run.config.evaluation.when != "both":
+    def score_before_training(self, base: torch.nn.Module, logged: events.Eval | None) -> None:
+        """Score the model that training starts from, or reuse the predictions of an earlier worker of this run.
+
+        `logged`: the score that it logged.
+        """
+        file, ranks = self.run_dir.predictions_file, self.ranks
+        if self.config.evaluation.when != "both":
             return
-        run.phase("baseline")
+        self.log.phase("baseline")
         self.base_general = self._general_losses(base)
         self.benchmarks.before(base)
         if not self.scores_test:
             return
-        self.base_items = run.ranks.broadcast(lambda: read_items(file, self.test, self.prompts, "base"))
+        self.base_items = ranks.broadcast(lambda: read_items(file, self.test, self.prompts, "base"))
         if self.base_items is None:
             self.base_items, seconds = timed(lambda: self._items(base, self.test))
-            if run.ranks.is_first:
+            if ranks.is_first:
                 write_items(file, self.test, self.prompts, self.base_items, None)
-            run.log_score("before", self.base_items, self.test, self.prompts, seconds)
+            self._log_score("before", self.base_items, seconds)
         else:
-            run.log_reused_score(self.base_items, self.test, self.prompts)
-        for shots in run.config.evaluation.base_shots:
+            score = summarize(self.base_items, self.config.evaluation.metric, logged.seconds if logged else 0.0)
+            if logged is None or score_of(logged) != score:  # else the log contains it already
+                self._log_score("before", self.base_items, score.seconds)
+        for shots in self.config.evaluation.base_shots:
             self._score_few_shot(base, shots)
 
     def _score_few_shot(self, base: torch.nn.Module, shots: int) -> None:
         """Score the base model with examples in the prompts, or keep the predictions of an earlier worker."""
-        file = self.run.dir.few_shot_file(shots)
-        known = self.run.ranks.broadcast(lambda: read_items(file, self.test, self.prompts, "base"))
+        file = self.run_dir.few_shot_file(shots)
+        known = self.ranks.broadcast(lambda: read_items(file, self.test, self.prompts, "base"))
         if known is not None:
             return
         limit = maximum_positions(base.config)
-        bos, new_tokens = self.tokenizer.bos_token_id, self.run.config.evaluation.max_new_tokens
+        bos, new_tokens = self.tokenizer.bos_token_id, self.config.evaluation.max_new_tokens
         items = few_shot_items(self.test, self.rows.train, shots, bos, new_tokens, limit)
         scored = self._items(base, items)
-        if self.run.ranks.is_first:
+        if self.ranks.is_first:
             write_items(file, self.test, self.prompts, scored, None)
 
     def score_after_training(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then test items, general text and benchmarks."""
-        run = self.run
-        run.phase("evaluation")
+        self.log.phase("evaluation")
         if self.validation:
-            loss = self.loss(model, self.validation, self.run.progress)
-            run.log_final_validation(len(self.validation), loss)
+            loss = self.loss(model, self.validation, self.log.progress)
+            rows, step = len(self.validation), self.log.step
+            self.log.write(events.Eval(when="after", split="validation", step=step, rows=rows, loss=loss))
         if self.scores_test:
             items, seconds = timed(lambda: self._items(model, self.test))
-            if run.ranks.is_first:
-                write_items(run.dir.predictions_file, self.test, self.prompts, self.base_items, items)
-            run.log_score("after", items, self.test, self.prompts, seconds)
+            if self.ranks.is_first:
+                write_items(self.run_dir.predictions_file, self.test, self.prompts, self.base_items, items)
+            self._log_score("after", items, seconds)
         if self.general:
             after = self._general_losses(model)
-            run.log_general(general_result(self.text, self.general, self.base_general, after))
-        if run.config.evaluation.when != "never":
+            found = general_result(self.text, self.general, self.base_general, after)
+            self.log.write(
+                events.GeneralLoss(text=found.text, tokens=found.tokens, before=found.before, after=found.after)
+            )
+        if self.config.evaluation.when != "never":
             self.benchmarks.after(model)
 
     def loss(self, model: torch.nn.Module, items: Sequence[EvaluationItem], progress: Progress = no_progress) -> float:
@@ -165,25 +189,23 @@ class Evaluator:
 
         During training there is no `progress`: a stop request must not end it before the checkpoint is saved.
         """
-        pad, device = self.tokenizer.pad_token_id, self.run.machine.device
-        losses = self.run.ranks.mapped(
-            lambda part: item_losses(model, part, self.packing, pad, device, progress), items
-        )
+        pad, device = self.tokenizer.pad_token_id, self.device
+        losses = self.ranks.mapped(lambda part: item_losses(model, part, self.packing, pad, device, progress), items)
         return mean_loss(losses)
 
     def _items(self, model: torch.nn.Module, items: Sequence[EvaluationItem]) -> list[ScoredItem]:
         """The model's answers to the items with their scores; each rank answers a part of them."""
-        return self.run.ranks.mapped(lambda part: self.scorer.items(model, part), items)
+        return self.ranks.mapped(lambda part: self.scorer.items(model, part), items)
 
     def learning_answers(self, model: torch.nn.Module) -> list[tuple[EvaluationItem, str, str]]:
         """(item, its prompt, the model's answer) for the first LEARNING_PROMPTS validation items.
 
         Shown while the model learns, and not scored. Empty if nothing is evaluated, or the metric is a loss.
         """
-        evaluation = self.run.config.evaluation
+        evaluation = self.config.evaluation
         if evaluation.when == "never" or not metric_spec(evaluation.metric).needs_answers:
             return []
-        if self.run.ranks.splits_evaluation and not self.run.ranks.is_first:
+        if self.ranks.splits_evaluation and not self.ranks.is_first:
             return []
         items = self.validation[:LEARNING_PROMPTS]
         generator = self.scorer.generator
@@ -194,28 +216,43 @@ class Evaluator:
         return list(zip(items, prompts, outputs, strict=True))
 
     def _general_losses(self, model: torch.nn.Module) -> list[float]:
-        pad, device = self.tokenizer.pad_token_id, self.run.machine.device
-        total = -(-len(self.general) // self.run.ranks.size)
+        pad, device = self.tokenizer.pad_token_id, self.device
+        total = -(-len(self.general) // self.ranks.size)
 
         def progress(done: int) -> None:
-            self.run.progress("general text", done, total)
+            self.log.progress("general text", done, total)
 
-        return self.run.ranks.mapped(
+        return self.ranks.mapped(
             lambda part: general_losses(model, part, self.packing, pad, device, progress), self.general
         )
+
+    def _log_score(self, when: Literal["before", "after"], scored: Sequence[ScoredItem], seconds: float) -> None:
+        """Log the score on the test items and the first SAMPLES answers."""
+        evaluation = self.config.evaluation
+        score = summarize(scored, evaluation.metric, seconds)
+        self.log.write(score_event(when, score, len(self.test), self.log.step if when == "after" else 0))
+        if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
+            text = unended_text(score.ended.mean, evaluation.max_new_tokens)
+            self.log.warn("evaluation.unended_answers", text)
+        for answer, item, prompt in list(zip(scored, self.test, self.prompts, strict=True))[:SAMPLES]:
+            value = (answer.scores or {}).get(score.metric)
+            self.log.write(sample_event(when, item, prompt, answer.output, value))
 
 
 @dataclass
 class BenchmarkScorer:
     """Scores a model on the configured benchmarks; writes the scores of each benchmark before it starts the next."""
 
-    run: RunContext
+    settings: schema.Evaluation
     tokenizer: PreTrainedTokenizerBase
+    run_dir: RunDir
+    ranks: Ranks
+    log: RunLog
     benchmarks: list[Benchmark] = field(init=False)
 
     def __post_init__(self) -> None:
         """Raises UserError if a benchmark cannot be loaded."""
-        self.benchmarks = load_benchmarks(self.run.config.evaluation)
+        self.benchmarks = load_benchmarks(self.settings)
 
     def before(self, base: torch.nn.Module) -> None:
         """Score the base model, except where an earlier worker of this run did."""
@@ -223,32 +260,31 @@ class BenchmarkScorer:
 
     def after(self, model: torch.nn.Module) -> None:
         """Score the trained model, except where an earlier worker did and this one has not trained further."""
-        self._score(model, "after", reuse=not self.run.has_trained)
+        self._score(model, "after", reuse=not self.log.has_trained)
 
     def _score(self, model: torch.nn.Module, when: Literal["before", "after"], reuse: bool) -> None:
-        ranks = self.run.ranks
+        ranks = self.ranks
         if ranks.splits_evaluation and not ranks.is_first:  # the library is not split among ranks
             return
         for benchmark in self.benchmarks:
-            if ranks.is_first:
-                self.run.stopping.check()
-            path = self.run.dir.benchmark_file(benchmark.name, when)
+            self.log.check_stop()
+            path = self.run_dir.benchmark_file(benchmark.name, when)
             scores = self._known(path, benchmark) if reuse else None
             if scores is None:
                 from engine.evaluation.benchmarks.scoring import score_benchmark  # imports the library
 
                 def progress(done: int, total: int, name: str = benchmark.name) -> None:
-                    self.run.progress(f"benchmark {name}", done, total)
+                    self.log.progress(f"benchmark {name}", done, total)
 
-                batch = self.run.config.evaluation.batch
+                batch = self.settings.batch
                 scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
                 if ranks.is_first:
                     write_scores(path, scores)
-            self.run.log.write(_event(when, scores))
+            self.log.write(_event(when, scores))
 
     def _known(self, path: Path, benchmark: Benchmark) -> BenchmarkScores | None:
         """The scores that an earlier worker wrote."""
-        ranks = self.run.ranks
+        ranks = self.ranks
         if ranks.splits_evaluation:
             return read_scores(path, benchmark.fingerprint)
         return ranks.broadcast(lambda: read_scores(path, benchmark.fingerprint))
@@ -265,3 +301,46 @@ def _event(when: Literal["before", "after"], scores: BenchmarkScores) -> events.
         score=scores.score,
         seconds=scores.seconds,
     )
+
+
+def score_event(when: Literal["before", "after"], score: Score, rows: int, step: int) -> events.Eval:
+    """The event of a score of `rows` test items."""
+    return events.Eval(
+        when=when,
+        split="test",
+        step=step,
+        rows=rows,
+        loss=score.loss.mean,
+        loss_low=score.loss.low,
+        loss_high=score.loss.high,
+        perplexity=score.perplexity,
+        metric=score.metric,
+        score=score.score.mean,
+        low=score.score.low,
+        high=score.score.high,
+        extra=score.extra,
+        seconds=score.seconds,
+        ended=score.ended,
+        format_errors=score.format_errors,
+    )
+
+
+def sample_event(
+    when: Literal["before", "during", "after"],
+    item: EvaluationItem,
+    prompt: str,
+    output: str,
+    score: float | None = None,
+    step: int | None = None,
+) -> events.Sample:
+    """The event of one item with the model's answer."""
+    references = list(item.references) if len(item.references) > 1 else []
+    return events.Sample(
+        when=when, step=step, prompt=prompt, target=item.target, output=output, score=score, references=references
+    )
+
+
+def unended_text(ended: float | None, limit: int) -> str:
+    """The warning about answers that are truncated at `limit` tokens; `ended`: share of those that end."""
+    what = f"only {percent(ended)} of the answers ended with an end token; the others were truncated at {limit} tokens"
+    return f"{what}; raise evaluation.max_new_tokens, or check that the end token is in the loss"

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
@@ -36,29 +35,32 @@ from engine.methods.machine import Machine
 from engine.methods.model_source import maximum_positions
 from engine.methods.provenance import fingerprint
 from engine.runs.resuming import continued_run_name, find_continued_run
+from engine.runs.run.run_dir import RunDir
 from engine.training.checkpoints import folder_atomically
+from engine.training.meters import Meters
+from engine.training.ranks import Ranks
 from engine.training.sharding import shard
-from engine.worker.run_context import RunContext
+from engine.worker.run_log import RunLog
 
 
-def copy_initial_weights(run: RunContext, model_config: Any, rows: Prepared) -> None:
-    """Keep the weights that the run starts from, unless it starts from the base model or an earlier worker kept them.
+def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, rows: Prepared, log: RunLog) -> None:
+    """Copy the weights that the run starts from, unless it starts from the base model or an earlier worker did.
 
     Raises UserError if the other run was deleted, does not match, or was trained on another base model.
     """
-    if run.config.model.from_run is None or run.dir.start_model.is_dir():
+    if config.model.from_run is None or run_dir.start_model.is_dir():
         return
-    starting = find_continued_run(run.config)
+    starting = find_continued_run(config)
     assert starting is not None
     name, recorded = starting.directory.name, starting.result.fingerprints
-    found = fingerprint(run.config.model, model_config)
-    if recorded.get("model", found) != found:
+    base = fingerprint(config.model, model_config)
+    if recorded.get("model", base) != base:
         what = f"the base model has changed since {name} was trained"
-        raise UserError(what, run.config.model.id, "restore the weights that it was trained on", "run.start_base")
+        raise UserError(what, config.model.id, "restore the weights that it was trained on", "run.start_base")
     if recorded.get("data") != rows.fingerprint:
         text = f"{name} was trained on other rows: whether test rows of this run are among them was not checked"
-        run.warn("run.start_other_data", text)
-    with folder_atomically(run.dir.path / ".start.tmp", run.dir.start_model) as folder:
+        log.warn("run.start_other_data", text)
+    with folder_atomically(run_dir.path / ".start.tmp", run_dir.start_model) as folder:
         for file in sorted(starting.directory.model.iterdir()):
             if file.is_file():
                 _link_or_copy(file, folder / file.name)
@@ -72,63 +74,58 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def load_model(run: RunContext) -> torch.nn.Module:
-    """Load the model that is trained, and divide it among the ranks if the run is sharded.
+def load_model(config: Config, run_dir: RunDir, machine: Machine, ranks: Ranks) -> torch.nn.Module:
+    """Load the model that is trained, and divide it among the ranks if they shard it.
 
     Of a run that starts from a fully fine-tuned model, that model.
     """
-    config = run.config
     if continued_run_name(config) and method_spec(config.method).trains_weights:
-        config = with_settings(config, {"model.id": str(run.dir.start_model), "model.revision": None})
+        config = with_settings(config, {"model.id": str(run_dir.start_model), "model.revision": None})
     load = method(config.method).load
-    if not run.is_sharded:
-        model: torch.nn.Module = load(config, run.machine)
+    if not ranks.shards_model:
+        model: torch.nn.Module = load(config, machine)
         return model
     # One rank after the other: each has the whole model in host memory for a moment, 4-bit weights on its GPU.
-    machine = replace(run.machine, loads_to_host=not method_spec(config.method).quantizes_base)
-    for rank in range(run.ranks.size):
-        if rank == run.ranks.rank:
-            model = load(config, machine)
-            shard(model, run.machine.device, run.ranks.size)
-        run.ranks.barrier()
+    loading = replace(machine, loads_to_host=not method_spec(config.method).quantizes_base)
+    for rank in range(ranks.size):
+        if rank == ranks.rank:
+            model = load(config, loading)
+            shard(model, machine.device, ranks.size)
+        ranks.barrier()
     return model
 
 
-def add_continued_adapter(run: RunContext, model: torch.nn.Module) -> torch.nn.Module | None:
+def add_continued_adapter(config: Config, run_dir: RunDir, model: torch.nn.Module) -> torch.nn.Module | None:
     """The model with the adapter that the run starts from; None if it starts with a new adapter or without any."""
-    config: Config = run.config
     if not continued_run_name(config) or method_spec(config.method).trains_weights:
         return None
     adapted: torch.nn.Module = method(config.method).make_trainable(model, config)
-    load_adapter(adapted, run.dir.start_model)
+    load_adapter(adapted, run_dir.start_model)
     return adapted
 
 
-def decide_sharding(run: RunContext, model_config: Any) -> bool:
-    """Whether the weights are sharded across the ranks: as configured, else if the plan says that they do not fit.
+def decide_sharding(config: Config, model_config: Any, machine: Machine, ranks: Ranks, meters: Meters) -> None:
+    """Let the ranks shard the model as configured, else if the plan says that a GPU has no memory for all of it.
 
     `model_config`: transformers' configuration. Raises UserError where the run has settings that need whole weights.
     """
-    config, ranks = run.config, run.ranks
     if ranks.size == 1:
-        return False
+        return
     setting = config.train.parallelism
-    sharded = setting == FSDP or (setting == "auto" and not ranks.broadcast(lambda: _fits(run, model_config)))
-    if sharded:
+    if setting == FSDP or (
+        setting == "auto" and not ranks.broadcast(lambda: _fits(config, model_config, machine, meters))
+    ):
         refuse_whole_weights(config)
-        ranks.splits_evaluation = False  # all ranks compute a layer together, for the same items
-    return sharded
+        ranks.shards_model = True
 
 
-def _fits(run: RunContext, model_config: Any) -> bool:
+def _fits(config: Config, model_config: Any, machine: Machine, meters: Meters) -> bool:
     """Whether a GPU has memory for the whole model; true without a formula, and on a CPU, whose slots share memory."""
-    if run.machine.device == "cpu":
+    if machine.device == "cpu":
         return True
-    config = with_settings(run.config, {KEY: "ddp"})
-    limit = available_memory(run.meters)
-    budget = MemoryBudget(
-        name=run.machine.name, device="cuda", source="gpu", total=limit + CONTEXT, bf16=run.machine.bf16
-    )
+    config = with_settings(config, {KEY: "ddp"})
+    limit = available_memory(meters)
+    budget = MemoryBudget(name=machine.name, device="cuda", source="gpu", total=limit + CONTEXT, bf16=machine.bf16)
     rows = planned_rows(config, maximum_positions(model_config))
     try:
         return resolve_automatic(FitQuery(config, model_config.to_dict(), rows, budget)).fits()
@@ -136,7 +133,7 @@ def _fits(run: RunContext, model_config: Any) -> bool:
         return True
 
 
-def limit_memory(config: schema.Config, machine: Machine) -> int:
+def limit_memory(config: Config, machine: Machine) -> int:
     """Limit torch to this run's part of a shared GPU; returns the number of slots of the device."""
     slots = slots_of(config.hardware.device)
     if machine.device == "cuda" and slots > 1:

@@ -31,9 +31,9 @@ from engine.runs.run.events import End, Error, MicroBatchReduced, Warning
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir, write_end
 from engine.runs.stopping import StopRequest
-from engine.worker.earlier_workers import earlier_workers
 from engine.worker.outcome import memory_advice
 from engine.worker.rank import FOLDER, OUT_OF_MEMORY, STOP_SIGNAL
+from engine.worker.run_log import earlier_workers
 
 Failure = tuple[int, ProcessFailure]
 """Rank, and how it ended."""

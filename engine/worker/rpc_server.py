@@ -88,7 +88,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.methods.machine import this_machine
     from engine.methods.model_source import config_of
     from engine.runs.run.data_usage import describe_sharing
-    from engine.worker.early_checks import account_before_loading
+    from engine.worker.checks import account_before_loading
 
     machine, model_config = this_machine(), config_of(config.model)
     found: dict[str, Any] = {"sharing": "", "account": None, "refused": ""}
@@ -127,7 +127,7 @@ def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
     config = msgspec.convert(arguments["config"], schema.Config)
     _use_device(config)
     import_libraries()
-    from engine.worker.workload import describe_workload
+    from engine.worker.planning import describe_workload
 
     return describe_workload(config)
 

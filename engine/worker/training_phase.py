@@ -5,24 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
+from engine.config.activation_checkpointing import resolve_checkpointing
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.schema import Config
 from engine.data.items import sampled_by_rows
 from engine.data.rows import Row
-from engine.memory.dry_run.run_estimates import RunEstimates
 from engine.memory.formula.checkpoint_size import copies_checkpoints
-from engine.memory.probe import available_for_copy, available_memory, preserved_random_state
+from engine.memory.probe import ProbeResult, available_for_copy, available_memory, preserved_random_state
+from engine.methods.adapters import unwrap_peft
+from engine.methods.machine import Machine
+from engine.methods.model_source import config_of
 from engine.methods.optimizers import make_optimizer, paged_bytes
+from engine.methods.provenance import fingerprint
+from engine.methods.weights import account_of
+from engine.runs.resuming import continued_run_name
 from engine.runs.run import events
 from engine.runs.run.events import Compiled
+from engine.runs.run.model_account import LEFT_OUT, left_out_warning
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequested
 from engine.training import checkpoints
-from engine.training.batches import BatchSampler, loss_weight
+from engine.training.batches import BatchSampler, Sharing, loss_weight
 from engine.training.checkpoint_writer import HostCopy
 from engine.training.checkpoints import (
     LAST_WEIGHTS,
@@ -33,188 +41,127 @@ from engine.training.checkpoints import (
     validation_losses,
 )
 from engine.training.compilation import compile_layers, remove_compiled, uncompiled
-from engine.training.sharding import LocalShards
+from engine.training.meters import Meters
+from engine.training.ranks import Ranks
+from engine.training.sharding import LocalShards, class_name
 from engine.training.trainer import AnswerTrainer, Callback, Hooks, StepFacts, training_arguments
-from engine.worker.evaluator import Evaluator
-from engine.worker.memory_planning import estimate_training, probe, reconcile_probes
+from engine.worker.evaluator import Evaluator, sample_event
 from engine.worker.model_loading import refuse_small_slot
-from engine.worker.run_context import RunContext
+from engine.worker.planning import estimate_training, probe
+from engine.worker.run_log import DiskWatch, EarlierWorkers, RunLog
 
 ROWS_DURING_TRAINING = 128
 """Maximum number of validation rows for the loss during training: enough for a curve without slowing training down."""
 
 
-def train(run: RunContext, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, evaluator: Evaluator) -> None:
-    """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request."""
-    settings = run.config.train
+def train(
+    config: Config,
+    model: torch.nn.Module,
+    evaluator: Evaluator,
+    sharing: Sharing,
+    earlier: EarlierWorkers,
+    run_dir: RunDir,
+    machine: Machine,
+    ranks: Ranks,
+    meters: Meters,
+    log: RunLog,
+) -> None:
+    """Train from step 0 or from the latest complete checkpoint. Raises StopRequested after a stop request.
+
+    `sharing`: what sharing prefixes saves. The rows are the evaluator's, so that both losses are computed alike.
+    """
+    settings = config.train
     sampler = BatchSampler.of(len(evaluator.rows.train), settings.batch, settings.epochs, settings.steps, settings.seed)
     selection = WeightSelection.of(settings)
-    resume = run.ranks.broadcast(lambda: _resume_point(run, selection))
-    start = resume.step if resume else 0
+    resume = ranks.broadcast(lambda: _resume_point(run_dir, selection, log))
     losses = losses_of_checkpoint(resume.folder) if resume else []
-    estimates, batches = estimate_training(run, model, evaluator, sampler, start, resume)
-    if run.machine.device == "cuda" and run.meters.slots > 1:
-        refuse_small_slot(estimates, available_memory(run.meters), run.config.hardware.device)
+    estimates, batches = estimate_training(
+        config, model, evaluator, sampler, resume, earlier, machine, ranks, meters, log.warn
+    )
+    if machine.device == "cuda" and meters.slots > 1:
+        refuse_small_slot(estimates, available_memory(meters), config.hardware.device)
     shards = LocalShards(model)
-    optimizer, optimizer_name = make_optimizer(shards, estimates.config, run.machine, run.warn)
+    optimizer, optimizer_name = make_optimizer(shards, estimates.config, machine, log.warn)
     shards.attach(optimizer)
-    run.log_model(model, optimizer_name)
-    checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, run.machine.device)
-    hooks = Hooks(halved=run.log_micro_batch, saved=run.log_checkpoint)
-    trainer = _trainer(run, model, tokenizer, evaluator, sampler, estimates, checkpointing, hooks, optimizer, shards)
-    plan = run.log_plan(_plan(run, evaluator, sampler, start, estimates, checkpointing), estimates)
-    callback = _callback(run, trainer, evaluator, sampler)
+    _log_model(config, model, optimizer_name, earlier.model, machine, meters, log)
+    checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, machine.device)
+    log.step = resume.step if resume else 0
+    plan = events.Plan(
+        steps=sampler.steps,
+        start_step=log.step,
+        batch=settings.batch,
+        micro_batch=estimates.micro_batch,
+        packing=evaluator.packing.mode,
+        gradient_checkpointing=checkpointing.setting,
+        devices=ranks.size,
+        sharded=ranks.shards_model,
+    )
+    if plan.packing == "shared_prefix":
+        plan.shared_prefix, plan.shared_rows = sharing.prefix, sharing.rows
+        plan.token_ratio = round(sharing.ratio, 3)
+    plan.predictions = estimates.predicted()
+    if plan.predictions:
+        best = plan.predictions[-1]
+        plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
+    log.write(plan)
+    trainer = AnswerTrainer(
+        rows=evaluator.rows.train,
+        sampler=sampler,
+        packing=evaluator.packing,
+        micro_batch=estimates.micro_batch,
+        checkpoint_folder=run_dir.checkpoints,
+        keep_checkpoints=settings.keep_checkpoints,
+        host_copy=_host_copy(config, machine, ranks, log),
+        tokenizer=evaluator.tokenizer,
+        hooks=Hooks(),
+        ranks=ranks,
+        shards=shards,
+        model=model,
+        selection=selection,
+        args=training_arguments(config, sampler, run_dir.path, machine.device, checkpointing),
+        optimizers=(optimizer, None),
+    )
+    callback = _callback(trainer, evaluator, sampler, DiskWatch(run_dir.path, log.warn), log)
     trainer.add_callback(callback)
 
     def prepared() -> None:
         if settings.compile:
-            run.log.write(compile_by_training(trainer, batches.step))
+            log.write(compile_by_training(trainer, batches.step))
         if settings.probe:
-            probed = probe(run, trainer, optimizer, batches, evaluator, estimates)
-            probed = reconcile_probes(run, trainer, probed)
-            run.log_probe(plan, probed, trainer.micro_batch)
-        run.meters.training_begins()
+            probed = probe(config, trainer, optimizer, batches, evaluator, estimates, ranks, meters, log.warn)
+            log.write(_measured_plan(plan, probed, trainer.micro_batch))
+        meters.training_begins()
 
-    hooks.prepared = prepared
+    trainer.hooks.prepared = prepared
     if resume and (resume.step >= sampler.steps or selection.ends(losses)):
         trainer._load_from_checkpoint(str(resume.folder))  # killed after the last step: evaluation and saving remain
     else:
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
         losses = validation_losses(trainer.state.log_history)
-    run.meters.training_ends(paged_bytes(optimizer) or None)
+    meters.training_ends(paged_bytes(optimizer) or None)
     trainer.end_autocast()
     if settings.compile:
         remove_compiled(trainer.model)
     if callback.stopped:
         raise StopRequested
-    _select(run, trainer, losses, sampler.steps)
+    _select(trainer, losses, sampler.steps, log)
 
 
-def _select(run: RunContext, trainer: AnswerTrainer, losses: Losses, steps: int) -> None:
-    """Load the selected weights, and log which they are. `losses`: of all validations; `steps`: of the plan."""
-    selection = trainer.selection
-    if selection == LAST_WEIGHTS:
-        return
-    step = trainer.load_best(losses)
-    if selection.best and step is None:
-        run.warn("train.no_finite_validation", "no validation loss is finite: the weights of the last step are kept")
-    kept = run.step if step is None else step
-    loss = dict(losses).get(kept)
-    run.log.write(events.Selected(step=kept, loss=loss, steps=run.step, early=run.step < steps))
-
-
-def _plan(
-    run: RunContext,
-    evaluator: Evaluator,
-    sampler: BatchSampler,
-    start: int,
-    estimates: RunEstimates,
-    checkpointing: ActivationCheckpointing,
-) -> events.Plan:
-    return events.Plan(
-        steps=sampler.steps,
-        start_step=start,
-        batch=run.config.train.batch,
-        micro_batch=estimates.micro_batch,
-        packing=evaluator.packing.mode,
-        **_sharing(run, evaluator),
-        gradient_checkpointing=checkpointing.setting,
-        devices=run.ranks.size,
-        sharded=run.is_sharded,
-    )
-
-
-def _sharing(run: RunContext, evaluator: Evaluator) -> dict[str, Any]:
-    """Fields of the plan about shared prefixes."""
-    if evaluator.packing.mode != "shared_prefix":
-        return {}
-    sharing = run.sharing
-    return {"shared_prefix": sharing.prefix, "shared_rows": sharing.rows, "token_ratio": round(sharing.ratio, 3)}
-
-
-def _trainer(
-    run: RunContext,
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    evaluator: Evaluator,
-    sampler: BatchSampler,
-    estimates: RunEstimates,
-    checkpointing: ActivationCheckpointing,
-    hooks: Hooks,
-    optimizer: torch.optim.Optimizer,
-    shards: LocalShards,
-) -> AnswerTrainer:
-    config, device = run.config, run.machine.device
-    return AnswerTrainer(
-        rows=evaluator.rows.train,
-        sampler=sampler,
-        packing=evaluator.packing,
-        micro_batch=estimates.micro_batch,
-        checkpoint_folder=run.dir.checkpoints,
-        keep_checkpoints=config.train.keep_checkpoints,
-        host_copy=HostCopy(available_for_copy, run.warn) if _copies(run) else None,
-        tokenizer=tokenizer,
-        hooks=hooks,
-        ranks=run.ranks,
-        shards=shards,
-        model=model,
-        selection=WeightSelection.of(config.train),
-        args=training_arguments(config, sampler, run.dir.path, device, checkpointing),
-        optimizers=(optimizer, None),
-    )
-
-
-def _copies(run: RunContext) -> bool:
-    """Whether this rank copies checkpoints to host memory, to write them while training continues."""
-    return run.ranks.is_first and copies_checkpoints(run.config, run.machine.device)
-
-
-def _callback(run: RunContext, trainer: AnswerTrainer, evaluator: Evaluator, sampler: BatchSampler) -> Callback:
-    """Log steps, save checkpoints and measure the validation loss."""
-    settings = run.config.train
-    validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
-    if not validation and trainer.selection != LAST_WEIGHTS:
-        key = "train.select" if trainer.selection.best else "train.patience"
-        what, do = "no validation rows", f"give some with data.validation, or remove {key}"
-        raise UserError(what, run.config.data.id, do, code="run.no_validation_rows")
-
-    def on_step(step: int, facts: StepFacts, rate: float) -> None:
-        run.log_step(step, facts, rate, sampler)
-
-    def evaluate(step: int) -> float:
-        with uncompiled(trainer.model):
-            started = time.monotonic()
-            loss = evaluator.loss(trainer.model, validation)
-            run.log_validation(step, len(validation), loss, time.monotonic() - started)
-            run.log_answers(step, evaluator.learning_answers(trainer.model))
-        return loss
-
-    return Callback(
-        trainer.hooks,
-        trainer,
-        on_step,
-        should_stop=lambda: run.stopping.requested,
-        evaluate=evaluate,
-        evaluate_every=(settings.evaluate_every or max(1, sampler.steps // 4)) if validation else 0,
-        due=checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps),
-    )
-
-
-def _resume_point(run: RunContext, selection: WeightSelection) -> checkpoints.SavedCheckpoint | None:
+def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> checkpoints.SavedCheckpoint | None:
     """The latest complete checkpoint, None for a new run; warns of each incomplete one, which is skipped.
 
     One without the checkpoint of the best weights so far is incomplete.
     """
-    if not run.dir.checkpoints.exists():
+    if not run_dir.checkpoints.exists():
         return None
-    checkpoints.clear_unfinished(run.dir.checkpoints)
+    checkpoints.clear_unfinished(run_dir.checkpoints)
     latest, problems = checkpoints.latest_complete(
-        run.dir.checkpoints, lambda folder: unloadable(folder) or _missing_best(folder, selection)
+        run_dir.checkpoints, lambda folder: unloadable(folder) or _missing_best(folder, selection)
     )
     for problem in problems:
         start = f"training resumes from {latest.folder.name}" if latest else "training starts from step 0"
-        run.warn("checkpoint.incomplete", f"{problem}; {start}")
-    run.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
+        log.warn("checkpoint.incomplete", f"{problem}; {start}")
+    log.last_checkpoint = f"checkpoints/{latest.folder.name}" if latest else ""
     return latest
 
 
@@ -224,6 +171,141 @@ def _missing_best(checkpoint: Path, selection: WeightSelection) -> str | None:
     best = checkpoint if step is None else checkpoint.with_name(f"{checkpoints.PREFIX}{step}")
     problem = None if best == checkpoint else checkpoints.problem_with(best) or unloadable(best)
     return f"{best.name}, which has the best weights until then: {problem}" if problem else None
+
+
+def _select(trainer: AnswerTrainer, losses: Losses, steps: int, log: RunLog) -> None:
+    """Load the selected weights, and log which they are. `losses`: of all validations; `steps`: of the plan."""
+    selection = trainer.selection
+    if selection == LAST_WEIGHTS:
+        return
+    step = trainer.load_best(losses)
+    if selection.best and step is None:
+        log.warn("train.no_finite_validation", "no validation loss is finite: the weights of the last step are kept")
+    kept = log.step if step is None else step
+    log.write(events.Selected(step=kept, loss=dict(losses).get(kept), steps=log.step, early=log.step < steps))
+
+
+def _log_model(
+    config: Config,
+    model: torch.nn.Module,
+    optimizer: str,
+    earlier_weights: str,
+    machine: Machine,
+    meters: Meters,
+    log: RunLog,
+) -> None:
+    """Log the model and the use of its weights. `earlier_weights`: their fingerprint before this resume, or ""."""
+    base, from_run = unwrap_peft(model), continued_run_name(config)
+    account = account_of(model, config, machine.device)
+    if warning := left_out_warning(account, method_spec(config.method)):
+        log.warn(LEFT_OUT, warning)
+    weights = fingerprint(config.model, config_of(config.model) if from_run else base.config)
+    if earlier_weights and earlier_weights != weights:
+        text = "the model changed since this run started: earlier steps used different model weights"
+        log.warn("run.model_changed", text)
+    log.write(
+        events.ModelLoaded(
+            id=config.model.id,
+            architecture=class_name(base),
+            parameters=account.parameters,
+            trainable=account.trained,
+            account=account,
+            dtype=str(base.dtype).removeprefix("torch."),
+            device=machine.name,
+            attention=str(base.config._attn_implementation),
+            optimizer=optimizer,
+            fingerprint=weights,
+            from_run=from_run,
+            resident_before=meters.before_model,
+        )
+    )
+
+
+def _measured_plan(plan: events.Plan, probed: ProbeResult, micro_batch: int) -> events.Plan:
+    """The plan with the memory that the memory probe measured."""
+    enabled = probed.checkpointing.setting if probed.checkpointing else plan.gradient_checkpointing
+    return msgspec.structs.replace(
+        plan,
+        micro_batch=micro_batch,
+        gradient_checkpointing=enabled,
+        measured=probed.training,
+        measured_evaluation=probed.evaluation,
+        probe_seconds=round(probed.seconds, 3),
+    )
+
+
+def _host_copy(config: Config, machine: Machine, ranks: Ranks, log: RunLog) -> HostCopy | None:
+    """Copies checkpoints to host memory, to write them while training continues; on the rank that writes them."""
+    copies = ranks.is_first and copies_checkpoints(config, machine.device)
+    return HostCopy(available_for_copy, log.warn) if copies else None
+
+
+def _callback(
+    trainer: AnswerTrainer,
+    evaluator: Evaluator,
+    sampler: BatchSampler,
+    disk: DiskWatch,
+    log: RunLog,
+) -> Callback:
+    """Log steps and checkpoints, save checkpoints and measure the validation loss."""
+    settings = evaluator.config.train
+    validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
+    if not validation and trainer.selection != LAST_WEIGHTS:
+        key = "train.select" if trainer.selection.best else "train.patience"
+        what, do = "no validation rows", f"give some with data.validation, or remove {key}"
+        raise UserError(what, evaluator.config.data.id, do, code="run.no_validation_rows")
+
+    def halved(micro_batch: int) -> None:
+        unchanged = f"the effective batch size stays {settings.batch}"
+        text = f"out of memory: continuing with micro-batch {micro_batch}; {unchanged}"
+        log.warn("memory.micro_batch_reduced", text)
+        log.write(events.MicroBatchReduced(micro_batch=micro_batch))
+
+    def saved(checkpoint: checkpoints.SavedCheckpoint) -> None:
+        log.last_checkpoint = path = f"checkpoints/{checkpoint.folder.name}"
+        bytes_, seconds, blocked = checkpoint.bytes, checkpoint.seconds, checkpoint.blocked
+        log.write(events.Checkpoint(step=checkpoint.step, path=path, bytes=bytes_, seconds=seconds, blocked=blocked))
+        disk.saved(bytes_)
+
+    def on_step(step: int, facts: StepFacts, rate: float) -> None:
+        log.step, log.has_trained = step, True
+        disk.step()
+        log.write(
+            events.Step(
+                step=step,
+                steps=sampler.steps,
+                epoch=step / sampler.per_epoch,
+                loss=facts.loss,
+                learning_rate=rate,
+                grad_norm=facts.grad_norm,
+                tokens=facts.tokens,
+                computed_tokens=facts.computed_tokens,
+                answer_tokens=facts.answer_tokens,
+                tokens_per_second=facts.tokens / max(facts.seconds, 1e-9),
+                seconds=facts.seconds,
+            )
+        )
+
+    def evaluate(step: int) -> float:
+        with uncompiled(trainer.model):
+            started, rows = time.monotonic(), len(validation)
+            loss = evaluator.loss(trainer.model, validation)
+            seconds = time.monotonic() - started
+            log.write(events.Eval(when="during", split="validation", step=step, rows=rows, loss=loss, seconds=seconds))
+            for item, prompt, answer in evaluator.learning_answers(trainer.model):
+                log.write(sample_event("during", item, prompt, answer, step=step))
+        return loss
+
+    trainer.hooks.halved, trainer.hooks.saved = halved, saved
+    return Callback(
+        trainer.hooks,
+        trainer,
+        on_step,
+        should_stop=lambda: log.stopping.requested,
+        evaluate=evaluate,
+        evaluate_every=(settings.evaluate_every or max(1, sampler.steps // 4)) if validation else 0,
+        due=checkpoints.SaveTimer(settings.checkpoint_every, sampler.steps),
+    )
 
 
 def compile_by_training(trainer: AnswerTrainer, rows: Sequence[Row]) -> Compiled:

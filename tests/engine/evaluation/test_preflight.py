@@ -15,8 +15,8 @@ from engine.config.schema import Config
 from engine.data.items import evaluation_items
 from engine.data.rows import Row
 from engine.evaluation.preflight import unscorable_warning
+from engine.worker.planning import describe_workload
 from engine.worker.rpc_server import data_check
-from engine.worker.workload import describe_workload
 
 LONG = [{"prompt": f"ask {number}", "completion": "long " * 1500 + str(number)} for number in range(40)]
 PLAIN = [{"text": f"a text without a prompt {number}"} for number in range(40)]

@@ -17,7 +17,7 @@ import peft_benchmark
 from engine.config.preset import with_settings
 from engine.evaluation.metrics import number
 from engine.runs.ladder.ladder_plan import make_plan
-from engine.worker.workload import describe_workload
+from engine.worker.planning import describe_workload
 
 ITEMS = 1319
 LLAMA_3_2_3B = {

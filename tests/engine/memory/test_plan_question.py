@@ -19,7 +19,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, PlanQuery
 from engine.methods.machine import Machine
 from engine.runs.rpc_client import ask
-from engine.worker.workload import describe_workload
+from engine.worker.planning import describe_workload
 
 GIB = 1 << 30
 TINY = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -68,7 +68,7 @@ def test_a_catalog_model_that_cannot_be_downloaded_is_planned_by_its_shape() -> 
 
 
 def test_rows_are_the_longest_of_the_data(tmp_path: Path) -> None:
-    """Rows, steps and tokens equal those of a run (`engine.worker.workload`)."""
+    """Rows, steps and tokens equal those of a run (`engine.worker.planning`)."""
     configs = [config("lora", train__epochs=2.0)]
     found = planned(
         PlanQuery(configs=configs, budget=MemoryBudget(name="here", device="cpu", source="system", total=8 * GIB))

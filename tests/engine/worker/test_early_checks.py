@@ -19,8 +19,8 @@ from engine.methods.machine import Machine
 from engine.methods.model_source import config_of
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from engine.worker.early_checks import refuse_model, refuse_small_disk
-from engine.worker.workload import describe_workload
+from engine.worker.checks import refuse_model, refuse_small_disk
+from engine.worker.planning import describe_workload
 
 CPU = Machine("cpu", "CPU", bf16=False, flash_attention=False)
 GPU = Machine("cuda", "GPU", bf16=True, flash_attention=False)
@@ -66,7 +66,7 @@ def test_a_model_that_cannot_be_built_on_meta_is_left_to_loading(monkeypatch: py
     def fails(*_: object) -> None:
         raise RuntimeError("no meta kernel")
 
-    monkeypatch.setattr("engine.worker.early_checks.predict_account", fails)
+    monkeypatch.setattr("engine.memory.dry_run.fake_model.predict_account", fails)
     chosen = config("qlora")
     refuse_model(chosen, config_of(chosen.model), CPU)
 

@@ -16,7 +16,7 @@ from engine.config.preset_library import resolve_preset
 from engine.hardware.devices import select_devices
 from engine.runs.queue.device_queue import wait_for_devices
 from engine.runs.run import run_dir
-from engine.worker.input_checks import MAX_BYTES, refuse_inputs
+from engine.worker.checks import MAX_BYTES, refuse_inputs
 
 GOOD = b'{"prompt": "a", "completion": "b"}\n'
 BAD_LINE = b'{"prompt": "a", "comp\n'

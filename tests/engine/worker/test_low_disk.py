@@ -11,8 +11,8 @@ import pytest
 
 from engine.config.preset_library import resolve_preset
 from engine.memory.formula.disk_space import low_disk_notice
-from engine.worker import run_context
-from engine.worker.run_context import DiskWatch
+from engine.worker import run_log
+from engine.worker.run_log import DiskWatch
 from tui.cli.disk_check import check_disk
 
 MIB = 1 << 20
@@ -37,7 +37,7 @@ def test_it_warns_once_when_the_next_checkpoint_would_not_fit(tmp_path: Path, mo
     free(monkeypatch, 200 * MIB)
     watch.step()  # checked a moment ago
     assert told == []
-    monkeypatch.setattr(run_context, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(run_log, "CHECK_SECONDS", 0.0)
     watch.step()
     watch.step()
     watch.saved(100 * MIB)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK
 from engine.training.row_independence import ONE_ROW
-from engine.worker.packing import decide_packing
+from engine.worker.planning import decide_packing
 
 CPU = Machine("cpu", "a CPU", bf16=False, flash_attention=False)
 FLASH = Machine("cuda", "a GPU", bf16=True, flash_attention=True)
@@ -54,15 +54,13 @@ def of_type(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [event for event in events if event["type"] == kind]
 
 
-def stub_run(config: Config, warned: list[str]) -> Any:
-    """What `decide_packing` needs of a run; collects its warnings."""
-    return SimpleNamespace(
-        config=config,
-        machine=this_machine(),
-        ranks=SINGLE_RANK,
-        sharing=None,
-        warn=lambda code, text: warned.append(f"{code}: {text}"),
+def decided(config: Config, model: torch.nn.Module, rows: Sequence[Row], warned: list[str]) -> Packing:
+    """The packing that a run decides on; collects its warnings."""
+    device = this_machine().device
+    packing, _ = decide_packing(
+        config, model, rows, [], 0, device, SINGLE_RANK, lambda code, text: warned.append(f"{code}: {text}")
     )
+    return packing
 
 
 def test_a_common_system_prompt_is_computed_once(tmp_path: Path) -> None:
@@ -110,7 +108,7 @@ def test_a_kernel_that_does_not_support_the_model_is_a_warning(monkeypatch: pyte
     base = method("lora").load(config, this_machine())
     rows = prepare(config.data, config.train.max_length, load_tokenizer(config.model))
     monkeypatch.setattr(varlen_attention, "_forward", refuse)
-    chosen = decide_packing(stub_run(config, warned), base, SimpleNamespace(rows=rows, loss_rows=[]), 0)
+    chosen = decided(config, base, rows.train, warned)
     assert (chosen.mode, chosen.segments) == ("packed", False)
     assert len(warned) == 1 and warned[0].startswith("model.packing_unsupported") and "head size 20" in warned[0]
 
@@ -135,9 +133,7 @@ def short_rows(count: int = 12) -> Rows:
 
 def chosen_packing(model: torch.nn.Module, rows: Rows, warned: list[str], setting: str = "auto") -> Packing:
     config = Config(train=Train(batch=4, packing=setting))
-    return decide_packing(
-        stub_run(config, warned), model, SimpleNamespace(rows=SimpleNamespace(train=rows), loss_rows=[]), 0
-    )
+    return decided(config, model, rows, warned)
 
 
 def trained(model: torch.nn.Module, rows: Rows, packing: Packing) -> tuple[list[float], torch.Tensor]:

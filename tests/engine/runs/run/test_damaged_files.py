@@ -14,7 +14,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Checkpoint, Hello
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
-from engine.worker.earlier_workers import earlier_workers
+from engine.worker.run_log import earlier_workers
 
 
 @pytest.fixture

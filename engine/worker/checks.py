@@ -1,0 +1,125 @@
+"""Refuse what cannot work: missing models and invalid data before a run waits for its device, then adapter targets,
+quantized weights and too little disk space before weights are loaded.
+
+Imports nothing heavy: a mistake in the inputs is refused within half a second, and not only once the device is free.
+What is not checked here is refused when the run prepares its data (the Hub, Parquet and compressed files, large files,
+tokenizers), and its rows by `engine.evaluation.preflight`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config.data_files import TEXT_KINDS, data_file_kind, is_hub_id
+from engine.config.errors import UserError
+from engine.config.files import expanded
+from engine.config.method_specs import method_spec
+from engine.config.model_files import model_place
+from engine.config.model_limits import check_stored_weights
+from engine.config.schema import Config, Data, Model
+from engine.data.detection import check_columns, detect
+from engine.data.readers.arrow_files import is_disk_set
+from engine.data.rows import ReadingNotes
+from engine.data.source import EMBEDDED, data_files, read
+from engine.methods.model_source import locate
+from engine.runs.run.model_account import ModelAccount
+from engine.runs.run.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from engine.methods.machine import Machine
+
+MAX_BYTES = 1 << 20
+"""Total size of the files of a dataset up to which they are read here, in 0.02 s: preparing reads them again."""
+
+
+def refuse_inputs(config: Config) -> None:
+    """Raise the UserError that the run would raise once it has its device; other errors are left to the run."""
+    try:
+        _refuse_model_files(config.model)
+        _refuse_data(config.data)
+    except UserError:
+        raise
+    except Exception:  # noqa: BLE001 - the run calls the same functions and reports every error
+        return
+
+
+def _refuse_model_files(model: Model) -> None:
+    if model_place(model).kind != "gguf":  # locating it converts the file
+        locate(model)
+
+
+def _refuse_data(data: Data) -> None:
+    path = expanded(data.id)
+    if data.id in EMBEDDED or (is_hub_id(data.id) and not path.exists()) or (path.is_dir() and is_disk_set(path)):
+        return
+    if path.is_dir():
+        files = list(data_files(path, data.id, ReadingNotes())[0].values())
+    else:
+        files = [path] if path.is_file() else []
+    if _bytes(files) > MAX_BYTES:
+        return
+    source = read(data)
+    files = [file for rows in source.splits.values() for part in rows.parts for file in part.files]
+    if (
+        all(file.suffix != ".gz" and data_file_kind(file) in TEXT_KINDS for file in files)
+        and _bytes(files) <= MAX_BYTES
+    ):
+        found = detect(source.train, data)
+        for rows in source.splits.values():
+            check_columns(rows, found)
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
+
+
+MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_quantized")
+"""Errors of building the model on the meta device that loading it would raise too."""
+
+
+def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
+    """Raise UserError for weights that are stored in a type that the method cannot train, adapter targets that match no
+    layer, and settings that PEFT does not support for experts.
+
+    `model_config`: transformers' configuration. Builds the model on the meta device, and only if there are adapters.
+    """
+    spec = method_spec(config.method)
+    check_stored_weights(model_config.to_dict(), config.model.id, spec.quantizes_base)
+    if not spec.trains_weights:
+        account_before_loading(config, model_config, machine)
+
+
+def account_before_loading(config: Config, model_config: Any, machine: Machine) -> ModelAccount | None:
+    """The use of every weight by a run with this configuration, without weights; None if only loading can tell.
+
+    Raises UserError like `refuse_model`.
+    """
+    from engine.memory.dry_run.fake_model import predict_account  # imports torch
+
+    try:
+        return predict_account(config, model_config, machine)
+    except UserError as error:
+        if error.code in MODEL_CODES:
+            raise
+    except Exception:  # noqa: BLE001 - unusual architectures fail on meta in many ways; loading decides
+        pass
+    return None
+
+
+def refuse_small_disk(run: RunDir, config: Config, model_config: Any, machine: Machine) -> None:
+    """Raise UserError if checkpoints and model would not fit on the disk; files of earlier workers count as free."""
+    from engine.memory.formula.disk_space import needed_space, small_disk_error
+
+    needed = needed_space(config, model_config.to_dict(), machine.device, machine.bf16)
+    free = shutil.disk_usage(run.path).free + _reusable(run)
+    if error := small_disk_error(needed, free, run.path):
+        raise error
+
+
+def _reusable(run: RunDir) -> int:
+    """Bytes of checkpoints and model of earlier workers, which this worker replaces."""
+    folders = (run.checkpoints, run.model)
+    return sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())

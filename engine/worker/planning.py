@@ -1,0 +1,332 @@
+"""What a run decides before it trains: its workload, how rows are packed, batch size and memory.
+
+Packing is checked on the run's own model and rows: that they stay independent. Memory is predicted before the optimizer
+is made, then measured with the longest batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from engine.config.activation_checkpointing import (
+    ActivationCheckpointing,
+    memory_saved_order,
+    resolve_checkpointing,
+    stronger_than,
+)
+from engine.config.automatic_optimizer import automatic_on_resume
+from engine.config.batch_limits import mixing_reason, row_separation
+from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.preset import with_settings
+from engine.config.schema import Config
+from engine.data.items import EvaluationItem, sampled
+from engine.data.prepare import prepare
+from engine.data.prepared import Prepared, lengths_of
+from engine.data.rows import Row
+from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
+from engine.evaluation.forward import within_memory
+from engine.evaluation.preflight import refuse_rows
+from engine.evaluation.score import general_rows, vocabulary_of
+from engine.memory.dry_run.data_rows import with_packing
+from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.probe import Probe, ProbeResult, available_memory
+from engine.methods.machine import Machine, this_machine
+from engine.methods.model_source import config_of, load_tokenizer
+from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
+from engine.runs.run.result import benchmark_fingerprint
+from engine.training import checkpoints, varlen_attention
+from engine.training.batches import (
+    BatchSampler,
+    Packing,
+    Sharing,
+    choose_packing,
+    decide_sharing,
+    has_adapter_dropout,
+)
+from engine.training.compilation import uncompiled
+from engine.training.guards import first_line, is_out_of_memory
+from engine.training.loss import supports_logits_to_keep
+from engine.training.meters import Meters
+from engine.training.ranks import Ranks
+from engine.training.row_independence import CHECKED_ROWS, ONE_ROW, rows_are_independent
+from engine.training.sharding import class_name
+from engine.training.trainer import AnswerTrainer, enable_checkpointing
+from engine.worker.checks import refuse_model
+from engine.worker.evaluator import Evaluator
+from engine.worker.run_log import EarlierWorkers
+
+Warn = Callable[[str, str], None]
+"""Called with the code and the text of a warning."""
+
+
+def describe_workload(config: Config) -> dict[str, Any]:
+    """Rows and tokens per split, steps, fingerprints, library versions and machine, as JSON types.
+
+    Raises UserError if a run with this configuration would refuse the data or the model.
+    """
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
+    refuse_rows(config, rows)
+    refuse_model(config, config_of(config.model), this_machine())
+    general, _ = general_rows(config, tokenizer)
+    benchmarks = load_benchmarks(config.evaluation)
+    test = sampled(rows.test_items, config.evaluation.rows)
+    train = config.train
+    sampler = BatchSampler.of(len(rows.train), train.batch, train.epochs, train.steps, train.seed)
+    return {
+        "work": {
+            "model": config.model.id,
+            "data": config.data.id,
+            "train": len(rows.train),
+            "validation": len(rows.validation),
+            "test": len(test),
+            "tokens": int(rows.train.lengths.sum()),
+            "answer_tokens": int(rows.train.answer_tokens.sum()),
+            "steps": sampler.steps,
+            "batch": train.batch,
+            "metric": config.evaluation.metric,
+            "overlap": rows.about["overlap"],
+            "columns": rows.about["columns"],
+            "data_usage": rows.about["data_usage"],
+            "fingerprints": _fingerprints(config, rows, test, general, benchmarks),
+        },
+        "versions": versions(),
+        "machine": machine_facts(this_machine()),
+        "warnings": [{"code": notice.code, "text": notice.text} for notice in rows.warnings],
+    }
+
+
+def _fingerprints(
+    config: Config, rows: Prepared, test: Sequence[EvaluationItem], general: str, benchmarks: Sequence[Benchmark]
+) -> dict[str, str]:
+    """Fingerprints of everything that is trained on and scored; `general`: the name of the general text, or ''."""
+    return {
+        "data": rows.fingerprint,
+        "test": items_fingerprint(test),
+        "model": fingerprint(config.model, config_of(config.model)),
+        **({"general": general} if general else {}),
+        **{benchmark_fingerprint(benchmark.name): benchmark.fingerprint for benchmark in benchmarks},
+    }
+
+
+def decide_packing(
+    config: Config,
+    model: torch.nn.Module,
+    rows: Sequence[Row],
+    loss_rows: Sequence[Row],
+    pad: int,
+    device: str,
+    ranks: Ranks,
+    warn: Warn,
+) -> tuple[Packing, Sharing]:
+    """The configured or automatic packing, if rows are independent with it; otherwise, with a warning, the first of
+    packing by position ids, padding and one row at a time with which they are.
+
+    Also returns what sharing prefixes saves, and switches the model to attention over segments if the packing has them.
+    `loss_rows`: other rows whose loss is measured with the packing. Raises UserError if not even a row alone is
+    independent of the padding after its end.
+    """
+    if not supports_logits_to_keep(model):
+        text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"
+        warn("model.no_logits_to_keep", text)
+    train = config.train
+    sampler = BatchSampler.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
+    flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
+    longest = max([int(lengths_of(rows).max()), *(len(row.input_ids) for row in loss_rows)])
+    reason = varlen_attention.unsupported_reason(model, longest)
+    mixed = mixing_reason(model.config.to_dict())
+    packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason, mixed=bool(mixed))
+    packing, sharing = decide_sharing(packing, rows, sampler, config)
+    _explain(config, class_name(model), packing, sharing, reason, mixed, warn)
+    if packing.segments:
+        varlen_attention.enable(model)
+    checked = sorted((rows[index] for index in sampler.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
+    simpler = [] if mixed else [choose_packing(rows, "packed", device, flash)] * packing.segments
+    padded = choose_packing(rows, "padded", device, varlen=False)
+    known = row_separation(model.config.to_dict()) == "separate"
+    candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]
+
+    def are_independent(checked: list[Row], packing: Packing) -> bool:
+        why = _dependence(model, checked, packing, pad, device)
+        if why:
+            how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
+            warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
+        return not ranks.any(bool(why))
+
+    for candidate in candidates:
+        if (candidate == padded and known) or are_independent(checked, candidate):
+            return candidate, sharing
+    if are_independent(checked[:1], ONE_ROW):
+        return ONE_ROW, sharing
+    what = f"{class_name(model)} lets a row depend on the padding after its end"
+    do = "choose a causal language model of an architecture in docs/models.md"
+    raise UserError(what, config.model.id, do, code="model.rows_influence_each_other")
+
+
+def _explain(
+    config: Config, architecture: str, packing: Packing, sharing: Sharing, no_segments: str, mixed: str, warn: Warn
+) -> None:
+    """Warn if rows are padded though packing is configured or faster, and if shared prefixes are configured but
+    unsupported, or would be worthwhile but are off.
+    """
+    setting = config.train.packing
+    if packing.mode == "shared_prefix" or setting == "padded":
+        return
+    if mixed and packing.mode == "padded":
+        text = f"rows are padded, not packed: {architecture} would let them influence each other, because {mixed}"
+        warn("model.packing_unsupported", text)
+    elif setting == "shared_prefix":
+        warn("train.no_shared_prefix", f"{no_segments}: rows are packed without sharing prefixes")
+    elif setting == "auto" and sharing.worthwhile and has_adapter_dropout(config):
+        text = (
+            f"shared prefixes are off because of adapter.dropout, which would be the same for all rows of a prefix; "
+            f'train.packing = "shared_prefix" turns them on, to compute {100 / sharing.ratio:.0f}% of the tokens'
+        )
+        warn("train.shared_prefix_off", text)
+
+
+def _dependence(model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str) -> str:
+    """Why rows are not independent with this packing, or cannot be computed with it; "" if they are."""
+    try:
+        checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))
+        return (checked or rows_are_independent(model, rows[:2], packing, pad, device)).reason
+    except (RuntimeError, ValueError) as error:  # such as a head size that a GPU's kernel does not support
+        if is_out_of_memory(error):
+            raise
+        return f"it cannot be computed ({first_line(error)})"
+
+
+def estimate_training(
+    config: Config,
+    model: torch.nn.Module,
+    evaluator: Evaluator,
+    sampler: BatchSampler,
+    resume: checkpoints.SavedCheckpoint | None,
+    earlier: EarlierWorkers,
+    machine: Machine,
+    ranks: Ranks,
+    meters: Meters,
+    warn: Warn,
+) -> tuple[RunEstimates, WorstCaseBatches]:
+    """Predicted memory of the run's largest batches, with the settings that `auto` means for it."""
+    micro_batch = _micro_batch(config, earlier, is_resumed=resume is not None)
+    batches = _worst_case_batches(model, evaluator, sampler, resume.step if resume else 0, micro_batch, machine, ranks)
+    limit = min(ranks.all_gather(available_memory(meters))) if machine.device == "cuda" else None
+    if ranks.shards_model:
+        config = _with_shardable_optimizer(config, warn)
+    if resume and config.optimizer.name == "auto":  # the one whose state the checkpoint has
+        name = automatic_on_resume(machine.device, earlier.optimizer)
+        config = with_settings(config, {"optimizer.name": name})
+    if micro_batch != config.train.batch:  # configured, or found by the process that is resumed
+        config = with_settings(config, {"train.micro_batch": micro_batch})
+    config = with_packing(config, machine, evaluator.packing)
+    model_config = config_of(config.model)
+    return estimate_run(config, model_config, machine, batches, micro_batch, warn, limit), batches
+
+
+def _micro_batch(config: Config, earlier: EarlierWorkers, is_resumed: bool) -> int:
+    """The initial micro-batch size: the setting, else the size the resumed run ended with, else the batch size."""
+    setting, batch = config.train.micro_batch, config.train.batch
+    if setting != "auto":
+        return min(setting, earlier.reduced_to or setting)
+    return (earlier.micro_batch if is_resumed else earlier.reduced_to) or batch
+
+
+def _with_shardable_optimizer(config: Config, warn: Warn) -> Config:
+    """The configuration of a sharded model, with an optimizer whose state can be sharded across the ranks."""
+    config = with_settings(config, {"train.parallelism": "fsdp"})
+    if method_spec(config.method).trains_weights and config.optimizer.name != "adamw":
+        if config.optimizer.name != "auto":
+            text = (
+                f"optimizer.name = {config.optimizer.name}: 8-bit state cannot be sharded across devices: using adamw"
+            )
+            warn("optimizer.not_sharded", text)
+        config = with_settings(config, {"optimizer.name": "adamw"})
+    return config
+
+
+def _worst_case_batches(
+    model: torch.nn.Module,
+    evaluator: Evaluator,
+    sampler: BatchSampler,
+    start: int,
+    micro_batch: int,
+    machine: Machine,
+    ranks: Ranks,
+) -> WorstCaseBatches:
+    """The longest training step, held-out batch and prompts of this run."""
+    rows, packing = evaluator.rows.train, evaluator.packing
+    first = min(start, sampler.steps - 1)
+    return WorstCaseBatches(
+        packing=packing,
+        step=longest_step(rows, sampler, first, micro_batch, packing, ranks.size),
+        held_out=longest_held_out(
+            evaluator.loss_rows, packing, machine.device, vocabulary_of(model), supports_logits_to_keep(model)
+        ),
+        prompts=[item.row.prompt for item in evaluator.test] if evaluator.scores_test else [],
+        choice=int(rows.answer_tokens.max()),
+        pad=evaluator.tokenizer.pad_token_id,
+    )
+
+
+def probe(
+    config: Config,
+    trainer: AnswerTrainer,
+    optimizer: torch.optim.Optimizer,
+    batches: WorstCaseBatches,
+    evaluator: Evaluator,
+    estimates: RunEstimates,
+    ranks: Ranks,
+    meters: Meters,
+    warn: Warn,
+) -> ProbeResult:
+    """Run the longest training batch; on a GPU also the largest evaluation batch, which on a CPU is only predicted."""
+    on_gpu = evaluator.device == "cuda"
+    if not on_gpu and evaluator.scores_test:
+        limit = min(ranks.all_gather(available_memory(meters)))
+        evaluator.scorer.shrink(lambda batch: estimates.answering_fits(batch, limit))
+
+    def evaluate() -> None:
+        with uncompiled(trainer.model):
+            evaluator.run_worst_case(trainer.model, batches.held_out)
+
+    measured = Probe(
+        trainer=trainer,
+        optimizer=optimizer,
+        batches=batches,
+        meters=meters,
+        automatic=config.train.micro_batch == "auto",
+        evaluate=evaluate if on_gpu else None,
+        fits=None if on_gpu else estimates.training_fits,
+        warn=warn,
+        stronger=_stronger(config, estimates) if on_gpu else [],
+    ).run()
+    return _reconcile(trainer, measured, ranks)
+
+
+def _reconcile(trainer: AnswerTrainer, measured: ProbeResult, ranks: Ranks) -> ProbeResult:
+    """What fits on every rank: the smallest micro-batch size, the strongest checkpointing; the peaks are the highest.
+
+    All ranks probe the same batches, but their GPUs may differ, or others may use one of them.
+    """
+    probes = ranks.all_gather((trainer.micro_batch, measured))
+    trainer.micro_batch = min(micro_batch for micro_batch, _ in probes)
+    results = [result for _, result in probes]
+    enabled = [result.checkpointing for result in results if result.checkpointing]
+    strongest = max(enabled, key=memory_saved_order, default=None)
+    if strongest is not None and strongest != measured.checkpointing:
+        enable_checkpointing(trainer.model, strongest)
+    evaluation = max((result.evaluation for result in results if result.evaluation is not None), default=None)
+    return ProbeResult(max(result.training for result in results), evaluation, measured.seconds, strongest)
+
+
+def _stronger(config: Config, estimates: RunEstimates) -> list[ActivationCheckpointing]:
+    """What the memory probe of a GPU may enable if the choice of the plan does not fit."""
+    if config.train.gradient_checkpointing != "auto":
+        return []
+    return stronger_than(resolve_checkpointing(estimates.config.train.gradient_checkpointing, "cuda"))

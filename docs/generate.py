@@ -141,8 +141,11 @@ def models() -> str:
     lines += [
         "",
         "`ftbench pull` downloads from the Hub: a model of the catalog into `ftbench/models` of the user's cache",
-        "folder (`~/.cache` or `$XDG_CACHE_HOME`), another one into the Hugging Face cache. If the Hub",
-        "cannot be reached:",
+        "folder (`~/.cache` or `$XDG_CACHE_HOME`), another one into the Hugging Face cache, where a model of the",
+        "catalog that is already complete is used as it is. Free space is checked first; a lost connection is",
+        "tried again for two minutes, and files that are complete are not downloaded again, also after the process",
+        "was killed. On a fast line `HF_XET_HIGH_PERFORMANCE=1` uses all of it. Gated models: accept the license",
+        "on the page that the error names, then `hf auth login`, or set `HF_TOKEN`. If the Hub cannot be reached:",
         "",
     ]
     lines += [

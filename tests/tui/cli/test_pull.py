@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
-from command import ftbench
+from command import FTBENCH, ftbench
 from model_hub import Hub
 
-from engine.config.catalog import pulled_folder
+from engine.config.catalog import CATALOG, pulled_folder
+from engine.runs.cleaning import list_stored_items
 
 
 def test_weights_in_another_format_are_not_downloaded(hub: Hub) -> None:
@@ -32,6 +38,69 @@ def test_a_gated_model_names_the_page_with_its_license(hub: Hub) -> None:
     assert (error["code"], error["where"]) == ("model.gated", "meta-llama/Llama-3.2-1B-Instruct")
     assert "https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct" in error["do"] and "HF_TOKEN" in error["do"]
     assert not pulled_folder("llama-3.2-1b").exists()
+
+
+def shards(hub: Hub) -> None:
+    """A model in two files, of which the second is held back."""
+    whole = hub.folder / "model.safetensors"
+    for number in (1, 2):
+        (hub.folder / f"part-{number}.safetensors").write_bytes(whole.read_bytes())
+    whole.unlink()
+    index = {"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}
+    (hub.folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    hub.held = "part-2.safetensors"
+
+
+def test_a_killed_download_continues_with_the_missing_file(hub: Hub) -> None:
+    shards(hub)
+    process = subprocess.Popen([FTBENCH, "pull", "smollm3-3b"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(partial_files("part-1.safetensors")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
+    process.wait()
+    assert not pulled_folder("smollm3-3b").exists()
+    assert ("models", "smollm3-3b.partial") in [(item.kind, item.name) for item in list_stored_items(Path("none"))]
+    hub.sent.clear()
+    hub.gate.set()
+    done = ftbench("pull", "smollm3-3b", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "part-2.safetensors" in hub.sent and "part-1.safetensors" not in hub.sent
+    names = {path.name for path in pulled_folder("smollm3-3b").glob("*.safetensors")}
+    assert names == {"part-1.safetensors", "part-2.safetensors"} and not list(partial_files("*"))
+
+
+def partial_files(name: str) -> Iterator[Path]:
+    return pulled_folder("smollm3-3b.partial").glob(name)
+
+
+def test_a_connection_that_is_lost_again_and_again_is_tried_again(hub: Hub) -> None:
+    shards(hub)
+    hub.gate.set()
+    hub.dropped = 8  # huggingface_hub itself tries six times
+    done = ftbench("pull", "smollm3-3b", "--json")
+    assert done.returncode == 0, done.stderr
+    assert hub.dropped == 0 and hub.sent.count("part-1.safetensors") == 1
+
+
+def test_a_model_in_the_cache_of_the_hub_is_not_downloaded_again(hub: Hub) -> None:
+    hub.gate.set()
+    assert ftbench("pull", CATALOG["smollm3-3b"].hub).returncode == 0
+    hub.sent.clear()
+    done = ftbench("pull", "smollm3-3b", "--json")
+    answer = json.loads(done.stdout)
+    assert answer["source"] == f"the Hub's cache, {CATALOG['smollm3-3b'].hub}" and "models--" in answer["folder"]
+    assert hub.sent == [] and not pulled_folder("smollm3-3b").exists()
+
+
+def test_a_model_larger_than_the_disk_is_refused_before_the_download(hub: Hub) -> None:
+    with (hub.folder / "large.safetensors").open("wb") as file:
+        file.truncate(1 << 42)  # sparse
+    done = ftbench("pull", "smollm3-3b", "--json")
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error["code"]) == (2, "model.no_space") and hub.sent == []
 
 
 def test_a_name_that_the_hub_does_not_have_is_a_user_error(hub: Hub) -> None:

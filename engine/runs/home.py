@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular, working_directory
-from engine.config.home import runs_folder
+from engine.config.home import configured_home, runs_folder
 
 VARIABLE = "FTBENCH_RUNS"
 MIN_FREE_BYTES = 1 << 20
@@ -22,6 +23,10 @@ NETWORK_FILE_SYSTEMS = (
 """Types in mountinfo(5) whose locks may not be shared between hosts, or may not be released when a host dies."""
 NETWORK_FUSE = ("ceph", "gcsfuse", "gcsfs", "glusterfs", "goofys", "juicefs", "rclone", "s3fs", "seaweedfs", "sshfs")
 """Subtypes of `fuse.` that are on a network."""
+TEMPORARY_FILE_SYSTEMS = ("overlay", "overlayfs", "aufs", "tmpfs", "ramfs")
+"""What a container's root and memory disks are: on a rented machine they are lost when it stops."""
+DISK_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "fuse", "virtiofs", "fuse.mfs")
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev", "/run", "/boot", "/etc", "/usr", "/var/lib", "/tmp")
 CHOOSE_ANOTHER = "choose another directory with --runs DIR, FTBENCH_RUNS or `ftbench home DIR`"
 
 
@@ -55,40 +60,74 @@ def nearest_existing(path: Path) -> Path:
 
 def home_warnings(home: Path) -> list[Notice]:
     """Warnings about a home that can be used, but not trusted completely."""
-    kind = network_file_system(home)
-    if not kind:
+    if kind := network_file_system(home):
+        text = (
+            f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks are unreliable: "
+            "an active run may be reported as died, and two workers may write to one run directory; "
+            "move to a local disk with `ftbench home DIR`"
+        )
+        return [Notice("runs.network_filesystem", text)]
+    if os.environ.get(VARIABLE) or configured_home():
+        return []  # somebody chose it
+    kind = file_system(home)
+    if kind not in TEMPORARY_FILE_SYSTEMS:
         return []
-    text = (
-        f"the runs home {tilde(home)} is on a network file system ({kind}), where file locks are unreliable: "
-        "an active run may be reported as died, and two workers may write to one run directory; "
-        "move to a local disk with `ftbench home DIR`"
-    )
-    return [Notice("runs.network_filesystem", text)]
+    what = f"the runs home {tilde(home)} is on the container's own disk ({kind}), which is deleted with the container"
+    where = persistent_disk()
+    do = f"move runs, models and caches with `ftbench home {where / 'ftbench' if where else 'DIR'}`"
+    return [Notice("runs.temporary_disk", f"{what}: {do}")]
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is on (`ext4`, `overlay`), '' where it is unknown."""
+    return _mounted_type(os.path.realpath(path), _mounts())
+
+
+def persistent_disk() -> Path | None:
+    """The writable mount of a disk with the most free space, such as /workspace on a rented machine."""
+    found: list[tuple[int, Path]] = []
+    for point, kind in _mount_points(_mounts()):
+        path = Path(point)
+        own = kind in DISK_FILE_SYSTEMS or _is_network(kind)
+        if own and path.is_dir() and not point.startswith(SYSTEM_FOLDERS) and os.access(path, os.W_OK | os.X_OK):
+            found.append((shutil.disk_usage(path).free, path))
+    return max(found, default=(0, None))[1]
 
 
 def network_file_system(path: Path) -> str:
     """The type of the network file system that a path is on (`nfs4`), '' for a local one or where it is unknown."""
+    kind = file_system(path)
+    return kind if _is_network(kind) else ""
+
+
+def _is_network(kind: str) -> bool:
+    main, _, subtype = kind.partition(".")
+    return main in NETWORK_FILE_SYSTEMS or (main == "fuse" and subtype in NETWORK_FUSE)
+
+
+def _mounts() -> str:
     try:
-        mounts = MOUNTS.read_text("utf-8", "surrogateescape")
+        return MOUNTS.read_text("utf-8", "surrogateescape")
     except OSError:
         return ""
-    kind = _mounted_type(os.path.realpath(path), mounts)
-    main, _, subtype = kind.partition(".")
-    return kind if main in NETWORK_FILE_SYSTEMS or (main == "fuse" and subtype in NETWORK_FUSE) else ""
+
+
+def _mount_points(mounts: str) -> Iterator[tuple[str, str]]:
+    """Directory and type of each mount, in the order in which they were made."""
+    for line in mounts.splitlines():
+        mount, _, source = line.partition(" - ")
+        fields = mount.split(" ")
+        if len(fields) >= 5:
+            yield _unescaped(fields[4]), source.partition(" ")[0]
 
 
 def _mounted_type(path: str, mounts: str) -> str:
     """The type of the file system at the longest mount point above `path`; of several mounts at it the last one."""
     kind, length = "", -1
-    for line in mounts.splitlines():
-        mount, _, source = line.partition(" - ")
-        fields = mount.split(" ")
-        if len(fields) < 5:
-            continue
-        point = _unescaped(fields[4])
+    for point, mounted in _mount_points(mounts):
         above = path == point or path.startswith(point.rstrip("/") + "/")
         if above and len(point) >= length:
-            kind, length = source.partition(" ")[0], len(point)
+            kind, length = mounted, len(point)
     return kind
 
 

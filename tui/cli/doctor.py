@@ -12,16 +12,23 @@ from typing import Any, Literal
 
 import psutil
 
+from engine.config.catalog import CATALOG, CatalogEntry
 from engine.config.errors import RunFailed, UserError
 from engine.config.method_specs import method_names, method_title
+from engine.config.model_files import find_model
+from engine.config.preset import Preset, resolve
 from engine.config.quantities import size
+from engine.config.schema import Model
 from engine.config.text import amount
+from engine.hardware.box import box_checks
 from engine.hardware.nvml import Nvml
+from engine.memory.formula.memory_budget import local_budget, system_memory
 from engine.runs import leftovers
 from engine.runs.home import home_warnings
 from engine.runs.leftovers import Leftover
 from engine.runs.rpc_client import ask
 from tui.output.console import console, print_json, say
+from tui.preview.method_estimate import method_estimate
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "nvidia-ml-py", "textual")
 MIN_FREE_DISK = 10 << 30
@@ -65,8 +72,10 @@ def doctor(runs: Path, json: bool) -> int:
 def check_everything(runs: Path) -> list[CheckResult]:
     """Machine, libraries, GPU, disk and leftovers, then the verdicts."""
     engine, verdicts = _engine()
-    results = [_system(), *_libraries(), *engine, *_nvml(), _disk(runs), *_file_system(runs)]
-    return [*results, *_session(), *_leftovers(runs), *verdicts]
+    nvml = Nvml()
+    box = [CheckResult(check.state, check.subject, check.text) for check in box_checks(nvml)]
+    results = [_system(), *_libraries(), *box, *engine, *_nvml(nvml), _disk(runs), *_file_system(runs)]
+    return [*results, *_session(), *_leftovers(runs), *_largest_models(nvml), *verdicts]
 
 
 def repair(runs: Path, json: bool) -> int:
@@ -110,7 +119,9 @@ def _leftovers(runs: Path) -> list[CheckResult]:
 def _system() -> CheckResult:
     memory = psutil.virtual_memory()
     text = f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {os.cpu_count()} cores, "
-    return CheckResult("ok", "machine", text + f"{size(memory.total)} RAM ({size(memory.available)} free)")
+    limit, used = system_memory()
+    container = f", of which this container may use {size(limit)}" if limit < memory.total else ""
+    return CheckResult("ok", "machine", text + f"{size(memory.total)} RAM{container} ({size(limit - used)} free)")
 
 
 def _libraries() -> list[CheckResult]:
@@ -158,14 +169,30 @@ def _verdict(method: dict[str, Any], where: str) -> CheckResult:
     return CheckResult("ok", method["title"], f"ready: a training step on {where} works, with {method['optimizer']}")
 
 
-def _nvml() -> list[CheckResult]:
+def _nvml(nvml: Nvml) -> list[CheckResult]:
     """Whether GPU memory, power and energy can be read."""
-    nvml = Nvml()
     if nvml.why:
         what = "GPU memory, power and energy are unknown; process memory is shown"
         return [CheckResult("note", "NVML", f"{nvml.why}: {what}")]
     count = len(nvml.gpus())
     return [CheckResult("ok", "NVML", f"driver {nvml.driver()}, {amount(count, 'GPU')}")]
+
+
+def _largest_models(nvml: Nvml) -> list[CheckResult]:
+    """The largest model of the catalog that each method can train here, with rows of 2,048 tokens, by the formula."""
+    budget = local_budget(nvml)
+    largest: dict[str, CatalogEntry] = {}
+    for entry in sorted(CATALOG.values(), key=lambda entry: entry.parameters):
+        files = find_model(Model(id=entry.name))
+        for method in method_names():
+            given = {"model.id": entry.name, "train.max_length": 2048}
+            config = resolve(Preset("defaults", {}), method, given).config
+            if method_estimate(config, files, budget).fit == "fits":
+                largest[method] = entry
+    parts = [f"{method_title(method)} {entry.name}" for method, entry in largest.items()]
+    memory = f"{size(budget.free)} free of {size(budget.total)} ({budget.name})"
+    text = f"{', '.join(parts) or 'no model of the catalog'}: catalog, rows of 2,048 tokens, {memory}"
+    return [CheckResult("ok" if parts else "note", "fits", text)]
 
 
 def _disk(runs: Path) -> CheckResult:

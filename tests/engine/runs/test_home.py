@@ -161,6 +161,30 @@ def test_a_network_file_system_is_known_by_its_mount(
     assert all(kind in notice.text for notice in notices)
 
 
+def test_a_home_on_the_disk_of_a_container_is_warned_of_unless_it_was_chosen(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest writable disk is proposed: on a rented machine only a volume outlives a stop."""
+    workspace = tmp_path / "work space"
+    workspace.mkdir()
+    escaped = str(workspace).replace(" ", "\\040")
+    (tmp_path / "mounts").write_text(
+        f"1 0 0:1 / / rw - overlay overlay rw\n2 1 0:2 / {escaped} rw - xfs /dev/vdb rw\n"
+        "3 1 0:3 / /etc/hosts rw - ext4 /dev/vda rw\n4 1 0:4 / /dev/shm rw - tmpfs shm rw\n"
+    )
+    monkeypatch.setattr(home, "MOUNTS", tmp_path / "mounts")
+    (notice,) = home.home_warnings(home.runs_home())
+    assert notice.code == "runs.temporary_disk" and "(overlay)" in notice.text
+    monkeypatch.setattr(home, "SYSTEM_FOLDERS", ("/etc", "/dev"))  # this test's folders are below /tmp
+    assert home.persistent_disk() == workspace
+    assert f"ftbench home {workspace}/ftbench" in home.home_warnings(home.runs_home())[0].text
+    monkeypatch.setenv("FTBENCH_RUNS", str(tmp_path / "chosen"))
+    assert home.home_warnings(home.runs_home()) == []
+    monkeypatch.delenv("FTBENCH_RUNS")
+    config.write_text(f'home = "{tmp_path}/chosen"\n')
+    assert home.home_warnings(home.runs_home()) == []
+
+
 def test_without_a_list_of_mounts_nothing_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home, "MOUNTS", tmp_path / "absent")
     assert home.home_warnings(tmp_path) == []

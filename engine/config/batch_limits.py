@@ -73,16 +73,14 @@ SEPARATE = frozenset(
 """Model types whose packed rows are exactly those of a padded batch."""
 
 STATE = "its layers carry a state from one token to the next"
+NO_POSITIONS = "its attention masks ignore position ids"
 MIXED = {
-    "gpt_oss": "its attention masks ignore position ids",
-    "bloom": "its attention masks ignore position ids",
-    "mpt": "its attention masks ignore position ids",
-    "opt": "its attention masks ignore position ids",
+    **dict.fromkeys(("afmoe", "bloom", "gpt_oss", "mpt", "openai-gpt", "opt", "xglm"), NO_POSITIONS),
     **dict.fromkeys(
         (
-            *("bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2", "lfm2_moe"),
-            *("lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text", "qwen3_5_text"),
-            *("qwen3_next", "recurrent_gemma", "rwkv", "zamba", "zamba2"),
+            *("bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear"),
+            *("lara_mini", "lfm2", "lfm2_moe", "lfm3", "mamba", "mamba2", "minimax", "nemotron_h", "olmo_hybrid"),
+            *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2"),
         ),
         STATE,
     ),
@@ -90,15 +88,28 @@ MIXED = {
 """Model types whose packed rows influence each other, and why."""
 BY_SEGMENTS = frozenset(
     {
-        *("bamba", "falcon_h1", "granitemoehybrid", "lfm2", "lfm2_moe", "lfm3", "minimax", "nemotron_h", "opt"),
-        *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"),
+        *("afmoe", "bailing_hybrid", "bamba", "falcon_h1", "granitemoehybrid", "lara_mini", "lfm2", "lfm2_moe", "lfm3"),
+        *("minimax", "nemotron_h", "olmo_hybrid", "opt", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "zamba2"),
     }
 )
 """Those of MIXED that are exact with segments: their layers with a state pass on arguments, and compute row by row."""
+WINDOWS_BY_SEGMENTS = frozenset(
+    {
+        *("afmoe", "beam", "cohere2", "cohere2_moe", "cohere_compass_text", "cwm", "dory", "dots1", "exaone4"),
+        *("exaone_moe", "gemma3_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text", "kolibri1", "laguna"),
+        *("lara_mini", "lfm3", "mellum", "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder"),
+        *("olmo3", "phi3", "qwen2", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
+    }
+)
+"""Model types with sliding windows that segments compute: their layers pass the size of the window to attention."""
 ANSWERED_ALONE = frozenset({"minimax", "recurrent_gemma", "rwkv"})
 """Model types for which padding in front of a prompt changes the answer that transformers 5.24 generates."""
-ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention", "indexed_attention"})
 """Layers whose masks are made from position ids, as `layer_types` in `config.json` names them."""
+STATEFUL_LAYERS = frozenset({"linear_attention", "mamba", "conv", "recurrent", "hybrid", "hybrid_sliding"})
+"""Layers with a state."""
+NO_MIXER = frozenset({"mlp", "moe"})
+"""Layers that compute each token by itself."""
 
 
 STATE_SIZES = (
@@ -126,9 +137,13 @@ def mixing_reason(model_config: Mapping[str, Any]) -> str:
         return reason
     text = text_config(model_config)
     layers = text.get("layer_types")
-    others = isinstance(layers, list) and set(map(str, layers)) - ATTENTION_LAYERS
-    stateful = others or any(text.get(name) for name in STATE_SIZES)
-    return STATE if stateful and kind not in SEPARATE else ""
+    kinds = set(map(str, layers)) if isinstance(layers, list) else set()
+    if kind in SEPARATE:
+        return ""
+    if kinds & STATEFUL_LAYERS or any(text.get(name) for name in STATE_SIZES):
+        return STATE
+    unknown = sorted(kinds - ATTENTION_LAYERS - NO_MIXER)
+    return f"nothing is known of its layers of type {', '.join(unknown)}" if unknown else ""
 
 
 def text_type(model_config: Mapping[str, Any]) -> str:

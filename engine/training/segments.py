@@ -4,7 +4,8 @@
 
 Segments are in depth-first order of the prefix tree of the rows. Hence the tokens of all rows that continue a segment
 follow it without a gap, from its end to its `reach`, and a token attends to: all tokens of the segments that its row
-consists of, up to itself. Without sharing every row is one segment. Positions count from the start of each row.
+consists of, up to itself; in a layer with a sliding window, to the last of those. Without sharing every row is one
+segment. Positions count from the start of each row.
 
 The same idea for completions of one prompt: PrefixGrouper (arXiv:2506.05433).
 """
@@ -43,7 +44,7 @@ class Segments:
     """In depth-first order; they cover all columns."""
     reached: bool = False
     """Whether the model passed them on to its attention."""
-    _masks: dict[torch.device, torch.Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[torch.device, int | None], torch.Tensor] = field(default_factory=dict)
     _gathered: dict[torch.device, GatheredKeys] = field(default_factory=dict)
     _groups: list[SegmentGroup] = field(default_factory=list)
     _rows: list[RowColumns] = field(default_factory=list)
@@ -63,14 +64,39 @@ class Segments:
     def tokens(self) -> int:
         return self.segments[-1].end
 
-    def mask(self, device: torch.device) -> torch.Tensor:
-        """(1, 1, T, T) boolean mask, for attention without support for segments."""
-        if device not in self._masks:
+    def mask(self, device: torch.device, window: int | None = None) -> torch.Tensor:
+        """(1, 1, T, T) boolean mask, for attention without support for segments. `window`: of `SharedKeys`."""
+        if (device, window) not in self._masks:
             allowed = torch.zeros((self.tokens, self.tokens), dtype=torch.bool)
             for start, end, reach in self.segments:
                 allowed[start:reach, start:end] = True
-            self._masks[device] = allowed.tril_()[None, None].to(device)
-        return self._masks[device]
+            if window:
+                positions = torch.tensor(self.positions())
+                allowed &= positions[:, None] - positions < window
+            self._masks[device, window] = allowed.tril_()[None, None].to(device)
+        return self._masks[device, window]
+
+    def positions(self) -> NDArray[np.int64]:
+        """(T,) position of each column within its rows."""
+        found = np.empty(self.tokens, dtype=np.int64)
+        for path in self._paths():
+            before = sum(segment.end - segment.start for segment in path[:-1])
+            start, end, _ = path[-1]
+            found[start:end] = np.arange(before, before + end - start)
+        return found
+
+    def shared_keys(self, window: int | None) -> list[SharedKeys]:
+        """For each segment that others continue: its columns, and the later columns that attend to them."""
+        if not window:
+            return [SharedKeys(slice(one.start, one.end), slice(one.end, one.reach), None) for one in self.shared]
+        positions, found = self.positions(), []
+        for start, end, reach in self.shared:
+            keys = slice(max(start, end - window + 1), end)
+            queries = end + np.flatnonzero(positions[end:reach] - positions[end - 1] < window)
+            if len(queries):
+                allowed = positions[queries, None] - positions[keys] < window
+                found.append(SharedKeys(keys, torch.tensor(queries), torch.tensor(allowed)))
+        return found
 
     def rows(self) -> RowColumns:
         """The columns of complete rows, for layers that read a row from its start."""
@@ -117,6 +143,17 @@ class Segments:
             longest_query=max(end - start for start, end in pairwise(query_ends)),
             longest_key=max(end - start for start, end in pairwise(ends)),
         )
+
+
+class SharedKeys(NamedTuple):
+    """A segment whose keys later tokens read. A sliding window of W tokens contains a token and the W - 1 before it."""
+
+    keys: slice
+    """Columns of the segment, of which some later token sees the first one."""
+    queries: slice | torch.Tensor
+    """Columns of the tokens that see any of them."""
+    allowed: torch.Tensor | None
+    """(queries, keys): what each sees; None for all."""
 
 
 @dataclass(frozen=True)

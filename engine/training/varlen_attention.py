@@ -1,12 +1,13 @@
 """Variable-length attention over the segments of a packed micro-batch, without a mask.
 
 A packed sequence needs no T x T mask: each segment attends causally to itself, and all tokens of the rows that continue
-a segment attend to all of it (`engine.training.segments`).
+a segment attend to all of it (`engine.training.segments`); or, in layers with a sliding window, to its part of that.
 
 - CPU: one call of torch's flash attention kernel per group of segments of similar length, padded to a batch, and one
   per shared prefix: short calls leave the threads waiting for each other. Partial results are merged by
   their log-sum-exp as in FlashAttention (Dao et al. 2022, arXiv:2205.14135, section 3.1). The backward kernel takes the
-  merged output and log-sum-exp, so that each call returns its exact share of the gradients.
+  merged output and log-sum-exp, so that each call returns its exact share of the gradients. A sliding window that is
+  shorter than a segment is a mask of that segment's size.
 - CUDA, in half precision: one call of `torch.nn.attention.varlen.varlen_attn`, whose keys are those of the segment and
   of the segments it continues.
 - Otherwise, and with attention dropout: SDPA with a boolean mask.
@@ -28,7 +29,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, modeling_ut
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from engine.config.batch_limits import BY_SEGMENTS
+from engine.config.batch_limits import BY_SEGMENTS, WINDOWS_BY_SEGMENTS
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import kernel_device
 from engine.training.segments import Segments
@@ -110,7 +111,7 @@ def unsupported_by(architecture: type, config: Any, implementation: str, longest
         return f"{kind} has layers of type {', '.join(other)}"
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in layers if layers else getattr(config, "use_sliding_window", True)
-    if window and slides and window < longest:
+    if window and slides and window < longest and config.model_type not in WINDOWS_BY_SEGMENTS:
         return f"{kind} has a sliding window of {window} tokens, shorter than the longest row ({longest} tokens)"
     if any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
         return f"{kind} uses attention dropout"
@@ -138,11 +139,12 @@ def varlen_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     segments: Segments | None = None,
+    sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (1, H, T, D), key and value (1, G, T, D) -> (1, T, H, D), as in transformers.
 
-    Without `segments` this is transformers' SDPA.
+    Without `segments` this is transformers' SDPA, whose mask has the sliding window.
     """
     if segments is None:
         options |= {"scaling": scaling, "dropout": dropout}
@@ -153,12 +155,13 @@ def varlen_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast, rotary embeddings return float32
     one_size = query.shape[-1] == value.shape[-1]
     if dropout == 0.0 and one_size and device == "cpu":
-        attended = SegmentAttention.apply(query, key, value, segments, scale)
+        attended = SegmentAttention.apply(query, key, value, segments, scale, sliding_window)
     elif dropout == 0.0 and one_size and device == "cuda" and query.dtype.itemsize == 2:
-        attended = _on_cuda(query, key, value, segments, scale)
+        attended = _on_cuda(query, key, value, segments, scale, sliding_window)
     else:
+        mask = segments.mask(query.device, sliding_window)
         attended = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=segments.mask(query.device), dropout_p=dropout, scale=scale, enable_gqa=True
+            query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale, enable_gqa=True
         )
     return attended.transpose(1, 2).contiguous(), None
 
@@ -168,29 +171,37 @@ class SegmentAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        segments: Segments,
+        scale: float,
+        window: int | None,
     ) -> torch.Tensor:
         q, k, v = (tensor.to(_kernel_dtype(tensor)) for tensor in (query, key, value))
         output = torch.empty_like(q)
         normalizer = q.new_empty(q.shape[:3], dtype=torch.float32)  # log-sum-exp of each query's scores
         for group in segments.groups():
-            attended, sums = _forward(group.gather(q), group.gather(k), group.gather(v), is_causal=True, scale=scale)
+            inputs = [group.gather(tensor) for tensor in (q, k, v)]
+            mask = _window_mask(inputs[0], window)
+            attended, sums = _forward(*inputs, is_causal=mask is None, attn_mask=mask, scale=scale)
             group.store(attended, output)
             group.store(sums[..., None], normalizer[..., None])
-        for start, end, reach in segments.shared:
-            own, others = slice(start, end), slice(end, reach)
-            part, part_normalizer = _forward(q[:, :, others], k[:, :, own], v[:, :, own], scale=scale)
+        for own, others, allowed in segments.shared_keys(window):
+            mask = _additive(allowed, q)
+            part, part_normalizer = _forward(q[:, :, others], k[:, :, own], v[:, :, own], attn_mask=mask, scale=scale)
             merged = torch.logaddexp(normalizer[:, :, others], part_normalizer)
             share = (part_normalizer - merged).exp_()[..., None]
             output[:, :, others] = torch.lerp(output[:, :, others].float(), part.float(), share)
             normalizer[:, :, others] = merged
         output = output.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, normalizer)
-        ctx.segments, ctx.scale = segments, scale
+        ctx.segments, ctx.scale, ctx.window = segments, scale, window
         return output
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         *saved, normalizer = ctx.saved_tensors
         dtype = _kernel_dtype(saved[0])
         q, k, v, output, gradient = (tensor.to(dtype) for tensor in (*saved, gradients[0]))
@@ -198,19 +209,36 @@ class SegmentAttention(torch.autograd.Function):
         for group in ctx.segments.groups():
             inputs = [group.gather(tensor) for tensor in (q, k, v, output)]
             sums = group.gather(normalizer[..., None])[..., 0]
-            parts = _backward(group.gather(gradient, padded_with_zeros=True), *inputs, sums, 0.0, True, scale=ctx.scale)
+            mask = _window_mask(inputs[0], ctx.window)
+            own_gradient = group.gather(gradient, padded_with_zeros=True)
+            parts = _backward(own_gradient, *inputs, sums, 0.0, mask is None, attn_mask=mask, scale=ctx.scale)
             for total, part in zip(totals, parts, strict=True):
                 group.store(part, total)
-        for start, end, reach in ctx.segments.shared:
-            own, others = slice(start, end), slice(end, reach)
+        for own, others, allowed in ctx.segments.shared_keys(ctx.window):
             parts = _backward(
-                gradient[:, :, others], q[:, :, others], k[:, :, own], v[:, :, own],
-                output[:, :, others], normalizer[:, :, others], 0.0, False, scale=ctx.scale,
+                gradient[:, :, others], q[:, :, others], k[:, :, own], v[:, :, own], output[:, :, others],
+                normalizer[:, :, others], 0.0, False, attn_mask=_additive(allowed, q), scale=ctx.scale,
             )  # fmt: skip
             for total, part, columns in zip(totals, parts, (others, own, own), strict=True):
                 total[:, :, columns] += part
         of_query, of_key, of_value = (total.to(tensor.dtype) for total, tensor in zip(totals, saved, strict=False))
-        return of_query, of_key, of_value, None, None
+        return of_query, of_key, of_value, None, None, None
+
+
+def _window_mask(query: torch.Tensor, window: int | None) -> torch.Tensor | None:
+    """(1, 1, L, L) mask of causal attention within a sliding window for (B, H, L, D); None if the window has all."""
+    length = query.shape[2]
+    if window is None or window >= length:
+        return None
+    allowed = torch.ones((length, length), dtype=torch.bool).tril_().triu_(1 - window)
+    return _additive(allowed, query)
+
+
+def _additive(allowed: torch.Tensor | None, query: torch.Tensor) -> torch.Tensor | None:
+    """(1, 1, Q, K): 0 where allowed (Q, K) and -inf elsewhere, as the CPU kernel takes masks."""
+    if allowed is None:
+        return None
+    return torch.zeros(allowed.shape, dtype=query.dtype).masked_fill_(~allowed, -torch.inf)[None, None]
 
 
 def _kernel_dtype(tensor: torch.Tensor) -> torch.dtype:
@@ -229,9 +257,11 @@ def _has_amx() -> bool:
 
 
 def _on_cuda(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments, scale: float, window: int | None
 ) -> torch.Tensor:
-    """One variable-length call: the queries of a segment are the last ones of its keys, which causality aligns."""
+    """One variable-length call: the queries of a segment are the last ones of its keys, which causality aligns. Keys
+    are in the order of their positions, so that the kernel's window is that of the rows.
+    """
     keys = segments.gathered_keys(query.device)
     attended = varlen_attn(
         query[0].transpose(0, 1),
@@ -242,7 +272,7 @@ def _on_cuda(
         keys.longest_query,
         keys.longest_key,
         scale=scale,
-        window_size=(-1, 0),
+        window_size=(window - 1 if window else -1, 0),
         enable_gqa=True,
     )
     return attended.transpose(0, 1)[None]

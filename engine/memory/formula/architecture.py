@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.config.batch_limits import RowSeparation, row_separation
+from engine.config.batch_limits import WINDOWS_BY_SEGMENTS, RowSeparation, row_separation
 from engine.config.errors import UserError
 from engine.config.model_limits import text_config
 
@@ -132,6 +132,8 @@ class Architecture:
     """Whether norms multiply by their weight in float32."""
     windowed: bool = False
     """Whether some layer has another cache than all keys and values: that of a sliding window, or a state."""
+    windows_by_segments: bool = False
+    """Whether attention over segments computes its sliding windows."""
     fused_gate: bool = False
     """Whether one linear layer computes both inputs of a gated MLP."""
     query_gate: bool = False
@@ -305,6 +307,7 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         head_norms=kind in HEAD_NORMS,
         float32_norms=kind in FLOAT32_NORMS,
         windowed=_windowed(text),
+        windows_by_segments=text.get("model_type") in WINDOWS_BY_SEGMENTS,
         separation=row_separation(text),
         fused_gate=kind in FUSED_GATE,
         query_gate=kind in QUERY_GATE,

@@ -45,7 +45,8 @@ def uses_segments(shape: Architecture, config: schema.Config) -> bool:
     """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
     if shape.attention_dropout or config.model.attention not in ("auto", "sdpa"):
         return False
-    return shape.separation == "segments" or not (shape.windowed or shape.separation == "mixed")
+    windows = shape.windowed and not shape.windows_by_segments
+    return shape.separation == "segments" or not (windows or shape.separation == "mixed")
 
 
 def needs_segments(shape: Architecture) -> bool:

@@ -33,6 +33,14 @@ SIZES: dict[str, Any] = {
 """Small values by every name that a size has in some family; a family takes those that it knows."""
 TWO_KINDS = ["linear_attention", "full_attention"]
 WINDOWS = ["sliding_attention", "full_attention"]
+BYTES = {
+    "hidden_size": 64,
+    "hidden_size_global": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 4096,
+}
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 VISUAL = {
     "depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64, "patch_size": 4,
@@ -41,6 +49,13 @@ VISUAL = {
 CHANGES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "head_dim": None},
     "bailing_hybrid": {"layer_types": TWO_KINDS},
+    "blt": {
+        "patching_mode": "space", "encoder_hash_byte_group_vocab": 64, "patcher_config": BYTES, "encoder_config": BYTES,
+        "decoder_config": BYTES, "global_config": BYTES,
+    },
+    "dory": {
+        "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp"], "num_hidden_layers": 4,
+    },
     "falcon": {"num_kv_heads": 2, "new_decoder_architecture": True, "head_dim": None},
     "falcon_h1": {"mamba_d_ssm": 128},
     "gemma2": {"query_pre_attn_scalar": 16, "layer_types": WINDOWS},
@@ -62,11 +77,12 @@ CHANGES: dict[str, dict[str, Any]] = {
                             for kind in WINDOWS},
     },
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4}, "ffn_config": {"ffn_hidden_size": 128, "moe_top_k": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 128, "moe_top_k": 2},
     },
     "gpt_oss": {"layer_types": WINDOWS},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "kimi_linear": {"layer_types": TWO_KINDS, "linear_head_dim": 16, "linear_num_heads": 4},
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
@@ -79,8 +95,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {"layer_types": TWO_KINDS},
     "qwen3_5_text": {"layer_types": TWO_KINDS},
     "qwen3_next": {"layer_types": TWO_KINDS},
-    "qwen4_exp_text": {"layer_types": TWO_KINDS},
-    "zamba": {"layers_block_type": ["mamba", "hybrid"], "n_mamba_heads": 2},
+    "qwen4_exp_text": {
+        "layer_types": TWO_KINDS, "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 16,
+        "indexer_budget": 16, "indexer_compress_ratio": 4,
+    },
+    "zamba": {"layers_block_type": ["mamba", "hybrid", "hybrid"], "num_hidden_layers": 3, "n_mamba_heads": 2},
     "zaya": {"num_experts_per_tok": 1, "layer_types": ["hybrid", "hybrid_sliding"]},
     "zamba2": {"layers_block_type": ["mamba", "hybrid"], "head_dim": None},
 }  # fmt: skip
@@ -129,6 +148,11 @@ WRAPPERS: dict[str, Callable[[int, dict[str, int]], dict[str, Any]]] = {
     },
     "gemma4_unified": lambda vocabulary, tokens: {
         "text_config": _text("gemma4_unified_text", vocabulary, tokens), "audio_config": None, "vision_config": None,
+    },
+    "llama4": lambda vocabulary, tokens: {
+        "text_config": _text("llama4_text", vocabulary, tokens),
+        "vision_config": {**VISION, "image_size": 28, "patch_size": 14, "vision_output_dim": 64,
+                          "projector_input_dim": 64, "projector_output_dim": 64},
     },
     "mistral3": lambda vocabulary, tokens: {
         "text_config": _text("ministral3", vocabulary, tokens), "tie_word_embeddings": False,

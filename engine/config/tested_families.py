@@ -36,7 +36,18 @@ def untested_family(model_config: Mapping[str, Any]) -> str:
     rows = family_rows()
     # The text model of a multimodal family has the same layers.
     row = rows.get(family) or rows.get(family.removesuffix("_text"))
-    if not family or (row and "state" not in row):
+    if not family:
         return ""
-    what = f"models of type {family} have not been tested"
-    return f"{what}: compare with a padded run, and check the export (docs/models.md)"
+    if row is None or "state" in row:
+        what = f"models of type {family} have not been tested"
+        return f"{what}: compare with a padded run, and check the export (docs/models.md)"
+    failed = failures(row)
+    return f"a tiny model of type {family} failed: {'; '.join(failed)} (docs/models.md)" if failed else ""
+
+
+def failures(row: Mapping[str, Any]) -> list[str]:
+    """What of a tested family failed: methods, packing, resuming, the merged model."""
+    checks = {name: found for name, found in row.items() if isinstance(found, dict)}
+    found = [f"{name}: {one['error']}" for name, one in checks.items() if one.get("error")]
+    resumed = row.get("resume", {}).get("resume", "")
+    return found + (["resume: other losses"] if resumed not in ("", "equal to the bit") else [])

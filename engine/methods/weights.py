@@ -256,9 +256,9 @@ def _part(
         return "routers"
     if isinstance(owner, LINEAR):
         return "layers"
-    if len(shape) == 3 and not isinstance(owner, CONVOLUTIONS):
-        return "vectors" if max(shape) == shape.numel() else "experts"
-    return "other"
+    if max(shape) == shape.numel() and len(shape) == 3:
+        return "vectors"
+    return "experts" if experts and len(shape) == 3 and not isinstance(owner, CONVOLUTIONS) else "other"
 
 
 def _is_router(

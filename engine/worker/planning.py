@@ -151,9 +151,11 @@ def decide_packing(
     known = row_separation(model.config.to_dict()) == "separate"
     candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]
 
+    last = ""
+
     def are_independent(checked: list[Row], packing: Packing) -> bool:
-        why = _dependence(model, checked, packing, pad, device)
-        if why:
+        nonlocal last
+        if why := (last := _dependence(model, checked, packing, pad, device)):
             how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
             warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
         return not ranks.any(bool(why))
@@ -163,7 +165,7 @@ def decide_packing(
             return candidate, sharing
     if are_independent(checked[:1], ONE_ROW):
         return ONE_ROW, sharing
-    what = f"{class_name(model)} lets a row depend on the padding after its end"
+    what = f"{class_name(model)} computes a row alone wrongly: {last}"
     do = "choose a causal language model of an architecture in docs/models.md"
     raise UserError(what, config.model.id, do, code="model.rows_influence_each_other")
 
@@ -195,7 +197,7 @@ def _dependence(model: torch.nn.Module, rows: list[Row], packing: Packing, pad: 
     try:
         checked = within_memory(lambda: rows_are_independent(model, rows, packing, pad, device))
         return (checked or rows_are_independent(model, rows[:2], packing, pad, device)).reason
-    except (RuntimeError, ValueError) as error:  # such as a head size that a GPU's kernel does not support
+    except (RuntimeError, ValueError, IndexError) as error:  # such as a head size that a GPU's kernel does not support
         if is_out_of_memory(error):
             raise
         return f"it cannot be computed ({first_line(error)})"

@@ -77,7 +77,8 @@ CHANGES: dict[str, dict[str, Any]] = {
                             for kind in WINDOWS},
     },
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}, "ffn_config": {"ffn_hidden_size": 128, "moe_top_k": 2},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 128, "moe_top_k": 2},
     },
     "gpt_oss": {"layer_types": WINDOWS},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},

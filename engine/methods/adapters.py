@@ -55,7 +55,7 @@ def add_adapters(model: PreTrainedModel, adapter: schema.Adapter) -> peft.PeftMo
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=targets.modules,
-        target_parameters=targets.parameters or None,
+        target_parameters=_in_order(targets.parameters) or None,
         use_rslora=adapter.rslora,
         use_dora=adapter.dora,
         init_lora_weights="pissa" if adapter.init == "pissa" else True,
@@ -108,6 +108,26 @@ def find_targets(model: PreTrainedModel, adapter: schema.Adapter) -> Targets:
     if parameters or renamed:
         _check_expert_settings(adapter, (parameters or renamed)[0])
     return Targets(modules, parameters, renamed)
+
+
+class _Name(str):
+    """A name that sorts by its place in a model."""
+
+    place = 0
+
+    def __lt__(self, other: Any) -> bool:
+        return self.place < int(other.place)
+
+
+def _in_order(parameters: Sequence[str]) -> list[str]:
+    """Names that PEFT wraps in their order in the model, also those of 4-bit tensors, which it sorts. The adapter's
+    tensors are named by that order, `experts.base_layer.lora_A` before `experts.lora_A`: an adapter of 4-bit experts
+    would be loaded onto the wrong tensors of a 16-bit base.
+    """
+    names = [_Name(name) for name in parameters]
+    for place, name in enumerate(names):
+        name.place = place
+    return list[str](names)
 
 
 def _is_layer(weight: Weight) -> bool:
@@ -214,7 +234,7 @@ def own_targets() -> Iterator[None]:
         named = [weight for weight in weights_of(model) if _matches(weight.name, sorted(config.target_parameters))]
         layers = {weight.module for weight in named if _is_layer(weight)}
         config.target_modules = layers | set(config.target_modules or ())
-        config.target_parameters = [weight.name for weight in named if not _is_layer(weight)] or None
+        config.target_parameters = _in_order([weight.name for weight in named if not _is_layer(weight)]) or None
 
     with _targets_as_given(convert):
         yield

@@ -50,8 +50,8 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
     def __init__(self, quantization_config: BitsAndBytesConfig, on_cpu: bool, **options: Any) -> None:
         super().__init__(quantization_config, **options)
         self.on_cpu = on_cpu
-        self.experts: set[str] = set()
-        """Full names of experts' tensors."""
+        self.experts: dict[str, None] = {}
+        """Full names of experts' tensors, in their order in the model."""
         self.states: dict[str, QuantState] = {}
 
     def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **kwargs: Any) -> bool:
@@ -74,15 +74,15 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
         kept = []
         for weight in weights_of(model):
             if weight.part == "experts" and not weight.not_quantizable(self.on_cpu):
-                self.experts.add(weight.name)
+                self.experts[weight.name] = None
             elif weight.is_linear and weight.not_quantizable(self.on_cpu):
                 kept.append(weight.module)
         self.quantization_config.llm_int8_skip_modules = [*kept, *_tied(model)]
         super()._process_model_before_weight_loading(model, device_map, **kwargs)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
-        for name, state in self.states.items():
-            attach_state(model, name, state)
+        for name in self.experts:
+            attach_state(model, name, self.states[name])
         self.states.clear()
         return super()._process_model_after_weight_loading(model, **kwargs)
 
@@ -114,7 +114,7 @@ class QuantizeTensors(Bnb4bitQuantize):
         **kwargs: Any,
     ) -> dict[str, torch.Tensor]:
         packed: dict[str, torch.Tensor] = {}
-        for name in self.hf_quantizer.experts & input_dict.keys():
+        for name in self.hf_quantizer.experts.keys() & input_dict.keys():
             value = input_dict.pop(name)
             how = self.hf_quantizer.quantization_config
             data, self.hf_quantizer.states[name] = quantize_4bit(

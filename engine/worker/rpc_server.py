@@ -77,11 +77,13 @@ def _use_device(config: schema.Config) -> None:
 
 
 def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
-    """What needs torch to be known before a launch: use of the weights (null if unknown) or why the run would be
-    `refused`; what computing the rows' common prefixes once saves, one sentence, "" if nothing or for large data.
+    """What needs torch to be known before a launch of some configurations: for each its use of the `weights` (null if
+    unknown) or why it would be `refused`; what computing the rows' common prefixes once saves in the first, one
+    sentence, "" if nothing or for large data.
     """
     os.nice(10)
-    config = msgspec.convert(arguments["config"], schema.Config)
+    configs = msgspec.convert(arguments["configs"], list[schema.Config])
+    config = configs[0]
     _use_device(config)
     import_libraries()
     from engine.memory.dry_run.data_rows import read_rows
@@ -91,11 +93,14 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.worker.checks import account_before_loading
 
     machine, model_config = this_machine(), config_of(config.model)
-    found: dict[str, Any] = {"sharing": "", "account": None, "refused": ""}
-    try:
-        found["account"] = msgspec.to_builtins(account_before_loading(config, model_config, machine))
-    except UserError as error:
-        found["refused"] = f"{error.line}; {error.hint}"
+    found: dict[str, Any] = {"sharing": "", "weights": []}
+    for one in configs:
+        account, refused = None, ""
+        try:
+            account = account_before_loading(one, model_config, machine)
+        except UserError as error:
+            refused = f"{error.line}; {error.hint}"
+        found["weights"].append({"account": msgspec.to_builtins(account), "refused": refused})
     rows = read_rows(config, model_config, machine, given=False)
     if not isinstance(rows, str):
         whole = rows.whole

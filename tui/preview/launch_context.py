@@ -31,6 +31,15 @@ class LaunchContext:
     """How many runs can use these devices at the same time."""
 
 
+class WeightsCheck(msgspec.Struct, frozen=True):
+    """What a run would do with the weights of its model."""
+
+    account: ModelAccount | None = None
+    """Use of every weight; None if it is not known."""
+    refused: str = ""
+    """Why the run would refuse its model with these settings."""
+
+
 @dataclass(frozen=True)
 class DataCheck:
     """The data check; `answer` is None until it is done."""
@@ -44,10 +53,8 @@ class DataCheck:
     """Progress of the check."""
     sharing: str | None = None
     """What shared prefixes save; '' if nothing, None if it is not known yet."""
-    account: ModelAccount | None = None
-    """Use of every weight; None if it is not known."""
-    refused: str = ""
-    """Why the run would refuse its model with these settings."""
+    weights: tuple[WeightsCheck, ...] = ()
+    """Of each run of the launch; () until it is known."""
 
     @property
     def awaits_details(self) -> bool:

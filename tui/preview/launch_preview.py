@@ -74,12 +74,13 @@ def data_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
         yield LaunchProblem(line.text, code=notice.code)
 
 
-def weight_problems(config: Config, report: DataCheck) -> Iterator[LaunchProblem]:
-    """Settings that the model refuses, and weights that the method leaves out."""
-    if report.refused:
-        yield LaunchProblem(report.refused, blocking=True, code="model.refused")
-    if report.account and (text := left_out_warning(report.account, method_spec(config.method))):
-        yield LaunchProblem(text, code=LEFT_OUT)
+def weight_problems(configs: Sequence[Config], report: DataCheck) -> Iterator[LaunchProblem]:
+    """Settings that the model refuses, and weights that a method leaves out."""
+    for config, weights in zip(configs, report.weights, strict=False):
+        if weights.refused:
+            yield LaunchProblem(weights.refused, blocking=True, code="model.refused")
+        if weights.account and (text := left_out_warning(weights.account, method_spec(config.method))):
+            yield LaunchProblem(text, code=LEFT_OUT)
 
 
 def adapter_problems(
@@ -188,7 +189,7 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
     problems = [
         *model_problems(config, files),
         *data_problems(config, report),
-        *weight_problems(config, report),
+        *weight_problems([config], report),
         *memory_problems([found], files, context),
         *adapter_problems([found], [method_title(config.method)], report),
     ]
@@ -211,12 +212,14 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
         *_packing(report),
         Fact("eval", _evaluation(first, report)),
     ]
+    facts += _weights(report, [rung.name for rung in plan.rungs])
     for rung, one in zip(plan.rungs, found, strict=True):
         facts += _memory(one, context.budget, report.longest, rung.name, parts=False)
     facts += [*_disk(found, context.runs), *_turn(context)]
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
     titles = [method_title(rung.name) if rung.name == rung.method else rung.name for rung in plan.rungs]
     problems += [
+        *weight_problems([rung.config for rung in plan.rungs], report),
         *adapter_problems(found, titles, report),
         *disk_problems(found, context.runs),
         *foreign_problems(context),
@@ -246,14 +249,18 @@ def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> It
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
 
 
-def _weights(report: DataCheck) -> Iterator[Fact]:
-    """Use of the weights; nothing if only loading the model can tell."""
+def _weights(report: DataCheck, rungs: Sequence[str] = ()) -> Iterator[Fact]:
+    """Use of the weights, of several rungs in a line each; nothing if only loading the model can tell."""
     if report.awaits_details:
         yield Fact("weights", "counting …")
-    if report.account:
-        yield Fact("weights", summarize_model(report.account))
-        for part, use in account_lines(report.account):
-            yield Fact("", f"{part}: {use}", "$foreground-muted")
+    accounts = [one.account for one in report.weights]
+    for number, account in enumerate(accounts):
+        if account and rungs:
+            yield Fact("" if any(accounts[:number]) else "weights", f"{rungs[number]}: {summarize_model(account)}")
+        elif account:
+            yield Fact("weights", summarize_model(account))
+            for part, use in account_lines(account):
+                yield Fact("", f"{part}: {use}", "$foreground-muted")
 
 
 def _started_with(config: Config) -> str:

@@ -63,6 +63,10 @@ class Launch(Protocol):
         """The configuration whose data is checked."""
 
     @property
+    def configs(self) -> list[Config]:
+        """The configurations of all runs."""
+
+    @property
     def command(self) -> str:
         """The equivalent command line."""
 
@@ -93,6 +97,10 @@ class RunLaunch:
     @property
     def config(self) -> Config:
         return self.effective.config
+
+    @property
+    def configs(self) -> list[Config]:
+        return [self.config]
 
     @property
     def command(self) -> str:
@@ -241,6 +249,10 @@ class LadderLaunch:
     @property
     def config(self) -> Config:
         return self.plan.rungs[0].config
+
+    @property
+    def configs(self) -> list[Config]:
+        return [rung.config for rung in self.plan.rungs]
 
     @property
     def command(self) -> str:

@@ -101,7 +101,7 @@ class ConfigurationScreen(BaseScreen[Selection]):
         config = self.effective.config
         on_this_machine = not find_model(config.model).fetch and Path(config.data.id).exists()
         embedded = config.data.id == type(config.data)().id
-        self.checking.begin(config, start=on_this_machine or (embedded and not find_model(config.model).fetch))
+        self.checking.begin([config], start=on_this_machine or (embedded and not find_model(config.model).fetch))
         self.run_worker(self._read_speed, thread=True, exclusive=True, group="speed")
         self.show_settings()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,8 @@ import msgspec
 from textual.message import Message
 
 from engine.config.schema import Config
-from engine.runs.run.model_account import ModelAccount
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
-from tui.preview.launch_context import DataCheck, DataCheckCache, check_arguments
+from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck, check_arguments
 
 
 class DataChecking:
@@ -23,18 +22,21 @@ class DataChecking:
         self._key = self._details_key = b""
         """Of the data check, and of what shared prefixes save, among `checks`."""
         self.report = DataCheck()
-        self._config: Config | None = None
+        self._configs: list[Config] = []
         self.request: BackgroundRequest | None = None
         self.details_request: BackgroundRequest | None = None
         """Follows the check, whose result it takes from the engine's cache."""
 
-    def begin(self, config: Config, start: bool = True) -> None:
-        """Check the data of this configuration; with `start=False` only take the report of an earlier check."""
-        arguments = check_arguments(config)
-        packing = {key: msgspec.to_builtins(getattr(config, key)) for key in ("method", "train", "adapter")}
-        key, details_key = self._checks.key(arguments), self._checks.key({**arguments, **packing})
+    def begin(self, configs: Sequence[Config], start: bool = True) -> None:
+        """Check the data of these configurations, which is the same for all, and their use of the weights; with
+        `start=False` only take the report of an earlier check.
+        """
+        arguments = check_arguments(configs[0])
+        names = ("method", "train", "adapter", "quantization")
+        settings = [{name: msgspec.to_builtins(getattr(one, name)) for name in names} for one in configs]
+        key, details_key = self._checks.key(arguments), self._checks.key({**arguments, "runs": settings})
         same = key == self._key and self.request is not None and self.report.running
-        self._key, self._details_key, self._config = key, details_key, config
+        self._key, self._details_key, self._configs = key, details_key, list(configs)
         if same:
             return  # the check in progress answers for this configuration too
         self.leave()
@@ -62,10 +64,8 @@ class DataChecking:
         """Take an answer. False for one of another request."""
         if message.request is self.details_request:
             answer = message.answer or {}
-            account = msgspec.convert(answer.get("account"), ModelAccount | None)
-            self.report = replace(
-                self.report, sharing=answer.get("sharing", ""), account=account, refused=answer.get("refused", "")
-            )
+            weights = msgspec.convert(answer.get("weights", []), tuple[WeightsCheck, ...])
+            self.report = replace(self.report, sharing=answer.get("sharing", ""), weights=weights)
             self._checks.keep(self._details_key, self.report)
         elif message.request is self.request:
             self.report = DataCheck(message.answer, message.error, running=False)
@@ -78,5 +78,5 @@ class DataChecking:
     def _ask_for_details(self) -> None:
         """After a check without refusal: what shared prefixes save and how weights are used, which needs torch."""
         if self.report.awaits_details:
-            arguments: dict[str, Any] = {"config": msgspec.to_builtins(self._config)}
+            arguments: dict[str, Any] = {"configs": msgspec.to_builtins(self._configs)}
             self.details_request = BackgroundRequest("launch.details", arguments, self._post)

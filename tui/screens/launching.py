@@ -100,7 +100,7 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
 
     def _check_data(self) -> None:
         self.preview = self.launch.preview(self.report)
-        self.checking.begin(self.launch.config, start=not self.preview.blocked)
+        self.checking.begin(self.launch.configs, start=not self.preview.blocked)
         self.update_preview()
 
     def on_resize(self) -> None:

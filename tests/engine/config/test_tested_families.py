@@ -43,6 +43,19 @@ def test_a_plan_says_that_a_family_is_not_tested() -> None:
     assert "qwen99" in note
 
 
+def test_a_plan_says_what_of_a_family_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = {name: {"state": "ok"} for name in method_names()}
+    rows = {
+        "right": {**fine, "resume": {"resume": "equal to the bit"}, "merged": {"merged": "equal"}},
+        "forgets": {**fine, "resume": {"resume": "[1.0] and [2.0]"}},
+        "breaks": {**fine, "merged": {"state": "error", "error": "RuntimeError: sizes"}},
+    }
+    monkeypatch.setattr("engine.config.tested_families.family_rows", lambda: rows)
+    assert untested_family({"model_type": "right"}) == ""
+    assert "resume" in untested_family({"model_type": "forgets"})
+    assert "merged: RuntimeError: sizes" in untested_family({"model_type": "breaks"})
+
+
 def test_rows_have_all_checks() -> None:
     for family, row in family_rows().items():
         assert "state" in row or {*method_names(), "class", "parameters"} <= row.keys(), family

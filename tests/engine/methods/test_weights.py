@@ -8,6 +8,7 @@ from typing import Any
 
 import peft
 import pytest
+import tiny_configs
 import torch
 import transformers
 from tiny_families import FAMILIES, VOCABULARY, family_config, made_family, store_in_mxfp4
@@ -17,6 +18,7 @@ from transformers import AutoConfig
 from engine.config.method_specs import method_spec
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
+from engine.export.merged import adapted_parameters
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import predict_account
 from engine.memory.formula.estimate import StepShape
@@ -166,6 +168,40 @@ def test_an_adapter_of_4_bit_experts_is_loaded_onto_them(folders: dict[str, Path
         again = peft.PeftModel.from_pretrained(method("qlora").load(config, CPU), tmp_path)
     with torch.no_grad():
         assert torch.equal(multiply_in_input_dtype(again).eval()(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen2_moe", "glm4_moe"])
+def test_an_adapter_of_4_bit_experts_is_that_of_a_16_bit_base(
+    family: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As other libraries load it and as it is merged: every tensor gets the factors that were trained for it."""
+    model = ready(config_of(folders[family], "qlora"))
+    save(model, tmp_path, None)
+    served = peft.PeftModel.from_pretrained(method("lora").load(config_of(folders[family], "lora"), CPU), tmp_path)
+    trained, loaded = adapted_parameters(model), adapted_parameters(served)
+    assert trained.keys() == loaded.keys() and any("experts" in name for name in trained)
+    for name, (layer, _) in trained.items():
+        for part in ("lora_A", "lora_B"):
+            ours, theirs = (getattr(one, part)["default"].weight for one in (layer, loaded[name][0]))
+            assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize(
+    ("family", "leaf", "part", "reason"),
+    [
+        ("rwkv", "time_mix_key", "vectors", "no_adapter"),
+        ("zamba", "x_proj_weight", "other", "no_adapter"),
+        ("deepseek_v4", "o_a_proj", "layers", "read_directly"),
+        ("bloom", "dense_4h_to_h", "layers", ""),
+        ("falcon", "dense_4h_to_h", "layers", ""),
+    ],
+)
+def test_what_is_no_plain_layer_gets_no_adapter(family: str, leaf: str, part: str, reason: str) -> None:
+    """Three dimensions do not make experts, and not every subclass of Linear is a product."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(tiny_configs.family_config(family))
+    found = {(weight.part, weight.not_adaptable) for weight in weights_of(model) if weight.leaf == leaf}
+    assert found == {(part, reason)}
 
 
 @pytest.mark.parametrize("name", ["qlora", "lora", "full"])

@@ -22,6 +22,8 @@ MECHANISMS = {
     "short convolutions": ("lfm2", "packed"),
     "state space": ("mamba2", "padded"),
     "alibi": ("bloom", "padded"),
+    "adapters whose names transformers renames": ("laguna", "packed"),
+    "a tensor that becomes several, not all in 4 bits": ("lara_mini", "packed"),
     "a class that AutoModelForCausalLM does not know": ("mistral3", "packed"),
 }
 """Mechanism -> a family that has it, and how a worker packs its rows."""

@@ -14,9 +14,11 @@ import transformers
 from command import events_of, only_run
 from forked import ftbench
 from model_shapes import MIXED_SHAPES, SHAPES, SMALL, VOCABULARY
+from tiny_configs import family_config
 
 from engine.config.batch_limits import row_separation
 from engine.config.catalog import CATALOG
+from engine.config.errors import UserError
 from engine.config.schema import Config, Model, Train
 from engine.data.prepare import prepare
 from engine.data.rows import Row
@@ -212,6 +214,15 @@ def test_an_unknown_architecture_that_mixes_rows_is_not_packed(
     assert warned and all(text.startswith("model.packing_unsupported") for text in warned)
 
 
+def test_a_model_with_other_positions_than_tokens_is_refused() -> None:
+    """CPM-Ant puts tokens of its own before a row: its losses would be those of other tokens."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(family_config("cpmant", VOCABULARY))
+    with pytest.raises(UserError) as refused:
+        chosen_packing(model, short_rows(), [])
+    assert refused.value.code == "model.rows_influence_each_other"
+
+
 def test_the_plan_says_which_rows_are_padded_and_why() -> None:
     config = Config()
     eager = Config(model=Model(attention="eager"))
@@ -226,6 +237,9 @@ def test_the_plan_says_which_rows_are_padded_and_why() -> None:
     assert len(packing_notes(config, {"model_type": "leaky"})) == 1
     assert packing_notes(Config(train=Train(packing="padded")), {"model_type": "leaky"}) == []
     assert row_separation({"model_type": "new", "layer_types": ["full_attention", "conv"]}) == "mixed"
+    assert row_separation({"model_type": "new", "layer_types": ["indexed_attention", "mlp"]}) == "unknown"
+    (note,) = packing_notes(config, {"model_type": "new", "layer_types": ["full_attention", "folded"]})
+    assert "folded" in note
 
 
 @pytest.mark.parametrize("setting", ["auto", "packed", "shared_prefix"])

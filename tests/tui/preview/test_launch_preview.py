@@ -14,9 +14,10 @@ from engine.config.preset_library import resolve_preset
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.queue.device_queue import QueuePlace
+from engine.runs.run.model_account import ModelAccount, WeightGroup
 from tui.live.machine import OtherProcess
 from tui.preview.disk import needed_disk
-from tui.preview.launch_context import DataCheck, LaunchContext
+from tui.preview.launch_context import DataCheck, LaunchContext, WeightsCheck
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.method_estimate import method_estimate
 from tui.selection import Selection
@@ -221,3 +222,16 @@ def test_a_ladder_preview_has_its_runs_and_each_rungs_memory(tmp_path: Path) -> 
         assert "of 80.0 GiB" in fact(found, rung)
     small = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(600 << 20)), DataCheck(ANSWER))
     assert len([code for code in codes(small) if code.startswith("memory.")]) == 3
+
+
+def test_a_ladder_preview_has_the_weights_of_each_rung(tmp_path: Path) -> None:
+    plan = make_plan("demo", [], {})
+    group = WeightGroup(part="layers", state="adapted", quantized=False, tensors=7, parameters=700)
+    left_out = WeightGroup(part="experts", state="frozen", quantized=False, tensors=2, parameters=300)
+    accounts = [ModelAccount(groups=[group, *more], adapters=9, tied=False) for more in ([], [left_out])]
+    weights = (*map(WeightsCheck, accounts), WeightsCheck(refused="no layer matches nope: adapter.target_modules"))
+    report = DataCheck(ANSWER, sharing="", weights=weights)
+    found = ladder_preview(plan, LaunchContext(tmp_path, gpu_budget(80 * GIB)), report)
+    lines = [one.text for one in found.facts if one.text.startswith(("qlora: ", "lora: "))]
+    assert lines == ["qlora: 700 parameters: 700 adapted", "lora: 1,000 parameters: 700 adapted, 300 frozen"]
+    assert found.blocked and {"model.refused", "model.left_out"} <= set(codes(found))

@@ -34,13 +34,13 @@ from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.formula.estimate import Device
-from engine.memory.required_flops import required_flops
 from engine.methods.machine import Machine, kernels_of
 from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, Packing, choose_packing, micro_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.worker.training_checks.report import required_flops
 
 
 class PhaseCounts(Struct, frozen=True, kw_only=True):

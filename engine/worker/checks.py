@@ -111,7 +111,7 @@ def account_before_loading(config: Config, model_config: Any, machine: Machine) 
 
 def refuse_small_disk(run: RunDir, config: Config, model_config: Any, machine: Machine) -> None:
     """Raise UserError if checkpoints and model would not fit on the disk; files of earlier workers count as free."""
-    from engine.memory.formula.disk_space import needed_space, small_disk_error
+    from engine.memory.formula.formula import needed_space, small_disk_error
 
     needed = needed_space(config, model_config.to_dict(), machine.device, machine.bf16)
     free = shutil.disk_usage(run.path).free + _reusable(run)

@@ -22,9 +22,9 @@ from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.data.prepared import Prepared
 from engine.hardware.devices import slots_of
-from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
-from engine.memory.formula.allocator import CONTEXT
+from engine.memory.dry_run.plan import RunEstimates, as_measured
 from engine.memory.formula.automatic import resolve_automatic
+from engine.memory.formula.estimate import CONTEXT
 from engine.memory.formula.fit import FitQuery
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import planned_rows

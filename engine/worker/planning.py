@@ -31,8 +31,7 @@ from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import general_rows, vocabulary_of
-from engine.memory.dry_run.data_rows import with_packing
-from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
+from engine.memory.dry_run.plan import RunEstimates, estimate_run, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods.machine import Machine, this_machine

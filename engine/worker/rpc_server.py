@@ -86,7 +86,7 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     config = configs[0]
     _use_device(config)
     import_libraries()
-    from engine.memory.dry_run.data_rows import read_rows
+    from engine.memory.dry_run.plan import read_rows
     from engine.methods.machine import this_machine
     from engine.methods.model_source import config_of
     from engine.runs.run.data_usage import describe_sharing

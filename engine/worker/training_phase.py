@@ -15,7 +15,7 @@ from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.data.items import sampled_by_rows
 from engine.data.rows import Row
-from engine.memory.formula.checkpoint_size import copies_checkpoints
+from engine.memory.formula.weights_and_state import copies_checkpoints
 from engine.memory.probe import ProbeResult, available_for_copy, available_memory, preserved_random_state
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine

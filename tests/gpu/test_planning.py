@@ -14,7 +14,7 @@ from command import WHOLE, events_of, ftbench, only_run
 
 from engine.config.method_specs import method_names
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.formula.allocator import CONTEXT
+from engine.memory.formula.estimate import CONTEXT
 from engine.methods.machine import this_machine
 from engine.runs.run.result import Result
 from gpu.nearly_full import run_on_nearly_full_gpu

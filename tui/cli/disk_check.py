@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.config.model_files import find_model
 from engine.config.schema import Config
-from engine.memory.formula.disk_space import low_disk_notice, needed_space, small_disk_error
+from engine.memory.formula.formula import low_disk_notice, needed_space, small_disk_error
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs.home import check_home
 from tui.cli.errors import show_notices

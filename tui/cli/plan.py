@@ -22,12 +22,18 @@ from engine.config.quantities import size
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.memory.formula import history
-from engine.memory.formula.estimate import MemoryEstimate
+from engine.memory.formula.estimate import MEASURED, MemoryEstimate
 from engine.memory.formula.history import TimeEstimate
-from engine.memory.formula.measured_error import MEASURED
 from engine.memory.formula.memory_budget import listed_budget, local_budget
-from engine.memory.formula.method_plan import MemoryPlan, PlanQuery, PlanReport, TierError, device_notes, quick_plan
-from engine.memory.formula.roofline import least_seconds
+from engine.memory.formula.method_plan import (
+    MemoryPlan,
+    PlanQuery,
+    PlanReport,
+    TierError,
+    device_notes,
+    least_seconds,
+    quick_plan,
+)
 from engine.runs.rpc_client import ask
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from engine.memory.formula.allocator import CONTEXT
+from engine.memory.formula.estimate import CONTEXT
 from engine.runs.run import events
 from engine.runs.run.events import Event
 from tui.charts.series import Series

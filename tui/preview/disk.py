@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from engine.memory.formula.disk_space import disk_bytes
+from engine.memory.formula.formula import disk_bytes
 from engine.runs.home import nearest_existing
 from tui.preview.method_estimate import MethodEstimate
 

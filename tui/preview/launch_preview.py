@@ -19,10 +19,10 @@ from engine.config.preset_library import preset_name
 from engine.config.quantities import count, rate, share_percent, size
 from engine.config.schema import Config
 from engine.config.text import amount
-from engine.memory.formula.disk_space import low_disk_notice, small_disk_error
 from engine.memory.formula.estimate import PARTS, MemoryEstimate
+from engine.memory.formula.fit import changes
+from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import MemoryBudget
-from engine.memory.formula.remedies import changes
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.rungs import LadderPlan, Rung

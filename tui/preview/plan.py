@@ -13,13 +13,11 @@ from engine.config.quantities import count, duration, relative_error, size
 from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.memory.formula.estimate import PARTS as ESTIMATED
-from engine.memory.formula.estimate import PeakMemory
-from engine.memory.formula.fit import LargestFit
+from engine.memory.formula.estimate import PeakMemory, Tier, error_of
+from engine.memory.formula.fit import LargestFit, Remedy
 from engine.memory.formula.history import TierAccuracy, TimeEstimate
-from engine.memory.formula.measured_error import Tier, error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
-from engine.memory.formula.remedies import Remedy
 from engine.runs.run.data_usage import describe_sharing
 from engine.runs.run.model_account import PARTS, exceptions
 from tui.charts.bars import COMPONENTS, legend, memory_bar

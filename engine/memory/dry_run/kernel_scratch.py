@@ -107,7 +107,7 @@ def _gemm_4bit(args: Sequence[Any]) -> int:
 
 def _grouped_mm(args: Sequence[Any]) -> int:
     """A product per expert, one after the other, of tokens with a weight or, backward, of tokens with tokens; experts
-    have the same number of tokens (`fake_values.substituted`).
+    have the same number of tokens (`memory_tracker.substituted`).
     """
     left, right, offsets = args[:3]
     rows, inner = left.shape[-2:]

@@ -1,4 +1,4 @@
-"""Plan several methods ("will it fit?"): formula and dry run of each method, and what follows from them."""
+"""Plan several methods ("will it fit?") or one run: rows, formula, dry run, and what follows from them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from typing import Any
 from transformers import AutoConfig
 
 from engine.config import schema
+from engine.config.batch_limits import mixing_reason
 from engine.config.catalog import CATALOG, pulled_folder
 from engine.config.errors import UserError
+from engine.config.files import expanded
 from engine.config.method_specs import QLORA
-from engine.memory.dry_run.data_rows import DataWorkload, read_rows, with_packing
+from engine.config.preset import with_settings
+from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
+from engine.data.prepare import prepare
+from engine.data.prepared import Prepared
+from engine.data.source import EMBEDDED
+from engine.memory.dry_run import worst_case_batches
 from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
-from engine.memory.dry_run.fake_model import predict_account
-from engine.memory.formula.automatic import resolve_automatic, settle_optimizer
-from engine.memory.formula.estimate import MemoryEstimate, StepShape
+from engine.memory.dry_run.fake_model import predict_account, segments_unsupported, uses_flash_attention
+from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.formula.automatic import resolve_automatic, resolve_optimizer, settle_optimizer
+from engine.memory.formula.estimate import CONTEXT, MemoryEstimate, PeakMemory, StepShape
 from engine.memory.formula.fit import FitQuery, FormulaCorrection, classify_fit
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import (
@@ -25,6 +33,7 @@ from engine.memory.formula.method_plan import (
     MethodPlan,
     PlanQuery,
     RowsFrom,
+    TrainingWork,
     family_notes,
     left_out_notes,
     packing_notes,
@@ -32,9 +41,11 @@ from engine.memory.formula.method_plan import (
     planned_rows,
     positions_of,
 )
-from engine.memory.formula.sharding import shard_count
+from engine.memory.formula.weights_and_state import shard_count
 from engine.methods.machine import Machine, this_machine
-from engine.methods.model_source import ModelLocation, config_of, load_error
+from engine.methods.model_source import TOKENIZER_FILES, ModelLocation, config_of, load_error, load_tokenizer
+from engine.runs.run.result import Predicted
+from engine.training.batches import BatchSampler, Packing, Sharing, choose_packing, decide_sharing, sharing_of
 
 Progress = Callable[[str], None]
 
@@ -192,3 +203,240 @@ def model_config_of(model: schema.Model) -> tuple[Any, str]:
         return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), ""
     except (OSError, ValueError, KeyError) as error:
         raise load_error(ModelLocation(str(folder), True), "configuration", error) from error
+
+
+MAX_BYTES = 16 << 20
+"""Maximum bytes of files read for a plan: 1 MiB takes 1 s on one core (GSM8K with SmolLM2's tokenizer)."""
+
+
+def with_packing(config: schema.Config, machine: Machine, packing: Packing) -> schema.Config:
+    """The configuration with the packing that was chosen for the rows, which decides which tokens the formula counts.
+
+    With FlashAttention it stays `auto`, which also means that packed rows need no mask.
+    """
+    return config if uses_flash_attention(config, machine) else with_settings(config, {"train.packing": packing.mode})
+
+
+@dataclass(frozen=True)
+class DataWorkload:
+    """Prepared data with its sampler and packing."""
+
+    prepared: Prepared
+    sampler: BatchSampler
+    packing: Packing
+    sharing: Sharing
+    vocabulary: int
+    machine: Machine
+    not_shared: str = ""
+    """Why the architecture computes common prefixes with every row, if computing them once would save tokens."""
+
+    @property
+    def whole(self) -> TrainingWork:
+        """Rows, steps and tokens of the complete training: rows in all steps times their mean length."""
+        rows = self.prepared.train
+        epochs, rest = divmod(self.sampler.steps, self.sampler.per_epoch)
+        rows_in_steps = epochs * len(rows) + rest * self.sampler.batch
+        tokens = rows_in_steps * int(rows.lengths.sum()) / len(rows)
+        shares = self.packing.mode == "shared_prefix"
+        return TrainingWork(
+            rows=len(rows),
+            steps=self.sampler.steps,
+            tokens=round(tokens),
+            answer_tokens=int(rows.answer_tokens.sum()),
+            shared_prefix=self.sharing.prefix if shares else 0,
+            shared_rows=self.sharing.rows if shares else 0,
+            token_ratio=round(self.sharing.ratio, 3) if shares else 1.0,
+        )
+
+    def worst_case(self, config: schema.Config, micro_batch: int) -> WorstCaseBatches:
+        """The largest batches of a run with this configuration and micro-batch size."""
+        rows = self.prepared
+        scored = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
+        lost = all_rows([*sampled_by_rows(rows.validation_items, FINAL_VALIDATION_ROWS), *scored])
+        return WorstCaseBatches(
+            packing=self.packing,
+            step=longest_step(rows.train, self.sampler, 0, micro_batch, self.packing, config.train.devices),
+            held_out=longest_held_out(lost, self.packing, self.machine.device, self.vocabulary, answers_only=True),
+            prompts=[item.row.prompt for item in scored],
+            choice=int(rows.train.answer_tokens.max()),
+            pad=0,
+        )
+
+    def work(self, config: schema.Config, micro_batch: int) -> worst_case_batches.StepTensors | None:
+        """Tensors for a dry run; None with FlashAttention, whose packed rows the dry run cannot use."""
+        if uses_flash_attention(config, self.machine):
+            return None
+        return self.worst_case(config, micro_batch).work(config, micro_batch)
+
+
+def read_rows(config: schema.Config, model_config: Any, machine: Machine, given: bool) -> DataWorkload | str:
+    """Read the data, or return the reason why it is not read. `given`: the user named the data.
+
+    Raises UserError if the user named data that cannot be trained on.
+    """
+    if (why := _costly(config.data)) or (why := _no_tokenizer(config.model)):
+        return why
+    folder = Path(config.model.id)
+    located = (
+        ModelLocation(str(folder), True) if (folder / "config.json").is_file() else None
+    )  # `locate` requires weights
+    try:
+        prepared = prepare(config.data, config.train.max_length, load_tokenizer(config.model, located))
+    except UserError as error:
+        if given:
+            raise
+        return error.line
+    if not prepared.train:
+        return "no training rows"
+    train = config.train
+    sampler = BatchSampler.of(len(prepared.train), train.batch, train.epochs, train.steps, train.seed)
+    reason = segments_unsupported(config, model_config, machine, prepared.longest)
+    segments = not reason
+    flash = uses_flash_attention(config, machine)
+    mixed = bool(mixing_reason(model_config.to_dict()))
+    packing = choose_packing(prepared.train, train.packing, machine.device, segments or flash, segments, mixed)
+    packing, sharing = decide_sharing(packing, prepared.train, sampler, config)
+    if reason and train.packing == "auto" and not sharing_of(prepared.train, sampler, train.batch, packing).worthwhile:
+        reason = ""
+    return DataWorkload(
+        prepared=prepared,
+        sampler=sampler,
+        packing=packing,
+        sharing=sharing,
+        not_shared=reason if train.packing in ("auto", "shared_prefix") else "",
+        vocabulary=model_config.get_text_config().vocab_size,
+        machine=machine,
+    )
+
+
+def _costly(data: schema.Data) -> str:
+    if data.id in EMBEDDED:
+        return ""
+    path = expanded(data.id)
+    if not path.exists():
+        return "" if path.suffix or data.id.count("/") != 1 else "datasets on the Hub are not downloaded for a plan"
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    return f"data of {size >> 20:,} MiB is too large to be read for a plan" if size > MAX_BYTES else ""
+
+
+def _no_tokenizer(model: schema.Model) -> str:
+    folder = Path(model.id)
+    if (folder / "config.json").is_file() and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return "the model folder has no tokenizer"
+    return ""
+
+
+@dataclass(frozen=True)
+class RunEstimates:
+    """Memory estimates of one run, and the settings they lead to."""
+
+    tiers: list[MemoryEstimate]
+    """By formula and dry run, least accurate first; empty if there are none."""
+    again: Callable[[dict[str, Any]], MemoryEstimate] | None
+    """The formula with other settings, such as {"train.micro_batch": 2}."""
+    config: schema.Config
+    """The configuration with micro-batch size and optimizer; activation checkpointing is chosen if it was for a GPU."""
+
+    def training_fits(self, micro_batch: int, limit: int) -> bool:
+        """Whether training with this micro-batch size is predicted to fit in `limit` bytes."""
+        return self._fits("training", {"train.micro_batch": micro_batch}, limit)
+
+    def answering_fits(self, batch: int, limit: int) -> bool:
+        """Whether generation with this batch size is predicted to fit in `limit` bytes."""
+        return self._fits("answering", {"evaluation.batch": batch}, limit)
+
+    def _fits(self, what: str, settings: dict[str, Any], limit: int) -> bool:
+        """By the formula, corrected by the dry run with the current settings; true without a prediction."""
+        if self.best is None or self.again is None:
+            return True
+        changed = self.again(settings)
+        new, old, right = (getattr(estimate, what) for estimate in (changed, self.tiers[0], self.best))
+        if new is None or old is None or right is None:
+            return True
+        return as_measured(changed, new) * as_measured(self.best, right) / as_measured(self.tiers[0], old) <= limit
+
+    @property
+    def micro_batch(self) -> int:
+        assert isinstance(self.config.train.micro_batch, int)
+        return self.config.train.micro_batch
+
+    @property
+    def best(self) -> MemoryEstimate | None:
+        return self.tiers[-1] if self.tiers else None
+
+    def predicted(self) -> list[Predicted]:
+        """The predictions for `result.json`."""
+        return [
+            Predicted(
+                tier=estimate.tier,
+                training=as_measured(estimate, estimate.training),
+                evaluation=as_measured(estimate, estimate.evaluation),
+            )
+            for estimate in self.tiers
+        ]
+
+
+def as_measured(estimate: MemoryEstimate, peak: PeakMemory) -> int:
+    """Bytes of a peak that torch's pool on a GPU will show: without CUDA context and paged state."""
+    context = CONTEXT if "pool" in peak.parts else 0
+    return peak.total - context - min(estimate.pageable, peak.parts.get("optimizer", 0))
+
+
+def estimate_run(
+    config: schema.Config,
+    model_config: Any,
+    machine: Machine,
+    batches: WorstCaseBatches,
+    micro_batch: int,
+    warn: Callable[[str, str], None],
+    limit: int | None = None,
+) -> RunEstimates:
+    """Formula and dry run for the run's largest batches; the dry run only with `train.probe`: it takes 1 s, and 5 s for
+    8 billion parameters. A failed prediction is a warning and never ends the run.
+
+    `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used where it
+    is None or activation checkpointing is configured.
+    """
+    query = _query(config, model_config.to_dict(), machine, batches.rows(), limit)
+    chooses = limit is not None and config.train.gradient_checkpointing == "auto"
+    chosen = query.with_micro_batch(micro_batch)
+    if machine.device == "cpu":
+        chosen = resolve_optimizer(chosen)
+    found: list[MemoryEstimate] = []
+    try:
+        chosen = resolve_automatic(query) if chooses else chosen
+        found.append(chosen.formula_estimate())
+    except UserError as error:
+        warn("plan.no_formula", f"no memory formula for this model: {error.problem}")
+    light = bool(found)
+    try:
+        if config.train.probe and shard_count(chosen.config) == 1:  # a dry run has the whole model
+            exact = _dry_run_of(chosen, model_config, machine, batches)
+            if light and chooses and exact.peak > query.budget.free:
+                scale = FormulaCorrection.of(found[0], exact)
+                chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
+                found, exact = [chosen.formula_estimate()], _dry_run_of(chosen, model_config, machine, batches)
+            found.append(exact)
+    except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
+        warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
+    if config.optimizer.name == "auto":
+        chosen, found = settle_optimizer(chosen, found)
+    again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
+    return RunEstimates(found, again, chosen.config)
+
+
+def _query(
+    config: schema.Config, model_config: dict[str, Any], machine: Machine, rows: StepShape, limit: int | None
+) -> FitQuery:
+    """The run as a question to the plan; estimates include the CUDA context, which `limit` does not."""
+    budget = MemoryBudget(
+        name=machine.name, device=machine.device, source="gpu", total=(limit or 0) + CONTEXT, bf16=machine.bf16
+    )
+    return FitQuery(config, model_config, rows, budget)
+
+
+def _dry_run_of(chosen: FitQuery, model_config: Any, machine: Machine, batches: WorstCaseBatches) -> MemoryEstimate:
+    micro_batch = chosen.config.train.micro_batch
+    assert isinstance(micro_batch, int)
+    return dry_run(chosen.config, model_config, machine, chosen.rows, batches.work(chosen.config, micro_batch))

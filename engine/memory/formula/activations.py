@@ -1,20 +1,46 @@
-"""Activation memory in the formula: tensors saved for backward per decoder layer, and temporaries of a running layer.
+"""Memory in the formula that depends on the rows: activations, temporaries, the loss and generation. In bytes.
 
 Derived from transformers' Llama (models/llama/modeling_llama.py) and PEFT's layers (tuners/lora/layer.py, bnb.py) in
 eager mode, with the method of Korthikanti et al. 2022 (arXiv:2205.05198). T tokens of a micro-batch, d hidden size, f
 MLP size, q and k sizes of query and key/value, h heads, r rank; `size` bytes per activation.
+
+Special cases:
+
+- Eager attention materializes every head's attention matrix: the softmax in float32, its copy in the dtype of the
+  activations, and keys and values for every query head (transformers, eager_attention_forward).
+- Attention dropout (GPT-2) does the same on a CPU, which has no fused kernel with dropout: softmax, mask and product,
+  all in float32 (aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math).
+- GELU composed of elementary operations (gelu_new and similar) saves four products of the MLP's size instead of one.
+- DoRA saves the outputs of the layer and of its adapter, the latter in float32 (PEFT, tuners/lora/dora.py).
+- Mixed precision casts every weight to bf16 and saves the copy for the backward pass; norms, rotated queries and keys
+  are float32.
+- With AVX-512 but no bf16 instructions a CPU adds bf16 products up in a float32 matrix (`dry_run.kernel_scratch`).
+
+Generation follows `engine.evaluation.worst_case` without torch; a test compares the two.
 """
 
 from __future__ import annotations
 
+import math
+
 from engine.config import schema
-from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
-from engine.config.method_specs import method_spec
+from engine.config.batch_limits import (
+    CHUNK_ELEMENTS,
+    MAX_CHOICE_TOKENS,
+    MAX_CHOICES_PER_PROMPT,
+    MAX_DRAFT_TOKENS,
+    MAX_TOKENS,
+    REFILL_FRACTION,
+    SHAPE_MULTIPLE,
+    SPARE_CACHE_COLUMNS,
+)
+from engine.config.method_specs import method_spec, uses_autocast
+from engine.config.metric_specs import metric_spec
+from engine.hardware.cpu import sums_bf16_in_float32
 from engine.memory.formula.architecture import Architecture
-from engine.memory.formula.estimate import Device
+from engine.memory.formula.estimate import Device, StepShape
 from engine.memory.formula.packing import MicroBatchShape
-from engine.memory.formula.special_cases import COMPOSED_GELU
-from engine.memory.formula.weights_and_state import FLOAT32, adapted, adapts_experts
+from engine.memory.formula.weights_and_state import BF16, FLOAT32, adapted, adapts_experts
 
 
 def _mlp(shape: Architecture) -> int:
@@ -149,3 +175,160 @@ def _chunk(shape: Architecture, batch: MicroBatchShape, device: Device) -> int:
 def mask_bytes(batch: MicroBatchShape, size: int) -> int:
     """Masks that separate packed rows: one boolean and one additive, T² elements each."""
     return batch.tokens**2 * (1 + size) if batch.masked else 0
+
+
+COMPOSED_GELU = {"gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh_python", "quick_gelu"}
+
+
+def accumulator(device: Device, bf16: bool, size: int) -> int:
+    """Bytes per element of a product in which it is added up. `bf16`: whether the device has bf16 instructions."""
+    return FLOAT32 if device == "cpu" and not bf16 and size == BF16 and sums_bf16_in_float32() else 0
+
+
+def copies_shared_matrices(device: Device, bf16: bool, size: int) -> bool:
+    """Whether a matrix that a batch shares is copied for each of its elements, as oneDNN does in bf16
+    (`dry_run.kernel_scratch`). `size`: bytes per element; `bf16` as in `accumulator`.
+    """
+    return device == "cpu" and size == BF16 and (bf16 or sums_bf16_in_float32())
+
+
+def accumulated_elements(shape: Architecture, config: schema.Config, batch: MicroBatchShape) -> int:
+    """Elements of the largest product of a layer's backward pass: a gradient of size f, or that of a trained weight."""
+    trained = method_spec(config.method).trains_weights
+    weight = shape.largest_linear if trained else 0
+    width = shape.expert_intermediate if shape.experts else max(shape.intermediate, shape.hidden)
+    return max(batch.tokens * width, weight)
+
+
+def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:
+    """Elements of the attention matrices of all heads: T² per head if packed, L² per head and row if padded."""
+    area = batch.tokens**2 if batch.packing != "padded" else batch.tokens**2 // max(1, batch.rows)
+    return shape.heads * area
+
+
+def materializes_attention(shape: Architecture, config: schema.Config, device: Device) -> bool:
+    """Whether attention matrices are materialized."""
+    return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
+
+
+def extra_saved_bytes(
+    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device
+) -> int:
+    """Additional bytes that one layer saves for its backward pass."""
+    saved = 0
+    if materializes_attention(shape, config, device):
+        each = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
+        saved += attention_elements(shape, batch) * each + batch.tokens * 2 * (shape.query - shape.key) * size
+    if shape.attention_dropout:
+        saved += batch.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
+    if not shape.gated and not shape.experts:
+        saved += batch.tokens * shape.intermediate * size * (2 if shape.activation in COMPOSED_GELU else -1)
+    if not method_spec(config.method).trains_weights and config.adapter.dora:
+        saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
+    if uses_autocast(config.method, config.train.precision):
+        weights = sum(linear.weights for linear in shape.linears())
+        saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
+    return saved
+
+
+def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
+    """Additional temporary bytes of a running layer: forward the softmax and its input, backward one gradient of it
+    (saved tensors are freed meanwhile).
+    """
+    temporary = 0
+    if config.model.attention == "eager":
+        temporary += attention_elements(shape, batch) * FLOAT32 * (1 if training else 2)
+    if not method_spec(config.method).trains_weights and config.adapter.dora:
+        largest = max((linear.weights for linear in adapted(shape, config)), default=0)
+        temporary += 2 * batch.tokens * max(shape.intermediate, shape.hidden) * FLOAT32 + 3 * largest * FLOAT32
+    return temporary
+
+
+def cast_head(shape: Architecture, config: schema.Config) -> int:
+    """The bf16 copy of the LM head's weight in mixed precision."""
+    return shape.vocabulary * shape.hidden * BF16 if uses_autocast(config.method, config.train.precision) else 0
+
+
+def generates_answers(config: schema.Config) -> bool:
+    """Whether the evaluation generates or chooses answers."""
+    return metric_spec(config.evaluation.metric).needs_answers and config.evaluation.when != "never"
+
+
+def kv_cache_bytes(shape: Architecture, rows: int, columns: int, size: int) -> int:
+    """KV cache: 2 k elements per token and layer. States of layers without attention do not grow with the tokens."""
+    elements = sum(kind.layers * 2 * kind.key for kind in shape.groups() if kind.own_keys)
+    return elements * rows * columns * size
+
+
+def prefill_shape(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
+    """The prompts of one prefill: a batch, limited by the tokens of a padded micro-batch."""
+    count = min(config.evaluation.batch, max(1, MAX_TOKENS[device] // rows.prompted))
+    if metric_spec(config.evaluation.metric).picks_from_choices:
+        count = config.evaluation.batch
+    elif device == "cpu":  # the largest number of rows that needs no padding rows
+        count = 1 << (count.bit_length() - 1) if count < 16 else count // 16 * 16
+    return _pass(count, rows.prompted)
+
+
+def _pass(rows: int, tokens: int) -> MicroBatchShape:
+    return MicroBatchShape("padded", rows, rows * tokens, rows, False)
+
+
+def moments(
+    shape: Architecture,
+    config: schema.Config,
+    rows: StepShape,
+    device: Device,
+    size: int,
+    accumulator: int = 0,
+    copies: bool = False,
+) -> list[tuple[int, MicroBatchShape]]:
+    """(bytes of caches and logits, the batch that runs at the same time) for each moment of generation.
+
+    `size`: bytes per logit, in addition `accumulator` while the head runs. `copies`: as `copies_shared_matrices`.
+    """
+    batch, length = config.evaluation.batch, rows.prompted
+    read = prefill_shape(config, rows, device)
+    kept = kv_cache_bytes(shape, read.rows, length, size)
+    if metric_spec(config.evaluation.metric).picks_from_choices:
+        return [(kept, read), _choices(shape, config, rows, size, accumulator, kept)]
+    places = _filled(batch, device)
+    filled = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
+    whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
+    step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
+    again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
+    found = [
+        ((filled if batch > read.rows else 0) + kept, read),
+        (filled + kept + kept // shape.layers, _pass(0, 0)),  # prompts are copied to the batch's cache layer by layer
+        (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
+        (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
+    ]
+    if shape.windowed:
+        found.append((_by_library(shape, batch, length, size, copies), _pass(batch, 1)))
+    return found
+
+
+def _by_library(shape: Architecture, batch: int, length: int, size: int, copies: bool) -> int:
+    """With sliding windows transformers' generate is used: it prefills all prompts together, and oneDNN copies the LM
+    head for the last token of each prompt.
+    """
+    copied = batch * shape.vocabulary * shape.hidden * size if copies else 0
+    return kv_cache_bytes(shape, batch, length, size) + copied
+
+
+def _choices(
+    shape: Architecture, config: schema.Config, rows: StepShape, size: int, accumulator: int, kept: int
+) -> tuple[int, MicroBatchShape]:
+    """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
+    choices = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
+    copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * size
+    scores = 2 * config.evaluation.batch * shape.vocabulary * 4
+    logits = choices * rows.answer * shape.vocabulary * (size + accumulator) + scores
+    return kept + max(copied, logits), _pass(choices, rows.answer)
+
+
+def _filled(rows: int, device: Device) -> int:
+    """Batch size including padding rows (`evaluation.forward.padded_rows`)."""
+    if device != "cpu":
+        return rows
+    return 1 << (rows - 1).bit_length() if rows <= 16 else math.ceil(rows / 16) * 16

@@ -31,7 +31,7 @@ from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
 from engine.memory.formula.fit import FitQuery, classify_fit, largest_micro_batch
-from engine.memory.formula.sharding import shard_count
+from engine.memory.formula.weights_and_state import shard_count
 
 ENOUGH_TOKENS = 2048
 """Tokens of a micro-batch above which more tokens hardly use a GPU better."""

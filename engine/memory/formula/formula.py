@@ -1,4 +1,4 @@
-"""Predict the memory of a run from `config.json` and a preset by a closed-form formula, in milliseconds.
+"""Predict the memory and disk space of a run from `config.json` and a preset, in milliseconds.
 
 The model is assumed to consist of equal decoder layers of the usual kind. Where the formula differs from the dry run,
 which builds the real model class, trust the dry run.
@@ -8,18 +8,24 @@ The peak is the largest of three moments:
 - the loss: all saved activations, the logits and their gradient;
 - the last layer's backward pass (its recomputation with activation checkpointing): saved activations and temporaries;
 - the optimizer step: all gradients, and what the optimizer needs in addition to its state.
+
+Disk space: the checkpoints and the saved model. Imports no torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
+from engine.config.errors import Notice, UserError
 from engine.config.method_specs import method_spec, uses_autocast
-from engine.memory.formula import generation, special_cases
+from engine.config.preset import with_settings
+from engine.config.quantities import size
+from engine.memory.formula import activations
 from engine.memory.formula.activations import (
     held_out_loss_bytes,
     inference_temporaries,
@@ -28,10 +34,8 @@ from engine.memory.formula.activations import (
     mask_bytes,
     saved_activations,
 )
-from engine.memory.formula.allocator import with_pool
 from engine.memory.formula.architecture import Architecture, read_architecture
-from engine.memory.formula.checkpoint_size import with_copy
-from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape
+from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.packing import (
     MicroBatchShape,
     held_out_shape,
@@ -39,21 +43,28 @@ from engine.memory.formula.packing import (
     needs_segments,
     uses_segments,
 )
-from engine.memory.formula.sharding import gradients_of_rank, shard_count, state_of_rank, weights_of_rank
 from engine.memory.formula.weights_and_state import (
     BF16,
     FLOAT32,
     adapter_parameters,
     base_parameters,
+    checkpoint_bytes,
     compute_size,
     decoder_bytes,
     gradient_bytes,
+    gradients_of_rank,
     head_gradient,
     optimizer_state_bytes,
+    saved_bytes,
+    shard_count,
+    state_of_rank,
     trained_parameters,
     update_bytes,
     weight_bytes,
+    weights_of_rank,
+    with_copy,
 )
+from engine.runs.home import CHOOSE_ANOTHER, tilde
 
 
 def formula(
@@ -76,7 +87,7 @@ def formula(
     held_out = _peak({**static, **_held_out(work, rows)}, device)
     answering = (
         _peak({**static, "activations": _answering(work, rows)}, device)
-        if generation.generates_answers(config)
+        if activations.generates_answers(config)
         else None
     )
     estimate = MemoryEstimate(
@@ -124,7 +135,7 @@ class FormulaInputs:
     @property
     def accumulator(self) -> int:
         """Bytes per element of a product in which it is added up."""
-        return special_cases.accumulator(self.device, self.bf16, self.size)
+        return activations.accumulator(self.device, self.bf16, self.size)
 
 
 def _static(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> dict[str, int]:
@@ -148,7 +159,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
     # Of offloaded inputs only that of the running layer is on the GPU.
     kept = inputs if work.checkpointing.offload else recomputing * inputs
     kept += (shape.layers - recomputing) * all_blocks // shape.layers + mask_bytes(batch, size)
-    kept += special_cases.cast_head(shape, config)
+    kept += activations.cast_head(shape, config)
     # The backward pass starts with the last layer; earlier ones are recomputed after its activations are freed.
     # Where layers differ, the one that needs most is near the end of the model.
     recomputed = max(blocks) if work.checkpointing.recomputes(shape.layers - 1) else 0
@@ -170,7 +181,7 @@ def _moments(work: FormulaInputs, state: int) -> list[dict[str, int]]:
 def _saved(work: FormulaInputs, kind: Architecture) -> int:
     """Bytes that a decoder layer of this kind saves for its backward pass."""
     saved = saved_activations(kind, work.config, work.batch, work.size)
-    return saved + special_cases.extra_saved_bytes(kind, work.config, work.batch, work.size, work.device)
+    return saved + activations.extra_saved_bytes(kind, work.config, work.batch, work.size, work.device)
 
 
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
@@ -185,10 +196,10 @@ def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
 
 def _answering(work: FormulaInputs, rows: StepShape) -> int:
     """The peak of generation: KV caches, logits, and the forward pass of a layer."""
-    copies = special_cases.copies_shared_matrices(work.device, work.bf16, work.size)
-    moments = generation.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator, copies)
+    copies = activations.copies_shared_matrices(work.device, work.bf16, work.size)
+    moments = activations.moments(work.shape, work.config, rows, work.device, work.size, work.accumulator, copies)
     peak = max(kept + _running(work, batch, training=False) for kept, batch in moments)
-    return peak + special_cases.cast_head(work.shape, work.config)
+    return peak + activations.cast_head(work.shape, work.config)
 
 
 def _running(work: FormulaInputs, batch: MicroBatchShape, training: bool) -> int:
@@ -200,12 +211,57 @@ def _running_layer(work: FormulaInputs, kind: Architecture, batch: MicroBatchSha
     where = (kind, work.config, batch, work.size, work.device)
     if training:
         plain = layer_temporaries(*where)
-        plain += work.accumulator * special_cases.accumulated_elements(kind, work.config, batch)
+        plain += work.accumulator * activations.accumulated_elements(kind, work.config, batch)
     else:
         plain = inference_temporaries(*where, work.accumulator)
-    return plain + special_cases.temporary_bytes(kind, work.config, batch, training)
+    return plain + activations.temporary_bytes(kind, work.config, batch, training)
 
 
 def _peak(parts: dict[str, int], device: Device) -> PeakMemory:
     present = {part: size for part, size in parts.items() if size}
     return with_pool(PeakMemory(total=sum(present.values()), parts=present), device)
+
+
+LOW_BYTES = 2 << 30
+"""Free disk space below which a launch warns: exports, caches and logs need some."""
+
+
+def disk_bytes(estimate: MemoryEstimate, config: schema.Config) -> int:
+    """Bytes of `train.keep_checkpoints` checkpoints, the best one, the one being written, and the saved model."""
+    count = config.train.keep_checkpoints + (config.train.select == "best") + 1
+    return count * checkpoint_bytes(estimate, config) + saved_bytes(estimate, config)
+
+
+def needed_space(
+    config: schema.Config, model_config: Mapping[str, Any] | None, device: Device, bf16: bool
+) -> int | None:
+    """`disk_bytes` by the formula; None for a model whose `config.json` (`model_config`) is unknown or unsupported."""
+    if model_config is None:
+        return None
+    config = with_settings(config, {"train.parallelism": "ddp"})  # all parts of a checkpoint are on this disk
+    rows = StepShape(count=config.train.batch, length=config.train.max_length, answer=1)  # does not matter here
+    try:
+        return disk_bytes(formula(config, model_config, device, rows, bf16), config)
+    except UserError:
+        return None
+
+
+def low_disk_notice(needed: int | None, free: int, runs: Path) -> Notice | None:
+    """The warning for a disk that checkpoints and models leave little of, None if enough is left."""
+    left = free - (needed or 0)
+    if left >= LOW_BYTES:
+        return None
+    after = f" after checkpoints and models ({size(needed)}, estimated)" if needed else ""
+    text = (
+        f"low disk space: {size(max(0, left))} left{after} in {tilde(runs)}; `ftbench clean` shows what can be removed"
+    )
+    return Notice("disk.low", text)
+
+
+def small_disk_error(needed: int | None, free: int, runs: Path) -> UserError | None:
+    """The error for a disk with less free space than needed, None if it has enough or the need is unknown."""
+    if needed is None or needed <= free:
+        return None
+    what = f"{size(free)} of disk space free, and checkpoints and model need about {size(needed)} (estimated)"
+    do = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
+    return UserError(what, str(runs), do, "disk.too_small")

@@ -14,8 +14,7 @@ from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import CPU, select_devices
 from engine.hardware.nvml import Nvml, NvmlGpu, process_name
-from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.estimate import Device
+from engine.memory.formula.estimate import CONTEXT, Device
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = 560 << 20

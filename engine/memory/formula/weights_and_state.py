@@ -1,15 +1,24 @@
-"""Weights, adapters, gradients and optimizer state in the formula, which do not depend on the rows. In bytes.
+"""What the formula takes from no row: bytes of weights, adapters, gradients, optimizer state and checkpoints.
 
 Data types follow `engine.methods`; `bf16`: whether the device supports bf16 arithmetic.
+
+When several devices divide the weights (`engine.training.sharding`), each has 1/N of them and, in full fine-tuning, of
+gradients and optimizer state. It also has the whole weights of two decoder layers, the one that computes and the next
+one, which FSDP2 gathers meanwhile, and of what is outside the layers: embeddings, norm and LM head. Of the latter also
+the whole gradient, and a float32 copy that FSDP2 adds up over the ranks (`torch.distributed.fsdp`, foreach_reduce). Not
+compared with a GPU yet; on a CPU peaks were 19% above the prediction (`tests/bench/RESULTS.md`).
 """
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from engine.config import schema
 from engine.config.automatic_optimizer import optimizer_name
 from engine.config.method_specs import method_spec, uses_autocast
+from engine.config.schema import Config
 from engine.memory.formula.architecture import Architecture, Linear
-from engine.memory.formula.estimate import Device
+from engine.memory.formula.estimate import Device, MemoryEstimate, PeakMemory
 
 FLOAT32, BF16 = 4, 2
 
@@ -177,3 +186,70 @@ def head_gradient(shape: Architecture, config: schema.Config, device: Device, bf
     if not method_spec(config.method).trains_weights:
         return 0
     return shape.vocabulary * shape.hidden * _weight_size(config, device, bf16)
+
+
+GATHERED_LAYERS = 2
+
+
+def shard_count(config: Config) -> int:
+    """Number of ranks that divide the weights; 1 if each has all of them."""
+    return config.train.devices if config.train.parallelism == "fsdp" else 1
+
+
+def weights_of_rank(whole: int, decoder: int, shape: Architecture, config: Config) -> int:
+    """Bytes of weights on a rank. `whole`: of the model; `decoder`: of its decoder layers."""
+    ranks = shard_count(config)
+    if ranks == 1:
+        return whole
+    return whole // ranks + (whole - decoder) + GATHERED_LAYERS * decoder // shape.layers
+
+
+def state_of_rank(whole: int, config: Config) -> int:
+    """Bytes of optimizer state on a rank; that of adapters is whole on each."""
+    return whole // shard_count(config) if method_spec(config.method).trains_weights else whole
+
+
+def gradients_of_rank(whole: int, shape: Architecture, config: Config) -> int:
+    """Bytes of gradients on a rank at the end of a backward pass; those of adapters are whole on each."""
+    ranks = shard_count(config)
+    if ranks == 1 or not method_spec(config.method).trains_weights:
+        return whole
+    outside = shape.embeddings + shape.hidden
+    return whole // ranks + outside * (whole // trained_parameters(shape) + FLOAT32)
+
+
+def copies_checkpoints(config: Config, device: Device) -> bool:
+    """Whether checkpoints are copied to host memory first, and written while training continues.
+
+    By default only those of full fine-tuning on a GPU. Checkpoints of adapters are small. On a CPU the copy would be in
+    the memory by which runs are planned and compared, and writing takes time from training.
+    """
+    setting = config.train.async_checkpoints
+    if shard_count(config) > 1 and method_spec(config.method).trains_weights:
+        return False  # every rank writes its part of a checkpoint while training waits
+    return (method_spec(config.method).trains_weights and device == "cuda") if setting == "auto" else setting
+
+
+def saved_bytes(estimate: MemoryEstimate, config: Config) -> int:
+    """Bytes of the trained weights, or of the adapter."""
+    parts = estimate.training.parts
+    return parts.get("weights" if method_spec(config.method).trains_weights else "adapters", 0)
+
+
+def checkpoint_bytes(estimate: MemoryEstimate, config: Config) -> int:
+    """Bytes of a checkpoint: the trained weights, or the adapter, and their optimizer state."""
+    parts = estimate.training.parts
+    state = estimate.static - parts.get("weights", 0) - parts.get("adapters", 0)
+    return saved_bytes(estimate, config) + state
+
+
+def with_copy(estimate: MemoryEstimate, config: Config) -> MemoryEstimate:
+    """Add the copy of a checkpoint: to the peak of training on a CPU, whose memory is the host's."""
+    if not copies_checkpoints(config, estimate.device):
+        return estimate
+    copy, training = checkpoint_bytes(estimate, config), estimate.training
+    if not method_spec(config.method).trains_weights:
+        copy -= saved_bytes(estimate, config)  # an adapter is written while training waits
+    if estimate.device == "cpu":
+        training = PeakMemory(total=training.total + copy, parts={**training.parts, "checkpoint": copy})
+    return replace(estimate, host_copy=copy, training=training)

@@ -21,7 +21,7 @@ from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.preset import with_settings
 from engine.config.quantities import decimal, size
 from engine.data.rows import Row
-from engine.memory.dry_run.run_estimates import RunEstimates, as_measured
+from engine.memory.dry_run.plan import RunEstimates, as_measured
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs.training_report import OUT_OF_MEMORY, PAGING, PEAK_MEMORY, TrainingCheck
 from engine.training.guards import free_memory

@@ -19,7 +19,7 @@ from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.predictions import mean_loss
 from engine.evaluation.score import row_losses, vocabulary_of
-from engine.memory.dry_run.run_estimates import RunEstimates, estimate_run
+from engine.memory.dry_run.plan import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods import method

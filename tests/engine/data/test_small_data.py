@@ -15,7 +15,7 @@ from engine.config.schema import Config, Data, Evaluation, Model
 from engine.data.check import check
 from engine.data.items import sampled, sampled_by_rows
 from engine.data.prepare import prepare
-from engine.memory.dry_run.data_rows import DataWorkload
+from engine.memory.dry_run.plan import DataWorkload
 from engine.methods.machine import this_machine
 from engine.methods.model_source import load_tokenizer
 from engine.runs.ladder.ladder_plan import make_plan

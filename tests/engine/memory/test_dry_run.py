@@ -14,10 +14,9 @@ from engine.config.preset import Preset, resolve
 from engine.data.rows import Row
 from engine.hardware import cpu
 from engine.memory.dry_run.dry_run import dry_run
-from engine.memory.dry_run.run_estimates import as_measured, estimate_run
+from engine.memory.dry_run.plan import as_measured, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_step
-from engine.memory.formula.allocator import CONTEXT
-from engine.memory.formula.estimate import StepShape
+from engine.memory.formula.estimate import CONTEXT, StepShape
 from engine.methods.machine import Machine
 from engine.training.batches import BatchSampler, Packing
 

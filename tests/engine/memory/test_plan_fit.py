@@ -13,12 +13,21 @@ from places import BENCH
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
-from engine.memory.formula.allocator import CONTEXT, GAPS
 from engine.memory.formula.automatic import resolve_automatic
-from engine.memory.formula.estimate import MemoryEstimate, PeakMemory, StepShape
+from engine.memory.formula.estimate import (
+    CONTEXT,
+    GAPS,
+    MeasuredError,
+    MemoryEstimate,
+    PeakMemory,
+    StepShape,
+    Tier,
+    error_of,
+)
 from engine.memory.formula.fit import (
     FitQuery,
     FormulaCorrection,
+    changes,
     classify_fit,
     largest_evaluation_batch,
     largest_micro_batch,
@@ -26,10 +35,8 @@ from engine.memory.formula.fit import (
     required_headroom,
     with_settings,
 )
-from engine.memory.formula.measured_error import MeasuredError, Tier, error_of
 from engine.memory.formula.memory_budget import PROCESS, MemoryBudget
 from engine.memory.formula.method_plan import PlanQuery, planned_rows, positions_of, quick_plan
-from engine.memory.formula.remedies import changes
 
 GIB = 1 << 30
 LLAMA_8B: dict[str, Any] = {

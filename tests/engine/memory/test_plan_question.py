@@ -14,7 +14,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
-from engine.memory.dry_run import data_rows, plan
+from engine.memory.dry_run import plan
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import MemoryPlan, PlanQuery
 from engine.methods.machine import Machine
@@ -126,9 +126,9 @@ def test_what_cannot_be_planned_is_a_user_error(tmp_path: Path, table: dict[str,
 def test_large_data_is_not_read(tmp_path: Path) -> None:
     large = tmp_path / "large.jsonl"
     with large.open("wb") as file:
-        file.truncate(data_rows.MAX_BYTES + 1)
+        file.truncate(plan.MAX_BYTES + 1)
     for name, why in ((str(large), "16 MiB is too large"), ("nobody/nothing", "on the Hub")):
-        found = data_rows.read_rows(config("lora", data__id=name), None, CPU, given=True)
+        found = plan.read_rows(config("lora", data__id=name), None, CPU, given=True)
         assert isinstance(found, str) and why in found
 
 

@@ -18,10 +18,9 @@ from engine.memory.formula.architecture import read_architecture
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.memory.formula.memory_budget import MemoryBudget, listed_budget
-from engine.memory.formula.method_plan import TrainingWork
-from engine.memory.formula.roofline import least_seconds, training_cost
-from engine.memory.required_flops import required_flops
+from engine.memory.formula.method_plan import TrainingWork, least_seconds, training_cost
 from engine.methods.machine import Machine
+from engine.worker.training_checks.report import required_flops
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 ROWS = rows_of([64] * 8)

@@ -14,7 +14,7 @@ from model_shapes import SHAPES, SMALL, VOCABULARY
 from test_loss import ROWS
 
 from engine.config import batch_limits
-from engine.memory.dry_run.stages import enable_autocast
+from engine.memory.dry_run.dry_run import enable_autocast
 from engine.training import loss as loss_module
 from engine.training.batches import Packing, collate
 from engine.training.loss import (

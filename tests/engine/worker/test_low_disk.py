@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from engine.config.preset_library import resolve_preset
-from engine.memory.formula.disk_space import low_disk_notice
+from engine.memory.formula.formula import low_disk_notice
 from engine.worker import run_log
 from engine.worker.run_log import DiskWatch
 from tui.cli.disk_check import check_disk

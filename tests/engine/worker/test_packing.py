@@ -22,7 +22,7 @@ from engine.config.errors import UserError
 from engine.config.schema import Config, Model, Train
 from engine.data.prepare import prepare
 from engine.data.rows import Row
-from engine.memory.dry_run.data_rows import with_packing
+from engine.memory.dry_run.plan import with_packing
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.memory.formula.method_plan import packing_notes

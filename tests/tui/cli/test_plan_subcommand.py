@@ -20,7 +20,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import relative_error
 from engine.memory.formula import history
-from engine.memory.formula.measured_error import error_of
+from engine.memory.formula.estimate import error_of
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import TrainingWork, quick_plan
 from engine.runs.run import run_dir

@@ -118,7 +118,9 @@ Cell = tuple[str, CellStyle]
 class FrameDiff:
     """A model of the terminal's cells, to send only those that differ; a cell that is missing or None is unknown.
 
-    Textual sends a screen that is opened or closed three times, 60 KB at 160x45: half a minute on a slow connection.
+    Textual sends a screen that is opened or closed three times. Measured in a pty of 160x45, with and without this:
+    a followed run 0.4 to 1.3 KB/s instead of 3.7 to 4.3, opening and closing help 12 and 20 KB instead of 74 and 115,
+    which are 25 and 38 s on a line of 3,000 bytes/s.
     """
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.config.errors import Notice
+from engine.config.metric_specs import metric_text
 from engine.config.text import amount, visible
 from engine.runs.run.data_usage import (
     IGNORED,
@@ -145,6 +146,12 @@ def repeat_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
             text = f"{amount(found['rows'], 'row')}: {what} {places(found['where'], between)}"
             yield ReportLine("repeats" if first else "", text.rstrip())
             first = False
+
+
+def metric_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
+    """The metric with which a run would score, and why it was decided."""
+    if report["metric"]:
+        yield ReportLine("metric", metric_text(report["metric"], report["metric_reason"]))
 
 
 def result_line(report: dict[str, Any]) -> ReportLine:

@@ -116,7 +116,7 @@ def tried_run(path: Path, key: str = "") -> ChatRun:
     """
     run = RunDir(path)
     result = finished_result(run, NOT_FINISHED)
-    config = read_frozen(run).config
+    config = read_frozen(run).with_metric(result.metric).config
     spec = method_spec(config.method)
     if not any(run.model.glob("*.safetensors")):
         raise UserError("the run has no model", str(run.model), "try another run", "chat.no_model")

@@ -87,15 +87,15 @@ def _scored(runs: Sequence[ChatRun], lines: Sequence[PredictionLine], bases: Map
 
 
 def _right(item: ScoredItem, metric: MetricSpec) -> bool | None:
-    """Whether the answer has the best possible score; None for a metric without answers."""
-    if not metric.needs_answers:
+    """Whether the answer has the best possible score; None if the metric is a loss."""
+    if metric.is_loss:
         return None
     low, high = metric.bounds
     return _score(item, metric) == (low if metric.lower_is_better else high)
 
 
 def _score(item: ScoredItem, metric: MetricSpec) -> float:
-    if not metric.needs_answers or item.scores is None:
+    if metric.is_loss or item.scores is None:
         return item.nll / item.loss_weight if item.loss_weight else 0.0
     return item.scores.get(metric.name, 0.0)
 

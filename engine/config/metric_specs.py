@@ -7,7 +7,7 @@ ftbench adds a metric with an entry point in the group `ftbench.metrics` that po
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -29,8 +29,8 @@ class MetricSpec:
     title: str
     """In tables and sentences."""
     scoring: str = ""
-    """`module:function` that scores (output, target): a dict with the metric's score under its name, and additional
-    scores; '' for the held-out loss, which needs no answers."""
+    """`module:function` that scores (output, target): a dict with the metric's score under its name, unless that is the
+    loss, and additional scores; '' for the held-out loss alone, which needs no answers."""
     format_check: str = ""
     """`module:function` that says whether an output has the format that the metric reads; '' if it reads any text."""
     lower_is_better: bool = False
@@ -40,6 +40,8 @@ class MetricSpec:
     """% for shares from 0 to 1, which are shown times 100; otherwise the unit of the value, '' for none."""
     picks_from_choices: bool = False
     """Whether the model picks the most likely of the training rows' answers instead of generating one."""
+    is_loss: bool = False
+    """Whether the score is the held-out loss on the references; what `scoring` returns are additional scores."""
 
     @property
     def needs_answers(self) -> bool:
@@ -58,16 +60,31 @@ class MetricSpec:
 
 
 _SCORING = "engine.evaluation.metrics"
-LOSS = MetricSpec(name="loss", title="loss", lower_is_better=True, bounds=(0.0, float("inf")), unit="nats/token")
+LOSS = MetricSpec(
+    name="loss", title="loss", lower_is_better=True, bounds=(0.0, float("inf")), unit="nats/token", is_loss=True
+)
+OPEN = replace(LOSS, name="open", title="held-out loss", scoring=f"{_SCORING}:open_answer")
+"""For answers without a single right text."""
+_SECONDARY_TITLES = {"chrf": "chrF"}
+"""Titles of scores that are no metric by themselves."""
+AUTO = MetricSpec(name="auto", title="automatic", scoring="decided:later")
+"""Decided from the training answers by `engine.evaluation.automatic_metric`; until then it may need answers."""
 BUILT_IN = (
     MetricSpec(name="exact_match", title="exact match", scoring=f"{_SCORING}:exact_match"),
     MetricSpec(name="number", title="number", scoring=f"{_SCORING}:number", format_check=f"{_SCORING}:has_number"),
     MetricSpec(name="json", title="json", scoring=f"{_SCORING}:json_fields", format_check=f"{_SCORING}:is_object"),
     MetricSpec(name="choice", title="choice", scoring=f"{_SCORING}:choice", picks_from_choices=True),
     MetricSpec(name="contains", title="contains", scoring=f"{_SCORING}:contains"),
-    MetricSpec(name="rouge", title="rouge", scoring=f"{_SCORING}:rouge"),
+    MetricSpec(name="rouge", title="ROUGE-L", scoring=f"{_SCORING}:rouge"),
+    MetricSpec(name="tool_calls", title="tool calls", scoring="engine.evaluation.tool_calls:tool_calls"),
+    OPEN,
     LOSS,
 )
+
+
+def metric_text(name: str, reason: str = "") -> str:
+    """`json (automatic: 98.2% of 1,004 training answers are JSON objects)`; `json` if it was set."""
+    return f"{name} (automatic: {reason})" if reason else name
 
 
 @cache
@@ -79,7 +96,7 @@ def metric_specs() -> Mapping[str, MetricSpec]:
     specs = {spec.name: spec for spec in BUILT_IN}
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()
-        if not isinstance(spec, MetricSpec) or spec.name in specs:
+        if not isinstance(spec, MetricSpec) or spec.name in (AUTO.name, *specs):
             what = f"invalid entry point {entry.name!r} (not a MetricSpec, or its name is taken)"
             raise UserError(what, entry.value, "fix or uninstall the package", code="metric.invalid_entry_point")
         specs[spec.name] = spec
@@ -87,12 +104,17 @@ def metric_specs() -> Mapping[str, MetricSpec]:
 
 
 def metric_names() -> tuple[str, ...]:
-    return tuple(metric_specs())
+    """The values of `evaluation.metric`."""
+    return (AUTO.name, *metric_specs())
 
 
 def metric_spec(name: str) -> MetricSpec:
-    """The metric of this name.
+    """The metric of this name; also `auto`.
 
     A result may name a metric whose package is no longer installed: it is read as a share where higher is better.
     """
-    return metric_specs().get(name) or MetricSpec(name=name, title=name.replace("_", " "), scoring="unknown:unknown")
+    if name == AUTO.name:
+        return AUTO
+    return metric_specs().get(name) or MetricSpec(
+        name=name, title=_SECONDARY_TITLES.get(name, name.replace("_", " ")), scoring="unknown:unknown"
+    )

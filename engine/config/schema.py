@@ -202,8 +202,10 @@ class Optimizer(Section, frozen=True):
 class Evaluation(Section, frozen=True):
     """How the base and the tuned model are scored on the test rows."""
 
-    metric: str = "exact_match"
-    """exact_match, number, json, choice, contains, rouge, loss, or the metric of an installed package."""
+    metric: str = "auto"
+    """auto: decided from the training answers, which data check, launch screen, log and report state with the reason;
+    exact_match, number, json, choice, contains, rouge, tool_calls, open (the held-out loss, with chrF and ROUGE-L of
+    the answers), loss (without answers), or the metric of an installed package."""
     max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
     """Maximum tokens to generate per answer."""
     rows: Positive | None = None

@@ -6,6 +6,7 @@ All use the preparation that training uses, so they show exactly the rows that a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -32,13 +33,27 @@ _TAIL = 4
 _POINTS = {"p5": 0.05, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-Preflight = Callable[[Preparation], tuple[UserError | None, list[Notice]]]
-"""Checks prepared rows against the requirements of model and evaluation: the error of a run, or None; its warnings."""
+@dataclass(frozen=True)
+class PreflightResult:
+    """What model and evaluation say about prepared rows."""
+
+    refusal: UserError | None = None
+    """The error of a run."""
+    notices: list[Notice] = field(default_factory=list)
+    """Its warnings."""
+    metric: str = ""
+    """The metric with which a run would score."""
+    metric_reason: str = ""
+    """Why it was decided; '' if it was set."""
 
 
-def no_requirements(done: Preparation) -> tuple[UserError | None, list[Notice]]:
+Preflight = Callable[[Preparation], PreflightResult]
+"""Checks prepared rows against the requirements of model and evaluation."""
+
+
+def no_requirements(done: Preparation) -> PreflightResult:
     """A preflight that accepts all rows."""
-    return None, []
+    return PreflightResult()
 
 
 def check(
@@ -57,7 +72,8 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    refusal, notices = (error, []) if (error := refused(done)) else preflight(done)
+    found = PreflightResult(error) if (error := refused(done)) else preflight(done)
+    refusal = found.refusal
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -70,7 +86,9 @@ def report(done: Preparation, max_length: int, preflight: Preflight = no_require
             "prompts": 0 if conflicting(done) else done.facts.repeated_prompts,
         },
         "unknown_roles": _unknown_roles(done),
-        "warnings": [msgspec.to_builtins(notice) for notice in (*warnings(done), *notices)],
+        "warnings": [msgspec.to_builtins(notice) for notice in (*warnings(done), *found.notices)],
+        "metric": found.metric,
+        "metric_reason": found.metric_reason,
         "refused": refusal.line if refusal else None,
         "refusal_code": refusal.code if refusal else None,
     }

@@ -14,7 +14,7 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.data.items import EvaluationItem, evaluation_items
 from engine.data.rows import IGNORE_INDEX, SHOWN, SPLITS, Row
-from engine.data.store import CUT, OWN_PROMPT, WEIGHTED, ColumnStore
+from engine.data.store import CALLS, CUT, OWN_PROMPT, WEIGHTED, ColumnStore
 from engine.runs.run.data_usage import ColumnUse, SplitOverlap
 
 _CHUNK = 2048
@@ -276,6 +276,7 @@ def _row(columns: ColumnStore, number: int) -> Row:
         answer=int(columns["answer"][number]),
         weights=columns.weights(number),
         references=columns.references(number),
+        calls=bool(columns["flags"][number] & CALLS),
         item=int(columns["item"][number]) if "item" in columns.columns else -1,
     )
 

@@ -97,6 +97,8 @@ class Row:
     """Loss weight of each token of `input_ids`; None if every token in the loss has weight 1."""
     references: tuple[str, ...] = ()
     """Further accepted answers; a test row is scored against `target` and all of these."""
+    calls: bool = False
+    """Whether an answer in the loss makes tool calls."""
     item: int = -1
     """Number of the evaluation item of a held-out row, equal for rows of one prompt; -1: a separate item."""
     group: str = ""

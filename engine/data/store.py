@@ -20,8 +20,9 @@ import numpy as np
 from engine.config.files import file_sha256
 from engine.data.rows import IGNORE_INDEX, Problem, Row
 
-CUT, OWN_PROMPT, WEIGHTED = 1, 2, 4
-"""Bits of `flags`. OWN_PROMPT: the prompt is not a prefix of the ids and is stored separately."""
+CUT, OWN_PROMPT, WEIGHTED, CALLS = 1, 2, 4, 8
+"""Bits of `flags`. OWN_PROMPT: the prompt is not a prefix of the ids and is stored separately. CALLS: an answer in the
+loss makes tool calls."""
 NO_LINE = (1 << 32) - 1
 """`line` of a place without a number at its end."""
 COLUMNS = {
@@ -129,7 +130,8 @@ def _prompts(results: Sequence[Result]) -> dict[str, np.ndarray]:
         if not is_prefix:
             own.append(result.prompt)
         weighted = WEIGHTED if result.weights is not None else 0
-        flags.append((CUT if result.cut else 0) | (0 if is_prefix else OWN_PROMPT) | weighted)
+        calls = CALLS if result.calls else 0
+        flags.append((CUT if result.cut else 0) | (0 if is_prefix else OWN_PROMPT) | weighted | calls)
     prompts = _flat(own, COLUMNS["prompts"])
     return {"prompt_size": _ints(sizes, "prompt_size"), "prompts": prompts, "flags": _ints(flags, "flags")}
 

@@ -198,7 +198,10 @@ class RowTokenizer:
         weights = _weights(spans, len(ids), self.max_length)
         shown = ids[: self.max_length] if cut else ids
         references = example.references
-        return Row(shown, kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights, references)
+        return Row(
+            shown, kept, prompt, target, example.where, cut, tuple(notes), len(ids), answer, weights, references,
+            calls=_makes_calls(example),
+        )  # fmt: skip
 
 
 class ChatEncoder:
@@ -268,6 +271,11 @@ def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
             batch, size = [], 0
     if batch:
         yield batch
+
+
+def _makes_calls(example: Example) -> bool:
+    """Whether an answer in the loss makes tool calls."""
+    return any(turn.get("tool_calls") and example.weight(n) > 0 for n, turn in enumerate(example.messages or []))
 
 
 def _in_pieces(draft: Rendered, encoder: Encoder) -> tuple[list[int], list[int]]:

@@ -8,6 +8,8 @@ Reasoning before an answer (up to `</think>`) is not scored. With several refere
 - `rouge`: the highest ROUGE-L F1 over the references, like rouge-score's `score_multi`;
 - `number`: 1 if the final number equals that of any reference;
 - `json`: the highest share of correct fields over the references; exact match and validity are for that reference;
+- `tool_calls` (`tool_calls.py`): 1 if the answer makes the calls of any reference;
+- `open`: the loss as below; in addition the highest sum of chrF and ROUGE-L over the references;
 - `loss` (`score.item_losses`): the mean over the references of summed loss and of tokens, so that an item with many
   references has the same weight as one with a single reference of that length.
 """
@@ -58,6 +60,14 @@ def words(text: str) -> list[str]:
     return found
 
 
+def chrf(output: str, target: str) -> float:
+    """chrF2 by sacrebleu, the reference implementation (Popović 2015, aclanthology.org/W15-3049); 0 to 1.
+
+    F-score of character 1- to 6-grams, with twice the weight on recall; for any language and script.
+    """
+    return float(_chrf_scorer().sentence_score(output, [target]).score) / 100
+
+
 def rouge_l(output: str, target: str) -> float:
     """F1 of the longest common subsequence of words (Lin 2004, aclanthology.org/W04-1013) without stemming; 0 to 1."""
     return float(_scorer().score(target, output)["rougeL"].fmeasure)
@@ -73,6 +83,13 @@ class _Words:
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
+
+
+@cache
+def _chrf_scorer() -> Any:
+    from sacrebleu.metrics.chrf import CHRF  # takes 0.15 s to import, and only this metric needs it
+
+    return CHRF()
 
 
 @cache
@@ -117,6 +134,15 @@ def rouge(output: str, target: str) -> Scores:
     return {"rouge": rouge_l(output, target)}
 
 
+def open_answer(output: str, target: str) -> Scores:
+    """What can be computed of an answer without a single right text: its overlap with the reference.
+
+    The score of the metric `open` is the held-out loss. Overlap of characters (chrF) and words (ROUGE-L) says how
+    similar the answers are to the references, not how good they are.
+    """
+    return {"chrf": chrf(output, target), **rouge(output, target)}
+
+
 def number(output: str, target: str) -> Scores:
     """1 if the final numbers are equal: see `final_number`."""
     expected, given = final_number(target), final_number(output)
@@ -153,7 +179,7 @@ def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
     score, answer = scoring_function(metric), without_reasoning(output)
     by_reference = [score(answer, without_reasoning(reference)) for reference in references]
     sign = -1 if metric_spec(metric).lower_is_better else 1
-    return max(by_reference, key=lambda scores: (sign * scores[metric], sum(scores.values())))
+    return max(by_reference, key=lambda scores: (sign * scores.get(metric, 0.0), sum(scores.values())))
 
 
 def is_formatted(metric: str, output: str) -> bool | None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
+from engine.data.check import PreflightResult
 from engine.data.items import EvaluationItem, evaluation_items, sampled
 from engine.data.prepared import Preparation, Prepared, lengths_of
 from engine.data.rows import Row
+from engine.evaluation.automatic_metric import decide
 from engine.evaluation.metrics import Choices, best_score, is_formatted
 from engine.methods.model_source import config_of, maximum_positions
 
@@ -30,13 +34,15 @@ def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[
     )
 
 
-def refusal_and_warnings(
-    model: Model, max_length: int, evaluation: Evaluation, done: Preparation
-) -> tuple[UserError | None, list[Notice]]:
-    """The first error of prepared rows (`preflight`), or None, and the warnings of a run about them."""
+def check_prepared(model: Model, max_length: int, evaluation: Evaluation, done: Preparation) -> PreflightResult:
+    """The metric of a run with these rows, the first error (`preflight`), and the run's warnings about them."""
+    chosen, notices = decide(evaluation, done.rows["train"])
+    evaluation = replace(evaluation, metric=chosen.metric)
     items = [] if evaluation.when == "never" else evaluation_items(done.rows["test"], done.references)
-    notice = unscorable_warning(evaluation.metric, sampled(items, evaluation.rows))
-    return preflight(model, max_length, evaluation, done.rows), [notice] if notice else []
+    if notice := unscorable_warning(evaluation.metric, sampled(items, evaluation.rows)):
+        notices.append(notice)
+    refusal = preflight(model, max_length, evaluation, done.rows)
+    return PreflightResult(refusal, notices, chosen.metric, chosen.reason)
 
 
 def length_error(longest: int, positions: int | None, max_length: int) -> UserError | None:

@@ -138,8 +138,7 @@ def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: 
     for name in sorted({name for item in items for name in item.scores or {}}):
         values = [(item.scores or {}).get(name, 0.0) for item in items]
         scores[name] = score_interval(values, metric_spec(name).bounds, groups)
-    needs_answers = bool(items) and metric_spec(metric).needs_answers
-    score = scores.pop(metric) if needs_answers else loss  # without items there is no mean
+    score = scores.pop(metric) if items and not metric_spec(metric).is_loss else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
     return Score(
         loss=loss,

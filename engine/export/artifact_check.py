@@ -66,6 +66,7 @@ def check(job: CheckJob, progress: Any) -> ArtifactCheck:
     run = RunDir(Path(job.run))
     frozen, result, machine = read_frozen(run), run.result(), this_machine()
     assert result is not None
+    frozen = frozen.with_metric(result.metric)
     progress("preparing test rows")
     tokenizer = load_tokenizer(frozen.config.model)
     scored = scored_rows(frozen, tokenizer, result.fingerprints.get("test", ""))

@@ -14,7 +14,7 @@ from engine.runs.run.result import Interval
 
 def values_of(items: Sequence[ScoredItem], metric: str) -> list[float]:
     """The metric of each item: its score, or its mean loss."""
-    if not metric_spec(metric).needs_answers:
+    if metric_spec(metric).is_loss:
         return [item.nll / item.loss_weight for item in items]
     return [(item.scores or {}).get(metric, 0.0) for item in items]
 
@@ -24,7 +24,7 @@ def mean_with_interval(items: Sequence[ScoredItem], metric: str, groups: Sequenc
     if not items:
         return None
     values = values_of(items, metric)
-    if metric_spec(metric).needs_answers:
+    if not metric_spec(metric).is_loss:
         return score_interval(values, metric_spec(metric).bounds, groups)
     weights = np.array([item.loss_weight for item in items])
     sums, weights = group_sums(np.array([values]) * weights, weights, groups)
@@ -41,7 +41,7 @@ def difference_of(
     if not items or reference is None or len(items) != len(reference):
         return None
     pairs = zip(values_of(items, metric), values_of(reference, metric), strict=True)
-    weights = None if metric_spec(metric).needs_answers else [item.loss_weight for item in items]
+    weights = [item.loss_weight for item in items] if metric_spec(metric).is_loss else None
     return paired_interval([a - b for a, b in pairs], metric_spec(metric).bounds, weights, groups)
 
 

@@ -50,7 +50,7 @@ def _refuse_incomplete(
     scored = len(tuned) if result.after is None else result.after.score.rows
     is_complete = (
         metric != result.metric
-        or not metric_spec(metric).needs_answers
+        or metric_spec(metric).is_loss
         or all(metric in (item.scores or {}) for item in (*tuned, *reference))
     )
     if is_complete and len(tuned) == len(reference) == scored:

@@ -55,7 +55,7 @@ def exportable(request: ExportRequest) -> tuple[FrozenRun, Result]:
     that its method cannot give.
     """
     run, result = request.run, finished_result(request.run, "export.not_finished")
-    frozen = read_frozen(run)
+    frozen = read_frozen(run).with_metric(result.metric)
     _refuse_kind(request, method_spec(frozen.config.method))
     if not any(run.model.glob("*.safetensors")):
         raise UserError("the run has no model", str(run.model), "export another run", "export.no_model")

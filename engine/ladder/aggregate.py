@@ -115,14 +115,14 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     """Fill in intervals, shares and comparisons of the ladder's rows."""
     rows, spec = {row.name: row for row in ladder.rows}, metric_spec(metric)
     losses = {name: scores for name, scores in results.losses.items() if name in rows and scores.finite}
-    scores = losses if not spec.needs_answers else {k: v for k, v in results.scores.items() if k in rows}
-    for name in results.losses.keys() & rows.keys() - losses.keys() if not spec.needs_answers else ():
+    scores = losses if spec.is_loss else {k: v for k, v in results.scores.items() if k in rows}
+    for name in results.losses.keys() & rows.keys() - losses.keys() if spec.is_loss else ():
         rows[name].status, rows[name].reason = "diverged", "the loss on the test rows is not finite"
     ladder.comparisons = []
     if not scores:
         return
     by_loss = MeanSamples(losses, LOSS.bounds) if losses else None
-    by_score = by_loss if by_loss and not spec.needs_answers else MeanSamples(scores, spec.bounds)
+    by_score = by_loss if by_loss and spec.is_loss else MeanSamples(scores, spec.bounds)
     for name in scores:
         rows[name].score = by_score.interval(name)
         rows[name].loss = by_loss.interval(name) if by_loss and name in losses else None

@@ -72,7 +72,7 @@ def add_artifacts(folder: LadderDir, ladder: Ladder, plan: LadderPlan, results: 
         place = next(number for number, row in enumerate(ladder.rows) if row.name == artifact.source)
         ladder.rows.insert(place + 1, rows[artifact.name])
     scored = [artifact for artifact in artifacts if artifact.compared and artifact.compared.finite]
-    trained = results.scores if spec.needs_answers else results.losses
+    trained = results.losses if spec.is_loss else results.scores
     ladder.comparisons += _against_runs(scored, trained, results.losses, spec, ladder.margin)
     reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in trained), "")
     for word in dict.fromkeys(artifact.word for artifact in scored):
@@ -101,7 +101,7 @@ def _read(folder: LadderDir, ladder: Ladder, name: str, spec: MetricSpec, result
         weights = np.array([item.tokens if item.weight is None else item.weight for item in items[0]], dtype=float)
         groups = [str(line.get("group") or "") for line in runs[entries[0].seed].lines]
         losses = item_scores(_values(items, lambda item: item.nll), weights, groups, seeds=seeds)
-        if spec.needs_answers:
+        if not spec.is_loss:
             scores = item_scores(_values(items, lambda item: item.scores[spec.name]), None, groups, seeds=seeds)
     checks = [read_fidelity(path) for path in folders]
     return ExportedArtifact(name, source, artifact.word, entries, checks, scores, losses)
@@ -160,7 +160,7 @@ def _against_runs(
     of_scores = _paired(
         {artifact.name: (artifact.compared, trained.get(artifact.source)) for artifact in artifacts}, spec.bounds
     )
-    losses_of = losses if spec.needs_answers else {}
+    losses_of = {} if spec.is_loss else losses
     of_losses = _paired(
         {artifact.name: (artifact.losses, losses_of.get(artifact.source)) for artifact in artifacts}, LOSS.bounds
     )
@@ -208,7 +208,7 @@ def _compare_kind(
     """Fill in the scores, shares and further comparisons of the artifacts of one kind."""
     scores = {artifact.name: artifact.compared for artifact in artifacts if artifact.compared is not None}
     others = {name: trained[name] for name in (BASE, reference) if name in trained}
-    bounds = spec.bounds if spec.needs_answers else LOSS.bounds
+    bounds = LOSS.bounds if spec.is_loss else spec.bounds
     samples = MeanSamples({**scores, **others}, bounds)
     losses = {
         artifact.name: artifact.losses

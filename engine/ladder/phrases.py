@@ -74,6 +74,12 @@ NO_SIGNIFICANT_GAIN = "No significant gain"
 NO_SHARES = "shares of the gain are undefined"
 TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
+METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
+NOT_READ = (
+    "Nobody has read the answers yet: the loss says how likely the references became, chrF and ROUGE-L how similar the "
+    "answers are to them, and neither whether an answer is good. Read some side by side in this report's samples, or "
+    "ask the models yourself with `ftbench try`."
+)
 BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
@@ -117,6 +123,41 @@ RULE_OF_COST = {
 def ladder_metric(ladder: Ladder) -> MetricSpec:
     """The metric that the ladder's scores are of."""
     return metric_spec(ladder.work.metric if ladder.work else "")
+
+
+def metric_failed(ladder: Ladder) -> str:
+    """Why the scores say nothing about training: every rung has the worst possible one, and the loss fell. '' if not.
+
+    `Every rung scores 0.0% in exact match, while the held-out loss of LoRA is 1.34 nats/token lower than …`
+    """
+    metric = ladder_metric(ladder)
+    scored = [row for row in ladder.rows if row.score and not row.source]
+    worst = metric.bounds[1 if metric.lower_is_better else 0]
+    if metric.is_loss or not scored or any(row.score is None or row.score.mean != worst for row in scored):
+        return ""
+    falls = {
+        rung_title(row.name): loss.mean
+        for row in scored
+        if (gain := comparison(ladder, row.name, BASE))
+        and (loss := gain.loss_difference)
+        and loss.mean is not None
+        and loss.high is not None
+        and loss.high < 0
+    }
+    if not falls:
+        return ""
+    name, fall = min(falls.items(), key=lambda pair: pair[1])
+    worst_score = score_format.score(worst, metric.name)
+    return (
+        f"Every rung scores {worst_score} in {metric.title}, while the held-out loss of {name} is "
+        f"{score_format.loss(-fall)} nats/token lower than the base model's: the model learned, and {metric.title} "
+        "cannot measure it. Compare with --set evaluation.metric=auto, or open."
+    )
+
+
+def no_recommendation(ladder: Ladder) -> str:
+    """Why no method is recommended: none is better than the base model, or the metric could not show it."""
+    return METRIC_FAILED if metric_failed(ladder) else NO_RECOMMENDATION
 
 
 def sample_size(ladder: Ladder) -> str:

@@ -26,7 +26,6 @@ from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     FULL_NOT_SCORED,
     LOW_MEMORY,
-    NO_RECOMMENDATION,
     NO_SIGNIFICANT_DIFFERENCE,
     NO_SMALLER_AS_GOOD,
     NO_TIMING,
@@ -45,6 +44,7 @@ from engine.ladder.phrases import (
     mean_and_range,
     method_noun,
     method_subject,
+    no_recommendation,
     no_significant_gain,
     rung_title,
     sample_size,
@@ -81,7 +81,7 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentenc
             )
         ]
     if not decisions.ship or not decisions.best:
-        return [VerdictSentence("prototype", NO_RECOMMENDATION)]
+        return [VerdictSentence("prototype", no_recommendation(ladder))]
     sentences = [
         VerdictSentence(
             "prototype",
@@ -293,7 +293,7 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
     if not decisions.trained or ladder.work is None:
         return None
     subject = _subject(decisions)
-    sentences = [_quality(ladder, decisions, subject), _cost(decisions, subject), _recommendation(decisions)]
+    sentences = [_quality(ladder, decisions, subject), _cost(decisions, subject), _recommendation(ladder, decisions)]
     worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]
     headline = [worse_than_base(ladder, worse)] if worse else []
     headline.append(_headline(ladder, decisions, subject))
@@ -410,13 +410,13 @@ def _cost(decisions: Decisions, subject: RungResult) -> str:
     return f"{name} takes {listed(parts)}; its artifact is {sizes}." if parts else f"{name}'s artifact is {sizes}."
 
 
-def _recommendation(decisions: Decisions) -> str:
+def _recommendation(ladder: Ladder, decisions: Decisions) -> str:
     """What to prototype with and what to ship, without the reasons, which the verdict has."""
     if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.trained):
         return f"{BASE_NOT_SCORED}, so no method can be recommended."
     prototype, ship = decisions.prototype, decisions.ship
     if ship is None:
-        return NO_RECOMMENDATION
+        return no_recommendation(ladder)
     if prototype is None:
         names = listed([method_noun(row) for row in decisions.untimed])
         return f"Ship {method_noun(ship)}; which method is fastest is unknown without a comparable timing of {names}."

@@ -106,7 +106,7 @@ def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], model
     tokens = _column(runs[0].lines, lambda line: line[model].get("weight") or line[model]["tokens"])
     losses = [_column(run.lines, lambda line: line[model]["nll"]) for run in runs]
     results.losses[name] = item_scores(np.stack(losses), tokens, groups, **common)
-    if metric_spec(metric).needs_answers:
+    if not metric_spec(metric).is_loss:
         values = [_column(run.lines, lambda line: line[model]["scores"][metric]) for run in runs]
         results.scores[name] = item_scores(np.stack(values), None, groups, **common)
 

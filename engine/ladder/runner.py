@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
-from engine.config.preset import EffectiveConfig, flatten
+from engine.config.preset import EffectiveConfig, flatten, with_settings
 from engine.config.preset_library import preset_name, without_method
 from engine.config.schema import Config
 from engine.executors.slurm import submit_array
@@ -196,15 +196,20 @@ class LadderRunner:
 
     def _find_or_create(self, entry: LadderEntry, config: Config, rung: Rung) -> tuple[RunDir, bool]:
         """The entry's run, and whether it was created now."""
+        config = self.with_metric(config)
         key = self.identity(config)
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
             run = self._reusable(entry, key, config.cost.max_other_load)
             return (run, False) if run else (self._create(entry, config, key, rung), True)
 
+    def with_metric(self, config: Config) -> Config:
+        """The configuration with the ladder's metric, which is decided once for all runs."""
+        return with_settings(config, {"evaluation.metric": self.ladder.work.metric}) if self.ladder.work else config
+
     def identity(self, config: Config) -> str:
         """The identity of a run with this configuration, by which finished runs are found."""
-        return identity(config, self._fingerprints(), self.ladder.versions, self.ladder.machine)
+        return identity(self.with_metric(config), self._fingerprints(), self.ladder.versions, self.ladder.machine)
 
     def has_finished(self, entry: LadderEntry, config: Config) -> bool:
         """Whether a finished run with this configuration would be reused."""
@@ -239,6 +244,8 @@ class LadderRunner:
             why = "used other data, library versions or threads" if exists else "was deleted"
             self.warn("ladder.run_not_reusable", f"{entry.run} {why}: {entry.rung} is run again")
         origins = dict.fromkeys(flatten(config), f"ladder {self.dir.name}")
+        if self.ladder.work and self.ladder.work.metric_reason:
+            origins["evaluation.metric"] += f", automatic: {self.ladder.work.metric_reason}"
         folder = self.dir.probes if entry.kind == "probe" else self.dir.runs
         preset = without_method(preset_name(self.ladder.preset))
         name = f"{preset}-{rung.name}" if rung.name != rung.method else preset

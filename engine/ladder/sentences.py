@@ -11,6 +11,7 @@ from typing import Any
 from engine.config import quantities
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import RULE_REFERENCE
+from engine.config.metric_specs import OPEN
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
 from engine.ladder.decisions import Decisions, RuleCheck, cost_ratio, decide, is_non_inferior, training_peak
@@ -23,6 +24,7 @@ from engine.ladder.phrases import (
     NO_SHARES,
     NO_SIGNIFICANT_DIFFERENCE,
     NO_TIMING,
+    NOT_READ,
     ON_CPU,
     ONE_SEED,
     ONE_TIMING,
@@ -42,6 +44,7 @@ from engine.ladder.phrases import (
     mean_and_range,
     method_noun,
     method_subject,
+    metric_failed,
     needed_sample,
     no_significant_gain,
     not_significant,
@@ -90,6 +93,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
     if not decisions.trained or ladder.work is None:
         return []
     return [
+        *_about_metric(ladder),
         *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
         *_few_shot(ladder, decisions),
@@ -100,6 +104,12 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_overlaps(ladder),
         *_caveats(ladder, decisions),
     ]
+
+
+def _about_metric(ladder: Ladder) -> list[VerdictSentence]:
+    """What the scores do not show: that the metric does not fit the answers, or that nobody has read them."""
+    texts = [metric_failed(ladder), NOT_READ if ladder_metric(ladder).name == OPEN.name else ""]
+    return [VerdictSentence("quality", text) for text in texts if text]
 
 
 def _worse_than_base(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
@@ -150,6 +160,8 @@ def _no_gain(ladder: Ladder, full: RungResult) -> str:
         return f"Full fine-tuning is {SIGNIFICANTLY['worse']} than the base model: {numbers} {TRAIN_MORE}"
     text = f"{no_significant_gain(ladder, full)}: {numbers}"
     observed = (gain.difference.mean or 0.0) * (-1 if metric.lower_is_better else 1)
+    if metric_failed(ladder):
+        return text
     remedy = _required_sample(ladder, gain) if observed > 0 else ""
     return f"{text}{remedy}" if remedy and observed > margin_of(ladder) else f"{text}{remedy} {TRAIN_MORE}"
 

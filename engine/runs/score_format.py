@@ -130,7 +130,7 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
     if check.difference and check.difference.mean is not None:
         text = difference_with_bounds(check.difference, check.metric)
         yield "difference", f"{text}, paired by test item"
-    if metric.needs_answers and check.loss_difference and check.loss_difference.mean is not None:
+    if not metric.is_loss and check.loss_difference and check.loss_difference.mean is not None:
         text = difference_with_bounds(check.loss_difference, "loss")
         yield "held-out loss, difference", f"{text} nats/token"
     if check.identical is not None:

@@ -115,7 +115,7 @@ def _scores(result: Result, moment: str, prefix: str) -> dict[str, float | None]
     if score is None:
         return {}
     values = {f"{prefix}/loss": score.loss.mean}
-    if metric_spec(score.metric).needs_answers:
+    if not metric_spec(score.metric).is_loss:
         values |= _interval(f"{prefix}/{score.metric}", score.score)
     return values
 

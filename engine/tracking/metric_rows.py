@@ -109,10 +109,10 @@ def _of_score(event: events.Eval) -> dict[str, float | None]:
     if event.split == "validation":
         return {"eval/loss" if event.when == "during" else "eval/final_loss": event.loss}
     values = {"test/loss": event.loss, "test/perplexity": event.perplexity}
-    if metric_spec(event.metric).needs_answers:
-        name = f"test/{event.metric}"
-        values |= {name: event.score, f"{name}_low": event.low, f"{name}_high": event.high}
-    return values
+    if metric_spec(event.metric).is_loss:
+        return values | {f"test/{name}": score.mean for name, score in event.extra.items()}
+    name = f"test/{event.metric}"
+    return values | {name: event.score, f"{name}_low": event.low, f"{name}_high": event.high}
 
 
 def _of_general(event: events.GeneralLoss) -> dict[str, float | None]:

@@ -19,11 +19,13 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
 from engine.config.method_specs import method_spec
+from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.config.text import amount
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import check_rows_unchanged_since_check, check_rows_unchanged_since_start, prepare
 from engine.data.prepared import Prepared
+from engine.evaluation.automatic_metric import MetricChoice, decide
 from engine.evaluation.preflight import refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
@@ -114,13 +116,16 @@ def _execute_phases(
     log.phase("data")
     tokenizer = load_tokenizer(config.model)
     rows = _prepare_rows(frozen, tokenizer, earlier, ranks, log)
+    metric = _decide_metric(config, rows, earlier, log)
+    config = with_settings(config, {"evaluation.metric": metric.metric})
+    refuse_rows(config, rows)
     model_config = config_of(config.model)
     refuse_model(config, model_config, machine)
     if ranks.is_first:
         refuse_small_disk(run_dir, config, model_config, machine)
     ranks.broadcast(lambda: copy_initial_weights(config, run_dir, model_config, rows, log))
     evaluator = Evaluator(config, tokenizer, rows, run_dir, machine.device, ranks, log)
-    _log_data(rows, evaluator.test, log)
+    _log_data(rows, evaluator.test, metric, log)
 
     log.phase("model")
     set_seed(config.train.seed)
@@ -174,16 +179,25 @@ def _describe_start(
 def _prepare_rows(
     frozen: FrozenRun, tokenizer: PreTrainedTokenizerBase, earlier: EarlierWorkers, ranks: Ranks, log: RunLog
 ) -> Prepared:
-    """The tokenized rows of each split. Raises UserError if they changed, or the model cannot be trained on them."""
+    """The tokenized rows of each split. Raises UserError if they changed, or cannot be trained on."""
     config = frozen.config
     rows = ranks.first_before_others(lambda: prepare(config.data, config.train.max_length, tokenizer, log.progress))
     check_rows_unchanged_since_check(rows, frozen.data_fingerprint)
     check_rows_unchanged_since_start(rows, earlier.data)
-    refuse_rows(config, rows)
     return rows
 
 
-def _log_data(rows: Prepared, test: Sequence[EvaluationItem], log: RunLog) -> None:
+def _decide_metric(config: Config, rows: Prepared, earlier: EarlierWorkers, log: RunLog) -> MetricChoice:
+    """The metric that is set, or decided from the training answers; a resumed run keeps that of its first start."""
+    chosen, notices = decide(config.evaluation, rows.train)
+    for notice in notices:
+        log.warn(notice.code, notice.text)
+    if earlier.data is not None and earlier.data.metric:
+        return MetricChoice(earlier.data.metric, earlier.data.metric_reason)
+    return chosen
+
+
+def _log_data(rows: Prepared, test: Sequence[EvaluationItem], metric: MetricChoice, log: RunLog) -> None:
     for warning in rows.warnings:
         log.warn(warning.code, warning.text)
     log.write(
@@ -201,6 +215,8 @@ def _log_data(rows: Prepared, test: Sequence[EvaluationItem], log: RunLog) -> No
             data_usage=rows.about["data_usage"],
             test_items=len(test),
             overlap=msgspec.convert(rows.about["overlap"], dict[str, SplitOverlap]),
+            metric=metric.metric,
+            metric_reason=metric.reason,
         )
     )
 

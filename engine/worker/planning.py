@@ -28,6 +28,7 @@ from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
+from engine.evaluation.automatic_metric import decide
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import general_rows, vocabulary_of
@@ -70,6 +71,8 @@ def describe_workload(config: Config) -> dict[str, Any]:
     """
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
+    chosen, notices = decide(config.evaluation, rows.train)
+    config = with_settings(config, {"evaluation.metric": chosen.metric})
     refuse_rows(config, rows)
     refuse_model(config, config_of(config.model), this_machine())
     general, _ = general_rows(config, tokenizer)
@@ -88,7 +91,8 @@ def describe_workload(config: Config) -> dict[str, Any]:
             "answer_tokens": int(rows.train.answer_tokens.sum()),
             "steps": sampler.steps,
             "batch": train.batch,
-            "metric": config.evaluation.metric,
+            "metric": chosen.metric,
+            "metric_reason": chosen.reason,
             "overlap": rows.about["overlap"],
             "columns": rows.about["columns"],
             "data_usage": rows.about["data_usage"],
@@ -96,7 +100,7 @@ def describe_workload(config: Config) -> dict[str, Any]:
         },
         "versions": versions(),
         "machine": machine_facts(this_machine()),
-        "warnings": [{"code": notice.code, "text": notice.text} for notice in rows.warnings],
+        "warnings": [{"code": notice.code, "text": notice.text} for notice in (*rows.warnings, *notices)],
     }
 
 

@@ -51,11 +51,11 @@ def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def _preflight(arguments: dict[str, Any]) -> Preflight:
     """The checks that a run applies to prepared rows before it loads weights."""
-    from engine.evaluation.preflight import refusal_and_warnings
+    from engine.evaluation.preflight import check_prepared
 
     model = msgspec.convert(arguments["model"], schema.Model)
     evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
-    return partial(refusal_and_warnings, model, arguments["max_length"], evaluation)
+    return partial(check_prepared, model, arguments["max_length"], evaluation)
 
 
 def data_show(arguments: dict[str, Any], progress: Progress) -> Any:

@@ -16,7 +16,7 @@ from engine.config.quantities import share_percent
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import Counted, ask, rows_done
 from engine.runs.run.data_usage import SPLITS
-from tui.data_report import DataReport, ReportLine, repeat_lines, result_line, usage_lines, warning_lines
+from tui.data_report import DataReport, ReportLine, metric_lines, repeat_lines, result_line, usage_lines, warning_lines
 from tui.live.progress import progress_display
 from tui.output.console import console, print_json, say
 
@@ -123,6 +123,7 @@ def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     yield ReportLine("template", report["template"])
     yield from usage_lines(known)
     yield from (ReportLine("" if number else "split", text) for number, text in enumerate(report["split"]))
+    yield from metric_lines(report)
     yield from length_lines(report)
     yield from repeat_lines(report)
     yield ReportLine("fingerprint", report["fingerprint"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from engine.config.activation_checkpointing import describe_checkpointing
-from engine.config.metric_specs import metric_spec
+from engine.config.metric_specs import metric_spec, metric_text
 from engine.config.quantities import count, duration, percent, share_percent, size
 from engine.config.text import amount, shortened, visible
 from engine.runs.run import events
@@ -30,9 +30,10 @@ def lines(event: events.Event, overhead: int = 0) -> list[str]:
 
 
 def _data(event: events.DataPrepared) -> list[str]:
-    """Column roles and overlaps of the data; a run of an earlier version recorded none."""
+    """Column roles, metric and overlaps of the data."""
     report = DataReport.of(event)
     found = [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
+    found += [f"metric: {metric_text(event.metric, event.metric_reason)}"] if event.metric else []
     return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
 
 
@@ -136,11 +137,12 @@ def _writing(event: events.Checkpoint) -> str:
 
 def _test_score(event: events.Eval) -> str:
     """Scores with their 95% confidence intervals."""
-    metric = (
-        f", {event.metric} {share(event.score, event.low, event.high)}"
-        if metric_spec(event.metric).needs_answers
-        else ""
-    )
+    if metric_spec(event.metric).is_loss:
+        extra = event.extra.items()
+        scores = {metric_spec(name).title: share(value.mean, value.low, value.high) for name, value in extra}
+    else:
+        scores = {event.metric: share(event.score, event.low, event.high)}
+    metric = "".join(f", {name} {value}" for name, value in scores.items())
     return (
         f"{event.when} training, {event.rows} test items (95% CI): loss {four_digits(event.loss)} "
         f"[{four_digits(event.loss_low)}, {four_digits(event.loss_high)}], "

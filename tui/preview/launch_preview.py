@@ -13,6 +13,7 @@ from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.errors import UserError
 from engine.config.lora_advice import TrainedRung, lora_notices
 from engine.config.method_specs import method_spec, method_title, smaller_methods
+from engine.config.metric_specs import metric_text
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name
@@ -330,8 +331,10 @@ def _evaluation(config: Config, report: DataCheck) -> str:
     usage = DataReport.of(report.answer).data_usage if report.answer else None
     items = usage and usage.test_items
     scored = min(items, evaluation.rows or items) if items else evaluation.rows
+    answer = report.answer or {}
+    metric = metric_text(answer.get("metric") or evaluation.metric, answer.get("metric_reason", ""))
     when = {"both": "before and after", "after": "after"}[evaluation.when]
-    return f"{when} training, {amount(scored, 'test item') if scored else 'all test items'}, {evaluation.metric}"
+    return f"{when} training, {amount(scored, 'test item') if scored else 'all test items'}, {metric}"
 
 
 def _memory(

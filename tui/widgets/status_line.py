@@ -111,7 +111,7 @@ def _score(state: RunState) -> str:
     if after is None:
         return ""
     parts = []
-    if after.score is not None and metric_spec(after.metric).needs_answers:
+    if after.score is not None and not metric_spec(after.metric).is_loss:
         was = f"{before.score:.1%} -> " if before is not None and before.score is not None else ""
         parts.append(f"{after.metric} {was}{after.score:.1%}")
     if after.loss is not None:

@@ -159,7 +159,7 @@ def _against(
         return None
     metric = ladder.work.metric if ladder.work else "score"
     spec = metric_spec(metric)
-    title = f"{'Score' if spec.needs_answers else 'Loss'} vs. {title}"
+    title = f"{'Loss' if spec.is_loss else 'Score'} vs. {title}"
     scale = spec.scale
     base = next((row for row in ladder.rows if row.name == "base" and row.score and row.score.mean is not None), None)
     with new_figure(axis, f"{spec.title}, {spec.unit}") as (figure, axes):

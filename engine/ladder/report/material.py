@@ -294,13 +294,13 @@ def collect_samples(sources: Sequence[PredictionSource], metric: str, limit: int
                     values.setdefault(item, {}).setdefault(name, []).append(score)
     ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))
     samples = _texts(readable, set(ranked[:limit]))
-    disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if metric_spec(metric).needs_answers else 0
+    disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if not metric_spec(metric).is_loss else 0
     return Samples([samples[item] for item in ranked[:limit] if item in samples], len(texts), disagreed, problems)
 
 
 def value(answer: ModelAnswer, metric: str) -> float | None:
     """The score; nats/token if the metric is the loss."""
-    if not metric_spec(metric).needs_answers:
+    if metric_spec(metric).is_loss:
         weight = answer.weight or answer.tokens
         return answer.nll / weight if answer.nll is not None and weight else None
     return (answer.scores or {}).get(metric)

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.config.method_specs import method_spec
-from engine.config.metric_specs import LOSS, metric_spec
+from engine.config.metric_specs import LOSS, metric_spec, metric_text
 from engine.config.quantities import integer, percent
 from engine.config.text import amount, visible
 from engine.ladder.phrases import margin_text, metric_title, rung_title
@@ -104,7 +104,8 @@ def report_facts(ladder: Ladder) -> list[str]:
     if exported := sum(bool(row.source) for row in ladder.rows):
         texts.append(amount(exported, "artifact"))
     if ladder.work:
-        texts.append(f"{amount(ladder.work.test, 'test item')}, metric: {metric_title(ladder.work.metric)}")
+        metric = metric_text(metric_title(ladder.work.metric), ladder.work.metric_reason)
+        texts.append(f"{amount(ladder.work.test, 'test item')}, metric: {metric}")
     if ladder.seeds:
         texts.append(amount(len(ladder.seeds), "seed"))
     if ladder.margin is not None:

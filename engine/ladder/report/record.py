@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.config.errors import UserError
+from engine.config.metric_specs import metric_text
 from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import ABSENT, count, duration, integer, rate, ratio, size
@@ -49,7 +50,7 @@ def work(ladder: Ladder) -> ReportTable | None:
         "rows": rows,
         "tokens in the training rows": integer(facts.tokens),
         "optimizer steps": f"{integer(facts.steps)}, batch size {integer(facts.batch)}",
-        "metric": facts.metric,
+        "metric": metric_text(facts.metric, facts.metric_reason),
         "seeds": ", ".join(map(str, ladder.seeds)),
         **{
             f"{pair.split('/')[0]} rows also in training, of {integer(overlap.of)}": ", ".join(

@@ -157,7 +157,7 @@ def quality(ladder: Ladder) -> ReportTable:
     metric = _metric(ladder)
     extras = sorted({name for row in ladder.rows for name in row.extra})
     columns = [
-        *([ReportColumn(metric_title(metric))] if metric_spec(metric).needs_answers else []),
+        *([] if metric_spec(metric).is_loss else [ReportColumn(metric_title(metric))]),
         ReportColumn("score", "share of full’s", unmeasured=""),
         ReportColumn("gain over base", "share of full’s", unmeasured=""),
         ReportColumn("held-out loss, nats/token"),
@@ -205,7 +205,7 @@ def _quality_line(row: RungResult, metric: str, extras: Sequence[str]) -> TableL
         return TableLine(rung_cell(row), instead=why, rung=row.name)
     mean = row.score.mean if row.score else None
     cells = [
-        *([cell(score(mean, metric), score_bounds(row.score, metric))] if metric_spec(metric).needs_answers else []),
+        *([cell(score(mean, metric), score_bounds(row.score, metric))] if not metric_spec(metric).is_loss else []),
         _share(row.share_of_score),
         _share(row.share_of_gain),
         cell(loss(row.loss.mean if row.loss else None), loss_bounds(row.loss)),
@@ -249,7 +249,7 @@ def comparisons(ladder: Ladder) -> ReportTable | None:
     of_losses = ReportColumn("of losses", "difference", unmeasured="Losses were not compared.")
     columns = [
         ReportColumn("of scores", "difference"),
-        *([of_losses] if metric_spec(metric).needs_answers else []),
+        *([] if metric_spec(metric).is_loss else [of_losses]),
         ReportColumn("unadjusted", "p"),
         ReportColumn("adjusted", "p"),
         ReportColumn("McNemar, by seed", "p", unmeasured="McNemar’s test applies to scores of 0 or 1 only."),
@@ -264,7 +264,7 @@ def _comparison_line(ladder: Ladder, compared: Comparison, metric: str) -> Table
     loss_cell = cell(loss_change(of_losses.mean), loss_bounds(of_losses)) if of_losses else Cell(ABSENT)
     cells = [
         cell(difference(of_scores.mean, metric), score_bounds(of_scores, metric)),
-        *([loss_cell] if metric_spec(metric).needs_answers else []),
+        *([] if metric_spec(metric).is_loss else [loss_cell]),
         Cell(p_value(compared.p)),
         Cell(p_value(compared.p_adjusted)),
         Cell(", ".join(map(p_value, compared.mcnemar)) or ABSENT),

@@ -91,7 +91,9 @@ class SharedWork(Struct, kw_only=True):
     batch: int
     """Rows per optimizer step."""
     metric: str
-    """The metric of `score`; `loss` is the held-out loss, lower is better."""
+    """The metric of `score`; `loss` and `open` are the held-out loss, lower is better."""
+    metric_reason: str = ""
+    """Why it was decided from the training answers; '' if it was set."""
     fingerprints: dict[str, str] = field(default_factory=dict)
     """Hashes of data, test rows, model, general text and benchmarks."""
     overlap: dict[str, SplitOverlap] = field(default_factory=dict)

@@ -82,6 +82,10 @@ class DataPrepared(Event, tag="data"):
     """Distinct prompts among the scored test rows."""
     overlap: dict[str, SplitOverlap] = msgspec.field(default_factory=dict)
     """`test/train` and `validation/train`."""
+    metric: str = ""
+    """The metric of the run: `evaluation.metric`, or what was decided for `auto`."""
+    metric_reason: str = ""
+    """Why it was decided; '' if it was set."""
 
 
 class Progress(Event, tag="progress"):

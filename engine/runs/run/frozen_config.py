@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -16,7 +16,7 @@ import tomli
 from engine import __version__
 from engine.config.errors import UserError
 from engine.config.files import MAX_SETTINGS_BYTES, read_regular
-from engine.config.preset import EffectiveConfig, Flat, flatten, nested
+from engine.config.preset import EffectiveConfig, Flat, flatten, nested, with_settings
 from engine.config.schema import Config
 from engine.runs.home import STARTED_IN
 from engine.runs.run import folder
@@ -46,6 +46,10 @@ class FrozenRun:
     """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
     changed: list[str] = field(default_factory=list)
     """Dotted keys that were edited, as far as they can be named."""
+
+    def with_metric(self, metric: str) -> FrozenRun:
+        """The same with the metric that was decided for `auto`, which the run's result names."""
+        return replace(self, config=with_settings(self.config, {"evaluation.metric": metric}))
 
 
 class RunSection(msgspec.Struct):

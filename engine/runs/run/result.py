@@ -209,11 +209,13 @@ class Result(Struct, kw_only=True):
     data: str
     """As configured."""
     metric: str
-    """The metric of `score`."""
+    """The metric of `score`; `auto` if the run ended before it was decided."""
     created: float
     """Unix seconds."""
     ended: float
     """Unix seconds."""
+    metric_reason: str = ""
+    """Why this metric was decided; '' if it was set."""
     from_run: str = ""
     """The run whose adapter or model this one started from: `before` is its score. '' for the base model."""
     steps: int = 0

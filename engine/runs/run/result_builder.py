@@ -64,6 +64,8 @@ class ResultBuilder:
                 result.overlap = event.overlap
                 if event.test_fingerprint:
                     result.fingerprints["test"] = event.test_fingerprint
+                if event.metric:
+                    result.metric, result.metric_reason = event.metric, event.metric_reason
             case events.ModelLoaded():
                 result.parameters, result.trainable = event.parameters, event.trainable
                 result.account = event.account

@@ -36,7 +36,7 @@ def test_only_what_differs_is_written() -> None:
         "mine", "demo-lora", resolve_preset("demo-lora", None, {"train.batch": 16})
     )
     text = path.read_text()
-    assert 'method = "lora"' in text and "epochs = 2" in text and 'metric = "json"' in text
+    assert 'method = "lora"' in text and "epochs = 2" in text and "max_new_tokens = 96" in text
     for absent in ("slot", "warmup", "[adapter]", "beta1", "batch = 16"):
         assert absent not in text
 

@@ -26,7 +26,7 @@ CASES = {
     "longer than the model": (LONG, {"train.max_length": 2048}),
     "one label to choose from": (ONE_LABEL, {"evaluation.metric": "choice"}),
     "too many labels to choose from": (MANY_LABELS, {"evaluation.metric": "choice"}),
-    "no prompt to answer": (PLAIN, {}),
+    "no prompt to answer": (PLAIN, {"evaluation.metric": "exact_match"}),
     "nothing left after the cut": (LONG, {"train.max_length": 8}),
 }
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from engine.config.errors import UserError
-from engine.config.preset import EffectiveConfig
+from engine.config.preset import EffectiveConfig, with_settings
 from engine.ladder.pipeline import LadderPipeline, load_or_create
 from engine.ladder.runner import LadderRunner, identity, index
 from engine.runs import launch
@@ -45,13 +45,22 @@ def runner_of(folder: LadderDir, plan: LadderPlan) -> LadderRunner:
 
 def create_run(folder: Path, plan: LadderPlan, status: Status | None) -> RunDir:
     """A run of the plan's only rung with this outcome."""
-    config = plan.rungs[0].config
+    config = with_settings(plan.rungs[0].config, {"evaluation.metric": "json"})  # the ladder's, decided once
     run = run_dir.create(folder, "demo", EffectiveConfig(config, {}), identity=identity(config, {}, {}, {}))
     if status:
         result = run_dir.blank_result(run, run_dir.read_frozen(run))
         result.status, result.reason = status, "some reason"
         run_dir.write_result(run, result)
     return run
+
+
+def test_every_run_has_the_metric_that_the_ladder_decided(tmp_path: Path, plan: LadderPlan) -> None:
+    folder = ladder_dir.create(tmp_path, plan)
+    runner, planned, config = runner_of(folder, plan), entry(), plan.rungs[0].config
+    assert config.evaluation.metric == "auto"
+    run = runner.create_unless_exists(planned, config, plan.rungs[0])
+    assert run and run_dir.read_frozen(run).config.evaluation.metric == "json"
+    assert runner.identity(config) == runner.identity(with_settings(config, {"evaluation.metric": "json"}))
 
 
 def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> LadderEntry:

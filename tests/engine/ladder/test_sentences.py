@@ -15,14 +15,17 @@ from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     LOW_MEMORY,
     LOWER_IS_BETTER,
+    METRIC_FAILED,
     NO_RECOMMENDATION,
     NOT_COMPARED,
+    NOT_READ,
     ONE_RATE,
     ONE_SEED,
     ONLY_RUNG,
     RULE_OF_COST,
     SIGNIFICANTLY,
     SMALLEST_ARTIFACT,
+    TRAIN_MORE,
     as_fast,
     sample_size,
 )
@@ -69,6 +72,35 @@ def test_a_lower_loss_is_reported_as_better() -> None:
     everything = text(ladder)
     assert LOWER_IS_BETTER in everything and "highest" not in everything
     assert f"Ship LoRA (1 B artifact): it is {SIGNIFICANTLY['better']} than full, LoRA − full = −0.1" in everything
+
+
+def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() -> None:
+    def ladder_of(score: float, gain: float) -> Ladder:
+        """The base scores 0, all others `score`; their loss is lower by `gain`."""
+        random = np.random.default_rng(0)
+        losses, scores = {}, {}
+        for name in (BASE, "qlora", "lora", "full"):
+            base = name == BASE
+            values = 5.8 - gain * (not base) + 0.1 * random.random((1 if base else 2, ITEMS))
+            losses[name] = ItemScores(values, np.ones(ITEMS), untrained=base)
+            scores[name] = ItemScores(np.full_like(values, 0 if base else score), untrained=base)
+        ladder = blank_ladder(ITEMS, [0, 1])
+        add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
+        return ladder
+
+    blind = ladder_of(0, 1.3)
+    assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
+    assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
+    assert TRAIN_MORE in text(ladder_of(0, 0.0))  # here training did nothing
+    assert METRIC_FAILED not in text(ladder_of(1, 1.3))
+
+
+def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None:
+    ladder = by_loss(base=3.0, qlora=1.2, lora=1.0, full=1.1)
+    assert ladder.work
+    ladder.work.metric = "open"
+    assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
+    assert row(ladder, "qlora").share_of_gain and "held-out loss of" in text(ladder)
 
 
 def test_a_loss_that_rose_is_reported_as_worse() -> None:

@@ -83,9 +83,9 @@ def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
 def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:
     answer = {**ANSWER, "data_usage": {**ANSWER["data_usage"], "test_items": 250}}
     found = preview(tmp_path, DataCheck(answer))
-    assert fact(found, "eval") == "before and after training, 250 test items, json"
+    assert fact(found, "eval") == "before and after training, 250 test items, auto"
     found = preview(tmp_path, DataCheck(answer), settings={"evaluation.rows": 100, "evaluation.when": "after"})
-    assert fact(found, "eval") == "after training, 100 test items, json"
+    assert fact(found, "eval") == "after training, 100 test items, auto"
 
 
 def test_steps_follow_from_rows_and_batch_size(tmp_path: Path) -> None:

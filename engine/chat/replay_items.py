@@ -11,6 +11,7 @@ from engine.chat.prompts import PromptEncoder, prompt_of
 from engine.config.errors import UserError
 from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.examples import examples_of
+from engine.data.items import earlier_answers
 from engine.data.rows import Example, Row
 from engine.evaluation.predictions import PredictionLine, ScoredItem, read_lines
 from engine.runs.chat_client import RecordedAnswer as Recorded
@@ -106,10 +107,11 @@ def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: 
     wanted = {item.line.where for item in items}
     found: dict[str, Example] = {}
     for example in examples_of(run.config.data):
-        if example.where in wanted:
-            found.setdefault(example.where, example)
-            if len(found) == len(wanted):
-                break
+        for part in (*earlier_answers(example), example):
+            if part.where in wanted:
+                found.setdefault(part.where, part)
+        if len(found) == len(wanted):
+            break
     rows = _rows(responder.encoder, list(found.values()))
     replayed = []
     for item in items:

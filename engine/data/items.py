@@ -44,14 +44,32 @@ class EvaluationItem:
 def evaluation_items(rows: Sequence[Row], further: Sequence[Row] = ()) -> list[EvaluationItem]:
     """Group rows by item number, in order of each item's first row. A row without a number is a separate item.
 
-    `further`: rows for references that are not rows of the data (`reference_examples`).
+    `further`: rows that are not rows of the data, for references (`reference_examples`) and for the earlier answers of
+    a conversation (`earlier_answers`), which are items before that of its last answer.
     """
-    groups: dict[object, list[Row]] = {}
+    by_item: dict[object, list[Row]] = {}
     for number, row in enumerate(rows):
-        groups.setdefault(row.item if row.item >= 0 else ("alone", number), []).append(row)
+        by_item.setdefault(row.item if row.item >= 0 else ("alone", number), []).append(row)
+    earlier: dict[str, dict[int, list[Row]]] = {}
     for row in further:
-        groups[row.item].append(row)
-    return [_item(group) for group in groups.values()]
+        if row.item in by_item:
+            by_item[row.item].append(row)
+        else:
+            earlier.setdefault(row.group, {}).setdefault(row.item, []).append(row)
+    items: list[EvaluationItem] = []
+    for same_prompt in by_item.values():
+        before = earlier.pop(same_prompt[0].group, {})
+        items += [_item(answers) for answers in before.values()]
+        last = [answer for row in same_prompt if (answer := _last_answer(row))] if before else same_prompt
+        items += [_item(last)] if last else []
+    return items
+
+
+def _last_answer(row: Row) -> Row | None:
+    """The row with only its last answer in the loss; None if no token of it is left after truncation."""
+    start = len(row.prompt)
+    labels = [IGNORE_INDEX] * min(start, len(row.labels)) + row.labels[start:]
+    return replace(row, labels=labels) if any(label != IGNORE_INDEX for label in labels) else None
 
 
 def _item(rows: list[Row]) -> EvaluationItem:
@@ -67,6 +85,25 @@ def _item(rows: list[Row]) -> EvaluationItem:
 def reference_examples(example: Example) -> list[Example]:
     """A copy of the example for each further accepted answer, to be tokenized for the loss."""
     return [_with_answer(example, text) for text in example.references if text.strip()]
+
+
+def earlier_answers(example: Example) -> list[Example]:
+    """The conversation up to each answer in the loss before the last one, with only that answer in the loss."""
+    messages = example.messages or []
+    answers = [number for number, turn in enumerate(messages) if turn["role"] == "assistant"]
+    trained = [number for number in answers if example.weight(number) > 0]
+    return [
+        replace(
+            example,
+            messages=messages[: last + 1],
+            weights={number: 0.0 if number < last else example.weight(last) for number in answers if number <= last},
+            where=f"{example.where} answer {count}",
+            prompt=None,
+            completion=None,
+            references=(),
+        )
+        for count, last in enumerate(trained[:-1], 1)
+    ]
 
 
 def _with_answer(example: Example, text: str) -> Example:

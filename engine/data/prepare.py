@@ -24,16 +24,16 @@ from engine.data.chat_template import has_template
 from engine.data.detection import check_columns, column_usage, detect, to_example
 from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates
 from engine.data.formats import DetectedFormat
-from engine.data.items import reference_examples
+from engine.data.items import earlier_answers, reference_examples
 from engine.data.parallel import in_child, processes_for
 from engine.data.prepared import Facts, Places, Preparation, Prepared, fingerprint
 from engine.data.problems import ALSO_IN_TRAINING, BY_SPLIT, CALLS, EXCLUDED_BY_DATA, NOT_SELECTED, refusal
 from engine.data.processing import RowProcessor, process_batches
 from engine.data.report import about, warnings
-from engine.data.rows import SPLITS, Example, Row
+from engine.data.rows import IGNORE_INDEX, SPLITS, Example, Row
 from engine.data.source import Source, read
 from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, Shares, assign, note_near_duplicates
-from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, ids_type, pack
+from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, PackedBatch, ids_type, pack
 from engine.runs.run import events
 
 REFUSED_SHARE = 0.3
@@ -155,6 +155,8 @@ class Builder:
         self.read = {name: SplitKeys() for name in self.given}
         self.has_references = False
         """Whether any row has further accepted answers."""
+        self.has_earlier_answers = False
+        """Whether any row has several answers in the loss."""
         self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
@@ -182,7 +184,7 @@ class Builder:
             split_keys.keyed.append(batch.keyed)
             self.has_references |= batch.has_references
             if writer and batch.packed:
-                writer.append(batch.packed)
+                self._append(writer, batch.packed)
             self._report_progress("tokenizing" if writer else "reading", self.rows_read)
 
     def _tokenize_chosen(self, writer: ColumnWriter, assignment: Assignment) -> None:
@@ -194,9 +196,13 @@ class Builder:
         done = 0
         for batch in process_batches(self.row_processor, self.given, processes, selected):
             assert batch.packed
-            writer.append(batch.packed)
+            self._append(writer, batch.packed)
             done += len(batch.keyed)
             self._report_progress("tokenizing", done)
+
+    def _append(self, writer: ColumnWriter, packed: PackedBatch) -> None:
+        self.has_earlier_answers |= bool((packed.columns["span_count"] > 1).any())
+        writer.append(packed)
 
     @property
     def rows_read(self) -> int:
@@ -214,25 +220,29 @@ class Builder:
 
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
         self._report_progress("comparing", self.total)
-        references = self._reference_rows(self._compare(assignment))
+        references = self._reference_rows(self._compare(assignment), assignment)
         if references:
             writer.append(pack(references, self.row_processor.ids))
         rows = writer.rows()
         kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
         assigned = self._assigned(rows, assignment, kinds)
+        grouped = {int(row.group) for row in references if row.group}
         assigned["item"][self.rows_read :] = [row.item for row in references]
+        assigned["group"] = np.where(np.isin(assigned["item"], list(grouped)), assigned["item"], -1)
+        assigned["group"][self.rows_read :] = [int(row.group or -1) for row in references]
         columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
     def _compare(self, assignment: Assignment) -> list[tuple[Example, int]]:
-        """Read all rows again, if that is needed to count near-duplicates or for further accepted answers.
+        """Read all rows again, if that is needed to count near-duplicates or for further items of test rows.
 
-        Returns an example for each further accepted answer of a test row, with the row's item.
+        Returns an example for each further accepted answer of a test row, and the complete conversations of those that
+        have earlier answers, with the row's item.
         """
         near = NearDuplicates() if self.total <= LIMIT else NearDuplicates(TOO_MANY)
         counts_near = bool(assignment.overlaps) and not near.reason
         further: list[tuple[Example, int]] = []
-        for name, rows in self.given.items() if counts_near or self.has_references else ():
+        for name, rows in self.given.items() if counts_near or self.has_references or self.has_earlier_answers else ():
             examples = (example for raw in rows if isinstance(example := to_example(raw, self.format), Example))
             codes, items = assignment.codes[name].tolist(), assignment.items[name].tolist()
             for example, code, item in zip(examples, codes, items, strict=True):
@@ -240,16 +250,37 @@ class Builder:
                     near.add(SPLITS[code], example)
                 if code == TEST:
                     further += [(other, item) for other in reference_examples(example)]
+                    further += [(example, item)] if earlier_answers(example) else []
         note_near_duplicates(assignment, near)
         return further
 
-    def _reference_rows(self, further: list[tuple[Example, int]]) -> list[Row]:
-        """Rows for further accepted answers. Answers that cannot be tokenized are used by text metrics only."""
-        if not further:
+    def _reference_rows(self, further: list[tuple[Example, int]], assignment: Assignment) -> list[Row]:
+        """Rows for further accepted answers, and for the earlier answers of conversations, as items of their own.
+
+        Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
+        in the loss of the complete conversation: some templates rewrite earlier turns. Of conversations with the same
+        last prompt the earlier answers are the same.
+        """
+        whole = {item: example for example, item in reversed(further) if earlier_answers(example)}
+        accepted = [(example, item) for example, item in further if not earlier_answers(example)]
+        before = [(earlier, item) for item, example in sorted(whole.items()) for earlier in earlier_answers(example)]
+        examples = [example for example, _ in (*accepted, *before)] + list(whole.values())
+        if not examples:
             return []
-        rows = in_child(lambda: self.row_processor.tokenize([example for example, _ in further]))
-        pairs = zip(rows, further, strict=True)
-        return [dataclasses.replace(row, item=item) for row, (_, item) in pairs if isinstance(row, Row)]
+        tokenized = in_child(lambda: self.row_processor.tokenize(examples))
+        conversations = dict(zip(whole, tokenized[len(accepted) + len(before) :], strict=True))
+        rows = [
+            dataclasses.replace(row, item=item)
+            for row, (_, item) in zip(tokenized, accepted, strict=False)
+            if isinstance(row, Row)
+        ]
+        number = max((int(items.max(initial=-1)) for items in assignment.items.values()), default=-1)
+        for row, (_, item) in zip(tokenized[len(accepted) :], before, strict=False):
+            conversation = conversations[item]
+            if isinstance(row, Row) and isinstance(conversation, Row) and _is_trained(row, conversation):
+                number += 1
+                rows.append(dataclasses.replace(row, item=number, group=str(item)))
+        return rows
 
     def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
         """Split, reason and item of every stored row."""
@@ -299,13 +330,26 @@ class Builder:
             read={name: split_keys.count for name, split_keys in self.read.items()},
             columns=column_usage(self.format, [rows.summary for rows in self.given.values()]),
             overlap={pair: overlap.with_places(where) for pair, overlap in assignment.overlaps.items()},
-            test_items=len(np.unique(columns["item"][numbers[used & test]])),
+            test_items=_count_items(columns, numbers[used & test], self.rows_read),
             duplicates=Places(duplicates, [places_of(group) for group in equal]),
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
             repeated_prompts=repeated.prompts,
             distinct_answers=repeated.answers,
             notices=[*self.format.warnings, *assignment.warnings, *_dated(self.row_processor.tokenizer)],
         )
+
+
+def _count_items(columns: ColumnStore, test: np.ndarray, read: int) -> int:
+    """Items of the test rows, as `evaluation_items` makes them: earlier answers, and last ones that are not cut off."""
+    last, earlier = columns["item"][test], columns["item"][read:]
+    lost = (columns["group"][test] >= 0) & (columns["prompt_size"][test] >= columns["size"][test])
+    return len(np.unique(last[~lost])) + len(np.setdiff1d(earlier, columns["item"][:read]))
+
+
+def _is_trained(answer: Row, conversation: Row) -> bool:
+    """Whether an earlier answer is in the loss of the complete conversation."""
+    start = len(answer.prompt)
+    return conversation.input_ids[:start] == answer.prompt and conversation.labels[start : start + 1] != [IGNORE_INDEX]
 
 
 def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None:

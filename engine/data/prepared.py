@@ -88,7 +88,7 @@ class Preparation:
 
     @property
     def references(self) -> TokenizedRows:
-        """A row for each further accepted answer of a test row."""
+        """A row for each further accepted answer of a test row, and for each earlier answer of a conversation in it."""
         return TokenizedRows(self.columns, np.arange(self.read, self.columns.count))
 
     @cached_property
@@ -141,7 +141,7 @@ class Prepared:
     validation: TokenizedRows
     test: TokenizedRows
     references: TokenizedRows
-    """A row for each further accepted answer of test rows with several answers."""
+    """A row for each further accepted answer of test rows, and for each earlier answer of their conversations."""
     about: dict[str, Any]
     """JSON-able: source, format, template, splits and all counts, with places."""
     warnings: list[Notice]
@@ -278,7 +278,12 @@ def _row(columns: ColumnStore, number: int) -> Row:
         references=columns.references(number),
         calls=bool(columns["flags"][number] & CALLS),
         item=int(columns["item"][number]) if "item" in columns.columns else -1,
+        group=f"group {group}" if (group := _group(columns, number)) >= 0 else "",
     )
+
+
+def _group(columns: ColumnStore, number: int) -> int:
+    return int(columns["group"][number]) if "group" in columns.columns else -1
 
 
 def _loss_tokens(columns: ColumnStore) -> np.ndarray:

@@ -46,12 +46,12 @@ COLUMNS = {
     "line": "<u4",
 }
 """Column -> type. `ids` are narrowed to 16 bits where the vocabulary allows it."""
-ASSIGNED = {"split": "|u1", "reason": "<u2", "item": "<i4"}
+ASSIGNED = {"split": "|u1", "reason": "<u2", "item": "<i4", "group": "<i4"}
 """Columns that are known after all rows were read. `split`: index of the row's split. `reason`: why it is left out, an
 index in the table `kinds`; 0 for rows in use. `item`: number of the evaluation item, equal for rows of one prompt; -1
-if unknown."""
+if unknown. `group`: number of the group of items that depend on each other; -1 for an item alone."""
 REFERENCE = 255
-"""`split` of rows that are not in the data: those for further accepted answers of test rows."""
+"""`split` of rows that are not in the data: those for further accepted and earlier answers of test rows."""
 TABLES = {"kind": "kinds", "notes": "notes", "file": "files"}
 """Column of indices -> the table that they refer to. Entry 0 of `kinds` means a usable row."""
 _PLACE = re.compile(r"(.*) (\d{1,9})", re.DOTALL)

@@ -27,8 +27,8 @@ from engine.data.items import EvaluationItem, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.automatic_metric import decide
+from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import general_rows, vocabulary_of

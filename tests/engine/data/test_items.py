@@ -199,3 +199,68 @@ def test_a_multi_reference_set_is_prepared_into_items(tmp_path: Path) -> None:
     assert len(items) == made.about["test_items"] == len(prompts["test"]) < len(made.test)
     assert sum(len(one.references) for one in items) == len(made.test)
     assert made.about["overlap"]["test/train"]["prompt"] == 0
+
+
+def called(city: str) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": city}}}]}
+
+
+def chat(number: int, calls: bool = True, **weight: float) -> list[dict[str, Any]]:
+    """A conversation with three answers, the first of which is a call."""
+    asked = [
+        {"role": "user", "content": f"{text} {number}?"} for text in ("the weather in Oslo", "and tomorrow", "bye")
+    ]
+    first = called("Oslo") if calls else {"role": "assistant", "content": "Cold."}
+    result = [{"role": "tool", "content": '{"degrees": 3}'}] if calls else []
+    second: dict[str, Any] = {"role": "assistant", "content": f"Cloudy, {number}.", **weight}
+    return [asked[0], first, *result, asked[1], second, asked[2], {"role": "assistant", "content": "Bye!"}]
+
+
+def prepared_chats(path: Path, rows: list[list[dict[str, Any]]], max_length: int = 512, **data: Any) -> Any:
+    path.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in rows))
+    tokenizer = load_tokenizer(Model(chat_template="tools-plain"))
+    return prepare(Data(id=str(path), test=0.2, **data), max_length, tokenizer), tokenizer
+
+
+def test_every_answer_in_the_loss_of_a_conversation_is_an_item(tmp_path: Path) -> None:
+    prepared, tokenizer = prepared_chats(tmp_path / "a.jsonl", [chat(number) for number in range(40)])
+    items, rows = prepared.test_items, list(prepared.test)
+    assert len(items) == 3 * len(rows) == prepared.about["test_items"] > 3
+    for row, three in zip(rows, zip(*[iter(items)] * 3, strict=True), strict=True):
+        assert [row.where in item.row.where for item in three] == [True] * 3
+        assert len({item.row.where for item in three}) == 3
+        assert {item.group for item in three} == {row.group} != {""}
+        assert "weather" in three[0].target and three[2].target == "Bye!"
+        for item in three:
+            assert row.input_ids[: len(item.row.prompt)] == item.row.prompt  # what the model saw before this answer
+        trained = [[label for label in item.row.labels if label != -100] for item in three]
+        assert [label for part in trained for label in part] == [
+            label for label in row.labels if label != -100
+        ]  # each token counts once
+        assert best_score("tool_calls", three[0].target, three[0].references)["tool_calls"] == 1
+        assert "weather" in tokenizer.decode(trained[0])
+    groups = [row.group for row in rows]
+    assert len(set(groups)) == len(groups)
+
+
+def test_an_answer_that_is_not_in_the_loss_is_no_item(tmp_path: Path) -> None:
+    prepared, _ = prepared_chats(tmp_path / "a.jsonl", [chat(number, weight=0) for number in range(40)])
+    assert len(prepared.test_items) == 2 * len(prepared.test) == prepared.about["test_items"]
+    single = [[*chat(number)[:1], {"role": "assistant", "content": "Cold."}] for number in range(40)]
+    prepared, _ = prepared_chats(tmp_path / "b.jsonl", single)
+    assert len(prepared.test_items) == len(prepared.test) and {item.group for item in prepared.test_items} == {""}
+
+
+def test_an_answer_beyond_max_length_is_no_item(tmp_path: Path) -> None:
+    rows = [chat(number, calls=False) for number in range(40)]
+    whole, _ = prepared_chats(tmp_path / "a.jsonl", rows)
+    short = min(len(row.prompt) for row in whole.test)
+    cut, _ = prepared_chats(tmp_path / "a.jsonl", rows, max_length=short)
+    assert len(cut.test_items) == cut.about["test_items"] == 2 * len(cut.test)
+
+
+def test_conversations_with_the_same_last_prompt_have_the_same_earlier_items(tmp_path: Path) -> None:
+    rows = [[*chat(number)[:-1], {"role": "assistant", "content": word}] for number in range(20) for word in ("a", "b")]
+    prepared, _ = prepared_chats(tmp_path / "a.jsonl", rows)
+    assert len(prepared.test_items) == 3 * len(prepared.test) / 2
+    assert [len(item.references) for item in prepared.test_items[:3]] == [1, 1, 2]

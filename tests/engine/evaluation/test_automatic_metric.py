@@ -12,8 +12,8 @@ import pytest
 
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
+from engine.worker.planning import describe_workload
 from engine.worker.rpc_server import data_check
-from engine.worker.workload import describe_workload
 
 RANDOM = random.Random(0)
 WORDS = [

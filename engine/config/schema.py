@@ -206,6 +206,11 @@ class Evaluation(Section, frozen=True):
     """auto: decided from the training answers, which data check, launch screen, log and report state with the reason;
     exact_match, number, json, choice, contains, rouge, tool_calls, open (the held-out loss, with chrF and ROUGE-L of
     the answers), loss (without answers), or the metric of an installed package."""
+    reasoning_tags: Annotated[list[str], Meta(min_length=2, max_length=2)] = field(
+        default_factory=lambda: ["<think>", "</think>"]
+    )
+    """What the model writes before and after its reasoning, which is not scored; an answer whose reasoning does not end
+    is wrong."""
     max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
     """Maximum tokens to generate per answer."""
     rows: Positive | None = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +51,8 @@ NEEDED = {"tools-chatml": "<|im_start|>", "tools-plain": ""}
 """Shipped template -> token that the tokenizer must have; '' for none."""
 SHIPPED = tuple(NEEDED)
 NO_THINKING = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
-END_OF_REASONING = "</think>"
+REASONING_TAGS = ("<think>", "</think>")
+"""What precedes and follows the reasoning of an answer in most templates."""
 _VARIABLE = re.compile(r"\benable_thinking\b")
 
 
@@ -303,6 +304,20 @@ def with_thinking(template: str, enabled: bool) -> str:
     return plain if enabled or not _VARIABLE.search(plain) else NO_THINKING + plain
 
 
-def without_reasoning(answer: str) -> str:
-    """An answer without the reasoning before it, which ends with `</think>`."""
-    return answer.rpartition(END_OF_REASONING)[2].strip() if END_OF_REASONING in answer else answer
+def without_reasoning(answer: str, tags: Sequence[str] = REASONING_TAGS) -> str:
+    """An answer without the reasoning before it; '' if the reasoning does not end."""
+    _, end, rest = answer.rpartition(tags[1])
+    if tags[0] in rest:
+        return ""
+    return rest.strip() if end else answer
+
+
+def is_unfinished(answer: str, tags: Sequence[str], references: Sequence[str] = ()) -> bool:
+    """Whether an answer ends within its reasoning: it does not close what it, or the generation prompt, opened.
+
+    The generation prompt opened it if a reference closes it without opening it.
+    """
+    if tags[0] in answer.rpartition(tags[1])[2]:
+        return True
+    opened = any(tags[1] in reference and tags[0] not in reference for reference in references)
+    return opened and tags[1] not in answer

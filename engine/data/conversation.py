@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
 from engine.data.columns import as_text
 from engine.data.formats import DetectedFormat
-from engine.data.problems import EMPTY_TURN
+from engine.data.problems import EMPTY_TURN, END_TOKEN_REMOVED
 from engine.data.rows import Example, RawRow, UnusableRow, described, parsed
 
 WEIGHTS = ("weight", "loss_weight", "loss_scale", "train", "training", "trainable", "loss")
@@ -39,7 +40,7 @@ _CALLS = ("function_call", "tool_call")
 """ShareGPT roles of messages whose text is a tool call."""
 _READ = frozenset(("role", "from", "value", "content", "tool_calls", "function_call")) | FLAGS
 """Keys that become role, content, tool calls and weight; other keys are passed to the chat template."""
-ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases")
+ANSWER_LISTS = ("answers", "references", "targets", "accepted_answers", "gold_answers", "aliases", "labels")
 """Columns in which a list contains alternative answers."""
 _NESTED = ({"text", "answer_start"}, {"value", "aliases"})
 
@@ -360,6 +361,34 @@ def _weights(
         if messages[number]["role"] == "assistant":
             weights[number] = weight if number >= trained_from else 0.0
     return weights
+
+
+_END_TOKENS = re.compile(
+    r"(?:\s*(?:<\|(?:endoftext|end_of_text|im_end|eot_id|eom_id|end|return)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>))+\s*\Z"
+)
+"""End tokens of common tokenizers at the end of a text."""
+
+
+def without_end_tokens(example: Example) -> Example:
+    """The example without literal end tokens at the end of its answers: the template writes the model's own.
+
+    Raises UnusableRow if nothing of the last answer is left.
+    """
+    messages = [
+        {**turn, "content": stripped}
+        if turn["role"] == "assistant" and (stripped := _END_TOKENS.sub("", turn["content"])) != turn["content"]
+        else turn
+        for turn in example.messages or []
+    ]
+    completion = None if example.completion is None else _END_TOKENS.sub("", example.completion)
+    references = tuple(_END_TOKENS.sub("", text) for text in example.references)
+    if (messages, completion, references) == (example.messages or [], example.completion, example.references):
+        return example
+    if (messages and _is_empty(messages[-1])) or (completion is not None and not completion.strip()):
+        raise UnusableRow("data.empty", "the answer is an end token only")
+    notes = (*example.notes, END_TOKEN_REMOVED)
+    changed = messages if example.messages is not None else None
+    return replace(example, messages=changed, completion=completion, references=references, notes=notes)
 
 
 def _is_empty(turn: dict[str, Any]) -> bool:

@@ -18,6 +18,7 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
 from engine.data.columns import EXAMPLES, ColumnTemplate, Summary, list_columns, read_map
+from engine.data.conversation import ANSWER_LISTS, without_end_tokens
 from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_name, data_formats
 from engine.data.formats.messages import chat_style
 from engine.data.rows import Example, Problem, RawRow, UnusableRow
@@ -128,9 +129,25 @@ def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data)
     if data.format not in ("auto", name):
         what = f"data.map defines the format {name}, and data.format is {data.format}"
         raise UserError(what, "data.format", "remove one of the two", code="data.map_and_format")
+    _refuse_list(roles, columns.summary)
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
     parts = {role: part for role, part in roles.items() if role in given}
     return DetectedFormat(name, f"data.map sets {shown}: {name}", parts, data.separator)
+
+
+def _refuse_list(roles: dict[str, ColumnTemplate], summary: Summary) -> None:
+    """Raise UserError if the mapped answer is a list of texts: several accepted answers, or one answer."""
+    name = roles["completion"].source if "completion" in roles else ""  # a template with braces trains its text
+    if name.lower() in ANSWER_LISTS or ("references" in roles and roles["references"].lone == name):
+        return
+    for raw in summary.sample:
+        value = raw.values.get(name)
+        if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
+            what = "the answer is a list: several accepted answers, or one answer"
+            literal = as_options({"map": {"completion": f"{{{name}}}"}})
+            several = as_options({"map": {"references": name}})
+            do = f"{several} accepts any of them; {literal} trains the list as JSON text"
+            raise UserError(what, f"{raw.where} ({name})", do, code="data.list_answer")
 
 
 def _with_mapped_extras(detected: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
@@ -216,7 +233,7 @@ def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> Use
 def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
-        return data_formats()[detected.name].convert(raw, detected)
+        return without_end_tokens(data_formats()[detected.name].convert(raw, detected))
     except UnusableRow as problem:
         return Problem(problem.kind, problem.what, raw.where)
 

@@ -27,7 +27,7 @@ from engine.data.formats import DetectedFormat
 from engine.data.items import earlier_answers, reference_examples
 from engine.data.parallel import in_child, processes_for
 from engine.data.prepared import Facts, Places, Preparation, Prepared, fingerprint
-from engine.data.problems import ALSO_IN_TRAINING, BY_SPLIT, CALLS, EXCLUDED_BY_DATA, NOT_SELECTED, refusal
+from engine.data.problems import ALSO_IN_TRAINING, BY_SPLIT, CALLS, EXCLUDED_BY_DATA, NOT_SELECTED, REASONING, refusal
 from engine.data.processing import RowProcessor, process_batches
 from engine.data.report import about, warnings
 from engine.data.rows import IGNORE_INDEX, SPLITS, Example, Row
@@ -403,8 +403,8 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
     counts: Counter[str] = Counter()
     for rows in left_out:
         counts[rows.kind] += rows.rows
-    if CALLS in counts:
-        worst = CALLS
+    if lost := next((kind for kind in (CALLS, REASONING) if kind in counts), None):
+        worst = lost
     elif bad > REFUSED_SHARE * (bad + good):
         worst = counts.most_common(1)[0][0]
     else:

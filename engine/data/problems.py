@@ -26,6 +26,7 @@ OPENS_WITH_ANSWER = "data.opens_with_answer"
 SPECIAL_TOKEN_IN_TEXT = "data.special_token_in_text"
 TOKEN_ACROSS_BOUNDARY = "data.token_across_boundary"
 EMPTY_TURN = "data.empty_turn"
+END_TOKEN_REMOVED = "data.end_token_removed"
 
 LEFT_OUT = {
     NOT_SELECTED: "not selected by data.max_rows",
@@ -43,6 +44,7 @@ LEFT_OUT = {
     CUT_BEFORE_ANSWER: "no token of the answer is left after truncation to max_length",
     ANSWER_NOT_RENDERED: "the chat template leaves out the content of the last answer",
     CALLS: "the chat template does not render tool calls, so the answer is lost",
+    REASONING: "the chat template does not render the reasoning of the answer",
     TEMPLATE_REFUSED: "the chat template rejects the conversation",
     TEMPLATE_FAILED: "the chat template fails on the conversation",
 }
@@ -56,12 +58,14 @@ _REMEDIES = {
     TEMPLATE_REFUSED: "set model.chat_template to a template that accepts these conversations",
     TEMPLATE_FAILED: "correct the template, or set model.chat_template to another template",
     CALLS: "set model.chat_template to a template that renders tool calls",
+    REASONING: "set model.chat_template to a template that renders reasoning_content, or remove the reasoning",
     ANSWER_NOT_RENDERED: "set model.chat_template to a template that renders all answers",
 }
 _TEMPLATE_REFUSALS = {
     TEMPLATE_REFUSED: "the chat template rejects {bad:,} of {total:,} {split} rows: {what}",
     TEMPLATE_FAILED: "the chat template fails on {bad:,} of {total:,} {split} rows: {what}",
     CALLS: "{bad:,} of {total:,} {split} rows lose their answer: {what}",
+    REASONING: "{bad:,} of {total:,} {split} rows lose their reasoning: {what}",
     ANSWER_NOT_RENDERED: "{bad:,} of {total:,} {split} rows lose their answer: {what}",
 }
 NOTES = {
@@ -72,11 +76,12 @@ NOTES = {
     SPECIAL_TOKEN_IN_TEXT: "the text itself contains a special token of the model",
     TOKEN_ACROSS_BOUNDARY: "a token would span the end of the prompt and the start of the answer: they are tokenized "
     "separately",
+    END_TOKEN_REMOVED: "an answer ends with a literal end token, which is removed: the template writes the model's own",
     EMPTY_TURN: "an answer before the last one is empty: it is not in the loss",
     TOOLS: "the chat template does not render the tools",
     CALLS: "the chat template does not render tool calls of earlier turns",
     RESULTS: "the chat template does not render tool results",
-    REASONING: "the chat template does not render the reasoning of answers",
+    REASONING: "the chat template does not render the reasoning of earlier answers",
     SYSTEM: "the chat template does not render the system message",
     USER: "the chat template does not render a user message",
     HISTORY: "the chat template does not render an earlier assistant message",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.config.errors import UserError
-from engine.data.chat_template import ERRORS, NO_THINKING, ChatTemplate, Messages, candidates
+from engine.data.chat_template import ERRORS, NO_THINKING, REASONING_TAGS, ChatTemplate, Messages, candidates
 from engine.data.encoding import SpecialTokens, shared_length
 from engine.data.problems import (
     ANSWER_NOT_RENDERED,
@@ -151,6 +151,9 @@ class Renderer:
         """The problem of a row whose answer is not in the rendered text."""
         assert example.messages is not None
         message, body = example.messages[-1], whole[last.start : last.stop]
+        if self._drops_reasoning(example, whole, body):
+            what = "the chat template does not render the reasoning of the answer"
+            return Problem(REASONING, self._with_remedy(what, example, whole), example.where)
         if any(part.thing == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
             what = "the chat template does not render tool calls, so the answer is lost"
             return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
@@ -162,6 +165,16 @@ class Renderer:
             what = "the chat template renders the last answer as empty"
             return Problem("data.empty_answer", what, example.where)
         return None
+
+    def _drops_reasoning(self, example: Example, whole: str, body: str) -> bool:
+        """Whether the reasoning of the last answer is lost, which is in a key of the message or in its content."""
+        assert example.messages is not None
+        last = len(example.messages) - 1
+        if any(part.thing == REASONING and part.message == last for part in self._dropped(example, whole).parts):
+            return True
+        before, end, _ = example.messages[last]["content"].rpartition(REASONING_TAGS[1])
+        reasoning = before.rpartition(REASONING_TAGS[0])[2].strip()
+        return bool(end and reasoning) and reasoning not in body
 
     def _dropped(self, example: Example, whole: str) -> ShapeFacts:
         """The parts that the template drops in conversations of this shape."""
@@ -287,7 +300,7 @@ def _has_content(message: dict[str, Any]) -> bool:
 
 def holds(text: str, message: dict[str, Any]) -> bool:
     """Whether a rendered answer contains its content; templates may extract reasoning and render it separately."""
-    return bool(message.get("tool_calls")) or message["content"].split("</think>")[-1].strip() in text
+    return bool(message.get("tool_calls")) or message["content"].split(REASONING_TAGS[1])[-1].strip() in text
 
 
 def shape_of(example: Example) -> Shape:

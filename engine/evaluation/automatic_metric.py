@@ -8,6 +8,7 @@ Imports no torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median_low
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from engine.config.metric_specs import AUTO, metric_spec
 from engine.config.quantities import share_percent
 from engine.config.schema import Evaluation
 from engine.config.text import amount
-from engine.data.chat_template import without_reasoning
+from engine.data.chat_template import REASONING_TAGS, without_reasoning
 from engine.data.prepared import TokenizedRows
 from engine.data.store import CALLS
 from engine.evaluation.metrics import ANSWER_MARKER, NUMBER, Choices, final_number, is_object
@@ -73,12 +74,12 @@ class AnswerProfile:
     """Share of rows with a prompt."""
 
     @classmethod
-    def of(cls, rows: TokenizedRows) -> AnswerProfile:
+    def of(cls, rows: TokenizedRows, tags: Sequence[str] = REASONING_TAGS) -> AnswerProfile:
         """The profile of at most SAMPLE rows, evenly spread."""
         if not len(rows):
             return cls(0)
         chosen = rows.take(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)))
-        answers = [without_reasoning(text).strip() for text in chosen.targets()]
+        answers = [without_reasoning(text, tags).strip() for text in chosen.targets()]
         lengths = sorted(map(_words, answers))
         count = len(answers)
         return cls(
@@ -122,7 +123,7 @@ class AnswerProfile:
 
 def decide(evaluation: Evaluation, train: TokenizedRows) -> tuple[MetricChoice, list[Notice]]:
     """The metric of a run, and a warning if the user set one that cannot work on the training answers."""
-    profile = AnswerProfile.of(train)
+    profile = AnswerProfile.of(train, evaluation.reasoning_tags)
     if evaluation.metric != AUTO.name:
         notice = unfit_warning(evaluation.metric, profile)
         return MetricChoice(evaluation.metric, ""), [notice] if notice else []

@@ -1,6 +1,7 @@
 """Metrics: score an output of the model against its references (accepted answers). All except `loss` are from 0 to 1.
 
-Reasoning before an answer (up to `</think>`) is not scored. With several references the best one counts:
+Reasoning before an answer (between the tags `evaluation.reasoning_tags`) is not scored, and an answer that ends within
+its reasoning is wrong. With several references the best one counts:
 
 - `exact_match`: 1 if the answer equals any reference;
 - `choice`: 1 if the most likely allowed answer (`Choices`) equals any reference;
@@ -30,7 +31,7 @@ import numpy as np
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
-from engine.data.chat_template import without_reasoning
+from engine.data.chat_template import REASONING_TAGS, is_unfinished, without_reasoning
 from engine.data.items import EvaluationItem
 from engine.data.rows import IGNORE_INDEX, Row
 
@@ -172,22 +173,28 @@ def scoring_function(metric: str) -> Callable[[str, str], Scores]:
     return function
 
 
-def best_score(metric: str, output: str, references: Sequence[str]) -> Scores:
+def best_score(metric: str, output: str, references: Sequence[str], tags: Sequence[str] = REASONING_TAGS) -> Scores:
     """The scores against the best reference, without reasoning before the answer; ties are broken by the additional
-    scores, then by order.
+    scores, then by order. An answer that ends within its reasoning scores 0, or as an empty one if 0 is the best score.
     """
-    score, answer = scoring_function(metric), without_reasoning(output)
-    by_reference = [score(answer, without_reasoning(reference)) for reference in references]
+    unfinished = is_unfinished(output, tags, references)
+    score, answer = scoring_function(metric), "" if unfinished else without_reasoning(output, tags)
+    by_reference = [score(answer, without_reasoning(reference, tags)) for reference in references]
+    if unfinished:
+        by_reference = [
+            {name: 0.0 if metric_spec(name).is_share else value for name, value in scores.items()}
+            for scores in by_reference
+        ]
     sign = -1 if metric_spec(metric).lower_is_better else 1
     return max(by_reference, key=lambda scores: (sign * scores.get(metric, 0.0), sum(scores.values())))
 
 
-def is_formatted(metric: str, output: str) -> bool | None:
+def is_formatted(metric: str, output: str, tags: Sequence[str] = REASONING_TAGS) -> bool | None:
     """Whether the answer has the format without which it scores 0; None if the metric needs none."""
     if not (name := metric_spec(metric).format_check):
         return None
     module, _, function = name.partition(":")
-    return bool(getattr(import_module(module), function)(without_reasoning(output)))
+    return bool(getattr(import_module(module), function)(without_reasoning(output, tags)))
 
 
 def is_object(output: str) -> bool:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from engine.config.errors import Notice, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config, Evaluation, Model
+from engine.data.chat_template import REASONING_TAGS
 from engine.data.check import PreflightResult
 from engine.data.items import EvaluationItem, evaluation_items, sampled
 from engine.data.prepared import Preparation, Prepared, lengths_of
@@ -39,7 +40,7 @@ def check_prepared(model: Model, max_length: int, evaluation: Evaluation, done: 
     chosen, notices = decide(evaluation, done.rows["train"])
     evaluation = replace(evaluation, metric=chosen.metric)
     items = [] if evaluation.when == "never" else evaluation_items(done.rows["test"], done.references)
-    if notice := unscorable_warning(evaluation.metric, sampled(items, evaluation.rows)):
+    if notice := unscorable_warning(evaluation.metric, sampled(items, evaluation.rows), evaluation.reasoning_tags):
         notices.append(notice)
     refusal = preflight(model, max_length, evaluation, done.rows)
     return PreflightResult(refusal, notices, chosen.metric, chosen.reason)
@@ -77,17 +78,19 @@ def check_prompts(rows: Sequence[Row]) -> None:
             raise UserError(what, row.where, do, "data.empty_prompt")
 
 
-def unscorable_warning(metric: str, items: Sequence[EvaluationItem]) -> Notice | None:
+def unscorable_warning(
+    metric: str, items: Sequence[EvaluationItem], tags: Sequence[str] = REASONING_TAGS
+) -> Notice | None:
     """The warning about test items of which no accepted answer has the format that the metric reads; None without any.
 
     Some metrics score these items otherwise: `json` by exact match.
     """
-    found = [item for item in items if all(is_formatted(metric, answer) is False for answer in item.references)]
+    found = [item for item in items if all(is_formatted(metric, answer, tags) is False for answer in item.references)]
     if not found:
         return None
     first = f"first: {found[0].target!r}, {found[0].row.where}"
     text = f"{len(found)} of {len(items)} test items have no answer in the format of the metric {metric}"
-    correct = [best_score(metric, item.references[0], item.references)[metric] for item in found]
+    correct = [best_score(metric, item.references[0], item.references, tags)[metric] for item in found]
     effect = "every answer to them is a format error, even if it is scored as correct"
     return Notice(
         "data.unscorable_answers", f"{text}: {effect if any(correct) else 'every model scores 0 on them'} ({first})"

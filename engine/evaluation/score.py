@@ -20,6 +20,7 @@ from engine.assets import general_file, tiny_general_file
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
+from engine.data.chat_template import REASONING_TAGS
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.choice_scoring import Chooser
@@ -62,6 +63,8 @@ class Scorer:
     device: str
     progress: Progress = no_progress
     chooser: Chooser | None = None
+    tags: Sequence[str] = REASONING_TAGS
+    """Around reasoning, which is not scored."""
 
     def choose_from(self, choices: Choices, test: Sequence[EvaluationItem]) -> None:
         """For the metric `choice`: set the allowed answers. Warns about test items without an allowed reference."""
@@ -111,7 +114,11 @@ class Scorer:
             return [ScoredItem.of(loss) for loss in losses]
         return [
             ScoredItem.of(
-                loss, output, best_score(self.metric, output, item.references), ended, is_formatted(self.metric, output)
+                loss,
+                output,
+                best_score(self.metric, output, item.references, self.tags),
+                ended,
+                is_formatted(self.metric, output, self.tags),
             )
             for loss, (output, ended), item in zip(losses, self._answers(model, items), items, strict=True)
         ]

@@ -300,7 +300,7 @@ def _answer(
     outputs = _outputs(model, generator, evaluation.metric, items, scored, packing, checked, progress)
     checked.seconds = time.monotonic() - started
     checked.items = [
-        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references))
+        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references, evaluation.reasoning_tags))
         for loss, output, item in zip(losses, outputs, items, strict=True)
     ]
 

@@ -93,7 +93,7 @@ def answer(
             outputs.append(tokenizer.decode(answers[-1], skip_special_tokens=True))
         progress("answering test rows", done, len(scored.items))
     items = [
-        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references))
+        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references, evaluation.reasoning_tags))
         for loss, output, item in zip(losses, outputs, scored.items, strict=True)
     ]
     return items, answers, time.monotonic() - started

@@ -90,7 +90,9 @@ class Evaluator:
             self.choices = Choices.of(self.rows.train)
         if config.evaluation.when != "never":
             self.text, self.general = general_rows(config, self.tokenizer)
-        if self.scores_test and (notice := unscorable_warning(config.evaluation.metric, self.test)):
+        if self.scores_test and (
+            notice := unscorable_warning(config.evaluation.metric, self.test, config.evaluation.reasoning_tags)
+        ):
             self.log.warn(notice.code, notice.text)
         self.prompts = [self.tokenizer.decode(item.row.prompt) for item in self.test]
 
@@ -107,6 +109,7 @@ class Evaluator:
         generator = Generator(self.tokenizer, evaluation.max_new_tokens, batch, self.device, ends, self.log.warn)
         self.packing = packing
         self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, self.device)
+        self.scorer.tags = evaluation.reasoning_tags
         self.scorer.progress = self.log.progress
         if self.choices:
             self.scorer.choose_from(self.choices, self.test)

@@ -8,6 +8,7 @@ from engine.config.errors import Notice
 from engine.data.columns import column
 from engine.data.conversation import (
     ANSWER_LISTS,
+    alternatives,
     answer_of,
     conversation,
     prompt_and_answer,
@@ -21,7 +22,7 @@ from engine.data.rows import Example, RawRow
 _PAIRS = (
     *(("prompt", answer) for answer in ("completion", "response", "answer", "output", "target", "answers")),
     *(("question", answer) for answer in ("answer", "response", "solution", "completion", "output", "sql", "query")),
-    ("question", "answers"),
+    *((prompt, answer) for answer in ("answers", "labels") for prompt in ("question", "prompt", "input", "query")),
     *(("instruction", answer) for answer in ("response", "completion", "answer", "target", "output")),
     *(("query", answer) for answer in ("response", "answer", "completion", "output", "answers")),
     *(("problem", answer) for answer in ("solution", "answer")),
@@ -54,7 +55,12 @@ def convert(raw: RawRow, detected: DetectedFormat) -> Example:
     if _is_turns(prompt) or _is_turns(completion):
         return _from_turns(prompt, completion, raw, detected)
     others = detected.parts["references"].fill(raw.values) if "references" in detected.parts else None
-    answer = answer_of(completion, detected.parts["completion"].lone, raw, others)
+    name = detected.parts["completion"].lone
+    if name is not None and "references" in detected.parts and detected.parts["references"].lone == name:
+        texts = alternatives(completion, raw)
+        answer, others = answer_of(texts[0] if texts else "", None, raw, texts[1:]), None
+    else:
+        answer = answer_of(completion, name, raw, others)
     return prompt_and_answer(text_of(prompt, raw, "prompt"), answer, raw, detected)
 
 
@@ -75,10 +81,15 @@ def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
 def _pair(prompt: str, completion: str, columns: ColumnLookup) -> DetectedFormat:
     parts = {"prompt": column(prompt), "completion": column(completion)}
     optional = columns.optional_parts(system=SYSTEMS, tools=TOOLS, history=("history",), references=ANSWER_LISTS)
-    if "references" in optional and optional["references"].source == completion:
+    if "references" in optional and not _is_list(optional["references"].source, completion, columns):
         del optional["references"]
     why = f"columns {prompt}, {completion}: prompt-completion ({prompt} -> prompt, {completion} -> completion)"
     return DetectedFormat("prompt-completion", why, parts | optional)
+
+
+def _is_list(name: str, completion: str, columns: ColumnLookup) -> bool:
+    """Whether a column has further accepted answers; `labels` often has one class per row instead."""
+    return name != completion and (name.lower() != "labels" or bool(columns[name].kinds.keys() & {"list", "a list"}))
 
 
 def _from_turns(prompt: Any, completion: Any, raw: RawRow, detected: DetectedFormat) -> Example:

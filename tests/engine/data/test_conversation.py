@@ -167,3 +167,49 @@ def test_looking_for_placeholders_takes_linear_time() -> None:
     before = time.process_time()
     refuse_placeholder([user("\n \n" * 300_000 + "<")])
     assert time.process_time() - before < 5, "quadratic time would be hours"
+
+
+@pytest.mark.parametrize(
+    "end", ["<|endoftext|>", " <|endoftext|>\n", "</s>", "<|im_end|><|endoftext|>", "<end_of_turn>"]
+)
+def test_literal_end_tokens_are_removed_from_every_answer_and_counted(end: str, tmp_path: Path) -> None:
+    chat = [user(f"say {end}"), assistant(f"a{end}"), user("q"), assistant(f"b{end}")]
+    pair = {"prompt": f"ask {end}", "completion": f"b{end}", "answers": [f"b{end}", f"c{end}", "a < b"]}
+    (example,) = reading(write_rows(tmp_path / "a.jsonl", [{"messages": chat}])).examples
+    assert example.messages == [user(f"say {end}"), assistant("a"), user("q"), assistant("b")]
+    assert example.notes == ("data.end_token_removed",)
+    (example,) = reading(write_rows(tmp_path / "b.jsonl", [pair])).examples
+    assert (example.completion, example.references) == ("b", ("c", "a < b")) and example.messages
+    assert example.messages[-1]["content"] == "b" and example.prompt == f"ask {end}"
+
+
+def test_an_end_token_within_an_answer_stays_and_one_alone_is_no_answer(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": "write </s> at the end"}, {"prompt": "r", "completion": "<|endoftext|>"}]
+    done = reading(write_rows(tmp_path / "a.jsonl", rows))
+    assert [example.completion for example in done.examples] == ["write </s> at the end"]
+    assert [problem.kind for problem in done.problems] == ["data.empty"]
+
+
+@pytest.mark.parametrize("name", ["labels", "answers"])
+def test_a_list_of_answers_gives_references(name: str, tmp_path: Path) -> None:
+    rows = [{"question": f"q{n}", name: [f"a{n}", "b", 3]} for n in range(3)]
+    (first, *_) = reading(write_rows(tmp_path / "a.jsonl", rows)).examples
+    assert (first.completion, first.references) == ("a0", ("b", "3"))
+    (first, *_) = reading(write_rows(tmp_path / "a.jsonl", [{**row, "answer": "c"} for row in rows])).examples
+    assert (first.completion, first.references) == ("c", ("a0", "b", "3"))
+
+
+def test_a_list_in_another_column_is_refused_or_mapped(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "a.jsonl", [{"ask": f"q{n}", "said": [f"a{n}", "b"]} for n in range(3)])
+    asked = {"prompt": "ask", "completion": "said"}
+    error = refusal(file, map=asked)
+    assert error.code == "data.list_answer" and "data.map.references=said" in error.hint
+    (first, *_) = reading(file, map={**asked, "references": "said"}).examples
+    assert (first.completion, first.references) == ("a0", ("b",))
+    (first, *_) = reading(file, map={**asked, "completion": "{said}"}).examples
+    assert json.loads(str(first.completion)) == ["a0", "b"] and not first.references
+
+
+def test_a_label_per_row_is_no_list_of_answers(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q{n}", "completion": "a", "labels": n} for n in range(3)]
+    assert all(not example.references for example in reading(write_rows(tmp_path / "a.jsonl", rows)).examples)

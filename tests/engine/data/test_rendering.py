@@ -89,7 +89,7 @@ DROPPED = {
     "tools": (TEXT_ONLY, chat(ASKED, SAID, tools=TOOLS)),
     "tool_results": (NO_RESULTS, chat(ASKED, {**SAID, "content": "Let me see."}, CALLING[2], SAID)),
     "calls": (TEXT_ONLY, chat(*CALLING, tools=TOOLS, weights={1: 0.0})),
-    "reasoning": (TEXT_ONLY, chat(ASKED, {**SAID, "reasoning_content": "Clouds."})),
+    "reasoning": (TEXT_ONLY, chat(ASKED, {**SAID, "reasoning_content": "Clouds."}, ASKED, SAID)),
     "system": (NO_SYSTEM, chat({"role": "system", "content": "Be brief."}, ASKED, SAID)),
     "user": (NO_SYSTEM.replace("'system'", "'user'"), chat({"role": "system", "content": "Be brief."}, ASKED, SAID)),
     "names": (TEXT_ONLY, chat({**ASKED, "name": "bob"}, SAID)),
@@ -152,7 +152,19 @@ def test_content_that_renders_to_nothing_is_an_empty_answer() -> None:
     assert loss_texts(row, tok) == ["It will.<|im_end|>"]
     assert codes(row) == {"data.empty_turn"}
     last = tokenize(chat(ASKED, SAID, ASKED, thought), tok, 512)
-    assert isinstance(last, Problem) and last.kind == "data.empty_answer"
+    assert isinstance(last, Problem) and last.kind == "data.template_drops_reasoning"
+
+
+@pytest.mark.parametrize("where", ["reasoning_content", "content"])
+def test_an_answer_whose_reasoning_the_template_drops_is_refused_with_the_remedy(where: str, tmp_path: Path) -> None:
+    stripping = CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}")
+    thought = {**SAID, "reasoning_content": "Clouds."} if where == "reasoning_content" else None
+    thought = thought or {**SAID, "content": f"<think>Clouds.</think>{SAID['content']}"}
+    rows = [{"messages": [ASKED, SAID]}] * 9 + [{"messages": [ASKED, thought]}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as refused:
+        prepare(Data(id=str(tmp_path / "a.jsonl")), 512, tokenizer(stripping))
+    assert refused.value.code == "data.template_drops_reasoning" and "tools-chatml" in refused.value.hint
 
 
 def test_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:

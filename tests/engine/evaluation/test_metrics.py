@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.config.errors import UserError
 from engine.config.metric_specs import metric_specs
+from engine.config.preset_library import resolve_preset
 from engine.evaluation.intervals import RESAMPLES, bootstrap, paired_interval, score_interval
-from engine.evaluation.metrics import contains, exact_match, json_fields, number, rouge, scoring_function, words
+from engine.evaluation.metrics import (
+    best_score,
+    contains,
+    exact_match,
+    json_fields,
+    number,
+    rouge,
+    scoring_function,
+    words,
+)
 from engine.runs.run.result import Interval
 
 
@@ -44,6 +55,28 @@ def test_json_counts_fields_and_added_ones_against() -> None:
     assert json_fields('{"a": [{"x": 1}]}', '{"a": [{"x": true}]}')["json"] == 0
     assert json_fields('{"a": [1, {"x": 1.0}]}', '{"a": [1.0, {"x": 1}]}')["exact_match"] == 1
     assert json_fields("sorry", target) == {"json": 0, "exact_match": 0, "valid": 0}
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "contains", "rouge", "number", "json", "tool_calls", "open"])
+def test_reasoning_that_does_not_end_is_no_answer(metric: str) -> None:
+    right = {"number": "72", "json": '{"a": 1}'}.get(metric, "so it is")
+    ended, cut = f"<think>\nfoo 71\n</think>\n\n{right}", f"<think>\nfoo {right}"
+    name = "chrf" if metric == "open" else metric
+    assert best_score(metric, ended, [right])[name] == pytest.approx(1)
+    assert set(best_score(metric, cut, [right]).values()) == {0}
+    # the generation prompt opens the block: the reference closes it without opening it
+    assert set(best_score(metric, f"foo {right}", [f"foo\n</think>\n{right}"]).values()) == {0}
+    assert best_score(metric, f"foo\n</think>\n{right}", [f"bar\n</think>\n{right}"])[name] == pytest.approx(1)
+
+
+def test_the_tags_of_reasoning_can_be_set() -> None:
+    tags = ["<reasoning>", "</reasoning>"]
+    assert best_score("number", "<reasoning>71</reasoning> 72 <think>", ["72"], tags)["number"] == 1
+    assert best_score("number", "<reasoning> 72", ["72"], tags)["number"] == 0
+    chosen = resolve_preset("demo-lora", None, {"evaluation.reasoning_tags": tags}).config
+    assert chosen.evaluation.reasoning_tags == tags
+    with pytest.raises(UserError):
+        resolve_preset("demo-lora", None, {"evaluation.reasoning_tags": ["<a>"]})
 
 
 def test_contains_ignores_case() -> None:

@@ -9,7 +9,7 @@ from simulated import A_LITTLE_WORSE, EQUAL, MUCH_WORSE, NO_GAIN, Truth, simulat
 
 from engine.ladder import phrases
 from engine.ladder.decisions import Decisions
-from engine.ladder.phrases import NO_RECOMMENDATION, RULE_OF_QUALITY, SIGNIFICANTLY, not_significant
+from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY, not_significant
 from engine.runs.ladder.ladder_state import Ladder
 
 Judgment = Callable[[Ladder, Decisions], bool]
@@ -42,11 +42,11 @@ def _finding(found: Decisions, rung: str) -> str:
 
 def _equal_overclaims(ladder: Ladder, found: Decisions) -> bool:
     differ = any(_finding(found, rung) != "undecided" for rung in ("qlora", "lora"))
-    return differ or found.rule_quality == "fails" or f" is {SIGNIFICANTLY['worse']} than" in text_of(ladder)
+    return differ or found.rule_quality == "fails" or f": {SIGNIFICANTLY['worse']}" in text_of(ladder)
 
 
 def _equal_right(ladder: Ladder, found: Decisions) -> bool:
-    return not _equal_overclaims(ladder, found) and text_of(ladder).count(not_significant(ladder)) == 2
+    return not _equal_overclaims(ladder, found) and text_of(ladder).lower().count(not_significant(ladder).lower()) == 2
 
 
 def _little_overclaims(_: Ladder, found: Decisions) -> bool:
@@ -54,7 +54,7 @@ def _little_overclaims(_: Ladder, found: Decisions) -> bool:
 
 
 def _little_right(ladder: Ladder, found: Decisions) -> bool:
-    reported = _finding(found, "qlora") == "worse" or not_significant(ladder) in text_of(ladder)
+    reported = _finding(found, "qlora") == "worse" or not_significant(ladder).lower() in text_of(ladder).lower()
     return found.gained["qlora"] == "yes" and reported and not _little_overclaims(ladder, found)
 
 
@@ -64,7 +64,9 @@ def _much_overclaims(_: Ladder, found: Decisions) -> bool:
 
 def _much_right(ladder: Ladder, found: Decisions) -> bool:
     text = text_of(ladder)
-    reported = RULE_OF_QUALITY["fails"] in text and f"QLoRA is {SIGNIFICANTLY['worse']} than full" in text
+    assert ladder.summary is not None
+    rule = "QLoRA's quality" in ladder.summary.headline or "does not hold" in ladder.summary.headline
+    reported = rule and f": {SIGNIFICANTLY['worse']}" in text
     return reported and _finding(found, "qlora") == "worse" and found.rule_quality == "fails"
 
 

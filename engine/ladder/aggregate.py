@@ -6,11 +6,14 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
-from engine.config import gpu_prices
+from engine.config import gpu_prices, quantities
 from engine.config.errors import UserError
+from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
+from engine.config.model_files import find_model
 from engine.evaluation.intervals import group_sums
 from engine.ladder.artifact_rungs import add_artifacts
 from engine.ladder.results import (
@@ -26,11 +29,14 @@ from engine.ladder.results import (
     read_finished,
     read_shared_bases,
     reason_of,
+    reference_rung,
     seed_range,
     status_of,
     worked_joules,
 )
 from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
+from engine.memory.formula.memory_budget import listed_budget
+from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import ItemDependence, Ladder
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
@@ -68,6 +74,30 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
         row.rent_note = "estimated from resident memory, without a GPU"
     elif not gpu:
         row.rent_note = "no listed GPU has enough memory"
+
+
+def memory_of_full(ladder: Ladder, plan: LadderPlan) -> str:
+    """Where full fine-tuning has no score: the GPU on which it could have one, by the formula of `ftbench plan`.
+
+    '' if it has a score, or if the model's configuration is not that of a decoder or is not on this machine.
+    """
+    if any(row.method == RULE_REFERENCE and row.score for row in ladder.rows):
+        return ""
+    rung = next((rung for rung in plan.rungs if rung.method == RULE_REFERENCE), plan.rungs[0])
+    config = msgspec.structs.replace(rung.config, method=RULE_REFERENCE)
+    table, known = find_model(config.model).table, gpu_prices.list_gpus()
+    if table is None or not known:
+        return ""
+    smallest = min(known, key=lambda gpu: gpu.memory)
+    try:
+        found = quick_plan(PlanQuery(configs=[config], budget=listed_budget(smallest.name)), table)
+    except UserError:
+        return ""
+    peak = found.methods[0].best.peak
+    gpu, size = gpu_prices.cheapest_gpu(peak, known), quantities.size(peak)
+    if gpu is None:
+        return f"it takes about {size} of GPU memory, more than any listed GPU has (train.devices shards it)"
+    return f"on {gpu.name} it could be: full fine-tuning takes about {size} of GPU memory"
 
 
 OUTLIER = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
@@ -132,9 +162,10 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
         rows[name].not_compared = OUTLIER
     ladder.dependence = _dependence(by_score, results)
     ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec)
+    reference = reference_rung(ladder, scores, spec)
     for name in scores:
         if not is_base(name):
-            add_shares(rows[name], by_score, ladder, spec)
+            add_shares(rows[name], by_score, ladder, spec, reference)
 
 
 def _dependence(samples: MeanSamples, results: LadderResults) -> ItemDependence | None:

@@ -19,13 +19,13 @@ from statistics import fmean
 import numpy as np
 
 from engine.config.errors import UserError
-from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.ladder.results import (
     LadderResults,
     add_shares,
     make_comparison,
     reason_of,
+    reference_rung,
     seed_range,
     status_of,
 )
@@ -74,7 +74,7 @@ def add_artifacts(folder: LadderDir, ladder: Ladder, plan: LadderPlan, results: 
     scored = [artifact for artifact in artifacts if artifact.compared and artifact.compared.finite]
     trained = results.losses if spec.is_loss else results.scores
     ladder.comparisons += _against_runs(scored, trained, results.losses, spec, ladder.margin)
-    reference = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE and row.name in trained), "")
+    reference = reference_rung(ladder, trained, spec)
     for word in dict.fromkeys(artifact.word for artifact in scored):
         _compare_kind(
             [artifact for artifact in scored if artifact.word == word], rows, ladder, trained, reference, spec
@@ -223,7 +223,7 @@ def _compare_kind(
         row.loss = by_loss.interval(artifact.name) if by_loss and artifact.name in losses else None
         is_full = artifact.source == reference
         averaged = _averaged(artifact.name, scores, others, reference, bounds) if is_full else samples
-        add_shares(row, averaged, ladder, spec)
+        add_shares(row, averaged, ladder, spec, reference)
     pairs = [(artifact.name, BASE) for artifact in artifacts if BASE in others]
     pairs += [
         (artifact.name, reference) for artifact in artifacts if reference in others and artifact.source != reference

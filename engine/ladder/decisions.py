@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from engine.config.method_specs import RULE_CANDIDATE, RULE_REFERENCE
 from engine.config.metric_specs import metric_spec
-from engine.ladder.results import comparison, margin_of, oriented_bounds
+from engine.ladder.results import best_rung, comparison, margin_of, oriented_bounds
 from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, CostRatio, RungResult, SeedRange
@@ -21,7 +21,7 @@ checked on the share of the gain over the base model, because an untrained model
 """
 
 EQUAL_SIZE = 1.05
-"""Artifacts up to this factor larger than the smallest count as equally small."""
+"""Artifacts and peaks up to this factor larger than the smallest count as equally small."""
 
 RuleCheck = Literal["holds", "fails", "undecided", "unknown"]
 
@@ -50,9 +50,12 @@ class Decisions:
     """Of those: the one with the lowest peak while training; None if one of them has no peak."""
     best: RungResult | None = None
     """Of those: the one with the best score."""
+    equals: list[RungResult] = field(default_factory=list)
+    """Of those: the best and the ones that it is not shown to be better than by more than the margin."""
     ship: RungResult | None = None
-    """Of those not inferior to the best by more than the margin: the smallest artifact; sizes within 5% are equal, and
-    the better score decides."""
+    """Of the equals the cheapest (`_cheapest`): a larger artifact needs a reason that is shown."""
+    reference: RungResult | None = None
+    """What shares and costs refer to: full fine-tuning, else the trained rung with the best score (`best_rung`)."""
 
 
 def decide(ladder: Ladder) -> Decisions:
@@ -63,10 +66,8 @@ def decide(ladder: Ladder) -> Decisions:
     gained = {row.name: _gained(ladder, row.name) for row in trained}
     winners = [row for row in trained if gained[row.name] == "yes"]
     lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
-    winners.sort(key=lambda row: _mean(row.score) * (1 if lower else -1))  # min() below keeps the first of equals
-    best = winners[0] if winners else None
-    near = [row for row in winners if best and (row is best or is_non_inferior(ladder, row.name, best.name))]
-    smallest = min((row.artifact_bytes for row in near), default=0)
+    best = min(winners, key=lambda row: _mean(row.score) * (1 if lower else -1), default=None)
+    equals = [row for row in winners if best and (row is best or _may_replace(ladder, row, best))]
     full_gained = bool(full and gained[full.name] == "yes")
     return Decisions(
         full=full,
@@ -84,8 +85,43 @@ def decide(ladder: Ladder) -> Decisions:
         untimed=[row for row in winners if row.all_seconds is None],
         least_memory=_least(winners, lambda row: training_peak(row.peak)),
         best=best,
-        ship=next((row for row in near if row.artifact_bytes <= EQUAL_SIZE * smallest), None),
+        equals=equals,
+        ship=_cheapest(equals),
+        reference=full or best_rung(trained, lower),
     )
+
+
+def _may_replace(ladder: Ladder, row: RungResult, best: RungResult) -> bool:
+    """Whether the best rung is not significantly better than a row, or by no more than the margin."""
+    compared = comparison(ladder, best.name, row.name)
+    return compared is not None and (compared.finding != "better" or is_non_inferior(ladder, row.name, best.name))
+
+
+def _cheapest(rows: Sequence[RungResult]) -> RungResult | None:
+    """The smallest artifact, then the lowest peak memory, then the shortest time; then the order of the ladder.
+
+    Sizes and peaks within 5% are equal, and times whose ratio's interval contains 1, so that the choice among methods
+    that are equal is the same when the ladder is repeated.
+    """
+    left = list(rows)
+    sizes: list[Callable[[RungResult], float | None]] = [
+        lambda row: row.artifact_bytes,
+        lambda row: training_peak(row.peak),
+    ]
+    for size in sizes:
+        known = [value for row in left if (value := size(row)) is not None]
+        if known and len(known) == len(left):
+            left = [row for row, own in zip(left, known, strict=True) if own <= EQUAL_SIZE * min(known)]
+    if left and all(row.all_seconds for row in left):
+        fastest = min(left, key=lambda row: row.all_seconds.mean if row.all_seconds else 0.0)
+        left = [row for row in left if not is_slower(row.all_seconds, fastest.all_seconds)]
+    return left[0] if left else None
+
+
+def is_slower(own: SeedRange | None, other: SeedRange | None) -> bool:
+    """Whether the interval of the ratio of two times is above 1."""
+    ratio = cost_ratio(own, other)
+    return ratio is not None and ratio.low > 1
 
 
 def training_peak(peak: MeasuredPeak | None) -> float | None:
@@ -131,19 +167,23 @@ COSTS: dict[str, Callable[[RungResult], SeedRange | float | None]] = {
 
 
 def _check_costs(qlora: RungResult, full: RungResult) -> dict[str, RuleCheck]:
-    checks = {key: _check_cost(cost(qlora), cost(full)) for key, cost in COSTS.items()}
+    ratios = {key: ratio_of(key, qlora, full) for key in COSTS}
+    checks: dict[str, RuleCheck] = {
+        key: check_ratio(ratio.low, ratio.high) if ratio else "unknown" for key, ratio in ratios.items()
+    }
     if qlora.rent and full.rent and qlora.rent.currency != full.rent.currency:
         checks["rent"] = "unknown"
     return checks
 
 
-def _check_cost(candidate: SeedRange | float | None, reference: SeedRange | float | None) -> RuleCheck:
-    if isinstance(candidate, SeedRange) and isinstance(reference, SeedRange):
-        ratio = cost_ratio(candidate, reference)
-        return check_ratio(ratio.low, ratio.high) if ratio else "unknown"
-    if not isinstance(candidate, float | int) or not isinstance(reference, float | int) or not reference:
-        return "unknown"
-    return check_ratio(candidate / reference, candidate / reference)
+def ratio_of(key: str, row: RungResult, reference: RungResult) -> CostRatio | None:
+    """The ratio of a cost of two rungs; a cost with one value for all seeds has no interval. None if one is unknown."""
+    own, other = COSTS[key](row), COSTS[key](reference)
+    if isinstance(own, SeedRange) and isinstance(other, SeedRange):
+        return cost_ratio(own, other)
+    if not isinstance(own, float | int) or not isinstance(other, float | int) or not other:
+        return None
+    return CostRatio(mean=own / other, low=own / other, high=own / other)
 
 
 def cost_ratio(own: SeedRange | None, reference: SeedRange | None) -> CostRatio | None:

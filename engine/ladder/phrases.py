@@ -84,39 +84,28 @@ BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"
 LOW_MEMORY = "If memory is limited"
-SMALLEST_ARTIFACT = "the smallest artifact"
-NO_SMALLER_AS_GOOD = "no smaller artifact is shown to be as good within the margin"
 ONLY_RUNG = "it is the only rung with a score"
 NOT_COMPARED = "it was not compared"
 ONE_SEED = (
-    "One seed: the spread between seeds was not measured; intervals assume a typical one, which is uncertain and makes "
-    "them wide. More seeds make them narrower."
+    "One seed: intervals assume a typical spread between seeds, which makes them wide; more seeds make them narrower."
 )
 POWER = "give 80% power"
-ASSUMED_SPREAD = "one seed, spread between seeds assumed"
+ASSUMED_SPREAD = "one seed, spread assumed"
 ONE_TIMING = "one timing each, noise assumed"
 NO_TIMING = "There is no comparable timing"
 SIMULTANEOUS, POINTWISE = "simultaneous 95% CI", "pointwise 95% CI"
 OF_GAIN = " of full's gain over the base model"
 WITHIN_MARGIN = "by less than the margin"
-ONE_RATE = "Each rung was trained at one learning rate; no other was tried"
+ONE_RATE = "Each rung was trained at one learning rate; no other was tried."
 ON_CPU = "Measured on a CPU; timings and memory on a GPU will differ."
-NO_ENERGY = "No energy counter is available on this machine, so energy was not measured."
+NO_ENERGY = "Energy was not measured: no energy counter."
 
 RULE_GAIN = f"{RULE_GAIN_SHARE:.0%} of the gain"
 RULE = f"the rule of thumb ({RULE_GAIN} at one eighth of the cost)"
-_RULE_OF_QUALITY = f"the rule of thumb ({RULE_GAIN})"
-RULE_OF_QUALITY = {
-    "holds": f"{_RULE_OF_QUALITY} holds here.",
-    "fails": f"{_RULE_OF_QUALITY} does not hold here.",
-    "undecided": f"{_RULE_OF_QUALITY} is neither confirmed nor refuted: {RULE_GAIN_SHARE:.0%} is within the interval.",
-    "unknown": f"{_RULE_OF_QUALITY} cannot be checked.",
-}
 RULE_OF_COST = {
-    "holds": "at most one eighth, as the rule of thumb says",
-    "fails": "more than the rule of thumb's one eighth",
-    "undecided": "and its 95% CI contains the rule of thumb's one eighth",
-    "unknown": "not comparable with the rule of thumb's one eighth",
+    "holds": "at most one eighth",
+    "undecided": "undecided, because the 95% CI contains one eighth",
+    "fails": "more than one eighth",
 }
 
 
@@ -245,17 +234,6 @@ def needed_sample(compared: Comparison) -> str:
 def score_text(row: RungResult, metric: MetricSpec) -> str:
     """A rung's mean score with its unit."""
     return score_format.score(row.score.mean if row.score else None, metric.name) + unit_suffix(metric)
-
-
-def one_rate(ladder: Ladder) -> str:
-    """The caveat that no rates were compared, with each rung's rate and, where it is known, what set it."""
-    rates = [
-        f"{rung_title(row.name)} at {quantities.rate(row.learning_rate)}"
-        + (f" ({row.learning_rate_origin})" if row.learning_rate_origin else "")
-        for row in ladder.rows
-        if row.learning_rate is not None
-    ]
-    return f"{ONE_RATE}{': ' if rates else ''}{', '.join(rates)}."
 
 
 def method_noun(row: RungResult) -> str:

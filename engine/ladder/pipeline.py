@@ -17,7 +17,7 @@ from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.hardware.devices import device_settings, runs_at_once
 from engine.ladder import report
-from engine.ladder.aggregate import aggregate
+from engine.ladder.aggregate import aggregate, memory_of_full
 from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
 from engine.ladder.stages import (
@@ -228,6 +228,7 @@ class LadderPipeline:
     def _evaluate(self) -> None:
         """Compute rows, comparisons and verdict from what has finished."""
         aggregate(self.runner.dir, self.runner.ladder, self.plan)
+        self.runner.ladder.full_needs = memory_of_full(self.runner.ladder, self.plan)
         conclude(self.runner.ladder)
 
     def _enter(self, stage: Stage) -> None:

@@ -20,6 +20,7 @@ from engine.ladder.decisions import (
     cost_ratio,
     decide,
     is_non_inferior,
+    is_slower,
     training_peak,
 )
 from engine.ladder.phrases import (
@@ -27,14 +28,12 @@ from engine.ladder.phrases import (
     FULL_NOT_SCORED,
     LOW_MEMORY,
     NO_SIGNIFICANT_DIFFERENCE,
-    NO_SMALLER_AS_GOOD,
     NO_TIMING,
     NOT_COMPARED,
-    ONE_TIMING,
     ONLY_RUNG,
     RULE,
     SIGNIFICANTLY,
-    SMALLEST_ARTIFACT,
+    WITHIN_MARGIN,
     as_fast,
     as_good_text,
     difference_text,
@@ -45,7 +44,7 @@ from engine.ladder.phrases import (
     method_noun,
     method_subject,
     no_recommendation,
-    no_significant_gain,
+    ratio_bounds,
     rung_title,
     sample_size,
     score_text,
@@ -63,9 +62,10 @@ from engine.runs.ladder.rung_results import (
     RungResult,
     RungTradeoff,
     SeedRange,
+    SummaryRow,
     VerdictSentence,
 )
-from engine.runs.ladder.rungs import BASE, artifact_of
+from engine.runs.ladder.rungs import BASE_4BIT, artifact_of, is_base
 
 SIMILAR_MEMORY = 0.95
 """A peak counts as lower only below this fraction of the other peak: resident sets vary this much between runs."""
@@ -82,16 +82,11 @@ def recommendations(ladder: Ladder, decisions: Decisions) -> list[VerdictSentenc
         ]
     if not decisions.ship or not decisions.best:
         return [VerdictSentence("prototype", no_recommendation(ladder))]
-    sentences = [
-        VerdictSentence(
-            "prototype",
-            _prototype(decisions, decisions.prototype) if decisions.prototype else unknown_fastest(decisions),
-        ),
+    prototype = _prototype(decisions, decisions.prototype) if decisions.prototype else unknown_fastest(decisions)
+    return [
+        VerdictSentence("prototype", prototype),
         VerdictSentence("ship", _ship(ladder, decisions, decisions.ship, decisions.best)),
     ]
-    if decisions.full is not None and any(row.method != RULE_REFERENCE for row in decisions.trained):
-        sentences.append(VerdictSentence("full", _full(ladder, decisions, decisions.full)))
-    return sentences
 
 
 def unknown_fastest(decisions: Decisions) -> str:
@@ -101,93 +96,73 @@ def unknown_fastest(decisions: Decisions) -> str:
 
 
 def _prototype(decisions: Decisions, fastest: RungResult) -> str:
-    criterion = f"{SIGNIFICANTLY['better']} than the base model"
-    only = [row for row in decisions.trained if decisions.gained[row.name] == "yes"] == [fastest]
-    which = "only" if only else "fastest"
-    text = f"Prototype with {method_noun(fastest)}: the {which} method that is {criterion}"
-    text += f", {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
-    if others := _as_fast(decisions, fastest):
-        text += f" {as_fast(others)}"
+    rivals = [row for row in decisions.trained if row is not fastest and decisions.gained[row.name] == "yes"]
+    which = "the fastest" if rivals else f"the only method that is {SIGNIFICANTLY['better']} than the base model"
+    text = f"Prototype with {method_noun(fastest)}, {which}"
+    text += f": {mean_and_range(fastest.all_seconds, quantities.duration, ' per run')}." if fastest.all_seconds else "."
+    if alike := [rung_title(row.name) for row in rivals if not is_slower(row.all_seconds, fastest.all_seconds)]:
+        text += f" {as_fast(alike)}"
     small = decisions.least_memory
-    if small is None or only:
+    if small is None or small is fastest:
         return text
-    if small.name == fastest.name:
-        return f"{text} {method_subject(fastest)} also has the lowest peak memory."
     least, peak = training_peak(small.peak), training_peak(fastest.peak)
     if least and peak and least > SIMILAR_MEMORY * peak:
-        return f"{text} No other method needs much less memory."
+        return text
     sizes = f"{quantities.size(least)} vs. {quantities.size(peak)} peak"
     return f"{text} {LOW_MEMORY}, use {rung_title(small.name)} ({sizes})."
 
 
-def _as_fast(decisions: Decisions, fastest: RungResult) -> list[str]:
-    """The rungs whose fastest run took no longer than the slowest run of the fastest rung."""
-    limit = fastest.all_seconds.high if fastest.all_seconds else 0.0
-    rivals = [row for row in decisions.trained if row is not fastest and decisions.gained[row.name] == "yes"]
-    return [rung_title(row.name) for row in rivals if row.all_seconds and row.all_seconds.low <= limit]
-
-
 def _ship(ladder: Ladder, decisions: Decisions, ship: RungResult, best: RungResult) -> str:
-    name, size = method_noun(ship), quantities.size(ship.artifact_bytes)
-    if ship.name != best.name:
-        behind = comparison(ladder, ship.name, best.name)
-        rival = rung_title(best.name)
-        value = f" ({difference_text(ladder, behind)})" if behind else ""
-        sizes = f"its artifact is {size} vs. {quantities.size(best.artifact_bytes)}"
-        gap = as_good_text(ladder, "it", rival)
-        return f"Ship {name}: {gap}{value}, and {sizes}. {method_subject(best)} has {_top(ladder)}."
-    second = max((row for row in decisions.trained if row is not best), key=_rank(ladder), default=None)
-    lead = comparison(ladder, best.name, second.name) if second else None
-    if second is None:
-        return f"Ship {name} ({size} artifact): {ONLY_RUNG}."
-    if lead is None:
-        rival = rung_title(second.name)
-        return f"Ship {name} ({size} artifact): it has {_top(ladder)}; {NOT_COMPARED} with {rival}."
-    if lead.finding == "better":
-        than = f"{SIGNIFICANTLY['better']} than {rung_title(second.name)}"
-        return f"Ship {name} ({size} artifact): it is {than}, {difference_text(ladder, lead)}."
-    lead_text = f"Its lead is not significant: {difference_text(ladder, lead)}."
-    is_smallest = best.artifact_bytes <= EQUAL_SIZE * min(row.artifact_bytes for row in decisions.trained)
-    why = SMALLEST_ARTIFACT if is_smallest else NO_SMALLER_AS_GOOD
-    return f"Ship {name} ({size} artifact): it has {_top(ladder)} and {why}. {lead_text}"
+    """One decision with its reason: a better score that is shown, or the lowest cost of those that are equal."""
+    size = f"its artifact has {quantities.size(ship.artifact_bytes)}"
+    others = [row for row in decisions.trained if row is not ship and not row.not_compared]
+    if not others:
+        return f"Ship {method_noun(ship)}: {ONLY_RUNG}; {size}."
+    if len(decisions.equals) == 1:
+        second = max(others, key=_rank(ladder))
+        lead = comparison(ladder, ship.name, second.name)
+        if lead is None:
+            return f"Ship {method_noun(ship)}: it has {_top(ladder)}; {NOT_COMPARED} with {rung_title(second.name)}."
+        worth = f"; it costs {_price(ship, second)}" if ship.artifact_bytes > EQUAL_SIZE * second.artifact_bytes else ""
+        if lead.finding == "better":
+            than = f"{SIGNIFICANTLY['better']} than {rung_title(second.name)}, {difference_text(ladder, lead)}"
+            return f"Ship {method_noun(ship)}: it is {than}{worth}."
+        return f"Ship {method_noun(ship)}: no other method is {SIGNIFICANTLY['better']} than the base model; {size}."
+    any_of = f"Ship any of {listed([method_noun(row) for row in decisions.equals], 'or')}"
+    rivals = [row for row in decisions.equals if row is not ship]
+    cheapest = f"the cheapest ({_why_cheapest(ship, rivals)})"
+    margin = f"the margin of {margin_text(ladder)}"
+    if all(is_non_inferior(ladder, ship.name, row.name) for row in rivals):
+        return f"{any_of}: {rung_title(ship.name)} is as good within {margin}, and {cheapest}."
+    return f"{any_of}: none is shown to be better by more than {margin}. {method_subject(ship)} is {cheapest}."
 
 
-def _full(ladder: Ladder, decisions: Decisions, full: RungResult) -> str:
-    others = [row for row in decisions.trained if row.method != RULE_REFERENCE]
-    rival = max(others, key=_rank(ladder))
-    lead = comparison(ladder, full.name, rival.name)
-    price, name = _price(full, rival), rung_title(rival.name)
-    if lead is None:
-        return f"Full fine-tuning was not compared with {name}."
-    value = difference_text(ladder, lead)
-    if lead.finding == "better":
-        return f"Full fine-tuning is {SIGNIFICANTLY['better']} than {name}, {value}; it costs {price}."
-    if lead.finding == "worse":
-        return f"Full fine-tuning does not pay off here: it is {SIGNIFICANTLY['worse']} than {name}, {value}."
-    is_timed = full.all_seconds is not None and rival.all_seconds is not None
-    costs, as_good = f"{value}; it costs {price}", is_non_inferior(ladder, rival.name, full.name)
-    if full.all_seconds and rival.all_seconds and full.all_seconds.high < rival.all_seconds.low:
-        if is_non_inferior(ladder, full.name, rival.name):
-            margin = margin_text(ladder)
-            return f"Full fine-tuning is faster than {name} and as good within the margin of {margin}, {costs}."
-        gap = as_good_text(ladder, "which", "full") if as_good else f"with {NO_SIGNIFICANT_DIFFERENCE}"
-        return f"Full fine-tuning is faster than {name}, {gap}, {costs}."
-    if as_good and is_timed:
-        return f"Full fine-tuning is not worth its cost here: {as_good_text(ladder, name, 'full')}, {costs}."
-    gap = as_good_text(ladder, name, "full") if as_good else f"{NO_SIGNIFICANT_DIFFERENCE} from {name}"
-    return f"These results do not show that full fine-tuning is worth its cost: {gap}, {costs}."
-
-
-def _price(full: RungResult, rival: RungResult) -> str:
+def _why_cheapest(ship: RungResult, rivals: list[RungResult]) -> str:
+    """The first cost by which it was chosen: `1.10 MiB artifact vs. 13.5 MiB`, `573 MiB peak memory vs. 598 MiB`."""
+    costs: list[tuple[str, Callable[[RungResult], float | None], Callable[[float | None], str]]] = [
+        ("artifact", lambda row: row.artifact_bytes, quantities.size),
+        ("peak memory", lambda row: training_peak(row.peak), quantities.size),
+        ("per run", lambda row: row.all_seconds.mean if row.all_seconds else None, quantities.duration),
+    ]
     parts = []
-    once = f" ({ONE_TIMING})" if len(full.seeds) == len(rival.seeds) == 1 else ""
-    if full.all_seconds and rival.all_seconds and rival.all_seconds.mean:
-        parts.append(f"{quantities.ratio(full.all_seconds.mean / rival.all_seconds.mean)} the time{once}")
-    peaks = training_peak(full.peak), training_peak(rival.peak)
+    for title, cost, text in costs:
+        own, least = cost(ship), min((value for row in rivals if (value := cost(row)) is not None), default=None)
+        if own is not None and least is not None and own < least:
+            parts.append(f"{title} {text(own)} vs. {text(least)}")
+    largest = max(rivals, key=lambda row: row.artifact_bytes)
+    if not parts and ship.artifact_bytes * EQUAL_SIZE < largest.artifact_bytes:
+        parts.append(f"artifact {quantities.size(ship.artifact_bytes)} vs. {quantities.size(largest.artifact_bytes)}")
+    return parts[0] if parts else "costs are equal; it is the first one"
+
+
+def _price(dear: RungResult, rival: RungResult) -> str:
+    parts = []
+    if time := cost_ratio(dear.all_seconds, rival.all_seconds):
+        parts.append(f"{quantities.ratio(time.mean)} the time")
+    peaks = training_peak(dear.peak), training_peak(rival.peak)
     if peaks[0] and peaks[1]:
         parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} the memory")
-    parts.append(f"an artifact of {quantities.size(full.artifact_bytes)}")
-    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+    return listed([*parts, f"an artifact of {quantities.size(dear.artifact_bytes)}"])
 
 
 def _rank(ladder: Ladder) -> Callable[[RungResult], float]:
@@ -276,8 +251,7 @@ OVERALL = {
     "undecided": f"{RULE} is neither confirmed nor refuted here",
     "unknown": f"{RULE} cannot be checked",
 }
-BASE_MODEL = "the base model"
-NO_COST_RATIO = "Costs are not compared: that requires full fine-tuning and another rung, both with a score."
+UNTESTABLE = f"{RULE} cannot be tested here"
 
 
 class RungCost(NamedTuple):
@@ -292,19 +266,86 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
     decisions = decide(ladder)
     if not decisions.trained or ladder.work is None:
         return None
-    subject = _subject(decisions)
-    sentences = [_quality(ladder, decisions, subject), _cost(decisions, subject), _recommendation(ladder, decisions)]
     worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]
     headline = [worse_than_base(ladder, worse)] if worse else []
-    headline.append(_headline(ladder, decisions, subject))
+    headline.append(_headline(ladder, decisions, _subject(decisions)))
+    low, high = _scale(ladder, decisions)
+    metric = ladder_metric(ladder).name
     return LadderSummary(
         headline=" ".join(headline),
-        sentences=sentences,
+        rows=[_summary_row(ladder, decisions, row, (low, high)) for row in ladder.rows if row.name != BASE_4BIT],
+        scale=[score_format.score(end, metric) for end in (low, high)],
         tradeoffs=_tradeoffs(decisions),
-        cost=_training_cost(decisions, decisions.full).title if decisions.full else "",
+        cost=_training_cost(decisions, decisions.reference).title,
+        reference=method_noun(decisions.reference) if decisions.reference else "",
+        tests_rule=decisions.full is not None,
         rule_gain=RULE_GAIN_SHARE,
         rule_cost=RULE_COST_RATIO,
     )
+
+
+def _scale(ladder: Ladder, decisions: Decisions) -> tuple[float, float]:
+    """The ends of the trained rungs' intervals: the base model's may be far away."""
+    rows = [*decisions.trained, *(row for row in ladder.rows if row.source)]
+    ends = [end for row in rows if row.score for end in (row.score.low, row.score.mean, row.score.high)]
+    known = [end for end in ends if end is not None]
+    return (min(known), max(known)) if known else (0.0, 1.0)
+
+
+def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: tuple[float, float]) -> SummaryRow:
+    metric, value, gain = ladder_metric(ladder).name, row.score, row.share_of_gain
+    score = f"{score_format.score(value.mean, metric)} {score_format.score_bounds(value, metric)}" if value else ""
+    share = f"{quantities.percent(gain.mean, 0)} {score_format.percent_bounds(gain, 0)}" if gain else ""
+    ratio = _cost_ratio(decisions, row) if not row.source else None
+    peak = training_peak(row.peak)
+    drawn: list[float] = []
+    if value and value.mean is not None and value.low is not None and value.high is not None and scale[0] < scale[1]:
+        drawn = [(end - scale[0]) / (scale[1] - scale[0]) for end in (value.low, value.mean, value.high)]
+    return SummaryRow(
+        rung=row.name,
+        title=rung_title(row.name),
+        score=score.strip() or row.status.replace("_", " "),
+        share="100%" if gain and row is decisions.reference else share,
+        cost=f"{quantities.ratio(ratio.mean)} {ratio_bounds(ratio)}".strip() if ratio else "",
+        memory=quantities.size(peak) if peak else "",
+        artifact=quantities.size(row.artifact_bytes) if row.artifact_bytes else "",
+        decision=_decision(ladder, decisions, row),
+        drawn=drawn if all(0.0 <= end <= 1.0 for end in drawn) else [],
+    )
+
+
+def _decision(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:
+    """`as good as full; ship`: the finding on a rung in a few words."""
+    uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
+    return "; ".join(filter(None, [_short_finding(ladder, decisions, row), " and ".join(uses)]))
+
+
+def _short_finding(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:
+    if is_base(row.name) or row.score is None:
+        return ""
+    if row.not_compared:
+        return "not compared"
+    if row.source:
+        return _against(ladder, row, row.source)
+    gained = decisions.gained[row.name]
+    if gained != "yes":
+        texts = {"worse": "worse than the base model", "no": "no significant gain", "unknown": "gain unknown"}
+        return texts[gained]
+    if decisions.reference is None or row is decisions.reference:
+        return "" if row is decisions.full else "the best score"
+    return _against(ladder, row, decisions.reference.name)
+
+
+def _against(ladder: Ladder, row: RungResult, other: str) -> str:
+    compared, name = comparison(ladder, row.name, other), rung_title(other)
+    if compared is None:
+        return "not compared"
+    if compared.finding == "as_good":
+        return f"as good as {name}"
+    if compared.finding in SIGNIFICANTLY:
+        small = f" {WITHIN_MARGIN}" if is_non_inferior(ladder, row.name, other) and compared.finding == "worse" else ""
+        return f"{compared.finding} than {name}{small}"
+    return f"{NO_SIGNIFICANT_DIFFERENCE} from {name}"
 
 
 def cost_ratios(ladder: Ladder) -> dict[str, CostRatio]:
@@ -327,7 +368,7 @@ def _subject(decisions: Decisions) -> RungResult:
 def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     full = decisions.full
     if full is None:
-        return f"{FULL_NOT_SCORED}{_why_missing(ladder)}, so {OVERALL['unknown']}."
+        return _without_full(ladder, decisions)
     if subject is full:
         return f"Only full fine-tuning has a score, {score_text(full, ladder_metric(ladder))}, so {OVERALL['unknown']}."
     name, gain = method_subject(subject), subject.share_of_gain
@@ -345,84 +386,37 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
     return f"{text}: {_rule(name, decisions.rule_quality, decisions.rule_costs.get(key, 'unknown'))}."
 
 
+def _without_full(ladder: Ladder, decisions: Decisions) -> str:
+    """That the rule cannot be tested and where it could be; then how the other rungs compare."""
+    needs = f"; {ladder.full_needs}" if ladder.full_needs else ""
+    text = f"{FULL_NOT_SCORED}{_why_missing(ladder)}, so {UNTESTABLE}{needs}."
+    best = decisions.reference
+    others = [row for row in decisions.trained if row is not best and not row.not_compared]
+    if best is None or not others:
+        return text
+    findings = {row.name: comparison(ladder, best.name, row.name) for row in others}
+    behind = [rung_title(row.name) for row in others if (one := findings[row.name]) and one.finding == "better"]
+    if behind:
+        return f"{text} {method_subject(best)} is {SIGNIFICANTLY['better']} than {listed(behind)}."
+    names = listed([rung_title(row.name) for row in (best, *others)])
+    return f"{text} {NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {names} with {sample_size(ladder)}."
+
+
 def _rule(name: str, quality: RuleCheck, cost: RuleCheck) -> str:
     """Whether the rule of thumb holds for the rung `name`: both in quality and cost."""
-    failed = [part for part, check in (("quality", quality), ("cost", cost)) if check == "fails"]
-    if failed:
+    parts = {"quality": quality, "cost": cost}
+    if failed := [part for part, check in parts.items() if check == "fails"]:
         return f"{RULE} does not hold here, because of {name}'s {' and '.join(failed)}"
-    both = {quality, cost}
-    return OVERALL["holds" if both == {"holds"} else "unknown" if "unknown" in both else "undecided"]
+    if "unknown" in parts.values() or set(parts.values()) == {"holds"}:
+        return OVERALL["holds" if set(parts.values()) == {"holds"} else "unknown"]
+    undecided = [part for part, check in parts.items() if check == "undecided"]
+    return f"{OVERALL['undecided']}, because {name}'s {' and '.join(undecided)} may be on either side of it"
 
 
 def _why_missing(ladder: Ladder) -> str:
     """Why full fine-tuning has no score; '' if it was not run."""
     missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.reason), None)
     return f" ({status_text(missing)})" if missing else ""
-
-
-def _quality(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
-    """The finding on the subject and full fine-tuning, or on the subject and the base model."""
-    full = decisions.full
-    if full is not None and subject is not full and decisions.gained[full.name] in ("yes", "unknown"):
-        against = decisions.against_full.get(subject.name)
-        return _finding(ladder, against, subject, "full") if against else _no_comparison(subject, "full")
-    row = full or subject
-    against = comparison(ladder, row.name, BASE)
-    if against is None:
-        return _no_comparison(row, BASE_MODEL)
-    return _finding(ladder, against, row, BASE_MODEL)
-
-
-def _no_comparison(row: RungResult, other: str) -> str:
-    why = f": {row.not_compared}" if row.not_compared else ""
-    return f"{method_subject(row)} was not compared with {other}{why}."
-
-
-def _finding(ladder: Ladder, compared: Comparison, row: RungResult, other: str) -> str:
-    value = difference_text(ladder, compared)
-    if compared.finding in SIGNIFICANTLY:
-        return f"{method_subject(row)} is {SIGNIFICANTLY[compared.finding]} than {other}: {value}."
-    if compared.finding == "as_good":
-        text = as_good_text(ladder, method_subject(row), other)
-        return f"{text}: {value}."
-    if other == BASE_MODEL:
-        return f"{no_significant_gain(ladder, row)}: {value}."
-    models = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {method_noun(row)} and {other}"
-    return f"{models} with {sample_size(ladder)}: {value}."
-
-
-def _cost(decisions: Decisions, subject: RungResult) -> str:
-    """Time, memory and artifact of the subject relative to full fine-tuning's."""
-    full = decisions.full
-    if full is None or subject is full:
-        return NO_COST_RATIO
-    parts = []
-    title = _training_cost(decisions, full).title
-    time = _cost_ratio(decisions, subject)
-    if time is not None:
-        once = f" ({ONE_TIMING})" if len(subject.seeds) == len(full.seeds) == 1 else ""
-        parts.append(f"{quantities.ratio(time.mean)} full fine-tuning's {title}{once}")
-    peaks = training_peak(subject.peak), training_peak(full.peak)
-    if peaks[0] and peaks[1]:
-        parts.append(f"{quantities.ratio(peaks[0] / peaks[1])} full's peak memory")
-    sizes = f"{quantities.size(subject.artifact_bytes)} instead of {quantities.size(full.artifact_bytes)}"
-    name = method_subject(subject)
-    return f"{name} takes {listed(parts)}; its artifact is {sizes}." if parts else f"{name}'s artifact is {sizes}."
-
-
-def _recommendation(ladder: Ladder, decisions: Decisions) -> str:
-    """What to prototype with and what to ship, without the reasons, which the verdict has."""
-    if any(decisions.gained[row.name] == "unknown" and not row.not_compared for row in decisions.trained):
-        return f"{BASE_NOT_SCORED}, so no method can be recommended."
-    prototype, ship = decisions.prototype, decisions.ship
-    if ship is None:
-        return no_recommendation(ladder)
-    if prototype is None:
-        names = listed([method_noun(row) for row in decisions.untimed])
-        return f"Ship {method_noun(ship)}; which method is fastest is unknown without a comparable timing of {names}."
-    if prototype is ship:
-        return f"Prototype with {method_noun(ship)} and ship it."
-    return f"Prototype with {method_noun(prototype)} and ship {method_noun(ship)}."
 
 
 def _training_cost(decisions: Decisions, row: RungResult | None) -> RungCost:
@@ -439,12 +433,12 @@ def _uses_cpu_time(decisions: Decisions) -> bool:
 
 
 def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
-    """Every rung with a share of the gain and a cost, full fine-tuning last."""
-    full = decisions.full
-    if full is None:
+    """Every rung with a share of the gain and a cost, the reference last."""
+    reference = decisions.reference
+    if reference is None:
         return []
     tradeoffs = []
-    for row in (*(row for row in decisions.trained if row is not full), full):
+    for row in (*(row for row in decisions.trained if row is not reference), reference):
         cost, gain = _cost_ratio(decisions, row), row.share_of_gain
         if cost is not None and gain is not None and gain.mean is not None:
             tradeoffs.append(RungTradeoff(rung=row.name, title=rung_title(row.name), share_of_gain=gain, cost=cost))
@@ -452,6 +446,6 @@ def _tradeoffs(decisions: Decisions) -> list[RungTradeoff]:
 
 
 def _cost_ratio(decisions: Decisions, row: RungResult) -> CostRatio | None:
-    """The rung's cost divided by full fine-tuning's."""
-    ratio = cost_ratio(_training_cost(decisions, row).seeds, _training_cost(decisions, decisions.full).seeds)
-    return CostRatio(mean=1.0, low=1.0, high=1.0) if ratio and row is decisions.full else ratio
+    """The rung's cost divided by the reference's."""
+    ratio = cost_ratio(_training_cost(decisions, row).seeds, _training_cost(decisions, decisions.reference).seeds)
+    return CostRatio(mean=1.0, low=1.0, high=1.0) if ratio and row is decisions.reference else ratio

@@ -29,7 +29,7 @@ from engine.runs.ladder.rung_results import (
     SeedRange,
     finding_of,
 )
-from engine.runs.ladder.rungs import BASE, BASE_4BIT, few_shot_base
+from engine.runs.ladder.rungs import BASE, BASE_4BIT, few_shot_base, is_base
 from engine.runs.run.result import BenchmarkScores, Interval, Result, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.run.run_dir import RunDir
 
@@ -335,15 +335,22 @@ def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:
     return None
 
 
-def why_no_share(gain: Comparison | None) -> str:
-    """Why full fine-tuning's gain, a comparison with the base model, has no shares; '' if it has."""
+def best_rung(trained: Iterable[RungResult], lower_is_better: bool) -> RungResult | None:
+    """The trained rung with the best observed score that was compared; None without one."""
+    scored = [row for row in trained if row.score and row.score.mean is not None and not row.not_compared]
+    sign = 1 if lower_is_better else -1
+    return min(scored, key=lambda row: sign * ((row.score.mean if row.score else None) or 0.0), default=None)
+
+
+def why_no_share(gain: Comparison | None, noun: str = "full fine-tuning") -> str:
+    """Why the reference's gain, a comparison with the base model, has no shares; '' if it has."""
     if gain is None:
         return "the base model has no score"
     if gain.finding != "better":
-        return "full fine-tuning is not significantly better than the base model"
+        return f"{noun} is not significantly better than the base model"
     bounds = [abs(bound) for bound in (gain.difference.low, gain.difference.high) if bound is not None]
     if not bounds or min(bounds) < CLEAR_GAIN * abs(gain.difference.mean or 0.0):
-        return "full fine-tuning's gain is too uncertain for a ratio: the lower bound of its CI is below half of it"
+        return f"{noun}'s gain is too uncertain for a ratio: the lower bound of its CI is below {CLEAR_GAIN:.0%} of it"
     return ""
 
 
@@ -401,16 +408,28 @@ def make_comparison(
     )
 
 
-def add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, spec: MetricSpec) -> None:
-    """Fill in a rung's share of full fine-tuning's score and of its gain, or why it is missing."""
-    full = next(
-        (other for other in ladder.rows if other.method == RULE_REFERENCE and other.name in samples.scores), None
-    )
-    if full is None:
+def add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, spec: MetricSpec, reference: str) -> None:
+    """Fill in a rung's share of the reference's score and of its gain, or why it is missing.
+
+    `reference`: full fine-tuning's rung, or without its score the one with the best score; '' for none.
+    """
+    other = next((other for other in ladder.rows if other.name == reference and other.name in samples.scores), None)
+    if other is None:
         row.no_share = "full fine-tuning has no score"
         return
-    if not spec.lower_is_better and full.score and full.score.low:
-        row.share_of_score = samples.share(row.name, full.name)
-    row.no_share = row.not_compared or why_no_share(comparison(ladder, full.name, BASE))
+    if not spec.lower_is_better and other.score and other.score.low:
+        row.share_of_score = samples.share(row.name, other.name)
+    noun = "full fine-tuning" if other.method == RULE_REFERENCE else "the best rung"
+    row.no_share = row.not_compared or why_no_share(comparison(ladder, other.name, BASE), noun)
     if not row.no_share:
-        row.share_of_gain = samples.share_of_gain(row.name, full.name, BASE)
+        row.share_of_gain = samples.share_of_gain(row.name, other.name, BASE)
+
+
+def reference_rung(ladder: Ladder, scored: Iterable[str], spec: MetricSpec) -> str:
+    """The rung that shares refer to: full fine-tuning, else the trained rung with the best score; '' for none."""
+    names = set(scored)
+    rows = [row for row in ladder.rows if row.name in names and not is_base(row.name) and not row.source]
+    if full := next((row for row in rows if row.method == RULE_REFERENCE), None):
+        return full.name
+    best = best_rung(rows, spec.lower_is_better)
+    return best.name if best else ""

@@ -5,57 +5,46 @@ Every number in them is also in the report's tables. What to use is in `recommen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from engine.config import quantities
 from engine.config.lora_advice import TrainedRung, lora_notices
-from engine.config.method_specs import RULE_REFERENCE
 from engine.config.metric_specs import OPEN
 from engine.config.quantities import duration, integer, percent
 from engine.config.text import amount, listed, visible
-from engine.ladder.decisions import Decisions, RuleCheck, cost_ratio, decide, is_non_inferior, training_peak
+from engine.ladder.decisions import Decisions, RuleCheck, decide, is_non_inferior, ratio_of
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
     BASE_NOT_SCORED,
-    FULL_NOT_SCORED,
     LOWER_IS_BETTER,
-    NO_ENERGY,
     NO_SHARES,
-    NO_SIGNIFICANT_DIFFERENCE,
-    NO_TIMING,
     NOT_READ,
     ON_CPU,
+    ONE_RATE,
     ONE_SEED,
     ONE_TIMING,
     POWER,
     RULE_OF_COST,
-    RULE_OF_QUALITY,
     SIGNIFICANTLY,
     SIMULTANEOUS,
     TRAIN_MORE,
     WITHIN_MARGIN,
-    as_good_text,
     both_as_good_text,
     difference_text,
     has_one_seed,
-    keeps_gain,
     ladder_metric,
-    mean_and_range,
+    margin_text,
     method_noun,
     method_subject,
     metric_failed,
     needed_sample,
     no_significant_gain,
     not_significant,
-    one_rate,
     ratio_bounds,
     rung_title,
     score_text,
-    share_text,
-    spread_text,
     status_text,
-    worse_than_base,
 )
 from engine.ladder.recommendation import artifact_sentences, recommendations, summarize
 from engine.ladder.results import (
@@ -68,8 +57,6 @@ from engine.runs.ladder.rung_results import (
     Comparison,
     LadderBenchmark,
     RungResult,
-    SeedRange,
-    Topic,
     VerdictSentence,
 )
 from engine.runs.ladder.rungs import BASE, shots_of
@@ -88,13 +75,15 @@ def conclude(ladder: Ladder) -> None:
 
 
 def verdict(ladder: Ladder) -> list[VerdictSentence]:
-    """The sentences in the order in which they are shown; none before a rung has finished."""
+    """The sentences below headline, table and figure, in their order; none before a rung has finished.
+
+    None of them repeats what these show: the shares, the ratios, and whether the rule of thumb holds.
+    """
     decisions = decide(ladder)
     if not decisions.trained or ladder.work is None:
         return []
     return [
         *_about_metric(ladder),
-        *_worse_than_base(ladder, decisions),
         *_quality(ladder, decisions),
         *_few_shot(ladder, decisions),
         *benchmark_sentences(ladder),
@@ -112,77 +101,50 @@ def _about_metric(ladder: Ladder) -> list[VerdictSentence]:
     return [VerdictSentence("quality", text) for text in texts if text]
 
 
-def _worse_than_base(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
-    """Rungs that training made worse; full fine-tuning has a sentence on its gain."""
-    worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse" and row is not decisions.full]
-    return [VerdictSentence("quality", worse_than_base(ladder, [row])) for row in worse]
-
-
 def _quality(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
-    full = decisions.full
-    if full is None:
-        missing = next((row for row in ladder.rows if row.method == RULE_REFERENCE), None)
-        why = f" ({status_text(missing)})" if missing and missing.reason else ""
-        return [
-            VerdictSentence(
-                "quality", f"{FULL_NOT_SCORED}{why}, so the share of its quality that other methods keep is unknown."
-            )
-        ]
-    if full.not_compared:
-        return [VerdictSentence("quality", f"Full fine-tuning is not compared: {full.not_compared}.")]
-    if decisions.gained[full.name] != "yes":
-        return [VerdictSentence("quality", _no_gain(ladder, full))]
-    sentences = [
-        VerdictSentence("quality", _against_full(ladder, row, full, decisions.against_full[row.name]))
-        for row in decisions.trained
-        if row is not full and row.name in decisions.against_full
-    ]
-    sentences += [
-        VerdictSentence("quality", f"{method_subject(row)} is not compared: {row.not_compared}.")
-        for row in decisions.trained
-        if row.not_compared
-    ]
-    if decisions.qlora is not None:
-        sentences.append(VerdictSentence("quality", _rule_of_quality(ladder, decisions, decisions.qlora)))
+    """One sentence per rung: its difference from full fine-tuning, or from the best rung."""
+    reference = decisions.reference
+    if reference is None:
+        return []
+    if reference.not_compared:
+        return [VerdictSentence("quality", f"{method_subject(reference)} is not compared: {reference.not_compared}.")]
+    if decisions.gained[reference.name] != "yes":
+        return [VerdictSentence("quality", _no_gain(ladder, reference))]
+    sentences = []
+    for row in decisions.trained:
+        compared = comparison(ladder, row.name, reference.name) if row is not reference else None
+        if row.not_compared:
+            said = f"{method_subject(row)} is not compared: {row.not_compared}."
+            sentences.append(VerdictSentence("quality", said))
+        elif compared is not None:
+            sentences.append(VerdictSentence("quality", _difference(ladder, compared)))
     return sentences
 
 
-def _no_gain(ladder: Ladder, full: RungResult) -> str:
-    metric = ladder_metric(ladder)
-    gain = comparison(ladder, full.name, BASE)
+def _no_gain(ladder: Ladder, row: RungResult) -> str:
+    metric, gain = ladder_metric(ladder), comparison(ladder, row.name, BASE)
     if gain is None:
-        return (
-            f"{BASE_NOT_SCORED}, so the gain of full fine-tuning, and the share of it that other methods keep, "
-            "are unknown."
-        )
-    numbers = f"full scores {score_text(full, metric)}, {difference_text(ladder, gain)}; {NO_SHARES}."
+        return f"{BASE_NOT_SCORED}, so gains over it are unknown."
     if gain.finding == "worse":
-        return f"Full fine-tuning is {SIGNIFICANTLY['worse']} than the base model: {numbers} {TRAIN_MORE}"
-    text = f"{no_significant_gain(ladder, full)}: {numbers}"
-    observed = (gain.difference.mean or 0.0) * (-1 if metric.lower_is_better else 1)
+        return TRAIN_MORE  # the headline has the difference
+    text = f"{no_significant_gain(ladder, row)}: {difference_text(ladder, gain)}; {NO_SHARES}."
     if metric_failed(ladder):
         return text
+    observed = (gain.difference.mean or 0.0) * (-1 if metric.lower_is_better else 1)
     remedy = _required_sample(ladder, gain) if observed > 0 else ""
     return f"{text}{remedy}" if remedy and observed > margin_of(ladder) else f"{text}{remedy} {TRAIN_MORE}"
 
 
-def _against_full(ladder: Ladder, row: RungResult, full: RungResult, against: Comparison) -> str:
-    metric, name = ladder_metric(ladder), rung_title(row.name)
-    own, reference = score_text(row, metric), score_text(full, metric)
-    if metric.lower_is_better:
-        text = f"{name} has a {metric.title} of {own}, full of {reference}"
-    else:
-        part = f"{quantities.percent(row.share_of_score.mean)} of " if row.share_of_score else "against "
-        text = f"{name} scores {own}, {part}full's {reference}"
-    if gain := row.share_of_gain:
-        text += f", and {keeps_gain(ladder, row, gain)}"
-    value = difference_text(ladder, against)
-    if against.finding == "undecided":
-        return f"{text}. {not_significant(ladder)}: {value}.{_required_sample(ladder, against)}"
-    if against.finding == "as_good":
-        return f"{text}. {as_good_text(ladder, name, 'full')}: {value}."
-    small = f", {WITHIN_MARGIN}" if against.finding == "worse" and is_non_inferior(ladder, row.name, full.name) else ""
-    return f"{text}. {name} is {SIGNIFICANTLY[against.finding]} than full{small}: {value}."
+def _difference(ladder: Ladder, compared: Comparison) -> str:
+    """`QLoRA − full = +1.2 points, simultaneous 95% CI [−3.0, 5.4]: no significant difference with 300 items …`."""
+    value = difference_text(ladder, compared)
+    if compared.finding == "undecided":
+        finding = not_significant(ladder)
+        return f"{value}: {finding[:1].lower()}{finding[1:]}.{_required_sample(ladder, compared)}"
+    if compared.finding == "as_good":
+        return f"{value}: as good within the margin of {margin_text(ladder)}."
+    is_small = compared.finding == "worse" and is_non_inferior(ladder, compared.a, compared.b)
+    return f"{value}: {SIGNIFICANTLY[compared.finding]}{f', {WITHIN_MARGIN}' if is_small else ''}."
 
 
 def _required_sample(ladder: Ladder, compared: Comparison) -> str:
@@ -191,22 +153,7 @@ def _required_sample(ladder: Ladder, compared: Comparison) -> str:
     if not needed:
         return ""
     goal = f" to show that {both_as_good_text(ladder)}" if compared.needed_for == "as_good" else ""
-    return f" If this is the true difference, {needed} {POWER}{goal}, if seeds vary {spread_text(ladder, compared)}."
-
-
-def _rule_of_quality(ladder: Ladder, decisions: Decisions, qlora: RungResult) -> str:
-    """The rule is about the share of the gain; the share of the score stands next to it."""
-    rule, gain = RULE_OF_QUALITY[decisions.rule_quality], qlora.share_of_gain
-    if gain is None:
-        why = f" ({qlora.no_share})" if qlora.no_share else ""
-        return f"{rule[:1].upper()}{rule[1:].rstrip('.')}{why}."
-    value = share_text(ladder, qlora, gain)
-    of_score = (
-        f"; its share of full's score is {quantities.percent(qlora.share_of_score.mean)}"
-        if qlora.share_of_score
-        else ""
-    )
-    return f"{rung_title(qlora.name)}'s share of full's gain is {value}{of_score}; {rule}"
+    return f" If this is the true difference, {needed} {POWER}{goal}."
 
 
 def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
@@ -219,18 +166,11 @@ def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
     text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score_text(most, metric)}."
     sentences = [VerdictSentence("quality", text)]
+    one = f"The {title} has one choice of examples, another may score differently."
+    sentences.append(VerdictSentence("caveat", one))
     for row in decisions.trained:
-        against = comparison(ladder, row.name, most.name)
-        if against is None:
-            continue
-        value, name = difference_text(ladder, against), method_subject(row)
-        if against.finding in SIGNIFICANTLY:
-            said = f"{name} is {SIGNIFICANTLY[against.finding]} than the {title}: {value}."
-        elif against.finding == "as_good":
-            said = f"{as_good_text(ladder, name, f'the {title}')}: {value}."
-        else:
-            said = f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} between {name} and the {title}: {value}."
-        sentences.append(VerdictSentence("quality", said))
+        if against := comparison(ladder, row.name, most.name):
+            sentences.insert(-1, VerdictSentence("quality", _difference(ladder, against)))
     return sentences
 
 
@@ -286,52 +226,35 @@ def _rung(ladder: Ladder, row: BenchmarkRow) -> RungResult:
     return next(rung for rung in ladder.rows if rung.name == row.name)
 
 
+COST_TITLES = {
+    "training": "training time",
+    "time": "total time",
+    "cpu": "CPU time in training",
+    "energy": "energy",
+    "memory": "peak memory while training",
+}
+
+
 def _costs(decisions: Decisions) -> list[VerdictSentence]:
-    """One sentence per measured cost; none if QLoRA or full has no score."""
+    """Which of QLoRA's costs are at most one eighth of full fine-tuning's; none if one of both has no score."""
     qlora, full = decisions.qlora, decisions.full
     if qlora is None or full is None:
         return []
-    name = rung_title(qlora.name)
+    by_check: dict[str, list[str]] = {}
+    for key, title in COST_TITLES.items():
+        ratio = ratio_of(key, qlora, full)
+        if ratio is None:
+            continue
+        check, bounds = decisions.rule_costs[key], ratio_bounds(ratio)
+        text = f"{quantities.ratio(ratio.mean)}{f', 95% CI {bounds}' if bounds else ''}"
+        by_check.setdefault(RULE_OF_COST[check], []).append(f"{title} {text}")
     once = f" ({ONE_TIMING})" if len(qlora.seeds) == len(full.seeds) == 1 else ""
+    groups = [f"{check}: {'; '.join(costs)}" for check, costs in by_check.items()]
     sentences = []
-    measured: list[tuple[Topic, str, str, SeedRange | None, SeedRange | None]] = [
-        ("time", "training", "training time", qlora.training_seconds, full.training_seconds),
-        ("time", "time", "total time", qlora.all_seconds, full.all_seconds),
-        ("time", "cpu", "CPU time in training", qlora.cpu_seconds, full.cpu_seconds),
-        ("energy", "energy", "energy use", qlora.energy, full.energy),
-    ]
-    for topic, key, title, candidate, reference in measured:
-        text = quantities.energy if topic == "energy" else quantities.duration
-        if candidate and reference:
-            sentence = _cost(f"{name}'s {title}", candidate, reference, text, decisions.rule_costs[key])
-            sentences.append(VerdictSentence(topic, sentence[:-1] + once + "."))
-    if timeless := [row for row in (qlora, full) if row.disturbed]:
-        names = listed([rung_title(row.name) for row in timeless])
-        sentences.append(
-            VerdictSentence("time", f"{NO_TIMING} of {names}: times and costs that depend on them are not compared.")
-        )
-    if not (qlora.energy and full.energy) and not timeless:
-        sentences.append(VerdictSentence("energy", NO_ENERGY))
-    peaks = training_peak(qlora.peak), training_peak(full.peak)
-    if peaks[0] and peaks[1]:
-        ratio = quantities.ratio(peaks[0] / peaks[1])
-        sizes = f"{quantities.size(peaks[0])} vs. {quantities.size(peaks[1])}"
-        check = RULE_OF_COST[decisions.rule_costs["memory"]]
-        sentences.append(
-            VerdictSentence("memory", f"{name}'s peak memory while training is {ratio} full's, {check}: {sizes}.")
-        )
+    if groups:
+        said = f"{rung_title(qlora.name)}'s costs as parts of full's{once}, {', '.join(groups)}."
+        sentences.append(VerdictSentence("time", said))
     return sentences + _rent(qlora, full, decisions.rule_costs["rent"])
-
-
-def _cost(
-    title: str, candidate: SeedRange, reference: SeedRange, text: Callable[[float | None], str], check: RuleCheck
-) -> str:
-    compared = cost_ratio(candidate, reference)
-    ratio = (
-        f"{quantities.ratio(compared.mean)} full's, 95% CI {ratio_bounds(compared)}" if compared else quantities.ABSENT
-    )
-    values = f"{mean_and_range(candidate, text)} vs. {mean_and_range(reference, text)}"
-    return f"{title} is {ratio}, {RULE_OF_COST[check]}: {values}."
 
 
 def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[VerdictSentence]:
@@ -355,7 +278,11 @@ def _rent(qlora: RungResult, full: RungResult, check: RuleCheck) -> list[Verdict
 def _overlaps(ladder: Ladder) -> list[VerdictSentence]:
     """How many of the held-out rows are also in the training rows."""
     overlaps = ladder.work.overlap if ladder.work else {}
-    sentences = [VerdictSentence("data", overlap_sentence(pair, overlap)) for pair, overlap in overlaps.items()]
+    sentences = [
+        VerdictSentence("data", overlap_sentence(pair, overlap))
+        for pair, overlap in overlaps.items()
+        if overlap.prompt or overlap.both or overlap.near  # equal answers are usual, and are among the report's figures
+    ]
     tested = overlaps.get("test/train")
     if tested and tested.prompt:
         rows = f"{quantities.integer(tested.prompt)} of {quantities.integer(tested.of)} test rows"
@@ -372,7 +299,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     if any(len(row.seeds) == 1 for row in decisions.trained):
         texts.append(ONE_SEED)
     texts += filter(None, [disturbed_timings(ladder), _other_devices(ladder), _shared_cpu(ladder)])
-    texts.append(_chosen_rates(ladder) or one_rate(ladder))
+    texts.append(_chosen_rates(ladder) or ONE_RATE)
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
         unit = f" in {metric.unit}" if metric.unit else ""
@@ -484,9 +411,7 @@ def _shared_cpu(ladder: Ladder) -> str:
     """The caveat on timings of runs that shared the CPU; '' where no two runs shared it."""
     if ladder.runs_at_once == 1 or ladder.machine.get("cuda"):
         return ""
-    threads = amount(int(ladder.machine.get("threads") or 1), "thread")
-    text = f"{ladder.runs_at_once} runs at a time shared this CPU, each with {threads} on its own cores"
-    return f"{text}: compare these times only with each other; a run that has the whole CPU takes less time."
+    return f"{ladder.runs_at_once} runs at a time shared this CPU: one that has all of it takes less time."
 
 
 def _incomplete(ladder: Ladder, row: RungResult) -> str:

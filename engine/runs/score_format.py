@@ -171,6 +171,52 @@ def base_fact(check: Fidelity, one: MergeCandidate) -> tuple[str, str]:
     return ("on the 4-bit base" if one.kept else "on the 16-bit base, as vLLM loads it"), score
 
 
+SUMMARY_HEADS = ("rung", "score", "share of gain", "cost", "peak", "artifact")
+DRAWN = {"line": "─", "mean": "●", "left": "├", "right": "┤"}
+ASCII_DRAWN = {"line": "-", "mean": "o", "left": "[", "right": "]"}
+MIN_DRAWN, MAX_DRAWN = 12, 40
+
+
+def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False) -> list[str]:
+    """The summary's table in lines of at most `columns` characters: the values of a rung, then its drawn interval with
+    the decision, and the values for which the line above has no room.
+    """
+    table = [list(SUMMARY_HEADS)]
+    for row in summary.rows:
+        table.append([visible(row.title, 24), row.score, row.share, row.cost, row.memory, row.artifact])
+    known = [place for place in range(len(SUMMARY_HEADS)) if place < 2 or any(line[place] for line in table[1:])]
+    widths = {place: max(len(line[place]) for line in table) for place in known}
+    first: list[int] = []
+    for place in known:
+        if sum(widths[kept] + 2 for kept in (*first, place)) - 2 <= columns:
+            first.append(place)
+    wide = max(MIN_DRAWN, min(MAX_DRAWN, columns - widths[0] - 44))
+    lines = []
+    for number, line in enumerate(table):
+        texts = [(line[place] or "–").ljust(widths[place]) for place in first]
+        lines.append("  ".join(texts).rstrip()[:columns])
+        if number:
+            row = summary.rows[number - 1]
+            others = [f"{SUMMARY_HEADS[place]} {line[place]}" for place in known if place not in first and line[place]]
+            below = [_drawn(row.drawn, wide, ascii_only), "; ".join(filter(None, [row.decision, *others]))]
+            if any(map(str.strip, below)):
+                lines.append(f"{'':{widths[0]}}  {'  '.join(below)}".rstrip()[:columns])
+    ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
+    about = f"cost: {summary.cost}; cost and share of gain are relative to {summary.reference}'s"
+    return [*lines, f"{'':{widths[0]}}  {ends}  95% CI of the score", about[:columns]]
+
+
+def _drawn(ends: Sequence[float], columns: int, ascii_only: bool) -> str:
+    """An interval with its mean, such as `├──●───┤`, on an axis of so many columns; blank without one."""
+    cells, marks = [" "] * columns, ASCII_DRAWN if ascii_only else DRAWN
+    if ends:
+        low, mean, high = (min(columns - 1, max(0, round(end * (columns - 1)))) for end in ends)
+        cells[low : high + 1] = marks["line"] * (high + 1 - low)
+        cells[low], cells[high] = marks["left"], marks["right"]
+        cells[mean] = marks["mean"]
+    return "".join(cells)
+
+
 ROWS = 11
 LEFT = 6
 """Columns of the labels of the vertical axis."""
@@ -200,7 +246,7 @@ def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = Fals
     for one, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
         plot.put(one.cost.mean, one.share_of_gain.mean or 0.0, letter)
     return [
-        "share of full fine-tuning's gain",
+        f"share of {of_reference(summary)} gain",
         *plot.lines(),
         *_legend(summary, marks, columns),
     ]
@@ -228,7 +274,7 @@ class _Plot:
         self.bottom, self.top = min(summary.rule_gain - 0.1, *ends), max(1.05, *ends)
         self.cells = [[" "] * wide for _ in range(ROWS)]
         corner = self.column(summary.rule_cost), self.row(summary.rule_gain)
-        for row in range(corner[1] + 1):
+        for row in range(corner[1] + 1) if summary.tests_rule else ():
             self.cells[row][: corner[0] + 1] = marks["corner"] * (corner[0] + 1)
 
     def column(self, cost: float) -> int:
@@ -285,9 +331,15 @@ def _legend(summary: LadderSummary, marks: dict[str, str], columns: int) -> list
     """What the axes, letters and shading mean."""
     named = zip(letters(summary.tradeoffs), summary.tradeoffs, strict=True)
     rungs = "   ".join(f"{letter} {visible(one.title, 24)}" for letter, one in named)
-    return [
-        f"{'':>{LEFT}}  {summary.cost} as a share of full fine-tuning's",
+    lines = [
+        f"{'':>{LEFT}}  {summary.cost} as a share of {of_reference(summary)}",
         rungs if len(rungs) <= columns else visible(rungs, columns),
-        f"{marks['corner']} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost",
-        f"{marks['vertical']} {marks['horizontal']} 95% CI",
     ]
+    if summary.tests_rule:
+        lines.append(f"{marks['corner']} rule of thumb: {summary.rule_gain:.0%} of the gain at one eighth of the cost")
+    return [*lines, f"{marks['vertical']} {marks['horizontal']} 95% CI"]
+
+
+def of_reference(summary: LadderSummary) -> str:
+    """`full fine-tuning's`."""
+    return f"{summary.reference}'s"

@@ -19,12 +19,12 @@ from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.rpc_client import ask
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
-from engine.runs.score_format import tradeoff_lines
+from engine.runs.score_format import summary_lines, tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder
 from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.run import interruptible, print_detached
-from tui.history.tables import show_benchmarks, show_ladder
+from tui.history.tables import show_benchmarks
 from tui.live.following import Detached, follow_ladder
 from tui.output import streams
 from tui.output.console import console, print_json, say
@@ -78,37 +78,28 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
 
 
 def show(folder: LadderDir, state: Ladder) -> None:
-    """Print summary, table, verdict and the report's path; of an unfinished ladder the parts that exist.
-
-    The headline is the first line and, for a terminal that has scrolled, the last one.
-    """
+    """Print headline, table, figure, sentences and the report's path; of an unfinished ladder the parts that exist."""
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
     show_summary(state)
-    if state.rows:
-        show_ladder(state)
-        show_benchmarks(state)
+    for sentence in state.verdict:
+        say(f"{sentence.topic}: {sentence.text}")
+    show_benchmarks(state)
     if state.work and state.work.data_usage:
         say(f"columns: {summarize_columns(state.work.columns)}")
         say(f"rows: {summarize_rows(state.work.data_usage)}")
-    for sentence in state.verdict:
-        say(f"{sentence.topic}: {sentence.text}")
     if folder.page.exists():
         say(f"report: {folder.page}")
-    if state.summary:
-        say(state.summary.headline, "bold")
 
 
 def show_summary(state: Ladder) -> None:
-    """Print headline, figure and the three sentences."""
+    """Print headline, table and figure."""
     summary = state.summary
     if summary is None:
         return
     say(summary.headline, "bold")
-    for line in tradeoff_lines(summary, console.width):
+    for line in [*summary_lines(summary, console.width), *tradeoff_lines(summary, console.width)]:
         say(line)
-    for sentence in summary.sentences:
-        say(f"- {sentence}")
 
 
 def resume(folder: LadderDir, detach: bool, json: bool) -> int:

@@ -7,15 +7,11 @@ from itertools import groupby
 
 from textual.content import Content
 
-from engine.config.method_specs import RULE_REFERENCE
-from engine.config.metric_specs import metric_spec
-from engine.config.quantities import duration, rate, ratio, size
+from engine.config.quantities import rate
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_state import TIMING_PROBE, Ladder, LadderEntry
-from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR
-from engine.runs.score_format import plain_difference, plain_with_bounds, tradeoff_lines
-from tui.history.tables import mean_text, range_text
+from engine.runs.score_format import plain_difference, plain_with_bounds, summary_lines, tradeoff_lines
 
 MARKS = {"planned": "·", "live": "▸", "finished": "✓", "skipped": "–"}
 ASCII_MARKS = {"planned": ".", "live": ">", "finished": "+", "skipped": "-"}
@@ -63,59 +59,6 @@ def _label(entry: LadderEntry) -> str:
     return visible(entry.rung.partition(ARTIFACT_SEPARATOR)[2], LABEL) if entry.kind == "export" else entry.kind
 
 
-def score_bars(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
-    """The rungs' scores as bars on one scale, each with its confidence interval."""
-    rows = [row for row in ladder.rows if row.score is not None and row.score.mean is not None]
-    percent = ladder.work is None or metric_spec(ladder.work.metric).is_share
-    wide = max(8, columns - LABEL - FIGURES - 2)
-    most = max([_high(row) for row in rows] or [1.0])
-    top = 1.0 if percent and most > 0.5 else most or 1.0
-    for row in ladder.rows:
-        label = (f"{visible(row.name, LABEL):<{LABEL}} ", "")
-        if row.score is None or row.score.mean is None:
-            style = "$foreground-muted" if row.status == "planned" else "$text-error"
-            yield Content.assemble(label, (visible(row.status.replace("_", " "), wide), style))
-            continue
-        unit = "%" if percent else ""
-        figures = f" {mean_text(row.score, percent)}{unit} [{range_text(row.score, percent)}]"
-        drawn = bar(row.score.mean / top, _low(row) / top, _high(row) / top, wide, ascii_only)
-        yield Content.assemble(label, drawn, (figures, ""))
-
-
-def bar(mean: float, low: float, high: float, columns: int, ascii_only: bool = False) -> Content:
-    """A bar up to the mean with the interval around it: `████▓▓░░`. The first three are shares of `columns`."""
-    below, lower, upper = ("#", "=", "-") if ascii_only else ("█", "▓", "░")
-    ends = [min(columns, max(0, round(share * columns))) for share in (low, mean, high)]
-    return Content.assemble(
-        (below * ends[0] + lower * (ends[1] - ends[0]), "$primary"),
-        (upper * (ends[2] - ends[1]), "$primary"),
-        (" " * (columns - ends[2]), ""),
-    )
-
-
-def cost_lines(ladder: Ladder) -> Iterator[str]:
-    """Time, peak memory and artifact size of each rung; the time also as a ratio to full fine-tuning."""
-    full = next((row for row in ladder.rows if row.method == RULE_REFERENCE and row.all_seconds), None)
-    for row in ladder.rows:
-        if row.export_seconds is not None:
-            identical = "" if row.identical is None else f", {row.identical:.0%} identical answers"
-            yield (
-                f"{visible(row.name, LABEL):<{LABEL}} {duration(row.export_seconds.mean)} per export, "
-                f"artifact {size(row.artifact_bytes)}{identical}"
-            )
-        if row.all_seconds is None or row.peak is None:
-            continue
-        peak = row.peak.training
-        of_full = ""
-        if full and full.all_seconds and full is not row:
-            once = ", one timing each" if len(row.seeds) == len(full.seeds) == 1 else ""
-            of_full = f" ({ratio(row.all_seconds.mean / full.all_seconds.mean)} full's{once})"
-        yield (
-            f"{visible(row.name, LABEL):<{LABEL}} {duration(row.all_seconds.mean)} per run{of_full}, "
-            f"peak memory {size(peak)}, artifact {size(row.artifact_bytes)}"
-        )
-
-
 def benchmark_lines(ladder: Ladder) -> Iterator[str]:
     """The score of each rung on each benchmark, and in parentheses its difference from the base model's."""
     for benchmark in ladder.benchmarks:
@@ -133,18 +76,16 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
         yield Content.assemble((f"{topic}: ", "bold"), (text, "$foreground-muted" if topic == "caveat" else ""))
 
 
-def summary_lines(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
-    """Headline, figure and sentences of the summary, preliminary while runs are missing; nothing before the first."""
+def summary_view(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
+    """Headline, table and figure of the summary, preliminary while runs are missing; nothing before the first."""
     summary = ladder.summary
     if summary is None:
         return
     if ladder.status == "running":
         yield Content.styled(f"preliminary: {_done(ladder.entries)} runs have finished", "$text-warning")
     yield Content.styled(visible(summary.headline), "bold")
-    for line in tradeoff_lines(summary, columns, ascii_only):
+    for line in [*summary_lines(summary, columns, ascii_only), *tradeoff_lines(summary, columns, ascii_only)]:
         yield Content(line)
-    for sentence in summary.sentences:
-        yield Content(f"- {visible(sentence)}")
 
 
 def headline(ladder: Ladder) -> str:
@@ -168,15 +109,3 @@ def _done(entries: Sequence[LadderEntry]) -> str:
 def _color(entry: LadderEntry) -> str:
     colors = {"finished": "$text-success", "live": "bold $text-warning", "planned": "$foreground-muted"}
     return colors.get(entry.status, "$foreground-muted" if entry.status == "skipped" else "$text-error")
-
-
-def _low(row: RungResult) -> float:
-    return row.score.low if row.score and row.score.low is not None else _mean(row)
-
-
-def _high(row: RungResult) -> float:
-    return row.score.high if row.score and row.score.high is not None else _mean(row)
-
-
-def _mean(row: RungResult) -> float:
-    return row.score.mean if row.score and row.score.mean is not None else 0.0

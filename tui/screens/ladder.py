@@ -35,7 +35,7 @@ from tui.widgets.rows import KeyLine
 from tui.widgets.status_line import status
 
 POLL_SECONDS = 0.5
-PARTS = ("progress", "current", "summary", "bars", "costs", "benchmarks", "verdict", "notes")
+PARTS = ("progress", "current", "summary", "verdict", "benchmarks", "notes")
 
 
 class CurrentRun(NamedTuple):
@@ -148,9 +148,7 @@ class LadderScreen(BaseScreen[None]):
         parts = {
             "headline": Content(ladder_view.headline(state)),
             "progress": _joined(ladder_view.progress_lines(state, ascii_only)),
-            "summary": _joined(ladder_view.summary_lines(state, columns, ascii_only)),
-            "bars": _joined(ladder_view.score_bars(state, columns, ascii_only)),
-            "costs": Content("\n".join(ladder_view.cost_lines(state))),
+            "summary": _joined(ladder_view.summary_view(state, columns, ascii_only)),
             "benchmarks": Content("\n".join(ladder_view.benchmark_lines(state))),
             "verdict": _joined(ladder_view.verdict_lines(state)),
             "notes": Content.styled("\n".join(self._notes(folder, state)), "$foreground-muted"),

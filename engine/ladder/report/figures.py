@@ -31,7 +31,7 @@ from engine.ladder.report.tables import PEAKS
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import LadderSummary, RungResult, RungTradeoff, SeedRange
 from engine.runs.ladder.rungs import is_base
-from engine.runs.score_format import COST_TICKS, score
+from engine.runs.score_format import COST_TICKS, of_reference, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +47,19 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
     if summary is None or len(summary.tradeoffs) < 2:
         return None
     shown = summary.tradeoffs
-    with new_figure(f"{summary.cost}, as a share of full fine-tuning's", "share of full's gain, %") as (figure, axes):
+    with new_figure(
+        f"{summary.cost}, as a share of {of_reference(summary)}", f"share of {of_reference(summary)} gain, %"
+    ) as (figure, axes):
         _limits(axes, summary)
-        _corner(axes, summary)
+        if summary.tests_rule:
+            _corner(axes, summary)
         for tradeoff in shown:
             _cross(axes, styles[tradeoff.rung], tradeoff)
         legend(figure, styles, [tradeoff.rung for tradeoff in shown], marker=True)
         svg = inline_svg(figure, "summary", f"{SUMMARY_TITLE}: {_tradeoff_texts(shown)}")
-    caption = f"Bars: pointwise 95% CI. Shaded: the rule of thumb, {RULE_GAIN} at no more than one eighth of the cost."
+    caption = "Bars: pointwise 95% CI."
+    if summary.tests_rule:
+        caption += f" Shaded: the rule of thumb, {RULE_GAIN} at no more than one eighth of the cost."
     return ReportFigure(SUMMARY_TITLE, svg, caption)
 
 

@@ -235,6 +235,7 @@ def render_page(data: ReportData) -> str:
             unfinished=unfinished_text(ladder),
             ladder=ladder,
             summary=ladder.summary,
+            summary_table=tables.summary_table(ladder.summary) if ladder.summary else None,
             headline_figure=summary_figure(ladder.summary, data.styles),
             styles=data.styles,
             tables=tables.results(ladder),
@@ -319,8 +320,10 @@ def render_markdown(data: ReportData) -> str:
     if unfinished := unfinished_text(ladder):
         parts.append(f"> {escape_inline(unfinished)}")
     parts += _summary(ladder.summary) if ladder.summary else []
-    said = bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder)) or NO_VERDICT
-    parts += _results(ladder, said) if ladder.rows else ["## Verdict", said]
+    parts.append(
+        bullets(f"**{topic}.** {escape_inline(text)}" for topic, text in verdict_paragraphs(ladder)) or NO_VERDICT
+    )
+    parts += _results(ladder) if ladder.rows else []
     parts += ["## Samples", *_samples(data)]
     parts += ["## Configuration", *_configuration(ladder)]
     if warnings := [*ladder.warnings, *data.problems]:
@@ -361,19 +364,17 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def _summary(summary: LadderSummary) -> list[str]:
-    """Headline, figure and sentences."""
+    """Headline, table and figure."""
     figure = tradeoff_lines(summary, MAX_COLUMNS)
-    return [
-        f"**{escape_inline(summary.headline)}**",
-        *([fenced("\n".join(figure))] if figure else []),
-        "\n".join(f"{number}. {escape_inline(text)}" for number, text in enumerate(summary.sentences, 1)),
-    ]
+    _, _, table = markdown_table(tables.summary_table(summary)).partition("\n\n")
+    headline = f"**{escape_inline(summary.headline)}**"
+    return [headline, table, *([fenced("\n".join(figure))] if figure else [])]
 
 
-def _results(ladder: Ladder, verdict: str) -> list[str]:
+def _results(ladder: Ladder) -> list[str]:
     details = filter(None, [tables.by_seed(ladder), tables.comparisons(ladder)])
     help_texts = bullets(map(escape_inline, [*reading_help(ladder), COMPARISONS]))
-    shown_tables = [*map(markdown_table, tables.results(ladder)), "## Verdict", verdict, *map(markdown_table, details)]
+    shown_tables = map(markdown_table, [*tables.results(ladder), *details])
     return ["## Results", *shown_tables, "### How to read these tables", help_texts]
 
 

@@ -30,7 +30,7 @@ from engine.ladder.phrases import (
 from engine.ladder.results import comparison
 from engine.ladder.sentences import disturbed_timings
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, RungResult
+from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, LadderSummary, RungResult
 from engine.runs.ladder.rungs import is_base
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
@@ -38,6 +38,7 @@ from engine.runs.score_format import (
     loss,
     loss_bounds,
     loss_change,
+    of_reference,
     percent_bounds,
     plain_difference,
     plain_with_bounds,
@@ -54,6 +55,8 @@ class Cell:
     details: tuple[str, ...] = ()
     link: str = ""
     """Where the value leads, relative to the report; '' for no link."""
+    drawn: tuple[float, ...] = ()
+    """Lower bound, mean and upper bound of an interval to draw, as parts of the column's width."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,31 @@ def noted(what: str, notes: Sequence[tuple[str, str]]) -> list[str]:
 def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
     """Cells without details."""
     return tuple(Cell(text) for text in texts)
+
+
+def summary_table(summary: LadderSummary) -> ReportTable:
+    """One line per rung: score, share of the gain, costs and the decision on it."""
+    columns = [
+        ReportColumn("score, 95% CI"),
+        ReportColumn(f"share of {of_reference(summary)} gain", unmeasured=""),
+        ReportColumn(f"{summary.cost}, of {of_reference(summary)}", unmeasured=""),
+        ReportColumn("peak memory", unmeasured=""),
+        ReportColumn("artifact", unmeasured=""),
+        ReportColumn("decision", words=True),
+    ]
+    lines = [
+        TableLine(
+            Cell(row.title),
+            [
+                Cell(row.score, drawn=tuple(row.drawn)),
+                *(Cell(text or ABSENT) for text in (row.share, row.cost, row.memory, row.artifact)),
+                Cell(row.decision),
+            ],
+            rung=row.rung,
+        )
+        for row in summary.rows
+    ]
+    return without_empty(ReportTable("Summary", "rung", columns, lines))
 
 
 STATUS_TEXTS = {

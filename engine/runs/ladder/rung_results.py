@@ -75,7 +75,8 @@ class RungResult(Struct, kw_only=True):
     share_of_score: Interval | None = None
     """Score divided by full fine-tuning's."""
     share_of_gain: Interval | None = None
-    """Gain over the base model divided by full fine-tuning's gain; pointwise, as `share_of_score`."""
+    """Gain over the base model divided by full fine-tuning's, or without its score by that of the best rung; pointwise,
+    as `share_of_score`."""
     no_share: str = ""
     """Why there is no share of gain."""
     not_compared: str = ""
@@ -226,18 +227,46 @@ class RungTradeoff(Struct, kw_only=True):
     """Ratio to full fine-tuning's cost."""
 
 
+class SummaryRow(Struct, kw_only=True):
+    """A rung in the table of the summary: every value as text, '' if unknown."""
+
+    rung: str
+    """Its name in `rows`."""
+    title: str
+    """Its name in text."""
+    score: str
+    """With its pointwise 95% interval, or why there is none."""
+    share: str
+    """Of the reference's gain over the base model, with its interval."""
+    cost: str
+    """Ratio to the reference's cost, with its interval."""
+    memory: str
+    """Peak while training."""
+    artifact: str
+    """Size."""
+    decision: str
+    """The finding on it, and what it is recommended for."""
+    drawn: list[float] = field(default_factory=list)
+    """Lower bound, mean and upper bound of the score as parts of `scale`; empty without an interval."""
+
+
 class LadderSummary(Struct, kw_only=True):
-    """The start of the report: headline, figure and three sentences."""
+    """The start of the report: headline, table and figure."""
 
     headline: str
     """Whether the rule of thumb holds; first of all, which rungs are worse than the base model."""
-    sentences: list[str]
-    """On quality, cost and what to use."""
+    rows: list[SummaryRow]
+    """As in `rows` of the ladder, without the base model in QLoRA's 4 bits."""
+    scale: list[str]
+    """The scores at the left and the right end of the drawn intervals."""
     tradeoffs: list[RungTradeoff]
-    """Full fine-tuning last; empty without a share of the gain or a cost."""
+    """The reference last; empty without a share of the gain or a cost."""
     cost: str
-    """What the costs are of: `training time`, or `CPU time in training` if a timing was disturbed; '' without full
-    fine-tuning."""
+    """What the costs are of: `training time`, or `CPU time in training` if a timing was disturbed."""
+    reference: str
+    """What shares and ratios refer to, as text: full fine-tuning, or without its score the rung with the best one."""
+    tests_rule: bool
+    """Whether the reference is full fine-tuning, which the rule of thumb is about."""
     rule_gain: float
     """The share of the gain in the rule of thumb."""
     rule_cost: float

@@ -11,25 +11,25 @@ from simulated_grid import Cell, measure
 
 from engine.config.errors import UserError
 from engine.ladder.aggregate import add_statistics
-from engine.ladder.decisions import decide, is_non_inferior
+from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
-    NO_SMALLER_AS_GOOD,
     ONE_TIMING,
     POWER,
-    RULE_OF_QUALITY,
     SIGNIFICANTLY,
     TRAIN_MORE,
     margin_text,
     needed_sample,
     no_significant_gain,
 )
+from engine.ladder.recommendation import OVERALL, UNTESTABLE
 from engine.ladder.results import LadderResults, comparison
 from engine.ladder.sentences import conclude, verdict
 from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import RungResult, SeedRange, finding_of
+from engine.runs.run.result import MeasuredPeak
 
 ITEMS = 400
 
@@ -87,33 +87,43 @@ def test_an_invalid_margin_is_refused(value: float) -> None:
     assert make_plan("demo", [], {}).margin == 0.02
 
 
-def test_the_smallest_rung_within_the_margin_is_shipped() -> None:
+def test_a_larger_artifact_is_shipped_only_if_it_is_shown_to_be_better() -> None:
     answers = scores(base=0.2, qlora=0.6, lora=0.695, full=0.70)
-    for value, expected in ((0.05, "lora"), (0.0001, "full"), (0.3, "qlora")):
+    for value, expected in ((0.05, "lora"), (0.0001, "lora"), (0.3, "qlora")):
         ladder = ladder_of(answers, value)
         row(ladder, "qlora").artifact_bytes, row(ladder, "lora").artifact_bytes = 10, 100
         decisions = decide(ladder)
         assert decisions.best and decisions.best.name == "full"
         assert decisions.ship and decisions.ship.name == expected
-        assert is_non_inferior(ladder, expected, "full") or expected == "full"
+        assert ("qlora" in {one.name for one in decisions.equals}) == (value == 0.3) and len(decisions.equals) >= 2
         conclude(ladder)
-        ship = " ".join(sentence.text for sentence in ladder.verdict if sentence.topic == "ship")
-        assert (NO_SMALLER_AS_GOOD in ship) == (expected == "full")
+        (ship,) = [sentence.text for sentence in ladder.verdict if sentence.topic == "ship"]
+        assert ship.startswith("Ship any of ") and "full fine-tuning" in ship
         assert ladder.recommended == expected
+    ladder = ladder_of(scores(base=0.2, qlora=0.5, lora=0.55, full=0.7))
+    row(ladder, "full").artifact_bytes = 10_000
+    assert decide(ladder).ship is row(ladder, "full")
+    (ship,) = [sentence.text for sentence in verdict(ladder) if sentence.topic == "ship"]
+    assert SIGNIFICANTLY["better"] in ship and "it costs" in ship
 
 
-@pytest.mark.parametrize(("size", "shipped"), [(960, "lora"), (940, "qlora")])
-def test_of_sizes_within_five_percent_the_better_score_is_shipped(size: int, shipped: str) -> None:
-    ladder = ladder_of(scores(base=0.2, qlora=0.69, lora=0.695, full=0.70), margin=0.1)
-    row(ladder, "qlora").artifact_bytes, row(ladder, "full").artifact_bytes = size, 10_000
-    decisions = decide(ladder)
-    assert decisions.ship and decisions.ship.name == shipped
+def test_the_choice_among_equal_methods_is_by_cost_and_the_same_in_every_repeat() -> None:
+    """By the best observed score it would change in about half of the repeats."""
+    shipped = set()
+    for number in range(20):
+        ladder, _ = simulate(EQUAL, number)
+        for name, size, peak in (("qlora", 100, 50), ("lora", 100, 70), ("full", 1000, 200)):
+            row(ladder, name).artifact_bytes, row(ladder, name).peak = size, MeasuredPeak(rss_training=peak)
+        found = decide(ladder)
+        if len(found.equals) == 3 and found.ship:
+            shipped.add(found.ship.name)
+    assert shipped == {"qlora"}
 
 
 def test_without_a_gain_the_rule_does_not_hold() -> None:
     ladder = ladder_of(scores(base=0.5, qlora=0.5, lora=0.5, full=0.5))
     assert decide(ladder).rule_quality == "unknown"
-    assert RULE_OF_QUALITY["holds"] not in " ".join(sentence.text for sentence in ladder.verdict)
+    assert ladder.summary and OVERALL["unknown"] in ladder.summary.headline
     assert all(row.share_of_gain is None for row in ladder.rows)
 
 
@@ -125,22 +135,9 @@ def test_a_gain_that_two_seeds_cannot_show_is_not_called_none_and_needs_more_see
     stated = no_significant_gain(ladder, row(ladder, "full"))
     (said,) = [sentence.text for sentence in ladder.verdict if stated in sentence.text]
     assert found.needed_seeds and needed_sample(found) in said and POWER in said and TRAIN_MORE not in said
-    assert ladder.summary and stated in ladder.summary.sentences[0]
     for gain in (0.0, -0.005, 0.0025):
         ladder = ladder_of(scores(2, base=0.5, full=0.5 + gain, lora=0.5))
         assert TRAIN_MORE in " ".join(sentence.text for sentence in ladder.verdict)
-
-
-@pytest.mark.parametrize(
-    ("full", "lora", "said"),
-    [(73.0, 100.0, "is faster than LoRA and as good"), (100.0, 73.0, "not worth its cost"), (None, 73.0, "not show")],
-)
-def test_full_fine_tuning_that_is_as_good_is_judged_by_its_time(full: float | None, lora: float, said: str) -> None:
-    ladder = ladder_of(scores(base=0.1, lora=0.7, full=0.7), margin=0.05)
-    for name, seconds in (("full", full), ("lora", lora)):
-        row(ladder, name).all_seconds = SeedRange(mean=seconds, low=seconds, high=seconds) if seconds else None
-    (sentence,) = [one.text for one in verdict(ladder) if one.topic == "full"]
-    assert said in sentence and sentence.count("not worth") == (said == "not worth its cost")
 
 
 def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
@@ -150,11 +147,23 @@ def test_the_rule_is_judged_on_the_share_of_the_gain() -> None:
     assert qlora.share_of_score and qlora.share_of_score.mean == pytest.approx(0.95)
     assert qlora.share_of_gain and qlora.share_of_gain.mean == pytest.approx(0.9)
     assert decide(ladder).rule_quality != "holds"
-    (rule,) = (s.text for s in ladder.verdict if "rule of thumb (94% of the gain)" in s.text)
+    assert ladder.summary and ladder.summary.headline.startswith("QLoRA keeps 90.0% of full fine-tuning's gain")
+
+
+def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
+    ladder = ladder_of(scores(base=0.2, qlora=0.5, lora=0.7))
+    ladder.full_needs = "on H200 it could be"
+    conclude(ladder)
+    decisions, summary = decide(ladder), ladder.summary
     assert (
-        rule.startswith("QLoRA's share of full's gain is 90.0%, pointwise")
-        and "its share of full's score is 95.0%" in rule
+        decisions.reference is row(ladder, "lora") and decisions.rule_quality == "unknown" and not decisions.rule_costs
     )
+    share = row(ladder, "qlora").share_of_gain
+    assert share and share.mean == pytest.approx(0.6) and share.high and share.high < 0.75
+    assert summary and UNTESTABLE in summary.headline and "on H200 it could be" in summary.headline
+    assert f"LoRA is {SIGNIFICANTLY['better']} than QLoRA" in summary.headline and not summary.tests_rule
+    assert [one.decision for one in summary.rows] == ["", "worse than LoRA", "the best score; ship"]
+    assert "QLoRA − LoRA = −20.0 points" in " ".join(sentence.text for sentence in ladder.verdict)
 
 
 def test_a_share_of_a_barely_detected_gain_is_withheld() -> None:
@@ -167,12 +176,12 @@ def test_a_share_of_a_barely_detected_gain_is_withheld() -> None:
     assert row(full, "lora").share_of_gain is None and "too uncertain" in row(full, "lora").no_share
 
 
-def test_a_rung_that_is_worse_than_the_base_is_the_first_sentence() -> None:
+def test_a_rung_that_is_worse_than_the_base_is_first() -> None:
     ladder = ladder_of(scores(base=0.5, qlora=0.3, lora=0.7, full=0.8))
-    assert ladder.verdict[0].text.startswith(
-        f"QLoRA is {SIGNIFICANTLY['worse']} than the base model: QLoRA − base = −20.0"
-    )
-    assert "simultaneous 95% CI" in ladder.verdict[0].text
+    assert ladder.summary
+    said = f"QLoRA is {SIGNIFICANTLY['worse']} than the base model: QLoRA − base = −20.0"
+    assert ladder.summary.headline.startswith(said) and "simultaneous 95% CI" in ladder.summary.headline
+    assert ladder.summary.rows[1].decision == "worse than the base model"
 
 
 def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
@@ -183,7 +192,7 @@ def test_a_rung_that_lacks_seeds_and_varies_more_is_not_compared() -> None:
     assert not any("qlora" in (one.a, one.b) for one in ladder.comparisons) and len(ladder.comparisons) == 3
     decisions = decide(ladder)
     assert decisions.gained == {"lora": "yes", "full": "yes", "qlora": "unknown"}
-    assert [one.name for one in decisions.untimed] == ["full", "lora"]
+    assert {one.name for one in decisions.untimed} == {"full", "lora"}
     assert "QLoRA is not compared: it has fewer seeds" in " ".join(sentence.text for sentence in ladder.verdict)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from made_ladder import made_ladder
 from made_runs import HOSTILE
-from simulated import EQUAL, MUCH_WORSE, NO_GAIN, simulate
+from simulated import EQUAL, NO_GAIN, simulate
 
-from engine.ladder.phrases import NO_RECOMMENDATION, SIGNIFICANTLY
-from engine.ladder.recommendation import OVERALL, RULE, summarize
+from engine.ladder.phrases import SIGNIFICANTLY
+from engine.ladder.recommendation import OVERALL, RULE, UNTESTABLE, summarize
 from engine.ladder.report import page
 from engine.ladder.report.figures import summary_figure
 from engine.ladder.report.page import load_report_data
@@ -20,7 +20,7 @@ from engine.ladder.statistics import ratio_interval
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import CostRatio, LadderSummary, RungResult, SeedRange
 from engine.runs.run.result import Interval
-from engine.runs.score_format import letters, tradeoff_lines
+from engine.runs.score_format import letters, summary_lines, tradeoff_lines
 
 
 def row(ladder: Ladder, name: str) -> RungResult:
@@ -60,7 +60,7 @@ def test_the_headline_says_that_the_rule_holds_only_if_quality_and_cost_do() -> 
     row(ladder, "qlora").share_of_gain = Interval(mean=0.8, low=0.7, high=0.9, rows=300)
     assert f"{RULE} does not hold here, because of QLoRA's quality and cost." in summary_of(ladder).headline
     row(ladder, "qlora").share_of_gain = Interval(mean=0.95, low=0.9, high=1.0, rows=300)
-    assert summary_of(with_times(ladder, qlora=10.0)).headline.endswith(f"{OVERALL['undecided']}.")
+    assert f"{OVERALL['undecided']}, because QLoRA's quality" in summary_of(with_times(ladder, qlora=10.0)).headline
 
 
 def test_a_rung_that_is_worse_than_the_base_model_is_the_first_sentence() -> None:
@@ -76,15 +76,7 @@ def test_a_rung_that_is_worse_than_the_base_model_is_the_first_sentence() -> Non
 def test_without_a_gain_the_headline_says_why_the_rule_cannot_be_checked() -> None:
     summary = summary_of(simulate(NO_GAIN, 1)[0])
     assert OVERALL["unknown"] in summary.headline and "keeps" not in summary.headline
-    assert summary.tradeoffs == [] and summary.sentences[2] == NO_RECOMMENDATION
-
-
-def test_there_are_three_sentences_on_quality_cost_and_use() -> None:
-    for ladder in (timed(), with_times(simulate(MUCH_WORSE, 2)[0], qlora=10.0, lora=20.0, full=30.0)):
-        quality, cost, use = summary_of(ladder).sentences
-        assert "QLoRA − full" in quality
-        assert cost.startswith("QLoRA takes 0.") and "full fine-tuning's training time" in cost
-        assert use.startswith("Prototype with")
+    assert summary.tradeoffs == []
 
 
 def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
@@ -92,7 +84,7 @@ def test_a_ladder_without_qlora_or_full_has_a_headline() -> None:
     ladder.rows = [one for one in ladder.rows if one.name != "qlora"]
     assert summary_of(ladder).headline.startswith("LoRA keeps ") and RULE not in summary_of(ladder).headline
     ladder.rows = [one for one in ladder.rows if one.name != "full"]
-    assert OVERALL["unknown"] in summary_of(ladder).headline
+    assert UNTESTABLE in summary_of(ladder).headline
     ladder.rows = [one for one in ladder.rows if one.name == "base"]
     assert summarize(ladder) is None
 
@@ -114,12 +106,27 @@ def test_terminal_page_markdown_and_json_show_the_same_summary(tmp_path: Path) -
     data = load_report_data(directory, ladder)
     shown_html = html.unescape(re.sub(r"\s+", " ", page.render_page(data).replace("\u00a0", " ")))
     shown_markdown = page.render_markdown(data)
-    for text in (summary.headline, *summary.sentences):
+    figure, said = "\n".join(tradeoff_lines(summary, 76)), ladder.verdict[0].text
+    terminal = "\n".join([*summary_lines(summary, 80), *tradeoff_lines(summary, 80)])
+    for text in (summary.headline, said, *(row.score for row in summary.rows), *(row.decision for row in summary.rows)):
         assert text in shown_html and page.escape_inline(text) in shown_markdown
-    assert shown_html.index(summary.headline) < shown_html.index("<svg") < shown_html.index("<table")
-    first_table = shown_markdown.index("\n| ")
-    assert shown_markdown.index(page.escape_inline(summary.sentences[2])) < first_table
-    assert "\n".join(tradeoff_lines(summary, 76)) in shown_markdown
+    for shown, between in ((shown_html, "<figure"), (shown_markdown, figure)):
+        places = [shown.index(part) for part in (summary.headline[:30], summary.rows[1].score, between, said[:30])]
+        assert places == sorted(places)
+    assert all(row.score in terminal and row.decision in terminal for row in summary.rows)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_the_table_in_characters_has_every_value_in_any_width(columns: int, tmp_path: Path) -> None:
+    _, ladder = made_ladder(tmp_path)
+    assert ladder.summary
+    for ascii_only in (False, True):
+        lines = summary_lines(ladder.summary, columns, ascii_only)
+        assert max(map(len, lines)) <= columns
+        for row in ladder.summary.rows:
+            assert all(text in "\n".join(lines) for text in (row.title, row.score, row.decision))
+        drawn = "o-" if ascii_only else "●"
+        assert sum(drawn in line for line in lines) == 3
 
 
 def test_the_figure_in_characters_marks_rungs_intervals_and_the_corner() -> None:

@@ -9,6 +9,7 @@ import pytest
 from made_ladder import made_ladder
 
 from engine.ladder.phrases import FULL_NOT_SCORED, status_text
+from engine.ladder.recommendation import summarize
 from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.ladder.sentences import verdict
@@ -63,4 +64,5 @@ def test_a_rung_that_ran_out_of_memory_is_reported_with_its_reason(tmp_path: Pat
     full = next(row for row in ladder.rows if row.method == "full")
     full.score = None
     text = " ".join(sentence.text for sentence in verdict(ladder))
-    assert f"{FULL_NOT_SCORED} ({status_text(full)})" in text and full.reason in text
+    summary = summarize(ladder)
+    assert summary and f"{FULL_NOT_SCORED} ({status_text(full)})" in summary.headline and full.reason in text

@@ -19,7 +19,7 @@ from engine.ladder.recommendation import summarize
 from engine.runs.ladder.ladder_state import LadderEntry
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
-from tui.history.ladder_view import bar, headline, progress_lines, score_bars, summary_lines
+from tui.history.ladder_view import headline, progress_lines, summary_view
 from tui.screens.dialogs import ConfirmScreen
 from tui.screens.ladder import PARTS, LadderScreen
 from tui.settings import Settings
@@ -54,17 +54,18 @@ def text(screen: LadderScreen, part: str) -> str:
 
 
 def everything(screen: LadderScreen) -> str:
-    return "\n".join(text(screen, part) for part in ("headline", "progress", "bars", "costs", "verdict", "notes"))
+    return "\n".join(text(screen, part) for part in ("headline", "progress", "summary", "verdict", "notes"))
 
 
-def test_it_shows_rungs_bars_costs_and_verdict(tmp_path: Path) -> None:
+def test_it_shows_rungs_table_and_verdict(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert "tiny on tickets" in text(screen, "headline") and "finished" in text(screen, "headline")
         for name in ("qlora", "lora", "full"):
-            assert name in text(screen, "progress") and name in text(screen, "bars") and name in text(screen, "costs")
+            assert name in text(screen, "progress")
+        assert ladder.summary and all(row.score in text(screen, "summary") for row in ladder.summary.rows)
         assert ladder.verdict[0].text in text(screen, "verdict")
 
     play(tmp_path, story)
@@ -72,16 +73,16 @@ def test_it_shows_rungs_bars_costs_and_verdict(tmp_path: Path) -> None:
 
 def test_it_is_updated_when_the_file_changes(tmp_path: Path) -> None:
     folder, ladder = made_ladder(tmp_path)
-    rows, ladder.rows = ladder.rows, []
+    summary, ladder.summary = ladder.summary, None
     ladder.status, ladder.stage = "running", "training"
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert text(screen, "bars") == ""
+        assert text(screen, "summary") == ""
         assert "press u to resume" in text(screen, "notes")  # its process is not running
-        ladder.rows, ladder.status = rows, "finished"
+        ladder.summary, ladder.status = summary, "finished"
         folder.write_state(ladder)
-        await wait_for(pilot, lambda: "full" in text(screen, "bars"))
+        await wait_for(pilot, lambda: "full" in text(screen, "summary"))
 
     play(tmp_path, story)
 
@@ -190,9 +191,8 @@ def test_it_fits_a_narrow_ascii_terminal(tmp_path: Path) -> None:
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        drawn = text(screen, "progress") + text(screen, "bars")
-        assert drawn.replace("–", "-").isascii()
-        assert max(map(len, text(screen, "bars").splitlines())) <= 80
+        drawn = text(screen, "progress") + text(screen, "summary")
+        assert drawn.translate(str.maketrans("–−×", "--x")).isascii()
 
     play(tmp_path, story, size=(80, 24), ascii_only=True)
 
@@ -200,21 +200,15 @@ def test_it_fits_a_narrow_ascii_terminal(tmp_path: Path) -> None:
 def test_the_summary_of_a_running_ladder_is_preliminary(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path)
     ladder.summary = summarize(ladder)
-    finished = [str(line) for line in summary_lines(ladder, 80)]
+    finished = [str(line) for line in summary_view(ladder, 80)]
     ladder.status = "running"
-    first, *rest = (str(line) for line in summary_lines(ladder, 80))
+    first, *rest = (str(line) for line in summary_view(ladder, 80))
     assert first.startswith("preliminary: ") and rest == finished and finished
-
-
-def test_a_bar_ends_at_the_mean_and_the_interval_continues() -> None:
-    drawn = str(bar(0.5, 0.4, 0.6, 20))
-    assert drawn == "█" * 8 + "▓" * 2 + "░" * 2 + " " * 8
-    assert len(str(bar(0.0, 0.0, 2.0, 10))) == 10
 
 
 def test_a_rung_without_a_score_shows_the_reason(tmp_path: Path) -> None:
     _, ladder = made_ladder(tmp_path, without=["full"])
-    assert any("out of memory" in str(line) for line in score_bars(ladder, 100))
+    assert any("out of memory" in str(line) for line in summary_view(ladder, 100))
 
 
 def test_a_dead_process_is_noticed_although_the_file_is_unchanged(tmp_path: Path) -> None:
@@ -240,14 +234,14 @@ def test_nothing_of_one_ladder_is_shown_with_another(tmp_path: Path) -> None:
         return [name for name in PARTS if screen.query_one(f"#{name}").display and text(screen, name)]
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "bars" in parts(screen)
+        assert "summary" in parts(screen)
         newer = tmp_path / "99991231-235959-demo-ladder-ffff"
         newer.mkdir()
         (newer / "ladder.toml").touch()
         screen.refresh_ladder()
         assert "not started" in text(screen, "headline") and not parts(screen)
         await pilot.press("n")
-        assert "bars" in parts(screen)
+        assert "summary" in parts(screen)
         shutil.rmtree(newer)
         shutil.rmtree(folder.path)
         screen.refresh_ladder()

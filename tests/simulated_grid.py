@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.ladder.statistics import Floats, ItemScores, MeanSamples
+from engine.ladder.required_sample import ComparisonGoal, required_sample
+from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores, ratio_interval
 from engine.runs.ladder.rung_results import finding_of
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}
@@ -44,6 +45,18 @@ class Cell(NamedTuple):
     stds: tuple[float, float, float]
     effects: bool
     """Whether the rungs have different means (RATES) or all have the base model's."""
+    group: int = 1
+    """Items of a group, such as questions on one document, which have the same latent effects."""
+    grouped: bool = True
+    """Whether the statistics know the groups."""
+    diverged: bool = False
+    """Whether one seed of LoRA ends 30 points lower."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as they are stored: those after `effects` only where they are not the default."""
+        defaults = self._field_defaults
+        values = self._asdict()
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 def cells() -> Iterator[Cell]:
@@ -66,6 +79,18 @@ def cells() -> Iterator[Cell]:
         yield Cell(variant, items, (seeds,) * 3, (std,) * 3, True)
 
 
+def special_cells() -> Iterator[Cell]:
+    """Cells of what the grid assumes not to be: dependent items, an unstable rung, a seed that diverges, few items."""
+    for size, grouped, seeds in itertools.product((5, 10), (True, False), (2, 3)):
+        yield Cell("threshold", 400, (seeds,) * 3, (0.5,) * 3, False, size, grouped)
+    for items, seeds in itertools.product((300, 1000), (2, 3, 5)):
+        yield Cell("threshold", items, (seeds,) * 3, (0.5, 0.5, 5.0), False)
+    for seeds in (2, 3, 5):
+        yield Cell("threshold", 300, (seeds,) * 3, (1.5,) * 3, True, diverged=True)
+    for items, effects in itertools.product((20, 50), (True, False)):
+        yield Cell("bimodal t3", items, (3,) * 3, (1.5,) * 3, effects)
+
+
 def simulate(cell: Cell, random: np.random.Generator) -> dict[str, ItemScores]:
     """The scores of one ladder."""
     rates = RATES if cell.effects else EQUAL_RATES
@@ -76,13 +101,23 @@ def simulate(cell: Cell, random: np.random.Generator) -> dict[str, ItemScores]:
 def _threshold(cell: Cell, rates: dict[str, float], random: np.random.Generator) -> dict[str, ItemScores]:
     """An answer is correct if a normal variable, of item, item x method and residual, is below a quantile."""
     grid, table = _normal_table()
-    item, scores = random.normal(0, math.sqrt(0.6), cell.items), {}
+
+    def drawn(variance: float, *shape: int) -> Floats:
+        """Normal values, equal for the items of a group."""
+        values = random.normal(0, math.sqrt(variance), (*shape, -(-cell.items // cell.group)))
+        return np.repeat(values, cell.group, -1)[..., : cell.items]
+
+    item, scores = drawn(0.6), {}
     for name, rate in rates.items():
         seeds, std = _of(cell, name)
-        threshold = np.interp(np.clip(rate + random.normal(0, std, (seeds, 1)), 0.001, 0.999), table, grid)
-        latent = item + random.normal(0, math.sqrt(0.2), cell.items)
-        latent = latent + random.normal(0, math.sqrt(0.2), (seeds, cell.items))
-        scores[name] = ItemScores((latent < threshold).astype(float), untrained=name == "base")
+        means = rate + random.normal(0, std, (seeds, 1))
+        if cell.diverged and name == "lora":
+            means[0] -= 0.3
+        threshold = np.interp(np.clip(means, 0.001, 0.999), table, grid)
+        latent = item + drawn(0.2) + drawn(0.2, seeds)
+        values = (latent < threshold).astype(float)
+        keys = [f"{number // cell.group}" if cell.group > 1 and cell.grouped else "" for number in range(cell.items)]
+        scores[name] = item_scores(values, None, keys, untrained=name == "base")
     return scores
 
 
@@ -155,4 +190,41 @@ def measure(cell: Cell, ladders: int) -> dict[str, Any]:
         counts["unlike"] += bool(samples.outliers)
         score = samples.interval("lora")
         counts["score"] += score.low <= rates["lora"] <= score.high
-    return {"cell": cell._asdict(), "ladders": ladders, "half_width": width / 2 / ladders, **counts}
+    return {"cell": cell.as_dict(), "ladders": ladders, "half_width": width / 2 / ladders, **counts}
+
+
+def measure_costs(ratio: float, noise: float, timings: int, samples: int) -> tuple[float, float]:
+    """Shares of samples in which a cost ratio is said to be above, and at most, one eighth.
+
+    Every timing differs by up to `noise`, as a part of it, from the true one.
+    """
+    random = np.random.default_rng(0)
+    above, within = 0, 0
+    for _ in range(samples):
+        own, full = (true * (1 + random.uniform(-noise, noise, timings)) for true in (ratio, 1.0))
+        low, high = ratio_interval(own.tolist(), full.tolist())
+        above, within = above + (low > 1 / 8), within + (high <= 1 / 8)
+    return above / samples, within / samples
+
+
+def measure_power(items: int, seeds: int, std: float, difference: float, ladders: int) -> tuple[int, float]:
+    """How often a ladder of the required size finds the difference, and of how many ladders that was measured.
+
+    Each pilot ladder gives a size for the true difference, on which one new ladder is simulated.
+    """
+    random, found, count = np.random.default_rng(1), 0, 0
+    rates = {"base": 0.4, "qlora": 0.7 - difference, "lora": 0.7, "full": 0.7}
+
+    def compared(cell: Cell) -> tuple[MeanSamples, Difference]:
+        samples = MeanSamples(_threshold(cell, rates, random), (0.0, 1.0))
+        return samples, samples.differences(PAIRS)[PAIRS.index(("qlora", "full"))]
+
+    for _ in range(ladders):
+        samples, pilot = compared(Cell("threshold", items, (seeds,) * 3, (std,) * 3, True))
+        known = samples.variances(pilot, PAIRS)
+        needed = required_sample(ComparisonGoal("difference", difference), known) if known else None
+        if needed and needed.items and needed.items <= 20_000 and (needed.seeds or 0) <= 40:
+            size = (needed.seeds or seeds,) * 3
+            _, result = compared(Cell("threshold", needed.items, size, (std,) * 3, True))
+            count, found = count + 1, found + (result.high < 0)
+    return count, found / max(1, count)

@@ -4,10 +4,15 @@
     python tests/bench/statistics_grid.py OUT.jsonl --table
     python tests/bench/statistics_grid.py OUT.jsonl --again 25 --ladders 12000
     python tests/bench/statistics_grid.py --gains 500
+    python tests/bench/statistics_grid.py --special OUT.jsonl --ladders 500
+    python tests/bench/statistics_grid.py --costs 20000
+    python tests/bench/statistics_grid.py --power 200
 
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
-`--gains` prints how often the interval of a gate's gain contains the true gain, for one run's paired items.
+`--gains` prints how often the interval of a gate's gain contains the true gain, for one run's paired items; `--costs`
+how often a cost ratio is said to be on the wrong side of one eighth; `--power` how often the required sample suffices.
+`--special` measures the cells of what the grid assumes not to be.
 """
 
 from __future__ import annotations
@@ -26,7 +31,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import numpy as np
-from simulated_grid import ITEMS, SEED_STDS, SEEDS, VARIANTS, cells, measure
+from simulated_grid import (
+    ITEMS,
+    SEED_STDS,
+    SEEDS,
+    VARIANTS,
+    cells,
+    measure,
+    measure_costs,
+    measure_power,
+    special_cells,
+)
 
 from engine.evaluation.intervals import bootstrap, paired_interval
 
@@ -39,11 +54,11 @@ def key(cell: dict[str, Any]) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def run(out: Path, ladders: int, seconds: float, part: tuple[int, int]) -> None:
+def run(out: Path, ladders: int, seconds: float, part: tuple[int, int], special: bool = False) -> None:
     """Measure the cells that OUT does not have yet, until the time is used up."""
     ends = time.monotonic() + seconds
-    for number, cell in enumerate(cells()):
-        if number % part[1] != part[0] or key(json.loads(json.dumps(cell._asdict()))) in {
+    for number, cell in enumerate(special_cells() if special else cells()):
+        if number % part[1] != part[0] or key(json.loads(json.dumps(cell.as_dict()))) in {
             key(r["cell"]) for r in read(out)
         }:
             continue
@@ -56,7 +71,7 @@ def run(out: Path, ladders: int, seconds: float, part: tuple[int, int]) -> None:
 
 def run_again(out: Path, count: int, ladders: int) -> None:
     """Measure the cells nearest to a target again. The first ladders of a cell are always the same ones."""
-    known = {key(json.loads(json.dumps(cell._asdict()))): cell for cell in cells()}
+    known = {key(json.loads(json.dumps(cell.as_dict()))): cell for cell in cells()}
     records = read(out)
     targets = [one for one in records if has_target(one["cell"])]
     for one in sorted(targets, key=_distance)[:count]:
@@ -132,6 +147,34 @@ def print_gains(samples: int) -> None:
         print(f"| {items} | {better} | {worse} | {' | '.join(f'{value:.1f}' for value in shares)} |", flush=True)
 
 
+def print_special(records: list[dict[str, Any]]) -> None:
+    print("| cell | ladders | coverage, % | false findings, % | standard error | ± points |\n|---|---|---|---|---|---|")
+    for one in records:
+        cell, count = dict(one["cell"]), one["ladders"]
+        false, covered = 100 * one["false"] / count, 100 * one["covered"] / count
+        error = 100 * math.sqrt(max(one["false"], 1) * (count - one["false"]) / count) / count
+        facts = f"{cell['items']} items, {_each(cell['seeds'])} seeds, SD {_each(cell['stds'])}"
+        facts += "" if cell["effects"] else ", no effects"
+        if size := cell.get("group"):
+            facts += f", groups of {size}{'' if cell.get('grouped', True) else ' that are not known'}"
+        facts += ", one diverged seed" if cell.get("diverged") else ""
+        print(f"| {facts} | {count} | {covered:.1f} | {false:.1f} | {error:.1f} | {100 * one['half_width']:.1f} |")
+
+
+def print_costs(samples: int) -> None:
+    print("| true ratio | noise | timings each | above 1/8, % | at most 1/8, % |\n|---|---|---|---|---|")
+    for ratio, noise, timings in itertools.product((0.08, 0.12, 0.13, 0.2), (0.03, 0.2), (1, 2, 3)):
+        above, within = measure_costs(ratio, noise, timings, samples)
+        print(f"| {ratio} | {noise:.0%} | {timings} | {100 * above:.1f} | {100 * within:.1f} |", flush=True)
+
+
+def print_power(ladders: int) -> None:
+    print("| pilot items | seeds | seed SD | difference | measured on | power, % |\n|---|---|---|---|---|---|")
+    for items, seeds, std in ((300, 3, 0.015), (300, 3, 0.005), (1000, 2, 0.015)):
+        count, power = measure_power(items, seeds, 100 * std, 0.06, ladders)
+        print(f"| {items} | {seeds} | {100 * std:g} | 6 | {count} | {100 * power:.1f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "statistics_cells.jsonl")
@@ -142,7 +185,16 @@ def main() -> None:
     parser.add_argument("--worst", type=int, default=20, help="cells in the first table")
     parser.add_argument("--again", type=int, metavar="N", help="measure the N cells nearest to a target again")
     parser.add_argument("--gains", type=int, metavar="SAMPLES", help="coverage of a gate's gain")
+    parser.add_argument("--special", action="store_true", help="measure the special cells, and print them")
+    parser.add_argument("--costs", type=int, metavar="SAMPLES", help="cost ratios near one eighth")
+    parser.add_argument("--power", type=int, metavar="LADDERS", help="power at the required sample")
     given = parser.parse_args()
+    if given.costs:
+        print_costs(given.costs)
+        return
+    if given.power:
+        print_power(given.power)
+        return
     if given.gains:
         print_gains(given.gains)
         return
@@ -153,7 +205,9 @@ def main() -> None:
         print("\n".join(table(read(given.out), given.worst)))
         return
     number, _, parts = given.part.partition("/")
-    run(given.out, given.ladders, given.seconds, (int(number), int(parts)))
+    run(given.out, given.ladders, given.seconds, (int(number), int(parts)), given.special)
+    if given.special:
+        print_special(read(given.out))
 
 
 if __name__ == "__main__":

@@ -315,9 +315,9 @@ def _summary_row(ladder: Ladder, decisions: Decisions, row: RungResult, scale: t
 
 
 def _decision(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:
-    """`as good as full; ship`: the finding on a rung in a few words."""
+    """`ship; as good as full`: what a rung is recommended for and the finding on it, in a few words."""
     uses = [use for use, chosen in (("prototype", decisions.prototype), ("ship", decisions.ship)) if chosen is row]
-    return "; ".join(filter(None, [_short_finding(ladder, decisions, row), " and ".join(uses)]))
+    return "; ".join(filter(None, [" and ".join(uses), _short_finding(ladder, decisions, row)]))
 
 
 def _short_finding(ladder: Ladder, decisions: Decisions, row: RungResult) -> str:

@@ -190,20 +190,20 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
     for place in known:
         if sum(widths[kept] + 2 for kept in (*first, place)) - 2 <= columns:
             first.append(place)
-    wide = max(MIN_DRAWN, min(MAX_DRAWN, columns - widths[0] - 44))
-    lines = []
-    for number, line in enumerate(table):
-        texts = [(line[place] or "–").ljust(widths[place]) for place in first]
-        lines.append("  ".join(texts).rstrip()[:columns])
-        if number:
-            row = summary.rows[number - 1]
-            others = [f"{SUMMARY_HEADS[place]} {line[place]}" for place in known if place not in first and line[place]]
-            below = [_drawn(row.drawn, wide, ascii_only), "; ".join(filter(None, [row.decision, *others]))]
-            if any(map(str.strip, below)):
-                lines.append(f"{'':{widths[0]}}  {'  '.join(below)}".rstrip()[:columns])
+    below = []
+    for row, line in zip(summary.rows, table[1:], strict=True):
+        others = [f"{SUMMARY_HEADS[place]} {line[place]}" for place in known if place not in first and line[place]]
+        below.append("; ".join(filter(None, [row.decision, *others])))
+    wide = max(MIN_DRAWN, min(MAX_DRAWN, columns - widths[0] - 4 - max(map(len, below), default=0)))
+    texts = ["  ".join((line[place] or "–").ljust(widths[place]) for place in first).rstrip() for line in table]
+    lines = [texts[0]]
+    for row, text, facts in zip(summary.rows, texts[1:], below, strict=True):
+        lines.append(text)
+        if row.drawn or facts:
+            lines.append(f"{'':{widths[0]}}  {_drawn(row.drawn, wide, ascii_only)}  {facts}".rstrip())
     ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
-    about = f"cost: {summary.cost}; cost and share of gain are relative to {summary.reference}'s"
-    return [*lines, f"{'':{widths[0]}}  {ends}  95% CI of the score", about[:columns]]
+    about = f"cost ({summary.cost}) and share of gain: relative to {summary.reference}"
+    return [line[:columns] for line in (*lines, f"{'':{widths[0]}}  {ends}  95% CI of the score", about)]
 
 
 def _drawn(ends: Sequence[float], columns: int, ascii_only: bool) -> str:

@@ -139,10 +139,11 @@ def plain(texts: Sequence[str]) -> tuple[Cell, ...]:
 
 def summary_table(summary: LadderSummary) -> ReportTable:
     """One line per rung: score, share of the gain, costs and the decision on it."""
+    relative = f"share of {of_reference(summary)}"
     columns = [
         ReportColumn("score, 95% CI"),
-        ReportColumn(f"share of {of_reference(summary)} gain", unmeasured=""),
-        ReportColumn(f"{summary.cost}, of {of_reference(summary)}", unmeasured=""),
+        ReportColumn("gain", relative, unmeasured=""),
+        ReportColumn(summary.cost, relative, unmeasured=""),
         ReportColumn("peak memory", unmeasured=""),
         ReportColumn("artifact", unmeasured=""),
         ReportColumn("decision", words=True),

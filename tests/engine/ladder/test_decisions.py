@@ -162,7 +162,7 @@ def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
     assert share and share.mean == pytest.approx(0.6) and share.high and share.high < 0.75
     assert summary and UNTESTABLE in summary.headline and "on H200 it could be" in summary.headline
     assert f"LoRA is {SIGNIFICANTLY['better']} than QLoRA" in summary.headline and not summary.tests_rule
-    assert [one.decision for one in summary.rows] == ["", "worse than LoRA", "the best score; ship"]
+    assert [one.decision for one in summary.rows] == ["", "worse than LoRA", "ship; the best score"]
     assert "QLoRA − LoRA = −20.0 points" in " ".join(sentence.text for sentence in ladder.verdict)
 
 

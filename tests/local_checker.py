@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from engine.export import artifact_check
-from engine.export.check_job import ArtifactCheck, CheckJob
-from engine.export.checker import Checker
+from engine.export.checker import ArtifactCheck, Checker, CheckJob
 
 
 class LocalChecker(Checker):

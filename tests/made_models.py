@@ -10,7 +10,7 @@ import msgspec
 import torch
 from transformers.utils import logging as transformers_logging
 
-from engine.chat.prompts import PromptEncoder, prompt_of
+from engine.chat.models import PromptEncoder, prompt_of
 from engine.config.files import write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.data.examples import examples_of

@@ -1,38 +1,203 @@
-"""Load the models of finished runs: one copy of each base for all adapters on it, and full models as they are."""
+"""Load the models of finished runs: one copy of each base for all adapters on it, each verified to be active."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import peft
 import psutil
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers.utils import logging as transformers_logging
 
-from engine.chat.base_copy import BaseCopy
 from engine.chat.generation import ReusableCache
-from engine.chat.prompts import PromptEncoder
-from engine.chat.verification import TOLERANCE, largest_difference, logits_of, verify
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Config, Model
+from engine.data.chat_template import has_template
 from engine.data.examples import system_prompt, training_examples
-from engine.data.rows import Example, Row
+from engine.data.parallel import in_child
+from engine.data.rows import Example, Problem, Row
+from engine.data.tokens import RowTokenizer
 from engine.evaluation.generate import end_tokens
 from engine.export.export_source import refuse_other_base
 from engine.methods import method
+from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 from engine.methods.model_source import config_of, load_tokenizer, maximum_positions
 from engine.methods.provenance import fingerprint
-from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse
+from engine.runs.chat_client import NOT_FINISHED, ChatColumn, Conversation, MemoryUse, WeightsMemory
 from engine.runs.run.folder import short_name
 from engine.runs.run.run_dir import RunDir, finished_result, read_frozen
 from engine.training.guards import free_memory, is_out_of_memory
+
+
+class BaseCopy:
+    """A loaded base. The first adapter wraps it with PEFT in place: its weights are never copied."""
+
+    def __init__(self, name: str, network: torch.nn.Module) -> None:
+        self.name = name
+        self.network = network.eval()
+        self.bytes = _bytes(network)
+        self.adapters: dict[str, int] = {}
+        """Key of an adapter -> its size in bytes."""
+        self._enabled = True
+        self._layers: list[BaseTunerLayer] = []
+
+    def attach(self, key: str, folder: Path) -> None:
+        """Load an adapter from its folder."""
+        before = _bytes(self.network)
+        with own_targets():
+            if isinstance(self.network, peft.PeftModel):
+                self.network.load_adapter(str(folder), adapter_name=key)
+            else:
+                self.network = peft.PeftModel.from_pretrained(self.network, str(folder), adapter_name=key)
+        copy_adapter(self.network, folder, key)  # all of it
+        multiply_in_input_dtype(self.network)  # as in training and evaluation
+        self.network.eval()
+        self._layers = [module for module in self.network.modules() if isinstance(module, BaseTunerLayer)]
+        self.network.base_model.enable_adapter_layers()
+        self.network.set_adapter(key)
+        self._enabled = True
+        self.adapters[key] = _bytes(self.network) - before
+
+    @contextmanager
+    def active(self, adapter: str | None) -> Iterator[torch.nn.Module]:
+        """The network with this adapter, or with all adapters disabled; it stays so until the next call.
+
+        Calls the layers' own `enable_adapters` and `set_adapter`: PEFT's methods of the model first walk all modules,
+        which for 30 decoder layers takes three times as long.
+        """
+        if adapter is None and self._enabled:
+            self._enabled = False
+            for layer in self._layers:
+                layer.enable_adapters(False)
+        elif adapter is not None:
+            if not self._enabled:
+                for layer in self._layers:
+                    layer.enable_adapters(True)
+            if not self._enabled or self.network.active_adapter != adapter:
+                for layer in self._layers:
+                    layer.set_adapter(adapter)
+                self.network.active_adapter = adapter
+            self._enabled = True
+        yield self.network
+
+    @property
+    def part(self) -> WeightsMemory:
+        """Its memory."""
+        return WeightsMemory(
+            name=self.name,
+            bytes=self.bytes,
+            adapters=len(self.adapters),
+            adapter_bytes=sum(self.adapters.values()),
+        )
+
+
+def _bytes(network: torch.nn.Module) -> int:
+    """Bytes of all parameters and buffers, shared storage once; of 4-bit weights with their quantization scales."""
+    storages: dict[int, int] = {}
+    for tensor in [*network.parameters(), *network.buffers()]:
+        for one in [tensor.data, *_scales(getattr(tensor, "quant_state", None))]:
+            storage = one.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def _scales(state: Any) -> list[torch.Tensor]:
+    """The tensors of a bitsandbytes quantization state, those of double quantization included."""
+    if state is None:
+        return []
+    own = [value for value in vars(state).values() if isinstance(value, torch.Tensor)]
+    return [*own, *_scales(getattr(state, "state2", None))]
+
+
+TOLERANCE = 1e-3
+"""Relative to the largest logit: rounding differs between kernels, a trained adapter changes much more."""
+
+
+@torch.inference_mode()
+def logits_of(network: torch.nn.Module, prompt: list[int], device: str) -> torch.Tensor:
+    """Logits (T, V) of a prompt in float32, on the CPU."""
+    ids = torch.tensor([prompt], device=device)
+    return network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float().cpu()
+
+
+def largest_difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest absolute difference, relative to the largest logit."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def verify(
+    copy: BaseCopy, before: torch.Tensor, prompt: list[int], device: str, titles: dict[str, str]
+) -> list[Notice]:
+    """Defects of a base with its adapters.
+
+    before: logits of the base before an adapter was attached. titles: key of an adapter -> its column's title.
+    """
+    defects = []
+    with copy.active(None) as network:
+        found = logits_of(network, prompt, device)
+    if largest_difference(found, before) > TOLERANCE:
+        text = f"{copy.name} is not the base model while adapters are loaded: its logits differ from those before"
+        defects.append(Notice("chat.base_changed", text))
+    for key in copy.adapters:
+        with copy.active(key) as network:
+            found = logits_of(network, prompt, device)
+        if largest_difference(found, before) <= TOLERANCE:
+            text = f"the adapter of {titles[key]} is not active: its logits equal those of the base model"
+            defects.append(Notice("chat.adapter_inactive", text))
+    return defects
+
+
+ANSWER = "answer"
+"""In place of the answer that the model will give: the data path encodes whole conversations."""
+ANY_LENGTH = 1 << 30
+
+
+class PromptEncoder:
+    """Prompts as token ids, by the data path of training."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.chat = has_template(tokenizer)
+        self._row_tokenizer = RowTokenizer(tokenizer, ANY_LENGTH)
+
+    def row(self, conversation: Conversation) -> Row:
+        """The conversation as a row whose `prompt` ends with the generation prompt. Raises UserError if the chat
+        template refuses it.
+        """
+        answer = {"role": "assistant", "content": ANSWER}
+        messages = [*conversation.messages, answer] if conversation.messages else None
+        example = Example(messages, conversation.prompt, ANSWER, "conversation", conversation.tools)
+        (row,) = self.rows([example])
+        if isinstance(row, Problem):
+            raise UserError(row.what, row.where, "change the conversation", "chat.template_refused")
+        return row
+
+    def ids(self, conversation: Conversation) -> list[int]:
+        """The prompt's token ids. Raises UserError for an empty prompt and where the chat template refuses it."""
+        prompt = self.row(conversation).prompt
+        if not prompt:
+            raise UserError("empty prompt", "conversation", "enter a text", "chat.empty_prompt")
+        return prompt
+
+    def rows(self, examples: list[Example]) -> list[Row | Problem]:
+        """Training or test rows, encoded with the same encoder."""
+        return in_child(lambda: list(self._row_tokenizer.rows(examples)))
+
+
+def prompt_of(example: Example) -> Conversation:
+    """A row's conversation without the answer to its last prompt."""
+    messages = (example.messages or [])[:-1]
+    return Conversation(messages=messages, tools=example.tools, prompt=example.prompt)
+
 
 Progress = Callable[[str], None]
 BASE, BASE_4BIT = "base", "4-bit base"

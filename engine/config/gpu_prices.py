@@ -88,8 +88,8 @@ def select_gpu(wanted: str, gpus: list[Gpu]) -> Gpu:
             return found[0]
         if found:
             several = ", ".join(gpu.name for gpu in found)
-            what = f"ambiguous GPU name {wanted!r} ({several})"
-            raise UserError(what, "--gpu", "use more of the name", code="gpu.ambiguous_name")
+            problem = f"ambiguous GPU name {wanted!r} ({several})"
+            raise UserError(problem, "--gpu", "use more of the name", code="gpu.ambiguous_name")
     names = {near: gpu.name for gpu in gpus for near in (*_gpu_words(gpu), _squashed(gpu.name))}
     close = difflib.get_close_matches("".join(words), names, n=1)
     hint = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in gpus)},"
@@ -122,6 +122,6 @@ def _read(path: Path) -> list[Gpu]:
     try:
         content = msgspec.convert(tomli.loads(path.read_text("utf-8")), _List)
     except (tomli.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        what, do = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
-        raise UserError(what, str(path), do, code="gpu.invalid_list") from error
+        problem, hint = f"invalid GPU price list ({error})", f"see {shipped_folder() / 'gpus.toml'} for an example"
+        raise UserError(problem, str(path), hint, code="gpu.invalid_list") from error
     return content.gpu

@@ -120,8 +120,8 @@ def method_specs() -> Mapping[str, MethodSpec]:
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()
         if not isinstance(spec, MethodSpec) or spec.name in specs:
-            what = f"invalid entry point {entry.name!r} (not a MethodSpec, or its name is taken)"
-            raise UserError(what, entry.value, "fix or uninstall the package", code="method.invalid_entry_point")
+            problem = f"invalid entry point {entry.name!r} (not a MethodSpec, or its name is taken)"
+            raise UserError(problem, entry.value, "fix or uninstall the package", code="method.invalid_entry_point")
         specs[spec.name] = spec
     return specs
 
@@ -139,8 +139,8 @@ def method_spec(name: str) -> MethodSpec:
     """The method of this name. Raises UserError where no installed package has one."""
     spec = method_specs().get(name)
     if spec is None:
-        do = f"use one of {', '.join(method_names())}"
-        raise UserError(f"unknown method {name!r}", "method", do, code="method.unknown")
+        hint = f"use one of {', '.join(method_names())}"
+        raise UserError(f"unknown method {name!r}", "method", hint, code="method.unknown")
     return spec
 
 

@@ -97,8 +97,8 @@ def metric_specs() -> Mapping[str, MetricSpec]:
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()
         if not isinstance(spec, MetricSpec) or spec.name in (AUTO.name, *specs):
-            what = f"invalid entry point {entry.name!r} (not a MetricSpec, or its name is taken)"
-            raise UserError(what, entry.value, "fix or uninstall the package", code="metric.invalid_entry_point")
+            problem = f"invalid entry point {entry.name!r} (not a MetricSpec, or its name is taken)"
+            raise UserError(problem, entry.value, "fix or uninstall the package", code="metric.invalid_entry_point")
         specs[spec.name] = spec
     return specs
 

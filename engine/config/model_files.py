@@ -81,20 +81,22 @@ def model_place(model: Model) -> ModelPlace:
 
 def read_model_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of a model folder. Raises UserError where it is missing, damaged or impossible."""
-    file, where = folder / "config.json", str(folder)
+    file, location = folder / "config.json", str(folder)
     damaged = "download the model again"
     try:
         table = json.loads(read_small(file, MAX_CONFIG_BYTES))
     except FileNotFoundError as error:
-        do = "point model.id at a folder written by save_pretrained"
-        raise UserError("no config.json in the model folder", where, do, code="model.no_config") from error
+        hint = "point model.id at a folder written by save_pretrained"
+        raise UserError("no config.json in the model folder", location, hint, code="model.no_config") from error
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"cannot read config.json ({reason})", where, damaged, code="model.config_damaged") from error
+        raise UserError(
+            f"cannot read config.json ({reason})", location, damaged, code="model.config_damaged"
+        ) from error
     if not isinstance(table, dict):
-        raise UserError("invalid config.json: not an object", where, damaged, code="model.config_damaged")
+        raise UserError("invalid config.json: not an object", location, damaged, code="model.config_damaged")
     if fault := impossible_value(table):
-        raise impossible_model_error(fault, where)
+        raise impossible_model_error(fault, location)
     return table
 
 
@@ -110,8 +112,8 @@ def check_model_files(folder: Path) -> None:
         try:
             open_regular(path, limit, follow=True).close()
         except OSError as error:
-            what, do = f"cannot read {path.name}: {error.strerror}", "download the model again"
-            raise UserError(what, str(folder), do, "model.file_unreadable") from error
+            problem, hint = f"cannot read {path.name}: {error.strerror}", "download the model again"
+            raise UserError(problem, str(folder), hint, "model.file_unreadable") from error
 
 
 def find_model(model: Model) -> ModelFiles:

@@ -57,9 +57,9 @@ def check_stored_weights(table: Mapping[str, Any], model: str, quantizes_base: b
     """
     kind = stored_quantization(table)
     if kind and kind not in (QUANTIZED_AGAIN if quantizes_base else DEQUANTIZED):
-        what = f"the weights are stored quantized already ({kind})"
-        do = "use a copy of the model in 16 bits" + (", or LoRA" if kind in DEQUANTIZED else "")
-        raise UserError(what, model, do, code="model.already_quantized")
+        problem = f"the weights are stored quantized already ({kind})"
+        hint = "use a copy of the model in 16 bits" + (", or LoRA" if kind in DEQUANTIZED else "")
+        raise UserError(problem, model, hint, code="model.already_quantized")
 
 
 def stored_weights_note(table: Mapping[str, Any]) -> str:

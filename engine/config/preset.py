@@ -67,15 +67,15 @@ def _read_toml(path: Path, name: str) -> tuple[str, dict[str, Any]]:
         text = read_small(path).decode("utf-8")
         return text, tomli.loads(text)
     except UnicodeDecodeError as error:
-        what = f"invalid UTF-8 at byte {error.start}"
-        raise UserError(what, name, "save the preset as UTF-8", code="preset.not_utf8") from error
+        problem = f"invalid UTF-8 at byte {error.start}"
+        raise UserError(problem, name, "save the preset as UTF-8", code="preset.not_utf8") from error
     except ValueError as error:  # TOMLDecodeError, and numbers that Python does not convert
         raise UserError(f"invalid TOML ({error})", name, example, code=code) from error
     except RecursionError as error:
         raise UserError("invalid preset (nested too deeply)", name, example, code=code) from error
     except OSError as error:
-        what = f"cannot read the preset ({error.strerror})"
-        raise UserError(what, str(path), "check the path", code="preset.unreadable") from error
+        problem = f"cannot read the preset ({error.strerror})"
+        raise UserError(problem, str(path), "check the path", code="preset.unreadable") from error
 
 
 COMMAND_LINE = "command line"
@@ -138,8 +138,8 @@ def _read_values(
             continue
         if not reads(method, key):
             if not is_preset:
-                do = "remove it or choose another method"
-                raise UserError(f"{key} is not read by {method}", origin, do, code="preset.unread_key")
+                hint = "remove it or choose another method"
+                raise UserError(f"{key} is not read by {method}", origin, hint, code="preset.unread_key")
             notices.append(Notice("preset.unread_key", f"{key} is not read by {method}: left out"))
             continue
         values[key] = value
@@ -178,8 +178,8 @@ def parse_overrides(pairs: Iterable[str], where: str = "--set") -> Flat:
 def _add(table: Flat, name: str, value: Any, key: str, where: str) -> None:
     """Set a value. Raises UserError where it has another one already: the last must not win silently."""
     if (known := table.setdefault(name, value)) is not value and known != value:  # NaN differs from itself
-        what = f"different values for {key} ({table[name]!r} and {value!r})"
-        raise UserError(what, where, "keep one of them", code="preset.conflicting_values")
+        problem = f"different values for {key} ({table[name]!r} and {value!r})"
+        raise UserError(problem, where, "keep one of them", code="preset.conflicting_values")
 
 
 def _flat(table: dict[str, Any], name: str, text: str) -> Flat:
@@ -187,8 +187,10 @@ def _flat(table: dict[str, Any], name: str, text: str) -> Flat:
     flat: Flat = {}
     for key, value in table.items():
         if key in SECTIONS and not isinstance(value, dict):
-            where = f"{name} line {line_of(text, key)} ({key})"
-            raise UserError(f"{key} must be a table", where, f"write [{key}] above its keys", code="preset.not_a_table")
+            location = f"{name} line {line_of(text, key)} ({key})"
+            raise UserError(
+                f"{key} must be a table", location, f"write [{key}] above its keys", code="preset.not_a_table"
+            )
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": inner_value for inner, inner_value in value.items()} or {key: {}}
         else:

@@ -30,8 +30,8 @@ def check_keys(preset: Preset) -> None:
         if key not in known:
             last = key.rsplit(".", 1)[-1]
             same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
-            what = f"unknown key {key}{suggestion(key, known, same_name)}"
-            raise UserError(what, preset.where(key), SHOW_KEYS, code="preset.unknown_key")
+            problem = f"unknown key {key}{suggestion(key, known, same_name)}"
+            raise UserError(problem, preset.where(key), SHOW_KEYS, code="preset.unknown_key")
 
 
 def check_read(preset: Preset) -> None:
@@ -39,13 +39,13 @@ def check_read(preset: Preset) -> None:
     method = preset.values.get("method", Config().method)
     for key in preset.values:
         if method in method_names() and not reads(method, key):
-            what = f"{key} is read by {' and '.join(readers(key))} only, and the method is {method}"
-            raise UserError(what, preset.where(key), "remove it or change the method", code="preset.unread_key")
+            problem = f"{key} is read by {' and '.join(readers(key))} only, and the method is {method}"
+            raise UserError(problem, preset.where(key), "remove it or change the method", code="preset.unread_key")
 
 
 def unknown_method(name: str, where: str) -> UserError:
-    what = f"unknown method {name!r}{suggestion(name, method_names())}"
-    return UserError(what, where, f"use one of {', '.join(method_names())}", code="method.unknown")
+    problem = f"unknown method {name!r}{suggestion(name, method_names())}"
+    return UserError(problem, where, f"use one of {', '.join(method_names())}", code="method.unknown")
 
 
 def converted(values: Flat, layers: Layers) -> Config:
@@ -58,8 +58,8 @@ def converted(values: Flat, layers: Layers) -> Config:
         value = f"invalid value {key} = {values.get(key)!r}" if key else "invalid value"
         if "matching regex" in message:  # a reader does not need the pattern
             message = "not in a known form"
-        what = f"{value} ({message[:1].lower()}{message[1:]})"
-        raise UserError(what, _where(key, layers), _choices(key), code="preset.invalid_value") from error
+        problem = f"{value} ({message[:1].lower()}{message[1:]})"
+        raise UserError(problem, _where(key, layers), _choices(key), code="preset.invalid_value") from error
 
 
 def check_values(values: Flat, layers: Layers, config: Config) -> None:
@@ -79,27 +79,27 @@ def check_values(values: Flat, layers: Layers, config: Config) -> None:
 def _check_finite(values: Flat, layers: Layers) -> None:
     for key, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
-            what, do = f"invalid value {key} = {value}", "use a finite number"
-            raise UserError(what, _where(key, layers), do, code="preset.invalid_value")
+            problem, hint = f"invalid value {key} = {value}", "use a finite number"
+            raise UserError(problem, _where(key, layers), hint, code="preset.invalid_value")
 
 
 def _check_benchmarks(layers: Layers, config: Config) -> None:
     """Each benchmark once, and settings of benchmarks only where benchmarks are scored."""
     evaluation, key = config.evaluation, "evaluation.benchmarks"
     if "" in map(str.strip, evaluation.benchmarks):
-        do = "give the name of a task or the path of a task file"
-        raise UserError(f"empty value in {key}", _where(key, layers), do, code="preset.empty_value")
+        hint = "give the name of a task or the path of a task file"
+        raise UserError(f"empty value in {key}", _where(key, layers), hint, code="preset.empty_value")
     for name in evaluation.benchmarks:
         if evaluation.benchmarks.count(name) > 1:
-            what = f"duplicate benchmark {name!r}"
-            raise UserError(what, _where(key, layers), "remove one of them", code="preset.duplicate_benchmark")
+            problem = f"duplicate benchmark {name!r}"
+            raise UserError(problem, _where(key, layers), "remove one of them", code="preset.duplicate_benchmark")
     if evaluation.benchmarks and evaluation.when == "never":
-        do = 'remove it, or set evaluation.when = "both"'
-        what = f'{key} is not read with evaluation.when = "never"'
-        raise UserError(what, _where(key, layers), do, code="preset.unread_benchmark")
+        hint = 'remove it, or set evaluation.when = "both"'
+        problem = f'{key} is not read with evaluation.when = "never"'
+        raise UserError(problem, _where(key, layers), hint, code="preset.unread_benchmark")
     if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
-        what, limit = f"evaluation.benchmark_limit applies only with {key}", "evaluation.benchmark_limit"
-        raise UserError(what, _where(limit, layers), f"remove it, or set {key}", code="preset.unread_benchmark")
+        problem, limit = f"evaluation.benchmark_limit applies only with {key}", "evaluation.benchmark_limit"
+        raise UserError(problem, _where(limit, layers), f"remove it, or set {key}", code="preset.unread_benchmark")
 
 
 def _check_pissa(layers: Layers, config: Config) -> None:
@@ -107,11 +107,11 @@ def _check_pissa(layers: Layers, config: Config) -> None:
     if config.adapter.init != "pissa" or not reads(config.method, "adapter.init"):
         return
     if method_spec(config.method).quantizes_base:
-        what, do = "PiSSA needs a base that is not quantized", 'use LoRA, or adapter.init = "default"'
-        raise UserError(what, _where("adapter.init", layers), do, code="preset.pissa_quantized")
+        problem, hint = "PiSSA needs a base that is not quantized", 'use LoRA, or adapter.init = "default"'
+        raise UserError(problem, _where("adapter.init", layers), hint, code="preset.pissa_quantized")
     if config.model.from_run:
-        what, do = "PiSSA starts from the base model", 'use adapter.init = "default" to continue a run'
-        raise UserError(what, _where("adapter.init", layers), do, code="preset.pissa_from_run")
+        problem, hint = "PiSSA starts from the base model", 'use adapter.init = "default" to continue a run'
+        raise UserError(problem, _where("adapter.init", layers), hint, code="preset.pissa_from_run")
 
 
 def _check_empty(values: Flat, layers: Layers) -> None:
@@ -119,8 +119,8 @@ def _check_empty(values: Flat, layers: Layers) -> None:
     for key, value in values.items():
         blank = isinstance(value, str) and (not value.strip() if key != "data.separator" else not value)
         if blank and key not in ("title", "about"):
-            do = "give a value or leave the key out"
-            raise UserError(f"empty value for {key}", _where(key, layers), do, code="preset.empty_value")
+            hint = "give a value or leave the key out"
+            raise UserError(f"empty value for {key}", _where(key, layers), hint, code="preset.empty_value")
 
 
 def _check_steps(values: Flat, layers: Layers) -> None:
@@ -130,47 +130,50 @@ def _check_steps(values: Flat, layers: Layers) -> None:
             for key in ("train.steps", "train.epochs")
         )
         if steps == epochs:
-            what = "both train.steps and train.epochs are set"
-            raise UserError(what, layers[steps][1].where("train.steps"), "keep one", code="preset.steps_and_epochs")
+            problem = "both train.steps and train.epochs are set"
+            raise UserError(problem, layers[steps][1].where("train.steps"), "keep one", code="preset.steps_and_epochs")
 
 
 def _check_separator(layers: Layers, config: Config) -> None:
     if config.data.separator is not None and config.data.format not in ("auto", "text"):
-        what = f"data.separator is read for the format text only, and the format is {config.data.format}"
-        do = 'remove it or set data.format = "text"'
-        raise UserError(what, _where("data.separator", layers), do, code="preset.unread_separator")
+        problem = f"data.separator is read for the format text only, and the format is {config.data.format}"
+        hint = 'remove it or set data.format = "text"'
+        raise UserError(problem, _where("data.separator", layers), hint, code="preset.unread_separator")
 
 
 def _check_metric(layers: Layers, config: Config) -> None:
     metric = config.evaluation.metric
     if metric not in metric_names():
-        what = f"unknown metric {metric!r}{suggestion(metric, metric_names())}"
-        do = f"use one of {', '.join(metric_names())}"
-        raise UserError(what, _where("evaluation.metric", layers), do, code="metric.unknown")
+        problem = f"unknown metric {metric!r}{suggestion(metric, metric_names())}"
+        hint = f"use one of {', '.join(metric_names())}"
+        raise UserError(problem, _where("evaluation.metric", layers), hint, code="metric.unknown")
 
 
 def _check_micro_batch(layers: Layers, config: Config) -> None:
     micro = config.train.micro_batch
     if isinstance(micro, int) and micro > config.train.batch:
-        what = f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}"
-        do = "set it to a part of the effective batch, or to auto"
-        raise UserError(what, _where("train.micro_batch", layers), do, code="preset.micro_batch_too_large")
+        problem = f"train.micro_batch = {micro} is larger than train.batch = {config.train.batch}"
+        hint = "set it to a part of the effective batch, or to auto"
+        raise UserError(problem, _where("train.micro_batch", layers), hint, code="preset.micro_batch_too_large")
 
 
 def _check_selection(layers: Layers, config: Config) -> None:
     """The selection of weights and early stopping need a validation loss."""
     key = "train.select" if config.train.select == "best" else "train.patience" if config.train.patience else ""
     if key and config.data.validation == 0:
-        what, do = f"{key} needs a validation loss, and there are no validation rows", "set data.validation to 0.05"
-        raise UserError(what, _where(key, layers), do, code="preset.no_validation_rows")
+        problem, hint = (
+            f"{key} needs a validation loss, and there are no validation rows",
+            "set data.validation to 0.05",
+        )
+        raise UserError(problem, _where(key, layers), hint, code="preset.no_validation_rows")
 
 
 def _check_executor(values: Flat, layers: Layers, config: Config) -> None:
     unread = sorted(key for key in values if key.startswith("executor.") and key != "executor.name")
     if unread and config.executor.name == "local":
-        what = f"{unread[0]} applies only to the executor slurm, and the executor is local"
-        do = 'remove it or set executor.name = "slurm"'
-        raise UserError(what, _where(unread[0], layers), do, code="preset.unread_executor")
+        problem = f"{unread[0]} applies only to the executor slurm, and the executor is local"
+        hint = 'remove it or set executor.name = "slurm"'
+        raise UserError(problem, _where(unread[0], layers), hint, code="preset.unread_executor")
 
 
 def _where(key: str, layers: Layers) -> str:
@@ -218,8 +221,8 @@ def refuse_whole_weights(config: Config) -> None:
     }
     for key, applies in reasons.items():
         if applies:
-            what = f"{key} needs whole weights, and {KEY} = fsdp divides them among the devices"
-            raise UserError(what, key, f'set {KEY} = "ddp", or leave {key} out', code="train.not_sharded")
+            problem = f"{key} needs whole weights, and {KEY} = fsdp divides them among the devices"
+            raise UserError(problem, key, f'set {KEY} = "ddp", or leave {key} out', code="train.not_sharded")
 
 
 PACKAGE, EXTRA = "lm_eval", "benchmarks"
@@ -239,9 +242,9 @@ def check_benchmarks(evaluation: Evaluation) -> None:
     Names of tasks and the content of files are checked by the worker, before it loads the model.
     """
     if evaluation.benchmarks and importlib.util.find_spec(PACKAGE) is None:
-        do = f"`pip install 'ftbench[{EXTRA}]'`, or remove {SETTING}"
-        raise UserError("lm-evaluation-harness is not installed", SETTING, do, code="benchmark.not_installed")
+        hint = f"`pip install 'ftbench[{EXTRA}]'`, or remove {SETTING}"
+        raise UserError("lm-evaluation-harness is not installed", SETTING, hint, code="benchmark.not_installed")
     for benchmark in evaluation.benchmarks:
         if is_task_file(benchmark) and not Path(benchmark).is_file():
-            do = f"check the path in {SETTING}"
-            raise UserError("task file not found", visible(benchmark), do, code="benchmark.file_not_found")
+            hint = f"check the path in {SETTING}"
+            raise UserError("task file not found", visible(benchmark), hint, code="benchmark.file_not_found")

@@ -290,13 +290,13 @@ def copy_to_own(listed: PresetEntry) -> Path:
 def delete_own(listed: PresetEntry) -> None:
     """Delete an own preset. Raises UserError for a shipped one, and where the file cannot be deleted."""
     if not is_own(listed):
-        what, do = "cannot delete a shipped preset", "delete one of your own (`ftbench presets list`)"
-        raise UserError(what, listed.name, do, code="preset.shipped")
+        problem, hint = "cannot delete a shipped preset", "delete one of your own (`ftbench presets list`)"
+        raise UserError(problem, listed.name, hint, code="preset.shipped")
     try:
         listed.path.unlink()
     except OSError as error:
-        what = f"cannot delete the preset ({error.strerror})"
-        raise UserError(what, str(listed.path), "check its permissions", code="preset.not_deletable") from error
+        problem = f"cannot delete the preset ({error.strerror})"
+        raise UserError(problem, str(listed.path), "check its permissions", code="preset.not_deletable") from error
 
 
 def check_name(name: str) -> None:
@@ -306,11 +306,11 @@ def check_name(name: str) -> None:
 
 def _new_path(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        what = f"invalid preset name {name!r}: use letters, digits, '-' and '_'"
-        raise UserError(what, hint="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
+        problem = f"invalid preset name {name!r}: use letters, digits, '-' and '_'"
+        raise UserError(problem, hint="start with a letter or digit, at most 64 characters", code="preset.invalid_name")
     if name == GPU_LIST:
-        what = f"reserved preset name {name!r}: {name}.toml is the GPU price list"
-        raise UserError(what, hint="choose another name", code="preset.reserved_name")
+        problem = f"reserved preset name {name!r}: {name}.toml is the GPU price list"
+        raise UserError(problem, hint="choose another name", code="preset.reserved_name")
     existing = next((listed for listed in list_presets() if listed.name == name), None)
     if existing is not None:
         raise _exists(existing.path)
@@ -341,8 +341,10 @@ def _write(path: Path, text: str) -> Path:
     except FileExistsError as error:
         raise _exists(path) from error
     except OSError as error:
-        what = f"cannot write the preset ({error.strerror})"
-        raise UserError(what, str(path), "check the folder and its permissions", code="preset.not_writable") from error
+        problem = f"cannot write the preset ({error.strerror})"
+        raise UserError(
+            problem, str(path), "check the folder and its permissions", code="preset.not_writable"
+        ) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -381,6 +383,6 @@ def _track_table() -> dict[str, Any]:
         table = tomli.loads(text).get("track", {})
         checked = msgspec.convert(table, Track)
     except (ValueError, RecursionError) as error:  # msgspec.ValidationError is a ValueError
-        do = 'write `to = ["tensorboard"]` under [track], and project and online if needed'
-        raise UserError(f"invalid [track]: {error}", str(path), do, code="track.invalid_settings") from error
+        hint = 'write `to = ["tensorboard"]` under [track], and project and online if needed'
+        raise UserError(f"invalid [track]: {error}", str(path), hint, code="track.invalid_settings") from error
     return {name: getattr(checked, name) for name in table}

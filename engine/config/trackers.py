@@ -40,8 +40,8 @@ def check_trackers(names: Sequence[str], where: str = "track.to") -> None:
     """Raise UserError for an unknown tracker, or one whose package is not installed."""
     for name in names:
         if name not in TRACKERS:
-            do = f"use {', '.join(TRACKERS)}"
-            raise UserError(f"unknown tracker {name!r}", where, do, code="track.unknown")
+            hint = f"use {', '.join(TRACKERS)}"
+            raise UserError(f"unknown tracker {name!r}", where, hint, code="track.unknown")
         if not is_installed(name):
-            do = f"`pip install 'ftbench[{name}]'`, or remove it"
-            raise UserError(f"{name} is not installed", where, do, code="track.not_installed")
+            hint = f"`pip install 'ftbench[{name}]'`, or remove it"
+            raise UserError(f"{name} is not installed", where, hint, code="track.not_installed")

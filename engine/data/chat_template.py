@@ -96,8 +96,8 @@ class ChatTemplate:
             # Jinja evaluates constant expressions while it compiles, `{{ 9 ** 9 ** 9 }}` for example.
             return run_template(lambda: compile_template(source), self.name)
         except jinja2.TemplateSyntaxError as error:
-            what = f"broken chat template ({error.message})"
-            raise UserError(what, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
+            problem = f"broken chat template ({error.message})"
+            raise UserError(problem, f"{self.name} line {error.lineno}", _DO, code="data.template_broken") from error
 
     def text(self, messages: Messages, tools: list[Any] | None, ask: bool = False) -> str:
         """Render a conversation; `ask` appends the generation prompt. Raises any of ERRORS."""
@@ -197,15 +197,15 @@ def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
     if name in SHIPPED:
         missing = _missing_token(name, tokenizer)
         if missing:
-            what = f"the chat template {name!r} needs the token {missing}, which the tokenizer does not have"
-            do = 'set model.chat_template = "tools-plain", which works with every tokenizer'
-            raise UserError(what, str(tokenizer.name_or_path), do, code="model.template_tokens")
+            problem = f"the chat template {name!r} needs the token {missing}, which the tokenizer does not have"
+            hint = 'set model.chat_template = "tools-plain", which works with every tokenizer'
+            raise UserError(problem, str(tokenizer.name_or_path), hint, code="model.template_tokens")
         return shipped(name, tokenizer), name
     if name in CATALOG:
         text = _catalogued(name)
         if text is None:
-            what = f"the chat template of {name!r} is not on this machine"
-            raise UserError(what, hint=f"run `ftbench pull {name}`", code="model.unknown_template")
+            problem = f"the chat template of {name!r} is not on this machine"
+            raise UserError(problem, hint=f"run `ftbench pull {name}`", code="model.unknown_template")
         return text, f"chat template of {name}"
     return _read(Path(name)), name
 
@@ -281,13 +281,13 @@ def _read(path: Path) -> str:
         text = read_small(path).decode()
     except FileNotFoundError as error:
         names = ", ".join((*SHIPPED, *CATALOG))
-        what = "unknown chat template"
+        problem = "unknown chat template"
         raise UserError(
-            what, str(path), f"use a Jinja file or one of {names}", code="model.unknown_template"
+            problem, str(path), f"use a Jinja file or one of {names}", code="model.unknown_template"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        what = f"cannot read the chat template ({error})"
-        raise UserError(what, str(path), "check model.chat_template", code="model.template_unreadable") from error
+        problem = f"cannot read the chat template ({error})"
+        raise UserError(problem, str(path), "check model.chat_template", code="model.template_unreadable") from error
     if not text.strip():
         raise UserError("the chat template is empty", str(path), "use another file", code="model.template_unreadable")
     return text

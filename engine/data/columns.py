@@ -70,8 +70,8 @@ def read_map(mapping: dict[str, str], columns: list[str]) -> dict[str, ColumnTem
     for role, source in mapping.items():
         where = f"data.map.{role}"
         if role not in ROLES:
-            what = f"unknown role {role!r}{did_you_mean(role, ROLES)}"
-            raise UserError(what, "data.map", f"use one of {', '.join(ROLES)}", code="data.unknown_role")
+            problem = f"unknown role {role!r}{did_you_mean(role, ROLES)}"
+            raise UserError(problem, "data.map", f"use one of {', '.join(ROLES)}", code="data.unknown_role")
         roles[role] = _template(source, columns, where, constant=role == "system")
     return roles
 
@@ -100,8 +100,8 @@ def _template(source: str, columns: list[str], where: str, constant: bool) -> Co
     try:
         parsed = list(Formatter().parse(source))
     except ValueError as error:
-        do = "write a literal brace as {{ or }}"
-        raise UserError(f"invalid template {source!r} ({error})", where, do, code="data.invalid_template") from error
+        hint = "write a literal brace as {{ or }}"
+        raise UserError(f"invalid template {source!r} ({error})", where, hint, code="data.invalid_template") from error
     pieces = []
     for literal, name, spec, conversion in parsed:
         if name is not None and (spec or conversion or name not in columns):
@@ -114,8 +114,8 @@ def _template(source: str, columns: list[str], where: str, constant: bool) -> Co
 
 
 def _no_column(name: str, columns: list[str], where: str) -> UserError:
-    do = f'use one of {list_columns(columns)}, or a template such as "Q: {{{columns[0]}}}"'
-    return UserError(f"unknown column {name!r}{did_you_mean(name, columns)}", where, do, code="data.no_column")
+    hint = f'use one of {list_columns(columns)}, or a template such as "Q: {{{columns[0]}}}"'
+    return UserError(f"unknown column {name!r}{did_you_mean(name, columns)}", where, hint, code="data.no_column")
 
 
 def list_columns(columns: Iterable[str]) -> str:
@@ -275,7 +275,7 @@ def _add_rows(summary: Summary, rows: Iterable[RawRow], digest: Any) -> None:
 
 def _new_column(name: str, summary: Summary, raw: RawRow) -> ColumnSummary:
     if len(summary.columns) >= COLUMNS_LIMIT:
-        what = f"more than {COLUMNS_LIMIT:,} different columns"
-        do = "write one row per record, each with the same keys"
-        raise UserError(what, raw.where, do, code="data.too_many_columns")
+        problem = f"more than {COLUMNS_LIMIT:,} different columns"
+        hint = "write one row per record, each with the same keys"
+        raise UserError(problem, raw.where, hint, code="data.too_many_columns")
     return ColumnSummary(name)

@@ -119,18 +119,18 @@ def weight_of(turn: dict[str, Any], role: str, number: int, raw: RawRow) -> floa
         factor = _number(value, key, number, raw)
         weight *= float(not factor) if key in MASKED else factor
         if role != "assistant" and key in WEIGHTS and factor > 0:
-            what = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
-            do = f"set {key} of system, user and tool messages to 0 or remove it"
-            raise UserError(what, raw.where, do, code="data.loss_flag_on_prompt")
+            problem = f"message {number} ({role}) has {key} = {value}, but only assistant messages can be in the loss"
+            hint = f"set {key} of system, user and tool messages to 0 or remove it"
+            raise UserError(problem, raw.where, hint, code="data.loss_flag_on_prompt")
     return weight
 
 
 def _number(value: Any, key: str, number: int, raw: RawRow) -> float:
     if isinstance(value, int | float) and 0 <= value < math.inf:
         return float(value)
-    what = f"invalid {key} {value!r} in message {number}"
-    do = "use a number of at least 0, or true or false"
-    raise UserError(what, raw.where, do, code="data.invalid_weight")
+    problem = f"invalid {key} {value!r} in message {number}"
+    hint = "use a number of at least 0, or true or false"
+    raise UserError(problem, raw.where, hint, code="data.invalid_weight")
 
 
 def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
@@ -141,12 +141,12 @@ def turns_of(value: Any, where: str, key: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list):
-        what = f"expected a list of messages, found {described(value)}"
-        raise UserError(what, place, "write [{role, content}, …]", code="data.invalid_messages")
+        problem = f"expected a list of messages, found {described(value)}"
+        raise UserError(problem, place, "write [{role, content}, …]", code="data.invalid_messages")
     for number, turn in enumerate(value, 1):
         if not isinstance(turn, dict):
-            what = f"message {number} is {described(turn)}, not an object"
-            raise UserError(what, place, "write it as {role, content}", code="data.invalid_messages")
+            problem = f"message {number} is {described(turn)}, not an object"
+            raise UserError(problem, place, "write it as {role, content}", code="data.invalid_messages")
     return value
 
 
@@ -160,8 +160,8 @@ def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
     """Convert one message to OpenAI's schema. Unknown keys are kept for the chat template."""
     said = turn.get("role", turn.get("from"))
     if not isinstance(said, str):
-        do = "add role (or from): user, assistant, system or tool"
-        raise UserError(f"message {number} has no role", raw.where, do, code="data.message_without_role")
+        hint = "add role (or from): user, assistant, system or tool"
+        raise UserError(f"message {number} has no role", raw.where, hint, code="data.message_without_role")
     role = _ROLES.get(said) or role_of(turn)
     if role is None:
         raise UnusableRow("data.unknown_role", f"message {number} has the role {said!r}")
@@ -174,8 +174,8 @@ def message(turn: dict[str, Any], number: int, raw: RawRow) -> dict[str, Any]:
 def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: int, raw: RawRow) -> dict[str, Any]:
     calls = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else None)
     if "content" not in turn and "value" not in turn and not calls:
-        do = "add content (or value)"
-        raise UserError(f"message {number} has no content", raw.where, do, code="data.message_without_content")
+        hint = "add content (or value)"
+        raise UserError(f"message {number} has no content", raw.where, hint, code="data.message_without_content")
     if said in _CALLS and not calls:
         calls = _called(content)
         content = None if calls else content
@@ -185,8 +185,8 @@ def _message(turn: dict[str, Any], role: str, said: str, content: Any, number: i
         calls = calls or more.pop("tool_calls", None)
         converted |= more
     if isinstance(content, dict):
-        what = f"the content of message {number} is an object"
-        raise UserError(what, raw.where, "write the content as text", code="data.invalid_content")
+        problem = f"the content of message {number} is an object"
+        raise UserError(problem, raw.where, "write the content as text", code="data.invalid_content")
     converted["content"] = text_of(content, raw, f"message {number}")
     converted |= {key: value for key, value in turn.items() if key not in _READ and value is not None}
     if calls:
@@ -219,8 +219,8 @@ def _parts(parts: list[Any], number: int, raw: RawRow) -> tuple[str, dict[str, A
         elif is_media_part(str(kind)):
             raise UnusableRow("data.media", f"message {number} contains {kind}, and ftbench trains on text only")
         else:
-            what = f"unsupported content part {kind!r} in message {number}"
-            raise UserError(what, raw.where, "write text parts, or drop the row", code="data.content_part")
+            problem = f"unsupported content part {kind!r} in message {number}"
+            raise UserError(problem, raw.where, "write text parts, or drop the row", code="data.content_part")
     more: dict[str, Any] = {"reasoning_content": text_of("".join(reasoning), raw, "reasoning")} if reasoning else {}
     if calls:
         more["tool_calls"] = calls
@@ -232,8 +232,8 @@ def _listed(calls: Any, number: int, raw: RawRow) -> list[Any]:
     if isinstance(calls, str):
         calls = parsed(calls, f"{raw.where} (tool calls of message {number})")
     if not isinstance(calls, list):
-        what = f"the tool calls of message {number} are {described(calls)}, not a list"
-        raise UserError(what, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
+        problem = f"the tool calls of message {number} are {described(calls)}, not a list"
+        raise UserError(problem, raw.where, "write a list of tool calls", code="data.invalid_tool_call")
     return calls
 
 
@@ -251,8 +251,8 @@ def _call(call: Any, number: int, raw: RawRow) -> dict[str, Any]:
     """A tool call with its arguments as an object, as chat templates expect; OpenAI's API has them as JSON text."""
     function = call.get("function", call) if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        what = f"a tool call of message {number} has no name"
-        raise UserError(what, raw.where, "add function.name and arguments", code="data.invalid_tool_call")
+        problem = f"a tool call of message {number} has no name"
+        raise UserError(problem, raw.where, "add function.name and arguments", code="data.invalid_tool_call")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         arguments = parsed(arguments, f"{raw.where}, arguments in message {number}") if arguments.strip() else {}
@@ -267,8 +267,8 @@ def tools_of(value: Any, raw: RawRow) -> list[Any] | None:
     if isinstance(value, str):
         value = parsed(value, f"{raw.where} (tools)") if value.strip() else None
     if value is not None and not isinstance(value, list):
-        what = f"tools is {described(value)}, not a list"
-        raise UserError(what, raw.where, "write a list of tool schemas", code="data.invalid_tools")
+        problem = f"tools is {described(value)}, not a list"
+        raise UserError(problem, raw.where, "write a list of tool schemas", code="data.invalid_tools")
     text_of(value, raw, "tools")
     return value or None
 
@@ -281,9 +281,11 @@ def text_of(value: Any, raw: RawRow, part: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        what = f"invalid Unicode surrogate (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of {part}"
-        do = "write both halves of the escape"
-        raise UserError(what, raw.where, do, code="data.invalid_surrogate") from error
+        problem = (
+            f"invalid Unicode surrogate (\\u{ord(text[error.start]):04x}) at character {error.start + 1} of {part}"
+        )
+        hint = "write both halves of the escape"
+        raise UserError(problem, raw.where, hint, code="data.invalid_surrogate") from error
     return text
 
 
@@ -345,8 +347,8 @@ def _history(raw: RawRow, detected: DetectedFormat) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     for pair in (value or []) if isinstance(value, list | None) else [value]:
         if not isinstance(pair, list) or len(pair) != 2:
-            what = "history is not a list of [question, answer]"
-            raise UserError(what, raw.where, "correct the row", code="data.invalid_history")
+            problem = "history is not a list of [question, answer]"
+            raise UserError(problem, raw.where, "correct the row", code="data.invalid_history")
         turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     return turns
 

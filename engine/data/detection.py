@@ -22,7 +22,7 @@ from engine.data.conversation import ANSWER_LISTS, without_end_tokens
 from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_name, data_formats
 from engine.data.formats.messages import chat_style
 from engine.data.rows import Example, Problem, RawRow, UnusableRow
-from engine.data.source import decisions_of, summary_of
+from engine.data.source import reading_decisions, summary_of
 from engine.runs.run.data_usage import IGNORED, ColumnUse
 
 _NAMES = {"image", "images", "audio", "audios", "video", "videos", "picture", "pictures", "photo", "photos", "img"}
@@ -86,7 +86,7 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     detected = _with_mapped_extras(detected, roles, data)
     _refuse_media(summary, detected, data)
     detected = _with_reported_roles(
-        replace(detected, why="; ".join([detected.why, *decisions_of(rows)])), summary, data
+        replace(detected, why="; ".join([detected.why, *reading_decisions(rows)])), summary, data
     )
     check_columns(rows, detected)
     return detected
@@ -109,7 +109,7 @@ def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserErro
     if len({tuple(sorted(filled)) for filled in summary.parts.values()}) > 1:
         return _differ("", summary, None)
     what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
-    what = "; ".join([*decisions_of(rows), what])
+    what = "; ".join([*reading_decisions(rows), what])
     do = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": guess_map(summary), "format": "auto"}
     return Undecided(f"{what} (columns {list_columns(summary.filled)})", data.id, do, "data.no_format", changes, "try")

@@ -106,8 +106,8 @@ class _Child:
             self.process.join()
             status = self.process.exitcode or 0
             if status == -signal.SIGPROF:
-                what = f"the chat template took more than {TEMPLATE_SECONDS:g} s for one row"
-                raise UserError(what, self.template, _DO, code=TIMED_OUT) from None
+                problem = f"the chat template took more than {TEMPLATE_SECONDS:g} s for one row"
+                raise UserError(problem, self.template, _DO, code=TIMED_OUT) from None
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             raise RunFailed(f"a data preparation process exited unexpectedly ({how})", "data.process_died") from error
         return message
@@ -163,8 +163,8 @@ def _messages(
 def _result(message: tuple[Any, ...]) -> Any:
     kind, *content = message
     if kind == "user error":
-        what, where, do, code = content
-        raise UserError(what, where, do, code=code)
+        problem, location, hint, code = content
+        raise UserError(problem, location, hint, code=code)
     if kind == "error":
         raise RuntimeError(content[0])
     return content[0]
@@ -193,8 +193,8 @@ class _TemplateLimits:
         """Count a row. Raises UserError if the rows so far took too long on average."""
         self.seconds, self.rows = self.seconds + seconds, self.rows + 1
         if self.rows >= COUNTED_ROWS and self.seconds > MEAN_SECONDS * self.rows:
-            what = f"the chat template takes {self.seconds / self.rows:.1f} s of CPU time per row"
-            raise UserError(what, where, _DO, code="template.slow")
+            problem = f"the chat template takes {self.seconds / self.rows:.1f} s of CPU time per row"
+            raise UserError(problem, where, _DO, code="template.slow")
 
 
 _child: _TemplateLimits | None = None
@@ -231,5 +231,5 @@ def template_memory(where: str) -> Iterator[None]:
 
 
 def _over_limit(error: BaseException, where: str) -> UserError:
-    what = f"the chat template exceeds a limit ({' '.join(str(error).split()) or type(error).__name__})"
-    return UserError(what, where, _DO, code="template.limit")
+    problem = f"the chat template exceeds a limit ({' '.join(str(error).split()) or type(error).__name__})"
+    return UserError(problem, where, _DO, code="template.limit")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from engine.data.chat_template import ERRORS
 from engine.data.encoding import shared_length
-from engine.data.rendering import AnswerPosition, Rendered, Renderer, Shape, holds, shape_of
+from engine.data.rendering import AnswerPosition, Rendered, Renderer, Shape, contains_answer, shape_of
 from engine.data.rows import Example, Problem
 
 SAMPLES = 4
@@ -85,7 +85,9 @@ class Pattern:
             if answer.around is None:
                 marks = marks or [mark.end() for mark in renderer.special.pattern.finditer(whole)]
                 end = _counted_stop(marks, answer) if len(marks) == self.specials else None
-                if end and not (holds(whole[place:end], message) and renderer.special.text(whole[place:end]).strip()):
+                if end and not (
+                    contains_answer(whole[place:end], message) and renderer.special.text(whole[place:end]).strip()
+                ):
                     return None
             else:
                 end = _stop(whole, place, *answer.around, message["content"])

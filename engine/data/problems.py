@@ -109,5 +109,5 @@ def refusal(kind: str, what: str, where: str, split: str, bad: int, total: int, 
         text = _TEMPLATE_REFUSALS[kind].format(bad=of_kind, total=total, split=split, what=what)
         return UserError(text, where, tried or _REMEDIES[kind], code=kind)
     text = f"{bad:,} of {total:,} {split} rows have no token in the loss, mostly: {LEFT_OUT.get(kind, kind)} ({what})"
-    do = _REMEDIES.get(kind, "correct the rows, or set data.format or data.map")
-    return UserError(text, where, do, code="data.too_many_unusable_rows")
+    hint = _REMEDIES.get(kind, "correct the rows, or set data.format or data.map")
+    return UserError(text, where, hint, code="data.too_many_unusable_rows")

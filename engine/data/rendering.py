@@ -157,7 +157,7 @@ class Renderer:
         if any(part.thing == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
             what = "the chat template does not render tool calls, so the answer is lost"
             return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
-        if not holds(body, message):
+        if not contains_answer(body, message):
             self.template.probe()
             what = "the chat template leaves out the content of the last answer"
             return Problem(ANSWER_NOT_RENDERED, self._with_remedy(what, example, whole), example.where)
@@ -232,7 +232,7 @@ class Renderer:
     def _earlier_turn(self, example: Example, number: int, whole: str) -> AnswerPosition | None:
         assert example.messages is not None
         turn = self._turn(example, number, whole)
-        return turn if turn and holds(whole[turn.start : turn.stop], example.messages[number]) else None
+        return turn if turn and contains_answer(whole[turn.start : turn.stop], example.messages[number]) else None
 
     def _misplaced(self, example: Example, whole: str) -> UserError:
         """The error for a template whose answers do not follow its generation prompt."""
@@ -240,17 +240,17 @@ class Renderer:
         try:
             before = self.template.text(example.messages[:-1], example.tools, ask=True)
         except ERRORS as error:
-            what = f"the chat template cannot render a prompt without its answer ({error})"
+            problem = f"the chat template cannot render a prompt without its answer ({error})"
         else:
             tail = before[shared_length(before, whole) :]
-            what = f"the generation prompt ends with {tail[:60]!r}, but the chat template renders answers without it"
+            problem = f"the generation prompt ends with {tail[:60]!r}, but the chat template renders answers without it"
         if str(getattr(self.tokenizer, "chat_template", "")).startswith(NO_THINKING) and self.template.source is None:
-            do = "set model.enable_thinking = true: the answers have reasoning"
-            return UserError(what, example.where, do, code="data.template_prompt_mismatch")
+            hint = "set model.enable_thinking = true: the answers have reasoning"
+            return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
         named = self.remedy(example) if self.advise else ""
-        do = f'set model.chat_template = "{named}"' if named else "set model.chat_template to another template"
-        do += ": answers must follow the generation prompt"
-        return UserError(what, example.where, do, code="data.template_prompt_mismatch")
+        hint = f'set model.chat_template = "{named}"' if named else "set model.chat_template to another template"
+        hint += ": answers must follow the generation prompt"
+        return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
 
     def _ended(self, example: Example, number: int, whole: str, start: int, shared: int) -> AnswerPosition:
         """Find the end token: the first special token after the content, and any that follow immediately.
@@ -298,7 +298,7 @@ def _has_content(message: dict[str, Any]) -> bool:
     return bool(message["content"].strip() or message.get("tool_calls") or any(map(message.get, REASONING_KEYS)))
 
 
-def holds(text: str, message: dict[str, Any]) -> bool:
+def contains_answer(text: str, message: dict[str, Any]) -> bool:
     """Whether a rendered answer contains its content; templates may extract reasoning and render it separately."""
     return bool(message.get("tool_calls")) or message["content"].split(REASONING_TAGS[1])[-1].strip() in text
 

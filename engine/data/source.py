@@ -132,8 +132,8 @@ def read(data: Data) -> Source:
     held = chosen["test"] + chosen["validation"]
     chosen["train"] = [part for part in parts if part.split == "train" and part not in held]
     if not chosen["train"]:
-        do = "name one file train.jsonl (.csv, .parquet, …), or set data.id to the file"
-        raise UserError("no training split", data.id, do, code="data.no_training_split")
+        hint = "name one file train.jsonl (.csv, .parquet, …), or set data.id to the file"
+        raise UserError("no training split", data.id, hint, code="data.no_training_split")
     for part in parts:
         if not any(part in used for used in chosen.values()):
             notes.add(f"not read: {part.name}")
@@ -162,9 +162,9 @@ def _choose(
     path = _find_file(setting, data)
     if path is None:
         offered = sorted({stem_of(part.name) for part in parts})
-        what = f"unknown split or file {setting!r}{did_you_mean(setting, offered)}"
-        do = f"use one of {', '.join(offered[:8])}, or a file"
-        raise UserError(what, f"data.{split}", do, code="data.split_not_found")
+        problem = f"unknown split or file {setting!r}{did_you_mean(setting, offered)}"
+        hint = f"use one of {', '.join(offered[:8])}, or a file"
+        raise UserError(problem, f"data.{split}", hint, code="data.split_not_found")
     return [SourcePart(path.name, split, partial(read_file, path, path.name, notes), (path,))]
 
 
@@ -178,8 +178,8 @@ def _find_file(name: str, data: Data) -> Path | None:
 def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     """All parts of the source, in a fixed order."""
     if not data.id.strip():
-        do = "set it to an embedded dataset, a file, a folder or a Hub id"
-        raise UserError("empty data.id", "data.id", do, code="data.empty_id")
+        hint = "set it to an embedded dataset, a file, a folder or a Hub id"
+        raise UserError("empty data.id", "data.id", hint, code="data.empty_id")
     path = EMBEDDED[data.id]() if data.id in EMBEDDED else expanded(data.id)
     try:
         status = path.stat()
@@ -188,9 +188,9 @@ def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
     except (OSError, ValueError) as error:
         raise unreadable(error, data.id) from error
     if data.subset is not None:
-        what = "only Hub datasets have subsets"
-        do = "remove it, or set data.id to a Hub id"
-        raise UserError(what, f"data.subset = {data.subset!r}", do, code="data.subset_unread")
+        problem = "only Hub datasets have subsets"
+        hint = "remove it, or set data.id to a Hub id"
+        raise UserError(problem, f"data.subset = {data.subset!r}", hint, code="data.subset_unread")
     if not stat.S_ISDIR(status.st_mode):
         return _offer_file(path, path.name, notes, "train")
     if is_disk_set(path):
@@ -261,11 +261,11 @@ def _no_such_file(name: str, path: Path) -> UserError:
     try:
         siblings = sorted(child.name for child in path.parent.iterdir())
     except OSError:
-        what = "file or folder not found, and its parent folder does not exist"
-        return UserError(what, name, "check the path", code="data.not_found")
+        problem = "file or folder not found, and its parent folder does not exist"
+        return UserError(problem, name, "check the path", code="data.not_found")
     known = [*siblings, *(EMBEDDED if path.parent == Path() else ())]
-    what = f"file or folder not found{did_you_mean(path.name, known)}"
-    return UserError(what, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
+    problem = f"file or folder not found{did_you_mean(path.name, known)}"
+    return UserError(problem, name, "check the path; Hub ids have the form owner/name", code="data.not_found")
 
 
 def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str, Path], set[str]]:
@@ -281,8 +281,8 @@ def data_files(folder: Path, label: str, notes: ReadingNotes) -> tuple[dict[str,
             notes.add(f"not read: {name}")
         files, texts = {name: path for name, path in files.items() if name not in texts}, set()
     if not files:
-        do = f"use {READABLE}"
-        raise UserError("no data files in the folder", label, do, code="data.no_files")
+        hint = f"use {READABLE}"
+        raise UserError("no data files in the folder", label, hint, code="data.no_files")
     return files, texts
 
 
@@ -298,8 +298,8 @@ def _walk(folder: Path, label: str) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and depth < _DEPTH)
         count += len(files) + len(folders)
         if count > _ENTRIES:
-            do = "use the path of the file, or of a folder with only the data"
-            raise UserError(f"more than {_ENTRIES:,} files", label, do, code="data.too_many_files")
+            hint = "use the path of the file, or of a folder with only the data"
+            raise UserError(f"more than {_ENTRIES:,} files", label, hint, code="data.too_many_files")
         paths += [Path(root, name) for name in files if not name.startswith(".") and is_data_file(name)]
     return sorted(paths)
 
@@ -350,10 +350,10 @@ def _not_empty(rows: Iterator[RawRow], name: str) -> Iterator[RawRow]:
 
 def _unsupported_type(path: Path, name: str) -> UserError:
     suffix = path.suffix.lower()
-    do = f"use {READABLE}"
+    hint = f"use {READABLE}"
     if suffix in _PACKED or suffix == ".gz":
-        do = f"unpack it first ({READABLE} are supported)"
-    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, do, code="data.file_type")
+        hint = f"unpack it first ({READABLE} are supported)"
+    return UserError(f"unsupported file type ({suffix or 'no suffix'})", name, hint, code="data.file_type")
 
 
 def summary_of(rows: Iterable[RawRow]) -> Summary:
@@ -361,6 +361,6 @@ def summary_of(rows: Iterable[RawRow]) -> Summary:
     return rows.summary if isinstance(rows, RowStream) else summarize([("", rows)])
 
 
-def decisions_of(rows: Iterable[RawRow]) -> list[str]:
+def reading_decisions(rows: Iterable[RawRow]) -> list[str]:
     """Decisions made while reading rows: how documents are separated, and a missing header."""
     return rows.notes.decisions if isinstance(rows, RowStream) else []

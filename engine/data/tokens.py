@@ -91,9 +91,9 @@ class RowTokenizer:
         """Prompt, completion and end token as plain text, after the special tokens that the tokenizer adds in front."""
         for example in examples:
             if example.prompt is None or example.completion is None:
-                do = 'set model.chat_template to a Jinja file, or to "tools-chatml" or "tools-plain"'
-                what = "conversations need a chat template, and this model has none"
-                raise UserError(what, example.where, do, code="data.no_template")
+                hint = 'set model.chat_template to a Jinja file, or to "tools-chatml" or "tools-plain"'
+                problem = "conversations need a chat template, and this model has none"
+                raise UserError(problem, example.where, hint, code="data.no_template")
         prompts = [example.prompt or "" for example in examples]
         answers = [example.completion or "" for example in examples]
         wholes = self.encoder.ids([a + b for a, b in zip(prompts, answers, strict=True)], special=True)

@@ -276,14 +276,14 @@ class Choices:
                 answer = tuple(label for label in row.labels[len(row.prompt) :] if label != IGNORE_INDEX)
                 found.setdefault(answer, row.target)
             if len(found) > MAX_CHOICES:
-                what = (
+                problem = (
                     f"too many distinct answers for the metric choice: more than {MAX_CHOICES:,} in the training rows"
                 )
-                raise UserError(what, METRIC, "use exact_match, contains or rouge", code="data.too_many_choices")
+                raise UserError(problem, METRIC, "use exact_match, contains or rouge", code="data.too_many_choices")
         if len(found) < 2:
-            what = f"the metric choice needs at least 2 distinct answers; the training rows have {len(found)}"
-            do = "use another metric, or increase train.max_length if it truncates the answers"
-            raise UserError(what, METRIC, do, code="data.too_few_choices")
+            problem = f"the metric choice needs at least 2 distinct answers; the training rows have {len(found)}"
+            hint = "use another metric, or increase train.max_length if it truncates the answers"
+            raise UserError(problem, METRIC, hint, code="data.too_few_choices")
         return cls([list(tokens) for tokens in found], list(found.values()))
 
     def unknown(self, items: Sequence[EvaluationItem]) -> list[EvaluationItem]:

@@ -50,9 +50,9 @@ def length_error(longest: int, positions: int | None, max_length: int) -> UserEr
     """The error if rows of `longest` tokens exceed the model's number of positions."""
     if not positions or longest <= positions:
         return None
-    what = f"rows of {longest:,} tokens exceed the model's {positions:,} positions"
-    do = f"set train.max_length = {positions} (it is {max_length})"
-    return UserError(what, "train.max_length", do, "data.longer_than_model")
+    problem = f"rows of {longest:,} tokens exceed the model's {positions:,} positions"
+    hint = f"set train.max_length = {positions} (it is {max_length})"
+    return UserError(problem, "train.max_length", hint, "data.longer_than_model")
 
 
 def scoring_error(evaluation: Evaluation, train: Sequence[Row], test: Sequence[Row]) -> UserError | None:
@@ -73,9 +73,9 @@ def check_prompts(rows: Sequence[Row]) -> None:
     """Raise UserError for a row with an empty prompt, from which nothing can be generated."""
     for row in rows:
         if not row.prompt:
-            what = "test row without a prompt, and this tokenizer adds no beginning-of-text token"
-            do = 'set evaluation.metric = "loss", or data.separator'
-            raise UserError(what, row.where, do, "data.empty_prompt")
+            problem = "test row without a prompt, and this tokenizer adds no beginning-of-text token"
+            hint = 'set evaluation.metric = "loss", or data.separator'
+            raise UserError(problem, row.where, hint, "data.empty_prompt")
 
 
 def unscorable_warning(

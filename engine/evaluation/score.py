@@ -270,14 +270,14 @@ def general_rows(config: Config, tokenizer: Any) -> tuple[str, list[Row]]:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        what, do = f"cannot read the file: {error}", "set it to a UTF-8 text file"
+        problem, hint = f"cannot read the file: {error}", "set it to a UTF-8 text file"
         raise UserError(
-            what, f"evaluation.forgetting_text = {setting!r}", do, code="data.general_unreadable"
+            problem, f"evaluation.forgetting_text = {setting!r}", hint, code="data.general_unreadable"
         ) from error
     rows = [row for passage in text.split("\n\n") if (row := _row(passage.strip(), path.name, tokenizer))]
     if not rows:
-        what, do = "no passage of at least 2 tokens", "add text; blank lines separate passages"
-        raise UserError(what, str(path), do, code="data.general_empty")
+        problem, hint = "no passage of at least 2 tokens", "add text; blank lines separate passages"
+        raise UserError(problem, str(path), hint, code="data.general_empty")
     name = path.name if setting != "auto" else "tiny's own kind" if config.model.id == "tiny" else "English prose"
     return f"{name} ({len(rows)} passages, sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]})", rows
 

@@ -37,8 +37,8 @@ def start(module: str, folder: Path, log_file: Path, *arguments: str) -> Started
         log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
     except OSError as error:
         if error.errno in NO_PERMISSION:
-            what, do = f"cannot write ({error.strerror})", "check its owner and its file system"
-            raise UserError(what, str(folder), do, "run.not_writable") from error
+            problem, hint = f"cannot write ({error.strerror})", "check its owner and its file system"
+            raise UserError(problem, str(folder), hint, "run.not_writable") from error
         raise RunFailed(
             f"nothing was started: cannot write to {folder} ({error.strerror})", "run.cannot_write"
         ) from error

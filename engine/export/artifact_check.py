@@ -35,11 +35,11 @@ from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, best_score
 from engine.evaluation.predictions import ScoredItem
 from engine.evaluation.score import Scorer, item_losses
-from engine.export import gguf_check
-from engine.export.check_job import ArtifactCheck, CheckJob
+from engine.export import llama_cpp
+from engine.export.checker import ArtifactCheck, CheckJob
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap
+from engine.export.export_source import ScoredRows, rendered_by, scored_rows
 from engine.export.merged import ADAPTER_WEIGHTS, served_class
-from engine.export.scored_rows import ScoredRows, rendered_by, scored_rows
 from engine.methods import method
 from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import auto_class, load_pretrained
@@ -239,12 +239,12 @@ def _check_gguf(
 ) -> None:
     """The same with llama.cpp, on the CPU."""
     folder, evaluation = Path(job.artifact), frozen.config.evaluation
-    checked.device, checked.tensor_types = f"llama.cpp on {os.cpu_count()} CPU cores", gguf_check.tensor_types(folder)
-    with gguf_check.open_gguf(folder, scored, evaluation) as model:
-        checked.defects += gguf_check.defects(model, tokenizer, scored)
-        _compare_logits(lambda row: gguf_check.row_logits(model, row), scored, job, checked)
+    checked.device, checked.tensor_types = f"llama.cpp on {os.cpu_count()} CPU cores", llama_cpp.tensor_types(folder)
+    with llama_cpp.open_gguf(folder, scored, evaluation) as model:
+        checked.defects += llama_cpp.defects(model, tokenizer, scored)
+        _compare_logits(lambda row: llama_cpp.row_logits(model, row), scored, job, checked)
         if scored.items:
-            checked.items, answers, checked.seconds = gguf_check.answer(model, tokenizer, scored, evaluation, progress)
+            checked.items, answers, checked.seconds = llama_cpp.answer(model, tokenizer, scored, evaluation, progress)
             checked.count(answers, evaluation.max_new_tokens)
 
 

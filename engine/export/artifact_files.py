@@ -15,9 +15,8 @@ from engine.config.model_files import read_model_config
 from engine.evaluation.generate import end_tokens
 from engine.export.checkpoint import PROCESSOR_FILES, CheckpointFiles, CheckpointMap, base_checkpoint, checkpoint_folder
 from engine.export.export_source import ADAPTER_FILES, ExportSource
-from engine.export.gguf_check import FILE
 from engine.export.gguf_tools import convert
-from engine.export.llama_cpp import quantize
+from engine.export.llama_cpp import FILE, modelfile, quantize
 from engine.export.merged import (
     DTYPES,
     AdapterWeights,
@@ -28,7 +27,6 @@ from engine.export.merged import (
     plain_model,
     write_weights,
 )
-from engine.export.modelfile import modelfile
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, locate

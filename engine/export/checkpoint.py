@@ -208,8 +208,8 @@ class CheckpointMap:
 
 
 def irreversible(group: TensorGroup) -> UserError:
-    what = f"cannot merge: the conversion of {group.stored[0]} while it is loaded cannot be reversed"
-    return UserError(what, hint="export the adapter instead, or train other layers", code="export.cannot_merge")
+    problem = f"cannot merge: the conversion of {group.stored[0]} while it is loaded cannot be reversed"
+    return UserError(problem, hint="export the adapter instead, or train other layers", code="export.cannot_merge")
 
 
 def _convert(plain: Any, group: TensorGroup, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,10 +1,11 @@
-"""The finished run behind an export, and what is refused before anything is written."""
+"""The finished run behind an export, its test rows, and what is refused before anything is written."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,15 +15,65 @@ from engine.config.errors import UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
 from engine.data.examples import system_prompt, training_examples
+from engine.data.items import EvaluationItem, sampled
+from engine.data.prepare import prepare
+from engine.data.prepared import Prepared
 from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
-from engine.export.scored_rows import ScoredRows, scored_rows
 from engine.methods.model_source import config_of, load_tokenizer
-from engine.methods.provenance import fingerprint
-from engine.runs.run.exports import ExportKind, WeightType
+from engine.methods.provenance import fingerprint, items_fingerprint
+from engine.runs.run.exports import Defect, ExportKind, WeightType
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Prepared rows and the test items on which the run was scored."""
+
+    rows: Prepared
+    items: list[EvaluationItem]
+
+
+def scored_rows(frozen: FrozenRun, tokenizer: Any, fingerprint: str) -> ScoredRows:
+    """Prepare the run's data as training did.
+
+    fingerprint: of the run's test items (`Result.fingerprints["test"]`). Raises UserError if they have changed.
+    """
+    config = frozen.config
+    rows = prepare(config.data, config.train.max_length, tokenizer)
+    items = [] if config.evaluation.when == "never" else sampled(rows.test_items, config.evaluation.rows)
+    if fingerprint and items_fingerprint(items) != fingerprint:
+        problem = "the test rows differ from those of the run"
+        hint = "restore the data, tokenizer and ftbench version of the run: an artifact is checked on the same rows"
+        raise UserError(problem, config.data.id, hint, "export.data_changed")
+    return ScoredRows(rows, items)
+
+
+def rendered_by(
+    tokenizer: Any, frozen: FrozenRun, items: list[EvaluationItem]
+) -> tuple[list[EvaluationItem], list[Defect]]:
+    """The items as an artifact's tokenizer and template render them, and a defect if any prompt differs."""
+    config = frozen.config
+    rows = prepare(config.data, config.train.max_length, tokenizer)
+    by_place = {item.row.where: item for item in rows.test_items}
+    found = [by_place.get(item.row.where) for item in items]
+    different = [
+        place
+        for place, (item, other) in enumerate(zip(items, found, strict=True))
+        if other is None or other.row.prompt != item.row.prompt
+    ]
+    rendered = [
+        item if other is None else replace(other, references=item.references)
+        for item, other in zip(items, found, strict=True)
+    ]
+    if not different:
+        return rendered, []
+    first = items[different[0]].row.where
+    text = f"tokenizer or chat template give other prompt tokens in {len(different)} of {len(items)} test items"
+    return rendered, [Defect("export.other_prompts", f"{text} (first: {first})")]
+
 
 ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")
 
@@ -64,9 +115,9 @@ def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
         return
     found = fingerprint(model, config_of(model))
     if found != expected:
-        what = "the base model has changed since the run"
-        do = "restore the weights that the run was trained on"
-        raise UserError(what, model.id, do, "export.base_changed")
+        problem = "the base model has changed since the run"
+        hint = "restore the weights that the run was trained on"
+        raise UserError(problem, model.id, hint, "export.base_changed")
 
 
 def refuse_small_export_disk(final: Path, source: ExportSource, kind: ExportKind, dtype: WeightType) -> None:
@@ -78,5 +129,5 @@ def refuse_small_export_disk(final: Path, source: ExportSource, kind: ExportKind
     parent = next(folder for folder in final.parents if folder.exists())
     free = shutil.disk_usage(parent).free
     if free < size * 1.05:
-        what = f"{quantities.size(size)} needed, {quantities.size(free)} of disk space free"
-        raise UserError(what, str(parent), "free some space, or use --out on another disk", "export.disk_full")
+        problem = f"{quantities.size(size)} needed, {quantities.size(free)} of disk space free"
+        raise UserError(problem, str(parent), "free some space, or use --out on another disk", "export.disk_full")

@@ -32,8 +32,7 @@ from engine.export.artifact_files import (
     write_merged,
 )
 from engine.export.card import write_card
-from engine.export.check_job import ArtifactCheck
-from engine.export.checker import Checker
+from engine.export.checker import ArtifactCheck, Checker
 from engine.export.comparison import difference_of, mean_with_interval
 from engine.export.export_source import ExportSource, export_source, refuse_small_export_disk
 from engine.export.request import ExportRequest, refuse_folder
@@ -89,10 +88,10 @@ def _export(request: ExportRequest, progress: Progress) -> tuple[Path, Fidelity]
             text = f"cannot export {request.run.name}: no space left in {final.parent}; the run is unchanged"
             raise RunFailed(text, "export.disk_full") from error
         if error.strerror is None:  # of a library that could not read the base model or the tokenizer
-            what, do = f"cannot export ({first_line(error)})", "check that its base model is complete"
-            raise UserError(what, request.run.name, do, "export.cannot_read") from error
-        do = "check its owner and permissions, or use another --out"
-        raise UserError(f"cannot write: {error.strerror}", str(final), do, "export.cannot_write") from error
+            problem, hint = f"cannot export ({first_line(error)})", "check that its base model is complete"
+            raise UserError(problem, request.run.name, hint, "export.cannot_read") from error
+        hint = "check its owner and permissions, or use another --out"
+        raise UserError(f"cannot write: {error.strerror}", str(final), hint, "export.cannot_write") from error
     return final, fidelity
 
 

@@ -62,11 +62,11 @@ def require_tools() -> Path:
     missing = [package for module, package in PYTHON_PACKAGES.items() if not _is_installed(module)]
     folder = tools_folder()
     if missing:
-        what = f"GGUF export needs {', '.join(missing)}"
-        raise UserError(what, hint=f"pip install {' '.join(missing)}", code="export.no_gguf_packages")
+        problem = f"GGUF export needs {', '.join(missing)}"
+        raise UserError(problem, hint=f"pip install {' '.join(missing)}", code="export.no_gguf_packages")
     if not folder.is_dir():
-        what = "llama.cpp's converter is not on this machine"
-        raise UserError(what, str(folder), f"run `ftbench pull {GGUF_TOOLS}` once", "export.no_gguf_tools")
+        problem = "llama.cpp's converter is not on this machine"
+        raise UserError(problem, str(folder), f"run `ftbench pull {GGUF_TOOLS}` once", "export.no_gguf_tools")
     return folder
 
 
@@ -92,8 +92,8 @@ def _unpack(tool: Tool, temporary: Path, target: Path) -> None:
     machine = platform.machine()
     expected = tool.sha256.get("any") or tool.sha256.get(machine)
     if expected is None or sys.platform != "linux":
-        what = f"there is no build of {tool.package} for {sys.platform} on {machine}"
-        raise UserError(what, hint="export on Linux on x86_64", code="export.no_gguf_build")
+        problem = f"there is no build of {tool.package} for {sys.platform} on {machine}"
+        raise UserError(problem, hint="export on Linux on x86_64", code="export.no_gguf_build")
     download_wheel(tool.package, tool.version, temporary)
     (archive,) = temporary.glob(f"{tool.package.replace('-', '_')}-{tool.version}*.whl")
     digest = file_sha256(archive)

@@ -1,22 +1,43 @@
-"""Run a GGUF file with llama.cpp on token ids: greedy answers, logits, and quantization.
+"""GGUF files: run in llama.cpp on token ids, quantized, checked on a run's test rows, and their Modelfile for Ollama.
 
 Uses the C interface through the bindings in the tools' folder; sampling and chat handling of the bindings are not used.
+
+Ollama does not run Jinja. The text that a chat template puts around each message is found by rendering conversations of
+marked messages; the resulting template is used only if it renders a sample conversation to the same text.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+from gguf import GGUFReader
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
-from engine.config.errors import RunFailed
+from engine.config.errors import RunFailed, UserError
+from engine.config.metric_specs import metric_spec
+from engine.config.schema import Evaluation
+from engine.data.chat_template import ChatTemplate, render_in_child
+from engine.data.items import EvaluationItem, all_rows
+from engine.data.rows import IGNORE_INDEX, Row
+from engine.evaluation.generate import end_tokens
+from engine.evaluation.metrics import Choices, best_score
+from engine.evaluation.predictions import RowLoss, ScoredItem
+from engine.export.export_source import ScoredRows
 from engine.export.gguf_tools import LIBRARY, require_tools
+from engine.runs.run.exports import Defect
+from engine.training.batches import loss_weight, target_weights, targets_of
 
 FILE_TYPES = {"q4_k_m": 15, "q8_0": 7}
 """`llama_ftype` in llama.h."""
@@ -135,3 +156,203 @@ class LlamaCpp:
         pointer = self.library.llama_get_logits_ith(self._context, place)
         values = np.frombuffer(self.ffi.buffer(pointer, 4 * self.vocabulary_size), dtype=np.float32)
         return torch.from_numpy(values.copy())
+
+
+FILE = "model.gguf"
+
+
+def open_gguf(folder: Path, scored: ScoredRows, evaluation: Evaluation) -> LlamaCpp:
+    """Load the file with room for the longest row and the longest answer."""
+    rows = all_rows(scored.items) or [scored.rows.train[0]]
+    longest = max(max(len(row.input_ids), len(row.prompt) + evaluation.max_new_tokens) for row in rows)
+    return LlamaCpp(folder / FILE, longest + 8)
+
+
+def row_logits(model: LlamaCpp, row: Row) -> torch.Tensor:
+    """(K, V): logits that predict the row's K tokens in the loss."""
+    return model.logits(row.input_ids, [place for place, _ in _in_loss(row)])
+
+
+def _in_loss(row: Row) -> Iterator[tuple[int, int]]:
+    """(place whose logits predict it, token) of every token in the loss."""
+    for place, target in enumerate(targets_of(row)):
+        if target != IGNORE_INDEX:
+            yield place, target
+
+
+def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Defect]:
+    """What llama.cpp does differently from training: prompt tokens, chat template, end tokens."""
+    found = []
+    different = [item.row.where for item in scored.items if not _same_tokens(model, tokenizer, item.row.prompt)]
+    if different:
+        text = f"llama.cpp gives other prompt tokens in {len(different)} of {len(scored.items)} test items"
+        found.append(Defect("export.other_prompts", f"{text} (first: {different[0]})"))
+    if model.chat_template() != (tokenizer.chat_template or ""):
+        found.append(Defect("export.other_template", "the chat template in the file is not that of training"))
+    lost = [token for token in end_tokens(tokenizer, None, scored.rows.train) if not model.ends_generation(token)]
+    if lost:
+        names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
+        found.append(Defect("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
+    return found
+
+
+def _same_tokens(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
+    """Whether the prompt's text becomes its tokens. True also if the tokenizer itself reads that text otherwise."""
+    text = tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    again = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return bool(list(again) != list(prompt) or model.tokenize(text) == list(prompt))
+
+
+def answer(
+    model: LlamaCpp,
+    tokenizer: PreTrainedTokenizerBase,
+    scored: ScoredRows,
+    evaluation: Evaluation,
+    progress: Any,
+) -> tuple[list[ScoredItem], list[list[int]], float]:
+    """(items, generated tokens of each answer, seconds of generation)."""
+    losses = [_item_loss(model, item) for item in scored.items]
+    metric = metric_spec(evaluation.metric)
+    if not metric.needs_answers:
+        return [ScoredItem.of(loss) for loss in losses], [], 0.0
+    started, answers, outputs = time.monotonic(), [], []
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    ends = frozenset(token for token in special if model.ends_generation(token))
+    choices = Choices.of(scored.rows.train) if metric.picks_from_choices else None
+    for done, item in enumerate(scored.items, 1):
+        if choices is not None:
+            outputs.append(_likeliest(model, choices, item.row))
+        else:
+            answers.append(model.answer(item.row.prompt, ends, evaluation.max_new_tokens))
+            outputs.append(tokenizer.decode(answers[-1], skip_special_tokens=True))
+        progress("answering test rows", done, len(scored.items))
+    items = [
+        ScoredItem.of(loss, output, best_score(evaluation.metric, output, item.references, evaluation.reasoning_tags))
+        for loss, output, item in zip(losses, outputs, scored.items, strict=True)
+    ]
+    return items, answers, time.monotonic() - started
+
+
+def _likeliest(model: LlamaCpp, choices: Choices, row: Row) -> str:
+    """The allowed answer with the highest log-likelihood, scored one by one."""
+
+    def score(tokens: Sequence[int]) -> float:
+        start = len(row.prompt) - 1
+        logits = model.logits([*row.prompt, *tokens], range(start, start + len(tokens)))
+        picked = torch.log_softmax(logits, -1).gather(1, torch.tensor(tokens)[:, None])
+        return float(picked.sum())
+
+    best = max(range(len(choices.tokens)), key=lambda number: score(choices.tokens[number]))
+    return choices.texts[best]
+
+
+def _item_loss(model: LlamaCpp, item: EvaluationItem) -> RowLoss:
+    losses = [_row_loss(model, row) for row in item.rows]
+    return RowLoss(*(sum(part) / len(losses) for part in zip(*losses, strict=True)))
+
+
+def _row_loss(model: LlamaCpp, row: Row) -> RowLoss:
+    targets = torch.tensor([token for _, token in _in_loss(row)])
+    losses = torch.nn.functional.cross_entropy(row_logits(model, row), targets, reduction="none").double()
+    weights = [
+        weight for weight, target in zip(target_weights(row), targets_of(row), strict=True) if target != IGNORE_INDEX
+    ]
+    if row.weights is not None:
+        losses *= torch.tensor(weights)
+    return RowLoss(float(losses.sum()), len(targets), loss_weight(row))
+
+
+def tensor_types(folder: Path) -> dict[str, int]:
+    """Number of tensors of each type in the file: `{"Q4_K": 24, "F32": 9}`."""
+    return dict(Counter(tensor.tensor_type.name for tensor in GGUFReader(folder / FILE).tensors).most_common())
+
+
+SAMPLE = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?")]
+
+
+@dataclass(frozen=True)
+class TemplateTexts:
+    """The text that a chat template writes before and after a message of each role, and before the answer."""
+
+    around: dict[str, tuple[str, str]]
+    generation: str
+    default_system: str
+    """The system prompt that the template writes if a conversation has none, with the text around it."""
+
+    def go_template(self) -> str:
+        """The template in Go's syntax."""
+        system = self.around["system"]
+        shown = f"{{{{ if .System }}}}{system[0]}{{{{ .System }}}}{system[1]}"
+        shown += f"{{{{ else }}}}{self.default_system}{{{{ end }}}}" if self.default_system else "{{ end }}"
+        turns = []
+        for role in ("user", "assistant"):
+            before, after = self.around[role]
+            turns.append(f'{{{{ if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}{{{{ end }}}}')
+        return f"{shown}{{{{ range .Messages }}}}{''.join(turns)}{{{{ end }}}}{self.generation}"
+
+    def render(self, messages: list[tuple[str, str]]) -> str:
+        """What Ollama makes of a conversation."""
+        system = "".join(text for role, text in messages if role == "system")
+        before, after = self.around["system"]
+        shown = f"{before}{system}{after}" if system else self.default_system
+        turns = [f"{self.around[role][0]}{text}{self.around[role][1]}" for role, text in messages if role != "system"]
+        return f"{shown}{''.join(turns)}{self.generation}"
+
+
+def template_texts(tokenizer: Any) -> TemplateTexts | None:
+    """The texts of the tokenizer's chat template; None if it is not made of such turns."""
+    try:
+        return render_in_child(tokenizer, _texts_of)
+    except UserError:  # invalid Jinja, or a template that exceeds a limit
+        return None
+
+
+def _texts_of(template: ChatTemplate) -> TemplateTexts | None:
+    def rendered(messages: list[tuple[str, str]], generation: bool = False) -> str:
+        return template.text([{"role": role, "content": text} for role, text in messages], None, ask=generation)
+
+    try:
+        with_system = rendered([("system", "⟦s⟧"), ("user", "⟦u⟧"), ("assistant", "⟦a⟧"), ("user", "⟦v⟧")])
+        alone = rendered([("user", "⟦u⟧"), ("assistant", "⟦a⟧"), ("user", "⟦v⟧")])
+        generation = rendered([("user", "⟦u⟧")], generation=True).removeprefix(rendered([("user", "⟦u⟧")]))
+        before_system, rest = with_system.split("⟦s⟧")
+        system_to_user, rest = rest.split("⟦u⟧")
+        user_to_assistant, rest = rest.split("⟦a⟧")
+        assistant_to_user, user_end = rest.split("⟦v⟧")
+        assistant_end = rendered([("user", "⟦u⟧"), ("assistant", "⟦a⟧")]).split("⟦a⟧")[1]
+        user_start = assistant_to_user.removeprefix(assistant_end)
+        default = alone.split("⟦u⟧")[0].removesuffix(user_start)
+        found = TemplateTexts(
+            around={
+                "system": (before_system, system_to_user.removesuffix(user_start)),
+                "user": (user_start, user_end),
+                "assistant": (user_to_assistant.removeprefix(user_end), assistant_end),
+            },
+            generation=generation,
+            default_system=default,
+        )
+        samples = (SAMPLE, SAMPLE[1:], SAMPLE[1:2])
+        same = all(found.render(sample) == rendered(sample, generation=True) for sample in samples)
+    except (TemplateError, ValueError, TypeError):  # a template without a system role, or one that changes the texts
+        return None
+    texts = "".join([*map("".join, found.around.values()), found.default_system, found.generation])
+    return found if same and "{{" not in texts and '"""' not in texts else None
+
+
+def modelfile(tokenizer: Any, ends: list[int], system: str = "") -> str:
+    """The text of the Modelfile. Without TEMPLATE, Ollama uses the template in the GGUF file, if it knows it.
+
+    system: of the training rows; requests without a system prompt get it.
+    """
+    lines = [f"FROM ./{FILE}"]
+    texts = template_texts(tokenizer) if tokenizer.chat_template else None
+    if texts is not None:
+        lines.append(f'TEMPLATE """{texts.go_template()}"""')
+    else:
+        lines.append("# The chat template could not be expressed in Ollama's template language: compare its prompts.")
+    if system and '"""' not in system:
+        lines.append(f'SYSTEM """{system}"""')
+    elif system:
+        lines.append('# Requests need the system prompt of the training rows; it contains """, which SYSTEM cannot.')
+    lines += [f"PARAMETER stop {json.dumps(token)}" for token in tokenizer.convert_ids_to_tokens(ends)]
+    return "\n".join([*lines, "PARAMETER temperature 0", ""])

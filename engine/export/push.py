@@ -79,8 +79,8 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
         found = _found(api, name)
         others = {file.rfilename for file in found.siblings or []} - names if found else set()
         if fidelity.kind != "gguf" and (weights := sorted(other for other in others if other.endswith(WEIGHTS))):
-            what = f"the repository has other weights: {', '.join(weights[:3])}"
-            raise UserError(what, name, "delete them there, or use a new repository", "push.other_weights")
+            problem = f"the repository has other weights: {', '.join(weights[:3])}"
+            raise UserError(problem, name, "delete them there, or use a new repository", "push.other_weights")
         if found is None:
             progress(f"creating {name}")
             api.create_repo(name, private=not public, exist_ok=True)
@@ -95,13 +95,13 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
 def _refuse_changed(folder: Path, fidelity: Fidelity) -> None:
     """What was checked is what is pushed."""
     if not fidelity.files:
-        do = "export it again with --overwrite"
-        raise UserError("the check recorded no file hashes", str(folder / FIDELITY), do, "push.changed")
+        hint = "export it again with --overwrite"
+        raise UserError("the check recorded no file hashes", str(folder / FIDELITY), hint, "push.changed")
     for name, expected in fidelity.files.items():
         path = folder / name
         if not path.is_file() or file_sha256(path) != expected:
-            what, do = "changed since it was checked", "export it again with --overwrite"
-            raise UserError(what, str(path), do, "push.changed")
+            problem, hint = "changed since it was checked", "export it again with --overwrite"
+            raise UserError(problem, str(path), hint, "push.changed")
 
 
 def _found(api: HfApi, name: str) -> Any:
@@ -127,16 +127,16 @@ def _hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except LocalTokenNotFoundError as error:
-        do = "run `hf auth login` first"
-        raise UserError("no Hub token on this machine", name, do, "push.no_token") from error
+        hint = "run `hf auth login` first"
+        raise UserError("no Hub token on this machine", name, hint, "push.no_token") from error
     except HFValidationError as error:
-        what = f"invalid repository name: {_reason(error)}"
-        raise UserError(what, name, "use OWNER/NAME", "push.repository_name") from error
+        problem = f"invalid repository name: {_reason(error)}"
+        raise UserError(problem, name, "use OWNER/NAME", "push.repository_name") from error
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
         if status in FORBIDDEN:
-            do = "check that the token has write access: `hf auth login`"
-            raise UserError(f"the Hub refused access (HTTP {status})", name, do, "push.forbidden") from error
+            hint = "check that the token has write access: `hf auth login`"
+            raise UserError(f"the Hub refused access (HTTP {status})", name, hint, "push.forbidden") from error
         raise RunFailed(f"cannot push to {name}: {_reason(error)}", "push.failed") from error
     except (HTTP_ERROR, OSError) as error:
         raise UserError(f"the Hub is unreachable: {_reason(error)}", name, "try again", "push.unreachable") from error

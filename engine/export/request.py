@@ -64,11 +64,11 @@ def exportable(request: ExportRequest) -> tuple[FrozenRun, Result]:
 
 def _refuse_kind(request: ExportRequest, spec: MethodSpec) -> None:
     if request.kind == "adapter" and spec.trains_weights:
-        what = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
-        raise UserError(what, request.run.name, "use --to merged", "export.no_adapter")
+        problem = f"{spec.in_text} fine-tuning trains all weights: there is no adapter"
+        raise UserError(problem, request.run.name, "use --to merged", "export.no_adapter")
     if request.type is not None and request.type not in (types := TYPES[request.kind]):
-        do = f"use {', '.join(types)}" if types else "omit --type"
-        raise UserError(f"invalid type {request.type} for --to {request.kind}", request.run.name, do, "export.type")
+        hint = f"use {', '.join(types)}" if types else "omit --type"
+        raise UserError(f"invalid type {request.type} for --to {request.kind}", request.run.name, hint, "export.type")
     if request.kind == "gguf":
         require_tools()
 
@@ -90,5 +90,5 @@ def refuse_folder(final: Path, overwrite: bool) -> None:
         if not overwrite:
             raise UserError("already exported", str(final), "use --overwrite or another --out", "export.exists")
     elif os.path.lexists(final):
-        do = "use --out with a new folder"
-        raise UserError("not an exported artifact: it is not replaced", str(final), do, "export.not_an_export")
+        hint = "use --out with a new folder"
+        raise UserError("not an exported artifact: it is not replaced", str(final), hint, "export.not_an_export")

@@ -127,8 +127,8 @@ def split_cpus(number: int) -> list[tuple[int, ...]]:
     cpus = sorted(usable_cpus(), key=_place)
     size = len(cpus) // number
     if size == 0:
-        what, do = f"too many slots ({number} on {len(cpus)} CPUs)", f"use at most cpu:{len(cpus)}"
-        raise UserError(what, "hardware.device", do, code="device.too_many_slots")
+        problem, hint = f"too many slots ({number} on {len(cpus)} CPUs)", f"use at most cpu:{len(cpus)}"
+        raise UserError(problem, "hardware.device", hint, code="device.too_many_slots")
     return [tuple(sorted(cpus[first * size : (first + 1) * size])) for first in range(number)]
 
 

@@ -31,8 +31,8 @@ def main(arguments: list[str]) -> int:
         folder.plan()
         lock = folder.acquire()
         if lock is None:
-            do = f"`ftbench attach {folder.argument}` shows it"
-            raise UserError(f"{kind} is already running", folder.name, do, code=f"{kind}.already_running")
+            hint = f"`ftbench attach {folder.argument}` shows it"
+            raise UserError(f"{kind} is already running", folder.name, hint, code=f"{kind}.already_running")
     except UserError as error:
         print(error.line, file=sys.stderr)
         return 2

@@ -111,9 +111,9 @@ def _items(folder: Path, expected: int) -> list[ItemScore]:
     """The scores by test item. Raises UserError if some are missing."""
     items = read_item_scores(folder)
     if len(items) != expected:
-        do = "delete this folder, then `ftbench resume` the ladder, which exports it again"
-        what = f"{len(items)} scores for {expected} test items"
-        raise UserError(what, str(folder), do, code="ladder.unreadable_scores")
+        hint = "delete this folder, then `ftbench resume` the ladder, which exports it again"
+        problem = f"{len(items)} scores for {expected} test items"
+        raise UserError(problem, str(folder), hint, code="ladder.unreadable_scores")
     return items
 
 

@@ -221,8 +221,8 @@ class SweepRunner:
         plan = folder.plan()
         lock = folder.acquire(str(os.getpid()))
         if lock is None:
-            do = f"`ftbench stop {folder.argument}` stops it"
-            raise UserError("ladder is already running", folder.name, do, code="ladder.already_running")
+            hint = f"`ftbench stop {folder.argument}` stops it"
+            raise UserError("ladder is already running", folder.name, hint, code="ladder.already_running")
         since = time.monotonic()
         try:
             ladder = load_or_create(folder, plan)

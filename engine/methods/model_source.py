@@ -58,8 +58,8 @@ def locate(model: schema.Model) -> ModelLocation:
         return ModelLocation(str(gguf_to_folder(place.path)), True, note=f"dequantized from {place.path.name}")
     if place.path is None:
         known = ", ".join([EMBEDDED, *CATALOG])
-        do = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
-        raise UserError("model not found", model.id, do, code="model.not_found")
+        hint = f"use a folder, a .gguf file, a Hub id owner/name, or one of {known}"
+        raise UserError("model not found", model.id, hint, code="model.not_found")
     check_model_files(place.path)
     if model.id in CATALOG:
         return ModelLocation(str(place.path), True, note=_provenance(place.path))
@@ -69,19 +69,21 @@ def locate(model: schema.Model) -> ModelLocation:
 
 
 def _check_folder(folder: Path) -> None:
-    where = str(folder)
+    location = str(folder)
     if not (folder / "config.json").exists():
         _refuse_adapter(folder)
     config = read_model_config(folder)
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        do = "copy tokenizer.json and tokenizer_config.json into the folder"
-        raise UserError("missing tokenizer in this model folder", where, do, code="model.no_tokenizer")
+        hint = "copy tokenizer.json and tokenizer_config.json into the folder"
+        raise UserError("missing tokenizer in this model folder", location, hint, code="model.no_tokenizer")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         if pickles:
-            what = f"only pickled weights ({pickles[0]}), which can execute code when loaded"
-            raise UserError(what, where, "convert them to safetensors if you trust the source", code="model.pickled")
-        raise UserError("missing weights in this model folder", where, "add *.safetensors", code="model.no_weights")
+            problem = f"only pickled weights ({pickles[0]}), which can execute code when loaded"
+            raise UserError(
+                problem, location, "convert them to safetensors if you trust the source", code="model.pickled"
+            )
+        raise UserError("missing weights in this model folder", location, "add *.safetensors", code="model.no_weights")
     for path in sorted(folder.glob("*.safetensors")):
         check_safetensors(path, is_quantized="quantization_config" in config)
 
@@ -95,9 +97,11 @@ def _refuse_adapter(folder: Path) -> None:
         base = json.loads(read_small(path, MAX_CONFIG_BYTES)).get("base_model_name_or_path")
     except (ValueError, AttributeError, RecursionError, OSError):
         base = None
-    what = "an adapter, not a model" + (f"; its base model is {base}" if base else "")
-    do = f"set model.id to {base if isinstance(base, str) else 'its base model'}, or to a folder with the merged model"
-    raise UserError(what, str(folder), do, code="model.adapter_folder")
+    problem = "an adapter, not a model" + (f"; its base model is {base}" if base else "")
+    hint = (
+        f"set model.id to {base if isinstance(base, str) else 'its base model'}, or to a folder with the merged model"
+    )
+    raise UserError(problem, str(folder), hint, code="model.adapter_folder")
 
 
 LOAD_ERRORS = (
@@ -110,27 +114,31 @@ LOAD_ERRORS = (
 def load_error(located: ModelLocation, part: str, error: Exception) -> UserError:
     """Translate an exception of `from_pretrained` for `part` (model, tokenizer, configuration) into a UserError."""
     text = " ".join(str(error).split())
-    where = located.source
+    location = located.source
     if "trust_remote_code" in text or "custom code" in text or "auto_map" in text:
-        what, do = (
+        problem, hint = (
             f"the {part} requires remote code",
             "use a model that transformers supports without trust_remote_code",
         )
-        return UserError(what, where, do, code="model.remote_code")
+        return UserError(problem, location, hint, code="model.remote_code")
     if "does not recognize this architecture" in text or "Unrecognized configuration class" in text:
-        what = f"transformers does not support this architecture as a causal LM ({text.split('. ')[0][:200]})"
-        return UserError(what, where, "update transformers or use another model", code="model.unsupported_architecture")
+        problem = f"transformers does not support this architecture as a causal LM ({text.split('. ')[0][:200]})"
+        return UserError(
+            problem, location, "update transformers or use another model", code="model.unsupported_architecture"
+        )
     refusal = "" if located.is_folder else refused_as(error)
     if refusal == "gated":
-        do = f"accept its license at https://huggingface.co/{where}, then `hf auth login` or set HF_TOKEN"
-        return UserError("gated Hub model, or one that HF_TOKEN may not read", where, do, code="model.gated")
+        hint = f"accept its license at https://huggingface.co/{location}, then `hf auth login` or set HF_TOKEN"
+        return UserError("gated Hub model, or one that HF_TOKEN may not read", location, hint, code="model.gated")
     if refusal == "not_found":
-        do = "check the name; for a private model set HF_TOKEN to a token that may read it"
-        return UserError("no such model on the Hub, or a private one", where, do, code="model.not_found")
+        hint = "check the name; for a private model set HF_TOKEN to a token that may read it"
+        return UserError("no such model on the Hub, or a private one", location, hint, code="model.not_found")
     if not located.is_folder and ("connect" in text.lower() or "offline" in text.lower() or "couldn't" in text.lower()):
-        do = "run `ftbench pull` with network access, or use a folder"
-        return UserError("model not on this machine and the Hub is unreachable", where, do, code="model.offline")
-    return UserError(f"cannot load the {part}: {text[:300]}", where, "check model.id", code=f"model.{part}_unloadable")
+        hint = "run `ftbench pull` with network access, or use a folder"
+        return UserError("model not on this machine and the Hub is unreachable", location, hint, code="model.offline")
+    return UserError(
+        f"cannot load the {part}: {text[:300]}", location, "check model.id", code=f"model.{part}_unloadable"
+    )
 
 
 def refused_as(error: BaseException | None) -> Literal["gated", "not_found", ""]:
@@ -198,8 +206,8 @@ def load_tokenizer(model: schema.Model, located: ModelLocation | None = None) ->
     except Exception as error:
         raise load_error(located, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
-        what, do = "tokenizer without an end-of-sequence token", "set eos_token in its tokenizer_config.json"
-        raise UserError(what, model.id, do, code="model.no_eos_token")
+        problem, hint = "tokenizer without an end-of-sequence token", "set eos_token in its tokenizer_config.json"
+        raise UserError(problem, model.id, hint, code="model.no_eos_token")
     if model.chat_template:
         tokenizer.chat_template, tokenizer.chat_template_name = template_text(model.chat_template, tokenizer)
         render_in_child(tokenizer, lambda template: None)  # raises UserError for invalid Jinja

@@ -59,8 +59,8 @@ def check_safetensors(path: Path, is_quantized: bool) -> None:
             _check_header(file, os.fstat(file.fileno()).st_size, is_quantized)
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        what, do = f"damaged weights: {reason}", "download the model again, or convert it again"
-        raise UserError(what, str(path), do, code="model.weights_damaged") from error
+        problem, hint = f"damaged weights: {reason}", "download the model again, or convert it again"
+        raise UserError(problem, str(path), hint, code="model.weights_damaged") from error
 
 
 def _check_header(file: BufferedReader, size: int, is_quantized: bool) -> None:
@@ -99,9 +99,9 @@ def check_gguf(path: Path) -> int:
         with open_regular(path, sys.maxsize, follow=True) as file:
             return _GgufHeader(file, os.fstat(file.fileno()).st_size).check()
     except (OSError, ValueError, struct.error) as error:
-        what = f"not a readable GGUF file: {error.strerror if isinstance(error, OSError) else error}"
+        problem = f"not a readable GGUF file: {error.strerror if isinstance(error, OSError) else error}"
         raise UserError(
-            what, str(path), "check model.id, or download the file again", "model.gguf_unreadable"
+            problem, str(path), "check model.id, or download the file again", "model.gguf_unreadable"
         ) from error
 
 
@@ -193,8 +193,8 @@ def gguf_to_folder(file: Path, folder: Path | None = None, source: str = "") -> 
             (temporary / "SOURCE.txt").write_text(source or f"dequantized from {file.name}", "utf-8")
             temporary.replace(folder)
     except Exception as error:
-        what = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
-        raise UserError(what, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
+        problem = f"cannot convert the GGUF file: {' '.join(str(error).split())[:300]}"
+        raise UserError(problem, str(file), "try another .gguf of the model", code="model.gguf_unreadable") from error
     return folder
 
 

@@ -49,8 +49,8 @@ def check_home(home: Path) -> None:
         raise UserError("the runs home is not writable", str(existing), CHOOSE_ANOTHER, "runs.not_writable")
     free = shutil.disk_usage(existing).free
     if free < MIN_FREE_BYTES:
-        what = f"the runs home has {free / 1024:,.0f} KiB of free disk space, and a run needs at least 1 MiB"
-        raise UserError(what, str(home), f"free some space, or {CHOOSE_ANOTHER}", "runs.disk_full")
+        problem = f"the runs home has {free / 1024:,.0f} KiB of free disk space, and a run needs at least 1 MiB"
+        raise UserError(problem, str(home), f"free some space, or {CHOOSE_ANOTHER}", "runs.disk_full")
 
 
 def nearest_existing(path: Path) -> Path:

@@ -119,13 +119,13 @@ def stop(run: RunDir | LadderDir | SweepDir) -> None:
         return
     pid = run.pid()
     if pid is None:
-        do = "run `ftbench runs` to list active runs"
-        raise UserError(f"{run.name} is not running", hint=do, code="run.not_running")
+        hint = "run `ftbench runs` to list active runs"
+        raise UserError(f"{run.name} is not running", hint=hint, code="run.not_running")
     try:
         os.kill(pid, signal.SIGTERM)
     except PermissionError as error:
-        what = f"{run.name} belongs to another user (process {pid})"
-        raise UserError(what, hint="ask its owner to stop it", code="run.not_yours") from error
+        problem = f"{run.name} belongs to another user (process {pid})"
+        raise UserError(problem, hint="ask its owner to stop it", code="run.not_yours") from error
 
 
 def try_to_stop(run: RunDir | LadderDir | SweepDir) -> bool:
@@ -145,8 +145,8 @@ def _stop_job(run: RunDir) -> None:
     queue.refresh()
     state = queue.state(job)
     if not state.is_active:
-        do = "run `ftbench runs` to list active runs"
-        raise UserError(f"{run.name} is not running: {state.text}", hint=do, code="run.not_running")
+        hint = "run `ftbench runs` to list active runs"
+        raise UserError(f"{run.name} is not running: {state.text}", hint=hint, code="run.not_running")
     if not state.is_waiting:
         slurm.stop(job)
         return
@@ -174,8 +174,8 @@ def pause(run: RunDir) -> None:
     try:
         run.paused_file.touch(mode=0o600)
     except OSError as error:
-        what, do = f"cannot mark the run as paused: {error.strerror}", "stop it instead: it can be resumed too"
-        raise UserError(what, str(run.path), do, "run.cannot_pause") from error
+        problem, hint = f"cannot mark the run as paused: {error.strerror}", "stop it instead: it can be resumed too"
+        raise UserError(problem, str(run.path), hint, "run.cannot_pause") from error
     try:
         stop(run)
     except (UserError, RunFailed, ProcessLookupError):

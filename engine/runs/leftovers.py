@@ -87,9 +87,9 @@ def _locks() -> Iterator[Leftover]:
             if locks.holder(ticket) is None:
                 why = f"process {_content(ticket).partition(' ')[0][:9]} exited unexpectedly"
                 yield Leftover("ticket", ticket, why, _bytes(ticket))
-    for moment in locks.lock_folder().glob(f"{socket.gethostname()}-*.moment"):
-        if locks.holder(moment) is None:
-            yield Leftover("lock", moment, "no process holds it", _bytes(moment))
+    for mutex in locks.lock_folder().glob(f"{socket.gethostname()}-*.mutex"):
+        if locks.holder(mutex) is None:
+            yield Leftover("lock", mutex, "no process holds it", _bytes(mutex))
 
 
 def _has_died(run: str) -> bool:

@@ -87,15 +87,17 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
         if is_no_space_error(error):
             text = f"no space left in {target}; free some, then run `ftbench home {target}` again"
             raise RunFailed(text, "home.disk_full") from error
-        what = f"cannot move: {error.strerror or error}"
-        raise UserError(what, str(error.filename or target), "then start the move again", "home.cannot_move") from error
+        problem = f"cannot move: {error.strerror or error}"
+        raise UserError(
+            problem, str(error.filename or target), "then start the move again", "home.cannot_move"
+        ) from error
 
 
 def _sources(target: Path) -> tuple[Path, Path]:
     """The runs and the cache of the present home. Raises UserError where the environment names another one."""
     if os.environ.get(VARIABLE):
-        do = f"unset it: it has precedence over `{KEY}` in {config_file()}"
-        raise UserError(f"{VARIABLE} is set", os.environ[VARIABLE], do, "home.variable_set")
+        hint = f"unset it: it has precedence over `{KEY}` in {config_file()}"
+        raise UserError(f"{VARIABLE} is set", os.environ[VARIABLE], hint, "home.variable_set")
     return Path(os.path.realpath(config_home.runs_folder())), cache_folder()
 
 
@@ -105,8 +107,8 @@ def _recorded(target: Path) -> tuple[Path, Path]:
     try:
         runs, cache = msgspec.json.decode(read_regular(path, MAX_MOVED_FROM), type=tuple[str, str])
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        do = "delete it; the originals that are left then stay where they are"
-        raise UserError(f"damaged: {error}", str(path), do, "home.record_damaged") from error
+        hint = "delete it; the originals that are left then stay where they are"
+        raise UserError(f"damaged: {error}", str(path), hint, "home.record_damaged") from error
     return Path(runs), Path(cache)
 
 
@@ -144,8 +146,8 @@ def _refuse_active(runs: Path) -> None:
 
 
 def _active_error(folder: Folder) -> UserError:
-    what, do = f"the {folder.KIND} is in use", "stop it, or wait until it has ended"
-    return UserError(what, folder.name, do, "home.active")
+    problem, hint = f"the {folder.KIND} is in use", "stop it, or wait until it has ended"
+    return UserError(problem, folder.name, hint, "home.active")
 
 
 def _is_active(folder: Folder) -> bool:
@@ -181,9 +183,9 @@ def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:
     target = parent / source.name
     if os.path.lexists(target):
         if kind not in CACHES and not _is_same(source, target):
-            what = f"another {kind} of this name is in the new home"
-            do = "delete it if an interrupted move left it there and the original has changed since, else rename one"
-            raise UserError(what, str(target), do, "home.conflict")
+            problem = f"another {kind} of this name is in the new home"
+            hint = "delete it if an interrupted move left it there and the original has changed since, else rename one"
+            raise UserError(problem, str(target), hint, "home.conflict")
         return MovedEntry(kind, source.name, _bytes(target))
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = parent / f".{source.name}.tmp"
@@ -272,8 +274,8 @@ def _with_home(text: str, home: Path) -> str:
             return changed
     except tomli.TOMLDecodeError:
         pass
-    do = f"set {line.strip()} in it, before the sections"
-    raise UserError("cannot edit the settings", str(config_file()), do, "home.config")
+    hint = f"set {line.strip()} in it, before the sections"
+    raise UserError("cannot edit the settings", str(config_file()), hint, "home.config")
 
 
 def _delete_originals(target: Path, runs: Path, cache: Path) -> None:

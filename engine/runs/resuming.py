@@ -33,13 +33,13 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
     hellos = (event for event in stream(run.events_file, Hello) if isinstance(event, Hello))
     recorded = next((hello.config for hello in hellos if hello.config), None)
     changes = list(_changes(recorded, values_that_are_set(frozen.config))) if recorded is not None else []
-    do = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
+    hint = "restore it, or start a new run with `ftbench run PRESET --set KEY=VALUE`"
     if changes:
-        what = f"the configuration changed after the run started: {', '.join(changes)}"
-        raise UserError(what, str(run.config_file), do, code="run.config_changed")
+        problem = f"the configuration changed after the run started: {', '.join(changes)}"
+        raise UserError(problem, str(run.config_file), hint, code="run.config_changed")
     if recorded is None and not frozen.intact:
-        what = f"the configuration changed after the run was created: {', '.join(frozen.changed) or 'unknown key'}"
-        raise UserError(what, str(run.config_file), do, code="run.config_changed")
+        problem = f"the configuration changed after the run was created: {', '.join(frozen.changed) or 'unknown key'}"
+        raise UserError(problem, str(run.config_file), hint, code="run.config_changed")
 
 
 def _changes(before: Flat, now: Flat) -> Iterator[str]:
@@ -63,15 +63,15 @@ def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) 
     Raises UserError also for another key or an invalid value, and where the file was edited; it is then not changed.
     """
     if other := sorted(settings.keys() - set(DEVICE_KEYS)):
-        what, do = f"{other[0]} cannot change in a resumed run", f"only {', '.join(DEVICE_KEYS)} can"
-        raise UserError(what, "--set", do, code="run.setting_fixed")
+        problem, hint = f"{other[0]} cannot change in a resumed run", f"only {', '.join(DEVICE_KEYS)} can"
+        raise UserError(problem, "--set", hint, code="run.setting_fixed")
     frozen = read_frozen(run)
     check_unchanged(run, frozen)
     try:
         check(msgspec.convert(msgspec.to_builtins(with_settings(frozen.config, settings)), Config))
     except msgspec.ValidationError as error:
-        what, do = f"invalid value: {error}", "docs/configuration.md lists the values"
-        raise UserError(what, "--set", do, "preset.invalid_value") from error
+        problem, hint = f"invalid value: {error}", "docs/configuration.md lists the values"
+        raise UserError(problem, "--set", hint, "preset.invalid_value") from error
     table: dict[str, Any] = tomli.loads(read_regular(run.config_file, MAX_SETTINGS_BYTES).decode())
     for key, value in settings.items():
         section, _, name = key.partition(".")
@@ -118,14 +118,17 @@ def find_continued_run(config: Config) -> ContinuedRun | None:
         return None
     run = RunDir(Path(config.model.from_run))
     if not run.config_file.is_file():
-        what, do = "the run to start from was not found", "`ftbench runs` lists the runs; choose another with --from"
-        raise UserError(what, str(run.path), do, "run.start_missing")
+        problem, hint = (
+            "the run to start from was not found",
+            "`ftbench runs` lists the runs; choose another with --from",
+        )
+        raise UserError(problem, str(run.path), hint, "run.start_missing")
     frozen, result = read_frozen(run), run.result()
     if result is None or result.status != "finished" or not any(run.model.glob("*.safetensors")):
         state = run.state()
-        what = f"the run to start from has no {'model' if state == 'finished' else 'finished model'}: {state}"
-        do = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
-        raise UserError(what, run.name, do, "run.start_not_finished")
+        problem = f"the run to start from has no {'model' if state == 'finished' else 'finished model'}: {state}"
+        hint = "wait until it has finished" if run.is_active() else "choose a finished run with --from"
+        raise UserError(problem, run.name, hint, "run.start_not_finished")
     _refuse_other_settings(config, frozen.config, run.name)
     return ContinuedRun(run, frozen, result)
 
@@ -133,17 +136,17 @@ def find_continued_run(config: Config) -> ContinuedRun | None:
 def _refuse_other_settings(config: Config, other: Config, name: str) -> None:
     """Raise UserError that names the first setting that differs and the value to set."""
     if config.method != other.method:
-        what = f"{name} was trained with {method_title(other.method)}, this run uses {method_title(config.method)}"
-        raise UserError(what, "--from", f"use --method {other.method}", "run.start_method")
+        problem = f"{name} was trained with {method_title(other.method)}, this run uses {method_title(config.method)}"
+        raise UserError(problem, "--from", f"use --method {other.method}", "run.start_method")
     ours, theirs = flatten(config), flatten(other)
     for key in SAME_SETTINGS:
         if reads(config.method, key) and ours[key] != theirs[key]:
-            what = (
+            problem = (
                 f"{name} was trained with {key} = {_setting_text(theirs[key])}, this run has {_setting_text(ours[key])}"
             )
             value = theirs[key] if isinstance(theirs[key], str) else json.dumps(theirs[key])
-            do = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
-            raise UserError(what, "--from", do, "run.start_setting")
+            hint = f"remove {key}" if theirs[key] is None else f"use --set {shlex.quote(f'{key}={value}')}"
+            raise UserError(problem, "--from", hint, "run.start_setting")
 
 
 def _setting_text(value: object) -> str:

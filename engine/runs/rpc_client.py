@@ -113,8 +113,8 @@ def encoded_line(arguments: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(arguments) + b"\n"
     except UnicodeEncodeError as error:
-        what, do = "file name is not valid UTF-8", "rename the file or folder"
-        raise UserError(what, str(error.object), do, "name.not_utf8") from error
+        problem, hint = "file name is not valid UTF-8", "rename the file or folder"
+        raise UserError(problem, str(error.object), hint, "name.not_utf8") from error
 
 
 def _start(question: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:

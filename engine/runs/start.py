@@ -87,8 +87,8 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     run_dir.read_frozen(run)
     state = run.state()
     if state in run_dir.ACTIVE:
-        do = f"watch it with `ftbench attach {run.argument}`"
-        raise UserError("already running", run.name, do, code="run.already_running")
+        hint = f"watch it with `ftbench attach {run.argument}`"
+        raise UserError("already running", run.name, hint, code="run.already_running")
     if state == "finished":
         raise UserError("already finished", run.name, "start another with `ftbench run`", code="run.finished")
     if settings:
@@ -119,8 +119,8 @@ def resume_ladder(folder: LadderDir) -> None:
     check_utf8(str(folder.path))
     folder.plan()
     if folder.is_active():
-        do = f"watch it with `ftbench attach {folder.argument}`"
-        raise UserError("already running", folder.name, do, code="ladder.already_running")
+        hint = f"watch it with `ftbench attach {folder.argument}`"
+        raise UserError("already running", folder.name, hint, code="ladder.already_running")
     launch.launch_ladder(folder)
 
 
@@ -154,8 +154,8 @@ def resume_sweep(folder: SweepDir) -> None:
     check_utf8(str(folder.path))
     folder.plan()
     if folder.is_active():
-        do = f"watch it with `ftbench attach {folder.argument}`"
-        raise UserError("already running", folder.name, do, code="sweep.already_running")
+        hint = f"watch it with `ftbench attach {folder.argument}`"
+        raise UserError("already running", folder.name, hint, code="sweep.already_running")
     launch.launch_ladder(folder)
 
 
@@ -220,8 +220,11 @@ def check_device(config: Config) -> None:
     if config.executor.name == "local":
         devices_for(*device_settings(config))
     elif slots_of(device) > 1:
-        what, do = "a Slurm job cannot be divided into slots", "omit the slots; --gres and executor.cpus set its size"
-        raise UserError(what, f"hardware.device={device}", do, code="device.slots_in_slurm")
+        problem, hint = (
+            "a Slurm job cannot be divided into slots",
+            "omit the slots; --gres and executor.cpus set its size",
+        )
+        raise UserError(problem, f"hardware.device={device}", hint, code="device.slots_in_slurm")
 
 
 def _start_worker(run: RunDir) -> None:

@@ -33,15 +33,15 @@ def refuse_compilation(device: str) -> None:
     """Raise UserError if torch.compile has no compiler on this machine: Triton for a GPU, C++ for the CPU."""
     if device == "cuda":
         if find_spec("triton") is None:
-            do = f"install triton, or set {SETTING} = false"
-            raise UserError("torch.compile needs Triton on a GPU", SETTING, do, code="training.no_compiler")
+            hint = f"install triton, or set {SETTING} = false"
+            raise UserError("torch.compile needs Triton on a GPU", SETTING, hint, code="training.no_compiler")
         return
     from torch._inductor import config as inductor  # takes a second, and only this setting needs it
 
     names = inductor.cpp.cxx if isinstance(inductor.cpp.cxx, tuple) else (inductor.cpp.cxx,)
     if not any(name and shutil.which(name) for name in names):
-        do = f"install g++, or set {SETTING} = false"
-        raise UserError("torch.compile needs a C++ compiler on the CPU", SETTING, do, code="training.no_compiler")
+        hint = f"install g++, or set {SETTING} = false"
+        raise UserError("torch.compile needs a C++ compiler on the CPU", SETTING, hint, code="training.no_compiler")
 
 
 def compile_layers(model: torch.nn.Module, backend: Backend = "inductor") -> int:
@@ -87,8 +87,8 @@ def compile_errors() -> Iterator[None]:
         known = sys.modules.get("torch._dynamo.exc")  # not loaded before something is compiled
         if known is None or not isinstance(error, known.TorchDynamoException) or is_out_of_memory(error):
             raise
-        what = f"torch.compile failed: {first_line(error)}"
-        raise UserError(what, SETTING, f"set {SETTING} = false", code="training.compile_failed") from error
+        problem = f"torch.compile failed: {first_line(error)}"
+        raise UserError(problem, SETTING, f"set {SETTING} = false", code="training.compile_failed") from error
 
 
 def _layers(model: torch.nn.Module) -> list[torch.nn.Module]:

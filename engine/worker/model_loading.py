@@ -55,8 +55,8 @@ def copy_initial_weights(config: Config, run_dir: RunDir, model_config: Any, row
     name, recorded = starting.directory.name, starting.result.fingerprints
     base = fingerprint(config.model, model_config)
     if recorded.get("model", base) != base:
-        what = f"the base model has changed since {name} was trained"
-        raise UserError(what, config.model.id, "restore the weights that it was trained on", "run.start_base")
+        problem = f"the base model has changed since {name} was trained"
+        raise UserError(problem, config.model.id, "restore the weights that it was trained on", "run.start_base")
     if recorded.get("data") != rows.fingerprint:
         text = f"{name} was trained on other rows: whether test rows of this run are among them was not checked"
         log.warn("run.start_other_data", text)
@@ -147,6 +147,6 @@ def refuse_small_slot(estimates: RunEstimates, limit: int, device: int | str) ->
     if needed is not None and needed <= limit:
         return
     predicted = "unknown" if needed is None else size(needed)
-    what = f"slot too small (predicted peak in training: {predicted}; slot: {size(limit)})"
-    do = "use fewer slots, a smaller micro-batch or shorter rows"
-    raise UserError(what, f"hardware.device={device}", do, code="device.slot_too_small")
+    problem = f"slot too small (predicted peak in training: {predicted}; slot: {size(limit)})"
+    hint = "use fewer slots, a smaller micro-batch or shorter rows"
+    raise UserError(problem, f"hardware.device={device}", hint, code="device.slot_too_small")

@@ -168,9 +168,9 @@ def decide_packing(
             return candidate, sharing
     if are_independent(checked[:1], ONE_ROW):
         return ONE_ROW, sharing
-    what = f"{class_name(model)} computes a row alone wrongly: {last}"
-    do = "choose a causal language model of an architecture in docs/models.md"
-    raise UserError(what, config.model.id, do, code="model.rows_influence_each_other")
+    problem = f"{class_name(model)} computes a row alone wrongly: {last}"
+    hint = "choose a causal language model of an architecture in docs/models.md"
+    raise UserError(problem, config.model.id, hint, code="model.rows_influence_each_other")
 
 
 def _explain(

@@ -63,7 +63,7 @@ def export_check(arguments: dict[str, Any], progress: Progress) -> Any:
     """Check one artifact of an export (`CheckJob` -> `Checked`)."""
     import_libraries()
     from engine.export.artifact_check import check
-    from engine.export.check_job import CheckJob
+    from engine.export.checker import CheckJob
 
     return msgspec.to_builtins(check(msgspec.convert(arguments, CheckJob), progress))
 
@@ -84,7 +84,7 @@ def push(arguments: dict[str, Any], progress: Progress) -> Any:
 
 def gain(arguments: dict[str, Any], progress: Progress) -> Any:
     """The gain of a run over its base model or another run (`Gain`)."""
-    from engine.export.gate import gain_of_run
+    from engine.export.comparison import gain_of_run
     from engine.runs.run.run_dir import RunDir
 
     against = arguments["against"]

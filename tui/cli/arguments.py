@@ -99,10 +99,10 @@ def _check(parameter: Any, values: list[Any]) -> None:
     if isinstance(parameter, TyperArgument) or parameter.multiple or len(set(values)) == 1:
         return
     if parameter.is_flag:
-        what = f"{' and '.join([*parameter.opts, *parameter.secondary_opts])} given together"
+        problem = f"{' and '.join([*parameter.opts, *parameter.secondary_opts])} given together"
     else:
-        what = f"different values for {name}: {' and '.join(dict.fromkeys(map(str, values)))}"
-    raise UserError(what, hint="keep one of them", code="cli.conflicting_values")
+        problem = f"different values for {name}: {' and '.join(dict.fromkeys(map(str, values)))}"
+    raise UserError(problem, hint="keep one of them", code="cli.conflicting_values")
 
 
 def _display_name(parameter: Any) -> str:

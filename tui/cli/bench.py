@@ -24,8 +24,10 @@ def check_terminal() -> None:
     from engine.config.errors import UserError  # not needed for the first frame
 
     if (term := os.environ.get("TERM", "").lower()) in UNSUPPORTED:
-        do = "set TERM to your terminal's type, or use a subcommand (`ftbench --help`)"
-        raise UserError(f"unsupported terminal TERM={term}: it has no cursor addressing", hint=do, code="cli.terminal")
+        hint = "set TERM to your terminal's type, or use a subcommand (`ftbench --help`)"
+        raise UserError(
+            f"unsupported terminal TERM={term}: it has no cursor addressing", hint=hint, code="cli.terminal"
+        )
 
 
 def open_bench(runs: Path, ascii_only: bool, mouse: bool, opened: Callable[[], Screen[None]] | None = None) -> int:

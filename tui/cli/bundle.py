@@ -61,8 +61,8 @@ def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
     if os.path.lexists(path):
         raise UserError("the file exists", str(path), "choose another name", code="bundle.exists")
     if not os.access(path.parent, os.W_OK | os.X_OK):  # known before the checks take their seconds
-        do = "choose another file with --out"
-        raise UserError("cannot write to the folder", str(path.parent), do, code="bundle.not_writable")
+        hint = "choose another file with --out"
+        raise UserError("cannot write to the folder", str(path.parent), hint, code="bundle.not_writable")
     redact = Redactor(secrets_of_this_machine())
     files = {name: _clean(text, redact) for name, text in _files(runs)}
     about = {"version": __version__, "date": time.strftime("%Y-%m-%d"), "runs": RUNS, "count": redact.count}
@@ -72,8 +72,8 @@ def bundle(runs: Path, out: Path | None, as_json: bool) -> int:
     try:
         write_atomically(path, _archive(files))
     except OSError as error:
-        do = "choose another file with --out"
-        raise UserError(f"cannot write: {error.strerror}", str(path), do, code="bundle.not_writable") from error
+        hint = "choose another file with --out"
+        raise UserError(f"cannot write: {error.strerror}", str(path), hint, code="bundle.not_writable") from error
     if as_json:
         print_json({"bundle": str(path.absolute()), "files": sorted(files), "redacted": redact.count})
         return 0

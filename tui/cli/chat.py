@@ -106,8 +106,8 @@ def prompt_of(options: TryOptions) -> str | None:
         return options.prompt
     text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().strip()
     if not text:
-        do = "use --prompt or --items, pipe a prompt to stdin, or start it on a terminal"
-        raise UserError("no prompt", "ftbench try", do, "chat.no_prompt")
+        hint = "use --prompt or --items, pipe a prompt to stdin, or start it on a terminal"
+        raise UserError("no prompt", "ftbench try", hint, "chat.no_prompt")
     return text
 
 

@@ -66,12 +66,12 @@ def clean(runs: Path, options: CleanOptions) -> int:
 def _kinds(options: CleanOptions) -> list[Kind]:
     kinds = list(dict.fromkeys(word for given in options.kinds for word in given.split(",")))
     if unknown := [kind for kind in kinds if kind not in KINDS]:
-        do = f"use {', '.join(KINDS)}"
-        raise UserError(f"unknown kind {unknown[0]!r}", hint=do, code="clean.unknown")
+        hint = f"use {', '.join(KINDS)}"
+        raise UserError(f"unknown kind {unknown[0]!r}", hint=hint, code="clean.unknown")
     for kind in NAMED_ONLY:
         if kind in kinds and not options.names and options.min_age_days is None:
-            do = "name them with --run NAME, or give --older-than DAYS"
-            raise UserError(f"{kind} cannot be recreated", hint=do, code="clean.not_named")
+            hint = "name them with --run NAME, or give --older-than DAYS"
+            raise UserError(f"{kind} cannot be recreated", hint=hint, code="clean.not_named")
     return cast(list[Kind], kinds)
 
 
@@ -119,8 +119,8 @@ def _confirmed(chosen: list[StoredItem], json: bool) -> bool:
     """Ask on a terminal. Raises UserError without one."""
     total = size(sum(item.bytes for item in chosen))
     if json or not streams.is_terminal():
-        what = f"{amount(len(chosen), 'item')}, {total}, would be removed"
-        raise UserError(what, hint="add --yes to skip the confirmation", code="clean.not_confirmed")
+        problem = f"{amount(len(chosen), 'item')}, {total}, would be removed"
+        raise UserError(problem, hint="add --yes to skip the confirmation", code="clean.not_confirmed")
     return _answer(f"Remove {amount(len(chosen), 'item')}, {total}? [y/N] ").lower() in ("y", "yes")
 
 

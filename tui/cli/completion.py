@@ -65,8 +65,8 @@ def completion(shell: str, line: str | None, root: Any) -> None:
     `root`: the command `ftbench`.
     """
     if shell not in SHELLS:
-        do = f"use {' or '.join(SHELLS)}"
-        raise UserError(f"unsupported shell {shell!r}", hint=do, code="cli.unknown_shell")
+        hint = f"use {' or '.join(SHELLS)}"
+        raise UserError(f"unsupported shell {shell!r}", hint=hint, code="cli.unknown_shell")
     if line is None:
         streams.write(SCRIPTS[shell])
         return

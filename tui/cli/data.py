@@ -64,12 +64,12 @@ def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError
     lost = report["data_usage"]["left_out"]
     if report["rows"][split] or not lost:
         splits = " or ".join(name for name, count in report["rows"].items() if count)
-        do = f"use --split {splits}" if splits else "`ftbench data check` shows the report"
-        return UserError(f"no {split} rows", data, do, "data.no_rows")
+        hint = f"use --split {splits}" if splits else "`ftbench data check` shows the report"
+        return UserError(f"no {split} rows", data, hint, "data.no_rows")
     reasons = "; ".join(f"{one['rows']:,} {one['reason']} (first: {one['where'][0]})" for one in lost.values())
     total = amount(sum(one["rows"] for one in lost.values()), "row")
-    what = f"no usable {split} rows: {total} left out: {reasons}"
-    return UserError(what, data, "`ftbench data check` shows the report", "data.all_rows_refused")
+    problem = f"no usable {split} rows: {total} left out: {reasons}"
+    return UserError(problem, data, "`ftbench data check` shows the report", "data.all_rows_refused")
 
 
 def _tokens(tokens: list[dict[str, Any]]) -> Text:

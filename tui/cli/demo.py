@@ -28,8 +28,8 @@ def demo(runs: Path, seeds: int | None, quick: bool, fresh: bool, detach: bool, 
     Returns 0 when it finished or was stopped. Raises UserError for --quick with --seeds.
     """
     if quick and seeds is not None:
-        do = "keep one of them: --quick runs one seed"
-        raise UserError("--quick and --seeds given together", hint=do, code="cli.conflicting_values")
+        hint = "keep one of them: --quick runs one seed"
+        raise UserError("--quick and --seeds given together", hint=hint, code="cli.conflicting_values")
     seeds = 1 if quick else seeds or SEEDS
     given = where
     if resolve_preset(PRESET, None, {}).config.hardware.device == "auto":

@@ -108,11 +108,11 @@ def _existing(run: RunDir, options: ExportOptions) -> dict[str, Any] | None:
     check = read_fidelity(folder)
     wanted = (run.name, options.kind, options.type or check.type)
     if (check.run, check.kind, check.type) != wanted:
-        what, do = (
+        problem, hint = (
             f"the folder contains another artifact: {check.run}, {check.kind}, {check.type}",
             "use another --out",
         )
-        raise UserError(what, str(folder), do, "export.exists")
+        raise UserError(problem, str(folder), hint, "export.exists")
     return {"folder": str(folder), "fidelity": msgspec.to_builtins(check)}
 
 

@@ -72,17 +72,17 @@ def _of_run(run: RunDir, options: GateOptions) -> Gain:
         # The base is scored once per ladder, so that its runs have no scores of it.
         state = ladder.state()
         rung = next((entry.rung for entry in state.entries if entry.run == run.name), "RUNG") if state else "RUNG"
-        do = f"`{shlex.join(['ftbench', 'gate', ladder.name, '--rung', rung])}` compares its rung"
-        raise UserError(error.problem, run.name, do, "gate.run_of_ladder") from error
+        hint = f"`{shlex.join(['ftbench', 'gate', ladder.name, '--rung', rung])}` compares its rung"
+        raise UserError(error.problem, run.name, hint, "gate.run_of_ladder") from error
 
 
 def _of_ladder(folder: LadderDir, options: GateOptions) -> Gain:
     state = folder.state()
     if state is None or state.status != "finished":
         status = folder.status_of(state) if state else "not started"
-        do = "wait until it finishes" if folder.is_active() else f"finish it with `ftbench resume {folder.argument}`"
-        raise UserError(f"the ladder is not finished ({status})", folder.name, do, "gate.not_finished")
+        hint = "wait until it finishes" if folder.is_active() else f"finish it with `ftbench resume {folder.argument}`"
+        raise UserError(f"the ladder is not finished ({status})", folder.name, hint, "gate.not_finished")
     if options.metric is not None and state.work and options.metric != state.work.metric:
-        do = "omit --metric"
-        raise UserError(f"the ladder was scored with {state.work.metric}", folder.name, do, "gate.unknown_metric")
+        hint = "omit --metric"
+        raise UserError(f"the ladder was scored with {state.work.metric}", folder.name, hint, "gate.unknown_metric")
     return gain_of_rung(state, options.rung, options.against)

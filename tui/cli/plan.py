@@ -100,8 +100,8 @@ def make_query(options: PlanOptions) -> PlanQuery:
     shown = (only,) if only else method_names()
     for key in given:
         if not any(reads(method, key) for method in shown):
-            what = f"{key} is not read by {' or '.join(shown)}"
-            raise UserError(what, "--set", "remove it or choose another method", "plan.unread_key")
+            problem = f"{key} is not read by {' or '.join(shown)}"
+            raise UserError(problem, "--set", "remove it or choose another method", "plan.unread_key")
     chosen = {method: _by_method(options.preset, method, given) for method in {*shown, QLORA.name}}
     device = chosen[shown[0]].config.hardware.device
     return PlanQuery(
@@ -122,8 +122,8 @@ def model_table(config: Config) -> Mapping[str, Any]:
     check_model_config(config.model)
     files = find_model(config.model)
     if files.table is None:
-        do = "give a folder with a config.json (no weights needed)" if files.wrong else "remove --quick"
-        raise UserError(files.wrong or files.why, config.model.id, do, "plan.no_model_config")
+        hint = "give a folder with a config.json (no weights needed)" if files.wrong else "remove --quick"
+        raise UserError(files.wrong or files.why, config.model.id, hint, "plan.no_model_config")
     return files.table
 
 

@@ -54,8 +54,8 @@ def plan(
     if history:
         raise typer.Exit(verb.show_history(folder, json))
     if preset is None:
-        do = "name a preset (`ftbench presets list`), or use --history"
-        raise UserError("missing preset", "ftbench plan", do, "cli.missing_preset")
+        hint = "name a preset (`ftbench presets list`), or use --history"
+        raise UserError("missing preset", "ftbench plan", hint, "cli.missing_preset")
     given = overrides(settings, model=model, data=data, method=method, micro_batch=micro_batch, device=device)
     options = verb.PlanOptions(preset, chosen_method(method), given, gpu, length, quick, folder, ascii_only, json)
     raise typer.Exit(verb.plan(options))

@@ -119,10 +119,10 @@ def exit_status(end: End) -> int:
 def attach(run: RunDir, json: bool) -> int:
     """Replay a run from its first event and follow it while it is running."""
     if run.state() not in ACTIVE and last_event(run.events_file) is None:
-        what = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
+        problem = "cannot replay the run: events.jsonl is missing, empty or damaged at its end"
         resumes = "" if run.state() == "finished" else f"`ftbench resume {run.argument}` resumes from its checkpoint, "
-        do = f"{resumes}`ftbench runs` shows its result"
-        raise UserError(what, str(run.path), do, code="run.events_missing")
+        hint = f"{resumes}`ftbench runs` shows its result"
+        raise UserError(problem, str(run.path), hint, code="run.events_missing")
     return watch(run, json=json)
 
 
@@ -131,8 +131,8 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
     try:
         launch.stop(run)
     except ProcessLookupError as error:
-        what = f"{run.name} is not running: process {run.pid()} has ended"
-        raise UserError(what, hint="`ftbench runs` lists the running ones", code="run.not_running") from error
+        problem = f"{run.name} is not running: process {run.pid()} has ended"
+        raise UserError(problem, hint="`ftbench runs` lists the running ones", code="run.not_running") from error
     if not json:
         say(f"stopping {run.name} after the current step …")
     deadline = time.monotonic() + seconds

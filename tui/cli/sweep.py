@@ -134,8 +134,8 @@ def report(folder: SweepDir, json: bool, markdown: bool) -> int:
     """Write the report again and print its path, its Markdown, or the sweep as JSON."""
     state = folder.state()
     if state is None:
-        do = f"`ftbench resume {folder.argument}` starts it"
-        raise UserError(f"{folder.name} has not started yet", hint=do, code="sweep.not_started")
+        hint = f"`ftbench resume {folder.argument}` starts it"
+        raise UserError(f"{folder.name} has not started yet", hint=hint, code="sweep.not_started")
     if json:
         print_json(msgspec.to_builtins(state))
         return 0

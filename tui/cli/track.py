@@ -59,8 +59,8 @@ def _runs(found: RunDir | LadderDir) -> list[RunDir]:
 def _trackers(run: RunDir, given: Sequence[str]) -> list[TrackerName]:
     names = [name for word in given for name in word.split(",")] or list(read_frozen(run).config.track.to)
     if not names:
-        do = "name one with --to trackio, tensorboard or wandb"
-        raise UserError("no tracker is configured", run.name, do, code="track.none")
+        hint = "name one with --to trackio, tensorboard or wandb"
+        raise UserError("no tracker is configured", run.name, hint, code="track.none")
     check_trackers(names, "--to" if given else "track.to")
     return cast(list[TrackerName], list(dict.fromkeys(names)))
 

@@ -101,8 +101,8 @@ def _using(device: SelectedDevice) -> Iterator[list[str]]:
         return
     user = Path((locks.holder(path) or "").partition(" ")[2]).name or "another run"
     if device.lock != CPU:
-        do = "wait until it ends (`ftbench queue`), or choose another GPU with --device"
-        raise UserError(f"{device.title} is in use by {user}", NAME, do, "device.in_use")
+        hint = "wait until it ends (`ftbench queue`), or choose another GPU with --device"
+        raise UserError(f"{device.title} is in use by {user}", NAME, hint, "device.in_use")
     yield [f"{user} uses the CPU: timings include its load"]
 
 

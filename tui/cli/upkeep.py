@@ -101,8 +101,8 @@ def doctor(
     """Check machine, libraries, disk, and a step of each method."""
     wanted = {"--repair": repair, "--bundle": bundle, "--train": train}
     if len(given := [name for name, is_given in wanted.items() if is_given]) > 1:
-        what = " with ".join(given)
-        raise UserError(what, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
+        problem = " with ".join(given)
+        raise UserError(problem, "ftbench doctor", "use one of them at a time", "cli.conflicting_values")
     if out is not None and not bundle:
         raise UserError("--out without --bundle", "ftbench doctor", "add --bundle", "cli.conflicting_values")
     if device is not None and not train:

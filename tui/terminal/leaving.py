@@ -39,8 +39,8 @@ def editor() -> tuple[list[str], str]:
     for name in FALLBACKS:
         if found := shutil.which(name):
             return [found], f"neither $VISUAL nor $EDITOR is set: {name}"
-    do = f"set $EDITOR or install one of {', '.join(FALLBACKS)}"
-    raise UserError("no editor found", "$EDITOR", do, "editor.not_found")
+    hint = f"set $EDITOR or install one of {', '.join(FALLBACKS)}"
+    raise UserError("no editor found", "$EDITOR", hint, "editor.not_found")
 
 
 def edit(app: App[Any], path: Path) -> str:
@@ -53,11 +53,11 @@ def edit(app: App[Any], path: Path) -> str:
         with app.suspend():
             status = _run([*command, str(path)])
     except SuspendNotSupported as error:
-        do = f"edit {path} outside the workbench"
-        raise UserError("cannot suspend the workbench in this terminal", hint=do, code="editor.no_suspend") from error
+        hint = f"edit {path} outside the workbench"
+        raise UserError("cannot suspend the workbench in this terminal", hint=hint, code="editor.no_suspend") from error
     if isinstance(status, OSError):
-        what = f"cannot start editor {command[0]}: {status.strerror}"
-        raise UserError(what, origin, "set $EDITOR to an installed editor", "editor.cannot_start") from status
+        problem = f"cannot start editor {command[0]}: {status.strerror}"
+        raise UserError(problem, origin, "set $EDITOR to an installed editor", "editor.cannot_start") from status
     if status:
         text = f"{Path(command[0]).name} exited with status {status}; the file is read as saved"
         raise RunFailed(text, "editor.failed")

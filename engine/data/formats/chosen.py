@@ -47,9 +47,9 @@ def _ranked(columns: ColumnLookup) -> DetectedFormat | None:
     if answers is None or columns.kinds(answers) != {"a list"}:
         return None
     if (labels := columns.find("labels")) and columns.kinds(labels) == {"a list"} and columns.data.format == "auto":
-        what = f"unsupported stepwise labels (columns {answers}, {labels}): ftbench does supervised fine-tuning"
-        do = "write the steps to train on as rows of prompt and completion"
-        raise UserError(what, columns.data.id, do, code="data.preference_data")
+        problem = f"unsupported stepwise labels (columns {answers}, {labels}): ftbench does supervised fine-tuning"
+        hint = "write the steps to train on as rows of prompt and completion"
+        raise UserError(problem, columns.data.id, hint, code="data.preference_data")
     parts = {"chosen": column(answers), **_prompt_parts(columns)}
     if scores := columns.find(*_SCORES):
         why = f"columns {answers}, {scores}: chosen (trains on the answer with the highest of the {scores})"

@@ -37,8 +37,8 @@ def chat_style(part: ColumnTemplate, columns: ColumnLookup) -> str:
         turns = turns_of(part.fill(raw.values), raw.where, part.source)
         if turns:
             return "sharegpt" if "from" in turns[0] and "role" not in turns[0] else "messages"
-    what = "every conversation is empty"
-    raise UserError(what, f"column {part.source}", "add messages to the rows", code="data.empty_conversations")
+    problem = "every conversation is empty"
+    raise UserError(problem, f"column {part.source}", "add messages to the rows", code="data.empty_conversations")
 
 
 def convert_chat(raw: RawRow, detected: DetectedFormat) -> Example:

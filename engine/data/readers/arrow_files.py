@@ -59,8 +59,8 @@ def _readable_parquet(name: str) -> Iterator[None]:
 
 
 def _damaged(error: Exception, name: str) -> UserError:
-    what = f"cannot read the Parquet file ({error})"
-    return UserError(what, name, "write the file again", code="data.invalid_parquet")
+    problem = f"cannot read the Parquet file ({error})"
+    return UserError(problem, name, "write the file again", code="data.invalid_parquet")
 
 
 def _parquet_batch_rows(metadata: Any) -> int:
@@ -116,8 +116,8 @@ def _check(table: Any, label: str) -> None:
     try:
         table.validate(full=True)
     except pyarrow.ArrowInvalid as error:
-        what = f"cannot read the Arrow file ({error})"
-        raise UserError(what, label, "save the dataset again", code="data.invalid_arrow") from error
+        problem = f"cannot read the Arrow file ({error})"
+        raise UserError(problem, label, "save the dataset again", code="data.invalid_arrow") from error
 
 
 def _class_names(feature: Any) -> list[str] | None:
@@ -146,8 +146,8 @@ def load_disk_set(folder: Path, label: str) -> dict[str, Any]:
     try:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # missing files, damaged JSON and damaged Arrow files raise different exceptions
-        what = f"cannot read the save_to_disk folder ({' '.join(str(error).split())[:200]})"
-        raise UserError(what, label, "write it again with save_to_disk", code="data.invalid_disk_set") from error
+        problem = f"cannot read the save_to_disk folder ({' '.join(str(error).split())[:200]})"
+        raise UserError(problem, label, "write it again with save_to_disk", code="data.invalid_disk_set") from error
     if isinstance(loaded, datasets.DatasetDict):
         return {str(split): loaded[split] for split in loaded}
     return {"train": loaded}

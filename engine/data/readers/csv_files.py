@@ -74,22 +74,22 @@ def _fields(reader: Iterator[list[str]], name: str, first: int) -> Iterator[tupl
 def _rows(
     records: Iterator[tuple[list[str], str]], name: str, sample: list[list[str]], notes: ReadingNotes
 ) -> Iterator[RawRow]:
-    fields, where = next(records)
+    fields, location = next(records)
     if _has_header(fields, sample[1:]):
-        columns = _header(fields, where)
+        columns = _header(fields, location)
     else:
         columns = [f"column {number}" for number, _ in enumerate(fields, 1)]
         notes.add(f"{name} has no header line: columns are named {', '.join(columns[:3])}", decision=True)
-        records = chain([(fields, where)], records)
+        records = chain([(fields, location)], records)
     width = len(columns)
-    for count, (fields, where) in enumerate(records, 1):
+    for count, (fields, location) in enumerate(records, 1):
         if count > MAX_ROWS:
-            raise too_many_rows(where)
+            raise too_many_rows(location)
         if len(fields) != width:
-            what = f"wrong number of fields ({len(fields)}; header: {width})"
-            do = "quote fields that contain the separator or a line break"
-            raise UserError(what, where, do, code="data.wrong_field_count")
-        yield RawRow(dict(zip(columns, fields, strict=True)), where)  # fields are strings of limited length
+            problem = f"wrong number of fields ({len(fields)}; header: {width})"
+            hint = "quote fields that contain the separator or a line break"
+            raise UserError(problem, location, hint, code="data.wrong_field_count")
+        yield RawRow(dict(zip(columns, fields, strict=True)), location)  # fields are strings of limited length
 
 
 def _delimiter(sample: list[str]) -> str:
@@ -146,18 +146,18 @@ def _header(fields: list[str], where: str) -> list[str]:
     names = [field.strip() or f"column {number}" for number, field in enumerate(fields, 1)]
     duplicates = [name for name, count in Counter(names).items() if count > 1]
     if duplicates:
-        do = "rename one of them; if the file has no header line, add one"
-        raise UserError(f"duplicate column {duplicates[0]!r}", where, do, code="data.duplicate_column")
+        hint = "rename one of them; if the file has no header line, add one"
+        raise UserError(f"duplicate column {duplicates[0]!r}", where, hint, code="data.duplicate_column")
     return names
 
 
 def _csv_error(error: csv.Error, where: str) -> UserError:
     text = str(error)
     if "unexpected end" in text:
-        what, do = "unclosed quote in the row", "close it, or double a literal quote"
-        return UserError(what, where, do, code="data.unclosed_quote")
+        problem, hint = "unclosed quote in the row", "close it, or double a literal quote"
+        return UserError(problem, where, hint, code="data.unclosed_quote")
     if "field limit" in text:
-        do = "shorten or drop the row; an unclosed quote also causes this"
-        return UserError(f"a field longer than {MAX_ROW_BYTES >> 20} MiB", where, do, code="data.row_too_long")
-    do = "quote the field, and double the quotes inside it"
-    return UserError(f"invalid CSV ({text})", where, do, code="data.invalid_csv")
+        hint = "shorten or drop the row; an unclosed quote also causes this"
+        return UserError(f"a field longer than {MAX_ROW_BYTES >> 20} MiB", where, hint, code="data.row_too_long")
+    hint = "quote the field, and double the quotes inside it"
+    return UserError(f"invalid CSV ({text})", where, hint, code="data.invalid_csv")

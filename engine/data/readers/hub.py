@@ -110,23 +110,26 @@ def _out_of_reach(error: Exception) -> bool:
 def _unavailable(error: Exception, name: str, subset: str | None) -> UserError:
     text = " ".join(str(error).split())
     kind = type(error).__name__
-    where = f"Hub dataset {name}" + (f" ({subset})" if subset else "")
+    location = f"Hub dataset {name}" + (f" ({subset})" if subset else "")
     if "Config name is missing" in text or "BuilderConfig" in text:
         names = re.findall(r"'([^']+)'", text)
         listed = f" ({', '.join(names[:8])})" if names else ""
-        do = "set data.subset to one of them"
-        return UserError(f"the dataset has several subsets{listed}", where, do, code="data.hub_subset")
+        hint = "set data.subset to one of them"
+        return UserError(f"the dataset has several subsets{listed}", location, hint, code="data.hub_subset")
     if "script" in text.lower() and isinstance(error, RuntimeError):
-        do = "export it as a file: ftbench runs no remote code"
-        return UserError("the dataset needs a loading script", where, do, code="data.hub_script")
+        hint = "export it as a file: ftbench runs no remote code"
+        return UserError("the dataset needs a loading script", location, hint, code="data.hub_script")
     if _out_of_reach(error):
-        what = "file or folder not found, and the Hub is unreachable"
-        do = "check the name and the network, or use a local file or folder"
-        return UserError(what, where, do, code="data.hub_unreachable")
+        problem = "file or folder not found, and the Hub is unreachable"
+        hint = "check the name and the network, or use a local file or folder"
+        return UserError(problem, location, hint, code="data.hub_unreachable")
     if kind in ("DatasetNotFoundError", "RepositoryNotFoundError") or "404" in text:
-        do = "check the name; private datasets need a token"
+        hint = "check the name; private datasets need a token"
         return UserError(
-            "dataset not found on the Hub, and no file or folder of this name", where, do, code="data.hub_not_found"
+            "dataset not found on the Hub, and no file or folder of this name",
+            location,
+            hint,
+            code="data.hub_not_found",
         )
-    what = f"cannot load the dataset ({kind}: {text[:200]})"
-    return UserError(what, where, "download it and use the file or folder", code="data.hub_failed")
+    problem = f"cannot load the dataset ({kind}: {text[:200]})"
+    return UserError(problem, location, "download it and use the file or folder", code="data.hub_failed")

@@ -80,8 +80,8 @@ def read_member(path: Path, name: str, key: str) -> Iterator[RawRow]:
     content = whole(path, name)
     members = _members(content)
     if members is None or key not in members:
-        do = "run the command again"
-        raise UserError("the file changed while it was read", name, do, code="data.changed")
+        hint = "run the command again"
+        raise UserError("the file changed while it was read", name, hint, code="data.changed")
     yield from _array(members[key], content, name, f"{name} {key} item")
 
 
@@ -157,9 +157,9 @@ def _object(members: dict[str, msgspec.Raw], content: bytes, name: str) -> Itera
     if len(arrays) == 1 and not _is_message(firsts[arrays[0]]) and NESTED not in members:
         yield from _array(members[arrays[0]], content, name, f"{name} item")
     elif len(arrays) > 1 and not any(_is_message(firsts[key]) for key in arrays):
-        what = f"several arrays of rows ({', '.join(arrays[:8])})"
-        do = "name them train, validation and test, or write each to a separate file"
-        raise UserError(what, name, do, code="data.several_arrays")
+        problem = f"several arrays of rows ({', '.join(arrays[:8])})"
+        hint = "name them train, validation and test, or write each to a separate file"
+        raise UserError(problem, name, hint, code="data.several_arrays")
     else:
         yield from _checked(_precise(content, name), name)
 
@@ -174,23 +174,23 @@ def _items(value: Any, name: str) -> list[Any]:
     if isinstance(value, list):
         return value
     if not isinstance(value, dict):
-        do = "write an array of objects"
-        raise UserError(f"expected rows, found {described(value)}", name, do, code="data.invalid_rows")
+        hint = "write an array of objects"
+        raise UserError(f"expected rows, found {described(value)}", name, hint, code="data.invalid_rows")
     if len(value) > 1 and all(isinstance(item, list) for item in value.values()) and not _has_messages(value):
         return _transposed(value, name)
     if value and all(isinstance(item, dict) for item in value.values()):
         return list(value.values())
     if any(isinstance(item, list) for item in value.values()) and _has_messages(value):
         return [value]
-    what = "an object without an array of rows"
-    raise UserError(what, name, "write an array of objects", code="data.invalid_rows")
+    problem = "an object without an array of rows"
+    raise UserError(problem, name, "write an array of objects", code="data.invalid_rows")
 
 
 def _transposed(columns: dict[str, list[Any]], name: str) -> list[Any]:
     if len({len(items) for items in columns.values()}) > 1:
         sizes = ", ".join(f"{key} {len(items)}" for key, items in list(columns.items())[:8])
-        what = f"columns of different lengths ({sizes})"
-        raise UserError(what, name, "give all columns the same length", code="data.unequal_columns")
+        problem = f"columns of different lengths ({sizes})"
+        raise UserError(problem, name, "give all columns the same length", code="data.unequal_columns")
     return [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
 
 
@@ -224,8 +224,8 @@ def _precise(content: bytes, name: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"{name} line {error.lineno} column {error.colno}"
         truncated = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated")
-        do = "write the file again: it is truncated" if truncated else "correct the file"
-        raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
+        hint = "write the file again: it is truncated" if truncated else "correct the file"
+        raise UserError(f"invalid JSON ({error.msg})", place, hint, code="data.invalid_json") from error
     except ValueError as error:
         raise UserError(f"invalid JSON ({error})", name, "correct the file", code="data.invalid_json") from error
 

@@ -46,11 +46,11 @@ def lines(path: Path, name: str) -> Iterator[tuple[int, bytes]]:
             number += 1
             read += len(line)
             if len(line) > MAX_ROW_BYTES:
-                what = f"row longer than {MAX_ROW_BYTES >> 20} MiB"
-                raise UserError(what, f"{name} line {number}", "shorten or drop the row", code="data.row_too_long")
+                problem = f"row longer than {MAX_ROW_BYTES >> 20} MiB"
+                raise UserError(problem, f"{name} line {number}", "shorten or drop the row", code="data.row_too_long")
             if read > FILE_LIMIT:
-                what = f"file larger than {FILE_LIMIT >> 30} GiB"
-                raise UserError(what, name, "split the file or use a part of it", code="data.file_too_large")
+                problem = f"file larger than {FILE_LIMIT >> 30} GiB"
+                raise UserError(problem, name, "split the file or use a part of it", code="data.file_too_large")
             yield number, line.removeprefix(_BOM) if number == 1 else line
 
 
@@ -61,9 +61,9 @@ def whole(path: Path, name: str) -> bytes:
         while piece := stream.read(1 << 20):
             read += len(piece)
             if read > WHOLE_LIMIT:
-                what = f"file larger than {WHOLE_LIMIT >> 30} GiB"
-                do = "write it as .jsonl, which is read line by line"
-                raise UserError(what, name, do, code="data.file_too_large")
+                problem = f"file larger than {WHOLE_LIMIT >> 30} GiB"
+                hint = "write it as .jsonl, which is read line by line"
+                raise UserError(problem, name, hint, code="data.file_too_large")
             pieces.append(piece)
     return b"".join(pieces).removeprefix(_BOM)
 
@@ -74,12 +74,12 @@ def decoded(raw: bytes, name: str, number: int = 1) -> str:
         nul = raw.find(b"\0")
         if nul < 0:
             return raw.decode("utf-8")
-        at, what, do = nul, "NUL byte in text", "save the file as UTF-8: it is damaged or not text"
+        at, problem, hint = nul, "NUL byte in text", "save the file as UTF-8: it is damaged or not text"
     except UnicodeDecodeError as error:
-        at, what, do = error.start, "invalid UTF-8", "save the file as UTF-8"
+        at, problem, hint = error.start, "invalid UTF-8", "save the file as UTF-8"
     line = number + raw.count(b"\n", 0, at)
     byte = at - (raw.rfind(b"\n", 0, at) + 1) + 1
-    raise UserError(what, f"{name} line {line} byte {byte}", do, code="data.not_utf8")
+    raise UserError(problem, f"{name} line {line} byte {byte}", hint, code="data.not_utf8")
 
 
 def regular_file_size(path: Path, name: str) -> int:
@@ -102,13 +102,13 @@ def no_rows(name: str) -> UserError:
 def refuse_bomb(grown: int, packed: int, name: str, remedy: str) -> None:
     """Raise UserError if `packed` bytes of a compressed file have grown to too many."""
     if grown > max(_BOMB_FLOOR, _BOMB_RATIO * packed):
-        what = f"decompresses from {packed:,} to more than {grown:,} bytes"
-        raise UserError(what, name, f"if this is intended, {remedy}", code="data.grows_too_large")
+        problem = f"decompresses from {packed:,} to more than {grown:,} bytes"
+        raise UserError(problem, name, f"if this is intended, {remedy}", code="data.grows_too_large")
 
 
 def unreadable(error: Exception, name: str) -> UserError:
-    what = f"cannot read the file ({getattr(error, 'strerror', None) or error})"
-    return UserError(what, name, "check the path and its permissions", code="data.unreadable")
+    problem = f"cannot read the file ({getattr(error, 'strerror', None) or error})"
+    return UserError(problem, name, "check the path and its permissions", code="data.unreadable")
 
 
 @contextmanager
@@ -132,14 +132,14 @@ def _refuse_disguise(head: bytes, path: Path, name: str) -> None:
     gz = path.suffix.lower() == ".gz"
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
     if gz and kind != "gzip-compressed":
-        do = "rename it to match its content"
-        raise UserError("not a gzip file, despite its name", name, do, code="data.wrong_suffix")
+        hint = "rename it to match its content"
+        raise UserError("not a gzip file, despite its name", name, hint, code="data.wrong_suffix")
     if kind == "UTF-16":
-        do = "save the file as UTF-8"
-        raise UserError("encoded as UTF-16", f"{name} line 1 byte 1", do, code="data.not_utf8")
+        hint = "save the file as UTF-8"
+        raise UserError("encoded as UTF-16", f"{name} line 1 byte 1", hint, code="data.not_utf8")
     if kind and not gz:
-        do = "unpack or rename it (.gz and .parquet are supported)"
-        raise UserError(f"{kind}, despite its name", name, do, code="data.wrong_suffix")
+        hint = "unpack or rename it (.gz and .parquet are supported)"
+        raise UserError(f"{kind}, despite its name", name, hint, code="data.wrong_suffix")
 
 
 class _Counted(io.RawIOBase):

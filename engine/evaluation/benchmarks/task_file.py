@@ -118,8 +118,8 @@ def _read(path: Path, including: list[Path]) -> dict[str, Any]:
     try:
         config = yaml.load(read_small(path), Loader=_Loader)
     except OSError as error:
-        what = f"cannot read the task file ({error.strerror})"
-        raise UserError(what, str(path), "check the path", code="benchmark.file_unreadable") from error
+        problem = f"cannot read the task file ({error.strerror})"
+        raise UserError(problem, str(path), "check the path", code="benchmark.file_unreadable") from error
     except CodeTag as error:
         raise _code(f"the tag {visible(str(error), 60)}", path) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -182,8 +182,8 @@ def _absolute(files: Any, base: Path, path: Path) -> Any:
     for name in _names(files, "data_files", path):
         file = (base / name).resolve()
         if "::" in name or "://" in name or not file.is_file():
-            what, do = f"data file not found: {_shown(name)}", "give a file relative to the task file"
-            raise UserError(what, str(path), do, code="benchmark.data_not_found")
+            problem, hint = f"data file not found: {_shown(name)}", "give a file relative to the task file"
+            raise UserError(problem, str(path), hint, code="benchmark.data_not_found")
         found.append(str(file))
     return found
 

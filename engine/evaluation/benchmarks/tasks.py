@@ -88,8 +88,8 @@ def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
             _check_limits(name, config, evaluation.benchmark_limit)
         benchmark = _benchmark(name, config, evaluation.benchmark_limit)
         if any(file_stem(benchmark.name) == file_stem(other.name) for other in found):
-            what, do = f"duplicate benchmark {benchmark.name!r}", "remove one of them, or rename the task"
-            raise UserError(what, SETTING, do, code="benchmark.duplicate")
+            problem, hint = f"duplicate benchmark {benchmark.name!r}", "remove one of them, or rename the task"
+            raise UserError(problem, SETTING, hint, code="benchmark.duplicate")
         found.append(benchmark)
     return found
 
@@ -121,8 +121,8 @@ def _check_limits(name: str, config: dict[str, Any], limit: int | None) -> None:
     except UserError as error:
         if error.code != TIMED_OUT:
             raise
-        what, do = "a template or expression of the task takes too long", "fix the task file, or use another task"
-        raise UserError(what, _where(name), do, code="benchmark.timeout") from error
+        problem, hint = "a template or expression of the task takes too long", "fix the task file, or use another task"
+        raise UserError(problem, _where(name), hint, code="benchmark.timeout") from error
 
 
 def _rehearse(benchmark: Benchmark, items: int, where: str) -> None:
@@ -136,18 +136,18 @@ def _rehearse(benchmark: Benchmark, items: int, where: str) -> None:
 
 def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> Benchmark:
     task = _shipped_task(name) if config is None else _local_task(name, config)
-    where = _where(name)
+    location = _where(name)
     if getattr(task, "MULTIMODAL", False):
-        raise UserError("the task needs images or audio", where, "use another task", code="benchmark.unsupported")
-    metric = _metric(task, where)
+        raise UserError("the task needs images or audio", location, "use another task", code="benchmark.unsupported")
+    metric = _metric(task, location)
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     try:
         items = [json.dumps(doc, sort_keys=True, default=str) for _, doc in task.doc_iterator(limit=limit)]
     except Exception as error:  # functions of tasks raise anything
-        raise _invalid(error, where) from error
+        raise _invalid(error, location) from error
     if not items:
-        raise UserError("the task has no items", where, "use another task", code="benchmark.no_items")
+        raise UserError("the task has no items", location, "use another task", code="benchmark.no_items")
     benchmark = Benchmark(
         name=task.task_name,
         task=task,
@@ -158,7 +158,7 @@ def _benchmark(name: str, config: dict[str, Any] | None, limit: int | None) -> B
         limit=limit,
         fingerprint=_fingerprint(task.task_name, config, items),
     )
-    _rehearse(benchmark, min(len(items), REHEARSED_ITEMS), where)
+    _rehearse(benchmark, min(len(items), REHEARSED_ITEMS), location)
     return benchmark
 
 
@@ -171,8 +171,11 @@ def _local_task(name: str, config: dict[str, Any]) -> Any:
 
     for metric in config.get("metric_list") or []:
         if (wanted := metric["metric"]) not in metric_registry:
-            what, do = f"unknown metric {visible(wanted, 80)!r}", "use a metric of lm-evaluation-harness, such as acc"
-            raise UserError(what, _where(name), do, code="benchmark.unknown_metric")
+            problem, hint = (
+                f"unknown metric {visible(wanted, 80)!r}",
+                "use a metric of lm-evaluation-harness, such as acc",
+            )
+            raise UserError(problem, _where(name), hint, code="benchmark.unknown_metric")
     source = config["dataset_path"]
     options = {key: value for key, value in config.items() if key != "tag"}
     return _loaded(lambda: ConfigurableTask(config=options), None if source in BUILDERS else source, _where(name))
@@ -202,8 +205,8 @@ def _shipped_task(name: str) -> Any:
         raise UserError(f"{name} is a group of tasks", SETTING, do, code="benchmark.group")
     config = entry.cfg or {}
     if config.get("unsafe_code"):
-        what = "the task runs code that the model writes"
-        raise UserError(what, _where(name), "use another task", code="benchmark.code")
+        problem = "the task runs code that the model writes"
+        raise UserError(problem, _where(name), "use another task", code="benchmark.code")
     return _loaded(lambda: manager.load([name])["tasks"][name], config.get("dataset_path"), _where(name))
 
 
@@ -225,8 +228,8 @@ def _loaded(load: Callable[[], Any], hub_id: str | None, where: str) -> Any:
     except Exception as error:  # the Hub, file formats and functions of tasks raise dozens of different exceptions
         code = hub_error(error, hub_id).code if hub_id else ""
         if code in NO_DATA:
-            do = "run once with network access, or use a task file with local data"
-            raise UserError(f"{NO_DATA[code]}: {hub_id}", where, do, code="benchmark.no_data") from error
+            hint = "run once with network access, or use a task file with local data"
+            raise UserError(f"{NO_DATA[code]}: {hub_id}", where, hint, code="benchmark.no_data") from error
         raise _invalid(error, where) from error
 
 
@@ -241,8 +244,8 @@ def _metric(task: Any, where: str) -> str:
         ):
             return str(metric)
     names = ", ".join(map(str, aggregations)) or "none"
-    what = f"the task has no metric that is a mean over items (metrics: {visible(names, 100)})"
-    raise UserError(what, where, "use a task with acc, acc_norm or exact_match", code="benchmark.no_item_scores")
+    problem = f"the task has no metric that is a mean over items (metrics: {visible(names, 100)})"
+    raise UserError(problem, where, "use a task with acc, acc_norm or exact_match", code="benchmark.no_item_scores")
 
 
 def _fingerprint(name: str, config: dict[str, Any] | None, items: list[str]) -> str:
@@ -258,8 +261,8 @@ def _invalid(error: Exception, where: str) -> UserError:
     if isinstance(error, RemoteCode | SecurityError):
         return UserError(visible(str(error), 200), where, "use another task", code="benchmark.code")
     text = visible(re.sub(r"\s+", " ", str(error)), 200)
-    what = f"invalid task ({type(error).__name__}: {text})"
-    return UserError(what, where, "fix the task file, or use another task", code="benchmark.invalid_task")
+    problem = f"invalid task ({type(error).__name__}: {text})"
+    return UserError(problem, where, "fix the task file, or use another task", code="benchmark.invalid_task")
 
 
 def _where(name: str) -> str:

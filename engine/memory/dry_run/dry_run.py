@@ -83,9 +83,9 @@ def dry_run(
     try:
         peaks = _peaks(model, pattern, work, without, machine, vocabulary)
     except DATA_DEPENDENT as error:
-        what = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
-        do = "use the formula (--quick), or run a few steps on the machine itself"
-        raise UserError(what, config.model.id, do, code=NO_DRY_RUN) from error
+        problem = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
+        hint = "use the formula (--quick), or run a few steps on the machine itself"
+        raise UserError(problem, config.model.id, hint, code=NO_DRY_RUN) from error
     return with_copy(_estimate(peaks, config, machine, rows, work), config)
 
 

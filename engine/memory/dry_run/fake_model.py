@@ -94,9 +94,9 @@ def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> Pr
             )
             model.tie_weights()
     except (ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
-        what = f"transformers cannot build a causal LM from this configuration: {' '.join(str(error).split())[:200]}"
-        do = "check model.id, or update transformers"
-        raise UserError(what, config.model.id, do, code="model.unsupported_architecture") from error
+        problem = f"transformers cannot build a causal LM from this configuration: {' '.join(str(error).split())[:200]}"
+        hint = "check model.id, or update transformers"
+        raise UserError(problem, config.model.id, hint, code="model.unsupported_architecture") from error
     return model
 
 

@@ -262,6 +262,6 @@ def small_disk_error(needed: int | None, free: int, runs: Path) -> UserError | N
     """The error for a disk with less free space than needed, None if it has enough or the need is unknown."""
     if needed is None or needed <= free:
         return None
-    what = f"{size(free)} of disk space free, and checkpoints and model need about {size(needed)} (estimated)"
-    do = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
-    return UserError(what, str(runs), do, "disk.too_small")
+    problem = f"{size(free)} of disk space free, and checkpoints and model need about {size(needed)} (estimated)"
+    hint = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
+    return UserError(problem, str(runs), hint, "disk.too_small")

@@ -189,8 +189,8 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
     Raises UserError for rows longer than the model supports.
     """
     if length and positions and length > positions:
-        what = f"the model supports {positions:,} positions"
-        raise UserError(what, f"--length {length}", f"use at most {positions}", code="plan.longer_than_model")
+        problem = f"the model supports {positions:,} positions"
+        raise UserError(problem, f"--length {length}", f"use at most {positions}", code="plan.longer_than_model")
     length = length or min(config.train.max_length, positions or config.train.max_length)
     return StepShape(count=rows_per_device(config.train), length=length, answer=max(1, length - 1))
 

@@ -124,8 +124,8 @@ class ComparisonDir(Folder):
         return UserError(f"damaged file ({error})", str(path), do, code=f"{self.KIND}.damaged")
 
     def unreadable(self, error: OSError, path: Path) -> UserError:
-        what, do = f"cannot read file ({error.strerror})", "check its permissions"
-        return UserError(what, str(path), do, code=f"{self.KIND}.unreadable")
+        problem, hint = f"cannot read file ({error.strerror})", "check its permissions"
+        return UserError(problem, str(path), hint, code=f"{self.KIND}.unreadable")
 
 
 @dataclass(frozen=True)
@@ -159,16 +159,16 @@ class LadderDir(ComparisonDir):
         ladder = self._state_with_runs()
         names = ladder.finished_runs()
         if ladder.recommended not in names:
-            do = f"name a run: {', '.join(names.values())}"
-            raise UserError("the verdict recommends no rung", self.name, do, code="ladder.no_recommendation")
+            hint = f"name a run: {', '.join(names.values())}"
+            raise UserError("the verdict recommends no rung", self.name, hint, code="ladder.no_recommendation")
         return RunDir(self.runs / names[ladder.recommended])
 
     def _state_with_runs(self) -> Ladder:
         """The state. Raises UserError if no run has finished, and as `state`."""
         ladder = self.state()
         if ladder is None or not ladder.finished_runs():
-            do = "wait until a run has finished"
-            raise UserError("no finished run in the ladder", self.name, do, code="ladder.no_finished_run")
+            hint = "wait until a run has finished"
+            raise UserError("no finished run in the ladder", self.name, hint, code="ladder.no_finished_run")
         return ladder
 
     def plan(self) -> LadderPlan:
@@ -176,8 +176,8 @@ class LadderDir(ComparisonDir):
         try:
             return msgspec.convert(tomli.loads(read_regular(self.plan_file).decode()), LadderPlan)
         except FileNotFoundError as error:
-            what, do = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
-            raise UserError(what, str(self.path), do, code="ladder.not_a_ladder") from error
+            problem, hint = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
+            raise UserError(problem, str(self.path), hint, code="ladder.not_a_ladder") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise self.damaged(error, self.plan_file, "start a new ladder") from error
         except OSError as error:

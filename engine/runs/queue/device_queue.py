@@ -106,8 +106,8 @@ def _tickets(devices: Sequence[SelectedDevice], arrived: float, content: str) ->
 
 def _lost(devices: Sequence[SelectedDevice], left: Sequence[SelectedDevice]) -> UserError:
     number = f"only {len(left)}" if left else "no"
-    what = f"{number} device{'s are' if len(left) > 1 else ' is'} left of {_titles(devices)}"
-    return UserError(what, "hardware.device", "check `nvidia-smi`, then resume the run", code="device.lost")
+    problem = f"{number} device{'s are' if len(left) > 1 else ' is'} left of {_titles(devices)}"
+    return UserError(problem, "hardware.device", "check `nvidia-smi`, then resume the run", code="device.lost")
 
 
 def _take(free: Sequence[SelectedDevice], count: int, content: str) -> list[SelectedDevice] | None:

@@ -55,9 +55,9 @@ def acquire(path: Path, text: str = "") -> int | None:
 
 
 def _unsupported(path: Path, error: OSError) -> UserError:
-    what = f"file locks are unsupported: {error.strerror}"
-    do = "use a file system with locks (--runs, FTBENCH_LOCKS)"
-    return UserError(what, str(path), do, code="locks.unsupported")
+    problem = f"file locks are unsupported: {error.strerror}"
+    hint = "use a file system with locks (--runs, FTBENCH_LOCKS)"
+    return UserError(problem, str(path), hint, code="locks.unsupported")
 
 
 def write_holder(descriptor: int, text: str) -> None:
@@ -74,13 +74,15 @@ def _opened(path: Path) -> int:
         os.close(descriptor)
         raise PermissionError(errno.EPERM, "not a regular file")
     except (PermissionError, IsADirectoryError) as error:
-        what = f"cannot open the lock file: {error.strerror}"
-        raise UserError(what, str(path), "delete it, or set FTBENCH_LOCKS to another folder", "locks.file") from error
+        problem = f"cannot open the lock file: {error.strerror}"
+        raise UserError(
+            problem, str(path), "delete it, or set FTBENCH_LOCKS to another folder", "locks.file"
+        ) from error
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
-        what, do = "the lock file is a symbolic link or a socket", "delete it: ftbench creates none there"
-        raise UserError(what, str(path), do, "locks.file") from error
+        problem, hint = "the lock file is a symbolic link or a socket", "delete it: ftbench creates none there"
+        raise UserError(problem, str(path), hint, "locks.file") from error
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -207,7 +209,7 @@ def device_locks() -> list[tuple[Path, str]]:
 def exclusive(folder: Path) -> Iterator[None]:
     """Mutual exclusion between processes of this machine for one folder. Blocks; for short critical sections."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
-    path = lock_folder() / f"{socket.gethostname()}-{name}.moment"
+    path = lock_folder() / f"{socket.gethostname()}-{name}.mutex"
     while True:
         descriptor = _opened(path)
         try:

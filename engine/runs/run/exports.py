@@ -320,8 +320,8 @@ def read_fidelity(folder: Path) -> Fidelity:
     try:
         return msgspec.json.decode(read_regular(path), type=Fidelity)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        do = "export the run again"
-        raise UserError(f"no readable check of an artifact: {error}", str(path), do, "export.no_fidelity") from error
+        hint = "export the run again"
+        raise UserError(f"no readable check of an artifact: {error}", str(path), hint, "export.no_fidelity") from error
 
 
 def read_item_scores(folder: Path) -> list[ItemScore]:
@@ -335,5 +335,7 @@ def read_item_scores(folder: Path) -> list[ItemScore]:
     except FileNotFoundError:
         return []
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        do = "export the run again"
-        raise UserError(f"cannot read the scores of an artifact: {error}", str(path), do, "export.no_scores") from error
+        hint = "export the run again"
+        raise UserError(
+            f"cannot read the scores of an artifact: {error}", str(path), hint, "export.no_scores"
+        ) from error

@@ -69,11 +69,11 @@ class Folder:
         """
         found = self.irregular_file() or _find_irregular(self.path)
         if found is not None and found.is_symlink():
-            do = "delete the link, or replace it by a copy of what it points to"
-            raise UserError(f"symbolic link in the directory of a {self.KIND}", visible(str(found)), do, "run.link")
+            hint = "delete the link, or replace it by a copy of what it points to"
+            raise UserError(f"symbolic link in the directory of a {self.KIND}", visible(str(found)), hint, "run.link")
         if found is not None:
-            what = "not a regular file of acceptable size"
-            raise UserError(what, visible(str(found)), "delete it", "run.irregular_file")
+            problem = "not a regular file of acceptable size"
+            raise UserError(problem, visible(str(found)), "delete it", "run.irregular_file")
 
     def irregular_file(self) -> Path | None:
         """An entry of the directory that is a link, pipe, socket, device or huge, or a directory named like a file.
@@ -146,8 +146,8 @@ def make(parent: Path, stem: str, ending: str, file: str, text: str) -> Path:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = _new_directory(parent, f"{safe or 'run'}-{ending}")
     except OSError as error:
-        what = f"cannot create a directory: {error.strerror}"
-        raise UserError(what, str(parent), CHOOSE_ANOTHER, "runs.not_writable") from error
+        problem = f"cannot create a directory: {error.strerror}"
+        raise UserError(problem, str(parent), CHOOSE_ANOTHER, "runs.not_writable") from error
     try:
         end_record.reserve(path / "end.json")
         write_atomically(path / file, text.encode())
@@ -183,8 +183,8 @@ def directories_with_file(parent: Path, file: str) -> Iterator[Path]:
     except FileNotFoundError:
         return
     except OSError as error:
-        what = f"cannot read the runs: {error.strerror}"
-        raise UserError(what, str(parent), CHOOSE_ANOTHER, "runs.unreadable") from error
+        problem = f"cannot read the runs: {error.strerror}"
+        raise UserError(problem, str(parent), CHOOSE_ANOTHER, "runs.unreadable") from error
 
 
 def real_path(path: Path) -> Path:

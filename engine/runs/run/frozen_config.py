@@ -169,11 +169,11 @@ def read_file(path: Path) -> FrozenRun:
         intact = section.fingerprint in ("", fingerprint(table))
         changed = [] if intact else _changed_keys(table, section.key_fingerprints)
     except FileNotFoundError as error:
-        do = "run `ftbench runs` to list the runs"
-        raise UserError("not a run: no run.toml", str(path.parent), do, "run.not_a_run") from error
+        hint = "run `ftbench runs` to list the runs"
+        raise UserError("not a run: no run.toml", str(path.parent), hint, "run.not_a_run") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        what = f"damaged: {error}"
-        raise UserError(what, str(path), "start a new run", code="run.config_damaged") from error
+        problem = f"damaged: {error}"
+        raise UserError(problem, str(path), "start a new run", code="run.config_damaged") from error
     except OSError as error:
         raise unreadable(path, error) from error
     return FrozenRun(

@@ -13,9 +13,20 @@ from made_models import made_model
 from safetensors.torch import load_file, save_file
 
 from engine.assets import tiny_folder
-from engine.chat.base_copy import BaseCopy
-from engine.chat.models import BASE, BASE_4BIT, PROBE, ChatRun, LoadedModels, Loader, tried_run
-from engine.chat.verification import TOLERANCE, largest_difference, logits_of, verify
+from engine.chat.models import (
+    BASE,
+    BASE_4BIT,
+    PROBE,
+    TOLERANCE,
+    BaseCopy,
+    ChatRun,
+    LoadedModels,
+    Loader,
+    largest_difference,
+    logits_of,
+    tried_run,
+    verify,
+)
 from engine.config.errors import UserError
 from engine.methods import method
 from engine.methods.machine import this_machine

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from made_models import conversation_of, made_model, record_answers
 
-from engine.chat.models import BASE, tried_run
-from engine.chat.prompts import PromptEncoder, prompt_of
+from engine.chat.models import BASE, PromptEncoder, prompt_of, tried_run
 from engine.chat.session import ChatSession
 from engine.config.errors import UserError
 from engine.config.schema import Data, Model

@@ -21,7 +21,7 @@ from engine.data.chat_template import ChatTemplate, end_of_turn, render_in_child
 from engine.data.check import check
 from engine.data.parallel import in_child, run_template, template_memory
 from engine.data.tokens import RowTokenizer
-from engine.export.modelfile import template_texts
+from engine.export.llama_cpp import template_texts
 from engine.methods.model_source import load_tokenizer
 
 SECONDS = 0.25

@@ -14,8 +14,7 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset_library import resolve_preset
 from engine.evaluation.predictions import ScoredItem
-from engine.export.comparison import difference_of
-from engine.export.gate import gain_of_run
+from engine.export.comparison import difference_of, gain_of_run
 from engine.runs.run import run_dir
 from engine.runs.run.exports import Fidelity, fidelity_outcome
 from engine.runs.run.result import Interval, Score

@@ -27,9 +27,9 @@ from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
 from engine.evaluation.predictions import recorded_items
 from engine.export.checker import Checker
+from engine.export.comparison import gain_of_run
 from engine.export.export_source import export_source
 from engine.export.exporter import fidelity_of
-from engine.export.gate import gain_of_run
 from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.request import ExportRequest
 from engine.runs.run import run_dir

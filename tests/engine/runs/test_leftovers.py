@@ -86,7 +86,7 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
     return [
         dead(f"999 {run.path}", lock),
         dead(f"999 {run.path}", lock.with_suffix(".queue") / "0001-999"),
-        dead("", lock.with_name(lock.name.replace("7.lock", "0123456789abcdef.moment"))),
+        dead("", lock.with_name(lock.name.replace("7.lock", "0123456789abcdef.mutex"))),
         *(run.path / Path(name).parent for name in TEMPORARY[:3]),
         run.path / TEMPORARY[3],
         put(ladder / ".report.html.tmp"),
@@ -170,8 +170,8 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
     young = put(Path(platformdirs.user_state_dir("ftbench")) / ".recent.json.tmp", age=1.0)
     with temporary_folder(SCRATCH_PREFIX) as pull, locks.exclusive(runs):
         os.utime(pull, (time.time() - LONG_AGO, time.time() - LONG_AGO))
-        moment = next(locks.lock_folder().glob("*.moment"))
-        paths = [*(run.path / name for name in TEMPORARY), lock, ticket, opened, young, pull, moment]
+        mutex = next(locks.lock_folder().glob("*.mutex"))
+        paths = [*(run.path / name for name in TEMPORARY), lock, ticket, opened, young, pull, mutex]
         descriptors = [descriptor for descriptor in held if descriptor is not None]
         assert len(descriptors) == 4
         yield paths, descriptors

@@ -44,6 +44,7 @@ SLOW = (
     "engine/memory/test_probe.py",
     "engine/config/test_plugins.py",
     "engine/hardware/test_nvml.py",
+    "engine/judge/test_judge_process.py",
     "engine/ladder/test_ladder.py",
     "engine/ladder/test_ladder_benchmarks.py",
     "engine/ladder/test_ladder_verdict.py",

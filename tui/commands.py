@@ -263,6 +263,8 @@ LADDER = (
     Command("ladder.try", "t", "try_runs", "try", "Answer prompts with a finished run of each rung and their base."),
     Command("ladder.export", "e", "export", "export", "Export the model of one of the ladder's runs."),
     Command("ladder.report", "o", "report", "report", "Copy the path of the report and show it."),
+    Command("ladder.judge", "J", "judge", "judge", "Let a model compare the answers of the rungs."),
+    Command("ladder.rate", "R", "rate", "rate", "Compare the answers of two rungs yourself, without their names."),
 )
 
 TRY = (
@@ -285,6 +287,17 @@ TRY = (
     Command("try.now", "N", "now", "start now", "While waiting: start immediately, even if the device is busy."),
 )
 
+RATE = (
+    Command("rate.back", "escape", "back", "back", "Stop rating; what was rated is kept."),
+    Command("rate.left", "left", "choose('left')", "left", "The left answer is better."),
+    Command("rate.right", "right", "choose('right')", "right", "The right answer is better."),
+    Command("rate.both_good", "equals_sign", "choose('both_good')", "both good", "Both answers are good."),
+    Command("rate.both_bad", "minus", "choose('both_bad')", "both bad", "Both answers are bad."),
+    Command("rate.skip", "full_stop", "choose('skip')", "skip", "Do not rate this pair."),
+    Command("rate.undo", "backspace", "undo", "undo", "Take back the last rating, and show its pair again."),
+    Command("rate.note", "enter", "write_note", "note", "Write a note on this pair; it is stored with the rating."),
+)
+
 TABLES = {
     "app": EVERYWHERE,
     "bench": BENCH,
@@ -300,6 +313,7 @@ TABLES = {
     "runs": RUNS,
     "ladder": LADDER,
     "try": TRY,
+    "rate": RATE,
 }
 TITLES = {
     "app": "Everywhere",
@@ -316,6 +330,7 @@ TITLES = {
     "runs": "Runs",
     "ladder": "Ladder",
     "try": "Try",
+    "rate": "Rate",
 }
 """Headings of the tables in the help screen and in `docs/keys.md`."""
 

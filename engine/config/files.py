@@ -82,6 +82,11 @@ def open_regular(path: Path, limit: int = MAX_LOG_BYTES, follow: bool = False) -
     raise IrregularFile(errno.EINVAL, "not a regular file", str(path))
 
 
+def open_for_append(path: Path) -> io.FileIO:
+    """Open a file for lines that are appended with one write each, without buffering. Raises OSError for a link."""
+    return io.FileIO(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab")
+
+
 def read_regular(path: Path, limit: int = MAX_RECORD_BYTES, follow: bool = False) -> bytes:
     """The content of a file. Raises OSError as `open_regular` does."""
     with open_regular(path, limit, follow) as file:

@@ -9,8 +9,10 @@ import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from engine.config.errors import UserError
+from engine.config.schema import Data
 from engine.data.duplicates import normalized
 from engine.data.rows import IGNORE_INDEX, Example, Row
 
@@ -80,6 +82,44 @@ def _item(rows: list[Row]) -> EvaluationItem:
     references = {normalized(text): text for text in reversed(texts)}
     ordered = dict.fromkeys(normalized(text) for text in texts)
     return EvaluationItem(tuple(by_answer.values()), tuple(references[key] for key in ordered))
+
+
+def conversations_of(
+    data: Data, lines: Sequence[dict[str, Any]]
+) -> list[tuple[list[dict[str, Any]], list[Any] | None]]:
+    """(messages, tools) of the prompt of each line of `predictions.jsonl`, from the rows of the data.
+
+    A prompt of plain text is one message of the user. Raises UserError if a row is missing or has another answer.
+    """
+    from engine.data.examples import examples_of
+
+    wanted = {line["where"] for line in lines}
+    found = {example.where: example for example in examples_of(data) if example.where in wanted}
+    conversations = []
+    for line in lines:
+        example = found.get(line["where"])
+        messages = _prompt_before(example, line["target"]) if example else None
+        if example is None or messages is None:
+            what, do = "the test rows differ from those of the runs", "restore the data"
+            raise UserError(what, f"{data.id}: {line['where']}", do, "ladder.items_changed")
+        conversations.append((messages, example.tools))
+    return conversations
+
+
+def _prompt_before(example: Example, target: str) -> list[dict[str, Any]] | None:
+    """The messages before the answer with this text, the last one if several have it; None if none has."""
+    if example.messages is None:
+        same = normalized(example.completion or "") == normalized(target)
+        return [{"role": "user", "content": example.prompt or ""}] if same else None
+    for number in range(len(example.messages) - 1, 0, -1):
+        message = example.messages[number]
+        if message["role"] == "assistant" and normalized(str(message.get("content") or "")) == normalized(target):
+            return [{**one} for one in example.messages[:number]]
+    last = example.messages[-1]
+    is_call = last["role"] == "assistant" and not last.get(
+        "content"
+    )  # a target of tool calls is rendered by a template
+    return [{**one} for one in example.messages[:-1]] if is_call else None
 
 
 def reference_examples(example: Example) -> list[Example]:

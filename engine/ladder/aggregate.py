@@ -34,13 +34,14 @@ from engine.ladder.results import (
     status_of,
     worked_joules,
 )
+from engine.ladder.served import collect_served
 from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import ItemDependence, Ladder
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
-from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, shots_of
+from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, is_served, shots_of
 from engine.runs.run.result import MeasuredPeak, Result
 
 
@@ -116,6 +117,7 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     bases = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
     bases += collect_few_shot(folder, results, plan.base_shots, ladder.work.metric if ladder.work else "")
+    bases += collect_served(folder, results, plan.served, ladder.work.metric if ladder.work else "")
     ladder.rows[:0] = bases
     add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
@@ -197,7 +199,7 @@ def _comparisons(
 ) -> list[Comparison]:
     """Every rung with the base model, also with examples in the prompt, then every pair, the later rung first."""
     tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.outliers]
-    bases = [name for name in by_score.scores if name == BASE or shots_of(name)]
+    bases = [name for name in by_score.scores if name == BASE or shots_of(name) or is_served(name)]
     pairs = [(name, base) for base in bases for name in tuned]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
     if not pairs:

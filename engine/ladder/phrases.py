@@ -19,7 +19,7 @@ from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange
-from engine.runs.ladder.rungs import BASE, artifact_of, shots_of
+from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_served, shots_of
 from engine.runs.run.result import Interval
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
@@ -31,6 +31,8 @@ def rung_title(name: str) -> str:
         return f"{rung_title(artifact[0])} {artifact[1].title}"
     if shots := shots_of(name):
         return f"{shots}-shot base"
+    if is_served(name):
+        return name.removeprefix(SERVED_PREFIX)
     if name in VARIANT_TITLES:
         return VARIANT_TITLES[name]
     return method_specs()[name].in_text if name in method_specs() else BASE_TITLES.get(name, name)

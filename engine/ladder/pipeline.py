@@ -13,6 +13,7 @@ import msgspec
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
+from engine.config.metric_specs import metric_spec
 from engine.config.preset import with_settings
 from engine.config.schema import Config
 from engine.hardware.devices import device_settings, runs_at_once
@@ -20,6 +21,7 @@ from engine.ladder import report
 from engine.ladder.aggregate import aggregate, memory_of_full
 from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
+from engine.ladder.served import ask_served, check_served, record_failure
 from engine.ladder.stages import (
     ArtifactExports,
     RateTrials,
@@ -35,6 +37,7 @@ from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.rpc_client import ask
 from engine.runs.run import end_record
 from engine.runs.run.result import Result
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
 
@@ -85,6 +88,7 @@ class LadderPipeline:
         self.probe()
         self.try_rates()
         self.train()
+        self.ask_served()
         self.export()
         self.analyze()
 
@@ -126,6 +130,8 @@ class LadderPipeline:
         if ladder.work.test == 0:
             do = "set it to a file of test rows or to a share, or add rows"
             raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
+        spec = metric_spec(ladder.work.metric)
+        check_served(plan.served, spec.name, spec.picks_from_choices, spec.needs_answers)
         if ladder.work.validation == 0 and plan.learning_rates > 1:
             what = "no validation rows to choose learning rates on"
             do = "add rows, set a larger share, or omit --learning-rates"
@@ -201,6 +207,26 @@ class LadderPipeline:
                 del self.base_scorers[quantized]
             if result is None:
                 self._exclude_if_final(run.rung, run.entry)
+            self._evaluate()
+            self.runner.save()
+
+    def ask_served(self) -> None:
+        """Let served models answer the test items. One that fails is reported and does not end the ladder."""
+        if not self.plan.served:
+            return
+        self._enter("asking")
+        ladder, folder = self.runner.ladder, self.runner.dir
+        entry = next((one for one in ladder.entries if one.kind == "run" and one.status == "finished"), None)
+        if entry is None or ladder.work is None:
+            return
+        config, predictions = self.plan.rungs[0].config, RunDir(folder.runs / entry.run).predictions_file
+        for model in self.plan.served:
+            try:
+                state = ask_served(folder, model, config, predictions, ladder.work.metric, self.runner.stopping)
+            except (UserError, RunFailed) as error:
+                state = record_failure(folder, model, error)
+            if state.status == "failed":
+                self.runner.warn("ladder.served_failed", f"{model.name} is not scored: {state.reason}")
             self._evaluate()
             self.runner.save()
 

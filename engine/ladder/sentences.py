@@ -57,9 +57,10 @@ from engine.runs.ladder.rung_results import (
     Comparison,
     LadderBenchmark,
     RungResult,
+    ServedUse,
     VerdictSentence,
 )
-from engine.runs.ladder.rungs import BASE, shots_of
+from engine.runs.ladder.rungs import BASE, is_served, shots_of
 from engine.runs.run.data_usage import overlap_sentence
 from engine.runs.run.result import MIN_ITEMS
 from engine.runs.score_format import loss, plain_difference, points
@@ -86,6 +87,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_about_metric(ladder),
         *_quality(ladder, decisions),
         *_few_shot(ladder, decisions),
+        *_served(ladder, decisions),
         *benchmark_sentences(ladder),
         *_costs(decisions),
         *recommendations(ladder, decisions),
@@ -162,15 +164,46 @@ def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     if not rows:
         return []
     most = max(rows, key=lambda row: shots_of(row.name))
-    title, metric = rung_title(most.name), ladder_metric(ladder)
-    scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
-    text = f"The {title}, with {shots_of(most.name)} training rows in each prompt, {scores} {score_text(most, metric)}."
-    sentences = [VerdictSentence("quality", text)]
+    title, shots = rung_title(most.name), shots_of(most.name)
+    subject = f"The {title}, with {shots} training rows in each prompt,"
     one = f"The {title} has one choice of examples, another may score differently."
-    sentences.append(VerdictSentence("caveat", one))
+    return [*_against_untrained(ladder, decisions, most, subject), VerdictSentence("caveat", one)]
+
+
+def _served(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
+    """Each trained rung against each served model: whether another model with a prompt would do."""
+    sentences = []
+    for served in ladder.rows:
+        title = visible(rung_title(served.name))
+        if is_served(served.name) and served.score:
+            sentences += _against_untrained(ladder, decisions, served, f"The served model {title}")
+        elif is_served(served.name) and served.status == "failed":
+            sentences.append(VerdictSentence("quality", f"The served model {title} is not scored: {served.reason}."))
+        if served.served and (problems := served_problems(served.served)):
+            sentences.append(VerdictSentence("caveat", f"Of the answers of {title}, {problems}."))
+    return sentences
+
+
+def served_problems(use: ServedUse) -> str:
+    """`3 of 60 were cut off at the maximum length and 2 are empty`; '' without any."""
+    parts = (
+        [f"{integer(use.cut)} of {integer(use.answers)} were cut off at evaluation.max_new_tokens"] if use.cut else []
+    )
+    parts += [f"{integer(use.empty)} are empty, which scores as a wrong answer"] if use.empty else []
+    parts += [f"{integer(use.reasoning)} have separate reasoning, which is not scored"] if use.reasoning else []
+    return listed(parts)
+
+
+def _against_untrained(
+    ladder: Ladder, decisions: Decisions, untrained: RungResult, subject: str
+) -> list[VerdictSentence]:
+    """The score of a model that was not trained, and every trained rung against it."""
+    metric = ladder_metric(ladder)
+    scores = f"has a {metric.title} of" if metric.lower_is_better else "scores"
+    sentences = [VerdictSentence("quality", f"{subject} {scores} {score_text(untrained, metric)}.")]
     for row in decisions.trained:
-        if against := comparison(ladder, row.name, most.name):
-            sentences.insert(-1, VerdictSentence("quality", _difference(ladder, against)))
+        if against := comparison(ladder, row.name, untrained.name):
+            sentences.append(VerdictSentence("quality", _difference(ladder, against)))
     return sentences
 
 

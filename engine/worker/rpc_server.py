@@ -24,6 +24,7 @@ from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
 from engine.methods.library_imports import import_libraries, import_without_torch
 from engine.runs import stopping
+from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.run.exports import GGUF_TOOLS
 from engine.worker.requests import ARTIFACT_REQUESTS, TRAINING_CHECK_REQUESTS, Progress
 
@@ -151,6 +152,49 @@ def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
     return {"page": str(folder.page), "markdown": str(folder.markdown)}
 
 
+def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The conversations of test items as a served model gets them. Raises UserError if the data changed."""
+    from engine.data.items import conversations_of
+
+    config = msgspec.convert(arguments["config"], schema.Config)
+    return [
+        {"messages": messages, "tools": tools} for messages, tools in conversations_of(config.data, arguments["lines"])
+    ]
+
+
+def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The scores of answers by a metric, against the best of their references."""
+    from engine.evaluation.metrics import best_score, is_formatted
+
+    metric = arguments["metric"]
+    pairs = zip(arguments["outputs"], arguments["references"], strict=True)
+    return [
+        {"scores": best_score(metric, output, references), "formatted": is_formatted(metric, output)}
+        for output, references in pairs
+    ]
+
+
+def judge_plan(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The plan of a judge with the pairs of rungs that it compares, and what it takes at most."""
+    from engine.judge.judging import prepare
+
+    progress("reading answers")
+    return msgspec.to_builtins(prepare(Path(arguments["path"]), msgspec.convert(arguments["plan"], JudgePlan)))
+
+
+def rating_summary(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Summarize the ratings of a ladder or run, and with `report` write the ladder's report again; None without any."""
+    from engine.judge.ratings_summary import summarize
+    from engine.ladder import report
+    from engine.runs.preference.judge_dir import subject_of
+
+    subject = subject_of(Path(arguments["path"]))
+    summary = summarize(subject)
+    if arguments["report"]:
+        report.write_again(subject)
+    return msgspec.to_builtins(summary)
+
+
 def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write the HTML and Markdown report of a sweep from its state."""
     from engine.ladder import sweep_report as report
@@ -237,6 +281,10 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "data.inspect": data_inspect,
     "ladder.workload": ladder_workload,
     "ladder.report": ladder_report,
+    "ladder.served_items": served_items,
+    "ladder.score_answers": score_answers,
+    "judge.plan": judge_plan,
+    "rating.summary": rating_summary,
     "sweep.report": sweep_report,
     "plan": plan,
     "pull": pull,

@@ -5,18 +5,22 @@ from __future__ import annotations
 import shlex
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
+from engine.runs.home import runs_home
 from engine.runs.ladder.sweep_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.home_notes import home, show_origin
 from tui.cli.lookup import ladder_or_sweep
 from tui.cli.options import (
+    AsciiOption,
     BudgetOption,
+    ComparedArguments,
     DataOption,
     DemoSeedsOption,
     DetachOption,
@@ -27,7 +31,9 @@ from tui.cli.options import (
     JsonOption,
     MarginOption,
     ModelOption,
+    PairsOption,
     PartitionOption,
+    PriceOption,
     RetimeOption,
     RunsOption,
     SeedsOption,
@@ -73,7 +79,9 @@ def ladder(
     rungs: Annotated[
         list[str] | None,
         typer.Option(
-            "--rung", metavar="RUNG", help="Method, or NAME=METHOD,KEY=VALUE; repeatable (default: all methods)."
+            "--rung",
+            metavar="RUNG",
+            help="Method, NAME=METHOD,KEY=VALUE or http://HOST/v1#MODEL; repeatable (default: all methods).",
         ),
     ] = None,
     seeds: SeedsOption = 1,
@@ -91,6 +99,12 @@ def ladder(
     settings: SetOption = None,
     probe: Annotated[bool, typer.Option("--probe/--no-probe", help="Run a timing probe of every rung first.")] = True,
     base_shots: ShotsOption = None,
+    price: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--price", metavar="[NAME=]IN,OUT", help="Price of served rungs per million tokens, of prompts and answers."
+        ),
+    ] = None,
     vary: VaryOption = None,
     budget: BudgetOption = None,
     fresh: FreshOption = False,
@@ -130,6 +144,7 @@ def ladder(
         margin=margin * POINT,
         retime=retime,
         base_shots=verb.shot_numbers(base_shots),
+        prices=price or [],
     )
     if not vary:
         if budget is not None:
@@ -141,6 +156,70 @@ def ladder(
     axes, limit = parse_axes(vary, given), parse_budget(budget)
     cells = make_cells(axes, given, make)
     raise typer.Exit(sweep.start(axes, cells, limit, home(runs, launch=True, json=json), detach, json))
+
+
+@comparing_app.command()
+def judge(
+    names: ComparedArguments,
+    model: Annotated[
+        str,
+        typer.Option("--judge", metavar="URL#MODEL", help="Model of a server, as http://localhost:8000/v1#NAME."),
+    ],
+    rubric: Annotated[
+        Path | None, typer.Option("--rubric", metavar="FILE", help="What makes an answer better (default: built in).")
+    ] = None,
+    pairs: PairsOption = None,
+    items: Annotated[
+        int | None, typer.Option("--items", min=1, metavar="N", help="Compare at most N test items (default: all).")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", min=1, max=256, help="Requests at a time.")] = 8,
+    answer_tokens: Annotated[
+        int, typer.Option("--answer-tokens", min=8, help="Maximum tokens of a verdict with its reasons.")
+    ] = 512,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="Stop at this number of tokens in total.")
+    ] = None,
+    price: PriceOption = None,
+    max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Stop at this cost, by --price.")] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds of one attempt of a request.")] = 120,
+    runs: RunsOption = None,
+    detach: DetachOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Let a model compare the answers of rungs, in both orders."""
+    from tui.cli import judge as verb
+
+    options = verb.JudgeOptions(
+        model, rubric, pairs or [], items, concurrency, answer_tokens, max_tokens, price, max_cost, timeout
+    )
+    raise typer.Exit(verb.judge(verb.compared(runs, names, json), options, detach, json))
+
+
+@comparing_app.command()
+def rate(
+    names: ComparedArguments,
+    rater: Annotated[
+        str | None, typer.Option("--rater", metavar="NAME", help="Who rates (default: your login).")
+    ] = None,
+    pairs: PairsOption = None,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Write a page to rate in a browser elsewhere.")
+    ] = None,
+    imported: Annotated[
+        list[Path] | None, typer.Option("--import", metavar="FILE", help="Add the ratings of a page; repeatable.")
+    ] = None,
+    runs: RunsOption = None,
+    ascii_only: AsciiOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Compare the answers of two rungs without their names."""
+    from engine.runs.preference.ratings import login
+    from tui.cli import rate as verb
+    from tui.cli.judge import compared
+
+    found = compared(runs, names, json)
+    options = verb.RateOptions(rater or login(), pairs or [], page, imported or [], json)
+    raise typer.Exit(verb.rate(found, options, runs_home(runs), ascii_only))
 
 
 @comparing_app.command()

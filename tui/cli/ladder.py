@@ -16,6 +16,7 @@ from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan
+from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.rpc_client import ask
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
@@ -71,7 +72,7 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
         ladder_dir.remove(folder)
         raise UserError(state.reason, code="ladder.refused")
     if json:
-        print_json(as_json(state))
+        print_json(as_json(with_preferences(folder, state)))
     else:
         show(folder, state)
     return 0 if state.status in ("finished", "stopped") else 1
@@ -79,6 +80,7 @@ def watch(folder: LadderDir, json: bool, shown: Sequence[Notice] = (), fresh: bo
 
 def show(folder: LadderDir, state: Ladder) -> None:
     """Print headline, table, figure, sentences and the report's path; of an unfinished ladder the parts that exist."""
+    state = with_preferences(folder, state)
     if state.status != "finished":
         say(f"{state.status}: {state.reason}")
     show_summary(state)
@@ -119,7 +121,7 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
         do = f"`ftbench resume {folder.argument}` starts it"
         raise UserError(f"{folder.name} has not started yet", hint=do, code="ladder.not_started")
     if json:
-        print_json(as_json(state))
+        print_json(as_json(with_preferences(folder, state)))
         return 0
     ask("ladder.report", {"path": str(folder.path)})
     if markdown:
@@ -146,5 +148,5 @@ def rung_words(given: Sequence[str] | None) -> list[str]:
     """The values of `--rung`, one rung each; bare names may be joined by commas: `--rung lora,full`."""
     words: list[str] = []
     for word in given or []:
-        words += [word] if "=" in word else word.split(",")
+        words += [word] if "=" in word or "://" in word else word.split(",")
     return words

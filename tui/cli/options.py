@@ -51,6 +51,16 @@ DeviceSettingsOption = Annotated[
 MethodOption = Annotated[
     str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")
 ]
+ComparedArguments = Annotated[
+    list[str], typer.Argument(metavar="LADDER|RUN...", help="A ladder or several runs: name, part of it, path, 'last'.")
+]
+PairsOption = Annotated[
+    list[str] | None, typer.Option("--pair", metavar="A,B", help="Compare these two rungs; repeatable.")
+]
+PriceOption = Annotated[
+    str | None,
+    typer.Option("--price", metavar="IN,OUT", help="Price per million tokens, of prompts and of answers."),
+]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model: catalog name, folder, .gguf file or Hub id.")]
 DataOption = Annotated[str | None, typer.Option("--data", help="Dataset: name, file, folder or Hub id.")]
 DataArgument = Annotated[str, typer.Argument(metavar="DATA", help="Dataset: name, file, folder or Hub id.")]

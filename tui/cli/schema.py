@@ -16,6 +16,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.memory.formula.method_plan import PlanReport
 from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.run.events import AnyEvent
 from engine.runs.run.result import SCHEMA_VERSION, Result
 from tui.output.console import print_json
@@ -25,6 +26,8 @@ FILES: dict[str, tuple[Any, str]] = {
     "events": (AnyEvent, "one line of events.jsonl"),
     "result": (Result, "result.json of a run"),
     "ladder": (Ladder, "ladder.json of a ladder"),
+    "judgment": (Judgment, "judgment.json of a judge, and output of judge --json"),
+    "ratings": (RatingSummary, "summary.json of people's ratings, and output of rate --json"),
     "plan": (PlanReport, "output of plan --json"),
 }
 """Name of a schema -> type and title."""

@@ -185,6 +185,7 @@ STAGE_TEXTS = {
     "tuning": "trying learning rates on the validation split",
     "training": "running the rungs",
     "exporting": "exporting, checking and scoring the artifacts",
+    "asking": "asking served models",
     "analyzing": "computing the verdict",
 }
 

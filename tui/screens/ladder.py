@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import os
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+import msgspec
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
@@ -20,22 +24,26 @@ from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.preferences import JudgePlan
+from engine.runs.preference.judge_dir import JudgeDir, create_judge, judges, preferences_changed, with_preferences
+from engine.runs.preference.preference_text import expected_lines, progress_text
 from engine.runs.run.event_log import Follower
 from engine.runs.run.folder import current_directory
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
+from tui.background import BackgroundRequest, ResponseReceived
 from tui.commands import bindings
 from tui.history import ladder_view
 from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import ConfirmScreen
+from tui.screens.dialogs import ConfirmScreen, NameScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.rows import KeyLine
 from tui.widgets.status_line import status
 
 POLL_SECONDS = 0.5
-PARTS = ("progress", "current", "summary", "verdict", "benchmarks", "notes")
+PARTS = ("progress", "current", "judges", "summary", "verdict", "benchmarks", "notes")
 
 
 class CurrentRun(NamedTuple):
@@ -74,6 +82,7 @@ class LadderScreen(BaseScreen[None]):
         self.drawn: tuple[str, float, int, bool] | None = None
         """Name, modification time, width and liveness as they were drawn last."""
         self.current_run: CurrentRun | None = None
+        self._judge_request: BackgroundRequest | None = None
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
@@ -105,7 +114,8 @@ class LadderScreen(BaseScreen[None]):
             self._show_only(_empty(app_keys(self)))
             return
         with contextlib.suppress(FileNotFoundError):
-            now = (folder.name, folder.state_file.stat().st_mtime, self.size.width, folder.is_active())
+            changed = max(folder.state_file.stat().st_mtime, preferences_changed(folder))
+            now = (folder.name, changed, self.size.width, folder.is_active())
             if now == self.drawn:
                 self._show_current_run()
                 return
@@ -118,7 +128,7 @@ class LadderScreen(BaseScreen[None]):
         if state is None:
             self._show_only(Content(visible(f"{folder.name}: not started")))
             return
-        self._draw(folder, state)
+        self._draw(folder, with_preferences(folder, state))
 
     def _show_only(self, headline: Content) -> None:
         """Show one line where there is no ladder to draw, and hide what was drawn of another."""
@@ -148,6 +158,7 @@ class LadderScreen(BaseScreen[None]):
         parts = {
             "headline": Content(ladder_view.headline(state)),
             "progress": _joined(ladder_view.progress_lines(state, ascii_only)),
+            "judges": Content("\n".join(_judge_lines(folder))),
             "summary": _joined(ladder_view.summary_view(state, columns, ascii_only)),
             "benchmarks": Content("\n".join(ladder_view.benchmark_lines(state))),
             "verdict": _joined(ladder_view.verdict_lines(state)),
@@ -240,6 +251,79 @@ class LadderScreen(BaseScreen[None]):
         else:
             self.tell("no finished run to export", severity="warning")
 
+    def action_rate(self) -> None:
+        """Rate the answers of two rungs, with the user's login as the name of the rater."""
+        from engine.runs.preference.ratings import login, open_session  # imported when it is opened
+        from tui.screens.rating import RatingScreen
+
+        folder = self.current()
+        if folder is None:
+            self.tell("no ladder to rate", severity="warning")
+            return
+        try:
+            session = open_session(folder, [], login(), [])
+        except (UserError, RunFailed) as error:
+            self.tell(str(error), severity="warning")
+            return
+        self.app.push_screen(RatingScreen(session))
+
+    def action_judge(self) -> None:
+        """Ask for a judge, show what it takes, and start it."""
+        from engine.runs.endpoint import parse_endpoint  # imported when it is opened
+
+        folder = self.current()
+        if folder is None:
+            self.tell("no ladder to judge", severity="warning")
+            return
+        running = next((judge for judge in judges(folder) if judge.is_active()), None)
+        if running is not None:
+            self._ask_to_stop_judge(running)
+            return
+
+        def named(judge: str | None) -> None:
+            if judge is not None:
+                plan = JudgePlan(judge=parse_endpoint(judge, "judge").name, rubric="", pairs=[])
+                arguments = {"path": str(folder.path), "plan": msgspec.to_builtins(plan)}
+                self._judge_request = BackgroundRequest("judge.plan", arguments, self.post_message)
+
+        def check(text: str) -> None:
+            parse_endpoint(text, "judge")
+
+        question = "Judge: a model of a server, as http://localhost:8000/v1#NAME"
+        self.app.push_screen(NameScreen(question, "", check), named)
+
+    def _ask_to_stop_judge(self, judge: JudgeDir) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes and (pid := judge.pid()) is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it ended before the answer
+                    os.kill(pid, signal.SIGTERM)
+
+        self.app.push_screen(ConfirmScreen(f"Stop the judge {judge.name}? Its verdicts are kept."), answered)
+
+    @on(ResponseReceived)
+    def _judge_planned(self, event: ResponseReceived) -> None:
+        folder = self.current()
+        if event.request is not self._judge_request or folder is None:
+            return
+        self._judge_request = None
+        if event.error:
+            self.tell(event.error, severity="error", timeout=15)
+            return
+        prepared = event.answer
+        plan = msgspec.convert(prepared["plan"], JudgePlan)
+        tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
+        lines = expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens)
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                try:
+                    judge = create_judge(folder, plan)
+                    launch.start_process("engine.judge", judge.path, judge.log_file)
+                except (UserError, RunFailed) as error:
+                    self.tell(str(error), severity="error", timeout=15)
+
+        self.app.push_screen(ConfirmScreen("Start the " + "; ".join(lines) + "?"), answered)
+
     def action_report(self) -> None:
         folder = self.current()
         if folder is None or not folder.page.exists():
@@ -247,6 +331,15 @@ class LadderScreen(BaseScreen[None]):
             return
         self.app.copy_to_clipboard(str(folder.page))
         self.tell(f"{folder.page} (copied)")
+
+
+def _judge_lines(folder: LadderDir) -> Iterator[str]:
+    """The progress of the judges that are at work, and why the last one failed."""
+    for judge in judges(folder):
+        with contextlib.suppress(UserError):  # damaged: a warning of the ladder
+            if (state := judge.state()) is not None and (judge.is_active() or state.status == "failed"):
+                ended = f": {state.reason}" if state.status == "failed" and not judge.is_active() else ""
+                yield visible(f"judge {state.judge.partition('#')[2]}: {progress_text(state)}{ended}")
 
 
 def _empty(keys: CommandKeys) -> Content:

@@ -7,6 +7,13 @@ from engine.ladder.report import page
 from engine.ladder.report.page import load_report_data
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.run.run_dir import RunDir
+
+
+def write_again(subject: LadderDir | RunDir) -> None:
+    """Write a ladder's report with new preferences; an active ladder writes its own, and runs have none."""
+    if isinstance(subject, LadderDir) and not subject.is_active() and (state := subject.state()) is not None:
+        write(subject, state)
 
 
 def write(ladder_dir: LadderDir, ladder: Ladder) -> None:

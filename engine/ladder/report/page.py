@@ -35,15 +35,18 @@ from engine.ladder.report.material import (
     trace,
     value,
 )
+from engine.ladder.report.preferences import PREFERENCES, judge_prompts, preference_tables
 from engine.ladder.report.tables import Cell, ReportTable
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import LadderSummary, VerdictSentence
 from engine.runs.ladder.rungs import BASE, BASE_4BIT
+from engine.runs.preference.judge_dir import with_preferences
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
 
 TOPICS = {
     "quality": "Quality",
+    "preference": "Preference",
     "forgetting": "Forgetting",
     "time": "Time",
     "energy": "Energy",
@@ -186,7 +189,8 @@ class ReportData:
 
 
 def load_report_data(directory: LadderDir, ladder: Ladder) -> ReportData:
-    """Read the runs. A deleted or damaged run is listed in `problems` and raises no error."""
+    """Read the runs, and what judges and people prefer. What cannot be read is in `problems` and raises no error."""
+    ladder = with_preferences(directory, ladder)
     methods = {row.name: row.method for row in ladder.rows}
     problems: list[str] = []
     traces, predictions = [], []
@@ -241,6 +245,8 @@ def render_page(data: ReportData) -> str:
             tables=tables.results(ladder),
             by_seed=tables.by_seed(ladder),
             comparisons=tables.comparisons(ladder),
+            preferences=preference_tables(ladder),
+            judge_prompts=judge_prompts(ladder),
             figures=drawn,
             missing=missing,
             samples=data.samples,
@@ -274,6 +280,7 @@ def environment() -> Environment:
     environment.globals |= {
         "css": Markup((FOLDER / "page.css").read_text("utf-8")),
         "COMPARISONS": COMPARISONS,
+        "PREFERENCES": PREFERENCES,
         "NO_RESULTS": NO_RESULTS,
         "NO_SAMPLES": NO_SAMPLES,
         "NO_VERDICT": NO_VERDICT,
@@ -326,6 +333,8 @@ def render_markdown(data: ReportData) -> str:
     parts += _results(ladder) if ladder.rows else []
     parts += ["## Samples", *_samples(data)]
     parts += ["## Configuration", *_configuration(ladder)]
+    for title, prompt in judge_prompts(ladder):
+        parts += [f"### {escape_inline(title)}", fenced(prompt)]
     if warnings := [*ladder.warnings, *data.problems]:
         parts += ["### Warnings", bullets(map(escape_inline, warnings))]
     parts.append("## Reproduce")
@@ -372,8 +381,10 @@ def _summary(summary: LadderSummary) -> list[str]:
 
 
 def _results(ladder: Ladder) -> list[str]:
-    details = filter(None, [tables.by_seed(ladder), tables.comparisons(ladder)])
-    help_texts = bullets(map(escape_inline, [*reading_help(ladder), COMPARISONS]))
+    preferences = preference_tables(ladder)
+    details = filter(None, [*preferences, tables.by_seed(ladder), tables.comparisons(ladder)])
+    notes = [*reading_help(ladder), COMPARISONS, *([PREFERENCES] if preferences else [])]
+    help_texts = bullets(map(escape_inline, notes))
     shown_tables = map(markdown_table, [*tables.results(ladder), *details])
     return ["## Results", *shown_tables, "### How to read these tables", help_texts]
 

@@ -31,7 +31,7 @@ from engine.ladder.results import comparison
 from engine.ladder.sentences import disturbed_timings
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, LadderSummary, RungResult
-from engine.runs.ladder.rungs import is_base
+from engine.runs.ladder.rungs import is_base, is_served
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
     difference,
@@ -177,7 +177,7 @@ STATUS_TEXTS = {
 
 def results(ladder: Ladder) -> list[ReportTable]:
     """The tables of scores and costs, in the order in which they are shown."""
-    optional = filter(None, [benchmarks(ladder), artifacts(ladder)])
+    optional = filter(None, [served_models(ladder), benchmarks(ladder), artifacts(ladder)])
     return [quality(ladder), time_and_price(ladder), memory_and_size(ladder), *optional]
 
 
@@ -206,6 +206,8 @@ def quality(ladder: Ladder) -> ReportTable:
 
 def rung_cell(row: RungResult) -> Cell:
     """The rung's name with its learning rate and number of seeds."""
+    if is_served(row.name):
+        return Cell(rung_title(row.name), ("served model",))
     if is_base(row.name):
         return Cell(rung_title(row.name), ("before training",))
     if row.source:
@@ -442,6 +444,50 @@ def _peak(row: RungResult, full: RungResult | None, kind: str) -> Cell:
     own = getattr(row.peak, kind) if row.peak else None
     of_full = getattr(full.peak, kind) if full and full.peak else None
     return cell(size(own), _to_full(own, of_full) if own and of_full and row is not full else "")
+
+
+UNKNOWN = "unknown"
+
+
+def served_models(ladder: Ladder) -> ReportTable | None:
+    """What served models took for their answers, one line each; None without any."""
+    used = [(row, row.served) for row in ladder.rows if row.served]
+    if not used:
+        return None
+    columns = [
+        ReportColumn("latency per answer"),
+        ReportColumn("of prompts", "tokens"),
+        ReportColumn("of answers", "tokens"),
+        ReportColumn(
+            "of all answers", "cost", unmeasured="Costs of served models are unknown: give prices with --price."
+        ),
+        ReportColumn("per 1,000 answers", "cost", unmeasured=""),
+        ReportColumn("cut off", "answers"),
+        ReportColumn("empty", "answers"),
+        ReportColumn("with separate reasoning", "answers"),
+        ReportColumn("refused items"),
+        ReportColumn("training time"),
+        ReportColumn("memory"),
+    ]
+    lines = []
+    for row, use in used:
+        cost = f"{use.cost:.4g}" if use.cost is not None else ABSENT
+        each = f"{use.cost / use.answers * 1000:.4g}" if use.cost is not None and use.answers else ABSENT
+        cells = [
+            cell(duration(use.seconds.mean if use.seconds else None), seed_range_text(use.seconds, duration)),
+            *(
+                Cell(count(tokens) if tokens is not None else UNKNOWN)
+                for tokens in (use.prompt_tokens, use.completion_tokens)
+            ),
+            Cell(cost),
+            Cell(each),
+            *(Cell(f"{number:,} of {use.answers:,}") for number in (use.cut, use.empty, use.reasoning)),
+            Cell(", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in use.refused.items()) or "0"),
+            Cell(UNKNOWN),
+            Cell(UNKNOWN),
+        ]
+        lines.append(TableLine(cell(rung_title(row.name), use.endpoint), cells, rung=row.name))
+    return without_empty(ReportTable("Served models", "rung", columns, lines))
 
 
 def artifacts(ladder: Ladder) -> ReportTable | None:

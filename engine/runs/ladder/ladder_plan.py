@@ -7,6 +7,8 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import LORA_VARIANTS
 from engine.config.method_specs import LORA, method_names, method_spec, reads
@@ -15,7 +17,8 @@ from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.config.text import amount
-from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, is_base
+from engine.runs.endpoint import is_endpoint, parse_endpoint, parse_price
+from engine.runs.ladder.rungs import ARTIFACT_SEPARATOR, LadderPlan, Rung, ServedModel, is_base
 from engine.runs.run.exports import artifact_words, parse_artifact
 
 SHARED_KEYS = (
@@ -62,12 +65,16 @@ def make_plan(
     margin: float = DEFAULT_MARGIN,
     retime: bool = False,
     base_shots: Sequence[int] = (),
+    prices: Sequence[str] = (),
 ) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs. `ship`
-    are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one.
+    are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one. A rung that is an address is a served model; `prices`
+    are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`.
     """
+    served = served_models([word for word in rungs if is_served_word(word)], prices)
+    rungs = [word for word in rungs if not is_served_word(word)]
     refuse_counts(seeds, learning_rates)
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
@@ -84,6 +91,7 @@ def make_plan(
         margin=margin,
         fresh=fresh,
         retime=retime,
+        served=served,
         base_shots=parse_base_shots(base_shots),
         command=command,
         notices=notices,
@@ -107,6 +115,36 @@ def _rungs(rungs: Sequence[str], preset: str, overrides: Flat) -> tuple[list[Run
     _refuse(unread, overrides, "no rung uses this setting", "remove it or add a rung that uses it", "ladder.unread_key")
     refuse_different_work(planned)
     return planned, list(notices)
+
+
+def is_served_word(word: str) -> bool:
+    """Whether a value of `--rung` is a served model: `http://host/v1#name`, or `big=http://host/v1#name`."""
+    return is_endpoint(word) or is_endpoint(word.partition("=")[2])
+
+
+def served_models(words: Sequence[str], prices: Sequence[str]) -> list[ServedModel]:
+    """The served models of `--rung`, with their prices. Raises UserError for an invalid address, name or price."""
+    models: dict[str, ServedModel] = {}
+    for word in words:
+        given, _, address = ("", "", word) if is_endpoint(word) else word.partition("=")
+        endpoint = parse_endpoint(address, "--rung")
+        name = given or re.sub(r"[^A-Za-z0-9_-]+", "-", endpoint.model.rpartition("/")[2]).strip("-")[:MAX_NAME]
+        _check_name(name)
+        if name in models:
+            do = "name them, as in --rung big=http://host/v1#model"
+            raise UserError(f"duplicate rung name {name}", "--rung", do, code="ladder.rung_name")
+        models[name] = ServedModel(name=name, endpoint=endpoint.name)
+    for text in prices:
+        only, _, value = text.rpartition("=")
+        if not models or (only and only not in models):
+            hint = f"use one of {', '.join(models)}" if models else "add --rung http://host/v1#model"
+            raise UserError(f"no served model {only}".rstrip(), f"--price {text}", hint, code="ladder.served_price")
+        price = parse_price(value, "--price")
+        for name in [only] if only else list(models):
+            models[name] = msgspec.structs.replace(
+                models[name], price=[price.prompt, price.completion] if price else []
+            )
+    return list(models.values())
 
 
 def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
@@ -248,9 +286,7 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
         names = ", ".join((*method_names(), *LORA_VARIANTS))
         do = f"use {names}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
         raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
-    if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
-        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
-        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
+    _check_name(name)
     settings = {**variant, **parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")}
     do = "remove it; all rungs use the ladder's methods and seeds"
     _refuse(
@@ -265,6 +301,13 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
     notices.update(dict.fromkeys(found.notices))
     rate_origin = found.origins["train.learning_rate"]
     return Rung(name=name, config=found.config, settings=settings, rate_origin=rate_origin)
+
+
+def _check_name(name: str) -> None:
+    """Raises UserError for a name of a rung that is empty, too long or has other characters."""
+    if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
+        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
+        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
 
 
 def _refuse(keys: Iterable[str], given: Flat, what: str, do: str, code: str) -> None:

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
+from engine.runs.ladder.preferences import Judgment, RatingSummary
 from engine.runs.ladder.rung_results import Comparison, LadderBenchmark, LadderSummary, RungResult, VerdictSentence
 from engine.runs.ladder.rungs import is_base
 from engine.runs.run.data_usage import ColumnUse, RowUsage, SplitOverlap
@@ -21,7 +22,7 @@ WITHOUT_OUTCOME = ("planned", "live")
 Kind = Literal["probe", "trial", "run", "export"]
 TIMING_PROBE = "timing probe"
 """The name of the kind `probe` in texts: a run has a memory probe too."""
-Stage = Literal["planned", "preparing", "probing", "tuning", "training", "exporting", "analyzing", "done"]
+Stage = Literal["planned", "preparing", "probing", "tuning", "training", "asking", "exporting", "analyzing", "done"]
 Outcome = Literal["running", "finished", "stopped", "failed"]
 
 
@@ -179,6 +180,10 @@ class Ladder(Struct, kw_only=True):
     """Empty without `evaluation.benchmarks`."""
     verdict: list[VerdictSentence] = field(default_factory=list)
     """One per sentence."""
+    judgments: list[Judgment] = field(default_factory=list)
+    """Of judges, from `judgments/`; not in the file, but in what `ftbench report --json` prints."""
+    ratings: RatingSummary | None = None
+    """Of people, from `ratings/`; as `judgments`."""
     base_runs: dict[str, str] = field(default_factory=dict)
     """`base` and `base-4bit` -> the run of another ladder of the same sweep that scored it."""
     summary: LadderSummary | None = None

@@ -39,6 +39,31 @@ class RentalPrice(Struct, kw_only=True):
     """ISO 4217 code."""
 
 
+class ServedUse(Struct, kw_only=True):
+    """What a served model took for its answers, and what is wrong with them."""
+
+    endpoint: str
+    """`http://host:8000/v1#model`."""
+    answers: int = 0
+    """Received ones."""
+    cut: int = 0
+    """Of these, cut off at `evaluation.max_new_tokens`."""
+    empty: int = 0
+    """Of these, without text."""
+    reasoning: int = 0
+    """Of these, with reasoning that the server returned separately, which is not scored."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Items that the server refused, by kind: `system_role`, `too_long`, `refused`."""
+    prompt_tokens: int | None = None
+    """Of all prompts; None if the server does not count them."""
+    completion_tokens: int | None = None
+    """Of all answers with their reasoning; None if the server does not count them."""
+    cost: float | None = None
+    """By the given prices per million tokens, in their currency."""
+    seconds: SeedRange | None = None
+    """Latency of an answer: mean, lowest and highest over the items."""
+
+
 class RungResult(Struct, kw_only=True):
     """Scores and costs of a rung, of an artifact of a rung, or of the base model."""
 
@@ -125,6 +150,8 @@ class RungResult(Struct, kw_only=True):
     """Of an artifact: tokens/s of its answers on `generation_device`."""
     generation_device: str = ""
     """Where `generation` was measured."""
+    served: ServedUse | None = None
+    """Of a served model; it has no times, memory and losses."""
     general_loss: Interval | None = None
     """Loss on held-out general text, nats/token."""
     forgetting: Interval | None = None
@@ -180,6 +207,7 @@ class Comparison(Struct, kw_only=True):
 
 Topic = Literal[
     "quality",
+    "preference",
     "forgetting",
     "time",
     "energy",

@@ -23,7 +23,7 @@ def test_a_schema_is_a_valid_json_schema(name: str) -> None:
     Draft202012Validator.check_schema(json_schema(name))
 
 
-@pytest.mark.parametrize("name", ["result", "ladder", "plan"])
+@pytest.mark.parametrize("name", ["result", "ladder", "judgment", "ratings", "plan"])
 def test_every_field_is_described(name: str) -> None:
     schema = json_schema(name)
     missing = [
@@ -74,5 +74,5 @@ def test_unknown_fields_of_later_versions_are_allowed() -> None:
 
 
 def test_an_unknown_schema_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="events, result, ladder, plan"):
+    with pytest.raises(UserError, match="events, result, ladder, judgment, ratings, plan"):
         json_schema("run")

@@ -1,0 +1,60 @@
+"""`python -m engine.judge DIR`: ask a judge until its verdicts are complete, while holding the directory's lock.
+
+It imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from engine.config.errors import UserError
+from engine.config.files import is_no_space_error
+from engine.judge.judging import Judging
+from engine.ladder import report
+from engine.runs.preference.judge_dir import JudgeDir
+from engine.runs.run import end_record
+from engine.runs.run.end_record import EndRecord
+from engine.runs.stopping import StopRequest
+
+
+def main(arguments: list[str]) -> int:
+    """Returns 0 if the judgment finished or was stopped, 2 for invalid input, else 1."""
+    if len(arguments) != 1:
+        print("usage: python -m engine.judge DIR", file=sys.stderr)
+        return 2
+    path = Path(arguments[0]).absolute()
+    try:
+        return _judge(JudgeDir(path))
+    except UserError as error:
+        print(error.line, file=sys.stderr)
+        return 2
+
+
+def _judge(folder: JudgeDir) -> int:
+    lock = folder.acquire(str(os.getpid()))
+    if lock is None:
+        do = "wait for it, or stop it"
+        raise UserError("this judge is already running", folder.name, do, "judge.already_running")
+    stopping = StopRequest()
+    stopping.listen()
+    try:
+        end_record.reserve(folder.end_file)
+        judging = Judging(folder, folder.plan(), stopping)
+        state = judging.run()
+        report.write_again(folder.subject)
+    except OSError as error:
+        reason = "disk full" if is_no_space_error(error) else f"cannot write {error.filename or folder.path}"
+        text = f"{reason} ({error.strerror}); the verdicts so far are kept: start the same judge again"
+        end_record.write(folder.end_file, EndRecord(status="failed", reason=text, t=time.time()))
+        print(text, file=sys.stderr, flush=True)
+        return 1
+    if state.reason:
+        print(state.reason, flush=True)
+    return 0 if state.status in ("finished", "stopped") else 2 if judging.refused else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

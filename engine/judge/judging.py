@@ -1,0 +1,460 @@
+"""Asks a judge about all pairs of answers in both orders, keeps its verdicts, and writes what they show."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, write_atomically
+from engine.judge.comparison_prompt import Verdict, comparison_prompt, default_rubric, prompt_template, read_verdict
+from engine.judge.ratings_summary import PeoplesChoice, decided_by_people, side
+from engine.judge.win_rates import VALUES, PairedDecisions, PairScores, agreement, length_correlation, win_rates
+from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint
+from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
+from engine.runs.preference.answers import (
+    PAIR_SEPARATOR,
+    AnswerPair,
+    RungAnswers,
+    answers_of,
+    pair_hash,
+    parse_pairs,
+    text_hash,
+)
+from engine.runs.preference.judge_dir import JudgeDir, judge_dir, subject_of
+from engine.runs.preference.preference_text import judge_sentences, why_unusable
+from engine.runs.stopping import StopRequest, StopRequested
+
+SAVE_SECONDS = 1.0
+"""Between two writes of the state while verdicts are received."""
+CHARACTERS_PER_TOKEN = 3.0
+"""To estimate tokens: English text has about 4, code and other languages fewer."""
+MAX_STORED = 4000
+"""Characters of a judge's reasons that are stored."""
+Decision = Preferred | None
+Order = tuple[str, str]
+"""The answers in the order in which the judge reads them."""
+
+
+class StoredVerdict(msgspec.Struct, kw_only=True):
+    """A line of `verdicts.jsonl`."""
+
+    key: str
+    """Hash of judge and prompt."""
+    verdict: Verdict | None
+    """None if it is not readable or was refused."""
+    text: str = ""
+    """The judge's answer, or why the server refused to give one."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt of the judge."""
+
+    key: str
+    prompt: str
+
+    @property
+    def tokens(self) -> int:
+        """Estimated tokens of the prompt."""
+        return int(len(self.prompt) / CHARACTERS_PER_TOKEN) + 8
+
+
+class Judge(Protocol):
+    """Whoever answers the prompts; several threads call it."""
+
+    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
+        """Raises EndpointRefusal for this prompt only; UserError and RunFailed end the judgment."""
+
+    def close(self) -> None:
+        """End the waiting of all threads."""
+
+
+class ServedJudge:
+    """A judge behind an endpoint."""
+
+    def __init__(self, plan: JudgePlan) -> None:
+        """Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
+        self._client = EndpointClient(parse_endpoint(plan.judge, "--judge"), plan.timeout, plan.concurrency)
+        self._mutex = threading.Lock()
+        self.retries = 0
+
+    def check(self) -> None:
+        self._client.check()
+
+    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
+        return self._client.chat([{"role": "user", "content": prompt}], max_tokens, self._tried)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _tried(self, why: str) -> None:
+        with self._mutex:
+            self.retries += 1
+        print(why, flush=True)
+
+
+@dataclass
+class Comparisons:
+    """What has to be compared, and the prompts for it."""
+
+    answers: RungAnswers
+    items: list[int]
+    pairs: list[tuple[str, str]]
+    rubric: str
+    judge: str
+    _keys: dict[tuple[int, str, str], str] = field(default_factory=dict)
+
+    def all(self) -> Iterator[AnswerPair]:
+        """Every pair of answers: items first, so that what is complete is complete for all rungs."""
+        for item in self.items:
+            for a, b in self.pairs:
+                for seed in self.answers.seeds(a, b):
+                    yield self.answers.pair(a, b, seed, item)
+
+    def questions(self) -> Iterator[Question]:
+        """Every different prompt, in the same order."""
+        asked: set[str] = set()
+        for pair in self.all():
+            for order in orders(pair):
+                question = self.question(pair.item, order)
+                if question.key not in asked:
+                    asked.add(question.key)
+                    yield question
+
+    def question(self, item: int, order: Order) -> Question:
+        prompt = comparison_prompt(self.rubric, self.answers.items[item], *order)
+        return Question(text_hash(self.judge, prompt), prompt)
+
+    def decision(self, pair: AnswerPair, verdicts: Mapping[str, StoredVerdict]) -> tuple[Decision, Decision] | None:
+        """What the judge decided with a first and with b first, None for an unreadable verdict; None if not asked."""
+        if pair.is_tie:
+            return "tie", "tie"
+        found = [verdicts.get(self._key(pair.item, order)) for order in orders(pair)]
+        if found[0] is None or found[1] is None:
+            return None
+        in_order: dict[Verdict | None, Decision] = {"first": "a", "second": "b", "tie": "tie", None: None}
+        swapped: dict[Verdict | None, Decision] = {"first": "b", "second": "a", "tie": "tie", None: None}
+        return in_order[found[0].verdict], swapped[found[1].verdict]
+
+    def _key(self, item: int, order: Order) -> str:
+        known = self._keys.get((item, *order))
+        if known is None:
+            known = self._keys[item, *order] = self.question(item, order).key
+        return known
+
+
+def orders(pair: AnswerPair) -> list[Order]:
+    """Both orders of two answers, none for equal ones."""
+    return [] if pair.is_tie else [(pair.answer_a, pair.answer_b), (pair.answer_b, pair.answer_a)]
+
+
+def plan_comparisons(plan: JudgePlan, answers: RungAnswers) -> Comparisons:
+    return Comparisons(answers, answers.chosen(plan.items), list(plan.pairs), plan.rubric, plan.judge)
+
+
+class PreparedJudge(msgspec.Struct, kw_only=True):
+    """A plan with its pairs of rungs, and what it takes at most."""
+
+    plan: JudgePlan
+    items: int
+    requests: int
+    """Without those whose verdict is known."""
+    reused: int
+    """Verdicts that are known."""
+    prompt_tokens: int
+    """Estimated, of the requests."""
+    completion_tokens: int
+    """At most."""
+
+
+def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
+    """Choose the pairs of rungs, all by default, and count requests and tokens of a judge of this ladder or run.
+
+    Raises UserError if a rung has no answers.
+    """
+    subject = subject_of(path)
+    answers = answers_of(subject, plan.runs)
+    pairs = parse_pairs([PAIR_SEPARATOR.join(pair) for pair in plan.pairs], answers) or answers.pairs()
+    plan = msgspec.structs.replace(plan, rubric=plan.rubric or default_rubric(), pairs=pairs)
+    comparisons = plan_comparisons(plan, answers)
+    known = read_verdicts(judge_dir(subject, plan).verdicts_file)
+    questions = list(comparisons.questions())
+    left = [question for question in questions if question.key not in known]
+    return PreparedJudge(
+        plan=plan,
+        items=len(comparisons.items),
+        requests=len(left),
+        reused=len(questions) - len(left),
+        prompt_tokens=sum(question.tokens for question in left),
+        completion_tokens=len(left) * plan.answer_tokens,
+    )
+
+
+@dataclass
+class Judging:
+    """One judgment from its start to its end or stop."""
+
+    folder: JudgeDir
+    plan: JudgePlan
+    stopping: StopRequest
+    judge: ServedJudge | None = None
+    verdicts: dict[str, StoredVerdict] = field(default_factory=dict)
+    began: float = 0.0
+    refused: bool = False
+    """Whether it failed because of invalid input, such as a wrong key."""
+
+    def run(self) -> Judgment:
+        """Ask what is not known yet. Raises OSError if the state cannot be written."""
+        self.state = Judgment(judge=self.plan.judge, rubric=self.plan.rubric, prompt=prompt_template())
+        self._save()
+        try:
+            self._run()
+            self.state.status = "finished"
+        except StopRequested as error:
+            self.state.status, self.state.reason = "stopped", str(error) or "stopped by request"
+        except (UserError, RunFailed) as error:
+            self.refused = isinstance(error, UserError)
+            self.state.status, self.state.reason, self.state.reason_code = "failed", str(error), error.code
+        self._save()
+        return self.state
+
+    def _run(self) -> None:
+        answers = answers_of(self.folder.subject, self.plan.runs)
+        self.comparisons = plan_comparisons(self.plan, answers)
+        self.verdicts = read_verdicts(self.folder.verdicts_file)
+        questions = list(self.comparisons.questions())
+        left = [question for question in questions if question.key not in self.verdicts]
+        self.state.items, self.state.requests = len(self.comparisons.items), len(questions)
+        self.state.reused = self.state.done = len(questions) - len(left)
+        self._count_tokens({question.key for question in questions})
+        try:
+            if left:
+                self.judge = ServedJudge(self.plan)
+                self.judge.check()
+                self._ask(left)
+        finally:
+            self._conclude()
+
+    def _ask(self, questions: list[Question]) -> None:
+        """Ask with `concurrency` threads. What has been received is kept, whatever ends it."""
+        assert self.judge is not None
+        self.began, saved, todo = time.monotonic(), time.monotonic(), iter(questions)
+        running: dict[Future[StoredVerdict], Question] = {}
+        pool = ThreadPoolExecutor(self.plan.concurrency)
+        try:
+            with open_for_append(self.folder.verdicts_file) as file:
+                while True:
+                    for question in islice(todo, self.plan.concurrency - len(running)):
+                        self._check_limits(question, len(running))
+                        running[pool.submit(self._verdict, question)] = question
+                    if not running:
+                        return
+                    done, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    errors = []
+                    for future in done:
+                        del running[future]
+                        if error := future.exception():
+                            errors.append(error)
+                        else:
+                            self._keep(future.result(), file)
+                    if errors:
+                        raise errors[0]
+                    self.stopping.check()
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        self._save()
+                        saved = time.monotonic()
+        finally:
+            self.judge.close()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _verdict(self, question: Question) -> StoredVerdict:
+        """Ask one question; in a thread."""
+        assert self.judge is not None
+        try:
+            answer = self.judge.ask(question.prompt, self.plan.answer_tokens)
+        except EndpointRefusal as error:
+            return StoredVerdict(key=question.key, verdict=None, text=f"refused: {error}")
+        completion = answer.completion_tokens
+        if completion is None:
+            completion = int(len(answer.text + answer.reasoning) / CHARACTERS_PER_TOKEN)
+        return StoredVerdict(
+            key=question.key,
+            verdict=read_verdict(answer.text),
+            text=answer.text[-MAX_STORED:],
+            prompt_tokens=question.tokens if answer.prompt_tokens is None else answer.prompt_tokens,
+            completion_tokens=completion,
+            seconds=answer.seconds,
+        )
+
+    def _check_limits(self, question: Question, running: int) -> None:
+        """Raises StopRequested before a request that could exceed a limit."""
+        plan, state = self.plan, self.state
+        pending = (running + 1) * (question.tokens + plan.answer_tokens)
+        if plan.token_limit is not None and state.prompt_tokens + state.completion_tokens + pending > plan.token_limit:
+            raise StopRequested(f"the limit of {plan.token_limit:,} tokens is reached")
+        if plan.cost_limit is not None and plan.price is not None:
+            more = TokenPrice(*plan.price).cost(question.tokens, plan.answer_tokens) * (running + 1)
+            if (state.cost or 0.0) + more > plan.cost_limit:
+                raise StopRequested(f"the limit of {plan.cost_limit:g} for the cost is reached")
+
+    def _keep(self, verdict: StoredVerdict, file: io.FileIO) -> None:
+        """Append a verdict to the file, with one write: a killed process leaves at most one incomplete line."""
+        file.write(msgspec.json.encode(verdict) + b"\n")
+        self.verdicts[verdict.key] = verdict
+        self.state.done += 1
+        self.state.prompt_tokens += verdict.prompt_tokens
+        self.state.completion_tokens += verdict.completion_tokens
+        self._price()
+
+    def _count_tokens(self, keys: set[str]) -> None:
+        known = [verdict for key, verdict in self.verdicts.items() if key in keys]
+        self.state.prompt_tokens = sum(verdict.prompt_tokens for verdict in known)
+        self.state.completion_tokens = sum(verdict.completion_tokens for verdict in known)
+        self._price()
+
+    def _price(self) -> None:
+        if self.plan.price is not None:
+            price = TokenPrice(*self.plan.price)
+            self.state.cost = price.cost(self.state.prompt_tokens, self.state.completion_tokens)
+
+    def _conclude(self) -> None:
+        """Compute win rates and checks from the items whose verdicts are complete."""
+        conclude(
+            self.state,
+            self.comparisons,
+            self.verdicts,
+            decided_by_people(self.folder.subject),
+        )
+
+    def _save(self) -> None:
+        if self.judge:
+            self.state.retries = self.judge.retries
+        if self.began:
+            self.state.seconds = time.monotonic() - self.began
+        self.state.updated = time.time()
+        self.folder.write_state(self.state)
+
+
+def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
+    """The stored verdicts by key; an incomplete last line is removed from the file, so that the next one is a line."""
+    try:
+        content = read_regular(file, MAX_ITEMS_BYTES)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        what, do = f"cannot read verdicts ({error.strerror})", "delete the file: the judge is asked again"
+        raise UserError(what, str(file), do, "judgment.unreadable") from error
+    complete, _, torn = content.rpartition(b"\n")
+    if torn:
+        write_atomically(file, complete + b"\n" if complete else b"")
+    verdicts = {}
+    for line in complete.split(b"\n"):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # asked again
+            verdict = msgspec.json.decode(line, type=StoredVerdict)
+            verdicts[verdict.key] = verdict
+    return verdicts
+
+
+def conclude(
+    state: Judgment,
+    comparisons: Comparisons,
+    verdicts: Mapping[str, StoredVerdict],
+    people: Mapping[str, PeoplesChoice],
+) -> None:
+    """Fill in win rates, checks and sentences.
+
+    people: what people decided, by the hash of the pair of answers.
+    """
+    decided = {
+        pair_id(pair): (pair, found) for pair in comparisons.all() if (found := comparisons.decision(pair, verdicts))
+    }
+    complete = [
+        item
+        for item in comparisons.items
+        if all((item, a, b, seed) in decided for a, b in comparisons.pairs for seed in comparisons.answers.seeds(a, b))
+    ]
+    state.rates = win_rates(_scores(comparisons, complete, decided)) if complete else []
+    state.check = _check(comparisons, verdicts, decided, people)
+    state.unusable = why_unusable(state.check)
+    state.sentences = judge_sentences(state, len(complete))
+
+
+PairId = tuple[int, str, str, int]
+Decided = Mapping[PairId, tuple[AnswerPair, tuple[Decision, Decision]]]
+
+
+def pair_id(pair: AnswerPair) -> PairId:
+    return pair.item, pair.a, pair.b, pair.seed
+
+
+def preference(found: tuple[Decision, Decision]) -> float:
+    """The mean over both orders, from 0 to 1; an unreadable verdict counts as a tie."""
+    return fmean(VALUES[decision or "tie"] for decision in found)
+
+
+def _scores(comparisons: Comparisons, items: list[int], decided: Decided) -> dict[tuple[str, str], PairScores]:
+    scores = {}
+    for a, b in comparisons.pairs:
+        seeds = comparisons.answers.seeds(a, b)
+        found = [[decided[item, a, b, seed][1] for item in items] for seed in seeds]
+        flat = [decision for row in found for both in row for decision in both]
+        scores[a, b] = PairScores(
+            np.array([[preference(both) for both in row] for row in found]),
+            tuple(seeds),
+            wins=fmean(decision == "a" for decision in flat),
+            losses=fmean(decision == "b" for decision in flat),
+            groups=tuple(comparisons.answers.items[item].group for item in items),
+        )
+    return scores
+
+
+def _check(
+    comparisons: Comparisons,
+    verdicts: Mapping[str, StoredVerdict],
+    decided: Decided,
+    people: Mapping[str, PeoplesChoice],
+) -> JudgeCheck:
+    """Over different pairs of answers: equal texts of several seeds or rungs count once."""
+    received = [verdicts[question.key] for question in comparisons.questions() if question.key in verdicts]
+    different: dict[str, tuple[AnswerPair, tuple[Decision, Decision]]] = {}
+    for pair, found in decided.values():
+        if not pair.is_tie:
+            different.setdefault(pair_hash(comparisons.answers.items[pair.item], *pair.texts), (pair, found))
+    readable = [(pair, found) for pair, found in different.values() if None not in found]
+    chosen = [verdict.verdict for verdict in received if verdict.verdict in ("first", "second")]
+    rated = [(key, pair, found) for key, (pair, found) in different.items() if key in people and None not in found]
+    return JudgeCheck(
+        comparisons=len(readable),
+        swapped=fmean(found[0] != found[1] for _, found in readable) if readable else None,
+        first=fmean(verdict == "first" for verdict in chosen) if chosen else None,
+        length_correlation=length_correlation(
+            [preference(found) for _, found in readable],
+            [len(pair.answer_a) for pair, _ in readable],
+            [len(pair.answer_b) for pair, _ in readable],
+        ),
+        verdicts=len(received),
+        unreadable=fmean(verdict.verdict is None for verdict in received) if received else None,
+        people=agreement(
+            PairedDecisions(
+                [comparisons.answers.items[pair.item].group or pair.item for _, pair, _ in rated],
+                [side(preference(found)) for _, _, found in rated],
+                [side(people[key].share(pair.answer_a)) for key, pair, _ in rated],
+            )
+        ),
+    )

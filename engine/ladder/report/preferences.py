@@ -1,0 +1,129 @@
+"""Tables of what judges and people prefer, and the prompt of each judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.config.quantities import ABSENT, decimal, integer, percent
+from engine.config.text import amount
+from engine.ladder.phrases import p_value, rung_title
+from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.preferences import Judgment, RatingSummary, WinRate
+from engine.runs.preference.preference_text import kappa_text, settled_text
+from engine.runs.run.result import MIN_ITEMS
+from engine.runs.score_format import percent_bounds
+
+PREFERENCES = (
+    "The win rate is the share of comparisons in which the first rung’s answer is preferred; ties count one half. "
+    "A judge compares each pair of answers in both orders. 95% CIs account for test items and seeds, and hold "
+    "simultaneously for all pairs of a table."
+)
+FINDINGS = {"better": "preferred", "worse": "not preferred", "undecided": "no significant preference"}
+
+
+def preference_tables(ladder: Ladder) -> list[ReportTable]:
+    """One table of people's ratings and one per judge; win rates of unusable judges are marked as such."""
+    tables = [_people(ladder.ratings)] if ladder.ratings and ladder.ratings.pairs else []
+    return [*tables, *map(_judge, ladder.judgments)]
+
+
+def judge_prompts(ladder: Ladder) -> list[tuple[str, str]]:
+    """(title, text) of each judge's prompt with its rubric."""
+    return [
+        (f"Prompt of the judge {_name(one)}", one.prompt.replace("{rubric}", one.rubric)) for one in ladder.judgments
+    ]
+
+
+def _name(judgment: Judgment) -> str:
+    return judgment.judge.partition("#")[2] or judgment.judge
+
+
+def _people(ratings: RatingSummary) -> ReportTable:
+    columns = [*_columns(), ReportColumn("both good", "ratings"), ReportColumn("both bad", "ratings")]
+    lines = [
+        TableLine(
+            _pair(pair.win_rate),
+            [
+                *_cells(pair.win_rate, f"{integer(pair.items)} items"),
+                *map(Cell, _shares(pair.both_good, pair.both_bad)),
+            ],
+        )
+        for pair in ratings.pairs
+    ]
+    names = ", ".join(f"{name} ({integer(count)})" for name, count in ratings.raters.items())
+    notes = [f"Rated by {names}, without the names of the rungs.", *filter(None, map(settled_text, ratings.pairs))]
+    if agreed := ratings.agreement:
+        notes.append(
+            f"Agreement of two raters: {percent(agreed.same)} of {amount(agreed.comparisons, 'pair')}, "
+            f"Cohen’s kappa {kappa_text(agreed.kappa)}."
+        )
+    if ratings.stale:
+        notes.append(f"{amount(ratings.stale, 'rating')} of answers that have changed since are not counted.")
+    return ReportTable("Preferred by people", "pair", columns, lines, notes)
+
+
+def _judge(judgment: Judgment) -> ReportTable:
+    lines = [
+        TableLine(_pair(rate), _cells(rate, f"{integer(rate.rate.rows)} items × {integer(rate.seeds)} seeds"))
+        for rate in judgment.rates
+    ]
+    notes = (
+        [f"Unusable: {'; '.join(judgment.unusable)}. These win rates are not in the verdict."]
+        if judgment.unusable
+        else []
+    )
+    notes.append(_measured(judgment))
+    if judgment.status != "finished":
+        state = f"{integer(judgment.done)} of {integer(judgment.requests)} verdicts"
+        notes.append(f"Incomplete: {state}{f': {judgment.reason}' if judgment.reason else ''}.")
+    title = f"Preferred by the judge {_name(judgment)}{' (unusable)' if judgment.unusable else ''}"
+    return ReportTable(title, "pair", _columns(), lines, notes)
+
+
+def _measured(judgment: Judgment) -> str:
+    """How far the judge can be believed, in one line."""
+    check = judgment.check
+    parts = [
+        f"different when swapped: {percent(check.swapped)} of {amount(check.comparisons, 'pair')}",
+        f"for the first answer: {percent(check.first)}",
+        f"correlation with length: {decimal(check.length_correlation, 2, signed=True)}",
+        f"not readable: {percent(check.unreadable)} of {amount(check.verdicts, 'verdict')}",
+    ]
+    if people := check.people:
+        few = "" if people.kappa.low is not None else f", fewer than {MIN_ITEMS} items"
+        parts.append(
+            f"agreement with people: {percent(people.same)} of {amount(people.comparisons, 'pair')}, "
+            f"Cohen’s kappa {kappa_text(people.kappa)}{few}"
+        )
+    else:
+        parts.append("agreement with people: not measured (`ftbench rate`)")
+    return f"Measured: {'; '.join(parts)}."
+
+
+def _columns() -> list[ReportColumn]:
+    return [
+        ReportColumn("win rate"),
+        ReportColumn("win", "comparisons"),
+        ReportColumn("tie", "comparisons"),
+        ReportColumn("loss", "comparisons"),
+        ReportColumn("adjusted", "p"),
+        ReportColumn("finding", words=True),
+    ]
+
+
+def _pair(rate: WinRate) -> Cell:
+    return Cell(f"{rung_title(rate.a)} against {rung_title(rate.b)}")
+
+
+def _cells(rate: WinRate, sample: str) -> list[Cell]:
+    return [
+        cell(percent(rate.rate.mean), percent_bounds(rate.rate), sample),
+        *map(Cell, _shares(rate.wins, rate.ties, rate.losses)),
+        Cell(p_value(rate.p_adjusted) if rate.rate.low is not None else ABSENT),
+        Cell(FINDINGS[rate.finding]),
+    ]
+
+
+def _shares(*values: float) -> Sequence[str]:
+    return [percent(value) for value in values]

@@ -1,0 +1,230 @@
+"""Served models as rungs: they answer the ladder's test items through their server, and are scored by its metric.
+
+They have no likelihoods, no training time and no memory: they are compared by generated metrics and judges only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_item_lines, read_regular, write_atomically
+from engine.config.schema import Config
+from engine.ladder.results import LadderResults, read_prediction_lines
+from engine.ladder.statistics import item_scores
+from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
+from engine.runs.ladder.rungs import ServedModel
+from engine.runs.preference.answers import text_hash
+from engine.runs.rpc_client import ask
+from engine.runs.stopping import StopRequest
+
+TIMEOUT = 300.0
+"""Seconds of one attempt; a large model can take long for a long answer."""
+
+
+class ServedAnswer(msgspec.Struct, kw_only=True):
+    """A line of `answers.jsonl`: one answer as it was received, or why the server refused it."""
+
+    key: str
+    """Hash of model, conversation and maximum length."""
+    answer: ChatAnswer | None = None
+    refused: str = ""
+    """`system_role`, `too_long` or `refused`; '' for an answer."""
+    why: str = ""
+
+
+class ServedState(msgspec.Struct, kw_only=True):
+    """`served.json`: how it ended."""
+
+    status: Literal["finished", "failed"]
+    reason: str = ""
+    use: ServedUse
+
+
+def served_folder(folder: LadderDir, model: ServedModel) -> Path:
+    return folder.path / "served" / model.name
+
+
+def check_served(models: list[ServedModel], metric: str, picks_from_choices: bool, needs_answers: bool) -> None:
+    """Ask every server for one token before anything is trained.
+
+    Raises UserError for a wrong key or model name and for a metric without generated answers, RunFailed without answer.
+    """
+    if models and (picks_from_choices or not needs_answers):
+        what = f"a served model has no likelihoods, which the metric {metric} needs"
+        do = "--set evaluation.metric=exact_match scores generated answers, also labels"
+        raise UserError(what, "--rung", do, "ladder.served_metric")
+    for model in models:
+        client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT)
+        try:
+            client.check()
+        finally:
+            client.close()
+
+
+def ask_served(
+    folder: LadderDir, model: ServedModel, config: Config, predictions: Path, metric: str, stopping: StopRequest
+) -> ServedState:
+    """Let a served model answer the items of a file of predictions; known answers are not asked for again.
+
+    Raises UserError if the items changed, StopRequested, and RunFailed and UserError as the client.
+    """
+    place = served_folder(folder, model)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lines = [msgspec.json.decode(line) for line in read_item_lines(predictions)]
+    items = ask("ladder.served_items", {"config": msgspec.to_builtins(config), "lines": lines}, print)
+    longest = config.evaluation.max_new_tokens
+    keys = [text_hash(model.endpoint, msgspec.json.encode([item, longest]).decode()) for item in items]
+    known = _known(place / "answers.jsonl")
+    left = {key: item for key, item in zip(keys, items, strict=True) if key not in known or known[key].refused}
+    _ask_missing(place, model, longest, list(left.items()), stopping)
+    known = _known(place / "answers.jsonl")
+    state = summarize_use(model, [known[key] for key in keys])
+    if state.status == "finished":
+        outputs = [answer.text if (answer := known[key].answer) else "" for key in keys]
+        references = [line.get("references") or [line["target"]] for line in lines]
+        scores = ask("ladder.score_answers", {"metric": metric, "outputs": outputs, "references": references}, print)
+        written = [
+            {**{name: line[name] for name in ("item", "where", "prompt", "target")}}
+            | {name: line[name] for name in ("references", "group") if name in line}
+            | {"base": {"output": output, **score, "ended": answered.answer.finish != "length"}, "tuned": None}
+            for line, output, score, answered in zip(lines, outputs, scores, map(known.get, keys), strict=True)
+            if answered is not None and answered.answer is not None
+        ]
+        write_atomically(place / "predictions.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in written))
+    write_atomically(place / "served.json", msgspec.json.format(msgspec.json.encode(state), indent=1))
+    return state
+
+
+def _ask_missing(
+    place: Path, model: ServedModel, longest: int, left: list[tuple[str, dict[str, Any]]], stopping: StopRequest
+) -> None:
+    """Ask with several threads; what has been received is kept, whatever ends it."""
+    if not left:
+        return
+    client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT, model.concurrency)
+    mutex = threading.Lock()
+    try:
+        with open_for_append(place / "answers.jsonl") as file, ThreadPoolExecutor(model.concurrency) as pool:
+
+            def answer(question: tuple[str, dict[str, Any]]) -> None:
+                stopping.check()
+                key, item = question
+                try:
+                    given = client.chat(item["messages"], longest, tools=item["tools"])
+                    found = ServedAnswer(key=key, answer=given)
+                except EndpointRefusal as error:
+                    found = ServedAnswer(key=key, refused=error.kind, why=str(error))
+                with mutex:
+                    file.write(msgspec.json.encode(found) + b"\n")
+
+            try:
+                for number, _ in enumerate(pool.map(answer, left), 1):
+                    if number % 50 == 0 or number == len(left):
+                        print(f"{model.name}: {number} of {len(left)} answers", flush=True)
+            except BaseException:
+                client.close()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        client.close()
+
+
+def _known(file: Path) -> dict[str, ServedAnswer]:
+    """The answers by key, without a torn last line of a killed process, which is removed."""
+    try:
+        content = read_regular(file, MAX_ITEMS_BYTES)
+    except FileNotFoundError:
+        return {}
+    complete, _, torn = content.rpartition(b"\n")
+    if torn:
+        write_atomically(file, complete + b"\n" if complete else b"")
+    found = {}
+    for line in filter(None, complete.split(b"\n")):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # asked again
+            answer = msgspec.json.decode(line, type=ServedAnswer)
+            found[answer.key] = answer
+    return found
+
+
+def summarize_use(model: ServedModel, answers: list[ServedAnswer]) -> ServedState:
+    """What the answers took and what is wrong with them; failed if the server refused one, which must not score 0."""
+    given = [one.answer for one in answers if one.answer is not None]
+    seconds = [one.seconds for one in given]
+    prompt = [one.prompt_tokens for one in given if one.prompt_tokens is not None]
+    completion = [one.completion_tokens for one in given if one.completion_tokens is not None]
+    counted = len(prompt) == len(completion) == len(given) > 0
+    refused = Counter(one.refused for one in answers if one.refused)
+    use = ServedUse(
+        endpoint=model.endpoint,
+        answers=len(given),
+        cut=sum(one.finish == "length" for one in given),
+        empty=sum(not one.text.strip() for one in given),
+        reasoning=sum(bool(one.reasoning) for one in given),
+        refused=dict(refused),
+        prompt_tokens=sum(prompt) if counted else None,
+        completion_tokens=sum(completion) if counted else None,
+        cost=TokenPrice(*model.price).cost(sum(prompt), sum(completion)) if model.price and counted else None,
+        seconds=SeedRange(mean=fmean(seconds), low=min(seconds), high=max(seconds)) if seconds else None,
+    )
+    if refused:
+        why = next(one.why for one in answers if one.refused)
+        kinds = ", ".join(f"{count} {REFUSALS[kind]}" for kind, count in refused.items())
+        reason = f"the server refused {sum(refused.values())} of {len(answers)} items ({kinds}), first: {why}"
+        return ServedState(status="failed", reason=reason, use=use)
+    return ServedState(status="finished", use=use)
+
+
+REFUSALS = {
+    "system_role": "whose system prompt its chat template does not support",
+    "too_long": "too long for its context",
+    "refused": "for another reason",
+}
+
+
+def collect_served(
+    folder: LadderDir, results: LadderResults, models: list[ServedModel], metric: str
+) -> list[RungResult]:
+    """Add the scores of served models to the results; returns their rows. Raises UserError if a file is damaged."""
+    rows = []
+    for model in models:
+        place = served_folder(folder, model)
+        try:
+            state = msgspec.json.decode(read_regular(place / "served.json"), type=ServedState)
+        except FileNotFoundError:
+            rows.append(RungResult(name=model.row, method=model.row, status="planned"))
+            continue
+        except (OSError, msgspec.DecodeError) as error:
+            do = "delete the directory, then `ftbench resume` the ladder"
+            raise UserError(f"cannot read a served model's state ({error})", str(place), do, "ladder.served") from error
+        row = RungResult(name=model.row, method=model.row, status=state.status, reason=state.reason, served=state.use)
+        rows.append(row)
+        if state.status == "finished":
+            lines = read_prediction_lines(place / "predictions.jsonl", "base")
+            values = np.array([[line["base"]["scores"][metric] for line in lines]], dtype=float)
+            groups = [str(line.get("group") or "") for line in lines]
+            results.scores[model.row] = item_scores(values, None, groups, untrained=True)
+            row.ended = fmean(line["base"]["ended"] for line in lines)
+            formatted = [line["base"]["formatted"] for line in lines]
+            row.format_errors = None if None in formatted else 1 - fmean(map(float, formatted))
+    return rows
+
+
+def record_failure(folder: LadderDir, model: ServedModel, error: UserError | RunFailed) -> ServedState:
+    """Write the state of a model whose server ended the work; its answers are kept for a resumed ladder."""
+    state = ServedState(status="failed", reason=str(error), use=ServedUse(endpoint=model.endpoint))
+    place = served_folder(folder, model)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(place / "served.json", msgspec.json.format(msgspec.json.encode(state), indent=1))
+    return state

@@ -1,0 +1,379 @@
+"""Client of a server with OpenAI's chat completions API: vLLM, Ollama, llama.cpp, `transformers serve`, hosted ones.
+
+A model is named by `http://host:8000/v1#name`. The key comes from the environment only: a key in an address would be in
+the command line, which other users of the machine can read.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.redaction import Redactor
+from engine.config.text import visible
+
+if TYPE_CHECKING:
+    import httpx
+
+KEY_VARIABLE = "FTBENCH_API_KEY"
+"""Environment variable of the key, for every server; `FTBENCH_API_KEY_HOST_NAME` is for one host."""
+MAX_TRIES = 7
+"""Attempts of a request, with delays of 0.5, 1, 2, 4, 8 and 16 s between them, or of what the server asks for."""
+CHECK_TRIES = 2
+"""Attempts of the first request: a server that is not there is told at once."""
+MAX_DELAY = 60.0
+"""Longest delay in seconds that a server can ask for by Retry-After."""
+MAX_RESPONSE_BYTES = 16 << 20
+MAX_ERROR_CHARACTERS = 300
+TRANSIENT = (408, 409, 425, 429)
+"""HTTP statuses, besides 5xx, after which the same request can succeed."""
+
+RefusalKind = Literal["too_long", "system_role", "refused"]
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A model of a server."""
+
+    url: str
+    """The address of the API without a final slash: `http://localhost:8000/v1`."""
+    model: str
+    """As the server names it."""
+
+    @property
+    def name(self) -> str:
+        """`http://localhost:8000/v1#model`, without secrets."""
+        return f"{self.url}#{self.model}"
+
+    @property
+    def key_variables(self) -> tuple[str, str]:
+        """The environment variables that can contain its key, the more specific one first."""
+        host = re.sub(r"[^A-Z0-9]", "_", (urlsplit(self.url).hostname or "").upper())
+        return f"{KEY_VARIABLE}_{host}", KEY_VARIABLE
+
+    def key(self, environment: Mapping[str, str] = os.environ) -> str:
+        """The key, '' without one."""
+        return next((environment[name] for name in self.key_variables if environment.get(name)), "")
+
+
+def is_endpoint(text: str) -> bool:
+    """Whether a word is an address of a server, and not the name of a method, model or run."""
+    return re.match(r"https?://", text, re.IGNORECASE) is not None
+
+
+def parse_endpoint(text: str, where: str) -> Endpoint:
+    """The endpoint of `http://host:8000/v1#name`; `where`: the option that it comes from.
+
+    Raises UserError for another form, and for credentials in the address: they never appear in the message.
+    """
+    address, _, model = text.strip().partition("#")
+    example = "for example http://localhost:8000/v1#Qwen3-8B"
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError as error:
+        raise UserError("invalid address of a server", where, example, "endpoint.invalid_url") from error
+    if parts.username is not None or parts.query:
+        what = "credentials or a query in the address of a server"
+        do = f"remove them, and set the environment variable {KEY_VARIABLE} to the key"
+        raise UserError(what, where, do, "endpoint.credentials")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError("invalid address of a server", where, example, "endpoint.invalid_url")
+    if not model:
+        what = f"no model name after the address {visible(address, 200)}"
+        raise UserError(what, where, f"add it after #, {example}", "endpoint.no_model")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    place = f"{host}:{port}" if port else host
+    return Endpoint(f"{parts.scheme}://{place}{parts.path.rstrip('/')}", model)
+
+
+class ChatAnswer(msgspec.Struct, kw_only=True, frozen=True):
+    """An answer of a served model."""
+
+    text: str
+    """'' for an empty answer."""
+    reasoning: str = ""
+    """What the server returned separately from the answer."""
+    finish: str = ""
+    """`stop` if the model ended the answer, `length` if it was cut off; '' if the server does not say."""
+    prompt_tokens: int | None = None
+    """As the server counts them; None if it does not."""
+    completion_tokens: int | None = None
+    """Tokens of answer and reasoning."""
+    seconds: float = 0.0
+    """Latency of the request that succeeded."""
+
+
+class EndpointRefusal(Exception):
+    """The server refused one request, and would refuse it again: other requests can succeed."""
+
+    def __init__(self, kind: RefusalKind, text: str) -> None:
+        self.kind = kind
+        """`too_long`: for the model's context; `system_role`: the chat template has none; `refused`: anything else."""
+        super().__init__(text)
+
+
+class _Transient(Exception):
+    """A failure after which the same request can succeed."""
+
+    def __init__(self, text: str, delay: float | None = None) -> None:
+        self.delay = delay
+        super().__init__(text)
+
+
+@dataclass(frozen=True)
+class TokenPrice:
+    """Prices per million tokens."""
+
+    prompt: float
+    completion: float
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """Of this many tokens, in the currency of the prices."""
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
+
+
+def parse_price(text: str | None, option: str) -> TokenPrice | None:
+    """The prices of `0.15,0.6`: of prompts, and of answers. Raises UserError for another form."""
+    if text is None:
+        return None
+    try:
+        prompt, completion = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise _invalid_price(text, option) from error
+    if not (0 <= prompt < 1e6 and 0 <= completion < 1e6):
+        raise _invalid_price(text, option)
+    return TokenPrice(prompt, completion)
+
+
+def _invalid_price(text: str, option: str) -> UserError:
+    do = "use two prices per million tokens, of prompts and of answers: 0.15,0.60"
+    return UserError(f"invalid price {text!r}", option, do, "endpoint.price")
+
+
+class EndpointClient:
+    """Sends requests to one model of a server. Several threads can use it; `close` ends their waiting."""
+
+    def __init__(self, endpoint: Endpoint, timeout: float = 120.0, concurrency: int = 8) -> None:
+        """`timeout`: seconds of one attempt, from the request to the end of the answer."""
+        import httpx  # 0.1 s, and only a judge or a served rung needs it
+
+        key = endpoint.key()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        self.endpoint, self.timeout = endpoint, timeout
+        self._redact = Redactor([key])
+        self._closed = threading.Event()
+        # A redirect would send prompts and key to another place.
+        self._http = httpx.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
+
+    def close(self) -> None:
+        """End the waiting of all threads, and close the connections."""
+        self._closed.set()
+        self._http.close()
+
+    def check(self) -> None:
+        """Ask the model for one token. Raises UserError for a wrong key or model, RunFailed if there is no answer."""
+        try:
+            self.chat([{"role": "user", "content": "Answer with OK."}], max_tokens=1, tries=CHECK_TRIES)
+        except EndpointRefusal as error:
+            what = f"the server refuses a request of one word ({error})"
+            raise UserError(what, self.endpoint.name, "check the server's log", "endpoint.refused") from error
+
+    def models(self) -> list[str]:
+        """The names of the server's models; none if it does not list them."""
+        try:
+            listed = self._attempt("GET", "/models", None)
+        except (_Transient, EndpointRefusal, UserError, RunFailed):
+            return []
+        entries = listed.get("data") if isinstance(listed, dict) else None
+        return [str(entry["id"]) for entry in entries or [] if isinstance(entry, dict) and "id" in entry]
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        max_tokens: int,
+        tried: Callable[[str], None] = lambda why: None,
+        tries: int = MAX_TRIES,
+        tools: Sequence[Any] | None = None,
+    ) -> ChatAnswer:
+        """The most likely answer to a conversation (temperature 0).
+
+        `tried` is told why an attempt failed that is repeated. Raises EndpointRefusal if only this request is refused,
+        UserError for a wrong key, model or address, and RunFailed if the server does not answer in `tries` attempts.
+        """
+        request = {
+            "model": self.endpoint.model,
+            "messages": [dict(message) for message in messages],
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "stream": False,
+        } | ({"tools": list(tools)} if tools else {})
+        for attempt in range(1, tries + 1):
+            began = time.monotonic()
+            try:
+                return self._answer(self._attempt("POST", "/chat/completions", request), time.monotonic() - began)
+            except _Transient as error:
+                if attempt == tries or self._closed.is_set():
+                    text = f"no answer from {self.endpoint.name} after {attempt} attempts: {error}"
+                    raise RunFailed(text, "endpoint.unavailable") from error
+                tried(f"attempt {attempt} failed: {error}")
+                backoff = 0.5 * 2 ** (attempt - 1) * random.uniform(0.8, 1.2)  # not all threads at the same moment
+                self._closed.wait(backoff if error.delay is None else error.delay)
+        raise AssertionError("unreachable")
+
+    def _attempt(self, method: str, path: str, request: dict[str, Any] | None) -> Any:
+        """The JSON of one response. Raises _Transient, EndpointRefusal, UserError and RunFailed."""
+        import httpx
+
+        if self._closed.is_set():
+            raise RunFailed("the client was closed", "endpoint.closed")
+        try:
+            with self._http.stream(method, f"{self.endpoint.url}{path}", json=request) as response:
+                body = self._body(response)
+        except httpx.TimeoutException as error:
+            raise _Transient(f"no answer within {self.timeout:.0f} s") from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _Transient(self._shown(str(error) or type(error).__name__)) from error
+        except RuntimeError as error:  # `close` of another thread
+            raise RunFailed("the client was closed", "endpoint.closed") from error
+        if response.is_success:
+            try:
+                return msgspec.json.decode(body)
+            except (ValueError, RecursionError) as error:
+                raise _Transient("the response is not JSON") from error
+        raise self._refusal(response, body)
+
+    def _body(self, response: httpx.Response) -> bytes:
+        """The content of a response. Raises _Transient if it is too large or takes too long."""
+        parts, size, deadline = [], 0, time.monotonic() + self.timeout
+        for part in response.iter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > MAX_RESPONSE_BYTES:
+                raise _Transient(f"the response is larger than {MAX_RESPONSE_BYTES >> 20} MiB")
+            if time.monotonic() > deadline:
+                raise _Transient(f"no complete answer within {self.timeout:.0f} s")
+        return b"".join(parts)
+
+    def _refusal(self, response: httpx.Response, body: bytes) -> Exception:
+        """The error of a response without success."""
+        status, text = response.status_code, _error_text(body)
+        shown = self._shown(f"HTTP {status}: {text}" if text else f"HTTP {status} {response.reason_phrase}")
+        if status in (401, 403):
+            first, general = self.endpoint.key_variables
+            given = next((name for name in (first, general) if os.environ.get(name)), "")
+            do = f"check the key in {given}" if given else f"set the environment variable {general} to the key"
+            what = f"the server refuses the {'key' if given else 'request without a key'} ({shown})"
+            return UserError(what, self.endpoint.name, do, "endpoint.unauthorized")
+        if _is_system_role(text):
+            return EndpointRefusal("system_role", shown)
+        if status < 500 and _is_too_long(text):
+            return EndpointRefusal("too_long", shown)
+        if (
+            status in (400, 404, 422)
+            and re.search(r"model", text, re.I)
+            and re.search(r"not.{0,12}(found|exist)", text, re.I)
+        ):
+            known = ", ".join(visible(name, 80) for name in self.models()[:12])
+            do = f"use one of {known}" if known else "check the name after #"
+            return UserError(f"unknown model ({shown})", self.endpoint.name, do, "endpoint.unknown_model")
+        if status in (404, 405) or 300 <= status < 400:
+            do = "check the address: it mostly ends with /v1"
+            return UserError(
+                f"not an address of a chat completions API ({shown})", self.endpoint.name, do, "endpoint.not_found"
+            )
+        if status in TRANSIENT or status >= 500:
+            return _Transient(shown, _retry_after(response.headers.get("retry-after", "")))
+        return EndpointRefusal("refused", shown)
+
+    def _answer(self, content: Any, seconds: float) -> ChatAnswer:
+        """Raises _Transient for a response in another form."""
+        try:
+            response = msgspec.convert(content, _Response, strict=False)
+            choice = response.choices[0]
+        except (msgspec.ValidationError, IndexError) as error:
+            raise _Transient("the response is not that of a chat completions API") from error
+        message, usage = choice.message, response.usage or _Usage()
+        return ChatAnswer(
+            text=_text(message.content),
+            reasoning=message.reasoning_content or message.reasoning or "",
+            finish=choice.finish_reason or "",
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            seconds=seconds,
+        )
+
+    def _shown(self, text: str) -> str:
+        """A text of the server without the key, on one line."""
+        return visible(" ".join(self._redact(text).split()), MAX_ERROR_CHARACTERS)
+
+
+class _Message(msgspec.Struct):
+    content: str | list[Any] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Response(msgspec.Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+def _text(content: str | list[Any] | None) -> str:
+    """The text of a message, whose content may be a list of parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content or ""
+
+
+def _error_text(body: bytes) -> str:
+    """The message of an error response, in the forms that servers use; else its text."""
+    try:
+        content = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return body[:2000].decode("utf-8", "replace")
+    for key in ("error", "detail", "message"):
+        if isinstance(content, dict) and content.get(key):
+            content = content[key]
+    return content if isinstance(content, str) else msgspec.json.encode(content).decode()
+
+
+def _is_too_long(text: str) -> bool:
+    return (
+        re.search(r"context.{0,10}(length|window|size)|maximum context|too long|too many tokens", text, re.I)
+        is not None
+    )
+
+
+def _is_system_role(text: str) -> bool:
+    """Whether a server says that the chat template of the model has no system role."""
+    return (
+        re.search(r"system.{0,3} (role|message|prompt).{0,20}(not|un).{0,5}(supported|allowed)", text, re.I) is not None
+    )
+
+
+def _retry_after(value: str) -> float | None:
+    """Seconds of a Retry-After header; None for a date or without it."""
+    return min(MAX_DELAY, float(value)) if re.fullmatch(r"\d{1,6}(\.\d+)?", value) else None

@@ -1,0 +1,268 @@
+"""The answers of all rungs of a ladder, or of several runs, to the same test items."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from engine.config.errors import UserError
+from engine.config.files import read_item_lines
+from engine.config.method_specs import method_spec
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.rungs import BASE, BASE_4BIT, SERVED_PREFIX, is_base, is_served, shots_of
+from engine.runs.run.folder import short_name
+from engine.runs.run.run_dir import RunDir
+
+ONLY = -1
+"""Seed of answers that no training seed changes: those of a base model."""
+PAIR_SEPARATOR = ","
+SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
+"""Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
+
+
+MESSAGE_START = re.compile(r"<\|(?:im_start|start_header_id)\|>(\w+)(?:<\|end_header_id\|>)?\s*")
+"""Where a message of this role starts, in the templates of most families."""
+
+
+class Answered(msgspec.Struct):
+    """An answer of one model in `predictions.jsonl`."""
+
+    output: str = ""
+    scores: dict[str, float] | None = None
+
+
+class _Line(msgspec.Struct):
+    prompt: str
+    target: str
+    where: str = ""
+    references: list[str] = []
+    group: str | None = None
+    base: Answered | None = None
+    tuned: Answered | None = None
+
+
+@dataclass(frozen=True)
+class AskedItem:
+    """A test item: the prompt as the model reads it, and the accepted answers."""
+
+    prompt: str
+    references: tuple[str, ...]
+    where: str
+    group: str = ""
+    """Key of the items that depend on this one; '' for an item alone."""
+
+    @property
+    def question(self) -> str:
+        """The prompt without the tokens of the chat template."""
+        return readable(self.prompt)
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """Two different answers to a test item."""
+
+    item: int
+    seed: int
+    a: str
+    """The rung of `answer_a`."""
+    b: str
+    answer_a: str
+    answer_b: str
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        return self.answer_a, self.answer_b
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether both are the same text: nobody has to compare them."""
+        return self.answer_a.strip() == self.answer_b.strip()
+
+
+@dataclass
+class RungAnswers:
+    """The answers of several rungs to the same items."""
+
+    items: list[AskedItem] = field(default_factory=list)
+    outputs: dict[str, dict[int, list[str]]] = field(default_factory=dict)
+    """Rung -> seed -> one answer per item; of a base model the seed is ONLY."""
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    """Rung -> mean score over its seeds, per item; only of rungs with a metric of answers."""
+    recommended: str = ""
+    """The rung that the verdict recommends to ship."""
+
+    def add(self, rung: str, seed: int, file: Path, model: str, metric: str) -> None:
+        """Add the answers of one run. Raises UserError if they are damaged or to other items."""
+        lines = _read(file)
+        items = [
+            AskedItem(line.prompt, tuple(line.references or [line.target]), line.where, line.group or "")
+            for line in lines
+        ]
+        if not self.items:
+            self.items = items
+        if [(one.prompt, one.references) for one in items] != [(one.prompt, one.references) for one in self.items]:
+            what, do = "the runs were scored on different test items", "compare runs on the same data"
+            raise UserError(what, file.parent.name, do, "judge.different_items")
+        answers = [getattr(line, model) for line in lines]
+        if None in answers or not any(answer.output for answer in answers):
+            return  # not scored, or by the loss alone
+        self.outputs.setdefault(rung, {})[seed] = [answer.output for answer in answers]
+        scores = [(answer.scores or {})[metric] for answer in answers if metric in (answer.scores or {})]
+        if len(scores) == len(answers):
+            seeds = len(self.outputs[rung])
+            before = self.scores.get(rung, [0.0] * len(scores))
+            self.scores[rung] = [(old * (seeds - 1) + new) / seeds for old, new in zip(before, scores, strict=True)]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every trained rung with every base model, then every two trained ones; as the ladder compares them."""
+        tuned = [name for name in self.outputs if not is_base(name)]
+        bases = [name for name in self.outputs if is_base(name) and name != BASE_4BIT]
+        return [(name, base) for base in bases for name in tuned] + [
+            (a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]
+        ]
+
+    def seeds(self, a: str, b: str) -> list[int]:
+        """The seeds that both have; a base model is paired with every seed."""
+        of_a, of_b = self.outputs[a], self.outputs[b]
+        return sorted(of_b if ONLY in of_a else of_a if ONLY in of_b else of_a.keys() & of_b.keys())
+
+    def pair(self, a: str, b: str, seed: int, item: int) -> AnswerPair:
+        """The answers of two rungs with a seed to one item."""
+        texts = [outputs.get(seed, outputs.get(ONLY, []))[item] for outputs in (self.outputs[a], self.outputs[b])]
+        return AnswerPair(item, seed, a, b, *texts)
+
+    def chosen(self, limit: int | None) -> list[int]:
+        """At most `limit` items, selected by content hash, in order."""
+        order = sorted(range(len(self.items)), key=lambda n: hashlib.sha256(self.items[n].prompt.encode()).digest())
+        return sorted(order[:limit])
+
+    def by_disagreement(self, a: str, b: str) -> list[int]:
+        """All items: first those on which the rungs' scores differ most, then those with the most different lengths.
+
+        Nothing in it depends on which rung is the better one.
+        """
+        seed = self.seeds(a, b)[0]
+
+        def rank(item: int) -> tuple[float, float, int]:
+            pair = self.pair(a, b, seed, item)
+            gap = abs(self.scores[a][item] - self.scores[b][item]) if {a, b} <= self.scores.keys() else 0.0
+            longest = max(len(pair.answer_a), len(pair.answer_b), 1)
+            return -gap, -abs(len(pair.answer_a) - len(pair.answer_b)) / longest, item
+
+        return sorted(range(len(self.items)), key=rank)
+
+
+def ladder_answers(folder: LadderDir) -> RungAnswers:
+    """The answers of a ladder's finished runs and of its base models. Raises UserError if there are none."""
+    ladder = folder.state()
+    if ladder is None:
+        return _with_pairs(RungAnswers(), folder.name)
+    answers = RungAnswers(recommended=ladder.recommended)
+    metric = ladder.work.metric if ladder.work else ""
+    entries = [entry for entry in ladder.entries if entry.kind == "run" and entry.status == "finished"]
+    rows = {row.name: row.method for row in ladder.rows}
+    of_base = {name: RunDir(folder.runs / run) for name, run in ladder.base_runs.items()}
+    for entry in entries:
+        run = RunDir(folder.runs / entry.run)
+        quantized = BASE_4BIT in rows and entry.rung in rows and method_spec(rows[entry.rung]).quantizes_base
+        if _has_base(run):
+            of_base.setdefault(BASE_4BIT if quantized else BASE, run)
+    for name, run in of_base.items():
+        answers.add(name, ONLY, run.predictions_file, "base", metric)
+    if BASE in of_base:
+        for name, shots in ((row, shots_of(row)) for row in rows if shots_of(row)):
+            answers.add(name, ONLY, of_base[BASE].few_shot_file(shots), "base", metric)
+    for row in filter(is_served, rows):
+        file = folder.path / "served" / row.removeprefix(SERVED_PREFIX) / "predictions.jsonl"
+        if file.exists():
+            answers.add(row, ONLY, file, "base", metric)
+    for entry in entries:
+        answers.add(entry.rung, entry.seed, RunDir(folder.runs / entry.run).predictions_file, "tuned", metric)
+    return _with_pairs(answers, folder.name)
+
+
+def run_answers(runs: Sequence[RunDir]) -> RungAnswers:
+    """The answers of finished runs, each as a rung with its short name, and of the first base model that was scored.
+
+    Raises UserError if there are none, and if the runs were scored on different items.
+    """
+    answers = RungAnswers()
+    for run in runs:
+        if BASE not in answers.outputs and _has_base(run):
+            answers.add(BASE, ONLY, run.predictions_file, "base", _metric(run))
+    for run in runs:
+        answers.add(short_name(run.name), ONLY, run.predictions_file, "tuned", _metric(run))
+    return _with_pairs(answers, ", ".join(run.name for run in runs))
+
+
+def answers_of(folder: LadderDir | RunDir, runs: Sequence[str]) -> RungAnswers:
+    """The answers that `judgments/` or `ratings/` in a directory are about: of its ladder, or of these runs."""
+    return ladder_answers(folder) if isinstance(folder, LadderDir) else run_answers([RunDir(Path(run)) for run in runs])
+
+
+def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, str]]:
+    """The pairs of `--pair lora,base`. Raises UserError for a rung without answers."""
+    pairs = []
+    for word in given:
+        names = [name.strip() for name in word.split(PAIR_SEPARATOR)]
+        unknown = [name for name in names if name not in answers.outputs]
+        if unknown or len(set(names)) != 2:
+            what = f"no answers of {unknown[0]!r}" if unknown else f"not two rungs: {word!r}"
+            do = f"use two of {', '.join(answers.outputs)}, as in --pair {','.join(answers.pairs()[0])}"
+            raise UserError(what, "--pair", do, "judge.unknown_rung")
+        if not answers.seeds(*names):
+            raise UserError("the rungs have no seed in common", f"--pair {word}", "choose others", "judge.no_seed")
+        pairs.append((names[0], names[1]))
+    return pairs
+
+
+def pair_hash(item: AskedItem, one: str, other: str) -> str:
+    """A hash of a question with two answers, in whatever order: it does not tell which rung wrote which."""
+    return text_hash(item.prompt, *sorted((one, other)))
+
+
+def readable(text: str) -> str:
+    """The text without tokens of chat templates; the roles of messages are kept, `user: …`."""
+    text = SPECIAL_TOKEN.sub("", MESSAGE_START.sub(r"\1: ", text)).strip()
+    return text.removesuffix("assistant:").strip()
+
+
+def text_hash(*texts: str) -> str:
+    """A short hash of texts, the same wherever it is computed."""
+    joined = "".join(f"{len(text)}:{text}" for text in texts)
+    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def _with_pairs(answers: RungAnswers, name: str) -> RungAnswers:
+    if not answers.pairs():
+        what = "no two rungs have answers to the test items"
+        do = "wait until a run has finished; a metric that generates answers is needed (evaluation.metric)"
+        raise UserError(what, name, do, "judge.no_answers")
+    return answers
+
+
+def _has_base(run: RunDir) -> bool:
+    """Whether the run scored the base model."""
+    return any(line.base is not None for line in _read(run.predictions_file)[:1])
+
+
+def _metric(run: RunDir) -> str:
+    result = run.result()
+    return result.metric if result else ""
+
+
+def _read(file: Path) -> list[_Line]:
+    """Raises UserError where the file is missing or damaged."""
+    try:
+        return [msgspec.json.decode(line, type=_Line) for line in read_item_lines(file)]
+    except FileNotFoundError as error:
+        do = "wait until the run has finished"
+        raise UserError("no answers to test items", file.parent.name, do, "judge.no_answers") from error
+    except (OSError, ValueError, RecursionError) as error:
+        do = "run it again"
+        raise UserError(f"cannot read answers ({error})", str(file), do, "judge.damaged_answers") from error

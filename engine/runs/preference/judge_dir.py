@@ -1,0 +1,183 @@
+"""The directories of judges in a ladder or run, and what readers get from them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import read_regular, write_atomically
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.preferences import (
+    JudgePlan,
+    Judgment,
+    RatingSummary,
+    decode_judgment,
+    decode_ratings,
+)
+from engine.runs.ladder.rung_results import VerdictSentence
+from engine.runs.run import end_record
+from engine.runs.run.folder import Folder, directories_with_file, has_file
+from engine.runs.run.run_dir import RunDir
+
+JUDGMENTS, RATINGS = "judgments", "ratings"
+PLAN, SUMMARY = "plan.json", "summary.json"
+
+
+@dataclass(frozen=True)
+class JudgeDir(Folder):
+    """The directory of one judge with one rubric, `judgments/NAME` in a ladder's or run's directory.
+
+    One process writes it (`python -m engine.judge`). `verdicts.jsonl` has every verdict as it was received: a stopped
+    judgment continues with it.
+    """
+
+    KIND: ClassVar[str] = "judgment"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / PLAN
+
+    @property
+    def verdicts_file(self) -> Path:
+        return self.path / "verdicts.jsonl"
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / "judgment.json"
+
+    @property
+    def subject(self) -> LadderDir | RunDir:
+        """The ladder or run whose answers are compared."""
+        return subject_of(self.path.parent.parent)
+
+    def plan(self) -> JudgePlan:
+        """The plan. Raises UserError if it is missing or damaged."""
+        try:
+            return msgspec.json.decode(read_regular(self.plan_file), type=JudgePlan)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            do = "delete the directory and start the judge again"
+            raise UserError(f"cannot read the plan ({error})", str(self.plan_file), do, "judgment.damaged") from error
+
+    def state(self) -> Judgment | None:
+        """State and results; None before the first start. Raises UserError if the file is damaged."""
+        try:
+            state = decode_judgment(read_regular(self.state_file))
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            do = "delete it and start the judge again: its verdicts are kept"
+            raise UserError(
+                f"cannot read the judgment ({error})", str(self.state_file), do, "judgment.damaged"
+            ) from error
+        if state.status == "running" and (record := end_record.read(self.end_file)):
+            state.status, state.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
+        return state
+
+    def write_state(self, state: Judgment) -> None:
+        """Replace the state file atomically."""
+        write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
+
+
+def subject_of(path: Path) -> LadderDir | RunDir:
+    """The ladder or run of a directory."""
+    return LadderDir(path) if has_file(path, "ladder.toml") else RunDir(path)
+
+
+def judge_dir(subject: LadderDir | RunDir, plan: JudgePlan) -> JudgeDir:
+    """The directory of a judge with a rubric, whether it exists or not."""
+    slug = re.sub(r"[^A-Za-z0-9-]+", "-", plan.judge.partition("#")[2]).strip("-")[-40:]
+    key = hashlib.sha256("\n".join([plan.judge, plan.rubric, *plan.runs]).encode()).hexdigest()[:8]
+    return JudgeDir(subject.path / JUDGMENTS / f"{slug or 'judge'}-{key}")
+
+
+def create_judge(subject: LadderDir | RunDir, plan: JudgePlan) -> JudgeDir:
+    """Write a plan into the directory of its judge, which may have verdicts of an earlier start.
+
+    Raises UserError if it is in use, and RunFailed if it cannot be written.
+    """
+    folder = judge_dir(subject, plan)
+    subject.check_files()
+    if folder.is_active():
+        do = "wait for it, or stop it with ctrl+c where it was started"
+        raise UserError("this judge is already running", folder.name, do, "judge.already_running")
+    try:
+        folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        end_record.reserve(folder.end_file)
+        write_atomically(folder.plan_file, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+    except OSError as error:
+        raise RunFailed(f"cannot write {folder.path}: {error.strerror}", "judge.cannot_write") from error
+    return folder
+
+
+def judges(subject: LadderDir | RunDir) -> Iterator[JudgeDir]:
+    """The judges of a ladder or run, by name."""
+    return map(JudgeDir, sorted(directories_with_file(subject.path / JUDGMENTS, PLAN)))
+
+
+def ratings_folder(subject: LadderDir | RunDir) -> Path:
+    """The folder of people's ratings."""
+    return subject.path / RATINGS
+
+
+def read_ratings(subject: LadderDir | RunDir) -> RatingSummary | None:
+    """The summary of people's ratings; None without one. Raises UserError if it is damaged."""
+    file = ratings_folder(subject) / SUMMARY
+    try:
+        return decode_ratings(read_regular(file))
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        do = "delete it; `ftbench rate` writes it again"
+        raise UserError(
+            f"cannot read the summary of ratings ({error})", str(file), do, "rating.damaged_summary"
+        ) from error
+
+
+def preferences_changed(folder: LadderDir) -> float:
+    """When what judges and people prefer was written last, in Unix seconds; 0 if never."""
+    files = [ratings_folder(folder) / SUMMARY, *(judge.state_file for judge in judges(folder))]
+    times = [0.0]
+    for file in files:
+        with contextlib.suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times)
+
+
+def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
+    """The ladder with what judges and people prefer, also as sentences of its verdict.
+
+    Added where a ladder is read for its user: its own process knows nothing of judges and people, which can come later.
+    A damaged file is a warning.
+    """
+    judgments: list[Judgment] = []
+    ratings, warnings = None, []
+    for judge in judges(folder):
+        try:
+            if (state := judge.state()) is not None and state.done:
+                judgments.append(state)
+        except UserError as error:
+            warnings.append((error.code, error.line))
+    try:
+        ratings = read_ratings(folder)
+    except UserError as error:
+        warnings.append((error.code, error.line))
+    sentences = [*(ratings.sentences if ratings else ()), *(text for one in judgments for text in one.sentences)]
+    added = [VerdictSentence("preference", text) for text in sentences]
+    place = next((n for n, said in enumerate(ladder.verdict) if said.topic != "quality"), len(ladder.verdict))
+    return msgspec.structs.replace(
+        ladder,
+        judgments=judgments,
+        ratings=ratings,
+        verdict=[*ladder.verdict[:place], *added, *ladder.verdict[place:]],
+        warnings=[*ladder.warnings, *(text for _, text in warnings)],
+        warning_codes=[*ladder.warning_codes, *(code for code, _ in warnings)],
+    )

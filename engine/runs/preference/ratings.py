@@ -1,0 +1,381 @@
+"""Ratings of people: pairs of answers without the names of rungs, one file per rater, and pages that are sent back."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, read_small, write_atomically
+from engine.config.text import amount, visible
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.rungs import BASE
+from engine.runs.preference.answers import RungAnswers, answers_of, pair_hash, parse_pairs, text_hash
+from engine.runs.preference.judge_dir import ratings_folder
+from engine.runs.queue import locks
+from engine.runs.run.run_dir import RunDir
+
+Choice = Literal["left", "right", "both_good", "both_bad", "skip", "undone"]
+"""`skip`: not rated, and not asked again; `undone`: the rating before it was taken back."""
+RATED: tuple[Choice, ...] = ("left", "right", "both_good", "both_bad")
+MAX_NAME = 40
+MAX_PAGE_BYTES = 64 << 20
+PAGE_KIND = "ftbench ratings"
+PLAN_FILE = "plan.json"
+RESERVED = ("plan", "summary", "engine", "end")
+"""Names of other files in the folder."""
+
+
+class RatingPlan(Struct, kw_only=True, frozen=True):
+    """The content of `ratings/plan.json`: what is rated, the same for every rater."""
+
+    pairs: list[tuple[str, str]]
+    """Rungs that are compared."""
+    runs: list[str] = msgspec.field(default_factory=list)
+    """Directories of the compared runs; empty for the runs of the ladder."""
+
+
+class Rating(Struct, kw_only=True, frozen=True):
+    """A line of `ratings/NAME.jsonl`; the last one of a pair counts. It does not name rungs."""
+
+    pair: str
+    """Hash of the question and both answers."""
+    left: str
+    """Hash of the answer that was shown on the left."""
+    choice: Choice
+    note: str = ""
+    seconds: float | None = None
+    """From showing the answers to the choice."""
+    t: float = 0.0
+    """Unix seconds."""
+
+
+class RatedPage(Struct, kw_only=True, frozen=True):
+    """The file that the exported page writes."""
+
+    kind: str
+    rater: str
+    set: str
+    """Fingerprint of the pairs in the page."""
+    ratings: list[Rating]
+    checksum: str
+
+
+@dataclass(frozen=True)
+class PairToRate:
+    """A question with two answers, without the rungs that wrote them."""
+
+    id: str
+    item: int
+    question: str
+    left: str
+    right: str
+
+    @property
+    def left_hash(self) -> str:
+        return text_hash(self.left)
+
+    def rating(self, choice: Choice, note: str = "", seconds: float | None = None) -> Rating:
+        """What the rater chose, now."""
+        return Rating(pair=self.id, left=self.left_hash, choice=choice, note=note, seconds=seconds, t=time.time())
+
+
+def pairs_to_rate(answers: RungAnswers, plan: RatingPlan, rater: str) -> list[PairToRate]:
+    """All pairs of different answers: items on which the rungs disagree first, the same order for every rater.
+
+    Which answer is on the left is random, and depends on the rater. The seeds take turns over the items.
+    """
+    columns = [list(_pairs(answers, a, b, rater)) for a, b in plan.pairs]
+    mixed = chain.from_iterable(zip_longest(*columns))
+    return list({pair.id: pair for pair in mixed if pair is not None}.values())
+
+
+def _pairs(answers: RungAnswers, a: str, b: str, rater: str) -> Iterator[PairToRate]:
+    seeds = answers.seeds(a, b)
+    for item in answers.by_disagreement(a, b):
+        pair = answers.pair(a, b, seeds[item % len(seeds)], item)
+        if pair.is_tie:
+            continue
+        key = pair_hash(answers.items[item], *pair.texts)
+        one, other = sorted(pair.texts)
+        if hashlib.sha256(f"{rater}\n{key}".encode()).digest()[0] % 2:
+            one, other = other, one
+        yield PairToRate(key, item, answers.items[item].question, one, other)
+
+
+def default_pair(answers: RungAnswers) -> tuple[str, str]:
+    """The rung that the verdict recommends, else the one with the best score, against the base model.
+
+    Without a base model, the first two rungs.
+    """
+    pairs = answers.pairs()
+    with_base = [pair for pair in pairs if pair[1] == BASE] or pairs
+    best = next((pair for pair in with_base if pair[0] == answers.recommended), None)
+    return best or with_base[0]
+
+
+class RatingDir:
+    """The folder `ratings/` of a ladder or run."""
+
+    def __init__(self, subject: LadderDir | RunDir) -> None:
+        self.subject, self.path = subject, ratings_folder(subject)
+
+    def plan(self) -> RatingPlan | None:
+        """What is rated; None before the first rating. Raises UserError if the file is damaged."""
+        file = self.path / PLAN_FILE
+        try:
+            return msgspec.json.decode(read_regular(file), type=RatingPlan)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            do = "delete it, and name the pairs again with --pair"
+            raise UserError(f"cannot read what is rated ({error})", str(file), do, "rating.damaged_plan") from error
+
+    def make_plan(self, pairs: Sequence[tuple[str, str]], runs: Sequence[str], answers: RungAnswers) -> RatingPlan:
+        """The stored plan with these pairs added; without any, the default pair. Raises RunFailed on a full disk."""
+        self.subject.check_files()
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            with locks.exclusive(self.path):
+                stored = self.plan()
+                before = list(stored.pairs) if stored else []
+                wanted = list(dict.fromkeys([*before, *pairs])) or [default_pair(answers)]
+                plan = RatingPlan(pairs=wanted, runs=list(runs))
+                if plan != stored:
+                    write_atomically(self.path / PLAN_FILE, msgspec.json.format(msgspec.json.encode(plan), indent=1))
+        except OSError as error:
+            raise RunFailed(f"cannot write {self.path}: {error.strerror}", "rating.cannot_write") from error
+        return plan
+
+    def raters(self) -> dict[str, dict[str, Rating]]:
+        """Name -> the ratings that count, by pair. Raises UserError if a file is damaged."""
+        if not self.path.is_dir():
+            return {}
+        return {file.stem: _counting(read_ratings_file(file)) for file in sorted(self.path.glob("*.jsonl"))}
+
+    def open(self, rater: str) -> RaterFile:
+        """The file of a rater, locked for this process. Raises UserError if another process rates with this name."""
+        check_rater(rater)
+        self.subject.check_files()
+        lock = locks.acquire(self.path / f"{rater}.lock", str(os.getpid()))
+        if lock is None:
+            do = "choose another name with --rater"
+            raise UserError(f"{visible(rater)} is rating in another process", self.subject.name, do, "rating.in_use")
+        return RaterFile(self.path / f"{rater}.jsonl", lock, _counting(read_ratings_file(self.path / f"{rater}.jsonl")))
+
+
+@dataclass
+class RaterFile:
+    """The ratings of one person; this process is the only one that writes them."""
+
+    path: Path
+    _lock: int
+    ratings: dict[str, Rating] = field(default_factory=dict)
+    """Pair -> the rating that counts, without those taken back."""
+
+    def add(self, *ratings: Rating) -> None:
+        """Append ratings with one write. Raises RunFailed if the file cannot be written."""
+        content = b"".join(msgspec.json.encode(rating) + b"\n" for rating in ratings)
+        try:
+            with open_for_append(self.path) as file:
+                file.write(content)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunFailed(f"cannot write {self.path}: {error.strerror}", "rating.cannot_write") from error
+        for rating in ratings:
+            self.ratings.pop(rating.pair, None)
+            if rating.choice != "undone":
+                self.ratings[rating.pair] = rating
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+
+def check_rater(name: str) -> None:
+    """Raises UserError for a name that cannot be a file's."""
+    if not re.fullmatch(rf"[\w-]{{1,{MAX_NAME}}}", name) or name in RESERVED:
+        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
+        raise UserError(f"invalid name of a rater {visible(name, MAX_NAME)!r}", "--rater", do, "rating.rater_name")
+
+
+def login() -> str:
+    """The name of the user, as the name of a rater."""
+    try:
+        name = getpass.getuser()
+    except (OSError, KeyError):  # no entry in the user database
+        name = ""
+    return re.sub(r"[^\w-]", "-", name)[:MAX_NAME] or "me"
+
+
+def read_ratings_file(file: Path) -> list[Rating]:
+    """All lines of a rater's file; a torn last line is removed. Raises UserError where it is damaged elsewhere."""
+    try:
+        content = read_regular(file, MAX_ITEMS_BYTES)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        do = "check its permissions"
+        raise UserError(f"cannot read ratings ({error.strerror})", str(file), do, "rating.unreadable") from error
+    complete, _, _ = content.rpartition(b"\n")
+    ratings = []
+    for number, line in enumerate(filter(None, complete.split(b"\n")), 1):
+        try:
+            ratings.append(msgspec.json.decode(line, type=Rating))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            what, do = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
+            raise UserError(what, str(file), do, "rating.damaged") from error
+    return ratings
+
+
+def _counting(ratings: Sequence[Rating]) -> dict[str, Rating]:
+    """The last rating of each pair, without those taken back."""
+    last = {rating.pair: rating for rating in ratings}
+    return {pair: rating for pair, rating in last.items() if rating.choice != "undone"}
+
+
+def fingerprint(pairs: Sequence[PairToRate]) -> str:
+    """Of the pairs in a page, in whatever order."""
+    return text_hash(*sorted(pair.id for pair in pairs))
+
+
+def checksum(rater: str, set_: str, ratings: Sequence[Rating]) -> str:
+    """What the page writes to show that a file was not edited or truncated: 64-bit FNV-1a of its content.
+
+    It finds mistakes; it does not stop a rater who wants to deceive.
+    """
+    lines = [f"{one.pair}|{one.left}|{one.choice}|{one.note}" for one in ratings]
+    value = 0xCBF29CE484222325
+    for byte in "\n".join([rater, set_, *lines]).encode("utf-8", "surrogatepass"):
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return f"{value:016x}"
+
+
+def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> tuple[str, int]:
+    """Add the ratings of a page's file; returns rater and number of ratings.
+
+    Raises UserError, before anything is added, for a file that is not from a page of these pairs, was edited, has a
+    pair twice, or was imported before.
+    """
+    page = _read_page(file)
+    check_rater(page.rater)
+    where = visible(str(file))
+    if page.checksum != checksum(page.rater, page.set, page.ratings):
+        do = "import the file as the page wrote it"
+        raise UserError("the ratings were edited or the file is incomplete", where, do, "rating.edited")
+    known = {pair.id: pair for pair in pairs}
+    unknown = [rating for rating in page.ratings if rating.pair not in known]
+    if page.ratings and len(unknown) == len(page.ratings):
+        do = "import it where its page was exported"
+        raise UserError(
+            f"the ratings are of other answers than those of {folder.subject.name}", where, do, "rating.foreign"
+        )
+    if unknown:
+        what = f"{amount(len(unknown), 'rating')} of answers that have changed since the page was exported"
+        raise UserError(what, where, "export the page again", "rating.changed_items")
+    if len({rating.pair for rating in page.ratings}) < len(page.ratings):
+        raise UserError("a pair is rated twice", where, "import the file as the page wrote it", "rating.duplicate")
+    for rating in page.ratings:
+        pair = known[rating.pair]
+        if rating.choice not in (*RATED, "skip") or rating.left not in (text_hash(pair.left), text_hash(pair.right)):
+            do = "import the file as the page wrote it"
+            raise UserError("a rating is not of the answers in the page", where, do, "rating.edited")
+    own = folder.open(page.rater)
+    try:
+        again = [rating for rating in page.ratings if rating.pair in own.ratings]
+        if again:
+            what = f"{page.rater} has rated {len(again)} of {len(page.ratings)} pairs of the file before"
+            do = "it was imported before, or has the name of another rater"
+            raise UserError(what, where, do, "rating.duplicate")
+        own.add(*page.ratings)
+    finally:
+        own.close()
+    return page.rater, sum(rating.choice in RATED for rating in page.ratings)
+
+
+def _read_page(file: Path) -> RatedPage:
+    where, do = visible(str(file)), "choose a file that the exported page wrote"
+    try:
+        page = msgspec.json.decode(read_small(file, MAX_PAGE_BYTES), type=RatedPage)
+    except OSError as error:
+        raise UserError(
+            f"cannot read ratings ({error.strerror})", where, "check the path", "rating.unreadable"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"not a file of ratings ({error})", where, do, "rating.not_a_page") from error
+    if page.kind != PAGE_KIND:
+        raise UserError("not a file of ratings", where, do, "rating.not_a_page")
+    return page
+
+
+@dataclass
+class RatingSession:
+    """One rater at work: the pairs that are left, and the ratings of this session."""
+
+    folder: RatingDir
+    rater: str
+    pairs: list[PairToRate]
+    own: RaterFile
+    _given: list[str] = field(default_factory=list)
+    """Pairs in the order in which they were rated."""
+
+    @property
+    def current(self) -> PairToRate | None:
+        """The first pair that is not rated; None if all are."""
+        return next((pair for pair in self.pairs if pair.id not in self.own.ratings), None)
+
+    @property
+    def rated(self) -> int:
+        """Pairs with a rating of this rater, without skipped ones."""
+        ids = {pair.id for pair in self.pairs}
+        return sum(rating.choice in RATED and rating.pair in ids for rating in self.own.ratings.values())
+
+    @property
+    def skipped(self) -> int:
+        """Pairs that this rater skipped."""
+        return sum(rating.choice == "skip" for rating in self.own.ratings.values())
+
+    def choose(self, pair: PairToRate, choice: Choice, note: str, seconds: float) -> None:
+        """Store a choice. Raises RunFailed if it cannot be written."""
+        self.own.add(pair.rating(choice, note, round(seconds, 1)))
+        self._given.append(pair.id)
+
+    def undo(self) -> bool:
+        """Take back the latest rating, also of an earlier session; False without one."""
+        known = {pair.id: pair for pair in self.pairs}
+        before = [rating.pair for rating in sorted(self.own.ratings.values(), key=lambda one: one.t)]
+        order = [pair for pair in (*before, *self._given) if pair in known and pair in self.own.ratings]
+        if not order:
+            return False
+        latest = known[order[-1]]
+        self.own.add(latest.rating("undone"))
+        self._given = [pair for pair in self._given if pair != latest.id]
+        self.pairs.remove(latest)
+        self.pairs.insert(0, latest)  # it is asked again now
+        return True
+
+
+def open_session(subject: LadderDir | RunDir, runs: Sequence[str], rater: str, given: Sequence[str]) -> RatingSession:
+    """Read the answers and open the rater's file. `given`: pairs of rungs as in `--pair`.
+
+    Raises UserError without answers, for unknown rungs and for a rater who rates in another process.
+    """
+    folder = RatingDir(subject)
+    check_rater(rater)
+    answers = answers_of(subject, runs)
+    plan = folder.make_plan(parse_pairs(given, answers), runs, answers)
+    pairs = pairs_to_rate(answers, plan, rater)
+    if not pairs:
+        what, do = "the rungs gave the same answers to all test items", "choose others with --pair"
+        raise UserError(what, subject.name, do, "rating.no_pairs")
+    return RatingSession(folder, rater, pairs, folder.open(rater))

@@ -1,0 +1,199 @@
+"""Served models as rungs: names and prices, answers and what is wrong with them, and their place in the ladder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import MICRO
+from forked import ftbench
+from made_ladder import made_ladder
+from planted_judge import completion, plant_answers, planted
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.preset import Preset, resolve
+from engine.ladder import served as served_module
+from engine.ladder.aggregate import add_statistics
+from engine.ladder.results import LadderResults, collect, read_finished
+from engine.ladder.sentences import conclude
+from engine.ladder.served import ask_served, check_served, collect_served, record_failure
+from engine.runs import endpoint
+from engine.runs.ladder.ladder_dir import LadderDir, iterate
+from engine.runs.ladder.ladder_plan import served_models
+from engine.runs.ladder.rungs import ServedModel
+from engine.runs.preference.answers import ladder_answers
+from engine.runs.stopping import StopRequest
+
+CONFIG = resolve(Preset("demo-lora", {}), "lora").config
+
+
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint.random, "uniform", lambda low, high: 0.0)
+
+
+@pytest.fixture
+def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LadderDir:
+    """A finished ladder whose items need no data set."""
+    folder, _ = made_ladder(tmp_path / "runs", seeds=(0, 1))
+    plant_answers(folder, {"base": 0.0, "qlora": 0.6, "lora": 0.7, "full": 1.2}, items=30)
+
+    def ask(question: str, arguments: Any, progress: Any) -> Any:
+        if question == "ladder.served_items":
+            return [
+                {"messages": [{"role": "user", "content": line["prompt"]}], "tools": None}
+                for line in arguments["lines"]
+            ]
+        pairs = zip(arguments["outputs"], arguments["references"], strict=True)
+        return [{"scores": {"exact_match": float(output in refs)}, "formatted": None} for output, refs in pairs]
+
+    monkeypatch.setattr(served_module, "ask", ask)
+    return folder
+
+
+def asked(folder: LadderDir, model: ServedModel) -> Any:
+    state = folder.state()
+    assert state is not None
+    predictions = next(folder.runs / entry.run for entry in state.entries if entry.kind == "run") / "predictions.jsonl"
+    return ask_served(folder, model, CONFIG, predictions, "exact_match", StopRequest())
+
+
+def right(request: dict[str, Any]) -> str:
+    number = request["messages"][-1]["content"].split("Question ")[1].split("?")[0]
+    return f"The answer to {number}."
+
+
+def test_names_and_prices() -> None:
+    words = ["http://host:8000/v1#org/Big-Model.1", "small=https://host/v1#s,x"]
+    big, small = served_models(words, ["0.5,1", "small=0.1,0.2"])
+    assert (big.name, big.row, big.price) == ("Big-Model-1", "@Big-Model-1", [0.5, 1.0])
+    assert (small.name, small.endpoint, small.price) == ("small", "https://host/v1#s,x", [0.1, 0.2])
+    for words, prices, code in (
+        (["http://h/v1#a", "http://g/v1#a"], [], "ladder.rung_name"),
+        (["x y=http://h/v1#a"], [], "ladder.rung_name"),
+        (["http://u:p@h/v1#a"], [], "endpoint.credentials"),
+        (["http://h/v1#a"], ["b=1,2"], "ladder.served_price"),
+        ([], ["1,2"], "ladder.served_price"),
+        (["http://h/v1#a"], ["one"], "endpoint.price"),
+    ):
+        with pytest.raises(UserError) as raised:
+            served_models(words, prices)
+        assert raised.value.code == code
+
+
+def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trained_rung(ladder: LadderDir) -> None:
+    with planted(right) as server:
+        model = ServedModel(name="big", endpoint=server.name, price=[1.0, 2.0])
+        state = asked(ladder, model)
+        requests = len(server.requests)
+        assert (state.status, requests) == ("finished", 30)
+        assert asked(ladder, model) == state and len(server.requests) == requests  # nothing is asked twice
+    use = state.use
+    assert (use.answers, use.cut, use.empty, use.refused) == (30, 0, 0, {})
+    assert use.cost == pytest.approx(30 * (100 * 1.0 + 20 * 2.0) / 1e6)
+    assert use.seconds is not None and 0 < use.seconds.low <= use.seconds.mean <= use.seconds.high
+
+    stored = ladder.state()
+    assert stored is not None and stored.work is not None
+    results = LadderResults(read_finished(ladder, stored))
+    collect(results, stored)
+    rows = collect_served(ladder, results, [model], "exact_match")
+    stored.rows[:0] = rows
+    add_statistics(stored, results, "exact_match")
+    (row,) = [row for row in stored.rows if row.name == "@big"]
+    assert row.score is not None and row.score.mean == 1.0
+    assert row.training_seconds is None and row.peak is None and row.loss is None  # unknown, not 0
+    assert {(one.a, one.b) for one in stored.comparisons} >= {(name, "@big") for name in ("qlora", "lora", "full")}
+    conclude(stored)
+    texts = [said.text for said in stored.verdict]
+    assert any(text.startswith("The served model big scores 100.0%") for text in texts)
+    assert stored.recommended != "@big"
+    ladder.write_state(stored)
+    assert ladder_answers(ladder).outputs["@big"][-1][3] == "The answer to 3."  # for judges and people
+    assert ("full", "@big") in ladder_answers(ladder).pairs()
+
+
+def test_cut_and_empty_answers_and_separate_reasoning_are_counted(ladder: LadderDir) -> None:
+    def reply(request: dict[str, Any]) -> str | dict[str, Any]:
+        number = int(request["messages"][-1]["content"].split("Question ")[1].split("?")[0])
+        bodies = {0: completion("The answer", finish_reason="length"), 1: completion(""), 2: completion(None)}
+        bodies[3] = completion("The answer to 3.", reasoning_content="thinking")
+        return {"status": 200, "body": bodies[number]} if number in bodies else right(request)
+
+    with planted(reply) as server:
+        use = asked(ladder, ServedModel(name="big", endpoint=server.name)).use
+    assert (use.cut, use.empty, use.reasoning, use.cost) == (1, 2, 1, None)
+
+
+@pytest.mark.parametrize("message", ["System role not supported", "maximum context length is 99", "no"])
+def test_a_refused_item_leaves_the_model_out_instead_of_scoring_0(ladder: LadderDir, message: str) -> None:
+    refusal = {"status": 400, "body": {"error": {"message": message}}}
+    with planted(
+        lambda request: refusal if "Question 7?" in request["messages"][-1]["content"] else right(request)
+    ) as server:
+        model = ServedModel(name="big", endpoint=server.name)
+        state = asked(ladder, model)
+        assert state.status == "failed" and sum(state.use.refused.values()) == 1 and state.use.answers == 29
+        assert "1 of 30 items" in state.reason
+        (row,) = collect_served(ladder, LadderResults(), [model], "exact_match")
+        assert row.status == "failed" and row.score is None
+        server.reply = right
+        server.requests.clear()
+        assert asked(ladder, model).status == "finished" and len(server.requests) == 1
+
+
+def test_a_server_that_ends_is_reported_and_its_answers_are_kept(ladder: LadderDir) -> None:
+    with planted(
+        lambda request: {"status": 401, "body": "no"} if len(server.requests) > 10 else right(request)
+    ) as server:
+        model = ServedModel(name="big", endpoint=server.name, concurrency=1)
+        with pytest.raises(UserError) as raised:
+            asked(ladder, model)
+        assert raised.value.code == "endpoint.unauthorized"
+        assert record_failure(ladder, model, raised.value).status == "failed"
+        server.reply = right
+        server.requests.clear()
+        assert asked(ladder, model).status == "finished"
+        assert len(server.requests) == 20
+
+
+def test_a_wrong_name_and_a_metric_without_generated_answers_are_refused_before_training() -> None:
+    with planted(right) as server:
+        wrong = ServedModel(name="big", endpoint=f"{server.url}#other")
+        with pytest.raises(UserError) as raised:
+            check_served([wrong], "json", False, True)
+        assert raised.value.code == "endpoint.unknown_model"
+        with pytest.raises(UserError) as raised:
+            check_served([wrong], "choice", True, True)
+        assert raised.value.code == "ladder.served_metric"
+        check_served([], "choice", True, True)
+    with pytest.raises(RunFailed):
+        check_served([ServedModel(name="big", endpoint=server.name)], "json", False, True)
+
+
+@pytest.mark.slow
+def test_from_the_command_to_the_report(tmp_path: Path) -> None:
+    """On the embedded data: the prompt is that of the rows, and the report has the served model."""
+    seen: list[list[str]] = []
+
+    def reply(request: dict[str, Any]) -> str:
+        seen.append([message["role"] for message in request["messages"]])
+        return '{"category": "late"}'
+
+    with planted(reply) as server:
+        words = ["--rung", "lora", "--rung", f"big={server.name}", "--price", "1,2", "--no-probe"]
+        done = ftbench("ladder", "demo", *MICRO, *words, "--json")
+        assert done.returncode == 0, done.stderr
+        state = json.loads(done.stdout)
+        (row,) = [row for row in state["rows"] if row["name"] == "@big"]
+        assert row["status"] == "finished" and row["score"]["rows"] == state["work"]["test"] == len(seen)
+        assert row["served"]["cost"] > 0 and row["training_seconds"] is None
+        assert all(roles[-1] == "user" for roles in seen)
+        (folder,) = iterate(tmp_path / "runs")
+        for report in (folder.markdown.read_text(), folder.page.read_text()):
+            assert "Served models" in report and "unknown" in report and server.url in report
+        words = ["--rung", "lora", "--rung", f"big={server.url}#other", "--no-probe"]
+        again = ftbench("ladder", "demo", *MICRO, *words, "--json")
+        assert again.returncode == 2 and "unknown model" in again.stderr and "use one of planted" in again.stderr

@@ -1,0 +1,234 @@
+"""The rating screen by its keys, and the page that does the same in a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import CHROMIUM, browser
+from made_ladder import made_ladder
+from made_runs import HOSTILE
+from pilot import notes, play, screen_text, wait_for
+from planted_judge import perfect, plant_answers, planted
+from textual.pilot import Pilot
+
+from engine.config.errors import UserError
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.preference.judge_dir import judges, read_ratings
+from engine.runs.preference.rating_page import render
+from engine.runs.preference.ratings import Rating, RatingDir, import_page, login, open_session, read_ratings_file
+from tui.app import Workbench
+from tui.screens.ladder import LadderScreen
+from tui.screens.rating import RatingScreen
+
+NAMES = ("qlora", "lora", "full", "base")
+
+
+@pytest.fixture
+def ladder(tmp_path: Path) -> LadderDir:
+    folder, _ = made_ladder(tmp_path / "runs", seeds=(0, 1))
+    plant_answers(folder, {"base": 0.0, "qlora": 0.6, "lora": 0.7, "full": 1.2}, items=12)
+    return folder
+
+
+def replace_answers(ladder: LadderDir, answer: Callable[[int], str]) -> None:
+    """Other answers of full."""
+    for run in ladder.runs.glob("*-full-*"):
+        file = run / "predictions.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            line["tuned"]["output"] = answer(line["item"])
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def base_runs(ladder: LadderDir) -> list[Path]:
+    """The runs that scored the base model."""
+    return [run for run in ladder.runs.iterdir() if run != ladder.path and "-lora-lora-" in run.name]
+
+
+def stored(ladder: LadderDir) -> list[Rating]:
+    return read_ratings_file(ladder.path / "ratings" / f"{login()}.jsonl")
+
+
+async def opened(pilot: Pilot[str], app: Workbench) -> RatingScreen:
+    """The screen, opened by its key in the ladder screen."""
+    app.push_screen(LadderScreen(app.runs))
+    await pilot.pause()
+    await pilot.press("R")
+    await wait_for(pilot, lambda: isinstance(app.screen, RatingScreen) and app.screen.pair is not None)
+    assert isinstance(app.screen, RatingScreen)
+    return app.screen
+
+
+@pytest.mark.parametrize("size", [(80, 24), (160, 45)])
+def test_every_key_does_what_it_says(ladder: LadderDir, size: tuple[int, int]) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await opened(pilot, app)
+        shown = [screen.pair]
+        for key in ("left", "right", "equals_sign", "minus", "full_stop"):
+            await pilot.press(key)
+            shown.append(screen.pair)
+        assert len({pair.id for pair in shown if pair}) == 6
+        assert [one.choice for one in stored(ladder)] == ["left", "right", "both_good", "both_bad", "skip"]
+        assert [one.left for one in stored(ladder)] == [pair.left_hash for pair in shown[:-1] if pair]
+        await pilot.press("backspace")
+        assert screen.pair == shown[4]
+        await pilot.press("enter", *"two words", "enter")
+        assert "note: two words" in screen_text(app)
+        await pilot.press("left")
+        assert (stored(ladder)[-1].choice, stored(ladder)[-1].note) == ("left", "two words")
+        text = screen_text(app)
+        assert "5 of 12 rated" in text
+        body = text[: text.rindex("\n", 0, -1)].lower()
+        assert not any(f" {name} " in body for name in NAMES)
+        for part in screen.texts():
+            assert part.size.height >= 1
+        await pilot.press("escape")
+        await wait_for(pilot, lambda: isinstance(app.screen, LadderScreen))
+        await pilot.press("R")  # it continues
+        await wait_for(pilot, lambda: isinstance(app.screen, RatingScreen) and app.screen.pair is not None)
+        assert isinstance(app.screen, RatingScreen) and app.screen.session.rated == 5
+
+    play(ladder.runs, story, size=size)
+
+
+def test_the_result_shows_how_far_it_is_decided_without_names(ladder: LadderDir) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await opened(pilot, app)
+        while screen.pair is not None:
+            await pilot.press("left" if "quality -" not in screen.pair.left else "right")
+        await wait_for(pilot, lambda: screen.summary is not None and screen.summary.raters.get(login()) == 12)
+        await pilot.pause()
+        text = screen_text(app)
+        assert "All pairs are rated" in text and "12 of 12 items rated by 1 person" in text
+        assert not any(f" {name} " in text.lower() for name in NAMES)
+        await pilot.press("backspace")
+        assert screen.pair is not None
+
+    play(ladder.runs, story)
+    summary = read_ratings(ladder)
+    assert summary is not None and summary.pairs[0].items == 12
+
+
+def test_long_answers_scroll_together_and_hostile_ones_are_text(ladder: LadderDir) -> None:
+    replace_answers(ladder, lambda item: "\n".join(f"line {n} {HOSTILE[3]} [bold]x[/]" for n in range(300)))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await opened(pilot, app)
+        _, left, right = screen.texts()
+        await wait_for(pilot, lambda: left.max_scroll_y or right.max_scroll_y, 60)
+        long, short = (left, right) if left.max_scroll_y > right.max_scroll_y else (right, left)
+        long.focus()
+        await pilot.press("pagedown", "pagedown")
+        await wait_for(pilot, lambda: long.scroll_y > 10, 60)
+        await wait_for(pilot, lambda: short.scroll_y == min(long.scroll_y, short.max_scroll_y), 60)
+        text = screen_text(app)
+        assert "[bold]x[/]" in text and "\x1b" not in text.replace("\x1b[", "")
+        await pilot.press("left")
+        await wait_for(pilot, lambda: left.scroll_y == right.scroll_y == 0, 60)  # the next pair starts at its start
+
+    play(ladder.runs, story, size=(80, 24))
+
+
+def test_two_long_answers_have_the_same_place(ladder: LadderDir) -> None:
+    replace_answers(ladder, lambda item: "\n".join(f"line {n}" for n in range(200)))
+    for run in base_runs(ladder):
+        file = run / "predictions.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            if line["base"]:
+                line["base"]["output"] = "\n".join(f"row {n}" for n in range(200))
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        screen = await opened(pilot, app)
+        _, left, right = screen.texts()
+        for keys in (("pagedown",), ("ctrl+d", "down"), ("end",), ("ctrl+u",)):
+            await pilot.press(*keys)
+            await wait_for(pilot, lambda: left.scroll_y == right.scroll_y, 60)
+        right.scroll_to(y=7, animate=False)  # the mouse wheel
+        await wait_for(pilot, lambda: left.scroll_y == 7, 60)
+
+    play(ladder.runs, story, size=(80, 24))
+
+
+def test_a_judge_is_started_from_the_ladder_by_its_key(ladder: LadderDir) -> None:
+    with planted(perfect) as server:
+
+        async def story(pilot: Pilot[str], app: Workbench) -> None:
+            screen = LadderScreen(app.runs)
+            app.push_screen(screen)
+            await pilot.pause()
+            await pilot.press("J")
+            await pilot.press(*server.name, "enter")
+            await wait_for(pilot, lambda: "no limit" in screen_text(app))
+            await pilot.press("y")
+            await wait_for(
+                pilot, lambda: any((s := judge.state()) and s.status == "finished" for judge in judges(ladder))
+            )
+            await wait_for(pilot, lambda: "The judge planted compared 12 test items" in screen_text(app))
+
+        app = play(ladder.runs, story, size=(120, 60))
+    assert notes(app) == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
+def test_the_page_in_a_browser(ladder: LadderDir, tmp_path: Path) -> None:
+    replace_answers(ladder, lambda item: f"{HOSTILE[item % 6]}\n" * 60)
+    session = open_session(ladder, [], "me", ["full,base"])
+    session.own.close()
+    content = render(session.pairs)
+    assert not any(f'"{name}"'.encode() in content.lower() for name in NAMES)
+    page = tmp_path / "page.html"
+    page.write_bytes(content)
+    with browser(tmp_path / "profile") as chrome:
+        chrome.open(page.as_uri(), 1200)
+        assert chrome.requests() == [page.as_uri()]
+
+        def press(key: str) -> None:
+            chrome.value(
+                f"document.dispatchEvent(new KeyboardEvent('keydown', {{key: {json.dumps(key)}, bubbles: true}}))"
+            )
+
+        def shown() -> list[str]:
+            found: Any = chrome.value("['question', 'left', 'right'].map((id) => part(id).textContent)")
+            return list(found)
+
+        texts = {pair.question: {pair.left, pair.right} for pair in session.pairs}
+        first = shown()
+        assert set(first[1:]) == texts[first[0]]
+        heights = "['left', 'right'].map((id) => part(id).scrollHeight - part(id).clientHeight)"
+        (low, short), (high, long) = sorted(zip(chrome.value(heights), ("left", "right"), strict=True))
+        chrome.value(f"part('{long}').scrollTop = {high}")
+        chrome.value("new Promise((done) => setTimeout(done, 300))")
+        assert chrome.value(f"[part('{short}').scrollTop, part('{long}').scrollTop]") == [low, high]
+        for key in ("ArrowLeft", "ArrowRight", "=", "-", "."):
+            press(key)
+        press("Backspace")
+        chrome.value("part('note').value = 'too short, \"quoted\" ü'")
+        press("ArrowLeft")
+        chrome.open(page.as_uri(), 1200)  # closed and opened again: nothing is lost
+        assert chrome.value("ratings.length") == 5
+        chrome.value("save()")
+        assert "Enter your name" in chrome.value("part('help').textContent")
+        chrome.value("part('name').value = 'Zoë'")
+        downloads = tmp_path / "downloads"
+        downloads.mkdir()
+        chrome.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+        chrome.value("save()")
+        file = downloads / "ratings-Zoë.json"
+        for _ in range(200):
+            if file.exists() and file.stat().st_size:
+                break
+            chrome.value("new Promise((done) => setTimeout(done, 50))")
+        assert chrome.console() == []
+        chrome.screenshot(tmp_path / "page.png")
+    assert import_page(RatingDir(ladder), file, session.pairs) == ("Zoë", 5)
+    ratings = read_ratings_file(ladder.path / "ratings" / "Zoë.jsonl")
+    assert [one.choice for one in ratings] == ["left", "right", "both_good", "both_bad", "left"]
+    assert ratings[-1].note == 'too short, "quoted" ü'
+    with pytest.raises(UserError):
+        import_page(RatingDir(ladder), file, session.pairs)

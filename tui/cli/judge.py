@@ -1,0 +1,194 @@
+"""`judge`: let a model compare the answers of a ladder's rungs or of several runs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.config.errors import RunFailed, UserError
+from engine.config.files import read_small, remove_tree
+from engine.config.text import visible
+from engine.runs import launch
+from engine.runs.endpoint import parse_endpoint, parse_price
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.preferences import JudgePlan, Judgment
+from engine.runs.preference.answers import PAIR_SEPARATOR
+from engine.runs.preference.judge_dir import JudgeDir, create_judge
+from engine.runs.preference.preference_text import expected_lines, progress_text
+from engine.runs.rpc_client import ask
+from engine.runs.run.event_log import last_line
+from engine.runs.run.run_dir import RunDir
+from tui.cli.data import shown_progress
+from tui.cli.home_notes import home
+from tui.cli.lookup import run_or_ladder
+from tui.history.tables import show_win_rates
+from tui.live.progress import progress_display
+from tui.output.console import print_json, say
+
+POLL_SECONDS = 0.2
+STOP_SECONDS = 60.0
+"""Time for the judge's process to end after it was asked to."""
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The options of `ftbench judge`."""
+
+    judge: str
+    rubric: Path | None
+    pairs: Sequence[str]
+    items: int | None
+    concurrency: int
+    answer_tokens: int
+    max_tokens: int | None
+    price: str | None
+    max_cost: float | None
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared: a ladder, or several runs."""
+
+    subject: LadderDir | RunDir
+    """Its directory has the results."""
+    runs: list[str]
+    """Directories of the runs; empty for a ladder's."""
+
+
+def compared(runs: Path | None, names: Sequence[str], json: bool) -> Compared:
+    """The ladder or runs of a command line; one name is that of a ladder, if one has it, and `last` the latest ladder.
+
+    Raises UserError for a ladder among other names, and for a missing one.
+    """
+    if len(names) == 1 and any(names[0] in one.name or names[0] == "last" for one in ladder_dir.iterate(home(runs))):
+        return Compared(ladder_dir.find(home(runs, json=json), names[0]), [])
+    found = [run_or_ladder(runs, name, json) for name in names]
+    if len(found) == 1 and isinstance(found[0], LadderDir):
+        return Compared(found[0], [])
+    folders = [one for one in found if isinstance(one, RunDir)]
+    if len(folders) < len(found):
+        raise UserError("a ladder is compared alone", hint="name one ladder, or several runs", code="judge.mixed")
+    return Compared(folders[0], list(dict.fromkeys(str(run.path) for run in folders)))
+
+
+def judge(compared: Compared, options: JudgeOptions, detach: bool, json: bool) -> int:
+    """Start a judge and follow it. Raises UserError for invalid input, RunFailed if it cannot be started."""
+    prepared = prepare(compared, options, json)
+    plan = msgspec.convert(prepared["plan"], JudgePlan)
+    if not json:
+        tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
+        for line in expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens):
+            say(line)
+    folder = create_judge(compared.subject, plan)
+    process = launch.start_process("engine.judge", folder.path, folder.log_file)
+    if detach:
+        if json:
+            print_json({"judgment": folder.name, "path": str(folder.path)})
+        else:
+            say(f"detached: the judge continues in the background; the same command continues it: {folder.path}")
+        return 0
+    try:
+        state = follow(folder, process, json)
+    except KeyboardInterrupt:
+        state = stop(folder, process)
+    if json:
+        print_json(msgspec.to_builtins(state))
+    else:
+        show(state)
+    return 0 if state.status in ("finished", "stopped") else 1
+
+
+def prepare(compared: Compared, options: JudgeOptions, json: bool) -> dict[str, Any]:
+    """The plan with its pairs, and what it takes at most. Raises UserError for invalid input."""
+    endpoint = parse_endpoint(options.judge, "--judge")
+    price = parse_price(options.price, "--price")
+    if options.max_cost is not None and price is None:
+        raise UserError("--max-cost without --price", hint="add --price IN,OUT", code="judge.cost_without_price")
+    plan = JudgePlan(
+        judge=endpoint.name,
+        rubric=_rubric(options.rubric),
+        runs=compared.runs,
+        pairs=[_pair(word) for word in options.pairs],
+        items=options.items,
+        concurrency=options.concurrency,
+        answer_tokens=options.answer_tokens,
+        token_limit=options.max_tokens,
+        cost_limit=options.max_cost,
+        price=(price.prompt, price.completion) if price else None,
+        timeout=options.timeout,
+        command=shlex.join(["ftbench", *sys.argv[1:]]),
+    )
+    with shown_progress(json) as (progress, _):
+        request = {"path": str(compared.subject.path), "plan": msgspec.to_builtins(plan)}
+        found: dict[str, Any] = ask("judge.plan", request, progress)
+    return found
+
+
+def _pair(word: str) -> tuple[str, str]:
+    names = [name.strip() for name in word.split(PAIR_SEPARATOR)]
+    if len(names) != 2:
+        raise UserError(f"not two rungs: {word!r}", "--pair", "use two names, as lora,base", "judge.unknown_rung")
+    return names[0], names[1]
+
+
+def _rubric(file: Path | None) -> str:
+    if file is None:
+        return ""
+    try:
+        text = read_small(file).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        do = "name a text file in UTF-8"
+        raise UserError(f"cannot read the rubric ({error})", visible(str(file)), do, "judge.rubric") from error
+    if not text:
+        raise UserError("the rubric is empty", visible(str(file)), "write what makes an answer better", "judge.rubric")
+    return text
+
+
+def follow(folder: JudgeDir, process: launch.StartedProcess, json: bool) -> Judgment:
+    """Show the progress until the process ends. Raises UserError and RunFailed if it ends without a result."""
+    with progress_display(json) as display:
+        while process.poll() is None:
+            state = folder.state()
+            if display and state is not None and state.requests:
+                display.line.show_work("judging", state.done, state.requests, progress_text(state))
+            time.sleep(POLL_SECONDS)
+    return ended(folder, process)
+
+
+def stop(folder: JudgeDir, process: launch.StartedProcess) -> Judgment:
+    """Ask the process to stop, and wait. Its verdicts are kept."""
+    process.terminate()
+    process.wait(STOP_SECONDS)
+    return ended(folder, process)
+
+
+def ended(folder: JudgeDir, process: launch.StartedProcess) -> Judgment:
+    """The state after the process has ended. Raises UserError if it was refused, RunFailed if it died."""
+    state = folder.state()
+    if state is None or state.status == "running":
+        reason = last_line(folder.log_file) or f"exit status {process.returncode}"
+        raise RunFailed(f"the judge's process ended: {reason}; see {folder.log_file}", "judge.died")
+    if state.status == "failed" and process.returncode == 2:
+        if not state.done:
+            remove_tree(folder.path, ignore_errors=True)
+        raise UserError(state.reason, code=state.reason_code)
+    return state
+
+
+def show(state: Judgment) -> None:
+    """Print win rates, what the judge was measured by, and the sentences of the verdict."""
+    if state.status != "finished":
+        say(f"{state.status}: {state.reason}; the same command continues it")
+    show_win_rates(state.rates)
+    for sentence in state.sentences:
+        say(sentence)
+    say(progress_text(state))

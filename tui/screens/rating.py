@@ -1,0 +1,227 @@
+"""The rating screen: two answers to a question side by side, without the names of the rungs that wrote them."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import msgspec
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
+from textual.widgets import Input, Static
+
+from engine.config.errors import RunFailed
+from engine.config.text import visible
+from engine.runs.ladder.preferences import RatingSummary
+from engine.runs.preference.preference_text import progress_of_ratings
+from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
+from tui.background import BackgroundRequest, ResponseReceived
+from tui.commands import actions, bindings
+from tui.screens.base import BaseScreen
+from tui.settings import app_keys
+from tui.widgets.inputs import ValueInput
+from tui.widgets.rows import KeyLine
+
+SUMMARY_EVERY = 5
+"""Ratings after which it is computed again how far the result is decided."""
+ACTIONS = actions("rate")
+
+
+class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
+    """A long text that scrolls; without keys for left and right, which choose an answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "scroll_up", show=False),
+        Binding("down,j", "scroll_down", show=False),
+        Binding("pageup,ctrl+u", "page_up", show=False),
+        Binding("pagedown,ctrl+d,space", "page_down", show=False),
+        Binding("home,g", "scroll_home", show=False),
+        Binding("end,G", "scroll_end", show=False),
+    ]
+    DEFAULT_CSS = """
+    RatedText { border: round $surface-lighten-2; padding: 0 1; background: $background; scrollbar-size-vertical: 1;
+                border-title-color: $foreground-muted; border-subtitle-color: $foreground-muted; }
+    RatedText:focus { border: round $primary; }
+    RatedText Static { height: auto; }
+    """
+    together: RatedText | None = None
+    """The other answer, which scrolls with this one."""
+    _follows = False
+    """Whether it is being scrolled by the other one, and does not scroll that one back."""
+
+    def compose(self) -> ComposeResult:
+        yield Static()
+
+    def show(self, text: str) -> None:
+        """Show a text of data or model literally, from its start."""
+        lines = [Content(visible(line)) for line in text.split("\n")] or [Content("")]
+        self.query_one(Static).update(Content("\n").join(lines) if text.strip() else Content.styled("(empty)", "dim"))
+        self.scroll_home(animate=False)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        if self.together is not None and not self._follows:
+            self.together.follow(new_value)
+
+    def follow(self, y: float) -> None:
+        """Scroll to where the other answer is, or to the end of a shorter text."""
+        self._follows = True
+        try:
+            self.scroll_to(y=y, animate=False, immediate=True)
+        finally:
+            self._follows = False
+
+
+class RatingScreen(BaseScreen[None]):
+    """Owns the session of one rater; closing it lets another process rate with this name."""
+
+    AUTO_FOCUS = ""
+    BINDINGS: ClassVar[list[BindingType]] = bindings("rate")
+    CSS = """
+    RatingScreen { layout: vertical; }
+    RatingScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
+    RatingScreen #question { height: auto; max-height: 33%; }
+    RatingScreen #answers { height: 1fr; }
+    RatingScreen #left-answer, RatingScreen #right-answer { width: 1fr; height: 1fr; }
+    RatingScreen #state { height: auto; max-height: 3; padding: 0 1; color: $foreground-muted; }
+    """
+
+    def __init__(self, session: RatingSession) -> None:
+        super().__init__()
+        self.session = session
+        self.pair: PairToRate | None = None
+        self.note = ""
+        self.summary: RatingSummary | None = None
+        self.request: BackgroundRequest | None = None
+        self._shown_at = 0.0
+        self._since_summary = 0
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield RatedText(id="question")
+        with Horizontal(id="answers"):
+            yield RatedText(id="left-answer")
+            yield RatedText(id="right-answer")
+        yield Static(id="state")
+        yield ValueInput(id="note")
+        yield KeyLine()
+
+    def on_mount(self) -> None:
+        question, left, right = self.texts()
+        question.border_title, left.border_title, right.border_title = "question", "left", "right"
+        left.together, right.together = right, left
+        self._summarize()
+        self._next()
+
+    def on_unmount(self) -> None:
+        if self.request:
+            self.request.cancel()
+        self.session.own.close()
+
+    def texts(self) -> tuple[RatedText, RatedText, RatedText]:
+        """Question, left and right answer."""
+        return (
+            self.query_one("#question", RatedText),
+            self.query_one("#left-answer", RatedText),
+            self.query_one("#right-answer", RatedText),
+        )
+
+    def _next(self) -> None:
+        """Show the next pair, from the start of its texts."""
+        self.pair, self.note = self.session.current, ""
+        question, left, right = self.texts()
+        pair = self.pair
+        for part in (question, left, right):
+            part.display = pair is not None
+        if pair is not None:
+            question.show(pair.question)
+            left.show(pair.left)
+            right.show(pair.right)
+            self.set_focus(left)
+        self._shown_at = time.monotonic()
+        self._draw()
+        self.refresh_bindings()
+
+    def _draw(self) -> None:
+        session = self.session
+        place = f"{session.rated} of {len(session.pairs)} rated"
+        skipped = f" · {session.skipped} skipped" if session.skipped else ""
+        note = f" · note: {visible(self.note, 60)}" if self.note else ""
+        self.query_one("#title", Static).update(Content(f"rate · {visible(session.rater)} · {place}{skipped}{note}"))
+        lines = progress_of_ratings(self.summary)
+        if self.pair is None:
+            keys = app_keys(self)
+            lines = [f"All pairs are rated; press {keys.of('rate.undo')} to change the last one.", *lines]
+        self.query_one("#state", Static).update(Content("\n".join(map(visible, lines))))
+
+    # How far the result is decided
+
+    def _summarize(self) -> None:
+        """Compute in a process of its own how far the result is decided; skipped while one is at work."""
+        if self.request is None:
+            self._since_summary = 0
+            arguments = {"path": str(self.session.folder.subject.path), "report": False}
+            self.request = BackgroundRequest("rating.summary", arguments, self.post_message)
+
+    @on(ResponseReceived)
+    def _summarized(self, event: ResponseReceived) -> None:
+        if event.request is not self.request:
+            return
+        self.request = None
+        if event.error:
+            self.tell(event.error, severity="warning")
+        elif event.answer is not None:
+            self.summary = msgspec.convert(event.answer, RatingSummary)
+            self._draw()
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Hide keys that type letters into the note, and choices while nothing is shown."""
+        if action in ACTIONS and isinstance(self.focused, Input):
+            return action == "back"
+        return self.pair is not None if action in ("choose", "write_note") else True
+
+    def action_choose(self, choice: Choice) -> None:
+        if self.pair is None:
+            return
+        try:
+            self.session.choose(self.pair, choice, self.note, time.monotonic() - self._shown_at)
+        except RunFailed as error:
+            self.tell(str(error), severity="error", timeout=15)
+            return
+        self._since_summary += 1
+        if self._since_summary >= SUMMARY_EVERY or self.session.current is None:
+            self._summarize()
+        self._next()
+
+    def action_undo(self) -> None:
+        try:
+            undone = self.session.undo()
+        except RunFailed as error:
+            self.tell(str(error), severity="error", timeout=15)
+            return
+        if undone:
+            self._next()
+        else:
+            self.tell("nothing to undo")
+
+    def action_write_note(self) -> None:
+        self.query_one(ValueInput).ask(self.note, "note on this pair")
+
+    @on(Input.Submitted, "#note")
+    def _noted(self, event: Input.Submitted) -> None:
+        self.note = event.value.strip()[:500]
+        self.query_one(ValueInput).leave()
+        self._leave_note()
+
+    @on(ValueInput.EditingCancelled)
+    def _leave_note(self) -> None:
+        self.set_focus(self.query_one("#left-answer", RatedText))
+        self._draw()
+
+    def action_back(self) -> None:
+        self.dismiss(None)

@@ -77,11 +77,6 @@ NO_SHARES = "shares of the gain are undefined"
 TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
-NOT_READ = (
-    "Nobody has read the answers yet: the loss says how likely the references became, chrF and ROUGE-L how similar the "
-    "answers are to them, and neither whether an answer is good. Read some side by side in this report's samples, or "
-    "ask the models yourself with `ftbench try`."
-)
 BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
 LOWER_IS_BETTER = "lower is better; a negative difference is an improvement"

@@ -19,7 +19,6 @@ from engine.ladder.phrases import (
     BASE_NOT_SCORED,
     LOWER_IS_BETTER,
     NO_SHARES,
-    NOT_READ,
     ON_CPU,
     ONE_RATE,
     ONE_SEED,
@@ -52,6 +51,7 @@ from engine.ladder.results import (
     margin_of,
 )
 from engine.runs.ladder.ladder_state import Ladder
+from engine.runs.ladder.preferences import NOT_READ
 from engine.runs.ladder.rung_results import (
     BenchmarkRow,
     Comparison,

@@ -18,6 +18,7 @@ import numpy as np
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_item_lines, read_regular, write_atomically
+from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.ladder.results import LadderResults, read_prediction_lines
 from engine.ladder.statistics import item_scores
@@ -212,9 +213,12 @@ def collect_served(
         rows.append(row)
         if state.status == "finished":
             lines = read_prediction_lines(place / "predictions.jsonl", "base")
-            values = np.array([[line["base"]["scores"][metric] for line in lines]], dtype=float)
-            groups = [str(line.get("group") or "") for line in lines]
-            results.scores[model.row] = item_scores(values, None, groups, untrained=True)
+            names = set.intersection(*(set(line["base"]["scores"]) for line in lines)) - {metric}
+            row.extra = {name: fmean(line["base"]["scores"][name] for line in lines) for name in sorted(names)}
+            if not metric_spec(metric).is_loss:
+                values = np.array([[line["base"]["scores"][metric] for line in lines]], dtype=float)
+                groups = [str(line.get("group") or "") for line in lines]
+                results.scores[model.row] = item_scores(values, None, groups, untrained=True)
             row.ended = fmean(line["base"]["ended"] for line in lines)
             formatted = [line["base"]["formatted"] for line in lines]
             row.format_errors = None if None in formatted else 1 - fmean(map(float, formatted))

@@ -21,6 +21,8 @@ from engine.runs.run.run_dir import RunDir
 ONLY = -1
 """Seed of answers that no training seed changes: those of a base model."""
 PAIR_SEPARATOR = ","
+SIMILARITY = "chrf"
+"""Score by which items are ordered where the metric has none of its own (`open`)."""
 SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]|<[｜|][^<>]{1,40}[｜|]>")
 """Tokens of chat templates: they are noise for people, and a server would read them as the end of a message."""
 
@@ -112,7 +114,8 @@ class RungAnswers:
         if None in answers or not any(answer.output for answer in answers):
             return  # not scored, or by the loss alone
         self.outputs.setdefault(rung, {})[seed] = [answer.output for answer in answers]
-        scores = [(answer.scores or {})[metric] for answer in answers if metric in (answer.scores or {})]
+        known = metric if all(metric in (answer.scores or {}) for answer in answers) else SIMILARITY
+        scores = [answer.scores[known] for answer in answers if answer.scores and known in answer.scores]
         if len(scores) == len(answers):
             seeds = len(self.outputs[rung])
             before = self.scores.get(rung, [0.0] * len(scores))

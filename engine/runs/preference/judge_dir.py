@@ -17,6 +17,7 @@ from engine.config.files import read_regular, write_atomically
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import (
+    NOT_READ,
     JudgePlan,
     Judgment,
     RatingSummary,
@@ -172,12 +173,14 @@ def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
         warnings.append((error.code, error.line))
     sentences = [*(ratings.sentences if ratings else ()), *(text for one in judgments for text in one.sentences)]
     added = [VerdictSentence("preference", text) for text in sentences]
-    place = next((n for n, said in enumerate(ladder.verdict) if said.topic != "quality"), len(ladder.verdict))
+    is_read = bool(ratings and ratings.pairs) or any(one.rates and not one.unusable for one in judgments)
+    verdict = [said for said in ladder.verdict if not (is_read and said.text == NOT_READ)]
+    place = next((n for n, said in enumerate(verdict) if said.topic != "quality"), len(verdict))
     return msgspec.structs.replace(
         ladder,
         judgments=judgments,
         ratings=ratings,
-        verdict=[*ladder.verdict[:place], *added, *ladder.verdict[place:]],
+        verdict=[*verdict[:place], *added, *verdict[place:]],
         warnings=[*ladder.warnings, *(text for _, text in warnings)],
         warning_codes=[*ladder.warning_codes, *(code for code, _ in warnings)],
     )

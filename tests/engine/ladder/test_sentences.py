@@ -18,7 +18,6 @@ from engine.ladder.phrases import (
     METRIC_FAILED,
     NO_RECOMMENDATION,
     NOT_COMPARED,
-    NOT_READ,
     ONE_RATE,
     ONE_SEED,
     ONE_TIMING,
@@ -34,6 +33,7 @@ from engine.ladder.results import LadderResults
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
+from engine.runs.ladder.preferences import NOT_READ
 from engine.runs.ladder.rung_results import RentalPrice, RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak
 

@@ -67,6 +67,9 @@ class Data(Section, frozen=True):
     """Role (prompt, completion, system, tools, references, text, messages) -> column or template: "Q: {question}"."""
     separator: str | None = None
     """For plain text: only what follows the last occurrence of this string is in the loss."""
+    group: str | None = None
+    """Column with what rows have in common, such as a document, user or thread: rows with the same value stay in one
+    split, together with rows of the same prompt, and are one unit of the statistics. A row without a value is alone."""
     validation: Share | str = 0.05
     """Share of the training rows to hold out by prompt, or a file or split name."""
     test: Share | str | None = None

@@ -11,13 +11,14 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
+from statistics import median_low
 from typing import Any
 
 import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.columns import EXAMPLES, ColumnTemplate, Summary, list_columns, read_map
+from engine.data.columns import EXAMPLES, ColumnTemplate, Summary, as_text, did_you_mean, list_columns, read_map
 from engine.data.conversation import ANSWER_LISTS, without_end_tokens
 from engine.data.formats import OPTIONAL, ColumnLookup, DetectedFormat, check_name, data_formats
 from engine.data.formats.messages import chat_style
@@ -36,6 +37,9 @@ TRIED = 300
 """Maximum rows on which a suggestion is tried."""
 _TRIED_LENGTH = 32 << 20
 """Maximum total characters of these rows."""
+MIN_GROUPED, RECURRING, LONG_PASSAGE = 20, 0.7, 150
+"""A column may say which rows belong together if at least so many rows have a value, at most this share of the values
+are distinct, and half of them have so many characters."""
 _LIKELY_PROMPT = ("context", "passage", "document", "schema", "input", "choices", "options", "text", "title")
 """Names of columns that usually belong to the prompt."""
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
@@ -85,9 +89,12 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
         )
     detected = _with_mapped_extras(detected, roles, data)
     _refuse_media(summary, detected, data)
-    detected = _with_reported_roles(
-        replace(detected, why="; ".join([detected.why, *reading_decisions(rows)])), summary, data
-    )
+    detected = replace(detected, group=_group_column(summary, data))
+    reasons = [detected.why, *reading_decisions(rows)]
+    if detected.group:
+        as_read = ", numbers read as text" if "a number" in summary.columns[detected.group].kinds else ""
+        reasons.append(f"data.group = {detected.group!r}: its rows stay in one split{as_read}")
+    detected = _with_reported_roles(replace(detected, why="; ".join(reasons)), summary, data)
     check_columns(rows, detected)
     return detected
 
@@ -182,10 +189,47 @@ def _refuse_media(summary: Summary, detected: DetectedFormat, data: Data) -> Non
 def _with_reported_roles(detected: DetectedFormat, summary: Summary, data: Data) -> DetectedFormat:
     """Set the role of every column, and warn about ignored ones."""
     used = detected.reported_roles(list(summary.columns))
+    if detected.group:
+        used[detected.group] = ", ".join(filter(None, [used.get(detected.group, ""), "group"]))
     roles = {name: used.get(name, "ignored") if column.rows else "empty" for name, column in summary.columns.items()}
     ignored = [name for name, role in roles.items() if role == "ignored"]
     warnings = [_ignored(name, summary) for name in ignored]
     return replace(detected, roles=roles, warnings=[*detected.warnings, *warnings])
+
+
+def _group_column(summary: Summary, data: Data) -> str:
+    """The column of data.group, '' for none. Raises UserError if it is unknown, or has lists or objects."""
+    if data.group is None:
+        return ""
+    if data.group not in summary.filled:
+        what = f"unknown column {data.group!r}{did_you_mean(data.group, list(summary.columns))}"
+        raise UserError(what, "data.group", f"use one of {list_columns(summary.filled)}", code="data.unknown_group")
+    kinds = summary.columns[data.group].kinds
+    if odd := next((kind for kind in kinds if kind not in ("text", "a number")), None):
+        what = f"the group of a row is text or a number, and this is {odd}"
+        do = "add a column with a name or number of what rows have in common"
+        raise UserError(what, f"{kinds[odd].where} ({data.group})", do, code="data.group_not_text")
+    return data.group
+
+
+def suggest_group(summary: Summary, detected: DetectedFormat, near: bool) -> str:
+    """The column that data.group should name, '' for none: one with long texts that recur, such as a document.
+
+    `near`: also one with short values that recur, because there are near-duplicates between splits.
+    """
+    short = ""
+    for name, column in summary.columns.items():
+        values = [value for raw in summary.sample if (value := raw.values.get(name)) not in (None, "")]
+        role = detected.roles.get(name, "")
+        if "answer" in role or len(values) < MIN_GROUPED or not set(column.kinds) <= {"text", "a number"}:
+            continue
+        distinct = len(set(values))
+        if not 1 < distinct <= RECURRING * len(values):
+            continue
+        if median_low([len(str(value)) for value in values]) >= LONG_PASSAGE:
+            return name
+        short = short or name
+    return short if near else ""
 
 
 def _ignored(name: str, summary: Summary) -> Notice:
@@ -233,7 +277,9 @@ def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> Use
 def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:
     """Convert a row to an Example, or a Problem if it is unusable. Raises UserError if it contradicts its format."""
     try:
-        return without_end_tokens(data_formats()[detected.name].convert(raw, detected))
+        example = without_end_tokens(data_formats()[detected.name].convert(raw, detected))
+        value = raw.values.get(detected.group) if detected.group else None
+        return example if value in (None, "") else replace(example, group=as_text(value))
     except UnusableRow as problem:
         return Problem(problem.kind, problem.what, raw.where)
 

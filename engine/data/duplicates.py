@@ -57,12 +57,15 @@ class Keys(NamedTuple):
     """Digest of everything before the last answer; of the answer if there is no prompt (plain text), so that each text
     is a separate group."""
     answer: bytes
+    group: bytes = bytes(DIGEST_BYTES)
+    """Digest of its value of data.group; zeros for a row without one."""
 
 
 def keys_of(example: Example) -> Keys:
     """A row's keys. They do not depend on white space, Unicode composition and ids of tool calls."""
     prompt, answer = prompt_text(example), _answer_text(example)
-    return Keys(_digest(prompt or "\x1d" + answer), _digest(answer))
+    group = _digest(example.group) if example.group else bytes(DIGEST_BYTES)
+    return Keys(_digest(prompt or "\x1d" + answer), _digest(answer), group)
 
 
 def prompt_text(example: Example) -> str:
@@ -120,10 +123,10 @@ def _digest(text: str) -> bytes:
 
 
 class KeyTable:
-    """The keys of many rows in reading order, packed: 32 bytes per row."""
+    """The keys of many rows in reading order, packed: 48 bytes per row."""
 
     def __init__(self, keys: Iterable[Keys] = ()) -> None:
-        self._prompts, self._answers = bytearray(), bytearray()
+        self._prompts, self._answers, self._groups = bytearray(), bytearray(), bytearray()
         for row_keys in keys:
             self.add(row_keys)
 
@@ -134,11 +137,13 @@ class KeyTable:
     def add(self, keys: Keys) -> None:
         self._prompts += keys.prompt
         self._answers += keys.answer
+        self._groups += keys.group
 
     def extend(self, other: KeyTable) -> None:
         """Append the keys of the rows that follow these."""
         self._prompts += other._prompts
         self._answers += other._answers
+        self._groups += other._groups
 
     def __len__(self) -> int:
         return len(self._prompts) // DIGEST_BYTES
@@ -152,6 +157,32 @@ class KeyTable:
     def answers(self) -> np.ndarray:
         """(N, 2) uint64."""
         return _words(self._answers)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(N, 2) uint64; zeros for a row without a group."""
+        return _words(self._groups)
+
+
+def connected(tables: list[KeyTable]) -> list[np.ndarray]:
+    """Number rows so that rows of one prompt or of one group, directly or through others, have the same number."""
+    numbers = np.concatenate(group_numbers([table.prompts for table in tables]))
+    groups = np.concatenate([table.groups for table in tables])
+    grouped = np.flatnonzero(groups.any(1))
+    if len(grouped):
+        _, group = np.unique(groups[grouped], axis=0, return_inverse=True)
+        group, prompts = group.reshape(-1), numbers.copy()
+        while True:  # the lowest number spreads to all rows that are connected
+            before = numbers.copy()
+            lowest = np.full(int(group.max()) + 1, len(numbers), dtype=np.int64)
+            np.minimum.at(lowest, group, numbers[grouped])
+            numbers[grouped] = lowest[group]
+            by_prompt = np.full(int(prompts.max()) + 1, len(numbers), dtype=np.int64)
+            np.minimum.at(by_prompt, prompts, numbers)
+            numbers = by_prompt[prompts]
+            if (numbers == before).all():
+                break
+    return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])
 
 
 def group_numbers(tables: list[np.ndarray]) -> list[np.ndarray]:

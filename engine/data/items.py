@@ -16,6 +16,8 @@ from engine.config.schema import Data
 from engine.data.duplicates import normalized
 from engine.data.rows import IGNORE_INDEX, Example, Row
 
+EARLIER = " answer "
+"""In the place of an earlier answer of a conversation: `chat.jsonl line 7 answer 1`."""
 FINAL_VALIDATION_ROWS = 512
 """Maximum number of validation rows for the final loss: some datasets have ten thousand."""
 
@@ -57,10 +59,10 @@ def evaluation_items(rows: Sequence[Row], further: Sequence[Row] = ()) -> list[E
         if row.item in by_item:
             by_item[row.item].append(row)
         else:
-            earlier.setdefault(row.group, {}).setdefault(row.item, []).append(row)
+            earlier.setdefault(row.where.rpartition(EARLIER)[0], {}).setdefault(row.item, []).append(row)
     items: list[EvaluationItem] = []
     for same_prompt in by_item.values():
-        before = earlier.pop(same_prompt[0].group, {})
+        before = next((earlier[row.where] for row in same_prompt if row.where in earlier), {})
         items += [_item(answers) for answers in before.values()]
         last = [answer for row in same_prompt if (answer := _last_answer(row))] if before else same_prompt
         items += [_item(last)] if last else []
@@ -137,7 +139,7 @@ def earlier_answers(example: Example) -> list[Example]:
             example,
             messages=messages[: last + 1],
             weights={number: 0.0 if number < last else example.weight(last) for number in answers if number <= last},
-            where=f"{example.where} answer {count}",
+            where=f"{example.where}{EARLIER}{count}",
             prompt=None,
             completion=None,
             references=(),

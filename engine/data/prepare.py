@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from engine.config.text import amount
 from engine.data import cache
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template
-from engine.data.detection import check_columns, column_usage, detect, to_example
+from engine.data.detection import check_columns, column_usage, detect, suggest_group, to_example
 from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates
 from engine.data.formats import DetectedFormat
 from engine.data.items import earlier_answers, reference_examples
@@ -226,10 +227,8 @@ class Builder:
         rows = writer.rows()
         kinds = [*rows.kinds, *_LEFT_OUT_BY_SPLIT.values()]
         assigned = self._assigned(rows, assignment, kinds)
-        grouped = {int(row.group) for row in references if row.group}
         assigned["item"][self.rows_read :] = [row.item for row in references]
-        assigned["group"] = np.where(np.isin(assigned["item"], list(grouped)), assigned["item"], -1)
-        assigned["group"][self.rows_read :] = [int(row.group or -1) for row in references]
+        self._number_groups(assigned, assignment, [int(row.group or -1) for row in references])
         columns = writer.assign(rows, assigned, kinds)
         return Preparation(columns, self._facts(columns, assignment))
 
@@ -294,6 +293,37 @@ class Builder:
                 reason[start + numbers[codes == code]] = kinds.index(kind)
         return {"split": split, "reason": reason, "item": item}
 
+    def _group_suggestion(self, assignment: Assignment) -> list[Notice]:
+        """Offer data.group if passages recur, or there are near-duplicates, where splits are held out by prompt."""
+        if self.data.group is not None or set(SPLITS) <= self.given.keys():
+            return []
+        near = any(notice.code == "data.near_duplicates" for notice in assignment.warnings)
+        summary = self.given["train"].summary
+        name = suggest_group(summary, self.format, near)
+        if not name:
+            return []
+        sample = [value for raw in summary.sample if (value := raw.values.get(name)) not in (None, "")]
+        text = (
+            f"column {name} has the same value in several rows ({len(set(sample)):,} distinct among the first "
+            f"{len(sample):,}): --set {shlex.quote(f'data.group={name}')} keeps them in one split, so that test rows "
+            "measure more than memory"
+        )
+        return [Notice("data.group_suggestion", text)]
+
+    def _number_groups(self, assigned: dict[str, np.ndarray], assignment: Assignment, parents: list[int]) -> None:
+        """Number groups of dependent rows: those of data.group, else a conversation with its earlier answers.
+
+        `parents`: for each row that is not in the data, the item of the conversation that it is a part of, or -1.
+        """
+        items = assigned["item"]
+        group = np.where(np.isin(items, [parent for parent in parents if parent >= 0]), items, -1)
+        if assignment.groups is not None:
+            for name, (start, numbers) in self._keyed().items():
+                group[start + numbers] = assignment.groups[name]
+        of_item = dict(zip(items[: self.rows_read].tolist(), group[: self.rows_read].tolist(), strict=True))
+        group[self.rows_read :] = [of_item.get(parent, -1) for parent in parents]
+        assigned["group"] = group
+
     def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:
         """Given split -> index of its first row among all rows, and indices of its rows with keys within the split."""
         keyed, start = {}, 0
@@ -335,7 +365,12 @@ class Builder:
             same_prompt=Places(repeated.rows, [places_of(pair) for pair in repeated.pairs]),
             repeated_prompts=repeated.prompts,
             distinct_answers=repeated.answers,
-            notices=[*self.format.warnings, *assignment.warnings, *_dated(self.row_processor.tokenizer)],
+            notices=[
+                *self.format.warnings,
+                *assignment.warnings,
+                *self._group_suggestion(assignment),
+                *_dated(self.row_processor.tokenizer),
+            ],
         )
 
 

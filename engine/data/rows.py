@@ -68,6 +68,8 @@ class Example:
     """Further accepted answers besides the completion or the last message; test rows are scored against all of them."""
     notes: tuple[str, ...] = ()
     """Codes of changes to the row's content, for the report."""
+    group: str = ""
+    """Value of the column data.group; '' for none."""
 
     def weight(self, number: int) -> float:
         """Loss weight of the tokens of message `number`."""

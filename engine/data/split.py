@@ -13,7 +13,16 @@ import numpy as np
 from engine.config.errors import Notice
 from engine.config.quantities import share_percent
 from engine.config.text import amount
-from engine.data.duplicates import THRESHOLD, WARNED_SHARE, KeyTable, NearDuplicates, Overlap, group_numbers, overlap
+from engine.data.duplicates import (
+    THRESHOLD,
+    WARNED_SHARE,
+    KeyTable,
+    NearDuplicates,
+    Overlap,
+    connected,
+    group_numbers,
+    overlap,
+)
 
 TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
 """Split codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
@@ -36,9 +45,17 @@ class Shares:
 
 
 def _codes(
-    keys: dict[str, KeyTable], groups: dict[str, np.ndarray], shares: Shares, seed: int, max_rows: int | None
+    keys: dict[str, KeyTable],
+    groups: dict[str, np.ndarray],
+    items: dict[str, np.ndarray],
+    shares: Shares,
+    seed: int,
+    max_rows: int | None,
 ) -> dict[str, np.ndarray]:
-    """(N,) split codes per given split, of which a test split is never changed. `groups`: (N,) prompt of each row."""
+    """(N,) split codes per given split, of which a test split is never changed.
+
+    `items`: (N,) prompt of each row. `groups`: (N,) number of each row, equal for rows that stay together.
+    """
     names = list(keys)
     initial = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
     codes = {name: np.full(len(keys[name]), initial[name], dtype=np.int8) for name in names}
@@ -51,8 +68,8 @@ def _codes(
         tested = groups["test"] if "test" in keys else groups["train"][:0]
         _hold_out(prompts, groups["train"], train, shares.validation, seed, VALIDATION, never=tested)
     else:
-        seen = np.concatenate([groups[name] for name in names if name != "validation"])
-        codes["validation"][np.isin(groups["validation"], seen)] = SHARED
+        seen = np.concatenate([items[name] for name in names if name != "validation"])
+        codes["validation"][np.isin(items["validation"], seen)] = SHARED
     if max_rows is not None:
         _choose_rows(keys["train"], train, seed, max_rows)
     return codes
@@ -68,17 +85,18 @@ def _hold_out(
     max_prompts: int | None = None,
     never: np.ndarray | None = None,
 ) -> None:
-    """Move a share of the training rows to another split, prompt by prompt in order of rank.
+    """Move a share of the training rows to another split, group by group in order of the lowest rank of its prompts.
 
-    A prompt with more rows than are still needed is skipped. `max_prompts`: limit on prompts. `never`: groups that
+    A group with more rows than are still needed is skipped. `max_prompts`: limit on groups. `never`: groups that
     stay in training.
     """
     train = np.flatnonzero(codes == TRAIN)
     count = min(max(round(len(train) * share), int(len(train) >= ENOUGH)), len(train) - 1)
     if share == 0 or count < 1:
         return
-    numbers, first, sizes = np.unique(groups[train], return_index=True, return_counts=True)
-    ranks = rank(prompts[train[first]], seed, {TEST: "test", VALIDATION: "validation"}[code])
+    numbers, places, sizes = np.unique(groups[train], return_inverse=True, return_counts=True)
+    ranks = np.full(len(numbers), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(ranks, places.reshape(-1), rank(prompts[train], seed, {TEST: "test", VALIDATION: "validation"}[code]))
     allowed = np.ones(len(numbers), dtype=bool) if never is None else ~np.isin(numbers, never)
     order = np.flatnonzero(allowed)[np.argsort(ranks[allowed], kind="stable")]
     taken = _fill(sizes[order].tolist(), count, max_prompts)
@@ -128,6 +146,8 @@ class Assignment:
     """Given split -> (N,) split code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
     items: dict[str, np.ndarray]
     """Given split -> (N,) item number of each row: equal for rows of one prompt, across all splits."""
+    groups: dict[str, np.ndarray] | None = None
+    """Given split -> (N,) number of each row, equal for rows that stay together by data.group; None without it."""
     overlaps: dict[str, Overlap] = field(default_factory=dict)
     """`test/train` and `validation/train`, if both have rows. Validation rows as given."""
     about: list[str] = field(default_factory=list)
@@ -151,8 +171,11 @@ class Assignment:
 
 def assign(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int | None) -> Assignment:
     """Split the rows. `keys` has `train`, and `validation` and `test` if they are given."""
-    groups = dict(zip(keys, group_numbers([table.prompts for table in keys.values()]), strict=True))
-    done = Assignment(_codes(keys, groups, shares, seed, max_rows), groups)
+    tables = list(keys.values())
+    items = dict(zip(keys, group_numbers([table.prompts for table in tables]), strict=True))
+    has_groups = any(table.groups.any() for table in tables)
+    groups = dict(zip(keys, connected(tables), strict=True)) if has_groups else None
+    done = Assignment(_codes(keys, groups or items, items, shares, seed, max_rows), items, groups)
     _note_overlaps(done, keys)
     _report(done, keys, shares, max_rows)
     return done
@@ -169,13 +192,17 @@ def _note_overlaps(done: Assignment, keys: dict[str, KeyTable]) -> None:
 def _report(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_rows: int | None) -> None:
     if "test" not in keys:
         why = "no test split was given" if shares.test is None else f"data.test = {shares.test:g}"
-        done.about.append(f"test: {_held(done, TEST)} held out of training by prompt ({why})")
+        done.about.append(f"test: {_held(done, TEST)} held out of training by {_unit(done)} ({why})")
     if "validation" not in keys:
-        done.about.append(f"validation: {_held(done, VALIDATION)} held out of training by prompt")
+        done.about.append(f"validation: {_held(done, VALIDATION)} held out of training by {_unit(done)}")
     if over := done.count(OVER_LIMIT):
         kept = done.count(TRAIN)
         done.about.append(f"train: {kept:,} of {kept + over:,} rows, selected by content hash (data.max_rows)")
     done.warnings += [notice for notice in (_no_test(done, shares), _test_overlap(done), _shared(done)) if notice]
+
+
+def _unit(done: Assignment) -> str:
+    return "prompt" if done.groups is None else "prompt and data.group"
 
 
 def _held(done: Assignment, code: int) -> str:

@@ -46,6 +46,8 @@ class DetectedFormat:
     warnings: list[Notice] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
     """Column -> its role in the report: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
+    group: str = ""
+    """Column of data.group; '' for none."""
     base: str = ""
     """Name of the format that its rows are in, if it only selects rows (preference data); else empty."""
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from data_fixtures import CHATML, tokenizer, write_jsonl
 
-from engine.config.errors import Notice
+from engine.config.errors import Notice, UserError
+from engine.config.schema import Data
 from engine.data.duplicates import KeyTable, keys_of
+from engine.data.prepare import prepare
 from engine.data.rows import Example
 from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, Shares, assign
 from engine.runs.run.data_usage import SplitOverlap
 
+PASSAGES = {"prompt": "{context}\n{question}", "completion": "answer"}
 SIDES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
@@ -245,3 +250,74 @@ def test_training_is_never_left_without_rows(rows: Any, share: Any) -> None:
 
 def test_rows_over_the_limit_are_counted() -> None:
     assert split_rows(examples(*range(300)), max_rows=10).assignment.count(OVER_LIMIT) == 300 - 30 - 14 - 10
+
+
+def grouped(rng: Any, rows: int, prompts: int, groups: int) -> list[Example]:
+    """Rows with random prompts and groups; some have no group."""
+    return [
+        Example(
+            None,
+            f"q{rng.randrange(prompts)}",
+            f"a{n}",
+            f"line {n}",
+            group=rng.choice(["", f"g{rng.randrange(groups)}"]),
+        )
+        for n in range(rows)
+    ]
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_rows_of_a_prompt_or_group_are_in_one_split_also_through_others(trial: Any) -> None:
+    rng = random.Random(trial)
+    rows = grouped(rng, 300, prompts=rng.choice([60, 250]), groups=rng.choice([30, 200]))
+    done = split(rows, None, None, (0.1, 0.2), trial, None)
+    place = {row.where: name for name in SIDES for row in getattr(done, name)}
+    assert len(place) == len(rows)
+    for key in ("prompt", "group"):
+        by_value: dict[str, set[str]] = {}
+        for row in rows:
+            if value := getattr(row, key):
+                by_value.setdefault(value, set()).add(place[row.where])
+        assert all(len(names) == 1 for names in by_value.values())
+    shuffled = split(rng.sample(rows, len(rows)), None, None, (0.1, 0.2), trial, None)
+    assert {row.where: name for name in SIDES for row in getattr(shuffled, name)} == place
+    assert done.assignment.groups is not None
+    numbers = dict(zip([row.where for row in rows], done.assignment.groups["train"].tolist(), strict=True))
+    alone = [row for row in rows if not row.group and sum(row.prompt == other.prompt for other in rows) == 1]
+    assert all(sum(numbers[row.where] == other for other in numbers.values()) == 1 for row in alone)
+
+
+def passages(count: int, questions: int) -> list[dict[str, Any]]:
+    rng = random.Random(3)
+    words = ("north", "river", "built", "church", "war")
+    texts = [" ".join(f"{rng.choice(words)}{n}" for _ in range(60)) for n in range(count)]
+    return [
+        {"context": text, "question": f"what of {n} and {k}?", "answer": f"a{n}-{k}", "doc": n if n else None}
+        for n, text in enumerate(texts)
+        for k in range(questions)
+    ]
+
+
+def test_a_group_is_offered_where_passages_recur_and_is_the_group_of_the_items(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", passages(40, 5))
+    plain = prepare(Data(id=str(file), map=PASSAGES), 512, tokenizer(CHATML))
+    (offer,) = [notice.text for notice in plain.warnings if notice.code == "data.group_suggestion"]
+    assert "--set data.group=context" in offer
+    by_passage = prepare(Data(id=str(file), map=PASSAGES, group="context"), 512, tokenizer(CHATML))
+    assert "data.group_suggestion" not in [notice.code for notice in by_passage.warnings]
+    seen = {name: {row.input_ids[40] for row in getattr(by_passage, name)} for name in SIDES}
+    assert by_passage.about["overlap"]["test/train"]["near"] == 0 < plain.about["overlap"]["test/train"]["near"]
+    groups = [item.group for item in by_passage.test_items]
+    assert seen["test"] and all(groups.count(group) == 5 for group in groups)
+    numbers = prepare(Data(id=str(file), map=PASSAGES, group="doc"), 512, tokenizer(CHATML))
+    assert "numbers read as text" in numbers.about["why"]
+    role = next(column["role"] for column in numbers.about["columns"] if column["name"] == "doc")
+    assert role == "group"
+
+
+@pytest.mark.parametrize(("group", "code"), [("dcument", "data.unknown_group"), ("tags", "data.group_not_text")])
+def test_a_group_that_is_no_name_is_refused(group: str, code: str, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": f"q{n}", "completion": "a", "tags": [n]} for n in range(9)])
+    with pytest.raises(UserError) as refused:
+        prepare(Data(id=str(file), group=group), 512, tokenizer(CHATML))
+    assert refused.value.code == code

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
 from statistics import median_low
@@ -37,6 +37,18 @@ TRIED = 300
 """Maximum rows on which a suggestion is tried."""
 _TRIED_LENGTH = 32 << 20
 """Maximum total characters of these rows."""
+ANSWER_NAMES = (
+    "summary", "highlights", "answer", "response", "output", "completion", "target", "final_decision", "long_answer",
+    "solution", "reply", "translation", "correct_answer", "label",
+)  # fmt: skip
+PROMPT_NAMES = (
+    "question", "instruction", "prompt", "query", "input", "problem", "document", "article", "dialogue", "dialog",
+    "conversation", "passage", "context", "text", "source",
+)  # fmt: skip
+"""Names of columns, the most telling first."""
+_IDENTIFIER = re.compile(
+    r"(?:^|[_\s-])(?:(?i:id|idx|index|uuid|guid|hash|key|url|uri|link|date|year|time|timestamp))$|[a-z](?:ID|Id|Url|Date)$"
+)
 MIN_GROUPED, RECURRING, LONG_PASSAGE = 20, 0.7, 150
 """A column may say which rows belong together if at least so many rows have a value, at most this share of the values
 are distinct, and half of them have so many characters."""
@@ -87,6 +99,10 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
         raise Undecided(
             data_format.ambiguity, data.id, do, "data.preference_data", {"format": detected.name}, data_format.offer
         )
+    if detected.is_guess and data.format == "auto":
+        changes = {"map": {role: detected.parts[role].source for role in ("prompt", "completion")}}
+        what = f"the columns do not say which of them is the answer (columns {list_columns(summary.filled)})"
+        raise Undecided(what, data.id, f"set {as_options(changes)}", "data.guessed_map", changes, "a guess to confirm:")
     detected = _with_mapped_extras(detected, roles, data)
     _refuse_media(summary, detected, data)
     detected = replace(detected, group=_group_column(summary, data))
@@ -119,7 +135,14 @@ def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserErro
     what = "; ".join([*reading_decisions(rows), what])
     do = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": guess_map(summary), "format": "auto"}
-    return Undecided(f"{what} (columns {list_columns(summary.filled)})", data.id, do, "data.no_format", changes, "try")
+    return Undecided(
+        f"{what} (columns {list_columns(summary.filled)})",
+        data.id,
+        do,
+        "data.no_format",
+        changes,
+        "a guess to confirm:",
+    )
 
 
 def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data) -> DetectedFormat:
@@ -341,21 +364,43 @@ def suggest_prompt(rows: Iterable[RawRow], data: Data, detected: DetectedFormat)
 
 
 def guess_map(summary: Summary) -> dict[str, str]:
-    """The most likely data.map: a column of conversations, text and label, or the first two text columns."""
+    """The most likely data.map: a column of conversations, else common names, else label and longest text.
+
+    Columns of identifiers, dates and addresses are neither prompt nor answer.
+    """
     columns = {name: summary.columns[name] for name in summary.filled}
     chats = [name for name, column in columns.items() if {"role", "from"} & column.keys]
     if chats:
         return {"messages": chats[0]}
     texts = [name for name, column in columns.items() if set(column.kinds) == {"text"}]
+    texts = [name for name in texts if not _is_identifier(name, summary)] or texts
     if len(texts) == 1:
         return {"text": texts[0]}
     if len(texts) < 2:
         return {}
     labels = [name for name in texts if _is_label(summary, name)]
-    if len(labels) == 1:
-        asked = [name for name in texts if name not in labels]
-        return {"prompt": max(asked, key=lambda name: _length(summary, name)), "completion": labels[0]}
-    return {"prompt": texts[0], "completion": texts[1]}
+    answer = _first_named(ANSWER_NAMES, texts) or (labels[0] if len(labels) == 1 else "")
+    asked = [name for name in texts if name != answer]
+    prompt = _first_named(PROMPT_NAMES, asked)
+    if answer:
+        return {"prompt": prompt or max(asked, key=lambda name: _length(summary, name)), "completion": answer}
+    prompt = prompt or texts[0]
+    return {"prompt": prompt, "completion": next(name for name in texts if name != prompt)}
+
+
+def _first_named(names: Iterable[str], columns: Sequence[str]) -> str:
+    """The first of these names that is a column, whatever its case; '' for none."""
+    by_lower = {name.lower(): name for name in reversed(columns)}
+    return next((by_lower[name] for name in names if name in by_lower), "")
+
+
+def _is_identifier(name: str, summary: Summary) -> bool:
+    """Whether a column has identifiers, dates or addresses: by its name, or by values, which are distinct words with
+    digits."""
+    values = [str(value) for raw in summary.sample if (value := raw.values.get(name)) not in (None, "")]
+    coded = sum(len(value.split()) == 1 and any(map(str.isdigit, value)) for value in values)
+    is_coded = min(coded, len(set(values))) > 0.9 * len(values)
+    return bool(_IDENTIFIER.search(name)) or is_coded
 
 
 def _length(summary: Summary, name: str) -> int:

@@ -46,6 +46,8 @@ class DetectedFormat:
     warnings: list[Notice] = field(default_factory=list)
     roles: dict[str, str] = field(default_factory=dict)
     """Column -> its role in the report: prompt, answer, system, tools, messages, text, …, `ignored`, or `empty`."""
+    is_guess: bool = False
+    """Whether the columns' names do not say which of them is the answer."""
     group: str = ""
     """Column of data.group; '' for none."""
     base: str = ""

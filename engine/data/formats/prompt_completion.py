@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from engine.config.errors import Notice
@@ -34,6 +35,11 @@ _TEXTS = (
     "text", "sentence", "utterance", "content", "review", "tweet", "message", "query", "question", "comment", "input",
 )  # fmt: skip
 _LABELS = ("label_text", "label_name", "category", "intent", "label", "class", "sentiment", "topic", "target", "tag")
+
+
+_ASKED, _ABOUT = ("query", "question", "comment", "input"), ("topic", "tag", "target")
+"""Texts that mostly have another answer than a label, and labels that mostly say what a text is about: with them the
+pair is a guess."""
 
 
 def detect(columns: ColumnLookup) -> DetectedFormat | None:
@@ -70,7 +76,7 @@ def _find_labels(columns: ColumnLookup) -> DetectedFormat | None:
         label = columns.find(*(name for name in _LABELS if name != text.lower()))
     if text is None or label is None:
         return None
-    detected = _pair(text, label, columns)
+    detected = replace(_pair(text, label, columns), is_guess=text.lower() in _ASKED or label.lower() in _ABOUT)
     distinct = columns[label].distinct
     if distinct is not None and all(str(value).strip().isdigit() for value in distinct):
         what = f"the labels in column {label} are numbers: label names usually give better results"

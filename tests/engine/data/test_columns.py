@@ -86,7 +86,7 @@ def test_a_suggested_map_is_shown_with_its_result_and_works_as_typed(tmp_path: P
     assert "(9 of 10 rows usable)" in error.hint
     import shlex
 
-    options = [word for word in shlex.split(error.hint.split("try ")[1].split(" (")[0]) if word != "--set"]
+    options = [word for word in shlex.split(error.hint.split("confirm: ")[1].split(" (")[0]) if word != "--set"]
     found = reading(path, map=parse_overrides(options)["data.map"])
     assert len(found.examples) == 9
     assert said(found.examples[0]) == [("user", "q 0"), ("assistant", "a 0")]

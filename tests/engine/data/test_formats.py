@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reading import reading, refusal, write_rows
 
 import engine
 from engine.config.errors import UserError
@@ -335,3 +336,32 @@ def test_a_module_in_the_folder_is_a_format(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["arrow-text ['one', 'two']"] * 2
+
+
+GUESSED = {
+    "a topic is not the answer": ([{"question": f"why {n}?", "topic": "x"} for n in range(9)], "data.guessed_map"),
+    "an identifier is neither": (
+        [{"AnswerID": f"A{n}", "Asked": f"why is it {n}?", "Answer": f"because of {n}"} for n in range(9)],
+        {"prompt": "Asked", "completion": "Answer"},
+    ),
+    "a year is neither": (
+        [{"year": str(1990 + n), "article": f"it was so {n}", "highlights": f"so {n}"} for n in range(9)],
+        {"prompt": "article", "completion": "highlights"},
+    ),
+    "common names come first": (
+        [{"note": f"n {n}", "passage": f"p {n} is long", "final_decision": "yes"} for n in range(9)],
+        {"prompt": "passage", "completion": "final_decision"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GUESSED)
+def test_a_guess_is_called_one_and_has_to_be_confirmed(case: str, tmp_path: Path) -> None:
+    rows, expected = GUESSED[case]
+    error = refusal(write_rows(tmp_path / "a.jsonl", rows))
+    assert error.code in ("data.guessed_map", "data.no_format") and "guess" in error.hint
+    if isinstance(expected, str):
+        assert error.code == expected and "completion=topic" in error.hint
+    else:
+        assert all(f"data.map.{role}={name}" in error.hint for role, name in expected.items())
+        assert len(reading(tmp_path / "a.jsonl", map=expected).examples) == len(rows)

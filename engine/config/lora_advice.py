@@ -88,7 +88,7 @@ def _targets(title: str, one: TrainedRung) -> Notice | None:
     if not modules or not all(name.rpartition(".")[2] in ATTENTION for name in modules):
         return None
     text = f"{title} trains attention layers only, which is worse than all linear layers at equal size"
-    return Notice("lora.attention_only", f'{text}; set adapter.target_modules = "all-linear" ({SOURCE})')
+    return Notice("lora.attention_only", f"{text}; --set adapter.target_modules=all-linear ({SOURCE})")
 
 
 def _capacity(title: str, one: TrainedRung) -> Notice | None:

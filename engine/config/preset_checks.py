@@ -94,7 +94,7 @@ def _check_benchmarks(layers: Layers, config: Config) -> None:
             problem = f"duplicate benchmark {name!r}"
             raise UserError(problem, _where(key, layers), "remove one of them", code="preset.duplicate_benchmark")
     if evaluation.benchmarks and evaluation.when == "never":
-        hint = 'remove it, or set evaluation.when = "both"'
+        hint = "remove it, or --set evaluation.when=both"
         problem = f'{key} is not read with evaluation.when = "never"'
         raise UserError(problem, _where(key, layers), hint, code="preset.unread_benchmark")
     if evaluation.benchmark_limit is not None and not evaluation.benchmarks:
@@ -137,7 +137,7 @@ def _check_steps(values: Flat, layers: Layers) -> None:
 def _check_separator(layers: Layers, config: Config) -> None:
     if config.data.separator is not None and config.data.format not in ("auto", "text"):
         problem = f"data.separator is read for the format text only, and the format is {config.data.format}"
-        hint = 'remove it or set data.format = "text"'
+        hint = "remove it or --set data.format=text"
         raise UserError(problem, _where("data.separator", layers), hint, code="preset.unread_separator")
 
 
@@ -163,7 +163,7 @@ def _check_selection(layers: Layers, config: Config) -> None:
     if key and config.data.validation == 0:
         problem, hint = (
             f"{key} needs a validation loss, and there are no validation rows",
-            "set data.validation to 0.05",
+            "--set data.validation=0.05",
         )
         raise UserError(problem, _where(key, layers), hint, code="preset.no_validation_rows")
 

@@ -39,7 +39,7 @@ ERRORS = (
 """Exceptions of rendering a conversation that the template was not written for."""
 _QUESTION, _ANSWER = "Which city is meant?", "The capital of Norway."
 _PROBE = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-_OTHER = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+_OTHER = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
 _DO = f"correct the template, or {_OTHER}"
 _MAX_CHARACTERS = 4 * MAX_ROW_BYTES
 """Maximum length of a rendered conversation, whose texts have at most MAX_ROW_BYTES in total."""
@@ -198,7 +198,7 @@ def template_text(name: str, tokenizer: Any) -> tuple[str, str]:
         missing = _missing_token(name, tokenizer)
         if missing:
             problem = f"the chat template {name!r} needs the token {missing}, which the tokenizer does not have"
-            hint = 'set model.chat_template = "tools-plain", which works with every tokenizer'
+            hint = "--set model.chat_template=tools-plain, which works with every tokenizer"
             raise UserError(problem, str(tokenizer.name_or_path), hint, code="model.template_tokens")
         return shipped(name, tokenizer), name
     if name in CATALOG:

@@ -28,7 +28,17 @@ from engine.data.formats import DetectedFormat
 from engine.data.items import earlier_answers, reference_examples
 from engine.data.parallel import in_child, processes_for
 from engine.data.prepared import Facts, Places, Preparation, Prepared, fingerprint
-from engine.data.problems import ALSO_IN_TRAINING, BY_SPLIT, CALLS, EXCLUDED_BY_DATA, NOT_SELECTED, REASONING, refusal
+from engine.data.problems import (
+    ALSO_IN_TRAINING,
+    BY_SPLIT,
+    CALLS,
+    CUT_BEFORE_ANSWER,
+    EXCLUDED_BY_DATA,
+    NOT_SELECTED,
+    REASONING,
+    enough_length,
+    refusal,
+)
 from engine.data.processing import RowProcessor, process_batches
 from engine.data.report import about, warnings
 from engine.data.rows import IGNORE_INDEX, SPLITS, Example, Row
@@ -391,7 +401,7 @@ def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None
     if has_template(tokenizer) or detected.name in ("text", "prompt-completion"):
         return
     what = f"{detected.name} rows need a chat template, and this model has none"
-    do = 'set model.chat_template to "tools-chatml", "tools-plain" or a Jinja file'
+    do = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
     raise UserError(what, data.id, do, code="data.no_template")
 
 
@@ -445,7 +455,11 @@ def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
     else:
         return None
     first = next(rows for rows in left_out if rows.kind == worst)
-    return refusal(worst, first.what, first.where[0], names[0], bad, bad + good, counts[worst])
+    what = first.what
+    if worst == CUT_BEFORE_ANSWER:
+        longest = max(int(done.lengths_left_out(name).max(initial=0)) for name in names)
+        what += f"; {enough_length(longest)} fits all of them, or shorten the prompts"
+    return refusal(worst, what, first.where[0], names[0], bad, bad + good, counts[worst])
 
 
 def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:

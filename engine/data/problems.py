@@ -98,6 +98,11 @@ def meaning(note: str) -> tuple[str, str]:
     return code, NOTES[code] + (f" ({detail})" if detail else "") + (f"; {do}" if separator else "")
 
 
+def enough_length(longest: int) -> str:
+    """The setting that fits rows of this many tokens: `--set train.max_length=1536`."""
+    return f"--set train.max_length={-(-longest // 64) * 64}"
+
+
 def refusal(kind: str, what: str, where: str, split: str, bad: int, total: int, of_kind: int) -> UserError:
     """The error for `bad` of `total` rows of a split that cannot be trained on, most of them of one kind.
 
@@ -108,6 +113,7 @@ def refusal(kind: str, what: str, where: str, split: str, bad: int, total: int, 
         what, _, tried = what.partition("; ")
         text = _TEMPLATE_REFUSALS[kind].format(bad=of_kind, total=total, split=split, what=what)
         return UserError(text, where, tried or _REMEDIES[kind], code=kind)
+    what, _, tried = what.partition("; ")
     text = f"{bad:,} of {total:,} {split} rows have no token in the loss, mostly: {LEFT_OUT.get(kind, kind)} ({what})"
-    hint = _REMEDIES.get(kind, "correct the rows, or set data.format or data.map")
+    hint = tried or _REMEDIES.get(kind, "correct the rows, or set data.format or data.map")
     return UserError(text, where, hint, code="data.too_many_unusable_rows")

@@ -197,7 +197,7 @@ class Renderer:
         facts = self._dropped(example, whole) if whole else self._failed.setdefault(shape_of(example), ShapeFacts([]))
         if facts.remedy is None:
             facts.remedy = self.remedy(example) if self.advise else ""
-        return f'{what}; set model.chat_template = "{facts.remedy}"' if facts.remedy else what
+        return f"{what}; --set model.chat_template={facts.remedy}" if facts.remedy else what
 
     def remedy(self, example: Example) -> str:
         """The first named template that renders this conversation completely; '' for none."""
@@ -245,10 +245,10 @@ class Renderer:
             tail = before[shared_length(before, whole) :]
             problem = f"the generation prompt ends with {tail[:60]!r}, but the chat template renders answers without it"
         if str(getattr(self.tokenizer, "chat_template", "")).startswith(NO_THINKING) and self.template.source is None:
-            hint = "set model.enable_thinking = true: the answers have reasoning"
+            hint = "--set model.enable_thinking=true: the answers have reasoning"
             return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
         named = self.remedy(example) if self.advise else ""
-        hint = f'set model.chat_template = "{named}"' if named else "set model.chat_template to another template"
+        hint = f"--set model.chat_template={named}" if named else "set model.chat_template to another template"
         hint += ": answers must follow the generation prompt"
         return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
 

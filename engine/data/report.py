@@ -12,7 +12,7 @@ from engine.config.errors import Notice
 from engine.config.quantities import share_percent
 from engine.config.text import amount
 from engine.data.prepared import Preparation, TokenizedRows
-from engine.data.problems import BY_SPLIT, LEFT_OUT, meaning
+from engine.data.problems import BY_SPLIT, LEFT_OUT, enough_length, meaning
 from engine.data.rows import SHOWN, SPLITS
 
 FEW_ANSWERS = 5
@@ -100,7 +100,9 @@ def warnings(done: Preparation) -> list[Notice]:
         if cut := int(rows.cut.sum()):
             first = rows.where(int(np.flatnonzero(rows.cut)[0]))
             share = share_percent(cut / len(rows))
+            fits = enough_length(int(rows.lengths_before_cut.max()))
             text = f"{cut:,} of {len(rows):,} {name} rows ({share}) truncated to max_length (first: {first})"
+            text += f"; {fits} fits all"
             notices.append(Notice("data.rows_cut", text))
     for kind, noticed in _noted_together(done).items():
         code, text = meaning(kind)

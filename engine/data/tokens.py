@@ -91,7 +91,7 @@ class RowTokenizer:
         """Prompt, completion and end token as plain text, after the special tokens that the tokenizer adds in front."""
         for example in examples:
             if example.prompt is None or example.completion is None:
-                hint = 'set model.chat_template to a Jinja file, or to "tools-chatml" or "tools-plain"'
+                hint = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
                 problem = "conversations need a chat template, and this model has none"
                 raise UserError(problem, example.where, hint, code="data.no_template")
         prompts = [example.prompt or "" for example in examples]

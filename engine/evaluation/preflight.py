@@ -51,7 +51,7 @@ def length_error(longest: int, positions: int | None, max_length: int) -> UserEr
     if not positions or longest <= positions:
         return None
     problem = f"rows of {longest:,} tokens exceed the model's {positions:,} positions"
-    hint = f"set train.max_length = {positions} (it is {max_length})"
+    hint = f"--set train.max_length={positions} (it is {max_length})"
     return UserError(problem, "train.max_length", hint, "data.longer_than_model")
 
 
@@ -74,7 +74,7 @@ def check_prompts(rows: Sequence[Row]) -> None:
     for row in rows:
         if not row.prompt:
             problem = "test row without a prompt, and this tokenizer adds no beginning-of-text token"
-            hint = 'set evaluation.metric = "loss", or data.separator'
+            hint = "--set evaluation.metric=loss, or data.separator"
             raise UserError(problem, row.where, hint, "data.empty_prompt")
 
 

@@ -79,7 +79,7 @@ def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: 
     if not tuned or not reference:
         _refuse_unreadable(against if tuned and against else run)
         problem = f"{run.name if not tuned else named} has no scores of test items"
-        raise UserError(problem, run.name, 'set evaluation.when = "both" and give a test split', "gate.no_scores")
+        raise UserError(problem, run.name, "--set evaluation.when=both and give a test split", "gate.no_scores")
     known = {key for item in tuned for key in item.scores or {}} | {"loss"}
     if name not in known:
         problem = f"the answers were not scored with {name}"

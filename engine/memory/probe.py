@@ -133,7 +133,7 @@ class Probe:
         while not fits(self.trainer.micro_batch, limit):
             predicted = f"predicted memory exceeds the available {limit / 2**30:.1f} GiB"
             if not self.automatic:
-                self.warn("memory.over_budget", f'{predicted}; set train.micro_batch = "auto" or a smaller number')
+                self.warn("memory.over_budget", f"{predicted}; --set train.micro_batch=auto or a smaller number")
                 return
             self.trainer.halve([self.batches.step], predicted)
 

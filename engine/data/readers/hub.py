@@ -114,7 +114,7 @@ def _unavailable(error: Exception, name: str, subset: str | None) -> UserError:
     if "Config name is missing" in text or "BuilderConfig" in text:
         names = re.findall(r"'([^']+)'", text)
         listed = f" ({', '.join(names[:8])})" if names else ""
-        hint = "set data.subset to one of them"
+        hint = "--set data.subset=NAME, one of them"
         return UserError(f"the dataset has several subsets{listed}", location, hint, code="data.hub_subset")
     if "script" in text.lower() and isinstance(error, RuntimeError):
         hint = "export it as a file: ftbench runs no remote code"

@@ -263,5 +263,5 @@ def small_disk_error(needed: int | None, free: int, runs: Path) -> UserError | N
     if needed is None or needed <= free:
         return None
     problem = f"{size(free)} of disk space free, and checkpoints and model need about {size(needed)} (estimated)"
-    hint = f"free some space, set train.keep_checkpoints = 1, or {CHOOSE_ANOTHER}"
+    hint = f"free some space, --set train.keep_checkpoints=1, or {CHOOSE_ANOTHER}"
     return UserError(problem, str(runs), hint, "disk.too_small")

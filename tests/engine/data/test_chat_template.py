@@ -190,7 +190,9 @@ def test_the_empty_block_belongs_to_the_prompt_unless_thinking_is_enabled() -> N
 def test_answers_with_reasoning_need_the_setting() -> None:
     with pytest.raises(UserError) as caught:
         trained(False, reasoning_content="add them")
-    assert caught.value.code == "data.template_prompt_mismatch" and "model.enable_thinking = true" in caught.value.hint
+    assert (
+        caught.value.code == "data.template_prompt_mismatch" and "--set model.enable_thinking=true" in caught.value.hint
+    )
     row, texts = trained(True, reasoning_content="add them")
     assert texts == ["<think>\nadd them\n</think>\n\nIt is 4.<|im_end|>"] and row.target == "It is 4."
 

@@ -338,7 +338,7 @@ def test_a_module_in_the_folder_is_a_format(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == ["arrow-text ['one', 'two']"] * 2
 
 
-GUESSED = {
+GUESSED: dict[str, tuple[list[Any], Any]] = {
     "a topic is not the answer": ([{"question": f"why {n}?", "topic": "x"} for n in range(9)], "data.guessed_map"),
     "an identifier is neither": (
         [{"AnswerID": f"A{n}", "Asked": f"why is it {n}?", "Answer": f"because of {n}"} for n in range(9)],

@@ -105,7 +105,7 @@ def test_one_row_is_told_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "max_length", "words"),
     [
-        ({"question": "q " * 30, "answer": "a"}, 16, ["left after truncation", "raise train.max_length"]),
+        ({"question": "q " * 30, "answer": "a"}, 16, ["left after truncation", "--set train.max_length=128"]),
         ({"messages": [{"role": "robot", "content": "a"}]}, 64, ["unknown role", "'robot'"]),
         ({"messages": [{"role": "user", "content": "a"}]}, 64, ["no answer"]),
     ],

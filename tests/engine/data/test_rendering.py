@@ -68,7 +68,7 @@ def test_data_with_lost_answers_is_refused_with_a_template_that_renders_them(tmp
         prepare(data, 512, tokenizer(TEXT_ONLY))
     assert caught.value.code == "data.template_drops_calls"
     assert "5 of 100 train rows lose their answer" in caught.value.problem
-    assert caught.value.hint == 'set model.chat_template = "tools-chatml"'
+    assert caught.value.hint == "--set model.chat_template=tools-chatml"
     assert check(data, 512, tokenizer(TEXT_ONLY))["refused"] == caught.value.line
 
 
@@ -116,7 +116,7 @@ def test_a_template_is_suggested_only_if_it_renders_the_row() -> None:
     row = tokenize(DROPPED["tools"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)
     assert [meaning(note)[1] for note in row.notes] == [
-        f'{NOTES["data.template_drops_tools"]}; set model.chat_template = "tools-chatml"'
+        f"{NOTES['data.template_drops_tools']}; --set model.chat_template=tools-chatml"
     ]
     row = tokenize(DROPPED["keys"][1], tokenizer(TEXT_ONLY), 512)
     assert isinstance(row, Row)

@@ -147,7 +147,7 @@ def test_a_template_that_rejects_a_row_gives_its_message() -> None:
     problem = tokenize(chat(CHAT), tokenizer(strict), 512)
     assert isinstance(problem, Problem)
     assert problem.kind == "data.template_refused"
-    assert problem.what.startswith("system role is not supported; set model.chat_template = ")
+    assert problem.what.startswith("system role is not supported; --set model.chat_template=")
 
 
 def test_an_answer_without_an_end_token_has_a_note() -> None:

@@ -6,27 +6,44 @@ Screens other than the bench are imported when they are opened, so that the firs
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.command import Provider
+from textual.dom import DOMNode
 from textual.screen import Screen
-from textual.widget import Widget
 
 from engine.config.text import visible
 from tui.base_app import BaseApp
 from tui.commands import bindings
 from tui.keymap import CommandKeys
 from tui.screens.bench import BenchScreen
+from tui.screens.dialogs import SmallScreen
 from tui.settings import Settings
+from tui.terminal.drivers import has_job_control
+from tui.terminal.themes import MIN_SCREEN_SIZE
 
 if TYPE_CHECKING:
     from engine.config.errors import Notice
     from tui.live.machine import SamplerThread
+
+
+SMALLEST_BENCH = (40, 10)
+"""Columns and lines in which the bench still shows memory, progress and loss."""
+STALLED_SECONDS = 1.0
+"""After which the next key is handled although the one before is not: a widget that is being removed never answers."""
+
+
+@runtime_checkable
+class PresetTaker(Protocol):
+    """A screen that shows the selected preset."""
+
+    def take_preset(self, name: str) -> None:
+        """Show another preset."""
 
 
 def palette_provider() -> type[Provider]:
@@ -46,6 +63,7 @@ class Workbench(BaseApp):
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings("app"),
         Binding("ctrl+c", "leave_hint", show=False, priority=True, system=True),
+        Binding("ctrl+z", "suspend_process", show=False, priority=True, system=True),
     ]
     COMMANDS = {palette_provider}
     ENABLE_COMMAND_PALETTE = True
@@ -66,30 +84,63 @@ class Workbench(BaseApp):
         """Called after the first paint: warnings about the runs home."""
         self.bench = BenchScreen(runs)
         self.sampler: SamplerThread | None = None
-        self._key_targets: WeakKeyDictionary[events.Key, Widget | None] = WeakKeyDictionary()
-        """Keys that are not handled yet, and the widget that had the focus when they arrived."""
+        self._typed: deque[events.Key] = deque()
+        """Keys that wait for the one before them."""
+        self._key: events.Key | None = None
+        """The key that is being handled."""
 
     async def on_event(self, event: events.Event) -> None:
-        if isinstance(event, events.Key) and not event.is_forwarded:
-            if event.character == "\n" and not self._is_bound_by_user(event.key):
-                event = events.Key("enter", "\r")  # typed before the terminal was in raw mode: the kernel translated it
-            self._key_targets[event] = self.focused
-        await super().on_event(event)
+        """Handle keys one after another: a slow connection delivers several at once, and what the second one means
+        depends on what the first one does. Textual would send them all to the widget that has the focus now.
+        """
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+            return
+        if event.character == "\n" and not self._is_bound_by_user(event.key):
+            event = events.Key("enter", "\r")  # typed before the terminal was in raw mode: the kernel translated it
+        self._typed.append(event)
+        if self._key is None:
+            await self._handle_next_key()
+        elif len(self._typed) == 1:
+            self.set_timer(STALLED_SECONDS, lambda key=self._key: self._handled(key, (), self.screen))
 
-    def on_key(self, event: events.Key) -> None:
-        """Send keys typed after the one that opens an input line to that line, whichever widget had the focus."""
-        from textual.widgets import Input  # not before the first frame
+    async def _handle_next_key(self) -> None:
+        self._key = key = self._typed.popleft() if self._typed else None
+        if key is not None:
+            target, screen = self.focused or self.screen, self.screen
+            await super().on_event(key)
+            self._handled(key, target.ancestors_with_self, screen)
 
-        line = self.focused
-        if isinstance(line, Input) and self._key_targets.get(event, line) is not line:
-            event.prevent_default()
-            copy = events.Key(event.key, event.character)
-            copy.set_sender(line)  # a key sent by the app would come back to it
-            line.post_message(copy)
+    def _handled(self, key: events.Key, nodes: Sequence[DOMNode], screen: Screen[object]) -> None:
+        """Handle the next key when these widgets have handled the messages that they have, and those that these caused.
+
+        The key goes from the focused widget to the app, which runs the action of a binding; the messages of that action
+        go the same way again. A screen that was opened has to find its focus.
+        """
+        waiting = [node for _ in range(2) for node in nodes for _ in range(2)]
+
+        def pass_on() -> None:
+            while waiting:
+                if waiting.pop(0).call_later(pass_on):
+                    return
+            if self._key is key and self.is_running:
+                opened = self.screen
+                if nodes and opened is not screen:
+                    self._handled(key, (opened, self), opened)
+                else:
+                    self.call_later(self._handle_next_key)
+
+        pass_on()
 
     def _is_bound_by_user(self, key: str) -> bool:
         """Whether the user's settings bind this key to a command."""
         return any(key in map(str.strip, keys.split(",")) for keys in self.settings.keys.values())
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """The bench shows the essentials in less room than other screens need."""
+        above = [screen for screen in self.screen_stack if not isinstance(screen, SmallScreen)]
+        return SMALLEST_BENCH if above == [self.bench] else MIN_SCREEN_SIZE
 
     def get_default_screen(self) -> BenchScreen:
         return self.bench
@@ -118,6 +169,14 @@ class Workbench(BaseApp):
         self.bench.leave()
         self.restore_handlers()
 
+    def action_suspend_process(self) -> None:
+        """Ctrl+Z: suspend, where a shell can continue the process."""
+        if has_job_control():
+            super().action_suspend_process()
+        else:
+            quit_key = CommandKeys(self.settings.keys).of("app.quit")
+            self.notify(f"No shell could continue ftbench: press {quit_key} to detach; runs continue.", markup=False)
+
     def action_leave_hint(self) -> None:
         """Ctrl+C: say how to leave; selected text is copied, as in other programs."""
         selected = self.screen.get_selected_text() or getattr(self.focused, "selected_text", "")
@@ -143,10 +202,32 @@ class Workbench(BaseApp):
         text = help_text(CommandKeys(self.settings.keys), groups)
         self.push_screen(TextScreen("keys", text))
 
-    def action_queue(self) -> None:
-        from tui.screens.processes import QueueScreen
+    def action_detach(self) -> None:
+        """On the bench: quit. Elsewhere: back."""
+        if self.screen is self.bench or self.bench not in self.screen_stack or self._opened:
+            super().action_detach()
+        elif back := getattr(self.screen, "action_back", None):
+            back()
 
-        self.push_screen(QueueScreen())
+    def action_preset(self, slot: int) -> None:
+        """Select the preset of a number key, on every screen."""
+        if name := self.bench.selection_pane.preset_of_slot(slot):
+            self._take_preset(name)
+
+    def action_next_preset(self, direction: int) -> None:
+        self._take_preset(self.bench.selection_pane.neighbor_preset(direction))
+
+    def _take_preset(self, name: str) -> None:
+        if isinstance(self.screen, PresetTaker):
+            self.screen.take_preset(name)
+            return
+        self.bench.take_preset(name)
+        self.notify(visible(f"preset of the next run: {name}"), markup=False)
+
+    def action_jump(self) -> None:
+        """Jump to a pane of the bench."""
+        if self.screen is self.bench:
+            self.bench.action_jump()
 
     def back_to_bench(self) -> BenchScreen:
         """Close all screens above the bench."""

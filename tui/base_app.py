@@ -13,14 +13,14 @@ from textual.geometry import Size
 
 from engine.config.text import visible
 from tui.commands import all_commands
-from tui.keymap import CommandKeys, key_conflicts
+from tui.keymap import FIRST_PRESET, CommandKeys, key_conflicts
 from tui.output.console import EscapingConsole
 from tui.output.cursor import FATAL
 from tui.screens.dialogs import SmallScreen, too_small
 from tui.settings import Settings, read_settings
 from tui.terminal.drivers import AsciiFilter, ControlCharacterFilter, DiffApp
 from tui.terminal.leaving import ForcedExit
-from tui.terminal.themes import AUTO, hung_up, legible, remember, remembered, suited_theme
+from tui.terminal.themes import AUTO, MIN_SCREEN_SIZE, hung_up, legible, remember, remembered, suited_theme
 
 EXIT_SIGNALS = (*FATAL, signal.SIGINT)
 """Signals on which the app restores the terminal; Textual alone would leave it in the alternate screen."""
@@ -54,6 +54,11 @@ class BaseApp(DiffApp):
         self._first_frame_shown = False
         self._exit_status: int | None = None
         """Set by a signal that ends the app."""
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Columns and lines that the present screen needs."""
+        return MIN_SCREEN_SIZE
 
     def farewell(self) -> str:
         """The message to print after the app has ended; '' for none."""
@@ -110,12 +115,12 @@ class BaseApp(DiffApp):
             self._check_size(event.size)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        filters = super().get_line_filters()
-        if self.no_color and self.native_ansi_color:  # Textual's grays are colors too
-            filters = [NoColor()]
+        filters = [NoColor()] if self.no_color else super().get_line_filters()  # Textual's grays are colors too
         return [*filters, *self._plain, self._literal]
 
     def get_key_display(self, binding: Binding) -> str:
+        if binding.id == FIRST_PRESET:
+            return CommandKeys(self.settings.keys).presets
         shown = super().get_key_display(binding)
         return binding.key if self.settings.ascii and not shown.isascii() else shown
 
@@ -138,7 +143,7 @@ class BaseApp(DiffApp):
 
     def _check_size(self, size: Size) -> None:
         """Show the small screen while the terminal is too small for the others."""
-        if too_small(size):
+        if too_small(size, self.smallest):
             if not isinstance(self.screen, SmallScreen):
                 self.push_screen(SmallScreen())
             small = self.screen

@@ -40,75 +40,74 @@ class Command(NamedTuple):
         )
 
 
+def moves(up: str, down: str, first: str, last: str, half_up: str = "", half_down: str = "") -> list[BindingType]:
+    """The keys that move in a list or text, with its actions. Not in the table: they are the same everywhere."""
+    pairs = [("up,k", up), ("down,j", down), ("home,g", first), ("end,G", last)]
+    pairs += [("pageup,ctrl+u", half_up), ("pagedown,ctrl+d", half_down)]
+    return [Binding(keys, action, action, show=False) for keys, action in pairs if action]
+
+
+MOVING = (
+    ("↑ k, ↓ j", "Move."),
+    ("home g, end G", "First, last."),
+    ("ctrl+u, ctrl+d", "Half a page up, down."),
+    ("tab, shift+tab", "Next, previous pane."),
+)
+"""What help says about the keys that move."""
+
 EVERYWHERE = (
-    Command("app.help", "question_mark", "app.help", "help", "Show all keys and what they do."),
-    Command("app.palette", "ctrl+p", "app.command_palette", "commands", "Search commands, presets, runs and data."),
-    Command(
-        "app.queue", "Q", "app.queue", "queue", "Show who uses each device and who waits, since when.", shown=False
+    *(
+        Command(f"preset.{slot}", str(slot), f"app.preset({slot})", "preset", f"Select preset {slot}.", slot == 1)
+        for slot in range(1, 10)
     ),
+    Command("preset.previous", "[", "app.next_preset(-1)", "", "Select the previous preset.", shown=False),
+    Command("preset.next", "]", "app.next_preset(1)", "", "Select the next preset.", shown=False),
+    Command("app.palette", "colon,ctrl+p", "app.command_palette", "commands", "Search commands, presets, runs, data."),
+    Command("app.help", "question_mark", "app.help", "help", "Show all keys and what they do."),
+    Command("app.jump", "ctrl+o", "app.jump", "jump", "Jump to a pane: then its letter.", shown=False),
     Command("app.theme", "T", "app.next_theme", "theme", "Switch to the next color theme.", shown=False),
     Command("app.redraw", "ctrl+l", "app.redraw", "redraw", "Redraw the screen.", shown=False, always=True),
-    Command("app.quit", "q", "app.detach", "detach", "Detach: close the bench; runs continue."),
+    Command("app.quit", "q", "app.detach", "detach", "On the bench: detach, runs continue. Elsewhere: back."),
 )
 
 BENCH = (
-    *(
-        Command(f"preset.{slot}", str(slot), f"preset({slot})", "", f"Select preset {slot}.", shown=False)
-        for slot in range(1, 10)
+    Command(
+        "bench.start", "enter", "start", "start", "Show what a run of the selection will do; then start it.", False
     ),
-    Command("bench.start", "enter", "start", "start", "Preview the selected run, then start it."),
+    Command("bench.new", "n", "new", "new", "Prepare a new run; while searching the log: the next match."),
     Command("bench.stop", "s", "stop", "stop", "Stop the watched run and save a checkpoint; asks first."),
     Command("bench.pause", "p", "pause", "pause", "Pause: save a checkpoint and release the GPU, to resume later."),
     Command("bench.resume", "u", "resume", "resume", "Resume from the latest complete checkpoint."),
     Command("bench.runs", "r", "runs", "runs", "List runs: attach, compare, resume, delete."),
     Command("bench.ladder", "l", "ladder", "ladder", "Show ladders: every method on the same data, and the verdict."),
-    Command(
-        "bench.run_ladder",
-        "L",
-        "run_ladder",
-        "run ladder",
-        "Run a ladder with this preset, model and data.",
-        shown=False,
-    ),
+    Command("bench.run_ladder", "L", "run_ladder", "run ladder", "Run a ladder with this preset, model and data."),
+    Command("bench.method", "m", "method", "method", "Switch to the next method, overriding the preset."),
     Command("bench.data", "d", "data", "data", "Go to the datasets: select, inspect, add."),
     Command("bench.models", "i", "models", "model", "Choose the model: size, license, predicted memory; download."),
-    Command("bench.config", "c", "config", "config", "Show every setting and its origin, and edit values in place."),
-    Command("bench.method", "m", "method", "method", "Switch to the next method, overriding the preset."),
-    Command(
-        "bench.methods",
-        "M",
-        "methods",
-        "methods",
-        "Compare the methods: memory by component, settings, when to use which.",
-        shown=False,
-    ),
-    Command(
-        "bench.device",
-        "D",
-        "device",
-        "device",
-        "Switch to the next GPU or the CPU, overriding the preset.",
-        shown=False,
-    ),
+    Command("bench.config", "e", "config", "settings", "Show every setting and its origin, and edit values in place."),
+    Command("bench.device", "D", "device", "device", "Choose the device: all with who uses and who waits for each."),
     Command("bench.presets", "P", "presets", "presets", "List presets: edit, duplicate, save the current selection."),
-    Command("bench.live", "j", "live", "next run", "Watch the next active run, in queue order.", shown=False),
+    Command("bench.charts", "c", "charts", "charts", "Show all curves, several runs and answers of the model."),
+    Command("bench.processes", "M", "processes", "machine", "List processes on each GPU, and workers."),
     Command(
-        "bench.view",
-        "v",
-        "pane('loss', 'view')",
-        "view",
-        "Show loss, learning rate, gradient norm or tokens/s.",
-        shown=False,
+        "bench.methods", "E", "methods", "methods", "Compare the methods: memory by part, settings, use.", shown=False
+    ),
+    Command("bench.watch", "w", "watch_next", "watch", "Watch the next active run, in queue order."),
+    Command("bench.try", "t", "try_run", "try", "Answer prompts with the watched run and its base."),
+    Command("bench.export", "x", "export", "export", "Export the watched run's model and check the artifact."),
+    Command("bench.zoom", "z", "zoom", "zoom", "Show only the pane with the focus, and return."),
+    Command(
+        "bench.view", "v", "pane('loss', 'view')", "view", "Show loss, learning rate, gradient norm or tokens/s.", False
     ),
     Command(
         "bench.log_scale",
-        "g",
+        "a",
         "pane('loss', 'log_scale')",
         "log scale",
         "Toggle the logarithmic loss axis.",
         shown=False,
     ),
-    Command("bench.smooth", "w", "pane('loss', 'smooth')", "smooth", "Change the smoothing of the loss.", shown=False),
+    Command("bench.smooth", "S", "pane('loss', 'smooth')", "smooth", "Change the smoothing of the loss.", shown=False),
     Command(
         "bench.earlier",
         "b",
@@ -117,99 +116,102 @@ BENCH = (
         "Overlay the loss of an earlier run; press again for the next one.",
         shown=False,
     ),
-    Command("bench.processes", "t", "processes", "processes", "List processes on the GPU and workers.", shown=False),
-    Command("bench.charts", "G", "charts", "charts", "Show all curves, several runs and answers of the model."),
     Command(
-        "bench.filter", "slash", "ask_word('filter')", "filter", "Show only log lines that contain a word.", shown=False
+        "bench.find", "slash", "ask_word('find')", "search", "Search the log for a word, latest line first.", False
     ),
-    Command("bench.find", "f", "ask_word('find')", "find", "Find a word in the log, latest line first.", shown=False),
-    Command("bench.next", "n", "pane('log', 'next')", "next", "Go to the next older match.", shown=False),
-    Command("bench.previous", "N", "pane('log', 'previous')", "previous", "Go to the next newer match.", shown=False),
+    Command("bench.filter", "f", "ask_word('filter')", "filter", "Show only log lines that contain a word.", False),
+    Command("bench.previous", "N", "pane('log', 'previous')", "previous", "While searching: the previous match."),
+    Command("bench.clear", "escape", "clear", "clear", "Close the lists, else end the search and the filter."),
     Command(
-        "bench.output",
-        "o",
-        "pane('log', 'output')",
-        "output",
-        "Switch between the event log and the worker's output.",
-        shown=False,
+        "bench.output", "O", "pane('log', 'output')", "output", "Switch between events and the worker's output.", False
     ),
-    Command(
-        "bench.copy",
-        "y",
-        "pane('log', 'copy')",
-        "copy",
-        "Copy the log to the clipboard (OSC 52).",
-        shown=False,
-    ),
+    Command("bench.copy", "y", "pane('log', 'copy')", "copy", "Copy the log to the clipboard (OSC 52).", shown=False),
     Command("bench.save", "Y", "pane('log', 'save')", "save", "Save the log to a file.", shown=False),
 )
 
 LAUNCH = (
-    Command("launch.start", "enter,y", "go", "start", "Start what the launch screen shows."),
-    Command("launch.back", "escape,n", "back", "back", "Return to the bench; changed options are kept."),
-    Command("launch.now", "N", "now", "start now", "Start the run immediately, even if the GPU is busy."),
-    Command("launch.copy", "c", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
+    Command("launch.open", "enter", "open", "start", "Start what is shown, or edit the value of the marked row."),
+    Command("launch.back", "escape,q", "back", "back", "Return to the bench; changed values are kept."),
+    Command("launch.now", "!", "now", "start now", "Start the run immediately, even if the GPU is busy."),
+    Command("launch.copy", "y", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
+    Command("launch.down", "ctrl+d,pagedown", "scroll(10)", "", "Scroll down.", shown=False),
+    Command("launch.up", "ctrl+u,pageup", "scroll(-10)", "", "Scroll up.", shown=False),
 )
 
 RUNS = (
-    Command("runs.back", "escape,r", "back", "back", "Return to the bench."),
+    Command("runs.back", "escape,q,r", "back", "back", "Return to the bench."),
     Command("runs.attach", "enter", "attach", "attach", "Open the run on the bench, replayed from its first event."),
     Command("runs.mark", "space", "mark", "mark", "Mark or unmark the run for comparison."),
-    Command("runs.compare", "c", "compare", "compare", "Compare the marked runs: scores, costs, settings that differ."),
+    Command("runs.compare", "C", "compare", "compare", "Compare the marked runs: scores, costs, settings that differ."),
     Command("runs.stop", "s", "stop", "stop", "Stop the run and save a checkpoint; asks first."),
     Command("runs.pause", "p", "pause", "pause", "Pause the run: save a checkpoint and release the GPU."),
     Command("runs.resume", "u", "resume", "resume", "Resume the run from its latest complete checkpoint."),
-    Command("runs.again", "a", "again", "again", "Start a new run with the same frozen configuration."),
+    Command("runs.again", "n", "again", "new", "Start a new run with the same frozen configuration."),
     Command(
         "runs.try", "t", "try_runs", "try", "Answer prompts with the marked runs, or with this one, and their base."
     ),
-    Command("runs.continue", "f", "continue_from", "from", "Select this finished run as the start of the next run."),
-    Command("runs.export", "e", "export", "export", "Export the run's model and check the artifact."),
-    Command("runs.delete", "x", "delete", "delete", "Delete the run permanently; asks first. Not for active runs."),
-    Command("runs.sort", "o", "sort", "sort", "Sort by the next column."),
-    Command("runs.reverse", "O", "reverse", "reverse", "Reverse the sort order."),
-    Command("runs.filter", "slash", "filter", "filter", "Show only runs that contain a word."),
+    Command("runs.continue", "F", "continue_from", "from", "Select this finished run as the start of the next run."),
+    Command("runs.export", "x", "export", "export", "Export the run's model and check the artifact."),
+    Command("runs.delete", "delete", "delete", "delete", "Delete the run permanently; asks first. Not active runs."),
+    Command("runs.sort", ">", "sort", "sort", "Sort by the next column."),
+    Command("runs.reverse", "<", "reverse", "reverse", "Reverse the sort order."),
+    Command("runs.filter", "f,slash", "filter", "filter", "Show only runs that contain a word."),
 )
 
 CONFIG = (
-    Command("config.back", "escape,c", "back", "back", "Return to the bench; changes are kept in the selection."),
+    Command("config.back", "escape,q,e", "back", "back", "Return to the bench; changes are kept in the selection."),
     Command("config.edit", "enter", "edit", "edit", "Edit the value; what it changes is shown as you type."),
     Command("config.default", "delete,backspace", "default", "default", "Restore the preset's value or the default."),
-    Command("config.filter", "slash", "filter", "filter", "Show only settings that contain a word."),
-    Command("config.save", "n", "save", "save as", "Save the selection with its changes as a preset."),
+    Command("config.filter", "f,slash", "filter", "filter", "Show only settings that contain a word."),
+    Command("config.save", "Y", "save", "save as", "Save the selection with its changes as a preset."),
     Command("config.copy", "y", "copy", "copy", "Copy the equivalent command line to the clipboard (OSC 52)."),
 )
 
 MODELS = (
-    Command("models.back", "escape,i", "back", "back", "Clear the filter, cancel a download, or return to the bench."),
+    Command("models.back", "escape,q,i", "back", "back", "Clear the filter, cancel a download, or return."),
     Command("models.select", "enter", "select", "select", "Select the model for the next run."),
     Command("models.type", "a", "type_id", "type id", "Type a Hub id (owner/name), a folder or a .gguf file."),
-    Command("models.pull", "p", "pull", "pull", "Download the model; runs download it too, when they start."),
-    Command("models.filter", "slash", "filter", "filter", "Show only models that contain a word."),
-    Command("models.forget", "x", "forget", "forget", "Remove a recent model from the list; keeps its files."),
+    Command("models.pull", "Y", "pull", "download", "Download the model; runs download it too, when they start."),
+    Command("models.filter", "f,slash", "filter", "filter", "Show only models that contain a word."),
+    Command("models.forget", "delete", "forget", "forget", "Remove a recent model from the list; keeps its files."),
 )
 
 CHARTS = (
-    Command("charts.back", "escape,G", "back", "back", "Return to the bench."),
+    Command("charts.back", "escape,q,c", "back", "back", "Return to the bench."),
     Command("charts.left", "left,h", "cursor(-1)", "cursor", "Read the values of all charts at an earlier step."),
     Command("charts.right", "right", "cursor(1)", "", "Read the values at a later step.", shown=False),
     Command(
-        "charts.far_left", "shift+left,pageup", "cursor(-10)", "", "Move the cursor ten columns left.", shown=False
+        "charts.far_left",
+        "shift+left,pageup,ctrl+u",
+        "cursor(-10)",
+        "",
+        "Move the cursor ten columns left.",
+        shown=False,
     ),
     Command(
-        "charts.far_right", "shift+right,pagedown", "cursor(10)", "", "Move the cursor ten columns right.", shown=False
+        "charts.far_right",
+        "shift+right,pagedown,ctrl+d",
+        "cursor(10)",
+        "",
+        "Move the cursor ten columns right.",
+        shown=False,
     ),
-    Command("charts.first", "home", "first", "", "Move the cursor to the first step.", shown=False),
-    Command("charts.latest", "end", "latest", "latest", "Show the latest values instead of those at the cursor."),
+    Command("charts.first", "home,g", "first", "", "Move the cursor to the first step.", shown=False),
+    Command("charts.latest", "end,G", "latest", "latest", "Show the latest values instead of those at the cursor."),
     Command("charts.earlier", "b", "earlier", "earlier", "Add an earlier run; those on the same data come first."),
-    Command("charts.remove", "B", "remove", "remove", "Remove the earlier runs."),
-    Command("charts.log_scale", "g", "log_scale", "log scale", "Toggle logarithmic axes."),
-    Command("charts.smooth", "w", "smooth", "smooth", "Change the smoothing of the curves."),
+    Command("charts.remove", "delete", "remove", "remove", "Remove the earlier runs."),
+    Command("charts.log_scale", "a", "log_scale", "log scale", "Toggle logarithmic axes."),
+    Command("charts.smooth", "S", "smooth", "smooth", "Change the smoothing of the curves."),
 )
 
 PROCESSES = (
-    Command("processes.back", "escape,t", "back", "back", "Return to the bench."),
-    Command("processes.sort", "o", "sort", "sort", "Sort by GPU memory, GPU utilization, CPU or resident memory."),
+    Command("processes.back", "escape,q,M", "back", "back", "Return to the bench."),
+    Command("processes.sort", ">", "sort", "sort", "Sort by GPU memory, GPU utilization, CPU or resident memory."),
+)
+
+DEVICES = (
+    Command("devices.back", "escape,q,D", "back", "back", "Return without a change."),
+    Command("devices.select", "enter", "select", "select", "Use this device for the next run."),
 )
 
 DATA = (
@@ -217,19 +219,19 @@ DATA = (
     Command("data.select", "space", "select", "select", "Select the highlighted dataset for training."),
     Command("data.add", "a", "add", "add", "Add a file, a folder or a Hub id."),
     Command(
-        "data.forget", "x", "forget", "forget", "Remove a recent dataset from the list, not its file.", shown=False
+        "data.forget", "delete", "forget", "forget", "Remove a recent dataset from the list, not its file.", shown=False
     ),
     Command("data.back", "escape", "back", "back", "Move the focus to the log."),
 )
 
 INSPECTOR = (
-    Command("inspector.back", "escape", "back", "back", "Return to the bench; cancels a running preparation."),
+    Command("inspector.back", "escape,q", "back", "back", "Return to the bench; cancels a running preparation."),
     Command("inspector.select", "enter", "select", "select", "Select this dataset for training and return."),
-    Command("inspector.next", "n,right", "next", "next", "Show the next row."),
-    Command("inspector.previous", "p,left", "previous", "prev", "Show the previous row."),
+    Command("inspector.next", "right,down,j", "next", "next", "Show the next row."),
+    Command("inspector.previous", "left,up,k", "previous", "prev", "Show the previous row."),
     Command(
         "inspector.split",
-        "s",
+        "tab",
         "split",
         "split",
         "Show the next split; the last one shows truncated rows and rows with notes.",
@@ -246,22 +248,22 @@ PICKER = (
 )
 
 PRESETS = (
-    Command("presets.back", "escape,P", "back", "back", "Return to the bench."),
+    Command("presets.back", "escape,q,P", "back", "back", "Return to the bench."),
     Command("presets.select", "enter", "select", "select", "Select the preset."),
     Command("presets.edit", "e", "edit", "edit", "Edit in $VISUAL or $EDITOR; a built-in preset is copied first."),
-    Command("presets.duplicate", "d", "duplicate", "duplicate", "Create your own preset from this one."),
-    Command("presets.save", "n", "save", "save as", "Save the bench's current selection as a new preset."),
-    Command("presets.delete", "x", "delete", "delete", "Delete your own preset; asks first."),
-    Command("presets.config", "c", "config", "config", "Show the preset's configuration and the origin of each value."),
+    Command("presets.duplicate", "a", "duplicate", "add copy", "Create your own preset from this one."),
+    Command("presets.save", "Y", "save", "save as", "Save the bench's current selection as a new preset."),
+    Command("presets.delete", "delete", "delete", "delete", "Delete your own preset; asks first."),
+    Command("presets.config", "v", "config", "config", "Show the preset's configuration and the origin of each value."),
 )
 
 LADDER = (
-    Command("ladder.back", "escape,l", "back", "back", "Return to the previous screen."),
-    Command("ladder.next", "n", "next", "next", "Show the next older ladder."),
+    Command("ladder.back", "escape,q,l", "back", "back", "Return to the previous screen."),
+    Command("ladder.next", "w", "next", "next", "Show the next older ladder."),
     Command("ladder.stop", "s", "stop", "stop", "Stop the ladder and its run, saving a checkpoint; asks first."),
     Command("ladder.resume", "u", "resume", "resume", "Resume the stopped ladder."),
     Command("ladder.try", "t", "try_runs", "try", "Answer prompts with a finished run of each rung and their base."),
-    Command("ladder.export", "e", "export", "export", "Export the model of one of the ladder's runs."),
+    Command("ladder.export", "x", "export", "export", "Export the model of one of the ladder's runs."),
     Command("ladder.report", "o", "report", "report", "Copy the path of the report and show it."),
     Command("ladder.judge", "J", "judge", "judge", "Let a model compare the answers of the rungs."),
     Command("ladder.rate", "R", "rate", "rate", "Compare the answers of two rungs yourself, without their names."),
@@ -269,26 +271,24 @@ LADDER = (
 
 TRY = (
     Command(
-        "try.back", "escape", "back", "back", "Leave the input line; then end the session, which frees its memory."
+        "try.back", "escape", "back", "back", "Stop generating; leave the input line; end the session, freeing memory."
     ),
-    Command("try.write", "enter,i", "write", "prompt", "Write a prompt; every column answers it."),
-    Command(
-        "try.next", "n", "next_item", "next item", "Replay the next test item; those with different answers first."
-    ),
-    Command("try.previous", "p", "previous_item", "previous", "Replay the previous test item."),
+    Command("try.write", "enter", "write", "prompt", "Write a prompt; every column answers it."),
+    Command("try.next", "j", "next_item", "next item", "Replay the next test item; different answers come first."),
+    Command("try.previous", "k", "previous_item", "previous", "Replay the previous test item."),
     Command("try.stop", "s", "stop", "stop", "Stop generating; the answers so far are kept."),
-    Command("try.clear", "c", "clear", "clear", "Start a new conversation."),
+    Command("try.clear", "n", "clear", "new", "Start a new conversation."),
     Command("try.right", "right", "column(1)", "columns", "Show the next column."),
     Command("try.left", "left", "column(-1)", "", "Show the previous column.", shown=False),
-    Command("try.sampling", "g", "sampling", "sampling", "Change temperature, top-p, seed and maximum tokens."),
-    Command("try.system", "y", "system", "system", "Change the system prompt; starts a new conversation."),
-    Command("try.save", "w", "save", "save", "Save the conversation as a dataset in the working directory."),
-    Command("try.cpu", "u", "cpu", "CPU", "While a run uses the GPU: use the CPU; slow."),
-    Command("try.now", "N", "now", "start now", "While waiting: start immediately, even if the device is busy."),
+    Command("try.sampling", "e", "sampling", "settings", "Change temperature, top-p, seed and maximum tokens."),
+    Command("try.system", "E", "system", "system", "Change the system prompt; starts a new conversation."),
+    Command("try.save", "Y", "save", "save", "Save the conversation as a dataset in the working directory."),
+    Command("try.cpu", "D", "cpu", "CPU", "While a run uses the GPU: use the CPU; slow."),
+    Command("try.now", "!", "now", "start now", "While waiting: start immediately, even if the device is busy."),
 )
 
 RATE = (
-    Command("rate.back", "escape", "back", "back", "Stop rating; what was rated is kept."),
+    Command("rate.back", "escape,q", "back", "back", "Stop rating; what was rated is kept."),
     Command("rate.left", "left", "choose('left')", "left", "The left answer is better."),
     Command("rate.right", "right", "choose('right')", "right", "The right answer is better."),
     Command("rate.both_good", "equals_sign", "choose('both_good')", "both good", "Both answers are good."),
@@ -306,6 +306,7 @@ TABLES = {
     "models": MODELS,
     "charts": CHARTS,
     "processes": PROCESSES,
+    "devices": DEVICES,
     "data": DATA,
     "inspector": INSPECTOR,
     "picker": PICKER,
@@ -322,7 +323,8 @@ TITLES = {
     "config": "Configuration",
     "models": "Models",
     "charts": "Chart grid",
-    "processes": "Processes",
+    "processes": "Machine",
+    "devices": "Devices",
     "data": "Data list",
     "inspector": "Data inspector",
     "picker": "File picker",

@@ -1,85 +1,68 @@
-"""The header of the bench, and the welcome of an empty one."""
+"""The header of the bench, what the selection changed, and the welcome of an empty bench."""
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from textual.content import Content
 
+from engine.config.method_specs import method_title
 from engine.config.text import visible
-from engine.runs.queue.device_queue import COMMANDS
-from engine.runs.run.folder import short_name
+from engine.runs.home import tilde
+from engine.runs.run.folder import current_directory, short_name
 from tui.keymap import CommandKeys
 
-if TYPE_CHECKING:  # for annotations only: presets and the queue are read after the first paint
+if TYPE_CHECKING:  # for annotations only: presets and runs are read after the first paint
     from engine.config.preset import EffectiveConfig
-    from engine.runs.queue.device_queue import QueuePlace
-    from tui.keymap import CommandKeys
+    from engine.config.schema import Config
+    from engine.runs.run.run_dir import RunDir
 
 
-def head_line(effective: EffectiveConfig | None, name: str, live: Content, width: int) -> Content:
-    """Host and selection at the left, truncated if needed; active runs at the right."""
-    what = f" {socket.gethostname()}"
-    if effective is not None:
-        config = effective.config
-        data = Path(config.data.id).name if config.data.id.startswith("/") else config.data.id
-        what += f" · {config.title or name} · {config.method} · {config.model.id} on {data}"
-    left = Content.assemble((" ftbench ", "bold reverse"), visible(what))
-    room = width - live.cell_length - 1
-    left = left.truncate(max(9, room), ellipsis=True)
-    return Content.assemble(left, " " * max(1, width - left.cell_length - live.cell_length), live)
+def head_line(left: Content, waiting: int, others: int, width: int) -> Content:
+    """The watched run at the left, truncated if needed; host, queue and time at the right.
 
-
-def live_runs(turns: Sequence[QueuePlace], others: int, watched: Path | None, room: int) -> Content:
-    """`▶ lora-3f2a  1 full-b2c4  2 lora-99aa`: the running run, then the queue; the watched run is underlined.
-
-    `others` is the number of active runs outside the queue, started with --now. Runs that do not fit into `room`
-    columns are counted.
+    `waiting` runs are in the queues, `others` other runs are running.
     """
-    shown = list(turns)
-    while True:
-        left = len(turns) - len(shown)
-        parts = [_turn(turn, turn.run == watched) for turn in shown]
-        parts += [Content.styled(f"{left} more queued", "$text-warning")] if left else []
-        parts += [Content.styled(f"+{others} active", "$text-success")] if others else []
-        line = Content("  ").join(parts)
-        spare = [turn for turn in shown if turn.place and turn.run != watched]
-        if line.cell_length <= room or not spare:
-            return line
-        shown.remove(spare[-1])
+    right = [visible(socket.gethostname(), 24)]
+    right += [f"queue {waiting}"] if waiting else []
+    right += [f"+{others} active"] if others else []
+    right.append(time.strftime("%H:%M"))
+    end = "  ".join(right) + " "
+    left = left.truncate(max(9, width - len(end) - 1), ellipsis=True)
+    return Content.assemble(left, " " * max(1, width - left.cell_length - len(end)), (end, "$foreground-muted"))
 
 
-def _turn(turn: QueuePlace, watched: bool) -> Content:
-    style = "$text-success" if turn.place == 0 else "$text-warning"
-    style += " bold underline" if watched else ""
-    return Content.styled(f"{turn.place or '▶'} {visible(_queued_name(turn.run))}", style)
+def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: bool, ascii_only: bool) -> Content:
+    """`▶ qlora-51b3  Qwen3-8B QLoRA on mails.csv`, and where it was started if that is another directory."""
+    mark, style = ("…" if waiting else "▶", "$text-success") if live else ("■", "$foreground-muted")
+    mark = {"…": ".", "▶": ">", "■": "-"}[mark] if ascii_only else mark
+    what = ""
+    if config is not None:
+        what = f"  {_last(config.model.id)} {method_title(config.method)} on {_last(config.data.id)}"
+    directory = run.started_in()
+    elsewhere = f" · {tilde(directory)}" if directory not in ("", current_directory()) else ""
+    return Content.assemble((f" {mark} {visible(short_name(run.name))}", f"bold {style}"), visible(what + elsewhere))
 
 
-def _queued_name(run: Path) -> str:
-    """`lora-3f2a`, or `export lora-3f2a`."""
-    command = f"{run.name} " if run.name in COMMANDS else ""
-    return command + short_name(run.parent.name if command else run.name)
+def _last(name: str) -> str:
+    """The last part of a path or Hub id."""
+    return name.rstrip("/").rpartition("/")[2] or name
 
 
-def selection_lines(
+def selection_line(
     effective: EffectiveConfig | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
-) -> list[Content]:
-    """Description of the chosen preset, and its differences from the previous selection."""
+) -> Content:
+    """What the selection changed, else what its preset is about."""
     if effective is None:
-        key = keys.of("bench.presets")
-        return [Content(f"no valid preset: press {key} to list them with their errors"), Content("")]
-    about = Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
-    if not before:
-        other = f" press {keys.presets} for a preset, {keys.of('bench.method')} for a method"
-        return [about, Content(f"{other}, {keys.of('bench.start')} to preview the run")]
-    if not changed:
-        return [about, Content.styled(visible(f" same as {before}"), "$foreground-muted")]
-    fitting = _fitting(changed, width, before, keys.of("bench.config"))
-    return [about, Content.assemble((visible(f" changes from {before}: "), "$foreground-muted"), fitting)]
+        return Content(f" no valid preset: press {keys.of('bench.presets')} to list them with their errors")
+    if before and changed:
+        fitting = _fitting(changed, width, before, keys.of("bench.config"))
+        return Content.assemble((visible(f" changes from {before}: "), "$foreground-muted"), fitting)
+    return Content.styled(visible(f" {effective.config.about or effective.config.title}"), "$foreground-muted")
 
 
 def _fitting(changed: Sequence[str], width: int, before: str, key: str) -> str:
@@ -98,7 +81,7 @@ def _fitting(changed: Sequence[str], width: int, before: str, key: str) -> str:
 STEPS = (
     ("presets", "preset: model, method, settings", "{presets} lists all presets."),
     ("bench.data", "data: a file, a folder, a Hub id", "Try it on the embedded tickets first."),
-    ("bench.start", "preview the run, then start it", "Memory, steps, disk space, problems."),
+    ("bench.start", "preview the run, then start it", "Memory, time, steps, problems."),
     ("app.quit", "detach: the run continues", "Reattach later from any terminal."),
 )
 """(command, or `presets` for the keys of the presets; purpose; details if there is room).
@@ -115,8 +98,12 @@ ROOMY = 15
 """Height from which there is room for more than the four steps."""
 
 
-def welcome(keys: CommandKeys, width: int, height: int) -> list[Content]:
-    """The help text for the given size."""
+def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str] = ()) -> list[Content]:
+    """The help text for the given size; first the runs that can be resumed."""
+    if resumable:
+        lines = [Content.assemble(("Can be resumed", "bold"), f" with {keys.of('bench.resume')}, the first one:")]
+        lines += [Content.assemble(("  ", ""), visible(text)) for text in resumable]
+        return [*lines[: height - 2], *welcome(keys, width, max(2, height - len(lines)))][:height]
     if height < ROOMY:
         ask = f"{keys.of('app.help')} all keys"
         title = Content.styled("To start a run, press", "bold")

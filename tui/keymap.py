@@ -13,12 +13,14 @@ RESERVED_KEYS = ("ctrl+a", "ctrl+b", "ctrl+c", "ctrl+s", "ctrl+q", "ctrl+z")
 
 MODIFIERS = {"ctrl", "shift", "alt", "super", "hyper", "meta"}
 
-PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\"}
+PUNCTUATION = {"question_mark": "?", "slash": "/", "backslash": "\\", "colon": ":"}
 """Textual's name of a key -> its character."""
 
 WHILE_TYPING = ("try.back", *(command.id for command in TABLES["picker"]))
 """Commands that work while an input line has the focus, which takes characters as text."""
 
+FIRST_PRESET = "preset.1"
+"""In the line of keys it stands for all keys of presets."""
 DEFAULT_KEYS = {command.id: command.keys for command in all_commands()}
 
 
@@ -44,7 +46,7 @@ class CommandKeys:
     @property
     def presets(self) -> str:
         """`1-9`; where the user has changed one of these keys, the key of the list of presets."""
-        slots = [id for id in DEFAULT_KEYS if id.startswith("preset.")]
+        slots = [id for id in DEFAULT_KEYS if id.startswith("preset.") and id[-1].isdigit()]
         if any(self.all_of(id) != DEFAULT_KEYS[id] for id in slots):
             return self.of("bench.presets")
         return f"{self.of(slots[0])}-{self.of(slots[-1])}"

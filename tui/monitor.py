@@ -19,7 +19,7 @@ from tui.commands import EVERYWHERE
 from tui.history.queue_table import queue_lines
 from tui.live.machine import MachineSampled, SamplerThread, WatchedProcess
 from tui.screens.base import BaseScreen
-from tui.widgets.machine_pane import MachinePane
+from tui.widgets.memory_pane import MemoryPane
 
 MAX_LINES = 6
 """Lines of the queue."""
@@ -36,14 +36,13 @@ class MonitorScreen(BaseScreen[None]):
 
     def compose(self) -> ComposeResult:
         yield Static(id="host")
-        pane = MachinePane(id="machine")
-        pane.border_title = "machine"
+        pane = MemoryPane(id="machine")
         yield pane
         yield Static(id="queue")
 
     def on_mount(self) -> None:
         self.entries: list[QueueEntry] = []
-        self.query_one(MachinePane).focus()
+        self.query_one(MemoryPane).focus()
         self.query_one("#host", Static).update(host_line())
         self.sampler = SamplerThread(self.post_message, self._active_run)
         self.sampler.start()
@@ -54,7 +53,7 @@ class MonitorScreen(BaseScreen[None]):
     @on(MachineSampled)
     def show_sample(self, message: MachineSampled) -> None:
         """Show the sample and the queue as of now."""
-        self.query_one(MachinePane).feed(message.sample)
+        self.query_one(MemoryPane).feed(message.sample)
         self.query_one("#queue", Static).update(queue_lines(self.entries, time.time(), MAX_LINES))
 
     def _active_run(self) -> WatchedProcess:

@@ -82,7 +82,7 @@ def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
     for group, table in TABLES.items():
         for command in table:
             is_bound = command.id in bound or group == "app"
-            if is_bound and command.label and command.id != "app.palette":
+            if is_bound and command.label and command.id != "app.palette" and not command.id.startswith("preset."):
                 text = f"{command.label}  {keys.of(command.id)}"
                 yield PaletteEntry(text, command.help, partial(_run, app, screen, command.action))
 

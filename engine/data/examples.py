@@ -11,12 +11,15 @@ from typing import Any
 
 import msgspec
 
+from engine.config.errors import UserError
 from engine.config.schema import Data
-from engine.data.detection import check_columns, detect, to_example
+from engine.data.detection import Undecided, check_columns, detect, recognize, to_example
 from engine.data.formats import DetectedFormat
 from engine.data.rows import Example, Problem, RawRow, counted
 from engine.data.source import read
 
+SHOWN_ROWS = 3
+"""Rows shown as they would be trained with suggested settings."""
 SAMPLE_ROWS = 100
 """Training rows from which end tokens and system prompt are taken."""
 
@@ -49,10 +52,22 @@ def system_prompt(examples: list[Example]) -> str:
 def preview(data: Data) -> dict[str, Any]:
     """Rows by given split, the format and its reason, unusable rows by kind with places. JSON-able.
 
-    Raises UserError if the rows cannot be read or their format is unknown.
+    Where the format is unclear and settings of `data` are known that make it clear, the error with these settings and
+    the first rows as they would then be trained. Raises UserError for other unreadable or unknown data.
     """
     source = read(data)
-    detected = detect(source.train, data)
+    try:
+        detected = detect(source.train, data)
+    except UserError as error:
+        if not isinstance(undecided := error.__cause__, Undecided):
+            raise
+        changed = msgspec.structs.replace(data, **undecided.changes)
+        return {
+            "error": error.line,
+            "columns": [{"name": name, "role": ""} for name in source.train.summary.columns],
+            "suggested": {key: value for key, value in undecided.changes.items() if (key, value) != ("format", "auto")},
+            "examples": [shown_parts(example) for example in islice(_usable(source.train, changed), SHOWN_ROWS)],
+        }
     given = source.splits
     for rows in given.values():
         check_columns(rows, detected)
@@ -66,6 +81,18 @@ def preview(data: Data) -> dict[str, Any]:
         "kinds": kinds,
         "warnings": [msgspec.to_builtins(notice) for notice in detected.warnings],
     }
+
+
+def _usable(rows: Iterable[RawRow], data: Data) -> Iterator[Example]:
+    detected = recognize(rows, data)
+    return (example for raw in rows if isinstance(example := to_example(raw, detected), Example))
+
+
+def shown_parts(example: Example) -> list[list[str]]:
+    """(role, text) of each message, or of prompt and completion."""
+    if example.messages is not None:
+        return [[str(one["role"]), str(one.get("content") or "")] for one in example.messages]
+    return [["prompt", example.prompt or ""], ["completion", example.completion or ""]]
 
 
 def _problems(given: Mapping[str, Iterable[RawRow]], detected: DetectedFormat) -> Iterator[Problem]:

@@ -216,6 +216,10 @@ class NvmlGpu:
         return self.nvml._call(function, self.handle, *arguments) if self.handle is not None else None
 
 
+UNKNOWN_PROCESS = "a process of another user or container"
+"""Name of a process that is not visible from here."""
+
+
 def process_name(pid: int) -> str:
     """The name of the process with this driver id, `python3 of alice` for one of another user.
 
@@ -226,7 +230,7 @@ def process_name(pid: int) -> str:
             process = psutil.Process(pid)
             owner = "" if process.uids().real == os.getuid() else f" of {process.username()}"
             return f"{process.name()}{owner}"
-    return "a process of another user or container"
+    return UNKNOWN_PROCESS
 
 
 def process_user(pid: int) -> str:

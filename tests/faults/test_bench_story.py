@@ -65,13 +65,13 @@ def user(tmp_path: Path) -> Iterator[UserFolders]:
 
 
 def launch(terminal: Terminal) -> None:
-    terminal.wait("press 1-9")
+    terminal.wait("ready:")
     terminal.press("9")
     terminal.wait("A short one")
     terminal.press("enter")
     terminal.wait("─ launch ─")
     terminal.press("enter")
-    terminal.wait("step ", 120)
+    terminal.wait("/150", 120)
 
 
 def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None:
@@ -86,11 +86,11 @@ def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None
     second.wait("/150")
     second.press("s")
     second.wait("Stop")
-    second.press("y")
+    second.press("enter")
     second.wait("stopped", 60)
     second.wait(lambda: run.state() == "stopped", 30)
     second.press("u")
-    second.wait("training", 120)
+    second.wait("TRAINING", 120)
     second.press("q")
     assert second.leave() == 0
     assert f"{run.name} continues".encode() in second.bytes and run.is_active()

@@ -137,7 +137,7 @@ def test_the_bench_refuses_it_before_it_opens(tmp_path: Path, lock_folder: Path)
 def test_a_bench_whose_lock_folder_is_replaced_reports_it_and_stays_open(tmp_path: Path, lock_folder: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")})
     try:
-        terminal.wait("press 1-9")
+        terminal.wait("ready:")
         spoil(lock_folder, "a link")
         terminal.wait("cannot read the device queue")
         terminal.press("q")

@@ -143,7 +143,7 @@ def test_a_terminal_that_is_not_read_does_not_prevent_the_end_of_attach(follow: 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Terminal]:
     terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path)
-    terminal.wait("press 1-9")
+    terminal.wait("ready:")
     yield terminal
     if terminal.process.poll() is None:
         terminal.process.kill()

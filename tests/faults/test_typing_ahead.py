@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def test_enter_pressed_before_the_first_paint_opens_the_launch_preview(terminal:
 
 
 def test_letters_after_the_filter_key_are_text_and_not_commands(terminal: Terminal) -> None:
-    terminal.wait("press 1-9")
-    os.write(terminal.ours, b"/qr\r")
+    terminal.wait("ready:")
+    os.write(terminal.ours, b"fqr\r")
     terminal.wait("0 of 0 contain qr")
     os.write(terminal.ours, b"r")
     terminal.wait("1 run in")
@@ -47,9 +48,41 @@ def test_letters_after_the_filter_key_are_text_and_not_commands(terminal: Termin
 
 
 def test_a_name_typed_before_the_input_opens_is_used(terminal: Terminal) -> None:
-    terminal.wait("press 1-9")
+    terminal.wait("ready:")
     os.write(terminal.ours, b"P")
     terminal.wait("presets; yours are in")
-    os.write(terminal.ours, b"dabc\r")
+    os.write(terminal.ours, b"aabc\r")
     terminal.wait("saved ")
     assert [path.name for path in preset_library.user_folder().iterdir()] == ["abc.toml"]
+
+
+def test_each_edit_of_the_launch_screen_is_one_write(terminal: Terminal) -> None:
+    """The row below, its value, enter, and the next edit, as a slow connection delivers them."""
+    terminal.wait("ready:")
+    os.write(terminal.ours, b"\r")
+    terminal.wait("─ launch ─")
+    os.write(terminal.ours, b"j\r70\rj\r60\rj\r50\r")
+    terminal.wait(lambda: shows(terminal, ("steps", "70"), ("train rows", "60"), ("test items", "50")))
+    os.write(terminal.ours, b"jj\r1e-4\rj\r8\rj\r4\rj\r32\r")
+    numbers = ("learning rate", "1e-4"), ("rank", "8"), ("batch size", "4"), ("max length", "32")
+    terminal.wait(lambda: shows(terminal, ("steps", "70"), *numbers))
+    os.write(terminal.ours, b"gj\r9\r3")  # the last key is no text: it selects a preset
+    terminal.wait("Full · demo")
+
+
+def shows(terminal: Terminal, *values: tuple[str, str]) -> bool:
+    """Whether the rows of the launch screen have these values."""
+    return all(re.search(rf" {name} +{re.escape(value)} ", terminal.text) for name, value in values)
+
+
+def test_each_edit_of_the_settings_screen_is_one_write(terminal: Terminal) -> None:
+    terminal.wait("ready:")
+    os.write(terminal.ours, b"e")
+    terminal.wait("configuration of")
+    os.write(terminal.ours, b"/train.batch\r\r4\r")
+    terminal.wait("1 change")
+    os.write(
+        terminal.ours, b"/\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08\x08train.steps\r\r70\rqq"
+    )  # the first one clears the filter
+    terminal.wait("ready:")
+    terminal.wait("train.steps unset → 70, train.batch 16 → 4")

@@ -54,7 +54,7 @@ async def take(pilot: Pilot[str], app: Workbench, word: str) -> None:
 
 def test_commands_of_the_screen_are_found_by_their_names(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await take(pilot, app, "config")
+        await take(pilot, app, "settings")
         assert isinstance(app.screen, ConfigurationScreen)
         await pilot.press("escape")
         await take(pilot, app, "help")

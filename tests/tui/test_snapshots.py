@@ -1,4 +1,4 @@
-"""Snapshots of the workbench as text at three sizes, and the contrast of its colors in a dark and a light theme.
+"""Snapshots of the workbench as text at two to four sizes, and the contrast of its colors in a dark and a light theme.
 
 `UPDATE_SNAPSHOTS=1 pytest tests/tui/test_snapshots.py` writes the snapshots again; read the diff before committing it.
 Colors are Textual's and change with its version: they are not stored, but must have a minimum contrast.
@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from chat_server import stand_in
 from made_ladder import made_ladder
-from made_runs import BEGIN, METHODS
+from made_runs import BEGIN, METHODS, write_events
 from pilot import drawn, screen_text
 from rich.console import Console
 from rich.segment import Segment
@@ -35,6 +35,8 @@ from textual.screen import ModalScreen
 
 import engine.runs.run.folder
 import tui.preview.disk
+from engine.config import preset_library
+from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.result import Interval, MeasuredPeak, Result, Score
 from engine.runs.run.run_dir import RunDir
@@ -44,10 +46,13 @@ from tui.screens.trying import TryScreen
 from tui.settings import Settings
 from tui.terminal.themes import contrast
 from tui.widgets.data_list import DataList
-from tui.widgets.machine_pane import MachinePane
+from tui.widgets.memory_pane import MemoryPane
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
-SIZES = ((80, 24), (120, 36), (160, 45))
+SIZES = ((80, 24), (160, 45))
+ALL_SIZES = ((80, 24), (100, 30), (160, 45), (220, 60))
+IN_ALL_SIZES = ("bench-empty", "bench-run", "bench-live", "ladder")
+"""The scenes that are taken at all sizes; the others at two."""
 GIB = 1 << 30
 MIN_CONTRAST = 3.0
 """Minimum of WCAG 2.2 for large text and for graphics; required of every letter."""
@@ -60,7 +65,7 @@ MACHINE = MachineSample(
             total=80 * GIB,
             used=38 * GIB,
             mine=31 * GIB,
-            others=(OtherProcess(4242, "python", 6 * GIB),),
+            others=(OtherProcess(4242, "vllm", 6 * GIB, "ann", 1, 11_000.0),),
             power=312.0,
             load=97,
             temperature=64,
@@ -74,10 +79,10 @@ MACHINE = MachineSample(
 )
 
 
-feed = MachinePane.feed
+feed = MemoryPane.feed
 
 
-def feed_one(pane: MachinePane, sample: MachineSample) -> None:
+def feed_one(pane: MemoryPane, sample: MachineSample) -> None:
     """Keep the trace one second long, however long the test takes."""
     pane.traces.clear()
     feed(pane, sample)
@@ -115,9 +120,10 @@ def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(engine.runs.run.folder, "os", FixedRandom())
     monkeypatch.setattr(engine.runs.run.folder, "time", SimpleNamespace(strftime=lambda form: "20260102-030405"))
     monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
+    monkeypatch.setattr("tui.header.time", SimpleNamespace(strftime=lambda form: "14:02"))
     monkeypatch.setattr(MachineSampler, "look", lambda self, worker: MACHINE)
     monkeypatch.setattr("tui.preview.method_estimate.has_bf16", lambda: False)  # for the scene without a GPU
-    monkeypatch.setattr(MachinePane, "feed", feed_one)
+    monkeypatch.setattr(MemoryPane, "feed", feed_one)
     disk = SimpleNamespace(total=900 * GIB, used=0, free=500 * GIB)
     monkeypatch.setattr(tui.preview.disk, "shutil", SimpleNamespace(disk_usage=lambda path: disk))
     yield folder
@@ -165,21 +171,35 @@ def _interval(value: float) -> Interval:
     return Interval(mean=value, low=value - 0.02, high=value + 0.02, rows=40)
 
 
+def live_run(runs: Path) -> int:
+    """A run in the middle of its training; returns the lock that keeps it alive."""
+    run = run_dir.create(runs, "demo-lora", preset_library.resolve_preset("demo-lora", None, {}))
+    write_events(run, "lora", 0, gpu=True)
+    lines = run.events_file.read_bytes().splitlines(keepends=True)
+    half = next(number for number, line in enumerate(lines) if b'"step":60,' in line)
+    run.events_file.write_bytes(b"".join(lines[: half + 1]))
+    held = locks.acquire(run.lock_file, str(os.getpid()))
+    assert held is not None
+    return held
+
+
 Steps = tuple[str, ...]
 SCENES: dict[str, Steps] = {
     "bench-empty": (),
     "bench-run": ("r", "enter"),
+    "bench-live": (),
     "help": ("question_mark",),
     "before-launch": ("enter",),
-    "methods": ("M",),
+    "methods": ("E",),
+    "devices": ("D",),
     "presets": ("P",),
-    "configuration": ("c",),
+    "configuration": ("e",),
     "models": ("i",),
-    "charts": ("r", "enter", "G", "b", "b", "left", "left"),
+    "charts": ("r", "enter", "c", "b", "b", "left", "left"),
     "runs": ("r",),
-    "compared": ("r", "space", "down", "space", "c"),
+    "compared": ("r", "space", "space", "C"),
     "ladder": ("l",),
-    "try": ("l", "t", "escape", "n"),
+    "try": ("l", "t", "escape", "j"),
 }
 
 
@@ -206,7 +226,7 @@ def is_complete(app: Workbench) -> bool:
     if isinstance(app.screen, TryScreen):
         return "target 1" in text and "answering" not in text and "its turn" not in text
     waits = any(word in text for word in ("preparing", "counting")) or len(data.previews) < len(data.sets)
-    return not waits and (app.screen is not app.bench or "predicted peak" in text)
+    return not waits and app.bench.machine.sample is not None and app.bench.selection_pane.budget is not None
 
 
 def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
@@ -239,14 +259,21 @@ def take_frames(size: tuple[int, int], steps: Steps, runs: Path) -> list[Frame]:
     return frames
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("scene", SCENES)
+CASES = [(scene, size) for scene in SCENES for size in (ALL_SIZES if scene in IN_ALL_SIZES else SIZES)]
+
+
+@pytest.mark.parametrize(
+    ("scene", "size"), CASES, ids=lambda one: one if isinstance(one, str) else f"{one[0]}x{one[1]}"
+)
 def test_snapshot_and_contrast(
     scene: str, size: tuple[int, int], desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, monkeypatch)
     runs = desk / "runs" if scene == "bench-empty" else runs_of(desk)
+    held = live_run(runs) if scene == "bench-live" else None
     dark, light = take_frames(size, SCENES[scene], runs)
+    if held is not None:
+        os.close(held)
     snapshot = SNAPSHOTS / f"{scene}-{size[0]}x{size[1]}.txt"
     assert light.text == dark.text
     console = Console()

@@ -30,7 +30,7 @@ def monitor(ascii_only: bool, mouse: bool, json: bool) -> int:
 def print_sample(json: bool) -> None:
     """One sample of GPUs and memory, as text or as JSON."""
     from tui.live.machine import MachineSampler, WatchedProcess  # Textual, which the pane imports, is slow to import
-    from tui.widgets.machine_pane import machine_lines
+    from tui.widgets.memory_pane import all_lines
 
     sampler = MachineSampler()
     time.sleep(LOAD_SECONDS)
@@ -39,6 +39,6 @@ def print_sample(json: bool) -> None:
         print_json(asdict(sample))
         return
     width = min(100, shutil.get_terminal_size().columns)
-    for line in machine_lines(sample, width, {}, None, ascii_only=False):
+    for line in all_lines(sample, width):
         if line.plain.strip():
             say(line.plain)

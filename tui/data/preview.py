@@ -50,6 +50,10 @@ class Preview(Struct, frozen=True):
     warnings: list[Notice] = field(default_factory=list)
     error: str = ""
     """Why it cannot be used, with what to do."""
+    suggested: dict[str, Any] = field(default_factory=dict)
+    """Settings below `data` with which it can be used."""
+    examples: list[list[tuple[str, str]]] = field(default_factory=list)
+    """The first rows with these settings: (role, text) of each message."""
     note: str = ""
     """Why it was not counted."""
     gone: bool = False

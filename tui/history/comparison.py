@@ -1,4 +1,4 @@
-"""Comparison of runs: loss curves on one chart, a table of scores and costs, and the settings that differ."""
+"""Comparison of runs: a table of scores, costs and the settings that differ, and loss curves on one chart."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ COLORS = (
     "$text-secondary",
 )
 ROWS = 12
-LABEL, CELL = 14, 16
-"""Columns of a label and of a run's values."""
+CELL, LONGEST_LABEL = 16, 30
+"""Columns of a run's values, and of the longest label that is not cut."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,8 @@ def _read(run: RunDir, color: str) -> ComparedRun:
 
 
 def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool = False) -> Content:
-    """The comparison as one text of `width` columns."""
-    lines = [*_chart(runs, width, ascii_only), Content(""), *_table(runs, width), Content("")]
-    return Content("\n").join([*lines, *_differences(runs, width)])
+    """The comparison as one text of `width` columns: the table first, then the curves."""
+    return Content("\n").join([*_table(runs, width), Content(""), *_chart(runs, width, ascii_only)])
 
 
 def _chart(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Iterator[Content]:
@@ -98,16 +97,46 @@ def _chart(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Iterato
 
 
 def _table(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
-    """One column per run; several blocks where the width does not suffice."""
-    room = max(1, (width - LABEL) // CELL)
+    """One column per run, scores and costs, then the settings that differ; several blocks where it is too wide."""
+    keys = _differing(runs)
+    figures = {run.name: _figures(run) for run in runs}
+    label = min(LONGEST_LABEL, max(map(len, [*keys, *figures[runs[0].name]]))) + 2
+    room = max(1, (width - label) // CELL)
     for first in range(0, len(runs), room):
         block = runs[first : first + room]
-        rows = [_figures(run) for run in block]
-        heads = [(f"{visible(short_name(run.name), CELL - 1):<{CELL}}", run.color) for run in block]
-        yield Content.assemble((" " * LABEL, ""), *heads)
-        for name in rows[0]:
-            values = "".join(f"{row[name]:<{CELL}}" for row in rows)
-            yield Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), values)
+        heads = [(f"{visible(short_name(run.name), CELL - 2):<{CELL}}", run.color) for run in block]
+        yield Content.assemble((" " * label, ""), *heads)
+        for name in figures[runs[0].name]:
+            yield _line(name, [figures[run.name][name] for run in block], block, label)
+        if any(run.settings is not None for run in runs):
+            yield Content.styled("settings that differ" if keys else "the configurations are identical", "bold")
+        for key in keys:
+            yield from _setting_lines(key, block, label)
+
+
+def _line(name: str, values: Sequence[str], block: Sequence[ComparedRun], label: int) -> Content:
+    cells = ((f"{value:<{CELL}}", run.color) for value, run in zip(values, block, strict=True))
+    return Content.assemble((f"{visible(name, label - 1):<{label}}", "$foreground-muted"), *cells)
+
+
+def _setting_lines(key: str, block: Sequence[ComparedRun], label: int) -> Iterator[Content]:
+    """A value per column; each on its own line, after the name of its run, where one is too long for its column."""
+    values = [visible(setting(run.settings[key])) if run.settings is not None else "–" for run in block]
+    if all(len(value) < CELL for value in values):
+        yield _line(key, values, block, label)
+        return
+    yield Content.styled(key, "$foreground-muted")
+    for run, value in zip(block, values, strict=True):
+        yield Content.assemble((f"  {visible(short_name(run.name), label - 3):<{label - 2}}", run.color), value)
+
+
+def _differing(runs: Sequence[ComparedRun]) -> list[str]:
+    """The settings in which the runs differ."""
+    known = [run.settings for run in runs if run.settings is not None]
+    if not known:
+        return []
+    first = known[0]
+    return [key for key in first if key not in NOT_COMPARED and any(flat.get(key) != first[key] for flat in known)]
 
 
 def _figures(run: ComparedRun) -> dict[str, str]:
@@ -134,24 +163,6 @@ def _figures(run: ComparedRun) -> dict[str, str]:
         "artifact": size(result.artifact_bytes if result else None),
         "energy": f"{result.energy / 3600:.1f} Wh" if result and result.energy is not None else "–",
     }
-
-
-def _differences(runs: Sequence[ComparedRun], width: int) -> Iterator[Content]:
-    """The settings that differ; one line per run where one line for all is too long."""
-    known = [(run, run.settings) for run in runs if run.settings is not None]
-    if not known:
-        return
-    first = known[0][1]
-    keys = [key for key in first if key not in NOT_COMPARED and any(flat[key] != first[key] for _, flat in known)]
-    yield Content.styled("settings that differ" if keys else "the configurations are identical", "bold")
-    for key in keys:
-        values = [(visible(setting(flat[key])), run.color) for run, flat in known]
-        if 30 + sum(max(14, len(text)) + 2 for text, _ in values) <= width:
-            yield Content.assemble((f"{key:<30}", ""), *((f"{text:<14}  ", color) for text, color in values))
-            continue
-        yield Content(key)
-        for text, color in values:
-            yield Content.assemble("  ", (text, color))
 
 
 def _rate(tokens_per_second: float | None, unit: str = "") -> str:

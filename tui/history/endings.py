@@ -42,6 +42,20 @@ def run_ending(run: RunDir) -> str:
     return f"{name} finished: {result.metric} {score}, {duration(result.active_seconds)}"
 
 
+def has_finished(run: RunDir) -> bool:
+    """Whether the run has a result, and did not fail."""
+    with contextlib.suppress(UserError):
+        result = run.written_result()
+        return result is not None and result.status in ("finished", "stopped")
+    return False
+
+
+def ended_before(run: RunDir, moment: float) -> bool:
+    """Whether the result was written before this moment, in Unix seconds."""
+    ended = _modified(run.result_file)
+    return ended is not None and ended < moment - 1.0
+
+
 def ladder_ending(name: str, ladder: Ladder) -> str:
     """`ladder demo-7c1d finished: LoRA is …`, the headline of its report."""
     said = ladder.summary.headline if ladder.summary else ladder.reason

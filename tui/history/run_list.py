@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.config.errors import UserError
 from engine.config.files import read_regular
@@ -18,6 +19,7 @@ from engine.runs.resuming import continued_run_name
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import Follower
 from engine.runs.run.events import decode
+from engine.runs.run.folder import short_name
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
 from engine.runs.run.result_builder import phase_seconds
@@ -81,6 +83,29 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
             run.name, "damaged", "", "", None, None, "", None, reason=error.line, started_in=run.started_in()
         )
     return _of_log(run, state, frozen, places)
+
+
+class ResumableRun(NamedTuple):
+    """A run that ended before it had finished."""
+
+    run: RunDir
+    text: str
+    """`lora-3f2a paused, tiny on tickets`."""
+
+
+MAX_LOOKED_AT, MAX_RESUMABLE = 200, 5
+RESUMABLE = ("paused", "stopped", "died")
+
+
+def resumable(runs: Path) -> list[ResumableRun]:
+    """The latest runs that can be resumed. Reads results: call it in a thread."""
+    found: list[ResumableRun] = []
+    for run in sorted(run_dir.iterate(runs), key=lambda run: run.name, reverse=True)[:MAX_LOOKED_AT]:
+        if len(found) < MAX_RESUMABLE and run.state() in RESUMABLE and not run.is_active():
+            line = describe(run)
+            what = f"{short_name(run.name)} {line.state}, {line.method} of {model(line)} on {last_part(line.data)}"
+            found.append(ResumableRun(run, what))
+    return found
 
 
 def _of_result(run: RunDir, state: str, result: Result) -> RunSummary:

@@ -276,7 +276,7 @@ def state_line(state: ChatState, error: str, keys: CommandKeys) -> tuple[str, st
     if state.ready is None:
         return f"{state.loading} …", ""
     if state.answering:
-        return f"{state.columns[state.answering].column.title} is answering; {keys.of('try.stop')} stops", ""
+        return f"{state.columns[state.answering].column.title} is answering; {keys.of('try.back')} stops", ""
     if state.pending:
-        return f"answering; {keys.of('try.stop')} stops", ""
+        return f"answering; {keys.of('try.back')} stops", ""
     return f"ready on {state.ready.device}", ""

@@ -24,7 +24,8 @@ from engine.runs.run.event_log import Follower, last_line
 from engine.runs.run.events import Hello
 from engine.runs.run.run_dir import RunDir
 from tui.live.event_lines import lines
-from tui.live.progress import ProgressDisplay, ladder_left, progress_display
+from tui.live.progress import ProgressDisplay, progress_display
+from tui.live.time_left import ladder_left
 from tui.output.console import console, say
 
 SECONDS = 10.0

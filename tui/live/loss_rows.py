@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from textual.content import Content
 
+from engine.config.quantities import rate
 from engine.config.text import visible
 from tui.charts.chart import ChartStyle, Curve, draw, reach
 from tui.charts.series import Series
@@ -69,12 +70,31 @@ class CurveView:
         return (until - span[0]) / max(1, width) if span and until else None
 
     def rows(self, width: int, height: int, options: ChartStyle) -> list[Content]:
-        """A legend and the chart, or a status line while there is no point yet."""
+        """What is special about the view and the chart, or a status line while there is no point yet."""
         if not self.series.buckets:
             return [Content.styled(self._empty_text(), "$foreground-muted")]
-        chart = draw(self._curves(), width, height - 1, options, self.until())
-        lines = (Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart)
-        return [self._legend(options), *lines]
+        legend = self._legend(options)
+        rows = height - bool(legend.cell_length)
+        chart = draw(self._curves(), width, rows, options, self.until())
+        lines = [Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart]
+        return [legend, *lines] if legend.cell_length else lines
+
+    def values(self) -> str:
+        """`0.412  validation 0.455 @400`, for the pane's frame."""
+        latest, validation = self.series.latest, self.state.validation
+        parts = [number(latest)] if latest is not None else []
+        if self.view == 0 and validation.latest is not None:
+            parts.append(f"validation {number(validation.latest)} @{validation.buckets[-1].last:.0f}")
+            parts += ["".join(text for text, _ in lowest_loss(self.state)).strip()]
+        return "  ".join(part for part in parts if part)
+
+    def figures(self) -> str:
+        """`lr 1.6e-4  grad 0.31  3,912 tokens/s`, for the pane's frame."""
+        state = self.state
+        figures = [f"lr {rate(state.rate.latest)}"] if state.rate.latest is not None else []
+        figures += [f"grad {number(state.grad_norm.latest)}"] if state.grad_norm.latest is not None else []
+        figures += [f"{state.speed.latest:,.0f} tokens/s"] if state.speed.latest is not None else []
+        return "  ".join(figures)
 
     def _curves(self) -> list[Curve]:
         curves = [Curve(self.series, "train")]
@@ -87,12 +107,7 @@ class CurveView:
 
     def _legend(self, options: ChartStyle) -> Content:
         state, series = self.state, self.series
-        parts: list[tuple[str, str]] = [(VIEWS[self.view], "bold")]
-        if series.latest is not None:
-            parts.append((f" {number(series.latest)}", "$primary"))
-        if self.view == 0 and state.validation.latest is not None:
-            parts.append((f"  validation {number(state.validation.latest)}", COLORS["eval"]))
-            parts.extend(lowest_loss(state))
+        parts: list[tuple[str, str]] = []
         if series.absent:
             parts.append((f"  {series.absent:,} not finite", "$text-error"))
         if state.sampled:

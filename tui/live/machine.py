@@ -21,16 +21,22 @@ from collections.abc import Iterator, Mapping
 
 import psutil
 
-from engine.hardware.nvml import Nvml, pids_are_local
+from engine.hardware.nvml import UNKNOWN_PROCESS, Nvml, pids_are_local
 
 
 @dataclass(frozen=True)
 class OtherProcess:
-    """A process on a GPU other than the watched run's."""
+    """A process on a GPU; None for what is not known."""
 
     pid: int
     name: str
     bytes: int | None
+    user: str = ""
+    """Its owner, where it is visible from here."""
+    load: int | None = None
+    """Percent of the last sample periods in which its kernels ran."""
+    seconds: float | None = None
+    """Since it started."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,13 @@ class GpuSample:
     bf16: bool = True
     """Whether it supports bf16 natively."""
     uuid: str | None = None
+    own: OtherProcess | None = None
+    """The watched run's process."""
+
+    @property
+    def processes(self) -> tuple[OtherProcess, ...]:
+        """All processes, the watched run's first."""
+        return (*([self.own] if self.own else []), *self.others)
 
 
 @dataclass(frozen=True)
@@ -176,20 +189,20 @@ class MachineSampler:
         return gpu.index
 
     def _sample(self, gpu: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
-        from engine.hardware.nvml import process_name  # imported by then, in `__init__`
-
         total, used = gpu.total(), gpu.used()
         shared = gpu.has_unified_memory()
         running = gpu.processes()
-        mine = next((used for pid, used in running if pid == worker.gpu_pid), None)
-        others = tuple(OtherProcess(pid, process_name(pid), used) for pid, used in running if pid != worker.gpu_pid)
+        loads = gpu.process_loads() if running else {}
+        found = [self._process(pid, used, loads.get(pid)) for pid, used in running]
+        own = next((one for one in found if one.pid == worker.gpu_pid), None)
         return GpuSample(
             index=gpu.index,
             name=gpu.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
             total=system_total if shared else total,
             used=system_used if shared else used,
-            mine=mine,
-            others=others,
+            mine=own.bytes if own else None,
+            others=tuple(one for one in found if one is not own),
+            own=own,
             power=gpu.power(),
             load=gpu.utilization(),
             temperature=gpu.temperature(),
@@ -197,6 +210,17 @@ class MachineSampler:
             bf16=gpu.bf16(),
             uuid=gpu.uuid(),
         )
+
+    def _process(self, pid: int, used: int | None, load: int | None) -> OtherProcess:
+        """A process with its owner and its age, where it is visible from here."""
+        from engine.hardware.nvml import UNKNOWN_PROCESS, pids_are_local  # imported by then, in `__init__`
+
+        if pids_are_local():
+            with contextlib.suppress(self.psutil.Error):
+                process = self.psutil.Process(pid)
+                age = max(0.0, time.time() - process.create_time())
+                return OtherProcess(pid, process.name(), used, process.username(), load, age)
+        return OtherProcess(pid, UNKNOWN_PROCESS, used, load=load)
 
 
 @dataclass(frozen=True)
@@ -278,5 +302,5 @@ def _unknown(row: ProcessRow) -> ProcessRow:
         row.gpu_bytes,
         row.gpu_total,
         row.gpu_load,
-        command="a process of another user or container",
+        command=UNKNOWN_PROCESS,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,15 +12,11 @@ from engine.runs.run.events import Event
 from tui.charts.series import Series
 from tui.live.event_lines import lines
 from tui.live.log_lines import LogLines
+from tui.live.time_left import RunTimer, TimeLeft
 
 MAX_SAMPLES = 60
 CPU_NAME = "CPU cores"
 """End of the device name in the event `model` of a run without a GPU."""
-
-
-def moving_average(average: float | None, value: float) -> float:
-    """The exponential moving average after `value`; `average` is the one before, None at the start."""
-    return value if average is None else 0.9 * average + 0.1 * value
 
 
 @dataclass
@@ -57,8 +53,7 @@ class RunState:
     """Bytes of the worker's process by step, as the machine pane measures them."""
     samples: list[events.Sample] = field(default_factory=list)
     """The latest answers to test and validation prompts, at most MAX_SAMPLES."""
-    pace: float | None = None
-    """Exponential moving average of seconds per step."""
+    timer: RunTimer = field(default_factory=RunTimer)
     on_gpu: bool = False
     overhead: int = 0
     """Bytes of the worker's process that the peaks of its events do not include."""
@@ -70,11 +65,9 @@ class RunState:
         for event in fresh:
             self._apply(event)
 
-    def left(self) -> float | None:
-        """Estimated seconds until the last step."""
-        if self.step is None or self.pace is None or self.end is not None:
-            return None
-        return self.pace * (self.step.steps - self.step.step)
+    def left(self) -> TimeLeft | None:
+        """Estimated time until the end of the run, or of its phase; None once it has ended, or if it is not known."""
+        return None if self.end is not None else self.timer.left()
 
     def best(self) -> Series:
         """A curve of one point: the validation loss of the weights that are kept, or the lowest one so far."""
@@ -95,6 +88,7 @@ class RunState:
 
     def _apply(self, event: Event) -> None:
         self.counted += 1
+        self.timer.add(event)
         match event:
             case events.Step():
                 self._step(event)
@@ -135,7 +129,6 @@ class RunState:
         self.rate.add(event.step, event.learning_rate)
         self.grad_norm.add(event.step, event.grad_norm)
         self.speed.add(event.step, event.tokens_per_second)
-        self.pace = moving_average(self.pace, event.seconds)
 
     def _memory(self, event: events.Memory) -> None:
         self.memory = event
@@ -161,6 +154,8 @@ class ExpectedPeak(NamedTuple):
     bytes: int
     is_probed: bool = False
     """Measured by the memory probe before the first step; else predicted."""
+    parts: Mapping[str, int] = {}
+    """Bytes by part, as predicted by the formula."""
 
     @property
     def label(self) -> str:

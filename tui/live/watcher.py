@@ -5,6 +5,7 @@ The thread touches no widget; it posts messages.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
+from engine.config.errors import UserError
+from engine.config.schema import Config
+from engine.runs.ladder.ladder_dir import LadderDir, ladder_of_run
+from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.run import end_record
 from engine.runs.run.events import End, Event, Phase
-from engine.runs.run.run_dir import RunDir
+from engine.runs.run.run_dir import RunDir, read_frozen
 from tui.live.log_lines import OutputChunk, OutputReader
 from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
@@ -35,6 +40,16 @@ class RunStateLoaded(Message):
 
     run: RunDir
     state: RunState
+    config: Config | None = None
+    """Its configuration; None where `run.toml` cannot be read."""
+
+
+@dataclass
+class LadderRead(Message):
+    """The ladder of the run, as its process wrote it now."""
+
+    run: RunDir
+    ladder: Ladder
 
 
 @dataclass
@@ -89,6 +104,8 @@ class Watcher(threading.Thread):
         self._gone = False
         self._last_sign = 0.0
         """Monotonic time of the worker's last sign of life."""
+        self._ladder: tuple[LadderDir, float] | None = None
+        """The ladder of the run, and when its file was written that was read last."""
 
     def leave(self) -> None:
         """Stop watching; the run is not affected."""
@@ -108,8 +125,8 @@ class Watcher(threading.Thread):
     def _poll(self, events: EventLoader, output: OutputReader) -> None:
         """Post everything new. Raises OSError where a file cannot be read."""
         if not self._opened:
-            self.post(RunStateLoaded(self.watched, events.first()))
-            self._opened = True
+            self._open(events)
+        self._post_ladder()
         news = self._post_job()
         for fresh in events.follower.portions():
             self.post(NewEvents(self.watched, fresh))
@@ -120,7 +137,30 @@ class Watcher(threading.Thread):
         finally:
             self._post_liveness(news)
         if exact := events.advance():
-            self.post(RunStateLoaded(self.watched, exact))
+            self.post(RunStateLoaded(self.watched, exact, self._config()))
+
+    def _open(self, events: EventLoader) -> None:
+        self.post(RunStateLoaded(self.watched, events.first(), self._config()))
+        self._opened = True
+        with contextlib.suppress(UserError):  # the list of runs reports it
+            ladder = ladder_of_run(self.watched.path.parent, self.watched.name)
+            self._ladder = (ladder, 0.0) if ladder else None
+
+    def _config(self) -> Config | None:
+        with contextlib.suppress(UserError):
+            return read_frozen(self.watched).config
+        return None
+
+    def _post_ladder(self) -> None:
+        """Post the ladder each time that its process has written it."""
+        if self._ladder is None:
+            return
+        ladder, before = self._ladder
+        with contextlib.suppress(OSError, UserError):  # the ladder screen reports it
+            written = ladder.state_file.stat().st_mtime
+            if written != before and (state := ladder.state()):
+                self._ladder = ladder, written
+                self.post(LadderRead(self.watched, state))
 
     def _post_job(self) -> bool:
         """Post the state of a Slurm job that waits, once until it changes, as a run does that waits for its device."""

@@ -165,6 +165,8 @@ class LaunchPreview:
     title: str
     facts: list[Fact]
     problems: list[LaunchProblem]
+    queue: str = ""
+    """When it starts: immediately, or what it waits for."""
 
     @property
     def blocked(self) -> bool:
@@ -185,7 +187,6 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
         Fact("eval", _evaluation(config, report)),
         *_memory(found, context.budget, report.longest),
         *_disk([found], context.runs),
-        *_turn(context),
     ]
     problems = [
         *model_problems(config, files),
@@ -196,7 +197,9 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
     ]
     problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
     problems += [LaunchProblem(notice.text, code=notice.code) for notice in chosen.notices]
-    return LaunchPreview(f"{config.title or name} · {method_title(config.method)}", facts, problems)
+    title, method = config.title or name, method_title(config.method)
+    title = title if title.startswith(method) else f"{title} · {method}"
+    return LaunchPreview(title, facts, problems, when_it_starts(context))
 
 
 def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) -> LaunchPreview:
@@ -216,7 +219,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     facts += _weights(report, [rung.name for rung in plan.rungs])
     for rung, one in zip(plan.rungs, found, strict=True):
         facts += _memory(one, context.budget, report.longest, rung.name, parts=False)
-    facts += [*_disk(found, context.runs), *_turn(context)]
+    facts += _disk(found, context.runs)
     problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
     titles = [method_title(rung.name) if rung.name == rung.method else rung.name for rung in plan.rungs]
     problems += [
@@ -226,7 +229,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
         *foreign_problems(context),
     ]
     problems += [LaunchProblem(notice.text, code=notice.code) for notice in plan.notices]
-    return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems)
+    return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems, when_it_starts(context))
 
 
 def _rate(rung: Rung) -> str:
@@ -254,7 +257,7 @@ def _weights(report: DataCheck, rungs: Sequence[str] = ()) -> Iterator[Fact]:
     """Use of the weights, of several rungs in a line each; nothing if only loading the model can tell."""
     if report.awaits_details:
         yield Fact("weights", "counting …")
-    accounts = [one.account for one in report.weights]
+    accounts = [one.account for one in report.weights][: len(rungs) or None]  # the check may be of more rungs
     for number, account in enumerate(accounts):
         if account and rungs:
             yield Fact("" if any(accounts[:number]) else "weights", f"{rungs[number]}: {summarize_model(account)}")
@@ -364,12 +367,13 @@ def _disk(found: Sequence[MethodEstimate], runs: Path) -> Iterator[Fact]:
     yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
 
 
-def _turn(context: LaunchContext) -> Iterator[Fact]:
+def when_it_starts(context: LaunchContext) -> str:
+    """`at once`, also beside other processes, or which run it waits for."""
     running = [turn for turn in context.turns if turn.place == 0]
     waiting = len({turn.pid for turn in context.turns if turn.place})  # one can wait for several devices
     if len(running) < context.devices and not waiting:
-        yield Fact("queue", f"{'a device' if running else 'device'} is free: starts immediately")
-        return
+        beside = f"; {amount(len(context.foreign), 'other process')} on it" if context.foreign else ""
+        return f"at once, {'a device' if running else 'the device'} is free of runs{beside}"
     names = ", ".join(turn.run.name for turn in running) or "a run that is about to start"
     more = f" and {amount(waiting, 'queued run')}" if waiting else ""
-    yield Fact("queue", f"waits for {names}{more}", "$text-warning")
+    return f"waits for {names}{more}"

@@ -11,7 +11,8 @@ from typing import Protocol
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, reads
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.config.preset import EffectiveConfig, flatten
+from engine.config.preset import EffectiveConfig
+from engine.config.preset_values import flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
@@ -25,11 +26,14 @@ from engine.runs.run.run_dir import RunDir
 from tui.command_line import ladder_command, run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
+from tui.preview.method_table import Training
 from tui.selection import Selection
 
 ON_LAUNCH = (
-    ("epochs", "train.epochs"),
     ("steps", "train.steps"),
+    ("train rows", "data.max_rows"),
+    ("test items", "evaluation.rows"),
+    ("epochs", "train.epochs"),
     ("learning rate", "train.learning_rate"),
     ("rank", "adapter.rank"),
     ("batch size", "train.batch"),
@@ -59,6 +63,14 @@ class Launch(Protocol):
     """A run or a ladder before it starts; immutable."""
 
     @property
+    def runs(self) -> Path:
+        """The folder of runs."""
+
+    @property
+    def context(self) -> Callable[[], LaunchContext]:
+        """Returns the state of the machine."""
+
+    @property
     def config(self) -> Config:
         """The configuration whose data is checked."""
 
@@ -71,10 +83,16 @@ class Launch(Protocol):
         """The equivalent command line."""
 
     def options(self) -> list[LaunchOption]:
-        """The values that can be edited, in the order of their number keys."""
+        """The values that can be edited, in the order of their rows."""
 
     def with_option(self, name: str, text: str) -> Launch:
         """The launch with another value, the default for ''. Raises UserError for an invalid one."""
+
+    def with_preset(self, name: str) -> Launch:
+        """The launch of this preset, with the same data. Raises UserError for an invalid one."""
+
+    def trainings(self) -> list[Training]:
+        """What it trains, for an estimate of its time."""
 
     def preview(self, report: DataCheck) -> LaunchPreview:
         """What it will do."""
@@ -119,6 +137,12 @@ class RunLaunch:
             path = str(run_dir.find(self.runs, text).path) if text.strip() else None
             return self._with_selection(self.selection.with_setting("model.from_run", path))
         return self._with_selection(with_text(self.selection, dict(ON_LAUNCH)[name], text))
+
+    def with_preset(self, name: str) -> RunLaunch:
+        return self._with_selection(self.selection.with_preset(name))
+
+    def trainings(self) -> list[Training]:
+        return [Training(self.selection.name, self.config)]
 
     def preview(self, report: DataCheck) -> LaunchPreview:
         return run_preview(self.selection.name, self.effective, self.context(), report)
@@ -173,7 +197,7 @@ def restored_text(selection: Selection, key: str) -> str:
         return "unset"
 
 
-ON_LADDER = ("epochs", "max length")
+ON_LADDER = ("steps", "train rows", "test items", "epochs", "max length")
 """The settings of ON_LAUNCH that can be edited for a ladder: they are the same for all rungs."""
 YES_NO = {"yes": True, "no": False}
 
@@ -264,7 +288,7 @@ class LadderLaunch:
             text, default = getattr(self.given, key), getattr(DEFAULTS, key)
             shown = text or ("" if default == "none" else default)
             found.append(LaunchOption(title, shown, getattr(ACCEPTS, key), default, bool(text)))
-        return [*found, *setting_options(self.selection, self.config, ON_LADDER)]
+        return [*setting_options(self.selection, self.config, ON_LADDER), *found]
 
     def with_option(self, name: str, text: str) -> LadderLaunch:
         if name in ON_LADDER:
@@ -273,6 +297,12 @@ class LadderLaunch:
         key = next(key for key, title in TITLES.items() if title == name)
         value = "" if text.strip() == getattr(DEFAULTS, key) else text.strip()
         return LadderLaunch.of(self.selection, self.runs, self.context, replace(self.given, **{key: value}))
+
+    def with_preset(self, name: str) -> LadderLaunch:
+        return LadderLaunch.of(self.selection.with_preset(name), self.runs, self.context, self.given)
+
+    def trainings(self) -> list[Training]:
+        return [Training(rung.name, rung.config, len(self.plan.seeds)) for rung in self.plan.rungs]
 
     def preview(self, report: DataCheck) -> LaunchPreview:
         return ladder_preview(self.plan, self.context(), report)

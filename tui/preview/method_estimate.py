@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
-from engine.config.model_files import ModelFiles, find_model
+from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
+from engine.config.preset_library import PresetEntry, user_folder, without_method
 from engine.config.schema import Config
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
 from engine.memory.formula.automatic import resolve_automatic
-from engine.memory.formula.estimate import MemoryEstimate, StepShape, error_of, rows_per_device
+from engine.memory.formula.estimate import Device, MemoryEstimate, StepShape, error_of, rows_per_device
 from engine.memory.formula.fit import FitQuery, classify_fit
 from engine.memory.formula.memory_budget import MemoryBudget, slot_budget
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
+from tui.live.run_state import ExpectedPeak
 from tui.selection import Selection
 
 if TYPE_CHECKING:  # for annotations only: `ftbench run` does not import Textual
@@ -142,15 +145,68 @@ def predicted_peak(
     chosen: EffectiveConfig | None,
     budget: MemoryBudget | None,
     longest: Callable[[Config], int | None] = lambda config: None,
-) -> int | None:
-    """Peak bytes predicted for a run, or else for the current selection; `longest` returns a known longest row."""
+) -> ExpectedPeak | None:
+    """Peak predicted for a run, or else for the current selection; `longest` returns a known longest row."""
     if budget is None or chosen is None:
         return None
     try:
         config = run_dir.read_frozen(run).config if run else chosen.config
     except UserError:
         return None
-    return method_estimate(config, find_model(config.model), budget, longest(config)).peak
+    found = method_estimate(config, find_model(config.model), budget, longest(config))
+    if found.peak is None or found.estimate is None:
+        return None
+    estimate = found.estimate
+    parts = max((estimate.training, estimate.evaluation), key=lambda peak: peak.total).parts
+    rest = found.peak - sum(parts.values())
+    return ExpectedPeak(found.peak, parts={**parts, "process": rest} if rest > 0 else parts)
+
+
+def with_slots(listed: Sequence[PresetEntry], budget: MemoryBudget) -> list[PresetEntry]:
+    """The presets with the slots that suit this machine, those with one first.
+
+    The user's own presets keep their slots, and the demo's keep theirs; the others hold the presets that fit by the
+    formula: on a GPU those of the largest families first, on a CPU of the smallest.
+    """
+    own = {entry.name: entry.slot for entry in listed if entry.slot and entry.path.parent == user_folder()}
+    demo = {one.name: one.slot for one in listed if one.slot and _is_demo(one) and one.slot not in own.values()}
+    slots = {**own, **demo}
+    free = [slot for slot in range(1, 10) if slot not in slots.values()]
+    rest = tuple(entry.name for entry in listed if entry.name not in slots and entry.preset and not _is_demo(entry))
+    slots |= dict(zip(_largest_that_fit(rest, budget.device, budget.total, budget.bf16), free, strict=False))
+    found = [replace(entry, slot=slots.get(entry.name)) for entry in listed]
+    return sorted(found, key=lambda entry: entry.slot or 99)
+
+
+def _is_demo(entry: PresetEntry) -> bool:
+    return entry.preset is not None and entry.preset.values.get("model.id", EMBEDDED) == EMBEDDED
+
+
+@lru_cache(maxsize=8)
+def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: bool) -> list[str]:
+    """Presets that fit, by family, the largest or on a CPU the smallest first, its methods in their order."""
+    budget = MemoryBudget(
+        name="", device=device, source="gpu" if device == "cuda" else "system", total=total, bf16=bf16
+    )
+    families: dict[str, list[tuple[str, int]]] = {}
+    for name in names:
+        try:
+            config = Selection(name).effective().config
+        except UserError:
+            continue
+        one = method_estimate(config, find_model(config.model), budget)
+        if one.estimate is not None and one.fit in ("fits", "tight"):
+            families.setdefault(without_method(name), []).append((name, one.estimate.parameters))
+    order = list(method_names())
+    smallest_first = device == "cpu"  # where they would take days
+    ranked = sorted(
+        families.values(), key=lambda one: max(parameters for _, parameters in one), reverse=not smallest_first
+    )
+    return [
+        name
+        for family in ranked
+        for name, _ in sorted(family, key=lambda one: next((n for n, m in enumerate(order) if one[0].endswith(m)), 9))
+    ]
 
 
 def error_label(found: Sequence[MethodEstimate]) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from textual.content import Content
 
@@ -20,10 +22,12 @@ from engine.memory.formula import history
 from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.history import Throughput
 from engine.memory.formula.memory_budget import MemoryBudget
+from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, TableRow
 from tui.format import moment, setting
 from tui.keymap import CommandKeys
-from tui.preview.launch_context import DataCheck
+from tui.live.opening import EventLoader
+from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, error_label, method_estimate, method_estimates
 from tui.selection import MARK, NOT_COMPARED, Selection
 
@@ -177,6 +181,84 @@ def effects_text(now: PredictedCost, before: PredictedCost | None = None) -> Con
 
 def _change(old: str, new: str) -> str:
     return new if old == new else f"{old} → {new}"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that a launch starts, `count` times: of each seed."""
+
+    name: str
+    config: Config
+    count: int = 1
+
+
+class Pace(NamedTuple):
+    """What the finished runs of a model and method on this device took."""
+
+    tokens_per_second: float
+    other_seconds: float
+    """Loading, evaluation, saving: everything but the training steps, median."""
+    runs: int
+
+
+class LaunchTimes:
+    """How long a launch takes, from finished runs here, and how long it waits, from the run that has the device."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._paces: dict[tuple[str, str], Pace | None] = {}
+        self._wait = ""
+
+    def read(self, trainings: Sequence[Training], context: LaunchContext) -> bool:
+        """Read results and the log of the run that uses the device: call it in a thread. Whether something is new."""
+        before = (dict(self._paces), self._wait)
+        wanted = {(one.config.model.id, one.config.method) for one in trainings} - set(self._paces)
+        if wanted and context.budget is not None:
+            try:
+                results = list(history.results(self._runs))
+            except (UserError, OSError):
+                return False  # the list of runs reports it; the time stays unknown
+            for model, method in wanted:
+                speed = history.throughput(results, model, method, context.budget)
+                like = [one for _, one in results if (one.model, one.method, one.status) == (model, method, "finished")]
+                others = [one.active_seconds - one.step_seconds for one in like] or [0.0]
+                pace = Pace(speed.middle, statistics.median(others), speed.runs) if speed else None
+                self._paces[model, method] = pace
+        self._wait = _wait(context)
+        return before != (self._paces, self._wait)
+
+    def text(self, trainings: Sequence[Training], report: DataCheck) -> str:
+        """`about 24:10 (3 earlier runs), after a wait of at least 4:05`; which rungs are unknown."""
+        total, unknown, runs = 0.0, [], 0
+        for one in trainings:
+            pace = self._paces.get((one.config.model.id, one.config.method))
+            steps = training_steps(one.config, report.rows.get("train"))
+            per_row = report.tokens_per_row(one.config.train.max_length)
+            if pace is None:
+                unknown.append(one.name)
+            elif not steps or not per_row:
+                return "counting rows …" if report.running else f"unknown: the rows were not counted{self._wait}"
+            else:
+                tokens = steps * one.config.train.batch * per_row
+                total += one.count * (tokens / pace.tokens_per_second + pace.other_seconds)
+                runs = max(runs, pace.runs)
+        if not total:
+            return f"unknown: no run of this model and method has finished here{self._wait}"
+        known = f"{'at least' if unknown else 'about'} {duration(total)}, from {amount(runs, 'earlier run')}"
+        return known + (f"; unknown for {', '.join(unknown)}" if unknown else "") + self._wait
+
+
+def _wait(context: LaunchContext) -> str:
+    """When the first of the runs that use the devices will be done, if all devices are in use."""
+    running = [turn for turn in context.turns if turn.place == 0]
+    if len(running) < context.devices:
+        return ""
+    try:
+        left = [EventLoader(RunDir(turn.run).events_file).first().left() for turn in running]
+    except OSError:
+        return ""
+    known = [one.seconds for one in left if one and not one.phase]
+    return f"; before that a wait of at least {duration(min(known))}" if known else ""
 
 
 NETWORK = "requires network"

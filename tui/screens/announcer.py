@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +19,17 @@ if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
 
 BELL = "bell"
 """Value of the setting `notify` for the terminal's bell."""
-TIMEOUT = 20
+TIMEOUT = 10
 
 
 class Announcer:
     """Shows notifications; `notify` of config.toml also rings the bell or runs a command, which gets the sentence."""
 
-    def __init__(self, screen: BaseScreen[Any], runs: Path) -> None:
-        self._screen, self._runs = screen, runs
-        self._live: dict[str, RunDir] = {}
-        """Runs that were live at the last look, by name."""
+    def __init__(self, screen: BaseScreen[Any], runs: Path, watched: Callable[[], RunDir | None]) -> None:
+        """`watched`: the run on the screen, which shows its end itself."""
+        self._screen, self._runs, self._watched = screen, runs, watched
+        self._live: dict[str, tuple[RunDir, float]] = {}
+        """Runs that were live at the last look, by name, and when they were first seen, in Unix seconds."""
         self._ladders: dict[str, LadderDir] = {}
         """Ladders whose runs have ended: they are announced when they end, instead of each run."""
 
@@ -54,8 +57,8 @@ class Announcer:
 
     def look(self, live: list[RunDir]) -> None:
         """Take the runs that are live now; announce those that have ended."""
-        now = {run.name: run for run in live}
-        ended = [run for name, run in self._live.items() if name not in now]
+        now = {run.name: self._live.get(run.name, (run, time.time())) for run in live}
+        ended = [seen for name, seen in self._live.items() if name not in now]
         self._live = now
         if ended:
             self._screen.run_worker(lambda: self._tell(ended), thread=True, group="announce")
@@ -74,27 +77,32 @@ class Announcer:
         try:
             state = ladder.state()
         except UserError as error:
-            self._screen.app.call_from_thread(self._announce, error.line)
+            self._screen.app.call_from_thread(self._announce, error.line, False)
             return
         if state is not None:
-            self._screen.app.call_from_thread(self._announce, ladder_ending(ladder.name, state))
+            sentence = ladder_ending(ladder.name, state)
+            self._screen.app.call_from_thread(self._announce, sentence, state.status == "finished")
 
-    def _tell(self, ended: list[RunDir]) -> None:
+    def _tell(self, ended: list[tuple[RunDir, float]]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
         from engine.runs.ladder.ladder_dir import ladder_of_run
-        from tui.history.endings import remember_visit, run_ending
+        from tui.history.endings import ended_before, has_finished, remember_visit, run_ending
         from tui.live.following import wait_for_exit
 
-        for run in ended:
+        for run, since in ended:
             if ladder := ladder_of_run(self._runs, run.name):
                 self._ladders[ladder.name] = ladder
             elif run.path.exists():
                 wait_for_exit(run)
-                self._screen.app.call_from_thread(self._announce, run_ending(run))
+                if not ended_before(run, since):  # it was only exported or tried
+                    shown = run == self._watched()
+                    self._screen.app.call_from_thread(self._announce, run_ending(run), has_finished(run), shown)
         remember_visit()
 
-    def _announce(self, sentence: str) -> None:
-        self._screen.tell(sentence, timeout=TIMEOUT)
+    def _announce(self, sentence: str, finished: bool = True, shown: bool = False) -> None:
+        """`shown`: the screen shows it already."""
+        if not shown:
+            self._screen.tell(sentence, severity="information" if finished else "error", timeout=TIMEOUT)
         notify = app_settings(self._screen).notify
         if notify == BELL:
             self._screen.app.bell()

@@ -1,14 +1,16 @@
-"""The base class of all full screens: notifications in literal text, and reads of runs and queue that may fail."""
+"""The base classes of full screens and dialogs: keys, literal notifications, reads of runs and queue that may fail."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
-from textual.screen import Screen
+from textual.binding import BindingType
+from textual.screen import ModalScreen, Screen
 
 from engine.config.errors import UserError
 from engine.config.text import visible
+from tui.commands import bindings
 from tui.widgets.rows import KeyLine, Rows
 
 if TYPE_CHECKING:
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 F = TypeVar("F")
+
+
+class Dialog(ModalScreen[R]):
+    """A screen over another one, with the keys that work everywhere: Textual hides the app's from a modal screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("app")
 
 
 class BaseScreen(Screen[R]):

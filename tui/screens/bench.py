@@ -1,98 +1,56 @@
-"""The main screen: lays out the panes and forwards messages and keys to the controllers."""
+"""The main screen: lays out the panes and forwards messages and keys to the controllers.
+
+While a run is live, memory has the most room and the selection is folded into one strip; else the lists to select from
+are open. Below 80 by 24 only memory, progress and loss are shown.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from textual.content import Content
-
-from engine.runs.home import tilde
-from engine.runs.run.folder import current_directory
-from tui.header import head_line, live_runs, selection_lines
-from tui.keymap import CommandKeys
-from tui.screens.live_runs import LiveRuns, RunFollower
-from tui.settings import Settings
-from tui.widgets.selection_pane import SelectionPane
-from tui.widgets.status_line import status
-
-if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
-    from engine.runs.run.run_dir import RunDir
-
-
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
 
 from engine.config.errors import UserError
 from engine.config.text import visible
+from engine.runs.run.folder import short_name
 from tui.commands import bindings
+from tui.header import head_line, run_text, selection_line
 from tui.screens.announcer import Announcer
 from tui.screens.bench_actions import BenchActions
-from tui.screens.live_runs import is_urgent
+from tui.screens.live_runs import LiveRuns, RunFollower, is_urgent
 from tui.screens.machine_context import MachineContext
 from tui.screens.run_actions import RunActions, RunLauncher
 from tui.screens.selection_actions import DataActions, SelectionScreens
 from tui.settings import app_keys, app_settings
-from tui.widgets.data_list import AddRequested, InspectRequested
+from tui.widgets.data_list import AddRequested, DataList, InspectRequested, SettingsSuggested
 from tui.widgets.log_pane import LogPane, WordEntered
 from tui.widgets.loss_pane import LossPane
-from tui.widgets.machine_pane import MachinePane
+from tui.widgets.memory_pane import MemoryPane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.rows import KeyLine, is_covered
-from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionRefused
+from tui.widgets.run_details import FiguresPane, RunsPane
+from tui.widgets.selection_pane import ItemPicked, NextRun, SelectionChanged, SelectionPane, SelectionRefused
+from tui.widgets.status_line import status
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
+    from tui.history.run_list import ResumableRun
     from tui.live.machine import MachineSampled
-    from tui.live.watcher import Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
+    from tui.live.watcher import LadderRead, Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
     from tui.selection import Selection
 
-
-def head_texts(
-    selection_pane: SelectionPane, follower: RunFollower, live: LiveRuns, keys: CommandKeys, width: int
-) -> tuple[Content, Content]:
-    """Host, selection and live runs; below them what the preset is about and what the selection changed."""
-    watched = follower.run.path if follower.run else None
-    right = live_runs(live.turns, len(live.unqueued), watched, width - 24)
-    name = selection_pane.selection.name if selection_pane.effective else ""
-    head = head_line(selection_pane.effective, name, right, width)
-    if not selection_pane.started:
-        return head, Content()
-    lines = selection_lines(selection_pane.effective, selection_pane.changed, selection_pane.previous, width, keys)
-    return head, Content("\n").join(lines)
-
-
-def run_title(run: RunDir) -> str:
-    """The name of a run, and the directory it was started from where that is not the working directory."""
-    directory = run.started_in()
-    return f"{run.name} · {tilde(directory)}" if directory not in ("", current_directory()) else run.name
-
-
-def status_text(follower: RunFollower, live: LiveRuns, settings: Settings, width: int) -> Content:
-    """What the watched run is doing, or how it ended and what to do next."""
-    return status(
-        follower.state,
-        follower.live,
-        follower.last_output,
-        width,
-        CommandKeys(settings.keys),
-        settings.ascii,
-        follower.paused,
-        follower.deleted,
-        live.has_device(follower.run),
-    )
-
-
-MIDDLE_PANES: tuple[type[Widget], ...] = (LossPane, LogPane)
-RIGHT_PANES: tuple[type[Widget], ...] = (MachinePane,)
-"""The panes, from top to bottom; the panes of installed packages follow below the right ones."""
+UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
+LOWER_PANES: tuple[type[Widget], ...] = (LogPane, RunsPane)
+"""The panes below memory, from left to right; the panes of installed packages follow in the upper row."""
 
 
 class BenchScreen(BenchActions):
@@ -100,15 +58,18 @@ class BenchScreen(BenchActions):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
-    VERTICAL_BREAKPOINTS = [(0, "-short"), (34, "-tall")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-medium"), (140, "-wide")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
 
     def __init__(self, runs: Path) -> None:
         super().__init__(classes=self._classes_of(shutil.get_terminal_size()))  # so that nothing is styled twice
         self.runs = runs
         self.opened = False
         """Whether live runs have been looked for."""
+        self.resumable: list[ResumableRun] = []
+        """Runs that can be resumed, the latest first; read after the first frame."""
         self.panes: list[Pane] = []
+        self.lists_open = False
         self.follower = RunFollower(self.post_message)
         self.live_runs = LiveRuns(self, runs)
         self.actions = RunActions(self, self.show_run, "bench.resume")
@@ -116,7 +77,7 @@ class BenchScreen(BenchActions):
         self.launcher = RunLauncher(
             self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.select, self.predict
         )
-        self.announcer = Announcer(self, runs)
+        self.announcer = Announcer(self, runs, lambda: self.follower.run)
         self.data_actions = DataActions(self, self.get_selection_pane)
         self.selection_screens = SelectionScreens(
             self, runs, self.get_selection_pane, self.machine.launch_context, lambda: self.launcher.checks, self.select
@@ -129,15 +90,20 @@ class BenchScreen(BenchActions):
         return " ".join(max(point for point in points if point[0] <= length)[1] for length, points in pairs)
 
     def compose(self) -> ComposeResult:
-        middle, right = [make_pane(kind) for kind in MIDDLE_PANES], [make_pane(kind) for kind in RIGHT_PANES]
-        self.panes = [pane for pane in (*middle, *right) if isinstance(pane, Pane)]
+        memory = make_pane(MemoryPane)
+        upper, lower = [make_pane(kind) for kind in UPPER_PANES], [make_pane(kind) for kind in LOWER_PANES]
+        self.panes = [pane for pane in (memory, *upper, *lower) if isinstance(pane, Pane)]
         yield Static(id="head")
-        yield Static(id="about")
-        with Horizontal(id="body"):
-            yield SelectionPane(id="left")
-            yield Vertical(*middle, id="middle")
-            yield Vertical(*right, id="right")
         yield Static(id="status")
+        yield memory
+        yield SelectionPane(id="selection")
+        yield Static(id="about")
+        with Vertical(id="work"):
+            yield Horizontal(*upper, id="upper")
+            yield Horizontal(*lower, id="lower")
+        strip = NextRun(id="next")
+        strip.border_title = "next run"
+        yield strip
         yield KeyLine()
 
     def select(self, selection: Selection) -> None:
@@ -167,9 +133,28 @@ class BenchScreen(BenchActions):
             self.tell(error.line, severity="error", timeout=15)
         self.refresh_live_runs()
         self.announcer.open()
+        self.find_resumable()
+
+    def find_resumable(self) -> None:
+        """Look in a thread for runs that can be resumed: their results are read."""
+
+        def read() -> None:
+            from tui.history.run_list import resumable
+
+            try:
+                found = resumable(self.runs)
+            except (UserError, OSError):  # the screen of the runs reports it
+                return
+            self.app.call_from_thread(self._take_resumable, found)
+
+        self.run_worker(read, thread=True, group="resumable")
+
+    def _take_resumable(self, found: list[ResumableRun]) -> None:
+        self.resumable = found
+        self.redraw()
 
     def _add_pane(self, pane: Widget) -> None:
-        self.query_one("#right").mount(pane)
+        self.query_one("#upper").mount(pane)
         self.panes += [pane] if isinstance(pane, Pane) else []
         self.call_after_refresh(self._update_panes)
 
@@ -181,6 +166,7 @@ class BenchScreen(BenchActions):
         if self.opened:
             self.refresh_live_runs()
             self.redraw()
+            self.query_one(DataList).suggest()
 
     def redraw(self) -> None:
         """Show the present state in all panes and the status line."""
@@ -191,30 +177,125 @@ class BenchScreen(BenchActions):
 
     def _state(self) -> BenchState:
         return BenchState(
-            self.runs, self.follower.state, self.machine.sample, self.machine.expected_peak(self.selection_pane)
+            self.runs,
+            self.follower.state,
+            self.machine.sample,
+            self.machine.expected_peak(self.selection_pane),
+            bool(self.follower.live),
+            self._process_names(),
+            self.machine.next_gpu,
+            self.resumable,
         )
 
+    def _process_names(self) -> Mapping[int, str]:
+        """The runs of ftbench's processes; in a container the watched run's has another pid."""
+        names = {turn.pid: short_name(turn.run.name) for turn in self.live_runs.turns}
+        memory = self.follower.state.memory if self.follower.state else None
+        if memory and memory.gpu_pid and self.follower.run:
+            names[memory.gpu_pid] = short_name(self.follower.run.name)
+        return names
+
     def _update_panes(self) -> None:
+        self._fold()
         state = self._state()
         for pane in self.panes:
             pane.show_state(state)
+        self.query_one(NextRun).show_selection(self.selection_pane)
+
+    def _fold(self) -> None:
+        """Fold the lists while a run is live, and open them when nothing runs."""
+        busy = bool(self.follower.live) or bool(self.live_runs.turns or self.live_runs.unqueued)
+        self.lists_open &= busy
+        self.set_class(busy, "-busy")
+        self.set_class(self.follower.run is None and not self.query("WordInput"), "-empty")
+        self.set_class(busy and not self.lists_open, "-folded")
+        gpus = len(self.machine.sample.gpus) if self.machine.sample else 1
+        self.set_class(gpus > 4 and self.size.height < 34, "-crowded")
+        self.query_one("#memory").styles.height = memory_height(self.size.height, gpus, busy)
+
+    def open_lists(self) -> None:
+        """Open the lists to select from, also while a run is live."""
+        self.lists_open = True
+        self._fold()
+
+    def is_useful(self, binding: Binding) -> bool:
+        """Whether a key would do something now."""
+        follower, log = self.follower, self.log_pane
+        ended = follower.state.end if follower.state else None
+        match (binding.id or "").removeprefix("bench."):
+            case "stop" | "pause":
+                return bool(follower.live)
+            case "resume":
+                return self.run_to_resume() is not None and not follower.deleted
+            case "watch":
+                return len(self.live_runs.live()) > bool(follower.live)
+            case "try" | "export":
+                return ended is not None and ended.status == "finished"
+            case "previous":
+                return bool(log.find_word)
+            case "clear":
+                return bool(log.find_word or log.filter_word) or self.lists_open
+            case "charts":
+                return follower.state is not None
+        return True
+
+    def run_to_resume(self) -> RunDir | None:
+        """The watched run if it can be resumed, else the latest one that can if none is watched."""
+        follower = self.follower
+        if follower.run is not None and (follower.state is None or follower.run.is_active()):
+            return None
+        end = follower.state.end if follower.state else None
+        if follower.run is not None and (end is None or end.status != "finished"):
+            return follower.run
+        return self.resumable[0].run if self.resumable else None
 
     def _show_status(self) -> None:
-        text = status_text(self.follower, self.live_runs, app_settings(self), self.size.width - 2)
+        follower, keys = self.follower, app_keys(self)
+        text = status(
+            follower.state,
+            follower.live,
+            follower.last_output,
+            self.size.width - 2,
+            keys,
+            app_settings(self).ascii,
+            follower.paused,
+            follower.deleted,
+            self.live_runs.has_device(follower.run),
+            follower.ladder_progress() if follower.live else None,
+        )
         self.query_one("#status", Static).update(text)
+        self.query_one(KeyLine).redraw()
 
     def _show_head(self) -> None:
         if is_covered(self):
             return
-        head, about = head_texts(self.selection_pane, self.follower, self.live_runs, app_keys(self), self.size.width)
-        self.query_one("#head", Static).update(head)
-        self.query_one("#about", Static).update(about)
+        pane, keys, width = self.selection_pane, app_keys(self), self.size.width
+        waiting = len({turn.pid for turn in self.live_runs.turns if turn.place})
+        running = {turn.run for turn in self.live_runs.turns if not turn.place}
+        running |= {run.path for run in self.live_runs.unqueued}
+        run = self.follower.run
+        others = len(running - ({run.path} if run else set()))
+        left = Content.assemble((" ftbench ", "bold reverse"), self._selection_title())
+        if run is not None:
+            waits = any(turn.run == run.path and turn.place for turn in self.live_runs.turns)
+            left = run_text(run, self.follower.config, self.follower.live, waits, app_settings(self).ascii)
+        self.query_one("#head", Static).update(head_line(left, waiting, others, width))
+        if pane.started:
+            line = selection_line(pane.effective, pane.changed, pane.previous, width, keys)
+            self.query_one("#about", Static).update(line)
+        self.query_one(NextRun).show_selection(pane)
+
+    def _selection_title(self) -> str:
+        effective = self.selection_pane.effective
+        return f" {visible(effective.config.title or self.selection_pane.selection.name)}" if effective else ""
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event."""
         self.follower.watch(run)
-        self.query_one("#loss").border_subtitle = visible(run_title(run), 120)
+        self.lists_open = False
         self.log_pane.begin(run.name)
+        self.log_pane.focus()
+        self._show_head()
 
     def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
@@ -236,11 +317,12 @@ class BenchScreen(BenchActions):
         self.announcer.look_at_ladders()
         if self.follower.live and self.follower.state is not None:
             self.redraw()
+        self._show_head()  # it has a clock
 
     def on_machine_sampled(self, message: MachineSampled) -> None:
         budget = self.machine.take(message.sample, self.selection_pane)
         if is_covered(self):
-            self.query_one(MachinePane).show_state(self._state())  # its trace has no gap
+            self.query_one(MemoryPane).show_state(self._state())  # its trace has no gap
             return
         self.selection_pane.set_budget(budget)
         self._update_panes()
@@ -248,6 +330,11 @@ class BenchScreen(BenchActions):
     def on_run_state_loaded(self, message: RunStateLoaded) -> None:
         if self.follower.opened(message):
             self.redraw()
+            self._show_head()
+
+    def on_ladder_read(self, message: LadderRead) -> None:
+        if self.follower.take_ladder(message):
+            self._show_status()
 
     def on_new_events(self, message: NewEvents) -> None:
         if self.follower.feed(message):
@@ -266,6 +353,7 @@ class BenchScreen(BenchActions):
                 self.log_pane.show_view("output")
             self.redraw()
             self._show_head()
+            self.find_resumable()
 
     def on_run_read_error(self, message: RunReadError) -> None:
         if message.run == self.follower.run:
@@ -289,6 +377,13 @@ class BenchScreen(BenchActions):
     def _inspect_requested(self, message: InspectRequested) -> None:
         self.data_actions.inspect(message.data)
 
+    @on(SettingsSuggested)
+    def _settings_suggested(self, message: SettingsSuggested) -> None:
+        if self.is_current:
+            self.data_actions.suggest(message.data, message.preview)
+        else:
+            self.query_one(DataList).suggest_again(message.data)
+
     @on(AddRequested)
     def _add_requested(self) -> None:
         self.data_actions.add()
@@ -298,3 +393,15 @@ class BenchScreen(BenchActions):
         {"filter": self.log_pane.filter, "find": self.log_pane.find}[message.purpose](message.word)
         if message.done:
             self.log_pane.focus()
+
+
+def memory_height(height: int, gpus: int, busy: bool) -> int:
+    """Rows of the memory pane on a screen of this height: more while a run is live, and one per GPU where several."""
+    if height < 24:
+        return max(4, min(6, height // 3))
+    history = 3 if busy or height >= 34 else 0
+    history += 2 if busy and height >= 34 else 0
+    history += 2 if busy and height >= 42 else 0
+    if gpus > 1:
+        return min(gpus, height // 3) + 3 + (history if height >= 34 else 0)
+    return 4 + history

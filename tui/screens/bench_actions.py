@@ -27,6 +27,12 @@ class BenchActions(BaseScreen[None]):
     launcher: RunLauncher
     selection_screens: SelectionScreens
     machine: MachineContext
+    lists_open: bool
+    """Whether the user has opened the lists while a run is live."""
+
+    def redraw(self) -> None:
+        """Show the present state in all panes."""
+        raise NotImplementedError
 
     def get_selection_pane(self) -> SelectionPane:
         return self.query_one(SelectionPane)
@@ -51,19 +57,45 @@ class BenchActions(BaseScreen[None]):
         """Read again which runs are live and in which order they wait for the GPU."""
         raise NotImplementedError
 
-    def action_preset(self, slot: int) -> None:
-        self.selection_pane.select_slot(slot)
-        self.log_pane.focus()  # so that enter starts a run, also where a list had the focus
+    def take_preset(self, name: str) -> None:
+        """Select a preset; the focus goes to the log, so that enter starts a run also where a list had it."""
+        self.selection_pane.select(self.selection_pane.selection.with_preset(name))
+        self.log_pane.focus()
+
+    def run_to_resume(self) -> RunDir | None:
+        """The run that the key resumes now."""
+        raise NotImplementedError
+
+    def open_lists(self) -> None:
+        """Open the lists to select from."""
+        raise NotImplementedError
 
     def action_method(self) -> None:
         self.selection_pane.next_method()
         self.log_pane.focus()
 
     def action_device(self) -> None:
-        self.selection_pane.next_device(self.machine.devices)
+        """List the devices with who uses and who waits for each, and take one."""
+        from tui.screens.processes import DevicesScreen
+
+        def closed(device: str | None) -> None:
+            if device is not None:
+                self.selection_pane.select_device(device)
+
+        self.selection_pane.start()
+        devices = self.machine.devices
+        self.app.push_screen(DevicesScreen(devices, str(self.selection_pane.device), self.machine), closed)
 
     def action_data(self) -> None:
+        self.open_lists()
         self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list
+
+    def action_new(self) -> None:
+        """Prepare a new run; while a search is active, go to its next match."""
+        if self.log_pane.find_word:
+            self.log_pane.action_next()
+        else:
+            self.action_start()
 
     def action_start(self) -> None:
         self.selection_pane.start()
@@ -80,9 +112,9 @@ class BenchActions(BaseScreen[None]):
         self.actions.pause(self.follower.run)
 
     def action_resume(self) -> None:
-        self.actions.resume(self.follower.run)
+        self.actions.resume(self.run_to_resume())
 
-    def action_live(self) -> None:
+    def action_watch_next(self) -> None:
         """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
         self.refresh_live_runs()
         runs, watched = [*self.live_runs.in_order(), *self.live_runs.probes()], self.follower.run
@@ -91,6 +123,7 @@ class BenchActions(BaseScreen[None]):
             return
         if runs == [watched]:
             self.tell("no other active run")
+            return
         position = runs.index(watched) if watched in runs else -1
         self.watch_run(runs[(position + 1) % len(runs)])
 
@@ -129,6 +162,62 @@ class BenchActions(BaseScreen[None]):
 
         self.app.push_screen(RunsScreen(self.runs), closed)
 
+    def _finished_run(self) -> RunDir | None:
+        """The watched run if it has finished; else a notification."""
+        run, state = self.follower.run, self.follower.state
+        if run is not None and state is not None and state.end is not None and state.end.status == "finished":
+            return run
+        self.tell("watch a finished run first", severity="warning")
+        return None
+
+    def action_try_run(self) -> None:
+        """Answer prompts with the watched run and its base."""
+        from engine.runs.chat_client import OpenSession
+        from tui.screens.trying import TryScreen
+
+        if run := self._finished_run():
+            self.app.push_screen(TryScreen(OpenSession(runs=[str(run.path)])))
+
+    def action_export(self) -> None:
+        """Export the watched run's model."""
+        from tui.screens.exporting import ExportScreen, exportable
+
+        if (run := self._finished_run()) and (offered := exportable(run.name, run)):
+            self.app.push_screen(ExportScreen([offered]))
+
+    def action_clear(self) -> None:
+        """Close the lists, else end the search and the filter of the log."""
+        if self.lists_open:
+            self.lists_open = False
+            self.log_pane.focus()
+            self.redraw()
+            return
+        self.log_pane.find("")
+        self.log_pane.filter("")
+        for line in self.query("WordInput"):
+            line.remove()
+
+    def action_zoom(self) -> None:
+        """Show only the pane with the focus, and return."""
+        if self.maximized is not None:
+            self.minimize()
+        elif self.focused is not None:
+            self.maximize(self.focused, container=False)
+
+    def action_jump(self) -> None:
+        """Ask for the letter of a pane, and focus it."""
+        from tui.screens.dialogs import JumpScreen
+
+        panes = {"d": "data", "m": "method", "p": "preset", "l": "loss", "o": "log", "v": "memory"}
+
+        def closed(letter: str | None) -> None:
+            if letter in panes:
+                if letter in "dmp":
+                    self.open_lists()
+                self.set_focus(self.query_one(f"#{panes[letter]}"))
+
+        self.app.push_screen(JumpScreen(panes), closed)
+
     def action_ladder(self) -> None:
         self.show_ladder()
 
@@ -143,7 +232,8 @@ class BenchActions(BaseScreen[None]):
         from tui.widgets.inputs import WordInput
 
         if not self.query(WordInput):
-            await self.query_one("#middle").mount(WordInput())
+            await self.mount(WordInput(), before="#next")
+            self.redraw()
         self.query_one(WordInput).ask(purpose)
 
     def action_pane(self, name: str, what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -10,24 +10,25 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
+from textual.events import Key
 from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from engine.config.errors import UserError
 from engine.config.text import visible
-from tui.commands import EVERYWHERE, TABLES, TITLES
+from tui.commands import EVERYWHERE, MOVING, TABLES, TITLES
 from tui.keymap import CommandKeys, displayed_key
-from tui.screens.base import BaseScreen
+from tui.screens.base import BaseScreen, Dialog
 from tui.terminal.themes import MIN_SCREEN_SIZE
 
 
-class ConfirmScreen(ModalScreen[bool]):
-    """Closes with True on y or enter, with False on n, escape or q."""
+class ConfirmScreen(Dialog[bool]):
+    """Closes with True on enter, with False on escape or q."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y,enter", "answer(True)", "yes"),
-        Binding("n,escape,q", "answer(False)", "no"),
+        Binding("enter", "answer(True)", "yes"),
+        Binding("escape,q", "answer(False)", "no"),
     ]
     CSS = """
     ConfirmScreen { align: center middle; }
@@ -43,13 +44,64 @@ class ConfirmScreen(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static(Content(visible(self.question)))
-            yield Static(Content.styled("y yes   n no", "$foreground-muted"))
+            yield Static(Content.styled("enter yes   escape no", "$foreground-muted"))
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
 
 
-class NameScreen(ModalScreen[str | None]):
+class SuggestionScreen(Dialog[bool]):
+    """Settings with which a dataset can be used, and its first rows with them. Closes with True on enter."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "answer(True)", "use"),
+        Binding("escape,q", "answer(False)", "back"),
+    ]
+    CSS = """
+    SuggestionScreen { align: center middle; }
+    SuggestionScreen Vertical { width: 90%; max-width: 110; height: auto; max-height: 95%; border: round $primary;
+                                padding: 0 1; background: $background; }
+    SuggestionScreen Static { height: auto; }
+    """
+
+    def __init__(
+        self,
+        data: str,
+        columns: Sequence[str],
+        settings: Mapping[str, object],
+        examples: Sequence[Sequence[tuple[str, str]]],
+    ) -> None:
+        super().__init__()
+        self.data, self.columns, self.settings, self.examples = data, columns, settings, examples
+
+    def compose(self) -> ComposeResult:
+        with Vertical() as box:
+            box.border_title = "which columns are trained on?"
+            yield Static(Content("\n").join(self._lines()))
+
+    def _lines(self) -> Iterator[Content]:
+        yield Content.assemble(("data     ", "$foreground-muted"), visible(self.data))
+        yield Content.assemble(("columns  ", "$foreground-muted"), visible(", ".join(self.columns)))
+        settings = [(key, value) for key, value in self.settings.items() if not isinstance(value, Mapping)]
+        settings += [
+            (f"{key}.{name}", column)
+            for key, value in self.settings.items()
+            if isinstance(value, Mapping)
+            for name, column in value.items()
+        ]
+        for key, value in settings:
+            yield Content.assemble(("use      ", "$foreground-muted"), (visible(f"data.{key} = {value}"), "bold"))
+        for number, example in enumerate(self.examples, 1):
+            yield Content.styled(f"row {number} as it would be trained", "$foreground-muted")
+            for role, text in example:
+                yield Content.assemble((f"  {role:<11}", "$text-primary"), visible(" ".join(text.split()), 200))
+        yield Content.styled("enter use these settings   escape back", "$foreground-muted")
+
+    def action_answer(self, yes: bool) -> None:
+        self.dismiss(yes)
+
+
+class NameScreen(Dialog[str | None]):
     """Closes with a name for which `check` raises no UserError, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel")]
@@ -119,9 +171,14 @@ class TextScreen(BaseScreen[None]):
 def help_text(keys: CommandKeys, first: Collection[str] = ()) -> Content:
     """Every command with its keys; `first`: groups of commands that come before the others."""
     lines: list[Content] = []
+    lines += [Content.styled("Move", "bold"), *(Content(f"  {key:<20} {text}") for key, text in MOVING), Content("")]
     for group in sorted(TABLES, key=lambda group: group not in first):
         lines.append(Content.styled(TITLES[group], "bold"))
+        if group == "app":
+            lines.append(Content.assemble((f"  {keys.presets:<12} ", "$primary"), "Select a preset."))
         for command in TABLES[group]:
+            if command.id.startswith("preset.") and command.id[7:].isdigit():
+                continue  # one line for all
             key = displayed_key(keys.all_of(command.id))
             lines.append(
                 Content.assemble((f"  {key:<12} ", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
@@ -130,8 +187,29 @@ def help_text(keys: CommandKeys, first: Collection[str] = ()) -> Content:
     return Content("\n").join(lines)
 
 
-def too_small(size: Size) -> bool:
-    return size.width < MIN_SCREEN_SIZE[0] or size.height < MIN_SCREEN_SIZE[1]
+class JumpScreen(Dialog[str]):
+    """Closes with the next key, the letter of a pane."""
+
+    CSS = """
+    JumpScreen { align: center bottom; }
+    JumpScreen Static { width: auto; height: 1; background: $primary; color: $background; margin-bottom: 1; }
+    """
+
+    def __init__(self, panes: Mapping[str, str]) -> None:
+        super().__init__()
+        self.panes = panes
+
+    def compose(self) -> ComposeResult:
+        yield Static(Content(f" {'   '.join(f'{letter} {name}' for letter, name in self.panes.items())} "))
+
+    def on_key(self, event: Key) -> None:
+        event.stop()
+        event.prevent_default()
+        self.dismiss(event.key)
+
+
+def too_small(size: Size, least: tuple[int, int] = MIN_SCREEN_SIZE) -> bool:
+    return size.width < least[0] or size.height < least[1]
 
 
 class SmallScreen(ModalScreen[None]):

@@ -12,7 +12,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
@@ -31,6 +30,8 @@ from engine.runs.run.exports import (
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import fidelity_facts
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.commands import moves
+from tui.screens.base import Dialog
 
 CONTENTS = {"adapter": "PEFT adapter", "merged": "safetensors", "gguf": "llama.cpp and Ollama"}
 STYLES = {"pass": "$text-success", "worse": "$text-error", "undecided": "$text-warning"}
@@ -45,13 +46,12 @@ class ExportableRun(NamedTuple):
     method: str
 
 
-class ExportScreen(ModalScreen[None]):
+class ExportScreen(Dialog[None]):
     """Escape returns; while an export is running, it cancels it and leaves nothing behind."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "back", "back"),
-        Binding("j", "move(1)", "down", show=False),
-        Binding("k", "move(-1)", "up", show=False),
+        *moves("move(-1)", "move(1)", "", ""),
     ]
     CSS = """
     ExportScreen { align: center middle; }

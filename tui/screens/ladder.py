@@ -32,15 +32,17 @@ from engine.runs.run.folder import current_directory
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
 from tui.background import BackgroundRequest, ResponseReceived
+from tui.charts.chart import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
 from tui.keymap import CommandKeys
+from tui.live.loss_rows import CurveView
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import ConfirmScreen, NameScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.rows import KeyLine
-from tui.widgets.status_line import status
+from tui.widgets.status_line import ladder_progress, status
 
 POLL_SECONDS = 0.5
 PARTS = ("progress", "current", "judges", "summary", "verdict", "benchmarks", "notes")
@@ -63,6 +65,9 @@ def current_run(previous: CurrentRun | None, folder: LadderDir, ladder: Ladder) 
     return previous if previous and previous.follower.path == path else CurrentRun(Follower(path), RunState(run))
 
 
+CURVE_ROWS = 9
+
+
 class LadderScreen(BaseScreen[None]):
     """Shows one ladder of the runs folder at a time, the latest first."""
 
@@ -83,6 +88,8 @@ class LadderScreen(BaseScreen[None]):
         """Name, modification time, width and liveness as they were drawn last."""
         self.current_run: CurrentRun | None = None
         self._judge_request: BackgroundRequest | None = None
+        self.ladder: Ladder | None = None
+        """As it was drawn last."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
@@ -132,7 +139,7 @@ class LadderScreen(BaseScreen[None]):
 
     def _show_only(self, headline: Content) -> None:
         """Show one line where there is no ladder to draw, and hide what was drawn of another."""
-        self.drawn, self.current_run = None, None
+        self.drawn, self.current_run, self.ladder = None, None, None
         for name in PARTS:
             self.query_one(f"#{name}").display = False
         self.query_one("#headline", Static).update(headline)
@@ -144,14 +151,23 @@ class LadderScreen(BaseScreen[None]):
             for portion in run.follower.portions():
                 run.state.feed(portion)
             if run.state.counted and run.state.end is None:
-                line = status(run.state, True, None, self.size.width - 4, ascii_only=app_settings(self).ascii)
+                line = self._current_lines(run)
         part = self.query_one("#current", Static)
         if line != part.visual:
             part.update(line)
         part.display = bool(line.plain)
 
+    def _current_lines(self, run: CurrentRun) -> Content:
+        """How far all runs are with the time left, and the loss of the current one."""
+        width, ascii_only = self.size.width - 4, app_settings(self).ascii
+        ladder = ladder_progress(self.ladder, run.state.name, run.state) if self.ladder else None
+        line = status(run.state, True, None, width, ascii_only=ascii_only, ladder=ladder)
+        if not run.state.loss.buckets:
+            return line
+        return _joined([line, *CurveView(run.state, 0).rows(width, CURVE_ROWS, ChartStyle(ascii=ascii_only))])
+
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
-        self.current_run = current_run(self.current_run, folder, state)
+        self.ladder, self.current_run = state, current_run(self.current_run, folder, state)
         self._show_current_run()
         columns = max(40, self.size.width - 4)
         ascii_only = app_settings(self).ascii

@@ -8,22 +8,25 @@ from typing import ClassVar, Literal, NamedTuple
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Input, Static
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
 
 from engine.config.errors import UserError
 from engine.config.text import amount, visible
 from tui.background import ProgressReported, ResponseReceived
-from tui.commands import bindings
+from tui.commands import bindings, moves
 from tui.preview.launch_context import DataCheck, DataCheckCache
 from tui.preview.launch_preview import LaunchProblem
 from tui.preview.launches import Launch, LaunchOption
+from tui.preview.method_table import LaunchTimes
+from tui.screens.base import Dialog
 from tui.screens.data_checking import DataChecking
 from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
+from tui.widgets.table import Lines
 
 REFRESH_SECONDS = 1.0
 NAME_WIDTH = 10
@@ -38,34 +41,39 @@ class LaunchAnswer(NamedTuple):
     launch: Launch
 
 
-class LaunchScreen(ModalScreen[LaunchAnswer]):
-    """The data check runs in the background; the user need not wait for it."""
+START = "start"
+"""Id of the first row, on which enter starts the launch."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *bindings("launch"),
-        *(Binding(str(slot), f"edit({slot})", show=False) for slot in range(1, 10)),
-        Binding("q", "back", show=False),
-        Binding("up,k", "scroll(-1)", "up", show=False),
-        Binding("down,j", "scroll(1)", "down", show=False),
-        Binding("pageup", "scroll(-10)", "page up", show=False),
-        Binding("pagedown", "scroll(10)", "page down", show=False),
-    ]
-    AUTO_FOCUS = ""
+
+class LaunchRows(Lines, inherit_bindings=False):
+    """The rows to choose from; other keys scroll the screen."""
+
+    BINDINGS: ClassVar[list[BindingType]] = moves("cursor_up", "cursor_down", "first", "last")
+
+
+class LaunchScreen(Dialog[LaunchAnswer]):
+    """Problems first, then what can be changed, facts, and how long it takes. Enter starts, or edits the marked row.
+
+    The data check runs in the background; the user need not wait for it.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings("launch")
+    AUTO_FOCUS = "#rows"
     CSS = """
     LaunchScreen { align: center middle; }
     LaunchScreen #box { width: 100%; max-width: 116; height: auto; max-height: 100%; border: round $primary;
                         padding: 0 1; background: $background; }
     LaunchScreen VerticalScroll { height: auto; scrollbar-size-vertical: 1; }
-    LaunchScreen Static { height: auto; }
+    LaunchScreen Static, LaunchScreen #rows { height: auto; }
+    LaunchScreen #rows { border: none; padding: 0; background: $background; }
     LaunchScreen #hint { display: none; }
-    LaunchScreen #keys { margin-top: 1; }
-    LaunchScreen.-editing #keys { margin-top: 0; }
     """
 
     def __init__(self, launch: Launch, checks: DataCheckCache) -> None:
         super().__init__()
         self.launch = launch
         self.checking = DataChecking(checks, self.post_message)
+        self.times = LaunchTimes(launch.runs)
         self.preview = launch.preview(self.report)
         self.edited: LaunchOption | None = None
         """The option that is being edited."""
@@ -85,15 +93,20 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         with Vertical(id="box") as box:
             box.border_title = "launch"
             with VerticalScroll(can_focus=False):
+                yield Static(id="problems")
+                yield LaunchRows(id="rows", compact=True)
                 yield Static(id="facts")
             yield ValueInput()
             yield Static(id="hint")
+            yield Static(id="time")
             yield Static(id="keys")
 
     def on_mount(self) -> None:
         self._check_data()
         self.set_interval(REFRESH_SECONDS, self._refresh_preview)
-        self.watch(self.query_one(VerticalScroll), "virtual_size", self._show_keys, init=False)
+        body = self.query_one(VerticalScroll)
+        self.watch(body, "virtual_size", self._show_keys, init=False)
+        self.watch(body, "size", self._show_current, init=False)  # texts are wrapped to its width
 
     def on_unmount(self) -> None:
         self.checking.leave()
@@ -101,14 +114,20 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
     def _check_data(self) -> None:
         self.preview = self.launch.preview(self.report)
         self.checking.begin(self.launch.configs, start=not self.preview.blocked)
+        self.run_worker(self._read_times, thread=True, exclusive=True, group="times")
         self.update_preview()
+
+    def _read_times(self) -> None:
+        """In a thread: the results of earlier runs may be many."""
+        if self.times.read(self.launch.trainings(), self.launch.context()):
+            self.app.call_from_thread(self._show_current)
 
     def on_resize(self) -> None:
         self._fit_height()
         self.call_after_refresh(self._show_current)
 
     def _fit_height(self) -> None:
-        """As high as the content, but never higher than the screen: the keys below stay visible."""
+        """As high as the content, but never higher than the screen: the lines below stay visible."""
         self.query_one(VerticalScroll).styles.max_height = self._max_lines()
 
     @on(ProgressReported)
@@ -137,63 +156,74 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         self._show()
 
     def _show(self) -> None:
-        self.query_one("#facts", Static).update(Content("\n").join(self._lines()))
+        self.query_one("#problems", Static).update(Content("\n").join(self._problems()))
+        self._show_rows()
+        facts = [self._fact(fact.name, fact.text, fact.style) for fact in self.preview.facts]
+        facts.append(self._fact("command", self.shown.command, ""))
+        self.query_one("#facts", Static).update(Content("\n").join(facts))
+        time = self.times.text(self.shown.trainings(), self.report)
+        self.query_one("#time", Static).update(self._fact("time", time, "bold"))
         self._show_keys()
 
     def _max_lines(self) -> int:
-        """Lines available for the facts: border, blank line, keys, and the line that is edited with its hint."""
-        return max(3, self.size.height - (6 if self.edited else 4))
+        """Lines available for the body: border, time, keys, and the line that is edited with its hint."""
+        return max(3, self.size.height - (7 if self.edited else 5))
 
     def _show_keys(self) -> None:
         """Show what enter does, and how to scroll if not everything fits."""
+        keys = app_keys(self)
         if self.edited:
             self.query_one("#keys", Static).update(Content("enter apply   escape cancel   empty: default"))
             return
-        keys = app_keys(self)
-        start = "cannot start: see the problems above" if self.preview.blocked else f"{keys.of('launch.start')} start"
+        blocked = "cannot start: see the problems above"
+        start = blocked if self.preview.blocked else f"{keys.of('launch.open')} {self._enter_does()}"
         style = "$text-error" if self.preview.blocked else "bold $text-success"
         needed = self.query_one(VerticalScroll).virtual_size.height
-        scroll = "   up, down scroll" if needed > self._max_lines() else ""
-        last = len(self.launch.options())
-        others = f"   {keys.of('launch.back')} back   1-{last} change   {keys.of('launch.copy')} copy command{scroll}"
+        scroll = f"   {keys.of('launch.down')} scroll" if needed > self._max_lines() else ""
+        others = f"   ↑↓ value   {keys.of('launch.back')} back   {keys.of('launch.copy')} copy{scroll}"
         self.query_one("#keys", Static).update(Content.assemble((start, style), others))
 
-    def _lines(self) -> Iterator[Content]:
-        """Blocking problems, then options and facts, then warnings; the title has the number of warnings."""
+    def _enter_does(self) -> str:
+        return "start" if self.row == START else f"edit {self.row}"
+
+    @property
+    def rows(self) -> Lines:
+        return self.query_one("#rows", Lines)
+
+    @property
+    def row(self) -> str:
+        """The marked row: START or the name of an option."""
+        option = self.rows.highlighted_option
+        return (option.id or START) if option else START
+
+    def _problems(self) -> Iterator[Content]:
+        """The title, then what blocks the start, then warnings."""
         preview = self.preview
-        blocking = [problem for problem in preview.problems if problem.blocking]
         warnings = [problem for problem in preview.problems if not problem.blocking]
-        warning_count = f" · {amount(len(warnings), 'warning')}, see below" if warnings else ""
-        yield Content.assemble((visible(preview.title), "bold"), (warning_count, "$text-warning"))
-        for problem in blocking:
-            yield from self._problem(problem)
-        yield self._options()
-        for fact in preview.facts:
-            yield self._fact(fact.name, fact.text, fact.style)
-        yield self._fact("command", self.shown.command, "")
-        for problem in warnings:
+        count = f" · {amount(len(warnings), 'warning')}" if warnings else ""
+        yield Content.assemble((visible(preview.title), "bold"), (count, "$text-warning"))
+        for problem in sorted(preview.problems, key=lambda problem: not problem.blocking):
             yield from self._problem(problem)
 
     def _fact(self, name: str, text: str, style: str) -> Content:
         return Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), (self._wrapped(text), style))
 
-    def _options(self) -> Content:
-        """`1 epochs 2   2 steps unset   …`: each with its key, changed ones in bold."""
-        width = self._width(NAME_WIDTH)
-        rows: list[list[Content]] = [[]]
-        for slot, option in enumerate(self.shown.options(), 1):
+    def _show_rows(self) -> None:
+        """The row that starts, then one row per option; changed values in color."""
+        first = "cannot start" if self.preview.blocked else f"start: {self.preview.queue}"
+        texts = [(START, Content.styled(first, "bold"))]
+        for option in self.shown.options():
             value = visible(option.shown or option.text, 60) or option.default
             style = "bold $text-primary" if option.changed else "bold"
-            cell = Content.assemble((f"{slot} ", "$text-primary"), f"{option.name} ", (value, style))
-            if rows[-1] and sum(one.cell_length + 3 for one in rows[-1]) + cell.cell_length > width:
-                rows.append([])
-            rows[-1].append(cell)
-        names = ["change", *[""] * (len(rows) - 1)]
-        lines = [
-            Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), Content("   ").join(row))
-            for name, row in zip(names, rows, strict=True)
-        ]
-        return Content("\n").join(lines)
+            texts.append((option.name, Content.assemble((f"  {option.name:<15}", "$foreground-muted"), (value, style))))
+        shown = [(option.id, option.prompt) for option in self.rows.options]
+        if [id for id, _ in shown] != [id for id, _ in texts]:
+            self.rows.set_options(Option(text, id=id) for id, text in texts)
+            self.rows.highlighted = 0
+            return
+        for number, ((_, old), (_, new)) in enumerate(zip(shown, texts, strict=True)):
+            if not isinstance(old, Content) or (old.plain, old.spans) != (new.plain, new.spans):
+                self.rows.replace_option_prompt_at_index(number, new)
 
     def _problem(self, problem: LaunchProblem) -> Iterator[Content]:
         """A problem, and on the next line what to do."""
@@ -209,17 +239,39 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         """The text wrapped, with further lines indented below the first."""
         return f"\n{' ' * indent}".join(textwrap.wrap(visible(text), self._width(indent), break_on_hyphens=False))
 
-    def action_edit(self, slot: int) -> None:
-        """Edit the option with this number key."""
-        options = self.launch.options()
-        if slot > len(options):
+    @on(OptionList.OptionHighlighted)
+    def _row_marked(self) -> None:
+        """Keep the marked row visible; at the first one show the problems above."""
+        self._show_keys()
+        body, rows = self.query_one(VerticalScroll), self.rows
+        at = rows.virtual_region.y + (rows.highlighted or 0) if rows.highlighted else 0
+        if not body.scroll_offset.y <= at < body.scroll_offset.y + body.size.height or not at:
+            body.scroll_to(y=max(0, at - body.size.height // 2), animate=False)
+
+    @on(OptionList.OptionSelected)
+    def _row_clicked(self) -> None:
+        self.action_open()
+
+    def action_open(self) -> None:
+        """Start, or edit the marked row."""
+        option = next((one for one in self.launch.options() if one.name == self.row), None)
+        if option is None:
+            self._close("start")
             return
-        self.edited = options[slot - 1]
-        self.set_class(True, "-editing")
+        self.edited = option
         self._fit_height()
-        self.query_one(ValueInput).ask(self.edited.text, f"{self.edited.name}: {self.edited.accepts}")
+        self.query_one(ValueInput).ask(option.text, f"{option.name}: {option.accepts}")
         self._show_hint(self.launch)
         self._show_keys()
+
+    def take_preset(self, name: str) -> None:
+        """Launch this preset instead, with the same data."""
+        try:
+            self.launch = self.launch.with_preset(name)
+        except UserError as error:
+            self.app.notify(visible(error.line), severity="error", markup=False)
+            return
+        self._check_data()
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -234,14 +286,14 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
             self.app.bell()
             return
         self.launch, self.candidate = edited, None
-        self.query_one(ValueInput).leave()
         self._end_editing()
         self._check_data()
 
     @on(ValueInput.EditingCancelled)
     def _end_editing(self) -> None:
+        self.query_one(ValueInput).display = False
+        self.set_focus(self.rows)
         self.edited = self.candidate = None
-        self.set_class(False, "-editing")
         self.query_one("#hint").display = False
         self._fit_height()
         self.update_preview()
@@ -266,9 +318,6 @@ class LaunchScreen(ModalScreen[LaunchAnswer]):
         about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
         hint.update(Content.styled(self._wrapped(about, 0), "$foreground-muted"))
         self.update_preview()
-
-    def action_go(self) -> None:
-        self._close("start")
 
     def action_now(self) -> None:
         self._close("now")

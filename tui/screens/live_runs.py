@@ -15,11 +15,14 @@ from engine.runs.run.folder import running_elsewhere
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
+    from engine.config.schema import Config
+    from engine.runs.ladder.ladder_state import Ladder
     from engine.runs.queue.device_queue import QueuePlace
     from engine.runs.run.run_dir import RunDir
     from tui.live.machine import WatchedProcess
     from tui.live.run_state import RunState
-    from tui.live.watcher import Liveness, NewEvents, RunStateLoaded, Watcher
+    from tui.live.watcher import LadderRead, Liveness, NewEvents, RunStateLoaded, Watcher
+    from tui.widgets.status_line import LadderProgress
 
 
 NEW_SECONDS = 5.0
@@ -114,6 +117,10 @@ class RunFollower:
         """The last line that a worker printed before it exited without an `end` event; None for every other run."""
         self.deleted = False
         """Whether the run's directory was deleted."""
+        self.config: Config | None = None
+        """Its configuration, where it can be read."""
+        self.ladder: Ladder | None = None
+        """The ladder that it belongs to."""
 
     @property
     def run(self) -> RunDir | None:
@@ -131,6 +138,7 @@ class RunFollower:
 
         self.leave()
         self.state, self.live, self.last_output, self.deleted = None, None, None, False
+        self.config, self.ladder = None, None
         self._watcher = Watcher(run, self._post)
         self._watcher.start()
 
@@ -143,8 +151,23 @@ class RunFollower:
         """Take the state up to now. False for a message about another run."""
         if message.run != self.run:
             return False
-        self.state = message.state
+        self.state, self.config = message.state, message.config
         return True
+
+    def take_ladder(self, message: LadderRead) -> bool:
+        """Take the state of the run's ladder. False for a message about another run."""
+        if message.run != self.run:
+            return False
+        self.ladder = message.ladder
+        return True
+
+    def ladder_progress(self) -> LadderProgress | None:
+        """How far the ladder is while it is running."""
+        from tui.widgets.status_line import ladder_progress
+
+        if self.ladder is None or self.run is None or self.ladder.status != "running":
+            return None
+        return ladder_progress(self.ladder, self.run.name, self.state)
 
     def feed(self, message: NewEvents) -> bool:
         """Add new events. False for a message about another run."""

@@ -38,6 +38,12 @@ class MachineContext:
         return memory_budget(sample, self._own_processes(), True, selection_pane.device)
 
     @property
+    def next_gpu(self) -> int | None:
+        """Index of the GPU that a run of the selection is planned for."""
+        gpu = self.sample.gpu_of(self._device) if self.sample else None
+        return gpu.index if gpu else None
+
+    @property
     def devices(self) -> list[str]:
         """The values of `hardware.device` that exist here: auto, each GPU by its index or UUID if it has no index in
         nvidia-smi (a MIG instance), all of several, cpu, and halves of it for the runs of a ladder.
@@ -54,16 +60,20 @@ class MachineContext:
         A run's own prediction, and then its memory probe, replace the formula's as soon as its log has them.
         """
         state = self._follower.state
-        if self._follower.live_run and state is not None and (peak := state.expected_peak()):
-            return peak
+        measured = state.expected_peak() if self._follower.live_run and state is not None else None
+        predicted = self._predict(selection_pane)
+        if measured is None:
+            return predicted
+        return measured._replace(parts=predicted.parts) if predicted else measured
+
+    def _predict(self, selection_pane: SelectionPane) -> ExpectedPeak | None:
+        """By the formula, with its parts; computed again when the question changes."""
         longest = selection_pane.longest(selection_pane.effective.config) if selection_pane.effective else None
         question = (self._follower.live_run, selection_pane.effective, selection_pane.budget, longest)
         if question != self._predicted[0]:
-            from tui.live.run_state import ExpectedPeak
             from tui.preview.method_estimate import predicted_peak
 
-            predicted = predicted_peak(*question[:3], selection_pane.longest)
-            self._predicted = question, None if predicted is None else ExpectedPeak(predicted)
+            self._predicted = question, predicted_peak(*question[:3], selection_pane.longest)
         return self._predicted[1]
 
     def launch_context(self) -> LaunchContext:

@@ -6,21 +6,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.binding import BindingType
+from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from engine.config.errors import UserError
 from engine.config.quantities import duration, share_percent, size
 from engine.config.text import visible
-from engine.runs.queue.device_queue import queue_entries
+from engine.hardware.devices import queue_of
+from engine.runs.queue.device_queue import QueueEntry, queue_entries
+from engine.runs.run.folder import short_name
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
 from tui.history.queue_table import queue_lines
 from tui.live.machine import ProcessRow, ProcessTable
-from tui.screens.base import BaseScreen
+from tui.screens.base import BaseScreen, Dialog
+from tui.screens.machine_context import MachineContext
+from tui.selection import MARK
 from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
 
@@ -120,37 +125,85 @@ def table_row(row: ProcessRow) -> TableRow:
     return TableRow(f"{row.gpu} {row.pid}", tuple((text, "") for text in cells))
 
 
+DEVICE_COLUMNS = (Column("device", 8), Column("memory", 13), Column("load"), Column("run"), Column("others"))
 MAX_LINES = 100
 REFRESH_SECONDS = 1.0
 
 
-class QueueScreen(BaseScreen[None]):
-    """Updated once per second; escape or q closes it."""
+class DevicesScreen(Dialog[str]):
+    """Closes with the device for the next run, as a value of `hardware.device`. Below the list is the queue."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,Q", "back", "back")]
+    BINDINGS: ClassVar[list[BindingType]] = bindings("devices")
     CSS = """
-    QueueScreen { align: center middle; }
-    QueueScreen VerticalScroll { width: 95%; max-width: 140; height: 60%; border: round $primary; padding: 0 1; }
-    QueueScreen Static { text-wrap: nowrap; text-overflow: ellipsis; }
+    DevicesScreen { align: center middle; }
+    DevicesScreen Vertical { width: 100%; max-width: 120; height: auto; max-height: 90%; border: round $primary;
+                             padding: 0 1; background: $background; }
+    DevicesScreen Vertical.list, DevicesScreen Table { height: auto; max-height: 14; border: none; padding: 0; }
+    DevicesScreen Table Lines { height: auto; max-height: 12; }
+    DevicesScreen Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
+    def __init__(self, devices: Sequence[str], selected: str, machine: MachineContext) -> None:
+        super().__init__()
+        self.devices, self.selected, self.machine = devices, selected, machine
+        self.entries: Sequence[QueueEntry] = ()
+
     def compose(self) -> ComposeResult:
-        with VerticalScroll() as box:
-            box.border_title = "device queue"
-            box.border_subtitle = "escape back"
-            yield Static()
+        with Vertical() as box:
+            box.border_title = "device of the next run"
+            box.border_subtitle = "enter select   escape back"
+            yield Table(DEVICE_COLUMNS)
+            yield Static(id="queue")
 
     def on_mount(self) -> None:
         self.refresh_queue()
+        self.query_one(Table).focus()
         self.set_interval(REFRESH_SECONDS, self.refresh_queue)
 
     def refresh_queue(self) -> None:
         """Read the queue again; an unreadable lock folder is shown instead."""
         try:
-            shown = queue_lines(queue_entries(), time.time(), MAX_LINES)
+            self.entries = queue_entries()
+            shown = queue_lines(list(self.entries), time.time(), MAX_LINES)
         except (UserError, OSError) as error:
+            self.entries = ()
             shown = Content.styled(visible(f"cannot read the device queue: {error}", 400), "$text-error")
-        self.query_one(Static).update(shown)
+        self.query_one("#queue", Static).update(Content.assemble(("queue\n", "bold"), shown))
+        rows = [self._row(device) for device in self.devices]
+        self.query_one(Table).show_rows(rows, cursor="" if self.query_one(Table).rows else self.selected)
+
+    def _row(self, device: str) -> TableRow:
+        """Device, memory in use, load, the run of ftbench that has it, other processes."""
+        sample = self.machine.sample
+        gpus = sample.gpus_of(device) if sample and device != "cpu" else []
+        mark = MARK if device == self.selected else " "
+        gpu = gpus[0] if len(gpus) == 1 else None
+        if gpu is None:
+            what = {"auto": "the first GPU, else the CPU", "all": "all GPUs", "cpu": "CPU"}.get(device, device)
+            return TableRow(
+                device, ((f"{mark}{device}", ""), ("", ""), ("", ""), (what, "$foreground-muted"), ("", ""))
+            )
+        names = {gpu.uuid, str(gpu.index)}
+        ours = [one for one in self.entries if queue_of(one.device) in names and not one.place]
+        known = {one.pid for one in ours}
+        others = [f"{one.user} {one.name} {size(one.bytes)}" for one in gpu.processes if one.pid not in known]
+        runs = ", ".join(short_name(one.run) for one in ours)
+        free = "" if ours or others else "free"
+        load = "–" if gpu.load is None else f"{gpu.load}%"
+        return TableRow(
+            device,
+            (
+                (f"{mark}{device}", "bold" if device == self.selected else ""),
+                (f"{size(gpu.used)} of {size(gpu.total)}", ""),
+                (load, ""),
+                (runs or free, "$text-success"),
+                (", ".join(others), "$text-warning"),
+            ),
+        )
+
+    @on(Table.RowSelected)
+    def action_select(self) -> None:
+        self.dismiss(self.query_one(Table).key or None)
 
     def action_back(self) -> None:
-        self.dismiss()
+        self.dismiss(None)

@@ -18,7 +18,7 @@ from engine.runs.home import tilde
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from tui.commands import bindings
+from tui.commands import bindings, moves
 from tui.history.comparison import compare, read
 from tui.history.run_list import SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
@@ -33,7 +33,10 @@ from tui.widgets.table import Table
 class CompareScreen(BaseScreen[None]):
     """Reads the runs once and lays them out again when the width changes."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,c", "back", "back")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,C", "back", "back"),
+        *moves("scroll(-1)", "scroll(1)", "scroll(-9999)", "scroll(9999)", "scroll(-10)", "scroll(10)"),
+    ]
     CSS = """
     CompareScreen VerticalScroll { height: 1fr; border: round $primary; padding: 0 1; scrollbar-size-vertical: 1; }
     """
@@ -51,6 +54,9 @@ class CompareScreen(BaseScreen[None]):
     def on_resize(self) -> None:
         width = max(40, min(self.size.width, 140) - 6)  # frame, padding and scroll bar
         self.query_one("#compared", Static).update(compare(self.runs, width, self.ascii_only))
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def action_back(self) -> None:
         self.dismiss()
@@ -185,9 +191,12 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
                 self.tell("only a finished run can be the start of another one", severity="warning")
 
     def action_mark(self) -> None:
-        name = self.query_one(Table).key
-        self.marked ^= {name} if name else set()
+        """Mark or unmark the run, and go to the next one."""
+        table = self.query_one(Table)
+        self.marked ^= {table.key} if table.key else set()
         self._fill()
+        if table.lines.highlighted != len(table.rows) - 1:
+            table.lines.action_cursor_down()
 
     def action_compare(self) -> None:
 

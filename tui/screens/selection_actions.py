@@ -12,6 +12,7 @@ from tui.screens.base import BaseScreen
 from tui.widgets.selection_pane import ItemPicked, SelectionPane, SelectionRefused
 
 if TYPE_CHECKING:  # imported where they are used: the first frame opens no screen
+    from tui.data.preview import Preview
     from tui.preview.launch_context import DataCheckCache, LaunchContext
     from tui.selection import Selection
 
@@ -104,6 +105,21 @@ class DataActions:
         self._screen.app.push_screen(
             ConfirmScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered
         )
+
+    def suggest(self, data: str, preview: Preview) -> None:
+        """Show the columns, the suggested settings and rows with them; enter takes them."""
+        from tui.screens.dialogs import SuggestionScreen
+
+        def answered(yes: bool | None) -> None:
+            pane = self._get_selection_pane()
+            selection = pane.selection
+            if yes and selection.data == data:
+                for key, value in preview.suggested.items():
+                    selection = selection.with_setting(f"data.{key}", value)
+                pane.select(selection)
+
+        columns = [column["name"] for column in preview.columns]
+        self._screen.app.push_screen(SuggestionScreen(data, columns, preview.suggested, preview.examples), answered)
 
     def _open_inspector(self, data: str) -> None:
         from tui.data.datasets import NOT_TEXT, is_utf8

@@ -63,6 +63,8 @@ class TryScreen(BaseScreen[None]):
         self.session: ChatThread | None = None
         self.error = ""
         self._wanted_item = -1
+        self.waiting_prompt = ""
+        """A prompt that was sent before the models were loaded."""
         self._stale = True
         """Whether something changed since the last drawing."""
 
@@ -113,6 +115,9 @@ class TryScreen(BaseScreen[None]):
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
             self._write("prompt")
+            if self.waiting_prompt:
+                waiting, self.waiting_prompt = self.waiting_prompt, ""
+                self._send_prompt(waiting)
             self._draw()
         elif isinstance(message, chat_client.ReplayItems) and self._wanted_item >= 0:
             self._replay(self._wanted_item)
@@ -186,6 +191,10 @@ class TryScreen(BaseScreen[None]):
         self._draw()
 
     def _send_prompt(self, text: str) -> bool:
+        if self.state.ready is None and not self.error:
+            self.waiting_prompt = text
+            self.tell("sent as soon as the models are loaded")
+            return True
         if not self._is_free():
             return False
         assert self.session is not None
@@ -200,8 +209,7 @@ class TryScreen(BaseScreen[None]):
             self.tell("the models are not loaded", severity="warning")
         elif self.state.pending:
             keys = app_keys(self)
-            leave = f"{keys.of('try.back')}, then " if isinstance(self.focused, Input) else ""
-            self.tell(f"still answering: press {leave}{keys.of('try.stop')} to stop", severity="warning")
+            self.tell(f"still answering: press {keys.of('try.back')} to stop", severity="warning")
         else:
             return True
         return False
@@ -220,8 +228,11 @@ class TryScreen(BaseScreen[None]):
         return self.state.ready is not None
 
     def action_back(self) -> None:
-        """Leave the input line, then the screen."""
+        """Stop generating; else leave the input line, then the screen."""
         line = self.query_one(PromptInput)
+        if self.state.pending and self.session:
+            self.session.stop()
+            return
         if self.focused is line and not self.error:
             line.leave()
             self.query_one(AnswerColumns).focus_first()

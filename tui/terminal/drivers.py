@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import unicodedata
@@ -294,6 +295,15 @@ class DiffApp(App[str]):
         self.screen.refresh()
 
 
+def has_job_control() -> bool:
+    """Whether a shell of this session started the process as a job: it can continue a stopped one."""
+    parent = os.getppid()
+    try:
+        return os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp()
+    except OSError:  # the parent is in another namespace, or has ended
+        return False
+
+
 class DiffDriver(LinuxDriver):
     """Textual's Linux driver, which sends only the difference to the app's `frame_diff`."""
 
@@ -311,8 +321,12 @@ class DiffDriver(LinuxDriver):
         return columns, lines
 
     def _sigtstp_application(self, *_: object) -> None:
-        """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""
-        self._loop.call_soon_threadsafe(super()._sigtstp_application)
+        """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked.
+
+        Without a shell that could continue it, the process would stop forever and leave its terminal raw.
+        """
+        if has_job_control():
+            self._loop.call_soon_threadsafe(super()._sigtstp_application)
 
     def _sigcont_application(self, *_: object) -> None:
         """Signal handler: resume in the event loop, for the same reason."""

@@ -24,7 +24,10 @@ WITHOUT_BRAILLE = ("linux", "dumb", "vt100", "vt220")
 
 def needs_ascii(environ: Mapping[str, str] | None = None, encoding: str | None = None) -> bool:
     """Whether the terminal or its encoding lacks braille and box-drawing characters."""
-    term = (environ or os.environ).get("TERM", "")
+    environ = environ or os.environ
+    term = environ.get("TERM", "")
+    if environ.get("LC_ALL", "") in ("C", "POSIX"):
+        return True  # Python writes UTF-8 all the same (PEP 540), but the user asks for ASCII
     output = encoding or getattr(sys.__stderr__, "encoding", None) or "utf-8"  # noqa: TID251 - where Textual writes
     return term in WITHOUT_BRAILLE or not output.lower().replace("-", "").startswith("utf8")
 

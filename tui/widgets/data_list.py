@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events, on
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.timer import Timer
@@ -15,7 +15,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.config.text import visible
-from tui.commands import bindings
+from tui.commands import bindings, moves
 from tui.settings import app_settings
 
 if TYPE_CHECKING:  # imported where they are used: the first frame lists no datasets
@@ -23,14 +23,6 @@ if TYPE_CHECKING:  # imported where they are used: the first frame lists no data
     from tui.data.datasets import DataSet
     from tui.data.preview import Preview, PreviewReady, PreviewThread
 
-MOVES = (
-    ("down", "cursor_down"),
-    ("up", "cursor_up"),
-    ("home", "first"),
-    ("end", "last"),
-    ("pagedown", "page_down"),
-    ("pageup", "page_up"),
-)
 COUNT_DELAY = 0.3
 """Seconds before counting starts: the first frame and quick key presses go first."""
 
@@ -40,6 +32,14 @@ class InspectRequested(Message):
     """Open the inspector for this dataset."""
 
     data: str
+
+
+@dataclass
+class SettingsSuggested(Message):
+    """The selected dataset can be used with other settings, which its preview has."""
+
+    data: str
+    preview: Preview
 
 
 class AddRequested(Message):
@@ -54,7 +54,7 @@ class DataList(OptionList, inherit_bindings=False):
     """Space or a click selects a dataset (`OptionSelected`), enter or a double click inspects it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(key, action, show=False) for key, action in MOVES),
+        *moves("cursor_up", "cursor_down", "first", "last", "page_up", "page_down"),
         *bindings("data"),
     ]
 
@@ -64,6 +64,8 @@ class DataList(OptionList, inherit_bindings=False):
         """The section `data` of the configuration; its id is the selected dataset. None until there is one."""
         self.sets: list[DataSet] = []
         self.previews: dict[str, Preview] = {}
+        self._offered: set[str] = set()
+        """Datasets whose suggested settings were offered."""
         self._missing: set[str] = set()
         """Recent files that no longer exist: hidden until they exist again."""
         self._preview_thread: PreviewThread | None = None
@@ -80,6 +82,22 @@ class DataList(OptionList, inherit_bindings=False):
         kept = self.current if section.id == self.selected_id else None
         self.section = section
         self.relist(kept.id if kept else section.id)
+        self.suggest()
+
+    def suggest(self) -> None:
+        """Offer the settings that the selected dataset needs, once."""
+        preview = self.previews.get(self.selected_id)
+        if preview is not None and preview.suggested and self.selected_id not in self._offered:
+            self._offered.add(self.selected_id)
+            self.call_later(self._offer, self.selected_id, preview)
+
+    def _offer(self, data: str, preview: Preview) -> None:
+        """Called later: a message that is made while its parent's is handled does not go beyond that parent."""
+        self.post_message(SettingsSuggested(data, preview))
+
+    def suggest_again(self, data: str) -> None:
+        """The offer could not be shown: make it again at the next occasion."""
+        self._offered.discard(data)
 
     def relist(self, cursor: str | None = None) -> None:
         """List the datasets as they are now, the cursor on `cursor` or where it was."""
@@ -135,6 +153,7 @@ class DataList(OptionList, inherit_bindings=False):
         if self.previews.get(message.data) == message.preview:
             return
         self.previews[message.data] = message.preview
+        self.suggest()
         if message.preview.gone == (message.data in self._missing):
             self._redraw(message.data)
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.message import Message
@@ -17,6 +17,7 @@ from textual.message import Message
 from engine.config.errors import UserError
 from engine.config.files import working_directory, write_atomically
 from engine.config.text import amount, visible
+from tui.commands import moves
 from tui.live.log_lines import LogLines, OutputChunk
 from tui.settings import app_keys
 from tui.widgets.pane import BenchState
@@ -42,14 +43,9 @@ class WordEntered(Message):
 class LogPane(Rows, can_focus=True):
     """Shows the latest lines until the user scrolls up; `end` follows again."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "move(-1)", "up", show=False),
-        Binding("down", "move(1)", "down", show=False),
-        Binding("pageup", "move(-10)", "page up", show=False),
-        Binding("pagedown", "move(10)", "page down", show=False),
-        Binding("home", "move(-1000000)", "first", show=False),
-        Binding("end", "follow", "follow", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = moves(
+        "move(-1)", "move(1)", "move(-1000000)", "follow", "move(-10)", "move(10)"
+    )
     pane_name: ClassVar[str] = "log"
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:

@@ -24,7 +24,7 @@ MIN_SECONDS, MAX_SECONDS = 2.0, 5.0
 """Between two frames of a growing curve: each row of it sends about 300 bytes to the terminal."""
 
 
-class LossPane(Rows):
+class LossPane(Rows, can_focus=True):
     """Redraws a growing curve when it has reached another column, and only the cells that changed."""
 
     pane_name: ClassVar[str] = "loss"
@@ -33,6 +33,8 @@ class LossPane(Rows):
         super().__init__(id=id, classes=classes)
         self.runs: Path | None = None
         self.state: RunState | None = None
+        self.resumable: list[str] = []
+        """What the welcome says of runs that can be resumed."""
         self.earlier: EarlierRun | None = None
         self.view, self.log_axis, self.smoothing = 0, False, 0.0
         self._drawn: object = None
@@ -40,6 +42,7 @@ class LossPane(Rows):
 
     def show_state(self, state: BenchState) -> None:
         self.runs, self.state = state.runs, state.run
+        self.resumable = [one.text for one in state.resumable]
         self.redraw()
 
     def redraw(self) -> None:
@@ -47,14 +50,16 @@ class LossPane(Rows):
         if not width or not height:
             return
         if self.state is None:
-            if self._drawn != self.content_size:
-                self._drawn = self.content_size
-                self.show(welcome(app_keys(self), width, height))
+            self.set_titles("start" if not self.resumable else "start, or resume")
+            if self._drawn != (self.content_size, self.resumable):
+                self._drawn = (self.content_size, self.resumable)
+                self.show(welcome(app_keys(self), width, height, self.resumable))
             return
         from tui.charts.chart import ChartStyle
-        from tui.live.loss_rows import CurveView
+        from tui.live.loss_rows import VIEWS, CurveView
 
         losses = CurveView(self.state, self.view, self.earlier)
+        self.set_titles(VIEWS[self.view], losses.values(), losses.figures())
         if self._is_due(losses):
             self.show(losses.rows(width, height, ChartStyle(self.log_axis, self.smoothing, app_settings(self).ascii)))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
@@ -12,6 +12,7 @@ from textual.widget import Widget
 from engine.config.errors import UserError
 
 if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sample
+    from tui.history.run_list import ResumableRun
     from tui.live.machine import MachineSample
     from tui.live.run_state import ExpectedPeak, RunState
 
@@ -32,6 +33,14 @@ class BenchState:
     """The latest sample of GPUs and memory, one per second."""
     expected_peak: ExpectedPeak | None = None
     """Peak memory of the watched run while it is running, else of the selection."""
+    live: bool = False
+    """Whether the worker of the watched run is running."""
+    processes: Mapping[int, str] = field(default_factory=dict)
+    """Short name of the run of each process of ftbench."""
+    next_gpu: int | None = None
+    """Index of the GPU that the next run uses."""
+    resumable: Sequence[ResumableRun] = ()
+    """Runs that can be resumed, the latest first."""
 
 
 @runtime_checkable

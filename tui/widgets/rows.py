@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from textual.binding import Binding
 from textual.content import Content
 from textual.events import Click
@@ -15,6 +16,7 @@ from textual.visual import Visual
 from textual.widget import Widget
 
 from tui.commands import all_commands
+from tui.settings import app_settings
 
 EMPTY = Content("")
 
@@ -37,6 +39,16 @@ class Rows(Widget):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.lines: list[Content] = []
+        self._titles = ("", "")
+
+    def set_titles(self, title: str, right: str = "", below: str = "") -> None:
+        """Set the pane's title, what stands at the right of it in the frame, and what stands in the frame below."""
+        room = self.outer_size.width - cell_len(title) - cell_len(right) - 8  # corners and spaces of the frame
+        line = "-" if app_settings(self).ascii else "─"
+        titles = (f"{title} {line * room} {right}" if right and room > 0 else title, below)
+        if titles != self._titles:  # setting them redraws the complete pane
+            self._titles = titles
+            self.border_title, self.border_subtitle = Content(titles[0]), Content(titles[1])
 
     def show(self, lines: Sequence[Content]) -> None:
         """Replace the lines; unchanged rows are not drawn again."""
@@ -66,8 +78,8 @@ class Rows(Widget):
         return max(1, len(self.lines))
 
 
-ALWAYS = ("app.help", "app.quit")
-"""Shown however narrow the terminal is: help lists all others."""
+ALWAYS = ("preset.1", "app.palette", "app.help")
+"""Shown however narrow the terminal is: these find all others."""
 GAP = "  "
 
 
@@ -108,6 +120,8 @@ class KeyLine(Rows):
         active = in_order(
             [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
         )
+        useful = getattr(self.screen, "is_useful", None)
+        active = [binding for binding in active if useful is None or useful(binding)]
         first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
         named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
         widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}
@@ -125,12 +139,21 @@ class KeyLine(Rows):
             self.redraw()
 
 
-def in_order(active: Sequence[Binding]) -> list[Binding]:
-    """Sorted as in the command table: Textual appends a user's own key behind all others."""
-    places = {command.id: number for number, command in enumerate(all_commands())}
-    groups = [(binding.id or "").partition(".")[0] for binding in active]
+EVERYWHERE = ("preset", "app")
+"""Groups of the commands of all screens."""
 
-    def place(binding: Binding) -> tuple[int, int]:
-        return groups.index((binding.id or "").partition(".")[0]), places.get(binding.id or "", 0)
+
+def group_of(binding: Binding) -> str:
+    return (binding.id or "").partition(".")[0]
+
+
+def in_order(active: Sequence[Binding]) -> list[Binding]:
+    """Sorted as in the command table, the keys of all screens last: Textual appends a user's key behind all others."""
+    places = {command.id: number for number, command in enumerate(all_commands())}
+    groups = [group_of(binding) for binding in active]
+
+    def place(binding: Binding) -> tuple[bool, int, int]:
+        group = group_of(binding)
+        return group in EVERYWHERE, groups.index(group), places.get(binding.id or "", 0)
 
     return sorted(active, key=place)

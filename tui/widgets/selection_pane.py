@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.selection import MARK
-from tui.settings import app_keys
+from tui.settings import app_keys, app_settings
 
 if TYPE_CHECKING:
     from engine.config.preset_library import PresetEntry
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from engine.config.method_specs import LORA, method_names, method_spec, method_title
-from engine.config.quantities import count, size
+from engine.config.quantities import count, rate, size
 
 if TYPE_CHECKING:  # imported where it is used: the first frame has no estimate
     from tui.preview.method_estimate import MethodEstimate
@@ -34,13 +35,14 @@ from typing import TYPE_CHECKING
 
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Horizontal
 from textual.message import Message
 
 from engine.config.errors import UserError
 from engine.config.method_specs import next_method
 from tui.selection import DEVICE, Selection, changes
 from tui.widgets.data_list import DataList, ListLeft
+from tui.widgets.rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
     from engine.config.preset import EffectiveConfig
@@ -160,7 +162,82 @@ class ItemPicked(Message):
     """An item of a list was selected by hand: the focus may return to the bench."""
 
 
-class SelectionPane(Vertical):
+class NextRun(Rows):
+    """The selection while the lists are folded: one line, or one line per method where there is room."""
+
+    BARS = 4
+    """Rows from which each method has a bar."""
+
+    def show_selection(self, pane: SelectionPane) -> None:
+        """Draw what is selected."""
+        width, height = self.content_size
+        if pane.effective is None or not width:
+            return
+        if height < self.BARS:
+            self.show([_strip(pane, width)])
+            return
+        ascii_only = app_settings(self).ascii
+        self.show([_what(pane, width), *(_method_bar(one, pane, width, ascii_only) for one in pane.estimates)])
+
+
+def _strip(pane: SelectionPane, width: int) -> Content:
+    """`next  ⟨LoRA⟩ QLoRA Full · Qwen3-8B · tickets · 43.5 GiB fits          preset 9`."""
+    assert pane.effective is not None
+    config = pane.effective.config
+    parts: list[Content] = [Content.styled("next ", "$foreground-muted")]
+    for name in method_names():
+        selected = name == config.method
+        parts.append(Content.styled(f"[{method_title(name)}]" if selected else method_title(name), _chosen(selected)))
+    left = Content(" ").join(parts)
+    left = Content.assemble(left, visible(f" · {_last(config.model.id)} · {_last(config.data.id)}"))
+    if (one := pane.estimate) and one.peak:
+        from tui.preview.method_estimate import STYLES
+
+        left = Content.assemble(left, f" · {size(one.peak)} ", (one.fit, STYLES[one.fit]))
+    right = pane.preset_title
+    gap = width - left.cell_length - cell_len(right)
+    return Content.assemble(left, " " * gap, (right, "$foreground-muted")) if gap > 1 else left
+
+
+def _what(pane: SelectionPane, width: int) -> Content:
+    """Preset, data, and the settings that are changed most."""
+    assert pane.effective is not None
+    config = pane.effective.config
+    steps = f"steps {config.train.steps:,}" if config.train.steps else f"epochs {config.train.epochs:g}"
+    settings = f"{steps} · lr {rate(config.train.learning_rate)} · batch {config.train.batch}"
+    rank = f" · rank {config.adapter.rank}" if "adapter" in method_spec(config.method).reads else ""
+    data = f"data {_last(config.data.id)}"
+    text = f"{pane.preset_title}   model {_last(config.model.id)}   {data}   {settings}{rank}"
+    return Content(visible(text)).truncate(width, ellipsis=True)
+
+
+def _method_bar(one: MethodEstimate, pane: SelectionPane, width: int, ascii_only: bool) -> Content:
+    """`▸LoRA  ████████░░░░┃░░░ 43.5 GiB fits`: the predicted peak on top of what others use."""
+    from tui.preview.method_estimate import STYLES
+    from tui.widgets.memory_pane import FREE, Use, bar
+
+    selected = pane.effective is not None and one.method == pane.effective.config.method
+    name = f"{MARK if selected else ' '}{method_title(one.method):<6}"
+    if one.peak is None or pane.budget is None:
+        return Content.assemble((name, _chosen(selected)), (visible(one.why or "unknown"), FREE))
+    used, total = pane.budget.used, pane.budget.total
+    room = max(10, min(60, width - 50))
+    drawn = bar(Use(total, used + one.peak, one.peak), room, ascii_only)
+    why = f": others hold {size(used)}" if one.fit == "does not fit" and one.peak <= total else ""
+    text = f" {size(one.peak):>9} of {size(total - used)} free  "
+    return Content.assemble((name, _chosen(selected)), drawn, text, (one.fit + why, STYLES[one.fit]))
+
+
+def _chosen(selected: bool) -> str:
+    return "bold $text-primary" if selected else "$foreground-muted"
+
+
+def _last(name: str) -> str:
+    """The last part of a path or Hub id."""
+    return name.rstrip("/").rpartition("/")[2] or name
+
+
+class SelectionPane(Horizontal):
     """Three lists and the selection they show."""
 
     def __init__(self, id: str | None = None) -> None:
@@ -178,6 +255,23 @@ class SelectionPane(Vertical):
         """Tokens of the longest row of a configuration, where its data was checked; set by the bench."""
         self.estimates: list[MethodEstimate] = []
         """Predicted memory of each method."""
+        self.listed: list[PresetEntry] = []
+        """The presets that are listed."""
+
+    @property
+    def estimate(self) -> MethodEstimate | None:
+        """Of the selected method."""
+        method = self.effective.config.method if self.effective else ""
+        return next((one for one in self.estimates if one.method == method), None)
+
+    @property
+    def preset_title(self) -> str:
+        """`preset 9 LoRA · Qwen3-8B, 80 GB`, the key only where it has one."""
+        config = self.effective.config if self.effective else None
+        listed = (one for one in self.listed if one.name == self.selection.name)
+        slot = next((one.slot for one in listed if one.slot), None)
+        key = f"{app_keys(self).of_preset(slot)} " if slot else ""
+        return f"preset {key}{(config.title if config else '') or self.selection.name}"
 
     def compose(self) -> ComposeResult:
         for make, name in ((DataList, "data"), (MethodList, "method"), (PresetList, "preset")):
@@ -227,17 +321,34 @@ class SelectionPane(Vertical):
             self.previous, self.changed = previous, changed
         self.list_presets()
 
-    def select_slot(self, slot: int) -> None:
-        """Select the preset with this slot."""
-        from engine.config import preset_library
-
+    def preset_of_slot(self, slot: int) -> str | None:
+        """The name of the preset with this slot; a notification if there is none."""
         self.start()
-        for listed in preset_library.list_presets():
+        for listed in self.listed:
             if listed.slot == slot:
-                self.select(self.selection.with_preset(listed.name))
-                return
+                return listed.name
         key = app_keys(self).of("bench.presets")
         self.post_message(SelectionRefused(f"no preset on key {slot}; press {key} and set `slot = {slot}` in one"))
+        return None
+
+    def neighbor_preset(self, direction: int) -> str:
+        """The name of the valid preset before (-1) or after (1) the selected one."""
+        self.start()
+        names = [listed.name for listed in self.listed if listed.preset]
+        name = self.selection.name
+        at = names.index(name) + direction if name in names else 0
+        return names[at % len(names)]
+
+    def _presets(self) -> list[PresetEntry]:
+        """All presets as their files are now, with the slots that suit this machine."""
+        from engine.config import preset_library
+
+        listed = preset_library.list_presets()
+        if self.budget is None:
+            return listed
+        from tui.preview.method_estimate import with_slots
+
+        return with_slots(listed, self.budget)
 
     def next_method(self) -> None:
         self.start()
@@ -249,12 +360,9 @@ class SelectionPane(Vertical):
         """`hardware.device` of the selection."""
         return self.effective.config.hardware.device if self.effective else "auto"
 
-    def next_device(self, devices: Sequence[str]) -> None:
-        """Run on the next of these devices, overriding the preset."""
-        self.start()
-        position = devices.index(str(self.device)) if str(self.device) in devices else -1
-        chosen = devices[(position + 1) % len(devices)]
-        self.select(self.selection.with_setting(DEVICE, chosen))
+    def select_device(self, device: str) -> None:
+        """Run on this device, overriding the preset."""
+        self.select(self.selection.with_setting(DEVICE, device))
 
     def select_data(self, data: str) -> None:
         """Train on this dataset, also with other presets."""
@@ -270,7 +378,8 @@ class SelectionPane(Vertical):
             except OSError as error:
                 self.post_message(SelectionRefused(f"cannot save it to the list of recent datasets: {error}"))
         self.select(self.selection.with_data(data))
-        if problems := self.query_one(DataList).problems(data):
+        listed = self.query_one(DataList)
+        if (problems := listed.problems(data)) and not listed.previews[data].suggested:  # a dialog offers what to do
             self.post_message(SelectionRefused("; ".join(problems)))
 
     @on(ListLeft)
@@ -290,15 +399,15 @@ class SelectionPane(Vertical):
 
     def list_presets(self) -> None:
         """List the presets as their files are now."""
-        from engine.config import preset_library
-
-        self.query_one(PresetList).show_presets(preset_library.list_presets(), self.selection.name)
+        self.listed = self._presets()
+        self.query_one(PresetList).show_presets(self.listed, self.selection.name)
 
     def set_budget(self, budget: MemoryBudget) -> None:
         """Take the memory that is available; predict again if it has changed."""
         if budget != self.budget:
             self.budget = budget
             self.list_methods()
+            self.list_presets()
 
     @on(OptionList.OptionSelected)
     def _selected(self, event: OptionList.OptionSelected) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import duration
 from engine.config.text import visible
 from tui.charts.bars import StyledText, bar
 from tui.format import number
 from tui.keymap import CommandKeys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
+    from engine.runs.ladder.ladder_state import Ladder
     from engine.runs.run import events
     from tui.live.run_state import RunState
 
-BAR_WIDTH = 18
+MIN_BAR = 8
 SILENT_EXIT = "no error message: the worker was killed, or the machine ran out of memory"
 TITLES = {"failed": "failed", "out_of_memory": "out of memory", "diverged": "diverged", "stopped": "stopped"}
 
@@ -32,6 +33,7 @@ def status(
     paused: bool = False,
     deleted: bool = False,
     has_device: bool = False,
+    ladder: LadderProgress | None = None,
 ) -> Content:
     """One line for a running run; for an ended one, what happened in at most two lines and the keys that help now.
 
@@ -61,7 +63,7 @@ def status(
     if state.phase == "waiting":
         return Content.styled(f"waiting in the queue: {visible(state.note)}", "$text-warning")
     suffix = "  (no worker)" if live is False else "  (pausing)" if paused else ""
-    return Content.assemble(*_running(state, ascii_only, width - len(suffix)), (suffix, "$foreground-muted"))
+    return Content.assemble(*_running(state, ascii_only, width - len(suffix), ladder), (suffix, "$foreground-muted"))
 
 
 def _ready(keys: CommandKeys) -> Content:
@@ -69,32 +71,63 @@ def _ready(keys: CommandKeys) -> Content:
     return Content.styled(f"{text}{keys.of('app.help')} all keys", "$foreground-muted")
 
 
-def _running(state: RunState, ascii_only: bool, width: int) -> list[StyledText]:
-    """Phase, step, bar, loss, speed, time left; the bar is shortened where the line is too long."""
-    parts: list[StyledText] = [(state.phase or "starting", "bold")]
+@dataclass(frozen=True)
+class LadderProgress:
+    """How far the ladder of the watched run is."""
+
+    text: str
+    """`ladder 2/6 lora`."""
+    done: int
+    total: int
+    left: str
+    """`12:30 left`, '' while it is not known."""
+
+
+def ladder_progress(ladder: Ladder, run: str, state: RunState | None) -> LadderProgress:
+    """How far all runs of a ladder are; `run` is the name of the active one."""
+    from tui.live.time_left import ladder_left
+
+    names = [entry.run for entry in ladder.entries]
+    place = names.index(run) + 1 if run in names else 0
+    done = sum(entry.is_done for entry in ladder.entries)
+    left = ladder_left(ladder, state.left() if state else None).removeprefix("ladder ")
+    rung = ladder.entries[place - 1].rung if place else ""
+    return LadderProgress(f"ladder {place or done + 1}/{len(names)} {rung}".rstrip(), done, len(names), left)
+
+
+def _running(state: RunState, ascii_only: bool, width: int, ladder: LadderProgress | None = None) -> list[StyledText]:
+    """Phase, bar, position, and the time left of the whole: of the run, or of its ladder.
+
+    The bar is that of all of a ladder's runs; else of the phase. It fills the line; what does not fit is dropped.
+    """
+    share, position = _position(state)
+    head = (state.phase or "starting").upper()
+    left = str(known) if (known := state.left()) is not None and known.seconds >= 0.5 else ""
+    if ladder:
+        head, left = f"{ladder.text} · {head}", ladder.left
+        share = (ladder.done + (share or 0.0)) / max(1, ladder.total)
+    parts: list[StyledText] = [(head, "bold")]
+    if share is None:
+        return [*parts, *((f"  {text}", "") for text in (position, left) if text)]
+    tail: list[StyledText] = [(f" {position}", ""), (f"  {share:.0%}", "")]
+    tail += [("  loss not finite", "$text-error")] if state.step is not None and state.step.loss is None else []
+    tail += [(f"   {left}", "bold")] if left else []
+    while len(tail) > 2 and width - len(head) - sum(len(text) for text, _ in tail) < MIN_BAR:
+        tail.pop()
+    room = width - len(head) - 1 - sum(len(text) for text, _ in tail)
+    return [*parts, (" ", ""), *bar(share, max(0, room), ascii_only), *tail]
+
+
+def _position(state: RunState) -> tuple[float | None, str]:
+    """Share of the phase that is done, and the step or row."""
     step, progress = state.step, state.progress
     if progress is not None and progress.total:
-        share = min(1.0, progress.done / progress.total)
-        rows = f"  {visible(progress.text, 40)} {progress.done:,} of {progress.total:,} rows "
-        return [
-            *parts,
-            (rows, ""),
-            *bar(share, min(BAR_WIDTH, width - len(rows) - 12), ascii_only),
-            (f" {share:.0%}", ""),
-        ]
-    if step is None or state.phase != "training":
-        return parts
-    share = step.step / max(1, step.steps)
-    parts += [(f"  step {step.step}/{step.steps} ", ""), (f" {share:.0%}", "")]
-    if step.loss is None:
-        parts.append(("  loss not finite", "$text-error"))
-    elif state.loss.latest is not None:
-        parts.append((f"  loss {number(state.loss.latest)}", "$primary"))
-    left = state.left()
-    parts.append((f"  {step.tokens_per_second:,.0f} tokens/s", ""))
-    parts.append((f"  {duration(left)} left" if left is not None else "", ""))
-    bar_width = min(BAR_WIDTH, width - sum(len(text) for text, _ in parts))
-    return [*parts[:2], *bar(share, bar_width, ascii_only), *parts[2:]]
+        return min(1.0, progress.done / progress.total), (
+            f"{visible(progress.text, 40)} {progress.done:,}/{progress.total:,}"
+        )
+    if step is not None and state.phase == "training":
+        return step.step / max(1, step.steps), f"{step.step:,}/{step.steps:,}"
+    return None, visible(state.note, 60)
 
 
 def _end(state: RunState, end: events.End, keys: CommandKeys, width: int) -> Content:

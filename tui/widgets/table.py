@@ -13,7 +13,7 @@ from typing import ClassVar
 from rich.cells import cell_len
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import OptionList, Static
@@ -21,25 +21,26 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow, fitted, line
+from tui.commands import moves
 
 
 class Lines(OptionList, inherit_bindings=False):
     """The rows. Enter belongs to the screen, so that its key line shows what it does."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "cursor_up", "up", show=False),
-        Binding("down,j", "cursor_down", "down", show=False),
-        Binding("home", "first", "first", show=False),
-        Binding("end", "last", "last", show=False),
-        Binding("pageup", "page_up", "page up", show=False),
-        Binding("pagedown", "page_down", "page down", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = moves(
+        "cursor_up", "cursor_down", "first", "last", "half_page(-1)", "half_page(1)"
+    )
 
     DEFAULT_CSS = """
     Lines { height: 1fr; border: none; padding: 0; text-wrap: nowrap; text-overflow: ellipsis;
             scrollbar-size-vertical: 1; background: $background; }
     Lines:focus { border: none; }
     """
+
+    def action_half_page(self, direction: int) -> None:
+        if self.option_count:
+            aim = (self.highlighted or 0) + direction * max(1, self.size.height // 2)
+            self.highlighted = max(0, min(self.option_count - 1, aim))
 
 
 class Table(Vertical):

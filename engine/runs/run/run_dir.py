@@ -16,6 +16,7 @@ import msgspec
 from engine.config.errors import UserError
 from engine.config.files import open_regular, read_regular, remove_tree, write_atomically
 from engine.config.preset import EffectiveConfig
+from engine.config.preset_library import preset_name, without_method
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
 from engine.runs.home import started_in
 from engine.runs.run import end_record, folder
@@ -183,7 +184,8 @@ class RunDir(Folder):
 def create(runs: Path, preset: str, effective: EffectiveConfig, **launch: Unpack[LaunchFields]) -> RunDir:
     """Create a run directory (mode 0700) with its frozen configuration."""
     text = frozen_text(preset, effective, **launch)
-    return RunDir(folder.make(runs, preset, effective.config.method, "run.toml", text))
+    method = effective.config.method
+    return RunDir(folder.make(runs, without_method(preset_name(preset)), method, "run.toml", text))
 
 
 def read_frozen(run: RunDir) -> FrozenRun:

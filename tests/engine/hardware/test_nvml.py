@@ -35,13 +35,14 @@ from pathlib import Path
 from engine.hardware import nvml
 from tui.live.run_state import ExpectedPeak
 from tui.live.machine import MachineSampler, WatchedProcess
-from tui.widgets.machine_pane import machine_lines
+from tui.widgets.memory_pane import MemoryView
 nvml.NAMESPACE, worker = Path(sys.argv[2]), WatchedProcess(*json.loads(sys.argv[3]))
 eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
 for text in sys.argv[4:]:
     scenario.write_text(text)
     sample = eyes.look(worker)
-    lines = [line.plain for line in machine_lines(sample, 40, {}, ExpectedPeak(33 * 2**30), False)]
+    view = MemoryView(sample, {}, ExpectedPeak(33 * 2**30), live=True)
+    lines = [view.title, view.load, view.note, *(line.plain for line in view.lines(100, 0))]
     said.append({"sample": asdict(sample), "lines": lines, "joules": [gpu.energy() for gpu in eyes.gpus]})
 print(json.dumps(said))
 """
@@ -92,10 +93,16 @@ def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     assert first["mine"] == 31 * GIB and (first["power"], first["load"], first["temperature"]) == (312.0, 97, 64)
     assert [(other["pid"], other["bytes"]) for other in first["others"]] == [(me, 2 * GIB)]
     assert second["mine"] is None
-    assert second["others"] == [{"pid": 999999999, "name": "a process of another user or container", "bytes": None}]
-    text = "\n".join(look.lines)
-    assert "40.0 GiB of 80.0 GiB" in text and "util 97%  312 W  64 °C" in text and "n/a" in text
-    assert next(line for line in look.lines if line.startswith("predicted peak")).endswith("33.0 GiB")
+    (other,) = second["others"]
+    unseen = "a process of another user or container"
+    assert (other["pid"], other["name"], other["bytes"]) == (999999999, unseen, None)
+    assert first["own"]["pid"] == 4242 and first["others"][0]["user"] and first["others"][0]["seconds"] > 0
+    assert look.lines[:2] == ["VRAM", "2 GPUs: NVIDIA A100-SXM4-80GB"]
+    lines = [line for line in look.lines if "/80" in line]
+    assert (
+        len(lines) == 2 and " 40.0/80" in lines[0] and " 97%" in lines[0] and "31.0" in lines[0] and "2.0" in lines[0]
+    )
+    assert "predicted peak 33.0" in look.lines[-1]
 
 
 def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_path: Path) -> None:
@@ -105,14 +112,14 @@ def test_in_a_container_the_drivers_ids_are_distinguished_from_local_ids(tmp_pat
     (gpu,) = look.gpus
     assert gpu["mine"] == 31 * GIB  # as the run has found its id, and not the namesake of its id here
     unseen = "a process of another user or container"
-    assert gpu["others"] == [{"pid": me, "name": unseen, "bytes": 2 * GIB}]
+    assert [(one["pid"], one["name"], one["bytes"]) for one in gpu["others"]] == [(me, unseen, 2 * GIB)]
 
 
 def test_a_run_without_its_own_figure_uses_at_least_its_pool(tmp_path: Path) -> None:
     text = f"all count 1{CARD.format(0, used=40 * GIB)}\n0 process 70001 {31 * GIB}\n0 process 70002 -1\n"
     (look,) = looks(tmp_path, text, worker=(4242, None, 30 * GIB), container=True)
     assert look.gpus[0]["mine"] is None and len(look.gpus[0]["others"]) == 2
-    assert next(line for line in look.lines if line.startswith("this run")).endswith("≥ 30.0 GiB")
+    assert any("this run ≥ 30.0" in line for line in look.lines)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +164,7 @@ def test_a_failing_value_affects_no_other(field: str, code: int, tmp_path: Path)
 def test_unified_memory_is_called_shared(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.total 3\n")
     assert look.gpus[0]["shared"] and look.gpus[0]["total"] == look.sample["memory_total"]
-    assert any(line.startswith("shared memory") for line in look.lines)
+    assert look.lines[0] == "shared memory"
 
 
 def test_a_gpu_that_falls_off_the_bus_is_still_named(tmp_path: Path) -> None:
@@ -172,7 +179,7 @@ def test_a_gpu_without_a_handle_is_counted(tmp_path: Path) -> None:
     (look,) = looks(tmp_path, f"{TWO}\n0 error.handle 15\n")
     assert [gpu["index"] for gpu in look.gpus] == [0, 1]
     assert look.gpus[0]["used"] is None and look.gpus[1]["load"] == 97
-    assert "not responding" in look.lines[0]
+    assert any("not responding" in line for line in look.lines)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +196,7 @@ def test_no_gpus_gives_the_reason_and_shows_the_system(scenario: str, why: str, 
     (look,) = looks(tmp_path, scenario, worker=(os.getpid(),))
     assert look.gpus == [] and why in look.sample["why"]
     assert look.sample["worker_rss"] > 0 and look.sample["memory_total"] > 0
-    assert why in " ".join(look.lines[:2]) and any(line.startswith("system") for line in look.lines)
+    assert look.lines[0] == "system memory" and why in look.lines[2]
 
 
 def test_an_old_driver_affects_only_values_that_it_lacks(tmp_path: Path) -> None:

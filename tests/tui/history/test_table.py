@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from pathlib import Path
 
 import pytest
 from hostile import STRINGS
 
-from engine.runs.queue.device_queue import QueuePlace
 from engine.runs.run.folder import short_name
+from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, fitted, line
-from tui.header import STEPS, head_line, live_runs, selection_lines, welcome
+from tui.header import STEPS, head_line, run_text, selection_line, welcome
 from tui.history.run_list import RunSummary
 from tui.history.run_table import FIELDS, TABLE, row, undated
 from tui.keymap import CommandKeys
@@ -61,27 +63,27 @@ def test_a_name_without_a_date_is_unchanged(name: str) -> None:
     assert undated(name) == name and short_name(name) == name
 
 
-def test_the_header_shows_the_running_run_and_the_queue_in_order() -> None:
-    runs = [Path(f"/runs/20261125-19220{n}-demo-lora-lora-000{n}") for n in range(3)]
-    places = [QueuePlace("cpu", place, 1, run) for place, run in enumerate(runs)]
-    live = live_runs(places, 1, runs[1], 56)
-    assert live.plain == "▶ lora-0000  1 lora-0001  2 lora-0002  +1 active"
-    head = head_line(Selection().effective(), "demo-lora", live, 80)
-    assert head.cell_length == 80 and head.plain.endswith(live.plain)
-    many = [QueuePlace("cpu", place, 1, Path(f"/runs/20261125-192200-demo-lora-lora-{place:04}")) for place in range(9)]
-    watched = live_runs(many, 0, many[7].run, 56).plain
-    assert watched == "▶ lora-0000  1 lora-0001  7 lora-0007  6 more queued"
-    assert live_runs([], 0, None, 56).plain == ""
+def test_the_header_shows_the_run_host_queue_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-box")
+    run = RunDir(tmp_path / "20261125-192205-demo-lora-3f2a")
+    left = run_text(run, Selection().effective().config, True, False, False)
+    assert left.plain == " ▶ lora-3f2a  tiny LoRA on tickets"
+    head = head_line(left, 2, 1, 80)
+    assert head.cell_length == 80 and head.plain.startswith(left.plain)
+    assert re.search(r"gpu-box  queue 2  \+1 active  \d\d:\d\d $", head.plain)
+    narrow = head_line(left, 2, 1, 60)
+    assert narrow.cell_length == 60 and "+1 active" in narrow.plain
+    assert run_text(run, None, False, False, True).plain.isascii()
 
 
 @pytest.mark.parametrize("width", [80, 120, 400])
 def test_as_many_changes_as_fit_are_shown_and_the_rest_counted(width: int) -> None:
     before, after = Selection().effective(), Selection("qwen2.5-7b-full").effective()
     changed = changes(before, after)
-    _, second = selection_lines(after, changed, "LoRA · demo", width, CommandKeys())
+    second = selection_line(after, changed, "LoRA · demo", width, CommandKeys())
     assert second.cell_length <= width
     shown = second.plain.partition(": ")[2]
-    counted = [int(part.split()[0]) for part in shown.split(", ") if part.endswith("more (c)")]
+    counted = [int(part.split()[0]) for part in shown.split(", ") if part.endswith("more (e)")]
     assert len(shown.split(", ")) - len(counted) + sum(counted) == len(changed)
 
 
@@ -93,3 +95,9 @@ def test_the_first_start_help_fits_its_pane(width: int, height: int) -> None:
     assert "1-9" in text and "f5" in text
     for _, what, _ in STEPS:
         assert what in text
+
+
+def test_the_first_start_help_begins_with_runs_that_can_be_resumed() -> None:
+    lines = welcome(CommandKeys(), 78, 6, ["lora-3f2a paused, lora of tiny on a", "full-0001 died, full of a on b"])
+    assert len(lines) == 6
+    assert "with u" in lines[0].plain and "lora-3f2a paused" in lines[1].plain and "full-0001" in lines[2].plain

@@ -12,7 +12,8 @@ from rich.progress import Progress
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry, RungDuration
 from engine.runs.run import events
 from tui.live.following import LadderView
-from tui.live.progress import ProgressDisplay, ProgressLine, RunTimer, TimeLeft, ladder_left
+from tui.live.progress import ProgressDisplay, ProgressLine
+from tui.live.time_left import RunTimer, TimeLeft, ladder_left
 
 
 def at(second: float, event: events.Event) -> events.Event:

@@ -10,12 +10,14 @@ from tui.live.event_lines import lines
 from tui.live.log_lines import MAX_LINES
 from tui.live.loss_rows import lowest_loss
 from tui.live.run_state import RunState
+from tui.live.time_left import TimeLeft
 
 
 def test_time_left_is_seconds_per_step_times_remaining_steps() -> None:
     state = RunState()
-    state.feed([step(number) for number in range(1, 41)])
-    assert state.left() == 0.5 * 60
+    steps = [step(number) for number in range(1, 41)]  # one per second by their times
+    state.feed([events.Phase(name="training", t=1000.0), *steps])
+    assert state.left() == TimeLeft(60.0, "training")
     state.feed([events.End(status="finished", reason="")])
     assert state.left() is None
 

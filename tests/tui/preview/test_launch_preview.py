@@ -193,11 +193,13 @@ def test_a_full_disk_blocks_and_the_need_includes_checkpoints_and_model(
 def test_other_processes_and_queued_runs_are_named(tmp_path: Path) -> None:
     places = [QueuePlace("0", 0, 1, Path("/runs/first")), QueuePlace("0", 1, 2, Path("/runs/second"))]
     found = preview(tmp_path, foreign=(OtherProcess(4711, "python \x1b[31m", 3 * GIB),), turns=places)
-    assert fact(found, "queue") == "waits for first and 1 queued run"
+    assert found.queue == "waits for first and 1 queued run"
     assert "process 4711" in said(found) and "3.00 GiB" in said(found)
-    assert "starts immediately" in fact(preview(tmp_path), "queue")
+    assert preview(tmp_path).queue == "at once, the device is free of runs"
+    beside = preview(tmp_path, foreign=(OtherProcess(4711, "python", 3 * GIB),))
+    assert beside.queue == "at once, the device is free of runs; 1 other process on it"
     one_of_two = preview(tmp_path, turns=places[:1], devices=2)
-    assert fact(one_of_two, "queue") == "a device is free: starts immediately"
+    assert one_of_two.queue == "at once, a device is free of runs"
 
 
 def test_settings_that_a_method_ignores_are_named(tmp_path: Path) -> None:

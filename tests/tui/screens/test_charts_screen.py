@@ -22,11 +22,11 @@ def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path)
         write_events(run_dir.create(runs, "demo-lora", resolve_preset("demo-lora", method, {})), method, 1)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("G")
+        await pilot.press("c")
         await wait_for(pilot, lambda: "no run to show" in screen_text(app))
         await pilot.press("escape", "r", "enter")
         await wait_for(pilot, lambda: app.bench.follower.state)
-        await pilot.press("G")
+        await pilot.press("c")
         assert isinstance(app.screen, ChartsScreen)
         await wait_for(pilot, lambda: "tokens/s" in screen_text(app))
         names = ("loss", "learning rate", "gradient norm", "memory (MiB)", "samples")
@@ -46,7 +46,7 @@ def test_the_grid_compares_runs_at_a_step(size: tuple[int, int], tmp_path: Path)
         )
         await pilot.press("home")
         assert screen.cursor == 1
-        await pilot.press("end", "g", "w", "B")
+        await pilot.press("end", "a", "S", "delete")
         await wait_for(pilot, lambda: screen.cursor is None and screen.earlier == [] and "latest" in screen_text(app))
         await pilot.press("escape")
         assert app.screen is app.bench

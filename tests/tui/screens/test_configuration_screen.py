@@ -35,7 +35,7 @@ async def type_text(pilot: Pilot[str], text: str) -> None:
 def test_a_value_is_edited_and_its_cost_is_shown_while_it_is_typed(size: tuple[int, int], tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.machine.sample)
-        await pilot.press("2", "c")
+        await pilot.press("2", "e")
         assert isinstance(app.screen, ConfigurationScreen)
         await wait_for(pilot, lambda: "steps 200" in part(app, "effect"))
         await find(pilot, "train.epochs")
@@ -61,7 +61,7 @@ def test_a_value_is_edited_and_its_cost_is_shown_while_it_is_typed(size: tuple[i
 
 def test_escape_keeps_the_value_and_delete_restores_the_presets(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("2", "c")
+        await pilot.press("2", "e")
         screen = app.screen
         assert isinstance(screen, ConfigurationScreen)
         await find(pilot, "train.learning")
@@ -81,7 +81,7 @@ def test_escape_keeps_the_value_and_delete_restores_the_presets(tmp_path: Path) 
 
 def test_the_method_and_the_model_are_settings_too(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("2", "c")
+        await pilot.press("2", "e")
         screen = app.screen
         assert isinstance(screen, ConfigurationScreen)
         await type_text(pilot, "full")
@@ -98,12 +98,12 @@ def test_the_method_and_the_model_are_settings_too(tmp_path: Path) -> None:
 
 def test_the_changes_are_saved_as_a_preset_and_copied_as_a_command_line(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("2", "c")
+        await pilot.press("2", "e")
         await find(pilot, "adapter.rank")
         await type_text(pilot, "8")
         await pilot.press("enter", "y")
         assert app.clipboard.startswith("ftbench run demo-lora --set adapter.rank=8")
-        await pilot.press("n")
+        await pilot.press("Y")
         assert isinstance(app.screen, NameScreen)
         await pilot.press("enter")
         await wait_for(pilot, lambda: (user_folder() / "demo-lora-2.toml").exists())

@@ -26,9 +26,9 @@ def test_a_run_is_deleted_after_asking_and_a_damaged_one_too(tmp_path: Path) -> 
         await pilot.press("r")
         assert cell(app, other.name, "state") == "damaged"
         for number in range(2):
-            await pilot.press("x")
+            await pilot.press("delete")
             assert isinstance(app.screen, ConfirmScreen)
-            await pilot.press("n", "x", "y")
+            await pilot.press("escape", "delete", "enter")
             assert len(keys(app)) == 1 - number
         assert "no runs yet" in str(app.screen.query_one("#detail", Static).visual)
 
@@ -42,12 +42,12 @@ def test_a_run_that_an_export_reads_is_not_deleted(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r")
         with used_folder(run.path):
-            await pilot.press("x")
+            await pilot.press("delete")
             assert isinstance(app.screen, RunsScreen)
-        await pilot.press("x")
+        await pilot.press("delete")
         assert isinstance(app.screen, ConfirmScreen)
         with used_folder(run.path):  # an export that began after the question
-            await pilot.press("y")
+            await pilot.press("enter")
         assert keys(app) == [run.name]
 
     play(tmp_path, story)
@@ -64,9 +64,9 @@ def test_of_a_linked_run_only_the_link_is_deleted(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 2)
-        await pilot.press("home" if keys(app)[0] == run.name else "end", "x")
+        await pilot.press("home" if keys(app)[0] == run.name else "end", "delete")
         await wait_for(pilot, lambda: isinstance(app.screen, ConfirmScreen))
-        await pilot.press("y")
+        await pilot.press("enter")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and len(keys(app)) == 1)
 
     play(runs, story)
@@ -83,9 +83,9 @@ def test_the_cursor_moves_to_the_neighbor_of_a_deleted_run(tmp_path: Path) -> No
         _, second, third, last = keys(app)
         table = app.screen.query_one(Table)
         assert table.key == second
-        await pilot.press("x", "y")
+        await pilot.press("delete", "enter")
         assert table.key == third
-        await pilot.press("end", "x", "y")
+        await pilot.press("end", "delete", "enter")
         assert table.key == third and last not in keys(app)
 
     play(tmp_path, story)

@@ -46,14 +46,14 @@ def test_the_runs_screen_exports_the_run_under_the_cursor(tmp_path: Path) -> Non
     (folder / FIDELITY).write_bytes(msgspec.json.encode(check))
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r", "e")
+        await pilot.press("r", "x")
         await wait_for(pilot, lambda: isinstance(app.screen, ExportScreen))
         assert [line.split()[0] for line in choices(app)][:3] == ["adapter", "merged", "merged-f16"]
         assert "exported: worse" in choices(app)[0] and "exported" not in choices(app)[1]
         await pilot.press("enter")  # an artifact that exists is shown, not written again
         await wait_for(pilot, lambda: "1.00 MiB" in part(app, "outcome"))
         assert str(folder)[-20:] in part(app, "about")
-        await pilot.press("escape", "e", "j", "enter")
+        await pilot.press("escape", "x", "j", "enter")
         await wait_for(pilot, lambda: "the run has no model" in part(app, "outcome"), 60)
         assert "escape back" in part(app, "keys")
         await pilot.press("escape")
@@ -70,7 +70,7 @@ def test_a_run_that_has_not_finished_is_not_offered(tmp_path: Path) -> None:
     run_dir.write_result(run, result)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r", "e")
+        await pilot.press("r", "x")
         await pilot.pause()
         assert not isinstance(app.screen, ExportScreen)
 
@@ -82,7 +82,7 @@ def test_the_ladder_screen_asks_which_run(tmp_path: Path) -> None:
     folder.write_state(ladder)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("l", "e")
+        await pilot.press("l", "x")
         await wait_for(pilot, lambda: isinstance(app.screen, ExportScreen))
         assert choices(app)[0] == "qlora, seed 0" and len(choices(app)) == 9
         await pilot.press("k", "enter")  # the last one: full has no adapter

@@ -51,21 +51,21 @@ def test_every_key_of_the_inspector(here: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await look_into(pilot, app, "mine.jsonl")
         assert screen.inspection is not None
-        await pilot.press("n", "right")
+        await pilot.press("right", "right")
         assert "train row 3 of" in text(app, "row")
-        await pilot.press("p", "left", "p")
+        await pilot.press("left", "left", "left")
         assert "train row 1 of" in text(app, "row")
-        await pilot.press("s")
+        await pilot.press("tab")
         assert "validation row 1 of" in text(app, "row") and "tokens per row, validation" in text(app, "facts")
-        await pilot.press("s")
+        await pilot.press("tab")
         assert "test row 1 of" in text(app, "row")
-        await pilot.press("s", "b")
+        await pilot.press("tab", "b")
         assert "train row 1 of" in text(app, "row") and "│" in text(app, "text")
         await pilot.press("v")
         assert "{%" in text(app, "text") and "message" in text(app, "text")
         await pilot.press("v")
         for _ in range(ROWS):
-            await pilot.press("n")
+            await pilot.press("right")
         await wait_for(pilot, lambda: screen.request is None)
         assert f"train row {ROWS + 1} of" in text(app, "row"), "the engine is asked for more rows"
         assert len({sample.where for sample in screen.samples["train"]}) == 2 * ROWS
@@ -98,7 +98,7 @@ def test_truncation_is_drawn_and_truncated_rows_can_be_inspected(here: Path, siz
         assert "1 row: multiple references" in facts and "(mine.jsonl line 2 and mine.jsonl line 53)" in facts
         assert "no tokens in the loss after truncation" in facts
         while screen.split != "noticed":
-            await pilot.press("s")
+            await pilot.press("tab")
         if size[0] < 110:
             await pilot.press("v", "v")
         assert "truncated" in text(app, "row") and "answer tokens lost" in text(app, "row")
@@ -118,7 +118,7 @@ def test_closing_the_inspector_cancels_the_request(here: Path, monkeypatch: pyte
         assert "escape cancels" in text(app, "state")
         asking = screen.request
         started.set()
-        await pilot.press("n", "s", "v", "v", "escape")
+        await pilot.press("right", "tab", "v", "v", "escape")
         assert app.screen is app.bench
         asking.join(120)
         assert not asking.is_alive()
@@ -141,7 +141,7 @@ def test_an_invalid_file_is_an_error_in_the_inspector_and_is_not_selected(
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look_into(pilot, app, name)
         assert said in text(app, "row") and "fix the problem" in text(app, "state")
-        await pilot.press("n", "s", "v", "b", "enter")
+        await pilot.press("right", "tab", "v", "b", "enter")
         assert isinstance(app.screen, InspectorScreen)
         await pilot.press("escape")
         assert app.screen is app.bench and chosen(app) == "tickets"
@@ -176,7 +176,7 @@ def test_hostile_rows_and_names_are_literal_text_everywhere(here: Path) -> None:
         seen = ""
         for _ in range(len(screen.samples["train"])):
             seen += text(app, "row") + text(app, "text") + text(app, "facts") + text(app, "title")
-            await pilot.press("n")
+            await pilot.press("right")
         assert seen.count(MARK) > 60 and "[red]" in seen
         assert all(character == "\n" or character.isprintable() for character in seen)
         await pilot.press("escape", "a")

@@ -100,7 +100,7 @@ def test_it_shows_what_the_current_run_is_doing(tmp_path: Path) -> None:
     assert held is not None
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
-        assert "training" in text(screen, "current") and "step 20/" in text(screen, "current")
+        assert "· TRAINING" in text(screen, "current") and "20/120" in text(screen, "current")
         with file.open("ab") as growing:
             growing.write(b'{"type":"phase","v":1,"seq":9,"t":9,"name":"waiting","note":"another has it"}\n')
         await wait_for(pilot, lambda: "waiting in the queue: another has it" in text(screen, "current"))
@@ -143,7 +143,7 @@ def test_keys_next_stop_and_back(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert ("another" in text(screen, "headline")) == newest_is_other
-        await pilot.press("n")
+        await pilot.press("w")
         assert ("another" in text(screen, "headline")) != newest_is_other
         await pilot.press("s")  # no ladder is running: it says so and does not ask
         assert not isinstance(pilot.app.screen, ConfirmScreen)
@@ -171,7 +171,7 @@ def test_a_finished_ladder_is_not_resumed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_a_ladder_it_shows_how_to_start_one(tmp_path: Path) -> None:
     async def story(pilot: Pilot[None], screen: LadderScreen) -> None:
         assert "L on the bench to run one" in text(screen, "headline")
-        await pilot.press("n", "s", "u", "o")
+        await pilot.press("w", "s", "u", "o")
 
     play(tmp_path, story)
 
@@ -240,7 +240,7 @@ def test_nothing_of_one_ladder_is_shown_with_another(tmp_path: Path) -> None:
         (newer / "ladder.toml").touch()
         screen.refresh_ladder()
         assert "not started" in text(screen, "headline") and not parts(screen)
-        await pilot.press("n")
+        await pilot.press("w")
         assert "summary" in parts(screen)
         shutil.rmtree(newer)
         shutil.rmtree(folder.path)

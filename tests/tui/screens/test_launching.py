@@ -21,7 +21,20 @@ from tui.selection import Selection
 
 
 def text(app: Workbench) -> str:
-    return " ".join(str(app.screen.query_one("#facts", Static).visual).split())
+    """Problems, rows and facts of the launch screen, on one line."""
+    screen = app.screen
+    assert isinstance(screen, LaunchScreen)
+    rows = [str(option.prompt) for option in screen.rows.options]
+    parts = [str(screen.query_one(f"#{name}", Static).visual) for name in ("problems", "facts", "time")]
+    return " ".join(" ".join([parts[0], *rows, *parts[1:]]).split())
+
+
+async def edit(pilot: Pilot[str], app: Workbench, name: str, *keys: str) -> None:
+    """Mark the row of an option, open it and type."""
+    screen = app.screen
+    assert isinstance(screen, LaunchScreen)
+    names = [option.id for option in screen.rows.options]
+    await pilot.press("g", *["j"] * names.index(name), "enter", *keys)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
@@ -107,7 +120,7 @@ def test_a_long_launch_screen_shows_how_to_scroll(tmp_path: Path, here: Path) ->
         app.bench.selection_pane.select(Selection("demo-lora", data=str(mine)))
         app.bench.action_start()
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen) and app.screen.report.answer)
-        assert "ignored: topic, link, author, place" in text(app) and "5 warnings, see below" in text(app)
+        assert "ignored: topic, link, author, place" in text(app) and "5 warnings" in text(app)
         await wait_for(pilot, lambda: "scroll" in str(app.screen.query_one("#keys", Static).visual))
         assert app.screen.query_one("#keys").region.bottom <= 24
 
@@ -132,12 +145,12 @@ def test_the_launch_screen_notices_a_run_that_takes_the_device(tmp_path: Path) -
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: app.bench.machine.sample)
         await pilot.press("2", "enter")
-        assert "device is free: starts immediately" in text(app)
+        assert "at once, the device is free" in text(app)
         lock = locks.acquire(locks.device_lock("cpu"), f"1 {tmp_path / 'another-run'}")
         assert lock is not None
         await wait_for(pilot, lambda: "waits for another-run" in text(app))
         os.close(lock)
-        await wait_for(pilot, lambda: "device is free: starts immediately" in text(app))
+        await wait_for(pilot, lambda: "at once, the device is free" in text(app))
 
     play(tmp_path / "runs", story)
 
@@ -149,7 +162,7 @@ def test_options_are_edited_on_the_launch_screen_and_kept_in_the_selection(tmp_p
         screen = app.screen
         assert isinstance(screen, LaunchScreen)
         await wait_for(pilot, lambda: "200 (2 epochs)" in text(app))
-        await pilot.press("1", "4")
+        await edit(pilot, app, "epochs", "4")
         assert "400 (4 epochs)" in text(app)
         hint = screen.query_one("#hint", Static)
         assert "> 0 and ≤ 1000" in str(hint.visual) and "default 2.0" in str(hint.visual)
@@ -157,13 +170,13 @@ def test_options_are_edited_on_the_launch_screen_and_kept_in_the_selection(tmp_p
         assert "invalid value train.epochs" in str(hint.visual)
         await pilot.press("enter", "backspace", "enter")
         assert screen.launch.config.train.epochs == 4 and "--set train.epochs=4" in text(app)
-        await pilot.press("3", *"0.001", "escape")
+        await edit(pilot, app, "learning rate", *"0.001", "escape")
         assert screen.launch.config.train.learning_rate == 5e-3
-        await pilot.press("c")
+        await pilot.press("y")
         assert app.clipboard == screen.launch.command
-        await pilot.press("1", "backspace", "enter")
+        await edit(pilot, app, "epochs", "backspace", "enter")
         assert screen.launch.config.train.epochs == 2
-        await pilot.press("4", "8", "enter", "escape")
+        await edit(pilot, app, "rank", "8", "enter", "escape")
         assert app.screen is app.bench
         assert app.bench.selection_pane.selection.settings == {"adapter.rank": 8}
 
@@ -177,7 +190,7 @@ def test_a_run_starts_with_edited_options_and_records_the_command_line(tmp_path:
         await pilot.pause()
         screen = app.screen
         assert isinstance(screen, LaunchScreen)
-        await pilot.press("6", *"64", "enter", "N")
+        await edit(pilot, app, "max length", *"64", "enter", "exclamation_mark")
         await wait_for(pilot, lambda: app.bench.follower.run)
         (run,) = run_dir.iterate(tmp_path / "runs")
         frozen = run_dir.read_frozen(run)
@@ -200,7 +213,7 @@ def test_a_run_can_start_from_a_finished_run(tmp_path: Path) -> None:
         await wait_for(pilot, lambda: run.state() == "finished")
         app.bench.action_start()
         await pilot.pause()
-        await pilot.press("7", *"last", "enter")
+        await edit(pilot, app, "from run", *"last", "enter")
         screen = app.screen
         assert isinstance(screen, LaunchScreen)
         assert f"the adapter of {run.name}" in text(app) and f"--from {run.path}" in screen.launch.command
@@ -215,9 +228,10 @@ def test_the_options_of_a_ladder_are_those_of_the_command_line(tmp_path: Path) -
         await pilot.press("2", "L")
         screen = app.screen
         assert isinstance(screen, LaunchScreen)
-        await pilot.press("2", "3", "enter", "4", *"merged", "enter")
+        await edit(pilot, app, "seeds", "3", "enter")
+        await edit(pilot, app, "artifacts", *"merged", "enter")
         assert "3 seeds" in text(app) and "--seeds 3 --ship merged" in text(app)
-        await pilot.press("1", *"lora", "enter")
+        await edit(pilot, app, "rungs", *"lora", "enter")
         assert "base, lora; 3 seeds" in text(app)
         await pilot.press("escape")
 

@@ -10,7 +10,6 @@ import pytest
 from pilot import notes, play, shown, wait_for
 from test_watching import made, text, watch
 from textual.pilot import Pilot
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from engine.config.errors import UserError
@@ -18,9 +17,11 @@ from engine.runs import launch
 from engine.runs.queue import locks
 from tui.app import Workbench
 from tui.cli.bench import open_bench
-from tui.screens.dialogs import SmallScreen
+from tui.screens.base import Dialog
+from tui.screens.dialogs import JumpScreen, SmallScreen, SuggestionScreen
 from tui.screens.exporting import ExportScreen
 from tui.screens.presets import PresetsScreen
+from tui.screens.processes import DevicesScreen
 from tui.screens.runs import CompareScreen, RunsScreen
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
@@ -76,7 +77,7 @@ def test_a_pause_that_cannot_be_recorded_stops_nothing(tmp_path: Path) -> None:
 
 def test_a_key_pressed_while_the_terminal_is_too_small_opens_nothing(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.resize_terminal(70, 20)
+        await pilot.resize_terminal(39, 9)
         await wait_for(pilot, lambda: isinstance(app.screen, SmallScreen))
         await pilot.press("question_mark", "ctrl+p", "r", "enter")
         await pilot.resize_terminal(120, 36)
@@ -134,7 +135,7 @@ def test_a_long_log_line_is_wrapped_at_80x24(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, run)
-        await pilot.press("o")
+        await pilot.press("O")
         await wait_for(pilot, lambda: "word23" in text(app, LogPane))
         assert len(app.bench.query_one(LogPane).lines) == app.bench.query_one(LogPane).content_size.height
         await pilot.press("up", "up", "up")
@@ -172,7 +173,7 @@ def test_unreadable_files_are_reported_and_the_bench_keeps_running(tmp_path: Pat
         assert "finished" not in shown(app, "status")
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
-        await pilot.press(*["space", "down"] * 4, "c")
+        await pilot.press(*["space"] * 4, "C")
         await wait_for(pilot, lambda: isinstance(app.screen, CompareScreen))
         assert str(app.screen.query_one(Static).visual).count("not a regular file") == 3
 
@@ -181,9 +182,9 @@ def test_unreadable_files_are_reported_and_the_bench_keeps_running(tmp_path: Pat
 
 def test_a_remapped_key_is_shown_in_the_place_of_the_default(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        assert str(app.bench.query_one(KeyLine).lines[0]).startswith("X start  s stop  p pause")
+        assert str(app.bench.query_one(KeyLine).lines[0]).startswith("X new  r runs  l ladder")
 
-    play(tmp_path, story, (80, 24), Settings(keys={"bench.start": "X"}))
+    play(tmp_path, story, (80, 24), Settings(keys={"bench.new": "X"}))
 
 
 def test_an_ended_run_deleted_by_another_process_is_reported(tmp_path: Path) -> None:
@@ -207,27 +208,27 @@ def test_runs_outside_the_queue_are_counted_from_start_to_end(tmp_path: Path) ->
     one = start_live()
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await wait_for(pilot, lambda: "+1 active" in shown(app, "head"))
+        await wait_for(pilot, lambda: "▶ lora-" in shown(app, "head"))  # the first one is watched
         other = start_live()
-        await wait_for(pilot, lambda: "+2 active" in shown(app, "head"))
-        os.close(one)
         await wait_for(pilot, lambda: "+1 active" in shown(app, "head"))
         os.close(other)
         await wait_for(pilot, lambda: "active" not in shown(app, "head"))
+        os.close(one)
+        await wait_for(pilot, lambda: "■ lora-" in shown(app, "head"))
 
     play(tmp_path, story)
 
 
 def test_a_key_without_effect_says_so(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        for key in ("v", "g", "w", "b"):
+        for key in ("v", "a", "S", "b"):
             await pilot.press(key)
         assert sum("no curve: start or attach" in note for note in notes(app)) == 4
         pane = app.bench.query_one(LossPane)
         assert (pane.view, pane.log_axis, pane.smoothing) == (0, False, 0.0)
-        await pilot.press("d", "x")
+        await pilot.press("d", "delete")
         assert any("only recent datasets from elsewhere" in note for note in notes(app))
-        await pilot.press("l", "n")
+        await pilot.press("escape", "l", "w")
         assert any("no other ladder" in note for note in notes(app))
 
     play(tmp_path, story)
@@ -241,9 +242,9 @@ def test_an_unreadable_runs_folder_is_reported_and_retried(tmp_path: Path) -> No
         await watch(pilot, app, run)
         runs.rename(tmp_path / "away")
         runs.touch()  # unreadable also for root, like a stalled network disk
-        await pilot.press("j", "b")
+        await pilot.press("w", "b")
         await wait_for(pilot, lambda: any("ftbench will retry" in note for note in notes(app)))
-        for keys in (("r", "a", "x", "escape"), ("l", "escape"), ("ctrl+p", "escape")):
+        for keys in (("r", "n", "delete", "escape"), ("l", "escape"), ("ctrl+p", "escape")):
             await pilot.press(*keys)
             await wait_for(pilot, lambda: app.screen is app.bench)
         runs.unlink()
@@ -252,7 +253,7 @@ def test_an_unreadable_runs_folder_is_reported_and_retried(tmp_path: Path) -> No
         await wait_for(pilot, lambda: "1 run in" in str(app.screen.query_one("#title", Static).visual))
         runs.rename(tmp_path / "away")
         runs.touch()
-        await pilot.press("q")
+        await pilot.press("q", "q")  # back, then detach
 
     assert play(tmp_path / "runs", story).return_code == 0
 
@@ -278,18 +279,24 @@ def test_ctrl_c_says_how_to_leave_on_every_dialog(tmp_path: Path) -> None:
         await says(pilot, app)
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen) and app.screen.query_one(Table).rows)
-        await pilot.press("x")
+        await pilot.press("delete")
         await wait_for(pilot, lambda: not isinstance(app.screen, RunsScreen))
         await says(pilot, app, 2)
         await pilot.press("P")
         await wait_for(pilot, lambda: isinstance(app.screen, PresetsScreen))
-        await pilot.press("d")
+        await pilot.press("a")
         await wait_for(pilot, lambda: not isinstance(app.screen, PresetsScreen))
         await says(pilot, app, 2)
-        await app.push_screen(ExportScreen([]))
-        await says(pilot, app)
+        opened_last = (
+            ExportScreen([]),
+            JumpScreen({"d": "data"}),
+            SuggestionScreen("a.csv", ["a"], {}, []),
+            DevicesScreen(["auto"], "auto", app.bench.machine),
+        )
+        for screen in opened_last:
+            await app.push_screen(screen)
+            await says(pilot, app)
 
     play(tmp_path, story)
-    dialogs = {one.__name__ for one in ModalScreen.__subclasses__() if one.__module__.startswith("tui.")}
-    dialogs.remove("SmallScreen")  # its text says how to leave
+    dialogs = {one.__name__ for one in Dialog.__subclasses__() if one.__module__.startswith("tui.")}
     assert dialogs <= set(opened), opened

@@ -53,7 +53,7 @@ def test_a_hub_id_is_typed_and_says_that_it_requires_network(tmp_path: Path, hub
         assert app.bench.selection_pane.selection.model == "team/small"
         await pilot.press("i")
         await wait_for(pilot, lambda: f"{len(CATALOG) + 2} models" in part(app, "title"))
-        await pilot.press("slash", *"small", "enter", "x")
+        await pilot.press("slash", *"small", "enter", "delete")
         await wait_for(pilot, lambda: read_recent(MODELS) == [])
 
     play(tmp_path / "runs", story)
@@ -66,7 +66,7 @@ def test_a_gated_model_says_where_its_license_is_accepted(tmp_path: Path, hub: H
         await pilot.press("slash", *"llama-3.1-8b", "enter")
         text = " ".join(screen_text(app).split())
         assert "gated: accept the license at huggingface.co/meta-llama/Llama-3.1-8B-Instruct and set HF_TOKEN" in text
-        assert "full on 80 GB" in text and "then press p" in text
+        assert "full on 80 GB" in text and "then press Y" in text
 
     play(tmp_path / "runs", story, (80, 24))
 
@@ -77,11 +77,11 @@ def test_a_model_is_downloaded_with_a_progress_bar(tmp_path: Path, hub: Hub) -> 
         screen = app.screen
         assert isinstance(screen, ModelsScreen)
         await wait_for(pilot, lambda: screen.rows)
-        await pilot.press("p")
+        await pilot.press("Y")
         await wait_for(pilot, lambda: any("already downloaded" in note for note in notes(app)))
         await pilot.press("a", *NAME, "enter", "i")
         await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and NAME in app.screen.rows)
-        await pilot.press("p")
+        await pilot.press("Y")
         await wait_for(pilot, lambda: "MiB of" in part(app, "pull") or "KiB of" in part(app, "pull"))
         assert "%" in part(app, "pull") and "━" in part(app, "pull")
         hub.gate.set()
@@ -99,13 +99,13 @@ def test_escape_cancels_a_download_and_an_error_is_shown(tmp_path: Path, hub: Hu
         await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and app.screen.rows)
         await pilot.press("a", *NAME, "enter", "i")
         await wait_for(pilot, lambda: isinstance(app.screen, ModelsScreen) and NAME in app.screen.rows)
-        await pilot.press("p")
+        await pilot.press("Y")
         await wait_for(pilot, lambda: " of " in part(app, "pull"))
         await pilot.press("escape")
         assert "cancelled" in part(app, "pull") and isinstance(app.screen, ModelsScreen)
         hub.gone = True
         hub.gate.set()
-        await pilot.press("p")
+        await pilot.press("Y")
         await wait_for(pilot, lambda: any("no such model on the Hub" in note for note in notes(app)))
         await pilot.press("escape")
         assert app.screen is app.bench

@@ -36,7 +36,7 @@ def test_it_opens_from_runs_and_from_a_ladder(tmp_path: Path, monkeypatch: pytes
         await wait_for(pilot, lambda: app.screen is app.bench)
         await pilot.press("r")
         await wait_for(pilot, lambda: isinstance(app.screen, RunsScreen))
-        await pilot.press("space", "down", "space", "t")
+        await pilot.press("space", "space", "t")
         await wait_for(pilot, lambda: isinstance(app.screen, TryScreen))
         assert isinstance(app.screen, TryScreen) and len(app.screen.request.runs) == 2
         await pilot.press("escape", "escape")

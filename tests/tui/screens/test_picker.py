@@ -99,9 +99,9 @@ def test_a_hub_id_is_selected_as_it_is_and_inspected_after_asking(here: Path) ->
         assert "requires network access" in str(data(app).tooltip)
         await pilot.press("enter")
         assert isinstance(app.screen, ConfirmScreen) and "downloads it" in app.screen.question
-        await pilot.press("n")
+        await pilot.press("escape")
         assert app.screen is app.bench
-        await pilot.press("enter", "y")
+        await pilot.press("enter", "enter")
         screen_ = app.screen
         assert isinstance(screen_, InspectorScreen)
         await wait_for(pilot, lambda: screen_.error)

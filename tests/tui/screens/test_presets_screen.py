@@ -68,7 +68,7 @@ def test_all_presets_are_listed_with_changes_and_errors(tmp_path: Path) -> None:
 
 def test_the_selection_is_saved_under_a_free_name(tmp_path: Path, folder: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("2", "m", "P", "n")
+        await pilot.press("2", "m", "P", "Y")
         assert isinstance(app.screen, NameScreen)
         name = app.screen.query_one(Input)
         assert name.value == "demo-lora-2"
@@ -91,18 +91,18 @@ def test_the_selection_is_saved_under_a_free_name(tmp_path: Path, folder: Path) 
 def test_presets_are_duplicated_and_only_own_ones_deleted(tmp_path: Path, folder: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
-        await pilot.press("d", "enter")
+        await pilot.press("a", "enter")
         assert preset_library.resolve_preset("mine-2", None, {}).config.train.batch == 8
-        await pilot.press("x")
+        await pilot.press("delete")
         assert isinstance(app.screen, ConfirmScreen)
-        await pilot.press("n")
+        await pilot.press("Y")
         assert (folder / "mine-2.toml").exists()
-        await pilot.press("x", "y")
+        await pilot.press("delete", "enter")
         assert not (folder / "mine-2.toml").exists()
         await go_to(pilot, app, "demo-lora")
-        await pilot.press("x")
+        await pilot.press("delete")
         assert isinstance(app.screen, PresetsScreen)
-        await pilot.press("c")
+        await pilot.press("v")
         assert isinstance(app.screen, TextScreen) and "preset demo-lora" in str(app.screen.text)
         await pilot.press("escape", "escape")
         assert app.screen is app.bench
@@ -114,7 +114,7 @@ def test_presets_are_duplicated_and_only_own_ones_deleted(tmp_path: Path, folder
 def test_the_selected_preset_can_be_deleted(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await go_to(pilot, app, "mine")
-        await pilot.press("enter", "P", "x", "y", "escape")
+        await pilot.press("enter", "P", "delete", "enter", "escape")
         assert app.bench.selection_pane.effective is not None
         assert app.bench.selection_pane.selection.preset == "demo-lora"
 
@@ -140,7 +140,7 @@ def terminal(tmp_path: Path, folder: Path) -> Iterator[Terminal]:
 
 def test_a_built_in_preset_is_edited_as_a_copy(terminal: Terminal, tmp_path: Path, folder: Path) -> None:
     shipped = (preset_library.shipped_folder() / "demo-qlora.toml").read_text()
-    terminal.wait("press 1-9")
+    terminal.wait("ready:")
     terminal.press("P")
     terminal.wait("demo-qlora")
     terminal.press("\x1b[H", "e")  # the first preset
@@ -162,7 +162,7 @@ def test_a_built_in_preset_is_edited_as_a_copy(terminal: Terminal, tmp_path: Pat
 def test_a_missing_editor_changes_nothing(tmp_path: Path, folder: Path) -> None:
     env = {"EDITOR": "/nowhere/editor", "VISUAL": ""}
     terminal = Terminal("--runs", str(tmp_path / "runs"), cwd=tmp_path / "here", env=env)
-    terminal.wait("press 1-9")
+    terminal.wait("ready:")
     terminal.press("P")
     terminal.wait("demo-qlora")
     terminal.press("\x1b[H", "e")

@@ -44,7 +44,7 @@ def test_processes_on_a_gpu_are_read_by_nvml(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
 def test_the_screen_lists_and_sorts(size: tuple[int, int], tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("t")
+        await pilot.press("M")
         screen = app.screen
         assert isinstance(screen, ProcessesScreen)
         await wait_for(pilot, lambda: "sorted by GPU memory" in screen_text(app))
@@ -57,7 +57,7 @@ def test_the_screen_lists_and_sorts(size: tuple[int, int], tmp_path: Path) -> No
         await pilot.pause()
         lines = [line for line in screen_text(app).splitlines() if "GiB" in line]
         assert "30.0 GiB" in lines[0] and "ann" in lines[1] and "\x1b" not in lines[1]
-        await pilot.press("o")
+        await pilot.press("greater_than_sign")
         await wait_for(pilot, lambda: "sorted by GPU utilization" in screen_text(app))
         await pilot.press("escape")
         assert app.screen is app.bench

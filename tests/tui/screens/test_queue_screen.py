@@ -1,4 +1,4 @@
-"""The screen of the device queue, which opens above every other one."""
+"""The list of devices with the queue below it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.config.preset_library import resolve_preset
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from tui.app import Workbench
-from tui.screens.processes import QueueScreen
+from tui.screens.processes import DevicesScreen
 
 
 def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
@@ -23,12 +23,12 @@ def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
     assert held is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("Q")
+        await pilot.press("D")
         await pilot.pause()
         screen = app.screen
-        assert isinstance(screen, QueueScreen)
+        assert isinstance(screen, DevicesScreen)
         text = screen_text(app)
-        assert "device queue" in text and "running" in text and "/home/me/m" in text
+        assert "queue" in text and "running" in text and "/home/me/m" in text
         assert "-".join(run.name.split("-")[-2:]) in text
         os.close(held)
         screen.refresh_queue()
@@ -46,7 +46,7 @@ def test_a_lock_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         folder = Path(os.environ["FTBENCH_LOCKS"])
         folder.rename(folder.with_name("moved"))
         folder.write_text("")
-        await pilot.press("Q")
+        await pilot.press("D")
         await pilot.pause()
         await wait_for(pilot, lambda: "cannot read the device queue" in screen_text(app))
 

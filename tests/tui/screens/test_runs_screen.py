@@ -47,15 +47,15 @@ def test_every_column_sorts_in_both_orders(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await pilot.press("r")
         assert [numbers[name] for name in keys(app)] == [10, 9, 2, 1]
-        await pilot.press("O")
+        await pilot.press("less_than_sign")
         assert [numbers[name] for name in keys(app)] == [1, 2, 9, 10]
         orders = {"score": [10, 9, 2, 1], "time": [2, 10, 1, 9], "peak": [1, 2, 9, 10]}
         for _ in range(9):
-            await pilot.press("o")
+            await pilot.press("greater_than_sign")
             column = title(app).rpartition("by ")[2]
             if column in orders:
                 assert [numbers[name] for name in keys(app)] == orders[column], column
-                await pilot.press("O")
+                await pilot.press("less_than_sign")
                 assert [numbers[name] for name in keys(app)] == orders[column][::-1], column
         assert title(app).endswith("by when")
         await pilot.click("#names", offset=(3, 0))
@@ -72,7 +72,7 @@ def test_the_filter_shows_matching_runs_and_keeps_the_cursor(tmp_path: Path) -> 
         assert keys(app) == [second.name]
         await pilot.press("slash", *["backspace"] * 5, "enter", "down")
         assert app.screen.query_one(Table).key == first.name
-        await pilot.press("O")
+        await pilot.press("less_than_sign")
         assert app.screen.query_one(Table).key == first.name
         assert "lora, tiny on tickets" in str(app.screen.query_one("#detail", Static).visual)
         await pilot.press("slash", *"nothing")
@@ -89,9 +89,9 @@ def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: 
         made(tmp_path, number, preset)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r", "c")
+        await pilot.press("r", "C")
         assert isinstance(app.screen, RunsScreen)  # no run is marked
-        await pilot.press("space", "down", "space", "down", "space", "c")
+        await pilot.press("space", "space", "space", "C")
         assert isinstance(app.screen, CompareScreen)
         lines = str(app.screen.query_one("#compared", Static).visual).splitlines()
         assert max(map(len, lines)) <= size[0] - 5
@@ -109,7 +109,7 @@ def test_a_run_is_repeated_with_its_frozen_configuration(tmp_path: Path) -> None
     run = made(tmp_path, 1, **{"train.steps": 2, "train.batch": 2, "evaluation.when": "never"})
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("r", "a")
+        await pilot.press("r", "n")
         await wait_for(
             pilot, lambda: app.screen is app.bench and app.bench.follower.run and app.bench.follower.run != run
         )
@@ -130,15 +130,15 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
         await start(pilot, app, **LONG)
         third = app.bench.follower.run
         assert first and second and third and len({first.name, second.name, third.name}) == 3
-        await wait_for(pilot, lambda: f"▶ lora-{first.name[-4:]}" in shown(app, "head"))
-        await wait_for(pilot, lambda: f"1 lora-{second.name[-4:]}  2 lora-{third.name[-4:]}" in shown(app, "head"))
+        await wait_for(pilot, lambda: f"… lora-{third.name[-4:]}" in shown(app, "head"))
+        await wait_for(pilot, lambda: "queue 2  +1 active" in shown(app, "head"))
         await wait_for(pilot, lambda: f"place 2 on the CPU, behind {second.name}" in shown(app, "status"))
 
-        await pilot.press("j")
+        await pilot.press("w")
         assert app.bench.follower.run == first  # after the last comes the one that uses the device
-        await pilot.press("j")
+        await pilot.press("w")
         assert app.bench.follower.run == second
-        await pilot.press("j", "r")
+        await pilot.press("w", "r")
         assert cell(app, second.name, "state") == "waiting, place 1"
         assert cell(app, third.name, "state") == "waiting, place 2"
 
@@ -154,7 +154,7 @@ def test_runs_wait_in_the_queue_are_paused_and_resumed(tmp_path: Path) -> None:
 
         await pilot.press("u")  # it resumes, and queues behind the one that has waited
         await wait_for(pilot, lambda: app.screen is app.bench and app.bench.follower.run == first)
-        await wait_for(pilot, lambda: f"2 lora-{first.name[-4:]}" in shown(app, "head"))
+        await wait_for(pilot, lambda: f"… lora-{first.name[-4:]}" in shown(app, "head"))
         assert not first.paused_file.exists()
         for run in (third, first, second):
             if run.is_active():
@@ -193,7 +193,7 @@ def test_a_finished_run_is_selected_as_the_start_of_the_next_one(tmp_path: Path)
         await wait_for(pilot, lambda: app.bench.follower.state and app.bench.follower.state.end)
         (run,) = run_dir.iterate(tmp_path / "runs")
         await wait_for(pilot, lambda: run.state() == "finished")
-        await pilot.press("3", "r", "f")
+        await pilot.press("3", "r", "F")
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen))
         assert isinstance(app.screen, LaunchScreen)
         config = app.screen.launch.config

@@ -45,7 +45,8 @@ async def look(app: Workbench, pilot: Pilot[str], sample: MachineSample) -> None
 def test_each_method_shows_its_memory_before_the_model_is_downloaded(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await look(app, pilot, machine(79 * GIB))
-        await pilot.press("9")
+        app.bench.take_preset("80gb-lora")
+        await pilot.pause()
         assert not pulled_folder("olmo-3-7b").exists()
         qlora, lora, full = methods(app)
         assert all(" fits" in method for method in (qlora, lora, full))
@@ -83,7 +84,7 @@ def test_what_each_method_trains_is_shown_at_every_size(size: tuple[int, int], t
         await pilot.press("2")
         if size[1] >= 36:
             await wait_for(pilot, lambda: "adapters" in methods(app)[1] and "fast" in methods(app)[1])
-        await pilot.press("M")
+        await pilot.press("E")
         assert isinstance(app.screen, TextScreen)
         text = str(app.screen.text)
         for part in (
@@ -103,16 +104,14 @@ def test_what_each_method_trains_is_shown_at_every_size(size: tuple[int, int], t
 
 def test_the_description_of_a_preset_and_what_it_changed_stay_shown(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        assert "press 1-9" in shown(app, "about")
+        assert "frozen base, rank 16" in shown(app, "about")
         await pilot.press("1")
         about = shown(app, "about")
-        assert "4-bit base, rank 16" in about
-        assert "changes from LoRA · demo: method lora → qlora" in about and "more (c)" not in about
-        await pilot.press("4")
-        assert "changes from QLoRA · demo" in shown(app, "about") and "more (c)" in shown(app, "about")
-        await pilot.press("4")
-        assert "same as QLoRA · SmolLM2-135M" in shown(app, "about")
+        assert "changes from LoRA · demo: method lora → qlora" in about and "more (e)" not in about
         bench = app.bench.selection_pane
+        bench.select(bench.selection.with_preset("smollm2-qlora"))
+        await pilot.pause()
+        assert "changes from QLoRA · demo" in shown(app, "about") and "more (e)" in shown(app, "about")
         bench.select(bench.selection.with_setting("train.batch", 4))
         await pilot.pause()
         assert "changes from QLoRA · SmolLM2-135M: train.batch" in shown(app, "about")
@@ -169,15 +168,38 @@ def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path) -> None:
         await look(app, pilot, sample)
         chosen, memory = [], []
         halves = len(usable_cpus()) > 1
-        for _ in range(6 + halves):
-            await pilot.press("D")
+        for down in range(6 + halves):
+            await pilot.press("D", "home", *["down"] * down, "enter")
             await look(app, pilot, sample)
             assert app.bench.selection_pane.budget is not None
             chosen.append(app.bench.selection_pane.device)
             memory.append(app.bench.selection_pane.budget.total // GIB)
-        assert chosen == ["0", "1", "MIG-7", "all", "cpu", *["cpu:2"] * halves, "auto"]
-        assert memory == [12, 80, 10, 10, 64, *[32] * halves, 12]
-        await pilot.press("D", "2")  # another preset keeps the device
+        assert chosen == ["auto", "0", "1", "MIG-7", "all", "cpu", *["cpu:2"] * halves][: len(chosen)]
+        assert memory == [12, 12, 80, 10, 10, 64, *[32] * halves][: len(memory)]
+        await pilot.press("D", "home", "down", "enter", "2")  # another preset keeps the device
         assert app.bench.selection_pane.device == "0"
+
+    play(tmp_path, story)
+
+
+def test_the_number_keys_hold_what_fits_the_machine(tmp_path: Path) -> None:
+    """On 80 GiB not the demos and SmolLM2 only; on a CPU no model that would take days; the user's own slot stays."""
+    folder = preset_library.user_folder()
+    folder.mkdir(parents=True)
+    (folder / "mine.toml").write_text('slot = 5\ntitle = "mine"\nmethod = "lora"\n')
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look(app, pilot, machine(79 * GIB))
+        slots = {one.slot: one.name for one in app.bench.selection_pane.listed if one.slot}
+        assert sorted(slots) == list(range(1, 10)) and slots[5] == "mine"
+        assert [slots[number] for number in (1, 2, 3)] == ["demo-qlora", "demo-lora", "demo-full"]
+        assert not any("smollm2" in name for name in slots.values())
+        large = [slots[number] for number in (4, 6, 7, 8, 9)]
+        assert all("7b" in name or "80gb" in name for name in large), large
+        await pilot.press("5")
+        assert app.bench.selection_pane.selection.name == "mine"
+        await look(app, pilot, MachineSample((), "none", 24 * GIB, 2 * GIB))
+        slots = {one.slot: one.name for one in app.bench.selection_pane.listed if one.slot}
+        assert {"smollm2-qlora", "smollm2-lora", "smollm2-full"} <= set(slots.values())
 
     play(tmp_path, story)

@@ -121,19 +121,19 @@ def test_a_narrow_screen_shows_some_columns_and_keys_show_the_others() -> None:
 
 def test_test_items_are_replayed_and_compared_with_the_recorded_answers() -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
-        await pilot.press("escape", "n")
+        await pilot.press("escape", "j")
         await wait_for(pilot, lambda: screen.state.item == 0 and not screen.state.pending)
         await wait_for(pilot, lambda: "heard question 1 after 1" in screen_text(app))
         text = screen_text(app)
         assert "item 1 of 2, test.jsonl line 1: the answers differ" in text and "target 1" in text
         column = str(list(screen.query(AnswerColumn))[2].query_one(Static).visual)
         assert "the evaluation recorded another answer, incorrect\nrecorded: something else" in column
-        await pilot.press("n")
+        await pilot.press("j")
         await wait_for(pilot, lambda: "heard question 2" in screen_text(app) and not screen.state.pending)
         await wait_for(pilot, lambda: "all answers are incorrect" in screen_text(app))
-        await pilot.press("p")
+        await pilot.press("k")
         await wait_for(pilot, lambda: "heard question 1" in screen_text(app) and not screen.state.pending)
-        await pilot.press("i")
+        await pilot.press("enter")
         await send(pilot, screen, "a prompt")
         await wait_for(pilot, lambda: screen.state.item == -1 and "test.jsonl" not in screen_text(app))
 
@@ -149,7 +149,7 @@ def test_a_long_answer_is_stopped_and_the_next_prompt_waits_for_it() -> None:
         screen.query_one("#prompt", Input).value = "next"
         await pilot.press("enter")
         assert "press escape, then s to" in app.notes[-1] and screen.query_one("#prompt", Input).value == "next"
-        await pilot.press("escape", "n")
+        await pilot.press("escape", "j")
         assert "press s to" in app.notes[-1]  # escape would now close the screen
         await pilot.press("s")
         await wait_for(pilot, lambda: not screen.state.pending)
@@ -178,7 +178,7 @@ def test_while_a_run_holds_the_gpu_it_says_so_and_offers_the_cpu(server: Path) -
         assert "Press u to use the CPU instead (slow). Press N to start immediately." in words()
         first = opened(server)
         await wait_for(pilot, lambda: "u CPU" in screen_text(app))
-        await pilot.press("u")
+        await pilot.press("D")
         await wait_for(pilot, lambda: screen.state.ready)
         assert opened(server)["cpu"] and not psutil.pid_exists(first["pid"])
         await pilot.press("escape")
@@ -193,7 +193,7 @@ def test_it_can_start_immediately(server: Path) -> None:
 
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         await wait_for(pilot, lambda: screen.state.waiting)
-        await pilot.press("N")
+        await pilot.press("exclamation_mark")
         await wait_for(pilot, lambda: screen.state.ready)
         assert opened(server)["wait"] is False and not opened(server)["cpu"]
 
@@ -203,7 +203,7 @@ def test_it_can_start_immediately(server: Path) -> None:
 def test_sampling_and_system_prompt_are_edited_in_one_line() -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
         line = screen.query_one("#prompt", Input)
-        await pilot.press("escape", "g")
+        await pilot.press("escape", "e")
         assert line.value == "temperature=0 top_p=1 seed=0 max_new_tokens=96"
         line.value = "temperature=9000"
         await pilot.press("enter")
@@ -212,14 +212,14 @@ def test_sampling_and_system_prompt_are_edited_in_one_line() -> None:
         await pilot.press("enter")
         await wait_for(pilot, lambda: "temperature 0.7, top-p 0.9, seed 3, at most 96 tokens" in screen_text(app))
         await send(pilot, screen, "hello")
-        await pilot.press("escape", "y")
+        await pilot.press("escape", "E")
         line.value = "Be brief.⏎Be kind."
         await pilot.press("enter")
         await send(pilot, screen, "hello")
         question = screen.state.columns["base"].turns[-1].question
         assert question[0] == {"role": "system", "content": "Be brief.\nBe kind."}
         await wait_for(pilot, lambda: "heard hello after 2" in screen_text(app))
-        await pilot.press("escape", "c")
+        await pilot.press("escape", "n")
         assert not screen.state.columns["base"].turns
 
     tried(story)
@@ -227,11 +227,11 @@ def test_sampling_and_system_prompt_are_edited_in_one_line() -> None:
 
 def test_a_conversation_is_saved_as_a_data_set(here: Path) -> None:
     async def story(pilot: Pilot[None], app: OneScreen, screen: TryScreen) -> None:
-        await pilot.press("escape", "w")
+        await pilot.press("escape", "Y")
         assert app.notes[-1] == "no answers to save yet"
-        await pilot.press("i")
+        await pilot.press("enter")
         await send(pilot, screen, "hello")
-        await pilot.press("escape", "w", "w")
+        await pilot.press("escape", "Y", "Y")
         await wait_for(pilot, lambda: len(list(here.iterdir())) == 2)
         assert "saved as a dataset" in app.notes[-1]
 

@@ -17,11 +17,11 @@ from engine.runs.queue import locks
 from engine.runs.run import events, run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
-from tui.live.machine import GpuSample, MachineSample
+from tui.live.machine import GpuSample, MachineSample, MachineSampled
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
-from tui.widgets.machine_pane import MachinePane
+from tui.widgets.memory_pane import MemoryPane
 
 GIB = 1 << 30
 
@@ -48,7 +48,7 @@ async def watch(pilot: Pilot[str], app: Workbench, run: RunDir) -> None:
     await wait_for(pilot, lambda: app.bench.follower.state is not None and app.bench.follower.live is not None)
 
 
-def text(app: Workbench, pane: type[LossPane | LogPane | MachinePane]) -> str:
+def text(app: Workbench, pane: type[LossPane | LogPane | MemoryPane]) -> str:
     return "\n".join(str(line) for line in app.bench.query_one(pane).lines)
 
 
@@ -65,7 +65,7 @@ def test_earlier_runs_of_the_same_data_are_compared_first(tmp_path: Path) -> Non
         assert same.name[16:] in text(app, LossPane)
         pane = app.bench.query_one(LossPane)
         assert any(
-            span.style == "$foreground-muted" for line in pane.lines[1:-1] for span in line.spans if span.start > 8
+            span.style == "$foreground-muted" for line in pane.lines[1:-1] for span in line.spans if span.start > 7
         )
         await pilot.press("b")
         await wait_for(pilot, lambda: other.name[16:] in text(app, LossPane))
@@ -91,11 +91,11 @@ def test_keys_change_view_scale_and_smoothing(tmp_path: Path) -> None:
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
-        await pilot.press("g", "w")
+        await pilot.press("a", "S")
         assert "log" in text(app, LossPane) and "smoothed 0.6" in text(app, LossPane)
         for name in ("learning rate", "gradient norm", "tokens/s", "loss"):
             await pilot.press("v")
-            assert text(app, LossPane).startswith(name)
+            assert str(app.bench.query_one(LossPane).border_title).startswith(name)
 
     play(tmp_path, story)
 
@@ -106,25 +106,25 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await watch(pilot, app, now)
-        await pilot.press("slash")
+        await pilot.press("f")
         await pilot.press(*"validation")
         assert all("validation" in line for line in text(app, LogPane).splitlines())
         await pilot.press("enter", "y")
         assert app.clipboard.count("validation at step") == 4
-        await pilot.press("slash", "escape")
+        await pilot.press("f", "escape")
         assert "finished" in text(app, LogPane)
-        await pilot.press("f", *"step 60", "enter")
+        await pilot.press("slash", *"step 60", "enter")
         log = app.bench.query_one(LogPane)
         assert log.match is not None and "step 60" in log.event_lines[log.match]
         first = log.match
-        await pilot.press("f", "escape", "f", *"step", "enter", "n")
+        await pilot.press("slash", "escape", "slash", *"step", "enter", "n")
         assert log.match is not None and log.match != first
         newest = log.match
         await pilot.press("n")
         assert log.match < newest
         await pilot.press("N")
         assert log.match == newest
-        await pilot.press("o")
+        await pilot.press("O")
         assert text(app, LogPane).splitlines() == ["loading", "step by step"]
         await pilot.press("Y")
         saved = tmp_path / f"{now.name}-output.txt"
@@ -175,7 +175,7 @@ def test_a_worker_that_exited_is_shown_with_the_end_of_its_output(tmp_path: Path
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
-def test_every_gpu_can_be_scrolled_to(size: tuple[int, int], tmp_path: Path) -> None:
+def test_every_gpu_has_a_line_and_can_be_scrolled_to(size: tuple[int, int], tmp_path: Path) -> None:
     cards = tuple(
         GpuSample(number, f"Card {number}", 80 * GIB, number * GIB, 30 * GIB if number == 5 else None, (), 300.0, 9, 60)
         for number in range(8)
@@ -185,15 +185,19 @@ def test_every_gpu_can_be_scrolled_to(size: tuple[int, int], tmp_path: Path) -> 
         assert app.sampler is not None
         app.sampler.leave()
         await wait_for(pilot, lambda: not app.sampler or not app.sampler.is_alive())
-        pane = app.bench.query_one(MachinePane)
-        pane.feed(MachineSample(cards, "", 256 * GIB, GIB))
+        pane = app.bench.query_one(MemoryPane)
+        app.bench.post_message(MachineSampled(MachineSample(cards, "", 256 * GIB, GIB)))
         pane.focus()
-        await pilot.pause()
-        seen = {str(line).split()[0] for line in pane.lines if "Card" in str(line)}
-        assert "5" in {str(line).split()[0] for line in pane.lines if "Card" in str(line)}, "ours is seen first"
-        for _ in range(30):
+        await wait_for(pilot, lambda: pane.content_size.height >= 8)
+        rows = [str(line) for line in pane.lines if "/80" in str(line)]
+        assert [row.split()[0] for row in rows] == [str(number) for number in range(8)]
+        assert [pane.content_size.height >= len(pane.lines), "▸" in rows[5]] == [True, True]
+        await pilot.resize_terminal(60, 12)  # less than a line each: they are scrolled to
+        await wait_for(pilot, lambda: pane.content_size.height < 8)
+        seen = set()
+        for _ in range(12):
+            seen |= {str(line).split()[0] for line in pane.lines if "/80" in str(line)}
             await pilot.press("down")
-            seen |= {str(line).split()[0] for line in pane.lines if "Card" in str(line)}
         assert seen >= {str(number) for number in range(8)}
 
     play(tmp_path, story, size)
@@ -254,7 +258,7 @@ def test_the_timing_probe_of_a_ladder_can_be_watched(tmp_path: Path) -> None:
     assert descriptor is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("j")
+        await pilot.press("w")
         await wait_for(pilot, lambda: app.bench.follower.run == probe)
         assert notes(app) == []
 
@@ -270,7 +274,7 @@ def test_a_live_run_of_another_folder_is_named(tmp_path: Path) -> None:
     assert descriptor is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await pilot.press("j")
+        await pilot.press("w")
         assert any(
             f"No active runs in this folder. full-beef is running in {tilde(tmp_path / 'elsewhere')}." in note
             for note in notes(app)

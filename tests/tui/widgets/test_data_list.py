@@ -96,9 +96,9 @@ def test_a_recent_data_set_is_listed_until_it_is_removed(
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         await wait_for(pilot, lambda: [one.label for one in data(app).sets] == ["tickets", "mine.jsonl"])
-        await pilot.press("d", "x")
+        await pilot.press("d", "delete")
         assert len(data(app).sets) == 2, "what comes along is not forgotten"
-        await pilot.press("down", "x")
+        await pilot.press("down", "delete")
         assert [one.label for one in data(app).sets] == ["tickets"]
         await pilot.press("escape")
         assert isinstance(app.focused, LogPane)

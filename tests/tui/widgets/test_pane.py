@@ -15,7 +15,7 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.runs.run import run_dir
 from tui.app import Workbench
-from tui.screens.bench import MIDDLE_PANES, RIGHT_PANES
+from tui.screens.bench import LOWER_PANES, UPPER_PANES
 from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
 from tui.widgets.rows import KeyLine
 
@@ -27,7 +27,7 @@ def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
 
 
 def test_built_in_panes_follow_the_protocol() -> None:
-    for kind in (*MIDDLE_PANES, *RIGHT_PANES):
+    for kind in (*UPPER_PANES, *LOWER_PANES):
         pane = make_pane(kind)
         assert isinstance(pane, Pane) and pane.id == pane.border_title == pane.pane_name
 

@@ -11,7 +11,7 @@ from engine.runs.run import events
 from engine.runs.run.event_log import last_line
 from tui.keymap import CommandKeys
 from tui.live.run_state import RunState
-from tui.widgets.status_line import status
+from tui.widgets.status_line import LadderProgress, status
 
 
 def state(*given: events.Event) -> RunState:
@@ -25,11 +25,11 @@ def test_without_a_run_it_shows_what_to_press() -> None:
     assert "f start" in status(None, None, None, keys=CommandKeys({"bench.start": "f"})).plain
 
 
-def test_training_shows_phase_step_bar_loss_speed_and_time_left() -> None:
-    now = step(40, 0.5, tokens_per_second=8100.0)
-    shown = status(state(events.Phase(name="training"), now), True, None).plain
-    for part in ("training", "step 40/100", "━", "40%", "loss 0.5", "8,100 tokens/s", "30.0 s left"):
+def test_training_shows_phase_step_bar_and_time_left() -> None:
+    shown = status(state(events.Phase(name="training"), step(40, 0.5)), True, None, width=78).plain
+    for part in ("TRAINING ━", "40/100", "40%", "left in training"):
         assert part in shown
+    assert len(shown) == 78  # the bar fills the line
     ascii_only = status(state(events.Phase(name="training"), step(40)), True, None, ascii_only=True).plain
     assert ascii_only.isascii() and "===" in ascii_only
 
@@ -42,9 +42,9 @@ def test_a_loss_that_is_not_finite_is_shown_at_once() -> None:
     ("end", "words"),
     [
         ("stopped", ("stopped", "u resume from step 40")),
-        ("failed", ("failed", "u resume from step 40", "o worker output")),
-        ("out_of_memory", ("out of memory", "u resume from step 40", "o worker output")),
-        ("diverged", ("diverged", "u resume from step 40", "o worker output")),
+        ("failed", ("failed", "u resume from step 40", "O worker output")),
+        ("out_of_memory", ("out of memory", "u resume from step 40", "O worker output")),
+        ("diverged", ("diverged", "u resume from step 40", "O worker output")),
     ],
 )
 def test_every_end_shows_what_happened_and_what_to_do(end: events.Status, words: tuple[str, ...]) -> None:
@@ -103,7 +103,7 @@ def test_control_characters_in_a_note_are_escaped() -> None:
 def test_a_resumed_run_is_starting_until_its_first_phase() -> None:
     earlier = [events.Phase(name="training"), step(40), events.End(status="stopped", reason="")]
     hello = events.Hello(pid=1, host="h", version="0", resumed=True)
-    assert status(state(*earlier, hello), True, None).plain == "starting"
+    assert status(state(*earlier, hello), True, None).plain == "STARTING"
 
 
 def test_a_run_with_the_device_is_not_shown_as_waiting() -> None:
@@ -118,7 +118,7 @@ def test_a_run_paused_in_the_queue_claims_no_checkpoint() -> None:
 
 
 def test_a_run_is_shown_as_pausing_until_it_has_paused() -> None:
-    assert status(state(events.Phase(name="model")), True, None, paused=True).plain == "model  (pausing)"
+    assert status(state(events.Phase(name="model")), True, None, paused=True).plain == "MODEL  (pausing)"
 
 
 def test_a_long_phase_shows_how_many_rows_are_done() -> None:
@@ -126,5 +126,12 @@ def test_a_long_phase_shows_how_many_rows_are_done() -> None:
     state.feed([events.Phase(name="data"), events.Progress(phase="data", text="tokenizing", done=12_000, total=48_000)])
     for ascii_only, sign in ((False, "━"), (True, "=")):
         shown = status(state, True, None, 100, ascii_only=ascii_only).plain
-        assert shown.startswith("data  tokenizing 12,000 of 48,000 rows ") and shown.endswith(" 25%") and sign in shown
+        assert shown.startswith("DATA ") and shown.endswith(" tokenizing 12,000/48,000  25%") and sign in shown
         assert len(status(state, True, None, 60, ascii_only=ascii_only).plain) <= 60
+
+
+def test_the_bar_of_a_ladder_counts_all_its_runs() -> None:
+    training = state(events.Phase(name="training"), step(50, 0.5))
+    shown = status(training, True, None, 80, ladder=LadderProgress("ladder 2/6 lora", 1, 6, "12:30 left")).plain
+    assert shown.startswith("ladder 2/6 lora · TRAINING ") and shown.endswith("50/100  25%   12:30 left")
+    assert len(shown) == 80

@@ -1,0 +1,429 @@
+"""Memory of each GPU: this run, others, free and the predicted peak, over time, by process and by part."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+from textual.binding import BindingType
+from textual.content import Content
+from textual.events import MouseScrollDown, MouseScrollUp
+
+from engine.config.quantities import duration, size
+from engine.config.text import visible
+from tui.commands import moves
+from tui.settings import app_settings
+from tui.widgets.pane import BenchState
+from tui.widgets.rows import Rows
+
+if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
+    from tui.live.machine import GpuSample, MachineSample, OtherProcess
+    from tui.live.run_state import ExpectedPeak
+
+MINUTES = 10
+GIB = 1 << 30
+SIDE_BY_SIDE = 104
+"""Columns from which processes and parts are listed beside the history."""
+LISTED_COLUMNS = 54
+MIN_LISTED = 3
+"""Rows from which there is room for a list of processes."""
+BLOCKS = " ▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = " .:-=+*#"
+WHEEL_LINES = 3
+"""Lines per notch of the mouse wheel."""
+HIGHEST = 4
+"""Rows of the history, at most, where there are several GPUs."""
+
+
+class Glyphs(NamedTuple):
+    """Characters of a bar: they differ, so that nothing depends on colors."""
+
+    mine: str = "█"
+    others: str = "▓"
+    free: str = "░"
+    peak: str = "┃"
+    axis: str = "┤"
+    corner: str = "└"
+    ours: str = "▸"
+
+
+UNICODE, ASCII = Glyphs(), Glyphs("#", "=", ".", "|", "|", "+", ">")
+MINE, OTHERS, FREE, PEAK = "$text-primary", "$text-warning", "$foreground-muted", "bold $text-error"
+
+
+@dataclass(frozen=True)
+class Use:
+    """How the memory of one device is used; None for what it does not report."""
+
+    total: int | None
+    used: int | None
+    mine: int | None
+    peak: int | None = None
+    """Predicted peak of the watched run, or of the next run, without what others use."""
+    is_next: bool = False
+    """Whether the peak is that of the next run."""
+    label: str = "predicted peak"
+    reported: bool = True
+    """Whether `mine` is exact; else a lower bound."""
+
+    @property
+    def others(self) -> int:
+        return max(0, (self.used or 0) - (self.mine or 0))
+
+    @property
+    def free(self) -> int:
+        return max(0, (self.total or 0) - (self.used or 0))
+
+    @property
+    def expected(self) -> int | None:
+        """Memory in use at the peak."""
+        return None if self.peak is None else self.peak + self.others
+
+
+def bar(use: Use, width: int, ascii_only: bool) -> Content:
+    """Cells for this run, others, free memory; the mark of the peak, at the end where it does not fit."""
+    glyphs = ASCII if ascii_only else UNICODE
+    if not use.total or use.used is None:
+        return Content.styled(glyphs.free * width, FREE)
+    mine = min(width, round((use.mine or 0) / use.total * width))
+    others = max(0, min(width, round(use.used / use.total * width)) - mine)
+    cells = [(glyphs.mine, MINE)] * mine + [(glyphs.others, OTHERS)] * others
+    cells += [(glyphs.free, FREE)] * (width - len(cells))
+    if use.expected is not None:
+        cells[min(width - 1, round(use.expected / use.total * width))] = (glyphs.peak, PEAK)
+    return Content.assemble(*((glyph * len(list(run)), style) for (glyph, style), run in groupby(cells)))
+
+
+class Trace:
+    """Memory in use once per second, as shares of the total."""
+
+    def __init__(self) -> None:
+        self.shares: deque[float] = deque(maxlen=MINUTES * 60)
+        self.taken = 0
+
+    def add(self, share: float) -> None:
+        self.shares.append(share)
+        self.taken += 1
+
+    def columns(self, width: int) -> list[float]:
+        """The highest share of each column, the latest last. Columns end at fixed times: they move once per column."""
+        per = max(1, -(-MINUTES * 60 // max(1, width)))
+        values = list(self.shares)
+        end, columns = len(values), list[float]()
+        start = end - (self.taken % per or per)
+        while end > 0 and len(columns) < width:
+            columns.append(max(values[max(0, start) : end]))
+            end, start = start, start - per
+        return columns[::-1]
+
+
+class MemoryPane(Rows, can_focus=True):
+    """Takes one sample per second. What does not fit is scrolled with the arrow keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = moves(
+        "scroll(-1)", "scroll(1)", "scroll(-1000)", "scroll(1000)", "scroll(-10)", "scroll(10)"
+    )
+    pane_name: ClassVar[str] = "memory"
+
+    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self.traces: dict[int, Trace] = {}
+        """Of each GPU; of the system under -1."""
+        self.state: BenchState | None = None
+        self.sample: MachineSample | None = None
+        self.above = 0
+        """Lines above the visible ones."""
+
+    def show_state(self, state: BenchState) -> None:
+        before, self.state = self.state, state
+        if state.sample is not None and state.sample is not self.sample:
+            self.feed(state.sample)
+        elif before is None or state.expected_peak != before.expected_peak or state.processes != before.processes:
+            self.redraw()
+
+    def feed(self, sample: MachineSample) -> None:
+        """Add a sample to the traces and show it."""
+        self.sample = sample
+        shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.gpus]
+        for index, used, total in shares or [(-1, sample.memory_used, sample.memory_total)]:
+            self.traces.setdefault(index, Trace()).add(used / total if used is not None and total else 0.0)
+        self.redraw()
+
+    def redraw(self) -> None:
+        if self.sample is None:
+            return
+        width, height = self.content_size.width, self.content_size.height
+        state = self.state
+        view = MemoryView(
+            self.sample,
+            self.traces,
+            state.expected_peak if state else None,
+            state.processes if state else {},
+            state.next_gpu if state else None,
+            state.run is not None and state.live if state else False,
+            app_settings(self).ascii,
+        )
+        lines = list(view.lines(width, height))
+        last = max(0, len(lines) - height)
+        self.above = min(self.above, last)
+        self.show(lines[self.above : self.above + height])
+        below = last - self.above
+        hidden = f"{self.above} lines above, {below} below: tab, then arrows" if last else view.note
+        self.set_titles(view.title, view.load, hidden)
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def action_scroll(self, lines: int) -> None:
+        self.above = max(0, self.above + lines)
+        self.redraw()
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_scroll(-WHEEL_LINES)
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_scroll(WHEEL_LINES)
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """One sample as lines of text."""
+
+    sample: MachineSample
+    traces: Mapping[int, Trace]
+    expected: ExpectedPeak | None = None
+    names: Mapping[int, str] | None = None
+    """The run of each process of ftbench."""
+    next_gpu: int | None = None
+    """Index of the GPU that the next run uses."""
+    live: bool = False
+    """Whether the watched run is running; else the peak is that of the next run."""
+    ascii_only: bool = False
+
+    @property
+    def glyphs(self) -> Glyphs:
+        return ASCII if self.ascii_only else UNICODE
+
+    @property
+    def ours(self) -> GpuSample | None:
+        """The GPU of the watched run, else that of the next run."""
+        gpus = self.sample.gpus
+        found = next((gpu for gpu in gpus if gpu.mine is not None), None)
+        return found or next((gpu for gpu in gpus if gpu.index == self.next_gpu), gpus[0] if gpus else None)
+
+    @property
+    def title(self) -> str:
+        """`VRAM`, or `shared memory` where the GPU has none of its own."""
+        if not self.sample.gpus:
+            return "system memory"
+        return "shared memory" if self.sample.gpus[0].shared else "VRAM"
+
+    @property
+    def note(self) -> str:
+        """Why there is no GPU."""
+        return "" if self.sample.gpus else no_gpu(self.sample.why)
+
+    @property
+    def load(self) -> str:
+        """Name, load, power and temperature of the GPU; of several the number; of none the load of the CPU."""
+        gpus = self.sample.gpus
+        if not gpus:
+            return f"CPU {self.sample.load:.0f}%"
+        if len(gpus) > 1:
+            names = dict.fromkeys(visible(gpu.name) for gpu in gpus)
+            return f"{len(gpus)} GPUs: {', '.join(names)}"
+        return f"{visible(gpus[0].name)}  {_work(gpus[0])}"
+
+    def use(self, gpu: GpuSample | None) -> Use:
+        """The use of a GPU, or of the system's memory."""
+        expected = self.expected
+        label = expected.label if expected else "predicted peak"
+        if gpu is None:
+            peak = expected.bytes if expected else None
+            sample = self.sample
+            return Use(sample.memory_total, sample.memory_used, sample.worker_rss, peak, not self.live, label)
+        peak = expected.bytes if expected and gpu is self.ours else None
+        pool = self.sample.worker_pool if len(self.sample.gpus) == 1 else None  # of several the run's is unknown here
+        mine = gpu.mine if gpu.mine is not None else pool
+        return Use(gpu.total, gpu.used, mine, peak, not self.live, label, reported=gpu.mine is not None or not pool)
+
+    def lines(self, width: int, height: int) -> Iterator[Content]:
+        """All lines; history and lists only where there is room."""
+        gpus = self.sample.gpus
+        if len(gpus) > 1:
+            for gpu in gpus:
+                yield self._gpu_line(gpu, width)
+            yield self._marks()
+            rows = min(HIGHEST, height - len(gpus) - 2)
+        else:
+            use = self.use(self.ours)
+            yield self._bar_line(use, width)
+            yield self._legend(use, width)
+            rows = height - 3
+        if rows > 0 and width:
+            yield from self._history(width, rows)
+
+    def _gpu_line(self, gpu: GpuSample, width: int) -> Content:
+        """`0 ████▓▓░░  49.6/80   97%  ▸ mike qlora-51b3 39.4 · ann vllm 10.2`."""
+        use = self.use(gpu)
+        share = max(10, min(44, width // 3))
+        load = "–" if gpu.load is None else f"{gpu.load}%"
+        figures = f" {_gib(use.used):>5}/{_whole(use.total):<4}{load:>4}  "
+        holders = self._holders(gpu)
+        if not use.total:
+            holders = [visible(gpu.name)]
+        elif not holders:
+            holders = [f"{_gib(use.free)} free{' · next run' if gpu.index == self.next_gpu else ''}"]
+        style = "bold" if gpu is self.ours else ""
+        ours = gpu.mine is not None
+        return Content.assemble(
+            (f"{gpu.index:>2} ", style),
+            bar(use, share, self.ascii_only),
+            (figures, style),
+            (f"{self.glyphs.ours} " if ours else "  ", MINE),
+            (" · ".join(holders), "$text-success" if not self._holders(gpu) else ""),
+        )
+
+    def _holders(self, gpu: GpuSample) -> list[str]:
+        """`mike qlora-51b3 39.4` for each process on a GPU, the watched run first."""
+        return [f"{_who(one, self.names)} {_gib(one.bytes)}" for one in gpu.processes]
+
+    def _bar_line(self, use: Use, width: int) -> Content:
+        figures = f" {_gib(use.used)}/{_whole(use.total)} GiB"
+        return Content.assemble(bar(use, max(4, width - len(figures)), self.ascii_only), figures)
+
+    def _legend(self, use: Use, width: int) -> Content:
+        """`█ this run 39.4   ▓ ann vllm 10.2   ░ free 30.4      ┃ peak will be 54.1 (fits)`."""
+        glyphs, gpu = self.glyphs, self.ours
+        known = [one for one in gpu.others if one.bytes] if gpu else []
+        single = len(known) == 1 and use.others - (known[0].bytes or 0) < GIB
+        name = _who(known[0], self.names) if single else f"others ({len(known)})" if known else "others"
+        own = "–" if use.mine is None else f"{'' if use.reported else '≥ '}{_gib(use.mine)}"
+        parts = [
+            Content.assemble((f"{glyphs.mine} ", MINE), f"this run {own}"),
+            Content.assemble((f"{glyphs.others} ", OTHERS), f"{name} {_gib(use.others)}"),
+            Content.assemble((f"{glyphs.free} ", FREE), f"free {_gib(use.free)}"),
+        ]
+        left = Content("   ").join(parts if use.mine is not None or self.live else parts[1:])
+        right = self._peak_text(use, width - left.cell_length - 2)
+        gap = max(2, width - left.cell_length - right.cell_length)
+        return Content.assemble(left, " " * gap, right)
+
+    def _peak_text(self, use: Use, room: int) -> Content:
+        """Where the peak will be, in the longest words that fit."""
+        if use.expected is None or not use.total or use.peak is None:
+            return Content()
+        spare = use.total - use.expected
+        fits = f"{_gib(spare)} to spare" if spare >= 0 else f"{_gib(-spare)} too much"
+        name = "next run" if use.is_next else use.label
+        short = f"{name} {_gib(use.peak)}, {'fits' if spare >= 0 else 'does not fit'}"
+        texts = [f"peak will be {_gib(use.expected)} ({'fits' if spare >= 0 else 'does not fit'})", short]
+        texts = [*(texts if use.others else texts[1:]), f"peak {_gib(use.expected)}"]
+        if use.others:
+            texts.insert(0, f"{name} {_gib(use.peak)} + others = {_gib(use.expected)}: {fits}")
+        text = next((text for text in texts if len(text) + 2 <= room), texts[-1])
+        return Content.assemble((f"{self.glyphs.peak} ", PEAK), (text, "" if spare >= 0 else "$text-error"))
+
+    def _marks(self) -> Content:
+        """What the characters of the bars mean."""
+        glyphs = self.glyphs
+        marks = ((glyphs.mine, MINE, "this run"), (glyphs.others, OTHERS, "others"), (glyphs.free, FREE, "free"))
+        parts = [Content.assemble((f"{glyph} ", style), (name, FREE)) for glyph, style, name in marks]
+        if self.expected:
+            name = self.expected.label if self.live else "next run"
+            parts.append(Content.assemble((f"{glyphs.peak} ", PEAK), (f"{name} {_gib(self.expected.bytes)}", FREE)))
+        return Content.assemble("   ", Content("   ").join(parts))
+
+    def _history(self, width: int, rows: int) -> Iterator[Content]:
+        """The last minutes with a scale; beside it processes and parts."""
+        beside = list(self._beside(rows + 1)) if width >= SIDE_BY_SIDE and rows >= MIN_LISTED else []
+        chart = list(self._chart(width - LISTED_COLUMNS - 3 if beside else width, rows))
+        room = max((line.cell_length for line in chart), default=0)
+        for line, other in zip_longest(chart, beside, fillvalue=Content()):
+            yield Content.assemble(line, " " * (room - line.cell_length + 3), other) if beside else line
+
+    def _chart(self, width: int, rows: int) -> Iterator[Content]:
+        gpu = self.ours
+        total = (gpu.total if gpu else self.sample.memory_total) or 0
+        trace = self.traces.get(gpu.index if gpu else -1, Trace())
+        blocks = ASCII_BLOCKS if self.ascii_only else BLOCKS
+        label = max(3, len(_whole(total)))
+        inner = max(1, width - label - 2)
+        columns = trace.columns(inner)
+        marks = {row: round(total * (rows - row) / rows / GIB) for row in (0, rows // 2)}
+        for row in range(rows):
+            base = (rows - 1 - row) / rows
+            levels = [max(0.0, min(1.0, (share - base) * rows)) for share in columns]
+            text = "".join(blocks[round(level * (len(blocks) - 1))] for level in levels).rjust(inner)
+            scale = f"{marks[row]:>{label}}" if row in marks and (row == 0 or rows > 2) else " " * label
+            yield Content.assemble((f"{scale} {self.glyphs.axis}", FREE), (text, MINE))
+        ends = f"-{MINUTES} min{'now':>{max(4, inner - 8)}}"
+        yield Content.styled(f"{'':{label}} {self.glyphs.corner} {ends}", FREE)
+
+    def _beside(self, rows: int) -> Iterator[Content]:
+        """Processes on the GPU, then the parts of the predicted peak."""
+        parts = self.expected.parts if self.expected else {}
+        texts = [f"{name} {_gib(value)}" for name, value in parts.items() if value >= GIB // 20]
+        wrapped = textwrap.wrap(" · ".join(texts), LISTED_COLUMNS) if texts else []
+        wrapped = wrapped[: max(0, rows - 2)]
+        gpu = self.ours
+        processes = list(gpu.processes)[: max(0, rows - 1 - len(wrapped))] if gpu else []
+        if processes:
+            yield Content.styled(f"{'PID':>7}   {'USER':<8} {'WHAT':<15} {'GiB':>5} {'SM%':>3} TIME", FREE)
+        for one in processes:
+            mine = gpu is not None and one is gpu.own
+            what = (self.names or {}).get(one.pid) or one.name
+            load = "–" if one.load is None else str(one.load)
+            time = duration(one.seconds) if one.seconds is not None else "–"
+            yield Content.assemble(
+                f"{one.pid:>7} ",
+                (f"{self.glyphs.ours if mine else ' '} ", MINE),
+                f"{visible(one.user, 8):<8} {visible(what, 15):<15} {_gib(one.bytes):>5} {load:>3} {time}",
+            )
+        for text in wrapped:
+            yield Content.styled(text, FREE)
+
+
+def no_gpu(reason: str) -> str:
+    """`no GPU detected (NVML not found): showing system memory`."""
+    short = reason.replace("NVML Shared Library Not Found", "NVML not found")
+    return f"no GPU detected ({visible(short)}): showing system memory"
+
+
+def _who(process: OtherProcess, names: Mapping[int, str] | None) -> str:
+    """`ann vllm`: user and name of a process, the run's where it is one of ftbench's."""
+    what = (names or {}).get(process.pid) or process.name
+    return visible(f"{process.user} {what}".strip(), 28)
+
+
+def _gib(value: int | None) -> str:
+    """GiB with one decimal, or smaller units below a tenth."""
+    if value is None:
+        return "–"
+    return f"{value / GIB:.1f}" if value >= GIB // 10 or not value else size(value)
+
+
+def _whole(value: int | None) -> str:
+    return "–" if not value else f"{value / GIB:.3g}"
+
+
+def _work(gpu: GpuSample) -> str:
+    """Load, power, temperature."""
+    load = "–" if gpu.load is None else f"{gpu.load}%"
+    power = "–" if gpu.power is None else f"{gpu.power:.0f} W"
+    heat = "–" if gpu.temperature is None else f"{gpu.temperature} °C"
+    return f"{load}  {power}  {heat}"
+
+
+def all_lines(sample: MachineSample, width: int) -> Sequence[Content]:
+    """One sample for the command line: without a history."""
+    view = MemoryView(sample, {})
+    lines = list(view.lines(width, 0))
+    heads = [Content(f"{gpu.index} {visible(gpu.name)}  {_work(gpu)}") for gpu in sample.gpus]
+    return [*heads, *([Content(view.note)] if view.note else []), *lines]

@@ -1,0 +1,136 @@
+"""Panes beside loss and log where the terminal is wide: the run's figures with its latest answers, and the runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.content import Content
+
+from engine.config.quantities import rate
+from engine.config.text import visible
+from tui.format import number
+from tui.settings import app_settings
+from tui.widgets.pane import BenchState
+from tui.widgets.rows import Rows
+
+if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
+    from tui.charts.series import Series
+    from tui.history.run_list import RunSummary
+    from tui.live.run_state import RunState
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII_BLOCKS = "_.-=+*#@"
+SPARK_WIDTH = 18
+NAME_WIDTH = 15
+REFRESH_SECONDS = 2.0
+"""Between two reads of the runs: their logs' ends are decoded."""
+MAX_RUNS = 40
+
+
+class FiguresPane(Rows):
+    """Current metrics with their course, then the model's latest answers."""
+
+    pane_name: ClassVar[str] = "figures"
+
+    def show_state(self, state: BenchState) -> None:
+        if state.run is None or not self.content_size.width:
+            self.show([])
+            return
+        from tui.live.chart_grid import sample_lines
+
+        width, height = self.content_size
+        lines = list(figure_lines(state.run, app_settings(self).ascii))
+        answers = sample_lines(state.run.samples, None, width, height - len(lines) - 1)
+        self.show([*lines, Content(""), *answers] if state.run.samples else lines)
+
+
+def figure_lines(run: RunState, ascii_only: bool) -> Iterator[Content]:
+    """`loss  0.412 ▁▂▃`: one line per metric that has a value."""
+    series = (
+        ("loss", run.loss, number),
+        ("validation", run.validation, number),
+        ("learning rate", run.rate, rate),
+        ("gradient norm", run.grad_norm, number),
+        ("tokens/s", run.speed, lambda value: f"{value:,.0f}"),
+    )
+    for name, values, form in series:
+        if values.latest is not None:
+            spark = sparkline(values, SPARK_WIDTH, ascii_only)
+            text = f"{form(values.latest):>9}  "
+            yield Content.assemble((f"{name:<{NAME_WIDTH}}", "$foreground-muted"), text, (spark, "$text-primary"))
+
+
+def sparkline(series: Series, width: int, ascii_only: bool) -> str:
+    """The course of a series in one row of blocks."""
+    buckets = series.buckets
+    if len(buckets) < 2:
+        return ""
+    per = max(1, -(-len(buckets) // width))
+    groups = [buckets[at : at + per] for at in range(0, len(buckets), per)]
+    means = [sum(bucket.mean for bucket in group) / len(group) for group in groups]
+    low, high = min(means), max(means)
+    blocks = ASCII_BLOCKS if ascii_only else BLOCKS
+    return "".join(blocks[round((mean - low) / (high - low or 1.0) * (len(blocks) - 1))] for mean in means)
+
+
+class RunsPane(Rows):
+    """The latest runs with their state and score. They are read in a thread: there may be many."""
+
+    pane_name: ClassVar[str] = "latest"
+
+    def __init__(self, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._reading: threading.Thread | None = None
+        self._read_at = 0.0
+        self.runs: Sequence[RunSummary] = ()
+
+    def show_state(self, state: BenchState) -> None:
+        if not self.content_size.width:
+            return
+        resting = self._reading is None or not self._reading.is_alive()
+        if resting and time.monotonic() - self._read_at > REFRESH_SECONDS:
+            self._reading = threading.Thread(target=self._read, args=(state.runs,), daemon=True, name="latest runs")
+            self._reading.start()
+        self._show()
+
+    def _read(self, folder: Path) -> None:
+        from engine.config.errors import UserError
+        from engine.runs.run import run_dir
+        from tui.history.run_list import describe
+
+        try:
+            runs = sorted(run_dir.iterate(folder), key=lambda run: run.name, reverse=True)[:MAX_RUNS]
+            self.runs = [describe(run) for run in runs]
+        except (UserError, OSError):  # the screen of the runs reports it
+            self.runs = ()
+        self._read_at = time.monotonic()
+        if self.is_attached:
+            self.app.call_from_thread(self._show)
+
+    def _show(self) -> None:
+        width, height = self.content_size
+        self.set_titles("runs", f"{len(self.runs)}" if self.runs else "")
+        if not self.runs:
+            self.show([Content.styled("no run yet", "$foreground-muted")])
+            return
+        self.show([run_line(run, width) for run in self.runs[:height]])
+
+
+def run_line(run: RunSummary, width: int) -> Content:
+    """`lora-3f2a  training 12/150  tiny on tickets`, or the score of a finished run."""
+    from engine.runs.run.folder import short_name
+    from tui.history.run_list import SETTLED, last_part, score
+
+    style = "" if run.state in SETTLED else "$text-success"
+    what = score(run) if run.after is not None else run.state.replace("_", " ")
+    data = f"{last_part(run.model)} on {last_part(run.data)}" if run.model else ""
+    line = Content.assemble(
+        (f"{visible(short_name(run.name), 14):<15}", style),
+        f"{visible(what, 24):<25}",
+        (visible(data), "$foreground-muted"),
+    )
+    return line.truncate(width, ellipsis=True)

@@ -485,9 +485,12 @@ class MeanSamples:
         of_a, of_b = self.scores[a], self.scores[b]
         sizes = np.ones(self.n) if of_a.weights is None else of_a.weights
         variance = discordance_variance(observed, of_a.values.mean(0) - of_b.values.mean(0), sizes, self._range)
-        low, high = (
-            score_bound(mean, critical, lambda true: variance(true) + of_seeds, end) for end in (-bound, bound)
-        )
+        excess = variance(0.0) - observed  # so that the interval excludes 0 exactly where p is below 0.05
+
+        def total(true: float) -> float:
+            return max(observed, variance(true) - excess) + of_seeds
+
+        low, high = (score_bound(mean, critical, total, end) for end in (-bound, bound))
         return low, high
 
     def _variance_of_seeds(self, a: str, b: str) -> float:

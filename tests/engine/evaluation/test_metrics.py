@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -205,3 +207,14 @@ def test_the_interval_of_a_gain_covers_where_the_bootstrap_does_not() -> None:
             assert one.low is not None and one.high is not None
             contained[place] += one.low <= 0.1 <= one.high
     assert contained[0] < 150 and contained[1] >= 190
+
+
+def test_the_lower_bound_of_a_gain_is_rarely_too_high() -> None:
+    """Where nearly all items gain, and of losses with heavy tails; nominal are 2.5%."""
+    random, above = np.random.default_rng(1), [0, 0]
+    for _ in range(150):
+        most = np.where(random.random(100) < 0.97, 1.0, 0.0)
+        above[0] += (paired_interval(most.tolist(), (0.0, 1.0)).low or 0.0) > 0.97
+        skewed = -random.lognormal(0.0, 1.0, 100)
+        above[1] += (paired_interval(skewed.tolist(), (0.0, math.inf), [1.0] * 100).low or 0.0) > -math.exp(0.5)
+    assert above[0] <= 3 and above[1] <= 8

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.runs.run.result import MIN_ITEMS, Interval, student_quantile
+from engine.runs.run.result import MIN_ITEMS, Z_95, Interval, student_quantile
 
 RESAMPLES = 2000
 BLOCK = 1 << 16
@@ -52,15 +52,16 @@ def paired_interval(
         return Interval(mean=interval.mean, low=None, high=None, rows=len(differences))
     extent, mean, total = bounds[1] - bounds[0], interval.mean, float(weight.sum())
     observed = float(((value[0] - mean * weight) ** 2).sum()) * items / (items - 1) / total**2
-    student = student_quantile(items - 1)
+    below = above = student_quantile(items - 1)
     if math.isfinite(extent):
         observed += (extent / items) ** 2
         variance = discordance_variance(observed, value[0], weight, extent)
-        low, high = (score_bound(mean, student, variance, end) for end in (-extent, extent))
+        ends = [score_bound(mean, Z_95, variance, end) for end in (-extent, extent)]
     else:
-        error = math.sqrt(observed)
-        below, above = _studentized(value[0], weight, mean)
-        low, high = mean - max(student, above) * error, mean + max(student, -below) * error
+        smallest, largest = _studentized(value[0], weight, mean)
+        below, above, ends = max(below, largest), max(above, -smallest), [mean, mean]
+    error = math.sqrt(observed)
+    low, high = max(-extent, min(ends[0], mean - below * error)), min(extent, max(ends[1], mean + above * error))
     return Interval(mean=mean, low=min(interval.low, low), high=max(interval.high, high), rows=len(differences))
 
 

@@ -321,8 +321,9 @@ def seed_range(values: Iterable[float | None]) -> SeedRange | None:
     return SeedRange(mean=fmean(known), low=min(known), high=max(known), values=known) if known else None
 
 
-CLEAR_GAIN = 0.5
-"""A share of full fine-tuning's gain is only computed if the gain's lower bound is at least this part of it."""
+CLEAR_GAIN = 0.25
+"""A share of a gain is only computed if the gain's lower bound is at least this part of it. With a larger part, shares
+of small gains are computed where the gain is overestimated, and the share is then too low (tests/bench/RESULTS.md)."""
 
 
 def comparison(ladder: Ladder, a: str, b: str) -> Comparison | None:

@@ -4,7 +4,7 @@
     python tests/bench/statistics_grid.py OUT.jsonl --table
     python tests/bench/statistics_grid.py OUT.jsonl --again 25 --ladders 12000
     python tests/bench/statistics_grid.py --gains 500
-    python tests/bench/statistics_grid.py --special OUT.jsonl --ladders 500
+    python tests/bench/statistics_grid.py --special --ladders 300
     python tests/bench/statistics_grid.py --costs 20000
     python tests/bench/statistics_grid.py --power 200
 
@@ -23,7 +23,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from simulated_grid import (
     SEED_STDS,
     SEEDS,
     VARIANTS,
+    Cell,
     cells,
     measure,
     measure_costs,
@@ -73,7 +74,7 @@ def run_again(out: Path, count: int, ladders: int) -> None:
     """Measure the cells nearest to a target again. The first ladders of a cell are always the same ones."""
     known = {key(json.loads(json.dumps(cell.as_dict()))): cell for cell in cells()}
     records = read(out)
-    targets = [one for one in records if has_target(one["cell"])]
+    targets = [one for one in records if key(one["cell"]) in known and has_target(one["cell"])]
     for one in sorted(targets, key=_distance)[:count]:
         found = measure(known[key(one["cell"])], ladders)
         print(json.dumps(found), flush=True)
@@ -93,6 +94,12 @@ def _distance(one: dict[str, Any]) -> float:
 
 def read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
+
+
+def records_of(out: Path, some: Iterable[Cell]) -> list[dict[str, Any]]:
+    """The records of these cells, in the order of the file."""
+    keys = {key(json.loads(json.dumps(cell.as_dict()))) for cell in some}
+    return [one for one in read(out) if key(one["cell"]) in keys]
 
 
 def table(records: list[dict[str, Any]], worst: int) -> Iterator[str]:
@@ -202,12 +209,12 @@ def main() -> None:
         run_again(given.out, given.again, given.ladders)
         return
     if given.table:
-        print("\n".join(table(read(given.out), given.worst)))
+        print("\n".join(table(records_of(given.out, cells()), given.worst)))
         return
     number, _, parts = given.part.partition("/")
     run(given.out, given.ladders, given.seconds, (int(number), int(parts)), given.special)
     if given.special:
-        print_special(read(given.out))
+        print_special(records_of(given.out, special_cells()))
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ def test_a_gain_of_few_or_identical_items_has_no_narrow_interval() -> None:
     few = gain([1.0] * 5)
     assert (few.mean, few.low, few.high) == (1.0, None, None)
     same = gain([1.0] * 6)
-    assert same.low == pytest.approx(1 - 2.571 / 6, abs=0.001) and same.high == 1.0
-    assert gain([0.0] * 100).low == pytest.approx(-(1.984**2) / (100 + 1.984**2), abs=1e-4)  # Tango 1998
+    assert same.low == pytest.approx((6 - 1.96**2) / (6 + 1.96**2), abs=0.001) and same.high == 1.0
+    assert gain([0.0] * 100).low == pytest.approx(-(1.96**2) / (100 + 1.96**2), abs=1e-4)  # Tango 1998
     many = gain([1.0, 0.0, 0.0, -1.0] * 250)
     plain = bootstrap([1.0, 0.0, 0.0, -1.0] * 250)
     assert many.low == pytest.approx(plain.low, abs=0.004) and many.high == pytest.approx(plain.high, abs=0.004)

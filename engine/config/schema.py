@@ -216,6 +216,9 @@ class Evaluation(Section, frozen=True):
     is wrong."""
     max_new_tokens: Annotated[int, Meta(ge=1, le=32768)] = 128
     """Maximum tokens to generate per answer."""
+    generated_only: bool = False
+    """Score what the model generates, never likelihoods: the automatic metric is exact_match instead of choice. Set by
+    a ladder with served models."""
     rows: Positive | None = None
     """Maximum number of test items (prompts) to score, selected by content hash; unset: all."""
     batch: Positive = 32

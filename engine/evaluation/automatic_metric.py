@@ -128,6 +128,8 @@ def decide(evaluation: Evaluation, train: TokenizedRows) -> tuple[MetricChoice, 
         notice = unfit_warning(evaluation.metric, profile)
         return MetricChoice(evaluation.metric, ""), [notice] if notice else []
     chosen = profile.choose()
+    if chosen.metric == "choice" and evaluation.generated_only:
+        return MetricChoice("exact_match", f"{chosen.reason}, and served models generate theirs"), []
     if chosen.metric == "choice" and evaluation.when != "never":
         try:
             Choices.of(train)

@@ -95,7 +95,8 @@ def ask_served(
     if state.status == "finished":
         outputs = [answer.text if (answer := known[key].answer) else "" for key in keys]
         references = [line.get("references") or [line["target"]] for line in lines]
-        scores = ask("ladder.score_answers", {"metric": metric, "outputs": outputs, "references": references}, print)
+        question = {"metric": metric, "outputs": outputs, "references": references}
+        scores = ask("ladder.score_answers", {**question, "tags": config.evaluation.reasoning_tags}, print)
         written = [
             {**{name: line[name] for name in ("item", "where", "prompt", "target")}}
             | {name: line[name] for name in ("references", "group") if name in line}

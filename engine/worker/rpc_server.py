@@ -166,10 +166,10 @@ def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
     """The scores of answers by a metric, against the best of their references."""
     from engine.evaluation.metrics import best_score, is_formatted
 
-    metric = arguments["metric"]
+    metric, tags = arguments["metric"], arguments["tags"]
     pairs = zip(arguments["outputs"], arguments["references"], strict=True)
     return [
-        {"scores": best_score(metric, output, references), "formatted": is_formatted(metric, output)}
+        {"scores": best_score(metric, output, references, tags), "formatted": is_formatted(metric, output)}
         for output, references in pairs
     ]
 

@@ -12,7 +12,7 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.lora_advice import LORA_VARIANTS
 from engine.config.method_specs import LORA, method_names, method_spec, reads
-from engine.config.metric_specs import DEFAULT_MARGIN
+from engine.config.metric_specs import AUTO, DEFAULT_MARGIN, metric_spec
 from engine.config.preset import Flat, flatten, parse_overrides
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
@@ -79,6 +79,14 @@ def make_plan(
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
     planned, notices = _rungs(rungs, preset, overrides)
+    if served and planned[0].config.evaluation.metric == AUTO.name:  # other runs can be reused
+        planned, notices = _rungs(rungs, preset, {**overrides, "evaluation.generated_only": True})
+    if served and metric_spec(planned[0].config.evaluation.metric).picks_from_choices:
+        planned, notices = _rungs(rungs, preset, {**overrides, "evaluation.metric": "exact_match"})
+        text = (
+            "a served model has no likelihoods: every rung's generated label is read, by exact_match instead of choice"
+        )
+        notices = [*notices, Notice("ladder.generated_labels", text)]
     refuse_missing_splits(planned[0].config, learning_rates)
     return LadderPlan(
         preset=preset,

@@ -107,7 +107,8 @@ def win_rate_text(rate: WinRate) -> str:
         mean, low, high = (None if end is None else 1 - end for end in (value.mean, value.high, value.low))
         value = Interval(mean=mean, low=low, high=high, rows=value.rows)
     bounds = f", 95% CI {percent_bounds(value)}" if value.low is not None else f" with fewer than {MIN_ITEMS} items"
-    return f"win rate of {name} {percent(value.mean)}{bounds}, {percent(rate.ties)} ties"
+    ties = f", {percent(rate.ties)} ties" if rate.ties >= 0.0005 else ""
+    return f"win rate of {name} {percent(value.mean)}{bounds}{ties}"
 
 
 def rating_sentences(summary: RatingSummary) -> list[str]:
@@ -143,7 +144,8 @@ def settled_text(pair: RatedPair) -> str:
     if pair.settled is None or left <= 0:
         return ""
     if pair.settled >= SETTLED:
-        return f"Rating the other {amount(left, 'item')} would not change this ({percent(pair.settled, 0)} sure)."
+        sure = "more than 99%" if pair.settled > 0.99 else percent(pair.settled, 0)
+        return f"Rating the other {amount(left, 'item')} would not change this ({sure} sure)."
     return f"Rating the other {amount(left, 'item')} may change this ({percent(1 - pair.settled, 0)})."
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import tomli
 from command import MICRO
 from forked import ftbench
 from made_ladder import made_ladder
@@ -14,14 +17,15 @@ from planted_judge import completion, plant_answers, planted
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Preset, resolve
+from engine.evaluation.automatic_metric import AnswerProfile, MetricChoice, decide
 from engine.ladder import served as served_module
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.sentences import conclude
 from engine.ladder.served import ask_served, check_served, collect_served, record_failure
 from engine.runs import endpoint
-from engine.runs.ladder.ladder_dir import LadderDir, iterate
-from engine.runs.ladder.ladder_plan import served_models
+from engine.runs.ladder.ladder_dir import LadderDir, iterate, plan_text
+from engine.runs.ladder.ladder_plan import make_plan, served_models
 from engine.runs.ladder.rungs import ServedModel
 from engine.runs.preference.answers import ladder_answers
 from engine.runs.stopping import StopRequest
@@ -81,6 +85,22 @@ def test_names_and_prices() -> None:
         with pytest.raises(UserError) as raised:
             served_models(words, prices)
         assert raised.value.code == code
+
+
+def test_labels_are_generated_on_every_rung_of_a_ladder_with_a_served_model() -> None:
+    words = ["lora", "qlora", "http://h/v1#a"]
+    plan = make_plan("demo", words, {"evaluation.metric": "choice"})
+    assert {rung.config.evaluation.metric for rung in plan.rungs} == {"exact_match"}
+    assert "ladder.generated_labels" in [notice.code for notice in plan.notices]
+    assert [model.row for model in plan.served] == ["@a"]
+    without = make_plan("demo", ["lora"], {"evaluation.metric": "choice"})
+    assert without.rungs[0].config.evaluation.metric == "choice" and without.served == []
+    automatic = make_plan("demo", words, {"evaluation.metric": "auto"}).rungs[0].config.evaluation
+    labels = SimpleNamespace(choose=lambda: MetricChoice("choice", "3 distinct labels"))
+    with patch.object(AnswerProfile, "of", lambda rows, tags: labels):
+        found, _ = decide(automatic, [])  # type: ignore[arg-type]
+    assert found.metric == "exact_match" and "3 distinct labels" in found.reason
+    assert tomli.loads(plan_text(plan))["served"][0]["endpoint"] == "http://h/v1#a"
 
 
 def test_a_served_model_is_scored_on_the_same_items_and_compared_with_every_trained_rung(ladder: LadderDir) -> None:

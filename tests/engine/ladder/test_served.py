@@ -98,7 +98,7 @@ def test_labels_are_generated_on_every_rung_of_a_ladder_with_a_served_model() ->
     automatic = make_plan("demo", words, {"evaluation.metric": "auto"}).rungs[0].config.evaluation
     labels = SimpleNamespace(choose=lambda: MetricChoice("choice", "3 distinct labels"))
     with patch.object(AnswerProfile, "of", lambda rows, tags: labels):
-        found, _ = decide(automatic, [])  # type: ignore[arg-type]
+        found, _ = decide(automatic, [])
     assert found.metric == "exact_match" and "3 distinct labels" in found.reason
     assert tomli.loads(plan_text(plan))["served"][0]["endpoint"] == "http://h/v1#a"
 

@@ -15,8 +15,7 @@ from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs.home import runs_home
 from engine.runs.ladder.sweep_dir import SweepDir
 from tui.cli.arguments import App
-from tui.cli.home_notes import home, show_origin
-from tui.cli.lookup import ladder_or_sweep
+from tui.cli.lookup import home, ladder_or_sweep, show_origin
 from tui.cli.options import (
     AsciiOption,
     BudgetOption,

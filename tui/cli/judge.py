@@ -27,8 +27,7 @@ from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import last_line
 from engine.runs.run.run_dir import RunDir
 from tui.cli.data import shown_progress
-from tui.cli.home_notes import home
-from tui.cli.lookup import run_or_ladder
+from tui.cli.lookup import home, run_or_ladder
 from tui.history.tables import show_win_rates
 from tui.live.progress import progress_display
 from tui.output.console import print_json, say

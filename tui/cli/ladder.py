@@ -22,9 +22,8 @@ from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
 from engine.runs.score_format import summary_lines, tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder
-from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
-from tui.cli.run import interruptible, print_detached
+from tui.cli.run import check_disk, interruptible, print_detached
 from tui.history.tables import show_benchmarks
 from tui.live.following import Detached, follow_ladder
 from tui.output import streams

@@ -1,16 +1,18 @@
-"""Find the run, ladder or sweep that a command line names."""
+"""Find the run, ladder or sweep that a command line names, and what a user is told about the runs home."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from engine.runs.home import home_warnings, runs_home, tilde
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run import run_dir
-from engine.runs.run.folder import has_file
+from engine.runs.run.folder import current_directory, has_file
 from engine.runs.run.run_dir import RunDir
-from tui.cli.home_notes import home
+from tui.cli.errors import show_notices
+from tui.output.console import say
 
 
 def run_ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> RunDir | LadderDir | SweepDir:
@@ -45,3 +47,18 @@ def run_or_ladder(runs: Path | None, name: str, json: bool = False) -> RunDir | 
     matches_ladder = any(name in ladder.name or name == "last" for ladder in ladder_dir.iterate(folder))
     find = ladder_dir.find if matches_ladder and not matches_run else run_dir.find
     return find(folder, name)
+
+
+def home(given: Path | None, launch: bool = False, json: bool = False) -> Path:
+    """The runs home of a command; prints warnings about it before a `launch`."""
+    folder = runs_home(given)
+    if launch:
+        show_notices(home_warnings(folder), json)
+    return folder
+
+
+def show_origin(found: RunDir | LadderDir | SweepDir, quiet: bool = False) -> None:
+    """Print the directory that a run, ladder or sweep was started from, where it is not the working directory."""
+    directory = found.started_in()
+    if not quiet and directory and directory != current_directory():
+        say(f"{found.name}, started in {tilde(directory)}")

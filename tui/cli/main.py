@@ -20,9 +20,8 @@ from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
-from tui.cli.data_and_presets import data_app, presets_app
-from tui.cli.home_notes import home, show_origin
-from tui.cli.lookup import run_ladder_or_sweep
+from tui.cli.data_and_presets import data_app, plan_app, presets_app
+from tui.cli.lookup import home, run_ladder_or_sweep, show_origin
 from tui.cli.options import (
     AsciiOption,
     DataOption,
@@ -48,7 +47,6 @@ from tui.cli.options import (
     overrides,
     shared_device,
 )
-from tui.cli.planning import plan_app
 from tui.cli.shipping import shipping_app
 from tui.cli.upkeep import upkeep_app
 from tui.output import streams

@@ -12,9 +12,14 @@ from typing import Any
 
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
+from engine.config.model_files import find_model
 from engine.config.preset import Flat
 from engine.config.preset_library import preset_name, resolve_preset
+from engine.config.schema import Config
+from engine.memory.formula.formula import low_disk_notice, needed_space, small_disk_error
+from engine.memory.formula.memory_budget import local_budget
 from engine.runs import launch, start
+from engine.runs.home import check_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.launch import tracker_problems
@@ -22,11 +27,29 @@ from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
-from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.history.tables import as_json, benchmark_lines, show_results
 from tui.live.following import Detached, ask_to_leave, follow, wait_for_exit
 from tui.output.console import print_json, say
+from tui.preview.disk import free_disk
+
+
+def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
+    """Raise UserError where the runs home is not writable or smaller than the formula's estimate for `configs`.
+
+    Warns if little would be left.
+
+    A model that is not on this machine has no estimate and is not refused.
+    """
+    check_home(runs)
+    budget = local_budget(device=configs[0].hardware.device)
+    needs = [needed_space(one, find_model(one.model).table, budget.device, budget.bf16) for one in configs]
+    known = [need for need in needs if need is not None]
+    needed, free = sum(known) if len(known) == len(needs) else None, free_disk(runs)
+    if error := small_disk_error(needed, free, runs):
+        raise error
+    if notice := low_disk_notice(needed, free, runs):
+        show_notices([notice], json)
 
 
 @contextlib.contextmanager

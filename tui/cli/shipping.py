@@ -11,8 +11,7 @@ from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs.home import runs_home
 from engine.runs.run.exports import ExportKind, WeightType
 from tui.cli.arguments import App
-from tui.cli.home_notes import show_origin
-from tui.cli.lookup import run_or_ladder
+from tui.cli.lookup import run_or_ladder, show_origin
 from tui.cli.options import AsciiOption, DeviceOption, JsonOption, MarginOption, NowOption, RunArgument, RunsOption
 
 shipping_app = App()

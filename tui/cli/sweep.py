@@ -21,10 +21,9 @@ from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.rpc_client import ask
 from engine.runs.score_format import percent_bounds
 from engine.runs.start import resume_sweep, start_sweep
-from tui.cli.disk_check import check_disk
 from tui.cli.errors import show_notices
 from tui.cli.ladder import continues
-from tui.cli.run import interruptible, print_detached
+from tui.cli.run import check_disk, interruptible, print_detached
 from tui.live.following import Detached, LadderView, between, last_log_line, wait_for_end
 from tui.live.progress import progress_display
 from tui.output import streams

@@ -9,8 +9,7 @@ import typer
 
 from engine.config.errors import UserError
 from tui.cli.arguments import App
-from tui.cli.home_notes import home, show_origin
-from tui.cli.lookup import run_or_ladder
+from tui.cli.lookup import home, run_or_ladder, show_origin
 from tui.cli.options import (
     AsciiOption,
     DeviceOption,

@@ -13,7 +13,7 @@ from engine.config.preset_library import resolve_preset
 from engine.memory.formula.formula import low_disk_notice
 from engine.worker import run_log
 from engine.worker.run_log import DiskWatch
-from tui.cli.disk_check import check_disk
+from tui.cli.run import check_disk
 
 MIB = 1 << 20
 

@@ -68,11 +68,13 @@ def parsed(words: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def required(words: tuple[str, ...]) -> list[str]:
-    """Values for the arguments that the subcommand needs."""
+    """Values for the arguments and options that the subcommand needs."""
     command = ROOT
     for word in words:
         command = command.commands[word]
-    return ["x" for one in command.params if one.param_type_name == "argument" and one.required]
+    needed = [parameter for parameter in command.params if parameter.required]
+    options = [parameter.opts[0] for parameter in needed if parameter.param_type_name == "option"]
+    return [*("x" for _ in range(len(needed) - len(options))), *(word for name in options for word in (name, "x"))]
 
 
 def test_there_are_subcommands_and_global_options_to_try() -> None:
@@ -163,6 +165,7 @@ def test_options_named_after_a_key_are_in_the_table() -> None:
     apart = {
         "ladder --probe": "the ladder's probe runs, not train.probe",
         "ladder --base-shots": "the ladder sets evaluation.base_shots of one run",
+        "presets --name": "of the preset, not optimizer.name or executor.name",
         "export --to": "the form of the artifact, not track.to",
         "track --to": "of a run that exists; its default is the run's track.to",
         "track --project": "likewise, track.project",

@@ -18,8 +18,8 @@ from engine.runs import home
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from tui.cli import home_notes, runs
-from tui.cli.disk_check import check_disk
+from tui.cli import lookup, runs
+from tui.cli.run import check_disk
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -49,11 +49,11 @@ def test_runs_and_ladders_are_listed_with_the_directory_they_were_started_from(
     runs.show(tmp_path / "runs", json=True)
     assert {one["started_in"] for one in json.loads(capsys.readouterr().out)} == {str(project)}
     for found in (run, ladder):
-        home_notes.show_origin(found)
+        lookup.show_origin(found)
         assert capsys.readouterr().out == f"{found.name}, started in ~/project\n"
-        home_notes.show_origin(found, quiet=True)
+        lookup.show_origin(found, quiet=True)
         monkeypatch.chdir(project)
-        home_notes.show_origin(found)
+        lookup.show_origin(found)
         monkeypatch.chdir(tmp_path)
         assert capsys.readouterr().out == ""
 
@@ -74,10 +74,10 @@ def test_a_network_file_system_is_warned_of_on_stderr(
 ) -> None:
     (tmp_path / "mounts").write_text("27 1 0:40 / / rw - nfs4 server:/ rw\n")
     monkeypatch.setattr(home, "MOUNTS", tmp_path / "mounts")
-    assert home_notes.home(tmp_path / "runs", launch=True) == tmp_path / "runs"
+    assert lookup.home(tmp_path / "runs", launch=True) == tmp_path / "runs"
     printed = capsys.readouterr()
     assert "nfs4" in printed.err and "[runs.network_filesystem]" in printed.err and printed.out == ""
-    home_notes.home(tmp_path / "runs")  # nothing is started
+    lookup.home(tmp_path / "runs")  # nothing is started
     assert capsys.readouterr().err == ""
 
 

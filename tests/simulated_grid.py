@@ -18,9 +18,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from engine.config.schema import Config
+from engine.ladder.aggregate import add_statistics
+from engine.ladder.decisions import check_share
 from engine.ladder.required_sample import ComparisonGoal, required_sample
+from engine.ladder.results import LadderResults
+from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
 from engine.ladder.statistics import Difference, Floats, ItemScores, MeanSamples, item_scores, ratio_interval
-from engine.runs.ladder.rung_results import finding_of
+from engine.runs.ladder.ladder_state import Ladder, SharedWork
+from engine.runs.ladder.rung_results import RungResult, finding_of
+from engine.runs.ladder.rungs import LadderPlan, Rung
 
 RATES = {"base": 0.40, "qlora": 0.64, "lora": 0.70, "full": 0.70}
 """True means. QLoRA is 6 points worse than full, LoRA is equal to it."""
@@ -228,3 +235,77 @@ def measure_power(items: int, seeds: int, std: float, difference: float, ladders
             _, result = compared(Cell("threshold", needed.items, size, (std,) * 3, True))
             count, found = count + 1, found + (result.high < 0)
     return count, found / max(1, count)
+
+
+def measure_until_decided(cell: Cell, ladders: int) -> dict[str, Any]:
+    """How often `--until-decided` decides wrongly, and after how many runs, against fixed numbers of seeds.
+
+    The most seeds are those of the cell. `fixed`: how often a fixed design of 2, 3, … seeds finds that QLoRA is worse
+    than full, on the same simulated ladders; `naive`: how often looking after each of them at 5% finds something wrong.
+    """
+    random = np.random.default_rng(zlib.crc32(repr(cell).encode()))
+    rates, most = RATES if cell.effects else EQUAL_RATES, cell.seeds[0]
+    counts = dict.fromkeys(("false", "naive", "false_share", "share", "power", "seeds", "runs"), 0)
+    fixed = [0] * (most - FIRST_LOOK + 1)
+    for _ in range(ladders):
+        scores = simulate(cell, random)
+        ladder = until_decided(scores, most)
+        naive = False
+        for seeds in range(FIRST_LOOK, most + 1):
+            for found in MeanSamples(_first(scores, dict.fromkeys(RUNGS, seeds)), (0.0, 1.0)).differences(PAIRS):
+                finding = finding_of(found.low, found.high, MARGIN)
+                fixed[seeds - FIRST_LOOK] += (found.a, found.b, finding) == ("qlora", "full", "worse")
+                naive |= _is_wrong(finding, rates[found.a] - rates[found.b])
+        decided = [(look, one) for look in ladder.looks for one in look.decisions]
+        compared = [(look, one.comparison) for look, one in decided if one.comparison]
+        wrong = [_is_wrong(one.finding, rates[one.a] - rates[one.b]) for _, one in compared]
+        counts["false"] += any(wrong)
+        counts["naive"] += naive
+        kept = [check_share(one.share) for _, one in decided if one.rung]
+        counts["share"] += "fails" in kept
+        counts["false_share"] += "holds" in kept
+        found_worse = [one for _, one in compared if {one.a, one.b} == {"qlora", "full"}]
+        counts["power"] += any(one.finding == ("worse" if one.a == "qlora" else "better") for one in found_worse)
+        until = [look.seeds for look in ladder.looks if {"qlora", "full"} <= {*look.rungs}]
+        answered = [look.seeds for look, one in compared if one in found_worse]
+        counts["seeds"] += answered[0] if answered else 1 + max(until, default=1)
+        counts["runs"] += ladder.looks[-1].runs
+    return {"cell": cell.as_dict(), "ladders": ladders, "fixed": fixed, **counts}
+
+
+def _is_wrong(finding: str, true: float) -> bool:
+    return {"better": true <= 0, "worse": true >= 0, "as_good": true <= -MARGIN}.get(finding, False)
+
+
+def _first(scores: dict[str, ItemScores], seeds: dict[str, int]) -> dict[str, ItemScores]:
+    """The first seeds of each rung."""
+    return {
+        name: one if one.untrained else ItemScores(one.values[: seeds[name]], seeds=tuple(range(seeds[name])))
+        for name, one in scores.items()
+    }
+
+
+def until_decided(scores: dict[str, ItemScores], most: int) -> Ladder:
+    """A ladder whose runs have these scores, run until its questions are decided by the functions of real ladders."""
+    ladder = Ladder(name="simulated", preset="simulated", command="", created=0.0, max_seeds=most, margin=MARGIN)
+    ladder.work = SharedWork(
+        model="m", data="d", train=1, validation=1, test=1, tokens=1, steps=1, batch=1, metric="exact_match"
+    )
+    rungs = [Rung(name=name, config=Config(method=name)) for name in RUNGS]
+    plan = LadderPlan(preset="", created=0.0, rungs=rungs, seeds=[*range(most)], until_decided=True, margin=MARGIN)
+    needed, done, runs = [*RUNGS], dict.fromkeys(RUNGS, 1), len(RUNGS)
+    for seeds in range(FIRST_LOOK, most + 1):
+        done |= dict.fromkeys(needed, seeds)
+        runs += len(needed)
+        look = next_look(plan, seeds, runs)
+        if look is None:
+            continue
+        ladder.rows = [RungResult(name=name, method=name, status="finished") for name in scores]
+        samples = add_statistics(ladder, LadderResults(scores=_first(scores, done)), "exact_match", look)
+        assert samples is not None
+        decide_questions(ladder, samples, look, plan, ())
+        ladder.looks.append(look)
+        needed = look.rungs
+        if not needed:
+            break
+    return ladder

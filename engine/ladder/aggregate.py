@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
 from engine.config.model_files import find_model
 from engine.evaluation.intervals import group_sums
 from engine.ladder.artifact_rungs import add_artifacts
+from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.results import (
     FinishedRun,
     LadderResults,
@@ -34,12 +35,13 @@ from engine.ladder.results import (
     status_of,
     worked_joules,
 )
+from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares
 from engine.ladder.served import collect_served
-from engine.ladder.statistics import Floats, ItemScores, MeanSamples, mcnemar
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, ItemScores, MeanSamples, mcnemar
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import ItemDependence, Ladder
+from engine.runs.ladder.ladder_state import ItemDependence, Ladder, Look
 from engine.runs.ladder.rung_results import Comparison, RentalPrice, RungResult, SeedRange
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, LadderPlan, Rung, is_base, is_served, shots_of
 from engine.runs.run.result import MeasuredPeak, Result
@@ -104,12 +106,17 @@ def memory_of_full(ladder: Ladder, plan: LadderPlan) -> str:
 OUTLIER = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"
 
 
-def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
-    """Fill in rows, comparisons and benchmarks from the finished runs.
+def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan, look: Look | None = None) -> MeanSamples | None:
+    """Fill in rows, comparisons and benchmarks from the finished runs; returns the distribution of the scores.
 
-    Raises UserError if runs did not do the same work or one is damaged.
+    `look`: of a ladder that runs until its questions are decided, the look that is taken; else the last one. Runs after
+    that look do not count. Raises UserError if runs did not do the same work or one is damaged.
     """
-    results = LadderResults(read_finished(folder, ladder), read_shared_bases(folder, ladder))
+    runs = read_finished(folder, ladder)
+    if plan.until_decided:
+        look = look or (ladder.looks[-1] if ladder.looks else BEFORE_FIRST_LOOK)
+        runs = [run for run in runs if run.entry.seed in plan.seeds[: look.seeds]]
+    results = LadderResults(runs, read_shared_bases(folder, ladder))
     check_same_work(results, ladder)
     collect(results, ladder)
     note_other_devices(results.runs)
@@ -119,9 +126,10 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan) -> None:
     bases += collect_few_shot(folder, results, plan.base_shots, ladder.work.metric if ladder.work else "")
     bases += collect_served(folder, results, plan.served, ladder.work.metric if ladder.work else "")
     ladder.rows[:0] = bases
-    add_statistics(ladder, results, ladder.work.metric if ladder.work else "")
+    samples = add_statistics(ladder, results, ladder.work.metric if ladder.work else "", look)
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)
     add_artifacts(folder, ladder, plan, results)
+    return samples
 
 
 def check_same_work(results: LadderResults, ladder: Ladder) -> None:
@@ -143,8 +151,11 @@ def check_same_work(results: LadderResults, ladder: Ladder) -> None:
                 raise UserError(what, field, "start a new ladder", code="ladder.different_work")
 
 
-def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
-    """Fill in intervals, shares and comparisons of the ladder's rows."""
+def add_statistics(ladder: Ladder, results: LadderResults, metric: str, look: Look | None = None) -> MeanSamples | None:
+    """Fill in intervals, shares and comparisons of the ladder's rows; returns the distribution of the scores.
+
+    `look`: None for a ladder with a fixed number of seeds. What an earlier look decided stays.
+    """
     rows, spec = {row.name: row for row in ladder.rows}, metric_spec(metric)
     losses = {name: scores for name, scores in results.losses.items() if name in rows and scores.finite}
     scores = losses if spec.is_loss else {k: v for k, v in results.scores.items() if k in rows}
@@ -152,7 +163,7 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
         rows[name].status, rows[name].reason = "diverged", "the loss on the test rows is not finite"
     ladder.comparisons = []
     if not scores:
-        return
+        return None
     by_loss = MeanSamples(losses, LOSS.bounds) if losses else None
     by_score = by_loss if by_loss and spec.is_loss else MeanSamples(scores, spec.bounds)
     for name in scores:
@@ -163,11 +174,19 @@ def add_statistics(ladder: Ladder, results: LadderResults, metric: str) -> None:
     for name in by_score.outliers:
         rows[name].not_compared = OUTLIER
     ladder.dependence = _dependence(by_score, results)
-    ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec)
+    if look is BEFORE_FIRST_LOOK:
+        return by_score
+    level, share_level = (1 - look.error_rate, 1 - look.share_error_rate) if look else (CONFIDENCE_LEVEL,) * 2
+    ladder.comparisons = _comparisons(by_score, by_loss, ladder.margin, spec, level, decided_comparisons(ladder))
     reference = reference_rung(ladder, scores, spec)
+    is_full = any((row.name, row.method) == (reference, RULE_REFERENCE) for row in ladder.rows)
     for name in scores:
         if not is_base(name):
-            add_shares(rows[name], by_score, ladder, spec, reference)
+            add_shares(rows[name], by_score, ladder, spec, reference, share_level)
+        if is_full and rows[name].share_of_gain:
+            rows[name].rule_p = by_score.share_of_gain_p(name, reference, BASE, RULE_GAIN_SHARE)
+    keep_shares(ladder)
+    return by_score
 
 
 def _dependence(samples: MeanSamples, results: LadderResults) -> ItemDependence | None:
@@ -195,19 +214,29 @@ def _dependence(samples: MeanSamples, results: LadderResults) -> ItemDependence 
 
 
 def _comparisons(
-    by_score: MeanSamples, by_loss: MeanSamples | None, margin: float | None, spec: MetricSpec
+    by_score: MeanSamples,
+    by_loss: MeanSamples | None,
+    margin: float | None,
+    spec: MetricSpec,
+    level: float,
+    kept: Mapping[tuple[str, str], Comparison],
 ) -> list[Comparison]:
-    """Every rung with the base model, also with examples in the prompt, then every pair, the later rung first."""
+    """Every rung with the base model, also with examples in the prompt, then every pair, the later rung first.
+
+    `kept`: decisions of earlier looks. Those that two rungs differ leave their part of the error rate to the others.
+    """
     tuned = [name for name in by_score.scores if not is_base(name) and name not in by_score.outliers]
     bases = [name for name in by_score.scores if name == BASE or shots_of(name) or is_served(name)]
     pairs = [(name, base) for base in bases for name in tuned]
     pairs += [(a, b) for number, b in enumerate(tuned[::-1]) for a in tuned[::-1][number + 1 :]]
+    every = [*pairs, *(pair for pair in kept if pair not in pairs)]
+    pairs = [pair for pair in pairs if pair not in kept or kept[pair].finding == "as_good"]
     if not pairs:
-        return []
+        return [*kept.values()]
     with_loss = [pair for pair in pairs if by_loss and set(pair) <= by_loss.scores.keys() - {*by_loss.outliers}]
     loss_of = dict(zip(with_loss, by_loss.differences(with_loss), strict=True)) if by_loss and with_loss else {}
     comparisons = []
-    for difference in by_score.differences(pairs):
+    for difference in by_score.differences(pairs, level):
         a, b = by_score.scores[difference.a], by_score.scores[difference.b]
         made = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
         if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
@@ -217,7 +246,8 @@ def _comparisons(
             needed = by_score.required_sample(difference, pairs, None if is_base(difference.b) else margin)
             made.needed_items, made.needed_seeds, made.needed_for = needed.items, needed.seeds, needed.needed_for
         comparisons.append(made)
-    return comparisons
+    found = {(one.a, one.b): one for one in comparisons} | dict(kept)
+    return [found[pair] for pair in every]
 
 
 def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,6 +21,7 @@ from engine.ladder import report
 from engine.ladder.aggregate import aggregate, memory_of_full
 from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
+from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
 from engine.ladder.served import ask_served, check_served, record_failure
 from engine.ladder.stages import (
     ArtifactExports,
@@ -32,7 +33,7 @@ from engine.ladder.stages import (
 )
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, State
 from engine.runs.ladder.ladder_plan import differing_settings, shared
-from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Outcome, RungDuration, SharedWork, Stage
+from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Look, Outcome, RungDuration, SharedWork, Stage
 from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.rpc_client import ask
 from engine.runs.run import end_record
@@ -145,7 +146,7 @@ class LadderPipeline:
         for rung in plan.rungs if plan.probe else []:
             self._probe_entry(rung)
         self.trials.list_entries()
-        for seed in plan.seeds:
+        for seed in plan.seeds[:FIRST_LOOK] if plan.until_decided else plan.seeds:
             for rung in plan.rungs:
                 self._entry(rung, "run", seed, rung.config.train.learning_rate)
         ArtifactExports(self.runner, plan).list_entries()
@@ -187,18 +188,55 @@ class LadderPipeline:
         self._enter("training")
         self.share_bases(self.runner.ladder)
         self.base_scorers = {name == BASE_4BIT: None for name in self.runner.ladder.base_runs}
+        if self.plan.until_decided:
+            self._train_until_decided()
+        else:
+            self._train_seeds(self.plan.seeds, [rung.name for rung in self.plan.rungs])
+
+    def _train_seeds(self, seeds: Sequence[int], rungs: Collection[str]) -> None:
+        """Run these rungs with these seeds."""
         runs = []
-        for seed in self.plan.seeds:
+        for seed in seeds:
             for rung in self.plan.rungs:
-                entry = self._entry(rung, "run", seed, rung.config.train.learning_rate)
-                entry.learning_rate = self.trials.rate(rung)
-                runs.append(PlannedRun(entry, rung, partial(self._run_config, rung, entry)))
+                if rung.name in rungs:
+                    entry = self._entry(rung, "run", seed, rung.config.train.learning_rate)
+                    entry.learning_rate = self.trials.rate(rung)
+                    runs.append(PlannedRun(entry, rung, partial(self._run_config, rung, entry)))
         for run in runs:
             if run.rung.name in self.excluded:
                 self.runner.drop(run.entry, self.excluded[run.rung.name])
         self._train(runs)
         if again := self._without_base_score(runs):
             self._train(again)
+
+    def _train_until_decided(self) -> None:
+        """Run one seed after the other, as long as a rung has an open question; looks that were taken are kept."""
+        ladder, plan = self.runner.ladder, self.plan
+        looks = {look.seeds: look for look in ladder.looks}
+        rungs = [rung.name for rung in plan.rungs]
+        for number in range(1, len(plan.seeds) + 1):
+            ladder.seeds = plan.seeds[: max(number, FIRST_LOOK)]
+            self._train_seeds([plan.seeds[number - 1]], rungs)
+            if look := looks.get(number) or self._look(number):
+                rungs = look.rungs
+            if not rungs:
+                return
+
+    def _look(self, seeds: int) -> Look | None:
+        """Evaluate the ladder after this many seeds, and decide which rungs get a further one; None without a look."""
+        ladder = self.runner.ladder
+        runs = sum((entry.kind, entry.status) == ("run", "finished") for entry in ladder.entries)
+        look = next_look(self.plan, seeds, runs)
+        if look is None:
+            return None
+        samples = aggregate(self.runner.dir, ladder, self.plan, look)
+        if samples is not None:
+            decide_questions(ladder, samples, look, self.plan, self.excluded)
+        ladder.looks.append(look)
+        self._evaluate()
+        self.runner.save()
+        print(f"look after {look.runs} runs: {len(look.decisions)} decided; next seed: {look.rungs}", flush=True)
+        return look
 
     def _train(self, runs: Sequence[PlannedRun]) -> None:
         for run, result in self._execute(runs):
@@ -255,7 +293,8 @@ class LadderPipeline:
         """Compute rows, comparisons and verdict from what has finished."""
         aggregate(self.runner.dir, self.runner.ladder, self.plan)
         self.runner.ladder.full_needs = memory_of_full(self.runner.ladder, self.plan)
-        conclude(self.runner.ladder)
+        if self.runner.ladder.looks or not self.plan.until_decided:
+            conclude(self.runner.ladder)
 
     def _enter(self, stage: Stage) -> None:
         self.runner.stopping.check()
@@ -343,7 +382,8 @@ def load_or_create(folder: LadderDir, plan: LadderPlan) -> Ladder:
         preset=plan.preset,
         command=plan.command,
         created=plan.created,
-        seeds=plan.seeds,
+        seeds=plan.seeds[:FIRST_LOOK] if plan.until_decided else plan.seeds,
+        max_seeds=len(plan.seeds) if plan.until_decided else None,
         started_in=plan.started_in,
     )
     ladder.status, ladder.stage, ladder.reason, ladder.reason_code = "running", "planned", "", ""

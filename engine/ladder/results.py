@@ -409,7 +409,14 @@ def make_comparison(
     )
 
 
-def add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, spec: MetricSpec, reference: str) -> None:
+def add_shares(
+    row: RungResult,
+    samples: MeanSamples,
+    ladder: Ladder,
+    spec: MetricSpec,
+    reference: str,
+    level: float = CONFIDENCE_LEVEL,
+) -> None:
     """Fill in a rung's share of the reference's score and of its gain, or why it is missing.
 
     `reference`: full fine-tuning's rung, or without its score the one with the best score; '' for none.
@@ -423,7 +430,7 @@ def add_shares(row: RungResult, samples: MeanSamples, ladder: Ladder, spec: Metr
     noun = "full fine-tuning" if other.method == RULE_REFERENCE else "the best rung"
     row.no_share = row.not_compared or why_no_share(comparison(ladder, other.name, BASE), noun)
     if not row.no_share:
-        row.share_of_gain = samples.share_of_gain(row.name, other.name, BASE)
+        row.share_of_gain = samples.share_of_gain(row.name, other.name, BASE, level)
 
 
 def reference_rung(ladder: Ladder, scored: Iterable[str], spec: MetricSpec) -> str:

@@ -92,6 +92,7 @@ def verdict(ladder: Ladder) -> list[VerdictSentence]:
         *_costs(decisions),
         *recommendations(ladder, decisions),
         *artifact_sentences(ladder, decisions),
+        *_decided(ladder),
         *_overlaps(ladder),
         *_caveats(ladder, decisions),
     ]
@@ -101,6 +102,48 @@ def _about_metric(ladder: Ladder) -> list[VerdictSentence]:
     """What the scores do not show: that the metric does not fit the answers, or that nobody has read them."""
     texts = [metric_failed(ladder), NOT_READ if ladder_metric(ladder).name == OPEN.name else ""]
     return [VerdictSentence("quality", text) for text in texts if text]
+
+
+def _decided(ladder: Ladder) -> list[VerdictSentence]:
+    """After how many runs a ladder decided which question, and what deciding the others would take."""
+    if not ladder.looks:
+        return []
+    sentences = []
+    for look in ladder.looks:
+        pairs = [(one.comparison.a, one.comparison.b) for one in look.decisions if one.comparison]
+        questions = [_question(*pair) for pair in pairs]
+        questions += [f"{rung_title(one.rung)}'s share of the gain" for one in look.decisions if one.rung]
+        if questions:
+            after = f"after {amount(look.runs, 'run')} ({amount(look.seeds, 'seed')})"
+            sentences.append(f"Decided {after}: {listed(questions)}.")
+    last = ladder.looks[-1]
+    open_questions = [one for one in ladder.comparisons if one.finding == "undecided"]
+    for compared in open_questions if not last.rungs else ():
+        unlikely = (compared.a, compared.b) in [tuple(pair) for look in ladder.looks for pair in look.unlikely]
+        limit = amount(ladder.max_seeds or 0, "seed")
+        why = f"up to {limit} are unlikely to decide it" if unlikely else f"{limit} were not enough"
+        sentences.append(f"Undecided: {_question(compared.a, compared.b)}; {why}{_cost_of_deciding(ladder, compared)}.")
+    return [VerdictSentence("decided", text) for text in sentences]
+
+
+def _question(a: str, b: str) -> str:
+    return f"{rung_title(a)} against {'the base model' if b == BASE else rung_title(b)}"
+
+
+def _cost_of_deciding(ladder: Ladder, compared: Comparison) -> str:
+    """`; 80% power takes about 900 test items, about 3 h 20 min of further runs`, as far as it is known."""
+    sample = needed_sample(compared)
+    rows = [row for row in ladder.rows if row.name in (compared.a, compared.b) and row.seeds]
+    seconds = [row.all_seconds.mean if row.all_seconds else None for row in rows]
+    if not sample:
+        return ""
+    text = f"; 80% power takes {sample}"
+    if None in seconds or ladder.work is None:
+        return text
+    present = max(len(row.seeds) for row in rows)
+    more_items = (compared.needed_items or 0) > ladder.work.test  # all runs again: finished ones scored fewer items
+    seeds = (compared.needed_seeds or present) - (0 if more_items else present)
+    return f"{text}, about {duration(sum(map(float, filter(None, seconds))) * seeds)} of further runs"
 
 
 def _quality(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:

@@ -428,17 +428,23 @@ class MeanSamples:
         interval.low = None if interval.low is None else max(0.0, interval.low)
         return interval
 
-    def share_of_gain(self, rung: str, reference: str, base: str) -> Interval:
+    def share_of_gain(self, rung: str, reference: str, base: str, level: float = CONFIDENCE_LEVEL) -> Interval:
         """(rung − base) / (reference − base). The caller makes sure that the reference's gain is not near zero."""
         origin = self.scores[base].mean
         mean = (self.scores[rung].mean - origin) / (self.scores[reference].mean - origin)
         gains = (self.means[rung] - self.means[base]) / (self.means[reference] - self.means[base])
-        return self._interval(mean, gains)
+        return self._interval(mean, gains, level=level)
 
-    def _interval(self, mean: float, samples: Floats, clip: bool = False) -> Interval:
+    def share_of_gain_p(self, rung: str, reference: str, base: str, share: float) -> float:
+        """Two-sided p of the share of the gain against a value: below 5% where the 95% interval excludes it."""
+        gains = (self.means[rung] - self.means[base]) / (self.means[reference] - self.means[base])
+        below = (float((gains < share).sum()) + 0.5) / (POINTS + 1)
+        return 2 * min(below, 1 - below)
+
+    def _interval(self, mean: float, samples: Floats, clip: bool = False, level: float = CONFIDENCE_LEVEL) -> Interval:
         if self.n == 1:
             return Interval(mean=mean, low=None, high=None, rows=self.items)
-        low, high = np.quantile(samples, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
+        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2])
         if clip:
             low, high = max(self.bounds[0], low), min(self.bounds[1], high)
         return Interval(mean=mean, low=float(low), high=float(high), rows=self.items)

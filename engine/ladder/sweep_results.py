@@ -12,6 +12,7 @@ from engine.config.text import amount, listed
 from engine.ladder.decisions import check_ratio, check_share
 from engine.ladder.phrases import RULE, ratio_bounds, rung_title
 from engine.ladder.recommendation import cost_ratios
+from engine.ladder.statistics import CONFIDENCE_LEVEL
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import BASE, is_base
 from engine.runs.ladder.sweep import Check, Sweep, SweepPoint, Trend, cell_text
@@ -63,6 +64,7 @@ def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
     sweep.points = [
         point for number, ladder in enumerate(ladders) if ladder and ladder.summary for point in _points(number, ladder)
     ]
+    _adjust(sweep.points)
     for cell, ladder in zip(sweep.cells, ladders, strict=True):
         cell.base, cell.full = (_score(ladder, name) for name in (BASE, RULE_REFERENCE))
     sweep.metric = next((ladder.work.metric for ladder in ladders if ladder and ladder.work), "")
@@ -72,6 +74,19 @@ def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
     sweep.trends = list(_trends(sweep))
     sweep.headline = _headline(sweep, [ladder for ladder in ladders if ladder])
     sweep.sentences = [*map(trend_sentence, sweep.trends), *_missing(sweep), *_different_work(ladders)]
+
+
+def _adjust(points: Sequence[SweepPoint]) -> None:
+    """Leave undecided what is not significant among all shares of the sweep (Holm 1979).
+
+    At 5% each, a sweep of 12 ladders would find something in about one of four sweeps in which nothing is to be found.
+    """
+    tested = sorted((point for point in points if point.p is not None), key=lambda point: point.p or 0.0)
+    significant = True
+    for number, point in enumerate(tested):
+        significant &= (point.p or 0.0) <= (1 - CONFIDENCE_LEVEL) / (len(tested) - number)
+        if not significant and point.quality in ("holds", "fails"):
+            point.quality = "undecided"
 
 
 def _score(ladder: Ladder | None, method: str) -> Interval | None:
@@ -88,7 +103,7 @@ def _points(number: int, ladder: Ladder) -> Iterator[SweepPoint]:
         point = SweepPoint(cell=number, rung=row.name, title=rung_title(row.name), score=row.score, why=row.no_share)
         if row.share_of_gain and row.share_of_gain.mean is not None:
             point.share_of_gain = row.share_of_gain
-            point.quality = check_share(row.share_of_gain)
+            point.quality, point.p = check_share(row.share_of_gain), row.rule_p
         if cost := costs.get(row.name):
             point.cost = cost
             point.cheap = check_ratio(cost.low, cost.high)
@@ -183,7 +198,9 @@ def _headline(sweep: Sweep, ladders: Sequence[Ladder]) -> str:
         where = [cell_text(sweep.cells[point.cell].values) for point in candidates if point.rule == check]
         if where:
             parts.append(f"{verb} in {len(where)}" + (f" ({'; '.join(where)})" if check == "holds" else ""))
-    return f"{names}: of {of}, {RULE} {listed(parts)}."
+    tested = sum(point.p is not None for point in sweep.points)
+    adjusted = f", at an error rate of 5% for all {tested} shares of the gain together" if tested > 1 else ""
+    return f"{names}: of {of}, {RULE} {listed(parts)}{adjusted}."
 
 
 def _missing(sweep: Sweep) -> list[str]:

@@ -7,12 +7,14 @@
     python tests/bench/statistics_grid.py --special --ladders 300
     python tests/bench/statistics_grid.py --costs 20000
     python tests/bench/statistics_grid.py --power 200
+    python tests/bench/statistics_grid.py --until-decided 200
 
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
 `--gains` prints how often the interval of a gate's gain contains the true gain, for one run's paired items; `--costs`
 how often a cost ratio is said to be on the wrong side of one eighth; `--power` how often the required sample suffices.
 `--special` measures the cells of what the grid assumes not to be.
+`--until-decided` prints error rates and mean numbers of runs of ladders that run until their questions are decided.
 """
 
 from __future__ import annotations
@@ -41,11 +43,18 @@ from simulated_grid import (
     measure,
     measure_costs,
     measure_power,
+    measure_until_decided,
     special_cells,
 )
 
 from engine.evaluation.intervals import bootstrap, paired_interval
 
+UNTIL_DECIDED = [
+    *((variant, 300, std, False) for variant in ("threshold", "bimodal t3") for std in SEED_STDS),
+    *((variant, 300, std, True) for variant in ("threshold", "bimodal t3") for std in SEED_STDS),
+    *(("threshold", items, std, True) for items in (1000, 100) for std in SEED_STDS),
+]
+"""(generator, items, seed SD, effects) of the ladders that stop when decided."""
 GAIN_ITEMS = (6, 10, 20, 50, 100, 300)
 DISCORDANT = ((0.97, 0.0), (0.9, 0.0), (0.5, 0.0), (0.3, 0.05), (0.1, 0.02), (0.05, 0.05), (0.02, 0.0))
 """Probabilities that only the tuned model, and only the base, is right on an item."""
@@ -182,6 +191,23 @@ def print_power(ladders: int) -> None:
         print(f"| {items} | {seeds} | {100 * std:g} | 6 | {count} | {100 * power:.1f} |", flush=True)
 
 
+def print_until_decided(ladders: int, most: int) -> None:
+    """One row per cell; *of the fixed*: mean seeds until decided, divided by those of a fixed design of equal power."""
+    heads = ["generator", "items", "seed SD", "effects", "false", "looking at 5%", "false share", "−6 found"]
+    heads += ["fixed", "seeds", "of the fixed", "runs", f"of {3 * most}"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    cells = [Cell(*cell[:2], (most,) * 3, (cell[2],) * 3, cell[3]) for cell in UNTIL_DECIDED]
+    for cell in cells:
+        found = measure_until_decided(cell, ladders)
+        shares = [f"{found[name] / ladders:.1%}" for name in ("false", "naive", "false_share", "power")]
+        fixed = np.maximum.accumulate([count / ladders for count in found["fixed"]])
+        power, seeds, runs = found["power"] / ladders, found["seeds"] / ladders, found["runs"] / ladders
+        equal = max(2.0, float(np.interp(power, fixed, np.arange(most - len(fixed) + 1, most + 1))))
+        facts = [cell.variant, cell.items, cell.stds[0], "yes" if cell.effects else "none", *shares]
+        facts += [f"{fixed[-1]:.1%}", f"{seeds:.1f}", f"{seeds / equal:.2f}" if cell.effects else "–"]
+        print(f"| {' | '.join(map(str, [*facts, f'{runs:.1f}', f'{runs / 3 / most:.2f}']))} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "statistics_cells.jsonl")
@@ -195,7 +221,12 @@ def main() -> None:
     parser.add_argument("--special", action="store_true", help="measure the special cells, and print them")
     parser.add_argument("--costs", type=int, metavar="SAMPLES", help="cost ratios near one eighth")
     parser.add_argument("--power", type=int, metavar="LADDERS", help="power at the required sample")
+    parser.add_argument("--until-decided", type=int, metavar="LADDERS", help="ladders that stop when decided")
+    parser.add_argument("--max-seeds", type=int, default=8)
     given = parser.parse_args()
+    if given.until_decided:
+        print_until_decided(given.until_decided, given.max_seeds)
+        return
     if given.costs:
         print_costs(given.costs)
         return

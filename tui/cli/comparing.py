@@ -88,6 +88,13 @@ def ladder(
         int,
         typer.Option("--learning-rates", min=1, max=9, help="Learning rates to try per rung on validation rows."),
     ] = 1,
+    until_decided: Annotated[
+        bool,
+        typer.Option("--until-decided", help="Run further seeds only for rungs with an open question; 2 seeds first."),
+    ] = False,
+    max_seeds: Annotated[
+        int | None, typer.Option("--max-seeds", min=2, max=20, help="With --until-decided: seeds at most (default: 8).")
+    ] = None,
     margin: MarginOption = DEFAULT_MARGIN / POINT,
     ship: Annotated[
         list[str] | None,
@@ -141,6 +148,7 @@ def ladder(
         command=command,
         ship=artifact_words,
         margin=margin * POINT,
+        max_seeds=verb.seed_limit(until_decided, max_seeds, vary),
         retime=retime,
         base_shots=verb.shot_numbers(base_shots),
         prices=price or [],

@@ -13,7 +13,7 @@ from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_plan import describe_plan
+from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.preference.judge_dir import with_preferences
@@ -35,6 +35,21 @@ def refuse_missing_tools(ship: Sequence[str]) -> None:
     with contextlib.suppress(ValueError):  # an unknown word: the plan refuses it
         if any(parse_artifact(word.rpartition(":")[2]).kind == "gguf" for word in ship):
             ask("export.tools", {})
+
+
+def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None) -> int | None:
+    """Most seeds of a ladder that runs until its questions are decided; None for one with a fixed number.
+
+    Raises UserError for options that cannot be combined.
+    """
+    if not until_decided:
+        if most is not None:
+            raise UserError(f"--max-seeds {most} limits --until-decided", hint="add it", code="ladder.until_decided")
+        return None
+    if vary:
+        what, do = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
+        raise UserError(what, "--until-decided", do, code="ladder.until_decided")
+    return DEFAULT_MAX_SEEDS if most is None else most
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:

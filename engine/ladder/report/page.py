@@ -56,6 +56,7 @@ TOPICS = {
     "ship": "Ship",
     "full": "Full fine-tuning",
     "artifact": "Artifacts",
+    "decided": "Decisions",
     "data": "Data",
     "caveat": "Caveat",
 }
@@ -135,6 +136,21 @@ def unfinished_text(ladder: Ladder) -> str:
     return f"Partial report: the ladder {end}{when}{f': {ladder.reason}' if ladder.reason else '.'}"
 
 
+def looks_text(ladder: Ladder) -> str:
+    """How many looks at the ladder its error rate of 5% allows."""
+    if ladder.max_seeds is None:
+        seeds = amount(len(ladder.seeds), "seed")
+        return (
+            f"The error rate of 5% is that of one look, after {seeds}. Adding seeds until something is significant "
+            "finds too much; --until-decided allows a look after every seed."
+        )
+    return (
+        f"The error rate of 5% holds for all looks together, one after every seed from the second to at most the "
+        f"{ladder.max_seeds}th: what a look decides has the interval of that look, at the part of the error rate that "
+        "was spent on it (Lan and DeMets 1983)."
+    )
+
+
 def reading_help(ladder: Ladder) -> list[str]:
     """What intervals, ranges and times mean."""
     if len(ladder.seeds) > 1:
@@ -148,6 +164,7 @@ def reading_help(ladder: Ladder) -> list[str]:
         ranges = "Ratios of times and energies are from one timing each."
     texts = [
         f"Brackets are 95% confidence intervals (CI), pointwise except for differences. {intervals}",
+        looks_text(ladder),
         ranges,
         "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time covers "
         "loading, training, scoring the tuned model and saving, without waiting for the GPU and without scoring the "

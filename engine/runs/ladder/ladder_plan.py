@@ -46,6 +46,8 @@ LADDER_KEYS = ("method", "evaluation.when", "evaluation.base_shots")
 _SETTING_SEPARATOR = re.compile(r",(?=\s*(?:\w+\.[\w.]+|method)\s*=)")
 """The comma before a key; commas in values do not separate: adapter.target_modules=["q_proj","v_proj"]."""
 MAX_SEEDS = 20
+DEFAULT_MAX_SEEDS = 8
+"""Of a ladder that runs until its questions are decided."""
 MAX_LEARNING_RATES = 9
 MAX_SHOTS = 64
 MAX_NAME = 24
@@ -66,15 +68,20 @@ def make_plan(
     retime: bool = False,
     base_shots: Sequence[int] = (),
     prices: Sequence[str] = (),
+    max_seeds: int | None = None,
 ) -> LadderPlan:
     """The plan for `ftbench ladder`. Raises UserError if the rungs cannot be compared.
 
     `rungs` are values of `--rung`: `lora`, or `wide=lora,adapter.rank=64`. Without any, all methods are rungs. `ship`
     are artifacts, `q4_k_m` of every rung or `lora:q4_k_m` of one. A rung that is an address is a served model; `prices`
-    are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`.
+    are those of all of them, `0.15,0.6`, or of one, `big=0.15,0.6`. `max_seeds`: to run until the questions are
+    decided, with at most this many seeds instead of `seeds`.
     """
     served = served_models([word for word in rungs if is_served_word(word)], prices)
     rungs = [word for word in rungs if not is_served_word(word)]
+    if max_seeds is not None:
+        refuse_until_decided(max_seeds, seeds, ship)
+        seeds = max_seeds
     refuse_counts(seeds, learning_rates)
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
@@ -93,6 +100,7 @@ def make_plan(
         created=time.time(),
         rungs=planned,
         seeds=[planned[0].config.train.seed + number for number in range(seeds)],
+        until_decided=max_seeds is not None,
         learning_rates=learning_rates,
         ship=artifact_rungs(ship, planned),
         probe=probe,
@@ -192,6 +200,21 @@ def _artifact_word(given: str, rungs: Sequence[Rung]) -> tuple[str, str, str]:
         raise UserError(f"unknown artifact {word!r}", "--ship", do, code="ladder.unknown_artifact") from error
 
 
+def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> None:
+    """Raises UserError for options that a ladder that runs until its questions are decided cannot have."""
+    option = "--until-decided"
+    if not 2 <= max_seeds <= MAX_SEEDS:
+        what, do = f"invalid number of seeds {max_seeds}", f"use 2 to {MAX_SEEDS}"
+        raise UserError(what, "--max-seeds", do, code="ladder.seeds")
+    if seeds != 1:
+        what, do = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
+        raise UserError(what, option, do, code="ladder.until_decided")
+    if ship:
+        what = "artifacts are compared with a fixed number of seeds"
+        do = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
+        raise UserError(what, option, do, code="ladder.until_decided")
+
+
 def refuse_counts(seeds: int, learning_rates: int) -> None:
     """Raises UserError for a number of seeds or learning rates that is too small or too large."""
     if not 1 <= seeds <= MAX_SEEDS:
@@ -281,7 +304,10 @@ def describe_plan(plan: LadderPlan) -> str:
     shipped = f"; artifacts {', '.join(plan.ship)}" if plan.ship else ""
     exports = f" and {amount(plan.export_count, 'export')}" if plan.ship else ""
     runs = f"{amount(plan.run_count, 'run')}{exports}"
-    return f"base, {names}; {amount(len(plan.seeds), 'seed')}{rates}{probes}{shipped}: {runs}"
+    seeds = amount(len(plan.seeds), "seed")
+    if plan.until_decided:
+        seeds, runs = f"2 to {seeds}, until the questions are decided", f"at most {runs}"
+    return f"base, {names}; {seeds}{rates}{probes}{shipped}: {runs}"
 
 
 def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]) -> Rung:

@@ -116,6 +116,36 @@ class ItemDependence(Struct, kw_only=True):
     """Factor by which intervals would be wider, in the part from the test items, if near-duplicates were groups."""
 
 
+class LadderDecision(Struct, kw_only=True):
+    """A question that a look decided: a comparison, or the share of full fine-tuning's gain that a rung keeps."""
+
+    comparison: Comparison | None = None
+    """As of that look, if it decided a comparison."""
+    rung: str = ""
+    """The rung whose share was decided; '' for a comparison."""
+    share: Interval | None = None
+    """Its share of the gain as of that look."""
+
+
+class Look(Struct, kw_only=True):
+    """An evaluation of a ladder that runs until its questions are decided, after a round of seeds."""
+
+    seeds: int
+    """Seeds of a rung with open questions."""
+    runs: int
+    """Runs of the ladder until then."""
+    error_rate: float
+    """Of this look for all comparisons together: part of the 5% of all looks."""
+    share_error_rate: float
+    """Of this look for the share of the gain."""
+    decisions: list[LadderDecision] = field(default_factory=list)
+    """What this look decided."""
+    rungs: list[str] = field(default_factory=list)
+    """Rungs with an open question, which get a further seed; empty after the last look."""
+    unlikely: list[tuple[str, str]] = field(default_factory=list)
+    """Open questions that further seeds are unlikely to decide: a rung and what it is compared with."""
+
+
 class RungDuration(Struct, kw_only=True):
     """Expected seconds of one run of a rung, from its timing probe."""
 
@@ -160,6 +190,10 @@ class Ladder(Struct, kw_only=True):
     """How many runs used devices of this machine at the same time."""
     seeds: list[int] = field(default_factory=list)
     """Of the compared runs."""
+    max_seeds: int | None = None
+    """Most seeds of a ladder that runs until its questions are decided; None: a fixed number of seeds, for one look."""
+    looks: list[Look] = field(default_factory=list)
+    """Its evaluations so far."""
     margin: float | None = None
     """Loss of quality up to which a rung is as good as another."""
     work: SharedWork | None = None

@@ -102,6 +102,8 @@ class RungResult(Struct, kw_only=True):
     share_of_gain: Interval | None = None
     """Gain over the base model divided by full fine-tuning's, or without its score by that of the best rung; pointwise,
     as `share_of_score`."""
+    rule_p: float | None = None
+    """Two-sided p of the share of the gain against that of the rule of thumb; None without a share."""
     no_share: str = ""
     """Why there is no share of gain."""
     not_compared: str = ""
@@ -217,6 +219,7 @@ Topic = Literal[
     "ship",
     "full",
     "artifact",
+    "decided",
     "data",
     "caveat",
 ]

@@ -105,6 +105,9 @@ class LadderPlan(Struct, kw_only=True, frozen=True):
     created: float
     rungs: list[Rung]
     seeds: list[int]
+    """With `until_decided` at most."""
+    until_decided: bool = False
+    """Whether to look after every round of seeds, and to run further seeds only for rungs with an open question."""
     learning_rates: int = 1
     """Rates tried per rung on the validation rows; 1: its configured rate without trials."""
     probe: bool = True

@@ -8,6 +8,7 @@ import re
 import subprocess
 from html import unescape
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,15 @@ import pytest
 from made_runs import HOSTILE
 from test_recommendation import timed, with_times
 
+from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.recommendation import summarize
 from engine.ladder.sweep_report import html, text, write
-from engine.ladder.sweep_results import slope, summarize_sweep
+from engine.ladder.sweep_results import _adjust, slope, summarize_sweep
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import SeedRange
-from engine.runs.ladder.sweep import Axis, Sweep, SweepCell
+from engine.runs.ladder.sweep import Axis, Sweep, SweepCell, SweepPoint
 from engine.runs.ladder.sweep_dir import SweepDir
-from engine.runs.run.result import EXACT_DEGREES, Interval, student_quantile
+from engine.runs.run.result import EXACT_DEGREES, Z_95, Interval, student_quantile
 from engine.runs.score_format import with_bounds
 
 RANKS = Axis(key="adapter.rank", values=[4, 8, 16, 32])
@@ -34,6 +36,7 @@ def ladder_with(share: float, qlora: float, half: float = 0.03, name: str = "") 
     for row in ladder.rows:
         if row.name == "qlora":
             row.share_of_gain = Interval(mean=share, low=share - half, high=share + half, rows=300)
+            row.rule_p = 2 * NormalDist().cdf(-abs(share - RULE_GAIN_SHARE) * Z_95 / half)
         if row.training_seconds:
             mean = row.training_seconds.mean
             row.training_seconds = SeedRange(mean=mean, low=mean, high=mean, values=[mean] * 3)
@@ -65,9 +68,23 @@ def test_the_headline_says_in_which_ladders_the_rule_holds() -> None:
     sweep = rising()
     assert sweep.headline == (
         "QLoRA: of 4 ladders, the rule of thumb (94% of the gain at one eighth of the cost) holds in 1 "
-        "(adapter.rank=32), does not hold in 2 and is undecided in 1."
+        "(adapter.rank=32), does not hold in 2 and is undecided in 1, at an error rate of 5% for all 8 shares of the "
+        "gain together."
     )
     assert [point.rule for point in sweep.points if point.rung == "qlora"] == ["fails", "fails", "undecided", "holds"]
+
+
+def test_a_sweep_in_which_nothing_is_to_be_found_finds_something_in_at_most_five_percent() -> None:
+    random, sweeps = np.random.default_rng(0), 2000
+    alone = together = 0
+    for _ in range(sweeps):
+        ps = random.random(12)
+        points = [SweepPoint(cell=n, rung="qlora", title="", quality="fails" if p < 0.05 else "undecided", p=p)
+                  for n, p in enumerate(ps)]  # fmt: skip
+        alone += any(point.quality == "fails" for point in points)
+        _adjust(points)
+        together += any(point.quality == "fails" for point in points)
+    assert alone / sweeps > 0.4 and 0.03 < together / sweeps < 0.06
 
 
 def test_a_cost_ratio_needs_no_share_of_the_gain() -> None:

@@ -113,6 +113,9 @@ def ladder(
     ] = None,
     vary: VaryOption = None,
     budget: BudgetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the expected hours and power by number of seeds; start nothing.")
+    ] = False,
     fresh: FreshOption = False,
     retime: RetimeOption = False,
     device: DevicesOption = None,
@@ -156,7 +159,12 @@ def ladder(
     if not vary:
         if budget is not None:
             raise UserError("--budget without --vary", hint="add --vary KEY=V1,V2", code="sweep.budget_without_axes")
+        if dry_run:
+            raise typer.Exit(verb.show_forecast(make(given), home(runs, json=json), json))
         raise typer.Exit(verb.start(make(given), home(runs, launch=True, json=json), detach, json))
+    if dry_run:
+        hint = "remove --vary to forecast one of its ladders"
+        raise UserError("--dry-run forecasts one ladder", "--vary", hint, code="sweep.dry_run")
     from engine.runs.ladder.sweep import make_cells, parse_axes, parse_budget
     from tui.cli import sweep
 

@@ -12,6 +12,7 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.forecast import POINTS, forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
 from engine.runs.ladder.ladder_state import Ladder
@@ -27,7 +28,10 @@ from tui.cli.run import check_disk, interruptible, print_detached
 from tui.history.tables import show_benchmarks
 from tui.live.following import Detached, follow_ladder
 from tui.output import streams
-from tui.output.console import console, print_json, say
+from tui.output.console import console, print_json, say, table
+
+FIRST_ROUNDS, MIN_FORECAST = 2, 5
+"""Seeds from which, and at least up to which, hours and power are forecast."""
 
 
 def refuse_missing_tools(ship: Sequence[str]) -> None:
@@ -50,6 +54,30 @@ def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None
         what, do = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
         raise UserError(what, "--until-decided", do, code="ladder.until_decided")
     return DEFAULT_MAX_SEEDS if most is None else most
+
+
+def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
+    """Print hours and power by number of seeds, and what they are computed from."""
+    found = forecast(plan, runs)
+    counts = range(FIRST_ROUNDS if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
+    if json:
+        rows = [
+            {
+                "seeds": count,
+                "runs": count * len(found.rungs),
+                "hours": found.hours(count),
+                "power": {f"{points} points": found.power(points / 100, count) for points in POINTS},
+            }
+            for count in counts
+        ]
+        print_json({"source": found.source, "items": found.items, "seed_std": found.seed_std, "seeds": rows})
+        return 0
+    say(describe_plan(plan))
+    columns = ["seeds", "runs", "hours", *(f"{points} points" for points in POINTS)]
+    title = "chance that this number of seeds shows a difference between two rungs"
+    table(title, columns, forecast_rows(found, counts), right=range(len(columns)))
+    say(found.source)
+    return 0
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:

@@ -1,0 +1,47 @@
+"""What `ftbench ladder --dry-run` expects: hours and power, from an earlier ladder on the same work or from a prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_ladder import made_ladder
+
+from engine.runs.ladder.forecast import CRITICAL, PRIOR_SEED_STD, forecast, forecast_rows
+from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_plan import make_plan, shared
+from engine.runs.ladder.ladder_state import Ladder
+
+
+def test_without_an_earlier_ladder_the_prior_is_named_and_hours_are_unknown(tmp_path: Path) -> None:
+    found = forecast(make_plan("demo", [], {}), tmp_path)
+    assert found.source.startswith("assumed") and found.seed_std == PRIOR_SEED_STD
+    assert found.hours(3) is None
+    powers = [found.power(0.06, seeds) for seeds in range(1, 9)]
+    assert powers == sorted(powers)
+    assert 0.3 < powers[2] < 0.5  # simulated ladders of 300 items and 3 seeds: 33.7 to 50.0%
+    assert forecast_rows(found, [2])[0][:3] == ["2", "6", "–"]
+
+
+def test_an_earlier_ladder_on_the_same_work_gives_hours_and_variances(tmp_path: Path) -> None:
+    folder, ladder = made_ladder(tmp_path)
+    plan = make_plan("demo", [], {})
+    assert forecast(plan, tmp_path).source.startswith("assumed")  # other settings
+    _same_work(folder, ladder, shared(plan.rungs))
+    found = forecast(plan, tmp_path)
+    assert ladder.name in found.source and ladder.work and found.items == ladder.work.test
+    assert found.seed_std == pytest.approx(0.004)
+    seconds = sum(row.all_seconds.mean for row in ladder.rows if row.all_seconds)
+    assert found.hours(2) == pytest.approx(2 * seconds / 3600)
+    seeds = len(ladder.seeds)
+    low, high = ladder.comparisons[0].difference.low, ladder.comparisons[0].difference.high
+    assert low is not None and high is not None
+    half = (high - low) / 2
+    assert found.power(half, seeds) == pytest.approx(0.5, abs=0.1)  # of a difference as large as half the interval
+    assert seeds in CRITICAL
+
+
+def _same_work(folder: LadderDir, ladder: Ladder, settings: dict[str, object]) -> None:
+    ladder.config = settings
+    ladder.status = "finished"
+    folder.write_state(ladder)

@@ -135,7 +135,7 @@ def _cost_of_deciding(ladder: Ladder, compared: Comparison) -> str:
     sample = needed_sample(compared)
     rows = [row for row in ladder.rows if row.name in (compared.a, compared.b) and row.seeds]
     seconds = [row.all_seconds.mean if row.all_seconds else None for row in rows]
-    if not sample:
+    if not sample or not rows:
         return ""
     text = f"; 80% power takes {sample}"
     if None in seconds or ladder.work is None:

@@ -185,10 +185,14 @@ def decide_questions(
             look.decisions.append(LadderDecision(rung=rung.name, share=rung.share_of_gain))
     if look.seeds == len(plan.seeds):
         return
+    running = ladder.looks[-1].rungs if ladder.looks else [planned.name for planned in plan.rungs]
+    closed = {tuple(pair) for earlier in ladder.looks for pair in earlier.unlikely}
     needed: dict[str, None] = {}
     for pair, contrast, margin, family in questions:
         rungs = [name for name in pair if not is_base(name)]
-        if set(rungs) & set(excluded) or not contrast.keys() <= samples.scores.keys():
+        if pair in closed or not set(rungs) <= set(running) - set(excluded):
+            continue  # a rung that has stopped lacks the seeds of the others
+        if not contrast.keys() <= samples.scores.keys():
             continue
         if chance_of_decision(samples, contrast, len(plan.seeds), family, margin) >= MIN_CHANCE:
             needed.update(dict.fromkeys(rungs))

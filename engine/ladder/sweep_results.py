@@ -77,16 +77,14 @@ def summarize_sweep(sweep: Sweep, ladders: Sequence[Ladder | None]) -> None:
 
 
 def _adjust(points: Sequence[SweepPoint]) -> None:
-    """Leave undecided what is not significant among all shares of the sweep (Holm 1979).
-
-    At 5% each, a sweep of 12 ladders would find something in about one of four sweeps in which nothing is to be found.
-    """
-    tested = sorted((point for point in points if point.p is not None), key=lambda point: point.p or 0.0)
-    significant = True
-    for number, point in enumerate(tested):
-        significant &= (point.p or 0.0) <= (1 - CONFIDENCE_LEVEL) / (len(tested) - number)
-        if not significant and point.quality in ("holds", "fails"):
-            point.quality = "undecided"
+    """Leave undecided what is not significant among all ladders in which a rung has a share of the gain (Holm 1979)."""
+    for rung in {point.rung for point in points}:
+        own = [point for point in points if point.rung == rung and point.p is not None]
+        significant = True
+        for number, point in enumerate(sorted(own, key=lambda point: point.p or 0.0)):
+            significant &= (point.p or 0.0) <= (1 - CONFIDENCE_LEVEL) / (len(own) - number)
+            if not significant and point.quality in ("holds", "fails"):
+                point.quality = "undecided"
 
 
 def _score(ladder: Ladder | None, method: str) -> Interval | None:
@@ -198,8 +196,8 @@ def _headline(sweep: Sweep, ladders: Sequence[Ladder]) -> str:
         where = [cell_text(sweep.cells[point.cell].values) for point in candidates if point.rule == check]
         if where:
             parts.append(f"{verb} in {len(where)}" + (f" ({'; '.join(where)})" if check == "holds" else ""))
-    tested = sum(point.p is not None for point in sweep.points)
-    adjusted = f", at an error rate of 5% for all {tested} shares of the gain together" if tested > 1 else ""
+    tested = len({point.cell for point in candidates if point.p is not None})
+    adjusted = f", at an error rate of 5% for all {tested} ladders together" if tested > 1 else ""
     return f"{names}: of {of}, {RULE} {listed(parts)}{adjusted}."
 
 

@@ -96,7 +96,7 @@ class SweepPoint(Struct, kw_only=True):
     why: str = ""
     """Why there is no share of the gain."""
     quality: Check = "unknown"
-    """Whether the share of the gain is at least 94%, at an error rate of 5% for all shares of the sweep."""
+    """Whether the share of the gain is at least 94%, at an error rate of 5% for all ladders together."""
     p: float | None = None
     """Two-sided p of the share against 94%, alone."""
     cheap: Check = "unknown"

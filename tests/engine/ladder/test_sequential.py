@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_the_error_rate_of_all_looks_is_five_percent(most: int, comparisons: int
                 crossed |= np.abs(means[:, look]) > _critical(level / comparisons)
     assert levels[0] == 0.0 and levels[-1] < 0.0501
     assert 0.040 < crossed.mean() < 0.052
-    assert sorted(levels) == list(levels)
+    used = [level for level in levels if level]
+    assert all(later > 0.99 * earlier for earlier, later in itertools.pairwise(used))
 
 
 def _critical(level: float) -> float:

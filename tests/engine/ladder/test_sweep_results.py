@@ -68,8 +68,8 @@ def test_the_headline_says_in_which_ladders_the_rule_holds() -> None:
     sweep = rising()
     assert sweep.headline == (
         "QLoRA: of 4 ladders, the rule of thumb (94% of the gain at one eighth of the cost) holds in 1 "
-        "(adapter.rank=32), does not hold in 2 and is undecided in 1, at an error rate of 5% for all 8 shares of the "
-        "gain together."
+        "(adapter.rank=32), does not hold in 2 and is undecided in 1, at an error rate of 5% for all 4 ladders "
+        "together."
     )
     assert [point.rule for point in sweep.points if point.rung == "qlora"] == ["fails", "fails", "undecided", "holds"]
 

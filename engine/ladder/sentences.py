@@ -123,6 +123,9 @@ def _decided(ladder: Ladder) -> list[VerdictSentence]:
         limit = amount(ladder.max_seeds or 0, "seed")
         why = f"up to {limit} are unlikely to decide it" if unlikely else f"{limit} were not enough"
         sentences.append(f"Undecided: {_question(compared.a, compared.b)}; {why}{_cost_of_deciding(ladder, compared)}.")
+    rule = decide(ladder).rule_quality if not last.rungs else "unknown"
+    if rule == "undecided":
+        sentences.append("Undecided: whether the share of the gain is at least that of the rule of thumb.")
     return [VerdictSentence("decided", text) for text in sentences]
 
 

@@ -176,11 +176,11 @@ def decide_questions(
             margin = None if is_base(compared.b) else ladder.margin
             questions.append((pair, {compared.a: sign, compared.b: -sign}, margin, comparison_count(plan)))
     full = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE), "")
-    rung = next((row for row in ladder.rows if row.method == RULE_CANDIDATE and row.share_of_gain), None)
+    rung = next((row for row in ladder.rows if row.method == RULE_CANDIDATE and row.rule_p is not None), None)
     if rung is not None and not any(found.rung for earlier in ladder.looks for found in earlier.decisions):
         if check_share(rung.share_of_gain) == "undecided":
             contrast = {rung.name: 1.0, full: -RULE_GAIN_SHARE, BASE: RULE_GAIN_SHARE - 1}
-            questions.append(((rung.name, full), contrast, None, 1))
+            questions.append(((full, rung.name), contrast, None, 1))
         else:
             look.decisions.append(LadderDecision(rung=rung.name, share=rung.share_of_gain))
     if look.seeds == len(plan.seeds):

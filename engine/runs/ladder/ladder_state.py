@@ -143,7 +143,8 @@ class Look(Struct, kw_only=True):
     rungs: list[str] = field(default_factory=list)
     """Rungs with an open question, which get a further seed; empty after the last look."""
     unlikely: list[tuple[str, str]] = field(default_factory=list)
-    """Open questions that further seeds are unlikely to decide: a rung and what it is compared with."""
+    """Open questions that further seeds are unlikely to decide: a rung and what it is compared with; full fine-tuning
+    and the rung for the share of its gain."""
 
 
 class RungDuration(Struct, kw_only=True):

@@ -92,7 +92,7 @@ def test_decisions_stay_and_only_rungs_with_an_open_question_get_seeds(effects: 
         conclude(ladder)
         said = [sentence.text for sentence in ladder.verdict if sentence.topic == "decided"]
         undecided = sum(one.finding == "undecided" for one in ladder.comparisons)
-        assert sum(text.startswith("Undecided") for text in said) == undecided
+        assert sum(text.startswith("Undecided: ") and " against " in text for text in said) == undecided
     assert stopped  # fewer runs than a fixed ladder with the most seeds
 
 

@@ -102,7 +102,7 @@ def test_the_plan_names_the_most_runs_and_refuses_what_it_cannot_combine() -> No
     assert "2 to 4 seeds" in describe_plan(plan) and "at most 8 runs" in describe_plan(plan)
     for options in ({"seeds": 3}, {"ship": ["merged"]}):
         with pytest.raises(UserError) as refused:
-            make_plan("demo", ["lora"], {}, max_seeds=4, **options)  # type: ignore[arg-type]
+            make_plan("demo", ["lora"], {}, max_seeds=4, **options)
         assert refused.value.code == "ladder.until_decided"
     with pytest.raises(UserError) as refused:
         make_plan("demo", ["lora"], {}, max_seeds=1)

@@ -87,25 +87,42 @@ def _item(rows: list[Row]) -> EvaluationItem:
 
 
 def conversations_of(
-    data: Data, lines: Sequence[dict[str, Any]]
+    data: Data, lines: Sequence[dict[str, Any]], examples: Sequence[str] = ()
 ) -> list[tuple[list[dict[str, Any]], list[Any] | None]]:
     """(messages, tools) of the prompt of each line of `predictions.jsonl`, from the rows of the data.
 
-    A prompt of plain text is one message of the user. Raises UserError if a row is missing or has another answer.
+    A prompt of plain text is one message of the user. `examples`: places of training rows whose conversations are
+    earlier turns, without their system prompts. Raises UserError if a row is missing or has another answer.
     """
     from engine.data.examples import examples_of
 
-    wanted = {line["where"] for line in lines}
+    wanted = {*examples, *(line["where"] for line in lines)}
     found = {example.where: example for example in examples_of(data) if example.where in wanted}
+    if lost := next((where for where in examples if where not in found), ""):
+        raise _changed(data, lost)
+    before = [message for where in examples for message in _whole(found[where])]
     conversations = []
     for line in lines:
         example = found.get(line["where"])
         messages = _prompt_before(example, line["target"]) if example else None
         if example is None or messages is None:
-            what, do = "the test rows differ from those of the runs", "restore the data"
-            raise UserError(what, f"{data.id}: {line['where']}", do, "ladder.items_changed")
-        conversations.append((messages, example.tools))
+            raise _changed(data, line["where"])
+        start = 1 if before and messages[0]["role"] == "system" else 0
+        conversations.append(([*messages[:start], *before, *messages[start:]], example.tools))
     return conversations
+
+
+def _changed(data: Data, where: str) -> UserError:
+    what, do = "the rows differ from those of the runs", "restore the data"
+    return UserError(what, f"{data.id}: {where}", do, "ladder.items_changed")
+
+
+def _whole(example: Example) -> list[dict[str, Any]]:
+    """A conversation with its answers, without a system prompt."""
+    if example.messages is None:
+        asked, answered = example.prompt or "", example.completion or ""
+        return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return [{**message} for message in example.messages if message["role"] != "system"]
 
 
 def _prompt_before(example: Example, target: str) -> list[dict[str, Any]] | None:
@@ -204,11 +221,17 @@ def few_shot_items(
     Each example is a row with its end token. A leading `bos` token occurs once. `positions` is the model's maximum.
     Raises UserError if so many examples do not fit.
     """
-    longest = max((len(row.input_ids) for item in items for row in item.rows), default=0)
-    room = None if positions is None else positions - longest - new_tokens
-    examples = _shots_among(train, shots, room)
+    examples = few_shot_rows(items, train, shots, new_tokens, positions)
     prefix = [token for number, row in enumerate(examples) for token in _without_bos(row.input_ids, bos, number > 0)]
     return [replace(item, rows=tuple(_with_prefix(row, prefix, bos) for row in item.rows)) for item in items]
+
+
+def few_shot_rows(
+    items: Sequence[EvaluationItem], train: Sequence[Row], shots: int, new_tokens: int, positions: int | None
+) -> list[Row]:
+    """The training rows before each prompt of `few_shot_items`. Raises UserError if so many do not fit."""
+    longest = max((len(row.input_ids) for item in items for row in item.rows), default=0)
+    return _shots_among(train, shots, None if positions is None else positions - longest - new_tokens)
 
 
 def _shots_among(train: Sequence[Row], shots: int, room: int | None) -> list[Row]:

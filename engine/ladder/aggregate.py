@@ -36,7 +36,7 @@ from engine.ladder.results import (
     worked_joules,
 )
 from engine.ladder.sequential import BEFORE_FIRST_LOOK, decided_comparisons, keep_shares
-from engine.ladder.served import collect_served
+from engine.ladder.served import collect_served, with_examples
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Floats, ItemScores, MeanSamples, mcnemar
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
@@ -124,7 +124,8 @@ def aggregate(folder: LadderDir, ladder: Ladder, plan: LadderPlan, look: Look | 
     ladder.rows = [_row(rung, ladder, results) for rung in plan.rungs]
     bases = [row for row in (_base_row(results, BASE), _base_row(results, BASE_4BIT)) if row]
     bases += collect_few_shot(folder, results, plan.base_shots, ladder.work.metric if ladder.work else "")
-    bases += collect_served(folder, results, plan.served, ladder.work.metric if ladder.work else "")
+    served = [model for model, _ in with_examples(plan.served, plan.base_shots)]
+    bases += collect_served(folder, results, served, ladder.work.metric if ladder.work else "")
     ladder.rows[:0] = bases
     samples = add_statistics(ladder, results, ladder.work.metric if ladder.work else "", look)
     ladder.benchmarks = collect_benchmarks(folder, ladder, results)

@@ -22,7 +22,7 @@ from engine.ladder.aggregate import aggregate, memory_of_full
 from engine.ladder.runner import EntryQueue, LadderRunner, PlannedRun
 from engine.ladder.sentences import conclude
 from engine.ladder.sequential import FIRST_LOOK, decide_questions, next_look
-from engine.ladder.served import ask_served, check_served, record_failure
+from engine.ladder.served import ask_served, check_served, examples_of_base, record_failure, with_examples
 from engine.ladder.stages import (
     ArtifactExports,
     RateTrials,
@@ -258,15 +258,25 @@ class LadderPipeline:
         if entry is None or ladder.work is None:
             return
         config, predictions = self.plan.rungs[0].config, RunDir(folder.runs / entry.run).predictions_file
-        for model in self.plan.served:
+        for model, shots in with_examples(self.plan.served, self.plan.base_shots):
             try:
-                state = ask_served(folder, model, config, predictions, ladder.work.metric, self.runner.stopping)
+                examples = self._examples(shots)
+                metric, stopping = ladder.work.metric, self.runner.stopping
+                state = ask_served(folder, model, config, predictions, metric, stopping, examples)
             except (UserError, RunFailed) as error:
                 state = record_failure(folder, model, error)
             if state.status == "failed":
                 self.runner.warn("ladder.served_failed", f"{model.name} is not scored: {state.reason}")
             self._evaluate()
             self.runner.save()
+
+    def _examples(self, shots: int) -> list[str]:
+        """The places of the examples in the prompts of the base model. Raises UserError without them."""
+        ladder, folder = self.runner.ladder, self.runner.dir
+        runs = [RunDir(folder.runs / one.run) for one in ladder.entries if one.kind == "run" and one.run]
+        runs += [RunDir(folder.runs / run) for run in ladder.base_runs.values()]
+        scored = (run for run in runs if run.few_shot_examples_file(shots).exists())
+        return examples_of_base(next(scored, runs[0]), shots)
 
     def export(self) -> None:
         """Export, check and score the artifacts of the finished runs."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +29,7 @@ from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
 from engine.runs.ladder.rungs import ServedModel
 from engine.runs.preference.answers import text_hash
 from engine.runs.rpc_client import ask
+from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
 
 TIMEOUT = 300.0
@@ -74,17 +76,51 @@ def check_served(models: list[ServedModel], metric: str, picks_from_choices: boo
             client.close()
 
 
+def with_examples(models: list[ServedModel], shots: list[int]) -> list[tuple[ServedModel, int]]:
+    """Every served model without examples and with each number of them, with a name of its own."""
+    named = [(model, count) for model in models for count in (0, *shots)]
+    return [
+        (msgspec.structs.replace(model, name=f"{model.name}-{count}-shot") if count else model, count)
+        for model, count in named
+    ]
+
+
+def examples_of_base(run: RunDir, shots: int) -> list[str]:
+    """The places of the training rows that the base model had in its prompts; none for 0 examples.
+
+    Raises UserError if it was not scored with them.
+    """
+    if not shots:
+        return []
+    try:
+        return msgspec.json.decode(read_regular(run.few_shot_examples_file(shots)), type=list[str])
+    except (OSError, msgspec.DecodeError) as error:
+        hint = "run the ladder with --fresh"
+        raise UserError(
+            f"the base model was not scored with {shots} examples", run.name, hint, "ladder.served"
+        ) from error
+
+
 def ask_served(
-    folder: LadderDir, model: ServedModel, config: Config, predictions: Path, metric: str, stopping: StopRequest
+    folder: LadderDir,
+    model: ServedModel,
+    config: Config,
+    predictions: Path,
+    metric: str,
+    stopping: StopRequest,
+    examples: Sequence[str] = (),
 ) -> ServedState:
     """Let a served model answer the items of a file of predictions; known answers are not asked for again.
+
+    `examples`: places of training rows that are earlier turns of each prompt.
 
     Raises UserError if the items changed, StopRequested, and RunFailed and UserError as the client.
     """
     place = served_folder(folder, model)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = [msgspec.json.decode(line) for line in read_item_lines(predictions)]
-    items = ask("ladder.served_items", {"config": msgspec.to_builtins(config), "lines": lines}, print)
+    request = {"config": msgspec.to_builtins(config), "lines": lines, "examples": list(examples)}
+    items = ask("ladder.served_items", request, print)
     longest = config.evaluation.max_new_tokens
     keys = [text_hash(model.endpoint, msgspec.json.encode([item, longest]).decode()) for item in items]
     known = _known(place / "answers.jsonl")
@@ -196,7 +232,7 @@ REFUSALS = {
 
 
 def collect_served(
-    folder: LadderDir, results: LadderResults, models: list[ServedModel], metric: str
+    folder: LadderDir, results: LadderResults, models: Iterable[ServedModel], metric: str
 ) -> list[RungResult]:
     """Add the scores of served models to the results; returns their rows. Raises UserError if a file is damaged."""
     rows = []

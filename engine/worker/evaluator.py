@@ -7,14 +7,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import msgspec
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import schema
+from engine.config.files import write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import percent
 from engine.config.schema import Config
-from engine.data.items import FINAL_VALIDATION_ROWS, EvaluationItem, all_rows, few_shot_items, sampled, sampled_by_rows
+from engine.data.items import (
+    FINAL_VALIDATION_ROWS,
+    EvaluationItem,
+    all_rows,
+    few_shot_items,
+    few_shot_rows,
+    sampled,
+    sampled_by_rows,
+)
 from engine.data.prepared import Prepared
 from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
@@ -164,6 +174,9 @@ class Evaluator:
         items = few_shot_items(self.test, self.rows.train, shots, bos, new_tokens, limit)
         scored = self._items(base, items)
         if self.ranks.is_first:
+            examples = few_shot_rows(self.test, self.rows.train, shots, new_tokens, limit)
+            places = msgspec.json.encode([row.where for row in examples])
+            write_atomically(self.run_dir.few_shot_examples_file(shots), places)
             write_items(file, self.test, self.prompts, scored, None)
 
     def score_after_training(self, model: torch.nn.Module) -> None:

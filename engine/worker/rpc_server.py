@@ -157,9 +157,8 @@ def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.data.items import conversations_of
 
     config = msgspec.convert(arguments["config"], schema.Config)
-    return [
-        {"messages": messages, "tools": tools} for messages, tools in conversations_of(config.data, arguments["lines"])
-    ]
+    found = conversations_of(config.data, arguments["lines"], arguments["examples"])
+    return [{"messages": messages, "tools": tools} for messages, tools in found]
 
 
 def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:

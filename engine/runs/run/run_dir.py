@@ -79,6 +79,10 @@ class RunDir(Folder):
         """The answers of the base model with this many examples in the prompt, in the form of `predictions.jsonl`."""
         return self.path / f"predictions-{shots}-shot.jsonl"
 
+    def few_shot_examples_file(self, shots: int) -> Path:
+        """The places of the training rows in these prompts, as a JSON list."""
+        return self.path / f"examples-{shots}-shot.json"
+
     def benchmark_file(self, benchmark: str, when: Literal["before", "after"]) -> Path:
         """The scores of each item of a benchmark, before or after training (`engine.runs.run.result`)."""
         return self.path / "benchmarks" / f"{file_stem(benchmark)}.{when}.json"

@@ -203,12 +203,17 @@ def test_from_the_command_to_the_report(tmp_path: Path) -> None:
         return '{"category": "late"}'
 
     with planted(reply) as server:
-        words = ["--rung", "lora", "--rung", f"big={server.name}", "--price", "1,2", "--no-probe"]
+        words = ["--rung", "lora", "--rung", f"big={server.name}", "--price", "1,2", "--no-probe", "--base-shots", "2"]
         done = ftbench("ladder", "demo", *MICRO, *words, "--json")
         assert done.returncode == 0, done.stderr
         state = json.loads(done.stdout)
         (row,) = [row for row in state["rows"] if row["name"] == "@big"]
-        assert row["status"] == "finished" and row["score"]["rows"] == state["work"]["test"] == len(seen)
+        assert row["status"] == "finished" and row["score"]["rows"] == state["work"]["test"] == len(seen) / 2
+        (shots,) = [row for row in state["rows"] if row["name"] == "@big-2-shot"]
+        assert shots["status"] == "finished"
+        assert sum(len(roles) == len(seen[0]) for roles in seen) == len(seen) / 2
+        longer = seen[-1] if len(seen[-1]) > len(seen[0]) else seen[0]
+        assert longer[-5:] == ["user", "assistant", "user", "assistant", "user"]
         assert row["served"]["cost"] > 0 and row["training_seconds"] is None
         assert all(roles[-1] == "user" for roles in seen)
         (folder,) = iterate(tmp_path / "runs")

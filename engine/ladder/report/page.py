@@ -65,11 +65,9 @@ NO_RESULTS = "No results yet."
 NO_SAMPLES = "No run has predictions to show."
 PARTIAL_REPORT = "Partial report: the ladder is still running"
 COMPARISONS = (
-    "All rungs are scored on the same test items, so differences are paired by item. Their 95% CIs hold simultaneously "
-    "for all pairs of trained rungs and the base model; the adjusted p is below 0.05 exactly where the CI excludes "
-    "zero. A rung is as good as another within the margin if the CI excludes that it is worse by more. The test items "
-    "and seeds that give 80% power do so if the true difference is the observed one and seeds vary as they did here; "
-    "the range is for seeds that vary little and much."
+    "Differences are paired by test item. Their 95% CIs hold simultaneously for all pairs; the adjusted p is below "
+    "0.05 exactly where the CI excludes zero. As good within the margin: the CI excludes being worse by more. The "
+    "needed test items and seeds give 80% power if the true difference is the observed one."
 )
 BENCHMARKS = (
     "Benchmarks are scored by lm-evaluation-harness, with the prompts of its tasks and without a chat template. "
@@ -153,22 +151,14 @@ def looks_text(ladder: Ladder) -> str:
 
 def reading_help(ladder: Ladder) -> list[str]:
     """What intervals, ranges and times mean."""
-    if len(ladder.seeds) > 1:
-        intervals = "They account for the choice of test items and the variation between seeds."
-        ranges = "Two values with a dash are the lowest and the highest seed, not a confidence interval."
-    else:
-        intervals = (
-            "They account for the choice of test items, and for a variation between seeds that is assumed, because one "
-            "seed cannot show it."
-        )
-        ranges = "Ratios of times and energies are from one timing each."
+    several = len(ladder.seeds) > 1
+    spread = "over test items and seeds" if several else "over test items and an assumed spread between seeds"
     texts = [
-        f"Brackets are 95% confidence intervals (CI), pointwise except for differences. {intervals}",
+        f"Brackets are 95% confidence intervals (CI) {spread}, pointwise except for differences.",
         looks_text(ladder),
-        ranges,
-        "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time covers "
-        "loading, training, scoring the tuned model and saving, without waiting for the GPU and without scoring the "
-        "base model.",
+        *(["Two values with a dash are the lowest and the highest seed."] if several else []),
+        "Times of a minute or more are m:ss or h:mm:ss. Training time covers optimizer steps only; total time all "
+        "phases except waiting for the device and scoring the base model.",
     ]
     if ladder.work and metric_spec(ladder.work.metric).lower_is_better:
         name = metric_spec(ladder.work.metric).title

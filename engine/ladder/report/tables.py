@@ -28,7 +28,6 @@ from engine.ladder.phrases import (
     seed_range_text,
 )
 from engine.ladder.results import comparison
-from engine.ladder.sentences import disturbed_timings
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, LadderSummary, RungResult
 from engine.runs.ladder.rungs import is_base, is_served
@@ -361,8 +360,6 @@ def time_and_price(ladder: Ladder) -> ReportTable:
     priced = [(rung_title(row.name), row.money_note) for row in ladder.rows if row.money]
     rented = [(rung_title(row.name), row.rent_note) for row in ladder.rows if row.rent]
     notes = [*noted("Price per run", priced), *noted("Cheapest GPU", rented)]
-    if disturbed := disturbed_timings(ladder):
-        notes.append(disturbed)
     return without_empty(ReportTable("Time and price", "rung", columns, lines, notes))
 
 

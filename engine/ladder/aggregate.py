@@ -99,8 +99,8 @@ def memory_of_full(ladder: Ladder, plan: LadderPlan) -> str:
     peak = found.methods[0].best.peak
     gpu, size = gpu_prices.cheapest_gpu(peak, known), quantities.size(peak)
     if gpu is None:
-        return f"it takes about {size} of GPU memory, more than any listed GPU has (train.devices shards it)"
-    return f"on {gpu.name} it could be: full fine-tuning takes about {size} of GPU memory"
+        return f"it takes about {size} of GPU memory (predicted), more than any listed GPU has; train.devices shards it"
+    return f"on {gpu.name} it could be: full fine-tuning takes about {size} of GPU memory (predicted)"
 
 
 OUTLIER = "it has fewer seeds than other rungs, and they vary significantly more; run it with more seeds"

@@ -10,7 +10,8 @@ from simulated import BASE, EQUAL, METHODS, Truth, blank_ladder, simulate
 from simulated_grid import Cell, measure
 
 from engine.config.errors import UserError
-from engine.ladder.aggregate import add_statistics
+from engine.config.preset import Preset, resolve
+from engine.ladder.aggregate import add_statistics, memory_of_full
 from engine.ladder.decisions import decide
 from engine.ladder.phrases import (
     ASSUMED_SPREAD,
@@ -29,6 +30,7 @@ from engine.ladder.statistics import Floats, ItemScores
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import RungResult, SeedRange, finding_of
+from engine.runs.ladder.rungs import LadderPlan, Rung
 from engine.runs.run.result import MeasuredPeak
 
 ITEMS = 400
@@ -164,6 +166,17 @@ def test_without_full_the_rungs_are_compared_with_the_best_one() -> None:
     assert f"LoRA is {SIGNIFICANTLY['better']} than QLoRA" in summary.headline and not summary.tests_rule
     assert [one.decision for one in summary.rows] == ["", "worse than LoRA", "ship; the best score"]
     assert "QLoRA − LoRA = −20.0 points" in " ".join(sentence.text for sentence in ladder.verdict)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [("llama-3.1-8b", "on H200 141GB it could be"), ("gpt-oss-20b", "more than any listed GPU")]
+)
+def test_without_full_the_gpu_is_named_on_which_it_would_fit(model: str, said: str) -> None:
+    config = resolve(Preset("demo-lora", {}), "lora", {"model.id": model}).config
+    plan = LadderPlan(preset="p", created=0.0, rungs=[Rung(name="lora", config=config)], seeds=[0], command="")
+    ladder = ladder_of(scores(base=0.2, lora=0.7))
+    assert said in memory_of_full(ladder, plan) and "GiB of GPU memory (predicted)" in memory_of_full(ladder, plan)
+    assert memory_of_full(ladder_of(scores(base=0.2, full=0.7)), plan) == ""
 
 
 def test_a_share_of_a_barely_detected_gain_is_withheld() -> None:

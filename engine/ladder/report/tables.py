@@ -204,7 +204,7 @@ def quality(ladder: Ladder) -> ReportTable:
 
 
 def rung_cell(row: RungResult) -> Cell:
-    """The rung's name with its learning rate and number of seeds."""
+    """The rung's name with its learning rate, what set it, and the number of seeds."""
     if is_served(row.name):
         return Cell(rung_title(row.name), ("served model",))
     if is_base(row.name):
@@ -212,7 +212,8 @@ def rung_cell(row: RungResult) -> Cell:
     if row.source:
         seeds = f"artifact, {amount(len(row.seeds), 'seed')}" if row.seeds else "artifact"
         return cell(rung_title(row.name), seeds, "not all seeds" if row.status == "partly" else "")
-    learning_rate = f"rate {rate(row.learning_rate)}" if row.learning_rate is not None else ""
+    origin = f" ({row.learning_rate_origin})" if row.learning_rate_origin else ""
+    learning_rate = f"rate {rate(row.learning_rate)}{origin}" if row.learning_rate is not None else ""
     seeds = f"{len(row.seeds)} seed{'s' if len(row.seeds) != 1 else ''}" if row.seeds else ""
     partly = "not all seeds" if row.status == "partly" else ""
     return cell(rung_title(row.name), " · ".join(filter(None, (learning_rate, seeds))), partly)

@@ -73,7 +73,8 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
     # A 16-bit copy of the experts: the sum of the weights and B A, which PEFT adds to them, or the dequantized weights.
     copied = adapts_experts(shape, config) or method_spec(config.method).quantizes_base
     experts = size * shape.expert_weights if copied else 0
-    return batch.tokens * (norms + attention + mlp + inputs + FLOAT32 * shape.mixer_saved) + experts
+    layer_input = size * 2 * shape.layer_embedding  # the gate of a layer's own embedding, before and after activation
+    return batch.tokens * (norms + attention + mlp + inputs + layer_input + FLOAT32 * shape.mixer_saved) + experts
 
 
 def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> int:

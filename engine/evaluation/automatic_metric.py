@@ -31,9 +31,10 @@ CALLS_SHARE = 0.05
 """Share of rows that train a tool call from which calls are what matters; the other rows say that none is expected."""
 FORMAT_SHARE = 0.95
 """Share of answers in a format from which it is the format of the answers."""
-ROWS_PER_LABEL, MAX_LABELS = 5, 400
-"""Answers are labels with at least so many rows per distinct answer, and at most so many distinct answers."""
-LABEL_WORDS, SHORT_WORDS, SHORT_TAIL_WORDS = 12, 5, 10
+ROWS_PER_LABEL, MAX_LABELS, MAX_NUMERIC_LABELS = 5, 400, 12
+"""Answers are labels with at least so many rows per distinct answer, and at most so many distinct answers; numbers are
+labels, such as ratings, if there are fewer."""
+LABEL_WORDS, SHORT_WORDS, SHORT_TAIL_WORDS = 12, 5, 12
 """Words at most: of 90% of labels, of half of the answers that can be matched exactly, and of 90% of these."""
 UNMATCHABLE_WORDS = 20
 """From this median on, a right answer is hardly ever equal to the reference."""
@@ -96,7 +97,8 @@ class AnswerProfile:
     @property
     def are_labels(self) -> bool:
         """Whether the answers are a few short texts that recur."""
-        few = 2 <= self.distinct <= min(MAX_LABELS, self.answers / ROWS_PER_LABEL)
+        limit = MAX_NUMERIC_LABELS if self.numbers >= FORMAT_SHARE else MAX_LABELS
+        few = 2 <= self.distinct <= min(limit, self.answers / ROWS_PER_LABEL)
         return few and self.many_words <= LABEL_WORDS
 
     @property

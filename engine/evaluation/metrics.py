@@ -108,6 +108,8 @@ NUMBER = re.compile(r"(?:(?<!\w)-)?\d[\d,]*(?:\.\d+)?")
 
 
 QUOTIENT = re.compile(rf"{NUMBER.pattern}\s*/\s*{NUMBER.pattern}")
+MAX_DIGITS = 4000
+"""A model that repeats itself writes longer numbers; Python converts at most 4,300 digits."""
 ANSWER_MARKER = re.compile(r"####|\bthe (?:final )?answer is:?\s", re.IGNORECASE)
 """What precedes the final number in GSM8K and MetaMathQA."""
 
@@ -223,7 +225,9 @@ def final_number(text: str) -> Fraction | None:
 
 
 def _exact(number: str) -> Fraction | None:
-    """`1,200.50` or `1/2` as a fraction; None for a division by zero."""
+    """`1,200.50` or `1/2` as a fraction; None for a division by zero, and for more digits than Python converts."""
+    if len(number) > MAX_DIGITS:
+        return None
     above, _, below = number.replace(",", "").partition("/")
     divisor = Fraction(below.strip() or "1")
     return Fraction(above.strip()) / divisor if divisor else None

@@ -72,6 +72,27 @@ def _refuse_data(data: Data) -> None:
             check_columns(rows, found)
 
 
+def data_files_state(data: Data) -> dict[Path, tuple[int, int]]:
+    """File -> (modification time in ns, bytes), for the local files of a dataset; {} for others."""
+    named = [data.id, *(name for name in (data.validation, data.test) if isinstance(name, str))]
+    found: dict[Path, tuple[int, int]] = {}
+    for path in map(expanded, named):
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                status = file.stat()
+                found[file] = status.st_mtime_ns, status.st_size
+    return found
+
+
+def check_files_unchanged_since(before: dict[Path, tuple[int, int]], data: Data) -> None:
+    """Raise UserError if a file of the dataset changed while the run waited for its device."""
+    now = data_files_state(data)
+    changed = [file for file in {**before, **now} if before.get(file) != now.get(file)]
+    if changed:
+        hint = "start the run again to train on the new rows"
+        raise UserError("the file changed while the run waited", str(changed[0]), hint, "data.changed_while_waiting")
+
+
 def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 

@@ -40,6 +40,7 @@ def test_exact_match_ignores_white_space_only() -> None:
         ("12 - 7, that is 12-7 = 5", "#### 5", 1),
         ("from 10-5", "5", 1),
         ("12345678901234567891", "12345678901234567890", 0),
+        ("7" * 10_000, "7", 0),
     ],
 )
 def test_number(output: str, target: str, score: int) -> None:

@@ -74,3 +74,40 @@ def test_good_inputs_are_not_refused(tmp_path: Path) -> None:
     file.write_bytes(GOOD + json.dumps({"prompt": "c", "completion": ""}).encode() + b"\n")
     for settings in ({}, {"data.id": str(file)}, {"data.id": "owner/name"}, {"model.id": "owner/name"}):
         refuse_inputs(resolve_preset("demo-lora", None, settings).config)
+
+
+HOLDER = (
+    "import sys, time; from engine.hardware.devices import select_devices; from pathlib import Path\n"
+    "from engine.runs.queue.device_queue import wait_for_devices\n"
+    "held = wait_for_devices(select_devices('cpu'), time.time(), Path(sys.argv[1]), lambda note: None, lambda: False)\n"
+    "print('held', flush=True); sys.stdin.read()"
+)
+"""Has the device until its input ends."""
+
+
+def _waits(run: Path) -> bool:
+    """Whether the run has logged that it waits for its device."""
+    return (run / "events.jsonl").exists() and any(event["type"] == "phase" for event in events_of(run))
+
+
+@pytest.mark.parametrize("key", ["data.id", "data.test"])
+def test_a_file_that_changes_while_the_run_waits_is_refused(key: str, tmp_path: Path) -> None:
+    names = {"data.id": tmp_path / "rows.jsonl", "data.test": tmp_path / "test.jsonl"}
+    for path in names.values():
+        path.write_bytes(GOOD * 20)
+    settings = {name: str(path) for name, path in names.items()}
+    run = run_dir.create(tmp_path / "runs", "mine", resolve_preset("demo-lora", None, settings))
+    program = [sys.executable, "-P", "-c"]
+    with subprocess.Popen(
+        [*program, HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout and holder.stdin and holder.stdout.readline() == "held\n"
+        with subprocess.Popen([*program, WORKER, str(run.path)], stdout=subprocess.PIPE, text=True) as worker:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not _waits(run.path):
+                time.sleep(0.05)
+            names[key].write_bytes(GOOD * 21)
+            holder.stdin.close()
+            assert worker.stdout and worker.stdout.read() == "2 False\n"
+    events = events_of(run.path)
+    assert [event["code"] for event in events if event["type"] == "error"] == ["data.changed_while_waiting"]

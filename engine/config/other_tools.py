@@ -16,7 +16,7 @@ from typing import Any
 Convert = Callable[[Any], Any]
 
 
-class LeftOut(Exception):
+class NoCounterpart(Exception):
     """A value without a counterpart; the text says why."""
 
 
@@ -37,15 +37,15 @@ def number(value: Any) -> float | int:
         try:
             value = float(value)
         except ValueError:
-            raise LeftOut("not a number") from None
+            raise NoCounterpart("not a number") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise LeftOut("not a number")
+        raise NoCounterpart("not a number")
     return value
 
 
 def whole(value: Any) -> int:
     if number(value) != int(number(value)):
-        raise LeftOut("not a whole number")
+        raise NoCounterpart("not a whole number")
     return int(number(value))
 
 
@@ -53,7 +53,7 @@ def flag(value: Any) -> bool:
     known = {"true": True, "yes": True, "false": False, "no": False}
     value = known.get(value.lower(), value) if isinstance(value, str) else value
     if not isinstance(value, bool):
-        raise LeftOut("neither true nor false")
+        raise NoCounterpart("neither true nor false")
     return value
 
 
@@ -66,7 +66,7 @@ def choice(known: Mapping[str, str], changed: Mapping[str, tuple[str, str]] | No
             return known[name]
         if changed and name in changed:
             raise Changed(*changed[name])
-        raise LeftOut(why or f"one of {', '.join(dict.fromkeys(known.values()))}")
+        raise NoCounterpart(why or f"one of {', '.join(dict.fromkeys(known.values()))}")
 
     return convert
 
@@ -111,7 +111,7 @@ def target_modules(value: Any) -> str | list[str]:
     if not isinstance(names, list) or not all(
         isinstance(name, str) and re.fullmatch(r"[\w.]+", name) for name in names
     ):
-        raise LeftOut("names of modules only, not regular expressions")
+        raise NoCounterpart("names of modules only, not regular expressions")
     return [name.strip() for name in names]
 
 
@@ -122,12 +122,12 @@ def initial_weights(value: Any) -> str:
         return "default"
     if str(value).startswith("pissa"):
         return "pissa"
-    raise LeftOut("default or pissa")
+    raise NoCounterpart("default or pissa")
 
 
 def share(value: Any) -> float:
     if not 0 <= number(value) < 1:
-        raise LeftOut("a share below 1; hold out a file with data.validation")
+        raise NoCounterpart("a share below 1; hold out a file with data.validation")
     return float(value)
 
 
@@ -135,7 +135,7 @@ def hub_name(value: Any) -> str:
     """A model or dataset of the Hub; a path is not followed."""
     text = str(value)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text) or text.startswith((".", "~")) or Path(text).suffix in DATA_SUFFIXES:
-        raise LeftOut("a path or an unknown name, which is not followed")
+        raise NoCounterpart("a path or an unknown name, which is not followed")
     return text
 
 
@@ -145,7 +145,7 @@ DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".yaml
 
 
 @dataclass(frozen=True)
-class Tool:
+class OtherTool:
     """How a tool's keys are read."""
 
     name: str
@@ -237,7 +237,7 @@ NO_COUNTERPART = {
     "pure_bf16": "train.precision = auto decides by method and device",
 }
 
-AXOLOTL = Tool(
+AXOLOTL = OtherTool(
     "axolotl",
     settings=TRAINING_ARGUMENTS
     | {
@@ -269,7 +269,7 @@ AXOLOTL = Tool(
     refused=NO_COUNTERPART,
     without_effect=re.compile(OUTPUTS),
 )
-LLAMA_FACTORY = Tool(
+LLAMA_FACTORY = OtherTool(
     "LLaMA-Factory",
     settings=TRAINING_ARGUMENTS
     | {
@@ -293,7 +293,7 @@ LLAMA_FACTORY = Tool(
     refused=NO_COUNTERPART,
     without_effect=re.compile(OUTPUTS),
 )
-TRL = Tool(
+TRL = OtherTool(
     "TRL",
     settings=TRAINING_ARGUMENTS
     | {
@@ -312,7 +312,7 @@ TRL = Tool(
     refused=NO_COUNTERPART | {"dtype": "train.precision = auto decides by method and device"},
     without_effect=re.compile(OUTPUTS),
 )
-PEFT = Tool(
+PEFT = OtherTool(
     "PEFT",
     settings={
         "base_model_name_or_path": ("model.id", hub_name),
@@ -330,7 +330,7 @@ PEFT = Tool(
     without_effect=re.compile(OUTPUTS),
 )
 
-DATASET = Tool(
+DATASET = OtherTool(
     "axolotl",
     settings={"datasets[0].path": ("data.id", hub_name), "datasets[0].name": ("data.subset", str)},
     defaults={},

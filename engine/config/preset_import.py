@@ -30,8 +30,8 @@ from engine.config.other_tools import (
     PEFT,
     TRL,
     Changed,
-    LeftOut,
-    Tool,
+    NoCounterpart,
+    OtherTool,
     number,
     whole,
 )
@@ -176,7 +176,7 @@ def _options(text: str) -> dict[str, Any]:
     return table
 
 
-def _tool_of(given: Mapping[str, Any], path: Path) -> Tool:
+def _tool_of(given: Mapping[str, Any], path: Path) -> OtherTool:
     if "peft_type" in given:
         return PEFT
     if "base_model" in given:
@@ -209,7 +209,7 @@ def _unnested(given: Mapping[str, Any]) -> dict[str, Any]:
 SFT = (None, "", "sft", "pt", "SFT")
 
 
-def _take_method(given: dict[str, Any], tool: Tool, result: ImportedPreset, path: Path) -> str:
+def _take_method(given: dict[str, Any], tool: OtherTool, result: ImportedPreset, path: Path) -> str:
     """Set the method; what decides it is removed from `given`."""
     for key in ("rl", "stage", "reward_model", "process_reward_model", "num_labels", "use_asft_loss", "use_dft_loss"):
         value = given.get(key)
@@ -255,7 +255,7 @@ def _on(given: Mapping[str, Any], key: str) -> bool:
     return str(given.get(key)).lower() == "true"
 
 
-def _take_batch(given: dict[str, Any], tool: Tool, result: ImportedPreset) -> None:
+def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) -> None:
     """The effective batch size of one device; the micro-batch size follows memory."""
     if tool is PEFT:
         return
@@ -267,7 +267,7 @@ def _take_batch(given: dict[str, Any], tool: Tool, result: ImportedPreset) -> No
     values = given.pop(rows, None) or default, given.pop(accumulated, None) or 1
     try:
         batch = whole(total or effective or 0) or whole(values[0]) * whole(values[1])
-    except LeftOut as error:
+    except NoCounterpart as error:
         result.add("left out", named, values, "", str(error))
         return
     note = f"{values[0]} × {values[1]} on one device; train.micro_batch = auto divides it by memory"
@@ -304,7 +304,7 @@ def _take_warmup(given: dict[str, Any], result: ImportedPreset) -> None:
         else:
             note = "the number of steps depends on the data: set train.warmup_ratio"
             result.add("left out", "warmup_steps", warmup, "", note)
-    except LeftOut as error:
+    except NoCounterpart as error:
         result.add("left out", "max_steps, warmup_steps", [steps, warmup], "", str(error))
 
 
@@ -329,7 +329,7 @@ def _take_datasets(given: dict[str, Any], result: ImportedPreset) -> None:
             result.add("left out", name, value, "", note)
 
 
-def _take_alpha(given: dict[str, Any], tool: Tool, method: str) -> None:
+def _take_alpha(given: dict[str, Any], tool: OtherTool, method: str) -> None:
     """LLaMA-Factory's alpha is twice the rank unless it is set."""
     if tool is LLAMA_FACTORY and method != "full" and given.get("lora_alpha") is None:
         given["lora_alpha"] = 2 * int(number(given.get("lora_rank") or tool.defaults["lora_rank"]))
@@ -344,7 +344,7 @@ def _applies(setting: str, method: str, result: ImportedPreset) -> bool:
     return method != "full" or not setting.startswith(("adapter.", "quantization."))
 
 
-def _take(key: str, value: Any, tool: Tool, result: ImportedPreset) -> None:
+def _take(key: str, value: Any, tool: OtherTool, result: ImportedPreset) -> None:
     """Convert one key, and record what became of it."""
     if value is None or value == "" or (tool.without_effect.fullmatch(key) and not isinstance(value, Tag)):
         result.without_effect.append(key)
@@ -362,16 +362,16 @@ def _take(key: str, value: Any, tool: Tool, result: ImportedPreset) -> None:
         return
     try:
         if isinstance(value, Tag):
-            raise LeftOut("never constructed")
+            raise NoCounterpart("never constructed")
         converted = convert(value)
         if setting in result.values and result.values[setting] != converted:
-            raise LeftOut(f"{setting} is already set by another key")
+            raise NoCounterpart(f"{setting} is already set by another key")
         result.values[setting] = converted
         result.add("taken", key, value, setting)
     except Changed as change:
         result.values[setting] = change.value
         result.add("changed", key, value, f"{setting} = {change.value}", str(change))
-    except LeftOut as error:
+    except NoCounterpart as error:
         result.add("left out", key, value, "", str(error))
 
 

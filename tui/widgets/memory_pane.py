@@ -98,7 +98,7 @@ def bar(use: Use, width: int, ascii_only: bool) -> Content:
     return Content.assemble(*((glyph * len(list(run)), style) for (glyph, style), run in groupby(cells)))
 
 
-class Trace:
+class MemoryHistory:
     """Memory in use once per second, as shares of the total."""
 
     def __init__(self) -> None:
@@ -131,7 +131,7 @@ class MemoryPane(Rows, can_focus=True):
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self.traces: dict[int, Trace] = {}
+        self.traces: dict[int, MemoryHistory] = {}
         """Of each GPU; of the system under -1."""
         self.state: BenchState | None = None
         self.sample: MachineSample | None = None
@@ -150,7 +150,7 @@ class MemoryPane(Rows, can_focus=True):
         self.sample = sample
         shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.gpus]
         for index, used, total in shares or [(-1, sample.memory_used, sample.memory_total)]:
-            self.traces.setdefault(index, Trace()).add(used / total if used is not None and total else 0.0)
+            self.traces.setdefault(index, MemoryHistory()).add(used / total if used is not None and total else 0.0)
         self.redraw()
 
     def redraw(self) -> None:
@@ -196,7 +196,7 @@ class MemoryView:
     """One sample as lines of text."""
 
     sample: MachineSample
-    traces: Mapping[int, Trace]
+    traces: Mapping[int, MemoryHistory]
     expected: ExpectedPeak | None = None
     names: Mapping[int, str] | None = None
     """The run of each process of ftbench."""
@@ -351,7 +351,7 @@ class MemoryView:
     def _chart(self, width: int, rows: int) -> Iterator[Content]:
         gpu = self.ours
         total = (gpu.total if gpu else self.sample.memory_total) or 0
-        trace = self.traces.get(gpu.index if gpu else -1, Trace())
+        trace = self.traces.get(gpu.index if gpu else -1, MemoryHistory())
         blocks = ASCII_BLOCKS if self.ascii_only else BLOCKS
         label = max(3, len(_whole(total)))
         inner = max(1, width - label - 2)

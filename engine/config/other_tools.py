@@ -7,6 +7,7 @@ Names and defaults were read in the sources of axolotl (src/axolotl/utils/schema
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ def number(value: Any) -> float | int:
             value = float(value)
         except ValueError:
             raise NoCounterpart("not a number") from None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise NoCounterpart("not a number")
     return value
 

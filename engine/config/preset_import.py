@@ -255,6 +255,9 @@ def _on(given: Mapping[str, Any], key: str) -> bool:
     return str(given.get(key)).lower() == "true"
 
 
+PACKING = ("sample_packing", "packing", "neat_packing", "eval_sample_packing", "padding_free")
+
+
 def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) -> None:
     """The effective batch size of one device; the micro-batch size follows memory."""
     if tool is PEFT:
@@ -268,30 +271,39 @@ def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) 
     try:
         batch = whole(total or effective or 0) or whole(values[0]) * whole(values[1])
     except NoCounterpart as error:
-        result.add("left out", named, values, "", str(error))
+        packed = [key for key in PACKING if given.pop(key, None) is not None]
+        result.add("left out", ", ".join([named, *packed]), values, "", str(error))
         return
     note = f"{values[0]} × {values[1]} on one device; train.micro_batch = auto divides it by memory"
     packed = [key for key in ("sample_packing", "packing", "neat_packing") if _on(given, key)]
-    for key in ("sample_packing", "packing", "neat_packing", "eval_sample_packing", "padding_free"):
-        if given.pop(key, None) is not None and key not in packed:
+    for key in PACKING:
+        if key in given and key not in packed:
             result.without_effect.append(key)  # rows are packed or padded with the same loss
+        given.pop(key, None)
     if packed:
         note += f"; {packed[0]} counts sequences filled with several rows, here a step has this number of rows"
     result.values["train.batch"] = batch
+    named = ", ".join([named, *packed])
     result.add("changed", named, list(values), f"train.batch = {batch}", note)
 
 
 def _take_warmup(given: dict[str, Any], result: ImportedPreset) -> None:
     """Steps instead of epochs, and the warmup as a share of them."""
-    steps, warmup = given.pop("max_steps", None), given.pop("warmup_steps", None)
+    unset = [key for key in ("max_steps", "warmup_steps") if key in given and given[key] in (None, "", 0, -1, False)]
+    result.without_effect += unset
+    steps, warmup = (None if key in unset else given.get(key) for key in ("max_steps", "warmup_steps"))
+    for key in ("max_steps", "warmup_steps"):
+        given.pop(key, None)
     try:
-        if steps is not None and whole(steps) > 0:
+        if steps is not None:
+            if whole(steps) < 1:
+                raise NoCounterpart("not a number of steps")
             result.values["train.steps"] = whole(steps)
             result.add("taken", "max_steps", steps, "train.steps")
             for key in ("num_epochs", "num_train_epochs"):
                 if (epochs := given.pop(key, None)) is not None:
                     result.add("left out", key, epochs, "", "max_steps counts")
-        if not warmup:
+        if warmup is None:
             return
         if number(warmup) < 1:
             result.values["train.warmup_ratio"] = number(warmup)
@@ -332,7 +344,8 @@ def _take_datasets(given: dict[str, Any], result: ImportedPreset) -> None:
 def _take_alpha(given: dict[str, Any], tool: OtherTool, method: str) -> None:
     """LLaMA-Factory's alpha is twice the rank unless it is set."""
     if tool is LLAMA_FACTORY and method != "full" and given.get("lora_alpha") is None:
-        given["lora_alpha"] = 2 * int(number(given.get("lora_rank") or tool.defaults["lora_rank"]))
+        rank = given.get("lora_rank")
+        given["lora_alpha"] = 2 * (rank if type(rank) is int else tool.defaults["lora_rank"])
     if tool is AXOLOTL and given.pop("lora_target_linear", None) and not given.get("lora_target_modules"):
         given["lora_target_modules"] = "all-linear"
 

@@ -184,7 +184,7 @@ ODD = st.one_of(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text(max_size=12)), ODD, max_size=12))
 def test_every_key_is_accounted_for_or_the_file_is_refused(table: dict[str, Any], tmp_path: Path) -> None:
     try:

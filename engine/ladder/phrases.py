@@ -19,7 +19,7 @@ from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange
-from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_served, shots_of
+from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_base, is_served, shots_of
 from engine.runs.run.result import Interval
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
@@ -76,6 +76,8 @@ NO_SIGNIFICANT_GAIN = "No significant gain"
 NO_SHARES = "shares of the gain are undefined"
 TRAIN_MORE = "Train longer, on more rows or at another learning rate before comparing methods."
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
+FEW_ENDED = 0.5
+"""With a smaller share of complete answers, it is their maximum length that the scores show."""
 METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
 BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
@@ -134,11 +136,16 @@ def metric_failed(ladder: Ladder) -> str:
         return ""
     name, fall = min(falls.items(), key=lambda pair: pair[1])
     worst_score = score_format.score(worst, metric.name)
-    return (
+    text = (
         f"Every rung scores {worst_score} in {metric.title}, while the held-out loss of {name} is "
-        f"{score_format.loss(-fall)} nats/token lower than the base model's: the model learned, and {metric.title} "
-        "cannot measure it. Compare with --set evaluation.metric=auto, or open."
+        f"{score_format.loss(-fall)} nats/token lower than the base model's: the model learned, and "
     )
+    unended = [row.ended for row in scored if not is_base(row.name) and row.ended is not None]
+    if unended and max(unended) < FEW_ENDED:
+        longer = f"{quantities.percent(max(unended))} of its answers end within evaluation.max_new_tokens"
+        return f"{text}at most {longer}: raise it, with --set evaluation.max_new_tokens=NUMBER."
+    other = "open" if ladder.work and ladder.work.metric_reason else "auto"
+    return f"{text}{metric.title} cannot measure it. Compare with --set evaluation.metric={other}."
 
 
 def no_recommendation(ladder: Ladder) -> str:

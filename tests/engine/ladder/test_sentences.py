@@ -200,6 +200,13 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     blind = ladder_of(0, 1.3)
     assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
     assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
+    assert blind.work
+    blind.work.metric_reason = "short answers"
+    assert "evaluation.metric=open" in text(blind, "quality")
+    for one in blind.rows:
+        one.ended = 0.1
+    assert "--set evaluation.max_new_tokens" in text(blind, "quality")
+    assert "cannot measure it" not in text(blind, "quality")
     assert TRAIN_MORE in text(ladder_of(0, 0.0))  # here training did nothing
     assert METRIC_FAILED not in text(ladder_of(1, 1.3))
 

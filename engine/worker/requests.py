@@ -1,23 +1,261 @@
-"""Requests of the workbench about artifacts, gains and what this machine can train; part of the RPC server."""
+"""The requests of the workbench that the RPC server answers: data, plans, launches, reports, artifacts, training."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from engine.config import schema
+from engine.config.errors import UserError
+from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
 from engine.methods.library_imports import import_libraries
+from engine.runs.ladder.preferences import JudgePlan
+from engine.runs.run.exports import GGUF_TOOLS
 from engine.runs.training_report import MODELS
+
+if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
+    from engine.data.check import Preflight
 
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the number done and the total."""
+TOKENIZER_ONLY = ("data.check", "data.show", "data.inspect")
+"""Requests that need transformers without torch."""
 
 # Each handler imports what it needs: a request without torch must not pay seconds for importing it.
+
+
+def data_check(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The report on a dataset as a run would prepare it; `refused` is the error that would stop the run."""
+    from engine.data.check import check
+    from engine.methods.model_source import load_tokenizer
+
+    data, model = _sections(arguments)
+    progress(f"loading the tokenizer of {model.id}")
+    return check(data, arguments["max_length"], load_tokenizer(model), progress, _preflight(arguments))
+
+
+def _preflight(arguments: dict[str, Any]) -> Preflight:
+    """The checks that a run applies to prepared rows before it loads weights."""
+    from engine.evaluation.preflight import check_prepared
+
+    model = msgspec.convert(arguments["model"], schema.Model)
+    evaluation = msgspec.convert(arguments.get("evaluation", {}), schema.Evaluation)
+    return partial(check_prepared, model, arguments["max_length"], evaluation)
+
+
+def data_show(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Tokenized samples starting at row `start`, with at most `most` tokens each."""
+    from engine.data.check import show
+    from engine.methods.model_source import load_tokenizer
+
+    data, model = _sections(arguments)
+    start, most = arguments.get("start", 0), arguments.get("most")
+    progress(f"reading {arguments['split']} rows")
+    tokenizer, rows, split = load_tokenizer(model), arguments["rows"], arguments["split"]
+    return show(data, arguments["max_length"], tokenizer, rows, split, start, most, progress)
+
+
+def _use_device(config: schema.Config) -> None:
+    """Use the configuration's device; that of a job of Slurm is in another machine."""
+    if config.executor.name == "local":
+        select_device(config.hardware.device).apply()
+
+
+def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
+    """What needs torch to be known before a launch of some configurations: for each its use of the `weights` (null if
+    unknown) or why it would be `refused`; what computing the rows' common prefixes once saves in the first, one
+    sentence, "" if nothing or for large data.
+    """
+    os.nice(10)
+    configs = msgspec.convert(arguments["configs"], list[schema.Config])
+    config = configs[0]
+    _use_device(config)
+    import_libraries()
+    from engine.memory.dry_run.plan import read_rows
+    from engine.methods.machine import this_machine
+    from engine.methods.model_source import config_of
+    from engine.runs.run.data_usage import describe_sharing
+    from engine.worker.checks import account_before_loading
+
+    machine, model_config = this_machine(), config_of(config.model)
+    found: dict[str, Any] = {"sharing": "", "weights": []}
+    for one in configs:
+        account, refused = None, ""
+        try:
+            account = account_before_loading(one, model_config, machine)
+        except UserError as error:
+            refused = f"{error.line}; {error.hint}"
+        found["weights"].append({"account": msgspec.to_builtins(account), "refused": refused})
+    rows = read_rows(config, model_config, machine, given=False)
+    if not isinstance(rows, str):
+        whole = rows.whole
+        found["sharing"] = describe_sharing(whole.shared_prefix, whole.shared_rows, whole.token_ratio)
+    return found
+
+
+def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:
+    """First rows and format of a dataset, without a model. Runs at low priority so that it does not slow a run."""
+    os.nice(10)
+    from engine.data.examples import preview
+
+    return preview(msgspec.convert(arguments["data"], schema.Data))
+
+
+def data_inspect(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Report, samples and lengths of a dataset, prepared once."""
+    from engine.data.check import inspect
+    from engine.methods.model_source import load_tokenizer
+
+    data, model = _sections(arguments)
+    progress(f"loading the tokenizer of {model.id}")
+    shown = arguments["rows"], arguments["most"]
+    return inspect(data, arguments["max_length"], load_tokenizer(model), *shown, progress, _preflight(arguments))
+
+
+def ladder_workload(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The workload of a configuration."""
+    config = msgspec.convert(arguments["config"], schema.Config)
+    _use_device(config)
+    import_libraries()
+    from engine.worker.planning import describe_workload
+
+    return describe_workload(config)
+
+
+def ladder_report(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write the HTML and Markdown report of a ladder from its directories."""
+    from engine.ladder import report
+    from engine.runs.ladder.ladder_dir import LadderDir
+
+    folder = LadderDir(Path(arguments["path"]))
+    state = folder.state()
+    if state is None:
+        raise UserError("ladder not started", str(folder.path), "start or resume it first", code="ladder.not_started")
+    folder.check_files()
+    report.write(folder, state)
+    return {"page": str(folder.page), "markdown": str(folder.markdown)}
+
+
+def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The conversations of test items as a served model gets them. Raises UserError if the data changed."""
+    from engine.data.items import conversations_of
+
+    config = msgspec.convert(arguments["config"], schema.Config)
+    found = conversations_of(config.data, arguments["lines"], arguments["examples"])
+    return [{"messages": messages, "tools": tools} for messages, tools in found]
+
+
+def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The scores of answers by a metric, against the best of their references."""
+    from engine.evaluation.metrics import best_score, is_formatted
+
+    metric, tags = arguments["metric"], arguments["tags"]
+    pairs = zip(arguments["outputs"], arguments["references"], strict=True)
+    return [
+        {"scores": best_score(metric, output, references, tags), "formatted": is_formatted(metric, output)}
+        for output, references in pairs
+    ]
+
+
+def judge_plan(arguments: dict[str, Any], progress: Progress) -> Any:
+    """The plan of a judge with the pairs of rungs that it compares, and what it takes at most."""
+    from engine.judge.judging import prepare
+
+    progress("reading answers")
+    return msgspec.to_builtins(prepare(Path(arguments["path"]), msgspec.convert(arguments["plan"], JudgePlan)))
+
+
+def rating_summary(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Summarize the ratings of a ladder or run, and with `report` write the ladder's report again; None without any."""
+    from engine.judge.ratings_summary import summarize
+    from engine.ladder import report
+    from engine.runs.preference.judge_dir import subject_of
+
+    subject = subject_of(Path(arguments["path"]))
+    summary = summarize(subject)
+    if arguments["report"]:
+        report.write_again(subject)
+    return msgspec.to_builtins(summary)
+
+
+def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Write the HTML and Markdown report of a sweep from its state."""
+    from engine.ladder import sweep_report as report
+    from engine.runs.ladder.sweep_dir import SweepDir
+
+    folder = SweepDir(Path(arguments["path"]))
+    state = folder.state()
+    if state is None:
+        raise UserError("sweep not started", str(folder.path), "start or resume it first", code="sweep.not_started")
+    folder.check_files()
+    report.write(folder, state)
+    return {"page": str(folder.page), "markdown": str(folder.markdown)}
+
+
+def plan(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Predicted memory, time and cost of each method, and changes that make it fit (`PlanQuery` -> `MemoryPlan`)."""
+    from engine.memory.formula.method_plan import PlanQuery
+
+    query = msgspec.convert(arguments, PlanQuery)
+    if query.budget.source != "listed":
+        select_device(query.configs[0].hardware.device).apply()
+    import_libraries()
+    from engine.memory.dry_run.plan import plan
+
+    return msgspec.to_builtins(plan(query, progress))
+
+
+def pull(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Download a model of the catalog or the Hub, or the tools for GGUF exports."""
+    if arguments["name"] == GGUF_TOOLS:
+        from engine.export.gguf_tools import pull_tools
+
+        return {"folder": str(pull_tools(progress))}
+    from engine.methods.pull import pull
+
+    return pull(arguments["name"], progress)
+
+
+def doctor(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Device, attention implementation and 4-bit support on this machine, and a training step of each method."""
+    import_libraries()
+    import torch
+
+    from engine.methods.machine import this_machine
+    from engine.worker.training_checks.report import check_methods
+
+    machine = this_machine()
+    facts: dict[str, Any] = {"device": machine.device, "name": machine.name, "bf16": machine.bf16}
+    facts["attention"] = "flash_attention_2" if machine.flash_attention else "sdpa"
+    if machine.device == "cuda":
+        facts |= {"memory": torch.cuda.get_device_properties(0).total_memory, "cuda": torch.version.cuda}
+    facts["quantized"], facts["why_not"] = _try_quantized(machine.device)
+    facts["methods"] = list(check_methods(machine))
+    return facts
+
+
+def _try_quantized(device: str) -> tuple[str, str]:
+    """Run one 4-bit layer: returns (what works, why it does not)."""
+    try:
+        import bitsandbytes as bnb
+        import torch
+
+        layer = bnb.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
+        layer(torch.ones(1, 64, device=device))
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        return "", f"bitsandbytes does not work: {error}"
+    return f"bitsandbytes {bnb.__version__} supports NF4 on this device", ""
+
+
+def _sections(arguments: dict[str, Any]) -> tuple[schema.Data, schema.Model]:
+    return msgspec.convert(arguments["data"], schema.Data), msgspec.convert(arguments["model"], schema.Model)
 
 
 def export(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -93,16 +331,6 @@ def gain(arguments: dict[str, Any], progress: Progress) -> Any:
     return msgspec.to_builtins(found)
 
 
-ARTIFACT_REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
-    "export": export,
-    "export.check": export_check,
-    "export.tools": export_tools,
-    "gain": gain,
-    "push": push,
-    "push.check": push_check,
-}
-
-
 def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
     """Train `method` on each model and check it, on `device` (`TrainingReport`s). `scratch`: folder for weights.
 
@@ -127,4 +355,32 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
     return msgspec.to_builtins(found)
 
 
-TRAINING_CHECK_REQUESTS = {"doctor.train": train_method}
+REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
+    "data.check": data_check,
+    "launch.details": launch_details,
+    "data.show": data_show,
+    "data.preview": data_preview,
+    "data.inspect": data_inspect,
+    "ladder.workload": ladder_workload,
+    "ladder.report": ladder_report,
+    "ladder.served_items": served_items,
+    "ladder.score_answers": score_answers,
+    "judge.plan": judge_plan,
+    "rating.summary": rating_summary,
+    "sweep.report": sweep_report,
+    "plan": plan,
+    "pull": pull,
+    "doctor": doctor,
+    "doctor.train": train_method,
+    "export": export,
+    "export.check": export_check,
+    "export.tools": export_tools,
+    "gain": gain,
+    "push": push,
+    "push.check": push_check,
+}
+
+
+def needs_tokenizer_only(name: str, arguments: dict[str, Any]) -> bool:
+    """Whether a request loads a tokenizer and no model: converting a .gguf file needs torch."""
+    return name in TOKENIZER_ONLY and model_place(_sections(arguments)[1]).kind != "gguf"

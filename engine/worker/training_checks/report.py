@@ -1,5 +1,7 @@
 """Run all checks of a method and give each its verdict; loss and throughput of the trained steps.
 
+`check_methods`, of `ftbench doctor` without `--train`, only trains each method for one step on the embedded model.
+
 Required FLOPs: for T tokens a layer of m inputs and n outputs takes 2 T m n forward, and the same again for the
 gradient of its input, which frozen weights need too, and for the gradient of its weight, which only trained weights
 need. The head counts at the positions in the loss only. Attention is not a matrix product here: fused kernels compute
@@ -9,7 +11,8 @@ it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +20,22 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
+from transformers import set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging as transformers_logging
 
 from engine.config.activation_checkpointing import OFF, ActivationCheckpointing, describe_checkpointing
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.gpu_prices import Gpu, find_gpu, list_gpus
-from engine.config.method_specs import method_title
+from engine.config.method_specs import method_names, method_title
+from engine.config.preset import Preset, resolve
 from engine.config.quantities import decimal, percent, significant
 from engine.data.rows import Row
+from engine.methods import method
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import Machine
+from engine.methods.optimizers import make_optimizer
 from engine.runs.training_report import (
     CHECKS,
     DECODING,
@@ -276,3 +284,46 @@ def _shape(module: Any) -> tuple[int, int] | None:
 
 def _trained(module: Any) -> bool:
     return bool(module.weight.requires_grad)
+
+
+TOKENS = 32
+"""Tokens of the row that is trained on."""
+
+
+def check_methods(machine: Machine) -> Iterator[dict[str, Any]]:
+    """For each method: title, whether it is ready, seconds of the step, optimizer, notes, and why it is not ready."""
+    transformers_logging.disable_progress_bar()
+    for name in method_names():
+        found: dict[str, Any] = {"method": name, "title": method_title(name), "ready": False, "why": "", "notes": []}
+        try:
+            found |= _train_one_step(name, machine, found["notes"])
+            found["ready"] = True
+        except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
+            found["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        yield found
+
+
+def _train_one_step(name: str, machine: Machine, notes: list[str]) -> dict[str, Any]:
+    """Load the embedded model, and update its trainable parameters once. Raises an error of any library."""
+    config = resolve(Preset("doctor", {}), name).config
+    set_seed(0)
+    module = method(name)
+    model = module.make_trainable(module.load(config, machine), config)
+    optimizer, optimizer_name = make_optimizer(
+        model.parameters(), config, machine, lambda code, text: notes.append(text)
+    )
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ids = torch.arange(1, TOKENS + 1, device=trainable[0].device)[None]  # (1, TOKENS)
+    model.train()
+    began = time.monotonic()
+    loss = model(input_ids=ids, labels=ids).loss
+    loss.backward()
+    before = [parameter.detach().clone() for parameter in trainable]
+    optimizer.step()
+    changed = any(not torch.equal(was, now) for was, now in zip(before, trainable, strict=True))
+    seconds = time.monotonic() - began
+    if not math.isfinite(float(loss.detach())):
+        raise ValueError("the loss of a training step is not finite")
+    if not changed:
+        raise ValueError("a training step changed no weight")
+    return {"seconds": round(seconds, 3), "optimizer": optimizer_name}

@@ -13,7 +13,7 @@ import pytest
 from forked import ftbench
 from places import DOCS
 
-from engine.worker.rpc_server import REQUESTS
+from engine.worker.requests import REQUESTS
 from tui.cli import data
 from tui.cli.main import run_command
 

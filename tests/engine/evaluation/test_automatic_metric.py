@@ -13,7 +13,7 @@ import pytest
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.worker.planning import describe_workload
-from engine.worker.rpc_server import data_check
+from engine.worker.requests import data_check
 
 RANDOM = random.Random(0)
 WORDS = [

@@ -16,7 +16,7 @@ from engine.data.items import evaluation_items
 from engine.data.rows import Row
 from engine.evaluation.preflight import unscorable_warning
 from engine.worker.planning import describe_workload
-from engine.worker.rpc_server import data_check
+from engine.worker.requests import data_check
 
 LONG = [{"prompt": f"ask {number}", "completion": "long " * 1500 + str(number)} for number in range(40)]
 PLAIN = [{"text": f"a text without a prompt {number}"} for number in range(40)]

@@ -16,8 +16,8 @@ import pytest
 from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Executor
-from engine.executors import slurm_script
-from engine.executors.slurm_script import array_script, limit_seconds, script
+from engine.executors import slurm
+from engine.executors.slurm import array_script, limit_seconds, script
 
 WORKER = """
 import pathlib, signal, sys, time
@@ -173,7 +173,7 @@ def started(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> subpr
     scontrol.write_text(f'#!/bin/sh\necho "$@" > {folder}/scontrol.words\n')
     scontrol.chmod(0o755)
     command = [sys.executable, str(folder / "worker.py"), *words]
-    monkeypatch.setattr(slurm_script, "worker_command", lambda module, run: command)
+    monkeypatch.setattr(slurm, "worker_command", lambda module, run: command)
     text = script(folder, folder / "engine.log", Executor(name="slurm"))
     (folder / "job.sbatch").write_text(text)
     environment = {**os.environ, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}

@@ -7,7 +7,7 @@ import pytest
 from engine.config.method_specs import method_names
 from engine.methods import qlora
 from engine.methods.machine import this_machine
-from engine.worker.method_checks import check_methods
+from engine.worker.training_checks.report import check_methods
 
 
 def test_every_built_in_method_trains_one_step() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import peft
 import torch
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -165,8 +166,9 @@ def _adapted_base(
         model = peft.PeftModel.from_pretrained(base, str(folder))
     stored = load_file(folder / ADAPTER_WEIGHTS)
     loaded = peft.set_peft_model_state_dict(model, stored)
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[named.peft_type]  # "lora_"
     for code in ("missing", "unexpected"):
-        if keys := sorted(name for name in getattr(loaded, f"{code}_keys") if "lora_" in name):
+        if keys := sorted(name for name in getattr(loaded, f"{code}_keys") if prefix in name):
             text = f"{len(keys)} {code} weights of the adapter (first: {keys[0]})"
             checked.defects.append(Defect(f"export.{code}_weights", text))
     names = [name.removeprefix("base_model.model.") for name in stored]

@@ -19,6 +19,7 @@ import torch
 import transformers
 from huggingface_hub import split_torch_state_dict_into_shards
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from transformers import AutoModelForMultimodalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
@@ -169,8 +170,10 @@ def adapted_parameters(model: peft.PeftModel) -> dict[str, tuple[LoraLayer, str]
     tied = tied_names(base)
     found: dict[str, tuple[LoraLayer, str]] = {}
     for name, module in base.named_modules():
-        if not isinstance(module, LoraLayer):
+        if not isinstance(module, BaseTunerLayer):
             continue
+        if not isinstance(module, LoraLayer):
+            raise _cannot_merge(f"adapters of the type {type(module).__name__}")
         attribute = getattr(module, "parameter_name", "weight")
         parameter = f"{name.replace(BASE_LAYER, '')}.{attribute}"
         if not isinstance(getattr(module.get_base_layer(), attribute, None), torch.Tensor):

@@ -17,6 +17,7 @@ from unittest import mock
 
 import peft
 import torch
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper, _LoraFactorsProxy
 from peft.tuners.tuners_utils import _find_minimal_target_modules
@@ -323,7 +324,8 @@ def copy_adapter(model: Any, folder: Path, name: str = "default") -> None:
     """
     own = peft.get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     file = load_file(folder / "adapter_model.safetensors")
-    stored = {key: value for key, value in file.items() if key in own or ".lora_" in key}  # no adapted embeddings
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[model.peft_config[name].peft_type]  # "lora_"
+    stored = {key: value for key, value in file.items() if key in own or prefix in key}  # no adapted embeddings
     if {key: value.shape for key, value in stored.items()} != {key: value.shape for key, value in own.items()}:
         raise ValueError(f"its adapter has {len(stored)} tensors that do not match the {len(own)} of this run")
     for key, value in own.items():

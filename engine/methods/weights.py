@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from bitsandbytes.nn import Linear4bit
 from bitsandbytes.nn.parametrize import Bnb4bitParametrization
-from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -127,10 +127,8 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
     head = getattr(base.get_output_embeddings(), "base_layer", base.get_output_embeddings())
     experts = _number_of_experts(base)
     adapted = set(_adapted(base))
-    seen: set[int] = set()
+    seen = set(adapter_parameters(base))
     for path, module in modules.items():
-        if any(name.startswith("lora_") for name in path.split(".")):
-            continue
         for key, parameter in module._parameters.items():
             if parameter is None or id(parameter) in seen:
                 continue
@@ -157,6 +155,13 @@ def weights_of(model: torch.nn.Module) -> Iterator[Weight]:
             )
 
 
+def adapter_parameters(model: torch.nn.Module) -> dict[int, torch.nn.Parameter]:
+    """The parameters of all adapters of PEFT in a model, by their id."""
+    layers = (module for module in model.modules() if isinstance(module, BaseTunerLayer))
+    parts = (getattr(layer, name, None) for layer in layers for name in layer.adapter_layer_names)
+    return {id(weight): weight for part in parts if isinstance(part, torch.nn.Module) for weight in part.parameters()}
+
+
 def account_of(model: torch.nn.Module, config: Config, device: str) -> ModelAccount:
     """The use of every weight of a model that is ready for training with this configuration on a device."""
     spec, all_linear = method_spec(config.method), config.adapter.target_modules == "all-linear"
@@ -170,7 +175,6 @@ def account_of(model: torch.nn.Module, config: Config, device: str) -> ModelAcco
         groups.setdefault(key, []).append(weight)
     base = unwrap_peft(model)
     head, embeddings = base.get_output_embeddings(), base.get_input_embeddings()
-    everything = sum(parameter.numel() for name, parameter in base.named_parameters() if ".lora_" in f".{name}")
     return ModelAccount(
         groups=[
             WeightGroup(
@@ -185,7 +189,7 @@ def account_of(model: torch.nn.Module, config: Config, device: str) -> ModelAcco
             )
             for (part, state, quantized, why, plain), weights in groups.items()
         ],
-        adapters=everything,
+        adapters=sum(parameter.numel() for parameter in adapter_parameters(base).values()),
         tied=head is not None and _weight(head) is _weight(embeddings),
     )
 
@@ -205,7 +209,7 @@ def _weight(layer: Any) -> Any:
 def _adapted(base: torch.nn.Module) -> Iterator[int]:
     """Ids of the parameters that have an adapter."""
     for module in base.modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, BaseTunerLayer):
             layer = module.get_base_layer()
             name = module.parameter_name if isinstance(module, ParamWrapper) else "weight"
             if name in getattr(layer, "parametrizations", {}):
@@ -240,7 +244,7 @@ def _parents(path: str, modules: dict[str, torch.nn.Module]) -> list[torch.nn.Mo
     found = []
     while path:
         path = path.rpartition(".")[0]
-        if not isinstance(modules[path], (LoraLayer, torch.nn.ModuleList, torch.nn.ModuleDict)):
+        if not isinstance(modules[path], (BaseTunerLayer, torch.nn.ModuleList, torch.nn.ModuleDict)):
             found.append(modules[path])
     return found
 

@@ -3,7 +3,7 @@
 Its metadata folder next to this file is what `pip install` would write for
 
     [project.entry-points."ftbench.methods"]
-    attention-lora = "ftbench_example:ATTENTION_LORA"
+    vera = "ftbench_example:VERA"
     [project.entry-points."ftbench.metrics"]
     edits = "ftbench_example:EDITS"
     [project.entry-points."ftbench.panes"]
@@ -17,16 +17,16 @@ from __future__ import annotations
 from engine.config.method_specs import MethodSpec
 from engine.config.metric_specs import MetricSpec
 
-ATTENTION_LORA = MethodSpec(
-    name="attention-lora",
-    title="LoRA (attn)",
-    in_text="LoRA on attention",
-    trains_summary="adapters, attention only",
-    use_summary="to compare with LoRA",
-    description="LoRA on the attention projections only, as in the first LoRA paper.",
-    module="ftbench_example_method",
+VERA = MethodSpec(
+    name="vera",
+    title="VeRA",
+    in_text="VeRA",
+    trains_summary="vectors, bf16 base",
+    use_summary="smallest artifact",
+    description="Two vectors per layer are trained, which scale a pair of random matrices that all layers share.",
+    module="ftbench_example_method",  # has load, make_trainable and weight_dtype
     trains="adapters",
-    defaults={"train.learning_rate": 5e-3, "train.max_grad_norm": 1.0, "optimizer.name": "adamw"},
+    defaults={"train.learning_rate": 1e-2, "train.max_grad_norm": 1.0, "optimizer.name": "adamw"},
     reads=("adapter",),
     needs_less="qlora",
 )

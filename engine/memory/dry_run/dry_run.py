@@ -49,7 +49,7 @@ from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, St
 from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, kernels_of
 from engine.methods.optimizers import make_unpaged
-from engine.methods.weights import weights_of
+from engine.methods.weights import adapter_parameters, weights_of
 from engine.training import loss, varlen_attention
 from engine.training import loss as loss_module
 from engine.training.batches import MicroBatch
@@ -186,11 +186,12 @@ def allocate_weights(model: torch.nn.Module, tracker: MemoryTracker) -> None:
     """Allocate the weights, and attribute trained parameters and gradients to their parts."""
     with tracker.attributing("weights"):
         allocate(model)
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in trained.items():
-        if ".lora_" in name:
+    adapters = adapter_parameters(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        if id(parameter) in adapters:
             tracker.attribute(parameter, "adapters")
-    for parameter in trained.values():
+    for parameter in trained:
         parameter.register_post_accumulate_grad_hook(lambda parameter: tracker.attribute(parameter.grad, "gradients"))
 
 

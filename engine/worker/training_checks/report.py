@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import set_seed
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
@@ -254,7 +254,7 @@ def required_flops(model: torch.nn.Module, rows: Sequence[Row], checkpointing: A
     recomputed = _inside_recomputed(model, checkpointing)
     in_decoder = 0
     for module in model.modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, BaseTunerLayer):
             continue
         if module is not head and (shape := _shape(module)):
             size = shape[0] * shape[1]

@@ -35,38 +35,38 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_method_is_planned() -> None:
-    done = ftbench("plan", "demo-lora", "--method", "attention-lora", "--json")
+    done = ftbench("plan", "demo-lora", "--method", "vera", "--json")
     assert done.returncode == 0, done.stderr
     (plan,) = json.loads(done.stdout)["methods"]
-    assert plan["method"] == "attention-lora" and plan["dry_run"]["training"]["total"] > 0
+    assert plan["method"] == "vera" and plan["dry_run"]["training"]["total"] > 0
 
 
 def test_the_bench_lists_the_method(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         pane = app.bench.query_one(MethodList)
         lines = [str(pane.get_option_at_index(number).prompt) for number in range(pane.option_count)]
-        assert any("LoRA (attn)" in line and "adapters, attention only" in line for line in lines)
+        assert any("VeRA" in line and "vectors, bf16 base" in line for line in lines)
 
     play(tmp_path, story)
 
 
 def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
-    rungs = ("--rung", "attention-lora", "--rung", "full")
+    rungs = ("--rung", "vera", "--rung", "full")
     done = ftbench("ladder", "demo", *MICRO, *rungs, "--set", "evaluation.metric=edits", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)
     rows = {row["name"]: row for row in state["rows"]}
-    assert state["work"]["metric"] == "edits" and rows["attention-lora"]["status"] == "finished"
-    assert rows["attention-lora"]["trainable"] < rows["full"]["trainable"]
+    assert state["work"]["metric"] == "edits" and rows["vera"]["status"] == "finished"
+    assert rows["vera"]["trainable"] < rows["full"]["trainable"]
     assert rows["full"]["score"]["mean"] > 1  # edits, not a share
     (folder,) = iterate(tmp_path / "runs")
     for page in (folder.page, folder.markdown):
         text = page.read_text("utf-8")
-        assert "attention-lora" in text and "edits" in text
-    assert "LoRA on attention" in folder.markdown.read_text("utf-8")
+        assert "vera" in text and "edits" in text
+    assert "VeRA" in folder.markdown.read_text("utf-8")
 
 
 def test_without_the_package_its_runs_are_still_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONPATH")
-    done = ftbench("plan", "demo-lora", "--method", "attention-lora")
-    assert done.returncode == 2 and "unknown method 'attention-lora'" in done.stderr
+    done = ftbench("plan", "demo-lora", "--method", "vera")
+    assert done.returncode == 2 and "unknown method 'vera'" in done.stderr

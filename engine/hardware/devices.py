@@ -161,7 +161,7 @@ def _all(nvml: Nvml) -> list[SelectedDevice]:
 
 def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
     """The GPU, or its MIG instances; none if it is in MIG mode without an instance."""
-    return [_selected(one) for one in gpu.mig_instances()] if gpu.mig_mode() else [_selected(gpu)]
+    return [_selected(instance) for instance in gpu.mig_instances()] if gpu.mig_mode() else [_selected(gpu)]
 
 
 def queue_of(lock: str) -> str:
@@ -280,7 +280,7 @@ def _locks(nvml: Nvml, visible: str) -> set[str]:
         gpu = _find(nvml, name.strip())
         if gpu is None:
             break
-        found |= {_selected(one).lock for one in (gpu.mig_instances() or [gpu])}
+        found |= {_selected(device).lock for device in (gpu.mig_instances() or [gpu])}
     return found
 
 

@@ -206,7 +206,7 @@ class NvmlGpu:
         """Utilization by process in percent of the last sample periods, by the driver's ids; {} if not reported."""
         samples = self._ask("nvmlDeviceGetProcessUtilization", 0) or []
         latest = sorted(samples, key=lambda one: int(one.timeStamp))
-        return {one.pid: one.smUtil for one in latest}
+        return {sample.pid: sample.smUtil for sample in latest}
 
     def others(self, own: int | None) -> list[tuple[int, str, int | None]]:
         """(pid, name, bytes) of the other compute processes on the GPU; `own` is the driver's id of this process."""

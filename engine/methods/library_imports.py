@@ -120,10 +120,12 @@ def _import_models() -> None:
     def names(path: Any, prefix: str | None = None) -> Any:
         if prefix is not None or Path(path).parent != folder:
             return search(path, prefix)
-        found = search(folder, prefix="models")  # the call of `import transformers`, which adds its own modules to it
+        structure = search(
+            folder, prefix="models"
+        )  # the call of `import transformers`, which adds its own modules to it
         return {
             needed: {name.removeprefix("models."): all_ for name, all_ in modules.items() if name.startswith("models.")}
-            for needed, modules in found.items()
+            for needed, modules in structure.items()
         }
 
     import_utils.define_import_structure = names

@@ -76,7 +76,7 @@ def _loaded(
 
 def _from_pretrained(located: ModelLocation, auto: Any, **options: Any) -> PreTrainedModel:
     """Load the weights. Raises ValueError where some are missing: transformers would initialize them randomly."""
-    loaded, found = auto.from_pretrained(
+    loaded, report = auto.from_pretrained(
         located.source,
         revision=located.revision,
         trust_remote_code=False,
@@ -84,7 +84,7 @@ def _from_pretrained(located: ModelLocation, auto: Any, **options: Any) -> PreTr
         output_loading_info=True,
         **options,
     )
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(f"weights are missing: {missing[0]} and {len(missing) - 1} others")
     model: PreTrainedModel = loaded
     return model

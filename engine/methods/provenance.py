@@ -25,13 +25,13 @@ HASHED_BYTES = 1 << 20
 
 def versions() -> dict[str, str]:
     """Versions of Python, ftbench and the libraries that affect results."""
-    found = {"python": platform.python_version(), "ftbench": __version__}
+    installed = {"python": platform.python_version(), "ftbench": __version__}
     for library in LIBRARIES:
         try:
-            found[library] = importlib.metadata.version(library)
+            installed[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
-            found[library] = "absent"
-    return found
+            installed[library] = "absent"
+    return installed
 
 
 def machine_facts(machine: Machine) -> dict[str, Any]:

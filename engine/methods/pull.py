@@ -109,8 +109,8 @@ def _total(hub: str, revision: str | None) -> int | None:
     """Bytes of the files to download; None where the Hub does not report their sizes."""
     from huggingface_hub import HfApi  # imported only when a model is downloaded
 
-    found = HfApi().model_info(hub, revision=revision, files_metadata=True, timeout=ETAG_SECONDS)
-    files = {one.rfilename: one.size for one in found.siblings or []}
+    info = HfApi().model_info(hub, revision=revision, files_metadata=True, timeout=ETAG_SECONDS)
+    files = {file.rfilename: file.size for file in info.siblings or []}
     sizes = [size for name, size in files.items() if _matches(name, PATTERNS) and not _matches(name, OTHER_FORMATS)]
     known = [size for size in sizes if size is not None]
     return sum(known) if known and len(known) == len(sizes) else None

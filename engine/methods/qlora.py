@@ -97,8 +97,8 @@ class DequantizeTensors(Mxfp4Dequantize):
     def convert(self, input_dict: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         stored = {name: value[0] if isinstance(value, list) else value for name, value in input_dict.items()}
         integers = {name: tensor.to(torch.uint8) for name, tensor in stored.items()}
-        found: dict[str, torch.Tensor] = super().convert(integers, *args, **kwargs)
-        return found
+        converted: dict[str, torch.Tensor] = super().convert(integers, *args, **kwargs)
+        return converted
 
 
 class QuantizeTensors(Bnb4bitQuantize):

@@ -220,7 +220,7 @@ def _adapted(base: torch.nn.Module) -> Iterator[int]:
 
 def _quant_state(module: torch.nn.Module, parameter: torch.nn.Parameter) -> Any:
     if isinstance(module, ParametrizationList):
-        return next((one.quant_state for one in module if isinstance(one, Bnb4bitParametrization)), None)
+        return next((part.quant_state for part in module if isinstance(part, Bnb4bitParametrization)), None)
     return getattr(parameter, "quant_state", None)
 
 
@@ -241,12 +241,12 @@ def _computes_otherwise(layer: torch.nn.Module) -> bool:
 
 def _parents(path: str, modules: dict[str, torch.nn.Module]) -> list[torch.nn.Module]:
     """The modules around a module, innermost first, without adapters."""
-    found = []
+    parents = []
     while path:
         path = path.rpartition(".")[0]
         if not isinstance(modules[path], (BaseTunerLayer, torch.nn.ModuleList, torch.nn.ModuleDict)):
-            found.append(modules[path])
-    return found
+            parents.append(modules[path])
+    return parents
 
 
 def _part(

@@ -126,8 +126,8 @@ def _of_general(event: events.GeneralLoss) -> dict[str, float | None]:
 def _of_memory(sample: events.Memory | None) -> dict[str, float | None]:
     if sample is None:
         return {}
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     for name, (source, divisor) in MEMORY.items():
         value = getattr(sample, source)
-        found[name] = None if value is None else value / divisor
-    return found
+        values[name] = None if value is None else value / divisor
+    return values

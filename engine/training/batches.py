@@ -94,7 +94,9 @@ class MicroBatch:
             name: value.to(device) if isinstance(value, torch.Tensor) else value
             for name, value in self.model_inputs.items()
         }
-        moved = [None if one is None else one.to(device) for one in (self.weights, self.predictions, self.kept)]
+        moved = [
+            None if tensor is None else tensor.to(device) for tensor in (self.weights, self.predictions, self.kept)
+        ]
         return MicroBatch(inputs, self.columns.to(device), self.targets.to(device), *moved)
 
 
@@ -156,13 +158,13 @@ def _predictions(
     What several rows predict alike is computed once, with the sum of their weights.
     """
     summed: dict[tuple[int, int], float] = {}
-    found: list[tuple[int, int]] = []
+    predicted: list[tuple[int, int]] = []
     for row, ranges in zip(rows, columns, strict=True):
         places = [column for part in ranges for column in part]
         for column, target, weight in zip(places, targets_of(row), target_weights(row), strict=True):
             if target != IGNORE_INDEX:
                 summed[column, target] = summed.get((column, target), 0.0) + weight
-                found.append((column, target))
+                predicted.append((column, target))
     keys = list(summed)
     number = {key: index for index, key in enumerate(keys)}
     plain = all(weight == 1.0 for weight in summed.values())
@@ -170,7 +172,7 @@ def _predictions(
         torch.tensor([column for column, _ in keys], dtype=torch.long),
         torch.tensor([[target for _, target in keys]], dtype=torch.long),
         None if plain else torch.tensor([list(summed.values())]),
-        None if found == keys else torch.tensor([number[key] for key in found]),
+        None if predicted == keys else torch.tensor([number[key] for key in predicted]),
     )
 
 

@@ -187,7 +187,9 @@ class CheckpointedTrainer(Trainer):
         writer.best = lambda step: selection.best_step(validation_losses(self.state.log_history), step)
         self.shards = shards or LocalShards(self.model)
         self.is_sharded = is_sharded(self.model)
-        self.trains_parts = any(isinstance(one, DTensor) and one.requires_grad for one in self.model.parameters())
+        self.trains_parts = any(
+            isinstance(weight, DTensor) and weight.requires_grad for weight in self.model.parameters()
+        )
         """Whether the trained weights are sharded across the ranks; adapters are not."""
 
     def train(self, *args: Any, **rest: Any) -> Any:

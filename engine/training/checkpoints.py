@@ -217,21 +217,21 @@ def problem_with(folder: Path) -> str | None:
     try:
         if folder.is_symlink() or not folder.is_dir():
             return "it is not a directory"
-        found = _entries(folder)
-        if MANIFEST not in found:
+        files = _entries(folder)
+        if MANIFEST not in files:
             return "it has no manifest.json"
-        odd = next((name for name, status in sorted(found.items()) if not stat.S_ISREG(status.st_mode)), None)
+        odd = next((name for name, status in sorted(files.items()) if not stat.S_ISREG(status.st_mode)), None)
         if odd is not None:
             return f"{odd} is not a regular file"
-        if found.pop(MANIFEST).st_size > MAX_MANIFEST:
+        if files.pop(MANIFEST).st_size > MAX_MANIFEST:
             return "manifest.json is too large"
         manifest = msgspec.json.decode(read_regular(folder / MANIFEST, MAX_MANIFEST), type=Manifest)
-        return _differs(manifest, folder, found) or _changed(manifest, folder)
+        return _differs(manifest, folder, files) or _changed(manifest, folder)
     except (OSError, ValueError, RecursionError) as error:
         return f"cannot read it: {error}"
 
 
-def _differs(manifest: Manifest, folder: Path, found: dict[str, os.stat_result]) -> str | None:
+def _differs(manifest: Manifest, folder: Path, present: dict[str, os.stat_result]) -> str | None:
     """How the manifest differs from the folder's name, from its files, or from the required files."""
     if folder.name != f"{PREFIX}{manifest.step}":
         return f"manifest.json is of step {manifest.step}"
@@ -241,9 +241,9 @@ def _differs(manifest: Manifest, folder: Path, found: dict[str, os.stat_result])
         has_weights = any(name.endswith(".safetensors") for name in manifest.files)
         needed = [*REQUIRED, *([] if has_weights else ["*.safetensors"])]
     for name in [*manifest.files, *needed]:
-        if name not in found:
+        if name not in present:
             return f"{name} is missing"
-    for name, status in found.items():
+    for name, status in present.items():
         facts = manifest.files.get(name)
         if facts is None:
             return f"{name} is not in manifest.json"
@@ -323,7 +323,7 @@ def _named(checkpoints: Path) -> list[tuple[int, Path]]:
 
 def _entries(folder: Path) -> dict[str, os.stat_result]:
     """Everything below the folder except directories, by relative path; links are not followed."""
-    found: dict[str, os.stat_result] = {}
+    statuses: dict[str, os.stat_result] = {}
     todo = [folder]
     while todo:
         with os.scandir(todo.pop()) as entries:
@@ -331,8 +331,8 @@ def _entries(folder: Path) -> dict[str, os.stat_result]:
                 if entry.is_dir(follow_symlinks=False):
                     todo.append(Path(entry.path))
                 else:
-                    found[str(Path(entry.path).relative_to(folder))] = entry.stat(follow_symlinks=False)
-    return found
+                    statuses[str(Path(entry.path).relative_to(folder))] = entry.stat(follow_symlinks=False)
+    return statuses
 
 
 def _size(folder: Path) -> int:
@@ -435,14 +435,14 @@ def write_configuration(model: Any, folder: Path) -> None:
 
 def stored_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The parameters and buffers that a model stores; of tied ones only the first."""
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     seen = set()
     for name, tensor in model.state_dict().items():
         where = _place(tensor)
         if tensor.numel() == 0 or where not in seen:
-            found[name] = tensor
+            tensors[name] = tensor
         seen.add(where)
-    return found
+    return tensors
 
 
 @torch.no_grad()
@@ -462,8 +462,8 @@ def load_safetensors(model: torch.nn.Module, path: Path) -> None:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             tensor = file.get_tensor(name)
             if (tensor.shape, tensor.dtype) != (own[name].shape, own[name].dtype):
-                found, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (tensor, own[name]))
-                raise ValueError(f"{name} in {path.name} is {found}, in the model {wanted}")
+                given, wanted = (f"{tuple(t.shape)} {t.dtype}" for t in (tensor, own[name]))
+                raise ValueError(f"{name} in {path.name} is {given}, in the model {wanted}")
             own[name].copy_(tensor)
 
 

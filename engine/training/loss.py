@@ -191,7 +191,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        scaled = [None if one is None else one.mul_(gradients[0].to(one.dtype)) for one in ctx.gradients]
+        scaled = [
+            None if gradient is None else gradient.mul_(gradients[0].to(gradient.dtype)) for gradient in ctx.gradients
+        ]
         ctx.gradients = None
         return (*scaled, None, None, None, None, None)
 
@@ -252,7 +254,7 @@ def _softmax(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor,
 @torch.no_grad()
 def token_nll(hidden: torch.Tensor, head: Head, targets: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """-log softmax(head(hidden))[target] of each target, (K',) in float32, without gradients."""
-    found = hidden.new_empty(len(targets), dtype=torch.float32)
+    nll = hidden.new_empty(len(targets), dtype=torch.float32)
     cast, bias = head.linear.weight.to(dtype), None if head.linear.bias is None else head.linear.bias.to(dtype)
     for rows in logit_chunks(len(hidden), len(cast), kernel_device(hidden)):
         wanted = targets[rows]
@@ -260,9 +262,9 @@ def token_nll(hidden: torch.Tensor, head: Head, targets: torch.Tensor, dtype: to
             logits = torch.nn.functional.linear(hidden[rows].to(dtype), cast, bias)
             if head.cap is not None:
                 _soft_cap(logits, head.cap)
-            found[rows] = _softmax(logits, wanted)[1]
+            nll[rows] = _softmax(logits, wanted)[1]
             del logits  # before the next chunk
-    return found
+    return nll
 
 
 class SummedCrossEntropy(torch.autograd.Function):

@@ -79,9 +79,9 @@ class Ranks:
         """The values of all ranks, by rank."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.control)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
 
     def broadcast(self, make: Callable[[], T]) -> T:
         """The result of `make`, which is called on rank 0 only; the other ranks wait for it."""
@@ -163,9 +163,9 @@ def _listening_sockets() -> Iterator[int]:
         with contextlib.suppress(OSError):  # closed in the meantime
             if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 continue
-            with socket.socket(fileno=os.dup(descriptor)) as found:
-                is_tcp = found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM
-                if is_tcp and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            with socket.socket(fileno=os.dup(descriptor)) as opened:
+                is_tcp = opened.family in (socket.AF_INET, socket.AF_INET6) and opened.type == socket.SOCK_STREAM
+                if is_tcp and opened.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                     yield descriptor
 
 

@@ -133,7 +133,7 @@ class Segments:
         columns: list[int] = []
         ends = [0]
         for path in self._paths():
-            columns += [column for one in path for column in range(one.start, one.end)]
+            columns += [column for segment in path for column in range(segment.start, segment.end)]
             ends.append(len(columns))
         query_ends = [0, *(segment.end for segment in self.segments)]
         return GatheredKeys(

@@ -213,7 +213,7 @@ class AnswerTrainer(CheckpointedTrainer):
         if self.ranks.size == 1:
             return
         # Those of a sharded model's weights are added up already.
-        trained = [one for one in model.parameters() if one.requires_grad and not isinstance(one, DTensor)]
+        trained = [weight for weight in model.parameters() if weight.requires_grad and not isinstance(weight, DTensor)]
         for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

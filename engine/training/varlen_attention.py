@@ -120,8 +120,8 @@ def unsupported_by(architecture: type, config: Any, implementation: str, longest
 
 def uses_common_attention(architecture: type) -> bool:
     """Whether a model class calls its attention by name from transformers' registry."""
-    modules = [sys.modules[one.__module__] for one in architecture.__mro__]
-    registry = next((table for one in modules if (table := getattr(one, "ALL_ATTENTION_FUNCTIONS", None))), None)
+    modules = [sys.modules[parent.__module__] for parent in architecture.__mro__]
+    registry = next((table for module in modules if (table := getattr(module, "ALL_ATTENTION_FUNCTIONS", None))), None)
     return registry is modeling_utils.ALL_ATTENTION_FUNCTIONS
 
 

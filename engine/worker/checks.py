@@ -67,9 +67,9 @@ def _refuse_data(data: Data) -> None:
         all(file.suffix != ".gz" and data_file_kind(file) in TEXT_KINDS for file in files)
         and _bytes(files) <= MAX_BYTES
     ):
-        found = detect(source.train, data)
+        detected = detect(source.train, data)
         for rows in source.splits.values():
-            check_columns(rows, found)
+            check_columns(rows, detected)
 
 
 def data_files_state(data: Data) -> dict[Path, tuple[int, int]]:

@@ -193,9 +193,9 @@ class Evaluator:
             self._log_score("after", items, seconds)
         if self.general:
             after = self._general_losses(model)
-            found = general_result(self.text, self.general, self.base_general, after)
+            result = general_result(self.text, self.general, self.base_general, after)
             self.log.write(
-                events.GeneralLoss(text=found.text, tokens=found.tokens, before=found.before, after=found.after)
+                events.GeneralLoss(text=result.text, tokens=result.tokens, before=result.before, after=result.after)
             )
         if self.config.evaluation.when != "never":
             self.benchmarks.after(model)

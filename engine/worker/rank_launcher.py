@@ -127,16 +127,16 @@ def _unrecorded(run: RunDir, frozen: FrozenRun, failure: Failure | None, device:
     resume = f"run `ftbench resume {run.argument}` to resume"
     if failure is None:
         return _failed(f"the ranks ended without an outcome; see {run.log_file}; {resume}")
-    rank, found = failure
-    if found.exitcode < 0:
-        name = signal.Signals(-found.exitcode).name
-        return _failed(f"rank {rank} (process {found.pid}) was ended by {name}; {resume}")
-    if found.exitcode == OUT_OF_MEMORY:
+    rank, process = failure
+    if process.exitcode < 0:
+        name = signal.Signals(-process.exitcode).name
+        return _failed(f"rank {rank} (process {process.pid}) was ended by {name}; {resume}")
+    if process.exitcode == OUT_OF_MEMORY:
         reason = f"rank {rank} is out of memory with micro-batch 1; {memory_advice(frozen.config, device)}"
         return EndRecord(status="out_of_memory", reason=reason, t=time.time())
-    message = found.message["message"] if isinstance(found.message, dict) else str(found.message)
+    message = process.message["message"] if isinstance(process.message, dict) else str(process.message)
     text = " ".join(message.removeprefix("RankFailed: ").split())[:300]
-    return _failed(f"rank {rank} failed: {text or f'exit status {found.exitcode}'}; see {run.log_file}; {resume}")
+    return _failed(f"rank {rank} failed: {text or f'exit status {process.exitcode}'}; see {run.log_file}; {resume}")
 
 
 def _failed(reason: str) -> EndRecord:

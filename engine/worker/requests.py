@@ -85,19 +85,19 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.worker.checks import account_before_loading
 
     machine, model_config = this_machine(), config_of(config.model)
-    found: dict[str, Any] = {"sharing": "", "weights": []}
-    for one in configs:
+    details: dict[str, Any] = {"sharing": "", "weights": []}
+    for each in configs:
         account, refused = None, ""
         try:
-            account = account_before_loading(one, model_config, machine)
+            account = account_before_loading(each, model_config, machine)
         except UserError as error:
             refused = f"{error.line}; {error.hint}"
-        found["weights"].append({"account": msgspec.to_builtins(account), "refused": refused})
+        details["weights"].append({"account": msgspec.to_builtins(account), "refused": refused})
     rows = read_rows(config, model_config, machine, given=False)
     if not isinstance(rows, str):
         whole = rows.whole
-        found["sharing"] = describe_sharing(whole.shared_prefix, whole.shared_rows, whole.token_ratio)
-    return found
+        details["sharing"] = describe_sharing(whole.shared_prefix, whole.shared_rows, whole.token_ratio)
+    return details
 
 
 def data_preview(arguments: dict[str, Any], progress: Progress) -> Any:

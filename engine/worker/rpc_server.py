@@ -70,8 +70,8 @@ def _valid(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):
-        return {_valid(key): _valid(one) for key, one in value.items()}
-    return [_valid(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {_valid(key): _valid(element) for key, element in value.items()}
+    return [_valid(element) for element in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

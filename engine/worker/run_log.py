@@ -103,7 +103,7 @@ class EarlierWorkers:
 
 def earlier_workers(run: RunDir) -> EarlierWorkers:
     """Read the log up to this worker's `hello`, skipping steps and samples."""
-    found, follower, count = EarlierWorkers(), Follower(run.events_file), 0
+    earlier, follower, count = EarlierWorkers(), Follower(run.events_file), 0
     started: Hello | None = None
     for portion in follower.portions(Hello, DataPrepared, ModelLoaded, Plan, MicroBatchReduced, Checkpoint, Eval):
         for event in portion:
@@ -111,26 +111,26 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
             match event:
                 case Hello():
                     if started is not None:
-                        found.devices = started.config.get("train.devices", 1)
+                        earlier.devices = started.config.get("train.devices", 1)
                     started = event
                 case DataPrepared():
-                    found.data = found.data or event
+                    earlier.data = earlier.data or event
                 case ModelLoaded():
-                    found.model, found.optimizer = event.fingerprint, event.optimizer
+                    earlier.model, earlier.optimizer = event.fingerprint, event.optimizer
                 case Plan() | MicroBatchReduced():
-                    found.micro_batch = event.micro_batch
+                    earlier.micro_batch = event.micro_batch
                     if isinstance(event, MicroBatchReduced) and event.restarted:
-                        found.reduced_to = event.micro_batch
+                        earlier.reduced_to = event.micro_batch
                 case Checkpoint():
-                    found.checkpoint = event.path
+                    earlier.checkpoint = event.path
                 case Eval(when="before"):
-                    found.before = event
+                    earlier.before = event
     if follower.damaged:
-        found.problems.append(damage(follower.damaged))
+        earlier.problems.append(damage(follower.damaged))
     elif count < 2 and has_work(run):  # only the hello of the current worker
         what = "events.jsonl is missing or empty: times, losses and warnings from before this resume are lost"
-        found.problems.append(what)
-    return found
+        earlier.problems.append(what)
+    return earlier
 
 
 def has_work(run: RunDir) -> bool:

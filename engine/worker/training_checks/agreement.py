@@ -76,7 +76,7 @@ def losses_agree(
 
 def _largest(first: Sequence[float], second: Sequence[float]) -> float:
     """The largest difference of two sequences; NaN if one of them contains NaN."""
-    differences = [abs(one - other) for one, other in zip(first, second, strict=True)]
+    differences = [abs(a - b) for a, b in zip(first, second, strict=True)]
     return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
@@ -139,8 +139,8 @@ def trained_parameters(model: torch.nn.Module) -> int:
 
 def _losses(session: TrainingSession, rows: list[Row], packing: Packing) -> list[float]:
     """Loss of each row in nats/token."""
-    found = row_losses(session.model, rows, packing, session.subject.pad, session.machine.device)
-    return [loss.nll / loss.weight for loss in found]
+    losses = row_losses(session.model, rows, packing, session.subject.pad, session.machine.device)
+    return [loss.nll / loss.weight for loss in losses]
 
 
 def _gradient(session: TrainingSession, rows: list[Row], packing: Packing, micro_batch: int) -> torch.Tensor:
@@ -177,8 +177,8 @@ def check_decoding(session: TrainingSession) -> TrainingCheck:
     generator = session.generator(ends)
     ours = generator.answer_tokens(model, rows)
     theirs = generator.library_answer_tokens(model, rows)
-    found = divergences(rows, ours, theirs, ends)
-    gaps = [logit_gap(model, one, session.machine.device, session.dtype) for one in found]
+    places = divergences(rows, ours, theirs, ends)
+    gaps = [logit_gap(model, place, session.machine.device, session.dtype) for place in places]
     return judge_decoding(sum(map(len, ours)), len(rows), gaps)
 
 
@@ -200,7 +200,7 @@ def divergences(
     rows: Sequence[Row], ours: Sequence[list[int]], theirs: Sequence[list[int]], ends: frozenset[int]
 ) -> list[Divergence]:
     """The answers that differ, each with its first difference."""
-    found = []
+    places = []
     for row, mine, other in zip(rows, ours, theirs, strict=True):
         if mine == other:
             continue
@@ -208,15 +208,15 @@ def divergences(
             (n for n, (a, b) in enumerate(zip(mine, other, strict=False)) if a != b), min(len(mine), len(other))
         )
         next_tokens = [answer[same : same + 1] or sorted(ends) for answer in (mine, other)]
-        found.append(Divergence([*row.prompt, *mine[:same]], *next_tokens))
-    return found
+        places.append(Divergence([*row.prompt, *mine[:same]], *next_tokens))
+    return places
 
 
 @torch.inference_mode()
-def logit_gap(model: torch.nn.Module, found: Divergence, device: str, dtype: torch.dtype) -> float:
+def logit_gap(model: torch.nn.Module, divergence: Divergence, device: str, dtype: torch.dtype) -> float:
     """Difference of the two tokens' logits, in rounding steps of the largest logit."""
-    ids = torch.tensor([found.context], device=device)
+    ids = torch.tensor([divergence.context], device=device)
     logits = model(input_ids=ids, use_cache=False).logits[0, -1].float()
     step = torch.finfo(dtype).eps * float(logits.abs().max())
-    ours, theirs = (logits[tokens].max() for tokens in (found.ours, found.theirs))
+    ours, theirs = (logits[tokens].max() for tokens in (divergence.ours, divergence.theirs))
     return float((ours - theirs).abs()) / step

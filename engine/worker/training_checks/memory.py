@@ -58,8 +58,8 @@ def measured_peaks(session: TrainingSession) -> Peaks:
     On a CPU the resident set of so small a model is mostly that of libraries and kernels' caches, so that the tensors
     of one more step are counted instead, and the probe, which reads the resident set, is left out.
     """
-    found = predicted(session.estimates)
-    dry_run, formula = found.get("dry run"), found.get("formula")
+    predictions = predicted(session.estimates)
+    dry_run, formula = predictions.get("dry run"), predictions.get("formula")
     if session.peak is None:
         return Peaks(peak_of_tensors(session), None, dry_run, formula)
     probed, planned = session.probed, session.estimates.micro_batch
@@ -75,21 +75,21 @@ def predicted(estimates: RunEstimates) -> dict[str, int]:
     return {estimate.tier: as_measured(estimate, estimate.training) for estimate in estimates.tiers}
 
 
-def check_peak_memory(found: Peaks, device: str) -> TrainingCheck:
+def check_peak_memory(peaks: Peaks, device: str) -> TrainingCheck:
     """Compare the measured peak with the dry run, or with the formula if there is none."""
-    planned = found.dry_run if found.dry_run is not None else found.formula
-    text = f"measured peak {size(found.measured)}"
-    if found.probe is not None:
-        text += f" (memory probe {size(found.probe)})"
-    if found.changed:
-        text += f"; the plan did not fit: the memory probe chose {found.changed}"
+    planned = peaks.dry_run if peaks.dry_run is not None else peaks.formula
+    text = f"measured peak {size(peaks.measured)}"
+    if peaks.probe is not None:
+        text += f" (memory probe {size(peaks.probe)})"
+    if peaks.changed:
+        text += f"; the plan did not fit: the memory probe chose {peaks.changed}"
         return TrainingCheck(name=PEAK_MEMORY, state="failed", text=text)
     if planned is None:
         return TrainingCheck(name=PEAK_MEMORY, state="failed", text=f"{text}; no prediction")
-    named = (("dry run", found.dry_run), ("formula", found.formula))
-    text += "; " + ", ".join(f"{tier} {_compared(value, found.measured)}" for tier, value in named if value is not None)
-    under = found.measured - planned > MAX_UNDER * found.measured + SLACK[device]
-    over = planned - found.measured > MAX_OVER * found.measured + SLACK[device]
+    named = (("dry run", peaks.dry_run), ("formula", peaks.formula))
+    text += "; " + ", ".join(f"{tier} {_compared(value, peaks.measured)}" for tier, value in named if value is not None)
+    under = peaks.measured - planned > MAX_UNDER * peaks.measured + SLACK[device]
+    over = planned - peaks.measured > MAX_OVER * peaks.measured + SLACK[device]
     return TrainingCheck(name=PEAK_MEMORY, state="failed" if under or over else "ok", text=text)
 
 
@@ -119,14 +119,14 @@ def check_out_of_memory(session: TrainingSession) -> TrainingCheck:
 
 def _step_rows(session: TrainingSession) -> list[Row]:
     """Rows of one micro-batch of up to MAX_TOKENS tokens."""
-    found: list[Row] = []
+    chosen: list[Row] = []
     left = min(MAX_TOKENS, session.packing.tokens)
     for row in itertools.cycle(session.subject.rows):
         left -= len(row.input_ids)
         if left < 0:
-            return found
-        found.append(row)
-    return found
+            return chosen
+        chosen.append(row)
+    return chosen
 
 
 def judge_out_of_memory(micro_batch: int, halved: list[int], losses: list[float], floor: float) -> TrainingCheck:
@@ -237,15 +237,15 @@ def check_paging(session: TrainingSession) -> TrainingCheck:
     return judge_paging(_paged(session), paged_bytes(session.optimizer))
 
 
-def judge_paging(found: PagingResult, of_run: int) -> TrainingCheck:
+def judge_paging(paging: PagingResult, of_run: int) -> TrainingCheck:
     """`of_run`: bytes of paged state of the trained model."""
-    text = f"{size(found.bytes)} of state"
-    if not found.bytes:
+    text = f"{size(paging.bytes)} of state"
+    if not paging.bytes:
         return TrainingCheck(name=PAGING, state="failed", text="the optimizer's state is not paged")
-    if not found.managed:
+    if not paging.managed:
         return TrainingCheck(name=PAGING, state="failed", text=f"{text} is not in CUDA managed memory")
-    text += f" in CUDA managed memory; a step with {size(found.filled)} allocated by others"
-    if not found.equal:
+    text += f" in CUDA managed memory; a step with {size(paging.filled)} allocated by others"
+    if not paging.equal:
         return TrainingCheck(name=PAGING, state="failed", text=f"{text} has another result")
     return TrainingCheck(name=PAGING, state="ok", text=f"{text} has the same result; {size(of_run)} paged in this run")
 

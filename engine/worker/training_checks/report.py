@@ -123,11 +123,11 @@ def check_method(
             session.train()
         except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
             return broken_report(method, choice, title, machine.name, reason(error))
-        checks, found = Checks(session), []
+        checks, results = Checks(session), []
         for check in CHECKS[choice]:
             progress(f"{name}, {title}: {check}")
-            found.append(checks.run(check))
-        report = _report(checks, found)
+            results.append(checks.run(check))
+        report = _report(checks, results)
     del session, checks
     free_memory()
     return report
@@ -138,7 +138,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON]
 
 
-def _report(checks: Checks, found: list[TrainingCheck]) -> TrainingReport:
+def _report(checks: Checks, results: list[TrainingCheck]) -> TrainingReport:
     session, speed, peaks = checks.session, checks.speed, checks.peaks
     best, why = session.estimates.best, session.subject.why
     return TrainingReport(
@@ -161,7 +161,7 @@ def _report(checks: Checks, found: list[TrainingCheck]) -> TrainingReport:
         peak_dry_run=peaks.dry_run if peaks else None,
         peak_formula=peaks.formula if peaks else None,
         notes=[*([f"no larger shape ({why})"] if why else []), *session.notes],
-        checks=found,
+        checks=results,
     )
 
 
@@ -294,13 +294,19 @@ def check_methods(machine: Machine) -> Iterator[dict[str, Any]]:
     """For each method: title, whether it is ready, seconds of the step, optimizer, notes, and why it is not ready."""
     transformers_logging.disable_progress_bar()
     for name in method_names():
-        found: dict[str, Any] = {"method": name, "title": method_title(name), "ready": False, "why": "", "notes": []}
+        facts: dict[str, Any] = {
+            "method": name,
+            "title": method_title(name),
+            "ready": False,
+            "why": "",
+            "notes": [],
+        }
         try:
-            found |= _train_one_step(name, machine, found["notes"])
-            found["ready"] = True
+            facts |= _train_one_step(name, machine, facts["notes"])
+            facts["ready"] = True
         except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
-            found["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        yield found
+            facts["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        yield facts
 
 
 def _train_one_step(name: str, machine: Machine, notes: list[str]) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import msgspec
 import torch
 
-from engine.config.activation_checkpointing import resolve_checkpointing
+from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.data.items import sampled_by_rows
 from engine.data.rows import Row
+from engine.memory.dry_run.plan import RunEstimates
 from engine.memory.formula.weights_and_state import copies_checkpoints
 from engine.memory.probe import ProbeResult, available_for_copy, available_memory, preserved_random_state
 from engine.methods.adapters import unwrap_peft
@@ -86,24 +87,7 @@ def train(
     _log_model(config, model, optimizer_name, earlier.model, machine, meters, log)
     checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, machine.device)
     log.step = resume.step if resume else 0
-    plan = events.Plan(
-        steps=sampler.steps,
-        start_step=log.step,
-        batch=settings.batch,
-        micro_batch=estimates.micro_batch,
-        packing=evaluator.packing.mode,
-        gradient_checkpointing=checkpointing.setting,
-        devices=ranks.size,
-        sharded=ranks.shards_model,
-    )
-    if plan.packing == "shared_prefix":
-        plan.shared_prefix, plan.shared_rows = sharing.prefix, sharing.rows
-        plan.token_ratio = round(sharing.ratio, 3)
-    plan.predictions = estimates.predicted()
-    if plan.predictions:
-        best = plan.predictions[-1]
-        plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
-    log.write(plan)
+    plan = log.write(_plan(config, evaluator, sampler, log.step, estimates, checkpointing, sharing, ranks))
     trainer = AnswerTrainer(
         rows=evaluator.rows.train,
         sampler=sampler,
@@ -145,6 +129,37 @@ def train(
     if callback.stopped:
         raise StopRequested
     _select(trainer, losses, sampler.steps, log)
+
+
+def _plan(
+    config: Config,
+    evaluator: Evaluator,
+    sampler: BatchSampler,
+    start: int,
+    estimates: RunEstimates,
+    checkpointing: ActivationCheckpointing,
+    sharing: Sharing,
+    ranks: Ranks,
+) -> events.Plan:
+    """What the run will do, with its predicted peak memory; `start`: the step that it resumes from."""
+    plan = events.Plan(
+        steps=sampler.steps,
+        start_step=start,
+        batch=config.train.batch,
+        micro_batch=estimates.micro_batch,
+        packing=evaluator.packing.mode,
+        gradient_checkpointing=checkpointing.setting,
+        devices=ranks.size,
+        sharded=ranks.shards_model,
+        predictions=estimates.predicted(),
+    )
+    if plan.packing == "shared_prefix":
+        plan.shared_prefix, plan.shared_rows = sharing.prefix, sharing.rows
+        plan.token_ratio = round(sharing.ratio, 3)
+    if plan.predictions:
+        best = plan.predictions[-1]
+        plan.predicted, plan.predicted_evaluation = best.training, best.evaluation
+    return plan
 
 
 def _resume_point(run_dir: RunDir, selection: WeightSelection, log: RunLog) -> checkpoints.SavedCheckpoint | None:

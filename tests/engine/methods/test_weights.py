@@ -15,6 +15,7 @@ from tiny_families import FAMILIES, VOCABULARY, family_config, made_family, stor
 from torch.nn.utils import parametrize
 from transformers import AutoConfig
 
+from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
@@ -25,7 +26,7 @@ from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
 from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype, own_targets, save
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, this_machine
 from engine.methods.weights import Weight, account_of, weights_of
 from engine.runs.run.model_account import left_out_share, left_out_warning
 
@@ -262,3 +263,16 @@ def test_memory_of_adapted_and_4_bit_experts(name: str) -> None:
         exact, quick = dry_run(config, shape, CPU, rows), formula(config, shape.to_dict(), "cpu", rows, CPU.bf16)
         assert quick.training.total == pytest.approx(exact.training.total, rel=0.08)
         assert quick.training.parts["weights"] == pytest.approx(exact.training.parts["weights"], rel=0.01)
+
+
+def test_adapters_of_another_method_of_peft_are_counted_as_adapters() -> None:
+    config = Config()
+    base = method("lora").load(config, this_machine())
+    model = peft.get_peft_model(base, peft.VeraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    account = account_of(model, config, "cpu")
+    assert account.adapters == account.trained == trained > 0
+    assert {weight.leaf for weight in weights_of(model) if weight.adapted} == {"q_proj"}
+    with pytest.raises(UserError) as refused:
+        adapted_parameters(model)
+    assert refused.value.code == "export.cannot_merge"

@@ -112,7 +112,7 @@ def test_the_plan_names_the_most_runs_and_refuses_what_it_cannot_combine() -> No
 @pytest.mark.slow
 def test_a_killed_ladder_continues_with_the_same_decisions(tmp_path: Path) -> None:
     rows = ["evaluation.rows=30" if word == "evaluation.rows=4" else word for word in SHORT]
-    words = ("ladder", "demo", "--rung", "lora,full", "--until-decided", "--max-seeds", "4", "--no-probe", *rows)
+    words = ("ladder", "demo", "--rung", "lora,full", "--until-decided", "--max-seeds", "3", "--no-probe", *rows)
     assert forked.ftbench(*words, "--detach").returncode == 0
     (folder,) = iterate(tmp_path / "runs")
     wait_for(lambda: bool((state := folder.state()) and (state.looks or state.status != "running")))

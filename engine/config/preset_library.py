@@ -184,12 +184,22 @@ def with_absolute_paths(values: Flat, folder: Path) -> Flat:
     return absolute
 
 
+_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+.-]*://(?:huggingface\.co/(?:datasets/)?(?P<hub>[\w.-]+/[\w.-]+)/?$)?", re.IGNORECASE
+)
+
+
 def _anchored(key: str, value: object, folder: Path) -> object:
     """An absolute file name, because the worker runs in another directory; other names and Hub ids are unchanged."""
     if key in PATH_KEYS and isinstance(value, list):
         return [_anchored(key, one, folder) for one in value]
     if key not in PATH_KEYS or not isinstance(value, str) or not value:
         return value
+    if address := _ADDRESS.match(value):
+        name = address["hub"]
+        hint = f"use the Hub id {name}" if name else "download it (`curl -O ADDRESS`) and give the file"
+        problem = "an address instead of a file or a Hub id"
+        raise UserError(problem, f"{key} = {visible(value)}", hint, code="preset.address")
     path = expanded(value)
     looks_like_a_file = (
         value.startswith((".", "/", "~"))

@@ -11,6 +11,7 @@ from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, flatten, parse_overrides, read_preset, resolve
+from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.runs.run import run_dir
 
@@ -136,3 +137,13 @@ def test_two_presets_with_the_same_slot(tmp_path: Path, monkeypatch: pytest.Monk
     listed = preset_library.list_presets()
     assert {one.slot: one.name for one in listed if one.slot}[2] == "zz"
     assert next(one for one in listed if one.name == "demo-lora").slot is None
+
+
+@pytest.mark.parametrize("key", ["data.id", "data.test", "model.id"])
+def test_an_address_is_explained(key: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve_preset("demo-lora", None, {key: "https://example.org/rows.jsonl"})
+    assert refused.value.code == "preset.address" and "curl" in refused.value.hint
+    with pytest.raises(UserError) as refused:
+        resolve_preset("demo-lora", None, {key: "https://huggingface.co/datasets/owner/name"})
+    assert "owner/name" in refused.value.hint

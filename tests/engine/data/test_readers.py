@@ -476,3 +476,10 @@ def test_an_adapter_given_as_a_model_names_its_base_model(tmp_path: Path) -> Non
         locate(schema.Model(id=str(tmp_path)))
     assert caught.value.code == "model.adapter_folder"
     assert "owner/base" in caught.value.hint
+
+
+def test_the_encoding_of_a_file_is_guessed(tmp_path: Path) -> None:
+    text = "prompt,completion\n" + "Wie heißt die schöne Stadt Köln übrigens früher?,Grüße aus Österreich\n" * 20
+    (tmp_path / "a.csv").write_bytes(text.encode("cp1252"))
+    error = refusal(tmp_path / "a.csv")
+    assert error.code == "data.not_utf8" and "iconv -f cp125" in error.hint

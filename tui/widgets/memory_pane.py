@@ -370,7 +370,7 @@ class MemoryView:
         """Processes on the GPU, then the parts of the predicted peak."""
         parts = self.expected.parts if self.expected else {}
         texts = [f"{name} {_gib(value)}" for name, value in parts.items() if value >= GIB // 20]
-        wrapped = textwrap.wrap(" · ".join(texts), LISTED_COLUMNS) if texts else []
+        wrapped = textwrap.wrap(f"by the formula: {' · '.join(texts)}", LISTED_COLUMNS) if texts else []
         wrapped = wrapped[: max(0, rows - 2)]
         gpu = self.ours
         processes = list(gpu.processes)[: max(0, rows - 1 - len(wrapped))] if gpu else []

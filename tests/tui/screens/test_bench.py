@@ -26,6 +26,7 @@ from tui.screens.models import ModelsScreen
 from tui.screens.picker import PickerScreen
 from tui.screens.presets import PresetsScreen
 from tui.screens.processes import DevicesScreen, ProcessesScreen
+from tui.screens.rating import RatingScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.trying import TryScreen
 from tui.widgets.data_list import DataList
@@ -51,6 +52,7 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
         "ladder": LadderScreen,
         "try": TryScreen,
         "devices": DevicesScreen,
+        "rate": RatingScreen,
     }
     for group, table in TABLES.items():
         for command in table:

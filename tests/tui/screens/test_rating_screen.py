@@ -46,7 +46,7 @@ def replace_answers(ladder: LadderDir, answer: Callable[[int], str]) -> None:
 
 def base_runs(ladder: LadderDir) -> list[Path]:
     """The runs that scored the base model."""
-    return [run for run in ladder.runs.iterdir() if run != ladder.path and "-lora-lora-" in run.name]
+    return [run for run in ladder.runs.iterdir() if run != ladder.path and "-lora-" in run.name]
 
 
 def stored(ladder: LadderDir) -> list[Rating]:
@@ -165,7 +165,7 @@ def test_a_judge_is_started_from_the_ladder_by_its_key(ladder: LadderDir) -> Non
             await pilot.press("J")
             await pilot.press(*server.name, "enter")
             await wait_for(pilot, lambda: "no limit" in screen_text(app))
-            await pilot.press("y")
+            await pilot.press("enter")
             await wait_for(
                 pilot, lambda: any((s := judge.state()) and s.status == "finished" for judge in judges(ladder))
             )

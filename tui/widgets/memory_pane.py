@@ -35,6 +35,8 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
 WHEEL_LINES = 3
 """Lines per notch of the mouse wheel."""
+MOST_ROWS = 12
+"""Rows of the history, at most."""
 HIGHEST = 4
 """Rows of the history, at most, where there are several GPUs."""
 
@@ -265,7 +267,7 @@ class MemoryView:
             use = self.use(self.ours)
             yield self._bar_line(use, width)
             yield self._legend(use, width)
-            rows = height - 3
+            rows = min(MOST_ROWS, height - 3)
         if rows > 0 and width:
             yield from self._history(width, rows)
 

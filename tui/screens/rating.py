@@ -34,12 +34,12 @@ class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
     """A long text that scrolls; without keys for left and right, which choose an answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "scroll_up", show=False),
-        Binding("down,j", "scroll_down", show=False),
-        Binding("pageup,ctrl+u", "page_up", show=False),
-        Binding("pagedown,ctrl+d,space", "page_down", show=False),
-        Binding("home,g", "scroll_home", show=False),
-        Binding("end,G", "scroll_end", show=False),
+        Binding("up,k", "move('scroll_up')", show=False),
+        Binding("down,j", "move('scroll_down')", show=False),
+        Binding("pageup,ctrl+u", "move('page_up')", show=False),
+        Binding("pagedown,ctrl+d,space", "move('page_down')", show=False),
+        Binding("home,g", "move('scroll_home')", show=False),
+        Binding("end,G", "move('scroll_end')", show=False),
     ]
     DEFAULT_CSS = """
     RatedText { border: round $surface-lighten-2; padding: 0 1; background: $background; scrollbar-size-vertical: 1;
@@ -60,6 +60,12 @@ class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
         lines = [Content(visible(line)) for line in text.split("\n")] or [Content("")]
         self.query_one(Static).update(Content("\n").join(lines) if text.strip() else Content.styled("(empty)", "dim"))
         self.scroll_home(animate=False)
+
+    def action_move(self, how: str) -> None:
+        """Scroll the longer one of two texts that scroll together, whichever has the focus."""
+        longer = max((self, self.together or self), key=lambda text: text.max_scroll_y)
+        if longer.allow_vertical_scroll:
+            getattr(longer, f"action_{how}")()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)

@@ -46,7 +46,9 @@ def replace_answers(ladder: LadderDir, answer: Callable[[int], str]) -> None:
 
 def base_runs(ladder: LadderDir) -> list[Path]:
     """The runs that scored the base model."""
-    return [run for run in ladder.runs.iterdir() if run != ladder.path and "-lora-" in run.name]
+    state = ladder.state()
+    assert state is not None
+    return [ladder.runs / one.run for one in state.entries if one.kind == "run" and one.rung == "lora"]
 
 
 def stored(ladder: LadderDir) -> list[Rating]:
@@ -121,7 +123,7 @@ def test_long_answers_scroll_together_and_hostile_ones_are_text(ladder: LadderDi
         _, left, right = screen.texts()
         await wait_for(pilot, lambda: left.max_scroll_y or right.max_scroll_y, 60)
         long, short = (left, right) if left.max_scroll_y > right.max_scroll_y else (right, left)
-        long.focus()
+        short.focus()  # the keys scroll the longer one
         await pilot.press("pagedown", "pagedown")
         await wait_for(pilot, lambda: long.scroll_y > 10, 60)
         await wait_for(pilot, lambda: short.scroll_y == min(long.scroll_y, short.max_scroll_y), 60)
@@ -146,9 +148,10 @@ def test_two_long_answers_have_the_same_place(ladder: LadderDir) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         screen = await opened(pilot, app)
         _, left, right = screen.texts()
+        await wait_for(pilot, lambda: left.max_scroll_y and right.max_scroll_y, 60)
         for keys in (("pagedown",), ("ctrl+d", "down"), ("end",), ("ctrl+u",)):
             await pilot.press(*keys)
-            await wait_for(pilot, lambda: left.scroll_y == right.scroll_y, 60)
+            await wait_for(pilot, lambda: left.scroll_y == right.scroll_y > 0, 60)
         right.scroll_to(y=7, animate=False)  # the mouse wheel
         await wait_for(pilot, lambda: left.scroll_y == 7, 60)
 

@@ -114,14 +114,14 @@ def ladder_metric(ladder: Ladder) -> MetricSpec:
 
 
 def metric_failed(ladder: Ladder) -> str:
-    """Why the scores say nothing about training: every rung has the worst possible one, and the loss fell. '' if not.
+    """Why the scores say nothing about training: all rungs have the same one, and the loss fell. '' if not.
 
     `Every rung scores 0.0% in exact match, while the held-out loss of LoRA is 1.34 nats/token lower than …`
     """
     metric = ladder_metric(ladder)
     scored = [row for row in ladder.rows if row.score and not row.source]
-    worst = metric.bounds[1 if metric.lower_is_better else 0]
-    if metric.is_loss or not scored or any(row.score is None or row.score.mean != worst for row in scored):
+    means = {row.score.mean for row in scored if row.score}
+    if metric.is_loss or len(means) != 1:
         return ""
     falls = {
         rung_title(row.name): loss.mean
@@ -135,9 +135,9 @@ def metric_failed(ladder: Ladder) -> str:
     if not falls:
         return ""
     name, fall = min(falls.items(), key=lambda pair: pair[1])
-    worst_score = score_format.score(worst, metric.name)
+    score = score_format.score(means.pop(), metric.name)
     text = (
-        f"Every rung scores {worst_score} in {metric.title}, while the held-out loss of {name} is "
+        f"Every rung scores {score} in {metric.title}, while the held-out loss of {name} is "
         f"{score_format.loss(-fall)} nats/token lower than the base model's: the model learned, and "
     )
     unended = [row.ended for row in scored if not is_base(row.name) and row.ended is not None]

@@ -184,15 +184,15 @@ def test_a_renamed_qlora_rung_is_named_in_every_sentence(tmp_path: Path) -> None
 
 
 def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() -> None:
-    def ladder_of(score: float, gain: float) -> Ladder:
-        """The base scores 0, all others `score`; their loss is lower by `gain`."""
+    def ladder_of(score: float, gain: float, base_score: float = 0) -> Ladder:
+        """The base scores `base_score`, all others `score`; their loss is lower by `gain`."""
         random = np.random.default_rng(0)
         losses, scores = {}, {}
         for name in (BASE, "qlora", "lora", "full"):
             base = name == BASE
             values = 5.8 - gain * (not base) + 0.1 * random.random((1 if base else 2, ITEMS))
             losses[name] = ItemScores(values, np.ones(ITEMS), untrained=base)
-            scores[name] = ItemScores(np.full_like(values, 0 if base else score), untrained=base)
+            scores[name] = ItemScores(np.full_like(values, base_score if base else score), untrained=base)
         ladder = blank_ladder(ITEMS, [0, 1])
         add_statistics(ladder, LadderResults(scores=scores, losses=losses), "exact_match")
         return ladder
@@ -209,6 +209,8 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     assert "cannot measure it" not in text(blind, "quality")
     assert TRAIN_MORE in text(ladder_of(0, 0.0))  # here training did nothing
     assert METRIC_FAILED not in text(ladder_of(1, 1.3))
+    alike = text(ladder_of(0.6, 1.3, 0.6))  # such as rows without a tool call, where no answer has one
+    assert METRIC_FAILED in alike and TRAIN_MORE not in alike
 
 
 def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None:

@@ -204,7 +204,7 @@ class BenchScreen(BenchActions):
 
     def _fold(self) -> None:
         """Fold the lists while a run is live, and open them when nothing runs."""
-        busy = bool(self.follower.live) or bool(self.live_runs.turns or self.live_runs.unqueued)
+        busy = bool(self.follower.live or self.live_runs.live())  # not for runs of others on this machine
         self.lists_open &= busy
         self.set_class(busy, "-busy")
         self.set_class(self.follower.run is None and not self.query("WordInput"), "-empty")

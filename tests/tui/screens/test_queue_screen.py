@@ -23,6 +23,8 @@ def test_the_queue_is_shown_with_directory_and_followed(tmp_path: Path) -> None:
     assert held is not None
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await wait_for(pilot, lambda: app.bench.live_runs.turns)
+        assert not app.bench.has_class("-folded")  # the lists stay open: it is a run of another home
         await pilot.press("D")
         await pilot.pause()
         screen = app.screen

@@ -321,12 +321,8 @@ class DiffDriver(LinuxDriver):
         return columns, lines
 
     def _sigtstp_application(self, *_: object) -> None:
-        """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked.
-
-        Without a shell that could continue it, the process would stop forever and leave its terminal raw.
-        """
-        if has_job_control():
-            self._loop.call_soon_threadsafe(super()._sigtstp_application)
+        """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""
+        self._loop.call_soon_threadsafe(super()._sigtstp_application)
 
     def _sigcont_application(self, *_: object) -> None:
         """Signal handler: resume in the event loop, for the same reason."""

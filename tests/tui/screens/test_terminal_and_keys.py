@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pilot import play, screen_text, wait_for
+import pytest
+from pilot import notes, play, screen_text, wait_for
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -80,5 +81,17 @@ def test_the_word_input_is_shown_only_while_typing(tmp_path: Path) -> None:
         assert app.bench.query_one("#word").display
         await pilot.press("escape")
         assert not app.bench.query_one("#word").display and app.focused is app.bench.query_one(LogPane)
+
+    play(tmp_path, story)
+
+
+def test_ctrl_z_says_how_to_leave_where_no_shell_could_continue_the_bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.app.has_job_control", lambda: False)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await pilot.press("ctrl+z")
+        await wait_for(pilot, lambda: any("press q to detach" in note for note in notes(app)))
 
     play(tmp_path, story)

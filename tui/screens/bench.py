@@ -7,6 +7,7 @@ are open. Below 80 by 24 only memory, progress and loss are shown.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -70,6 +71,8 @@ class BenchScreen(BenchActions):
         """Runs that can be resumed, the latest first; read after the first frame."""
         self.panes: list[Pane] = []
         self.lists_open = False
+        self._minute = 0
+        """Of the clock, as it was drawn last."""
         self.follower = RunFollower(self.post_message)
         self.live_runs = LiveRuns(self, runs)
         self.actions = RunActions(self, self.show_run, "bench.resume")
@@ -317,7 +320,9 @@ class BenchScreen(BenchActions):
         self.announcer.look_at_ladders()
         if self.follower.live and self.follower.state is not None:
             self.redraw()
-        self._show_head()  # it has a clock
+        if (minute := int(time.time() // 60)) != self._minute:
+            self._minute = minute
+            self._show_head()  # it has a clock
 
     def on_machine_sampled(self, message: MachineSampled) -> None:
         budget = self.machine.take(message.sample, self.selection_pane)

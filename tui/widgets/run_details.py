@@ -28,6 +28,8 @@ SPARK_WIDTH = 18
 NAME_WIDTH = 15
 REFRESH_SECONDS = 2.0
 """Between two reads of the runs: their logs' ends are decoded."""
+IDLE_SECONDS = 10.0
+"""The same while the watched run is not running."""
 MAX_RUNS = 40
 
 
@@ -92,7 +94,8 @@ class RunsPane(Rows):
         if not self.content_size.width:
             return
         resting = self._reading is None or not self._reading.is_alive()
-        if resting and time.monotonic() - self._read_at > REFRESH_SECONDS:
+        pause = REFRESH_SECONDS if state.live else IDLE_SECONDS
+        if resting and time.monotonic() - self._read_at > pause:
             self._reading = threading.Thread(target=self._read, args=(state.runs,), daemon=True, name="latest runs")
             self._reading.start()
         self._show()

@@ -100,6 +100,9 @@ class ServedJudge:
     def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
         return self._client.chat([{"role": "user", "content": prompt}], max_tokens, self._tried)
 
+    def stop(self) -> None:
+        self._client.stop()
+
     def close(self) -> None:
         self._client.close()
 
@@ -280,8 +283,9 @@ class Judging:
                         self._save()
                         saved = time.monotonic()
         finally:
-            self.judge.close()
+            self.judge.stop()
             pool.shutdown(wait=True, cancel_futures=True)
+            self.judge.close()
 
     def _verdict(self, question: Question) -> StoredVerdict:
         """Ask one question; in a thread."""

@@ -172,7 +172,7 @@ def _ask_missing(
                     if number % 50 == 0 or number == len(left):
                         print(f"{model.name}: {number} of {len(left)} answers", flush=True)
             except BaseException:
-                client.close()
+                client.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:

@@ -178,8 +178,12 @@ class EndpointClient:
         # A redirect would send prompts and key to another place.
         self._http = httpx.Client(headers=headers, timeout=timeout, limits=limits, follow_redirects=False)
 
+    def stop(self) -> None:
+        """End the waiting of all threads between attempts; requests under way are answered or time out."""
+        self._closed.set()
+
     def close(self) -> None:
-        """End the waiting of all threads, and close the connections."""
+        """Close the connections, when no thread uses them: one that is closed while it is read may never return."""
         self._closed.set()
         self._http.close()
 

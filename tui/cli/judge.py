@@ -33,7 +33,7 @@ from tui.live.progress import progress_display
 from tui.output.console import print_json, say
 
 POLL_SECONDS = 0.2
-STOP_SECONDS = 60.0
+STOP_SECONDS = 600.0
 """Time for the judge's process to end after it was asked to."""
 
 

@@ -30,7 +30,6 @@ SCREENS = {
     "InspectorScreen": "special tokens bold",
     "LadderScreen": "w next",
     "JumpScreen": "d data   m method",
-    "SuggestionScreen": "which columns",
     "DevicesScreen": "device of the next run",
     "LaunchScreen": "─ launch ─",
     "ModelsScreen": "with the predicted memory",
@@ -45,6 +44,9 @@ SCREENS = {
     "CommandPalette": "Search",
 }
 """Screen -> a text that only this screen shows: the test must visit every screen."""
+ELSEWHERE = {"RatingScreen", "SuggestionScreen"}
+"""Not visited here: one needs the answers of two rungs (`tests/tui/screens/test_rating.py` has hostile ones), the other
+a file whose columns are a guess."""
 BACK_COMMANDS = ("ladder.back", "inspector.back", "picker.back")
 VIEW_COMMANDS = ("ladder.next", "ladder.report", "inspector.next", "inspector.split", "inspector.view", "picker.hidden")
 
@@ -150,7 +152,7 @@ BASES = ("Screen", "ModalScreen", "BaseScreen", "BenchActions", "Dialog")
 
 
 def test_every_screen_has_an_identifying_text() -> None:
-    assert screens() == set(SCREENS)
+    assert screens() == set(SCREENS) | ELSEWHERE
 
 
 def test_nothing_hostile_reaches_the_terminal(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ SCREENS = {
     "ProcessesScreen": "sorted by GPU memory",
     "RunsScreen": "runs in",
     "SmallScreen": "Terminal too small",
-    "TextScreen": "Search commands, presets, runs, data.",
+    "TextScreen": "Half a page up, down.",
     "TryScreen": "enter sends",
     "CommandPalette": "Search",
 }

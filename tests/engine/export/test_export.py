@@ -83,7 +83,7 @@ class Exported:
 def exported(runs: dict[str, RunDir], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("artifacts")
     done = Exported({}, {})
-    for kind, more in (("adapter", ("--margin", "10")), ("merged", ("--type", "f32", "--margin", "10"))):
+    for kind, more in (("adapter", ("--margin", "12")), ("merged", ("--type", "f32", "--margin", "12"))):
         done.folders[kind] = folder / kind
         out = str(folder / kind)
         # Not as forks: an artifact has to be loaded by a process that has loaded nothing else.
@@ -129,7 +129,7 @@ def test_a_merged_model_keeps_the_quality(
     if method == "lora":
         answer = exported.answers["merged"]
     else:
-        status, answer = export(runs[method], "--out", str(merged), "--type", "f32", "--margin", "10")
+        status, answer = export(runs[method], "--out", str(merged), "--type", "f32", "--margin", "12")
         assert status == 0, answer
     check_merged(answer["fidelity"], merged, quantized=method == "qlora")
 
@@ -147,7 +147,7 @@ def in_run(runs: dict[str, RunDir]) -> tuple[set[str], Path]:
     """What was in the directory of the run before an export without `--out`, and the artifact."""
     run = runs["full"]
     before = {path.name for path in run.path.iterdir()}
-    assert export(run, "--margin", "10")[0] == 0
+    assert export(run, "--margin", "12")[0] == 0
     return before, run.path / "exports" / "merged-bf16"
 
 
@@ -161,7 +161,7 @@ def test_the_default_folder_is_in_the_run_and_is_not_overwritten_silently(
     status, error = export(run)
     assert (status, error["code"]) == (2, "export.exists")
     in_bf16 = read_fidelity(folder).bytes
-    status, answer = export(run, "--overwrite", "--margin", "10", "--type", "f32", "--out", str(folder))
+    status, answer = export(run, "--overwrite", "--margin", "12", "--type", "f32", "--out", str(folder))
     assert status == 0, answer
     check_merged(answer["fidelity"], folder, quantized=False)
     assert read_fidelity(folder).bytes > 1.9 * in_bf16 and [found for found, _ in exports(run)] == [folder]

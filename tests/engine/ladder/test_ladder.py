@@ -94,8 +94,7 @@ def test_three_methods_do_the_same_work_and_get_a_verdict(tmp_path: Path) -> Non
     assert "total: about" in done.stdout and "quality: " in done.stdout
     assert f"report: {folder.page}" in done.stdout
     headline = state["summary"]["headline"]
-    assert headline in done.stdout.splitlines()[:-1] and done.stdout.splitlines()[-1] == headline
-    assert len(state["summary"]["sentences"]) == 3
+    assert done.stdout.splitlines().count(headline) == 1
     assert folder.page.stat().st_size > 20_000 and folder.markdown.read_text().startswith("# ")
     check_that_report_writes_again(folder)
     assert check_files(tmp_path / "runs") == 13  # a ladder, three probes and three runs with results
@@ -142,7 +141,7 @@ def test_two_ranks_of_one_method_are_two_rungs(tmp_path: Path) -> None:
     assert state["differs"]["adapter.rank"] == {"narrow": 2, "wide": 8}
     trained = {name: row["trainable"] for name, row in rows(state).items()}
     assert trained["wide"] == 4 * trained["narrow"]
-    assert any(FULL_NOT_SCORED in sentence["text"] for sentence in state["verdict"])
+    assert FULL_NOT_SCORED in state["summary"]["headline"]
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,9 @@ class Workbench(BaseApp):
         self.push_screen(TextScreen("keys", text))
 
     def action_detach(self) -> None:
-        """On the bench: quit. Elsewhere: back."""
-        if self.screen is self.bench or self.bench not in self.screen_stack or self._opened:
+        """On the bench and in a terminal that is too small: quit. Elsewhere: back."""
+        leaves = self.screen is self.bench or isinstance(self.screen, SmallScreen)
+        if leaves or self.bench not in self.screen_stack or self._opened:
             super().action_detach()
         elif back := getattr(self.screen, "action_back", None):
             back()

@@ -40,6 +40,7 @@ MEASURED = {
     "tokens_per_second",
     "computed_tokens_per_second",
     "step_seconds",
+    "validation_seconds",
     "seconds",
     "peak",
     "peak_training_bytes",

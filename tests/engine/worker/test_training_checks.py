@@ -87,7 +87,7 @@ def test_attention_to_other_rows_fails_the_packed_loss(
 ) -> None:
     assert check_packed_loss(session).state == "ok"
 
-    def attend(query: Any, key: Any, value: Any, segments: Segments, scale: float) -> torch.Tensor:
+    def attend(query: Any, key: Any, value: Any, segments: Segments, scale: float, window: int) -> torch.Tensor:
         mask = segments.mask(query.device)[0, 0].clone()
         for before, row in pairwise(segments.segments):
             mask[row.start : row.end, before.end - tokens if tokens else 0 : before.end] = True

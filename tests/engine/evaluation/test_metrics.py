@@ -132,9 +132,13 @@ def test_a_target_of_punctuation_needs_an_equal_answer() -> None:
 
 
 def test_every_metric_is_between_0_and_1() -> None:
-    for metric in (spec.name for spec in metric_specs().values() if spec.needs_answers):
-        score = scoring_function(metric)
-        assert score("no", "yes 5")[metric] == 0 and score("yes 5", "yes 5")[metric] == 1
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Bern"}}</tool_call>'
+    for spec in (spec for spec in metric_specs().values() if spec.needs_answers):
+        score = scoring_function(spec.name)
+        right = call if spec.name == "tool_calls" else "yes 5"  # "no" where no call is expected is right
+        best, worst = score(right, right), score("no", right)
+        assert set(best) == set(worst) and all(0 <= value <= 1 for value in [*best.values(), *worst.values()])
+        assert spec.is_loss or (best[spec.name], worst[spec.name]) == (1, 0)
 
 
 def test_the_interval_has_its_nominal_coverage() -> None:

@@ -28,7 +28,7 @@ def offered(line: str) -> list[str]:
 def test_every_subcommand_and_its_options_are_offered() -> None:
     top = {name.split()[0] for name in subcommands()}
     assert set(offered("ftbench ")) == top
-    assert set(offered("ftbench presets ")) == {"list", "show", "new"}
+    assert set(offered("ftbench presets ")) == {"list", "show", "new", "import"}
     assert {"--runs", "--version", "--help"} <= set(offered("ftbench --"))
     assert {"--method", "--set", "--json", "--help"} <= set(offered("ftbench run demo-lora --"))
     assert "--line" not in offered("ftbench completion bash --")

@@ -14,6 +14,8 @@ from engine.chat.models import PromptEncoder, prompt_of
 from engine.config.files import write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.data.examples import examples_of
+from engine.data.prepare import prepare
+from engine.evaluation.automatic_metric import decide
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, load_tokenizer
@@ -44,9 +46,11 @@ def made_model(runs: Path, name: str, seed: int = 1, scale: float = 0.05, **sett
             if "lora_B" in key:
                 parameter.data.zero_()
     network.save_pretrained(run.model)
-    load_tokenizer(config.model).save_pretrained(run.model)
+    tokenizer = load_tokenizer(config.model)
+    tokenizer.save_pretrained(run.model)
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
+    result.metric = decide(config.evaluation, prepare(config.data, config.train.max_length, tokenizer).train)[0].metric
     result.fingerprints = {"model": fingerprint(config.model, config_of(config.model))}
     run_dir.write_result(run, result)
     return run
@@ -54,7 +58,9 @@ def made_model(runs: Path, name: str, seed: int = 1, scale: float = 0.05, **sett
 
 def record_answers(run: RunDir, answers: Sequence[tuple[str, bool]], base: tuple[str, bool] = ("no", False)) -> None:
     """Record the run's answers (text, right) to the first test items, and the same answer of its base to each."""
-    config = run_dir.read_frozen(run).config
+    frozen, result = run_dir.read_frozen(run), run.result()
+    assert result is not None
+    config = frozen.with_metric(result.metric).config
     tokenizer = load_tokenizer(config.model)
     examples = list(examples_of(config.data, ("test",)))[: len(answers)]
     rows = PromptEncoder(tokenizer).rows(examples)

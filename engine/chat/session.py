@@ -16,7 +16,7 @@ from engine.data.examples import examples_of
 from engine.data.items import earlier_answers
 from engine.data.rows import Example, Row
 from engine.evaluation.predictions import PredictionLine, ScoredItem, read_lines
-from engine.methods.machine import Machine, this_machine
+from engine.methods.machine import Machine, is_out_of_memory, this_machine
 from engine.runs.chat_client import (
     AnswerFinished,
     AnswerRequest,
@@ -32,7 +32,7 @@ from engine.runs.chat_client import (
     Sampling,
 )
 from engine.runs.chat_client import RecordedAnswer as Recorded
-from engine.training.guards import free_memory, is_out_of_memory
+from engine.training.guards import free_memory
 
 Tell = Callable[[Message], None]
 Stopped = Callable[[], bool]

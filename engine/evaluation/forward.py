@@ -24,8 +24,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from engine.methods.adapters import unwrap_peft
+from engine.methods.machine import is_out_of_memory
 from engine.training import sharding, varlen_attention
-from engine.training.guards import free_memory, is_out_of_memory
+from engine.training.guards import free_memory
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -26,7 +26,10 @@ ALL = "all"
 KEY = "hardware.device"
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Settings of torch's allocator, present and former name. Expandable segments: batches of other lengths fragment the
-pool less (QLoRA of an 8B model reserves 16.4 GiB without and 10.8 GiB with them, torchtune pull request 1185)."""
+pool less (QLoRA of an 8B model reserves 16.4 GiB without and 10.8 GiB with them, torchtune pull request 1185). Not set
+on MIG instances (pytorch issue 112377)."""
+MIG = "MIG-"
+"""How the UUID of a MIG instance begins."""
 _SLOT = re.compile(r"-(?P<place>[1-9][0-9]?)of(?P<slots>[1-9][0-9]?)$")
 """The end of a slot's lock."""
 DEVICE_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))
@@ -61,7 +64,7 @@ class SelectedDevice:
         if self.cpus:
             pin(self.cpus)
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        if not any(name in os.environ for name in ALLOCATOR_SETTINGS):
+        if not self.lock.startswith(MIG) and not any(name in os.environ for name in ALLOCATOR_SETTINGS):
             os.environ[ALLOCATOR_SETTINGS[0]] = "expandable_segments:True"
         # torch prefers cuDNN's attention on Hopper and Blackwell, which builds a plan for every new shape of a batch
         os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
@@ -254,7 +257,7 @@ def _first_visible(nvml: Nvml, visible: str) -> SelectedDevice:
 def _find(nvml: Nvml, name: str) -> NvmlGpu | None:
     if name.isdecimal():
         return nvml.gpu(int(name))
-    return nvml.by_uuid(name) if name.startswith(("GPU-", "MIG-")) else None
+    return nvml.by_uuid(name) if name.startswith(("GPU-", MIG)) else None
 
 
 def _selected(gpu: NvmlGpu) -> SelectedDevice:
@@ -269,7 +272,7 @@ def _selected(gpu: NvmlGpu) -> SelectedDevice:
     if uuid is None:
         return SelectedDevice(str(gpu.index), f"GPU {gpu.index}", str(gpu.index), gpu)
     short = uuid.partition("-")[2][:8]
-    title = f"MIG instance {short}" if uuid.startswith("MIG-") else f"GPU {gpu.index}"
+    title = f"MIG instance {short}" if uuid.startswith(MIG) else f"GPU {gpu.index}"
     return SelectedDevice(uuid, title, uuid, gpu)
 
 

@@ -29,7 +29,7 @@ from engine.runs.ladder.rungs import Rung
 from engine.runs.launch import start_configured
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
-from engine.runs.run.event_log import last_line, stream
+from engine.runs.run.event_log import exit_message, stream
 from engine.runs.run.events import Step
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, iterate
@@ -333,9 +333,9 @@ class LadderRunner:
         except UserError as error:
             result, entry.reason = None, error.line
         if result is None:
-            last = last_line(run.log_file)
+            last = exit_message(run.log_file)
             entry.status = "died"
-            entry.reason = entry.reason or f"worker exited unexpectedly {MAX_DEATHS} times. Last log line: {last}"
+            entry.reason = entry.reason or f"worker exited unexpectedly {MAX_DEATHS} times. Its log ends: {last}"
         else:
             entry.status, entry.reason = result.status, result.reason
             entry.validation_loss, entry.selection = result.final_validation, result.selection

@@ -26,8 +26,9 @@ from engine.config.activation_checkpointing import ActivationCheckpointing, desc
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches
 from engine.memory.formula.automatic import ENOUGH_TOKENS
 from engine.memory.formula.memory_budget import system_memory
+from engine.methods.machine import is_out_of_memory
 from engine.training.batches import loss_weight
-from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
+from engine.training.guards import OutOfMemory, first_line, free_memory
 from engine.training.meters import Meters, resident, resident_peak, uses_gpu
 from engine.training.trainer import AnswerTrainer, enable_checkpointing
 

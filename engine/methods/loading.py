@@ -19,7 +19,7 @@ from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
 from engine.config.model_limits import check_stored_weights, stored_quantization
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, load_error, locate
 
 
@@ -69,7 +69,7 @@ def _loaded(
                 raise
         return _from_pretrained(located, **options)  # FlashAttention is unsupported by the architecture, or broken
     except (*LOAD_ERRORS, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and "memory" in str(error):
+        if is_out_of_memory(error):
             raise  # out of memory is a run outcome, not a user error
         raise load_error(located, "model", error) from error
 

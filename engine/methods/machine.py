@@ -1,7 +1,9 @@
-"""This machine: device, bf16 arithmetic, FlashAttention, why torch cannot use a GPU, and whose kernels a step uses."""
+"""This machine: device, bf16 arithmetic, FlashAttention, why torch cannot use a GPU, whose kernels a step uses, and
+which errors mean that memory is exhausted."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +72,39 @@ def unused_reason(nvml: Nvml) -> tuple[str, str]:
     except (RuntimeError, AssertionError) as error:
         return " ".join(str(error).split())[:300], "check `nvidia-smi` and the driver"
     return f"torch {torch.__version__} finds no CUDA device", "check `nvidia-smi` and the driver"
+
+
+NVML_ASSERTION = "NVML_SUCCESS == r"
+"""torch's allocator asks NVML who uses the GPU while it composes the message of its out-of-memory error. Where NVML
+refuses to answer, on MIG instances and in restricted containers, an assertion with this text is raised in its place
+(CUDACachingAllocator.cpp, reportProcessMemoryInfo)."""
+OUT_OF_MEMORY = (
+    "out of memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    NVML_ASSERTION,
+)
+"""Parts of the messages of libraries' out-of-memory errors."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it is an out-of-memory error of CUDA, cuBLAS, cuDNN, the CPU allocator or Python."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign.lower() in text for sign in OUT_OF_MEMORY)
+
+
+def clear_cuda_error() -> None:
+    """Clear CUDA's last error, which a call that failed outside torch leaves set, such as pinning of host memory: the
+    next check of a kernel would take it for its own, and where that is bitsandbytes' it would end the process.
+
+    torch does not expose `cudaGetLastError`. A kernel launch of its own reads and clears the error, and raises it.
+    """
+    if torch.cuda.is_available():
+        with contextlib.suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
 
 
 _predicted: str | None = None

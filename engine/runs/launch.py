@@ -26,7 +26,7 @@ from engine.executors.slurm import queue
 from engine.runs.queue import locks
 from engine.runs.resuming import check_unchanged
 from engine.runs.run import end_record
-from engine.runs.run.event_log import EventLog, last_line
+from engine.runs.run.event_log import EventLog, exit_message
 from engine.runs.run.events import End
 from engine.runs.run.folder import Folder
 from engine.runs.run.frozen_config import FrozenRun
@@ -105,7 +105,7 @@ def wait_for_hello(run: RunDir, worker: StartedProcess | None, offset: int = 0, 
 
 def _exit_reason(folder: Folder, worker: StartedProcess) -> str:
     record = end_record.read(folder.end_file)
-    return record.reason if record else last_line(folder.log_file) or f"exit status {worker.returncode}"
+    return record.reason if record else exit_message(folder.log_file) or f"exit status {worker.returncode}"
 
 
 def stop(run: RunDir | LadderDir | SweepDir) -> None:

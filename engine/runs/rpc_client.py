@@ -21,6 +21,7 @@ import msgspec
 from engine.config.errors import RunFailed, UserError
 from engine.config.quantities import size
 from engine.config.text import visible
+from engine.runs.stopping import describe_exit
 
 POLL_SECONDS = 0.1
 """Interval of the check whether the server process is alive."""
@@ -222,12 +223,11 @@ def _answer(question: str, message: dict[str, Any] | None, process: subprocess.P
 
 
 def exit_reason(status: int, errors: IO[bytes]) -> str:
-    """The signal that ended the process and its last line on stderr, else its exit status."""
+    """The signal that ended the process and its last lines on stderr, else its exit status."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_TAIL))
-    lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-    last = visible(lines[-1].strip(), 300) if lines else ""
+    last = visible(describe_exit(errors.read().decode("utf-8", "replace").splitlines()), 400)
     if status >= 0:
         return last or f"exit status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
     hint = "; the machine may be out of memory" if status == -signal.SIGKILL else ""
-    return f"{name}{hint}{f'; last line: {last}' if last else ''}"
+    return f"{name}{hint}{f'; its output ends: {last}' if last else ''}"

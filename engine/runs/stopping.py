@@ -9,14 +9,30 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import runpy
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the kernel sends the signal when the parent ends; it also ends a process that is busy in C code."""
+
+
+EXIT_LINES = 3
+"""Lines of the output of a process that ended without a word of ours."""
+CUDA_EXIT = re.compile(r"Error (.+) at line \d+ in file ")
+"""What bitsandbytes 0.50 prints before it ends its process with exit(1) on a CUDA error (csrc/compat.cuh)."""
+CUDA_ERROR = "bitsandbytes ended the process on a CUDA error"
+
+
+def describe_exit(lines: Sequence[str]) -> str:
+    """The last non-empty lines of a process's output, or the CUDA error that they report; '' if there are none."""
+    lines = [line.strip() for line in lines if line.strip()]
+    error = next((found for line in reversed(lines) if (found := CUDA_EXIT.match(line))), None)
+    return f"{CUDA_ERROR}: {error[1]}" if error is not None else " | ".join(lines[-EXIT_LINES:])
 
 
 def die_with_parent(parent: int) -> None:

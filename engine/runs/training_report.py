@@ -16,10 +16,11 @@ TRAINING, THROUGHPUT, PEAK_MEMORY = "training", "throughput", "peak memory"
 PAGING, OUT_OF_MEMORY = "paging", "out of memory"
 PACKED_LOSS, DECODING = "packed loss", "decoding"
 CHECKS: dict[ModelChoice, tuple[str, ...]] = {
-    "embedded": (TRAINING, THROUGHPUT, PEAK_MEMORY, PAGING, OUT_OF_MEMORY, PACKED_LOSS, DECODING),
+    "embedded": (TRAINING, THROUGHPUT, PEAK_MEMORY, OUT_OF_MEMORY, PACKED_LOSS, DECODING, PAGING),
     "random": (TRAINING, THROUGHPUT, PEAK_MEMORY, PACKED_LOSS, DECODING),
 }
-"""The checks of each model, in this order."""
+"""The checks of each model, in this order. Paging runs after all others and in a process of its own: it fills the GPU,
+and on a CUDA error bitsandbytes ends its process."""
 
 
 class TrainingCheck(Struct, frozen=True, kw_only=True):
@@ -67,6 +68,11 @@ class TrainingReport(Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     """Warnings of the engine."""
     checks: list[TrainingCheck]
+
+    @property
+    def leaves_paging(self) -> bool:
+        """Whether paging is still to be checked."""
+        return [check.name for check in self.checks] == list(CHECKS["embedded"][:-1])
 
     @property
     def failed(self) -> list[TrainingCheck]:

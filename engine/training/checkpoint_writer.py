@@ -21,11 +21,12 @@ import torch
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from engine.config.quantities import size
+from engine.methods.machine import clear_cuda_error, is_out_of_memory
 from engine.training import checkpoints
 from engine.training.checkpoints import PendingCheckpoint, SavedCheckpoint, write_pickle, write_tensors
-from engine.training.guards import first_line, is_out_of_memory
+from engine.training.guards import first_line
 
-PINNING = ("cudaHost", "pin_memory", "pinned")
+PINNING = ("cudaHost", "pin_memory", "pinned", "Registering memory failed")
 """Words of CUDA's and torch's errors for host memory that cannot be pinned."""
 Contents = Mapping[str, Any]
 """Large files by name: tensors by name for `*.safetensors`, else what `torch.save` writes."""
@@ -56,6 +57,7 @@ class HostCopy:
             if not (is_out_of_memory(error) or any(word in str(error) for word in PINNING)):
                 raise
             self.close()
+            clear_cuda_error()
             self._disable(first_line(error))
             return None
         return copied

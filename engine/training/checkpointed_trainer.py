@@ -26,6 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from engine.config.errors import UserError
 from engine.methods.adapters import copy_adapter
+from engine.methods.machine import is_out_of_memory
 from engine.methods.optimizers import copy_mapped_state
 from engine.training import checkpoints
 from engine.training.checkpoint_writer import CheckpointWriter
@@ -38,7 +39,7 @@ from engine.training.checkpoints import (
     validation_losses,
     write_configuration,
 )
-from engine.training.guards import first_line, is_out_of_memory
+from engine.training.guards import first_line
 from engine.training.ranks import Ranks
 from engine.training.sharding import LocalShards, is_sharded, reshard
 

@@ -21,8 +21,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from engine.config.errors import UserError
 from engine.methods.library_imports import load_compiler
+from engine.methods.machine import is_out_of_memory
 from engine.training import varlen_attention
-from engine.training.guards import first_line, is_out_of_memory
+from engine.training.guards import first_line
 
 SETTING = "train.compile"
 Backend = str | Callable[..., Any]

@@ -8,6 +8,7 @@ import gc
 import torch
 
 from engine.config.files import is_no_space_error
+from engine.methods.machine import NVML_ASSERTION
 
 
 class Diverged(Exception):
@@ -26,17 +27,10 @@ class DiskFull(Exception):
     """A file could not be written because the disk is full."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether it is an out-of-memory error of CUDA, cuBLAS, cuDNN, the CPU allocator or Python."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    signs = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign.lower() in text.lower() for sign in signs)
-
-
 def first_line(error: BaseException) -> str:
     """First line of the error's message, or its type if the message is empty (Python's MemoryError)."""
+    if NVML_ASSERTION in str(error):
+        return "CUDA out of memory (NVML reports no details on this GPU)"
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

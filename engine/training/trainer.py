@@ -21,6 +21,7 @@ from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing
 from engine.config.method_specs import uses_autocast
 from engine.data.rows import Row
+from engine.methods.machine import is_out_of_memory
 from engine.training import checkpoints
 from engine.training.batches import BatchSampler, Packing, StepDataset, collate, loss_weight, micro_batches, rank_parts
 from engine.training.batches import answer_tokens as answer_tokens_of
@@ -28,7 +29,7 @@ from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
 from engine.training.checkpoints import LAST_WEIGHTS, WeightSelection, validation_losses
 from engine.training.compilation import compile_errors
-from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory, is_out_of_memory
+from engine.training.guards import Diverged, OutOfMemory, first_line, free_memory
 from engine.training.loss import summed_loss, supports_logits_to_keep
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import LocalShards

@@ -14,6 +14,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device
+from engine.methods.machine import is_out_of_memory
 from engine.runs.run import end_record
 from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog
@@ -22,7 +23,7 @@ from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir, write_end
 from engine.runs.stopping import StopRequested
 from engine.training import sharding
-from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full, is_out_of_memory
+from engine.training.guards import DiskFull, Diverged, OutOfMemory, first_line, is_disk_full
 
 
 class RunOutcome(NamedTuple):

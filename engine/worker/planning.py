@@ -35,7 +35,7 @@ from engine.evaluation.score import general_rows, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
-from engine.methods.machine import Machine, this_machine
+from engine.methods.machine import Machine, is_out_of_memory, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.runs.run.result import benchmark_fingerprint
@@ -49,7 +49,7 @@ from engine.training.batches import (
     has_adapter_dropout,
 )
 from engine.training.compilation import uncompiled
-from engine.training.guards import first_line, is_out_of_memory
+from engine.training.guards import first_line
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters
 from engine.training.ranks import Ranks

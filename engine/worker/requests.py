@@ -336,23 +336,40 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
 
     Raises UserError if there is no such device, or if torch cannot use the GPU.
     """
-    select_device(arguments["device"]).apply()
-    progress("importing libraries")
-    import_libraries()
-    import torch
+    machine = _checked_machine(arguments["device"], progress)
     from transformers.utils import logging as transformers_logging
 
-    from engine.methods.machine import refuse_unused_gpu, this_machine
     from engine.worker.training_checks.report import check_method
 
     transformers_logging.disable_progress_bar()
-    machine = this_machine()
-    if machine.device == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32, as in a run
-    refuse_unused_gpu(schema.Config(hardware=schema.Hardware(device=arguments["device"])), machine)
     scratch = Path(arguments["scratch"])
     found = [check_method(arguments["method"], model, machine, scratch, progress) for model in MODELS]
     return msgspec.to_builtins(found)
+
+
+def check_paging(arguments: dict[str, Any], progress: Progress) -> Any:
+    """Check the paged optimizer of `method` on `device` (a `TrainingCheck`). Raises as `train_method` does."""
+    machine = _checked_machine(arguments["device"], progress)
+    from engine.worker.training_checks.report import check_paging_of
+
+    progress(f"paging of {arguments['method']}")
+    return msgspec.to_builtins(check_paging_of(arguments["method"], machine))
+
+
+def _checked_machine(device: str, progress: Progress) -> Any:
+    """The machine with this device, as a run would use it."""
+    select_device(device).apply()
+    progress("importing libraries")
+    import_libraries()
+    import torch
+
+    from engine.methods.machine import refuse_unused_gpu, this_machine
+
+    machine = this_machine()
+    if machine.device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as in a run
+    refuse_unused_gpu(schema.Config(hardware=schema.Hardware(device=device)), machine)
+    return machine
 
 
 REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
@@ -371,6 +388,7 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "plan": plan,
     "pull": pull,
     "doctor": doctor,
+    "doctor.paging": check_paging,
     "doctor.train": train_method,
     "export": export,
     "export.check": export_check,

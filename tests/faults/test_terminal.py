@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import FTBENCH, MICRO, ftbench, with_steps
+from places import TESTS
 
 from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill, start, wait_for, wait_for_end
@@ -119,6 +120,17 @@ def test_attach_reports_a_worker_that_dies(tmp_path: Path) -> None:
     _, stderr = watcher.communicate(timeout=120)
     assert watcher.returncode == 1
     assert b"exited unexpectedly" in stderr and b"resume" in stderr and len(stderr.splitlines()) == 1
+
+
+def test_a_worker_that_bitsandbytes_ended_is_reported_with_the_cuda_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TESTS / "plugin_tight"))
+    monkeypatch.setenv("CUDA_EXIT", "1")
+    done = ftbench("run", "demo-lora", *MICRO, "--method", "tight-lora", "--runs", str(tmp_path / "runs"))
+    assert done.returncode == 1
+    assert "bitsandbytes ended the process on a CUDA error: out of memory" in done.stderr
+    assert "killed" not in done.stderr
 
 
 @pytest.mark.parametrize("verb", [["runs"], ["presets", "list"], ["ladder", "nosuch"]])

@@ -20,7 +20,7 @@ from engine.config.text import visible
 from engine.hardware.devices import CPU, SelectedDevice, select_device
 from engine.runs.queue import locks
 from engine.runs.rpc_client import ask
-from engine.runs.training_report import MODELS, CheckState, TrainingCheck, TrainingReport, broken_report
+from engine.runs.training_report import MODELS, PAGING, CheckState, TrainingCheck, TrainingReport, broken_report
 from tui.cli.data import shown_progress
 from tui.output.console import console, print_json, say
 
@@ -49,6 +49,11 @@ def training_check(device: str | None, json: bool) -> int:
                 found += reports
                 for report in [] if json else reports:
                     _show(report)
+            for number, checked in _with_paging(found, device or "auto", progress):
+                found[number] = checked
+                if not json:
+                    say(f"{method_title(checked.method)}, {checked.model}", "bold")
+                    _show_check(checked.checks[-1])
     failed = any(report.failed for report in found)
     if json:
         print_json(as_json(found, notes))
@@ -83,6 +88,21 @@ def _reports(device: str, scratch: Path, progress: Callable[[str], None]) -> Ite
             yield [broken_report(method, choice, title, device, str(error)) for choice, title in MODELS.items()]
             continue
         yield msgspec.convert(answer, list[TrainingReport])
+
+
+def _with_paging(
+    found: Sequence[TrainingReport], device: str, progress: Callable[[str], None]
+) -> Iterator[tuple[int, TrainingReport]]:
+    """(index, report) of each method whose paging is left, with that check, each from a process of its own."""
+    for number, report in enumerate(list(found)):
+        if not report.leaves_paging:
+            continue
+        try:
+            answer = ask("doctor.paging", {"method": report.method, "device": device}, progress)
+            check = msgspec.convert(answer, TrainingCheck)
+        except RunFailed as error:
+            check = TrainingCheck(name=PAGING, state="failed", text=str(error))
+        yield number, msgspec.structs.replace(report, checks=[*report.checks, check])
 
 
 @contextmanager

@@ -20,9 +20,10 @@ from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import is_base
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run import end_record, events
-from engine.runs.run.event_log import Follower, last_line
+from engine.runs.run.event_log import Follower, exit_message
 from engine.runs.run.events import Hello
 from engine.runs.run.run_dir import RunDir
+from engine.runs.stopping import CUDA_ERROR
 from tui.live.event_lines import lines
 from tui.live.progress import ProgressDisplay, progress_display
 from tui.live.time_left import ladder_left
@@ -100,16 +101,18 @@ def wait_for_end(
 
 def run_exited_message(run: RunDir) -> str:
     """Error message for a worker that exited without an end."""
-    what = "worker exited unexpectedly (killed, or the machine ran out of memory)"
+    what = "worker exited unexpectedly"
+    if not exit_message(run.log_file).startswith(CUDA_ERROR):
+        what += " (killed, or the machine ran out of memory)"
     if (job := run.job()) is not None:
         what = queue.final_state(job).text
     return f"{what}{last_log_line(run)}; `ftbench resume {run.argument}` resumes from the latest checkpoint"
 
 
 def last_log_line(folder: RunDir | LadderDir | SweepDir) -> str:
-    """`. Last log line: …`, '' where the process printed nothing."""
-    last = last_line(folder.log_file)
-    return f". Last log line: {visible(last, 200)}" if last else ""
+    """`. Its log ends: …`, '' where the process printed nothing."""
+    last = exit_message(folder.log_file)
+    return f". Its log ends: {visible(last, 400)}" if last else ""
 
 
 class RunView:

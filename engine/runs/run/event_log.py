@@ -20,6 +20,7 @@ import msgspec
 from engine.config.files import IrregularFile, open_regular
 from engine.runs.run.events import Error, Event, Memory, Step, Warning, decode, is_damaged, opening_of
 from engine.runs.run.result import SCHEMA_VERSION
+from engine.runs.stopping import describe_exit
 
 E = TypeVar("E", bound=Event)
 
@@ -189,15 +190,31 @@ def _thinned(lines: list[bytes]) -> list[bytes]:
     return selected[::-1]
 
 
-def last_line(path: Path, limit: int = 65536) -> str:
+def last_line(path: Path) -> str:
     """The last non-empty line of a process's log; '' if there is none, or if it is the mark of a phase."""
+    return "".join(_last_lines(path)[-1:])
+
+
+def exit_message(path: Path) -> str:
+    """What the log of a process that ended without an `end` says since its latest phase began; '' if nothing."""
+    return describe_exit(_last_lines(path))
+
+
+def _last_lines(path: Path, limit: int = 65536) -> list[str]:
+    """The non-empty lines since the last mark of a phase, of the last `limit` bytes; [] without a log."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-            lines = file.read().decode("utf-8", "replace").strip().splitlines()
+            lines = file.read().decode("utf-8", "replace").splitlines()
     except (FileNotFoundError, IrregularFile):
-        return ""
-    return without_phase_mark(lines[-1]) if lines else ""
+        return []
+    found: list[str] = []
+    for line in filter(str.strip, lines):
+        if without_phase_mark(line):
+            found.append(line)
+        else:
+            found.clear()
+    return found
 
 
 def without_phase_mark(line: str) -> str:

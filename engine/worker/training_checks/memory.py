@@ -17,14 +17,17 @@ from typing import Any
 import torch
 from torch.autograd.profiler import profile
 
+from engine.config import schema
 from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.preset import with_settings
 from engine.config.quantities import decimal, size
 from engine.data.rows import Row
 from engine.memory.dry_run.plan import RunEstimates, as_measured
+from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.optimizers import make_optimizer, paged_bytes
 from engine.runs.training_report import OUT_OF_MEMORY, PAGING, PEAK_MEMORY, TrainingCheck
 from engine.training.guards import free_memory
+from engine.training.meters import Meters
 from engine.worker.training_checks.agreement import LOSS_FLOOR
 from engine.worker.training_checks.training_session import TrainingSession
 
@@ -220,25 +223,25 @@ class PagingResult:
     """Whether weights and state after the step on a full GPU equal those of a step on a free GPU."""
 
 
-def check_paging(session: TrainingSession) -> TrainingCheck:
-    """Check a paged optimizer on a parameter whose state is large enough to be paged, if the session's may be paged."""
-    if session.machine.device != "cuda":
-        return TrainingCheck(name=PAGING, state="skipped", text=NEEDS_GPU)
-    if session.config.optimizer.name not in ("auto", "paged_adamw_8bit"):
-        return TrainingCheck(name=PAGING, state="skipped", text=f"{session.optimizer_name} is not paged")
-    gpu = session.meters.gpu
-    if gpu is None or gpu.others(session.meters.gpu_pid):  # a full GPU would end their runs
-        why = (
-            "NVML is not available, which would report other processes"
-            if gpu is None
-            else "other processes use this GPU"
-        )
-        return TrainingCheck(name=PAGING, state="skipped", text=why)
-    return judge_paging(_paged(session), paged_bytes(session.optimizer))
+def paging_skipped(config: schema.Config, machine: Machine, optimizer_name: str, meters: Meters) -> str:
+    """Why the paged optimizer of a run is not checked; "" if it is, in a process of its own (`check_paging`)."""
+    if machine.device != "cuda":
+        return NEEDS_GPU
+    if config.optimizer.name not in ("auto", "paged_adamw_8bit"):
+        return f"{optimizer_name} is not paged"
+    if meters.gpu is None:
+        return "NVML is not available, which would report other processes"
+    others = meters.gpu.others(meters.gpu_pid)  # a full GPU would end their runs
+    return "other processes use this GPU" if others else ""
 
 
-def judge_paging(paging: PagingResult, of_run: int) -> TrainingCheck:
-    """`of_run`: bytes of paged state of the trained model."""
+def check_paging(config: schema.Config, machine: Machine) -> TrainingCheck:
+    """Check a paged optimizer on a parameter whose state is large enough to be paged."""
+    return judge_paging(_paged(config, machine))
+
+
+def judge_paging(paging: PagingResult) -> TrainingCheck:
+    """The verdict."""
     text = f"{size(paging.bytes)} of state"
     if not paging.bytes:
         return TrainingCheck(name=PAGING, state="failed", text="the optimizer's state is not paged")
@@ -247,14 +250,14 @@ def judge_paging(paging: PagingResult, of_run: int) -> TrainingCheck:
     text += f" in CUDA managed memory; a step with {size(paging.filled)} allocated by others"
     if not paging.equal:
         return TrainingCheck(name=PAGING, state="failed", text=f"{text} has another result")
-    return TrainingCheck(name=PAGING, state="ok", text=f"{text} has the same result; {size(of_run)} paged in this run")
+    return TrainingCheck(name=PAGING, state="ok", text=f"{text} has the same result")
 
 
-def _paged(session: TrainingSession) -> PagingResult:
+def _paged(config: schema.Config, machine: Machine) -> PagingResult:
     """Two optimizers make the same two steps, the second one of them on a full GPU."""
     free_memory()
-    first, optimizer = _with_state(session)
-    second, other = _with_state(session)
+    first, optimizer = _with_state(config, machine)
+    second, other = _with_state(config, machine)
     _step(first, optimizer)
     with full_gpu(paged_bytes(optimizer) // 2) as filled:
         _step(second, other)
@@ -268,12 +271,12 @@ def _paged(session: TrainingSession) -> PagingResult:
     )
 
 
-def _with_state(session: TrainingSession) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
+def _with_state(config: schema.Config, machine: Machine) -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
     """A float32 parameter, whose update needs no memory in addition to its state, after a first step."""
     values = torch.arange(ELEMENTS, dtype=torch.float32, device="cuda").view(1 << 13, -1).sin()
     weight = torch.nn.Parameter(values)
-    config = with_settings(session.config, {"optimizer.name": "paged_adamw_8bit"})
-    optimizer, _ = make_optimizer([weight], config, session.machine, lambda code, text: None)
+    config = with_settings(config, {"optimizer.name": "paged_adamw_8bit"})
+    optimizer, _ = make_optimizer([weight], config, machine, lambda code, text: None)
     weight.grad = torch.full_like(weight, 0.01)
     _step(weight, optimizer)
     return weight, optimizer
@@ -298,7 +301,9 @@ def full_gpu(left: int) -> Iterator[int]:
     while block >= SMALLEST_BLOCK:
         try:
             blocks.append(torch.empty(block, dtype=torch.uint8, device="cuda"))
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             block //= 2
     freed = 0
     while blocks and freed < left:

@@ -61,8 +61,9 @@ from engine.worker.training_checks.memory import (
     check_paging,
     check_peak_memory,
     measured_peaks,
+    paging_skipped,
 )
-from engine.worker.training_checks.subjects import subject_of
+from engine.worker.training_checks.subjects import embedded_config, subject_of
 from engine.worker.training_checks.training_session import TrainingSession
 
 MAX_REASON = 300
@@ -80,7 +81,6 @@ class Checks:
             TRAINING: self._training,
             THROUGHPUT: self._throughput,
             PEAK_MEMORY: self._peak_memory,
-            PAGING: lambda: check_paging(session),
             OUT_OF_MEMORY: lambda: check_out_of_memory(session),
             PACKED_LOSS: lambda: check_packed_loss(session),
             DECODING: lambda: check_decoding(session),
@@ -125,12 +125,29 @@ def check_method(
             return broken_report(method, choice, title, machine.name, reason(error))
         checks, results = Checks(session), []
         for check in CHECKS[choice]:
+            if check == PAGING:
+                results += _skipped_paging(session)
+                continue
             progress(f"{name}, {title}: {check}")
             results.append(checks.run(check))
         report = _report(checks, results)
     del session, checks
     free_memory()
     return report
+
+
+def _skipped_paging(session: TrainingSession) -> list[TrainingCheck]:
+    """The check of paging where it is skipped; empty where a process of its own is to run it."""
+    why = paging_skipped(session.config, session.machine, session.optimizer_name, session.meters)
+    return [TrainingCheck(name=PAGING, state="skipped", text=why)] if why else []
+
+
+def check_paging_of(method: str, machine: Machine) -> TrainingCheck:
+    """The verdict on the paged optimizer of a method; an error is a failure."""
+    try:
+        return check_paging(embedded_config(method), machine)
+    except Exception as error:  # noqa: BLE001 - any failure of a library is the answer
+        return TrainingCheck(name=PAGING, state="failed", text=reason(error))
 
 
 def reason(error: Exception) -> str:

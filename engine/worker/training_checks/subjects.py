@@ -63,17 +63,22 @@ class Subject:
 
 def embedded_subject(method: str) -> Subject:
     """The embedded model and data."""
+    config = embedded_config(method)
+    tokenizer = load_tokenizer(config.model)
+    rows = prepare(config.data, config.train.max_length, tokenizer)
+    train, pad = [rows.train[number] for number in range(EMBEDDED_ROWS)], int(tokenizer.pad_token_id)
+    return Subject(MODELS["embedded"], config, train, rows.test, EMBEDDED_STEPS, pad, tokenizer)
+
+
+def embedded_config(method: str) -> schema.Config:
+    """How a method trains the embedded model."""
     values = {
         "train.max_length": 512,
         "train.batch": EMBEDDED_BATCH,
         "train.learning_rate": FULL_RATE if method_spec(method).trains_weights else ADAPTER_RATE,
         "train.gradient_checkpointing": False,  # small enough; activations dominate the peak
     }
-    config = _config(method, values)
-    tokenizer = load_tokenizer(config.model)
-    rows = prepare(config.data, config.train.max_length, tokenizer)
-    train, pad = [rows.train[number] for number in range(EMBEDDED_ROWS)], int(tokenizer.pad_token_id)
-    return Subject(MODELS["embedded"], config, train, rows.test, EMBEDDED_STEPS, pad, tokenizer)
+    return _config(method, values)
 
 
 def random_subject(method: str, machine: Machine, scratch: Path) -> Subject:

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -291,3 +292,27 @@ def test_the_plan_counts_the_copy_in_the_memory_that_holds_it() -> None:
         estimate(device, method, "auto").host_copy > 0 for device in ("cpu", "cuda") for method in ("lora", "full")
     ]
     assert copying == [False, False, False, True]
+
+
+def test_a_failed_pinning_does_not_fail_the_next_kernel(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for CUDA, whose last error stays set until a check of torch reads it."""
+    last_error: list[str] = []
+    zeros = torch.zeros
+
+    def pin(contents: Any) -> Any:
+        last_error.append("out of memory")
+        raise RuntimeError("Registering memory failed with cudaError: 2.")
+
+    def kernel(*size: Any, **how: Any) -> torch.Tensor:
+        if how.pop("device", None) == "cuda" and last_error:
+            raise RuntimeError(f"CUDA error: {last_error.pop()}")
+        return zeros(*size, **how)
+
+    stager = SimpleNamespace(stage=pin, close=lambda: None)
+    monkeypatch.setattr(checkpoint_writer, "DefaultStager", lambda options: stager)
+    monkeypatch.setattr(torch, "zeros", kernel)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    training.save(1)
+    assert last_error == [] and training.warnings == ["checkpoint.synchronous"]
+    assert [checkpoint.step for checkpoint in training.saved] == [1]

@@ -6,7 +6,8 @@ import errno
 
 import pytest
 
-from engine.training.guards import is_disk_full, is_out_of_memory
+from engine.methods.machine import is_out_of_memory
+from engine.training.guards import is_disk_full
 
 
 @pytest.mark.parametrize(

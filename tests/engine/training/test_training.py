@@ -15,14 +15,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from engine.config import schema
 from engine.config.activation_checkpointing import OFF
 from engine.data.prepare import prepare
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, is_out_of_memory
 from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
 from engine.training.batches import BatchSampler, Packing
-from engine.training.guards import OutOfMemory, first_line, free_memory, is_out_of_memory
+from engine.training.guards import OutOfMemory, first_line, free_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
+NVML_REFUSES = RuntimeError(
+    'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1131, please report a bug'
+)
+"""What torch raises instead of its out-of-memory error where NVML does not answer."""
 
 
 class Tight(LlamaForCausalLM):
@@ -30,10 +34,11 @@ class Tight(LlamaForCausalLM):
 
     room = 99
     pad = -1
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     def forward(self, input_ids: Any = None, position_ids: Any = None, logits_to_keep: Any = 0, **rest: Any) -> Any:
         if int(((position_ids == 0) & (input_ids != self.pad)).sum()) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise self.error
         return super().forward(input_ids=input_ids, position_ids=position_ids, logits_to_keep=logits_to_keep, **rest)
 
 
@@ -67,7 +72,9 @@ def train(room: int, tmp_path: Path) -> tuple[dict[str, torch.Tensor], list[int]
     return {name: value.clone() for name, value in model.state_dict().items()}, halved
 
 
-def test_halving_keeps_the_effective_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [Tight.error, NVML_REFUSES])
+def test_halving_keeps_the_effective_batch(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tight, "error", error)
     roomy, none = train(99, tmp_path)
     tight, halved = train(2, tmp_path)
     assert (none, halved) == ([], [4, 2])
@@ -215,9 +222,16 @@ def test_reference_cycles_are_collected_before_a_smaller_attempt() -> None:
         gc.enable()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.\nMore")])
-def test_an_error_without_message_has_a_first_line(error: Exception) -> None:
-    assert is_out_of_memory(error) and first_line(error) in ("MemoryError", "CUDA out of memory.")
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError(), "MemoryError"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nMore"), "CUDA out of memory."),
+        (NVML_REFUSES, "CUDA out of memory (NVML reports no details on this GPU)"),
+    ],
+)
+def test_an_out_of_memory_error_has_a_first_line(error: Exception, text: str) -> None:
+    assert is_out_of_memory(error) and first_line(error) == text
 
 
 def test_one_of_several_visible_gpus_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

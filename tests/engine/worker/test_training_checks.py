@@ -262,9 +262,28 @@ def test_another_loss_after_halving_fails() -> None:
 )
 def test_state_that_is_not_paged_or_changes_on_a_full_gpu_fails(change: dict[str, Any], text: str) -> None:
     paged = PagingResult(bytes=128 << 20, managed=True, filled=70 * GIB, equal=True)
-    assert judge_paging(paged, 0).state == "ok"
-    found = judge_paging(replace(paged, **change), 0)
+    assert judge_paging(paged).state == "ok"
+    found = judge_paging(replace(paged, **change))
     assert found.state == "failed" and text in found.text
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["out of memory", "NVML assertion"])
+def test_all_but_a_part_of_the_gpu_is_filled(refuses: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for a GPU of 256 MiB, whose allocator's error depends on NVML."""
+    room, block, taken = 256 << 20, 2 << 20, [0]
+
+    class Block:
+        def __init__(self, size: int) -> None:
+            if taken[0] + size > room:
+                raise RuntimeError("NVML_SUCCESS == r INTERNAL ASSERT FAILED") if refuses else torch.OutOfMemoryError()
+            taken[0] += size
+            self.numel = lambda: size
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (room, room))
+    monkeypatch.setattr(torch, "empty", lambda size, **how: Block(size))
+    taken[0] = 5 * block
+    with memory.full_gpu(block) as filled:
+        assert 0 < filled <= room - 6 * block
 
 
 def test_the_driver_says_whether_memory_is_managed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,31 @@ def test_a_failed_check_sets_the_exit_status_and_says_what_to_report(monkeypatch
     assert "Report the failed checks: attach the archive" in done.stdout
 
 
+def test_paging_is_checked_last_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def answer(question: str, arguments: dict[str, Any], *_: object) -> Any:
+        asked.append((question, arguments["method"]))
+        if question == "doctor.paging":
+            if arguments["method"] == "full":
+                raise RunFailed("engine process exited unexpectedly: CUDA error: out of memory", "engine.died")
+            return msgspec.to_builtins(TrainingCheck(name="paging", state="ok", text="measured"))
+        reports = [report(arguments["method"], choice) for choice in MODELS]
+        if arguments["method"] != "lora":  # whose optimizer is not paged
+            reports[0] = msgspec.structs.replace(reports[0], checks=reports[0].checks[:-1])
+        return msgspec.to_builtins(reports)
+
+    monkeypatch.setattr(training_check, "ask", answer)
+    done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
+    found = msgspec.convert(json.loads(done.stdout)["reports"], list[TrainingReport])
+    trained = [("doctor.train", method) for method in METHODS]
+    assert asked == [*trained, ("doctor.paging", "qlora"), ("doctor.paging", "full")]
+    assert all([check.name for check in one.checks] == list(CHECKS["embedded"]) for one in found[::2])
+    assert [one.failed[0].text for one in found if one.failed] == [
+        "engine process exited unexpectedly: CUDA error: out of memory"
+    ]
+
+
 def test_a_process_that_dies_fails_its_method_only(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(question: str, arguments: dict[str, Any], *_: object) -> Any:
         if arguments["method"] == "full":

@@ -65,14 +65,16 @@ class StoredItem:
 
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     """Everything that can be removed below a runs home and in ftbench's cache. Raises UserError for unreadable runs."""
-    ladders = sorted(ladder_dir.iterate(runs), key=lambda one: one.name)
+    ladders = sorted(ladder_dir.iterate(runs), key=lambda ladder: ladder.name)
     members = _members(ladders)
-    for run in sorted(run_dir.iterate(runs), key=lambda one: one.name):
+    for run in sorted(run_dir.iterate(runs), key=lambda entry: entry.name):
         yield from _of_run(run, members.get(run.name, ""))
-    sweeps = sorted(sweep_dir.iterate(runs), key=lambda one: one.name)
+    sweeps = sorted(sweep_dir.iterate(runs), key=lambda sweep: sweep.name)
     cells = _cells(sweeps)
-    for one in (*ladders, *sweeps):
-        yield _item("ladders", one.name, one.path, _kept(one, cells.get(one.name)), one)
+    for comparison in (*ladders, *sweeps):
+        yield _item(
+            "ladders", comparison.name, comparison.path, _kept(comparison, cells.get(comparison.name)), comparison
+        )
     cache = cache_folder()
     for kind in ("prepared", "models", "tools"):
         for path in _folders(cache / kind):
@@ -114,28 +116,28 @@ def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
 
 def _members(ladders: list[LadderDir]) -> dict[str, str]:
     """Run -> the ladder whose report needs it."""
-    found: dict[str, str] = {}
+    ladder_names: dict[str, str] = {}
     for ladder in ladders:
         with contextlib.suppress(UserError):  # a damaged ladder needs nothing
             state = ladder.state()
             for entry in state.entries if state else []:
                 if entry.run:
-                    found.setdefault(entry.run.split("/")[0], ladder.name)
-    return found
+                    ladder_names.setdefault(entry.run.split("/")[0], ladder.name)
+    return ladder_names
 
 
 def _cells(sweeps: list[SweepDir]) -> dict[str, SweepDir]:
     """Ladder -> the sweep whose report needs it."""
-    found: dict[str, SweepDir] = {}
+    sweeps_by_ladder: dict[str, SweepDir] = {}
     for sweep in sweeps:
         with contextlib.suppress(UserError):  # a damaged sweep needs nothing
-            found |= {cell.ladder: sweep for cell in sweep.plan().cells}
-    return found
+            sweeps_by_ladder |= {cell.ladder: sweep for cell in sweep.plan().cells}
+    return sweeps_by_ladder
 
 
-def _kept(one: ComparisonDir, sweep: SweepDir | None) -> str:
+def _kept(comparison: ComparisonDir, sweep: SweepDir | None) -> str:
     """Why a ladder or sweep is not removed. A live sweep works on its ladders one after the other."""
-    if one.is_active():
+    if comparison.is_active():
         return RUNNING
     if sweep is None:
         return ""
@@ -162,8 +164,8 @@ def _folders(parent: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         check_no_link_above(parent / "any")
         with os.scandir(parent) as entries:
-            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        return sorted(Path(entry.path) for entry in found if not entry.name.startswith("."))
+            folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return sorted(Path(entry.path) for entry in folders if not entry.name.startswith("."))
     return []
 
 

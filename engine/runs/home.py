@@ -85,13 +85,13 @@ def file_system(path: Path) -> str:
 
 def persistent_disk() -> Path | None:
     """The writable mount of a disk with the most free space, such as /workspace on a rented machine."""
-    found: list[tuple[int, Path]] = []
+    mounts: list[tuple[int, Path]] = []
     for point, kind in _mount_points(_mounts()):
         path = Path(point)
         own = kind in DISK_FILE_SYSTEMS or _is_network(kind)
         if own and path.is_dir() and not point.startswith(SYSTEM_FOLDERS) and os.access(path, os.W_OK | os.X_OK):
-            found.append((shutil.disk_usage(path).free, path))
-    return max(found, default=(0, None))[1]
+            mounts.append((shutil.disk_usage(path).free, path))
+    return max(mounts, default=(0, None))[1]
 
 
 def network_file_system(path: Path) -> str:

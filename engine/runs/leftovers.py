@@ -95,8 +95,8 @@ def _locks() -> Iterator[Leftover]:
 def _has_died(run: str) -> bool:
     """Whether the run in a lock file has no outcome, or is damaged."""
     try:
-        found = RunDir(Path(run))  # of `ftbench try` and after a deletion there is no such directory
-        return found.config_file.exists() and found.state() in ("died", "damaged")
+        directory = RunDir(Path(run))  # of `ftbench try` and after a deletion there is no such directory
+        return directory.config_file.exists() and directory.state() in ("died", "damaged")
     except (OSError, ValueError):  # not a path
         return True
 

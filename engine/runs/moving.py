@@ -126,8 +126,8 @@ def _check_target(target: Path, runs: Path, cache: Path) -> None:
 
 def _folders(runs: Path) -> list[Folder]:
     """Runs, ladders and sweeps, by name."""
-    found = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *sweep_dir.iterate(runs)]
-    return sorted(found, key=lambda folder: folder.name)
+    folders = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *sweep_dir.iterate(runs)]
+    return sorted(folders, key=lambda folder: folder.name)
 
 
 def _cache_entries(cache: Path) -> Iterator[tuple[str, Path]]:

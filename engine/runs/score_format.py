@@ -157,18 +157,18 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
         yield "tensor types", ", ".join(f"{name} {integer(number)}" for name, number in check.tensor_types.items())
     if check.seconds_per_token:
         yield "generation", f"{decimal(1 / check.seconds_per_token, 1)} tokens/s on {check.device}"
-    for one in check.candidates:
-        yield base_fact(check, one)
+    for candidate in check.candidates:
+        yield base_fact(check, candidate)
 
 
-def base_fact(check: Fidelity, one: MergeCandidate) -> tuple[str, str]:
+def base_fact(check: Fidelity, candidate: MergeCandidate) -> tuple[str, str]:
     """(what, score and difference) of a QLoRA adapter with one of its bases."""
-    score = with_bounds(one.score, check.metric)
+    score = with_bounds(candidate.score, check.metric)
     if check.kind != "adapter":
-        return f"merged into the {one.base} base", score + (", kept" if one.kept else "")
-    if one.difference and one.difference.mean is not None:
-        score += f", difference {difference_with_bounds(one.difference, check.metric)}"
-    return ("on the 4-bit base" if one.kept else "on the 16-bit base, as vLLM loads it"), score
+        return f"merged into the {candidate.base} base", score + (", kept" if candidate.kept else "")
+    if candidate.difference and candidate.difference.mean is not None:
+        score += f", difference {difference_with_bounds(candidate.difference, check.metric)}"
+    return ("on the 4-bit base" if candidate.kept else "on the 16-bit base, as vLLM loads it"), score
 
 
 SUMMARY_HEADS = ("rung", "score", "share of gain", "cost", "peak", "artifact")
@@ -241,10 +241,10 @@ def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = Fals
     marks = ASCII_MARKS if ascii_only else MARKS
     wide = max(MIN_COLUMNS, min(columns, MAX_COLUMNS)) - LEFT - 2
     plot = _Plot(summary, wide, marks)
-    for one, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
-        plot.cross(one, letter)
-    for one, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
-        plot.put(one.cost.mean, one.share_of_gain.mean or 0.0, letter)
+    for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
+        plot.cross(tradeoff, letter)
+    for tradeoff, letter in zip(summary.tradeoffs, letters(summary.tradeoffs), strict=True):
+        plot.put(tradeoff.cost.mean, tradeoff.share_of_gain.mean or 0.0, letter)
     return [
         f"share of {of_reference(summary)} gain",
         *plot.lines(),
@@ -255,8 +255,8 @@ def tradeoff_lines(summary: LadderSummary, columns: int, ascii_only: bool = Fals
 def letters(tradeoffs: Sequence[RungTradeoff]) -> list[str]:
     """One capital letter per rung: its first one if no other rung has it, else a free one."""
     taken: list[str] = []
-    for one in tradeoffs:
-        own = [character.upper() for character in one.title if character.isascii() and character.isalnum()]
+    for tradeoff in tradeoffs:
+        own = [character.upper() for character in tradeoff.title if character.isascii() and character.isalnum()]
         free = (c for c in (*own, *"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") if c not in taken)
         taken.append(next(free, "?"))
     return taken
@@ -267,10 +267,10 @@ class _Plot:
 
     def __init__(self, summary: LadderSummary, wide: int, marks: dict[str, str]) -> None:
         self.wide, self.marks, self.summary = wide, marks, summary
-        costs = [end for one in summary.tradeoffs for end in (one.cost.low, one.cost.high)]
+        costs = [end for tradeoff in summary.tradeoffs for end in (tradeoff.cost.low, tradeoff.cost.high)]
         self.left = math.log2(min(0.5 * summary.rule_cost, 0.9 * min(costs)))
         self.right = math.log2(max(1.5, 1.1 * max(costs)))
-        ends = [_cut(end) for one in summary.tradeoffs for end in _cost_bounds(one)]
+        ends = [_cut(end) for tradeoff in summary.tradeoffs for end in _cost_bounds(tradeoff)]
         self.bottom, self.top = min(summary.rule_gain - 0.1, *ends), max(1.05, *ends)
         self.cells = [[" "] * wide for _ in range(ROWS)]
         corner = self.column(summary.rule_cost), self.row(summary.rule_gain)
@@ -288,13 +288,13 @@ class _Plot:
     def put(self, cost: float, share: float, mark: str) -> None:
         self.cells[self.row(share)][self.column(cost)] = mark
 
-    def cross(self, one: RungTradeoff, letter: str) -> None:
-        middle = self.row(one.share_of_gain.mean or 0.0)
-        for column in range(self.column(one.cost.low), self.column(one.cost.high) + 1):
+    def cross(self, tradeoff: RungTradeoff, letter: str) -> None:
+        middle = self.row(tradeoff.share_of_gain.mean or 0.0)
+        for column in range(self.column(tradeoff.cost.low), self.column(tradeoff.cost.high) + 1):
             self.cells[middle][column] = self.marks["horizontal"]
-        low, high = _cost_bounds(one)
+        low, high = _cost_bounds(tradeoff)
         for row in range(self.row(high), self.row(low) + 1):
-            self.cells[row][self.column(one.cost.mean)] = self.marks["vertical"]
+            self.cells[row][self.column(tradeoff.cost.mean)] = self.marks["vertical"]
 
     def lines(self) -> list[str]:
         labels = {self.row(share): f"{share:.0%}" for share in (self.bottom, self.summary.rule_gain, 1.0)}
@@ -317,8 +317,8 @@ class _Plot:
         return "".join(line)
 
 
-def _cost_bounds(one: RungTradeoff) -> tuple[float, float]:
-    interval = one.share_of_gain
+def _cost_bounds(tradeoff: RungTradeoff) -> tuple[float, float]:
+    interval = tradeoff.share_of_gain
     mean = interval.mean or 0.0
     return (mean if interval.low is None else interval.low, mean if interval.high is None else interval.high)
 
@@ -330,7 +330,7 @@ def _cut(share: float) -> float:
 def _legend(summary: LadderSummary, marks: dict[str, str], columns: int) -> list[str]:
     """What the axes, letters and shading mean."""
     named = zip(letters(summary.tradeoffs), summary.tradeoffs, strict=True)
-    rungs = "   ".join(f"{letter} {visible(one.title, 24)}" for letter, one in named)
+    rungs = "   ".join(f"{letter} {visible(tradeoff.title, 24)}" for letter, tradeoff in named)
     lines = [
         f"{'':>{LEFT}}  {summary.cost} as a share of {of_reference(summary)}",
         rungs if len(rungs) <= columns else visible(rungs, columns),

@@ -89,7 +89,7 @@ def _earlier(plan: LadderPlan, runs: Path) -> Iterable[Ladder]:
 
 def _item_variance(ladder: Ladder, seed_std: float) -> float:
     """Mean over the pairs of trained rungs, from the widths of their intervals."""
-    found = []
+    variances = []
     seeds = {row.name: len(row.seeds) for row in ladder.rows}
     for compared in ladder.comparisons:
         low, high = compared.difference.low, compared.difference.high
@@ -97,15 +97,15 @@ def _item_variance(ladder: Ladder, seed_std: float) -> float:
             continue
         fewest = max(1, min(seeds.get(compared.a, 1), seeds.get(compared.b, 1)))
         error = (high - low) / 2 / CRITICAL.get(fewest, CRITICAL_MANY)
-        found.append((error**2 - 2 * seed_std**2 / fewest) * ladder.work.test)
-    return max(0.001, fmean(found)) if found else PRIOR_DIFFERING
+        variances.append((error**2 - 2 * seed_std**2 / fewest) * ladder.work.test)
+    return max(0.001, fmean(variances)) if variances else PRIOR_DIFFERING
 
 
-def forecast_rows(found: Forecast, seeds: Sequence[int]) -> list[list[str]]:
+def forecast_rows(prediction: Forecast, seeds: Sequence[int]) -> list[list[str]]:
     """A row per number of seeds: seeds, runs, hours, power of each of POINTS."""
     rows = []
     for count in seeds:
-        hours = found.hours(count)
-        powers = [f"{found.power(points / 100, count):.0%}" for points in POINTS]
-        rows.append([str(count), str(count * len(found.rungs)), "–" if hours is None else f"{hours:.2g}", *powers])
+        hours = prediction.hours(count)
+        powers = [f"{prediction.power(points / 100, count):.0%}" for points in POINTS]
+        rows.append([str(count), str(count * len(prediction.rungs)), "–" if hours is None else f"{hours:.2g}", *powers])
     return rows

@@ -170,7 +170,7 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
     an artifact that no rung has.
     """
     wanted = [_artifact_word(given, rungs) for given in ship]
-    found: list[str] = []
+    names: list[str] = []
     for rung in rungs:
         for given, only, word in wanted:
             name = f"{rung.name}{ARTIFACT_SEPARATOR}{word}"
@@ -178,18 +178,18 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
             if only == rung.name and has_none:
                 what = f"{rung.name} trains all weights: there is no adapter"
                 raise UserError(what, f"--ship {given}", "use merged", code="ladder.no_artifact")
-            if only in ("", rung.name) and not has_none and name not in found:
-                found.append(name)
-    if lost := next((given for given, _, word in wanted if not any(name.endswith(f":{word}") for name in found)), ""):
+            if only in ("", rung.name) and not has_none and name not in names:
+                names.append(name)
+    if lost := next((given for given, _, word in wanted if not any(name.endswith(f":{word}") for name in names)), ""):
         what = "no rung has this artifact: all of them train all weights"
         raise UserError(what, f"--ship {lost}", "use merged", code="ladder.no_artifact")
-    return found
+    return names
 
 
 def _artifact_word(given: str, rungs: Sequence[Rung]) -> tuple[str, str, str]:
     """(the value, its rung or '' for all, the artifact's shortest name). Raises UserError for an unknown one."""
     rung, separator, word = given.strip().rpartition(ARTIFACT_SEPARATOR)
-    names = [one.name for one in rungs]
+    names = [known.name for known in rungs]
     if separator and rung not in names:
         do = f"use one of {', '.join(names)}"
         raise UserError(f"unknown rung {rung!r}", f"--ship {given}", do, code="ladder.unknown_rung")
@@ -331,10 +331,10 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
         "ladder.key_set_by_ladder",
     )
     common = {key: value for key, value in overrides.items() if reads(method, key)}
-    found = resolve_preset(preset, method, {**common, **settings})
-    notices.update(dict.fromkeys(found.notices))
-    rate_origin = found.origins["train.learning_rate"]
-    return Rung(name=name, config=found.config, settings=settings, rate_origin=rate_origin)
+    effective = resolve_preset(preset, method, {**common, **settings})
+    notices.update(dict.fromkeys(effective.notices))
+    rate_origin = effective.origins["train.learning_rate"]
+    return Rung(name=name, config=effective.config, settings=settings, rate_origin=rate_origin)
 
 
 def _check_name(name: str) -> None:

@@ -240,11 +240,11 @@ class Ladder(Struct, kw_only=True):
 
     def finished_runs(self) -> dict[str, str]:
         """Rung -> the name of one of its finished runs, that of the first seed; in the order of the rungs."""
-        found: dict[str, str] = {}
+        runs: dict[str, str] = {}
         for entry in self.entries:
             if entry.kind == "run" and entry.status == "finished" and entry.run:
-                found.setdefault(entry.rung, entry.run)
-        return found
+                runs.setdefault(entry.rung, entry.run)
+        return runs
 
 
 def decode_ladder(text: bytes) -> Ladder:

@@ -37,7 +37,9 @@ class Axis(Struct, kw_only=True, frozen=True):
     @property
     def is_numeric(self) -> bool:
         """Whether all values are positive numbers, so that there can be a trend."""
-        return all(isinstance(one, int | float) and not isinstance(one, bool) and one > 0 for one in self.values)
+        return all(
+            isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in self.values
+        )
 
 
 class PlannedCell(Struct, kw_only=True, frozen=True):

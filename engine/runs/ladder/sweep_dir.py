@@ -61,11 +61,11 @@ def create(
     command: str = "",
 ) -> SweepDir:
     """Create the directories of a sweep and of its ladders, which later changes of the preset do not affect."""
-    made: list[LadderDir] = []
+    ladders: list[LadderDir] = []
     try:
-        made += (ladder_dir.create(runs, plan) for _, plan in cells)
+        ladders += (ladder_dir.create(runs, plan) for _, plan in cells)
         planned = [
-            PlannedCell(values=values, ladder=ladder.name) for (values, _), ladder in zip(cells, made, strict=True)
+            PlannedCell(values=values, ladder=ladder.name) for (values, _), ladder in zip(cells, ladders, strict=True)
         ]
         first = cells[0][1]
         plan = SweepPlan(
@@ -80,7 +80,7 @@ def create(
         table = {key: value for key, value in msgspec.to_builtins(plan).items() if value is not None}
         return SweepDir(folder.make(runs, preset_name(plan.preset), "sweep", "sweep.toml", tomli_w.dumps(table)))
     except BaseException:
-        for ladder in made:
+        for ladder in ladders:
             ladder_dir.remove(ladder)
         raise
 

@@ -107,7 +107,9 @@ class RungAnswers:
         ]
         if not self.items:
             self.items = items
-        if [(one.prompt, one.references) for one in items] != [(one.prompt, one.references) for one in self.items]:
+        if [(item.prompt, item.references) for item in items] != [
+            (item.prompt, item.references) for item in self.items
+        ]:
             what, do = "the runs were scored on different test items", "compare runs on the same data"
             raise UserError(what, file.parent.name, do, "judge.different_items")
         answers = [getattr(line, model) for line in lines]

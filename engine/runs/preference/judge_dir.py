@@ -171,9 +171,12 @@ def with_preferences(folder: LadderDir, ladder: Ladder) -> Ladder:
         ratings = read_ratings(folder)
     except UserError as error:
         warnings.append((error.code, error.line))
-    sentences = [*(ratings.sentences if ratings else ()), *(text for one in judgments for text in one.sentences)]
+    sentences = [
+        *(ratings.sentences if ratings else ()),
+        *(text for judgment in judgments for text in judgment.sentences),
+    ]
     added = [VerdictSentence("preference", text) for text in sentences]
-    is_read = bool(ratings and ratings.pairs) or any(one.rates and not one.unusable for one in judgments)
+    is_read = bool(ratings and ratings.pairs) or any(judgment.rates and not judgment.unusable for judgment in judgments)
     verdict = [said for said in ladder.verdict if not (is_read and said.text == NOT_READ)]
     place = next((n for n, said in enumerate(verdict) if said.topic != "quality"), len(verdict))
     return msgspec.structs.replace(

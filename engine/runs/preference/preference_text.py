@@ -156,12 +156,12 @@ def progress_of_ratings(summary: RatingSummary | None) -> list[str]:
         label = f"comparison {number}: " if summary and len(summary.pairs) > 1 else ""
         rated = f"{pair.items} of {pair.of} items rated by {_people(pair)}"
         if pair.settled is None:
-            found = f"at least {MIN_ITEMS} are needed for a result"
+            status = f"at least {MIN_ITEMS} are needed for a result"
         elif pair.win_rate.finding == "undecided":
-            found = "no significant preference yet"
+            status = "no significant preference yet"
         else:
-            found = "decided: one of the two is significantly preferred"
-        lines.append(f"{label}{rated}; {found}. {settled_text(pair)}".rstrip())
+            status = "decided: one of the two is significantly preferred"
+        lines.append(f"{label}{rated}; {status}. {settled_text(pair)}".rstrip())
     return lines
 
 

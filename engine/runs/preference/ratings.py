@@ -254,7 +254,7 @@ def checksum(rater: str, set_: str, ratings: Sequence[Rating]) -> str:
 
     It finds mistakes; it does not stop a rater who wants to deceive.
     """
-    lines = [f"{one.pair}|{one.left}|{one.choice}|{one.note}" for one in ratings]
+    lines = [f"{rating.pair}|{rating.left}|{rating.choice}|{rating.note}" for rating in ratings]
     value = 0xCBF29CE484222325
     for byte in "\n".join([rater, set_, *lines]).encode("utf-8", "surrogatepass"):
         value = (value ^ byte) * 0x100000001B3 % 2**64
@@ -353,7 +353,7 @@ class RatingSession:
     def undo(self) -> bool:
         """Take back the latest rating, also of an earlier session; False without one."""
         known = {pair.id: pair for pair in self.pairs}
-        before = [rating.pair for rating in sorted(self.own.ratings.values(), key=lambda one: one.t)]
+        before = [rating.pair for rating in sorted(self.own.ratings.values(), key=lambda rating: rating.t)]
         order = [pair for pair in (*before, *self._given) if pair in known and pair in self.own.ratings]
         if not order:
             return False

@@ -71,7 +71,7 @@ def wait_for_devices(
     with _tickets(devices, arrived, content) as tickets:
         while True:
             users = _users(left)
-            free = [one for one in left if users[one.lock] is None and not tickets[one.queue].earlier()]
+            free = [device for device in left if users[device.lock] is None and not tickets[device.queue].earlier()]
             if len(free) >= count:
                 for device in [device for device in free if not is_usable(device)]:
                     left.remove(device)
@@ -151,9 +151,9 @@ def _titles(devices: Sequence[SelectedDevice], count: int = 1) -> str:
 def queue_places() -> list[QueuePlace]:
     """Places of all runs on all devices of this machine, per device with its user first."""
     places = []
-    found = dict(locks.device_locks())
-    wholes = {queue_of(name) for name in found.values()}
-    queues = {**{locks.device_lock(name): name for name in wholes}, **found}  # slots have locks, and share a queue
+    locked = dict(locks.device_locks())
+    wholes = {queue_of(name) for name in locked.values()}
+    queues = {**{locks.device_lock(name): name for name in wholes}, **locked}  # slots have locks, and share a queue
     for lock, device in queues.items():
         if (holder := locks.holder(lock)) is not None:
             pid, run = _read(holder)

@@ -179,14 +179,13 @@ def stream(path: Path, *kinds: type[Event]) -> Iterator[Event]:
 def _thinned(lines: list[bytes]) -> list[bytes]:
     """Drop all steps and memory samples except the last of each."""
     selected: list[bytes] = []
-    found: set[bytes] = set()
+    seen: set[bytes] = set()
     for line in reversed(lines):
-        frequent = line.startswith(FREQUENT_PREFIXES)
-        prefix = next((one for one in FREQUENT_PREFIXES if line.startswith(one)), None) if frequent else None
-        if prefix is None or prefix not in found:
+        prefix = next(filter(line.startswith, FREQUENT_PREFIXES), None)
+        if prefix is None or prefix not in seen:
             selected.append(line)
         if prefix is not None:
-            found.add(prefix)
+            seen.add(prefix)
     return selected[::-1]
 
 

@@ -79,15 +79,18 @@ QUANTIZED: tuple[WeightType, ...] = ("q8_0", "q4_k_m")
 def artifact_words() -> list[str]:
     """Every artifact by its shortest name."""
     adapter = Artifact(kind="adapter", type=DEFAULT_TYPES["adapter"])
-    return [adapter.word, *(Artifact(kind=kind, type=one).word for kind, types in TYPES.items() for one in types)]
+    return [
+        adapter.word,
+        *(Artifact(kind=kind, type=artifact_type).word for kind, types in TYPES.items() for artifact_type in types),
+    ]
 
 
 def parse_artifact(text: str) -> Artifact:
     """An artifact by its shortest name, the name of its folder, or `gguf`. Raises ValueError for another text."""
     for kind, types in TYPES.items():
-        for one in types or (DEFAULT_TYPES[kind],):
-            artifact = Artifact(kind=kind, type=one)
-            if text in (artifact.word, artifact.folder) or (text == kind and one == DEFAULT_TYPES[kind]):
+        for artifact_type in types or (DEFAULT_TYPES[kind],):
+            artifact = Artifact(kind=kind, type=artifact_type)
+            if text in (artifact.word, artifact.folder) or (text == kind and artifact_type == DEFAULT_TYPES[kind]):
                 return artifact
     raise ValueError(text)
 
@@ -303,8 +306,8 @@ def exports(run: RunDir) -> Iterator[tuple[Path, Fidelity]]:
     """Folder and check of each exported artifact, by name. Folders without a readable check are left out."""
     try:
         with os.scandir(exports_folder(run)) as entries:
-            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
-        folders = sorted(Path(entry.path) for entry in found if not entry.name.startswith("."))
+            folders_and_links = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        folders = sorted(Path(entry.path) for entry in folders_and_links if not entry.name.startswith("."))
     except OSError:
         return
     for folder in folders:

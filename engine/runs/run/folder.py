@@ -67,13 +67,15 @@ class Folder:
         For every process that writes to the directory, before it does: nothing is written through a link or into a
         pipe. `remove_tree` checks by itself.
         """
-        found = self.irregular_file() or _find_irregular(self.path)
-        if found is not None and found.is_symlink():
+        irregular = self.irregular_file() or _find_irregular(self.path)
+        if irregular is not None and irregular.is_symlink():
             hint = "delete the link, or replace it by a copy of what it points to"
-            raise UserError(f"symbolic link in the directory of a {self.KIND}", visible(str(found)), hint, "run.link")
-        if found is not None:
+            raise UserError(
+                f"symbolic link in the directory of a {self.KIND}", visible(str(irregular)), hint, "run.link"
+            )
+        if irregular is not None:
             problem = "not a regular file of acceptable size"
-            raise UserError(problem, visible(str(found)), "delete it", "run.irregular_file")
+            raise UserError(problem, visible(str(irregular)), "delete it", "run.irregular_file")
 
     def irregular_file(self) -> Path | None:
         """An entry of the directory that is a link, pipe, socket, device or huge, or a directory named like a file.
@@ -205,7 +207,9 @@ def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
     folders = sorted(known, key=lambda folder: folder.name)
     if name == "last" and folders:
         return folders[-1]
-    matches = [one for one in folders if one.name == name] or [one for one in folders if name in one.name]
+    matches = [folder for folder in folders if folder.name == name] or [
+        folder for folder in folders if name in folder.name
+    ]
     if len(matches) == 1:
         return matches[0]
     if matches:

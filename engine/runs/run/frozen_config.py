@@ -137,13 +137,13 @@ def _changed_keys(table: dict[str, Any], recorded: dict[str, str]) -> list[str]:
 
 def _flat(table: dict[str, Any], prefix: str = "") -> Flat:
     """Values by dotted key; a table that is the value of a key (`data.map`) is one value, as in `flatten`."""
-    found: Flat = {}
+    flat: Flat = {}
     for name, value in table.items():
         if isinstance(value, dict) and not prefix:
-            found |= _flat(value, f"{name}.")
+            flat |= _flat(value, f"{name}.")
         else:
-            found[f"{prefix}{name}"] = value
-    return found
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _refuse_infinite(table: dict[str, Any]) -> None:

@@ -444,7 +444,7 @@ def write_scores(path: Path, scores: BenchmarkScores) -> None:
 def read_scores(path: Path, fingerprint: str | None = None) -> BenchmarkScores | None:
     """The stored scores; None if they are missing, damaged, or have another fingerprint."""
     try:
-        found = msgspec.json.decode(read_regular(path), type=BenchmarkScores)
+        scores = msgspec.json.decode(read_regular(path), type=BenchmarkScores)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return found if found.items and fingerprint in (None, found.fingerprint) else None
+    return scores if scores.items and fingerprint in (None, scores.fingerprint) else None

@@ -366,7 +366,7 @@ class ValidationLosses:
         """Add a `plan` or `eval` event; others have no effect."""
         match event:
             case Plan():
-                self._evals = {step: found for step, found in self._evals.items() if step <= event.start_step}
+                self._evals = {step: validation for step, validation in self._evals.items() if step <= event.start_step}
             case Eval(when="during", split="validation"):
                 self._evals[event.step] = event
 
@@ -376,4 +376,4 @@ class ValidationLosses:
 
     def seconds(self) -> float:
         """Duration of all validations."""
-        return sum(found.seconds for found in self._evals.values())
+        return sum(validation.seconds for validation in self._evals.values())

@@ -88,18 +88,18 @@ def _shape(
 def _qwen3(size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], tied: bool) -> CatalogEntry:
     """A dense Qwen3 model. Its query is not hidden / heads wide: heads have 128 elements in all sizes."""
     sizes = {"head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
-    found = _shape("qwen3", *shape, **sizes, tie_word_embeddings=tied)
-    return CatalogEntry(f"qwen3-{size.lower()}", f"Qwen/Qwen3-{size}", parameters, APACHE, about, found, LITGPT)
+    table = _shape("qwen3", *shape, **sizes, tie_word_embeddings=tied)
+    return CatalogEntry(f"qwen3-{size.lower()}", f"Qwen/Qwen3-{size}", parameters, APACHE, about, table, LITGPT)
 
 
 def _qwen3_5(
     size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], value_heads: int, tied: bool
 ) -> CatalogEntry:
     """A dense Qwen3.5 model: three layers of linear attention with `value_heads`, then one of attention, and so on."""
-    found = _shape(
+    table = _shape(
         "qwen3_5_text", *shape, **QWEN3_5_SIZES, linear_num_value_heads=value_heads, tie_word_embeddings=tied
     )
-    return CatalogEntry(f"qwen3.5-{size.lower()}", f"Qwen/Qwen3.5-{size}", parameters, APACHE, about, found, QWEN3_5)
+    return CatalogEntry(f"qwen3.5-{size.lower()}", f"Qwen/Qwen3.5-{size}", parameters, APACHE, about, table, QWEN3_5)
 
 
 def _gemma4(
@@ -108,9 +108,9 @@ def _gemma4(
     """A Gemma 4 model: in each group of layers the last has full attention, the others a sliding window."""
     kind = "gemma4_unified" if unified else "gemma4"
     sizes = {"head_dim": 256, "vocab_size": 262144, "tie_word_embeddings": True, "final_logit_softcapping": 30.0}
-    found = {"model_type": kind, "text_config": {"model_type": f"{kind}_text", **sizes, **text}, **towers}
+    table = {"model_type": kind, "text_config": {"model_type": f"{kind}_text", **sizes, **text}, **towers}
     return CatalogEntry(
-        f"gemma-4-{size.lower()}", f"google/gemma-4-{size}-it", parameters, APACHE, about, found, GEMMA_4
+        f"gemma-4-{size.lower()}", f"google/gemma-4-{size}-it", parameters, APACHE, about, table, GEMMA_4
     )
 
 
@@ -118,9 +118,9 @@ def _llama3(
     version: str, size: str, parameters: int, about: str, shape: tuple[int, int, int, int, int], tied: bool
 ) -> CatalogEntry:
     name, license = f"Llama-{version}-{size}", f"llama{version}"
-    found = _shape("llama", *shape, vocab_size=128256, tie_word_embeddings=tied, max_position_embeddings=131072)
+    table = _shape("llama", *shape, vocab_size=128256, tie_word_embeddings=tied, max_position_embeddings=131072)
     hub = f"meta-llama/{name}-Instruct"
-    return CatalogEntry(name.lower(), hub, parameters, license, about, found, LITGPT, gated=True)
+    return CatalogEntry(name.lower(), hub, parameters, license, about, table, LITGPT, gated=True)
 
 
 def _ministral3(
@@ -129,18 +129,18 @@ def _ministral3(
     """A Ministral 3 model; the repository with bf16 weights, as the other one has weights in 8 bits."""
     sizes: dict[str, Any] = {"head_dim": 128, "vocab_size": 131072, "max_position_embeddings": 262144}
     text = _shape("ministral3", *shape, **sizes, sliding_window=None, tie_word_embeddings=tied)
-    found = {"model_type": "mistral3", "text_config": text, "vision_config": PIXTRAL, "tie_word_embeddings": tied}
+    table = {"model_type": "mistral3", "text_config": text, "vision_config": PIXTRAL, "tie_word_embeddings": tied}
     hub = f"mistralai/Ministral-3-{size}-Instruct-2512-BF16"
-    return CatalogEntry(f"ministral-3-{size.lower()}", hub, parameters, APACHE, about, found, source)
+    return CatalogEntry(f"ministral-3-{size.lower()}", hub, parameters, APACHE, about, table, source)
 
 
 def _granite4(name: str, parameters: int, about: str, shape: tuple[int, int, int, int, int]) -> CatalogEntry:
     """A Granite 4.0 model with attention in all layers: the family of its hybrids, without state spaces and experts."""
     dense: dict[str, Any] = {"num_local_experts": 0, "num_experts_per_tok": 0, "layer_types": ["attention"] * shape[2]}
     sizes = {"vocab_size": 100352, "max_position_embeddings": 131072, "tie_word_embeddings": True}
-    found = {**_shape("granitemoehybrid", *shape, shared_intermediate_size=shape[1], **sizes), **dense}
+    table = {**_shape("granitemoehybrid", *shape, shared_intermediate_size=shape[1], **sizes), **dense}
     return CatalogEntry(
-        f"granite-4.0-{name}", f"ibm-granite/granite-4.0-{name}", parameters, APACHE, about, found, GRANITE
+        f"granite-4.0-{name}", f"ibm-granite/granite-4.0-{name}", parameters, APACHE, about, table, GRANITE
     )
 
 
@@ -148,9 +148,9 @@ def _lfm2_5(size: str, parameters: int, about: str, shape: tuple[int, int, int, 
     """An LFM2.5 model: short convolutions, and attention in six of its layers."""
     kinds = ["full_attention" if number in (2, 5, 8, 10, 12, 14) else "conv" for number in range(shape[2])]
     sizes = {"vocab_size": 65536, "max_position_embeddings": 128000, "tie_word_embeddings": True, "conv_L_cache": 3}
-    found = _shape("lfm2", *shape, **sizes, layer_types=kinds, block_auto_adjust_ff_dim=False)
+    table = _shape("lfm2", *shape, **sizes, layer_types=kinds, block_auto_adjust_ff_dim=False)
     hub = f"LiquidAI/LFM2.5-{size}"
-    return CatalogEntry(f"lfm2.5-{size.split('-')[0].lower()}", hub, parameters, "lfm1.0", about, found, EXECUTORCH)
+    return CatalogEntry(f"lfm2.5-{size.split('-')[0].lower()}", hub, parameters, "lfm1.0", about, table, EXECUTORCH)
 
 
 SMOLLM2_WHEEL = Wheel(

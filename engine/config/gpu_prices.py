@@ -83,11 +83,11 @@ def select_gpu(wanted: str, gpus: list[Gpu]) -> Gpu:
     """
     words = _words(wanted)
     for matches in _MATCHERS if words else ():
-        found = [gpu for gpu in gpus if matches(words, gpu)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            several = ", ".join(gpu.name for gpu in found)
+        matching = [gpu for gpu in gpus if matches(words, gpu)]
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            several = ", ".join(gpu.name for gpu in matching)
             problem = f"ambiguous GPU name {wanted!r} ({several})"
             raise UserError(problem, "--gpu", "use more of the name", code="gpu.ambiguous_name")
     names = {near: gpu.name for gpu in gpus for near in (*_gpu_words(gpu), _squashed(gpu.name))}

@@ -62,47 +62,47 @@ class TrainedRung(NamedTuple):
 def lora_notices(rungs: Mapping[str, TrainedRung]) -> list[Notice]:
     """Warnings about these rungs by title, each once. Full fine-tuning is needed to judge learning rates."""
     notices: dict[Notice, None] = {}
-    full = next((one for one in rungs.values() if method_spec(one.method).trains_weights), None)
-    for title, one in rungs.items():
-        if method_spec(one.method).trains_weights:
+    full = next((rung for rung in rungs.values() if method_spec(rung.method).trains_weights), None)
+    for title, rung in rungs.items():
+        if method_spec(rung.method).trains_weights:
             continue
-        for notice in (_rate(title, one, full), _targets(title, one), _capacity(title, one), _batch(one)):
+        for notice in (_rate(title, rung, full), _targets(title, rung), _capacity(title, rung), _batch(rung)):
             if notice:
                 notices[notice] = None
     return list(notices)
 
 
-def _rate(title: str, one: TrainedRung, full: TrainedRung | None) -> Notice | None:
-    if full is None or not full.learning_rate or not one.learning_rate:
+def _rate(title: str, rung: TrainedRung, full: TrainedRung | None) -> Notice | None:
+    if full is None or not full.learning_rate or not rung.learning_rate:
         return None
-    found = one.learning_rate / full.learning_rate
-    if RATIO_BOUNDS[0] <= found <= RATIO_BOUNDS[1]:
+    ratio = rung.learning_rate / full.learning_rate
+    if RATIO_BOUNDS[0] <= ratio <= RATIO_BOUNDS[1]:
         return None
-    rates = f"{title} trains at {rate(one.learning_rate)}, full fine-tuning at {rate(full.learning_rate)}"
+    rates = f"{title} trains at {rate(rung.learning_rate)}, full fine-tuning at {rate(full.learning_rate)}"
     text = f"{rates}: the best learning rate for adapters is usually about {EXPECTED_RATIO:.0f} times full's ({SOURCE})"
     return Notice("lora.rate_ratio", text)
 
 
-def _targets(title: str, one: TrainedRung) -> Notice | None:
-    modules = [one.target_modules] if isinstance(one.target_modules, str) else one.target_modules
+def _targets(title: str, rung: TrainedRung) -> Notice | None:
+    modules = [rung.target_modules] if isinstance(rung.target_modules, str) else rung.target_modules
     if not modules or not all(name.rpartition(".")[2] in ATTENTION for name in modules):
         return None
     text = f"{title} trains attention layers only, which is worse than all linear layers at equal size"
     return Notice("lora.attention_only", f"{text}; --set adapter.target_modules=all-linear ({SOURCE})")
 
 
-def _capacity(title: str, one: TrainedRung) -> Notice | None:
-    if one.trainable is None or not one.answer_tokens or one.trainable >= one.answer_tokens:
+def _capacity(title: str, rung: TrainedRung) -> Notice | None:
+    if rung.trainable is None or not rung.answer_tokens or rung.trainable >= rung.answer_tokens:
         return None
-    sizes = f"{count(one.trainable)} parameters for {count(one.answer_tokens)} answer tokens"
+    sizes = f"{count(rung.trainable)} parameters for {count(rung.answer_tokens)} answer tokens"
     text = (
         f"{title} has {sizes}: adapters with fewer parameters than answer tokens can learn less than full fine-tuning"
     )
     return Notice("lora.capacity", f"{text}; raise adapter.rank ({SOURCE})")
 
 
-def _batch(one: TrainedRung) -> Notice | None:
-    if one.batch <= MAX_BATCH:
+def _batch(rung: TrainedRung) -> Notice | None:
+    if rung.batch <= MAX_BATCH:
         return None
-    text = f"batch size {one.batch}: above {MAX_BATCH}, adapters lose more quality than full fine-tuning"
+    text = f"batch size {rung.batch}: above {MAX_BATCH}, adapters lose more quality than full fine-tuning"
     return Notice("lora.large_batch", f"{text}; reduce train.batch ({SOURCE})")

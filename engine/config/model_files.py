@@ -125,10 +125,10 @@ def find_model(model: Model) -> ModelFiles:
         if not place.path.is_file():
             return ModelFiles(None, wrong="file not found", why="file not found")
         return ModelFiles(None, place.path.parent, why="GGUF file: unknown until it is loaded")
-    found = _in_folder(place.path) if place.path else _in_cache(place.hub, model)
-    if model.id in CATALOG and not found.folder:
-        return replace(found, table=CATALOG[model.id].shape, why="")
-    return found
+    files = _in_folder(place.path) if place.path else _in_cache(place.hub, model)
+    if model.id in CATALOG and not files.folder:
+        return replace(files, table=CATALOG[model.id].shape, why="")
+    return files
 
 
 def hub_cache() -> Path:
@@ -217,15 +217,15 @@ def list_models(folder: Path, recent: Iterable[str] = ()) -> list[ListedModel]:
 
     Catalog models that have to be downloaded are last.
     """
-    found = [describe_model(name) for name in (EMBEDDED, *CATALOG)]
+    models = [describe_model(name) for name in (EMBEDDED, *CATALOG)]
     names = [*local_models(folder), *recent, *cached_models()]
-    known = {one.id for one in found}
+    known = {model.id for model in models}
     remembered = set(recent)
     for name in names:
         if name not in known:
             known.add(name)
-            found.append(describe_model(name, name in remembered))
-    return sorted(found, key=lambda one: one.id in CATALOG and one.requires_network)
+            models.append(describe_model(name, name in remembered))
+    return sorted(models, key=lambda model: model.id in CATALOG and model.requires_network)
 
 
 def describe_model(name: str, recent: bool = False) -> ListedModel:
@@ -268,14 +268,14 @@ def local_models(folder: Path) -> Iterator[str]:
 
 def cached_models() -> Iterator[str]:
     """Hub ids of the models in the Hugging Face cache that have a configuration and weights, latest first."""
-    found: list[tuple[float, str]] = []
+    repositories: list[tuple[float, str]] = []
     with contextlib.suppress(OSError):
         for repository in hub_cache().glob("models--*--*"):
             name = repository.name.removeprefix("models--").replace("--", "/")
             files = find_model(Model(id=name)) if name.count("/") == 1 else None
             if files and files.folder and any(files.folder.glob("*.safetensors")):
-                found.append((repository.stat().st_mtime, name))
-    return iter([name for _, name in sorted(found, reverse=True)[:MAX_FOLDERS]])
+                repositories.append((repository.stat().st_mtime, name))
+    return iter([name for _, name in sorted(repositories, reverse=True)[:MAX_FOLDERS]])
 
 
 def _folders(folder: Path) -> list[Path]:

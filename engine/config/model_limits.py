@@ -80,9 +80,9 @@ def _faults(table: Mapping[str, Any], where: str) -> Iterator[str]:
     for names, limit in LIMITS.items():
         for name in names:
             value = table.get(name)
-            for one in value if isinstance(value, list) else [value]:  # some architectures give it per layer
-                if one is not None and not _possible(one, limit):
-                    yield f"{where}{name} is {_shown(one)}, not an integer from 1 to {limit:,}"
+            for number in value if isinstance(value, list) else [value]:  # some architectures give it per layer
+                if number is not None and not _possible(number, limit):
+                    yield f"{where}{name} is {_shown(number)}, not an integer from 1 to {limit:,}"
     layers, hidden = _first(table, LAYERS), _first(table, HIDDEN)
     if layers * 12 * hidden * hidden > MAX_PARAMETERS:
         yield f"{where}{layers:,} layers of hidden size {hidden:,} have more than {MAX_PARAMETERS:,} parameters"

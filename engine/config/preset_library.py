@@ -148,8 +148,8 @@ def _effective(name: str, method: str | None, overrides: Flat, given_by: str) ->
     if sibling is None:
         return resolve(preset, method, given, given_by)
     rates = {str(preset.values.get("method", Config().method)): preset.values[RATE], chosen: sibling.values[RATE]}
-    found = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given, given_by)
-    return replace(found, origins={**found.origins, RATE: f"preset {sibling.name}"})
+    effective = resolve(replace(preset, values={**preset.values, RATE: rates}), method, given, given_by)
+    return replace(effective, origins={**effective.origins, RATE: f"preset {sibling.name}"})
 
 
 def _sibling_with_rate(preset: Preset, method: str) -> Preset | None:
@@ -161,7 +161,7 @@ def _sibling_with_rate(preset: Preset, method: str) -> Preset | None:
     if method == own or not isinstance(preset.values.get(RATE), float | int):
         return None
     name = f"{preset.name.removesuffix(f'-{own}')}-{method}"
-    sibling = next((one.preset for one in list_presets() if one.name == name), None)
+    sibling = next((entry.preset for entry in list_presets() if entry.name == name), None)
     if sibling is None or sibling.values.get("model.id") != preset.values.get("model.id"):
         return None
     rate = sibling.values.get(RATE)
@@ -192,7 +192,7 @@ _ADDRESS = re.compile(
 def _anchored(key: str, value: object, folder: Path) -> object:
     """An absolute file name, because the worker runs in another directory; other names and Hub ids are unchanged."""
     if key in PATH_KEYS and isinstance(value, list):
-        return [_anchored(key, one, folder) for one in value]
+        return [_anchored(key, item, folder) for item in value]
     if key not in PATH_KEYS or not isinstance(value, str) or not value:
         return value
     if address := _ADDRESS.match(value):
@@ -364,18 +364,18 @@ def _write(path: Path, text: str) -> Path:
 ORIGIN = "config.toml"
 
 
-def with_user_trackers(found: EffectiveConfig) -> EffectiveConfig:
+def with_user_trackers(effective: EffectiveConfig) -> EffectiveConfig:
     """The configuration with the keys of `[track]` in config.toml, where neither preset nor command line set them.
 
     Raises UserError for an invalid table: a run would silently not be logged.
     """
     table = _track_table()
     values = {f"track.{name}": value for name, value in table.items()}
-    chosen = {key: value for key, value in values.items() if found.origins.get(key) == "default"}
+    chosen = {key: value for key, value in values.items() if effective.origins.get(key) == "default"}
     if not chosen:
-        return found
-    origins = {**found.origins, **dict.fromkeys(chosen, ORIGIN)}
-    return EffectiveConfig(with_settings(found.config, chosen), origins, found.notices)
+        return effective
+    origins = {**effective.origins, **dict.fromkeys(chosen, ORIGIN)}
+    return EffectiveConfig(with_settings(effective.config, chosen), origins, effective.notices)
 
 
 def _track_table() -> dict[str, Any]:

@@ -75,7 +75,7 @@ def setting_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        pairs = ", ".join(f"{name} = {_quoted(one)}" for name, one in value.items())
+        pairs = ", ".join(f"{name} = {_quoted(item)}" for name, item in value.items())
         return f"{{ {pairs} }}" if value else "{}"
     if isinstance(value, list):
         return _quoted(value)
@@ -107,7 +107,7 @@ def _accepts(annotation: ast.expr) -> str:
         case ast.Subscript(value=ast.Name(id="Literal"), slice=chosen):
             return ast.unparse(chosen).strip("()").replace("'", "")
         case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[kind, ast.Call(keywords=bounds)])):
-            return f"{_accepts(kind)}, {_range({one.arg: ast.unparse(one.value) for one in bounds})}"
+            return f"{_accepts(kind)}, {_range({bound.arg: ast.unparse(bound.value) for bound in bounds})}"
         case ast.Subscript(value=ast.Name(id="dict")):
             return "table"
         case ast.Subscript(value=ast.Name(id="list")):

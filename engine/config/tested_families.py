@@ -47,7 +47,7 @@ def untested_family(model_config: Mapping[str, Any]) -> str:
 
 def failures(row: Mapping[str, Any]) -> list[str]:
     """What of a tested family failed: methods, packing, resuming, the merged model."""
-    checks = {name: found for name, found in row.items() if isinstance(found, dict)}
-    found = [f"{name}: {one['error']}" for name, one in checks.items() if one.get("error")]
+    checks = {name: check for name, check in row.items() if isinstance(check, dict)}
+    texts = [f"{name}: {check['error']}" for name, check in checks.items() if check.get("error")]
     resumed = row.get("resume", {}).get("resume", "")
-    return found + (["resume: other losses"] if resumed not in ("", "equal to the bit") else [])
+    return texts + (["resume: other losses"] if resumed not in ("", "equal to the bit") else [])

@@ -72,8 +72,8 @@ def check(
 
 def report(done: Preparation, max_length: int, preflight: Preflight = no_requirements) -> dict[str, Any]:
     """The report of `check` for a finished preparation."""
-    found = PreflightResult(error) if (error := refused(done)) else preflight(done)
-    refusal = found.refusal
+    preflight_result = PreflightResult(error) if (error := refused(done)) else preflight(done)
+    refusal = preflight_result.refusal
     return {
         **about(done),
         "fingerprint": done.facts.fingerprint,
@@ -86,9 +86,9 @@ def report(done: Preparation, max_length: int, preflight: Preflight = no_require
             "prompts": 0 if conflicting(done) else done.facts.repeated_prompts,
         },
         "unknown_roles": _unknown_roles(done),
-        "warnings": [msgspec.to_builtins(notice) for notice in (*warnings(done), *found.notices)],
-        "metric": found.metric,
-        "metric_reason": found.metric_reason,
+        "warnings": [msgspec.to_builtins(notice) for notice in (*warnings(done), *preflight_result.notices)],
+        "metric": preflight_result.metric,
+        "metric_reason": preflight_result.metric_reason,
         "refused": refusal.line if refusal else None,
         "refusal_code": refusal.code if refusal else None,
     }

@@ -394,8 +394,8 @@ def _common_grams(grams: np.ndarray, starts: np.ndarray) -> np.ndarray:
     table = np.zeros(_SLOTS, dtype=bool)
     count = min(_SAMPLE, len(starts) - 1)
     if count >= 20:
-        each = [np.unique(grams[starts[number] : starts[number + 1]]) for number in range(count)]
-        values, seen = np.unique(np.concatenate(each), return_counts=True)
+        row_grams = [np.unique(grams[starts[number] : starts[number + 1]]) for number in range(count)]
+        values, seen = np.unique(np.concatenate(row_grams), return_counts=True)
         table[_slot(values[seen > _COMMON * count])] = True
     return table
 

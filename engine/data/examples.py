@@ -91,7 +91,7 @@ def _usable(rows: Iterable[RawRow], data: Data) -> Iterator[Example]:
 def shown_parts(example: Example) -> list[list[str]]:
     """(role, text) of each message, or of prompt and completion."""
     if example.messages is not None:
-        return [[str(one["role"]), str(one.get("content") or "")] for one in example.messages]
+        return [[str(message["role"]), str(message.get("content") or "")] for message in example.messages]
     return [["prompt", example.prompt or ""], ["completion", example.completion or ""]]
 
 

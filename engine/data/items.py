@@ -97,13 +97,13 @@ def conversations_of(
     from engine.data.examples import examples_of
 
     wanted = {*examples, *(line["where"] for line in lines)}
-    found = {example.where: example for example in examples_of(data) if example.where in wanted}
-    if lost := next((where for where in examples if where not in found), ""):
+    by_place = {example.where: example for example in examples_of(data) if example.where in wanted}
+    if lost := next((where for where in examples if where not in by_place), ""):
         raise _changed(data, lost)
-    before = [message for where in examples for message in _whole(found[where])]
+    before = [message for where in examples for message in _whole(by_place[where])]
     conversations = []
     for line in lines:
-        example = found.get(line["where"])
+        example = by_place.get(line["where"])
         messages = _prompt_before(example, line["target"]) if example else None
         if example is None or messages is None:
             raise _changed(data, line["where"])
@@ -133,12 +133,12 @@ def _prompt_before(example: Example, target: str) -> list[dict[str, Any]] | None
     for number in range(len(example.messages) - 1, 0, -1):
         message = example.messages[number]
         if message["role"] == "assistant" and normalized(str(message.get("content") or "")) == normalized(target):
-            return [{**one} for one in example.messages[:number]]
+            return [dict(earlier) for earlier in example.messages[:number]]
     last = example.messages[-1]
     is_call = last["role"] == "assistant" and not last.get(
         "content"
     )  # a target of tool calls is rendered by a template
-    return [{**one} for one in example.messages[:-1]] if is_call else None
+    return [dict(earlier) for earlier in example.messages[:-1]] if is_call else None
 
 
 def reference_examples(example: Example) -> list[Example]:
@@ -240,7 +240,7 @@ def _shots_among(train: Sequence[Row], shots: int, room: int | None) -> list[Row
     chosen: list[Row] = []
     for number in order:
         row = train[number]
-        used = sum(len(one.input_ids) for one in chosen)
+        used = sum(len(shot.input_ids) for shot in chosen)
         share = None if room is None else (room - used) / (shots - len(chosen))
         if not row.cut and (share is None or len(row.input_ids) <= share):
             chosen.append(row)

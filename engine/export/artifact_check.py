@@ -224,10 +224,10 @@ def _base_defects(artifact: Path, run: RunDir) -> list[Defect]:
     model = Model(id=str(named.base_model_name_or_path), revision=named.revision)
     result = run.result()
     expected = result.fingerprints.get("model", "") if result else ""
-    found = fingerprint(model, config_of(model))
-    if not expected or found == expected:
+    actual = fingerprint(model, config_of(model))
+    if not expected or actual == expected:
         return []
-    text = f"the adapter's base {model.id} is not the model of the run ({found[:23]}, not {expected[:23]})"
+    text = f"the adapter's base {model.id} is not the model of the run ({actual[:23]}, not {expected[:23]})"
     return [Defect("export.other_base", text)]
 
 
@@ -261,17 +261,17 @@ def _compare_logits(
         parts.append(logits_of(row).float().cpu())
         if sum(map(len, parts)) >= LOGIT_TOKENS:
             break
-    found = torch.cat(parts)[:LOGIT_TOKENS]
+    logits = torch.cat(parts)[:LOGIT_TOKENS]
     if job.kind == "run":
-        save_file({LOGITS: found.contiguous()}, job.logits)
+        save_file({LOGITS: logits.contiguous()}, job.logits)
         return
     expected = load_file(job.logits)[LOGITS]
-    if expected.shape[-1] != found.shape[-1]:
-        text = f"the vocabulary has {found.shape[-1]:,} tokens, the run's has {expected.shape[-1]:,}"
+    if expected.shape[-1] != logits.shape[-1]:
+        text = f"the vocabulary has {logits.shape[-1]:,} tokens, the run's has {expected.shape[-1]:,}"
         checked.defects.append(Defect("export.other_vocabulary", text))
         return
-    checked.largest_logit_difference = float((found - expected).abs().max())
-    checked.logits_compared = len(found)
+    checked.largest_logit_difference = float((logits - expected).abs().max())
+    checked.logits_compared = len(logits)
 
 
 def _answer(

@@ -139,7 +139,7 @@ def _check(fidelity: Fidelity) -> str:
 
 def _data(frozen: FrozenRun, result: Result) -> str:
     overlap = "; ".join(
-        f"{pair}: {one.both:,} rows with the same prompt and answer" for pair, one in result.overlap.items()
+        f"{pair}: {rows.both:,} rows with the same prompt and answer" for pair, rows in result.overlap.items()
     )
     lines = [
         f"Dataset `{visible(Path(frozen.config.data.id).name)}`, fingerprint "
@@ -209,7 +209,7 @@ def _generation_code(fidelity: Fidelity, frozen: FrozenRun) -> str:
 def _base_notes(fidelity: Fidelity) -> list[tuple[str, str]]:
     """For a QLoRA adapter, what it scores on the base that servers load."""
     others = fidelity.candidates if fidelity.kind == "adapter" else []
-    return [base_fact(fidelity, one) for one in others if not one.kept]
+    return [base_fact(fidelity, candidate) for candidate in others if not candidate.kept]
 
 
 def _adapter_code(frozen: FrozenRun, auto_class: str) -> str:

@@ -62,11 +62,11 @@ class CheckpointFiles:
             self.files |= dict.fromkeys(tensors, name)
 
     def read(self, names: Sequence[str]) -> list[torch.Tensor]:
-        found: dict[str, torch.Tensor] = {}
+        tensors: dict[str, torch.Tensor] = {}
         for path in dict.fromkeys(self.files[name] for name in names):
             with safe_open(self.folder / path, "pt") as file:
-                found |= {name: file.get_tensor(name) for name in names if self.files[name] == path}
-        return [found[name] for name in names]
+                tensors |= {name: file.get_tensor(name) for name in names if self.files[name] == path}
+        return [tensors[name] for name in names]
 
 
 class LoadedTensors:
@@ -124,7 +124,7 @@ class CheckpointMap:
         if group is None:
             raise KeyError(name)
         values = self.parameters(group)
-        return next(values[one] for one in (name, *self.tied.get(name, ())) if one in values)
+        return next(values[alias] for alias in (name, *self.tied.get(name, ())) if alias in values)
 
     def parameters(self, group: TensorGroup) -> dict[str, torch.Tensor]:
         """The values of a group's parameters."""
@@ -141,14 +141,14 @@ class CheckpointMap:
             return dict.fromkeys(group.stored, values[group.parameters[0]])
         self.plain._weight_conversions = [group.converter]  # where transformers keeps what it reverses
         try:
-            found = revert_weight_conversion(self.plain, dict(values))
+            converted = revert_weight_conversion(self.plain, dict(values))
         except (ValueError, NotImplementedError, RuntimeError, AttributeError) as error:
             raise irreversible(group) from error
         finally:
             del self.plain._weight_conversions
-        if found.keys() != set(group.converted_names):
+        if converted.keys() != set(group.converted_names):
             raise irreversible(group)
-        return {stored: found[name] for stored, name in zip(group.stored, group.converted_names, strict=True)}
+        return {stored: converted[name] for stored, name in zip(group.stored, group.converted_names, strict=True)}
 
     def check_reversible(self, group: TensorGroup) -> None:
         """Raise UserError unless the group's parameters can be stored as in the checkpoint; reads no weights."""
@@ -163,9 +163,9 @@ class CheckpointMap:
     def _groups(self) -> list[TensorGroup]:
         """The groups in the order of the checkpoint's names."""
         conversions = get_model_conversion_mapping(self.plain)
-        renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
-        converters = [one for one in conversions if isinstance(one, WeightConverter)]
-        by_pattern = {pattern: one for one in converters for pattern in one.source_patterns}
+        renamings = [conversion for conversion in conversions if isinstance(conversion, WeightRenaming)]
+        converters = [conversion for conversion in conversions if isinstance(conversion, WeightConverter)]
+        by_pattern = {pattern: converter for converter in converters for pattern in converter.source_patterns}
         state, prefix = self.plain.state_dict(), self.plain.base_model_prefix
         matched: dict[str, list[tuple[str, str | None]]] = {}
         for stored in sorted(self.tensors.empty, key=dot_natural_key):
@@ -186,7 +186,7 @@ class CheckpointMap:
                     (name,),
                     by_pattern[pattern],
                     tuple(str(pattern) for _, pattern in members),
-                    tuple(self._with_prefix(apply_renamings(one, renamings), name) for one in tensors),
+                    tuple(self._with_prefix(apply_renamings(stored_name, renamings), name) for stored_name in tensors),
                 )
                 groups.append(self._with_all_parameters(group))
         return groups
@@ -201,10 +201,10 @@ class CheckpointMap:
         """The group with every parameter that its converter makes, found on empty tensors."""
         empty = [self.tensors.empty[name] for name in group.stored]
         try:
-            found = _convert(self.plain, group, empty)
+            converted = _convert(self.plain, group, empty)
         except (ValueError, RuntimeError, AttributeError, NotImplementedError):
             return group
-        return TensorGroup(group.stored, tuple(found), group.converter, group.patterns, group.converted_names)
+        return TensorGroup(group.stored, tuple(converted), group.converter, group.patterns, group.converted_names)
 
 
 def irreversible(group: TensorGroup) -> UserError:
@@ -218,8 +218,8 @@ def _convert(plain: Any, group: TensorGroup, tensors: list[torch.Tensor]) -> dic
     assert converter is not None
     for stored, pattern, tensor in zip(group.stored, group.patterns, tensors, strict=True):
         converter.add_tensor(name, stored, pattern, tensor)
-    made = converter.convert(name, model=plain, config=plain.config)
-    return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+    converted = converter.convert(name, model=plain, config=plain.config)
+    return {name: value[0] if isinstance(value, list) else value for name, value in converted.items()}
 
 
 def base_checkpoint(model: schema.Model, plain: Any) -> CheckpointMap:

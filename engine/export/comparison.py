@@ -52,10 +52,10 @@ def gain_of(
     items: Sequence[ScoredItem], reference: Sequence[ScoredItem], metric: str, groups: Sequence[str] = ()
 ) -> Interval:
     """`difference_of`, positive if it is an improvement. Raises ValueError for another number of items."""
-    found = difference_of(items, reference, metric, groups)
-    if found is None:
+    difference = difference_of(items, reference, metric, groups)
+    if difference is None:
         raise ValueError(f"{len(items)} and {len(reference)} test items")
-    return found.negated() if metric_spec(metric).lower_is_better else found
+    return difference.negated() if metric_spec(metric).lower_is_better else difference
 
 
 def gain_of_run(run: RunDir, against: RunDir | None, metric: str | None, start: bool = False) -> Gain:

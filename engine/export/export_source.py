@@ -58,15 +58,15 @@ def rendered_by(
     config = frozen.config
     rows = prepare(config.data, config.train.max_length, tokenizer)
     by_place = {item.row.where: item for item in rows.test_items}
-    found = [by_place.get(item.row.where) for item in items]
+    others = [by_place.get(item.row.where) for item in items]
     different = [
         place
-        for place, (item, other) in enumerate(zip(items, found, strict=True))
+        for place, (item, other) in enumerate(zip(items, others, strict=True))
         if other is None or other.row.prompt != item.row.prompt
     ]
     rendered = [
         item if other is None else replace(other, references=item.references)
-        for item, other in zip(items, found, strict=True)
+        for item, other in zip(items, others, strict=True)
     ]
     if not different:
         return rendered, []
@@ -113,8 +113,8 @@ def refuse_other_base(model: Model, result: Result, spec: MethodSpec) -> None:
     expected = result.fingerprints.get("model", "")
     if spec.trains_weights or not expected:
         return
-    found = fingerprint(model, config_of(model))
-    if found != expected:
+    actual = fingerprint(model, config_of(model))
+    if actual != expected:
         problem = "the base model has changed since the run"
         hint = "restore the weights that the run was trained on"
         raise UserError(problem, model.id, hint, "export.base_changed")

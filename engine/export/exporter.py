@@ -176,7 +176,7 @@ def _write_and_check(
 def by_prefix(names: Sequence[str]) -> dict[str, int]:
     """The number of tensors by the module that they belong to: `mtp`, `model.visual`, `model.layers.61`."""
     modules = [re.match(r"(model\.layers\.\d+|model\.[^.]+|[^.]+)", name) for name in names]
-    return dict(Counter(found[0] for found in modules if found))
+    return dict(Counter(prefixes[0] for prefixes in modules if prefixes))
 
 
 def write_item_scores(path: Path, items: Sequence[ScoredItem]) -> None:

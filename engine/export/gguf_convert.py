@@ -33,8 +33,8 @@ DECLARED: tuple[tuple[Any, bool, str], ...] = (
 
 def declared(folder: Path) -> str | None:
     """llama.cpp's name for the pre-tokenizer of a model folder, None if none has its description."""
-    found = json.loads((folder / "tokenizer.json").read_text("utf-8"))
-    wanted = found.get("pre_tokenizer"), bool(found["model"].get("ignore_merges"))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    wanted = tokenizer.get("pre_tokenizer"), bool(tokenizer["model"].get("ignore_merges"))
     return next((name for *description, name in DECLARED if tuple(description) == wanted), None)
 
 

@@ -111,8 +111,8 @@ class LlamaCpp:
 
     def chat_template(self) -> str:
         """The chat template in the file; '' without one."""
-        found = self.library.llama_model_chat_template(self._model, self.ffi.NULL)
-        return "" if found == self.ffi.NULL else self.ffi.string(found).decode()
+        template = self.library.llama_model_chat_template(self._model, self.ffi.NULL)
+        return "" if template == self.ffi.NULL else self.ffi.string(template).decode()
 
     def logits(self, tokens: Sequence[int], places: Sequence[int]) -> torch.Tensor:
         """(len(places), V): logits after the tokens at these places of a sequence, in float32."""
@@ -182,18 +182,18 @@ def _in_loss(row: Row) -> Iterator[tuple[int, int]]:
 
 def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Defect]:
     """What llama.cpp does differently from training: prompt tokens, chat template, end tokens."""
-    found = []
+    problems = []
     different = [item.row.where for item in scored.items if not _same_tokens(model, tokenizer, item.row.prompt)]
     if different:
         text = f"llama.cpp gives other prompt tokens in {len(different)} of {len(scored.items)} test items"
-        found.append(Defect("export.other_prompts", f"{text} (first: {different[0]})"))
+        problems.append(Defect("export.other_prompts", f"{text} (first: {different[0]})"))
     if model.chat_template() != (tokenizer.chat_template or ""):
-        found.append(Defect("export.other_template", "the chat template in the file is not that of training"))
+        problems.append(Defect("export.other_template", "the chat template in the file is not that of training"))
     lost = [token for token in end_tokens(tokenizer, None, scored.rows.train) if not model.ends_generation(token)]
     if lost:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
-        found.append(Defect("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
-    return found
+        problems.append(Defect("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
+    return problems
 
 
 def _same_tokens(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> bool:
@@ -322,7 +322,7 @@ def _texts_of(template: ChatTemplate) -> TemplateTexts | None:
         assistant_end = rendered([("user", "⟦u⟧"), ("assistant", "⟦a⟧")]).split("⟦a⟧")[1]
         user_start = assistant_to_user.removeprefix(assistant_end)
         default = alone.split("⟦u⟧")[0].removesuffix(user_start)
-        found = TemplateTexts(
+        candidate = TemplateTexts(
             around={
                 "system": (before_system, system_to_user.removesuffix(user_start)),
                 "user": (user_start, user_end),
@@ -332,11 +332,11 @@ def _texts_of(template: ChatTemplate) -> TemplateTexts | None:
             default_system=default,
         )
         samples = (SAMPLE, SAMPLE[1:], SAMPLE[1:2])
-        same = all(found.render(sample) == rendered(sample, generation=True) for sample in samples)
+        same = all(candidate.render(sample) == rendered(sample, generation=True) for sample in samples)
     except (TemplateError, ValueError, TypeError):  # a template without a system role, or one that changes the texts
         return None
-    texts = "".join([*map("".join, found.around.values()), found.default_system, found.generation])
-    return found if same and "{{" not in texts and '"""' not in texts else None
+    texts = "".join([*map("".join, candidate.around.values()), candidate.default_system, candidate.generation])
+    return candidate if same and "{{" not in texts and '"""' not in texts else None
 
 
 def modelfile(tokenizer: Any, ends: list[int], system: str = "") -> str:

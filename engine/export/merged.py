@@ -48,11 +48,11 @@ def served_class(config: Any) -> Any:
     if config.model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES:
         return AutoModelForMultimodalLM
     names = config.architectures or ["none"]
-    found = getattr(transformers, names[0], None)
-    if found is None:
+    model_class = getattr(transformers, names[0], None)
+    if model_class is None:
         what = f"its config.json names a class that transformers does not have ({names[0]})"
         raise UserError(what, config.name_or_path, "export it again", "export.no_class")
-    return found
+    return model_class
 
 
 def plain_model(config: Any) -> Any:
@@ -102,12 +102,12 @@ class AdapterWeights:
         return parameter in self.layers or parameter in self.dequantized
 
     def values(self, group: TensorGroup, base: CheckpointMap) -> dict[str, torch.Tensor]:
-        found = {name: self.dequantized[name] for name in group.parameters if name in self.dequantized}
-        if len(found) < len(group.parameters):
-            found = base.parameters(group) | found
-        for name in self.layers.keys() & found.keys():
-            found[name] = _merged(*self.layers[name], found[name])
-        return found
+        values = {name: self.dequantized[name] for name in group.parameters if name in self.dequantized}
+        if len(values) < len(group.parameters):
+            values = base.parameters(group) | values
+        for name in self.layers.keys() & values.keys():
+            values[name] = _merged(*self.layers[name], values[name])
+        return values
 
 
 def merge_obstacle(base: schema.Model, model: torch.nn.Module) -> str:
@@ -168,7 +168,7 @@ def adapted_parameters(model: peft.PeftModel) -> dict[str, tuple[LoraLayer, str]
     """
     base = model.get_base_model()
     tied = tied_names(base)
-    found: dict[str, tuple[LoraLayer, str]] = {}
+    parameters: dict[str, tuple[LoraLayer, str]] = {}
     for name, module in base.named_modules():
         if not isinstance(module, BaseTunerLayer):
             continue
@@ -180,8 +180,8 @@ def adapted_parameters(model: peft.PeftModel) -> dict[str, tuple[LoraLayer, str]
             raise _cannot_merge(f"an adapter on {name} ({type(module.get_base_layer()).__name__})")
         if others := tied.get(f"{name}{BASE_LAYER}.weight"):
             raise _cannot_merge(f"the adapter on {parameter}: {others[0]} has the same weights")
-        found[parameter] = module, attribute
-    return found
+        parameters[parameter] = module, attribute
+    return parameters
 
 
 def _cannot_merge(what: str, where: str = "") -> UserError:
@@ -250,10 +250,10 @@ class Merge:
     def read(self, group: TensorGroup) -> dict[str, torch.Tensor]:
         """The tensors of one group."""
         if any(map(self.trained.changes, group.parameters)):
-            found = self.base.tensors_from(group, self.trained.values(group, self.base))
+            tensors = self.base.tensors_from(group, self.trained.values(group, self.base))
         else:
-            found = dict(zip(group.stored, self.base.tensors.read(group.stored), strict=True))
-        return {name: tensor.to(self._written_dtype(group, name)) for name, tensor in found.items()}
+            tensors = dict(zip(group.stored, self.base.tensors.read(group.stored), strict=True))
+        return {name: tensor.to(self._written_dtype(group, name)) for name, tensor in tensors.items()}
 
     def _written_dtype(self, group: TensorGroup, name: str) -> torch.dtype:
         """Tensors that the model does not load stay as they are, and so do those that it keeps in float32."""

@@ -57,8 +57,8 @@ def check_repository(repository: str, public: bool) -> str:
         api = HfApi()
         account = api.whoami()["name"]  # fails here without a valid token
         name = repository if "/" in repository else f"{account}/{repository}"
-        found = _found(api, name)
-    if found is not None and not found.private and not public:
+        existing = _found(api, name)
+    if existing is not None and not existing.private and not public:
         raise UserError("the repository is public", name, "use --public, or a new repository", "push.public")
     return name
 
@@ -76,19 +76,19 @@ def push(folder: Path, repository: str, public: bool, progress: Callable[..., No
     names = {path.relative_to(folder).as_posix() for path in paths}
     with _hub_errors(name):
         api = HfApi()
-        found = _found(api, name)
-        others = {file.rfilename for file in found.siblings or []} - names if found else set()
+        existing = _found(api, name)
+        others = {file.rfilename for file in existing.siblings or []} - names if existing else set()
         if fidelity.kind != "gguf" and (weights := sorted(other for other in others if other.endswith(WEIGHTS))):
             problem = f"the repository has other weights: {', '.join(weights[:3])}"
             raise UserError(problem, name, "delete them there, or use a new repository", "push.other_weights")
-        if found is None:
+        if existing is None:
             progress(f"creating {name}")
             api.create_repo(name, private=not public, exist_ok=True)
         progress(f"uploading {amount(len(paths), 'file')} to {name}")
         operations = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in paths]
         message = f"Upload {fidelity.run} ({fidelity.kind}, {fidelity.type})"
         commit = api.create_commit(name, operations, commit_message=message)
-    private = not public if found is None else bool(found.private)
+    private = not public if existing is None else bool(existing.private)
     return PushResult(str(commit.commit_url), name, private, len(paths), _notes(folder))
 
 

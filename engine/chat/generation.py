@@ -124,8 +124,8 @@ def _by_library(network: torch.nn.Module, prompt: Sequence[int], sampling: Sampl
     try:
         while True:
             ids = torch.tensor([tokens], device=device)
-            found = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-            token = pick(found.logits[0][0])
+            output = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            token = pick(output.logits[0][0])
             yield token
             tokens.append(token)
     finally:

@@ -105,8 +105,8 @@ def _bytes(network: torch.nn.Module) -> int:
     """Bytes of all parameters and buffers, shared storage once; of 4-bit weights with their quantization scales."""
     storages: dict[int, int] = {}
     for tensor in [*network.parameters(), *network.buffers()]:
-        for one in [tensor.data, *_scales(getattr(tensor, "quant_state", None))]:
-            storage = one.untyped_storage()
+        for stored in [tensor.data, *_scales(getattr(tensor, "quant_state", None))]:
+            storage = stored.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
@@ -144,14 +144,14 @@ def verify(
     """
     defects = []
     with copy.active(None) as network:
-        found = logits_of(network, prompt, device)
-    if largest_difference(found, before) > TOLERANCE:
+        logits = logits_of(network, prompt, device)
+    if largest_difference(logits, before) > TOLERANCE:
         text = f"{copy.name} is not the base model while adapters are loaded: its logits differ from those before"
         defects.append(Notice("chat.base_changed", text))
     for key in copy.adapters:
         with copy.active(key) as network:
-            found = logits_of(network, prompt, device)
-        if largest_difference(found, before) <= TOLERANCE:
+            logits = logits_of(network, prompt, device)
+        if largest_difference(logits, before) <= TOLERANCE:
             text = f"the adapter of {titles[key]} is not active: its logits equal those of the base model"
             defects.append(Notice("chat.adapter_inactive", text))
     return defects
@@ -369,8 +369,8 @@ class Loader:
         base = logits.get(run.weights)
         if base is None:
             return
-        found = logits_of(copy.network, self._text(run, copy).encoder.ids(PROBE), self.machine.device)
-        if found.shape == base.shape and largest_difference(found, base) <= TOLERANCE:
+        tuned = logits_of(copy.network, self._text(run, copy).encoder.ids(PROBE), self.machine.device)
+        if tuned.shape == base.shape and largest_difference(tuned, base) <= TOLERANCE:
             text = f"{title} answers as the base model: its logits are equal"
             self.loaded.notices.append(Notice("chat.full_is_base", text))
 
@@ -424,9 +424,9 @@ class Loader:
             self.loaded.notices.append(Notice("chat.no_data", f"{text} ({reason})"))
         rows = [row for row in encoder.rows(examples) if isinstance(row, Row)] or [encoder.row(PROBE)]
         ends = end_tokens(tokenizer, getattr(copy.network, "get_base_model", lambda: copy.network)(), rows)
-        found = PromptSettings(tokenizer, encoder, ends, system_prompt(examples))
-        self._texts[run.directory.name] = found
-        return found
+        settings = PromptSettings(tokenizer, encoder, ends, system_prompt(examples))
+        self._texts[run.directory.name] = settings
+        return settings
 
 
 def titles(runs: Sequence[ChatRun]) -> dict[RunDir, str]:

@@ -191,12 +191,12 @@ def ranked(runs: Sequence[ChatRun], bases: Mapping[str, str]) -> list[ReplayCand
     lines: list[dict[tuple[str, str], PredictionLine]] = []
     scored = []
     for run in runs:
-        found = [line for line in read_lines(run.directory.predictions_file) if line.tuned is not None]
-        if found:
+        lines_of_run = [line for line in read_lines(run.directory.predictions_file) if line.tuned is not None]
+        if lines_of_run:
             scored.append(run)
-            lines.append({(line.prompt, line.target): line for line in found})
-    shared = [key for key in lines[0] if all(key in one for one in lines)] if lines else []
-    items = [_scored(scored, [one[key] for one in lines], bases) for key in shared]
+            lines.append({(line.prompt, line.target): line for line in lines_of_run})
+    shared = [key for key in lines[0] if all(key in run_lines for run_lines in lines)] if lines else []
+    items = [_scored(scored, [run_lines[key] for run_lines in lines], bases) for key in shared]
     return sorted(items, key=lambda item: (ORDER[item.kind], -item.spread))
 
 
@@ -211,8 +211,8 @@ def _scored(runs: Sequence[ChatRun], lines: Sequence[PredictionLine], bases: Map
         scores[key] = _score(line.tuned, metric)
         if line.base is not None and (base := bases.get(run.directory.name)):
             of_base[base] = Recorded(text=line.base.output, right=_right(line.base, metric))
-    answers = {one.text.strip() for one in recorded.values()}
-    failed = any(one.right is False for one in recorded.values())
+    answers = {recorded_answer.text.strip() for recorded_answer in recorded.values()}
+    failed = any(recorded_answer.right is False for recorded_answer in recorded.values())
     kind = "disagree" if failed and len(answers) > 1 else "failure" if failed else "other"
     return ReplayCandidate(lines[0], of_base | recorded, scores, kind)
 
@@ -235,14 +235,14 @@ def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: 
     """Read the items' rows again. Raises UserError if one is missing or renders to another prompt."""
     responder = models.responders[run.key]
     wanted = {item.line.where for item in items}
-    found: dict[str, Example] = {}
+    examples: dict[str, Example] = {}
     for example in examples_of(run.config.data):
         for part in (*earlier_answers(example), example):
             if part.where in wanted:
-                found.setdefault(part.where, part)
-        if len(found) == len(wanted):
+                examples.setdefault(part.where, part)
+        if len(examples) == len(wanted):
             break
-    rows = _rows(responder.encoder, list(found.values()))
+    rows = _rows(responder.encoder, list(examples.values()))
     replayed = []
     for item in items:
         line, row = item.line, rows.get(item.line.where)
@@ -254,7 +254,7 @@ def _with_conversations(run: ChatRun, items: Sequence[ReplayCandidate], models: 
             ReplayItem(
                 where=line.where,
                 kind=item.kind,
-                conversation=prompt_of(found[line.where]),
+                conversation=prompt_of(examples[line.where]),
                 target=line.target,
                 recorded=item.recorded,
             )

@@ -51,8 +51,8 @@ def torch_build() -> tuple[str, str | None]:
         text = (folder / "version.py").read_text("utf-8")
     except OSError:
         return version, None
-    found = re.search(r"^cuda[^=\n]*= *'([0-9.]+)'", text, re.MULTILINE)
-    return version, found.group(1) if found else None
+    cuda_line = re.search(r"^cuda[^=\n]*= *'([0-9.]+)'", text, re.MULTILINE)
+    return version, cuda_line.group(1) if cuda_line else None
 
 
 def driver_problem(version: str, cuda: str | None, nvml: Nvml) -> tuple[str, str] | None:

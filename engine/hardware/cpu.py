@@ -94,14 +94,14 @@ def _busy_seconds(cpus: set[int]) -> float | None:
     except OSError:
         return None
     ticks = 0
-    found = 0
+    counted = 0
     for line in lines:
         name, *values = line.split()
         if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cpus:
             numbers = [int(value) for value in values[:8]]  # guest time is part of user time
             ticks += sum(numbers) - sum(numbers[3:5])
-            found += 1
-    return ticks / os.sysconf("SC_CLK_TCK") if found == len(cpus) else None
+            counted += 1
+    return ticks / os.sysconf("SC_CLK_TCK") if counted == len(cpus) else None
 
 
 def _pressure_seconds() -> float | None:

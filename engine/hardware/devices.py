@@ -154,12 +154,12 @@ def _slot(device: SelectedDevice, place: int, number: int, cpus: tuple[int, ...]
 def _all(nvml: Nvml) -> list[SelectedDevice]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
-        found = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
-        return found or [_first(nvml)]
+        devices = [device for gpu in nvml.gpus() if gpu.handle is not None for device in _parts(gpu)]
+        return devices or [_first(nvml)]
     first = _first_visible(nvml, visible)
     gpus = [_find(nvml, name.strip()) for name in visible.split(",")] if first.gpu is not None else []
-    found = [device for gpu in takewhile(lambda gpu: gpu is not None, gpus) if gpu for device in _parts(gpu)]
-    return list({device.lock: device for device in found}.values()) or [first]
+    devices = [device for gpu in takewhile(lambda gpu: gpu is not None, gpus) if gpu for device in _parts(gpu)]
+    return list({device.lock: device for device in devices}.values()) or [first]
 
 
 def _parts(gpu: NvmlGpu) -> list[SelectedDevice]:
@@ -278,13 +278,13 @@ def _selected(gpu: NvmlGpu) -> SelectedDevice:
 
 def _locks(nvml: Nvml, visible: str) -> set[str]:
     """Locks of all devices in CUDA_VISIBLE_DEVICES. CUDA ignores what follows an invalid entry."""
-    found: set[str] = set()
+    lock_names: set[str] = set()
     for name in visible.split(","):
         gpu = _find(nvml, name.strip())
         if gpu is None:
             break
-        found |= {_selected(device).lock for device in (gpu.mig_instances() or [gpu])}
-    return found
+        lock_names |= {_selected(device).lock for device in (gpu.mig_instances() or [gpu])}
+    return lock_names
 
 
 def _not_found(nvml: Nvml, what: str, where: str) -> UserError:

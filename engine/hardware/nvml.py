@@ -93,8 +93,8 @@ class Nvml:
 
     def of_torch(self, uuid: str) -> NvmlGpu | None:
         """The GPU with the UUID that torch reports, which has no prefix; the only GPU where none matches."""
-        if found := self.by_uuid(f"GPU-{uuid}") or self.by_uuid(f"MIG-{uuid}"):
-            return found
+        if gpu := self.by_uuid(f"GPU-{uuid}") or self.by_uuid(f"MIG-{uuid}"):
+            return gpu
         return self.gpu() if len(self.gpus()) == 1 else None
 
     def _call(self, function: str, *arguments: Any) -> Any:
@@ -205,7 +205,7 @@ class NvmlGpu:
     def process_loads(self) -> dict[int, int]:
         """Utilization by process in percent of the last sample periods, by the driver's ids; {} if not reported."""
         samples = self._ask("nvmlDeviceGetProcessUtilization", 0) or []
-        latest = sorted(samples, key=lambda one: int(one.timeStamp))
+        latest = sorted(samples, key=lambda sample: int(sample.timeStamp))
         return {sample.pid: sample.smUtil for sample in latest}
 
     def others(self, own: int | None) -> list[tuple[int, str, int | None]]:

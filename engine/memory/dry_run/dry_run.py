@@ -104,9 +104,9 @@ def _peaks(
 
     if pattern is not None:
         few, more = (peaks_of(shallow(model, pattern, periods)) for periods in (SHALLOW_PERIODS, DEEPER_PERIODS))
-        found = extrapolate(few, more, pattern.periods)
-        if found is not None:
-            return found
+        peaks = extrapolate(few, more, pattern.periods)
+        if peaks is not None:
+            return peaks
     return peaks_of(model)
 
 
@@ -167,8 +167,8 @@ def _estimate(
 
 
 def _peak(seen: DryRunPeaks, machine: Machine, stage: str) -> PeakMemory:
-    found = seen.peak(stage)
-    parts = {part: found[part] for part in PARTS if found.get(part)}
+    bytes_by_part = seen.peak(stage)
+    parts = {part: bytes_by_part[part] for part in PARTS if bytes_by_part.get(part)}
     return (
         with_pool(PeakMemory(total=sum(parts.values()), parts=parts), machine.device) if parts else PeakMemory(total=0)
     )

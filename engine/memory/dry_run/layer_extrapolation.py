@@ -60,14 +60,14 @@ class LayerPattern:
 
 def blocks_of(model: torch.nn.Module) -> torch.nn.ModuleList | None:
     """The list of decoder layers of the part that text uses; None if there is not exactly one."""
-    found = [
+    lists = [
         module
         for module in text_part(unwrap_peft(model)).modules()
         if isinstance(module, torch.nn.ModuleList)
         and len(module) > 1
         and all(isinstance(block, GradientCheckpointingLayer) for block in module)
     ]
-    return found[0] if len(found) == 1 else None
+    return lists[0] if len(lists) == 1 else None
 
 
 def layer_pattern(model: torch.nn.Module, checkpointing: ActivationCheckpointing = OFF) -> LayerPattern | None:
@@ -81,13 +81,13 @@ def layer_pattern(model: torch.nn.Module, checkpointing: ActivationCheckpointing
     known: dict[Any, int] = {}
     keys = ((_kind(block), checkpointing.recomputes(number)) for number, block in enumerate(blocks))
     kinds = [known.setdefault(key, len(known)) for key in keys]
-    found = [
+    patterns = [
         LayerPattern(len(kinds), first, period)
         for period in range(1, len(kinds) // (DEEPER_PERIODS + 1) + 1)
         for first in range(len(kinds) - period * (DEEPER_PERIODS + 1) + 1)
         if kinds[first + period :] == kinds[first:-period]
     ]
-    best = min(found, key=lambda pattern: pattern.with_periods(DEEPER_PERIODS), default=None)
+    best = min(patterns, key=lambda pattern: pattern.with_periods(DEEPER_PERIODS), default=None)
     worth = best is not None and best.with_periods(SHALLOW_PERIODS) + best.with_periods(DEEPER_PERIODS) < best.blocks
     return best if worth else None
 

@@ -155,13 +155,13 @@ class MemoryTracker(TorchDispatchMode):
 
 def _tensors(values: Iterable[Any]) -> list[torch.Tensor]:
     """The tensors among an operation's arguments or results, which are single tensors or in a list."""
-    found = []
+    tensors = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            found.append(value)
+            tensors.append(value)
         elif isinstance(value, (list, tuple)):
-            found += [item for item in value if isinstance(item, torch.Tensor)]
-    return found
+            tensors += [item for item in value if isinstance(item, torch.Tensor)]
+    return tensors
 
 
 aten = torch.ops.aten

@@ -98,9 +98,9 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
             if question.qlora and config.method != QLORA.name
             else None
         )
-        found = _method_plan(_with_chosen_packing(config, chosen), chosen, subject, qlora)
-        scale = FormulaCorrection.of(found.formula, found.dry_run) if config.method == QLORA.name else scale
-        methods.append(found)
+        method_plan = _method_plan(_with_chosen_packing(config, chosen), chosen, subject, qlora)
+        scale = FormulaCorrection.of(method_plan.formula, method_plan.dry_run) if config.method == QLORA.name else scale
+        methods.append(method_plan)
     return MemoryPlan(
         budget=question.budget,
         rows=chosen.rows,
@@ -165,9 +165,9 @@ def _method_plan(
             exact, why = _dry_run(asked, chosen, subject)
     if exact and config.optimizer.name == "auto":
         asked, (exact,) = settle_optimizer(asked, [exact])  # as the run does
-    found = plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
-    found.account = predict_account(config, subject.model_config, subject.machine)
-    return found
+    method_plan = plan_method(asked, config.train.micro_batch == "auto", exact, subject.positions, qlora, why)
+    method_plan.account = predict_account(config, subject.model_config, subject.machine)
+    return method_plan
 
 
 def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tuple[MemoryEstimate | None, str]:
@@ -403,27 +403,27 @@ def estimate_run(
     chosen = query.with_micro_batch(micro_batch)
     if machine.device == "cpu":
         chosen = resolve_optimizer(chosen)
-    found: list[MemoryEstimate] = []
+    estimates: list[MemoryEstimate] = []
     try:
         chosen = resolve_automatic(query) if chooses else chosen
-        found.append(chosen.formula_estimate())
+        estimates.append(chosen.formula_estimate())
     except UserError as error:
         warn("plan.no_formula", f"no memory formula for this model: {error.problem}")
-    light = bool(found)
+    light = bool(estimates)
     try:
         if config.train.probe and shard_count(chosen.config) == 1:  # a dry run has the whole model
             exact = _dry_run_of(chosen, model_config, machine, batches)
             if light and chooses and exact.peak > query.budget.free:
-                scale = FormulaCorrection.of(found[0], exact)
+                scale = FormulaCorrection.of(estimates[0], exact)
                 chosen = replace(resolve_automatic(replace(query, scale=scale)), scale=FormulaCorrection())
-                found, exact = [chosen.formula_estimate()], _dry_run_of(chosen, model_config, machine, batches)
-            found.append(exact)
+                estimates, exact = [chosen.formula_estimate()], _dry_run_of(chosen, model_config, machine, batches)
+            estimates.append(exact)
     except Exception as error:  # noqa: BLE001 - unusual architectures fail in many ways, and the run does not need it
         warn("plan.no_dry_run", f"no dry run for this model: {' '.join(str(error).split())[:200]}")
     if config.optimizer.name == "auto":
-        chosen, found = settle_optimizer(chosen, found)
+        chosen, estimates = settle_optimizer(chosen, estimates)
     again = (lambda settings: chosen.with_settings(settings).formula_estimate()) if light else None
-    return RunEstimates(found, again, chosen.config)
+    return RunEstimates(estimates, again, chosen.config)
 
 
 def _query(

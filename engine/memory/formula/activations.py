@@ -218,8 +218,10 @@ def extra_saved_bytes(
     """Additional bytes that one layer saves for its backward pass."""
     saved = 0
     if materializes_attention(shape, config, device):
-        each = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
-        saved += attention_elements(shape, batch) * each + batch.tokens * 2 * (shape.query - shape.key) * size
+        bytes_per_element = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
+        saved += (
+            attention_elements(shape, batch) * bytes_per_element + batch.tokens * 2 * (shape.query - shape.key) * size
+        )
     if shape.attention_dropout:
         saved += batch.tokens * 2 * shape.hidden * size  # dropout masks after attention and MLP
     if not shape.gated and not shape.experts:
@@ -298,15 +300,15 @@ def moments(
     whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
     step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
-    found = [
+    candidates = [
         ((filled if batch > read.rows else 0) + kept, read),
         (filled + kept + kept // shape.layers, _pass(0, 0)),  # prompts are copied to the batch's cache layer by layer
         (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
         (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
     ]
     if shape.windowed:
-        found.append((_by_library(shape, batch, length, size, copies), _pass(batch, 1)))
-    return found
+        candidates.append((_by_library(shape, batch, length, size, copies), _pass(batch, 1)))
+    return candidates
 
 
 def _by_library(shape: Architecture, batch: int, length: int, size: int, copies: bool) -> int:

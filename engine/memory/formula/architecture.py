@@ -429,9 +429,9 @@ def _other_mixer(layer: Architecture, text: Mapping[str, Any], where: str) -> Ar
     linears: tuple[Linear, ...]
     none = replace(layer, heads=0, kv_heads=0, head_norms=False)
     if values := _positive(text, where, "linear_num_value_heads", otherwise=0):
-        each = _positive(text, where, "linear_key_head_dim", otherwise=128)
+        key_width = _positive(text, where, "linear_key_head_dim", otherwise=128)
         wide = values * _positive(text, where, "linear_value_head_dim", otherwise=128)
-        key = each * _positive(text, where, "linear_num_key_heads", otherwise=16)
+        key = key_width * _positive(text, where, "linear_num_key_heads", otherwise=16)
         kernel = _positive(text, where, "linear_conv_kernel_dim", otherwise=4)
         linears = (
             Linear("in_proj_qkv", hidden, 2 * key + wide, "block"),
@@ -442,7 +442,7 @@ def _other_mixer(layer: Architecture, text: Mapping[str, Any], where: str) -> Ar
         )
         # transformers' reference implementation; queries and keys are repeated for each value head.
         chunk = DELTA_CHUNK
-        saved = 11 * values * each + 5 * wide + values * (5 * chunk + 2 * each * wide // values // chunk)
+        saved = 11 * values * key_width + 5 * wide + values * (5 * chunk + 2 * key_width * wide // values // chunk)
         return replace(none, mixer=linears, mixer_saved=saved, mixer_weights=kernel * (2 * key + wide))
     if kernel := _positive(text, where, "conv_L_cache", otherwise=0):
         linears = (Linear("in_proj", hidden, 3 * hidden, "block"), Linear("out_proj", hidden, hidden, "attention"))

@@ -74,8 +74,8 @@ def _resolve_activations(query: FitQuery) -> FitQuery:
         return query
     for checkpointing, rows, safely in _attempts(query):
         candidate = query.with_settings({"train.gradient_checkpointing": checkpointing.setting})
-        if found := _with_micro_batch(candidate, rows, safely):
-            return found
+        if candidate_plan := _with_micro_batch(candidate, rows, safely):
+            return candidate_plan
     least = query.with_settings({"train.gradient_checkpointing": _choices(query)[-1].setting})
     return least.with_micro_batch(1) if query.config.train.micro_batch == "auto" else least
 

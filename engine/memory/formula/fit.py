@@ -202,8 +202,8 @@ def _first_bad(values: list[int], good: Callable[[int], bool]) -> int:
 
 def _last(values: range, good: Callable[[int], bool]) -> int:
     """The last of increasing values for which `good` is true, given that it is true for all before it; 0 if none."""
-    found = bisect_left(values, True, key=lambda value: not good(value))
-    return values[found - 1] if found else 0
+    first_bad = bisect_left(values, True, key=lambda value: not good(value))
+    return values[first_bad - 1] if first_bad else 0
 
 
 Settings = dict[str, Any]

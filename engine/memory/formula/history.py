@@ -84,11 +84,11 @@ def prediction_errors(results: Iterable[Result]) -> list[PredictionError]:
     ]
 
 
-def tier_accuracy(found: Iterable[PredictionError]) -> list[TierAccuracy]:
+def tier_accuracy(predictions: Iterable[PredictionError]) -> list[TierAccuracy]:
     """Errors by tier, for tiers with at least one measurement."""
     errors: dict[Tier, list[float]] = {}
-    for one in found:
-        errors.setdefault(one.tier, []).append(one.error)
+    for prediction in predictions:
+        errors.setdefault(prediction.tier, []).append(prediction.error)
     return [
         TierAccuracy(tier=tier, count=len(of), median=statistics.median(map(abs, of)), worst=max(of, key=abs))
         for tier, of in errors.items()
@@ -116,7 +116,7 @@ def is_here(result: Result, budget: MemoryBudget) -> bool:
 
 
 def throughput(
-    found: Iterable[tuple[RunDir, Result]], model: str, method: str, budget: MemoryBudget
+    runs: Iterable[tuple[RunDir, Result]], model: str, method: str, budget: MemoryBudget
 ) -> Throughput | None:
     """Throughput of the latest finished runs of this model and method on the planned device; None without such runs.
 
@@ -124,13 +124,13 @@ def throughput(
     """
     matching = [
         (run, result)
-        for run, result in found
+        for run, result in runs
         if (result.model, result.method, result.status) == (model, method, "finished")
         and result.tokens_per_second
         and is_here(result, budget)
     ]
-    matching = [one for one in matching if one[1].steps >= ENOUGH_STEPS] or matching
-    matching = sorted(matching, key=lambda one: one[1].created)[-MAX_RUNS:]
+    matching = [pair for pair in matching if pair[1].steps >= ENOUGH_STEPS] or matching
+    matching = sorted(matching, key=lambda pair: pair[1].created)[-MAX_RUNS:]
     if not matching:
         return None
     rates = [result.tokens_per_second or 0.0 for _, result in matching]

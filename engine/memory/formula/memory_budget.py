@@ -85,7 +85,7 @@ def local_budget(nvml: Nvml | None = None, device: int | str = "auto") -> Memory
     """
     nvml = nvml or Nvml()
     selected = select_devices(device, nvml)
-    budgets = [_gpu_budget(one.gpu) for one in selected if one.gpu is not None]
+    budgets = [_gpu_budget(candidate.gpu) for candidate in selected if candidate.gpu is not None]
     if budgets:
         return slot_budget(min(budgets, key=lambda budget: budget.total), selected[0].slots)
     was_selected = str(device).partition(":")[0] == CPU

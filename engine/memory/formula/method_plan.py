@@ -197,12 +197,12 @@ def planned_rows(config: Config, positions: int | None, length: int | None = Non
 
 def device_notes(plan: MemoryPlan) -> list[str]:
     """What the figures mean for runs that several devices train."""
-    estimates = [one.best for one in plan.methods if one.best.devices > 1]
+    estimates = [method.best for method in plan.methods if method.best.devices > 1]
     if not estimates:
         return []
     number = estimates[0].devices
     notes = [f"memory of one of {number} devices, each with about {plan.rows.count} rows of a step"]
-    sharded = [method_title(one.method) for one in estimates if one.sharded]
+    sharded = [method_title(estimate.method) for estimate in estimates if estimate.sharded]
     if sharded:
         notes.append(f"{', '.join(sharded)}: weights sharded across {number} devices (FSDP); not measured on a GPU yet")
     return notes
@@ -237,7 +237,7 @@ def family_notes(model_config: Mapping[str, Any]) -> list[str]:
 
 def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:
     """Warnings about weights that a method leaves out though its name says otherwise."""
-    warnings = (left_out_warning(one.account, method_spec(one.method)) for one in plans if one.account)
+    warnings = (left_out_warning(plan.account, method_spec(plan.method)) for plan in plans if plan.account)
     return [text for text in warnings if text]
 
 

@@ -99,8 +99,10 @@ def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
     rank, dora = config.adapter.rank, config.adapter.dora
     total = 0
     for kind in shape.groups():
-        each = (rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in adapted(kind, config))
-        total += kind.layers * (sum(each) + _expert_adapters(kind, config))
+        per_linear = (
+            rank * (linear.inputs + linear.outputs) + dora * linear.outputs for linear in adapted(kind, config)
+        )
+        total += kind.layers * (sum(per_linear) + _expert_adapters(kind, config))
     return total
 
 
@@ -116,8 +118,8 @@ def _adapted_experts(config: schema.Config) -> set[str]:
         return set()
     if targets == "all-linear":
         return {"gate_up_proj", "down_proj"}
-    found = {"gate_up_proj", "down_proj"} & set(targets)
-    return found | ({"gate_up_proj"} if {"gate_proj", "up_proj"} <= set(targets) else set())
+    projections = {"gate_up_proj", "down_proj"} & set(targets)
+    return projections | ({"gate_up_proj"} if {"gate_proj", "up_proj"} <= set(targets) else set())
 
 
 def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
@@ -125,8 +127,8 @@ def _expert_adapters(shape: Architecture, config: schema.Config) -> int:
     if not adapts_experts(shape, config):
         return 0
     rank, hidden, width = config.adapter.rank, shape.hidden, shape.expert_intermediate
-    each = {"gate_up_proj": hidden + (2 if shape.gated else 1) * width, "down_proj": width + hidden}
-    return shape.experts * rank * sum(each[name] for name in _adapted_experts(config))
+    per_rank = {"gate_up_proj": hidden + (2 if shape.gated else 1) * width, "down_proj": width + hidden}
+    return shape.experts * rank * sum(per_rank[name] for name in _adapted_experts(config))
 
 
 def gradient_bytes(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> int:
@@ -148,9 +150,9 @@ def optimizer_state_bytes(shape: Architecture, config: schema.Config, device: De
     count = (
         trained_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
     )
-    each = 2 * FLOAT32 if _has_32_bit_state(config, device) else 2 * (1 + FLOAT32 / 256)
+    bytes_each = 2 * FLOAT32 if _has_32_bit_state(config, device) else 2 * (1 + FLOAT32 / 256)
     remainder = _trains_bf16(config, device, bf16) and config.optimizer.rounding == "remainder"
-    return round(count * (each + (BF16 if remainder else 0)))
+    return round(count * (bytes_each + (BF16 if remainder else 0)))
 
 
 def _has_32_bit_state(config: schema.Config, device: Device) -> bool:

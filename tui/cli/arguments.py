@@ -53,8 +53,8 @@ class _Strict:
                 every.multiple = True
                 every.add_to_parser(parser, ctx)  # replaces the parameter that keeps only the last value
         values, _, _ = parser.parse_args(args=list(args))
-        found = [(one, values[one.name]) for one in parameters if values.get(one.name) is not None]
-        return [(one, list(value) if isinstance(value, list | tuple) else [value]) for one, value in found]
+        given = [(param, values[param.name]) for param in parameters if values.get(param.name) is not None]
+        return [(param, list(value) if isinstance(value, list | tuple) else [value]) for param, value in given]
 
 
 class Subcommand(_Strict, TyperCommand):

@@ -89,13 +89,16 @@ def _files(runs: Path) -> Iterator[tuple[str, str]]:
     yield "config.toml", _text(config_file())
     for run in sorted(run_dir.iterate(runs), key=lambda run: run.name)[-RUNS:]:
         yield from _of_run(run)
-    for ladder in sorted(ladder_dir.iterate(runs), key=lambda one: one.name)[-LADDERS:]:
+    for ladder in sorted(ladder_dir.iterate(runs), key=lambda entry: entry.name)[-LADDERS:]:
         yield from _of_ladder(ladder)
 
 
 def _system() -> dict[str, Any]:
     """Python, operating system, versions of all packages, and environment variables without secret names."""
-    packages = sorted({f"{one.metadata['Name']} {one.version}" for one in metadata.distributions()}, key=str.lower)
+    packages = sorted(
+        {f"{distribution.metadata['Name']} {distribution.version}" for distribution in metadata.distributions()},
+        key=str.lower,
+    )
     shown = {
         name: "[redacted]" if SECRET_NAME.search(name) else value
         for name, value in sorted(os.environ.items())
@@ -135,10 +138,10 @@ def _without_content(text: str) -> str:
 
 def _stripped(value: Any) -> Any:
     if isinstance(value, list):
-        return [_stripped(one) for one in value]
+        return [_stripped(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {key: "[data]" if key in CONTENT and not _is_plain(one) else _stripped(one) for key, one in value.items()}
+    return {key: "[data]" if key in CONTENT and not _is_plain(item) else _stripped(item) for key, item in value.items()}
 
 
 def _is_plain(value: Any) -> bool:

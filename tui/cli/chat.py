@@ -72,11 +72,11 @@ class TryOptions:
         return not self.json and self.prompt is None and not self.items and streams.is_terminal()
 
 
-def runs_of(found: list[RunDir | LadderDir]) -> list[RunDir]:
+def runs_of(folders: list[RunDir | LadderDir]) -> list[RunDir]:
     """The runs to try, each once; of a ladder one finished run per rung. Raises UserError for an unfinished run."""
     runs: dict[RunDir, None] = {}
-    for one in found:
-        runs |= dict.fromkeys(one.finished_runs() if isinstance(one, LadderDir) else [one])
+    for folder in folders:
+        runs |= dict.fromkeys(folder.finished_runs() if isinstance(folder, LadderDir) else [folder])
     for run in runs:
         finished_result(run, NOT_FINISHED)
     return list(runs)

@@ -232,9 +232,9 @@ def rate(
     from tui.cli import rate as verb
     from tui.cli.judge import compared
 
-    found = compared(runs, names, json)
+    comparison = compared(runs, names, json)
     options = verb.RateOptions(rater or login(), pairs or [], page, imported or [], json)
-    raise typer.Exit(verb.rate(found, options, runs_home(runs), ascii_only))
+    raise typer.Exit(verb.rate(comparison, options, runs_home(runs), ascii_only))
 
 
 @comparing_app.command()
@@ -248,8 +248,8 @@ def report(
     from tui.cli import ladder as verb
     from tui.cli import sweep
 
-    found = ladder_or_sweep(runs, name, json)
-    show_origin(found, quiet=json or markdown)
-    if isinstance(found, SweepDir):
-        raise typer.Exit(sweep.report(found, json, markdown))
-    raise typer.Exit(verb.report(found, json, markdown))
+    folder = ladder_or_sweep(runs, name, json)
+    show_origin(folder, quiet=json or markdown)
+    if isinstance(folder, SweepDir):
+        raise typer.Exit(sweep.report(folder, json, markdown))
+    raise typer.Exit(verb.report(folder, json, markdown))

@@ -47,7 +47,7 @@ def run_names(home: Path | None) -> Values:
 def ladder_names(home: Path | None) -> Values:
     """Ladders, and sweeps, which the same subcommands accept."""
     folders = (*ladder_dir.iterate(runs_home(home)), *sweep_dir.iterate(runs_home(home)))
-    return ["last", *sorted((one.name for one in folders), reverse=True)]
+    return ["last", *sorted((ladder.name for ladder in folders), reverse=True)]
 
 
 def all_names(home: Path | None) -> Values:
@@ -56,7 +56,7 @@ def all_names(home: Path | None) -> Values:
 
 
 def preset_names(home: Path | None) -> Values:
-    return [one.name for one in list_presets() if not one.error]
+    return [entry.name for entry in list_presets() if not entry.error]
 
 
 def data_names(home: Path | None) -> Values:
@@ -66,12 +66,12 @@ def data_names(home: Path | None) -> Values:
 
 def settings(home: Path | None) -> Values:
     """`train.batch=`, and with each value for keys that have a few: `train.schedule=linear`."""
-    found = [f"{key}=" for key in known_keys() if "." in key]
+    words = [f"{key}=" for key in known_keys() if "." in key]
     for section, kind in SECTIONS.items():
         for name, annotation in get_type_hints(kind).items():
-            found += [f"{section}.{name}={value}" for value in _choices(annotation)]
-    found += [f"evaluation.metric={name}" for name in metric_names()]
-    return found
+            words += [f"{section}.{name}={value}" for value in _choices(annotation)]
+    words += [f"evaluation.metric={name}" for name in metric_names()]
+    return words
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -82,7 +82,7 @@ def _choices(annotation: Any) -> list[str]:
         return [str(value) for value in get_args(annotation)]
     if get_origin(annotation) is list:
         return []
-    return [choice for one in get_args(annotation) for choice in _choices(one)]
+    return [choice for argument in get_args(annotation) for choice in _choices(argument)]
 
 
 def _fixed(*values: str) -> Callable[[Path | None], Values]:
@@ -238,11 +238,15 @@ class Position:
         return " ".join(self.path)
 
     def options(self) -> list[TyperOption]:
-        own = [one for one in self.command.params if isinstance(one, TyperOption) and not one.hidden]
+        own = [
+            parameter
+            for parameter in self.command.params
+            if isinstance(parameter, TyperOption) and not parameter.hidden
+        ]
         return [*own, *(global_options(self.command) if not self.path else [])]
 
     def option(self, name: str) -> TyperOption | None:
-        return next((one for one in self.options() if name in (*one.opts, *one.secondary_opts)), None)
+        return next((option for option in self.options() if name in (*option.opts, *option.secondary_opts)), None)
 
     def take(self, word: str) -> None:
         """Account for a complete word."""
@@ -275,11 +279,11 @@ def _offered(position: Position, typed: str) -> Iterator[str]:
     elif typed.startswith("--") and equals and (option := position.option(name)):
         yield from (f"{name}={value}" for value in _values(position, option.opts[0], typed[len(name) + 1 :]))
     elif typed.startswith("-"):
-        for one in position.options():
-            yield from (*one.opts, *one.secondary_opts)
+        for offered in position.options():
+            yield from (*offered.opts, *offered.secondary_opts)
         yield "--help"
     elif commands := getattr(position.command, "commands", {}):
-        yield from (name for name, one in commands.items() if not one.hidden)
+        yield from (name for name, subcommand in commands.items() if not subcommand.hidden)
     else:
         yield from argument_values(position.subcommand, _metavar(position), position.home)
 
@@ -294,7 +298,7 @@ def _values(position: Position, option: str, typed: str) -> Iterator[str]:
 
 def _metavar(position: Position) -> str:
     """Metavar of the next argument, '' if there is none; the last one may be repeated."""
-    arguments = [one for one in position.command.params if not isinstance(one, TyperOption)]
+    arguments = [parameter for parameter in position.command.params if not isinstance(parameter, TyperOption)]
     if not arguments or (position.arguments >= len(arguments) and arguments[-1].nargs == 1):
         return ""
     return str(arguments[min(position.arguments, len(arguments) - 1)].metavar or "")

@@ -66,8 +66,10 @@ def _nothing_to_show(report: dict[str, Any], data: str, split: str) -> UserError
         splits = " or ".join(name for name, count in report["rows"].items() if count)
         hint = f"use --split {splits}" if splits else "`ftbench data check` shows the report"
         return UserError(f"no {split} rows", data, hint, "data.no_rows")
-    reasons = "; ".join(f"{one['rows']:,} {one['reason']} (first: {one['where'][0]})" for one in lost.values())
-    total = amount(sum(one["rows"] for one in lost.values()), "row")
+    reasons = "; ".join(
+        f"{reason['rows']:,} {reason['reason']} (first: {reason['where'][0]})" for reason in lost.values()
+    )
+    total = amount(sum(reason["rows"] for reason in lost.values()), "row")
     problem = f"no usable {split} rows: {total} left out: {reasons}"
     return UserError(problem, data, "`ftbench data check` shows the report", "data.all_rows_refused")
 
@@ -134,12 +136,14 @@ def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
 def length_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """Tokens of every split: total, in the loss, percentiles per row, and answers truncated by max_length."""
     for number, name in enumerate(name for name in SPLITS if name in report["lengths"]):
-        found = report["lengths"][name]
+        lengths = report["lengths"][name]
         tokens = f"{report['tokens'][name]:,} tokens, {report['loss_tokens'][name]:,} in the loss"
-        length = found["tokens"]
+        length = lengths["tokens"]
         spread = f"per row: median {length['p50']:,}, p99 {length['p99']:,}, max {length['max']:,}"
-        cut = f"; max_length {report['max_length']:,} truncates {share_percent(found['answers_cut'])} of the answers"
-        yield ReportLine("" if number else "tokens", f"{name}: {tokens}; {spread}{cut if found['answers_cut'] else ''}")
+        cut = f"; max_length {report['max_length']:,} truncates {share_percent(lengths['answers_cut'])} of the answers"
+        yield ReportLine(
+            "" if number else "tokens", f"{name}: {tokens}; {spread}{cut if lengths['answers_cut'] else ''}"
+        )
 
 
 def _print(line: ReportLine) -> None:

@@ -81,13 +81,13 @@ def check_everything(runs: Path) -> list[CheckResult]:
 def repair(runs: Path, json: bool) -> int:
     """Remove leftovers of killed processes. Returns 1 where one could not be removed, else 0."""
     done = [_removed(leftover) for leftover in leftovers.find(runs)]
-    failed = int(any(one.state == "failed" for one in done))
+    failed = int(any(item.state == "failed" for item in done))
     if json:
-        print_json([asdict(one) for one in done])
+        print_json([asdict(item) for item in done])
         return failed
-    for one in done:
-        why = f"; {one.error}" if one.error else ""
-        say(f"{one.state} {one.kind} {one.path} ({size(one.bytes)}): {one.why}{why}", "red" if one.error else "")
+    for item in done:
+        why = f"; {item.error}" if item.error else ""
+        say(f"{item.state} {item.kind} {item.path} ({size(item.bytes)}): {item.why}{why}", "red" if item.error else "")
     if not done:
         say(f"nothing to repair: no leftovers in the lock directory and in {runs}")
     return failed
@@ -105,15 +105,17 @@ def _removed(leftover: Leftover) -> Repair:
 def _leftovers(runs: Path) -> list[CheckResult]:
     """What `repair` would remove."""
     try:
-        found = leftovers.find(runs)
+        items = leftovers.find(runs)
     except UserError as error:
         return [CheckResult("bad", "leftovers", error.line)]
-    if not found:
+    if not items:
         return [CheckResult("ok", "leftovers", "none")]
-    bytes_ = size(sum(leftover.bytes for leftover in found))
-    what = f"{amount(len(found), 'item')}, {bytes_}, left by killed processes; `ftbench doctor --repair` removes them"
-    each = [CheckResult("note", "leftover", f"{one.kind} {one.path} ({size(one.bytes)}): {one.why}") for one in found]
-    return [CheckResult("note", "leftovers", what), *each]
+    bytes_ = size(sum(leftover.bytes for leftover in items))
+    what = f"{amount(len(items), 'item')}, {bytes_}, left by killed processes; `ftbench doctor --repair` removes them"
+    notes = [
+        CheckResult("note", "leftover", f"{item.kind} {item.path} ({size(item.bytes)}): {item.why}") for item in items
+    ]
+    return [CheckResult("note", "leftovers", what), *notes]
 
 
 def _system() -> CheckResult:
@@ -125,13 +127,13 @@ def _system() -> CheckResult:
 
 
 def _libraries() -> list[CheckResult]:
-    found, missing = [], []
+    installed, missing = [], []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            installed.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
-    results = [CheckResult("ok", "libraries", ", ".join(found))]
+    results = [CheckResult("ok", "libraries", ", ".join(installed))]
     if missing:
         results.append(CheckResult("bad", "libraries", f"missing: {', '.join(missing)}; install with pip"))
     return results

@@ -50,16 +50,16 @@ class ExportOptions:
     public: bool = False
 
 
-def run_to_export(found: RunDir | LadderDir, quiet: bool) -> RunDir:
+def run_to_export(source: RunDir | LadderDir, quiet: bool) -> RunDir:
     """The run itself; of a ladder the run that its verdict recommends, which is printed unless `quiet`.
 
     Raises UserError for a ladder without a recommendation.
     """
-    if isinstance(found, RunDir):
-        return found
-    run = found.recommended_run()
+    if isinstance(source, RunDir):
+        return source
+    run = source.recommended_run()
     if not quiet:
-        say(f"recommended by the verdict of {found.name}: {run.name}")
+        say(f"recommended by the verdict of {source.name}: {run.name}")
     return run
 
 

@@ -36,11 +36,11 @@ class GateOptions:
     json: bool
 
 
-def gate(found: RunDir | LadderDir, options: GateOptions) -> int:
+def gate(subject: RunDir | LadderDir, options: GateOptions) -> int:
     """Print the gain. Returns 0 if its lower bound is at least the required gain, else 1."""
     if not math.isfinite(options.least):
         raise UserError(f"invalid --min-gain {options.least}", hint="give a number", code="gate.invalid_gain")
-    gain = _of_ladder(found, options) if isinstance(found, LadderDir) else _of_run(found, options)
+    gain = _of_ladder(subject, options) if isinstance(subject, LadderDir) else _of_run(subject, options)
     least = options.least
     spec = metric_spec(gain.metric)
     passed = gain.clears(least / spec.scale)

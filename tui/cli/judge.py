@@ -68,15 +68,17 @@ def compared(runs: Path | None, names: Sequence[str], json: bool) -> Compared:
 
     Raises UserError for a ladder among other names, and for a missing one.
     """
-    if len(names) == 1 and any(names[0] in one.name or names[0] == "last" for one in ladder_dir.iterate(home(runs))):
+    if len(names) == 1 and any(
+        names[0] in ladder.name or names[0] == "last" for ladder in ladder_dir.iterate(home(runs))
+    ):
         return Compared(ladder_dir.find(home(runs, json=json), names[0]), [])
-    found = [run_or_ladder(runs, name, json) for name in names]
-    if len(found) == 1 and isinstance(found[0], LadderDir):
-        return Compared(found[0], [])
-    folders = [one for one in found if isinstance(one, RunDir)]
-    if len(folders) < len(found):
+    subjects = [run_or_ladder(runs, name, json) for name in names]
+    if len(subjects) == 1 and isinstance(subjects[0], LadderDir):
+        return Compared(subjects[0], [])
+    directories = [folder for folder in subjects if isinstance(folder, RunDir)]
+    if len(directories) < len(subjects):
         raise UserError("a ladder is compared alone", hint="name one ladder, or several runs", code="judge.mixed")
-    return Compared(folders[0], list(dict.fromkeys(str(run.path) for run in folders)))
+    return Compared(directories[0], list(dict.fromkeys(str(run.path) for run in directories)))
 
 
 def judge(compared: Compared, options: JudgeOptions, detach: bool, json: bool) -> int:
@@ -128,8 +130,8 @@ def prepare(compared: Compared, options: JudgeOptions, json: bool) -> dict[str, 
     )
     with shown_progress(json) as (progress, _):
         request = {"path": str(compared.subject.path), "plan": msgspec.to_builtins(plan)}
-        found: dict[str, Any] = ask("judge.plan", request, progress)
-    return found
+        reply: dict[str, Any] = ask("judge.plan", request, progress)
+    return reply
 
 
 def _pair(word: str) -> tuple[str, str]:

@@ -58,25 +58,27 @@ def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None
 
 def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
     """Print hours and power by number of seeds, and what they are computed from."""
-    found = forecast(plan, runs)
+    prediction = forecast(plan, runs)
     counts = range(FIRST_ROUNDS if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
     if json:
         rows = [
             {
                 "seeds": count,
-                "runs": count * len(found.rungs),
-                "hours": found.hours(count),
-                "power": {f"{points} points": found.power(points / 100, count) for points in POINTS},
+                "runs": count * len(prediction.rungs),
+                "hours": prediction.hours(count),
+                "power": {f"{points} points": prediction.power(points / 100, count) for points in POINTS},
             }
             for count in counts
         ]
-        print_json({"source": found.source, "items": found.items, "seed_std": found.seed_std, "seeds": rows})
+        print_json(
+            {"source": prediction.source, "items": prediction.items, "seed_std": prediction.seed_std, "seeds": rows}
+        )
         return 0
     say(describe_plan(plan))
     columns = ["seeds", "runs", "hours", *(f"{points} points" for points in POINTS)]
     title = "chance that this number of seeds shows a difference between two rungs"
-    table(title, columns, forecast_rows(found, counts), right=range(len(columns)))
-    say(found.source)
+    table(title, columns, forecast_rows(prediction, counts), right=range(len(columns)))
+    say(prediction.source)
     return 0
 
 

@@ -25,15 +25,15 @@ def run_ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> Run
 
 def _only_a_sweep(folder: Path, name: str) -> bool:
     others = (*run_dir.iterate(folder), *ladder_dir.iterate(folder))
-    has_other = any(name in one.name for one in others)
+    has_other = any(name in sweep.name for sweep in others)
     return not has_other and any(name in sweep.name for sweep in sweep_dir.iterate(folder))
 
 
 def ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> LadderDir | SweepDir:
     """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
     folder = home(runs, json=json)
-    has_ladder = any(name in one.name for one in ladder_dir.iterate(folder))
-    is_sweep = not has_ladder and name != "last" and any(name in one.name for one in sweep_dir.iterate(folder))
+    has_ladder = any(name in ladder.name for ladder in ladder_dir.iterate(folder))
+    is_sweep = not has_ladder and name != "last" and any(name in sweep.name for sweep in sweep_dir.iterate(folder))
     find = sweep_dir.find if has_file(Path(name), "sweep.toml") or is_sweep else ladder_dir.find
     return find(folder, name)
 
@@ -57,8 +57,8 @@ def home(given: Path | None, launch: bool = False, json: bool = False) -> Path:
     return folder
 
 
-def show_origin(found: RunDir | LadderDir | SweepDir, quiet: bool = False) -> None:
+def show_origin(folder: RunDir | LadderDir | SweepDir, quiet: bool = False) -> None:
     """Print the directory that a run, ladder or sweep was started from, where it is not the working directory."""
-    directory = found.started_in()
+    directory = folder.started_in()
     if not quiet and directory and directory != current_directory():
-        say(f"{found.name}, started in {tilde(directory)}")
+        say(f"{folder.name}, started in {tilde(directory)}")

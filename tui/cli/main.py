@@ -105,11 +105,11 @@ def attach(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: Jso
     """Replay and follow a run, ladder or sweep."""
     from tui.cli import ladder, run, sweep
 
-    found = run_ladder_or_sweep(runs, name, json)
-    show_origin(found, quiet=json)
-    if isinstance(found, SweepDir):
-        raise typer.Exit(sweep.watch(found, json))
-    raise typer.Exit(ladder.watch(found, json) if isinstance(found, LadderDir) else run.attach(found, json))
+    folder = run_ladder_or_sweep(runs, name, json)
+    show_origin(folder, quiet=json)
+    if isinstance(folder, SweepDir):
+        raise typer.Exit(sweep.watch(folder, json))
+    raise typer.Exit(ladder.watch(folder, json) if isinstance(folder, LadderDir) else run.attach(folder, json))
 
 
 @app.command()
@@ -117,9 +117,9 @@ def stop(name: RunOrSweepArgument = "last", runs: RunsOption = None, json: JsonO
     """Stop a run, ladder or sweep, with a checkpoint."""
     from tui.cli import run as verb
 
-    found = run_ladder_or_sweep(runs, name, json)
-    show_origin(found, quiet=json)
-    raise typer.Exit(verb.stop(found, json))
+    folder = run_ladder_or_sweep(runs, name, json)
+    show_origin(folder, quiet=json)
+    raise typer.Exit(verb.stop(folder, json))
 
 
 @app.command()
@@ -133,16 +133,16 @@ def resume(
     """Resume a run, ladder or sweep."""
     from tui.cli import ladder, run, sweep
 
-    found = run_ladder_or_sweep(runs, name, json)
+    folder = run_ladder_or_sweep(runs, name, json)
     changed = overrides(settings)
-    if changed and not isinstance(found, RunDir):
+    if changed and not isinstance(folder, RunDir):
         raise UserError("only a run can be resumed on other devices", "--set", "omit it", "cli.not_a_run")
-    show_origin(found, quiet=json)
-    if isinstance(found, SweepDir):
-        raise typer.Exit(sweep.resume(found, detach, json))
-    if isinstance(found, LadderDir):
-        raise typer.Exit(ladder.resume(found, detach, json))
-    raise typer.Exit(run.resume(found, detach, json, changed))
+    show_origin(folder, quiet=json)
+    if isinstance(folder, SweepDir):
+        raise typer.Exit(sweep.resume(folder, detach, json))
+    if isinstance(folder, LadderDir):
+        raise typer.Exit(ladder.resume(folder, detach, json))
+    raise typer.Exit(run.resume(folder, detach, json, changed))
 
 
 @app.command("runs")

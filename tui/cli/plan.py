@@ -64,22 +64,24 @@ def plan(options: PlanOptions) -> int:
     config = query.configs[0]
     view = PlanView(console.width, _colored(), options.ascii or console.encoding.lower() not in UTF8)
     if options.quick:
-        found = quick_plan(query, model_table(config))
+        memory_plan = quick_plan(query, model_table(config))
     elif options.json or not console.is_terminal:
-        found = _ask(query)
+        memory_plan = _ask(query)
     else:
-        found = _ask_with_preview(query, view, preset_name(options.preset))
-    found.notes += device_notes(found)
-    found.notes += (notice.text for notice in [*find_preset(options.preset)[0].notices, *advice(found, query.configs)])
+        memory_plan = _ask_with_preview(query, view, preset_name(options.preset))
+    memory_plan.notes += device_notes(memory_plan)
+    memory_plan.notes += (
+        notice.text for notice in [*find_preset(options.preset)[0].notices, *advice(memory_plan, query.configs)]
+    )
     earlier = list(history.results(options.runs))
-    times = estimated_times(found, query.configs, earlier)
+    times = estimated_times(memory_plan, query.configs, earlier)
     if options.json:
-        print_json(msgspec.to_builtins(report(found, times, options, config)))
+        print_json(msgspec.to_builtins(report(memory_plan, times, options, config)))
         return 0
     here = history.tier_accuracy(
-        history.prediction_errors(result for _, result in earlier if history.is_here(result, found.budget))
+        history.prediction_errors(result for _, result in earlier if history.is_here(result, memory_plan.budget))
     )
-    for line in view.lines(found, config, preset_name(options.preset), times, here):
+    for line in view.lines(memory_plan, config, preset_name(options.preset), times, here):
         console.print(line)
     return 0
 
@@ -87,9 +89,12 @@ def plan(options: PlanOptions) -> int:
 def advice(plan: MemoryPlan, configs: Sequence[Config]) -> list[Notice]:
     """Warnings about settings of adapters that are known to cost quality."""
     tokens = plan.work.answer_tokens if plan.work else None
-    trainable = {one.method: one.best.trainable for one in plan.methods}
+    trainable = {method_plan.method: method_plan.best.trainable for method_plan in plan.methods}
     return lora_notices(
-        {method_title(one.method): TrainedRung.of(one, trainable.get(one.method), tokens) for one in configs}
+        {
+            method_title(config.method): TrainedRung.of(config, trainable.get(config.method), tokens)
+            for config in configs
+        }
     )
 
 
@@ -152,7 +157,7 @@ def estimated_times(
     """Training time and cost by method, from finished runs."""
     tokens = plan.work.tokens if plan.work else None
     times: dict[str, TimeEstimate] = {}
-    planned = {one.method: one.best for one in plan.methods}
+    planned = {method_plan.method: method_plan.best for method_plan in plan.methods}
     for config in configs:
         own_price = config.cost.price_per_hour is not None and plan.budget.source != "listed"
         price = config.cost.price_per_hour if own_price else plan.budget.price_per_hour
@@ -192,26 +197,27 @@ def report(plan: MemoryPlan, times: Mapping[str, TimeEstimate], options: PlanOpt
 
 def show_history(runs: Path, json: bool) -> int:
     """Print predicted and measured peak memory of every run, and the error of each tier. Returns 0."""
-    found = history.prediction_errors(result for _, result in history.results(runs))
-    records = history.tier_accuracy(found)
+    errors = history.prediction_errors(result for _, result in history.results(runs))
+    records = history.tier_accuracy(errors)
     if json:
         print_json(
             {
-                "runs": [{**msgspec.to_builtins(one), "error": one.error} for one in found],
+                "runs": [{**msgspec.to_builtins(error), "error": error.error} for error in errors],
                 "tiers": [msgspec.to_builtins(record) for record in records],
             }
         )
         return 0
-    if not found:
+    if not errors:
         say(f"no run in {runs} has both a predicted and a measured peak")
         say("every `ftbench run` that completes training records both; use --runs DIR for another directory")
         return 0
     cells = [
-        [one.run, one.method, one.tier, size(one.predicted), size(one.measured), f"{one.error:+.1%}"] for one in found
+        [error.run, error.method, error.tier, size(error.predicted), size(error.measured), f"{error.error:+.1%}"]
+        for error in errors
     ]
     table("peak training memory", ("run", "method", "tier", "predicted", "measured", "error"), cells, right=(3, 4, 5))
-    for machine in dict.fromkeys(one.machine for one in found):
-        for record in history.tier_accuracy(one for one in found if one.machine == machine):
+    for machine in dict.fromkeys(error.machine for error in errors):
+        for record in history.tier_accuracy(error for error in errors if error.machine == machine):
             figures = f"median error {record.median:.1%}, worst {record.worst:+.1%}"
             say(f"{machine}, {record.tier}: {figures}, {amount(record.count, 'run')}")
     return 0

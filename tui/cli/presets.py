@@ -24,19 +24,23 @@ def show_list(json: bool) -> None:
         print_json(
             [
                 {
-                    "name": one.name,
-                    "path": str(one.path),
-                    "error": one.error,
-                    **({key: one.preset.values.get(key) for key in ("slot", "method", "title")} if one.preset else {}),
+                    "name": entry.name,
+                    "path": str(entry.path),
+                    "error": entry.error,
+                    **(
+                        {key: entry.preset.values.get(key) for key in ("slot", "method", "title")}
+                        if entry.preset
+                        else {}
+                    ),
                 }
-                for one in listed
+                for entry in listed
             ]
         )
         return
-    table("", ("name", "slot", "method", "model", "data", "title"), [_cells(one) for one in listed])
-    for one in listed:
-        if one.error:
-            say(f"invalid preset: {one.error}", "red")
+    table("", ("name", "slot", "method", "model", "data", "title"), [_cells(entry) for entry in listed])
+    for entry in listed:
+        if entry.error:
+            say(f"invalid preset: {entry.error}", "red")
 
 
 def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
@@ -126,12 +130,12 @@ def _inline(value: dict[str, Any]) -> str:
     return f"{{ {inner} }}"
 
 
-def _cells(one: preset_library.PresetEntry) -> list[str]:
-    if one.preset is None:
-        return [one.name, "", "invalid", "", "", "see below"]
-    values = one.preset.values
+def _cells(entry: preset_library.PresetEntry) -> list[str]:
+    if entry.preset is None:
+        return [entry.name, "", "invalid", "", "", "see below"]
+    values = entry.preset.values
     return [
-        one.name,
+        entry.name,
         str(values.get("slot", "")),
         str(values.get("method", Config().method)),
         str(values.get("model.id", "tiny")),

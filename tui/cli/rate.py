@@ -58,11 +58,11 @@ def rate(compared: Compared, options: RateOptions, runs: Path, ascii_only: bool)
         rater, count = import_page(session.folder, file, session.pairs)
         if not options.json:
             say(f"{visible(str(file))}: {count} ratings of {rater}")
-    found = summary(compared, options.json)
+    ratings = summary(compared, options.json)
     if options.json:
-        print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(ratings))
     else:
-        show(found)
+        show(ratings)
     return 0
 
 
@@ -97,12 +97,12 @@ def write_page(session: RatingSession, options: RateOptions) -> None:
 def summary(compared: Compared, quiet: bool) -> RatingSummary:
     """Summarize all ratings, and write the ladder's report again."""
     with shown_progress(quiet) as (progress, _):
-        found = ask("rating.summary", {"path": str(compared.subject.path), "report": True}, progress)
-    return msgspec.convert(found, RatingSummary)
+        reply = ask("rating.summary", {"path": str(compared.subject.path), "report": True}, progress)
+    return msgspec.convert(reply, RatingSummary)
 
 
-def show(found: RatingSummary) -> None:
+def show(ratings: RatingSummary) -> None:
     """Print win rates and the sentences of the verdict."""
-    show_win_rates([pair.win_rate for pair in found.pairs])
-    for sentence in found.sentences or ["no ratings yet"]:
+    show_win_rates([pair.win_rate for pair in ratings.pairs])
+    for sentence in ratings.sentences or ["no ratings yet"]:
         say(sentence)

@@ -43,7 +43,7 @@ def check_disk(configs: Sequence[Config], runs: Path, json: bool) -> None:
     """
     check_home(runs)
     budget = local_budget(device=configs[0].hardware.device)
-    needs = [needed_space(one, find_model(one.model).table, budget.device, budget.bf16) for one in configs]
+    needs = [needed_space(config, find_model(config.model).table, budget.device, budget.bf16) for config in configs]
     known = [need for need in needs if need is not None]
     needed, free = sum(known) if len(known) == len(needs) else None, free_disk(runs)
     if error := small_disk_error(needed, free, runs):

@@ -44,40 +44,40 @@ def json_schema(name: str) -> dict[str, Any]:
         raise UserError(f"unknown schema {name!r}", hint=f"use {', '.join(FILES)}", code="schema.unknown")
     kind, title = FILES[name]
     schema = msgspec.json.schema(kind)
-    for one in _structs(kind):
-        _describe(schema["$defs"][one.__name__], one)
+    for struct in _structs(kind):
+        _describe(schema["$defs"][struct.__name__], struct)
     return {"$schema": DIALECT, "title": f"ftbench {title}, version {SCHEMA_VERSION}", **_null_last(schema)}
 
 
 def _null_last(schema: Any) -> Any:
     """The schema with null at the end of each `anyOf`: versions of msgspec differ in the order."""
     if isinstance(schema, list):
-        return [_null_last(one) for one in schema]
+        return [_null_last(option) for option in schema]
     if not isinstance(schema, dict):
         return schema
     result = {key: _null_last(value) for key, value in schema.items()}
     if isinstance(choices := result.get("anyOf"), list):
-        result["anyOf"] = sorted(choices, key=lambda one: one == {"type": "null"})
+        result["anyOf"] = sorted(choices, key=lambda option: option == {"type": "null"})
     return result
 
 
 def _structs(kind: Any) -> list[type]:
     """All struct types that a type contains, each once."""
-    found: dict[type, None] = {}
+    structs: dict[type, None] = {}
     todo = [msgspec.inspect.type_info(kind)]
     while todo:
         info = todo.pop()
         if isinstance(info, msgspec.inspect.StructType | msgspec.inspect.DataclassType):
-            if info.cls in found:
+            if info.cls in structs:
                 continue
-            found[info.cls] = None
+            structs[info.cls] = None
             todo += [field.type for field in info.fields]
         for name in ("types", "item_types"):
             todo += getattr(info, name, ())
         for name in ("item_type", "key_type", "value_type", "type"):
             if (inner := getattr(info, name, None)) is not None:
                 todo.append(inner)
-    return list(found)
+    return list(structs)
 
 
 def _describe(schema: dict[str, Any], kind: type) -> None:

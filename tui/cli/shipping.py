@@ -48,10 +48,10 @@ def export(
     """Export a run, or a ladder's recommended one, and check it."""
     from tui.cli import export as verb
 
-    found = verb.run_to_export(run_or_ladder(runs, name, json), quiet=json)
-    show_origin(found, quiet=json)
+    folder = verb.run_to_export(run_or_ladder(runs, name, json), quiet=json)
+    show_origin(folder, quiet=json)
     options = verb.ExportOptions(to, weights, out, margin, overwrite, accept_loss, now, json, push, public)
-    raise typer.Exit(verb.export(found, options))
+    raise typer.Exit(verb.export(folder, options))
 
 
 @shipping_app.command()
@@ -109,9 +109,9 @@ def try_runs(
 
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens or 0)
     options = verb.TryOptions(prompt, items, system, sampling, base, device or "auto", now, json)
-    found = verb.runs_of([run_or_ladder(runs, name, json) for name in names])
+    chat_runs = verb.runs_of([run_or_ladder(runs, name, json) for name in names])
     if options.interactive:
         from tui.cli.bench import open_bench
 
-        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=verb.screen(found, options)))
-    raise typer.Exit(verb.answer_once(found, options))
+        raise typer.Exit(open_bench(runs_home(runs), ascii_only, True, opened=verb.screen(chat_runs, options)))
+    raise typer.Exit(verb.answer_once(chat_runs, options))

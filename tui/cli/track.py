@@ -28,12 +28,12 @@ class TrackOptions:
     json: bool
 
 
-def track(found: RunDir | LadderDir, options: TrackOptions) -> int:
+def track(subject: RunDir | LadderDir, options: TrackOptions) -> int:
     """Log each run to each tracker; a live run is followed in the background. Returns 1 if a tracker failed.
 
     Raises UserError where no tracker is named, or one is not installed.
     """
-    pairs = [(run, name) for run in _runs(found) for name in _trackers(run, options.to)]
+    pairs = [(run, name) for run in _runs(subject) for name in _trackers(run, options.to)]
     logged = []
     for run, name in pairs:
         logged.append(_log(run, name, options))
@@ -41,18 +41,18 @@ def track(found: RunDir | LadderDir, options: TrackOptions) -> int:
             _show(run, logged[-1])
     if options.json:
         print_json(logged)
-    return int(any(one["error"] for one in logged))
+    return int(any(log["error"] for log in logged))
 
 
-def _runs(found: RunDir | LadderDir) -> list[RunDir]:
+def _runs(subject: RunDir | LadderDir) -> list[RunDir]:
     """The run itself, or the compared runs of a ladder."""
-    if isinstance(found, RunDir):
-        return [found]
-    state = found.state()
+    if isinstance(subject, RunDir):
+        return [subject]
+    state = subject.state()
     entries = [entry for entry in state.entries if entry.kind == "run" and entry.run] if state else []
-    runs = [RunDir(found.runs / entry.run) for entry in entries]
+    runs = [RunDir(subject.runs / entry.run) for entry in entries]
     if not runs:
-        raise UserError("the ladder has no runs yet", found.name, "wait until it trains", code="track.no_runs")
+        raise UserError("the ladder has no runs yet", subject.name, "wait until it trains", code="track.no_runs")
     return [run for run in runs if run.config_file.exists()]
 
 
@@ -89,13 +89,13 @@ def _log(run: RunDir, name: TrackerName, options: TrackOptions) -> dict[str, Any
     }
 
 
-def _show(run: RunDir, one: dict[str, Any]) -> None:
-    if one["error"]:
-        say(f"{one['tracker']}: {run.name}: {one['error']}", "red")
+def _show(run: RunDir, log: dict[str, Any]) -> None:
+    if log["error"]:
+        say(f"{log['tracker']}: {run.name}: {log['error']}", "red")
         return
-    what = f"{amount(one['rows'], 'row')} logged"
-    if one["follows"]:
+    what = f"{amount(log['rows'], 'row')} logged"
+    if log["follows"]:
         what = "logging until the run ends, in the background"
-    elif one["rows_before"]:
-        what += f", after {one['rows_before']:,} before"
-    say(f"{one['tracker']}: {run.name}: {what}; `{one['view']}`")
+    elif log["rows_before"]:
+        what += f", after {log['rows_before']:,} before"
+    say(f"{log['tracker']}: {run.name}: {what}; `{log['view']}`")

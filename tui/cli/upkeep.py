@@ -50,9 +50,9 @@ def track(
     """Log a run, or a ladder's runs, to experiment trackers."""
     from tui.cli import track as verb
 
-    found = run_or_ladder(runs, name, json)
-    show_origin(found, quiet=json)
-    raise typer.Exit(verb.track(found, verb.TrackOptions(to or [], project, online, json)))
+    folder = run_or_ladder(runs, name, json)
+    show_origin(folder, quiet=json)
+    raise typer.Exit(verb.track(folder, verb.TrackOptions(to or [], project, online, json)))
 
 
 @upkeep_app.command()

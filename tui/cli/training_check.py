@@ -40,42 +40,42 @@ def training_check(device: str | None, json: bool) -> int:
 
     Raises UserError if there is no such device, if a run uses the GPU, or if torch cannot use it.
     """
-    found: list[TrainingReport] = []
+    all_reports: list[TrainingReport] = []
     with _using(select_device(device or "auto")) as notes:
         for text in [] if json else notes:
             say(text, "yellow")
         with temporary_folder(SCRATCH_PREFIX) as scratch, shown_progress(json) as (progress, _):
             for reports in _reports(device or "auto", scratch, progress):
-                found += reports
+                all_reports += reports
                 for report in [] if json else reports:
                     _show(report)
-            for number, checked in _with_paging(found, device or "auto", progress):
-                found[number] = checked
+            for number, checked in _with_paging(all_reports, device or "auto", progress):
+                all_reports[number] = checked
                 if not json:
                     say(f"{method_title(checked.method)}, {checked.model}", "bold")
                     _show_check(checked.checks[-1])
-    failed = any(report.failed for report in found)
+    failed = any(report.failed for report in all_reports)
     if json:
-        print_json(as_json(found, notes))
+        print_json(as_json(all_reports, notes))
     else:
-        _show_verdict(found)
+        _show_verdict(all_reports)
     return int(failed)
 
 
-def as_json(found: Sequence[TrainingReport], notes: Sequence[str] = ()) -> dict[str, Any]:
+def as_json(reports: Sequence[TrainingReport], notes: Sequence[str] = ()) -> dict[str, Any]:
     """The reports, the number of checks by state, and whether all of them are ok or skipped."""
-    numbers = _numbers(found)
+    numbers = _numbers(reports)
     return {
         "ok": not numbers["failed"],
         "checks": numbers,
         "notes": list(notes),
-        "reports": msgspec.to_builtins(found),
+        "reports": msgspec.to_builtins(reports),
     }
 
 
-def _numbers(found: Sequence[TrainingReport]) -> dict[str, int]:
+def _numbers(reports: Sequence[TrainingReport]) -> dict[str, int]:
     """State -> number of checks."""
-    states = [check.state for report in found for check in report.checks]
+    states = [check.state for report in reports for check in report.checks]
     return {state: states.count(state) for state in MARKS}
 
 
@@ -91,10 +91,10 @@ def _reports(device: str, scratch: Path, progress: Callable[[str], None]) -> Ite
 
 
 def _with_paging(
-    found: Sequence[TrainingReport], device: str, progress: Callable[[str], None]
+    reports: Sequence[TrainingReport], device: str, progress: Callable[[str], None]
 ) -> Iterator[tuple[int, TrainingReport]]:
     """(index, report) of each method whose paging is left, with that check, each from a process of its own."""
-    for number, report in enumerate(list(found)):
+    for number, report in enumerate(list(reports)):
         if not report.leaves_paging:
             continue
         try:
@@ -170,11 +170,11 @@ def _wrapped(text: str, indent: int = 0) -> list[str]:
     return textwrap.wrap(text, room, break_on_hyphens=False) or [""]
 
 
-def _show_verdict(found: list[TrainingReport]) -> None:
+def _show_verdict(reports: list[TrainingReport]) -> None:
     """The number of checks by state, the failed ones by name, and what to report."""
-    checks = _numbers(found)
+    checks = _numbers(reports)
     say(f"{checks['ok']} checks ok, {checks['failed']} failed, {checks['skipped']} skipped", "bold")
-    for report in found:
+    for report in reports:
         for check in report.failed:
             say(f"failed: {check.name} of {method_title(report.method)}, {report.model}", "red")
     why = "Report the failed checks" if checks["failed"] else "If a number looks wrong, report it"

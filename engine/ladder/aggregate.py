@@ -93,10 +93,10 @@ def memory_of_full(ladder: Ladder, plan: LadderPlan) -> str:
         return ""
     smallest = min(known, key=lambda gpu: gpu.memory)
     try:
-        found = quick_plan(PlanQuery(configs=[config], budget=listed_budget(smallest.name)), table)
+        memory_plan = quick_plan(PlanQuery(configs=[config], budget=listed_budget(smallest.name)), table)
     except UserError:
         return ""
-    peak = found.methods[0].best.peak
+    peak = memory_plan.methods[0].best.peak
     gpu, size = gpu_prices.cheapest_gpu(peak, known), quantities.size(peak)
     if gpu is None:
         return f"it takes about {size} of GPU memory (predicted), more than any listed GPU has; train.devices shards it"
@@ -239,16 +239,20 @@ def _comparisons(
     comparisons = []
     for difference in by_score.differences(pairs, level):
         a, b = by_score.scores[difference.a], by_score.scores[difference.b]
-        made = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
+        compared = make_comparison(difference, by_score.items, spec, margin, loss_of.get((difference.a, difference.b)))
         if a.weights is None and set(np.unique(np.concatenate([a.values, b.values]))) <= {0.0, 1.0}:
-            made.mcnemar = [mcnemar(*pair) for pair in _same_seed(a, b)]
-        if made.finding == "undecided":
+            compared.mcnemar = [mcnemar(*pair) for pair in _same_seed(a, b)]
+        if compared.finding == "undecided":
             # Against a base model the question is whether there is a gain, however small.
             needed = by_score.required_sample(difference, pairs, None if is_base(difference.b) else margin)
-            made.needed_items, made.needed_seeds, made.needed_for = needed.items, needed.seeds, needed.needed_for
-        comparisons.append(made)
-    found = {(one.a, one.b): one for one in comparisons} | dict(kept)
-    return [found[pair] for pair in every]
+            compared.needed_items, compared.needed_seeds, compared.needed_for = (
+                needed.items,
+                needed.seeds,
+                needed.needed_for,
+            )
+        comparisons.append(compared)
+    by_pair = {(comparison.a, comparison.b): comparison for comparison in comparisons} | dict(kept)
+    return [by_pair[pair] for pair in every]
 
 
 def _same_seed(a: ItemScores, b: ItemScores) -> list[tuple[Floats, Floats]]:

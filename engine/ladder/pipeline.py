@@ -254,7 +254,7 @@ class LadderPipeline:
             return
         self._enter("asking")
         ladder, folder = self.runner.ladder, self.runner.dir
-        entry = next((one for one in ladder.entries if one.kind == "run" and one.status == "finished"), None)
+        entry = next((run for run in ladder.entries if run.kind == "run" and run.status == "finished"), None)
         if entry is None or ladder.work is None:
             return
         config, predictions = self.plan.rungs[0].config, RunDir(folder.runs / entry.run).predictions_file
@@ -273,7 +273,7 @@ class LadderPipeline:
     def _examples(self, shots: int) -> list[str]:
         """The places of the examples in the prompts of the base model. Raises UserError without them."""
         ladder, folder = self.runner.ladder, self.runner.dir
-        runs = [RunDir(folder.runs / one.run) for one in ladder.entries if one.kind == "run" and one.run]
+        runs = [RunDir(folder.runs / entry.run) for entry in ladder.entries if entry.kind == "run" and entry.run]
         runs += [RunDir(folder.runs / run) for run in ladder.base_runs.values()]
         scored = (run for run in runs if run.few_shot_examples_file(shots).exists())
         return examples_of_base(next(scored, runs[0]), shots)

@@ -377,7 +377,7 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
         return f"{why[:1].upper()}{why[1:]}, so {OVERALL['unknown']}."
     bounds = score_format.percent_bounds(gain)
     text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain (95% CI {bounds})"
-    tradeoff = next((each for each in _tradeoffs(decisions) if each.rung == subject.name), None)
+    tradeoff = next((point for point in _tradeoffs(decisions) if point.rung == subject.name), None)
     if tradeoff is not None:
         text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"
     if subject is not decisions.qlora:
@@ -395,7 +395,7 @@ def _without_full(ladder: Ladder, decisions: Decisions) -> str:
     if best is None or not others:
         return text
     findings = {row.name: comparison(ladder, best.name, row.name) for row in others}
-    behind = [rung_title(row.name) for row in others if (one := findings[row.name]) and one.finding == "better"]
+    behind = [rung_title(row.name) for row in others if (finding := findings[row.name]) and finding.finding == "better"]
     if behind:
         return f"{text} {method_subject(best)} is {SIGNIFICANTLY['better']} than {listed(behind)}."
     names = listed([rung_title(row.name) for row in (best, *others)])

@@ -129,7 +129,7 @@ def _read(run: RunDir, entry: LadderEntry) -> FinishedRun:
 def read_prediction_lines(file: Path, model: Model) -> list[dict[str, Any]]:
     """The lines of a file of predictions. Raises UserError if it is damaged or has no scores of this model."""
     try:
-        lines = [msgspec.json.decode(one, type=dict[str, Any]) for one in read_item_lines(file)]
+        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in read_item_lines(file)]
     except (OSError, ValueError, RecursionError) as error:
         what = f"cannot read predictions ({error})"
         raise UserError(what, str(file), RUN_AGAIN, code="ladder.unreadable_predictions") from error
@@ -360,31 +360,31 @@ def margin_of(ladder: Ladder) -> float:
     return DEFAULT_MARGIN if ladder.margin is None else ladder.margin
 
 
-def oriented_bounds(ladder: Ladder, one: Comparison) -> tuple[float, float] | None:
+def oriented_bounds(ladder: Ladder, compared: Comparison) -> tuple[float, float] | None:
     """The bounds of the difference so that higher is better."""
-    low, high = one.difference.low, one.difference.high
+    low, high = compared.difference.low, compared.difference.high
     if low is None or high is None:
         return None
     lower = ladder.work is not None and metric_spec(ladder.work.metric).lower_is_better
     return (-high, -low) if lower else (low, high)
 
 
-def _negated(ladder: Ladder, one: Comparison) -> Comparison:
+def _negated(ladder: Ladder, compared: Comparison) -> Comparison:
     opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
-    bounds = oriented_bounds(ladder, one)
+    bounds = oriented_bounds(ladder, compared)
     other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
     return Comparison(
-        a=one.b,
-        b=one.a,
-        difference=one.difference.negated(),
-        p=one.p,
-        p_adjusted=one.p_adjusted,
-        finding=opposite.get(one.finding) or ("as_good" if other == "as_good" else "undecided"),
-        mcnemar=one.mcnemar,
-        needed_items=one.needed_items,
-        needed_seeds=one.needed_seeds,
-        needed_for=one.needed_for,
-        loss_difference=one.loss_difference.negated() if one.loss_difference else None,
+        a=compared.b,
+        b=compared.a,
+        difference=compared.difference.negated(),
+        p=compared.p,
+        p_adjusted=compared.p_adjusted,
+        finding=opposite.get(compared.finding) or ("as_good" if other == "as_good" else "undecided"),
+        mcnemar=compared.mcnemar,
+        needed_items=compared.needed_items,
+        needed_seeds=compared.needed_seeds,
+        needed_for=compared.needed_for,
+        loss_difference=compared.loss_difference.negated() if compared.loss_difference else None,
     )
 
 

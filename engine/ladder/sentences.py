@@ -110,14 +110,16 @@ def _decided(ladder: Ladder) -> list[VerdictSentence]:
         return []
     sentences = []
     for look in ladder.looks:
-        pairs = [(one.comparison.a, one.comparison.b) for one in look.decisions if one.comparison]
+        pairs = [(decision.comparison.a, decision.comparison.b) for decision in look.decisions if decision.comparison]
         questions = [_question(*pair) for pair in pairs]
-        questions += [f"{rung_title(one.rung)}'s share of the gain" for one in look.decisions if one.rung]
+        questions += [
+            f"{rung_title(decision.rung)}'s share of the gain" for decision in look.decisions if decision.rung
+        ]
         if questions:
             after = f"after {amount(look.runs, 'run')} ({amount(look.seeds, 'seed')})"
             sentences.append(f"Decided {after}: {listed(questions)}.")
     last = ladder.looks[-1]
-    open_questions = [one for one in ladder.comparisons if one.finding == "undecided"]
+    open_questions = [compared for compared in ladder.comparisons if compared.finding == "undecided"]
     for compared in open_questions if not last.rungs else ():
         unlikely = (compared.a, compared.b) in [tuple(pair) for look in ladder.looks for pair in look.unlikely]
         limit = amount(ladder.max_seeds or 0, "seed")
@@ -212,8 +214,8 @@ def _few_shot(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     most = max(rows, key=lambda row: shots_of(row.name))
     title, shots = rung_title(most.name), shots_of(most.name)
     subject = f"The {title}, with {shots} training rows in each prompt,"
-    one = f"The {title} has one choice of examples, another may score differently."
-    return [*_against_untrained(ladder, decisions, most, subject), VerdictSentence("caveat", one)]
+    note = f"The {title} has one choice of examples, another may score differently."
+    return [*_against_untrained(ladder, decisions, most, subject), VerdictSentence("caveat", note)]
 
 
 def _served(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
@@ -395,16 +397,16 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
 
 def _dependent_items(ladder: Ladder) -> str:
     """That groups of test items count as one, or what near-duplicates would change; '' if every item is alone."""
-    found = ladder.dependence
-    if found is None or ladder.work is None:
+    dependence = ladder.dependence
+    if dependence is None or ladder.work is None:
         return ""
     items = amount(ladder.work.test, "test item")
-    if not found.similar:
-        return f"{items} are {amount(found.units, 'group')} (data.group): intervals count each group as one item."
-    text = f"{integer(found.similar)} of {items} have a prompt that is a near-duplicate of another's"
-    if found.widening is None or found.widening < NOTABLE_WIDENING:
+    if not dependence.similar:
+        return f"{items} are {amount(dependence.units, 'group')} (data.group): intervals count each group as one item."
+    text = f"{integer(dependence.similar)} of {items} have a prompt that is a near-duplicate of another's"
+    if dependence.widening is None or dependence.widening < NOTABLE_WIDENING:
         return f"{text}: no sign that their scores depend on each other."
-    wider = f"intervals would be about {found.widening:.1f}× as wide, as far as they are due to the test items"
+    wider = f"intervals would be about {dependence.widening:.1f}× as wide, as far as they are due to the test items"
     return f"{text}: if they were one group each (data.group), {wider}."
 
 

@@ -77,10 +77,10 @@ def look_levels(most: int, comparisons: int) -> tuple[float, ...]:
         if before:  # from the paths that have not crossed: a normal increment
             spread = math.sqrt(now - before)
             steps = (grid[:, None] * math.sqrt(now) - inside[None] * math.sqrt(before)) / spread
-            found = (_bell(steps) * density[None]).sum(1) * GRID_STEP * math.sqrt(now) / spread
+            density_now = (_bell(steps) * density[None]).sum(1) * GRID_STEP * math.sqrt(now) / spread
         else:
-            found = _bell(grid)
-        beyond = np.cumsum(found[order]) * GRID_STEP
+            density_now = _bell(grid)
+        beyond = np.cumsum(density_now[order]) * GRID_STEP
         target = alpha * now**SPENDING - spent
         critical = float(np.interp(target, beyond, sizes))
         level = 2 * NormalDist().cdf(-critical) * comparisons
@@ -88,7 +88,7 @@ def look_levels(most: int, comparisons: int) -> tuple[float, ...]:
             critical, level = GRID_END, 0.0
         levels[seeds - 1] = level
         spent += float(np.interp(-critical, -sizes, beyond)) if level else 0.0
-        inside, density, before = grid[np.abs(grid) < critical], found[np.abs(grid) < critical], now
+        inside, density, before = grid[np.abs(grid) < critical], density_now[np.abs(grid) < critical], now
     return tuple(levels)
 
 
@@ -149,13 +149,13 @@ def comparison_count(plan: LadderPlan) -> int:
 
 def decided_comparisons(ladder: Ladder) -> dict[tuple[str, str], Comparison]:
     """Pair -> the comparison that a look decided."""
-    found = (one.comparison for look in ladder.looks for one in look.decisions if one.comparison)
-    return {(one.a, one.b): one for one in found}
+    decided = (decision.comparison for look in ladder.looks for decision in look.decisions if decision.comparison)
+    return {(comparison.a, comparison.b): comparison for comparison in decided}
 
 
 def keep_shares(ladder: Ladder) -> None:
     """Put shares of the gain that earlier looks decided in the place of the present ones."""
-    kept = {found.rung: found.share for look in ladder.looks for found in look.decisions if found.rung}
+    kept = {decision.rung: decision.share for look in ladder.looks for decision in look.decisions if decision.rung}
     for row in ladder.rows:
         if row.name in kept:
             row.share_of_gain, row.no_share = kept[row.name], ""
@@ -177,7 +177,7 @@ def decide_questions(
             questions.append((pair, {compared.a: sign, compared.b: -sign}, margin, comparison_count(plan)))
     full = next((row.name for row in ladder.rows if row.method == RULE_REFERENCE), "")
     rung = next((row for row in ladder.rows if row.method == RULE_CANDIDATE and row.rule_p is not None), None)
-    if rung is not None and not any(found.rung for earlier in ladder.looks for found in earlier.decisions):
+    if rung is not None and not any(decision.rung for earlier in ladder.looks for decision in earlier.decisions):
         if check_share(rung.share_of_gain) == "undecided":
             contrast = {rung.name: 1.0, full: -RULE_GAIN_SHARE, BASE: RULE_GAIN_SHARE - 1}
             questions.append(((full, rung.name), contrast, None, 1))

@@ -161,11 +161,11 @@ def _ask_missing(
                 key, item = question
                 try:
                     given = client.chat(item["messages"], longest, tools=item["tools"])
-                    found = ServedAnswer(key=key, answer=given)
+                    record = ServedAnswer(key=key, answer=given)
                 except EndpointRefusal as error:
-                    found = ServedAnswer(key=key, refused=error.kind, why=str(error))
+                    record = ServedAnswer(key=key, refused=error.kind, why=str(error))
                 with mutex:
-                    file.write(msgspec.json.encode(found) + b"\n")
+                    file.write(msgspec.json.encode(record) + b"\n")
 
             try:
                 for number, _ in enumerate(pool.map(answer, left), 1):
@@ -188,28 +188,28 @@ def _known(file: Path) -> dict[str, ServedAnswer]:
     complete, _, torn = content.rpartition(b"\n")
     if torn:
         write_atomically(file, complete + b"\n" if complete else b"")
-    found = {}
+    by_key = {}
     for line in filter(None, complete.split(b"\n")):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # asked again
             answer = msgspec.json.decode(line, type=ServedAnswer)
-            found[answer.key] = answer
-    return found
+            by_key[answer.key] = answer
+    return by_key
 
 
 def summarize_use(model: ServedModel, answers: list[ServedAnswer]) -> ServedState:
     """What the answers took and what is wrong with them; failed if the server refused one, which must not score 0."""
-    given = [one.answer for one in answers if one.answer is not None]
-    seconds = [one.seconds for one in given]
-    prompt = [one.prompt_tokens for one in given if one.prompt_tokens is not None]
-    completion = [one.completion_tokens for one in given if one.completion_tokens is not None]
+    given = [answer.answer for answer in answers if answer.answer is not None]
+    seconds = [answer.seconds for answer in given]
+    prompt = [answer.prompt_tokens for answer in given if answer.prompt_tokens is not None]
+    completion = [answer.completion_tokens for answer in given if answer.completion_tokens is not None]
     counted = len(prompt) == len(completion) == len(given) > 0
-    refused = Counter(one.refused for one in answers if one.refused)
+    refused = Counter(answer.refused for answer in answers if answer.refused)
     use = ServedUse(
         endpoint=model.endpoint,
         answers=len(given),
-        cut=sum(one.finish == "length" for one in given),
-        empty=sum(not one.text.strip() for one in given),
-        reasoning=sum(bool(one.reasoning) for one in given),
+        cut=sum(answer.finish == "length" for answer in given),
+        empty=sum(not answer.text.strip() for answer in given),
+        reasoning=sum(bool(answer.reasoning) for answer in given),
         refused=dict(refused),
         prompt_tokens=sum(prompt) if counted else None,
         completion_tokens=sum(completion) if counted else None,
@@ -217,7 +217,7 @@ def summarize_use(model: ServedModel, answers: list[ServedAnswer]) -> ServedStat
         seconds=SeedRange(mean=fmean(seconds), low=min(seconds), high=max(seconds)) if seconds else None,
     )
     if refused:
-        why = next(one.why for one in answers if one.refused)
+        why = next(answer.why for answer in answers if answer.refused)
         kinds = ", ".join(f"{count} {REFUSALS[kind]}" for kind, count in refused.items())
         reason = f"the server refused {sum(refused.values())} of {len(answers)} items ({kinds}), first: {why}"
         return ServedState(status="failed", reason=reason, use=use)

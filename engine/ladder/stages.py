@@ -239,11 +239,11 @@ class ArtifactExports:
     def list_entries(self) -> None:
         """Add an entry for every export; one whose artifact was deleted since is planned again."""
         for name in self.plan.ship:
-            found = artifact_of(name)
+            artifact = artifact_of(name)
             for seed in self.plan.seeds:
                 entry = self._entry(name, seed)
                 run = RunDir((self.runner.dir.runs / entry.run).parent.parent)
-                if entry.status == "finished" and not (found and scored_export(run, found[1])):
+                if entry.status == "finished" and not (artifact and scored_export(run, artifact[1])):
                     entry.status, entry.reason = "planned", ""
 
     def export(self) -> Iterator[LadderEntry]:

@@ -228,39 +228,41 @@ def results(sweep: Sweep) -> ReportTable:
         ReportColumn("ladder"),
     ]
     lines = []
-    for number, one in enumerate(sweep.cells):
+    for number, swept in enumerate(sweep.cells):
         points = [point for point in sweep.points if point.cell == number]
-        lines += [_line(sweep, one, point, keys) for point in points] or [_without_results(one, keys)]
+        lines += [_line(sweep, swept, point, keys) for point in points] or [_without_results(swept, keys)]
     missing = [(f"{point.title} at {cell_text(sweep.cells[point.cell].values)}", point.why) for point in sweep.points]
     notes = noted("No share of full’s gain", [(where, why) for where, why in missing if why])
     return ReportTable("Results", keys[0], columns, lines, notes)
 
 
-def _line(sweep: Sweep, one: SweepCell, point: SweepPoint, keys: Sequence[str]) -> TableLine:
+def _line(sweep: Sweep, swept: SweepCell, point: SweepPoint, keys: Sequence[str]) -> TableLine:
     share = point.share_of_gain
     shown = cell(percent(share.mean), percent_bounds(share)) if share else Cell(ABSENT)
     cells = [
         Cell(point.title),
-        *(_score(interval, sweep.metric) for interval in (point.score, one.full, one.base)),
+        *(_score(interval, sweep.metric) for interval in (point.score, swept.full, swept.base)),
         shown,
         cell(*cost_texts(point)),
         Cell(rule_text(point)),
-        Cell(short_name(one.ladder), link=f"../{quote(one.ladder)}/report.html" if one.status == "finished" else ""),
+        Cell(
+            short_name(swept.ladder), link=f"../{quote(swept.ladder)}/report.html" if swept.status == "finished" else ""
+        ),
     ]
-    return TableLine(_head(one, keys), cells)
+    return TableLine(_head(swept, keys), cells)
 
 
 def _score(score_of: Interval | None, metric: str) -> Cell:
     return cell(score(score_of.mean, metric), score_bounds(score_of, metric)) if score_of else Cell(ABSENT)
 
 
-def _without_results(one: SweepCell, keys: Sequence[str]) -> TableLine:
-    return TableLine(_head(one, keys), instead=f"{one.status}: {one.reason}" if one.reason else one.status)
+def _without_results(swept: SweepCell, keys: Sequence[str]) -> TableLine:
+    return TableLine(_head(swept, keys), instead=f"{swept.status}: {swept.reason}" if swept.reason else swept.status)
 
 
-def _head(one: SweepCell, keys: Sequence[str]) -> Cell:
+def _head(swept: SweepCell, keys: Sequence[str]) -> Cell:
     """The value of the first axis, with that of the other one."""
-    return cell(value_text(one.values[keys[0]]), cell_text({key: one.values[key] for key in keys[1:]}))
+    return cell(value_text(swept.values[keys[0]]), cell_text({key: swept.values[key] for key in keys[1:]}))
 
 
 def text(sweep: Sweep) -> str:

@@ -230,7 +230,7 @@ class SweepRunner:
                 folder, ladder, StopRequest(self.stopping), plan.fresh, plan.retime, started=self.started
             )
             end_record.reserve(folder.end_file)
-            yield LadderPipeline(runner, plan, share_bases=lambda one: self._share_bases(cell, one))
+            yield LadderPipeline(runner, plan, share_bases=lambda pipeline: self._share_bases(cell, pipeline))
         finally:
             cell.seconds += time.monotonic() - since
             os.close(lock)

@@ -100,8 +100,8 @@ def _corner(axes: Axes, summary: LadderSummary) -> None:
     axes.axhline(100.0, color=GRID_COLOR, linewidth=0.8)
 
 
-def _cross(axes: Axes, style: RungStyle, one: RungTradeoff) -> None:
-    share, cost = one.share_of_gain, one.cost
+def _cross(axes: Axes, style: RungStyle, tradeoff: RungTradeoff) -> None:
+    share, cost = tradeoff.share_of_gain, tradeoff.cost
     middle = 100 * (share.mean or 0.0)
     if share.low is not None and share.high is not None:
         axes.plot([cost.mean, cost.mean], [100 * share.low, 100 * share.high], color=style.color, linewidth=1.3)

@@ -470,7 +470,7 @@ def served_models(ladder: Ladder) -> ReportTable | None:
     lines = []
     for row, use in used:
         cost = f"{use.cost:.4g}" if use.cost is not None else ABSENT
-        each = f"{use.cost / use.answers * 1000:.4g}" if use.cost is not None and use.answers else ABSENT
+        per_thousand = f"{use.cost / use.answers * 1000:.4g}" if use.cost is not None and use.answers else ABSENT
         cells = [
             cell(duration(use.seconds.mean if use.seconds else None), seed_range_text(use.seconds, duration)),
             *(
@@ -478,7 +478,7 @@ def served_models(ladder: Ladder) -> ReportTable | None:
                 for tokens in (use.prompt_tokens, use.completion_tokens)
             ),
             Cell(cost),
-            Cell(each),
+            Cell(per_thousand),
             *(Cell(f"{number:,} of {use.answers:,}") for number in (use.cut, use.empty, use.reasoning)),
             Cell(", ".join(f"{number} {kind.replace('_', ' ')}" for kind, number in use.refused.items()) or "0"),
             Cell(UNKNOWN),

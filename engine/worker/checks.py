@@ -75,13 +75,13 @@ def _refuse_data(data: Data) -> None:
 def data_files_state(data: Data) -> dict[Path, tuple[int, int]]:
     """File -> (modification time in ns, bytes), for the local files of a dataset; {} for others."""
     named = [data.id, *(name for name in (data.validation, data.test) if isinstance(name, str))]
-    found: dict[Path, tuple[int, int]] = {}
+    files: dict[Path, tuple[int, int]] = {}
     for path in map(expanded, named):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 status = file.stat()
-                found[file] = status.st_mtime_ns, status.st_size
-    return found
+                files[file] = status.st_mtime_ns, status.st_size
+    return files
 
 
 def check_files_unchanged_since(before: dict[Path, tuple[int, int]], data: Data) -> None:

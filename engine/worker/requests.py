@@ -86,10 +86,10 @@ def launch_details(arguments: dict[str, Any], progress: Progress) -> Any:
 
     machine, model_config = this_machine(), config_of(config.model)
     details: dict[str, Any] = {"sharing": "", "weights": []}
-    for each in configs:
+    for method_config in configs:
         account, refused = None, ""
         try:
-            account = account_before_loading(each, model_config, machine)
+            account = account_before_loading(method_config, model_config, machine)
         except UserError as error:
             refused = f"{error.line}; {error.hint}"
         details["weights"].append({"account": msgspec.to_builtins(account), "refused": refused})
@@ -148,8 +148,8 @@ def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
     from engine.data.items import conversations_of
 
     config = msgspec.convert(arguments["config"], schema.Config)
-    found = conversations_of(config.data, arguments["lines"], arguments["examples"])
-    return [{"messages": messages, "tools": tools} for messages, tools in found]
+    conversations = conversations_of(config.data, arguments["lines"], arguments["examples"])
+    return [{"messages": messages, "tools": tools} for messages, tools in conversations]
 
 
 def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -327,8 +327,8 @@ def gain(arguments: dict[str, Any], progress: Progress) -> Any:
 
     against = arguments["against"]
     other, start = RunDir(Path(against)) if against else None, arguments.get("start", False)
-    found = gain_of_run(RunDir(Path(arguments["run"])), other, arguments["metric"], start)
-    return msgspec.to_builtins(found)
+    difference = gain_of_run(RunDir(Path(arguments["run"])), other, arguments["metric"], start)
+    return msgspec.to_builtins(difference)
 
 
 def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
@@ -343,8 +343,8 @@ def train_method(arguments: dict[str, Any], progress: Progress) -> Any:
 
     transformers_logging.disable_progress_bar()
     scratch = Path(arguments["scratch"])
-    found = [check_method(arguments["method"], model, machine, scratch, progress) for model in MODELS]
-    return msgspec.to_builtins(found)
+    reports = [check_method(arguments["method"], model, machine, scratch, progress) for model in MODELS]
+    return msgspec.to_builtins(reports)
 
 
 def check_paging(arguments: dict[str, Any], progress: Progress) -> Any:

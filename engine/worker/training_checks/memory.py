@@ -267,7 +267,7 @@ def _paged(config: schema.Config, machine: Machine) -> PagingResult:
         managed=all(is_managed(tensor) for tensor in others if getattr(tensor, "is_paged", False)),
         filled=filled,
         equal=torch.equal(first, second)
-        and all(torch.equal(one, another) for one, another in zip(state, others, strict=True)),
+        and all(torch.equal(tensor, another) for tensor, another in zip(state, others, strict=True)),
     )
 
 

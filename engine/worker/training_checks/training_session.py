@@ -167,8 +167,8 @@ class TrainingSession:
     @property
     def dtype(self) -> torch.dtype:
         """Data type in which the model computes."""
-        found: torch.dtype = method(self.config.method).weight_dtype(self.config, self.machine)
-        return found
+        dtype: torch.dtype = method(self.config.method).weight_dtype(self.config, self.machine)
+        return dtype
 
     def generator(self, ends: frozenset[int]) -> Generator:
         """The generator of evaluations."""

@@ -89,14 +89,14 @@ class Ranks:
             return make()
         box: list[Any] = [make() if self.is_first else None]
         dist.broadcast_object_list(box, src=0, group=self.control)
-        made: T = box[0]
-        return made
+        received: T = box[0]
+        return received
 
     def first_before_others(self, make: Callable[[], T]) -> T:
         """The result of `make`, called first on rank 0, then on the others, which find the files that it wrote."""
-        made = make() if self.is_first else None
+        value = make() if self.is_first else None
         self.barrier()
-        return made if self.is_first else make()  # type: ignore[return-value]
+        return value if self.is_first else make()  # type: ignore[return-value]
 
     def mapped(self, work: Callable[[Sequence[S]], Sequence[T]], items: Sequence[S]) -> list[T]:
         """`work(items)`, which returns one result per item in their order; each rank does a part of the items."""

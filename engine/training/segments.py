@@ -78,25 +78,28 @@ class Segments:
 
     def positions(self) -> NDArray[np.int64]:
         """(T,) position of each column within its rows."""
-        found = np.empty(self.tokens, dtype=np.int64)
+        positions = np.empty(self.tokens, dtype=np.int64)
         for path in self._paths():
             before = sum(segment.end - segment.start for segment in path[:-1])
             start, end, _ = path[-1]
-            found[start:end] = np.arange(before, before + end - start)
-        return found
+            positions[start:end] = np.arange(before, before + end - start)
+        return positions
 
     def shared_keys(self, window: int | None) -> list[SharedKeys]:
         """For each segment that others continue: its columns, and the later columns that attend to them."""
         if not window:
-            return [SharedKeys(slice(one.start, one.end), slice(one.end, one.reach), None) for one in self.shared]
-        positions, found = self.positions(), []
+            return [
+                SharedKeys(slice(segment.start, segment.end), slice(segment.end, segment.reach), None)
+                for segment in self.shared
+            ]
+        positions, keys_by_segment = self.positions(), []
         for start, end, reach in self.shared:
             keys = slice(max(start, end - window + 1), end)
             queries = end + np.flatnonzero(positions[end:reach] - positions[end - 1] < window)
             if len(queries):
                 allowed = positions[queries, None] - positions[keys] < window
-                found.append(SharedKeys(keys, torch.tensor(queries), torch.tensor(allowed)))
-        return found
+                keys_by_segment.append(SharedKeys(keys, torch.tensor(queries), torch.tensor(allowed)))
+        return keys_by_segment
 
     def rows(self) -> RowColumns:
         """The columns of complete rows, for layers that read a row from its start."""
@@ -238,10 +241,10 @@ class RowColumns:
         """`columns` and `places` as tensors."""
         if device in self.indices:
             return self.indices[device]
-        made = torch.tensor(self.columns, device=device), torch.tensor(self.places, device=device)
+        indices = torch.tensor(self.columns, device=device), torch.tensor(self.places, device=device)
         if device.type != "cpu":
-            self.indices[device] = made
-        return made
+            self.indices[device] = indices
+        return indices
 
     def split(self, tensor: torch.Tensor) -> torch.Tensor:
         """(1, T, …) -> (B, L, …). Gradients of shared tokens are summed in float32: there may be many rows."""

@@ -103,7 +103,7 @@ class AnswerTrainer(CheckpointedTrainer):
         """
         config: Any = getattr(rest["model"], "config", None)
         cached = getattr(config, "use_cache", None)
-        writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda it: hooks.saved(it), host_copy)
+        writer = CheckpointWriter(checkpoint_folder, keep_checkpoints, lambda trainer: hooks.saved(trainer), host_copy)
         super().__init__(
             writer=writer,
             ranks=ranks,

@@ -72,7 +72,7 @@ def download(hub: str, transferred: Transferred, revision: str | None = None, fo
         while True:
             try:
                 with _reported(watched, total, transferred):
-                    found = snapshot_download(
+                    snapshot = snapshot_download(
                         hub,
                         revision=revision,
                         local_dir=folder,
@@ -80,7 +80,7 @@ def download(hub: str, transferred: Transferred, revision: str | None = None, fo
                         ignore_patterns=OTHER_FORMATS,
                         etag_timeout=ETAG_SECONDS,
                     )
-                return Path(found)
+                return Path(snapshot)
             except (http_error, OSError) as error:
                 now = bytes_below(watched)
                 attempt = 0 if now > seen else attempt + 1
@@ -141,8 +141,8 @@ def _reported(folder: Path, total: int | None, transferred: Transferred) -> Iter
     done = threading.Event()
 
     def tell() -> None:
-        found = bytes_below(folder)  # with the cache's own small files
-        transferred(min(found, total) if total else found, total)
+        written = bytes_below(folder)  # with the cache's own small files
+        transferred(min(written, total) if total else written, total)
 
     def report() -> None:
         while not done.wait(POLL_SECONDS):

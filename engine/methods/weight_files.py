@@ -155,10 +155,10 @@ class _GgufHeader:
         value: int = struct.unpack(f"{self.order}{code}", _read(self.file, size))[0]
         return value
 
-    def _count(self, limit: int, each: int) -> int:
+    def _count(self, limit: int, width: int) -> int:
         """A number of things of at least `each` bytes that the rest of the file can contain."""
         count = self._number("Q", 8)
-        if count > limit or count * each > self.size - self.file.tell():
+        if count > limit or count * width > self.size - self.file.tell():
             raise _Damaged(f"a count of {count:,} in a file of {self.size:,} bytes")
         return count
 

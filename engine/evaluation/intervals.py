@@ -44,8 +44,8 @@ def paired_interval(
         weights: As in `bootstrap`.
         groups: Keys of items that depend on each other, which count as one; '' for an item alone. () for none.
     """
-    each = np.ones(len(differences)) if weights is None else np.asarray(weights, dtype=float)
-    value, weight = group_sums(np.asarray(differences, dtype=float)[None] * each, each, groups)
+    item_weights = np.ones(len(differences)) if weights is None else np.asarray(weights, dtype=float)
+    value, weight = group_sums(np.asarray(differences, dtype=float)[None] * item_weights, item_weights, groups)
     items = value.shape[1]
     interval = bootstrap((value[0] / weight).tolist(), weight.tolist())
     if items < MIN_ITEMS or interval.mean is None or interval.low is None or interval.high is None:

@@ -45,7 +45,7 @@ def words(text: str) -> list[str]:
     On English text equal to rouge-score's tokenizer without stemming, which keeps only a–z and 0–9: with it every text
     in Russian, Greek or Chinese would score 0.
     """
-    found: list[str] = []
+    parts: list[str] = []
     joins = False  # whether the next letter continues the last word
     for letter in unicodedata.normalize("NFC", text.lower()):
         kind = unicodedata.category(letter)[0]
@@ -53,12 +53,12 @@ def words(text: str) -> list[str]:
             joins = False
             continue
         unspaced = _script(letter) in UNSPACED
-        if found and (kind == "M" or (joins and not unspaced)):
-            found[-1] += letter
+        if parts and (kind == "M" or (joins and not unspaced)):
+            parts[-1] += letter
         else:
-            found.append(letter)
+            parts.append(letter)
         joins = not unspaced
-    return found
+    return parts
 
 
 def chrf(output: str, target: str) -> float:
@@ -220,8 +220,8 @@ def final_number(text: str) -> Fraction | None:
         numbers = NUMBER.findall(text)
         return _exact(numbers[-1]) if numbers else None
     line = text[marker.end() :].strip().partition("\n")[0]
-    found = QUOTIENT.search(line) or NUMBER.search(line)
-    return _exact(found[0]) if found else None
+    match = QUOTIENT.search(line) or NUMBER.search(line)
+    return _exact(match[0]) if match else None
 
 
 def _exact(number: str) -> Fraction | None:
@@ -274,21 +274,21 @@ class Choices:
 
         Raises UserError for more than MAX_CHOICES or fewer than two distinct answers.
         """
-        found: dict[tuple[int, ...], str] = {}
+        choices: dict[tuple[int, ...], str] = {}
         for row in rows:
             if not row.cut:
                 answer = tuple(label for label in row.labels[len(row.prompt) :] if label != IGNORE_INDEX)
-                found.setdefault(answer, row.target)
-            if len(found) > MAX_CHOICES:
+                choices.setdefault(answer, row.target)
+            if len(choices) > MAX_CHOICES:
                 problem = (
                     f"too many distinct answers for the metric choice: more than {MAX_CHOICES:,} in the training rows"
                 )
                 raise UserError(problem, METRIC, "use exact_match, contains or rouge", code="data.too_many_choices")
-        if len(found) < 2:
-            problem = f"the metric choice needs at least 2 distinct answers; the training rows have {len(found)}"
+        if len(choices) < 2:
+            problem = f"the metric choice needs at least 2 distinct answers; the training rows have {len(choices)}"
             hint = "use another metric, or increase train.max_length if it truncates the answers"
             raise UserError(problem, METRIC, hint, code="data.too_few_choices")
-        return cls([list(tokens) for tokens in found], list(found.values()))
+        return cls([list(tokens) for tokens in choices], list(choices.values()))
 
     def unknown(self, items: Sequence[EvaluationItem]) -> list[EvaluationItem]:
         """Items without a reference among the choices: they cannot be answered correctly."""

@@ -121,8 +121,8 @@ def read_items(
         line.prompt == prompt and tuple(line.references or [line.target]) == item.references
         for line, prompt, item in zip(lines, prompts, items, strict=True)
     )
-    found = [item for line in lines if (item := getattr(line, who)) is not None]
-    return found if same and len(found) == len(lines) else None
+    scored = [item for line in lines if (item := getattr(line, who)) is not None]
+    return scored if same and len(scored) == len(lines) else None
 
 
 def recorded_items(path: Path, who: Who) -> list[ScoredItem] | None:
@@ -131,8 +131,8 @@ def recorded_items(path: Path, who: Who) -> list[ScoredItem] | None:
         lines = _lines(path)
     except (OSError, ValueError, RecursionError):
         return None
-    found = [item for line in lines if (item := getattr(line, who)) is not None]
-    return found if lines and len(found) == len(lines) else None
+    items = [item for line in lines if (item := getattr(line, who)) is not None]
+    return items if lines and len(items) == len(lines) else None
 
 
 def recorded_groups(path: Path) -> list[str]:

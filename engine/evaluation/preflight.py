@@ -85,12 +85,14 @@ def unscorable_warning(
 
     Some metrics score these items otherwise: `json` by exact match.
     """
-    found = [item for item in items if all(is_formatted(metric, answer, tags) is False for answer in item.references)]
-    if not found:
+    unscorable = [
+        item for item in items if all(is_formatted(metric, answer, tags) is False for answer in item.references)
+    ]
+    if not unscorable:
         return None
-    first = f"first: {found[0].target!r}, {found[0].row.where}"
-    text = f"{len(found)} of {len(items)} test items have no answer in the format of the metric {metric}"
-    correct = [best_score(metric, item.references[0], item.references, tags)[metric] for item in found]
+    first = f"first: {unscorable[0].target!r}, {unscorable[0].row.where}"
+    text = f"{len(unscorable)} of {len(items)} test items have no answer in the format of the metric {metric}"
+    correct = [best_score(metric, item.references[0], item.references, tags)[metric] for item in unscorable]
     effect = "every answer to them is a format error, even if it is scored as correct"
     return Notice(
         "data.unscorable_answers", f"{text}: {effect if any(correct) else 'every model scores 0 on them'} ({first})"

@@ -47,15 +47,15 @@ def tool_calls(output: str, target: str) -> dict[str, float]:
 
     `function_names`: 1 if the names of the functions are right, whatever the arguments.
     """
-    expected, made = find_calls(target), find_calls(output)
+    expected, actual = find_calls(target), find_calls(output)
     if not expected:
         if makes_call(target):  # in a notation that is not recognized
             equal = float(" ".join(output.split()) == " ".join(target.split()))
             return {"tool_calls": equal, "function_names": equal}
         none = float(not makes_call(output))
         return {"tool_calls": none, "function_names": none}
-    names = float(sorted(call.name for call in made) == sorted(call.name for call in expected))
-    return {"tool_calls": float(bool(names) and _all_matched(made, expected)), "function_names": names}
+    names = float(sorted(call.name for call in actual) == sorted(call.name for call in expected))
+    return {"tool_calls": float(bool(names) and _all_matched(actual, expected)), "function_names": names}
 
 
 def makes_call(text: str) -> bool:
@@ -66,13 +66,13 @@ def makes_call(text: str) -> bool:
 def find_calls(text: str) -> list[Call]:
     """The tool calls in an answer, in order."""
     spans = _python_calls(text) or list(_xml_calls(text)) or list(_json_calls(text))
-    found = []
+    calls_found = []
     for number, (start, stop, calls) in enumerate(spans):
         before = text[spans[number - 1][1] if number else 0 : start].rstrip()
         after = text[stop : spans[number + 1][0] if number + 1 < len(spans) else len(text)].lstrip()
         marks = _mark_at_end(before), _mark_at_start(after)
-        found += [Call(name, arguments, marks) for name, arguments in calls]
-    return found
+        calls_found += [Call(name, arguments, marks) for name, arguments in calls]
+    return calls_found
 
 
 _Span = tuple[int, int, list[tuple[str, dict[str, Any]]]]
@@ -154,11 +154,11 @@ def _mark_at_start(text: str) -> str:
     return first[0] if first else ""
 
 
-def _all_matched(made: Sequence[Call], expected: Sequence[Call]) -> bool:
+def _all_matched(actual: Sequence[Call], expected: Sequence[Call]) -> bool:
     """Whether every expected call was made, in any order, and wrapped alike."""
-    if {call.marks for call in made} != {call.marks for call in expected}:
+    if {call.marks for call in actual} != {call.marks for call in expected}:
         return False
-    left = list(made)
+    left = list(actual)
     for call in expected:
         same = next(
             (other for other in left if other.name == call.name and _equal(other.arguments, call.arguments)), None

@@ -178,14 +178,14 @@ def _absolute(files: Any, base: Path, path: Path) -> Any:
     """A file name, a list of them, or one of these by split, as absolute names of existing files."""
     if isinstance(files, dict):
         return {split: _absolute(some, base, path) for split, some in files.items()}
-    found = []
+    absolute = []
     for name in _names(files, "data_files", path):
         file = (base / name).resolve()
         if "::" in name or "://" in name or not file.is_file():
-            problem, hint = f"data file not found: {_shown(name)}", "give a file relative to the task file"
+            problem, hint = f"data file not absolute: {_shown(name)}", "give a file relative to the task file"
             raise UserError(problem, str(path), hint, code="benchmark.data_not_found")
-        found.append(str(file))
-    return found
+        absolute.append(str(file))
+    return absolute
 
 
 def _check_generation(config: Mapping[str, Any], path: Path) -> None:

@@ -69,9 +69,9 @@ class Benchmark:
         from lm_eval.evaluator import evaluate  # an extra, as all of lm_eval
 
         self.task.set_fewshot_seed(SEED)
-        found = evaluate(lm, {"tasks": {self.name: self.task}}, limit=limit, bootstrap_iters=0, log_samples=True)
-        samples = [one for one in found["samples"][self.name] if one["filter"] == self.filter]
-        return [float(one[self.metric]) for one in sorted(samples, key=lambda one: one["doc_id"])]
+        evaluated = evaluate(lm, {"tasks": {self.name: self.task}}, limit=limit, bootstrap_iters=0, log_samples=True)
+        samples = [sample for sample in evaluated["samples"][self.name] if sample["filter"] == self.filter]
+        return [float(sample[self.metric]) for sample in sorted(samples, key=lambda sample: sample["doc_id"])]
 
 
 def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
@@ -81,17 +81,17 @@ def load_benchmarks(evaluation: Evaluation) -> list[Benchmark]:
     set can be neither downloaded nor found in the cache.
     """
     check_benchmarks(evaluation)
-    found: list[Benchmark] = []
+    benchmarks: list[Benchmark] = []
     for name in evaluation.benchmarks if evaluation.when != "never" else []:
         config = read_task_file(Path(name)) if is_task_file(name) else None
         if config is not None:
             _check_limits(name, config, evaluation.benchmark_limit)
         benchmark = _benchmark(name, config, evaluation.benchmark_limit)
-        if any(file_stem(benchmark.name) == file_stem(other.name) for other in found):
+        if any(file_stem(benchmark.name) == file_stem(other.name) for other in benchmarks):
             problem, hint = f"duplicate benchmark {benchmark.name!r}", "remove one of them, or rename the task"
             raise UserError(problem, SETTING, hint, code="benchmark.duplicate")
-        found.append(benchmark)
-    return found
+        benchmarks.append(benchmark)
+    return benchmarks
 
 
 def _check_limits(name: str, config: dict[str, Any], limit: int | None) -> None:

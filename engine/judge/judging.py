@@ -148,12 +148,12 @@ class Comparisons:
         """What the judge decided with a first and with b first, None for an unreadable verdict; None if not asked."""
         if pair.is_tie:
             return "tie", "tie"
-        found = [verdicts.get(self._key(pair.item, order)) for order in orders(pair)]
-        if found[0] is None or found[1] is None:
+        both_orders = [verdicts.get(self._key(pair.item, order)) for order in orders(pair)]
+        if both_orders[0] is None or both_orders[1] is None:
             return None
         in_order: dict[Verdict | None, Decision] = {"first": "a", "second": "b", "tie": "tie", None: None}
         swapped: dict[Verdict | None, Decision] = {"first": "b", "second": "a", "tie": "tie", None: None}
-        return in_order[found[0].verdict], swapped[found[1].verdict]
+        return in_order[both_orders[0].verdict], swapped[both_orders[1].verdict]
 
     def _key(self, item: int, order: Order) -> str:
         known = self._keys.get((item, *order))
@@ -386,7 +386,9 @@ def conclude(
     people: what people decided, by the hash of the pair of answers.
     """
     decided = {
-        pair_id(pair): (pair, found) for pair in comparisons.all() if (found := comparisons.decision(pair, verdicts))
+        pair_id(pair): (pair, decisions)
+        for pair in comparisons.all()
+        if (decisions := comparisons.decision(pair, verdicts))
     }
     complete = [
         item
@@ -407,19 +409,19 @@ def pair_id(pair: AnswerPair) -> PairId:
     return pair.item, pair.a, pair.b, pair.seed
 
 
-def preference(found: tuple[Decision, Decision]) -> float:
+def preference(decisions: tuple[Decision, Decision]) -> float:
     """The mean over both orders, from 0 to 1; an unreadable verdict counts as a tie."""
-    return fmean(VALUES[decision or "tie"] for decision in found)
+    return fmean(VALUES[decision or "tie"] for decision in decisions)
 
 
 def _scores(comparisons: Comparisons, items: list[int], decided: Decided) -> dict[tuple[str, str], PairScores]:
     scores = {}
     for a, b in comparisons.pairs:
         seeds = comparisons.answers.seeds(a, b)
-        found = [[decided[item, a, b, seed][1] for item in items] for seed in seeds]
-        flat = [decision for row in found for both in row for decision in both]
+        decisions = [[decided[item, a, b, seed][1] for item in items] for seed in seeds]
+        flat = [decision for row in decisions for both in row for decision in both]
         scores[a, b] = PairScores(
-            np.array([[preference(both) for both in row] for row in found]),
+            np.array([[preference(both) for both in row] for row in decisions]),
             tuple(seeds),
             wins=fmean(decision == "a" for decision in flat),
             losses=fmean(decision == "b" for decision in flat),
@@ -437,18 +439,22 @@ def _check(
     """Over different pairs of answers: equal texts of several seeds or rungs count once."""
     received = [verdicts[question.key] for question in comparisons.questions() if question.key in verdicts]
     different: dict[str, tuple[AnswerPair, tuple[Decision, Decision]]] = {}
-    for pair, found in decided.values():
+    for pair, decisions in decided.values():
         if not pair.is_tie:
-            different.setdefault(pair_hash(comparisons.answers.items[pair.item], *pair.texts), (pair, found))
-    readable = [(pair, found) for pair, found in different.values() if None not in found]
+            different.setdefault(pair_hash(comparisons.answers.items[pair.item], *pair.texts), (pair, decisions))
+    readable = [(pair, decisions) for pair, decisions in different.values() if None not in decisions]
     chosen = [verdict.verdict for verdict in received if verdict.verdict in ("first", "second")]
-    rated = [(key, pair, found) for key, (pair, found) in different.items() if key in people and None not in found]
+    rated = [
+        (key, pair, decisions)
+        for key, (pair, decisions) in different.items()
+        if key in people and None not in decisions
+    ]
     return JudgeCheck(
         comparisons=len(readable),
-        swapped=fmean(found[0] != found[1] for _, found in readable) if readable else None,
+        swapped=fmean(decisions[0] != decisions[1] for _, decisions in readable) if readable else None,
         first=fmean(verdict == "first" for verdict in chosen) if chosen else None,
         length_correlation=length_correlation(
-            [preference(found) for _, found in readable],
+            [preference(decisions) for _, decisions in readable],
             [len(pair.answer_a) for pair, _ in readable],
             [len(pair.answer_b) for pair, _ in readable],
         ),
@@ -457,7 +463,7 @@ def _check(
         people=agreement(
             PairedDecisions(
                 [comparisons.answers.items[pair.item].group or pair.item for _, pair, _ in rated],
-                [side(preference(found)) for _, _, found in rated],
+                [side(preference(decisions)) for _, _, decisions in rated],
                 [side(people[key].share(pair.answer_a)) for key, pair, _ in rated],
             )
         ),

@@ -72,7 +72,8 @@ def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Ma
         for item, pair in _all(answers, a, b)
     }
     rated = {
-        name: {pair: one for pair, one in ratings.items() if one.choice in RATED} for name, ratings in raters.items()
+        name: {pair: rating for pair, rating in ratings.items() if rating.choice in RATED}
+        for name, ratings in raters.items()
     }
     summary = RatingSummary(
         raters={name: len(ratings) for name, ratings in rated.items()},
@@ -80,8 +81,8 @@ def make_summary(answers: RungAnswers, plan: RatingPlan, raters: Mapping[str, Ma
         stale=sum(pair not in known for ratings in rated.values() for pair in ratings),
     )
     level = 1 - (1 - CONFIDENCE_LEVEL) / len(plan.pairs)  # Bonferroni: the pairs are rated on different items
-    found = (_rated_pair(answers, plan, a, b, rated, level) for a, b in plan.pairs)
-    summary.pairs = [pair for pair in found if pair is not None]
+    pairs = (_rated_pair(answers, plan, a, b, rated, level) for a, b in plan.pairs)
+    summary.pairs = [pair for pair in pairs if pair is not None]
     summary.sentences = rating_sentences(summary)
     return summary
 
@@ -113,7 +114,7 @@ def _rated_pair(
     if not by_item:
         return None
     values = np.array([fmean(shares) for shares in by_item.values()])
-    shares = [share for found in by_item.values() for share in found]
+    shares = [share for item_shares in by_item.values() for share in item_shares]
     wins, losses = fmean(share == 1 for share in shares), fmean(share == 0 for share in shares)
     groups = tuple(answers.items[item].group for item in by_item)
     (rate,) = win_rates({(a, b): PairScores(values[None], (), wins, losses, groups)}, level)

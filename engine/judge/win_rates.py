@@ -45,12 +45,15 @@ def win_rates(pairs: Mapping[tuple[str, str], PairScores], level: float = CONFID
     first = next(iter(pairs.values()))
     items = first.values.shape[1]
     groups = first.groups or ("",) * items
-    scores = {_key(pair): item_scores(found.values, None, groups, found.seeds) for pair, found in pairs.items()}
+    scores = {
+        _key(pair): item_scores(pair_scores.values, None, groups, pair_scores.seeds)
+        for pair, pair_scores in pairs.items()
+    }
     scores[EVEN] = item_scores(np.full((1, items), 0.5), None, groups, untrained=True)
     samples = MeanSamples(scores, (0.0, 1.0))
     differences = samples.differences([(_key(pair), EVEN) for pair in pairs], level)
     rates = []
-    for (pair, found), difference in zip(pairs.items(), differences, strict=True):
+    for (pair, pair_scores), difference in zip(pairs.items(), differences, strict=True):
         known = math.isfinite(difference.low) and math.isfinite(difference.high)
         low, high = (max(0.0, 0.5 + difference.low), min(1.0, 0.5 + difference.high)) if known else (None, None)
         is_outlier = _key(pair) in samples.outliers
@@ -60,10 +63,10 @@ def win_rates(pairs: Mapping[tuple[str, str], PairScores], level: float = CONFID
                 a=pair[0],
                 b=pair[1],
                 rate=Interval(mean=0.5 + difference.mean, low=low, high=high, rows=items),
-                wins=found.wins,
-                ties=max(0.0, 1 - found.wins - found.losses),
-                losses=found.losses,
-                seeds=len(found.values),
+                wins=pair_scores.wins,
+                ties=max(0.0, 1 - pair_scores.wins - pair_scores.losses),
+                losses=pair_scores.losses,
+                seeds=len(pair_scores.values),
                 p=difference.p,
                 p_adjusted=difference.p_adjusted,
                 finding="undecided" if finding == "as_good" else finding,
@@ -100,7 +103,7 @@ def agreement(decisions: PairedDecisions) -> RaterAgreement | None:
     kappa, items = _kappa(total), len(counts)
     low = high = None
     if items >= MIN_ITEMS and kappa is not None:
-        left_out = [one for one in (_kappa(total - own) for own in counts) if one is not None]
+        left_out = [partial for partial in (_kappa(total - own) for own in counts) if partial is not None]
         spread = np.array(left_out) - np.mean(left_out)
         error = math.sqrt((len(left_out) - 1) / len(left_out) * float((spread**2).sum()))
         floor = Z_95**2 / (items + Z_95**2) if error == 0 else 0.0  # perfect agreement on few items is not certain

@@ -18,8 +18,8 @@ def copy_accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, s
         if wanted is None:
             continue
         turns = [{"role": "user", "content": f"code?\n{told.text}"}, {"role": "assistant", "content": wanted}]
-        made = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
-        ids, answer = torch.tensor(made["input_ids"]), torch.tensor(made["assistant_masks"]).bool()
+        encoded_chat = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+        ids, answer = torch.tensor(encoded_chat["input_ids"]), torch.tensor(encoded_chat["assistant_masks"]).bool()
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             best = model(input_ids=ids[None], use_cache=False).logits[0, :-1].argmax(-1)
         right += bool((best == ids[1:])[answer[1:]].all())

@@ -41,7 +41,7 @@ class Message:
 def vary(phrase: str, rng: random.Random) -> str:
     """Replace each innermost choice `(a|b)` by one of its options until none is left."""
     while "(" in phrase:
-        phrase = re.sub(r"\(([^()]*)\)", lambda found: rng.choice(found[1].split("|")), phrase)
+        phrase = re.sub(r"\(([^()]*)\)", lambda group: rng.choice(group[1].split("|")), phrase)
     return phrase
 
 

@@ -15,9 +15,9 @@ def code(rng: random.Random) -> str:
 
 
 def fill(phrase: str, rng: random.Random) -> str:
-    thing = rng.choice(words.THINGS + words.FOODS + words.ANIMALS)
+    word = rng.choice(words.THINGS + words.FOODS + words.ANIMALS)
     return phrase.format(
-        a=f"{rng.choice(['the', 'a', 'my'])} {thing}",
+        a=f"{rng.choice(['the', 'a', 'my'])} {word}",
         b=rng.choice(words.PLACES),
         t=rng.choice(words.TIMES),
         j=rng.choice(words.ADJECTIVES),
@@ -29,9 +29,9 @@ def fill(phrase: str, rng: random.Random) -> str:
 
 
 def noun(rng: random.Random) -> str:
-    thing = rng.choice(words.THINGS + words.ANIMALS + words.FOODS)
+    word = rng.choice(words.THINGS + words.ANIMALS + words.FOODS)
     mark = rng.choice(["the", "a", "my", "your", "his", "her", "this", "that", "our"])
-    return f"{mark} {rng.choice(words.ADJECTIVES)} {thing}" if rng.random() < 0.5 else f"{mark} {thing}"
+    return f"{mark} {rng.choice(words.ADJECTIVES)} {word}" if rng.random() < 0.5 else f"{mark} {word}"
 
 
 def sentence(who: str, rng: random.Random) -> str:
@@ -96,10 +96,10 @@ def any_value(rng: random.Random) -> str:
 
 def listing(rng: random.Random) -> str:
     """Records as JSON lines or as `key: value` lines."""
-    made = [record(rng) for _ in range(rng.randint(1, 3))]
+    records = [record(rng) for _ in range(rng.randint(1, 3))]
     if rng.random() < 0.7:
-        return "\n".join(compact(r) for r in made)
-    return "\n\n".join("\n".join(f"{k}: {v or '-'}" for k, v in r.items()) for r in made)
+        return "\n".join(compact(r) for r in records)
+    return "\n\n".join("\n".join(f"{k}: {v or '-'}" for k, v in r.items()) for r in records)
 
 
 def compact(record_: dict[str, str | None]) -> str:

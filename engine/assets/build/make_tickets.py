@@ -75,16 +75,16 @@ def problem(answer: dict[str, str | None], rng: random.Random, train: bool) -> s
 
 
 def distractors(answer: dict[str, str | None], rng: random.Random, train: bool) -> list[str]:
-    found = []
+    turns = []
     if rng.random() < 0.25:
         number, other = str(rng.randrange(1000, 99999)), order_number(rng)
-        found.append(usable(bank.NUMBERS, rng, train).format(n=number, x=other))
+        turns.append(usable(bank.NUMBERS, rng, train).format(n=number, x=other))
     if answer["product"] is not None and rng.random() < 0.15:
         other = rng.choice([p for p in bank.PRODUCTS if p != answer["product"]])
-        found.append(usable(bank.OTHERS, rng, train).format(q=other))
+        turns.append(usable(bank.OTHERS, rng, train).format(q=other))
     if rng.random() < 0.25:
-        found.append(usable(bank.CHATTER, rng, train))
-    return found
+        turns.append(usable(bank.CHATTER, rng, train))
+    return turns
 
 
 def message(answer: dict[str, str | None], rng: random.Random, train: bool) -> str:

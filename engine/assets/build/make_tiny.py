@@ -132,8 +132,8 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, stage:
         loss.backward()
         average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for one in [*opts, *schedules]:
-            one.step()
+        for stepped in [*opts, *schedules]:
+            stepped.step()
         model.zero_grad()
         if rank == 0 and (step % 50 == 49 or step + 1 == stage.steps):
             copied = copy_accuracy(model, tokenizer, SEED + 100)

@@ -37,8 +37,8 @@ def encoded(document: str | list[Turn], tokenizer: PreTrainedTokenizerFast) -> t
     if isinstance(document, str):
         ids = tokenizer(document + STOP, add_special_tokens=False)["input_ids"]
         return ids[:LENGTH], [1] * len(ids[:LENGTH])
-    made = tokenizer.apply_chat_template(document, return_dict=True, return_assistant_tokens_mask=True)
-    return made["input_ids"][:LENGTH], made["assistant_masks"][:LENGTH]
+    encoded_document = tokenizer.apply_chat_template(document, return_dict=True, return_assistant_tokens_mask=True)
+    return encoded_document["input_ids"][:LENGTH], encoded_document["assistant_masks"][:LENGTH]
 
 
 def collate(rows: list[tuple[list[int], list[int]]], pad: int, rng: random.Random) -> Batch:

@@ -91,11 +91,11 @@ def may_merge(merge: Merge) -> bool:
 
 def learn_starts(counts: dict[str, int]) -> list[Merge]:
     """Merges of the first two letters of words, and of these with a space: a space left alone announces a code."""
-    found = Counter[Merge]()
+    pair_counts = Counter[Merge]()
     for word, number in counts.items():
         if re.match("Ġ[A-Z]?[a-z]{1,2}", word) and len(word) > 2:
-            found[word[1], word[2]] += number
-    pairs = [pair for pair, _ in found.most_common() if re.fullmatch("[A-Z]?[a-z]+", "".join(pair))]
+            pair_counts[word[1], word[2]] += number
+    pairs = [pair for pair, _ in pair_counts.most_common() if re.fullmatch("[A-Z]?[a-z]+", "".join(pair))]
     kept = [pair for pair in pairs if rare_in_codes("".join(pair))][:STARTS]
     return kept + [("Ġ", "".join(pair)) for pair in kept]
 
@@ -107,11 +107,11 @@ def learn_merges(counts: dict[str, int], number: int) -> list[Merge]:
     for start in merges:
         parts = {word: list(merged(split, start)) for word, split in parts.items()}
     while len(merges) < number:
-        found = Counter[Merge]()
+        pair_counts = Counter[Merge]()
         for word, split in parts.items():
             for pair in pairwise(split):
-                found[pair] += counts[word]
-        merges.append(next(pair for pair, _ in found.most_common() if may_merge(pair)))
+                pair_counts[pair] += counts[word]
+        merges.append(next(pair for pair, _ in pair_counts.most_common() if may_merge(pair)))
         parts = {word: list(merged(split, merges[-1])) for word, split in parts.items()}
     return merges
 

@@ -83,9 +83,9 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     queued_since = time.time() if resumed else frozen.created  # a resumed run goes to the end of the queue
     try:
         refuse_inputs(frozen.config)
-        found = data_files_state(frozen.config.data)
+        initial_files = data_files_state(frozen.config.data)
         devices = _devices(run, frozen, log, stopping, queued_since)
-        check_files_unchanged_since(found, frozen.config.data)
+        check_files_unchanged_since(initial_files, frozen.config.data)
     except UserError as error:
         log.write(Error(text=error.line, user=True, code=error.code))
         write_end(run, frozen, log, End(status="failed", reason=error.line))

@@ -48,7 +48,7 @@ def comparison_prompt(rubric: str, item: AskedItem, first: str, second: str) -> 
     mark = text_hash(*texts.values())[:12]
     texts["references"] = _references(item, mark)
     pattern = re.compile(r"\{(rubric|question|references|first|second|mark)\}")
-    return pattern.sub(lambda field_match: (texts | {"mark": mark})[field_match[1]], prompt_template())
+    return pattern.sub(lambda found: (texts | {"mark": mark})[found[1]], prompt_template())
 
 
 def read_verdict(text: str) -> Verdict | None:
@@ -56,14 +56,14 @@ def read_verdict(text: str) -> Verdict | None:
 
     Different verdicts on several lines are none: such an answer can be a quote of what it was told to say.
     """
-    verdict_words: dict[str, None] = {}
+    found: dict[str, None] = {}
     for line in text.strip().splitlines():
         if match := VERDICT_LINE.fullmatch(line.strip()):
-            verdict_words[match[1].lower()] = None
+            found[match[1].lower()] = None
         elif ANY_VERDICT.match(line.strip(" *_#>")):
-            verdict_words[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
+            found[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
     verdicts: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
-    return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
+    return verdicts.get(next(iter(found))) if len(found) == 1 else None
 
 
 def _references(item: AskedItem, mark: str = "") -> str:
@@ -76,7 +76,7 @@ def _references(item: AskedItem, mark: str = "") -> str:
 def _data(text: str) -> str:
     """A text of data or model: without control characters and tokens of chat templates, at most MAX_CHARACTERS."""
     shown = "".join(character for character in text if character in "\n\t" or character.isprintable())
-    shown = SPECIAL.sub(lambda token: f"{token[0]} ", shown).strip()
+    shown = SPECIAL.sub(lambda found: f"{found[0]} ", shown).strip()
     if len(shown) > MAX_CHARACTERS:
         shown = f"{shown[:MAX_CHARACTERS]}\n[{len(shown) - MAX_CHARACTERS} more characters are not shown]"
     return shown or "[empty]"

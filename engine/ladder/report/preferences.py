@@ -31,8 +31,7 @@ def preference_tables(ladder: Ladder) -> list[ReportTable]:
 def judge_prompts(ladder: Ladder) -> list[tuple[str, str]]:
     """(title, text) of each judge's prompt with its rubric."""
     return [
-        (f"Prompt of the judge {_name(judgment)}", judgment.prompt.replace("{rubric}", judgment.rubric))
-        for judgment in ladder.judgments
+        (f"Prompt of the judge {_name(one)}", one.prompt.replace("{rubric}", one.rubric)) for one in ladder.judgments
     ]
 
 

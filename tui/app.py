@@ -241,7 +241,7 @@ class Workbench(BaseApp):
         from engine.runs.ladder import ladder_dir
 
         ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
-        if ladder := next((one for one in ladders if one.is_active()), None):
+        if ladder := next((active for active in ladders if active.is_active()), None):
             return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.argument}`"
         live = [run for run in self.bench.live_runs.in_order() if run.is_active()]  # some may have ended since
         if not live:

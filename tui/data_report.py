@@ -41,9 +41,9 @@ class DataReport(Struct, frozen=True):
     warnings: list[Notice] = []
 
     @classmethod
-    def of(cls, found: Any) -> DataReport:
+    def of(cls, report: Any) -> DataReport:
         """Convert a check's JSON object or an event; fields missing from earlier versions are empty."""
-        return msgspec.convert(found, cls, from_attributes=True)
+        return msgspec.convert(report, cls, from_attributes=True)
 
 
 @dataclass(frozen=True)
@@ -95,30 +95,30 @@ def row_lines(usage: RowUsage | None) -> Iterator[ReportLine]:
     if usage is None:
         return
     yield ReportLine("rows", summarize_rows(usage))
-    for number, (code, found) in enumerate(usage.left_out.items()):
-        text = f"{amount(found.rows, 'row')}: {found.reason or code} {places(found.where)}[{code}]"
+    for number, (code, left_out) in enumerate(usage.left_out.items()):
+        text = f"{amount(left_out.rows, 'row')}: {left_out.reason or code} {places(left_out.where)}[{code}]"
         yield ReportLine("" if number else "left out", text, "warning")
 
 
 def places(where: Sequence[Any], between: str = " = ") -> str:
     """`(a.jsonl line 4, a.jsonl line 9, …) `, '' for no places; `between` joins related rows."""
-    shown = [between.join(map(str, one)) if isinstance(one, list) else str(one) for one in where[:MAX_PLACES]]
+    shown = [between.join(map(str, place)) if isinstance(place, list) else str(place) for place in where[:MAX_PLACES]]
     more = ", …" if len(where) > MAX_PLACES else ""
     return f"({', '.join(shown)}{more}) " if shown else ""
 
 
 def overlap_lines(overlap: dict[str, SplitOverlap]) -> Iterator[ReportLine]:
     """One line per pair of splits, and the first rows in common."""
-    for number, (pair, found) in enumerate(overlap.items()):
-        style = "warning" if found.prompt or found.near else ""
-        yield ReportLine("" if number else "overlap", overlap_in_short(pair, found), style)
-        if found.prompt and (some := places(found.where, " and ")):
+    for number, (pair, overlap_of_pair) in enumerate(overlap.items()):
+        style = "warning" if overlap_of_pair.prompt or overlap_of_pair.near else ""
+        yield ReportLine("" if number else "overlap", overlap_in_short(pair, overlap_of_pair), style)
+        if overlap_of_pair.prompt and (some := places(overlap_of_pair.where, " and ")):
             yield ReportLine("", f"same prompt: {some.strip(' ()')}", style)
 
 
-def overlap_in_short(pair: str, found: SplitOverlap) -> str:
+def overlap_in_short(pair: str, split_overlap: SplitOverlap) -> str:
     """`of 300 test rows, also in training: prompts 0, answers 27 (9%), both 0, near-duplicate prompts 3 (1%)`."""
-    sentence = overlap_sentence(pair, found)
+    sentence = overlap_sentence(pair, split_overlap)
     return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
@@ -140,10 +140,10 @@ def repeat_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     """Rows that repeat the prompt of earlier rows."""
     first = True
     for key, what in REPEATS.items():
-        found = report.get(key) or {"rows": 0}
-        if found["rows"]:
+        repeated = report.get(key) or {"rows": 0}
+        if repeated["rows"]:
             between = " = " if key == "duplicates" else " and "
-            text = f"{amount(found['rows'], 'row')}: {what} {places(found['where'], between)}"
+            text = f"{amount(repeated['rows'], 'row')}: {what} {places(repeated['where'], between)}"
             yield ReportLine("repeats" if first else "", text.rstrip())
             first = False
 

@@ -61,10 +61,10 @@ def displayed_key(key: str) -> str:
 def key_conflicts(user_keys: Mapping[str, str]) -> Iterator[str]:
     """Problems in the user's keys: reserved by the terminal, invalid, text, or bound to two commands of one screen."""
     for name, keys in user_keys.items():
-        found = [key.strip() for key in keys.split(",")]
-        if name in WHILE_TYPING and all(map(is_typed_character, found)):
+        key_names = [key.strip() for key in keys.split(",")]
+        if name in WHILE_TYPING and all(map(is_typed_character, key_names)):
             yield f"keys: {name}: an input line takes {keys} as text; choose a key such as ctrl+x [keys.text]"
-        for key in found:
+        for key in key_names:
             if key in RESERVED_KEYS:
                 yield f"keys: {name}: {key} is reserved by tmux, screen or the terminal; choose another [keys.reserved]"
             elif not is_key(key):

@@ -123,9 +123,9 @@ def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
         yield PaletteEntry(f"ladder {ladder.name}", _origin(ladder, "Show this ladder"), partial(show, index))
 
 
-def _origin(found: RunDir | LadderDir, action: str) -> str:
+def _origin(folder: RunDir | LadderDir, action: str) -> str:
     """`Show this ladder (started in ~/project).`; a long path is cut at its start."""
-    directory = tilde(found.started_in() or "")
+    directory = tilde(folder.started_in() or "")
     shown = directory if len(directory) <= MAX_DIRECTORY else f"…{directory[1 - MAX_DIRECTORY :]}"
     return f"{action} (started in {shown})." if directory else f"{action}."
 
@@ -137,8 +137,8 @@ def data(app: PaletteApp) -> Iterator[PaletteEntry]:
         app.back_to_bench().selection_pane.select_data(name)
 
     effective = app.bench.selection_pane.effective
-    for one in list_datasets(effective.config.data.id if effective else EMBEDDED[0]):
-        yield PaletteEntry(f"data {one.label}", f"Train on {one.id}.", partial(select, one.id))
+    for dataset in list_datasets(effective.config.data.id if effective else EMBEDDED[0]):
+        yield PaletteEntry(f"data {dataset.label}", f"Train on {dataset.id}.", partial(select, dataset.id))
 
 
 async def _run(app: PaletteApp, screen: Screen[Any], action: str) -> None:

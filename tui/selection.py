@@ -56,7 +56,7 @@ class Selection:
         from engine.config.preset import EXCLUSIVE
 
         excluded = (key, EXCLUSIVE.get(key))
-        kept = {name: one for name, one in self.settings.items() if name not in excluded}
+        kept = {name: chosen for name, chosen in self.settings.items() if name not in excluded}
         return replace(self, settings=kept if value is None else {**kept, key: value})
 
     def changed(self, key: str) -> bool:
@@ -73,7 +73,7 @@ class Selection:
         """The overrides that the selected method reads: others wait until a method that reads them is selected."""
         from engine.config.method_specs import reads
 
-        return {key: one for key, one in self.overrides().items() if self.method is None or reads(self.method, key)}
+        return {key: value for key, value in self.overrides().items() if self.method is None or reads(self.method, key)}
 
     def effective(self) -> EffectiveConfig:
         """The complete configuration. Raises UserError for an invalid combination."""

@@ -189,7 +189,7 @@ def reach(last: float, most: float) -> float:
     if last < 10:
         return min(10.0, max(last, most))
     power: float = 10.0 ** math.floor(math.log10(last))
-    nice = next((one * power for one in NICE if one * power >= last), 10.0 * power)
+    nice = next((factor * power for factor in NICE if factor * power >= last), 10.0 * power)
     return min(nice, max(last, most))
 
 
@@ -200,7 +200,7 @@ def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
         return 10 ** (math.floor(low) / 5), 10 ** (math.ceil(high) / 5)
     rough = (bounds[1] - bounds[0]) / 10
     power: float = 10.0 ** math.floor(math.log10(rough))
-    step = next(one * power for one in (1, 2, 5, 10) if one * power >= rough)
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     return math.floor(bounds[0] / step) * step, math.ceil(bounds[1] / step) * step
 
 
@@ -213,10 +213,10 @@ def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
 def _bounds(curves: Sequence[Curve], style: ChartStyle) -> tuple[float, float] | None:
     """Bounds of the y axis, from the ghosts where there are no other curves; never of zero height."""
     live = [curve for curve in curves if not curve.ghost] or list(curves)
-    found = [bounds for curve in live if (bounds := _smoothed(curve, style).bounds())]
-    if not found:
+    extents = [bounds for curve in live if (bounds := _smoothed(curve, style).bounds())]
+    if not extents:
         return None
-    low, high = min(a for a, _ in found), max(b for _, b in found)
+    low, high = min(a for a, _ in extents), max(b for _, b in extents)
     if high - low > abs(high) * FLAT:
         return low, high
     margin = abs(low) * 0.05 or 1.0

@@ -61,7 +61,7 @@ def is_utf8(data: str) -> bool:
 def list_datasets(chosen: str) -> list[DataSet]:
     """Embedded datasets, the working directory and its files, recent datasets; `chosen` is always included."""
     sets = [DataSet(name, name) for name in EMBEDDED] + _in_working_directory()
-    ids = {one.id for one in sets}
+    ids = {dataset.id for dataset in sets}
     for recent in read_recent():
         if recent not in ids:  # a missing one is found by its preview, since a stalled network disk would block here
             sets.append(DataSet(recent, _label(recent), recent=True))
@@ -103,15 +103,15 @@ def _label(data: str) -> str:
     return f"{path.parent.name}/{path.name}" if path.stem in ("train", "data") else path.name or data
 
 
-def line(one: DataSet, preview: Preview | None, taken: bool, width: int, ascii_only: bool) -> Content:
+def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int, ascii_only: bool) -> Content:
     """Mark, name, rows, format, and `!` for problems; a narrow pane omits the format."""
     mark = (">" if ascii_only else MARK) if taken else " "
-    figure, style = _rows_text(one, preview, ascii_only)
+    figure, style = _rows_text(dataset, preview, ascii_only)
     kind = preview.format if preview else ""
     kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""
     flag = "!" if preview and preview.problems else " "
     room = max(4, width - len(mark) - len(figure) - len(kind) - len(flag) - 2)
-    name = _fitted(visible(one.label), room, ascii_only)
+    name = _fitted(visible(dataset.label), room, ascii_only)
     worst = "$text-error" if preview and (preview.error or preview.unusable) else "$text-warning"
     return Content.assemble(
         (mark, "bold"),
@@ -123,9 +123,9 @@ def line(one: DataSet, preview: Preview | None, taken: bool, width: int, ascii_o
     )
 
 
-def _rows_text(one: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[str, str]:
+def _rows_text(dataset: DataSet, preview: Preview | None, ascii_only: bool) -> tuple[str, str]:
     """Number of training rows, or why it is unknown."""
-    if one.on_the_hub:
+    if dataset.on_the_hub:
         return "Hub", "dim"
     if preview is None:
         return "..." if ascii_only else "…", "dim"
@@ -137,18 +137,18 @@ def _rows_text(one: DataSet, preview: Preview | None, ascii_only: bool) -> tuple
     return (f"{rows:,}" if rows < 1_000_000 else count(rows)), ""
 
 
-def detail(one: DataSet, preview: Preview | None) -> str:
+def detail(dataset: DataSet, preview: Preview | None) -> str:
     """A set in one sentence, problems first, because the pane truncates it."""
-    if one.on_the_hub:
+    if dataset.on_the_hub:
         return ON_THE_HUB.note
     if preview is None:
         return "counting rows"
     if preview.error or preview.note:
         return preview.error or preview.note
     rows = " + ".join(f"{number:,} {split}" for split, number in preview.rows.items())
-    used = summarize_columns([ColumnUse(one["name"], 0, one["role"]) for one in preview.columns])
-    found = preview.problems or [f"{preview.format}, no problems found"]
-    return "; ".join([*found, f"{rows} rows", *([used] if used else [preview.why])])
+    used = summarize_columns([ColumnUse(column["name"], 0, column["role"]) for column in preview.columns])
+    problems = preview.problems or [f"{preview.format}, no problems found"]
+    return "; ".join([*problems, f"{rows} rows", *([used] if used else [preview.why])])
 
 
 def _fitted(text: str, cells: int, ascii_only: bool) -> str:
@@ -227,16 +227,16 @@ def resolve_typed_path(text: str, here: Path) -> tuple[Path, str]:
 
 def entries(view: FolderView, word: str, hidden: bool, typed: str) -> list[FolderEntry]:
     """Entries of a folder that match the typed word, best first; a Hub id is included where no local path matches."""
-    found = [*_found(view, word, hidden or word.startswith("."))]
+    paths = [*_found(view, word, hidden or word.startswith("."))]
     if on_the_hub(typed):
-        found.append(FolderEntry("hub", typed, typed, ON_THE_HUB.note))
+        paths.append(FolderEntry("hub", typed, typed, ON_THE_HUB.note))
     if word or view.error:
-        return found[:MAX_ENTRIES]
+        return paths[:MAX_ENTRIES]
     top = [] if view.path == view.path.parent else [FolderEntry("up", "../", str(view.path.parent))]
     if len(view.files) > 1:
         names = ", ".join(name for name, _ in view.files[:3]) + (" …" if len(view.files) > 3 else "")
         top.insert(0, FolderEntry("select", "./", str(view.path), f"this folder as one dataset: {names}"))
-    return [*top, *found][:MAX_ENTRIES]
+    return [*top, *paths][:MAX_ENTRIES]
 
 
 def _found(view: FolderView, word: str, hidden: bool) -> Iterator[FolderEntry]:

@@ -134,15 +134,15 @@ def sample_head(sample: InspectedRow, split: str, number: int, total: int) -> Co
     return Content.assemble(*parts)
 
 
-def facts(found: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Content:
+def facts(inspection: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Content:
     """The report view: whether a run would start, use of columns and rows, warnings, lengths, files."""
     split = split if split != "noticed" else "train"
     lines = [
-        *(_shown(line, width) for line in report_lines(found.report)),
+        *(_shown(line, width) for line in report_lines(inspection.report)),
         Content(""),
-        *_lengths(found, split, width, max_length, ascii_only),
+        *_lengths(inspection, split, width, max_length, ascii_only),
         Content(""),
-        *(_shown(line, width) for line in source_lines(found)),
+        *(_shown(line, width) for line in source_lines(inspection)),
     ]
     return Content("\n").join(lines)
 
@@ -157,11 +157,11 @@ def report_lines(report: dict[str, Any]) -> Iterator[ReportLine]:
     yield from warning_lines(known.warnings)
 
 
-def source_lines(found: Inspection) -> Iterator[ReportLine]:
+def source_lines(inspection: Inspection) -> Iterator[ReportLine]:
     """Chat template, special tokens, files, and how the rows were split."""
-    report = found.report
+    report = inspection.report
     yield ReportLine("template", report["template"])
-    specials = {name: text for name, text in found.special_tokens.items() if text}
+    specials = {name: text for name, text in inspection.special_tokens.items() if text}
     yield ReportLine("tokens", "  ".join(f"{name} {text}" for name, text in specials.items()))
     for name in ("train", "validation", "test"):
         files = ", ".join(report["files"].get(name, []))
@@ -176,16 +176,16 @@ def _shown(line: ReportLine, width: int) -> Content:
     return Content.assemble((f"{line.name:<{_LABEL}}", "$foreground-muted"), (text, COLORS[line.style]))
 
 
-def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Iterator[Content]:
+def _lengths(inspection: Inspection, split: str, width: int, max_length: int, ascii_only: bool) -> Iterator[Content]:
     """Histogram and percentiles of the row lengths."""
-    histogram = found.histograms.get(split)
+    histogram = inspection.histograms.get(split)
     if histogram is None:
         yield _shown(ReportLine("length", f"no {split} rows"), width)
         return
     yield Content.styled(f"tokens per row, {split}", "bold")
     for row in draw(histogram, max_length, max(10, width - 7), CHART_ROWS, ascii_only):
         yield Content.assemble(*((text, COLORS[style]) for text, style in row))
-    lengths = found.report["lengths"].get(split)
+    lengths = inspection.report["lengths"].get(split)
     if lengths:
         for key, name in (("tokens", "length"), ("answer", "in the loss")):
             figures = " ".join(f"{point} {value:,}" for point, value in lengths[key].items())
@@ -196,8 +196,8 @@ def _lengths(found: Inspection, split: str, width: int, max_length: int, ascii_o
         yield Content.styled(text, "$text-error")
 
 
-def template_text(found: Inspection) -> Content:
+def template_text(inspection: Inspection) -> Content:
     """The tokenizer's chat template with control characters visible."""
-    if found.chat_template is None:
-        return Content(visible(found.report["template"]))
-    return Content("\n").join(Content(visible(line)) for line in found.chat_template.split("\n"))
+    if inspection.chat_template is None:
+        return Content(visible(inspection.report["template"]))
+    return Content("\n").join(Content(visible(line)) for line in inspection.chat_template.split("\n"))

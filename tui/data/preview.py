@@ -62,7 +62,7 @@ class Preview(Struct, frozen=True):
     @property
     def problems(self) -> list[str]:
         """All problems, one sentence each."""
-        bad = [f"{amount(found['rows'], 'row')} left out: {found['where'][0]}" for found in self.kinds.values()]
+        bad = [f"{amount(kind['rows'], 'row')} left out: {kind['where'][0]}" for kind in self.kinds.values()]
         return [*([self.error] if self.error else []), *bad, *(notice.text for notice in self.warnings)]
 
 

@@ -64,17 +64,17 @@ def ladder_ending(name: str, ladder: Ladder) -> str:
 
 def ended_since(runs: Path, moment: float, keys: CommandKeys) -> list[str]:
     """What ended after this moment, in Unix seconds, latest first; runs of a ladder are part of its sentence."""
-    found: list[tuple[float, str]] = []
+    endings: list[tuple[float, str]] = []
     of_ladders: set[str] = set()
     for ladder, state in ladder_dir.states(runs):
         of_ladders |= {entry.run for entry in state.entries if entry.run}
         if state.status != "running" and state.updated > moment:
-            found.append((state.updated, ladder_ending(ladder.name, state)))
+            endings.append((state.updated, ladder_ending(ladder.name, state)))
     for run in run_dir.iterate(runs):
         ended = _modified(run.result_file)
         if ended is not None and ended > moment and run.name not in of_ladders:
-            found.append((ended, run_ending(run)))
-    sentences = [sentence for _, sentence in sorted(found, reverse=True)]
+            endings.append((ended, run_ending(run)))
+    sentences = [sentence for _, sentence in sorted(endings, reverse=True)]
     more = len(sentences) - MAX_SENTENCES
     return sentences[:MAX_SENTENCES] + ([f"and {more} more: press {keys.of('bench.runs')}"] if more > 0 else [])
 

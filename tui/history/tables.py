@@ -33,11 +33,13 @@ def show_results(title: str, results: Sequence[Result]) -> None:
 def benchmark_lines(result: Result) -> list[str]:
     """One line per benchmark: `benchmark arc_easy: acc 61.3% [59.3, 63.2] → 58.9% [57.0, 60.9], 2,376 items`."""
     return [
-        f"benchmark {visible(name)}: {visible(one.metric)} "
-        + " → ".join(plain_with_bounds(score, one.is_share) for score in (one.before, one.after) if score)
-        + f", {amount(max(score.rows for score in (one.before, one.after) if score), 'item')}"
-        for name, one in result.benchmarks.items()
-        if one.before or one.after
+        f"benchmark {visible(name)}: {visible(benchmark.metric)} "
+        + " → ".join(
+            plain_with_bounds(score, benchmark.is_share) for score in (benchmark.before, benchmark.after) if score
+        )
+        + f", {amount(max(score.rows for score in (benchmark.before, benchmark.after) if score), 'item')}"
+        for name, benchmark in result.benchmarks.items()
+        if benchmark.before or benchmark.after
     ]
 
 

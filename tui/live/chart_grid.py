@@ -36,10 +36,10 @@ def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height
         if step is None or sample.when == "before" or (sample.step or 0) <= step:
             by_prompt.setdefault(sample.prompt, []).append(sample)
     shown = list(by_prompt.items())[-3:]
-    each = max(3, height // max(1, len(shown)))
+    rows_each = max(3, height // max(1, len(shown)))
     lines: list[Content] = []
     for prompt, answers in shown:
-        lines += _of_prompt(prompt, answers, width, each)
+        lines += _of_prompt(prompt, answers, width, rows_each)
     return lines[:height]
 
 
@@ -48,8 +48,8 @@ def _of_prompt(prompt: str, answers: Sequence[Sample], width: int, height: int) 
     end = " ".join(TEMPLATE_END.sub("", prompt).split())
     lines = [Content.styled(_cut_start(visible(end, 4000), width), "$foreground-muted")]
     lines.append(_labeled("expected", answers[-1].target, width, "$text-success"))
-    for one in answers[-(height - 2) :]:
-        lines.append(_labeled(_when(one), one.output, width, ""))
+    for sample in answers[-(height - 2) :]:
+        lines.append(_labeled(_when(sample), sample.output, width, ""))
     return lines[:height]
 
 
@@ -132,7 +132,7 @@ class ChartGrid:
         """The runs in their colors, and the step of the cursor."""
         at = f"step {self.cursor:,}" if self.cursor is not None else "latest"
         parts = [Content.styled(at, "bold"), Content.styled(_name(self.state), COLORS["live"])]
-        parts += [Content.styled(_name(one), COLORS[f"earlier{n}"]) for n, one in enumerate(self.earlier)]
+        parts += [Content.styled(_name(run), COLORS[f"earlier{n}"]) for n, run in enumerate(self.earlier)]
         return Content("   ").join(parts).truncate(width, ellipsis=True)
 
     def rows(self, metric: Metric, width: int, height: int) -> list[Content]:
@@ -151,7 +151,7 @@ class ChartGrid:
     def _curves(self, metric: Metric) -> list[Curve]:
         scale = MIB if metric.name == "memory" else 1
         curves = [
-            Curve(_scaled(metric.series(one), scale), f"earlier{n}", ghost=False) for n, one in enumerate(self.earlier)
+            Curve(_scaled(metric.series(run), scale), f"earlier{n}", ghost=False) for n, run in enumerate(self.earlier)
         ]
         curves.append(Curve(_scaled(metric.series(self.state), scale), "live"))
         if metric.name == "loss":
@@ -163,7 +163,7 @@ class ChartGrid:
         """`loss 0.512  0.498`: the value of every run at the cursor, in its color."""
         name = f"{metric.name} (MiB)" if metric.name == "memory" else metric.name
         parts = [Content.styled(name, "bold")]
-        for state, color in ((self.state, "live"), *((one, f"earlier{n}") for n, one in enumerate(self.earlier))):
+        for state, color in ((self.state, "live"), *((run, f"earlier{n}") for n, run in enumerate(self.earlier))):
             series = metric.series(state)
             value = series.latest if self.cursor is None else _value_at(series, self.cursor)
             parts.append(Content.styled(metric.shown(value) if value is not None else "–", COLORS[color]))

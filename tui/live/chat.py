@@ -47,7 +47,7 @@ def written(sampling: Sampling) -> str:
 
 def parse_sampling(text: str, before: Sampling) -> Sampling:
     """Change the settings that the text names. Raises UserError for an unknown name or a value out of range."""
-    found: dict[str, float] = {}
+    sampling: dict[str, float] = {}
     for word in text.split():
         name, _, value = word.partition("=")
         if name not in LIMITS:
@@ -59,8 +59,8 @@ def parse_sampling(text: str, before: Sampling) -> Sampling:
             number = -1
         if not low <= number <= high:
             raise UserError(f"invalid value {value!r}", name, f"use {low:g} to {high:g}", "chat.sampling")
-        found[name] = number
-    return msgspec.structs.replace(before, **found)
+        sampling[name] = number
+    return msgspec.structs.replace(before, **sampling)
 
 
 @dataclass
@@ -87,11 +87,11 @@ class ColumnState:
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The answered turns as chat messages."""
-        found: list[dict[str, Any]] = []
+        messages: list[dict[str, Any]] = []
         for turn in self.turns:
             if turn.answer is not None:
-                found += [*turn.question, {"role": "assistant", "content": turn.answer.text}]
-        return found
+                messages += [*turn.question, {"role": "assistant", "content": turn.answer.text}]
+        return messages
 
 
 class ChatState:

@@ -41,13 +41,13 @@ def candidates(runs: Path, name: str) -> list[RunDir]:
 
 def read(runs: Path, name: str, after: str) -> EarlierRun | None:
     """The candidate that follows the one named `after`; the first for '', None after the last."""
-    found = candidates(runs, name)
-    names = [run.name for run in found]
+    earlier = candidates(runs, name)
+    names = [run.name for run in earlier]
     number = names.index(after) + 1 if after in names else 0
-    if number >= len(found):
+    if number >= len(earlier):
         return None
-    run = found[number]
-    return EarlierRun(run.name, EventLoader(run.events_file).first().loss, number + 1, len(found))
+    run = earlier[number]
+    return EarlierRun(run.name, EventLoader(run.events_file).first().loss, number + 1, len(earlier))
 
 
 def _has_steps(run: RunDir) -> bool:

@@ -32,9 +32,11 @@ def lines(event: events.Event, overhead: int = 0) -> list[str]:
 def _data(event: events.DataPrepared) -> list[str]:
     """Column roles, metric and overlaps of the data."""
     report = DataReport.of(event)
-    found = [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
-    found += [f"metric: {metric_text(event.metric, event.metric_reason)}"] if event.metric else []
-    return found + [f"overlap: {overlap_in_short(pair, one)}" for pair, one in report.overlap.items()]
+    texts = [f"format: {event.format}; columns: {summarize_columns(report.columns)}"] if report.columns else []
+    texts += [f"metric: {metric_text(event.metric, event.metric_reason)}"] if event.metric else []
+    return texts + [
+        f"overlap: {overlap_in_short(pair, split_overlap)}" for pair, split_overlap in report.overlap.items()
+    ]
 
 
 def _text(event: events.Event, overhead: int) -> str | None:

@@ -333,9 +333,9 @@ def time_estimates(ladder: Ladder) -> Iterator[str]:
         planned = [entry for entry in ladder.entries if entry.rung == name and entry.kind != "probe"]
         left = [entry for entry in planned if not entry.is_done]
         low, high = low + estimate.low * len(left), high + estimate.high * len(left)
-        each = f"{between(estimate.low, estimate.high)}{' each' if len(left) != 1 else ''}"
+        duration_text = f"{between(estimate.low, estimate.high)}{' each' if len(left) != 1 else ''}"
         steps = amount(estimate.steps_measured, "measured step")
-        yield f"{name}: {amount(len(left), 'run')}, {each} (from {steps}, {estimate.step_seconds:.2f} s/step)"
+        yield f"{name}: {amount(len(left), 'run')}, {duration_text} (from {steps}, {estimate.step_seconds:.2f} s/step)"
     at_once = f", {ladder.runs_at_once} runs at a time" if ladder.runs_at_once > 1 else ""
     total = between(low / ladder.runs_at_once, high / ladder.runs_at_once)
     yield f"total: about {total} (estimated from these steps and the longest answers{at_once})"

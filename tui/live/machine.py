@@ -104,8 +104,8 @@ class MachineSample:
             return [self.run_gpu] if self.run_gpu else []
         if names == ["all"]:
             return list(self.gpus) if self.run_gpu else []
-        found = (next((g for g in self.gpus if name == str(g.index) or _is_named(g, name)), None) for name in names)
-        return [gpu for gpu in found if gpu is not None]  # first: a MIG instance can have a GPU's index
+        matches = (next((g for g in self.gpus if name == str(g.index) or _is_named(g, name)), None) for name in names)
+        return [gpu for gpu in matches if gpu is not None]  # first: a MIG instance can have a GPU's index
 
 
 def _is_named(gpu: GpuSample, name: str) -> bool:
@@ -181,8 +181,8 @@ class MachineSampler:
         if gpu is None:
             return None
         uuid = gpu.uuid()
-        for position, one in enumerate(self.gpus):
-            if one.uuid() == uuid if uuid else one.index == gpu.index:
+        for position, listed in enumerate(self.gpus):
+            if listed.uuid() == uuid if uuid else listed.index == gpu.index:
                 return position
         gpu.index = len(self.gpus)
         self.gpus.append(gpu)
@@ -193,15 +193,15 @@ class MachineSampler:
         shared = gpu.has_unified_memory()
         running = gpu.processes()
         loads = gpu.process_loads() if running else {}
-        found = [self._process(pid, used, loads.get(pid)) for pid, used in running]
-        own = next((one for one in found if one.pid == worker.gpu_pid), None)
+        processes = [self._process(pid, used, loads.get(pid)) for pid, used in running]
+        own = next((process for process in processes if process.pid == worker.gpu_pid), None)
         return GpuSample(
             index=gpu.index,
             name=gpu.name() or ("unnamed GPU" if total is not None or shared else "GPU not responding"),
             total=system_total if shared else total,
             used=system_used if shared else used,
             mine=own.bytes if own else None,
-            others=tuple(one for one in found if one is not own),
+            others=tuple(process for process in processes if process is not own),
             own=own,
             power=gpu.power(),
             load=gpu.utilization(),

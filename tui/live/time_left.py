@@ -137,13 +137,14 @@ def ladder_left(ladder: Ladder, active: TimeLeft | None = None, active_seconds: 
 def _run_seconds(ladder: Ladder, entry: LadderEntry) -> tuple[float, float] | None:
     """Seconds of a run: the range over the finished runs of its rung, else the estimate of its timing probe."""
     like = [
-        one.seconds
-        for one in ladder.entries
-        if (one.rung, one.kind, one.status) == (entry.rung, entry.kind, "finished") and one.seconds is not None
+        finished.seconds
+        for finished in ladder.entries
+        if (finished.rung, finished.kind, finished.status) == (entry.rung, entry.kind, "finished")
+        and finished.seconds is not None
     ]
     if like:
         return min(like), max(like)
-    return next(((one.low, one.high) for one in ladder.estimates if one.rung == entry.rung), None)
+    return next(((known.low, known.high) for known in ladder.estimates if known.rung == entry.rung), None)
 
 
 def _between(low: float, high: float) -> str:

@@ -14,10 +14,10 @@ from tui.preview.method_estimate import MethodEstimate
 def needed_disk(estimates: Iterable[MethodEstimate]) -> int | None:
     """Bytes for checkpoints and models of all runs by the formula; None where one has no estimate."""
     total = 0
-    for one in estimates:
-        if one.estimate is None or one.config is None:
+    for predicted in estimates:
+        if predicted.estimate is None or predicted.config is None:
             return None
-        total += disk_bytes(one.estimate, one.config)
+        total += disk_bytes(predicted.estimate, predicted.config)
     return total
 
 

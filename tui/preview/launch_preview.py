@@ -85,39 +85,41 @@ def weight_problems(configs: Sequence[Config], report: DataCheck) -> Iterator[La
 
 
 def adapter_problems(
-    found: Sequence[MethodEstimate], titles: Sequence[str], report: DataCheck
+    predictions: Sequence[MethodEstimate], titles: Sequence[str], report: DataCheck
 ) -> Iterator[LaunchProblem]:
     """Settings of adapters that are known to cost quality; learning rates are compared where full is among them."""
     lengths = (report.answer or {}).get("lengths", {}).get("train", {})
     rungs = {
-        title: TrainedRung.of(one.config, one.estimate.trainable if one.estimate else None, lengths.get("answer_total"))
-        for title, one in zip(titles, found, strict=True)
-        if one.config
+        title: TrainedRung.of(
+            predicted.config, predicted.estimate.trainable if predicted.estimate else None, lengths.get("answer_total")
+        )
+        for title, predicted in zip(titles, predictions, strict=True)
+        if predicted.config
     }
     yield from (LaunchProblem(notice.text, code=notice.code) for notice in lora_notices(rungs))
 
 
 def memory_problems(
-    found: Sequence[MethodEstimate], files: ModelFiles, context: LaunchContext
+    predictions: Sequence[MethodEstimate], files: ModelFiles, context: LaunchContext
 ) -> Iterator[LaunchProblem]:
     """Methods that fit tightly or not at all, by the formula."""
-    for one in found:
-        if one.estimate is None or context.budget is None or one.fit not in ("tight", "does not fit"):
+    for predicted in predictions:
+        if predicted.estimate is None or context.budget is None or predicted.fit not in ("tight", "does not fit"):
             continue
-        title = method_title(one.method)
-        what = f"{title} {'is a tight fit' if one.fit == 'tight' else 'does not fit'} (estimated): "
+        title = method_title(predicted.method)
+        what = f"{title} {'is a tight fit' if predicted.fit == 'tight' else 'does not fit'} (estimated): "
         used = f", {size(context.budget.used)} of it in use by others" if context.budget.used else ""
-        what += f"{size(one.peak)} of {size(context.budget.total)}{used}"
-        code = "memory.tight" if one.fit == "tight" else "memory.does_not_fit"
-        yield LaunchProblem(what, _remedies(one, files, context.budget), code=code)
+        what += f"{size(predicted.peak)} of {size(context.budget.total)}{used}"
+        code = "memory.tight" if predicted.fit == "tight" else "memory.does_not_fit"
+        yield LaunchProblem(what, _remedies(predicted, files, context.budget), code=code)
 
 
-def _remedies(one: MethodEstimate, files: ModelFiles, budget: MemoryBudget) -> str:
+def _remedies(predicted: MethodEstimate, files: ModelFiles, budget: MemoryBudget) -> str:
     """Settings that make it fit by the formula, and methods that need less memory."""
-    smaller = smaller_methods(one.method)
-    if one.fit == "tight" or one.estimate is None or one.config is None or files.table is None:
+    smaller = smaller_methods(predicted.method)
+    if predicted.fit == "tight" or predicted.estimate is None or predicted.config is None or files.table is None:
         return f"if it runs out of memory, reduce train.micro_batch or train.max_length, or use {smaller}"
-    ways = changes(resolved_query(one.config, files.table, one.estimate.rows, budget))
+    ways = changes(resolved_query(predicted.config, files.table, predicted.estimate.rows, budget))
     words = [
         " and ".join(f"{key} = {str(value).lower()}" for key, value in way.settings.items()) + f" ({size(way.peak)})"
         for way in ways
@@ -125,16 +127,16 @@ def _remedies(one: MethodEstimate, files: ModelFiles, budget: MemoryBudget) -> s
     return ", or ".join([*words, smaller])
 
 
-def disk_problems(found: Sequence[MethodEstimate], runs: Path) -> Iterator[LaunchProblem]:
+def disk_problems(predictions: Sequence[MethodEstimate], runs: Path) -> Iterator[LaunchProblem]:
     """A runs directory that is not writable, or too little disk space."""
     existing = nearest_existing(runs)
     if not os.access(existing, os.W_OK):
         yield LaunchProblem(f"cannot write to {existing}", "start ftbench with --runs DIR", True, "runs.not_writable")
     for notice in home_warnings(runs):
         yield LaunchProblem(notice.text, code=notice.code)
-    if error := small_disk_error(needed_disk(found), free_disk(runs), runs):
+    if error := small_disk_error(needed_disk(predictions), free_disk(runs), runs):
         yield LaunchProblem(f"{error.problem}: {error.location}", error.hint, True, error.code)
-    elif low := low_disk_notice(needed_disk(found), free_disk(runs), runs):
+    elif low := low_disk_notice(needed_disk(predictions), free_disk(runs), runs):
         yield LaunchProblem(low.text, code=low.code)
 
 
@@ -176,26 +178,26 @@ class LaunchPreview:
 def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, report: DataCheck) -> LaunchPreview:
     """Preview of one run of the chosen configuration."""
     config, files = chosen.config, find_model(chosen.config.model)
-    found = method_estimate(config, files, context.budget, report.longest)
+    predicted = method_estimate(config, files, context.budget, report.longest)
     facts = [
-        *_what(config, files, found),
+        *_what(config, files, predicted),
         *_weights(report),
         *_data(config.data.id, report),
-        Fact("steps", _steps(config, found.estimate, report)),
+        Fact("steps", _steps(config, predicted.estimate, report)),
         *_packing(report),
-        Fact("optimizer", _optimizer(config, found.estimate)),
+        Fact("optimizer", _optimizer(config, predicted.estimate)),
         Fact("eval", _evaluation(config, report)),
-        *_memory(found, context.budget, report.longest),
-        *_disk([found], context.runs),
+        *_memory(predicted, context.budget, report.longest),
+        *_disk([predicted], context.runs),
     ]
     problems = [
         *model_problems(config, files),
         *data_problems(config, report),
         *weight_problems([config], report),
-        *memory_problems([found], files, context),
-        *adapter_problems([found], [method_title(config.method)], report),
+        *memory_problems([predicted], files, context),
+        *adapter_problems([predicted], [method_title(config.method)], report),
     ]
-    problems += [*disk_problems([found], context.runs), *foreign_problems(context)]
+    problems += [*disk_problems([predicted], context.runs), *foreign_problems(context)]
     problems += [LaunchProblem(notice.text, code=notice.code) for notice in chosen.notices]
     title, method = config.title or name, method_title(config.method)
     title = title if title.startswith(method) else f"{title} · {method}"
@@ -206,7 +208,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     """Preview of a ladder, which runs its rungs one after another."""
     first = plan.rungs[0].config
     files = find_model(first.model)
-    found = [method_estimate(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
+    predictions = [method_estimate(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
     facts = [
         *_what(first, files, None),
         *_data(first.data.id, report),
@@ -217,15 +219,19 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
         Fact("eval", _evaluation(first, report)),
     ]
     facts += _weights(report, [rung.name for rung in plan.rungs])
-    for rung, one in zip(plan.rungs, found, strict=True):
-        facts += _memory(one, context.budget, report.longest, rung.name, parts=False)
-    facts += _disk(found, context.runs)
-    problems = [*model_problems(first, files), *data_problems(first, report), *memory_problems(found, files, context)]
+    for rung, predicted in zip(plan.rungs, predictions, strict=True):
+        facts += _memory(predicted, context.budget, report.longest, rung.name, parts=False)
+    facts += _disk(predictions, context.runs)
+    problems = [
+        *model_problems(first, files),
+        *data_problems(first, report),
+        *memory_problems(predictions, files, context),
+    ]
     titles = [method_title(rung.name) if rung.name == rung.method else rung.name for rung in plan.rungs]
     problems += [
         *weight_problems([rung.config for rung in plan.rungs], report),
-        *adapter_problems(found, titles, report),
-        *disk_problems(found, context.runs),
+        *adapter_problems(predictions, titles, report),
+        *disk_problems(predictions, context.runs),
         *foreign_problems(context),
     ]
     problems += [LaunchProblem(notice.text, code=notice.code) for notice in plan.notices]
@@ -237,7 +243,7 @@ def _rate(rung: Rung) -> str:
     return f"{rung.name} {rate(rung.config.train.learning_rate)} ({rung.rate_origin})"
 
 
-def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> Iterator[Fact]:
+def _what(config: Config, files: ModelFiles, predicted: MethodEstimate | None) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
         where = "shipped with ftbench"
     else:
@@ -245,11 +251,11 @@ def _what(config: Config, files: ModelFiles, found: MethodEstimate | None) -> It
     yield Fact("model", config.model.id if where == config.model.id else f"{config.model.id}  {where}")
     if config.model.from_run:
         yield Fact("start", f"the {_started_with(config)} of {continued_run_name(config)}")
-    if found and found.estimate:
-        total, trainable = found.estimate.parameters, found.estimate.trainable
+    if predicted and predicted.estimate:
+        total, trainable = predicted.estimate.parameters, predicted.estimate.trainable
         share = f"{count(trainable)} trainable parameters ({share_percent(trainable / total)} of {count(total)})"
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
-    elif found:
+    elif predicted:
         yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
 
 
@@ -257,7 +263,7 @@ def _weights(report: DataCheck, rungs: Sequence[str] = ()) -> Iterator[Fact]:
     """Use of the weights, of several rungs in a line each; nothing if only loading the model can tell."""
     if report.awaits_details:
         yield Fact("weights", "counting …")
-    accounts = [one.account for one in report.weights][: len(rungs) or None]  # the check may be of more rungs
+    accounts = [weights.account for weights in report.weights][: len(rungs) or None]  # the check may be of more rungs
     for number, account in enumerate(accounts):
         if account and rungs:
             yield Fact("" if any(accounts[:number]) else "weights", f"{rungs[number]}: {summarize_model(account)}")
@@ -282,9 +288,9 @@ def _data(name: str, report: DataCheck) -> Iterator[Fact]:
     yield Fact("columns", summarize_columns(known.columns))
     if known.data_usage:
         yield Fact("rows", summarize_rows(known.data_usage))
-    for pair, found in known.overlap.items():
-        if pair == "test/train" or found.prompt or found.near:
-            yield Fact("overlap", overlap_in_short(pair, found))
+    for pair, split_overlap in known.overlap.items():
+        if pair == "test/train" or split_overlap.prompt or split_overlap.near:
+            yield Fact("overlap", overlap_in_short(pair, split_overlap))
 
 
 def _progress(report: DataCheck) -> str:
@@ -341,18 +347,22 @@ def _evaluation(config: Config, report: DataCheck) -> str:
 
 
 def _memory(
-    found: MethodEstimate, budget: MemoryBudget | None, longest: int | None, name: str = "memory", parts: bool = True
+    predicted: MethodEstimate,
+    budget: MemoryBudget | None,
+    longest: int | None,
+    name: str = "memory",
+    parts: bool = True,
 ) -> Iterator[Fact]:
-    estimate = found.estimate
+    estimate = predicted.estimate
     if estimate is None or budget is None:
-        yield Fact(name, found.why, "$foreground-muted")
+        yield Fact(name, predicted.why, "$foreground-muted")
         return
     rows = f"rows of {estimate.rows.length} tokens" + ("" if longest else ", the preset's max_length")
-    head = f"{size(found.peak)} of {size(budget.total)} ({budget.name})"
-    yield Fact(name, f"{head}: {found.fit}", STYLES[found.fit])
+    head = f"{size(predicted.peak)} of {size(budget.total)} ({budget.name})"
+    yield Fact(name, f"{head}: {predicted.fit}", STYLES[predicted.fit])
     if not parts:
         return
-    yield Fact("", f"{error_label([found])}; {rows}", "$foreground-muted")
+    yield Fact("", f"{error_label([predicted])}; {rows}", "$foreground-muted")
     training = estimate.device == "cuda" or estimate.training.total >= estimate.evaluation.total  # as in `peak`
     peak = estimate.training if training else estimate.evaluation
     moment = "peak in training: " if training else "peak in evaluation: "
@@ -361,8 +371,8 @@ def _memory(
     yield Fact("", moment + " · ".join(inside) + overhead, "$foreground-muted")
 
 
-def _disk(found: Sequence[MethodEstimate], runs: Path) -> Iterator[Fact]:
-    need, free = needed_disk(found), free_disk(runs)
+def _disk(predictions: Sequence[MethodEstimate], runs: Path) -> Iterator[Fact]:
+    need, free = needed_disk(predictions), free_disk(runs)
     about = f"about {size(need)}" if need is not None else "unknown"
     yield Fact("disk", f"{about} for checkpoints and model (estimated); {size(free)} free in {runs}")
 

@@ -283,12 +283,12 @@ class LadderLaunch:
         return self.plan.command
 
     def options(self) -> list[LaunchOption]:
-        found = []
+        settings = []
         for key, title in TITLES.items():
             text, default = getattr(self.given, key), getattr(DEFAULTS, key)
             shown = text or ("" if default == "none" else default)
-            found.append(LaunchOption(title, shown, getattr(ACCEPTS, key), default, bool(text)))
-        return [*setting_options(self.selection, self.config, ON_LADDER), *found]
+            settings.append(LaunchOption(title, shown, getattr(ACCEPTS, key), default, bool(text)))
+        return [*setting_options(self.selection, self.config, ON_LADDER), *settings]
 
     def with_option(self, name: str, text: str) -> LadderLaunch:
         if name in ON_LADDER:

@@ -153,13 +153,13 @@ def predicted_peak(
         config = run_dir.read_frozen(run).config if run else chosen.config
     except UserError:
         return None
-    found = method_estimate(config, find_model(config.model), budget, longest(config))
-    if found.peak is None or found.estimate is None:
+    predicted = method_estimate(config, find_model(config.model), budget, longest(config))
+    if predicted.peak is None or predicted.estimate is None:
         return None
-    estimate = found.estimate
+    estimate = predicted.estimate
     parts = max((estimate.training, estimate.evaluation), key=lambda peak: peak.total).parts
-    rest = found.peak - sum(parts.values())
-    return ExpectedPeak(found.peak, parts={**parts, "process": rest} if rest > 0 else parts)
+    rest = predicted.peak - sum(parts.values())
+    return ExpectedPeak(predicted.peak, parts={**parts, "process": rest} if rest > 0 else parts)
 
 
 def with_slots(listed: Sequence[PresetEntry], budget: MemoryBudget) -> list[PresetEntry]:
@@ -169,13 +169,15 @@ def with_slots(listed: Sequence[PresetEntry], budget: MemoryBudget) -> list[Pres
     formula: on a GPU those of the largest families first, on a CPU of the smallest.
     """
     own = {entry.name: entry.slot for entry in listed if entry.slot and entry.path.parent == user_folder()}
-    demo = {one.name: one.slot for one in listed if one.slot and _is_demo(one) and one.slot not in own.values()}
+    demo = {
+        entry.name: entry.slot for entry in listed if entry.slot and _is_demo(entry) and entry.slot not in own.values()
+    }
     slots = {**own, **demo}
     free = [slot for slot in range(1, 10) if slot not in slots.values()]
     rest = tuple(entry.name for entry in listed if entry.name not in slots and entry.preset and not _is_demo(entry))
     slots |= dict(zip(_largest_that_fit(rest, budget.device, budget.total, budget.bf16), free, strict=False))
-    found = [replace(entry, slot=slots.get(entry.name)) for entry in listed]
-    return sorted(found, key=lambda entry: entry.slot or 99)
+    slotted = [replace(entry, slot=slots.get(entry.name)) for entry in listed]
+    return sorted(slotted, key=lambda entry: entry.slot or 99)
 
 
 def _is_demo(entry: PresetEntry) -> bool:
@@ -194,30 +196,34 @@ def _largest_that_fit(names: tuple[str, ...], device: Device, total: int, bf16: 
             config = Selection(name).effective().config
         except UserError:
             continue
-        one = method_estimate(config, find_model(config.model), budget)
-        if one.estimate is not None and one.fit in ("fits", "tight"):
-            families.setdefault(without_method(name), []).append((name, one.estimate.parameters))
+        predicted = method_estimate(config, find_model(config.model), budget)
+        if predicted.estimate is not None and predicted.fit in ("fits", "tight"):
+            families.setdefault(without_method(name), []).append((name, predicted.estimate.parameters))
     order = list(method_names())
     smallest_first = device == "cpu"  # where they would take days
     ranked = sorted(
-        families.values(), key=lambda one: max(parameters for _, parameters in one), reverse=not smallest_first
+        families.values(),
+        key=lambda family_models: max(parameters for _, parameters in family_models),
+        reverse=not smallest_first,
     )
     return [
         name
         for family in ranked
-        for name, _ in sorted(family, key=lambda one: next((n for n, m in enumerate(order) if one[0].endswith(m)), 9))
+        for name, _ in sorted(
+            family, key=lambda model: next((n for n, m in enumerate(order) if model[0].endswith(m)), 9)
+        )
     ]
 
 
-def error_label(found: Sequence[MethodEstimate]) -> str:
+def error_label(predictions: Sequence[MethodEstimate]) -> str:
     """Name and measured error of the estimate: `formula, ±13%`."""
-    estimate = next((one.estimate for one in found if one.estimate), None)
+    estimate = next((predicted.estimate for predicted in predictions if predicted.estimate), None)
     return f"formula, ±{error_of('formula', estimate.device).worst:.0%}" if estimate else "formula"
 
 
-def list_label(found: Sequence[MethodEstimate]) -> str:
+def list_label(predictions: Sequence[MethodEstimate]) -> str:
     """What the estimates in the list of methods assume: `±13%, 512-token rows`."""
-    estimate = next((one.estimate for one in found if one.estimate), None)
+    estimate = next((predicted.estimate for predicted in predictions if predicted.estimate), None)
     if estimate is None:
         return "formula"
     return f"±{error_of('formula', estimate.device).worst:.0%}, {estimate.rows.length}-token rows"

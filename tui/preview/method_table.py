@@ -34,38 +34,48 @@ from tui.selection import MARK, NOT_COMPARED, Selection
 LABEL, COLUMN = 16, 15
 
 
-def methods_text(selection: Selection, found: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Content:
+def methods_text(selection: Selection, predictions: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Content:
     """The table as one text, 60 columns wide."""
-    lines = [*_memory(found, budget), Content(""), *_settings(selection, found), Content(""), *_why(found)]
+    lines = [
+        *_memory(predictions, budget),
+        Content(""),
+        *_settings(selection, predictions),
+        Content(""),
+        *_why(predictions),
+    ]
     return Content("\n").join(lines)
 
 
-def _memory(found: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Iterator[Content]:
-    yield _row("", [method_title(one.method) for one in found], "bold")
-    estimates = [one.estimate for one in found]
-    yield _row("trainable", [count(one.trainable) if one else "–" for one in estimates])
-    yield _row("parameters", [count(one.parameters) if one else "–" for one in estimates], "$foreground-muted")
+def _memory(predictions: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Iterator[Content]:
+    yield _row("", [method_title(predicted.method) for predicted in predictions], "bold")
+    estimates = [predicted.estimate for predicted in predictions]
+    yield _row("trainable", [count(estimate.trainable) if estimate else "–" for estimate in estimates])
+    yield _row(
+        "parameters", [count(estimate.parameters) if estimate else "–" for estimate in estimates], "$foreground-muted"
+    )
     for part in PARTS:
-        if any(one and part in one.training.parts for one in estimates):
-            sizes = [one.training.parts.get(part) if one else None for one in estimates]
-            yield _row(part, [size(found) if found else "–" for found in sizes])
-    yield _row("training", [size(one.training.total) if one else "–" for one in estimates])
-    yield _row("evaluation", [size(one.evaluation.total) if one else "–" for one in estimates])
+        if any(estimate and part in estimate.training.parts for estimate in estimates):
+            sizes = [estimate.training.parts.get(part) if estimate else None for estimate in estimates]
+            yield _row(part, [size(bytes_) if bytes_ else "–" for bytes_ in sizes])
+    yield _row("training", [size(estimate.training.total) if estimate else "–" for estimate in estimates])
+    yield _row("evaluation", [size(estimate.evaluation.total) if estimate else "–" for estimate in estimates])
     if budget is not None and budget.process_overhead:
-        overhead = [size(budget.process_overhead) if one else "–" for one in estimates]
+        overhead = [size(budget.process_overhead) if estimate else "–" for estimate in estimates]
         yield _row("Python, torch", overhead, "$foreground-muted")
-    yield _row("process peak", [size(one.peak) for one in found], "bold")
-    fits = [Content.styled(f"{one.fit:<{COLUMN}}", STYLES[one.fit]) for one in found]
+    yield _row("process peak", [size(predicted.peak) for predicted in predictions], "bold")
+    fits = [Content.styled(f"{predicted.fit:<{COLUMN}}", STYLES[predicted.fit]) for predicted in predictions]
     yield Content.assemble((f"{'fit':<{LABEL}}", "$foreground-muted"), *fits)
-    yield _row("micro-batch", [f"{one.micro_batch}" if one else "–" for one in estimates], "$foreground-muted")
-    length = next((one.rows.length for one in estimates if one), None)
+    yield _row(
+        "micro-batch", [f"{estimate.micro_batch}" if estimate else "–" for estimate in estimates], "$foreground-muted"
+    )
+    length = next((estimate.rows.length for estimate in estimates if estimate), None)
     if budget is not None and length is not None:
         taken = f", about {size(budget.used)} of it in use by others" if budget.used else ""
-        by = f"Estimated by {error_label(found)}, rows of {length} tokens."
+        by = f"Estimated by {error_label(predictions)}, rows of {length} tokens."
         text = f"Budget: {size(budget.total)} ({budget.name}){taken}. {by}"
         yield Content.styled(visible(text), "$foreground-muted")
     yield from _explained(budget)
-    for why in dict.fromkeys(one.why for one in found if one.why):
+    for why in dict.fromkeys(predicted.why for predicted in predictions if predicted.why):
         yield Content.styled(visible(why), "$text-warning")
 
 
@@ -87,26 +97,31 @@ def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
         yield Content.assemble((f"{name}: ", "$foreground-muted"), text)
 
 
-def _settings(selection: Selection, found: Sequence[MethodEstimate]) -> Iterator[Content]:
+def _settings(selection: Selection, predictions: Sequence[MethodEstimate]) -> Iterator[Content]:
     """Settings in which the methods differ, because each has its own defaults."""
     flats = []
-    for one in found:
+    for predicted in predictions:
         try:
-            flats.append(flatten(selection.with_method(one.method).effective().config))
+            flats.append(flatten(selection.with_method(predicted.method).effective().config))
         except UserError as error:
             yield Content.styled(visible(error.line), "$text-error")
             return
     yield Content.styled("settings", "bold")
     for key in flats[0]:
-        values = [flat[key] if one.method in readers(key) else "–" for one, flat in zip(found, flats, strict=True)]
+        values = [
+            flat[key] if predicted.method in readers(key) else "–"
+            for predicted, flat in zip(predictions, flats, strict=True)
+        ]
         if key not in (*NOT_COMPARED, "method") and any(value != values[0] for value in values):
             name = key.rpartition(".")[2] if len(key) >= LABEL else key
             yield _row(name, [setting(value) for value in values])
 
 
-def _why(found: Sequence[MethodEstimate]) -> Iterator[Content]:
-    for one in found:
-        yield Content.assemble((f"{method_title(one.method)}  ", "bold"), method_spec(one.method).description)
+def _why(predictions: Sequence[MethodEstimate]) -> Iterator[Content]:
+    for predicted in predictions:
+        yield Content.assemble(
+            (f"{method_title(predicted.method)}  ", "bold"), method_spec(predicted.method).description
+        )
 
 
 def _row(name: str, values: Sequence[str], style: str = "") -> Content:
@@ -157,13 +172,15 @@ def training_steps(config: Config, rows: int | None) -> int | None:
 
 def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, speed: Throughput | None) -> PredictedCost:
     """The predicted cost of a run of this configuration on the rows of a data check."""
-    found = method_estimate(config, find_model(config.model), budget, report.longest)
+    predicted = method_estimate(config, find_model(config.model), budget, report.longest)
     steps = training_steps(config, report.rows.get("train"))
     per_row = report.tokens_per_row(config.train.max_length)
     tokens = steps * config.train.batch * per_row if steps and per_row else None
     seconds = tokens / speed.middle if tokens and speed else None
     counting = steps is None and report.running
-    return PredictedCost(found.peak, found.fit, steps, seconds, counting, speed.runs if speed and seconds else 0)
+    return PredictedCost(
+        predicted.peak, predicted.fit, steps, seconds, counting, speed.runs if speed and seconds else 0
+    )
 
 
 def effects_text(now: PredictedCost, before: PredictedCost | None = None) -> Content:
@@ -212,7 +229,7 @@ class LaunchTimes:
     def read(self, trainings: Sequence[Training], context: LaunchContext) -> bool:
         """Read results and the log of the run that uses the device: call it in a thread. Whether something is new."""
         before = (dict(self._paces), self._wait)
-        wanted = {(one.config.model.id, one.config.method) for one in trainings} - set(self._paces)
+        wanted = {(training.config.model.id, training.config.method) for training in trainings} - set(self._paces)
         if wanted and context.budget is not None:
             try:
                 results = list(history.results(self._runs))
@@ -220,8 +237,12 @@ class LaunchTimes:
                 return False  # the list of runs reports it; the time stays unknown
             for model, method in wanted:
                 speed = history.throughput(results, model, method, context.budget)
-                like = [one for _, one in results if (one.model, one.method, one.status) == (model, method, "finished")]
-                others = [one.active_seconds - one.step_seconds for one in like] or [0.0]
+                like = [
+                    result
+                    for _, result in results
+                    if (result.model, result.method, result.status) == (model, method, "finished")
+                ]
+                others = [result.active_seconds - result.step_seconds for result in like] or [0.0]
                 pace = Pace(speed.middle, statistics.median(others), speed.runs) if speed else None
                 self._paces[model, method] = pace
         self._wait = _wait(context)
@@ -230,17 +251,17 @@ class LaunchTimes:
     def text(self, trainings: Sequence[Training], report: DataCheck) -> str:
         """`about 24:10 (3 earlier runs), after a wait of at least 4:05`; which rungs are unknown."""
         total, unknown, runs = 0.0, [], 0
-        for one in trainings:
-            pace = self._paces.get((one.config.model.id, one.config.method))
-            steps = training_steps(one.config, report.rows.get("train"))
-            per_row = report.tokens_per_row(one.config.train.max_length)
+        for training in trainings:
+            pace = self._paces.get((training.config.model.id, training.config.method))
+            steps = training_steps(training.config, report.rows.get("train"))
+            per_row = report.tokens_per_row(training.config.train.max_length)
             if pace is None:
-                unknown.append(one.name)
+                unknown.append(training.name)
             elif not steps or not per_row:
                 return "counting rows …" if report.running else f"unknown: the rows were not counted{self._wait}"
             else:
-                tokens = steps * one.config.train.batch * per_row
-                total += one.count * (tokens / pace.tokens_per_second + pace.other_seconds)
+                tokens = steps * training.config.train.batch * per_row
+                total += training.count * (tokens / pace.tokens_per_second + pace.other_seconds)
                 runs = max(runs, pace.runs)
         if not total:
             return f"unknown: no run of this model and method has finished here{self._wait}"
@@ -257,7 +278,7 @@ def _wait(context: LaunchContext) -> str:
         left = [EventLoader(RunDir(turn.run).events_file).first().left() for turn in running]
     except OSError:
         return ""
-    known = [one.seconds for one in left if one and not one.phase]
+    known = [estimate.seconds for estimate in left if estimate and not estimate.phase]
     return f"; before that a wait of at least {duration(min(known))}" if known else ""
 
 
@@ -288,7 +309,7 @@ def table_row(row: ModelRow, selected: bool) -> TableRow:
     """One line: the selected model is marked, memory has the color of its fit."""
     model = row.model
     name = f"{MARK if selected else ' '}{model.label}"
-    memory = [(size(one.peak) if one.peak else "–", STYLES[one.fit]) for one in row.estimates]
+    memory = [(size(predicted.peak) if predicted.peak else "–", STYLES[predicted.fit]) for predicted in row.estimates]
     where = NETWORK if model.requires_network else model.origin
     date = moment(model.modified, "%Y-%m-%d") if model.modified else ""
     return TableRow(
@@ -318,6 +339,6 @@ def detail_lines(row: ModelRow, keys: CommandKeys) -> list[str]:
         if model.gated:
             page = f"huggingface.co/{model.files.fetch}"
             lines[1] = f"{NETWORK}, gated: accept the license at {page} and set HF_TOKEN, then press {key}"
-    if problem := model.files.wrong or next((one.why for one in row.estimates if one.why), ""):
+    if problem := model.files.wrong or next((predicted.why for predicted in row.estimates if predicted.why), ""):
         lines.append(problem)
     return lines

@@ -101,7 +101,7 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
 
 def weight_rows(plans: Sequence[MethodPlan]) -> Iterator[tuple[str, list[str]]]:
     """(part of the model and its parameters, one cell per method: how the method uses it), first the whole model."""
-    accounts = [one.account for one in plans]
+    accounts = [method_plan.account for method_plan in plans]
     known = next((account for account in accounts if account), None)
     if known is None:
         return
@@ -308,17 +308,17 @@ class PlanView:
         """Changes that make one method fit, smallest first."""
         if method_plan.fit != "does not fit":
             return
-        found = method_plan.changes
+        changes = method_plan.changes
         when = "" if peak(method_plan) is method_plan.best.training else " in evaluation"
         lacks = f"{method_title(method_plan.method)} exceeds the budget by {size(shortfall(method_plan, budget))}{when}"
         yield Text()
-        if not found:
+        if not changes:
             yield self.text(f"{lacks}; no known change makes it fit.", "bold")
         else:
-            several = "one of these, smallest change first" if len(found) > 1 else "all of these"
-            how = f"use {several}" if len(found) > 1 or len(found[0].settings) > 1 else "use"
+            several = "one of these, smallest change first" if len(changes) > 1 else "all of these"
+            how = f"use {several}" if len(changes) > 1 or len(changes[0].settings) > 1 else "use"
             yield self.text(f"{lacks}. To make it fit, {how}:", "bold")
-        for change in found:
+        for change in changes:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.fit:<7}", style=STYLES[change.fit])
             for setting, costs in change_words(change, method_plan):

@@ -145,15 +145,15 @@ class BenchScreen(BenchActions):
             from tui.history.run_list import resumable
 
             try:
-                found = resumable(self.runs)
+                runs = resumable(self.runs)
             except (UserError, OSError):  # the screen of the runs reports it
                 return
-            self.app.call_from_thread(self._take_resumable, found)
+            self.app.call_from_thread(self._take_resumable, runs)
 
         self.run_worker(read, thread=True, group="resumable")
 
-    def _take_resumable(self, found: list[ResumableRun]) -> None:
-        self.resumable = found
+    def _take_resumable(self, runs: list[ResumableRun]) -> None:
+        self.resumable = runs
         self.redraw()
 
     def _add_pane(self, pane: Widget) -> None:

@@ -153,24 +153,26 @@ class ChartsScreen(BaseScreen[None]):
         if len(self.earlier) >= MAX_EARLIER:
             self.tell(f"at most {MAX_EARLIER} earlier runs; {app_keys(self).of('charts.remove')} removes them")
             return
-        shown = {state.name, *(one.name for one in self.earlier)}
+        shown = {state.name, *(run.name for run in self.earlier)}
 
         def fetch() -> None:
             try:
-                run = next((one for one in candidates(self.runs, state.name) if one.name not in shown), None)
-                found = EventLoader(run.events_file, run.name).first() if run else None
+                run = next(
+                    (candidate for candidate in candidates(self.runs, state.name) if candidate.name not in shown), None
+                )
+                loaded = EventLoader(run.events_file, run.name).first() if run else None
             except (UserError, OSError) as error:
                 self.app.call_from_thread(self.tell, str(error), severity="error")
                 return
-            self.app.call_from_thread(self._add, found)
+            self.app.call_from_thread(self._add, loaded)
 
         self.run_worker(fetch, thread=True, exclusive=True, group="earlier")
 
-    def _add(self, found: RunState | None) -> None:
-        if found is None:
+    def _add(self, earlier: RunState | None) -> None:
+        if earlier is None:
             self.tell("no other earlier run with a loss curve", severity="warning")
             return
-        self.earlier.append(found)
+        self.earlier.append(earlier)
         self.redraw()
 
     def action_remove(self) -> None:

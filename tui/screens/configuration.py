@@ -263,7 +263,7 @@ class ConfigurationScreen(BaseScreen[Selection]):
     def action_save(self) -> None:
         """Save the selection with its changes as a preset."""
         question = f"Save the selection ({self.selection.name}, {self.effective.config.method}) as preset:"
-        taken = {one.name for one in list_presets()}
+        taken = {entry.name for entry in list_presets()}
         free = next(name for number in range(2, 10_000) if (name := f"{self.selection.name}-{number}") not in taken)
 
         def answered(name: str | None) -> None:

@@ -33,7 +33,7 @@ class DataChecking:
         """
         arguments = check_arguments(configs[0])
         names = ("method", "train", "adapter", "quantization")
-        settings = [{name: msgspec.to_builtins(getattr(one, name)) for name in names} for one in configs]
+        settings = [{name: msgspec.to_builtins(getattr(config, name)) for name in names} for config in configs]
         key, details_key = self._checks.key(arguments), self._checks.key({**arguments, "runs": settings})
         same = key == self._key and self.request is not None and self.report.running
         self._key, self._details_key, self._configs = key, details_key, list(configs)

@@ -87,7 +87,7 @@ class ExportScreen(Dialog[None]):
         choices.clear_options()
         if self.chosen is None:
             self._tell("Which run?")
-            choices.add_options(Option(Content(visible(one.title)), str(n)) for n, one in enumerate(self.runs))
+            choices.add_options(Option(Content(visible(run.title)), str(n)) for n, run in enumerate(self.runs))
         else:
             self._tell(f"{self.chosen.title}: what to write")
             choices.add_options(self._artifacts(self.chosen))

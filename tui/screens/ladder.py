@@ -258,9 +258,9 @@ class LadderScreen(BaseScreen[None]):
         state = folder.state() if folder else None
         runs = [entry for entry in state.entries if entry.kind == "run" and entry.run] if state else []
         offered = [
-            one
+            target
             for entry in runs
-            if folder and (one := exportable(f"{entry.rung}, seed {entry.seed}", RunDir(folder.runs / entry.run)))
+            if folder and (target := exportable(f"{entry.rung}, seed {entry.seed}", RunDir(folder.runs / entry.run)))
         ]
         if offered:
             self.app.push_screen(ExportScreen(offered))

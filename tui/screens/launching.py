@@ -254,7 +254,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
 
     def action_open(self) -> None:
         """Start, or edit the marked row."""
-        option = next((one for one in self.launch.options() if one.name == self.row), None)
+        option = next((offered for offered in self.launch.options() if offered.name == self.row), None)
         if option is None:
             self._close("start")
             return

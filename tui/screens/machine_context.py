@@ -50,9 +50,9 @@ class MachineContext:
         """
         gpus = self.sample.gpus if self.sample else ()
         names = [gpu.uuid if (gpu.uuid or "").startswith("MIG-") else str(gpu.index) for gpu in gpus]
-        found = [name for name in names if name]
+        devices = [name for name in names if name]
         halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
-        return ["auto", *found, *(["all"] if len(found) > 1 else []), "cpu", *halves]
+        return ["auto", *devices, *(["all"] if len(devices) > 1 else []), "cpu", *halves]
 
     def expected_peak(self, selection_pane: SelectionPane) -> ExpectedPeak | None:
         """Peak memory of the watched run while it is running, else of the selection.

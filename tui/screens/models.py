@@ -88,9 +88,9 @@ class ModelsScreen(BaseScreen[Selection | None]):
 
     def _read(self) -> None:
         listed = list_models(working_directory(), read_recent(MODELS))
-        if self.selected not in {one.id for one in listed}:
+        if self.selected not in {model.id for model in listed}:
             listed.append(describe_model(self.selected))
-        rows = {one.id: model_row(self.selection, one, self.budget) for one in listed}
+        rows = {model.id: model_row(self.selection, model, self.budget) for model in listed}
         self.app.call_from_thread(self._take_rows, rows)
 
     def _take_rows(self, rows: dict[str, ModelRow]) -> None:
@@ -127,14 +127,14 @@ class ModelsScreen(BaseScreen[Selection | None]):
         """Close with this model, unless the selection cannot have it."""
         selection = self.selection.with_model(name)
         try:
-            found = selection.effective().config.model.id
+            model_id = selection.effective().config.model.id
         except UserError as error:
             self.tell(error.line, severity="error")
             return
         if name not in CATALOG:
             with contextlib.suppress(OSError):  # it is selected; only the list of recent models does not have it
-                remember(found, MODELS)
-        self.dismiss(selection.with_model(found))
+                remember(model_id, MODELS)
+        self.dismiss(selection.with_model(model_id))
 
     def action_type_id(self) -> None:
         """Type a Hub id or a path."""
@@ -161,8 +161,8 @@ class ModelsScreen(BaseScreen[Selection | None]):
         if not name:
             return
         try:
-            found = self.selection.with_model(name).effective().config.model.id
-            lines = detail_lines(model_row(self.selection, describe_model(found), self.budget), app_keys(self))
+            model_id = self.selection.with_model(name).effective().config.model.id
+            lines = detail_lines(model_row(self.selection, describe_model(model_id), self.budget), app_keys(self))
         except UserError as error:
             lines = [error.line]
         self.query_one("#detail", Static).update(Content("\n").join(Content(visible(line)) for line in lines))

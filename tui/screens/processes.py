@@ -184,10 +184,14 @@ class DevicesScreen(Dialog[str]):
                 device, ((f"{mark}{device}", ""), ("", ""), ("", ""), (what, "$foreground-muted"), ("", ""))
             )
         names = {gpu.uuid, str(gpu.index)}
-        ours = [one for one in self.entries if queue_of(one.device) in names and not one.place]
-        known = {one.pid for one in ours}
-        others = [f"{one.user} {one.name} {size(one.bytes)}" for one in gpu.processes if one.pid not in known]
-        runs = ", ".join(short_name(one.run) for one in ours)
+        ours = [entry for entry in self.entries if queue_of(entry.device) in names and not entry.place]
+        known = {entry.pid for entry in ours}
+        others = [
+            f"{process.user} {process.name} {size(process.bytes)}"
+            for process in gpu.processes
+            if process.pid not in known
+        ]
+        runs = ", ".join(short_name(entry.run) for entry in ours)
         free = "" if ours or others else "free"
         load = "–" if gpu.load is None else f"{gpu.load}%"
         return TableRow(

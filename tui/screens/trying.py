@@ -138,7 +138,9 @@ class TryScreen(BaseScreen[None]):
         self._stale = False
         state, columns = self.state, self.query_one(AnswerColumns)
         columns.show(state, self.size.width)
-        models = " and ".join(dict.fromkeys(Path(one.column.model).name for one in state.columns.values()))
+        models = " and ".join(
+            dict.fromkeys(Path(column_state.column.model).name for column_state in state.columns.values())
+        )
         sampling = chat.sampling_text(state.sampling)
         title = f"try · {models} · {sampling}{columns.position}" if state.ready else "try"
         self.query_one("#title", Static).update(Content(visible(title)))
@@ -166,7 +168,10 @@ class TryScreen(BaseScreen[None]):
         """The system prompt in effect, of the first column that has one."""
         if self.state.system is not None:
             return self.state.system
-        return next((one.column.system for one in self.state.columns.values() if one.column.system), "")
+        return next(
+            (column_state.column.system for column_state in self.state.columns.values() if column_state.column.system),
+            "",
+        )
 
     @on(Input.Submitted, "#prompt")
     def _submitted(self, event: Input.Submitted) -> None:

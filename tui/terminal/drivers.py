@@ -28,7 +28,7 @@ class ControlCharacterFilter(LineFilter):
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [one if one.control else escaped_segment(one) for one in segments]
+        return [segment if segment.control else escaped_segment(segment) for segment in segments]
 
 
 def escaped_segment(segment: Segment) -> Segment:
@@ -92,7 +92,7 @@ class AsciiFilter(LineFilter):
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        return [one if one.control else Segment(plain(one.text), one.style) for one in segments]
+        return [segment if segment.control else Segment(plain(segment.text), segment.style) for segment in segments]
 
 
 FRAME = re.compile(r"\x1b\[([0-9;]*)m|\x1b\[(\d+);(\d+)H|(\n)|([^\x1b\x00-\x1f\x7f-\x9f]+)")

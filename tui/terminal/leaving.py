@@ -37,8 +37,8 @@ def editor() -> tuple[list[str], str]:
                     f"{error}: {words}", f"${variable}", "quote it as in a shell", "editor.invalid"
                 ) from error
     for name in FALLBACKS:
-        if found := shutil.which(name):
-            return [found], f"neither $VISUAL nor $EDITOR is set: {name}"
+        if path := shutil.which(name):
+            return [path], f"neither $VISUAL nor $EDITOR is set: {name}"
     hint = f"set $EDITOR or install one of {', '.join(FALLBACKS)}"
     raise UserError("no editor found", "$EDITOR", hint, "editor.not_found")
 

@@ -107,9 +107,11 @@ class DataList(OptionList, inherit_bindings=False):
 
         cursor = cursor or (self.current.id if self.current else self.selected_id)
         missing = self._missing - {self.selected_id}
-        self.sets = [one for one in list_datasets(self.selected_id) if not (one.recent and one.id in missing)]
-        self.set_options(Option(self._line(one), id=one.id) for one in self.sets)
-        ids = [one.id for one in self.sets]
+        self.sets = [
+            dataset for dataset in list_datasets(self.selected_id) if not (dataset.recent and dataset.id in missing)
+        ]
+        self.set_options(Option(self._line(dataset), id=dataset.id) for dataset in self.sets)
+        ids = [dataset.id for dataset in self.sets]
         self.highlighted = ids.index(cursor) if cursor in ids else ids.index(self.selected_id)
         if self._count_timer:
             self._count_timer.stop()
@@ -141,11 +143,11 @@ class DataList(OptionList, inherit_bindings=False):
             self._preview_thread = PreviewThread(self.post_message)
             self._preview_thread.start()
         settings = _read_settings(self.section)
-        for one in self.sets:
-            if not is_utf8(one.id):
-                self.on_preview_ready(PreviewReady(one.id, Preview(error=NOT_TEXT)))
+        for dataset in self.sets:
+            if not is_utf8(dataset.id):
+                self.on_preview_ready(PreviewReady(dataset.id, Preview(error=NOT_TEXT)))
         listed = [*self.sets, *(DataSet(data, data) for data in self._missing)]
-        countable = [one.id for one in listed if is_utf8(one.id) and not one.on_the_hub]
+        countable = [dataset.id for dataset in listed if is_utf8(dataset.id) and not dataset.on_the_hub]
         self._preview_thread.want([(data, {**settings, "id": data}) for data in countable])
 
     def on_preview_ready(self, message: PreviewReady) -> None:
@@ -161,9 +163,9 @@ class DataList(OptionList, inherit_bindings=False):
         self.relist()
 
     def _redraw(self, data: str | None = None) -> None:
-        for number, one in enumerate(self.sets):
-            if data in (None, one.id):
-                self.replace_option_prompt_at_index(number, self._line(one))
+        for number, dataset in enumerate(self.sets):
+            if data in (None, dataset.id):
+                self.replace_option_prompt_at_index(number, self._line(dataset))
         self._describe()
 
     def on_resize(self) -> None:
@@ -173,12 +175,12 @@ class DataList(OptionList, inherit_bindings=False):
     def on_focus(self) -> None:
         self.relist()  # files may have been added or removed
 
-    def _line(self, one: DataSet) -> Content:
+    def _line(self, dataset: DataSet) -> Content:
         from tui.data.datasets import line
 
-        preview, selected = self.previews.get(one.id), one.id == self.selected_id
+        preview, selected = self.previews.get(dataset.id), dataset.id == self.selected_id
         width = self.scrollable_content_region.width or 24
-        return line(one, preview, selected, width, app_settings(self).ascii)
+        return line(dataset, preview, selected, width, app_settings(self).ascii)
 
     @on(OptionList.OptionHighlighted)
     def _highlighted(self, event: OptionList.OptionHighlighted) -> None:

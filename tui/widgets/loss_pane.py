@@ -42,7 +42,7 @@ class LossPane(Rows, can_focus=True):
 
     def show_state(self, state: BenchState) -> None:
         self.runs, self.state = state.runs, state.run
-        self.resumable = [one.text for one in state.resumable]
+        self.resumable = [run.text for run in state.resumable]
         self.redraw()
 
     def redraw(self) -> None:

@@ -216,8 +216,8 @@ class MemoryView:
     def ours(self) -> GpuSample | None:
         """The GPU of the watched run, else that of the next run."""
         gpus = self.sample.gpus
-        found = next((gpu for gpu in gpus if gpu.mine is not None), None)
-        return found or next((gpu for gpu in gpus if gpu.index == self.next_gpu), gpus[0] if gpus else None)
+        gpu_of_run = next((gpu for gpu in gpus if gpu.mine is not None), None)
+        return gpu_of_run or next((gpu for gpu in gpus if gpu.index == self.next_gpu), gpus[0] if gpus else None)
 
     @property
     def title(self) -> str:
@@ -294,7 +294,7 @@ class MemoryView:
 
     def _holders(self, gpu: GpuSample) -> list[str]:
         """`mike qlora-51b3 39.4` for each process on a GPU, the watched run first."""
-        return [f"{_who(one, self.names)} {_gib(one.bytes)}" for one in gpu.processes]
+        return [f"{_who(process, self.names)} {_gib(process.bytes)}" for process in gpu.processes]
 
     def _bar_line(self, use: Use, width: int) -> Content:
         figures = f" {_gib(use.used)}/{_whole(use.total)} GiB"
@@ -303,7 +303,7 @@ class MemoryView:
     def _legend(self, use: Use, width: int) -> Content:
         """`█ this run 39.4   ▓ ann vllm 10.2   ░ free 30.4      ┃ peak will be 54.1 (fits)`."""
         glyphs, gpu = self.glyphs, self.ours
-        known = [one for one in gpu.others if one.bytes] if gpu else []
+        known = [process for process in gpu.others if process.bytes] if gpu else []
         single = len(known) == 1 and use.others - (known[0].bytes or 0) < GIB
         name = _who(known[0], self.names) if single else f"others ({len(known)})" if known else "others"
         own = "–" if use.mine is None else f"{'' if use.reported else '≥ '}{_gib(use.mine)}"
@@ -378,15 +378,15 @@ class MemoryView:
         processes = list(gpu.processes)[: max(0, rows - 1 - len(wrapped))] if gpu else []
         if processes:
             yield Content.styled(f"{'PID':>7}   {'USER':<8} {'WHAT':<15} {'GiB':>5} {'SM%':>3} TIME", FREE)
-        for one in processes:
-            mine = gpu is not None and one is gpu.own
-            what = (self.names or {}).get(one.pid) or one.name
-            load = "–" if one.load is None else str(one.load)
-            time = duration(one.seconds) if one.seconds is not None else "–"
+        for process in processes:
+            mine = gpu is not None and process is gpu.own
+            what = (self.names or {}).get(process.pid) or process.name
+            load = "–" if process.load is None else str(process.load)
+            time = duration(process.seconds) if process.seconds is not None else "–"
             yield Content.assemble(
-                f"{one.pid:>7} ",
+                f"{process.pid:>7} ",
                 (f"{self.glyphs.ours if mine else ' '} ", MINE),
-                f"{visible(one.user, 8):<8} {visible(what, 15):<15} {_gib(one.bytes):>5} {load:>3} {time}",
+                f"{visible(process.user, 8):<8} {visible(what, 15):<15} {_gib(process.bytes):>5} {load:>3} {time}",
             )
         for text in wrapped:
             yield Content.styled(text, FREE)

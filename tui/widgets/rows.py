@@ -28,7 +28,7 @@ def is_covered(screen: Screen[Any]) -> bool:
     """
     stack = screen.app.screen_stack
     above = stack[stack.index(screen) + 1 :] if screen in stack else []
-    return any(not isinstance(one, ModalScreen) for one in above)
+    return any(not isinstance(covering, ModalScreen) for covering in above)
 
 
 class Rows(Widget):
@@ -118,7 +118,11 @@ class KeyLine(Rows):
     def _fitting(self) -> list[tuple[Binding, str]]:
         """The bindings that fit, each with the name of its key."""
         active = in_order(
-            [one.binding for one in self.screen.active_bindings.values() if one.binding.show and one.enabled]
+            [
+                bound_key.binding
+                for bound_key in self.screen.active_bindings.values()
+                if bound_key.binding.show and bound_key.enabled
+            ]
         )
         useful = getattr(self.screen, "is_useful", None)
         active = [binding for binding in active if useful is None or useful(binding)]

@@ -62,9 +62,9 @@ class PresetList(OptionList):
 
     def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
         """Replace the list and highlight the selected preset."""
-        names = [one.name for one in listed]
+        names = [entry.name for entry in listed]
         keys = app_keys(self)
-        prompts = [preset_text(one, keys.of_preset(one.slot), one.name == selected) for one in listed]
+        prompts = [preset_text(entry, keys.of_preset(entry.slot), entry.name == selected) for entry in listed]
         shown = [(option.id, str(option.prompt)) for option in self.options]
         if shown != [(name, prompt.plain) for name, prompt in zip(names, prompts, strict=True)]:
             self.set_options(Option(prompt, id=name) for name, prompt in zip(names, prompts, strict=True))
@@ -72,13 +72,13 @@ class PresetList(OptionList):
             self.highlighted = names.index(selected)
 
 
-def preset_text(one: PresetEntry, key: str, selected: bool = False) -> Content:
+def preset_text(entry: PresetEntry, key: str, selected: bool = False) -> Content:
     """`▸2 LoRA · demo`, or that the preset is invalid. key: the key that selects it, '' if it has none."""
     mark = MARK if selected else " "
-    if one.preset is None:
-        return Content.styled(visible(f"{mark}! {one.name}: invalid"), "$text-error")
-    values = one.preset.values
-    text = visible(f"{mark}{key or ' '} {values.get('title') or one.name}")
+    if entry.preset is None:
+        return Content.styled(visible(f"{mark}! {entry.name}: invalid"), "$text-error")
+    values = entry.preset.values
+    text = visible(f"{mark}{key or ' '} {values.get('title') or entry.name}")
     return Content.styled(text, "bold" if selected else "")
 
 
@@ -113,33 +113,37 @@ class MethodList(OptionList):
         if not self.estimates:
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
-        texts = [method_text(one, one.method == self.selected, width, detailed) for one in self.estimates]
+        texts = [
+            method_text(predicted, predicted.method == self.selected, width, detailed) for predicted in self.estimates
+        ]
         shown = [(text.plain, text.spans) for text in texts]
         if shown == self._shown:
             return  # the budget changes every second, the text seldom
         self._shown = shown
-        self.set_options(Option(text, id=one.method) for text, one in zip(texts, self.estimates, strict=True))
+        self.set_options(
+            Option(text, id=predicted.method) for text, predicted in zip(texts, self.estimates, strict=True)
+        )
         self.highlighted = list(method_names()).index(self.selected)
 
 
-def method_text(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> Content:
+def method_text(predicted: MethodEstimate, selected: bool, width: int, detailed: bool) -> Content:
     """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
-    return Content("\n").join(_lines(one, selected, width, detailed))
+    return Content("\n").join(_lines(predicted, selected, width, detailed))
 
 
-def _lines(one: MethodEstimate, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
+def _lines(predicted: MethodEstimate, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
     from tui.preview.method_estimate import STYLES
 
-    name = f"{MARK if selected else ' '}{method_title(one.method):<5}"
-    if one.estimate is None:
-        yield Content.assemble((f"{name} ", "bold"), (visible(one.why or "unknown"), "$foreground-muted"))
+    name = f"{MARK if selected else ' '}{method_title(predicted.method):<5}"
+    if predicted.estimate is None:
+        yield Content.assemble((f"{name} ", "bold"), (visible(predicted.why or "unknown"), "$foreground-muted"))
     else:
-        fit = "no fit" if one.fit == "does not fit" and width < NARROW else one.fit
-        yield Content.assemble((name, "bold"), f"{size(one.peak):>9} ", (fit, STYLES[one.fit]))
+        fit = "no fit" if predicted.fit == "does not fit" and width < NARROW else predicted.fit
+        yield Content.assemble((name, "bold"), f"{size(predicted.peak):>9} ", (fit, STYLES[predicted.fit]))
     if detailed:
-        trained = f"{count(one.estimate.trainable)}: " if one.estimate else ""
-        yield Content.styled(f"  {trained}{method_spec(one.method).trains_summary}", "$foreground-muted")
-        yield Content.styled(f"  {method_spec(one.method).use_summary}", "$foreground-muted")
+        trained = f"{count(predicted.estimate.trainable)}: " if predicted.estimate else ""
+        yield Content.styled(f"  {trained}{method_spec(predicted.method).trains_summary}", "$foreground-muted")
+        yield Content.styled(f"  {method_spec(predicted.method).use_summary}", "$foreground-muted")
 
 
 @dataclass
@@ -177,7 +181,9 @@ class NextRun(Rows):
             self.show([_strip(pane, width)])
             return
         ascii_only = app_settings(self).ascii
-        self.show([_what(pane, width), *(_method_bar(one, pane, width, ascii_only) for one in pane.estimates)])
+        self.show(
+            [_what(pane, width), *(_method_bar(predicted, pane, width, ascii_only) for predicted in pane.estimates)]
+        )
 
 
 def _strip(pane: SelectionPane, width: int) -> Content:
@@ -190,10 +196,10 @@ def _strip(pane: SelectionPane, width: int) -> Content:
         parts.append(Content.styled(f"[{method_title(name)}]" if selected else method_title(name), _chosen(selected)))
     left = Content(" ").join(parts)
     left = Content.assemble(left, visible(f" · {_last(config.model.id)} · {_last(config.data.id)}"))
-    if (one := pane.estimate) and one.peak:
+    if (predicted := pane.estimate) and predicted.peak:
         from tui.preview.method_estimate import STYLES
 
-        left = Content.assemble(left, f" · {size(one.peak)} ", (one.fit, STYLES[one.fit]))
+        left = Content.assemble(left, f" · {size(predicted.peak)} ", (predicted.fit, STYLES[predicted.fit]))
     right = pane.preset_title
     gap = width - left.cell_length - cell_len(right)
     return Content.assemble(left, " " * gap, (right, "$foreground-muted")) if gap > 1 else left
@@ -211,21 +217,21 @@ def _what(pane: SelectionPane, width: int) -> Content:
     return Content(visible(text)).truncate(width, ellipsis=True)
 
 
-def _method_bar(one: MethodEstimate, pane: SelectionPane, width: int, ascii_only: bool) -> Content:
+def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int, ascii_only: bool) -> Content:
     """`▸LoRA  ████████░░░░┃░░░ 43.5 GiB fits`: the predicted peak on top of what others use."""
     from tui.preview.method_estimate import STYLES
     from tui.widgets.memory_pane import FREE, Use, bar
 
-    selected = pane.effective is not None and one.method == pane.effective.config.method
-    name = f"{MARK if selected else ' '}{method_title(one.method):<6}"
-    if one.peak is None or pane.budget is None:
-        return Content.assemble((name, _chosen(selected)), (visible(one.why or "unknown"), FREE))
+    selected = pane.effective is not None and predicted.method == pane.effective.config.method
+    name = f"{MARK if selected else ' '}{method_title(predicted.method):<6}"
+    if predicted.peak is None or pane.budget is None:
+        return Content.assemble((name, _chosen(selected)), (visible(predicted.why or "unknown"), FREE))
     used, total = pane.budget.used, pane.budget.total
     room = max(10, min(60, width - 50))
-    drawn = bar(Use(total, used + one.peak, one.peak), room, ascii_only)
-    why = f": others hold {size(used)}" if one.fit == "does not fit" and one.peak <= total else ""
-    text = f" {size(one.peak):>9} of {size(total - used)} free  "
-    return Content.assemble((name, _chosen(selected)), drawn, text, (one.fit + why, STYLES[one.fit]))
+    drawn = bar(Use(total, used + predicted.peak, predicted.peak), room, ascii_only)
+    why = f": others hold {size(used)}" if predicted.fit == "does not fit" and predicted.peak <= total else ""
+    text = f" {size(predicted.peak):>9} of {size(total - used)} free  "
+    return Content.assemble((name, _chosen(selected)), drawn, text, (predicted.fit + why, STYLES[predicted.fit]))
 
 
 def _chosen(selected: bool) -> str:
@@ -262,14 +268,14 @@ class SelectionPane(Horizontal):
     def estimate(self) -> MethodEstimate | None:
         """Of the selected method."""
         method = self.effective.config.method if self.effective else ""
-        return next((one for one in self.estimates if one.method == method), None)
+        return next((predicted for predicted in self.estimates if predicted.method == method), None)
 
     @property
     def preset_title(self) -> str:
         """`preset 9 LoRA · Qwen3-8B, 80 GB`, the key only where it has one."""
         config = self.effective.config if self.effective else None
-        listed = (one for one in self.listed if one.name == self.selection.name)
-        slot = next((one.slot for one in listed if one.slot), None)
+        listed = (entry for entry in self.listed if entry.name == self.selection.name)
+        slot = next((entry.slot for entry in listed if entry.slot), None)
         key = f"{app_keys(self).of_preset(slot)} " if slot else ""
         return f"preset {key}{(config.title if config else '') or self.selection.name}"
 

@@ -64,14 +64,14 @@ def user(tmp_path: Path) -> Iterator[UserFolders]:
         kill(RunDir(path))
 
 
-def launch(terminal: Terminal) -> None:
+def launch(terminal: Terminal, steps: int = 150) -> None:
     terminal.wait("ready:")
     terminal.press("9")
     terminal.wait("A short one")
     terminal.press("enter")
     terminal.wait("─ launch ─")
     terminal.press("enter")
-    terminal.wait("/150", 120)
+    terminal.wait(f"/{steps:,}", 120)
 
 
 def test_a_lost_connection_then_stop_resume_and_leave(user: UserFolders) -> None:

@@ -27,7 +27,7 @@ def settled(terminal: Terminal) -> str:
 
 def test_after_keys_and_resizes_the_screen_equals_a_full_redraw(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(120, 36))
-    for late in ("q detach", "no problems found", "fits"):  # read by another process and by a thread
+    for late in ("detach: the run continues", "no problems found", "fits"):  # read by another process and by a thread
         terminal.wait(late)
     for keys, size in (
         ("3", None),
@@ -45,13 +45,13 @@ def test_after_keys_and_resizes_the_screen_equals_a_full_redraw(tmp_path: Path) 
         terminal.screen.reset()
         terminal.press("\x0c")
         terminal.wait(lambda before=before: constant_text(terminal) == before, 20)
-    terminal.press("escape", "q")
+    terminal.press("escape", "escape", "q")  # help, runs, the bench
     assert terminal.leave() == 0
 
 
 def test_opening_and_closing_a_screen_sends_less_than_twice_its_cells(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(80, 24))
-    terminal.wait("q detach")
+    terminal.wait("ready:")
     terminal.read(1.5)
     sent = len(terminal.bytes)
     terminal.press("r")
@@ -66,15 +66,15 @@ def test_opening_and_closing_a_screen_sends_less_than_twice_its_cells(tmp_path: 
 
 def test_a_dialog_sends_no_more_than_its_box(tmp_path: Path) -> None:
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(160, 45))
-    terminal.wait("q detach")
+    terminal.wait("ready:")
     terminal.press("P")
     terminal.wait("demo-qlora")
     terminal.read(1)
     sent = len(terminal.bytes)
-    terminal.press("d")
+    terminal.press("a")
     terminal.wait("Duplicate demo")
     terminal.press("escape")
     terminal.wait(lambda: "Duplicate demo" not in terminal.text)
     assert len(terminal.bytes) - sent < 6000  # dimming and restoring the complete screen sends 40,000
-    terminal.press("q")
+    terminal.press("q", "q")  # presets, the bench
     assert terminal.leave() == 0

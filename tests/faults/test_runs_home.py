@@ -59,14 +59,14 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[User]:
 
 def test_a_run_is_found_training_after_a_login_in_another_directory(user: User) -> None:
     first = user.log_in(user.project)
-    launch(first)
+    launch(first, STEPS)
     first.hang_up()
     (run,) = user.runs()
     assert run.is_active() and run.started_in() == str(user.project)
     assert list(user.project.iterdir()) == []
 
     second = user.log_in(user.elsewhere)
-    second.wait(f"/{STEPS}", 400)
+    second.wait(f"/{STEPS:,}", 400)
     second.wait("· ~/project")  # where it was started
     second.press("q")
     assert second.leave() == 0

@@ -120,7 +120,11 @@ def test_a_long_launch_screen_shows_how_to_scroll(tmp_path: Path, here: Path) ->
         app.bench.selection_pane.select(Selection("demo-lora", data=str(mine)))
         app.bench.action_start()
         await wait_for(pilot, lambda: isinstance(app.screen, LaunchScreen) and app.screen.report.answer)
-        assert "ignored: topic, link, author, place" in text(app) and "5 warnings" in text(app)
+        screen = app.screen
+        assert isinstance(screen, LaunchScreen)
+        warnings = sum(not problem.blocking for problem in screen.preview.problems)  # disks of machines differ
+        assert "ignored: topic, link, author, place" in text(app)
+        assert warnings >= 4 and f"{warnings} warnings" in text(app) and text(app).count(" ! ") == warnings
         await wait_for(pilot, lambda: "scroll" in str(app.screen.query_one("#keys", Static).visual))
         assert app.screen.query_one("#keys").region.bottom <= 24
 

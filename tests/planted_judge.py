@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -218,3 +220,40 @@ def _scored(output: str) -> dict[str, Any]:
 def true_win_rate(a: float, b: float) -> float:
     """Probability that an answer of mean quality a is better than one of mean quality b, both with spread 1."""
     return NormalDist().cdf((a - b) / math.sqrt(2))
+
+
+def plant_model(folder: Path, answer: str, positions: int = 8192) -> Path:
+    """Write a model that gives the same answer to every prompt: each of its tokens has one successor.
+
+    Its tokenizer and chat template are the embedded model's. No token can be in the answer twice.
+    """
+    import torch  # seconds: only tests of judges on this machine need it
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from engine.assets import tiny_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder())
+    start = tokenizer("assistant\n", add_special_tokens=False).input_ids[-1:]
+    chain = [*start, *tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    assert len(set(chain)) == len(chain), chain
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=positions,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    layer, words = model.model.layers[0], model.model.embed_tokens.weight.data
+    words.normal_()
+    for weight in (layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight, model.lm_head.weight):
+        weight.data.zero_()
+    for before, after in pairwise(chain):
+        model.lm_head.weight.data[after] = words[before]
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

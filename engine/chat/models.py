@@ -173,13 +173,19 @@ class PromptEncoder:
         """The conversation as a row whose `prompt` ends with the generation prompt. Raises UserError if the chat
         template refuses it.
         """
-        answer = {"role": "assistant", "content": ANSWER}
-        messages = [*conversation.messages, answer] if conversation.messages else None
-        example = Example(messages, conversation.prompt, ANSWER, "conversation", conversation.tools)
-        (row,) = self.rows([example])
+        (row,) = self.prompts([conversation])
         if isinstance(row, Problem):
             raise UserError(row.what, row.where, "change the conversation", "chat.template_refused")
         return row
+
+    def prompts(self, conversations: Sequence[Conversation]) -> list[Row | Problem]:
+        """Several conversations as rows."""
+        answer = {"role": "assistant", "content": ANSWER}
+        examples = [
+            Example([*one.messages, answer] if one.messages else None, one.prompt, ANSWER, "conversation", one.tools)
+            for one in conversations
+        ]
+        return self.rows(examples)
 
     def ids(self, conversation: Conversation) -> list[int]:
         """The prompt's token ids. Raises UserError for an empty prompt and where the chat template refuses it."""

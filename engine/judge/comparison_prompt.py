@@ -54,8 +54,12 @@ def comparison_prompt(rubric: str, item: AskedItem, first: str, second: str) -> 
 def read_verdict(text: str) -> Verdict | None:
     """The verdict on the last line of a judge's answer that has one; None if it is not in the requested form.
 
-    Different verdicts on several lines are none: such an answer can be a quote of what it was told to say.
+    Different verdicts on several lines are none: such an answer can be a quote of what it was told to say. Reasoning
+    before the answer is not read, and an answer that ends within its reasoning has no verdict.
     """
+    text = text.rpartition("</think>")[2]
+    if "<think>" in text:
+        return None
     found: dict[str, None] = {}
     for line in text.strip().splitlines():
         if match := VERDICT_LINE.fullmatch(line.strip()):

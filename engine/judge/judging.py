@@ -6,7 +6,7 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,10 +19,12 @@ import numpy as np
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, write_atomically
+from engine.config.schema import Model
 from engine.judge.comparison_prompt import Verdict, comparison_prompt, default_rubric, prompt_template, read_verdict
+from engine.judge.local_judge import LocalJudge
 from engine.judge.ratings_summary import PeoplesChoice, decided_by_people, side
 from engine.judge.win_rates import VALUES, PairedDecisions, PairScores, agreement, length_correlation, win_rates
-from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint
+from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, is_endpoint, parse_endpoint
 from engine.runs.ladder.preferences import JudgeCheck, JudgePlan, Judgment, Preferred
 from engine.runs.preference.answers import (
     PAIR_SEPARATOR,
@@ -76,13 +78,27 @@ class Question:
 
 
 class Judge(Protocol):
-    """Whoever answers the prompts; several threads call it."""
+    """Whoever answers the prompts."""
+
+    retries: int
+    """Attempts that failed and were repeated."""
+
+    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
+        """Find out whether it answers, before the first prompt; `waiting` is told what that waits for.
+
+        Raises UserError, RunFailed and StopRequested.
+        """
 
     def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
-        """Raises EndpointRefusal for this prompt only; UserError and RunFailed end the judgment."""
+        """Called by several threads. Raises EndpointRefusal for this prompt only; UserError and RunFailed end the
+        judgment.
+        """
+
+    def stop(self) -> None:
+        """End the waiting of all threads."""
 
     def close(self) -> None:
-        """End the waiting of all threads."""
+        """Free what it uses, when no thread uses it."""
 
 
 class ServedJudge:
@@ -94,7 +110,7 @@ class ServedJudge:
         self._mutex = threading.Lock()
         self.retries = 0
 
-    def check(self) -> None:
+    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
         self._client.check()
 
     def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
@@ -121,6 +137,7 @@ class Comparisons:
     pairs: list[tuple[str, str]]
     rubric: str
     judge: str
+    """What verdicts depend on besides the prompt."""
     _keys: dict[tuple[int, str, str], str] = field(default_factory=dict)
 
     def all(self) -> Iterator[AnswerPair]:
@@ -168,7 +185,7 @@ def orders(pair: AnswerPair) -> list[Order]:
 
 
 def plan_comparisons(plan: JudgePlan, answers: RungAnswers) -> Comparisons:
-    return Comparisons(answers, answers.chosen(plan.items), list(plan.pairs), plan.rubric, plan.judge)
+    return Comparisons(answers, answers.chosen(plan.items), list(plan.pairs), plan.rubric, plan.identity)
 
 
 class PreparedJudge(msgspec.Struct, kw_only=True):
@@ -189,9 +206,11 @@ class PreparedJudge(msgspec.Struct, kw_only=True):
 def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     """Choose the pairs of rungs, all by default, and count requests and tokens of a judge of this ladder or run.
 
-    Raises UserError if a rung has no answers.
+    Raises UserError if a rung has no answers, and for a model on this machine that cannot be loaded.
     """
     subject = subject_of(path)
+    if not is_endpoint(plan.judge):
+        plan = msgspec.structs.replace(plan, weights=_weights(Model(id=plan.judge)))
     answers = answers_of(subject, plan.runs)
     pairs = parse_pairs([PAIR_SEPARATOR.join(pair) for pair in plan.pairs], answers) or answers.pairs()
     plan = msgspec.structs.replace(plan, rubric=plan.rubric or default_rubric(), pairs=pairs)
@@ -209,6 +228,15 @@ def prepare(path: Path, plan: JudgePlan) -> PreparedJudge:
     )
 
 
+def _weights(model: Model) -> str:
+    """The fingerprint of a judge's weights. Raises UserError for a model that is missing or cannot be loaded."""
+    from engine.methods.model_source import config_of, load_tokenizer
+    from engine.methods.provenance import fingerprint  # imports torch, which a served judge does not need
+
+    load_tokenizer(model)
+    return fingerprint(model, config_of(model))
+
+
 @dataclass
 class Judging:
     """One judgment from its start to its end or stop."""
@@ -216,7 +244,7 @@ class Judging:
     folder: JudgeDir
     plan: JudgePlan
     stopping: StopRequest
-    judge: ServedJudge | None = None
+    judge: Judge | None = None
     verdicts: dict[str, StoredVerdict] = field(default_factory=dict)
     began: float = 0.0
     refused: bool = False
@@ -248,11 +276,18 @@ class Judging:
         self._count_tokens({question.key for question in questions})
         try:
             if left:
-                self.judge = ServedJudge(self.plan)
-                self.judge.check()
-                self._ask(left)
+                self.judge = LocalJudge(self.folder, self.plan) if self.plan.is_local else ServedJudge(self.plan)
+                try:
+                    self.judge.check(self.stopping, self._show_note)
+                    self._ask(left)
+                finally:
+                    self.judge.close()
         finally:
             self._conclude()
+
+    def _show_note(self, note: str) -> None:
+        self.state.note = note
+        self._save()
 
     def _ask(self, questions: list[Question]) -> None:
         """Ask with `concurrency` threads. What has been received is kept, whatever ends it."""
@@ -285,7 +320,6 @@ class Judging:
         finally:
             self.judge.stop()
             pool.shutdown(wait=True, cancel_futures=True)
-            self.judge.close()
 
     def _verdict(self, question: Question) -> StoredVerdict:
         """Ask one question; in a thread."""

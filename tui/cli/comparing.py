@@ -23,6 +23,7 @@ from tui.cli.options import (
     DataOption,
     DemoSeedsOption,
     DetachOption,
+    DeviceOption,
     DevicesOption,
     ExecutorOption,
     FreshOption,
@@ -178,7 +179,11 @@ def judge(
     names: ComparedArguments,
     model: Annotated[
         str,
-        typer.Option("--judge", metavar="URL#MODEL", help="Model of a server, as http://localhost:8000/v1#NAME."),
+        typer.Option(
+            "--judge",
+            metavar="MODEL",
+            help="Model of a server, as http://localhost:8000/v1#NAME; or on this machine: name, folder or Hub id.",
+        ),
     ],
     rubric: Annotated[
         Path | None, typer.Option("--rubric", metavar="FILE", help="What makes an answer better (default: built in).")
@@ -197,6 +202,7 @@ def judge(
     price: PriceOption = None,
     max_cost: Annotated[float | None, typer.Option("--max-cost", min=0, help="Stop at this cost, by --price.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds of one attempt of a request.")] = 120,
+    device: DeviceOption = None,
     runs: RunsOption = None,
     detach: DetachOption = False,
     json: JsonOption = False,
@@ -205,7 +211,7 @@ def judge(
     from tui.cli import judge as verb
 
     options = verb.JudgeOptions(
-        model, rubric, pairs or [], items, concurrency, answer_tokens, max_tokens, price, max_cost, timeout
+        model, rubric, pairs or [], items, concurrency, answer_tokens, max_tokens, price, max_cost, timeout, device
     )
     raise typer.Exit(verb.judge(verb.compared(runs, names, json), options, detach, json))
 

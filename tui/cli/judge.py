@@ -16,12 +16,12 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import read_small, remove_tree
 from engine.config.text import visible
 from engine.runs import launch
-from engine.runs.endpoint import parse_endpoint, parse_price
+from engine.runs.endpoint import is_endpoint, parse_price
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment
 from engine.runs.preference.answers import PAIR_SEPARATOR
-from engine.runs.preference.judge_dir import JudgeDir, create_judge
+from engine.runs.preference.judge_dir import JudgeDir, create_judge, named_judge
 from engine.runs.preference.preference_text import expected_lines, progress_text
 from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import last_line
@@ -51,6 +51,7 @@ class JudgeOptions:
     price: str | None
     max_cost: float | None
     timeout: float
+    device: str | None
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,16 @@ def judge(compared: Compared, options: JudgeOptions, detach: bool, json: bool) -
 
 def prepare(compared: Compared, options: JudgeOptions, json: bool) -> dict[str, Any]:
     """The plan with its pairs, and what it takes at most. Raises UserError for invalid input."""
-    endpoint = parse_endpoint(options.judge, "--judge")
+    judge = named_judge(options.judge, "--judge")
     price = parse_price(options.price, "--price")
+    if is_endpoint(judge) and options.device is not None:
+        do = "remove it: the server decides where its model runs"
+        raise UserError("--device with a served judge", hint=do, code="judge.device_of_served")
     if options.max_cost is not None and price is None:
         raise UserError("--max-cost without --price", hint="add --price IN,OUT", code="judge.cost_without_price")
     plan = JudgePlan(
-        judge=endpoint.name,
+        judge=judge,
+        device=options.device or "auto",
         rubric=_rubric(options.rubric),
         runs=compared.runs,
         pairs=[_pair(word) for word in options.pairs],
@@ -160,7 +165,8 @@ def follow(folder: JudgeDir, process: launch.StartedProcess, json: bool) -> Judg
         while process.poll() is None:
             state = folder.state()
             if display and state is not None and state.requests:
-                display.line.show_work("judging", state.done, state.requests, progress_text(state))
+                work = state.note or "judging"
+                display.line.show_work(work, state.done, state.requests, progress_text(state))
             time.sleep(POLL_SECONDS)
     return ended(folder, process)
 

@@ -25,7 +25,14 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import JudgePlan
-from engine.runs.preference.judge_dir import JudgeDir, create_judge, judges, preferences_changed, with_preferences
+from engine.runs.preference.judge_dir import (
+    JudgeDir,
+    create_judge,
+    judges,
+    named_judge,
+    preferences_changed,
+    with_preferences,
+)
 from engine.runs.preference.preference_text import expected_lines, progress_text
 from engine.runs.run.event_log import Follower
 from engine.runs.run.folder import current_directory
@@ -285,8 +292,6 @@ class LadderScreen(BaseScreen[None]):
 
     def action_judge(self) -> None:
         """Ask for a judge, show what it takes, and start it."""
-        from engine.runs.endpoint import parse_endpoint  # imported when it is opened
-
         folder = self.current()
         if folder is None:
             self.tell("no ladder to judge", severity="warning")
@@ -298,14 +303,14 @@ class LadderScreen(BaseScreen[None]):
 
         def named(judge: str | None) -> None:
             if judge is not None:
-                plan = JudgePlan(judge=parse_endpoint(judge, "judge").name, rubric="", pairs=[])
+                plan = JudgePlan(judge=named_judge(judge, "judge"), rubric="", pairs=[])
                 arguments = {"path": str(folder.path), "plan": msgspec.to_builtins(plan)}
                 self._judge_request = BackgroundRequest("judge.plan", arguments, self.post_message)
 
         def check(text: str) -> None:
-            parse_endpoint(text, "judge")
+            named_judge(text, "judge")
 
-        question = "Judge: a model of a server, as http://localhost:8000/v1#NAME"
+        question = "Judge: http://HOST:PORT/v1#NAME of a served model, or a model on this machine"
         self.app.push_screen(NameScreen(question, "", check), named)
 
     def _ask_to_stop_judge(self, judge: JudgeDir) -> None:
@@ -355,7 +360,7 @@ def _judge_lines(folder: LadderDir) -> Iterator[str]:
         with contextlib.suppress(UserError):  # damaged: a warning of the ladder
             if (state := judge.state()) is not None and (judge.is_active() or state.status == "failed"):
                 ended = f": {state.reason}" if state.status == "failed" and not judge.is_active() else ""
-                yield visible(f"judge {state.judge.partition('#')[2]}: {progress_text(state)}{ended}")
+                yield visible(f"judge {state.title}: {progress_text(state)}{ended}")
 
 
 def _empty(keys: CommandKeys) -> Content:

@@ -31,12 +31,8 @@ def preference_tables(ladder: Ladder) -> list[ReportTable]:
 def judge_prompts(ladder: Ladder) -> list[tuple[str, str]]:
     """(title, text) of each judge's prompt with its rubric."""
     return [
-        (f"Prompt of the judge {_name(one)}", one.prompt.replace("{rubric}", one.rubric)) for one in ladder.judgments
+        (f"Prompt of the judge {one.title}", one.prompt.replace("{rubric}", one.rubric)) for one in ladder.judgments
     ]
-
-
-def _name(judgment: Judgment) -> str:
-    return judgment.judge.partition("#")[2] or judgment.judge
 
 
 def _people(ratings: RatingSummary) -> ReportTable:
@@ -77,7 +73,7 @@ def _judge(judgment: Judgment) -> ReportTable:
     if judgment.status != "finished":
         state = f"{integer(judgment.done)} of {integer(judgment.requests)} verdicts"
         notes.append(f"Incomplete: {state}{f': {judgment.reason}' if judgment.reason else ''}.")
-    title = f"Preferred by the judge {_name(judgment)}{' (unusable)' if judgment.unusable else ''}"
+    title = f"Preferred by the judge {judgment.title}{' (unusable)' if judgment.unusable else ''}"
     return ReportTable(title, "pair", _columns(), lines, notes)
 
 

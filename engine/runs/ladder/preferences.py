@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -29,7 +30,11 @@ class JudgePlan(Struct, kw_only=True, frozen=True):
     """The content of `plan.json`: what a judge compares."""
 
     judge: str
-    """`http://host:8000/v1#name`."""
+    """`http://host:8000/v1#name`, or a model on this machine as in `model.id`."""
+    weights: str = ""
+    """Fingerprint of the weights of a model on this machine; '' for a served one."""
+    device: int | str = "auto"
+    """Of a model on this machine, as `hardware.device`."""
     rubric: str
     """Its text."""
     runs: list[str] = field(default_factory=list)
@@ -52,6 +57,16 @@ class JudgePlan(Struct, kw_only=True, frozen=True):
     """Seconds of one attempt."""
     command: str = ""
     """The command line."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the judge is a model on this machine."""
+        return bool(self.weights)
+
+    @property
+    def identity(self) -> str:
+        """What verdicts depend on besides the prompt."""
+        return f"{self.judge} {self.weights}".rstrip()
 
 
 class WinRate(Struct, kw_only=True):
@@ -118,13 +133,15 @@ class Judgment(Struct, kw_only=True):
     v: int = SCHEMA_VERSION
     """Rises when a field is renamed or changes its meaning."""
     judge: str
-    """`http://host:8000/v1#name`."""
+    """`http://host:8000/v1#name`, or a model on this machine as in `model.id`."""
     status: JudgmentStatus = "running"
     """Whether its process runs, and how it ended."""
     reason: str = ""
     """Why it stopped or failed."""
     reason_code: str = ""
     """Stable code of the error."""
+    note: str = ""
+    """What a model on this machine waits for before its first verdict."""
     items: int = 0
     """Test items."""
     requests: int = 0
@@ -157,6 +174,11 @@ class Judgment(Struct, kw_only=True):
     """The prompt with places for rubric, question and answers."""
     sentences: list[str] = field(default_factory=list)
     """What the verdict says of it."""
+
+    @property
+    def title(self) -> str:
+        """The name of the model, without the address of its server or its folder."""
+        return self.judge.partition("#")[2] or Path(self.judge).name
 
     @property
     def seconds_left(self) -> float | None:

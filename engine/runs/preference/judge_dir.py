@@ -13,7 +13,7 @@ from typing import ClassVar
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import read_regular, write_atomically
+from engine.config.files import read_regular, working_directory, write_atomically
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import (
@@ -93,10 +93,28 @@ def subject_of(path: Path) -> LadderDir | RunDir:
     return LadderDir(path) if has_file(path, "ladder.toml") else RunDir(path)
 
 
+def named_judge(text: str, where: str) -> str:
+    """A judge as a plan has it: a server's address with the model's name, or a model on this machine; file names become
+    absolute. `where`: the option that it comes from.
+
+    Raises UserError for an invalid address, and for credentials in it.
+    """
+    from engine.config.preset_library import with_absolute_paths  # imported when a judge is named: the bench reads none
+    from engine.runs.endpoint import parse_endpoint
+
+    if "://" in text or "#" in text or "@" in text:
+        return parse_endpoint(text, where).name
+    if not text.strip():
+        do = "name a served model as http://localhost:8000/v1#NAME, or a model on this machine"
+        raise UserError("no judge", where, do, "judge.no_model")
+    return str(with_absolute_paths({"model.id": text.strip()}, working_directory())["model.id"])
+
+
 def judge_dir(subject: LadderDir | RunDir, plan: JudgePlan) -> JudgeDir:
     """The directory of a judge with a rubric, whether it exists or not."""
-    slug = re.sub(r"[^A-Za-z0-9-]+", "-", plan.judge.partition("#")[2]).strip("-")[-40:]
-    key = hashlib.sha256("\n".join([plan.judge, plan.rubric, *plan.runs]).encode()).hexdigest()[:8]
+    name = plan.judge.partition("#")[2] or Path(plan.judge).name
+    slug = re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")[-40:]
+    key = hashlib.sha256("\n".join([plan.identity, plan.rubric, *plan.runs]).encode()).hexdigest()[:8]
     return JudgeDir(subject.path / JUDGMENTS / f"{slug or 'judge'}-{key}")
 
 

@@ -68,7 +68,7 @@ def kappa_text(kappa: Interval) -> str:
 
 def judge_sentences(state: Judgment, complete: int) -> list[str]:
     """What the verdict says of a judge: its win rates, or why they are left out."""
-    judge = f"The judge {visible(state.judge.partition('#')[2] or state.judge, 80)}"
+    judge = f"The judge {visible(state.title, 80)}"
     if state.unusable:
         return [f"{judge} is unusable: {'; '.join(state.unusable)}. Its win rates are not in the verdict."]
     if not state.rates:
@@ -194,7 +194,8 @@ def _capital(text: str) -> str:
 
 def progress_text(state: Judgment) -> str:
     """`412 of 1,200 verdicts, 3:10 left, 1,204,311 tokens, 0.41`."""
-    parts = [f"{integer(state.done)} of {integer(state.requests)} verdicts"]
+    parts = [visible(state.note)] if state.note and state.status == "running" else []
+    parts.append(f"{integer(state.done)} of {integer(state.requests)} verdicts")
     if (left := state.seconds_left) is not None and state.done < state.requests:
         parts.append(f"{duration(left)} left")
     if tokens := state.prompt_tokens + state.completion_tokens:

@@ -33,9 +33,9 @@ POLL_SECONDS = 0.2
 OTHERS_WAIT = 5
 """Factor on the polling interval of a run that has as many runs before it as devices, or more: it is not the next."""
 
-TRY, EXPORT = COMMANDS = "try", "export"
-"""Names, within a run's directory, under which a chat session with the run and its export are in the queue: the end of
-neither is the end of the run.
+TRY, EXPORT, JUDGE = COMMANDS = "try", "export", "judge"
+"""Names, within the directory of a run or ladder, under which a chat session with the run, its export and a judge on
+this machine are in the queue: the end of none is the end of the run.
 """
 
 
@@ -277,7 +277,7 @@ def _named(run: Path) -> str:
 
 def runs_of(run: Path) -> Path:
     """The directory of runs that a run belongs to: its parent; for a timing probe the parent of its ladder, for a chat
-    session and an export (`<run>/try`, `<run>/export` in the device queue) the parent of its run.
+    session, an export and a judge (`<run>/try` and others of COMMANDS in the device queue) the parent of its run.
     """
     if run.name in COMMANDS:
         return run.parent.parent
@@ -302,7 +302,7 @@ class QueueEntry:
     run: str
     """Name of the run; '' if it is not known."""
     what: str
-    """`run`, `try` for a chat session with the run, or `export`."""
+    """`run`, `try` for a chat session with the run, `export`, or `judge`."""
     pid: int
     since: float
     """Unix seconds: when it got the device, or when it joined the queue."""

@@ -7,19 +7,25 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from command import FTBENCH, ftbench
 from made_ladder import made_ladder
-from planted_judge import noisy, perfect, plant_answers, planted, slow
+from planted_judge import noisy, perfect, plant_answers, plant_model, planted, slow
 from served_model import served
 
 from engine.assets import tiny_folder
+from engine.judge.judging import prepare
 from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import JudgeDir, judges
+from engine.runs.queue import device_queue, locks
 
 PAIR = ("--pair", "full,base")
+Found = TypeVar("Found")
 REQUESTS = 60 * 2 * 2  # items, seeds, orders
 
 
@@ -35,15 +41,23 @@ def started(ladder: LadderDir, url: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def judge_at_work(ladder: LadderDir, verdicts: int) -> JudgeDir:
-    """Wait until the judge has this many verdicts."""
+def wait_for(look: Callable[[], Found | None]) -> Found:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        for judge in judges(ladder):
-            if judge.verdicts_file.exists() and judge.verdicts_file.read_bytes().count(b"\n") >= verdicts:
-                return judge
+        if (found := look()) is not None:
+            return found
         time.sleep(0.02)
-    raise AssertionError("the judge did not start")
+    raise AssertionError("timeout")
+
+
+def judge_at_work(ladder: LadderDir, verdicts: int) -> JudgeDir:
+    """Wait until the judge has this many verdicts."""
+
+    def at_work(judge: JudgeDir) -> bool:
+        file = judge.verdicts_file
+        return judge.is_active() and file.exists() and file.read_bytes().count(b"\n") >= verdicts
+
+    return wait_for(lambda: next(filter(at_work, judges(ladder)), None))
 
 
 def test_a_killed_and_a_stopped_judge_continue_and_ask_nothing_twice(ladder: LadderDir) -> None:
@@ -127,3 +141,89 @@ def test_a_model_of_transformers_serve_is_a_judge(ladder: LadderDir, tmp_path: P
             "judge", str(ladder.path), "--judge", f"{url}/v1#no/such-model", *PAIR, "--items", "3", "--json"
         )
         assert wrong.returncode in (1, 2)
+
+
+def judged_here(ladder: LadderDir, model: Path | str, *more: str) -> subprocess.CompletedProcess[str]:
+    return ftbench("judge", str(ladder.path), "--judge", str(model), *PAIR, "--device", "cpu", "--json", *more)
+
+
+def test_a_model_on_this_machine_is_a_judge_with_the_same_checks(ladder: LadderDir, tmp_path: Path) -> None:
+    """One that always prefers the first answer: the statistics find out."""
+    model = plant_model(tmp_path / "first", "Verdict: A")
+    done = judged_here(ladder, model, "--items", "5")
+    assert done.returncode == 0, done.stderr
+    state = json.loads(done.stdout)
+    assert (state["status"], state["done"], state["requests"]) == ("finished", 20, 20)
+    assert (state["check"]["swapped"], state["check"]["first"], state["check"]["unreadable"]) == (1.0, 1.0, 0.0)
+    assert state["rates"][0]["rate"]["mean"] == 0.5 and len(state["unusable"]) == 1
+    assert state["prompt_tokens"] > 20 * 200 and state["completion_tokens"] == 20 * 8
+    (judge,) = judges(ladder)
+    assert judge.name.startswith("first-") and not judge.is_active()
+
+    log = judge.log_file.read_bytes()
+    again = json.loads(judged_here(ladder, model, "--items", "5").stdout)  # asks nothing: no model is loaded
+    assert again["reused"] == 20 and again["rates"] == state["rates"] and judge.log_file.read_bytes() == log
+    plant_model(model, "Verdict: B")  # other weights are another judge
+    plan = JudgePlan(judge=str(model), rubric="", pairs=[("full", "base")], items=5)
+    assert (prepare(ladder.path, plan).requests, prepare(ladder.path, plan).reused) == (20, 0)
+    assert "first is unusable" in ladder.markdown.read_text()
+
+
+def test_a_judge_on_this_machine_waits_for_its_device_and_ends_with_its_worker(
+    ladder: LadderDir, tmp_path: Path
+) -> None:
+
+    def is_waiting(judge: JudgeDir) -> bool:
+        return (state := judge.state()) is not None and "waiting in the device queue" in state.note
+
+    model = plant_model(tmp_path / "first", "Verdict: A")
+    lock = locks.acquire(locks.device_lock("cpu"), f"{os.getpid()} {tmp_path / 'another'}")
+    assert lock is not None
+    process = started(ladder, str(model), "--device", "cpu", "--concurrency", "2")
+    try:
+        judge = wait_for(
+            lambda: next((one for one in judges(ladder) if (s := one.state()) and "queue" in s.note), None)
+        )
+        assert [(place.place, place.run.name) for place in device_queue.queue_places()] == [
+            (0, "another"),
+            (1, "judge"),
+        ]
+    finally:
+        os.close(lock)
+    judge_at_work(ladder, 4)
+    worker = next(place.pid for place in device_queue.queue_places() if place.run.name == "judge")
+    os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1 and "worker ended: SIGKILL" in output
+    state = judge.state()
+    assert state is not None and (state.status, state.reason_code) == ("failed", "judge.worker_died")
+    assert 4 <= state.done < REQUESTS
+    done = judged_here(ladder, model)  # continues
+    assert json.loads(done.stdout)["reused"] == state.done and json.loads(done.stdout)["done"] == REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("judge", "code"),
+    [
+        ("smolm2-135m", "model.not_found"),
+        ("", "cli.empty_value"),
+        ("localhost:8000/v1#m", "endpoint.invalid_url"),
+        ("ann:s3cret@host/v1", "endpoint.invalid_url"),
+        ("http://host/v1", "endpoint.no_model"),
+    ],
+)
+def test_a_judge_that_is_no_model_is_refused_before_anything_is_written(
+    ladder: LadderDir, judge: str, code: str
+) -> None:
+    done = judged_here(ladder, judge)
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["error"]["code"] == code
+    assert "s3cret" not in done.stderr + done.stdout and not (ladder.path / "judgments").exists()
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_no_verdict(ladder: LadderDir, tmp_path: Path) -> None:
+    model = plant_model(tmp_path / "short", "Verdict: A", positions=256)
+    state = json.loads(judged_here(ladder, model, "--items", "2", "--answer-tokens", "16").stdout)
+    assert (state["status"], state["check"]["unreadable"], state["done"]) == ("finished", 1.0, 8)
+    (judge,) = judges(ladder)
+    assert b"more than the model's 256 positions" in judge.verdicts_file.read_bytes()

@@ -1,0 +1,221 @@
+"""A judge on this machine: a model in a worker of its own (`engine.worker.judge_server`), and the messages between.
+
+Messages are JSON objects, one per line, both ways. The worker takes its turn in the device queue, loads the model once,
+and answers what has arrived together. It ends with the judge's process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from engine.config.errors import RunFailed, UserError
+from engine.runs.endpoint import ChatAnswer, EndpointRefusal
+from engine.runs.ladder.preferences import JudgePlan
+from engine.runs.preference.judge_dir import JudgeDir
+from engine.runs.queue.device_queue import JUDGE
+from engine.runs.rpc_client import encoded_line, exit_reason, message_lines
+from engine.runs.stopping import StopRequest
+
+POLL_SECONDS = 0.1
+
+
+class OpenJudge(Struct, frozen=True, kw_only=True, tag=True):
+    """Load the model. The first request."""
+
+    model: str
+    """As `model.id`."""
+    device: int | str
+    """As `hardware.device`."""
+    place: str
+    """Path under which the worker is in the device queue."""
+    batch: int
+    """Prompts that are answered at a time."""
+    answer_tokens: int
+    """Maximum tokens of an answer."""
+
+
+class Prompt(Struct, frozen=True, kw_only=True, tag=True):
+    """Answer one prompt."""
+
+    number: int
+    """Repeated in its answer."""
+    prompt: str
+
+
+class JudgeNote(Struct, frozen=True, tag=True):
+    """Waiting in the device queue, or loading."""
+
+    text: str
+
+
+class JudgeReady(Struct, frozen=True, tag=True):
+    """The model is loaded."""
+
+    device: str
+
+
+class JudgeAnswer(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to one prompt, or why there is none."""
+
+    number: int
+    answer: ChatAnswer | None = None
+    refused: str = ""
+
+
+class JudgeRefused(Struct, frozen=True, kw_only=True, tag=True):
+    """A UserError; the worker ends."""
+
+    what: str
+    where: str = ""
+    do: str = ""
+    code: str = ""
+
+
+class JudgeFailed(Struct, frozen=True, kw_only=True, tag=True):
+    """A failure that is not the user's, such as insufficient memory; the worker ends."""
+
+    reason: str
+    code: str = "engine.failed"
+
+
+Request: TypeAlias = OpenJudge | Prompt
+Message: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | JudgeRefused | JudgeFailed
+
+
+class LocalJudge:
+    """A judge in a worker of its own; several threads call `ask`."""
+
+    retries = 0
+
+    def __init__(self, folder: JudgeDir, plan: JudgePlan) -> None:
+        self._opening = OpenJudge(
+            model=plan.judge,
+            device=plan.device,
+            place=str(folder.subject.path / JUDGE),
+            batch=plan.concurrency,
+            answer_tokens=plan.answer_tokens,
+        )
+        self._log = folder.log_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count()
+        self._pending: dict[int, Future[ChatAnswer]] = {}
+        self._mutex = threading.Lock()
+        self._ended: Exception | None = None
+        """Why no more answers will come."""
+        self._ready = threading.Event()
+        self._note = ""
+        """What the worker waits for."""
+        self._reader = threading.Thread(target=self._read, daemon=True, name="judge's answers")
+
+    def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
+        """Start the worker and wait until the model is loaded; in the main thread, with which the worker ends.
+
+        Raises UserError for a model that cannot be loaded, RunFailed if the worker fails, and StopRequested.
+        """
+        try:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "engine.worker.judge_server", str(os.getpid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
+                )
+        except OSError as error:
+            raise RunFailed(f"cannot start the judge's worker: {error.strerror}", "system.no_process") from error
+        self._send(self._opening)
+        self._reader.start()
+        shown = ""
+        while not self._ready.wait(POLL_SECONDS):
+            if self._ended is not None:
+                raise self._ended
+            stopping.check()
+            if shown != self._note:
+                waiting(shown := self._note)
+        waiting("")
+
+    def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
+        """Raises EndpointRefusal for a prompt that is too long for the model, and what ended the worker."""
+        answer: Future[ChatAnswer] = Future()
+        with self._mutex:
+            if self._ended is not None:
+                raise self._ended
+            number = next(self._numbers)
+            self._pending[number] = answer
+            self._send(Prompt(number=number, prompt=prompt))
+        return answer.result()
+
+    def stop(self) -> None:
+        """End the worker: prompts that it has not answered yet fail."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """Wait for the end of the worker: its memory is free."""
+        if self._process is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        if self._reader.is_alive():
+            self._reader.join()
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):
+                stream.close()
+
+    def _send(self, request: Request) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the worker has ended: the reader tells
+            self._process.stdin.write(encoded_line(msgspec.to_builtins(request)))
+            self._process.stdin.flush()
+
+    def _read(self) -> None:
+        """Pass on the worker's messages until it ends; then fail what it has not answered."""
+        assert self._process is not None
+        ended: Exception | None = None
+        try:
+            for line in message_lines(self._process):
+                message = msgspec.json.decode(line, type=Message)
+                if isinstance(message, JudgeRefused):
+                    ended = UserError(message.what, message.where, message.do, message.code)
+                elif isinstance(message, JudgeFailed):
+                    ended = RunFailed(message.reason, message.code)
+                elif isinstance(message, JudgeAnswer):
+                    self._answered(message)
+                elif isinstance(message, JudgeReady):
+                    print(f"the judge's model is loaded on {message.device}", flush=True)
+                    self._ready.set()
+                else:
+                    print(message.text, flush=True)
+                    self._note = message.text
+        except msgspec.DecodeError as error:
+            ended = RunFailed(f"invalid message of the judge's worker: {error}", "engine.failed")
+            self._process.kill()
+        if ended is None:
+            with self._log.open("rb") as log:
+                reason = exit_reason(self._process.wait(), log)
+            ended = RunFailed(f"the judge's worker ended: {reason}", "judge.worker_died")
+        with self._mutex:
+            self._ended = ended
+            left, self._pending = list(self._pending.values()), {}
+        for answer in left:
+            answer.set_exception(ended)
+
+    def _answered(self, message: JudgeAnswer) -> None:
+        with self._mutex:
+            answer = self._pending.pop(message.number)
+        if message.answer is None:
+            answer.set_exception(EndpointRefusal("too_long", message.refused))
+        else:
+            answer.set_result(message.answer)

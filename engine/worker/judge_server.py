@@ -131,9 +131,13 @@ class JudgeModel:
     def answers(self, prompts: Sequence[Prompt]) -> list[JudgeAnswer]:
         """Answer prompts together; those that are too long for the model are refused."""
         began = time.monotonic()
-        found, usable = [], {}
+        found: list[JudgeAnswer] = []
+        usable: dict[int, Row] = {}
         for one, row in zip(prompts, self.encoder.prompts([self._conversation(one) for one in prompts]), strict=True):
-            if refused := self._refused(row):
+            if isinstance(row, Problem):
+                found.append(JudgeAnswer(number=one.number, refused=row.what))
+            elif self._is_too_long(row):
+                refused = f"{len(row.prompt)} tokens and an answer are more than the model's {self.positions} positions"
                 found.append(JudgeAnswer(number=one.number, refused=refused))
             else:
                 usable[one.number] = row
@@ -155,14 +159,8 @@ class JudgeModel:
             return Conversation(messages=[{"role": "user", "content": one.prompt}])
         return Conversation(messages=[], prompt=f"{one.prompt}\n")
 
-    def _refused(self, row: Row | Problem) -> str:
-        """Why a prompt cannot be answered, '' if it can."""
-        if isinstance(row, Problem):
-            return row.what
-        needed = len(row.prompt) + self.generator.max_new_tokens
-        if self.positions is None or needed <= self.positions:
-            return ""
-        return f"{needed} tokens of prompt and answer are more than the model's {self.positions} positions"
+    def _is_too_long(self, row: Row) -> bool:
+        return self.positions is not None and len(row.prompt) + self.generator.max_new_tokens > self.positions
 
 
 def serve(channel: Channel) -> None:
@@ -178,7 +176,8 @@ def serve(channel: Channel) -> None:
     taken[0].apply()
     channel.tell(JudgeNote("loading libraries"))
     import_libraries()  # after the wait: it takes seconds
-    from engine.training.guards import OutOfMemory, is_out_of_memory
+    from engine.methods.machine import is_out_of_memory
+    from engine.training.guards import OutOfMemory
 
     try:
         model = JudgeModel(opening, channel.tell)

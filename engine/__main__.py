@@ -59,8 +59,8 @@ def main(arguments: list[str]) -> int:
         locks.write_holder(lock, str(os.getpid()))
         return execute_locked(run, frozen)
     except OSError as error:
-        do = "free disk space" if is_no_space_error(error) else "check the path"
-        reason = f"{error.strerror}: {error.filename or run.path}; {do}, then run `ftbench resume {run.argument}`"
+        hint = "free disk space" if is_no_space_error(error) else "check the path"
+        reason = f"{error.strerror}: {error.filename or run.path}; {hint}, then run `ftbench resume {run.argument}`"
         end_record.write(run.end_file, EndRecord(status="failed", reason=reason, t=time.time()))
         with contextlib.suppress(OSError):  # engine.log may be on the same full disk
             print(reason, file=sys.stderr, flush=True)

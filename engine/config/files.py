@@ -44,8 +44,8 @@ def working_directory() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError as error:
-        do = "start ftbench in a directory that exists"
-        raise UserError("the working directory has been deleted", hint=do, code="cli.no_working_directory") from error
+        hint = "start ftbench in a directory that exists"
+        raise UserError("the working directory has been deleted", hint=hint, code="cli.no_working_directory") from error
 
 
 def check_utf8(name: str, where: str = "") -> None:
@@ -53,8 +53,8 @@ def check_utf8(name: str, where: str = "") -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        do = "rename the file or folder"
-        raise UserError("the name is not valid UTF-8", where or visible(name), do, code="name.not_utf8") from error
+        hint = "rename the file or folder"
+        raise UserError("the name is not valid UTF-8", where or visible(name), hint, code="name.not_utf8") from error
 
 
 class IrregularFile(OSError):
@@ -153,8 +153,8 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        do = "use the path of the folder instead of ~"
-        raise UserError("unknown user in a path", visible(str(path)), do, code="file.unknown_user") from error
+        hint = "use the path of the folder instead of ~"
+        raise UserError("unknown user in a path", visible(str(path)), hint, code="file.unknown_user") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -92,9 +92,9 @@ def select_gpu(wanted: str, gpus: list[Gpu]) -> Gpu:
             raise UserError(problem, "--gpu", "use more of the name", code="gpu.ambiguous_name")
     names = {near: gpu.name for gpu in gpus for near in (*_gpu_words(gpu), _squashed(gpu.name))}
     close = difflib.get_close_matches("".join(words), names, n=1)
-    hint = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in gpus)},"
-    do = f"{hint} or add it to {own_file()}"
-    raise UserError(f"unknown GPU {wanted!r}", "--gpu", do, code="gpu.unknown")
+    suggestion = f"did you mean {names[close[0]]}?" if close else f"use one of {', '.join(gpu.name for gpu in gpus)},"
+    hint = f"{suggestion} or add it to {own_file()}"
+    raise UserError(f"unknown GPU {wanted!r}", "--gpu", hint, code="gpu.unknown")
 
 
 def _words(text: str) -> list[str]:

@@ -98,7 +98,7 @@ def _capacity(title: str, rung: TrainedRung) -> Notice | None:
     text = (
         f"{title} has {sizes}: adapters with fewer parameters than answer tokens can learn less than full fine-tuning"
     )
-    return Notice("lora.capacity", f"{text}; raise adapter.rank ({SOURCE})")
+    return Notice("lora.capacity", f"{text}; use a larger `--set adapter.rank=N` ({SOURCE})")
 
 
 def _batch(rung: TrainedRung) -> Notice | None:

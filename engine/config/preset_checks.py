@@ -172,7 +172,7 @@ def _check_executor(values: Flat, layers: Layers, config: Config) -> None:
     unread = sorted(key for key in values if key.startswith("executor.") and key != "executor.name")
     if unread and config.executor.name == "local":
         problem = f"{unread[0]} applies only to the executor slurm, and the executor is local"
-        hint = 'remove it or set executor.name = "slurm"'
+        hint = "remove it, or `--set executor.name=slurm`"
         raise UserError(problem, _where(unread[0], layers), hint, code="preset.unread_executor")
 
 

@@ -117,8 +117,8 @@ def find_preset(name: str) -> tuple[Preset, Path]:
     if name.endswith(".toml") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            do = "run `ftbench presets list` to see the presets with a name"
-            raise UserError("preset file not found", name, do, code="preset.file_not_found")
+            hint = "run `ftbench presets list` to see the presets with a name"
+            raise UserError("preset file not found", name, hint, code="preset.file_not_found")
         return read_preset(path, path.stem), path
     for folder in (user_folder(), shipped_folder()):
         path = folder / f"{name}.toml"
@@ -126,9 +126,9 @@ def find_preset(name: str) -> tuple[Preset, Path]:
             return read_preset(path, name), path
     names = [entry.name for entry in list_presets()]
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    do = "run `ftbench presets list` to see all presets"
-    raise UserError(f"unknown preset {name!r}{hint}", hint=do, code="preset.not_found")
+    suggestion = f" (did you mean {close[0]}?)" if close else ""
+    hint = "run `ftbench presets list` to see all presets"
+    raise UserError(f"unknown preset {name!r}{suggestion}", hint=hint, code="preset.not_found")
 
 
 def resolve_preset(name: str, method: str | None, overrides: Flat, given_by: str = COMMAND_LINE) -> EffectiveConfig:

@@ -77,8 +77,8 @@ def detect(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
         result = try_settings(rows, data, error.changes)
         if result is None:
             raise
-        do = f"{error.intro} {as_options(error.changes)} ({result})"
-        raise UserError(error.problem, error.location, do, code=error.code) from error
+        hint = f"{error.intro} {as_options(error.changes)} ({result})"
+        raise UserError(error.problem, error.location, hint, code=error.code) from error
     if detected.name != "prompt-completion" or data.map:
         return detected
     return replace(detected, warnings=[*detected.warnings, *suggest_prompt(rows, data, detected)])
@@ -95,9 +95,9 @@ def recognize(rows: Iterable[RawRow], data: Data) -> DetectedFormat:
     detected = _mapped(roles, ColumnLookup(summary, data), data) if given else _detected(rows, summary, data)
     data_format = data_formats()[detected.name]
     if data_format.ambiguity and data.format != detected.name:
-        do = "write the rows to train on to a separate file"
+        hint = "write the rows to train on to a separate file"
         raise Undecided(
-            data_format.ambiguity, data.id, do, "data.preference_data", {"format": detected.name}, data_format.offer
+            data_format.ambiguity, data.id, hint, "data.preference_data", {"format": detected.name}, data_format.offer
         )
     if detected.is_guess and data.format == "auto":
         changes = {"map": {role: detected.parts[role].source for role in ("prompt", "completion")}}
@@ -133,12 +133,12 @@ def _no_format(rows: Iterable[RawRow], summary: Summary, data: Data) -> UserErro
         return _differ("", summary, None)
     what = "unknown format" if data.format == "auto" else f"no columns of the format {data.format}"
     what = "; ".join([*reading_decisions(rows), what])
-    do = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
+    hint = "map the columns with --set data.map.prompt=COLUMN --set data.map.completion=COLUMN"
     changes = {"map": guess_map(summary), "format": "auto"}
     return Undecided(
         f"{what} (columns {list_columns(summary.filled)})",
         data.id,
-        do,
+        hint,
         "data.no_format",
         changes,
         "a guess to confirm:",
@@ -154,8 +154,8 @@ def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data)
         name = chat_style(roles["messages"], columns)
     if name is None:
         what = f"incomplete data.map (only {' and '.join(sorted(given))})"
-        do = "map prompt and completion, or text alone, or messages alone"
-        raise UserError(what, "data.map", do, code="data.incomplete_map")
+        hint = "map prompt and completion, or text alone, or messages alone"
+        raise UserError(what, "data.map", hint, code="data.incomplete_map")
     if data.format not in ("auto", name):
         what = f"data.map defines the format {name}, and data.format is {data.format}"
         raise UserError(what, "data.format", "remove one of the two", code="data.map_and_format")
@@ -176,8 +176,8 @@ def _refuse_list(roles: dict[str, ColumnTemplate], summary: Summary) -> None:
             what = "the answer is a list: several accepted answers, or one answer"
             literal = as_options({"map": {"completion": f"{{{name}}}"}})
             several = as_options({"map": {"references": name}})
-            do = f"{several} accepts any of them; {literal} trains the list as JSON text"
-            raise UserError(what, f"{raw.where} ({name})", do, code="data.list_answer")
+            hint = f"{several} accepts any of them; {literal} trains the list as JSON text"
+            raise UserError(what, f"{raw.where} ({name})", hint, code="data.list_answer")
 
 
 def _with_mapped_extras(detected: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
@@ -189,8 +189,8 @@ def _with_mapped_extras(detected: DetectedFormat, roles: dict[str, ColumnTemplat
     extras = {role: part for role, part in roles.items() if role in _EXTRA_ROLES}
     if extras and detected.name == "text":
         role = next(iter(extras))
-        do = "insert it into the template of data.map.text"
-        raise UserError(f"the format text has no {role}", f"data.map.{role}", do, code="data.map_unread")
+        hint = "insert it into the template of data.map.text"
+        raise UserError(f"the format text has no {role}", f"data.map.{role}", hint, code="data.map_unread")
     return replace(detected, parts=detected.parts | extras)
 
 
@@ -230,8 +230,8 @@ def _group_column(summary: Summary, data: Data) -> str:
     kinds = summary.columns[data.group].kinds
     if odd := next((kind for kind in kinds if kind not in ("text", "a number")), None):
         what = f"the group of a row is text or a number, and this is {odd}"
-        do = "add a column with a name or number of what rows have in common"
-        raise UserError(what, f"{kinds[odd].where} ({data.group})", do, code="data.group_not_text")
+        hint = "add a column with a name or number of what rows have in common"
+        raise UserError(what, f"{kinds[odd].where} ({data.group})", hint, code="data.group_not_text")
     return data.group
 
 
@@ -293,8 +293,8 @@ def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> Use
         what = (
             f"the columns are {list_columns(summary.parts[part])}, and those of the training rows {list_columns(used)}"
         )
-    do = "use one of the files, or give all of them the same columns"
-    return UserError(what, where, do, code="data.files_differ")
+    hint = "use one of the files, or give all of them the same columns"
+    return UserError(what, where, hint, code="data.files_differ")
 
 
 def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:

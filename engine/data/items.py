@@ -113,8 +113,8 @@ def conversations_of(
 
 
 def _changed(data: Data, where: str) -> UserError:
-    what, do = "the rows differ from those of the runs", "restore the data"
-    return UserError(what, f"{data.id}: {where}", do, "ladder.items_changed")
+    what, hint = "the rows differ from those of the runs", "restore the data"
+    return UserError(what, f"{data.id}: {where}", hint, "ladder.items_changed")
 
 
 def _whole(example: Example) -> list[dict[str, Any]]:

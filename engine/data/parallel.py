@@ -44,7 +44,7 @@ TEMPLATE_BYTES = 2 << 30
 """Memory that rendering a batch may add. The longest row has 16 MiB, and Python takes up to 4 bytes per character."""
 TIMED_OUT = "template.timeout"
 """Code of the error where SIGPROF, the timer of CPU time, has ended a child process."""
-_DO = "set model.chat_template to a template without endless loops and huge values"
+_HINT = "`--set model.chat_template=FILE` with a template without endless loops and huge values"
 
 
 def processes_for(rows: int) -> int:
@@ -107,7 +107,7 @@ class _Child:
             status = self.process.exitcode or 0
             if status == -signal.SIGPROF:
                 problem = f"the chat template took more than {TEMPLATE_SECONDS:g} s for one row"
-                raise UserError(problem, self.template, _DO, code=TIMED_OUT) from None
+                raise UserError(problem, self.template, _HINT, code=TIMED_OUT) from None
             how = f"signal {-status}" if status < 0 else f"exit status {status}"
             raise RunFailed(f"a data preparation process exited unexpectedly ({how})", "data.process_died") from error
         return message
@@ -194,7 +194,7 @@ class _TemplateLimits:
         self.seconds, self.rows = self.seconds + seconds, self.rows + 1
         if self.rows >= COUNTED_ROWS and self.seconds > MEAN_SECONDS * self.rows:
             problem = f"the chat template takes {self.seconds / self.rows:.1f} s of CPU time per row"
-            raise UserError(problem, where, _DO, code="template.slow")
+            raise UserError(problem, where, _HINT, code="template.slow")
 
 
 _child: _TemplateLimits | None = None
@@ -232,4 +232,4 @@ def template_memory(where: str) -> Iterator[None]:
 
 def _over_limit(error: BaseException, where: str) -> UserError:
     problem = f"the chat template exceeds a limit ({' '.join(str(error).split()) or type(error).__name__})"
-    return UserError(problem, where, _DO, code="template.limit")
+    return UserError(problem, where, _HINT, code="template.limit")

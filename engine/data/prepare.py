@@ -126,9 +126,9 @@ def _unchanged(source: Source, files: Digests | None) -> Iterator[None]:
 
 def _refuse_changes(source: Source, files: Digests | None, cause: Exception | None) -> None:
     if files is not None and file_digests(source) != files:
-        do = "wait until the files are complete, then try again"
+        hint = "wait until the files are complete, then try again"
         raise UserError(
-            "the files changed while they were read", source.id, do, code="data.changed_while_read"
+            "the files changed while they were read", source.id, hint, code="data.changed_while_read"
         ) from cause
 
 
@@ -401,8 +401,8 @@ def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None
     if has_template(tokenizer) or detected.name in ("text", "prompt-completion"):
         return
     what = f"{detected.name} rows need a chat template, and this model has none"
-    do = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
-    raise UserError(what, data.id, do, code="data.no_template")
+    hint = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
+    raise UserError(what, data.id, hint, code="data.no_template")
 
 
 def _share(setting: float | str | None) -> float | None:
@@ -433,8 +433,8 @@ def refused(done: Preparation) -> UserError | None:
         return error
     if len(done.rows["train"]):
         return None
-    do = "add rows whose answers fit into train.max_length"
-    return UserError("no training rows left", "data", do, code="data.no_training_rows")
+    hint = "add rows whose answers fit into train.max_length"
+    return UserError("no training rows left", "data", hint, code="data.no_training_rows")
 
 
 def _too_many_bad(done: Preparation, names: list[str]) -> UserError | None:
@@ -468,8 +468,8 @@ def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:
         return
     counts = ", ".join(_amount(name, count) for name, count in _counts(rows).items())
     what = f"the rows differ from those that were checked before launch (now {counts})"
-    do = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
-    raise UserError(what, rows.about["source"], do, code="data.changed_since_check")
+    hint = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
+    raise UserError(what, rows.about["source"], hint, code="data.changed_since_check")
 
 
 def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared | None) -> None:
@@ -480,8 +480,8 @@ def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared 
     changed = [f"{_amount(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
     details = "; ".join(changed) or "equal counts, different content"
     what = f"the rows differ from those of the run's first start ({details})"
-    do = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
-    raise UserError(what, rows.about["source"], do, code="data.changed_since_start")
+    hint = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
+    raise UserError(what, rows.about["source"], hint, code="data.changed_since_start")
 
 
 def _counts(rows: Prepared) -> dict[str, int]:

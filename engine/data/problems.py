@@ -54,12 +54,12 @@ EXCLUDED_BY_DATA = frozenset({"data.undesirable", "data.unanswerable"})
 _REMEDIES = {
     "data.unknown_role": "use user, assistant, system and tool",
     "data.no_answer": "set data.separator or data.map so that every row has an answer",
-    CUT_BEFORE_ANSWER: "raise train.max_length or shorten the prompts",
-    TEMPLATE_REFUSED: "set model.chat_template to a template that accepts these conversations",
-    TEMPLATE_FAILED: "correct the template, or set model.chat_template to another template",
-    CALLS: "set model.chat_template to a template that renders tool calls",
-    REASONING: "set model.chat_template to a template that renders reasoning_content, or remove the reasoning",
-    ANSWER_NOT_RENDERED: "set model.chat_template to a template that renders all answers",
+    CUT_BEFORE_ANSWER: "shorten the prompts, or use a larger `--set train.max_length=N`",
+    TEMPLATE_REFUSED: "`--set model.chat_template=FILE` with a template that accepts these conversations",
+    TEMPLATE_FAILED: "correct the template, or use another with `--set model.chat_template=FILE`",
+    CALLS: "`--set model.chat_template=tools-plain`, or a file with a template that renders tool calls",
+    REASONING: "`--set model.chat_template=FILE` that renders reasoning_content, or remove the reasoning",
+    ANSWER_NOT_RENDERED: "`--set model.chat_template=FILE` with a template that renders all answers",
 }
 _TEMPLATE_REFUSALS = {
     TEMPLATE_REFUSED: "the chat template rejects {bad:,} of {total:,} {split} rows: {what}",
@@ -93,9 +93,9 @@ NOTES = {
 
 def meaning(note: str) -> tuple[str, str]:
     """(code, text) of the warning for a note."""
-    head, separator, do = note.partition("; ")
+    head, separator, hint = note.partition("; ")
     code, _, detail = head.partition(" ")
-    return code, NOTES[code] + (f" ({detail})" if detail else "") + (f"; {do}" if separator else "")
+    return code, NOTES[code] + (f" ({detail})" if detail else "") + (f"; {hint}" if separator else "")
 
 
 def enough_length(longest: int) -> str:

@@ -248,7 +248,11 @@ class Renderer:
             hint = "--set model.enable_thinking=true: the answers have reasoning"
             return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
         named = self.remedy(example) if self.advise else ""
-        hint = f"--set model.chat_template={named}" if named else "set model.chat_template to another template"
+        hint = (
+            f"--set model.chat_template={named}"
+            if named
+            else "use another template with --set model.chat_template=FILE"
+        )
         hint += ": answers must follow the generation prompt"
         return UserError(problem, example.where, hint, code="data.template_prompt_mismatch")
 

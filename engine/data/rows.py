@@ -128,8 +128,8 @@ def raw_row(values: Any, where: str) -> RawRow:
     """Check that a row is an object within DEPTH_LIMIT, with no text of more than MAX_ROW_BYTES characters."""
     if not isinstance(values, dict):
         what = f"expected an object as row, found {described(values)}"
-        do = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'
-        raise UserError(what, where, do, code="data.invalid_row")
+        hint = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'
+        raise UserError(what, where, hint, code="data.invalid_row")
     if is_deeper(values, DEPTH_LIMIT):
         raise too_deep(where)
     for key, value in values.items():
@@ -148,8 +148,8 @@ def parsed(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"{where} column {error.colno}" if error.lineno == 1 else f"{where}, line {error.lineno} of the value"
         truncated = error.pos >= len(text) or error.msg.startswith("Unterminated")
-        do = "complete or delete the row: it is truncated" if truncated else "correct the row"
-        raise UserError(f"invalid JSON ({error.msg})", place, do, code="data.invalid_json") from error
+        hint = "complete or delete the row: it is truncated" if truncated else "correct the row"
+        raise UserError(f"invalid JSON ({error.msg})", place, hint, code="data.invalid_json") from error
     except ValueError as error:  # a number with thousands of digits
         raise UserError(f"invalid JSON ({error})", where, "correct the row", code="data.invalid_json") from error
     if is_deeper(value, DEPTH_LIMIT):
@@ -176,8 +176,8 @@ def too_deep(where: str) -> UserError:
     return UserError(f"nested deeper than {DEPTH_LIMIT} levels", where, "flatten or drop the row", code="data.too_deep")
 
 
-def too_many_rows(where: str, do: str = "split the file or use a part of it") -> UserError:
-    return UserError(f"more than {MAX_ROWS:,} rows", where, do, code="data.too_many_rows")
+def too_many_rows(where: str, hint: str = "split the file or use a part of it") -> UserError:
+    return UserError(f"more than {MAX_ROWS:,} rows", where, hint, code="data.too_many_rows")
 
 
 def described(value: Any) -> str:

@@ -286,7 +286,7 @@ class Choices:
                 raise UserError(problem, METRIC, "use exact_match, contains or rouge", code="data.too_many_choices")
         if len(choices) < 2:
             problem = f"the metric choice needs at least 2 distinct answers; the training rows have {len(choices)}"
-            hint = "use another metric, or increase train.max_length if it truncates the answers"
+            hint = "use another metric, or a larger `--set train.max_length=N` if it truncates the answers"
             raise UserError(problem, METRIC, hint, code="data.too_few_choices")
         return cls([list(tokens) for tokens in choices], list(choices.values()))
 

@@ -100,8 +100,8 @@ def _check_limit(settings: Executor) -> None:
         what = (
             f"time limit {settings.time}: no time to train, because a checkpoint is saved {settings.notice} s before it"
         )
-        do = f"set it to at least {(settings.notice + MIN_WORK_SECONDS + 59) // 60} minutes, or lower executor.notice"
-        raise UserError(what, "executor.time", do, code="slurm.short_time_limit")
+        hint = f"set it to at least {(settings.notice + MIN_WORK_SECONDS + 59) // 60} minutes, or lower executor.notice"
+        raise UserError(what, "executor.time", hint, code="slurm.short_time_limit")
 
 
 def _header(folder: Path, log_file: Path, about: str, settings: Executor) -> list[str]:
@@ -123,8 +123,8 @@ def _header(folder: Path, log_file: Path, about: str, settings: Executor) -> lis
         if value is None:
             continue
         if not _VALUE.fullmatch(str(value)):
-            do = f"give it as `sbatch --{option}` expects it, without spaces and quotes"
-            raise UserError(f"invalid value {value!r}", f"executor.{key}", do, code="slurm.invalid_option")
+            hint = f"give it as `sbatch --{option}` expects it, without spaces and quotes"
+            raise UserError(f"invalid value {value!r}", f"executor.{key}", hint, code="slurm.invalid_option")
         lines.append(f"#SBATCH --{option}={value}")
     return lines
 
@@ -140,11 +140,11 @@ def _body(settings: Executor, command: str) -> str:
 def _quoted(path: Path) -> str:
     """A path in double quotes. Raises UserError for characters that sbatch has no way to quote."""
     if re.search(r'["\\\n\r]', str(path)):
-        what, do = (
+        what, hint = (
             "unsupported path for Slurm: it contains quotes, backslashes or line breaks",
             "use another directory (--runs)",
         )
-        raise UserError(what, str(path), do, code="slurm.path")
+        raise UserError(what, str(path), hint, code="slurm.path")
     return f'"{path}"'
 
 
@@ -204,8 +204,8 @@ def read_job(folder: Path) -> Job | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
-        do = "`squeue` lists your jobs; delete the file if none of them belongs to this run"
-        raise UserError(f"damaged: {error}", str(path), do, code="run.job_damaged") from error
+        hint = "`squeue` lists your jobs; delete the file if none of them belongs to this run"
+        raise UserError(f"damaged: {error}", str(path), hint, code="run.job_damaged") from error
 
 
 def write_job(folder: Path, job: Job) -> None:
@@ -234,8 +234,8 @@ def command(*words: str, seconds: float = TIMEOUT_SECONDS) -> str:
     try:
         done = subprocess.run(words, capture_output=True, timeout=seconds, env=environment, stdin=subprocess.DEVNULL)
     except FileNotFoundError as error:
-        do = "start ftbench on a login node of the cluster"
-        raise UserError(f"Slurm is not installed here: no {words[0]}", hint=do, code="slurm.not_installed") from error
+        hint = "start ftbench on a login node of the cluster"
+        raise UserError(f"Slurm is not installed here: no {words[0]}", hint=hint, code="slurm.not_installed") from error
     except subprocess.TimeoutExpired as error:
         raise Unreachable(
             f"Slurm does not answer: {words[0]} took over {seconds:.0f} s", "slurm.unreachable"
@@ -282,8 +282,8 @@ def _sbatch(folder: Path, text: str) -> str:
     except Unreachable:
         raise
     except RunFailed as error:
-        do = "see `sinfo` for partitions and limits; the options are in the preset's [executor] table"
-        raise UserError(str(error), hint=do, code="slurm.refused") from error
+        hint = "see `sinfo` for partitions and limits; the options are in the preset's [executor] table"
+        raise UserError(str(error), hint=hint, code="slurm.refused") from error
     return answer.strip().split(";")[0]  # `17;cluster` where there are several clusters
 
 

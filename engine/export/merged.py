@@ -185,8 +185,8 @@ def adapted_parameters(model: peft.PeftModel) -> dict[str, tuple[LoraLayer, str]
 
 
 def _cannot_merge(what: str, where: str = "") -> UserError:
-    do = "export the adapter instead, or train other layers (adapter.target_modules)"
-    return UserError(f"cannot merge {what}", where, do, "export.cannot_merge")
+    hint = "export the adapter instead, or train other layers (adapter.target_modules)"
+    return UserError(f"cannot merge {what}", where, hint, "export.cannot_merge")
 
 
 def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:

@@ -104,9 +104,9 @@ def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> lis
         what = f"train.devices={count} does not work with slots of a GPU"
         raise UserError(what, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
     if len(devices) < count:
-        do = f'use "{CPU}:{count}"' if devices[0].queue == CPU else "use fewer devices, or name more GPUs"
+        hint = f'use "{CPU}:{count}"' if devices[0].queue == CPU else "use fewer devices, or name more GPUs"
         what = f"too few devices (train.devices={count}, {len(devices)} found)"
-        raise UserError(what, f"{KEY}={setting}", do, code="device.too_few")
+        raise UserError(what, f"{KEY}={setting}", hint, code="device.too_few")
     return devices
 
 
@@ -211,8 +211,8 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
         raise _not_found(nvml, f"no GPU {setting}", KEY)
     device = _selected(gpu)
     if visible is not None and device.lock not in _locks(nvml, visible):
-        what, do = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}", "unset it or choose a GPU that it contains"
-        raise UserError(what, KEY, do, code="device.hidden")
+        what, hint = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}", "unset it or choose a GPU that it contains"
+        raise UserError(what, KEY, hint, code="device.hidden")
     return device
 
 
@@ -289,5 +289,5 @@ def _locks(nvml: Nvml, visible: str) -> set[str]:
 
 def _not_found(nvml: Nvml, what: str, where: str) -> UserError:
     known = [f"{gpu.index} ({gpu.name() or 'unnamed'}, {gpu.uuid() or 'no UUID'})" for gpu in nvml.gpus()]
-    do = f"choose one of {', '.join(known)}" if known else f"use cpu or auto: no GPU detected ({nvml.why or 'none'})"
-    return UserError(what, where, do, code="device.not_found")
+    hint = f"choose one of {', '.join(known)}" if known else f"use cpu or auto: no GPU detected ({nvml.why or 'none'})"
+    return UserError(what, where, hint, code="device.not_found")

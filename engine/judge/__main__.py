@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> int:
 def _judge(folder: JudgeDir) -> int:
     lock = folder.acquire(str(os.getpid()))
     if lock is None:
-        do = "wait for it, or stop it"
-        raise UserError("this judge is already running", folder.name, do, "judge.already_running")
+        hint = "wait for it, or stop it"
+        raise UserError("this judge is already running", folder.name, hint, "judge.already_running")
     stopping = StopRequest()
     stopping.listen()
     try:

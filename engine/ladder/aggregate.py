@@ -142,8 +142,8 @@ def check_same_work(results: LadderResults, ladder: Ladder) -> None:
             general = run.result.general.text if run.result.general else ""
             if (general if field == "general" else run.result.fingerprints.get(field)) != value:
                 what = f"the runs cannot be compared: the {field} fingerprint of {run.entry.run} is not the ladder's"
-                do = "the file or model changed while the ladder ran; start a new ladder"
-                raise UserError(what, field, do, code="ladder.different_work")
+                hint = "the file or model changed while the ladder ran; start a new ladder"
+                raise UserError(what, field, hint, code="ladder.different_work")
         current = (run.entry.run, run.result.fingerprints.get("order", ""), run.result.tokens)
         other = orders.setdefault(run.entry.seed, current)
         for field, a, b in (("row order", current[1], other[1]), ("trained tokens", current[2], other[2])):

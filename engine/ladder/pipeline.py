@@ -129,14 +129,14 @@ class LadderPipeline:
             self.runner.warn(notice["code"], notice["text"])
         ladder.differs, ladder.config = differing_settings(plan.rungs), shared(plan.rungs)
         if ladder.work.test == 0:
-            do = "set it to a file of test rows or to a share, or add rows"
-            raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
+            hint = "set it to a file of test rows or to a share, or add rows"
+            raise UserError("no test rows to score", "data.test", hint, code="ladder.no_test_rows")
         spec = metric_spec(ladder.work.metric)
         check_served(plan.served, spec.name, spec.picks_from_choices, spec.needs_answers)
         if ladder.work.validation == 0 and plan.learning_rates > 1:
             what = "no validation rows to choose learning rates on"
-            do = "add rows, set a larger share, or omit --learning-rates"
-            raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
+            hint = "add rows, set a larger share, or omit --learning-rates"
+            raise UserError(what, "data.validation", hint, code="ladder.no_validation_rows")
         if text := equal_rates_warning(plan):
             self.runner.warn("ladder.equal_learning_rates", text)
 

@@ -66,8 +66,8 @@ def check_served(models: list[ServedModel], metric: str, picks_from_choices: boo
     """
     if models and (picks_from_choices or not needs_answers):
         what = f"a served model has no likelihoods, which the metric {metric} needs"
-        do = "--set evaluation.metric=exact_match scores generated answers, also labels"
-        raise UserError(what, "--rung", do, "ladder.served_metric")
+        hint = "--set evaluation.metric=exact_match scores generated answers, also labels"
+        raise UserError(what, "--rung", hint, "ladder.served_metric")
     for model in models:
         client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT)
         try:
@@ -244,8 +244,10 @@ def collect_served(
             rows.append(RungResult(name=model.row, method=model.row, status="planned"))
             continue
         except (OSError, msgspec.DecodeError) as error:
-            do = "delete the directory, then `ftbench resume` the ladder"
-            raise UserError(f"cannot read a served model's state ({error})", str(place), do, "ladder.served") from error
+            hint = "delete the directory, then `ftbench resume` the ladder"
+            raise UserError(
+                f"cannot read a served model's state ({error})", str(place), hint, "ladder.served"
+            ) from error
         row = RungResult(name=model.row, method=model.row, status=state.status, reason=state.reason, served=state.use)
         rows.append(row)
         if state.status == "finished":

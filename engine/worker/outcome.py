@@ -67,7 +67,7 @@ def outcome_of_error(
             return RunOutcome("out_of_memory", reason, code="run.out_of_memory")
         case Diverged():
             latest = last_checkpoint or "none"
-            advice = "lower train.learning_rate or train.max_grad_norm"
+            advice = "use a smaller `--set train.learning_rate=RATE` or `--set train.max_grad_norm=N`"
             reason = f"{error}; latest good checkpoint: {latest}; {advice}"
             return RunOutcome("diverged", reason, code="run.diverged")
         case DiskFull():

@@ -152,8 +152,8 @@ def _rubric(file: Path | None) -> str:
     try:
         text = read_small(file).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
-        do = "name a text file in UTF-8"
-        raise UserError(f"cannot read the rubric ({error})", visible(str(file)), do, "judge.rubric") from error
+        hint = "name a text file in UTF-8"
+        raise UserError(f"cannot read the rubric ({error})", visible(str(file)), hint, "judge.rubric") from error
     if not text:
         raise UserError("the rubric is empty", visible(str(file)), "write what makes an answer better", "judge.rubric")
     return text

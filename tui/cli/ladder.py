@@ -51,8 +51,8 @@ def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None
             raise UserError(f"--max-seeds {most} limits --until-decided", hint="add it", code="ladder.until_decided")
         return None
     if vary:
-        what, do = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
-        raise UserError(what, "--until-decided", do, code="ladder.until_decided")
+        what, hint = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
+        raise UserError(what, "--until-decided", hint, code="ladder.until_decided")
     return DEFAULT_MAX_SEEDS if most is None else most
 
 
@@ -162,8 +162,8 @@ def report(folder: LadderDir, json: bool, markdown: bool) -> int:
     """Write the report from the ladder's files and print its path, its Markdown, or the ladder as JSON."""
     state = folder.state()
     if state is None:
-        do = f"`ftbench resume {folder.argument}` starts it"
-        raise UserError(f"{folder.name} has not started yet", hint=do, code="ladder.not_started")
+        hint = f"`ftbench resume {folder.argument}` starts it"
+        raise UserError(f"{folder.name} has not started yet", hint=hint, code="ladder.not_started")
     if json:
         print_json(as_json(with_preferences(folder, state)))
         return 0

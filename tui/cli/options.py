@@ -154,8 +154,8 @@ def shared_device(device: str | None, share: int | None) -> str | None:
     if share is None:
         return device
     if device is not None and ":" in device:
-        what, do = f"--devices {device} and --share {share} given together", "keep one of them"
-        raise UserError(what, hint=do, code="cli.conflicting_values")
+        what, hint = f"--devices {device} and --share {share} given together", "keep one of them"
+        raise UserError(what, hint=hint, code="cli.conflicting_values")
     return f"{device or 'auto'}:{share}"
 
 

@@ -34,9 +34,9 @@ def pull(name: str | None, json: bool) -> None:
         return
     if name not in CATALOG and not is_hub_id(name):
         close = difflib.get_close_matches(name, CATALOG, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        do = f"{hint}`ftbench pull` lists the catalog; a Hub id is owner/name"
-        raise UserError(f"unknown model {name!r}: catalog", hint=do, code="model.not_in_catalog")
+        suggestion = f"did you mean {close[0]}? " if close else ""
+        hint = f"{suggestion}`ftbench pull` lists the catalog; a Hub id is owner/name"
+        raise UserError(f"unknown model {name!r}: catalog", hint=hint, code="model.not_in_catalog")
     _say_done(name, ask("pull", {"name": name}, report), f"--model {name}", json)
 
 

@@ -41,7 +41,7 @@ class LaunchProblem:
     """A problem and a suggested fix."""
 
     text: str
-    do: str = ""
+    hint: str = ""
     blocking: bool = False
     """Whether the run would fail."""
     code: str = ""
@@ -55,8 +55,8 @@ def model_problems(config: Config, files: ModelFiles) -> Iterator[LaunchProblem]
     except UserError as error:
         yield LaunchProblem(error.problem, error.hint, blocking=True, code=error.code)
     if files.wrong:
-        do = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
-        yield LaunchProblem(f"model {config.model.id}: {files.wrong}", do, blocking=True, code="model.unusable")
+        hint = f"`ftbench pull {config.model.id}`, or give a folder" if files.fetch else "check model.id"
+        yield LaunchProblem(f"model {config.model.id}: {files.wrong}", hint, blocking=True, code="model.unusable")
     elif files.fetch:
         text = f"model {config.model.id} will be downloaded first"
         yield LaunchProblem(text, "requires network access", code="model.download")

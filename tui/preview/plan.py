@@ -130,7 +130,7 @@ def _checkpointing(method_plan: MethodPlan) -> str:
 def _largest(most: LargestFit) -> str:
     if not most.value:
         return "none fits"
-    why = {"all": " (all)", "pass": " (token limit)", "memory": ""}[most.bound]
+    why = {"nothing": " (all)", "token_limit": " (token limit)", "memory": ""}[most.limited_by]
     return f"{most.value:,}{why}"
 
 
@@ -138,7 +138,7 @@ def _longest(most: LargestFit) -> str:
     """Rounded down, because the search is finer than the formula."""
     if not most.value:
         return "none fits"
-    if most.bound == "all":
+    if most.limited_by == "nothing":
         return f"{most.value:,} (all)"
     return f"{most.value // 64 * 64 if most.value > 512 else most.value:,}"
 
@@ -196,7 +196,7 @@ def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[s
         figures = f"median {relative_error(record.median)}, worst {relative_error(record.worst)}"
         yield f"On this machine: {record.tier}, {figures} in {amount(record.count, 'run')} (`ftbench plan --history`)."
     overhead = "the CUDA context (estimated)" if device == "cuda" else "the process overhead"
-    if device == "cuda" and any(method_plan.evaluation_batch.bound == "memory" for method_plan in plan.methods):
+    if device == "cuda" and any(method_plan.evaluation_batch.limited_by == "memory" for method_plan in plan.methods):
         yield "Evaluation uses a smaller batch where it does not fit, so only training decides what fits."
     yield f"tight: less headroom than required (largest measured underestimate + {overhead})."
     for method_plan in plan.methods:

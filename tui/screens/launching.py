@@ -229,8 +229,8 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         """A problem, and on the next line what to do."""
         style = "$text-error" if problem.blocking else "$text-warning"
         yield Content.styled(f"{'✗' if problem.blocking else '!'} {self._wrapped(problem.text, 2)}", style)
-        if problem.do:
-            yield Content(f"  → {self._wrapped(problem.do, 4)}")
+        if problem.hint:
+            yield Content(f"  → {self._wrapped(problem.hint, 4)}")
 
     def _width(self, indent: int) -> int:
         return max(20, self.query_one(VerticalScroll).size.width - indent - 1)

@@ -127,7 +127,7 @@ def check_name(name: str) -> None:
     """Raise UserError for an unknown data.format."""
     names = ["auto", *data_formats()]
     if name not in names:
-        do = f"use one of {', '.join(names)}"
+        hint = f"use one of {', '.join(names)}"
         raise UserError(
-            f"unknown format {name!r}{did_you_mean(name, names)}", "data.format", do, code="data.unknown_format"
+            f"unknown format {name!r}{did_you_mean(name, names)}", "data.format", hint, code="data.unknown_format"
         )

@@ -101,8 +101,8 @@ def read_task_file(path: Path) -> dict[str, Any]:
     _check_keys(config, path)
     name = config.get("task")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        do = "use letters, digits, '_', '-' and '.', at most 80 characters"
-        raise _invalid(f"invalid task name {_shown(name)}", path, do)
+        hint = "use letters, digits, '_', '-' and '.', at most 80 characters"
+        raise _invalid(f"invalid task name {_shown(name)}", path, hint)
     _check_types(config, path)
     _check_data(config, path)
     _check_generation(config, path)
@@ -161,11 +161,11 @@ def _check_data(config: dict[str, Any], path: Path) -> None:
     if "trust_remote_code" in options:
         raise _code("trust_remote_code", path)
     if unknown := sorted(options.keys() - DATA_KEYS):
-        do = f"use {', '.join(sorted(DATA_KEYS))}"
-        raise _invalid(f"unsupported key {_shown(unknown[0])} of dataset_kwargs", path, do)
+        hint = f"use {', '.join(sorted(DATA_KEYS))}"
+        raise _invalid(f"unsupported key {_shown(unknown[0])} of dataset_kwargs", path, hint)
     if source not in BUILDERS and not (isinstance(source, str) and _HUB_ID.fullmatch(source)):
-        do = f"use {', '.join(BUILDERS)} with dataset_kwargs.data_files, or OWNER/NAME of a dataset on the Hub"
-        raise _invalid(f"unsupported dataset_path {_shown(source)}", path, do)
+        hint = f"use {', '.join(BUILDERS)} with dataset_kwargs.data_files, or OWNER/NAME of a dataset on the Hub"
+        raise _invalid(f"unsupported dataset_path {_shown(source)}", path, hint)
     if source in BUILDERS:
         if "data_files" not in options:
             raise _invalid("dataset_kwargs.data_files is missing", path, "set it to the files of each split")
@@ -190,8 +190,8 @@ def _absolute(files: Any, base: Path, path: Path) -> Any:
 
 def _check_generation(config: Mapping[str, Any], path: Path) -> None:
     if unknown := sorted((config.get("generation_kwargs") or {}).keys() - GENERATION_KEYS, key=str):
-        do = f"use {', '.join(sorted(GENERATION_KEYS))}"
-        raise _invalid(f"unsupported key {_shown(unknown[0])} of generation_kwargs", path, do)
+        hint = f"use {', '.join(sorted(GENERATION_KEYS))}"
+        raise _invalid(f"unsupported key {_shown(unknown[0])} of generation_kwargs", path, hint)
 
 
 def _check_metrics(config: Mapping[str, Any], path: Path) -> None:
@@ -214,8 +214,8 @@ def _shown(value: Any) -> str:
     return visible(repr(value), 80)
 
 
-def _invalid(what: str, path: Path, do: str, code: str = "benchmark.invalid_file") -> UserError:
-    return UserError(what, visible(str(path)), do, code=code)
+def _invalid(what: str, path: Path, hint: str, code: str = "benchmark.invalid_file") -> UserError:
+    return UserError(what, visible(str(path)), hint, code=code)
 
 
 def _code(what: str, path: Path) -> UserError:

@@ -196,13 +196,13 @@ def _shipped_task(name: str) -> Any:
     entry = manager.task_index.get(name)
     if entry is None:
         close = difflib.get_close_matches(name, manager.all_subtasks, n=1, cutoff=0.7)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        do = "`lm-eval ls tasks` lists the tasks; a task file ends with .yaml"
-        raise UserError(f"unknown benchmark {visible(name, 80)!r}{hint}", SETTING, do, code="benchmark.unknown")
+        suggestion = f" (did you mean {close[0]}?)" if close else ""
+        hint = "`lm-eval ls tasks` lists the tasks; a task file ends with .yaml"
+        raise UserError(f"unknown benchmark {visible(name, 80)!r}{suggestion}", SETTING, hint, code="benchmark.unknown")
     if entry.kind.name in ("GROUP", "TAG"):
         members = list(islice(_members(entry, manager.task_index, {name}), 3))
-        do = f"name its tasks, such as {', '.join(members)}" if members else "name its tasks"
-        raise UserError(f"{name} is a group of tasks", SETTING, do, code="benchmark.group")
+        hint = f"name its tasks, such as {', '.join(members)}" if members else "name its tasks"
+        raise UserError(f"{name} is a group of tasks", SETTING, hint, code="benchmark.group")
     config = entry.cfg or {}
     if config.get("unsafe_code"):
         problem = "the task runs code that the model writes"

@@ -109,7 +109,7 @@ def _with_micro_batch(query: FitQuery, least: int, safely: bool) -> FitQuery | N
     if query.config.train.micro_batch != "auto":
         return query if (query.fits_safely() if safely else query.fits()) else None
     largest = largest_micro_batch(query, safely)
-    if largest.value < (least if largest.bound == "memory" else 1):
+    if largest.value < (least if largest.limited_by == "memory" else 1):
         return None
     # If memory is not the limit, use the batch size: micro-batches of shorter rows can have more rows.
-    return query.with_micro_batch(largest.value if largest.bound == "memory" else query.config.train.batch)
+    return query.with_micro_batch(largest.value if largest.limited_by == "memory" else query.config.train.batch)

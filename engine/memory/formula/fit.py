@@ -31,9 +31,9 @@ class LargestFit(Struct, frozen=True, kw_only=True):
 
     value: int
     """0 if nothing fits."""
-    bound: Literal["memory", "all", "pass"]
-    """What limits the value: memory; `all` rows of a step or positions of the model; or the token limit of one forward
-    `pass` (`training.batches`)."""
+    limited_by: Literal["memory", "token_limit", "nothing"]
+    """What limits the value: memory, the token limit of a forward pass (`training.batches`), or nothing: all rows of a
+    step fit, or all positions of the model."""
 
 
 def required_headroom(peak: int, budget: MemoryBudget, tier: Tier) -> int:
@@ -148,8 +148,8 @@ def largest_micro_batch(query: FitQuery, safely: bool = False) -> LargestFit:
     whole = query.with_micro_batch(count)
     if fits(count):  # a special case: a step with one micro-batch has no gradients of an earlier one
         cut = whole.formula_estimate().micro_batch
-        return LargestFit(value=cut, bound="all" if cut == count else "pass")
-    return LargestFit(value=_last(range(1, count), fits), bound="memory")
+        return LargestFit(value=cut, limited_by="nothing" if cut == count else "token_limit")
+    return LargestFit(value=_last(range(1, count), fits), limited_by="memory")
 
 
 def largest_evaluation_batch(query: FitQuery) -> LargestFit:
@@ -161,9 +161,9 @@ def largest_evaluation_batch(query: FitQuery) -> LargestFit:
 
     batch = query.config.evaluation.batch
     return (
-        LargestFit(value=batch, bound="all")
+        LargestFit(value=batch, limited_by="nothing")
         if fits(batch)
-        else LargestFit(value=_last(range(1, batch), fits), bound="memory")
+        else LargestFit(value=_last(range(1, batch), fits), limited_by="memory")
     )
 
 
@@ -178,13 +178,13 @@ def longest_rows(query: FitQuery, positions: int | None) -> LargestFit:
     places = [place for place in _places(query, limit) if place > 1]
     good = _first_bad(places, lambda length: query.with_length(length).fits())
     if good == len(places):
-        return LargestFit(value=limit, bound="all")
+        return LargestFit(value=limit, limited_by="nothing")
     below = places[good - 1] if good else 1
     between = range(below + 1, places[good])
     most = max(below if good else 0, _last(between, lambda length: query.with_length(length).fits()))
     if most < query.rows.length <= limit and query.fits():
         most = query.rows.length
-    return LargestFit(value=most, bound="memory")
+    return LargestFit(value=most, limited_by="memory")
 
 
 def _places(query: FitQuery, limit: int) -> list[int]:
@@ -265,7 +265,7 @@ def _together(
 def _fewest(start: FitQuery, before: Settings, positions: int | None) -> Remedy | None:
     """All changes that keep rows and method, minus those not needed; plus shorter rows if they do not suffice."""
     settings: Settings = {"train.micro_batch": 1} if start.formula_estimate().micro_batch > 1 else {}
-    settings |= {} if largest_evaluation_batch(start).bound == "all" else {"evaluation.batch": 1}
+    settings |= {} if largest_evaluation_batch(start).limited_by == "nothing" else {"evaluation.batch": 1}
     settings |= {**_checkpointing(start), **_small_state(start)}
     if not start.with_settings(settings).fits():
         return _shorter(start, settings, positions, before)

@@ -308,9 +308,9 @@ def positions_of(model_config: Mapping[str, Any]) -> int | None:
 
 def _at_least(largest: LargestFit, planned: int) -> LargestFit:
     """A micro-batch of the data's rows can have more rows than one of only the longest rows."""
-    if largest.bound != "pass":
+    if largest.limited_by != "token_limit":
         return largest
-    return LargestFit(value=max(largest.value, planned), bound=largest.bound)
+    return LargestFit(value=max(largest.value, planned), limited_by=largest.limited_by)
 
 
 def _cheapest_gpu(estimate: MemoryEstimate) -> str:

@@ -107,8 +107,8 @@ class ComparisonDir(Folder):
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"delete it, then `ftbench resume {self.argument}` starts over and reuses finished runs"
-            raise self.damaged(error, self.state_file, do) from error
+            hint = f"delete it, then `ftbench resume {self.argument}` starts over and reuses finished runs"
+            raise self.damaged(error, self.state_file, hint) from error
         except OSError as error:
             raise self.unreadable(error, self.state_file) from error
         if state.status == "running" and (record := end_record.read(self.end_file)):
@@ -120,8 +120,8 @@ class ComparisonDir(Folder):
         state.updated = time.time()
         write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
-    def damaged(self, error: Exception, path: Path, do: str) -> UserError:
-        return UserError(f"damaged file ({error})", str(path), do, code=f"{self.KIND}.damaged")
+    def damaged(self, error: Exception, path: Path, hint: str) -> UserError:
+        return UserError(f"damaged file ({error})", str(path), hint, code=f"{self.KIND}.damaged")
 
     def unreadable(self, error: OSError, path: Path) -> UserError:
         problem, hint = f"cannot read file ({error.strerror})", "check its permissions"

@@ -147,8 +147,8 @@ def served_models(words: Sequence[str], prices: Sequence[str]) -> list[ServedMod
         name = given or re.sub(r"[^A-Za-z0-9_-]+", "-", endpoint.model.rpartition("/")[2]).strip("-")[:MAX_NAME]
         _check_name(name)
         if name in models:
-            do = "name them, as in --rung big=http://host/v1#model"
-            raise UserError(f"duplicate rung name {name}", "--rung", do, code="ladder.rung_name")
+            hint = "name them, as in --rung big=http://host/v1#model"
+            raise UserError(f"duplicate rung name {name}", "--rung", hint, code="ladder.rung_name")
         models[name] = ServedModel(name=name, endpoint=endpoint.name)
     for text in prices:
         only, _, value = text.rpartition("=")
@@ -191,28 +191,28 @@ def _artifact_word(given: str, rungs: Sequence[Rung]) -> tuple[str, str, str]:
     rung, separator, word = given.strip().rpartition(ARTIFACT_SEPARATOR)
     names = [known.name for known in rungs]
     if separator and rung not in names:
-        do = f"use one of {', '.join(names)}"
-        raise UserError(f"unknown rung {rung!r}", f"--ship {given}", do, code="ladder.unknown_rung")
+        hint = f"use one of {', '.join(names)}"
+        raise UserError(f"unknown rung {rung!r}", f"--ship {given}", hint, code="ladder.unknown_rung")
     try:
         return given, rung, parse_artifact(word).word
     except ValueError as error:
-        do = f"use {', '.join(artifact_words())}"
-        raise UserError(f"unknown artifact {word!r}", "--ship", do, code="ladder.unknown_artifact") from error
+        hint = f"use {', '.join(artifact_words())}"
+        raise UserError(f"unknown artifact {word!r}", "--ship", hint, code="ladder.unknown_artifact") from error
 
 
 def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> None:
     """Raises UserError for options that a ladder that runs until its questions are decided cannot have."""
     option = "--until-decided"
     if not 2 <= max_seeds <= MAX_SEEDS:
-        what, do = f"invalid number of seeds {max_seeds}", f"use 2 to {MAX_SEEDS}"
-        raise UserError(what, "--max-seeds", do, code="ladder.seeds")
+        what, hint = f"invalid number of seeds {max_seeds}", f"use 2 to {MAX_SEEDS}"
+        raise UserError(what, "--max-seeds", hint, code="ladder.seeds")
     if seeds != 1:
-        what, do = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
-        raise UserError(what, option, do, code="ladder.until_decided")
+        what, hint = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
+        raise UserError(what, option, hint, code="ladder.until_decided")
     if ship:
         what = "artifacts are compared with a fixed number of seeds"
-        do = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
-        raise UserError(what, option, do, code="ladder.until_decided")
+        hint = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
+        raise UserError(what, option, hint, code="ladder.until_decided")
 
 
 def refuse_counts(seeds: int, learning_rates: int) -> None:
@@ -220,33 +220,33 @@ def refuse_counts(seeds: int, learning_rates: int) -> None:
     if not 1 <= seeds <= MAX_SEEDS:
         raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
     if not 1 <= learning_rates <= MAX_LEARNING_RATES:
-        what, do = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
-        raise UserError(what, "--learning-rates", do, code="ladder.learning_rates")
+        what, hint = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
+        raise UserError(what, "--learning-rates", hint, code="ladder.learning_rates")
 
 
 def parse_base_shots(shots: Sequence[int]) -> list[int]:
     """The numbers of examples without 0, the base model as it is. Raises UserError for an invalid number."""
     if wrong := [count for count in shots if not 0 <= count <= MAX_SHOTS]:
-        what, do = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"
-        raise UserError(what, "--base-shots", do, code="ladder.base_shots")
+        what, hint = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"
+        raise UserError(what, "--base-shots", hint, code="ladder.base_shots")
     return sorted({count for count in shots if count})
 
 
 def refuse_missing_splits(config: Config, learning_rates: int) -> None:
     """Raises UserError if the configuration has no test rows, or no validation rows to choose learning rates on."""
     if config.data.test == 0:
-        do = "set it to a file of test rows or to a share"
-        raise UserError("no test rows to score", "data.test", do, code="ladder.no_test_rows")
+        hint = "set it to a file of test rows or to a share"
+        raise UserError("no test rows to score", "data.test", hint, code="ladder.no_test_rows")
     if learning_rates > 1 and config.data.validation == 0:
-        what, do = "no validation rows to choose learning rates on", "set it to 0.05"
-        raise UserError(what, "data.validation", do, code="ladder.no_validation_rows")
+        what, hint = "no validation rows to choose learning rates on", "set it to 0.05"
+        raise UserError(what, "data.validation", hint, code="ladder.no_validation_rows")
 
 
 def refuse_continued_runs(rungs: Sequence[Rung]) -> None:
     """Raises UserError for a rung that would start from another run: all methods start from the base model."""
     if any(rung.config.model.from_run for rung in rungs):
-        do = "remove it; `ftbench run --from` continues a run"
-        raise UserError("a ladder starts from the base model", "model.from_run", do, code="ladder.from_run")
+        hint = "remove it; `ftbench run --from` continues a run"
+        raise UserError("a ladder starts from the base model", "model.from_run", hint, code="ladder.from_run")
 
 
 def refuse_names(rungs: Sequence[Rung]) -> None:
@@ -257,8 +257,8 @@ def refuse_names(rungs: Sequence[Rung]) -> None:
         is_reserved = is_base(name) or (name in method_names() and name != rung.method)
         if is_reserved or names.count(name) > 1:
             what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
-            do = "choose another name, as in --rung wide=lora,adapter.rank=64"
-            raise UserError(what, "--rung", do, code="ladder.rung_name")
+            hint = "choose another name, as in --rung wide=lora,adapter.rank=64"
+            raise UserError(what, "--rung", hint, code="ladder.rung_name")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
@@ -318,16 +318,16 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
     method = LORA.name if variant else method
     if method not in method_names():
         names = ", ".join((*method_names(), *LORA_VARIANTS))
-        do = f"use {names}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
-        raise UserError(f"unknown method {method!r}", "--rung", do, code="ladder.unknown_method")
+        hint = f"use {names}, or NAME=METHOD,KEY=VALUE as in wide=lora,adapter.rank=64"
+        raise UserError(f"unknown method {method!r}", "--rung", hint, code="ladder.unknown_method")
     _check_name(name)
     settings = {**variant, **parse_overrides(_SETTING_SEPARATOR.split(given) if comma else [], "--rung")}
-    do = "remove it; all rungs use the ladder's methods and seeds"
+    hint = "remove it; all rungs use the ladder's methods and seeds"
     _refuse(
         (*LADDER_KEYS, "train.seed"),
         settings,
         "this setting cannot differ between rungs",
-        do,
+        hint,
         "ladder.key_set_by_ladder",
     )
     common = {key: value for key, value in overrides.items() if reads(method, key)}
@@ -340,12 +340,12 @@ def _rung(option: str, preset: str, overrides: Flat, notices: dict[Notice, None]
 def _check_name(name: str) -> None:
     """Raises UserError for a name of a rung that is empty, too long or has other characters."""
     if not name or not all(character.isalnum() or character in "-_" for character in name) or len(name) > MAX_NAME:
-        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
-        raise UserError(f"invalid rung name {name!r}", "--rung", do, code="ladder.rung_name")
+        hint = f"use letters, digits, - and _, at most {MAX_NAME} characters"
+        raise UserError(f"invalid rung name {name!r}", "--rung", hint, code="ladder.rung_name")
 
 
-def _refuse(keys: Iterable[str], given: Flat, what: str, do: str, code: str) -> None:
+def _refuse(keys: Iterable[str], given: Flat, what: str, hint: str, code: str) -> None:
     """Raises UserError if one of the keys is given."""
     for key in keys:
         if key in given:
-            raise UserError(what, key, do, code=code)
+            raise UserError(what, key, hint, code=code)

@@ -277,8 +277,8 @@ def gain_of_rung(ladder: Ladder, rung: str | None, against: str) -> Gain:
     if rung is None:
         others = [name for name in trained if name != against]
         if len(others) != 1:
-            do = f"name one with --rung: {', '.join(others)}" if others else "wait until it has results"
-            raise UserError("the ladder has several rungs" if others else "no results", ladder.name, do, "gate.which")
+            hint = f"name one with --rung: {', '.join(others)}" if others else "wait until it has results"
+            raise UserError("the ladder has several rungs" if others else "no results", ladder.name, hint, "gate.which")
         rung = others[0]
     for comparison in ladder.comparisons:
         sign = {(rung, against): 1, (against, rung): -1}.get((comparison.a, comparison.b))

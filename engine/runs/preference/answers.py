@@ -110,8 +110,8 @@ class RungAnswers:
         if [(item.prompt, item.references) for item in items] != [
             (item.prompt, item.references) for item in self.items
         ]:
-            what, do = "the runs were scored on different test items", "compare runs on the same data"
-            raise UserError(what, file.parent.name, do, "judge.different_items")
+            what, hint = "the runs were scored on different test items", "compare runs on the same data"
+            raise UserError(what, file.parent.name, hint, "judge.different_items")
         answers = [getattr(line, model) for line in lines]
         if None in answers or not any(answer.output for answer in answers):
             return  # not scored, or by the loss alone
@@ -218,8 +218,8 @@ def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, s
         unknown = [name for name in names if name not in answers.outputs]
         if unknown or len(set(names)) != 2:
             what = f"no answers of {unknown[0]!r}" if unknown else f"not two rungs: {word!r}"
-            do = f"use two of {', '.join(answers.outputs)}, as in --pair {','.join(answers.pairs()[0])}"
-            raise UserError(what, "--pair", do, "judge.unknown_rung")
+            hint = f"use two of {', '.join(answers.outputs)}, as in --pair {','.join(answers.pairs()[0])}"
+            raise UserError(what, "--pair", hint, "judge.unknown_rung")
         if not answers.seeds(*names):
             raise UserError("the rungs have no seed in common", f"--pair {word}", "choose others", "judge.no_seed")
         pairs.append((names[0], names[1]))
@@ -246,8 +246,8 @@ def text_hash(*texts: str) -> str:
 def _with_pairs(answers: RungAnswers, name: str) -> RungAnswers:
     if not answers.pairs():
         what = "no two rungs have answers to the test items"
-        do = "wait until a run has finished; a metric that generates answers is needed (evaluation.metric)"
-        raise UserError(what, name, do, "judge.no_answers")
+        hint = "wait until a run has finished; a metric that generates answers is needed (evaluation.metric)"
+        raise UserError(what, name, hint, "judge.no_answers")
     return answers
 
 
@@ -266,8 +266,8 @@ def _read(file: Path) -> list[_Line]:
     try:
         return [msgspec.json.decode(line, type=_Line) for line in read_item_lines(file)]
     except FileNotFoundError as error:
-        do = "wait until the run has finished"
-        raise UserError("no answers to test items", file.parent.name, do, "judge.no_answers") from error
+        hint = "wait until the run has finished"
+        raise UserError("no answers to test items", file.parent.name, hint, "judge.no_answers") from error
     except (OSError, ValueError, RecursionError) as error:
-        do = "run it again"
-        raise UserError(f"cannot read answers ({error})", str(file), do, "judge.damaged_answers") from error
+        hint = "run it again"
+        raise UserError(f"cannot read answers ({error})", str(file), hint, "judge.damaged_answers") from error

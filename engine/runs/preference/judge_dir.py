@@ -65,8 +65,8 @@ class JudgeDir(Folder):
         try:
             return msgspec.json.decode(read_regular(self.plan_file), type=JudgePlan)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = "delete the directory and start the judge again"
-            raise UserError(f"cannot read the plan ({error})", str(self.plan_file), do, "judgment.damaged") from error
+            hint = "delete the directory and start the judge again"
+            raise UserError(f"cannot read the plan ({error})", str(self.plan_file), hint, "judgment.damaged") from error
 
     def state(self) -> Judgment | None:
         """State and results; None before the first start. Raises UserError if the file is damaged."""
@@ -75,9 +75,9 @@ class JudgeDir(Folder):
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = "delete it and start the judge again: its verdicts are kept"
+            hint = "delete it and start the judge again: its verdicts are kept"
             raise UserError(
-                f"cannot read the judgment ({error})", str(self.state_file), do, "judgment.damaged"
+                f"cannot read the judgment ({error})", str(self.state_file), hint, "judgment.damaged"
             ) from error
         if state.status == "running" and (record := end_record.read(self.end_file)):
             state.status, state.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
@@ -126,8 +126,8 @@ def create_judge(subject: LadderDir | RunDir, plan: JudgePlan) -> JudgeDir:
     folder = judge_dir(subject, plan)
     subject.check_files()
     if folder.is_active():
-        do = "wait for it, or stop it with ctrl+c where it was started"
-        raise UserError("this judge is already running", folder.name, do, "judge.already_running")
+        hint = "wait for it, or stop it with ctrl+c where it was started"
+        raise UserError("this judge is already running", folder.name, hint, "judge.already_running")
     try:
         folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         end_record.reserve(folder.end_file)
@@ -155,9 +155,9 @@ def read_ratings(subject: LadderDir | RunDir) -> RatingSummary | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        do = "delete it; `ftbench rate` writes it again"
+        hint = "delete it; `ftbench rate` writes it again"
         raise UserError(
-            f"cannot read the summary of ratings ({error})", str(file), do, "rating.damaged_summary"
+            f"cannot read the summary of ratings ({error})", str(file), hint, "rating.damaged_summary"
         ) from error
 
 

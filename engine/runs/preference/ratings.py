@@ -139,8 +139,8 @@ class RatingDir:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = "delete it, and name the pairs again with --pair"
-            raise UserError(f"cannot read what is rated ({error})", str(file), do, "rating.damaged_plan") from error
+            hint = "delete it, and name the pairs again with --pair"
+            raise UserError(f"cannot read what is rated ({error})", str(file), hint, "rating.damaged_plan") from error
 
     def make_plan(self, pairs: Sequence[tuple[str, str]], runs: Sequence[str], answers: RungAnswers) -> RatingPlan:
         """The stored plan with these pairs added; without any, the default pair. Raises RunFailed on a full disk."""
@@ -170,8 +170,8 @@ class RatingDir:
         self.subject.check_files()
         lock = locks.acquire(self.path / f"{rater}.lock", str(os.getpid()))
         if lock is None:
-            do = "choose another name with --rater"
-            raise UserError(f"{visible(rater)} is rating in another process", self.subject.name, do, "rating.in_use")
+            hint = "choose another name with --rater"
+            raise UserError(f"{visible(rater)} is rating in another process", self.subject.name, hint, "rating.in_use")
         return RaterFile(self.path / f"{rater}.jsonl", lock, _counting(read_ratings_file(self.path / f"{rater}.jsonl")))
 
 
@@ -205,8 +205,8 @@ class RaterFile:
 def check_rater(name: str) -> None:
     """Raises UserError for a name that cannot be a file's."""
     if not re.fullmatch(rf"[\w-]{{1,{MAX_NAME}}}", name) or name in RESERVED:
-        do = f"use letters, digits, - and _, at most {MAX_NAME} characters"
-        raise UserError(f"invalid name of a rater {visible(name, MAX_NAME)!r}", "--rater", do, "rating.rater_name")
+        hint = f"use letters, digits, - and _, at most {MAX_NAME} characters"
+        raise UserError(f"invalid name of a rater {visible(name, MAX_NAME)!r}", "--rater", hint, "rating.rater_name")
 
 
 def login() -> str:
@@ -225,16 +225,16 @@ def read_ratings_file(file: Path) -> list[Rating]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        do = "check its permissions"
-        raise UserError(f"cannot read ratings ({error.strerror})", str(file), do, "rating.unreadable") from error
+        hint = "check its permissions"
+        raise UserError(f"cannot read ratings ({error.strerror})", str(file), hint, "rating.unreadable") from error
     complete, _, _ = content.rpartition(b"\n")
     ratings = []
     for number, line in enumerate(filter(None, complete.split(b"\n")), 1):
         try:
             ratings.append(msgspec.json.decode(line, type=Rating))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            what, do = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
-            raise UserError(what, str(file), do, "rating.damaged") from error
+            what, hint = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
+            raise UserError(what, str(file), hint, "rating.damaged") from error
     return ratings
 
 
@@ -271,14 +271,14 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     check_rater(page.rater)
     where = visible(str(file))
     if page.checksum != checksum(page.rater, page.set, page.ratings):
-        do = "import the file as the page wrote it"
-        raise UserError("the ratings were edited or the file is incomplete", where, do, "rating.edited")
+        hint = "import the file as the page wrote it"
+        raise UserError("the ratings were edited or the file is incomplete", where, hint, "rating.edited")
     known = {pair.id: pair for pair in pairs}
     unknown = [rating for rating in page.ratings if rating.pair not in known]
     if page.ratings and len(unknown) == len(page.ratings):
-        do = "import it where its page was exported"
+        hint = "import it where its page was exported"
         raise UserError(
-            f"the ratings are of other answers than those of {folder.subject.name}", where, do, "rating.foreign"
+            f"the ratings are of other answers than those of {folder.subject.name}", where, hint, "rating.foreign"
         )
     if unknown:
         what = f"{amount(len(unknown), 'rating')} of answers that have changed since the page was exported"
@@ -288,15 +288,15 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     for rating in page.ratings:
         pair = known[rating.pair]
         if rating.choice not in (*RATED, "skip") or rating.left not in (text_hash(pair.left), text_hash(pair.right)):
-            do = "import the file as the page wrote it"
-            raise UserError("a rating is not of the answers in the page", where, do, "rating.edited")
+            hint = "import the file as the page wrote it"
+            raise UserError("a rating is not of the answers in the page", where, hint, "rating.edited")
     own = folder.open(page.rater)
     try:
         again = [rating for rating in page.ratings if rating.pair in own.ratings]
         if again:
             what = f"{page.rater} has rated {len(again)} of {len(page.ratings)} pairs of the file before"
-            do = "it was imported before, or has the name of another rater"
-            raise UserError(what, where, do, "rating.duplicate")
+            hint = "it was imported before, or has the name of another rater"
+            raise UserError(what, where, hint, "rating.duplicate")
         own.add(*page.ratings)
     finally:
         own.close()
@@ -304,7 +304,7 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
 
 
 def _read_page(file: Path) -> RatedPage:
-    where, do = visible(str(file)), "choose a file that the exported page wrote"
+    where, hint = visible(str(file)), "choose a file that the exported page wrote"
     try:
         page = msgspec.json.decode(read_small(file, MAX_PAGE_BYTES), type=RatedPage)
     except OSError as error:
@@ -312,9 +312,9 @@ def _read_page(file: Path) -> RatedPage:
             f"cannot read ratings ({error.strerror})", where, "check the path", "rating.unreadable"
         ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"not a file of ratings ({error})", where, do, "rating.not_a_page") from error
+        raise UserError(f"not a file of ratings ({error})", where, hint, "rating.not_a_page") from error
     if page.kind != PAGE_KIND:
-        raise UserError("not a file of ratings", where, do, "rating.not_a_page")
+        raise UserError("not a file of ratings", where, hint, "rating.not_a_page")
     return page
 
 
@@ -376,6 +376,6 @@ def open_session(subject: LadderDir | RunDir, runs: Sequence[str], rater: str, g
     plan = folder.make_plan(parse_pairs(given, answers), runs, answers)
     pairs = pairs_to_rate(answers, plan, rater)
     if not pairs:
-        what, do = "the rungs gave the same answers to all test items", "choose others with --pair"
-        raise UserError(what, subject.name, do, "rating.no_pairs")
+        what, hint = "the rungs gave the same answers to all test items", "choose others with --pair"
+        raise UserError(what, subject.name, hint, "rating.no_pairs")
     return RatingSession(folder, rater, pairs, folder.open(rater))

@@ -202,7 +202,7 @@ def has_file(path: Path, file: str) -> bool:
         raise UserError("belongs to another user", str(path), "ask its owner", code="run.not_yours") from error
 
 
-def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
+def pick(known: Iterable[F], name: str, kind: str, where: Path, how_to_list: str) -> F:
     """Find one by its name, an unambiguous part of it, or `last`. Raises UserError where none or several match."""
     folders = sorted(known, key=lambda folder: folder.name)
     if name == "last" and folders:
@@ -213,11 +213,11 @@ def pick(known: Iterable[F], name: str, kind: str, where: Path, hint: str) -> F:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        do = f"give more of the name; {hint}"
-        raise UserError(f"{name!r} matches {len(matches)} {kind}s", str(where), do, f"{kind}.ambiguous_name")
+        hint = f"give more of the name; {how_to_list}"
+        raise UserError(f"{name!r} matches {len(matches)} {kind}s", str(where), hint, f"{kind}.ambiguous_name")
     elsewhere = running_elsewhere(where)
-    do = f"{hint}, --runs DIR looks in another directory" + (f". {elsewhere}" if elsewhere else "")
-    raise UserError(f"no {kind} {name!r}", str(where), do, f"{kind}.not_found")
+    hint = f"{how_to_list}, --runs DIR looks in another directory" + (f". {elsewhere}" if elsewhere else "")
+    raise UserError(f"no {kind} {name!r}", str(where), hint, f"{kind}.not_found")
 
 
 def running_elsewhere(home: Path) -> str:

@@ -105,8 +105,8 @@ class RunDir(Folder):
         except FileNotFoundError:
             return None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            do = f"run `ftbench resume {self.argument}` to write it again from events.jsonl"
-            raise UserError(f"damaged: {error}", str(self.result_file), do, code="run.result_damaged") from error
+            hint = f"run `ftbench resume {self.argument}` to write it again from events.jsonl"
+            raise UserError(f"damaged: {error}", str(self.result_file), hint, code="run.result_damaged") from error
         except OSError as error:
             raise unreadable(self.result_file, error) from error
 
@@ -203,8 +203,8 @@ def finished_result(run: RunDir, code: str) -> Result:
     if result is not None and result.status == "finished":
         return result
     state = result.status if result else run.state()
-    do = "wait until it has finished" if run.is_active() else f"run `ftbench resume {run.argument}` first"
-    raise UserError(f"the run is not finished: {state}", run.name, do, code)
+    hint = "wait until it has finished" if run.is_active() else f"run `ftbench resume {run.argument}` first"
+    raise UserError(f"the run is not finished: {state}", run.name, hint, code)
 
 
 def blank_result(run: RunDir, frozen: FrozenRun) -> Result:

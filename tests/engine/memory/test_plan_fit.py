@@ -156,7 +156,7 @@ def test_evaluation_must_fit_on_a_cpu_but_not_on_a_gpu() -> None:
     assert with_card.formula_estimate().peak == with_card.formula_estimate().training.total
     assert without.formula_estimate().peak == without.formula_estimate().evaluation.total
     few = largest_evaluation_batch(asked("lora", gpu_budget(5), LLAMA_1B, rows, **small))
-    assert few.bound == "memory" and 0 < few.value < 64
+    assert few.limited_by == "memory" and 0 < few.value < 64
     tight = next(case for gib in range(90, 10, -1) if not (case := asked("lora", memory(gib / 10), LLAMA_1B, rows,
                                                                          **small)).fits())  # fmt: skip
     first = changes(tight)[0].settings
@@ -180,28 +180,28 @@ def test_the_largest_micro_batch_fits_and_one_more_does_not() -> None:
     seen = set()
     for case in ALL:
         most = largest_micro_batch(case)
-        seen.add(most.bound)
+        seen.add(most.limited_by)
         assert most.value == 0 or case.with_micro_batch(most.value).fits()
-        if most.bound == "memory":
+        if most.limited_by == "memory":
             assert most.value < case.rows.count
             assert not case.with_micro_batch(most.value + 1).fits()
-        elif most.bound == "all":
+        elif most.limited_by == "nothing":
             assert most.value == case.rows.count
-    assert seen == {"memory", "all", "pass"}
+    assert seen == {"memory", "nothing", "token_limit"}
 
 
 def test_the_longest_rows_fit_and_one_token_more_does_not() -> None:
     seen = set()
     for case in ALL:
         most = longest_rows(case.with_micro_batch(4), 32768)
-        seen.add(most.bound)
+        seen.add(most.limited_by)
         if most.value:
             assert case.with_micro_batch(4).with_length(most.value).fits()
-        if most.bound == "memory" and most.value != case.rows.length:  # the requested length counts if it fits
+        if most.limited_by == "memory" and most.value != case.rows.length:  # the requested length counts if it fits
             assert not case.with_micro_batch(4).with_length(max(2, most.value + 1)).fits()
-        elif most.bound == "all":
+        elif most.limited_by == "nothing":
             assert most.value == 32768
-    assert seen == {"memory", "all"}
+    assert seen == {"memory", "nothing"}
 
 
 def test_every_change_that_is_proposed_makes_it_fit() -> None:

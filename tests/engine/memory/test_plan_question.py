@@ -51,7 +51,7 @@ def test_a_configuration_is_enough(tmp_path: Path) -> None:
     assert "no tokenizer" in found.why
     assert [method_plan.method for method_plan in found.methods] == ["qlora", "full"]
     for method_plan in found.methods:
-        assert method_plan.dry_run and method_plan.fit == "fits" and method_plan.micro_batch.bound == "all"
+        assert method_plan.dry_run and method_plan.fit == "fits" and method_plan.micro_batch.limited_by == "nothing"
         assert method_plan.dry_run.training.total == pytest.approx(method_plan.formula.training.total, rel=0.25)
         assert method_plan.dry_run.parameters == method_plan.formula.parameters == found.methods[-1].formula.trainable
 

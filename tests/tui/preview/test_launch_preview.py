@@ -66,7 +66,7 @@ def fact(found: LaunchPreview, name: str) -> str:
 
 
 def said(found: LaunchPreview) -> str:
-    return " ".join(f"{problem.text} {problem.do}" for problem in found.problems)
+    return " ".join(f"{problem.text} {problem.hint}" for problem in found.problems)
 
 
 def codes(found: LaunchPreview) -> list[str]:
@@ -119,7 +119,7 @@ def test_every_component_of_memory_is_labeled(tmp_path: Path) -> None:
 def test_a_memory_problem_has_a_fix_and_does_not_block(tmp_path: Path) -> None:
     found = preview(tmp_path, preset="qwen2.5-7b-full", budget=gpu_budget(24 * GIB), data="tickets")
     (problem,) = [one for one in found.problems if one.code == "memory.does_not_fit"]
-    assert "LoRA or QLoRA" in problem.do and not problem.blocking
+    assert "LoRA or QLoRA" in problem.hint and not problem.blocking
     held = preview(tmp_path, budget=gpu_budget(24 * GIB, 23 * GIB + 900 * (1 << 20)))
     assert "in use by others" in said(held)
 
@@ -136,7 +136,7 @@ def test_a_suggested_setting_makes_it_fit(tmp_path: Path) -> None:
         for one in preview(tmp_path, budget=budget, settings=fixed, **how).problems
         if one.code == "memory.does_not_fit"
     ]
-    key, _, value = problem.do.partition(" (")[0].partition(" = ")
+    key, _, value = problem.hint.partition(" (")[0].partition(" = ")
     settings = {key: int(value) if value.isdigit() else value == "true"}
     assert "memory.does_not_fit" not in codes(preview(tmp_path, budget=budget, settings=fixed | settings, **how))
 

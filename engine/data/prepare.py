@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from engine.config.errors import Notice, UserError
+from engine.config.quantities import share_percent
 from engine.config.schema import Data
 from engine.config.text import amount
 from engine.data import cache
 from engine.data.cache import Digests, cache_key, file_digests
 from engine.data.chat_template import has_template
 from engine.data.detection import check_columns, column_usage, detect, suggest_group, to_example
-from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates
+from engine.data.duplicates import LIMIT, TOO_MANY, Groups, KeyTable, NearDuplicates, keys_of
 from engine.data.formats import DetectedFormat
 from engine.data.items import earlier_answers, reference_examples
 from engine.data.parallel import in_child, processes_for
@@ -43,7 +44,7 @@ from engine.data.processing import RowProcessor, process_batches
 from engine.data.report import about, warnings
 from engine.data.rows import IGNORE_INDEX, SPLITS, Example, Row
 from engine.data.source import Source, read
-from engine.data.split import OVER_LIMIT, SHARED, TEST, Assignment, Shares, assign, note_near_duplicates
+from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, Assignment, Shares, assign, note_near_duplicates
 from engine.data.store import REFERENCE, ColumnStore, ColumnWriter, DamagedStore, PackedBatch, ids_type, pack
 from engine.runs.run import events
 
@@ -168,6 +169,10 @@ class Builder:
         """Whether any row has further accepted answers."""
         self.has_earlier_answers = False
         """Whether any row has several answers in the loss."""
+        self.earlier_in_training: set[bytes] = set()
+        """Digests of the prompts of training rows' earlier answers."""
+        self.same_earlier_prompt: list[tuple[int, int]] = []
+        """Items of test conversations that have the prompt of an earlier answer in common."""
         self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
@@ -232,6 +237,7 @@ class Builder:
     def _finished(self, writer: ColumnWriter, assignment: Assignment) -> Preparation:
         self._report_progress("comparing", self.total)
         references = self._reference_rows(self._compare(assignment), assignment)
+        self._warn_of_earlier_prompts(assignment)
         if references:
             writer.append(pack(references, self.row_processor.ids))
         rows = writer.rows()
@@ -257,6 +263,8 @@ class Builder:
             for example, code, item in zip(examples, codes, items, strict=True):
                 if counts_near and code < len(SPLITS):
                     near.add(SPLITS[code], example)
+                if code == TRAIN and self.has_earlier_answers:
+                    self.earlier_in_training.update(keys_of(part).prompt for part in earlier_answers(example))
                 if code == TEST:
                     further += [(other, item) for other in reference_examples(example)]
                     further += [(example, item)] if earlier_answers(example) else []
@@ -267,12 +275,12 @@ class Builder:
         """Rows for further accepted answers, and for the earlier answers of conversations, as items of their own.
 
         Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
-        in the loss of the complete conversation: some templates rewrite earlier turns. Of conversations with the same
-        last prompt the earlier answers are the same.
+        in the loss of the complete conversation: some templates rewrite earlier turns. It is none if its prompt is also
+        in training. Of conversations with the same last prompt the earlier answers are the same.
         """
         whole = {item: example for example, item in reversed(further) if earlier_answers(example)}
         accepted = [(example, item) for example, item in further if not earlier_answers(example)]
-        before = [(earlier, item) for item, example in sorted(whole.items()) for earlier in earlier_answers(example)]
+        before = self._unseen_earlier_answers(whole, assignment)
         examples = [example for example, _ in (*accepted, *before)] + list(whole.values())
         if not examples:
             return []
@@ -290,6 +298,42 @@ class Builder:
                 number += 1
                 rows.append(dataclasses.replace(row, item=number, group=str(item)))
         return rows
+
+    def _unseen_earlier_answers(self, whole: dict[int, Example], assignment: Assignment) -> list[tuple[Example, int]]:
+        """The earlier answers of test conversations, with the conversation's item, whose prompts are not in
+        training.
+        """
+        trained = set(self.earlier_in_training)
+        for name, rows in assignment.rows(TRAIN) if whole else ():
+            trained.update(digest.tobytes() for digest in self.read[name].keys.prompts[rows])
+        unseen: list[tuple[Example, int]] = []
+        seen_in: dict[bytes, int] = {}
+        left_out = 0
+        for item, example in sorted(whole.items()):
+            for earlier in earlier_answers(example):
+                prompt = keys_of(earlier).prompt
+                if prompt in trained:
+                    left_out += 1
+                    continue
+                unseen.append((earlier, item))
+                self.same_earlier_prompt.append((seen_in.setdefault(prompt, item), item))
+        if left_out:
+            text = f"test: {amount(left_out, 'earlier answer')} left out, because the prompt is also in training"
+            assignment.about.append(text)
+        return unseen
+
+    def _warn_of_earlier_prompts(self, assignment: Assignment) -> None:
+        """Warn of test rows whose prompt a training conversation answers before its last turn."""
+        if not self.earlier_in_training:
+            return
+        tested = [prompt for name, rows in assignment.rows(TEST) for prompt in self.read[name].keys.prompts[rows]]
+        if seen := sum(prompt.tobytes() in self.earlier_in_training for prompt in tested):
+            text = (
+                f"{seen:,} of {len(tested):,} test rows ({share_percent(seen / len(tested))}) have a prompt that a "
+                "training conversation answers before its last turn: their scores measure memorization; data.group "
+                "keeps rows of one conversation in one split"
+            )
+            assignment.warnings.append(Notice("data.test_overlaps_earlier", text))
 
     def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
         """Split, reason and item of every stored row."""
@@ -321,7 +365,8 @@ class Builder:
         return [Notice("data.group_suggestion", text)]
 
     def _number_groups(self, assigned: dict[str, np.ndarray], assignment: Assignment, parents: list[int]) -> None:
-        """Number groups of dependent rows: those of data.group, else a conversation with its earlier answers.
+        """Number groups of dependent rows: those of data.group, else a conversation with its earlier answers, and
+        conversations that begin with the same answered prompt.
 
         `parents`: for each row that is not in the data, the item of the conversation that it is a part of, or -1.
         """
@@ -332,6 +377,19 @@ class Builder:
                 group[start + numbers] = assignment.groups[name]
         of_item = dict(zip(items[: self.rows_read].tolist(), group[: self.rows_read].tolist(), strict=True))
         group[self.rows_read :] = [of_item.get(parent, -1) for parent in parents]
+        joined: dict[int, int] = {}
+
+        def lowest(number: int) -> int:
+            while number in joined:
+                number = joined[number]
+            return number
+
+        for pair in self.same_earlier_prompt:
+            first, second = sorted(lowest(of_item[item]) for item in pair)
+            if first != second:
+                joined[second] = first
+        for number in joined:
+            group[group == number] = lowest(number)
         assigned["group"] = group
 
     def _keyed(self) -> dict[str, tuple[int, np.ndarray]]:

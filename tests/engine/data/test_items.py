@@ -264,3 +264,77 @@ def test_conversations_with_the_same_last_prompt_have_the_same_earlier_items(tmp
     prepared, _ = prepared_chats(tmp_path / "a.jsonl", rows)
     assert len(prepared.test_items) == 3 * len(prepared.test) / 2
     assert [len(item.references) for item in prepared.test_items[:3]] == [1, 1, 2]
+
+
+@pytest.mark.parametrize("splits", ["held out", "given"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_all_items_of_a_row_are_in_one_split_and_one_group(tmp_path: Path, splits: str, grouped: bool) -> None:
+    """The group is data.group's if it is set, whether splits are held out or files of their own."""
+    rows = [{"messages": chat(number), **({"thread": f"t{number // 3}"} if grouped else {})} for number in range(90)]
+    places = {name: tmp_path / f"{name}.jsonl" for name in ("train", "validation", "test")}
+    parts = (
+        {"train": rows} if splits == "held out" else dict(zip(places, (rows[:60], rows[60:75], rows[75:]), strict=True))
+    )
+    for name, part in parts.items():
+        places[name].write_text("".join(json.dumps(row) + "\n" for row in part))
+    given: dict[str, Any] = {"group": "thread" if grouped else None} | (
+        {"test": 0.2, "validation": 0.1}
+        if splits == "held out"
+        else {name: str(places[name]) for name in ("test", "validation")}
+    )
+    tokenizer = load_tokenizer(Model(chat_template="tools-plain"))
+    prepared = prepare(Data(id=str(places["train"]), **given), 512, tokenizer)
+
+    def thread(where: str) -> int:
+        """Which conversation, or which thread, a row or an item is from."""
+        number = int(where.split("line ")[1].split()[0]) - 1
+        number += {"validation": 60, "test": 75}.get(Path(where.split(" ")[0]).stem, 0)
+        return number // 3 if grouped else number
+
+    items = prepared.test_items
+    assert len(items) == 3 * len(prepared.test) > 9
+    of = {name: {thread(row.where) for row in getattr(prepared, name)} for name in ("train", "validation", "test")}
+    assert {thread(item.row.where) for item in items} == of["test"]
+    assert not of["test"] & (of["train"] | of["validation"]) and not of["validation"] & of["train"]
+    by_group: dict[str, set[int]] = {}
+    for item in items:
+        by_group.setdefault(item.group, set()).add(thread(item.row.where))
+    assert "" not in by_group and all(len(threads) == 1 for threads in by_group.values())
+    assert len(by_group) == len(of["test"])
+
+
+def test_an_earlier_answer_to_a_prompt_of_training_is_no_item(tmp_path: Path) -> None:
+    """Conversations that are stored once per answer, and many that begin alike."""
+
+    def said(*texts: str) -> list[dict[str, Any]]:
+        return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+    rows = [said(f"a {n}?", "b", f"c {n}?", "d")[: 2 * turns] for n in range(40) for turns in (1, 2)]
+    rows += [said("hello", f"hi {n}", f"e {n}?", "f") for n in range(40)]
+    prepared, _ = prepared_chats(tmp_path / "a.jsonl", rows)
+    trained = {tuple(row.input_ids[: n + 1]) for row in prepared.train for n in range(len(row.input_ids))}
+    items = prepared.test_items
+    assert len(items) == prepared.about["test_items"] >= len(prepared.test)
+    earlier = [item for item in items if " answer " in item.row.where]
+    assert earlier and not any(tuple(item.row.prompt) in trained for item in earlier)
+    seen = sum(tuple(row.prompt) in trained for row in prepared.test)
+    (warned,) = [notice.text for notice in prepared.warnings if notice.code == "data.test_overlaps_earlier"]
+    assert warned.startswith(f"{seen} of {len(prepared.test)} test rows")
+    assert any("earlier answer" in text and "also in training" in text for text in prepared.about["split"])
+
+
+def test_items_with_the_same_prompt_are_one_group(tmp_path: Path) -> None:
+    """The first question of all test conversations is the same, and not in training."""
+    told = [[{"role": "user", "content": text}, {"role": "assistant", "content": "b"}] for text in map(str, range(40))]
+    tested = [[*told[n % 2], *chat(n)] for n in range(6)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in tested))
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in told[2:]))
+    tokenizer = load_tokenizer(Model(chat_template="tools-plain"))
+    prepared = prepare(Data(id=str(path), test=str(tmp_path / "test.jsonl")), 512, tokenizer)
+    assert len(prepared.test_items) == 6 * 4
+    by_prompt: dict[tuple[int, ...], set[str]] = {}
+    for item in prepared.test_items:
+        by_prompt.setdefault(tuple(item.row.prompt), set()).add(item.group)
+    assert all(len(groups) == 1 for groups in by_prompt.values())
+    assert len({item.group for item in prepared.test_items}) == 2

@@ -1,4 +1,4 @@
-"""The map of the rule of thumb: keep the cells of finished sweeps, and write them into docs/the-rule.md.
+"""The map of the rule of thumb: keep the cells of finished sweeps, and write them into RULE.md.
 
     python tests/bench/rule_map.py --keep NAME=SWEEP_DIR ...     keep each finished cell of a sweep
     python tests/bench/rule_map.py                               write the tables of all kept cells
@@ -26,7 +26,7 @@ from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run.result import Interval
 
 FOLDER = Path(__file__).with_name("rule")
-PAGE = Path(__file__).parents[2] / "docs" / "the-rule.md"
+PAGE = Path(__file__).with_name("RULE.md")
 HEADER = "rung | score | share of full's gain | cost ratio | CPU time in training | peak memory | timings"
 
 

@@ -182,8 +182,10 @@ class PromptEncoder:
         """Several conversations as rows."""
         answer = {"role": "assistant", "content": ANSWER}
         examples = [
-            Example([*one.messages, answer] if one.messages else None, one.prompt, ANSWER, "conversation", one.tools)
-            for one in conversations
+            Example(
+                [*item.messages, answer] if item.messages else None, item.prompt, ANSWER, "conversation", item.tools
+            )
+            for item in conversations
         ]
         return self.rows(examples)
 

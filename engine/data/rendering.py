@@ -154,7 +154,7 @@ class Renderer:
         if self._drops_reasoning(example, whole, body):
             what = "the chat template does not render the reasoning of the answer"
             return Problem(REASONING, self._with_remedy(what, example, whole), example.where)
-        if any(part.thing == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
+        if any(part.kind == CALLS for part in self._dropped(example, whole).parts if _in_loss(example, part)):
             what = "the chat template does not render tool calls, so the answer is lost"
             return Problem(CALLS, self._with_remedy(what, example, whole), example.where)
         if not contains_answer(body, message):
@@ -170,7 +170,7 @@ class Renderer:
         """Whether the reasoning of the last answer is lost, which is in a key of the message or in its content."""
         assert example.messages is not None
         last = len(example.messages) - 1
-        if any(part.thing == REASONING and part.message == last for part in self._dropped(example, whole).parts):
+        if any(part.kind == REASONING and part.message == last for part in self._dropped(example, whole).parts):
             return True
         before, end, _ = example.messages[last]["content"].rpartition(REASONING_TAGS[1])
         reasoning = before.rpartition(REASONING_TAGS[0])[2].strip()
@@ -186,7 +186,7 @@ class Renderer:
     def _drop_notes(self, example: Example, whole: str) -> list[str]:
         """A note for each kind of part that is dropped from the context of the answers."""
         parts = self._dropped(example, whole).parts
-        kinds = dict.fromkeys(f"{part.thing} {part.key}" if part.thing == KEYS else part.thing for part in parts)
+        kinds = dict.fromkeys(f"{part.kind} {part.key}" if part.kind == KEYS else part.kind for part in parts)
         return [self._with_remedy(kind, example, whole) for kind in kinds]
 
     def _with_remedy(self, what: str, example: Example, whole: str | None) -> str:
@@ -330,7 +330,7 @@ def _detailed(turn: dict[str, Any]) -> Shape:
 class MessagePart:
     """A part of a conversation that a template may drop."""
 
-    thing: str
+    kind: str
     """One of the codes above."""
     message: int = -1
     """Index of the message; -1 for the tools of the row."""

@@ -48,7 +48,7 @@ def comparison_prompt(rubric: str, item: AskedItem, first: str, second: str) -> 
     mark = text_hash(*texts.values())[:12]
     texts["references"] = _references(item, mark)
     pattern = re.compile(r"\{(rubric|question|references|first|second|mark)\}")
-    return pattern.sub(lambda found: (texts | {"mark": mark})[found[1]], prompt_template())
+    return pattern.sub(lambda field_match: (texts | {"mark": mark})[field_match[1]], prompt_template())
 
 
 def read_verdict(text: str) -> Verdict | None:
@@ -60,14 +60,14 @@ def read_verdict(text: str) -> Verdict | None:
     text = text.rpartition("</think>")[2]
     if "<think>" in text:
         return None
-    found: dict[str, None] = {}
+    verdict_words: dict[str, None] = {}
     for line in text.strip().splitlines():
         if match := VERDICT_LINE.fullmatch(line.strip()):
-            found[match[1].lower()] = None
+            verdict_words[match[1].lower()] = None
         elif ANY_VERDICT.match(line.strip(" *_#>")):
-            found[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
+            verdict_words[line.strip()] = None  # `Verdict: C`, `Verdict: A and B`
     verdicts: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
-    return verdicts.get(next(iter(found))) if len(found) == 1 else None
+    return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
 
 
 def _references(item: AskedItem, mark: str = "") -> str:
@@ -80,7 +80,7 @@ def _references(item: AskedItem, mark: str = "") -> str:
 def _data(text: str) -> str:
     """A text of data or model: without control characters and tokens of chat templates, at most MAX_CHARACTERS."""
     shown = "".join(character for character in text if character in "\n\t" or character.isprintable())
-    shown = SPECIAL.sub(lambda found: f"{found[0]} ", shown).strip()
+    shown = SPECIAL.sub(lambda token: f"{token[0]} ", shown).strip()
     if len(shown) > MAX_CHARACTERS:
         shown = f"{shown[:MAX_CHARACTERS]}\n[{len(shown) - MAX_CHARACTERS} more characters are not shown]"
     return shown or "[empty]"

@@ -31,7 +31,7 @@ CUDA_ERROR = "bitsandbytes ended the process on a CUDA error"
 def describe_exit(lines: Sequence[str]) -> str:
     """The last non-empty lines of a process's output, or the CUDA error that they report; '' if there are none."""
     lines = [line.strip() for line in lines if line.strip()]
-    error = next((found for line in reversed(lines) if (found := CUDA_EXIT.match(line))), None)
+    error = next((matched for line in reversed(lines) if (matched := CUDA_EXIT.match(line))), None)
     return f"{CUDA_ERROR}: {error[1]}" if error is not None else " | ".join(lines[-EXIT_LINES:])
 
 

@@ -73,14 +73,14 @@ class Channel:
 
     def prompts(self, most: int) -> list[Prompt]:
         """The next prompts, at least one: those that are there, and those that arrive within GATHER_SECONDS."""
-        found = [self._requests.get()]
+        requests = [self._requests.get()]
         deadline = time.monotonic() + GATHER_SECONDS
-        while len(found) < most and (left := deadline - time.monotonic()) > 0:
+        while len(requests) < most and (left := deadline - time.monotonic()) > 0:
             try:
-                found.append(self._requests.get(timeout=left))
+                requests.append(self._requests.get(timeout=left))
             except queue.Empty:
                 break
-        return [request for request in found if isinstance(request, Prompt)]
+        return [request for request in requests if isinstance(request, Prompt)]
 
     def _read(self, descriptor: int) -> None:
         """Queue requests until stdin closes; then end the process, even while it generates."""
@@ -131,16 +131,18 @@ class JudgeModel:
     def answers(self, prompts: Sequence[Prompt]) -> list[JudgeAnswer]:
         """Answer prompts together; those that are too long for the model are refused."""
         began = time.monotonic()
-        found: list[JudgeAnswer] = []
+        replies: list[JudgeAnswer] = []
         usable: dict[int, Row] = {}
-        for one, row in zip(prompts, self.encoder.prompts([self._conversation(one) for one in prompts]), strict=True):
+        for prompt, row in zip(
+            prompts, self.encoder.prompts([self._conversation(prompt) for prompt in prompts]), strict=True
+        ):
             if isinstance(row, Problem):
-                found.append(JudgeAnswer(number=one.number, refused=row.what))
+                replies.append(JudgeAnswer(number=prompt.number, refused=row.what))
             elif self._is_too_long(row):
                 refused = f"{len(row.prompt)} tokens and an answer are more than the model's {self.positions} positions"
-                found.append(JudgeAnswer(number=one.number, refused=refused))
+                replies.append(JudgeAnswer(number=prompt.number, refused=refused))
             else:
-                usable[one.number] = row
+                usable[prompt.number] = row
         tokens = self.generator.answer_tokens(self.network, list(usable.values())) if usable else []
         for (number, row), generated in zip(usable.items(), tokens, strict=True):
             answer = ChatAnswer(
@@ -150,14 +152,14 @@ class JudgeModel:
                 completion_tokens=len(generated),
                 seconds=time.monotonic() - began,
             )
-            found.append(JudgeAnswer(number=number, answer=answer))
-        return found
+            replies.append(JudgeAnswer(number=number, answer=answer))
+        return replies
 
-    def _conversation(self, one: Prompt) -> Conversation:
+    def _conversation(self, prompt: Prompt) -> Conversation:
         """The prompt as a user's message, or for a model without chat template as text."""
         if self.encoder.chat:
-            return Conversation(messages=[{"role": "user", "content": one.prompt}])
-        return Conversation(messages=[], prompt=f"{one.prompt}\n")
+            return Conversation(messages=[{"role": "user", "content": prompt.prompt}])
+        return Conversation(messages=[], prompt=f"{prompt.prompt}\n")
 
     def _is_too_long(self, row: Row) -> bool:
         return self.positions is not None and len(row.prompt) + self.generator.max_new_tokens > self.positions

@@ -53,14 +53,14 @@ class ChatThread(threading.Thread):
     def run(self) -> None:
         try:
             for message in self.client.messages():
-                self._tell(SessionMessageReceived(self, message))
+                self._post_if_open(SessionMessageReceived(self, message))
         except UserError as error:
-            self._tell(SessionEnded(self, error.line))
+            self._post_if_open(SessionEnded(self, error.line))
         except RunFailed as error:
-            self._tell(SessionEnded(self, str(error)))
+            self._post_if_open(SessionEnded(self, str(error)))
         except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
-            self._tell(SessionEnded(self, f"the session failed: {type(error).__name__}: {error}"))
+            self._post_if_open(SessionEnded(self, f"the session failed: {type(error).__name__}: {error}"))
 
-    def _tell(self, message: Message) -> None:
+    def _post_if_open(self, message: Message) -> None:
         if not self._closed:
             self._post(message)

@@ -61,7 +61,7 @@ class Announcer:
         ended = [seen for name, seen in self._live.items() if name not in now]
         self._live = now
         if ended:
-            self._screen.run_worker(lambda: self._tell(ended), thread=True, group="announce")
+            self._screen.run_worker(lambda: self._announce_ended(ended), thread=True, group="announce")
 
     def look_at_ladders(self) -> None:
         """Announce a ladder that has ended. Called once per second."""
@@ -83,7 +83,7 @@ class Announcer:
             sentence = ladder_ending(ladder.name, state)
             self._screen.app.call_from_thread(self._announce, sentence, state.status == "finished")
 
-    def _tell(self, ended: list[tuple[RunDir, float]]) -> None:
+    def _announce_ended(self, ended: list[tuple[RunDir, float]]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
         from engine.runs.ladder.ladder_dir import ladder_of_run
         from tui.history.endings import ended_before, has_finished, remember_visit, run_ending

@@ -86,10 +86,10 @@ class ExportScreen(Dialog[None]):
         choices = self.query_one(OptionList)
         choices.clear_options()
         if self.chosen is None:
-            self._tell("Which run?")
+            self._show_title("Which run?")
             choices.add_options(Option(Content(visible(run.title)), str(n)) for n, run in enumerate(self.runs))
         else:
-            self._tell(f"{self.chosen.title}: what to write")
+            self._show_title(f"{self.chosen.title}: what to write")
             choices.add_options(self._artifacts(self.chosen))
         choices.highlighted = 0
         choices.focus()
@@ -119,7 +119,7 @@ class ExportScreen(Dialog[None]):
         if check := _existing(folder):
             self._show(folder, check)
             return
-        self._tell(f"{self.chosen.title}: {artifact.word}")
+        self._show_title(f"{self.chosen.title}: {artifact.word}")
         self._outcome(Content("starting"))
         self._keys("escape cancel")
         arguments = export_arguments(self.chosen.run, artifact.kind, artifact.requested_type)
@@ -147,11 +147,11 @@ class ExportScreen(Dialog[None]):
             Content.assemble((f"{visible(name)}: ", ""), (visible(value), STYLES[check.outcome] if not number else ""))
             for number, (name, value) in enumerate(fidelity_facts(check))
         ]
-        self._tell(str(folder))
+        self._show_title(str(folder))
         self._outcome(Content("\n").join(lines))
         self._keys("escape back")
 
-    def _tell(self, text: str) -> None:
+    def _show_title(self, text: str) -> None:
         self.query_one("#about", Static).update(Content(visible(text)))
 
     def _outcome(self, text: Content) -> None:

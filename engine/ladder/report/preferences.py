@@ -31,7 +31,8 @@ def preference_tables(ladder: Ladder) -> list[ReportTable]:
 def judge_prompts(ladder: Ladder) -> list[tuple[str, str]]:
     """(title, text) of each judge's prompt with its rubric."""
     return [
-        (f"Prompt of the judge {one.title}", one.prompt.replace("{rubric}", one.rubric)) for one in ladder.judgments
+        (f"Prompt of the judge {judgment.title}", judgment.prompt.replace("{rubric}", judgment.rubric))
+        for judgment in ladder.judgments
     ]
 
 

@@ -207,13 +207,13 @@ def _last_lines(path: Path, limit: int = 65536) -> list[str]:
             lines = file.read().decode("utf-8", "replace").splitlines()
     except (FileNotFoundError, IrregularFile):
         return []
-    found: list[str] = []
+    kept: list[str] = []
     for line in filter(str.strip, lines):
         if without_phase_mark(line):
-            found.append(line)
+            kept.append(line)
         else:
-            found.clear()
-    return found
+            kept.clear()
+    return kept
 
 
 def without_phase_mark(line: str) -> str:

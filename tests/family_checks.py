@@ -157,7 +157,7 @@ def check_packing(folder: Path, machine: Machine) -> Result:
     rows = random_rows(vocabulary_of(folder))
     notes: list[str] = []
     packing, _ = decide_packing(
-        config, model, rows, rows, 0, machine.device, SINGLE_RANK, lambda code, text: notes.append(text)
+        config, model, rows, rows, 0, machine, SINGLE_RANK, lambda code, text: notes.append(text)
     )
     mode = "one row at a time" if packing == ONE_ROW else packing.mode.replace("_", " ")
     chosen = gradient_of(model, rows, packing)

@@ -34,7 +34,7 @@ from engine.memory.dry_run.fake_model import allocate, bare_model, trainable
 from engine.memory.dry_run.layer_extrapolation import SHALLOW_PERIODS, layer_pattern, shallow
 from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.formula.estimate import Device
-from engine.methods.machine import Machine, kernels_of
+from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
@@ -303,7 +303,7 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
     model: Any = trainable(bare, config, GPU)
     vocabulary = model_config.get_text_config().vocab_size
     longest = max(len(row.input_ids) for row in rows)
-    segments = not varlen_attention.unsupported_reason(model, longest)
+    segments = not varlen_attention.unsupported_reason(model, longest, GPU, compute_dtype(config, GPU))
     if segments:
         varlen_attention.enable(model)
     mixed = bool(mixing_reason(model_config.to_dict()))

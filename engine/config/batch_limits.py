@@ -123,6 +123,35 @@ STATE_SIZES = (
 """Keys of `config.json` that only architectures with a state have."""
 
 
+MAX_HEAD_SIZE = 256
+"""Head size up to which flash attention computes on CUDA."""
+
+
+def head_sizes(text: Mapping[str, Any]) -> tuple[int, int]:
+    """(elements of a key, of a value) per head, the largest of all layers, by a text model's `config.json`; 0 where it
+    follows from other sizes.
+    """
+    latent = (text.get("qk_nope_head_dim") or 0) + (text.get("qk_rope_head_dim") or 0)
+    if latent:
+        return latent, text.get("v_head_dim") or latent
+    size = max(text.get("head_dim") or 0, text.get("global_head_dim") or 0)
+    return size, size
+
+
+def segment_kernel_missing(is_ampere: bool, itemsize: int, sizes: tuple[int, int]) -> str:
+    """Why a CUDA GPU has no flash attention for segments; "" if it has. `is_ampere`: compute capability 8.0 or newer;
+    `itemsize`: bytes per element of queries and keys; `sizes`: `head_sizes`.
+    """
+    key, value = sizes
+    if not is_ampere:
+        return "attention over segments needs a GPU of compute capability 8.0 or newer"
+    if itemsize != 2:
+        return "attention over segments needs half precision on a GPU"
+    if key != value:
+        return f"its keys have {key} elements per head and its values {value}"
+    return f"its heads have {key} elements, and kernels at most {MAX_HEAD_SIZE}" if key > MAX_HEAD_SIZE else ""
+
+
 def row_separation(model_config: Mapping[str, Any]) -> RowSeparation:
     """Whether packed rows influence each other in a model with this `config.json`."""
     if mixing_reason(model_config):

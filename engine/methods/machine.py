@@ -15,10 +15,12 @@ from transformers.utils import is_flash_attn_2_available
 
 from engine.config import schema
 from engine.config.errors import UserError
+from engine.config.method_specs import uses_autocast
 from engine.hardware.box import driver_problem
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import CPU, select_device
 from engine.hardware.nvml import Nvml
+from engine.methods import method
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ def this_machine() -> Machine:
         # FlashAttention 2 requires Ampere too.
         return Machine("cuda", torch.cuda.get_device_name(0), bf16, bf16 and is_flash_attn_2_available())
     return Machine("cpu", f"{os.cpu_count()} CPU cores", has_bf16(), False)
+
+
+def compute_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
+    """Data type in which layers multiply and attention reads queries and keys."""
+    if uses_autocast(config.method, config.train.precision):
+        return torch.bfloat16
+    dtype: torch.dtype = method(config.method).weight_dtype(config, machine)
+    return dtype
 
 
 def refuse_unused_gpu(config: schema.Config, machine: Machine, nvml: Nvml | None = None) -> None:

@@ -225,7 +225,7 @@ def _answer(question: str, message: dict[str, Any] | None, process: subprocess.P
 def exit_reason(status: int, errors: IO[bytes]) -> str:
     """The signal that ended the process and its last lines on stderr, else its exit status."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - STDERR_TAIL))
-    last = visible(describe_exit(errors.read().decode("utf-8", "replace").splitlines()), 400)
+    last = visible(describe_exit(errors.read().decode("utf-8", "replace").splitlines()), 500)
     if status >= 0:
         return last or f"exit status {status}"
     name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"

@@ -21,8 +21,8 @@ PR_SET_PDEATHSIG = 1
 """prctl(2): the kernel sends the signal when the parent ends; it also ends a process that is busy in C code."""
 
 
-EXIT_LINES = 3
-"""Lines of the output of a process that ended without a word of ours."""
+EXIT_LINES, EXIT_WIDTH = 3, 160
+"""Lines of the output of a process that ended without a word of ours, and characters of each."""
 CUDA_EXIT = re.compile(r"Error (.+) at line \d+ in file ")
 """What bitsandbytes 0.50 prints before it ends its process with exit(1) on a CUDA error (csrc/compat.cuh)."""
 CUDA_ERROR = "bitsandbytes ended the process on a CUDA error"
@@ -32,7 +32,8 @@ def describe_exit(lines: Sequence[str]) -> str:
     """The last non-empty lines of a process's output, or the CUDA error that they report; '' if there are none."""
     lines = [line.strip() for line in lines if line.strip()]
     error = next((matched for line in reversed(lines) if (matched := CUDA_EXIT.match(line))), None)
-    return f"{CUDA_ERROR}: {error[1]}" if error is not None else " | ".join(lines[-EXIT_LINES:])
+    last = [line if len(line) <= EXIT_WIDTH else f"…{line[1 - EXIT_WIDTH :]}" for line in lines[-EXIT_LINES:]]
+    return f"{CUDA_ERROR}: {error[1]}" if error is not None else " | ".join(last)
 
 
 def die_with_parent(parent: int) -> None:

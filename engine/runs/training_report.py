@@ -14,10 +14,10 @@ MODELS: dict[ModelChoice, str] = {"embedded": "embedded model", "random": "rando
 
 TRAINING, THROUGHPUT, PEAK_MEMORY = "training", "throughput", "peak memory"
 PAGING, OUT_OF_MEMORY = "paging", "out of memory"
-PACKED_LOSS, DECODING = "packed loss", "decoding"
+PACKED_LOSS, SHARED_PREFIX, DECODING = "packed loss", "shared prefix", "decoding"
 CHECKS: dict[ModelChoice, tuple[str, ...]] = {
-    "embedded": (TRAINING, THROUGHPUT, PEAK_MEMORY, OUT_OF_MEMORY, PACKED_LOSS, DECODING, PAGING),
-    "random": (TRAINING, THROUGHPUT, PEAK_MEMORY, PACKED_LOSS, DECODING),
+    "embedded": (TRAINING, THROUGHPUT, PEAK_MEMORY, OUT_OF_MEMORY, PACKED_LOSS, SHARED_PREFIX, DECODING, PAGING),
+    "random": (TRAINING, THROUGHPUT, PEAK_MEMORY, PACKED_LOSS, SHARED_PREFIX, DECODING),
 }
 """The checks of each model, in this order. Paging runs after all others and in a process of its own: it fills the GPU,
 and on a CUDA error bitsandbytes ends its process."""

@@ -140,7 +140,7 @@ class Segments:
             ends.append(len(columns))
         query_ends = [0, *(segment.end for segment in self.segments)]
         return GatheredKeys(
-            columns=torch.tensor(columns, device=device),
+            columns=torch.tensor(columns, device=device) if self.shared else None,
             query_ends=torch.tensor(query_ends, dtype=torch.int32, device=device),
             key_ends=torch.tensor(ends, dtype=torch.int32, device=device),
             longest_query=max(end - start for start, end in pairwise(query_ends)),
@@ -261,8 +261,8 @@ class RowColumns:
 class GatheredKeys(NamedTuple):
     """Arguments of `varlen_attn` for N segments."""
 
-    columns: torch.Tensor
-    """(keys of all segments,) columns of the sequence."""
+    columns: torch.Tensor | None
+    """(keys of all segments,) columns of the sequence; None where no segment continues another."""
     query_ends: torch.Tensor
     """(N + 1,) int32"""
     key_ends: torch.Tensor

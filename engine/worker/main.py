@@ -133,7 +133,7 @@ def _execute_phases(
     meters.model_begins()
     base = load_model(config, run_dir, machine, ranks)
     pad, loss_rows = tokenizer.pad_token_id, evaluator.loss_rows
-    packing, sharing = decide_packing(config, base, rows.train, loss_rows, pad, machine.device, ranks, log.warn)
+    packing, sharing = decide_packing(config, base, rows.train, loss_rows, pad, machine, ranks, log.warn)
     evaluator.prepare(base, packing)
     continued = add_continued_adapter(config, run_dir, base)
     evaluator.score_before_training(continued or base, earlier.before)

@@ -35,7 +35,7 @@ from engine.evaluation.score import general_rows, vocabulary_of
 from engine.memory.dry_run.plan import RunEstimates, estimate_run, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
-from engine.methods.machine import Machine, is_out_of_memory, this_machine
+from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, items_fingerprint, machine_facts, versions
 from engine.runs.run.result import benchmark_fingerprint
@@ -123,7 +123,7 @@ def decide_packing(
     rows: Sequence[Row],
     loss_rows: Sequence[Row],
     pad: int,
-    device: str,
+    machine: Machine,
     ranks: Ranks,
     warn: Warn,
 ) -> tuple[Packing, Sharing]:
@@ -137,11 +137,11 @@ def decide_packing(
     if not supports_logits_to_keep(model):
         text = f"{class_name(model)} does not support logits_to_keep: the LM head runs at every position, slower"
         warn("model.no_logits_to_keep", text)
-    train = config.train
+    train, device = config.train, machine.device
     sampler = BatchSampler.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
     flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     longest = max([int(lengths_of(rows).max()), *(len(row.input_ids) for row in loss_rows)])
-    reason = varlen_attention.unsupported_reason(model, longest)
+    reason = varlen_attention.unsupported_reason(model, longest, machine, compute_dtype(config, machine))
     mixed = mixing_reason(model.config.to_dict())
     packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason, mixed=bool(mixed))
     packing, sharing = decide_sharing(packing, rows, sampler, config)

@@ -47,7 +47,7 @@ from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.dry_run.worst_case_batches import StepTensors, synthetic_tensors
 from engine.memory.formula.estimate import PARTS, MemoryEstimate, PeakMemory, StepShape, with_pool
 from engine.memory.formula.weights_and_state import with_copy
-from engine.methods.machine import Machine, kernels_of
+from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.optimizers import make_unpaged
 from engine.methods.weights import adapter_parameters, weights_of
 from engine.training import loss, varlen_attention
@@ -74,7 +74,7 @@ def dry_run(
     without = without_flash_attention(config)
     model = bare_model(without, model_config, replace(machine, flash_attention=False))
     vocabulary = model_config.get_text_config().vocab_size
-    segments = not unsupported_reason(model, rows.length)
+    segments = not unsupported_reason(model, rows.length, machine, compute_dtype(config, machine))
     mixed = bool(mixing_reason(model_config.to_dict()))
     work = work or synthetic_tensors(config, machine, rows, vocabulary, segments, mixed)
     if work.packing.segments:

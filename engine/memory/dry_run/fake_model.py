@@ -26,7 +26,7 @@ from engine.config.preset_values import with_settings
 from engine.methods import method
 from engine.methods.adapters import find_targets
 from engine.methods.loading import attention, auto_class, model_class
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, compute_dtype
 from engine.methods.qlora import BLOCKSIZE, FourBitQuantizer, quantization
 from engine.methods.weights import account_of
 from engine.runs.run.model_account import ModelAccount
@@ -79,7 +79,8 @@ def segments_unsupported(config: schema.Config, model_config: Any, machine: Mach
         return f"{model_config.model_type} is not a causal LM of transformers"
     implementation = attention(config.model, machine, dtype_of(config, machine))
     implementation = implementation or ("sdpa" if kind._supports_sdpa else "eager")
-    return unsupported_by(kind, model_config.get_text_config(), implementation, longest)
+    text = model_config.get_text_config()
+    return unsupported_by(kind, text, implementation, longest, machine, compute_dtype(config, machine))
 
 
 def bare_model(config: schema.Config, model_config: Any, machine: Machine) -> PreTrainedModel:

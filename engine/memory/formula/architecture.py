@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.config.batch_limits import WINDOWS_BY_SEGMENTS, RowSeparation, row_separation
+from engine.config.batch_limits import WINDOWS_BY_SEGMENTS, RowSeparation, head_sizes, row_separation
 from engine.config.errors import UserError
 from engine.config.model_limits import text_config
 
@@ -122,6 +122,8 @@ class Architecture:
     """Width of the dense MLP that every token passes in addition to its experts."""
     activation: str = ""
     """Activation function of the MLP, by transformers' name."""
+    value_dim: int = 0
+    """Elements of a value per head where keys have another size; 0 where they are equal."""
     attention_dropout: bool = False
     """Whether attention uses dropout in training."""
     norms: int = 2
@@ -286,6 +288,7 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         whole = int((text.get("block_ffn_dim_multiplier") or 1) * int(2 * given / 3))
         multiple = text.get("block_multiple_of") or 1
         intermediate = -(-whole // multiple) * multiple
+    key, value = head_sizes(text)
     return Architecture(
         layers=layers,
         hidden=hidden,
@@ -302,6 +305,7 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         experts_used=0,
         expert_intermediate=0,
         activation=_activation(text, kind),
+        value_dim=value if key != value else 0,
         attention_dropout=any(text.get(name) for name in ATTENTION_DROPOUT),
         norms=(4 if kind in FOUR_NORMS else 2) + (kind in GEMMA4 and bool(text.get("hidden_size_per_layer_input"))),
         head_norms=kind in HEAD_NORMS,

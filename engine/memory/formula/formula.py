@@ -78,7 +78,7 @@ def formula(
     shape = read_architecture(model_config, config.model.id)
     setting = config.train.micro_batch
     most = rows.count if setting == "auto" else setting
-    segments = uses_segments(shape, config)
+    segments = uses_segments(shape, config, device, bf16)
     batch = largest_micro_batch_shape(rows, most, config.train.packing, device, segments, needs_segments(shape))
     checkpointing = resolve_checkpointing(config.train.gradient_checkpointing, device)
     static = _static(shape, config, device, bf16)
@@ -186,8 +186,8 @@ def _saved(work: FormulaInputs, kind: Architecture) -> int:
 
 def _held_out(work: FormulaInputs, rows: StepShape) -> dict[str, int]:
     """A held-out batch: its logits, or the forward pass of a layer if that is more."""
-    shape, segments = work.shape, uses_segments(work.shape, work.config)
-    setting, device = work.config.train.packing, work.device
+    shape, device = work.shape, work.device
+    segments, setting = uses_segments(shape, work.config, device, work.bf16), work.config.train.packing
     batch = held_out_shape(rows, setting, device, shape.vocabulary, segments, needs_segments(shape))
     logits = held_out_loss_bytes(work.shape, batch, work.logit, work.device, work.accumulator)
     forward = _running(work, batch, training=False) + mask_bytes(batch, work.size)

@@ -15,9 +15,11 @@ from engine.config.batch_limits import (
     PACKED_MEAN_LENGTH,
     SHAPE_MULTIPLE,
     PackingMode,
+    segment_kernel_missing,
 )
 from engine.memory.formula.architecture import Architecture
 from engine.memory.formula.estimate import Device, StepShape
+from engine.memory.formula.weights_and_state import compute_size
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,11 @@ class MicroBatchShape:
         return self.packing != "padded" and self.rows > 1 and not self.segments
 
 
-def uses_segments(shape: Architecture, config: schema.Config) -> bool:
+def uses_segments(shape: Architecture, config: schema.Config, device: Device, bf16: bool) -> bool:
     """Whether packed rows need no mask (`training.varlen_attention.unsupported_reason`)."""
+    sizes = shape.head_dim, shape.value_dim or shape.head_dim
+    if device == "cuda" and segment_kernel_missing(bf16, compute_size(config, device, bf16), sizes):
+        return False
     if shape.attention_dropout or config.model.attention not in ("auto", "sdpa"):
         return False
     windows = shape.windowed and not shape.windows_by_segments

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from engine.config.batch_limits import MAX_TOKENS
 from engine.config.quantities import decimal, rate
 from engine.config.text import amount
-from engine.data.rows import Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses
-from engine.runs.training_report import DECODING, PACKED_LOSS, TrainingCheck
+from engine.runs.training_report import DECODING, PACKED_LOSS, SHARED_PREFIX, TrainingCheck
 from engine.training.batches import Packing
 from engine.worker.training_checks.training_session import TrainingSession
 
@@ -90,6 +90,8 @@ def gradients_agree(packed: torch.Tensor, padded: torch.Tensor, alone: torch.Ten
 
 
 ROWS = 16
+PREFIX_TOKENS = 64
+"""Tokens in front of all rows that are computed once."""
 MAX_GRADIENT = 1 << 27
 """Trained parameters above which gradients are not compared: three copies of them would be kept in memory."""
 MAX_SCORES = 1 << 30
@@ -102,9 +104,39 @@ def check_packed_loss(session: TrainingSession) -> TrainingCheck:
     if not session.packing.one_sequence:
         text = f"rows are padded with {type(session.model).__name__}"
         return TrainingCheck(name=PACKED_LOSS, state="skipped", text=text)
-    rows = [session.subject.rows[index] for index in session.sampler.indices(0)][:ROWS]
+    return _compare(session, PACKED_LOSS, _first_rows(session), session.packing)
+
+
+def check_shared_prefix(session: TrainingSession) -> TrainingCheck:
+    """The same for rows with a common prefix, which is computed once."""
+    if not session.packing.segments:
+        text = f"prefixes are not shared with {type(session.model).__name__} on this device"
+        return TrainingCheck(name=SHARED_PREFIX, state="skipped", text=text)
+    rows = _first_rows(session)
+    longest = max(rows, key=lambda row: len(row.input_ids))
+    prefix = longest.input_ids[: min(PREFIX_TOKENS, len(longest.input_ids) // 2)]
+    rows = [_prefixed(row, prefix) for row in rows]
+    return _compare(session, SHARED_PREFIX, rows, replace(session.packing, mode="shared_prefix"))
+
+
+def _prefixed(row: Row, prefix: list[int]) -> Row:
+    return replace(
+        row,
+        input_ids=[*prefix, *row.input_ids],
+        labels=[*[IGNORE_INDEX] * len(prefix), *row.labels],
+        prompt=[*prefix, *row.prompt],
+        weights=None if row.weights is None else [*[0.0] * len(prefix), *row.weights],
+    )
+
+
+def _first_rows(session: TrainingSession) -> list[Row]:
+    return [session.subject.rows[index] for index in session.sampler.indices(0)][:ROWS]
+
+
+def _compare(session: TrainingSession, name: str, rows: list[Row], packing: Packing) -> TrainingCheck:
+    """Compare losses and gradients of rows in one sequence with those of the rows padded, and one by one."""
     padded, alone = Packing("padded", MAX_TOKENS[session.machine.device]), Packing("padded", 1)
-    first, second = (_losses(session, rows, packing) for packing in (session.packing, padded))
+    first, second = (_losses(session, rows, packing) for packing in (packing, padded))
     longest = max(len(row.input_ids) for row in rows)
     with plain_attention(session.model, longest):
         third = _losses(session, rows, alone)
@@ -113,14 +145,14 @@ def check_packed_loss(session: TrainingSession) -> TrainingCheck:
     holds = losses.holds
     if trained_parameters(session.model) <= MAX_GRADIENT:
         micro_batch = session.trainer.micro_batch
-        of_packed, of_padded = (_gradient(session, rows, packing, micro_batch) for packing in (session.packing, padded))
+        of_packed, of_padded = (_gradient(session, rows, packing, micro_batch) for packing in (packing, padded))
         with plain_attention(session.model, longest):
             of_alone = _gradient(session, rows, alone, 1)
         gradients = gradients_agree(of_packed, of_padded, of_alone, session.dtype)
         difference, limit = rate(gradients.difference), rate(gradients.limit)
         text += f", gradients by {difference} of their norm (limit {limit})"
         holds = holds and gradients.holds
-    return TrainingCheck(name=PACKED_LOSS, state="ok" if holds else "failed", text=text)
+    return TrainingCheck(name=name, state="ok" if holds else "failed", text=text)
 
 
 def plain_attention(model: Any, longest: int) -> AbstractContextManager[None]:

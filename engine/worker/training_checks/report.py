@@ -44,6 +44,7 @@ from engine.runs.training_report import (
     PACKED_LOSS,
     PAGING,
     PEAK_MEMORY,
+    SHARED_PREFIX,
     THROUGHPUT,
     TRAINING,
     CheckState,
@@ -54,7 +55,7 @@ from engine.runs.training_report import (
 )
 from engine.training.batches import answer_tokens
 from engine.training.guards import free_memory
-from engine.worker.training_checks.agreement import check_decoding, check_packed_loss
+from engine.worker.training_checks.agreement import check_decoding, check_packed_loss, check_shared_prefix
 from engine.worker.training_checks.memory import (
     Peaks,
     check_out_of_memory,
@@ -83,6 +84,7 @@ class Checks:
             PEAK_MEMORY: self._peak_memory,
             OUT_OF_MEMORY: lambda: check_out_of_memory(session),
             PACKED_LOSS: lambda: check_packed_loss(session),
+            SHARED_PREFIX: lambda: check_shared_prefix(session),
             DECODING: lambda: check_decoding(session),
         }
 

@@ -23,7 +23,7 @@ from engine.memory.dry_run.plan import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods import method
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, compute_dtype
 from engine.methods.model_source import config_of
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
@@ -229,7 +229,8 @@ class TrainingSession:
 def packing_of(model: torch.nn.Module, config: schema.Config, rows: Any, machine: Machine) -> Packing:
     """The packing of a run, with attention over segments enabled if it needs it; prefixes are not shared."""
     longest = max(len(row.input_ids) for row in rows)
-    segments = not varlen_attention.unsupported_reason(model, longest)
+    reason = varlen_attention.unsupported_reason(model, longest, machine, compute_dtype(config, machine))
+    segments = not reason
     flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     mixed = bool(mixing_reason(model.config.to_dict()))
     packing = choose_packing(rows, config.train.packing, machine.device, flash or segments, segments, mixed)

@@ -33,7 +33,7 @@ from engine.evaluation.score import row_losses, vocabulary_of
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.hardware.cpu import has_bf16
 from engine.methods import method
-from engine.methods.machine import Machine
+from engine.methods.machine import Machine, compute_dtype, this_machine
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, choose_packing, held_out_batches
@@ -183,7 +183,9 @@ def _trainer(
     case: Case, config: schema.Config, model: Any, optimizer: Any, folder: Path, device: str = "cpu"
 ) -> AnswerTrainer:
     rows = _rows(case, 2 * case.rows.count)
-    segments = not varlen_attention.unsupported_reason(model, case.rows.length)
+    machine = this_machine() if device == "cuda" else MACHINE
+    dtype = compute_dtype(config, machine)
+    segments = not varlen_attention.unsupported_reason(model, case.rows.length, machine, dtype)
     packing = choose_packing(rows, config.train.packing, device, segments, segments)
     if segments:
         varlen_attention.enable(model)

@@ -8,6 +8,7 @@ import random
 import pytest
 import torch
 import transformers
+from flash_kernels import AtomicSums, reference_flash_kernels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_shapes import MIXED_SHAPES, SHAPES, VOCABULARY
@@ -18,7 +19,7 @@ from engine.config.schema import Config, Train
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.score import row_losses
 from engine.methods import method
-from engine.methods.machine import this_machine
+from engine.methods.machine import Machine, kernels_of, this_machine
 from engine.training import varlen_attention
 from engine.training.batches import Packing, collate, loss_weight, micro_batches
 from engine.training.loss import summed_loss, supports_logits_to_keep
@@ -27,6 +28,9 @@ from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, compu
 SHARED = Packing("shared_prefix", 10_000, segments=True)
 PACKED = Packing("packed", 10_000, segments=True)
 PADDED = Packing("padded", 10_000)
+CPU = Machine("cpu", "a CPU", bf16=True, flash_attention=False)
+T4 = Machine("cuda", "Tesla T4", bf16=False, flash_attention=False)
+A100 = Machine("cuda", "A100", bf16=True, flash_attention=False)
 
 
 def row(prompt: list[int], answer: list[int], trained: tuple[int, ...] = (), weights: list[float] | None = None) -> Row:
@@ -98,7 +102,7 @@ SUPPORTED = [*(shape for shape in SHAPES if shape != "gemma2"), *STATEFUL]
 @pytest.mark.parametrize("micro_batch", [100, 4])
 def test_losses_and_gradients_equal_those_of_a_padded_batch(shape: str, packing: Packing, micro_batch: int) -> None:
     model, rows = model_of(shape), shared_rows()
-    assert varlen_attention.unsupported_reason(model, 64) == ""
+    assert varlen_attention.unsupported_reason(model, 64, CPU, torch.float32) == ""
     loss, gradients = loss_and_gradients(model, rows, PADDED, micro_batch)
     varlen_attention.enable(model)
     ours, ours_gradients = loss_and_gradients(model, rows, packing, micro_batch)
@@ -118,7 +122,7 @@ def test_sliding_windows_shorter_than_the_rows(family: str, packing: Packing) ->
     model_config, rows = family_config(family, VOCABULARY), shared_rows()
     model = transformers.AutoModelForCausalLM.from_config(model_config, dtype=torch.float32).train()
     assert model_config.sliding_window == WINDOW < max(len(one.input_ids) for one in rows)
-    assert varlen_attention.unsupported_reason(model, 43) == ""
+    assert varlen_attention.unsupported_reason(model, 43, CPU, torch.float32) == ""
     loss, gradients = loss_and_gradients(model, rows, PADDED)
     varlen_attention.enable(model)
     ours, ours_gradients = loss_and_gradients(model, rows, packing)
@@ -264,5 +268,62 @@ def test_micro_batches_keep_the_rows_of_the_step(ids: list[list[int]], micro_bat
 )
 def test_what_segments_do_not_support_is_named(shape: str, longest: int, reason: str) -> None:
     model = transformers.AutoModelForCausalLM.from_config(SHAPES.get(shape) or family_config(shape))
-    found = varlen_attention.unsupported_reason(model, longest)
+    found = varlen_attention.unsupported_reason(model, longest, CPU, torch.float32)
     assert reason in found and bool(found) == bool(reason)
+
+
+@pytest.mark.parametrize(
+    ("family", "machine", "dtype", "supported"),
+    [
+        ("llama", A100, torch.bfloat16, True),
+        ("llama", A100, torch.float32, False),
+        ("llama", T4, torch.float32, False),
+        ("llama", T4, torch.bfloat16, False),
+        ("llama", CPU, torch.float32, True),
+        ("deepseek_v3", A100, torch.bfloat16, False),  # keys and values have different sizes
+        ("deepseek_v3", CPU, torch.float32, True),
+    ],
+)
+def test_segments_on_a_gpu_need_a_flash_kernel(
+    family: str, machine: Machine, dtype: torch.dtype, supported: bool
+) -> None:
+    """Without one a pack would need the attention scores of up to 65,536 tokens."""
+    model = transformers.AutoModelForCausalLM.from_config(SHAPES.get(family) or family_config(family))
+    if family == "deepseek_v3":
+        model.config.v_head_dim = model.config.qk_nope_head_dim + model.config.qk_rope_head_dim + 8
+    assert (varlen_attention.unsupported_reason(model, 64, machine, dtype) == "") == supported
+
+
+@pytest.mark.parametrize("packing", [SHARED, PACKED], ids=["shared", "packed"])
+@pytest.mark.parametrize("shape", ["llama", "mistral"])
+def test_a_step_with_flash_kernels_has_the_gradients_of_padded_rows(shape: str, packing: Packing) -> None:
+    """The path of CUDA through forward and backward of a whole model, with reference kernels."""
+    model, rows = model_of(shape, torch.bfloat16), shared_rows()
+    loss, padded = loss_and_gradients(model, rows, PADDED)
+    exact = model_of(shape)
+    exact.load_state_dict(model.state_dict())
+    _, reference = loss_and_gradients(exact, rows, PADDED)
+    varlen_attention.enable(model)
+    with reference_flash_kernels() as calls, kernels_of("cuda"):
+        ours, gradients = loss_and_gradients(model, rows, packing)
+    assert calls["forward"] == calls["backward"] == model.config.num_hidden_layers
+    assert ours == pytest.approx(loss, rel=5e-3)
+    assert relative(gradients, reference) < 1.5 * relative(padded, reference)
+
+
+def test_gradients_of_a_shared_prefix_are_summed_in_float32() -> None:
+    """With sums of bf16 as CUDA's atomics make them, which the CPU's own kernel does not."""
+    torch.manual_seed(0)
+    prefix, count = 24, 256
+    layout = arrange([[1 + n for n in range(prefix)] + [1000 + n] * 2 for n in range(count)], share=True)
+    segments = Segments(layout.segments)
+    states = [torch.randn(1, 2, segments.tokens, 16) for _ in range(3)]
+    gradient = torch.randn(1, 2, segments.tokens, 16)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        query, key, value = (state.bfloat16().to(dtype).requires_grad_() for state in states)
+        with reference_flash_kernels(), kernels_of("cuda"), AtomicSums():
+            attended = varlen_attention._on_cuda(query, key, value, segments, 0.25, None)
+            attended.backward(gradient.bfloat16().to(dtype))
+        found[dtype] = torch.cat([key.grad[0, :, :prefix].flatten(), value.grad[0, :, :prefix].flatten()]).float()
+    assert relative(found[torch.bfloat16], found[torch.float32]) < 0.006

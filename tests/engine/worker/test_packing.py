@@ -58,9 +58,8 @@ def of_type(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 def decided(config: Config, model: torch.nn.Module, rows: Sequence[Row], warned: list[str]) -> Packing:
     """The packing that a run decides on; collects its warnings."""
-    device = this_machine().device
     packing, _ = decide_packing(
-        config, model, rows, [], 0, device, SINGLE_RANK, lambda code, text: warned.append(f"{code}: {text}")
+        config, model, rows, [], 0, this_machine(), SINGLE_RANK, lambda code, text: warned.append(f"{code}: {text}")
     )
     return packing
 

@@ -32,6 +32,7 @@ from engine.worker.training_checks import memory
 from engine.worker.training_checks.agreement import (
     check_decoding,
     check_packed_loss,
+    check_shared_prefix,
     divergences,
     gradients_agree,
     judge_decoding,
@@ -97,6 +98,12 @@ def test_attention_to_other_rows_fails_the_packed_loss(
 
     monkeypatch.setattr(varlen_attention, "SegmentAttention", SimpleNamespace(apply=attend))
     assert check_packed_loss(session).state == "failed"
+
+
+def test_a_row_that_misses_its_shared_prefix_fails(session: TrainingSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_shared_prefix(session).state == "ok"
+    monkeypatch.setattr(Segments, "shared_keys", lambda segments, window: [])
+    assert check_shared_prefix(session).state == "failed"
 
 
 def test_long_rows_of_large_models_keep_their_attention_kernel() -> None:

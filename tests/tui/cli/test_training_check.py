@@ -59,7 +59,7 @@ def test_every_method_is_trained_on_the_chosen_device(monkeypatch: pytest.Monkey
     assert not Path(scratch).exists()  # it was shared, and is deleted
     heading = "QLoRA, embedded model: 8.03B parameters, bfloat16, paged_adamw_8bit, packed, micro-batch 8, activation"
     assert heading in done.stdout and "✓ decoding       decoding measured" in done.stdout
-    assert "36 checks ok, 0 failed, 0 skipped" in done.stdout
+    assert "42 checks ok, 0 failed, 0 skipped" in done.stdout
     assert "If a number looks wrong, report it: attach the archive of `ftbench doctor --bundle`" in done.stdout
 
 
@@ -67,7 +67,7 @@ def test_a_failed_check_sets_the_exit_status_and_says_what_to_report(monkeypatch
     answers(monkeypatch, failed="packed loss")
     done = CliRunner().invoke(app, ["doctor", "--train"])
     assert done.exit_code == 1
-    assert "34 checks ok, 2 failed, 0 skipped" in done.stdout
+    assert "40 checks ok, 2 failed, 0 skipped" in done.stdout
     assert "failed: packed loss of LoRA, random weights" in done.stdout
     assert "Report the failed checks: attach the archive" in done.stdout
 
@@ -107,7 +107,7 @@ def test_a_process_that_dies_fails_its_method_only(monkeypatch: pytest.MonkeyPat
     done = CliRunner().invoke(app, ["doctor", "--train", "--json"])
     found = json.loads(done.stdout)
     assert done.exit_code == 1 and not found["ok"]
-    assert found["checks"] == {"ok": 24, "failed": 2, "skipped": 10}
+    assert found["checks"] == {"ok": 28, "failed": 2, "skipped": 12}
     assert "SIGKILL" in found["reports"][-1]["checks"][0]["text"]
 
 

@@ -121,9 +121,25 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs unless `-m gpu` is given: importing bitsandbytes initializes CUDA, after which the forks of the fork
+    server cannot use it, and several processes would share a GPU.
+    """
+    if not wants_gpu(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def wants_gpu(config: pytest.Config) -> bool:
+    """Whether tests on a GPU are asked for, and nothing else."""
+    marks: str = config.option.markexpr
+    return marks.strip() == "gpu"
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time."""
-    return (os.cpu_count() or 1) + 2
+    """Two processes more than there are CPUs: with one more, the CPUs were idle for a tenth of the time. Tests on a GPU
+    run one at a time, without further processes.
+    """
+    return 0 if wants_gpu(config) else (os.cpu_count() or 1) + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -19,12 +19,14 @@ from typing import Any
 from unittest import mock
 
 import torch
+from bitsandbytes.optim import optimizer as bitsandbytes_optimizer
 from msgspec import Struct
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import TrainerCallback
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, ResolvedCheckpointing, resolve_checkpointing
+from engine.config.automatic_optimizer import optimizer_name
 from engine.config.batch_limits import SHAPE_MULTIPLE, mixing_reason
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.data.rows import Row
@@ -38,7 +40,7 @@ from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.optimizers import make_unpaged
 from engine.training import trainer as trainer_module
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, Packing, choose_packing, micro_batches
+from engine.training.batches import BatchSampler, MicroBatch, Packing, choose_packing, micro_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 from engine.worker.training_checks.report import required_flops
 
@@ -61,6 +63,10 @@ class PhaseCounts(Struct, frozen=True, kw_only=True):
     """Peak bytes of logits and their gradients."""
     host_waits: dict[str, int]
     """Operations for which the host waits for the GPU."""
+    optimizer_waits: int = 0
+    """Calls of `torch.cuda.synchronize` by bitsandbytes' optimizer: one per trained tensor."""
+    blocking_copies: int = 0
+    """Copies to the GPU for which the host waits."""
 
     @property
     def flops(self) -> int:
@@ -81,6 +87,8 @@ class MethodAudit(Struct, frozen=True, kw_only=True):
     """Tokens of the step's rows."""
     checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
+    optimizer_tensors: int
+    """Tensors that bitsandbytes updates; 0 with torch's optimizer."""
     training: PhaseCounts
     required_flops: int
     """FLOPs of the step's matrix products by the shapes of the layers (`required_flops`)."""
@@ -125,6 +133,8 @@ def bounds(found: MethodAudit) -> list[Bound]:
         Bound("materialized T x T attention masks", sum(phase.mask_bytes for phase in phases), 0, "bytes"),
         Bound("repeated keys and values", sum(phase.repeated_bytes for phase in phases), 0, "bytes"),
         Bound("host synchronizations per optimizer step", waits, MAX_HOST_WAITS),
+        Bound("blocking copies to the GPU", found.training.blocking_copies, 0),
+        Bound("synchronizations of the optimizer", found.training.optimizer_waits, found.optimizer_tensors),
         Bound("logits", logits, MAX_LOGITS, "bytes"),
     ]
     if found.precision == "bfloat16":
@@ -176,6 +186,7 @@ class OperationCounter(MemoryTracker):
         self.waits: Counter[str] = Counter()
         """Operation -> number of times that the host waits for it."""
         self.peak_logits = 0
+        self.optimizer_waits = self.blocking_copies = 0
         self._read_last = 0
 
     def begin_batch(self, tokens: int, length: int) -> None:
@@ -314,8 +325,11 @@ def audit_method(config: schema.Config, model_config: Any, rows: Sequence[Row], 
         training = _training(model, config, rows, micro_batch, packing, counter, checkpointing)
         held_out = _held_out(model, rows, packing, counter)
         decoding = _decoding(model, rows, counter)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    own = optimizer_name(config.optimizer.name, GPU.device) == "adamw" and trained[0].dtype == torch.float32
     return MethodAudit(
         method=config.method,
+        optimizer_tensors=0 if own else len(trained),
         layers=pattern.with_periods(SHALLOW_PERIODS) if pattern else 0,
         all_layers=layers,
         precision=str(next(iter(model.parameters())).dtype).removeprefix("torch."),
@@ -356,7 +370,12 @@ def _training(
     sampler = BatchSampler(len(rows), len(rows), STEPS, 0)
     steps = _StepCounts(counter, len(list(micro_batches(rows, micro_batch, packing))))
 
-    with _placed(model), _collation_on_host(counter, trainer_module), temporary_folder(SCRATCH_PREFIX) as folder:
+    with (
+        _placed(model),
+        _collation_on_host(counter, trainer_module),
+        _counted_synchronizations(counter),
+        temporary_folder(SCRATCH_PREFIX) as folder,
+    ):
         trainer = AnswerTrainer(
             rows=rows,
             sampler=sampler,
@@ -402,7 +421,20 @@ def _counts(counter: OperationCounter, groups: int) -> PhaseCounts:
         cast_bytes=counter.cast_bytes,
         logits_bytes=counter.peak_logits,
         host_waits=dict(counter.waits),
+        optimizer_waits=counter.optimizer_waits,
+        blocking_copies=counter.blocking_copies,
     )
+
+
+@contextmanager
+def _counted_synchronizations(counter: OperationCounter) -> Iterator[None]:
+    """Context that counts the tensors for which bitsandbytes' optimizer waits."""
+
+    def wait(parameter: torch.Tensor) -> None:
+        counter.optimizer_waits += 1
+
+    with mock.patch.object(bitsandbytes_optimizer, "sync_gpu", wait):
+        yield
 
 
 @contextmanager
@@ -423,12 +455,35 @@ def _collation_on_host(counter: OperationCounter, module: Any) -> Iterator[None]
     def collate(*args: Any, **kwargs: Any) -> Any:
         with counter.on_host():
             batch = original(*args, **kwargs)
+            counter.blocking_copies += blocking_copies(batch)
         counter.begin_batch(batch.tokens, batch.model_inputs["input_ids"].shape[-1])
         return batch
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(module, "collate", collate))
         yield
+
+
+def blocking_copies(batch: MicroBatch) -> int:
+    """Copies of a batch, and of the indices of its segments, to a GPU for which the host would wait: all but those from
+    pinned memory that are asked not to block.
+    """
+    pinned, blocking = set[int](), [0]
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.add(id(tensor))
+        return tensor
+
+    def to(tensor: torch.Tensor, device: Any, non_blocking: bool = False) -> torch.Tensor:
+        if torch.device(device).type == "cuda":
+            blocking[0] += not (non_blocking and id(tensor) in pinned)
+        return tensor
+
+    with mock.patch.object(torch.Tensor, "pin_memory", pin), mock.patch.object(torch.Tensor, "to", to):
+        moved = batch.to("cuda")
+        if segments := moved.model_inputs.get("segments"):
+            segments.gathered_keys(torch.device("cuda"))
+    return blocking[0]
 
 
 @contextmanager

@@ -106,6 +106,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign.lower() in text for sign in OUT_OF_MEMORY)
 
 
+def copy_to(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the host on a device. The host does not wait for a copy to a GPU, because its source is pinned."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def clear_cuda_error() -> None:
     """Clear CUDA's last error, which a call that failed outside torch leaves set, such as pinning of host memory: the
     next check of a kernel would take it for its own, and where that is bitsandbytes' it would end the process.

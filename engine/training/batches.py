@@ -23,6 +23,7 @@ from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.data.prepared import lengths_of
 from engine.data.rows import IGNORE_INDEX, Row
+from engine.methods.machine import copy_to
 from engine.training.segments import (
     MIN_SHARED_TOKENS,
     Segment,
@@ -91,13 +92,12 @@ class MicroBatch:
     def to(self, device: str) -> MicroBatch:
         """The same tensors on a device."""
         inputs = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            name: copy_to(value, device) if isinstance(value, torch.Tensor) else value
             for name, value in self.model_inputs.items()
         }
-        moved = [
-            None if tensor is None else tensor.to(device) for tensor in (self.weights, self.predictions, self.kept)
-        ]
-        return MicroBatch(inputs, self.columns.to(device), self.targets.to(device), *moved)
+        rest = (self.weights, self.predictions, self.kept)
+        moved = [None if tensor is None else copy_to(tensor, device) for tensor in rest]
+        return MicroBatch(inputs, copy_to(self.columns, device), copy_to(self.targets, device), *moved)
 
 
 def collate(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> MicroBatch:

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.methods.machine import copy_to
+
 MIN_SHARED_TOKENS = 8
 """A shorter common prefix is computed with every row: a segment costs calls of the attention kernel in all layers."""
 
@@ -73,7 +75,7 @@ class Segments:
             if window:
                 positions = torch.tensor(self.positions())
                 allowed &= positions[:, None] - positions < window
-            self._masks[device, window] = allowed.tril_()[None, None].to(device)
+            self._masks[device, window] = copy_to(allowed.tril_()[None, None], device)
         return self._masks[device, window]
 
     def positions(self) -> NDArray[np.int64]:
@@ -140,9 +142,9 @@ class Segments:
             ends.append(len(columns))
         query_ends = [0, *(segment.end for segment in self.segments)]
         return GatheredKeys(
-            columns=torch.tensor(columns, device=device) if self.shared else None,
-            query_ends=torch.tensor(query_ends, dtype=torch.int32, device=device),
-            key_ends=torch.tensor(ends, dtype=torch.int32, device=device),
+            columns=copy_to(torch.tensor(columns), device) if self.shared else None,
+            query_ends=copy_to(torch.tensor(query_ends, dtype=torch.int32), device),
+            key_ends=copy_to(torch.tensor(ends, dtype=torch.int32), device),
             longest_query=max(end - start for start, end in pairwise(query_ends)),
             longest_key=max(end - start for start, end in pairwise(ends)),
         )
@@ -241,7 +243,7 @@ class RowColumns:
         """`columns` and `places` as tensors."""
         if device in self.indices:
             return self.indices[device]
-        indices = torch.tensor(self.columns, device=device), torch.tensor(self.places, device=device)
+        indices = copy_to(torch.tensor(self.columns), device), copy_to(torch.tensor(self.places), device)
         if device.type != "cpu":
             self.indices[device] = indices
         return indices

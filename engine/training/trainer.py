@@ -254,7 +254,7 @@ class AnswerTrainer(CheckpointedTrainer):
         """Raise Diverged if the loss or the norm is not finite.
 
         The Trainer calls this after clipping and before the optimizer step. Loss and norm are read together: it is the
-        only time in a step that the host waits for the GPU.
+        only time in a step that our own code waits for the GPU; bitsandbytes' optimizers wait once per trained tensor.
         """
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if isinstance(norm, DTensor):

@@ -131,6 +131,7 @@ def test_which_of_eight_gpus_is_free_is_shown_without_a_key(tmp_path: Path, jour
         lines += [f"{gpu} uuid GPU-{gpu}\n", *([f"{gpu} process {os.getpid()} {60 * gib}\n"] if busy else [])]
     (tmp_path / "gpus").write_text("".join(lines))
     env = {"LD_LIBRARY_PATH": str(build(tmp_path / "library")), "NVML_STAND_IN": str(tmp_path / "gpus")}
+    env |= {"CUDA_VISIBLE_DEVICES": ",".join(map(str, range(8)))}  # tests hide GPUs
     journeys.append(journey := Journey(tmp_path, env))
     journey.sees("8 GPUs", "79.8 free")
     rows = [line for line in journey.terminal.screen.display if "/80" in line]

@@ -24,6 +24,7 @@ from engine.worker.training_checks.subjects import (
     log_normal_lengths,
     write_random_weights,
 )
+from gpu.separate_process import in_own_process
 
 pytestmark = [
     pytest.mark.gpu,
@@ -74,14 +75,14 @@ def write_rows(folder: Path) -> None:
 
 
 @pytest.mark.skipif(not any(PEERS.values()), reason="neither trl nor LLaMA-Factory is installed")
-def test_ftbench_trains_as_fast_as_its_peers(tmp_path: Path) -> None:
-    shape = write_model(tmp_path)
-    write_rows(tmp_path / "data")
+def test_ftbench_trains_as_fast_as_its_peers(scratch: Path) -> None:
+    shape = in_own_process(write_model, scratch)
+    write_rows(scratch / "data")
     command = [sys.executable, str(TESTS / "bench" / "peers.py"), "--gpu", "--workload", "wikisql"]
-    command += ["--model", str(tmp_path / "model"), "--data", str(tmp_path / "data"), "--rounds", "3"]
+    command += ["--model", str(scratch / "model"), "--data", str(scratch / "data"), "--rounds", "3"]
     command += ["--steps", str(STEPS), "--batch", str(BATCH), "--max-length", "2048", "--full-precision", "mixed"]
     command += [word for option, python in PEERS.items() if python for word in (option, python)]
-    raw = tmp_path / "raw.jsonl"
+    raw = scratch / "raw.jsonl"
     done = subprocess.run([*command, "--raw", str(raw)], capture_output=True, text=True, timeout=7200)
     print(f"{torch.cuda.get_device_name(0)}, {shape.title}\n{done.stdout}{done.stderr}")
     assert done.returncode == 0

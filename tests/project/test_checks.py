@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from gpu.separate_process import in_own_process
 from places import ROOT
 
 
@@ -44,3 +48,13 @@ def test_no_two_public_classes_share_a_name() -> None:
                 places[node.name].append(path.relative_to(ROOT).as_posix())
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
     assert len(places) > 300
+
+
+def test_gpus_are_hidden_unless_only_their_tests_run_which_then_run_one_at_a_time(
+    request: pytest.FixtureRequest,
+) -> None:
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    processes = request.config.hook.pytest_xdist_auto_num_workers
+    for marks, count in (("gpu", 0), ("not slow", (os.cpu_count() or 1) + 2)):
+        assert processes(config=SimpleNamespace(option=SimpleNamespace(markexpr=marks))) == count
+    assert in_own_process(os.getpid) != os.getpid()

@@ -52,11 +52,18 @@ def test_a_step_keeps_every_bound(method: str) -> None:
     assert exceeded(bounds(found)) == []
     assert found.training.micro_batches >= 2 and set(found.training.matmul) == {"bfloat16"}
     assert found.decoding.flops and found.held_out.flops
+    # bitsandbytes updates all weights: two layers of 9 tensors, embeddings, last norm, head
+    assert found.training.optimizer_waits == (2 * 9 + 3 if method == "full" else 0)
     tokens, answers = found.tokens, sum(label != -100 for row in rows for label in row.labels[1:])
     passes = 3 if method == "full" else 2
     adapters = 0 if method == "full" else 3 * ADAPTERS
     in_layers, in_head = 2 * tokens * 2 * (LAYER * passes + adapters), 2 * answers * HEAD * passes
     assert found.required_flops == in_layers + in_head
+
+
+def test_an_optimizer_that_waits_at_every_tensor_is_counted() -> None:
+    found = audited("qlora", rows_of([64] * 4), **{"optimizer.name": "adamw_8bit"})
+    assert found.training.optimizer_waits == found.optimizer_tensors == 2 * 7 * 2
 
 
 @pytest.mark.parametrize("name", LENGTHS)

@@ -103,12 +103,12 @@ def test_settings_are_read_and_described() -> None:
 def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(method: Any) -> None:
     paged = []
     for gib in (4, 8, 16, 24, 48, 80, 160):
-        found = resolve_automatic(asked(method, gpu_budget(gib)))
+        found = resolve_automatic(asked(method, gpu_budget(gib), optimizer__name="auto"))
         assert found.config.optimizer.name == ("adamw_8bit" if found.fits_safely() else "paged_adamw_8bit")
         assert found.formula_estimate().paged == (not found.fits_safely())
         paged.append(found.formula_estimate().paged)
     assert paged == sorted(paged, reverse=True) and len(set(paged)) == 2
     for gib in (1, 64):  # on a CPU 8-bit state would cost much time
-        assert resolve_automatic(asked(method, memory(gib))).config.optimizer.name == "adamw"
+        assert resolve_automatic(asked(method, memory(gib), optimizer__name="auto")).config.optimizer.name == "adamw"
     for name in ("adamw", "adamw_8bit", "paged_adamw_8bit"):
         assert resolve_automatic(asked(method, gpu_budget(80), optimizer__name=name)).config.optimizer.name == name

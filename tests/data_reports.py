@@ -55,6 +55,8 @@ REPORT: dict[str, Any] = {
         }
     },
     "max_length": 512,
+    "metric": "exact_match",
+    "metric_reason": "answers are labels",
     "duplicates": {"rows": 12, "where": [["mails.csv line 1", "mails.csv line 2"]]},
     "conflicting_labels": {"rows": 0, "where": []},
     "multiple_references": {"rows": 9, "prompts": 8, "where": [["mails.csv line 3", "mails.csv line 6"]]},

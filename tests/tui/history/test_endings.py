@@ -23,7 +23,12 @@ def ended(runs: Path, status: str, moment: float, reason: str = "") -> RunDir:
     score = Interval(mean=0.713, low=0.68, high=0.744, rows=300)
     after = Score(loss=score, perplexity=None, metric="json", score=score)
     result = msgspec.structs.replace(
-        run_dir.blank_result(run, frozen), status=status, reason=reason, after=after, seconds={"training": 725.0}
+        run_dir.blank_result(run, frozen),
+        status=status,
+        reason=reason,
+        metric="json",
+        after=after,
+        seconds={"training": 725.0},
     )
     run_dir.write_result(run, result)
     os.utime(run.result_file, (moment, moment))

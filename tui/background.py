@@ -10,7 +10,10 @@ from typing import Any
 from textual.message import Message
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.rpc_client import Cancelled, CancelToken, ask, bytes_done, rows_done
+from engine.runs.rpc_client import Cancelled, CancelToken, KeptServer, bytes_done, rows_done
+
+SERVER = KeptServer()
+"""Handles the requests about data while the bench is open."""
 
 
 @dataclass
@@ -47,7 +50,9 @@ class BackgroundRequest(threading.Thread):
 
     def run(self) -> None:
         try:
-            answer = ask(self.question, self.arguments, self._tell, self._cancel_token, self._count, self._transfer)
+            answer = SERVER.ask(
+                self.question, self.arguments, self._tell, self._cancel_token, self._count, self._transfer
+            )
         except Cancelled:
             return
         except UserError as error:

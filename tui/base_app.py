@@ -80,7 +80,7 @@ class BaseApp(DiffApp):
             signal.signal(number, handler)
 
     def get_css_variables(self) -> dict[str, str]:
-        return legible(super().get_css_variables())
+        return legible(super().get_css_variables(), self.current_theme.dark)
 
     def on_load(self) -> None:
         """Install the signal handlers before the terminal changes its mode."""

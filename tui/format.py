@@ -6,6 +6,7 @@ Sizes, durations, counts and shares: `engine.config.quantities`.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from engine.config.quantities import ABSENT, percent
 
@@ -43,6 +44,10 @@ def setting(value: object) -> str:
     """A configuration value as in a preset file; `unset` for one without a value."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={setting(entry)}" for key, entry in value.items()) or "unset"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(setting, value)) or "unset"
     return "unset" if value is None or value == "" else str(value)
 
 

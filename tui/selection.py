@@ -88,6 +88,15 @@ class Selection:
         return preset_name(self.preset)
 
 
+def device_name(device: object) -> str:
+    """A value of `hardware.device` in words: `GPU 0`, `CPU`, `automatic`."""
+    return (
+        f"GPU {device}"
+        if str(device).isdecimal()
+        else {"cpu": "CPU", "auto": "automatic"}.get(str(device), str(device))
+    )
+
+
 def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset: bool = False) -> list[str]:
     """`train.batch 16 → 8` for every key in which two configurations differ.
 
@@ -104,6 +113,8 @@ def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset:
     ignored = [*NOT_COMPARED, *(["train.epochs"] if new["train.steps"] else [])]  # which replace the epochs
     different = [key for key in new if key not in ignored and old[key] != new[key]]
     changed = {key: f"{key} {setting(old[key])} → {setting(new[key])}" for key in different}
+    if DEVICE in changed:
+        changed[DEVICE] = f"device {device_name(old[DEVICE])} → {device_name(new[DEVICE])}"
     if not same_preset or "method" not in changed:
         return list(changed.values())
     named = f"learning rate {rate(new[RATE])} ({after.origins.get(RATE, 'default')})"

@@ -1,4 +1,4 @@
-"""RPC client: send a request to the engine in a short-lived process, which unlike the TUI may import torch.
+"""RPC client: send a request to the engine in another process, which unlike the TUI may import libraries.
 
 Arguments go to its stdin as one line of JSON; progress and answer arrive as JSON lines (`engine.worker.rpc_server`).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import select
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import IO, Any
 
 import msgspec
@@ -31,6 +33,13 @@ MAX_MESSAGE = 1 << 28
 """Bytes; a longer line is an error."""
 STDERR_TAIL = 1 << 16
 """Bytes of stderr that are searched for the last line."""
+
+TOKENIZER_ONLY = ("data.check", "data.show", "data.inspect")
+"""Requests that need transformers without torch; one process can handle several."""
+SERVE = "serve"
+"""Instead of the name of a request: the process handles one after another."""
+IDLE_SECONDS = 600.0
+"""After which a process without a request ends: it keeps about 200 MiB."""
 
 Counted = Callable[[str, int, int | None], None]
 """Called with a description, the rows done and the total, None while unknown."""
@@ -53,6 +62,11 @@ class CancelToken:
             self.cancelled = True
             if self._process is not None:
                 self._process.kill()
+
+    def detach(self) -> None:
+        """The request has ended: its process is not killed any more."""
+        with self._lock:
+            self._process = None
 
     def attach(self, process: subprocess.Popen[bytes]) -> None:
         """Register the server process; kill it now if the request is already cancelled."""
@@ -104,12 +118,113 @@ def ask(
                 raise Cancelled
             return _answer(question, message, process, errors)
     except OSError as error:
-        raise RunFailed(
-            f"cannot start an engine process for {question}: {error.strerror}", "system.no_process"
-        ) from error
+        raise cannot_start(question, error) from error
 
 
-def encoded_line(arguments: dict[str, Any]) -> bytes:
+def needs_tokenizer_only(question: str, arguments: dict[str, Any]) -> bool:
+    """Whether a request loads a tokenizer and no model: converting a .gguf file needs torch."""
+    if question not in TOKENIZER_ONLY:
+        return False
+    from engine.config import schema  # after the bench's first frame
+    from engine.config.model_files import model_place
+
+    return model_place(msgspec.convert(arguments["model"], schema.Model)).kind != "gguf"
+
+
+class KeptServer:
+    """A process that handles several requests, one at a time, so that only the first one waits for libraries.
+
+    It is started and heard by one thread: the kernel ends it with the thread that started it.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Lock()
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._errors: IO[bytes] | None = None
+
+    def ask(
+        self,
+        question: str,
+        arguments: dict[str, Any],
+        progress: Callable[[str], None],
+        cancel_token: CancelToken,
+        counted: Counted,
+        transferred: Counted,
+    ) -> Any:
+        """As the function `ask`; by a process of its own if it needs torch, or while the kept one is busy."""
+        if not needs_tokenizer_only(question, arguments) or not self._free.acquire(blocking=False):
+            return ask(question, arguments, progress, cancel_token, counted, transferred)
+        try:
+            content = encoded_line([question, arguments])
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="kept RPC server")
+                self._thread.start()
+            answer: Future[Any] = Future()
+            self._calls.put(
+                (answer, lambda: self._handle(question, content, progress, cancel_token, counted, transferred))
+            )
+            return answer.result()
+        finally:
+            self._free.release()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                answer, call = self._calls.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                self._end()
+                continue
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - raised where it was asked
+                answer.set_exception(error)
+
+    def _handle(
+        self,
+        question: str,
+        content: bytes,
+        progress: Callable[[str], None],
+        cancel_token: CancelToken,
+        counted: Counted,
+        transferred: Counted,
+    ) -> Any:
+        if self._process is None or self._process.poll() is not None or self._errors is None:
+            self._end()
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
+            try:
+                self._process = _start(SERVE, self._errors)
+            except OSError as error:
+                raise cannot_start(question, error) from error
+        process, message = self._process, None
+        cancel_token.attach(process)
+        try:
+            message = _converse(process, content, progress, counted, transferred)
+        finally:
+            cancel_token.detach()
+            if message is None:  # cancelled, killed or broken
+                process.kill()
+                process.wait()
+        if cancel_token.cancelled:
+            raise Cancelled
+        return _answer(question, message, process, self._errors)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            _finish(self._process)
+        if self._errors is not None:
+            self._errors.close()
+        self._process = self._errors = None
+
+
+def cannot_start(question: str, error: OSError) -> RunFailed:
+    """No process can be started."""
+    return RunFailed(f"cannot start an engine process for {question}: {error.strerror}", "system.no_process")
+
+
+def encoded_line(arguments: dict[str, Any] | list[Any]) -> bytes:
     """One line of JSON. Raises UserError for a file name that is not valid UTF-8."""
     try:
         return msgspec.json.encode(arguments) + b"\n"

@@ -13,7 +13,6 @@ import msgspec
 
 from engine.config import schema
 from engine.config.errors import UserError
-from engine.config.model_files import model_place
 from engine.hardware.devices import select_device
 from engine.methods.library_imports import import_libraries
 from engine.runs.ladder.preferences import JudgePlan
@@ -25,8 +24,6 @@ if TYPE_CHECKING:  # for annotations only: each handler imports what it needs
 
 Progress = Callable[..., None]
 """Called with a description and, for countable work, the number done and the total."""
-TOKENIZER_ONLY = ("data.check", "data.show", "data.inspect")
-"""Requests that need transformers without torch."""
 
 # Each handler imports what it needs: a request without torch must not pay seconds for importing it.
 
@@ -397,8 +394,3 @@ REQUESTS: dict[str, Callable[[dict[str, Any], Progress], Any]] = {
     "push": push,
     "push.check": push_check,
 }
-
-
-def needs_tokenizer_only(name: str, arguments: dict[str, Any]) -> bool:
-    """Whether a request loads a tokenizer and no model: converting a .gguf file needs torch."""
-    return name in TOKENIZER_ONLY and model_place(_sections(arguments)[1]).kind != "gguf"

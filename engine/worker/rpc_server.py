@@ -1,31 +1,39 @@
 """RPC server: `python -m engine.worker.rpc_server REQUEST PID` handles one request of the workbench and exits.
 
-Arguments arrive as one line of JSON on stdin; a closed stdin means that the client has gone. JSON lines on stdout:
-any number of {"progress": text}, for countable work with "done", "total" and "unit" (rows or bytes); then
-{"answer": …}, {"error": {what, where, do, code}} or {"failed": reason, "code": code}.
+Arguments arrive as one line of JSON on stdin. With `serve` as the request, each line is a list of a request that needs
+only a tokenizer and its arguments, and they are handled one after another. A closed stdin means that the client has
+gone. JSON lines on stdout: any number of {"progress": text}, for countable work with "done", "total" and "unit" (rows
+or bytes); then {"answer": …}, {"error": {what, where, do, code}} or {"failed": reason, "code": code}.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
+import threading
 import traceback
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
 from engine.methods.library_imports import import_without_torch
 from engine.runs import stopping
-from engine.worker.requests import REQUESTS, needs_tokenizer_only
+from engine.runs.rpc_client import SERVE, needs_tokenizer_only
+from engine.worker.requests import REQUESTS
 
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
 
 
+Tell = Callable[[dict[str, Any]], None]
+
+
 def main() -> int:
-    """Handle one request. The last line written is always an answer, an error or a failure."""
+    """Handle one request, or one after another."""
     # Libraries may print to stdout: responses use a duplicate of it, and stdout itself becomes stderr.
     channel = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -34,17 +42,44 @@ def main() -> int:
         with os.fdopen(os.dup(channel), "wb") as file:
             file.write(encoded(message))
 
+    stopping.die_with_parent(int(sys.argv[2]))
+    if sys.argv[1] == SERVE:
+        _serve(tell)
+    line = sys.stdin.buffer.readline()
+    stopping.watch(sys.stdin.fileno())
+    return _handle(lambda: (sys.argv[1], json.loads(line)), tell)
+
+
+def _serve(tell: Tell) -> NoReturn:
+    """Handle one request after another, until stdin is closed."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        rest = b""
+        while block := os.read(0, 1 << 16):  # not sys.stdin: child processes close it, and wait for its lock
+            *complete, rest = (rest + block).split(b"\n")
+            for line in complete:
+                lines.put(line)
+        os._exit(1)  # also while a request is handled
+
+    threading.Thread(target=read, daemon=True, name="requests").start()
+    while True:
+        line = lines.get()
+        _handle(lambda line=line: tuple(json.loads(line)), tell)
+
+
+def _handle(read: Callable[[], tuple[str, dict[str, Any]]], tell: Tell) -> int:
+    """Handle one request; the exit status. The last message is always an answer, an error or a failure."""
+
     def progress(text: str, done: int | None = None, total: int | None = None, unit: str = "rows") -> None:
         tell({"progress": text} | ({} if done is None else {"done": done, "total": total, "unit": unit}))
 
-    stopping.die_with_parent(int(sys.argv[2]))
     try:
-        arguments = json.loads(sys.stdin.buffer.readline())
-        stopping.watch(sys.stdin.fileno())
-        if needs_tokenizer_only(sys.argv[1], arguments):
+        question, arguments = read()
+        if needs_tokenizer_only(question, arguments):
             progress("loading libraries")
             import_without_torch()
-        tell({"answer": REQUESTS[sys.argv[1]](arguments, progress)})
+        tell({"answer": REQUESTS[question](arguments, progress)})
     except UserError as error:
         tell({"error": {"what": error.problem, "where": error.location, "do": error.hint, "code": error.code}})
         return 2

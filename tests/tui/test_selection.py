@@ -29,6 +29,13 @@ def test_a_changed_setting_waits_until_a_method_reads_it() -> None:
     assert full.with_method("qlora").effective().config.adapter.rank == 8
 
 
+def test_changes_are_words_and_not_python() -> None:
+    before = Selection("demo-lora").with_setting("hardware.device", 0)
+    after = before.with_setting("hardware.device", "cpu").with_setting("data.map", {"prompt": "message"})
+    told = changes(before.effective(), after.effective())
+    assert "device GPU 0 → CPU" in told and "data.map unset → prompt=message" in told
+
+
 def test_steps_replace_changed_epochs_and_restoring_brings_the_preset_back() -> None:
     selection = Selection("demo-lora").with_setting("train.epochs", 5.0).with_setting("train.steps", 7)
     assert selection.settings == {"train.steps": 7}

@@ -15,6 +15,11 @@ DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 BLANK = 0x2800
 ASCII = " .':"
 """Characters for a cell with no dots, dots in the lower half, in the upper half, in both."""
+SOLID = (1, 1)
+DASHES = (SOLID, (6, 10), (2, 4), (2, 8), (10, 14))
+"""(dots drawn, period) along the x axis: lines of several runs differ without color."""
+ASCII_SERIES = ("", "1", "2", "3", "4")
+"""The same in ASCII, where a cell has no dots: the line consists of the run's number."""
 
 
 class Canvas:
@@ -30,6 +35,8 @@ class Canvas:
         self.width, self.height = columns * 2, rows * 4
         self.cells = [[0] * columns for _ in range(rows)]
         self.owners: list[list[int]] = [[-1] * columns for _ in range(rows)]
+        self.letters: dict[int, str] = {}
+        """In ASCII: what the cells of an owner show instead of dots."""
 
     def dot(self, x: int, y: int, owner: int) -> None:
         """Set a dot, (0, 0) at the upper left; dots outside are ignored."""
@@ -38,13 +45,14 @@ class Canvas:
             self.cells[row][column] |= DOTS[y % 4][x % 2]
             self.owners[row][column] = owner
 
-    def line(self, x0: int, y0: int, x1: int, y1: int, owner: int) -> None:
-        """A straight line (Bresenham 1965)."""
+    def line(self, x0: int, y0: int, x1: int, y1: int, owner: int, dash: tuple[int, int] = SOLID) -> None:
+        """A straight line (Bresenham 1965), of a pattern of DASHES."""
         dx, dy = abs(x1 - x0), -abs(y1 - y0)
         step_x, step_y = (1 if x0 < x1 else -1), (1 if y0 < y1 else -1)
         error = dx + dy
         while True:
-            self.dot(x0, y0, owner)
+            if x0 % dash[1] < dash[0]:
+                self.dot(x0, y0, owner)
             if (x0, y0) == (x1, y1):
                 return
             twice = 2 * error
@@ -55,10 +63,10 @@ class Canvas:
                 error += dx
                 y0 += step_y
 
-    def path(self, points: Sequence[tuple[int, int]], owner: int) -> None:
+    def path(self, points: Sequence[tuple[int, int]], owner: int, dash: tuple[int, int] = SOLID) -> None:
         """Draw lines from point to point; a single point as a dot."""
         for (x0, y0), (x1, y1) in pairwise(points):
-            self.line(x0, y0, x1, y1, owner)
+            self.line(x0, y0, x1, y1, owner, dash)
         if len(points) == 1:
             self.dot(*points[0], owner)
 
@@ -66,7 +74,7 @@ class Canvas:
         """A row as runs of (text, owner); owner -1 means empty."""
         runs: list[tuple[str, int]] = []
         for bits, owner in zip(self.cells[row], self.owners[row], strict=True):
-            character = self._character(bits, ascii_only)
+            character = self._character(bits, ascii_only, self.letters.get(owner, ""))
             if runs and runs[-1][1] == owner:
                 runs[-1] = (runs[-1][0] + character, owner)
             else:
@@ -74,9 +82,11 @@ class Canvas:
         return runs
 
     @staticmethod
-    def _character(bits: int, ascii_only: bool) -> str:
+    def _character(bits: int, ascii_only: bool, letter: str) -> str:
         if not bits:
             return " "
+        if ascii_only and letter:
+            return letter
         if not ascii_only:
             return chr(BLANK + bits)
         high, low = bits & 0x1B, bits & 0xE4  # rows 1 and 2; rows 3 and 4
@@ -107,6 +117,10 @@ class Curve:
     """Draw separate marks instead of a line, for evaluations."""
     ghost: bool = False
     """An earlier run: drawn first, below the others, and ignored by the axes."""
+    place: int = 0
+    """Place in DASHES; 0 is a solid line."""
+    letter: str = ""
+    """In ASCII: what its cells show; '' for dots."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,7 @@ def draw(
             steady(bounds, style.log and bounds[0] > 0),
         )
     canvas = Canvas(wide, high)
+    canvas.letters = {place: curve.letter or ASCII_SERIES[curve.place] for place, curve in enumerate(shown)}
     scale = Scale(bounds, canvas.height, style.log and bounds[0] > 0)
     for place in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
         _plot(shown[place], canvas, span, scale, style, place)
@@ -204,6 +219,14 @@ def steady(bounds: tuple[float, float], log: bool) -> tuple[float, float]:
     return math.floor(bounds[0] / step) * step, math.ceil(bounds[1] / step) * step
 
 
+def line_sample(place: int, ascii_only: bool) -> str:
+    """A piece of a line of DASHES, for a legend."""
+    canvas = Canvas(8, 1)
+    canvas.letters = {0: ASCII_SERIES[place]}
+    canvas.line(0, 2, canvas.width - 1, 2, 0, DASHES[place])
+    return "".join(text for text, _ in canvas.text(0, ascii_only)).rstrip()
+
+
 def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
     live = [curve for curve in curves if not curve.ghost] or list(curves)
     spans = [span for curve in live if (span := curve.series.span())]
@@ -239,7 +262,9 @@ def _plot(curve: Curve, canvas: Canvas, span: tuple[float, float], scale: Scale,
             for at_x, at_y in ((x, y), (x - 1, y), (x + 1, y), (x, y - 1), (x, y + 1)):
                 canvas.dot(at_x, at_y, owner)
         return
-    canvas.path([(x, scale(bucket.mean)) for x, bucket in columns], owner)
+    canvas.path([(x, scale(bucket.mean)) for x, bucket in columns], owner, DASHES[curve.place])
+    if curve.place:
+        return
     for x, bucket in columns:  # also show the range of the points in a column
         if bucket.count > 1:
             canvas.line(x, scale(bucket.low), x, scale(bucket.high), owner)

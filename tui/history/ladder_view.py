@@ -70,20 +70,24 @@ def benchmark_lines(ladder: Ladder) -> Iterator[str]:
 
 
 def verdict_lines(ladder: Ladder) -> Iterator[Content]:
-    """One paragraph per topic."""
+    """One paragraph per topic; none while runs are missing, which could change each of them."""
+    if ladder.status == "running":
+        return
     for topic, sentences in groupby(ladder.verdict, lambda sentence: sentence.topic):
         text = " ".join(visible(sentence.text) for sentence in sentences)
         yield Content.assemble((f"{topic}: ", "bold"), (text, "$foreground-muted" if topic == "caveat" else ""))
 
 
 def summary_view(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
-    """Headline, table and figure of the summary, preliminary while runs are missing; nothing before the first."""
+    """Headline (once all runs have finished), table and figure of the summary; nothing before the first score."""
     summary = ladder.summary
     if summary is None:
         return
     if ladder.status == "running":
-        yield Content.styled(f"preliminary: {_done(ladder.entries)} runs have finished", "$text-warning")
-    yield Content.styled(visible(summary.headline), "bold")
+        text = f"preliminary: {_done(ladder.entries)} runs have finished; the recommendation needs all of them"
+        yield Content.styled(text, "$text-warning")
+    else:
+        yield Content.styled(visible(summary.headline), "bold")
     for line in [*summary_lines(summary, columns, ascii_only), *tradeoff_lines(summary, columns, ascii_only)]:
         yield Content(line)
 

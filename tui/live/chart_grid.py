@@ -13,7 +13,7 @@ from engine.config.quantities import rate, size
 from engine.config.text import visible
 from engine.runs.run.events import Sample
 from engine.runs.run.folder import short_name
-from tui.charts.chart import AXIS, ChartRow, ChartStyle, Curve, draw, reach
+from tui.charts.chart import AXIS, DASHES, ChartRow, ChartStyle, Curve, draw, line_sample, reach
 from tui.charts.series import Series
 from tui.format import number
 from tui.live.loss_rows import lowest_loss
@@ -68,8 +68,8 @@ def _cut_start(text: str, width: int) -> str:
     return text if len(text) <= width else f"…{text[1 - width :]}"
 
 
-MAX_EARLIER = 4
-"""Number of earlier runs that are shown at once: each has its own color."""
+MAX_EARLIER = len(DASHES) - 1
+"""Number of earlier runs that are shown at once: each has its own color and dashes."""
 COLORS = {
     "axis": "$foreground-muted",
     "live": "$primary",
@@ -129,10 +129,12 @@ class ChartGrid:
         return first, last
 
     def legend(self, width: int) -> Content:
-        """The runs in their colors, and the step of the cursor."""
+        """The runs with their lines, and the step of the cursor."""
         at = f"step {self.cursor:,}" if self.cursor is not None else "latest"
-        parts = [Content.styled(at, "bold"), Content.styled(_name(self.state), COLORS["live"])]
-        parts += [Content.styled(_name(run), COLORS[f"earlier{n}"]) for n, run in enumerate(self.earlier)]
+        parts = [Content.styled(at, "bold")]
+        for place, run in enumerate((self.state, *self.earlier)):
+            color = COLORS[f"earlier{place - 1}" if place else "live"]
+            parts.append(Content.styled(f"{line_sample(place, self.style.ascii)} {_name(run)}", color))
         return Content("   ").join(parts).truncate(width, ellipsis=True)
 
     def rows(self, metric: Metric, width: int, height: int) -> list[Content]:
@@ -151,12 +153,12 @@ class ChartGrid:
     def _curves(self, metric: Metric) -> list[Curve]:
         scale = MIB if metric.name == "memory" else 1
         curves = [
-            Curve(_scaled(metric.series(run), scale), f"earlier{n}", ghost=False) for n, run in enumerate(self.earlier)
+            Curve(_scaled(metric.series(run), scale), f"earlier{n}", place=n + 1) for n, run in enumerate(self.earlier)
         ]
         curves.append(Curve(_scaled(metric.series(self.state), scale), "live"))
         if metric.name == "loss":
-            curves.append(Curve(self.state.validation, "eval", marks=True))
-            curves.append(Curve(self.state.best(), "best", marks=True))
+            curves.append(Curve(self.state.validation, "eval", marks=True, letter="o"))
+            curves.append(Curve(self.state.best(), "best", marks=True, letter="*"))
         return curves
 
     def _values(self, metric: Metric) -> Content:

@@ -11,7 +11,7 @@ from textual.content import Content
 
 from engine.config.quantities import rate
 from engine.config.text import visible
-from tui.charts.chart import ChartStyle, Curve, draw, reach
+from tui.charts.chart import ChartStyle, Curve, draw, line_sample, reach
 from tui.charts.series import Series
 from tui.format import number
 from tui.live.earlier_runs import EarlierRun
@@ -99,10 +99,10 @@ class CurveView:
     def _curves(self) -> list[Curve]:
         curves = [Curve(self.series, "train")]
         if self.view == 0:
-            curves.append(Curve(self.state.validation, "eval", marks=True))
-            curves.append(Curve(self.state.best(), "best", marks=True))
+            curves.append(Curve(self.state.validation, "eval", marks=True, letter="o"))
+            curves.append(Curve(self.state.best(), "best", marks=True, letter="*"))
         if self.earlier:
-            curves.append(Curve(self.earlier.loss, "earlier", ghost=True))
+            curves.append(Curve(self.earlier.loss, "earlier", ghost=True, place=1))
         return curves
 
     def _legend(self, options: ChartStyle) -> Content:
@@ -118,7 +118,8 @@ class CurveView:
             parts.append((f"  smoothed {options.smooth:g}", "$foreground-muted"))
         if earlier := self.earlier:
             name = f"{earlier.name[4:6]}-{earlier.name[6:8]} {earlier.name[9:11]}:{earlier.name[11:13]} "
-            parts.append((f"  earlier run {earlier.number}/{earlier.of}: ", "$foreground-muted"))
+            sample = line_sample(1, options.ascii)
+            parts.append((f"  {sample} earlier run {earlier.number}/{earlier.of}: ", "$foreground-muted"))
             parts.append((visible(name + earlier.name[TIMESTAMP:]), "$foreground-muted"))
         return Content.assemble(*parts)
 

@@ -52,7 +52,8 @@ from tui.widgets.rows import KeyLine
 from tui.widgets.status_line import ladder_progress, status
 
 POLL_SECONDS = 0.5
-PARTS = ("progress", "current", "judges", "summary", "verdict", "benchmarks", "notes")
+PARTS = ("left", "summary", "current", "progress", "judges", "verdict", "benchmarks", "notes")
+"""From top to bottom: the time left of all runs, the table, the live run's curve, the runs of each rung, sentences."""
 
 
 class CurrentRun(NamedTuple):
@@ -152,26 +153,24 @@ class LadderScreen(BaseScreen[None]):
         self.query_one("#headline", Static).update(headline)
 
     def _show_current_run(self) -> None:
-        """Show what the current run is doing: its phase and step, or which run it waits for."""
-        line = Content("")
+        """Show how far all runs are with the time left, and the loss of the current one."""
+        line, curve = Content(""), Content("")
         if (run := self.current_run) is not None:
             for portion in run.follower.portions():
                 run.state.feed(portion)
             if run.state.counted and run.state.end is None:
-                line = self._current_lines(run)
-        part = self.query_one("#current", Static)
-        if line != part.visual:
-            part.update(line)
-        part.display = bool(line.plain)
-
-    def _current_lines(self, run: CurrentRun) -> Content:
-        """How far all runs are with the time left, and the loss of the current one."""
-        width, ascii_only = self.size.width - 4, app_settings(self).ascii
-        ladder = ladder_progress(self.ladder, run.state.name, run.state) if self.ladder else None
-        line = status(run.state, True, None, width, ascii_only=ascii_only, ladder=ladder)
-        if not run.state.loss.buckets:
-            return line
-        return _joined([line, *CurveView(run.state, 0).rows(width, CURVE_ROWS, ChartStyle(ascii=ascii_only))])
+                width, ascii_only = self.size.width - 4, app_settings(self).ascii
+                ladder = ladder_progress(self.ladder, run.state.name, run.state) if self.ladder else None
+                line = status(run.state, True, None, width, ascii_only=ascii_only, ladder=ladder)
+                if run.state.loss.buckets:
+                    view = CurveView(run.state, 0)
+                    title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
+                    curve = _joined([title, *view.rows(width, CURVE_ROWS, ChartStyle(ascii=ascii_only))])
+        for name, text in (("left", line), ("current", curve)):
+            part = self.query_one(f"#{name}", Static)
+            if text != part.visual:
+                part.update(text)
+            part.display = bool(text.plain)
 
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
         self.ladder, self.current_run = state, current_run(self.current_run, folder, state)

@@ -83,13 +83,13 @@ def remembered(setting: str) -> str | None:
     return chosen if when == setting else None
 
 
-def legible(variables: dict[str, str]) -> dict[str, str]:
+def legible(variables: dict[str, str], dark: bool) -> dict[str, str]:
     """A theme's variables with text colors made darker or lighter until they reach MIN_CONTRAST under the cursor.
 
-    ANSI themes are unchanged, because the terminal defines their colors.
+    The terminal defines the colors of ANSI themes; only blue is replaced where it would be on black.
     """
     if any("ansi" in variables[name] for name in ("background", "primary", *TEXT_COLORS)):
-        return variables
+        return {**variables, **dict.fromkeys(("primary", "text-primary"), "ansi_bright_blue")} if dark else variables
     behind = Color.parse(variables["background"]).blend(Color.parse(variables["primary"]), CURSOR)
     towards = BLACK if behind.brightness > 0.5 else WHITE
     return {**variables, **{name: _readable(Color.parse(variables[name]), behind, towards).hex for name in TEXT_COLORS}}

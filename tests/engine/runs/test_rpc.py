@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.config.errors import RunFailed, UserError
-from engine.runs.rpc_client import Cancelled, CancelToken, ask
+from engine.config.preset_library import resolve_preset
+from engine.runs.rpc_client import Cancelled, CancelToken, KeptServer, ask
 
 PYTHON = sys.executable
 SECONDS = 1.0
@@ -137,6 +139,36 @@ def test_a_cancelled_request_ends_at_once(answerer: Answerer, tmp_path: Path) ->
     threading.Thread(target=leave_when_it_works).start()
     with pytest.raises(Cancelled):
         ask("question", {}, cancel_token=cancel_token)
+
+
+def test_a_kept_process_handles_several_requests_and_a_cancelled_one_is_replaced() -> None:
+    config = resolve_preset("demo-lora", None, {}).config
+    sections = {name: msgspec.to_builtins(getattr(config, name)) for name in ("model", "data", "evaluation")}
+    arguments = {**sections, "max_length": 512, "rows": 2, "most": 30, "split": "test"}
+    server, told = KeptServer(), list[str]()
+
+    def request(cancel_token: CancelToken, question: str = "data.show") -> Any:
+        def count(text: str, *_: object) -> None:
+            told.append(text)
+
+        return server.ask(question, arguments, told.append, cancel_token, count, count)
+
+    first = CancelToken()
+    assert len(request(first)) == 2
+    process = server._process
+    first.cancel()  # its screen is closed after the answer
+    assert len(request(CancelToken())) == 2 and server._process is process
+    arguments["split"] = "unknown"
+    with pytest.raises(UserError):
+        request(CancelToken())
+    arguments["split"] = "test"
+    assert len(request(CancelToken())) == 2 and server._process is process
+    cancelled = CancelToken()
+    cancelled.cancel()
+    with pytest.raises(Cancelled):
+        request(cancelled)
+    assert len(request(CancelToken())) == 2 and server._process is not process
+    server._end()
 
 
 ASKER = """

@@ -222,7 +222,7 @@ def servers_of_inspector(pid: int) -> list[int]:
     found = []
     for child in rpc_servers():
         with contextlib.suppress(OSError):
-            if _parent(child) == pid and b"data.inspect" in Path(f"/proc/{child}/cmdline").read_bytes():
+            if _parent(child) == pid and b"serve" in Path(f"/proc/{child}/cmdline").read_bytes():
                 found.append(child)
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tui.charts.chart import AXIS, ChartStyle, Curve, draw
+from tui.charts.chart import AXIS, DASHES, ChartStyle, Curve, draw, line_sample
 from tui.charts.series import Series
 from tui.format import number
 
@@ -98,3 +98,18 @@ def test_smoothing_narrows_the_axis_to_the_trend() -> None:
 )
 def test_numbers_fit_the_axis(value: float, text: str) -> None:
     assert number(value) == text and len(text) < AXIS
+
+
+@pytest.mark.parametrize("ascii_only", [False, True])
+def test_lines_differ_without_color_and_the_legend_shows_them(ascii_only: bool) -> None:
+    level = series(*[1.0] * 200)
+    drawn = set()
+    for place in range(len(DASHES)):
+        rows = plain(draw([Curve(level, "one", place=place)], 60, 5, ChartStyle(ascii=ascii_only)))
+        line = next(row[AXIS:] for row in rows[:-1] if row[AXIS:].strip())
+        drawn.add(line)
+        assert not ascii_only or line.isascii()
+        if ascii_only and place:
+            assert set(line.strip()) <= {str(place), " "} and str(place) in line_sample(place, ascii_only)
+    samples = {line_sample(place, ascii_only) for place in range(len(DASHES))}
+    assert len(drawn) == len(samples) == len(DASHES)

@@ -365,10 +365,21 @@ def _weights(
     return weights
 
 
-_END_TOKENS = re.compile(
-    r"(?:\s*(?:<\|(?:endoftext|end_of_text|im_end|eot_id|eom_id|end|return)\|>|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>))+\s*\Z"
+_END_TOKENS = (
+    *("<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|return|>"),
+    *("</s>", "<eos>", "<end_of_turn>", "<｜end▁of▁sentence｜>"),
 )
-"""End tokens of common tokenizers at the end of a text."""
+"""Of common tokenizers."""
+
+
+def _without_end_tokens(text: str) -> str:
+    """The text without end tokens at its end, and without the white space around them."""
+    kept = text.rstrip()
+    if not kept.endswith(_END_TOKENS):
+        return text
+    while found := next((token for token in _END_TOKENS if kept.endswith(token)), ""):
+        kept = kept.removesuffix(found).rstrip()
+    return kept
 
 
 def without_end_tokens(example: Example) -> Example:
@@ -378,12 +389,12 @@ def without_end_tokens(example: Example) -> Example:
     """
     messages = [
         {**turn, "content": stripped}
-        if turn["role"] == "assistant" and (stripped := _END_TOKENS.sub("", turn["content"])) != turn["content"]
+        if turn["role"] == "assistant" and (stripped := _without_end_tokens(turn["content"])) != turn["content"]
         else turn
         for turn in example.messages or []
     ]
-    completion = None if example.completion is None else _END_TOKENS.sub("", example.completion)
-    references = tuple(_END_TOKENS.sub("", text) for text in example.references)
+    completion = None if example.completion is None else _without_end_tokens(example.completion)
+    references = tuple(_without_end_tokens(text) for text in example.references)
     if (messages, completion, references) == (example.messages or [], example.completion, example.references):
         return example
     if (messages and _is_empty(messages[-1])) or (completion is not None and not completion.strip()):

@@ -137,14 +137,18 @@ class Scorer:
 
 
 def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: Sequence[str] = ()) -> Score:
-    """Means over items with confidence intervals. `groups`: as in `intervals.paired_interval`."""
+    """Means over items with confidence intervals, of an additional score over the items that have it.
+
+    `groups`: as in `intervals.paired_interval`.
+    """
     nll, weights = np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items])
     sums, weights = group_sums(nll, weights, groups)
     loss = bootstrap((sums[0] / weights).tolist(), weights.tolist())
     scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
-        values = [(item.scores or {}).get(name, 0.0) for item in items]
-        scores[name] = score_interval(values, metric_spec(name).bounds, groups)
+        scored = [number for number, item in enumerate(items) if name in (item.scores or {})]
+        values = [(items[number].scores or {})[name] for number in scored]
+        scores[name] = score_interval(values, metric_spec(name).bounds, [groups[n] for n in scored] if groups else ())
     score = scores.pop(metric) if items and not metric_spec(metric).is_loss else loss  # without items there is no mean
     perplexity = math.exp(min(loss.mean, 700.0)) if loss.mean is not None else None
     return Score(

@@ -45,17 +45,19 @@ class Call(NamedTuple):
 def tool_calls(output: str, target: str) -> dict[str, float]:
     """1 if the answer makes exactly the calls of the target, or none where none is expected.
 
-    `function_names`: 1 if the names of the functions are right, whatever the arguments.
+    `function_names`: 1 if the names of the functions are right, whatever the arguments. `expected_calls`: the score of
+    a target that makes calls, and only of those: a model that never calls is right wherever none is expected.
     """
     expected, actual = find_calls(target), find_calls(output)
     if not expected:
         if makes_call(target):  # in a notation that is not recognized
             equal = float(" ".join(output.split()) == " ".join(target.split()))
-            return {"tool_calls": equal, "function_names": equal}
+            return {"tool_calls": equal, "function_names": equal, "expected_calls": equal}
         none = float(not makes_call(output))
         return {"tool_calls": none, "function_names": none}
     names = float(sorted(call.name for call in actual) == sorted(call.name for call in expected))
-    return {"tool_calls": float(bool(names) and _all_matched(actual, expected)), "function_names": names}
+    right = float(bool(names) and _all_matched(actual, expected))
+    return {"tool_calls": right, "function_names": names, "expected_calls": right}
 
 
 def makes_call(text: str) -> bool:

@@ -19,7 +19,7 @@ from engine.ladder.results import comparison, margin_of
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import Comparison, CostRatio, Finding, RungResult, SeedRange
-from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_base, is_served, shots_of
+from engine.runs.ladder.rungs import BASE, SERVED_PREFIX, artifact_of, is_served, shots_of
 from engine.runs.run.result import Interval
 
 BASE_TITLES = {"base": "base", "base-4bit": "4-bit base"}
@@ -140,12 +140,19 @@ def metric_failed(ladder: Ladder) -> str:
         f"Every rung scores {score} in {metric.title}, while the held-out loss of {name} is "
         f"{score_format.loss(-fall)} nats/token lower than the base model's: the model learned, and "
     )
-    unended = [row.ended for row in scored if not is_base(row.name) and row.ended is not None]
-    if unended and max(unended) < FEW_ENDED:
-        longer = f"{quantities.percent(max(unended))} of its answers end within evaluation.max_new_tokens"
-        return f"{text}at most {longer}: raise it, with --set evaluation.max_new_tokens=NUMBER."
     other = "open" if ladder.work and ladder.work.metric_reason else "auto"
-    return f"{text}{metric.title} cannot measure it. Compare with --set evaluation.metric={other}."
+    compare = f"compare with --set evaluation.metric={other}"
+    ended = next((row.ended for row in scored if rung_title(row.name) == name), None)
+    if ended is not None and ended < FEW_ENDED:
+        cut = f"only {quantities.percent(ended)} of its answers end within evaluation.max_new_tokens"
+        return f"{text}{cut}: raise that with {longer_answers(ladder)}, or {compare}."
+    return f"{text}{metric.title} cannot measure it: {compare}."
+
+
+def longer_answers(ladder: Ladder) -> str:
+    """The setting with which answers may be twice as long: `--set evaluation.max_new_tokens=256`."""
+    limit = ladder.config.get("evaluation.max_new_tokens")
+    return f"--set evaluation.max_new_tokens={2 * limit if isinstance(limit, int) else 'NUMBER'}"
 
 
 def no_recommendation(ladder: Ladder) -> str:

@@ -33,6 +33,7 @@ from engine.ladder.phrases import (
     difference_text,
     has_one_seed,
     ladder_metric,
+    longer_answers,
     margin_text,
     method_noun,
     method_subject,
@@ -387,7 +388,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
         texts.append(f"{metric.title[:1].upper()}{metric.title[1:]}{unit}: {LOWER_IS_BETTER}.")
     if ladder.work and ladder.work.test < MIN_ITEMS:
         texts.append(f"With fewer than {MIN_ITEMS} test items no difference can be significant.")
-    texts += filter(None, [_dependent_items(ladder), unended_answers(decisions.trained)])
+    texts += filter(None, [_dependent_items(ladder), unended_answers(ladder, decisions.trained)])
     texts += _advice(ladder, decisions.trained)
     texts += filter(None, (_incomplete(ladder, row) for row in ladder.rows))
     if decisions.trained and not any(row.peak and row.peak.reserved for row in decisions.trained):
@@ -447,15 +448,16 @@ MIN_ENDED = 0.9
 """Share of answers that end below which there is a caveat."""
 
 
-def unended_answers(rows: Sequence[RungResult]) -> str:
+def unended_answers(ladder: Ladder, rows: Sequence[RungResult]) -> str:
     """`Only 62.0% of QLoRA's answers end: the others were cut off, …`; '' if most answers of all rungs end."""
     few = [row for row in rows if row.ended is not None and row.ended < MIN_ENDED]
     if not few:
         return ""
     shares = listed([f"{percent(row.ended)} of {rung_title(row.name)}'s answers end" for row in few])
+    scores = "chrF and ROUGE-L" if ladder_metric(ladder).name == "open" else "scores"
     return (
-        f"Only {shares}: the others were cut off, and their scores may be too low. Raise evaluation.max_new_tokens, or "
-        "check that the end token is in the loss."
+        f"Only {shares}: the others were cut off, and their {scores} may be too low. Allow longer ones with "
+        f"{longer_answers(ladder)}, or check that the end token is in the loss."
     )
 
 

@@ -252,8 +252,9 @@ def collect_served(
         rows.append(row)
         if state.status == "finished":
             lines = read_prediction_lines(place / "predictions.jsonl", "base")
-            names = set.intersection(*(set(line["base"]["scores"]) for line in lines)) - {metric}
-            row.extra = {name: fmean(line["base"]["scores"][name] for line in lines) for name in sorted(names)}
+            scored = [line["base"]["scores"] for line in lines]
+            names = {name for scores in scored for name in scores} - {metric}
+            row.extra = {name: fmean(scores[name] for scores in scored if name in scores) for name in sorted(names)}
             if not metric_spec(metric).is_loss:
                 values = np.array([[line["base"]["scores"][metric] for line in lines]], dtype=float)
                 groups = [str(line.get("group") or "") for line in lines]

@@ -157,7 +157,7 @@ class Evaluator:
                 write_items(file, self.test, self.prompts, self.base_items, None)
             self._log_score("before", self.base_items, seconds)
         else:
-            score = summarize(self.base_items, self.config.evaluation.metric, logged.seconds if logged else 0.0)
+            score = self._summary(self.base_items, logged.seconds if logged else 0.0)
             if logged is None or score_of(logged) != score:  # else the log contains it already
                 self._log_score("before", self.base_items, score.seconds)
         for shots in self.config.evaluation.base_shots:
@@ -242,10 +242,14 @@ class Evaluator:
             lambda part: general_losses(model, part, self.packing, pad, device, progress), self.general
         )
 
+    def _summary(self, scored: Sequence[ScoredItem], seconds: float) -> Score:
+        """Means over the test items; items of one group are one unit of the intervals."""
+        return summarize(scored, self.config.evaluation.metric, seconds, [item.group for item in self.test])
+
     def _log_score(self, when: Literal["before", "after"], scored: Sequence[ScoredItem], seconds: float) -> None:
         """Log the score on the test items and the first SAMPLES answers."""
         evaluation = self.config.evaluation
-        score = summarize(scored, evaluation.metric, seconds)
+        score = self._summary(scored, seconds)
         self.log.write(score_event(when, score, len(self.test), self.log.step if when == "after" else 0))
         if when == "after" and score.ended and (score.ended.mean or 0.0) < MIN_ENDED:
             text = unended_text(score.ended.mean, evaluation.max_new_tokens)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from engine.evaluation.metrics import best_score
+from engine.evaluation.predictions import ScoredItem
+from engine.evaluation.score import summarize
 from engine.evaluation.tool_calls import find_calls, tool_calls
 
 PAIR = [("weather", {"city": "San Francisco", "days": 3}), ("time", {"zone": "UTC", "exact": True})]
@@ -39,8 +41,8 @@ WRITTEN = {
 def test_every_notation_is_read(notation: str) -> None:
     text = WRITTEN[notation]
     assert [(call.name, call.arguments) for call in find_calls(text)] == PAIR
-    assert tool_calls(text, text) == {"tool_calls": 1, "function_names": 1}
-    assert tool_calls("I do not know.", text) == {"tool_calls": 0, "function_names": 0}
+    assert tool_calls(text, text) == {"tool_calls": 1, "function_names": 1, "expected_calls": 1}
+    assert tool_calls("I do not know.", text) == {"tool_calls": 0, "function_names": 0, "expected_calls": 0}
     assert tool_calls(text, "It is sunny.") == {"tool_calls": 0, "function_names": 0}
     assert tool_calls(text[: len(text) // 2], text)["tool_calls"] == 0
 
@@ -74,7 +76,7 @@ def test_an_integer_is_a_float_but_no_boolean_and_no_text() -> None:
 
 def test_a_call_without_the_marks_of_the_template_is_not_found_by_a_server() -> None:
     bare = json.dumps({"name": "weather", "arguments": PAIR[0][1]})
-    assert tool_calls(bare, hermes(PAIR[:1])) == {"tool_calls": 0, "function_names": 1}
+    assert tool_calls(bare, hermes(PAIR[:1])) == {"tool_calls": 0, "function_names": 1, "expected_calls": 0}
     assert tool_calls(f"<tool_call>{bare}", hermes(PAIR[:1]))["tool_calls"] == 0
     assert tool_calls(f"<tool_call>{bare}</tool_call>", hermes(PAIR[:1]))["tool_calls"] == 1
 
@@ -93,3 +95,11 @@ def test_another_notation_is_compared_as_text() -> None:
 def test_the_best_reference_counts_and_reasoning_does_not() -> None:
     thought = f"<think>maybe {hermes([('other', {})])}</think>\n{hermes(PAIR)}"
     assert best_score("tool_calls", thought, [hermes(PAIR[:1]), hermes(PAIR)])["tool_calls"] == 1
+
+
+def test_a_model_that_never_calls_is_shown_by_the_items_that_expect_a_call() -> None:
+    targets = [hermes(PAIR[:1])] + ["It is sunny."] * 3
+    scored = [ScoredItem(1.0, 2, "no", tool_calls("no", target)) for target in targets]
+    found = summarize(scored, "tool_calls", 0.0, ["a", "", "a", ""])
+    assert (found.score.mean, found.score.rows) == (0.75, 4)
+    assert (found.extra["expected_calls"].mean, found.extra["expected_calls"].rows) == (0.0, 1)

@@ -44,6 +44,10 @@ CHUNK_ELEMENTS = {"cpu": 1 << 23, "cuda": 1 << 25}
 GPU a chunk has to be long enough that multiplying takes longer than reading the head's weight: 261 rows of a vocabulary
 of 128k."""
 
+CHUNK_MULTIPLE = {"cpu": SHAPE_MULTIPLE["cpu"], "cuda": 128}
+"""Chunks have a multiple of this many rows: matrix products on tensor cores are computed in tiles of 128 rows, and a
+partly filled tile takes as long as a full one (NVIDIA, Matrix Multiplication Background User's Guide, section 3)."""
+
 REFILL_FRACTION = 4
 """During generation, waiting prompts are prefilled when one in this many rows of the batch is free: prefilling them one
 by one would cost more than idle rows."""

@@ -188,6 +188,7 @@ TRAINING_ARGUMENTS: dict[str, tuple[str, Convert]] = {
     "optim": ("optimizer.name", optimizer),
     "seed": ("train.seed", whole),
     "torch_compile": ("train.compile", flag),
+    "full_determinism": ("train.deterministic", flag),
     "gradient_checkpointing": ("train.gradient_checkpointing", checkpointing),
     "attn_implementation": ("model.attention", attention),
     "model_name_or_path": ("model.id", hub_name),

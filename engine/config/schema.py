@@ -121,6 +121,11 @@ class Train(Section, frozen=True):
     """Compile the decoder layers with torch.compile for the training steps. It takes up to minutes before the first
     step, changes rounding, and is not part of the predicted memory; the probe measures it. Evaluation is not compiled.
     """
+    deterministic: bool = False
+    """On a GPU: use torch's deterministic algorithms and fixed cuBLAS workspaces, so that the same run with the same
+    GPU model and versions gives the same numbers. Slower (by how much was not measured), with 24 MiB more for each
+    cuBLAS handle and more for attention. Not covered: other micro-batch sizes, and several devices. On a CPU the same
+    number of threads gives the same numbers anyway."""
     evaluate_every: NotNegative = 0
     """Steps between validation losses, each on at most 128 rows; 0: four times per run."""
     select: Literal["last", "best"] = "last"

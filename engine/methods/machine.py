@@ -113,6 +113,26 @@ def copy_to(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+CUBLAS_WORKSPACES = ":4096:8"
+"""Buffers of 4 MiB, and their number, with which cuBLAS is deterministic: 32 MiB for each handle."""
+
+
+def compute_deterministically(machine: Machine) -> None:
+    """Make computation on a GPU repeatable, as far as its libraries can; call it before the first matrix product.
+
+    cuBLAS reads its workspaces when its first handle is made, FlashAttention of transformers an environment variable.
+    torch warns, in the run's log, of each operation that has no deterministic algorithm, and computes it: some are
+    deterministic as they are used here, such as a scatter to different places.
+    """
+    if machine.device != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACES)
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # it finds errors, and takes time
+
+
 def clear_cuda_error() -> None:
     """Clear CUDA's last error, which a call that failed outside torch leaves set, such as pinning of host memory: the
     next check of a kernel would take it for its own, and where that is bitsandbytes' it would end the process.

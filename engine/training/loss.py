@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from engine.config.batch_limits import CHUNK_ELEMENTS, SHAPE_MULTIPLE
+from engine.config.batch_limits import CHUNK_ELEMENTS, CHUNK_MULTIPLE, SHAPE_MULTIPLE
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import kernel_device
 from engine.training.batches import MicroBatch
@@ -35,7 +35,7 @@ _heads: WeakKeyDictionary[torch.nn.Module, tuple[Any, Head | None]] = WeakKeyDic
 
 def logit_chunks(rows: int, vocabulary: int, device: str = "cpu") -> list[slice]:
     """Slices of positions whose logits are computed at a time."""
-    multiple = SHAPE_MULTIPLE[device]
+    multiple = CHUNK_MULTIPLE[device]
     step = max(1, CHUNK_ELEMENTS[device] // vocabulary)
     step = step // multiple * multiple or step
     return [slice(start, start + step) for start in range(0, rows, step)]

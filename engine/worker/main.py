@@ -31,7 +31,7 @@ from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
 from engine.methods import method
 from engine.methods.adapters import changes_base_weights, save, save_initial_adapter
-from engine.methods.machine import Machine, refuse_unused_gpu, this_machine
+from engine.methods.machine import Machine, compute_deterministically, refuse_unused_gpu, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import folder_bytes, items_fingerprint, machine_facts, versions
 from engine.runs.run import events
@@ -106,6 +106,8 @@ def _execute_phases(
     config = frozen.config
     if machine.device == "cuda" and config.train.precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that are not in bf16
+    if config.train.deterministic:
+        compute_deterministically(machine)
     earlier = ranks.broadcast(lambda: earlier_workers(run_dir))
     log.last_checkpoint = earlier.checkpoint  # for a stop before training resumes from it
     _describe_start(frozen, earlier, machine, ranks, meters, log)

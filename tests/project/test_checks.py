@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +60,17 @@ def test_gpus_are_hidden_unless_only_their_tests_run_which_then_run_one_at_a_tim
     for marks, count in (("gpu", 0), ("not slow", (os.cpu_count() or 1) + 2)):
         assert processes(config=SimpleNamespace(option=SimpleNamespace(markexpr=marks))) == count
     assert in_own_process(os.getpid) != os.getpid()
+
+
+@pytest.mark.parametrize("interpreter", ["/bin/false", "/nonexistent"])
+def test_a_peer_that_fails_is_a_line_of_the_table(interpreter: str, tmp_path: Path) -> None:
+    rows = "text,category\n" + "".join(f"message {number},label\n" for number in range(40))
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(rows)
+    command = [sys.executable, str(ROOT / "tests" / "bench" / "peers.py"), "--workload", "banking77-labels"]
+    command += ["--model", str(tmp_path), "--data", str(tmp_path), "--tools", "transformers Trainer", "--rounds", "1"]
+    command += ["--trainer", interpreter, "--steps", "3", "--methods", "lora"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "| lora | transformers Trainer | failed 1 × |" in done.stdout
+    assert "at most 1024 tokens per row" in done.stdout  # prompts have 574 of SmolLM2's

@@ -26,12 +26,12 @@ import math
 from engine.config import schema
 from engine.config.batch_limits import (
     CHUNK_ELEMENTS,
+    CHUNK_MULTIPLE,
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
     MAX_DRAFT_TOKENS,
     MAX_TOKENS,
     REFILL_FRACTION,
-    SHAPE_MULTIPLE,
     SPARE_CACHE_COLUMNS,
 )
 from engine.config.method_specs import method_spec, uses_autocast
@@ -169,7 +169,7 @@ def _copied(size: int) -> int:
 def _chunk(shape: Architecture, batch: MicroBatchShape, device: Device) -> int:
     """Logits computed at a time."""
     rows = max(1, CHUNK_ELEMENTS[device] // shape.vocabulary)
-    rows = rows // SHAPE_MULTIPLE[device] * SHAPE_MULTIPLE[device] or rows
+    rows = rows // CHUNK_MULTIPLE[device] * CHUNK_MULTIPLE[device] or rows
     return min(rows, batch.filled) * shape.vocabulary
 
 

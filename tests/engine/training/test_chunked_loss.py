@@ -173,6 +173,7 @@ def test_a_chunk_of_a_large_vocabulary_takes_less_than_256_mib() -> None:
         for device in ("cpu", "cuda"):
             (first, *_) = logit_chunks(1 << 20, vocabulary, device)
             assert (first.stop - first.start) * vocabulary * (2 + 4) <= 256 << 20
+            assert (first.stop - first.start) % {"cpu": 32, "cuda": 128}[device] == 0  # whole tiles of tensor cores
 
 
 def test_an_adapter_on_the_head_is_not_left_out() -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import MICRO, events_of
+from forked import ftbench
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 
 from engine.config import schema
 from engine.config.activation_checkpointing import OFF
 from engine.data.prepare import prepare
-from engine.methods.machine import Machine, is_out_of_memory
+from engine.methods.machine import Machine, compute_deterministically, is_out_of_memory
 from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
 from engine.training.batches import BatchSampler, Packing
@@ -266,3 +270,34 @@ def test_after_mixed_precision_training_the_model_is_evaluated_without_autocast(
     ids = torch.tensor([rows[0].input_ids])
     with torch.no_grad():
         assert torch.equal(model.eval()(input_ids=ids).logits, alike.eval()(input_ids=ids).logits)
+
+
+@pytest.fixture
+def torch_settings() -> Iterator[None]:
+    """Restores torch's settings of determinism."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def test_determinism_is_asked_of_every_library(torch_settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    compute_deterministically(CPU)
+    assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    compute_deterministically(Machine("cuda", "a GPU", True, False))
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_a_run_with_deterministic_algorithms_repeats_its_losses(tmp_path: Path) -> None:
+    settings = [*MICRO, "--set", "train.deterministic=true", "--set", "evaluation.when=never"]
+    losses = []
+    for name in ("a", "b"):
+        done = ftbench("run", "demo-lora", *settings, "--runs", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        events = events_of(next((tmp_path / name).iterdir()))
+        losses.append([event["loss"] for event in events if event["type"] == "step"])
+    assert losses[0] == losses[1] != []

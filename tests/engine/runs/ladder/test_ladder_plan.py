@@ -36,7 +36,7 @@ def test_the_default_rungs_are_the_three_methods_at_their_preset_rates() -> None
     assert [rung.name for rung in plan.rungs] == ["qlora", "lora", "full"]
     assert plan.seeds == [0, 1, 2]
     assert differing_settings(plan.rungs)["train.learning_rate"] == {"qlora": 5e-3, "lora": 5e-3, "full": 5e-4}
-    assert shared(plan.rungs)["evaluation.metric"] == "json"
+    assert shared(plan.rungs)["evaluation.metric"] == "auto"
 
 
 def test_a_plan_is_read_back_from_its_file(tmp_path: Path) -> None:

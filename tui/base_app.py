@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
+import time
 from collections.abc import Sequence
 
 from textual import events
@@ -71,7 +73,7 @@ class BaseApp(DiffApp):
         if problems := [*self.settings.errors, *key_conflicts(self.settings.keys)]:
             self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
         if not self.is_headless:
-            self.set_interval(1.0, self._leave_if_hung_up)
+            threading.Thread(target=_leave_when_hung_up, daemon=True, name="hang-up").start()
         self.call_after_refresh(self._after_first_frame)
 
     def restore_handlers(self) -> None:
@@ -103,11 +105,6 @@ class BaseApp(DiffApp):
         self._first_frame_shown = True
         if self._exit_status is not None:
             self._leave_on_signal(self._exit_status)
-
-    def _leave_if_hung_up(self) -> None:
-        """Exit when the terminal is gone: Textual would keep reading the end of input, using most of a core."""
-        if hung_up():
-            signal.raise_signal(signal.SIGHUP)
 
     def on_resize(self, event: events.Resize) -> None:
         self.frame_diff.invalidate()
@@ -151,3 +148,13 @@ class BaseApp(DiffApp):
             small.call_later(small.show_size, size, CommandKeys(self.settings.keys).of("app.quit"))
         elif isinstance(self.screen, SmallScreen):
             self.pop_screen()
+
+
+def _leave_when_hung_up() -> None:
+    """Send the process SIGHUP when the terminal is gone: Textual would keep reading the end of input, using a core.
+
+    In a thread, because the event loop may be blocked by output that nobody reads when the terminal closes.
+    """
+    while not hung_up():
+        time.sleep(1.0)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)  # interrupts what blocks the event loop

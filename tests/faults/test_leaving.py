@@ -135,6 +135,18 @@ def test_a_terminal_that_is_not_read_does_not_prevent_the_end(run: RunDir, tmp_p
     assert run.is_active()
 
 
+def test_a_terminal_that_closes_while_output_is_blocked_ends_the_bench(run: RunDir, tmp_path: Path) -> None:
+    terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path, controlling=False)
+    terminal.wait("training")
+    for width in (100, 120, 90, 110) * 15:  # fills the pty, then the 30 frames of Textual's queue: the event loop waits
+        terminal.resize(width, 36)
+        time.sleep(0.15)
+    os.close(terminal.theirs)
+    os.close(terminal.ours)
+    assert terminal.process.wait(120) == 128 + signal.SIGHUP
+    assert run.is_active()
+
+
 def test_no_mouse_option_never_enables_the_mouse(run: RunDir, tmp_path: Path) -> None:
     terminal = open_bench(run, tmp_path, "--no-mouse")
     terminal.press("q")

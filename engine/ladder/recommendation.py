@@ -43,6 +43,7 @@ from engine.ladder.phrases import (
     mean_and_range,
     method_noun,
     method_subject,
+    metric_failed,
     no_recommendation,
     ratio_bounds,
     rung_title,
@@ -268,7 +269,11 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
         return None
     worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]
     headline = [worse_than_base(ladder, worse)] if worse else []
-    headline.append(_headline(ladder, decisions, _subject(decisions)))
+    if metric_failed(ladder):
+        title, rule = ladder_metric(ladder).title, OVERALL["unknown"] if decisions.full else UNTESTABLE
+        headline.append(f"Every rung has the same score in {title}, although the loss fell: {rule} by this metric.")
+    else:
+        headline.append(_headline(ladder, decisions, _subject(decisions)))
     low, high = _scale(ladder, decisions)
     metric = ladder_metric(ladder).name
     return LadderSummary(

@@ -200,6 +200,8 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
     blind = ladder_of(0, 1.3)
     assert TRAIN_MORE not in text(blind) and NO_RECOMMENDATION not in text(blind)
     assert "evaluation.metric" in text(blind, "quality") and METRIC_FAILED in text(blind, "prototype")
+    summary = summarize(blind)
+    assert summary and "same score in exact match, although the loss fell" in summary.headline
     assert blind.work
     blind.work.metric_reason = "short answers"
     assert "evaluation.metric=open" in text(blind, "quality")

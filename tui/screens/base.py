@@ -11,7 +11,7 @@ from textual.screen import ModalScreen, Screen
 from engine.config.errors import UserError
 from engine.config.text import visible
 from tui.commands import bindings
-from tui.widgets.rows import KeyLine, Rows
+from tui.widgets.text_rows import KeyLine, Rows
 
 if TYPE_CHECKING:
     from engine.runs.queue.device_queue import QueuePlace

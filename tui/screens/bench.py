@@ -37,10 +37,10 @@ from tui.widgets.log_pane import LogPane, WordEntered
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.memory_pane import MemoryPane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
-from tui.widgets.rows import KeyLine, is_covered
 from tui.widgets.run_details import FiguresPane, RunsPane
 from tui.widgets.selection_pane import ItemPicked, NextRun, SelectionChanged, SelectionPane, SelectionRefused
 from tui.widgets.status_line import status
+from tui.widgets.text_rows import KeyLine, is_covered
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir

@@ -20,7 +20,7 @@ from tui.live.opening import EventLoader
 from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
-from tui.widgets.rows import KeyLine, Rows
+from tui.widgets.text_rows import KeyLine, Rows
 
 SMOOTHING = (0.0, 0.6, 0.9, 0.97)
 

@@ -35,8 +35,8 @@ from tui.screens.dialogs import NameScreen
 from tui.selection import NOT_COMPARED, Selection
 from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
-from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 if TYPE_CHECKING:
     from engine.memory.formula.history import Throughput

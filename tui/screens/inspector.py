@@ -32,7 +32,7 @@ from tui.data.inspection import (
 from tui.history.run_list import last_part
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
-from tui.widgets.rows import KeyLine
+from tui.widgets.text_rows import KeyLine
 
 ROWS = 50
 """Rows requested at a time, for each split."""

@@ -48,8 +48,8 @@ from tui.live.run_state import RunState
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import ConfirmScreen, NameScreen
 from tui.settings import app_keys, app_settings
-from tui.widgets.rows import KeyLine
 from tui.widgets.status_line import ladder_progress, status
+from tui.widgets.text_rows import KeyLine
 
 POLL_SECONDS = 0.5
 PARTS = ("left", "summary", "current", "progress", "judges", "verdict", "benchmarks", "notes")

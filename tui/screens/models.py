@@ -26,8 +26,8 @@ from tui.screens.base import BaseScreen
 from tui.selection import Selection
 from tui.settings import app_keys, app_settings
 from tui.widgets.inputs import ValueInput
-from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 ACTIONS = actions("models")
 BAR_WIDTH = 30

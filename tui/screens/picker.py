@@ -26,7 +26,7 @@ from tui.commands import bindings
 from tui.data.datasets import NOT_TEXT, FolderEntry, FolderView, entries, is_utf8, read_folder, resolve_typed_path
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
-from tui.widgets.rows import KeyLine
+from tui.widgets.text_rows import KeyLine
 
 STYLES = {"folder": "$primary", "up": "$primary", "select": "bold $text-success", "hub": "$text-warning", "file": ""}
 

@@ -27,8 +27,8 @@ from tui.screens.dialogs import ConfirmScreen, NameScreen, TextScreen
 from tui.selection import Selection, changes
 from tui.settings import app_keys
 from tui.terminal.leaving import edit
-from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 COLUMNS = (
     Column("key", 3),

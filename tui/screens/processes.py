@@ -26,8 +26,8 @@ from tui.live.machine import ProcessRow, ProcessTable
 from tui.screens.base import BaseScreen, Dialog
 from tui.screens.machine_context import MachineContext
 from tui.selection import MARK
-from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 SECONDS = 2.0
 COLUMNS = (

@@ -23,7 +23,7 @@ from tui.commands import actions, bindings
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
-from tui.widgets.rows import KeyLine
+from tui.widgets.text_rows import KeyLine
 
 SUMMARY_EVERY = 5
 """Ratings after which it is computed again how far the result is decided."""

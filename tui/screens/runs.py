@@ -26,8 +26,8 @@ from tui.screens.base import BaseScreen
 from tui.screens.dialogs import ConfirmScreen
 from tui.screens.run_actions import RunActions
 from tui.settings import app_keys, app_settings
-from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 
 class CompareScreen(BaseScreen[None]):

@@ -26,7 +26,7 @@ from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.answers import AnswerColumns
 from tui.widgets.inputs import PromptInput
-from tui.widgets.rows import KeyLine
+from tui.widgets.text_rows import KeyLine
 
 REDRAW_SECONDS = 0.1
 ITEMS = 200

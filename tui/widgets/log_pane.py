@@ -21,7 +21,7 @@ from tui.commands import moves
 from tui.live.log_lines import LogLines, OutputChunk
 from tui.settings import app_keys
 from tui.widgets.pane import BenchState
-from tui.widgets.rows import Rows
+from tui.widgets.text_rows import Rows
 
 TITLES = {"events": "log", "output": "log · worker output"}
 MAX_COPIED = 64 << 10

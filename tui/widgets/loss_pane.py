@@ -11,7 +11,7 @@ from engine.config.text import visible
 from tui.header import welcome
 from tui.settings import app_keys, app_settings
 from tui.widgets.pane import BenchState
-from tui.widgets.rows import Rows
+from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.earlier_runs import EarlierRun

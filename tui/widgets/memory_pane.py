@@ -18,7 +18,7 @@ from engine.config.text import visible
 from tui.commands import moves
 from tui.settings import app_settings
 from tui.widgets.pane import BenchState
-from tui.widgets.rows import Rows
+from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from tui.live.machine import GpuSample, MachineSample, OtherProcess

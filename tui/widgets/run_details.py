@@ -15,7 +15,7 @@ from engine.config.text import visible
 from tui.format import number
 from tui.settings import app_settings
 from tui.widgets.pane import BenchState
-from tui.widgets.rows import Rows
+from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.charts.series import Series

@@ -42,7 +42,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import next_method
 from tui.selection import DEVICE, Selection, changes
 from tui.widgets.data_list import DataList, ListLeft
-from tui.widgets.rows import Rows
+from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
     from engine.config.preset import EffectiveConfig

@@ -26,8 +26,8 @@ from tui.screens.runs import CompareScreen, RunsScreen
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
-from tui.widgets.rows import KeyLine
 from tui.widgets.table import Table
+from tui.widgets.text_rows import KeyLine
 
 
 def test_a_deleted_run_is_reported_while_it_is_watched(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tui.app import Workbench
 from tui.screens.dialogs import SmallScreen
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
-from tui.widgets.rows import KeyLine
+from tui.widgets.text_rows import KeyLine
 
 
 def test_a_terminal_that_is_too_small_shows_the_essentials_or_the_required_size(tmp_path: Path) -> None:

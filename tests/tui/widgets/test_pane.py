@@ -17,7 +17,7 @@ from engine.runs.run import run_dir
 from tui.app import Workbench
 from tui.screens.bench import LOWER_PANES, UPPER_PANES
 from tui.widgets.pane import ENTRY_POINTS, Pane, added_panes, make_pane
-from tui.widgets.rows import KeyLine
+from tui.widgets.text_rows import KeyLine
 
 
 def install(monkeypatch: pytest.MonkeyPatch, value: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.config.text import visible
+from engine.config.text import visible, without_credentials
 
 MAX_LINE_CHARACTERS = 600
 
@@ -15,7 +15,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, problem: str, location: str = "", hint: str = "", code: str = "") -> None:
-        self.problem, self.location, self.hint = problem, location, hint
+        self.problem, self.location, self.hint = map(without_credentials, (problem, location, hint))
         self.code = code
         """Stable dotted name of the problem (`data.duplicate_column`), for programs and tests."""
         super().__init__(self.line)
@@ -42,4 +42,4 @@ class RunFailed(Exception):
     def __init__(self, text: str, code: str = "run.failed") -> None:
         self.code = code
         """Stable dotted name of the failure (`run.start_timeout`), as in UserError."""
-        super().__init__(text)
+        super().__init__(without_credentials(text))

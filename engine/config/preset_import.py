@@ -36,7 +36,8 @@ from engine.config.other_tools import (
     whole,
 )
 from engine.config.preset import EXCLUSIVE, Flat, Preset, resolve
-from engine.config.redaction import REDACTED, SECRET_NAME
+from engine.config.redaction import SECRET_NAME
+from engine.config.text import REDACTED
 
 Outcome = Literal["taken", "default", "changed", "left out"]
 

@@ -36,7 +36,7 @@ from engine.config.preset import (
 from engine.config.preset_checks import TASK_FILES
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config, Track
-from engine.config.text import visible
+from engine.config.text import ADDRESS_CREDENTIALS, visible
 
 PATH_KEYS = (
     "model.id",
@@ -195,8 +195,9 @@ def _anchored(key: str, value: object, folder: Path) -> object:
         return [_anchored(key, item, folder) for item in value]
     if key not in PATH_KEYS or not isinstance(value, str) or not value:
         return value
-    if address := _ADDRESS.match(value):
-        name = address["hub"]
+    address = _ADDRESS.match(value)
+    if address or (ADDRESS_CREDENTIALS.search(value) and not expanded(value).exists()):
+        name = address["hub"] if address else ""
         hint = f"use the Hub id {name}" if name else "download it (`curl -O ADDRESS`) and give the file"
         problem = "an address instead of a file or a Hub id"
         raise UserError(problem, f"{key} = {visible(value)}", hint, code="preset.address")

@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from engine.config.files import read_small
+from engine.config.text import ADDRESS_CREDENTIALS, REDACTED
 
-REDACTED = "[redacted]"
 MIN_SECRET = 6
 """Shorter values are not replaced: `1` or `true` would be replaced everywhere."""
 SECRET_NAME = re.compile(
@@ -20,7 +20,7 @@ SECRET_NAME = re.compile(
 """Names of environment variables and settings whose value is secret."""
 PATTERNS = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(r"(?<=://)[^\s/@]+(?=@)"),  # user:password or a token in a URL
+    ADDRESS_CREDENTIALS,
     re.compile(
         r"\b(?:hf|sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|pypi|dop_v1|wandb_v1)[-_][A-Za-z0-9_-]{12,}"
     ),

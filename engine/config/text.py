@@ -19,6 +19,14 @@ IGNORABLE = re.compile(
 
 Variation selectors are among them: emoji show theirs as an escape.
 """
+REDACTED = "[redacted]"
+ADDRESS_CREDENTIALS = re.compile(
+    r"(?<=://)[^\s/]+(?=@)"  # user:password or a token in a URL
+    r"|(?<![\w/.%+-])[\w.%+-]+:[^\s/@'\"]+(?=@[\w.-]+[:/#])"  # the same without http://
+    r"|(?<=[?&])[\w-]*(?:key|token|secret|passw|auth|signature)[\w-]*=[^\s&#'\";)]+",  # of a query
+    re.IGNORECASE,
+)
+"""What an address must not show."""
 LINE_LIMIT = 4000
 """Maximum characters of a log line that are shown."""
 
@@ -33,6 +41,11 @@ def visible(text: str, limit: int | None = None) -> str:
     if text.isprintable() and (text.isascii() or not IGNORABLE.search(text)):
         return text
     return "".join(map(_shown, text))
+
+
+def without_credentials(text: str) -> str:
+    """The text without user names, passwords and keys in addresses."""
+    return ADDRESS_CREDENTIALS.sub(REDACTED, text) if "@" in text or "://" in text else text
 
 
 def shortened(text: str, limit: int = LINE_LIMIT, cut_before: int = 0) -> str:

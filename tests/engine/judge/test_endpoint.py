@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from planted_judge import completion, failing, planted
+from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.redaction import Redactor
 from engine.runs import endpoint
 from engine.runs.endpoint import EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint, parse_price
+from tui.cli.main import app
 
 QUESTION = [{"role": "user", "content": "one"}]
 QUIET = lambda why: None  # noqa: E731
@@ -63,6 +66,36 @@ def test_credentials_in_any_url_are_redacted() -> None:
     for text in ("http://ann:pw@host/v1#m", "https://token-alone@host/x", "see http://a:b@c and http://t@d"):
         shown = redact(text)
         assert "pw" not in shown and "token-alone" not in shown and "b@c" not in shown and "t@d" not in shown
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://ann:s3cret@host/x.jsonl",
+        "https://s3cret@host",
+        "http://ann:s3@cret@host:8000/v1#m",
+        "ann:s3cret@host/v1#m",
+        "http://host/v1?api_key=s3cret#m",
+        "http://host/v1?a=1&access_token=s3cret",
+    ],
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "check"],
+        ["run"],
+        ["run", "demo-lora", "--detach", "--model"],
+        ["ladder", "demo", "--detach", "--rung"],
+        ["judge"],
+        ["try"],
+    ],
+    ids=" ".join,
+)
+def test_no_error_shows_credentials_of_an_address(address: str, words: list[str], tmp_path: Path) -> None:
+    more = ["--judge", address] if words == ["judge"] else []
+    result = CliRunner().invoke(app, [*words, address, *more], env={"FTBENCH_RUNS": str(tmp_path)})
+    shown = f"{result.output} {result.exception}"
+    assert isinstance(result.exception, UserError) and "cret" not in shown
 
 
 def test_the_key_comes_from_the_environment_and_the_host_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

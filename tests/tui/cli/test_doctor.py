@@ -12,7 +12,8 @@ from made_ladder import made_ladder
 from typer.testing import CliRunner
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.redaction import REDACTED, Redactor, secrets_of_this_machine
+from engine.config.redaction import Redactor, secrets_of_this_machine
+from engine.config.text import REDACTED
 from tui.cli import bundle, doctor
 from tui.cli.main import app
 

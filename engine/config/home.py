@@ -75,5 +75,5 @@ def _absolute(home: object, path: Path) -> Path:
     return absolute
 
 
-def _invalid(what: str, path: Path) -> UserError:
-    return UserError(what, str(path), 'set `home = "/absolute/path"` before the sections', "home.invalid")
+def _invalid(problem: str, path: Path) -> UserError:
+    return UserError(problem, str(path), 'set `home = "/absolute/path"` before the sections', "home.invalid")

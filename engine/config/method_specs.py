@@ -20,7 +20,7 @@ from engine.config.errors import UserError
 
 ENTRY_POINTS = "ftbench.methods"
 OPTIONAL_SECTIONS = ("adapter", "quantization")
-"""Preset sections that a method reads only where its spec says so; every method reads the others."""
+"""Preset sections that a method reads as far as its spec says; every method reads the others."""
 RULE_REFERENCE, RULE_CANDIDATE = "full", "qlora"
 """Methods of the rule of thumb: the share of the reference's quality and of its cost that the candidate has."""
 
@@ -52,7 +52,7 @@ class MethodSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Defaults of this method, by dotted key."""
     reads: tuple[str, ...] = ()
-    """The sections of OPTIONAL_SECTIONS that it reads."""
+    """What it reads of OPTIONAL_SECTIONS: whole sections, or single keys such as `adapter.rank`."""
     needs_less: str = ""
     """The method to try when memory is insufficient; '' for none."""
 
@@ -153,7 +153,7 @@ def method_title(name: str) -> str:
 def reads(method: str, key: str) -> bool:
     """Whether a method reads a dotted key."""
     section = key.split(".")[0]
-    return section not in OPTIONAL_SECTIONS or section in method_spec(method).reads
+    return section not in OPTIONAL_SECTIONS or not {section, key}.isdisjoint(method_spec(method).reads)
 
 
 def readers(key: str) -> tuple[str, ...]:

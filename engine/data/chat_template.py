@@ -152,7 +152,7 @@ class ChatTemplate:
                 raise self._broken(what, self._line(error)) from error
         self._probed = True
 
-    def _broken(self, what: str, where: str) -> UserError:
+    def _broken(self, problem: str, where: str) -> UserError:
         """The error for a template that cannot render text answers: it is broken, or needs lists of content parts."""
         parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PROBE]
         try:
@@ -160,9 +160,9 @@ class ChatTemplate:
         except ERRORS:
             takes_parts = False
         if takes_parts:
-            what = "the chat template requires lists of content parts, as in vision models, and ftbench renders text"
-            return UserError(what, self.name, _OTHER, code="data.template_takes_parts")
-        return UserError(f"broken chat template: {what}", where, _DO, code="data.template_broken")
+            problem = "the chat template requires lists of content parts, as in vision models, and ftbench renders text"
+            return UserError(problem, self.name, _OTHER, code="data.template_takes_parts")
+        return UserError(f"broken chat template: {problem}", where, _DO, code="data.template_broken")
 
     def _line(self, error: Exception) -> str:
         line = line_of(error)

@@ -153,12 +153,12 @@ def _mapped(roles: dict[str, ColumnTemplate], columns: ColumnLookup, data: Data)
     if given == {"messages"}:
         name = chat_style(roles["messages"], columns)
     if name is None:
-        what = f"incomplete data.map (only {' and '.join(sorted(given))})"
+        problem = f"incomplete data.map (only {' and '.join(sorted(given))})"
         hint = "map prompt and completion, or text alone, or messages alone"
-        raise UserError(what, "data.map", hint, code="data.incomplete_map")
+        raise UserError(problem, "data.map", hint, code="data.incomplete_map")
     if data.format not in ("auto", name):
-        what = f"data.map defines the format {name}, and data.format is {data.format}"
-        raise UserError(what, "data.format", "remove one of the two", code="data.map_and_format")
+        problem = f"data.map defines the format {name}, and data.format is {data.format}"
+        raise UserError(problem, "data.format", "remove one of the two", code="data.map_and_format")
     _refuse_list(roles, columns.summary)
     shown = ", ".join(f"{role} = {roles[role].source!r}" for role in sorted(given))
     parts = {role: part for role, part in roles.items() if role in given}
@@ -173,19 +173,19 @@ def _refuse_list(roles: dict[str, ColumnTemplate], summary: Summary) -> None:
     for raw in summary.sample:
         value = raw.values.get(name)
         if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
-            what = "the answer is a list: several accepted answers, or one answer"
+            problem = "the answer is a list: several accepted answers, or one answer"
             literal = as_options({"map": {"completion": f"{{{name}}}"}})
             several = as_options({"map": {"references": name}})
             hint = f"{several} accepts any of them; {literal} trains the list as JSON text"
-            raise UserError(what, f"{raw.where} ({name})", hint, code="data.list_answer")
+            raise UserError(problem, f"{raw.where} ({name})", hint, code="data.list_answer")
 
 
 def _with_mapped_extras(detected: DetectedFormat, roles: dict[str, ColumnTemplate], data: Data) -> DetectedFormat:
     """Add the mapped system, tools and references; refuse them for plain text."""
     if data.separator is not None and detected.name != "text":
-        what = f"data.separator is for the format text, and the format is {detected.name}"
+        problem = f"data.separator is for the format text, and the format is {detected.name}"
         where = f"data.separator = {data.separator!r}"
-        raise UserError(what, where, "remove it, or set data.format", code="data.separator_unread")
+        raise UserError(problem, where, "remove it, or set data.format", code="data.separator_unread")
     extras = {role: part for role, part in roles.items() if role in _EXTRA_ROLES}
     if extras and detected.name == "text":
         role = next(iter(extras))
@@ -225,13 +225,13 @@ def _group_column(summary: Summary, data: Data) -> str:
     if data.group is None:
         return ""
     if data.group not in summary.filled:
-        what = f"unknown column {data.group!r}{did_you_mean(data.group, list(summary.columns))}"
-        raise UserError(what, "data.group", f"use one of {list_columns(summary.filled)}", code="data.unknown_group")
+        problem = f"unknown column {data.group!r}{did_you_mean(data.group, list(summary.columns))}"
+        raise UserError(problem, "data.group", f"use one of {list_columns(summary.filled)}", code="data.unknown_group")
     kinds = summary.columns[data.group].kinds
     if odd := next((kind for kind in kinds if kind not in ("text", "a number")), None):
-        what = f"the group of a row is text or a number, and this is {odd}"
+        problem = f"the group of a row is text or a number, and this is {odd}"
         hint = "add a column with a name or number of what rows have in common"
-        raise UserError(what, f"{kinds[odd].where} ({data.group})", hint, code="data.group_not_text")
+        raise UserError(problem, f"{kinds[odd].where} ({data.group})", hint, code="data.group_not_text")
     return data.group
 
 
@@ -274,8 +274,8 @@ def check_columns(rows: Iterable[RawRow], detected: DetectedFormat) -> None:
             continue
         usual = max(kinds, key=lambda kind: kinds[kind].rows)
         odd = next(kind for kind in kinds if kind != usual)
-        what = f"mixed types in one column ({odd}; most rows: {usual})"
-        raise UserError(what, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
+        problem = f"mixed types in one column ({odd}; most rows: {usual})"
+        raise UserError(problem, f"{kinds[odd].where} ({name})", "give the column one type", code="data.mixed_types")
     needed = [part for role, part in detected.parts.items() if role not in OPTIONAL]
     needed = [part for part in needed if any(detected.roles.get(name) != "empty" for name in part.columns)]
     for name, filled in summary.parts.items():
@@ -287,14 +287,14 @@ def _differ(part: str, summary: Summary, detected: DetectedFormat | None) -> Use
     """The error for files with different columns."""
     shown = [f"{name} has {list_columns(filled)}" for name, filled in summary.parts.items() if filled]
     where = part
-    what = "the files differ in their columns: " + "; ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
+    problem = "the files differ in their columns: " + "; ".join(shown[:4]) + (" …" if len(shown) > 4 else "")
     if detected is not None and len(shown) == 1:
         used = [name for name, role in detected.roles.items() if role not in ("ignored", "empty")]
-        what = (
+        problem = (
             f"the columns are {list_columns(summary.parts[part])}, and those of the training rows {list_columns(used)}"
         )
     hint = "use one of the files, or give all of them the same columns"
-    return UserError(what, where, hint, code="data.files_differ")
+    return UserError(problem, where, hint, code="data.files_differ")
 
 
 def to_example(raw: RawRow, detected: DetectedFormat) -> Example | Problem:

@@ -113,8 +113,8 @@ def conversations_of(
 
 
 def _changed(data: Data, where: str) -> UserError:
-    what, hint = "the rows differ from those of the runs", "restore the data"
-    return UserError(what, f"{data.id}: {where}", hint, "ladder.items_changed")
+    problem, hint = "the rows differ from those of the runs", "restore the data"
+    return UserError(problem, f"{data.id}: {where}", hint, "ladder.items_changed")
 
 
 def _whole(example: Example) -> list[dict[str, Any]]:
@@ -246,8 +246,10 @@ def _shots_among(train: Sequence[Row], shots: int, room: int | None) -> list[Row
             chosen.append(row)
         if len(chosen) == shots:
             return chosen
-    what = f"{shots} examples do not fit in the prompt" if len(train) >= shots else f"fewer than {shots} training rows"
-    raise UserError(what, "evaluation.base_shots", "use fewer examples", code="evaluation.shots_do_not_fit")
+    problem = (
+        f"{shots} examples do not fit in the prompt" if len(train) >= shots else f"fewer than {shots} training rows"
+    )
+    raise UserError(problem, "evaluation.base_shots", "use fewer examples", code="evaluation.shots_do_not_fit")
 
 
 def _without_bos(tokens: Sequence[int], bos: int | None, strip: bool) -> list[int]:

@@ -458,9 +458,9 @@ def _is_trained(answer: Row, conversation: Row) -> bool:
 def _need_template(detected: DetectedFormat, tokenizer: Any, data: Data) -> None:
     if has_template(tokenizer) or detected.name in ("text", "prompt-completion"):
         return
-    what = f"{detected.name} rows need a chat template, and this model has none"
+    problem = f"{detected.name} rows need a chat template, and this model has none"
     hint = "--set model.chat_template=tools-chatml, tools-plain or a Jinja file"
-    raise UserError(what, data.id, hint, code="data.no_template")
+    raise UserError(problem, data.id, hint, code="data.no_template")
 
 
 def _share(setting: float | str | None) -> float | None:
@@ -525,9 +525,9 @@ def check_rows_unchanged_since_check(rows: Prepared, checked: str) -> None:
     if not checked or rows.fingerprint == checked:
         return
     counts = ", ".join(_amount(name, count) for name, count in _counts(rows).items())
-    what = f"the rows differ from those that were checked before launch (now {counts})"
+    problem = f"the rows differ from those that were checked before launch (now {counts})"
     hint = "check the data again: the data, the tokenizer or the chat template has changed; then start the run again"
-    raise UserError(what, rows.about["source"], hint, code="data.changed_since_check")
+    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_check")
 
 
 def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared | None) -> None:
@@ -537,9 +537,9 @@ def check_rows_unchanged_since_start(rows: Prepared, first: events.DataPrepared 
     before, now = {"train": first.train, "validation": first.validation, "tokens": first.tokens}, _counts(rows)
     changed = [f"{_amount(name, before[name])}, now {now[name]:,}" for name in before if before[name] != now[name]]
     details = "; ".join(changed) or "equal counts, different content"
-    what = f"the rows differ from those of the run's first start ({details})"
+    problem = f"the rows differ from those of the run's first start ({details})"
     hint = "restore the data, tokenizer, chat template and ftbench version, or start a new run"
-    raise UserError(what, rows.about["source"], hint, code="data.changed_since_start")
+    raise UserError(problem, rows.about["source"], hint, code="data.changed_since_start")
 
 
 def _counts(rows: Prepared) -> dict[str, int]:

@@ -127,15 +127,15 @@ class ReadingNotes(list[str]):
 def raw_row(values: Any, where: str) -> RawRow:
     """Check that a row is an object within DEPTH_LIMIT, with no text of more than MAX_ROW_BYTES characters."""
     if not isinstance(values, dict):
-        what = f"expected an object as row, found {described(values)}"
+        problem = f"expected an object as row, found {described(values)}"
         hint = 'write rows as {"column": value, …}, as a list of messages, or as [prompt, answer]'
-        raise UserError(what, where, hint, code="data.invalid_row")
+        raise UserError(problem, where, hint, code="data.invalid_row")
     if is_deeper(values, DEPTH_LIMIT):
         raise too_deep(where)
     for key, value in values.items():
         if isinstance(value, str) and len(value) > MAX_ROW_BYTES:
-            what = f"text longer than {MAX_ROW_BYTES >> 20} MiB"
-            raise UserError(what, f"{where} ({key})", "shorten or drop the row", code="data.row_too_long")
+            problem = f"text longer than {MAX_ROW_BYTES >> 20} MiB"
+            raise UserError(problem, f"{where} ({key})", "shorten or drop the row", code="data.row_too_long")
     return RawRow(values, where)
 
 

@@ -97,11 +97,11 @@ def _check_limit(settings: Executor) -> None:
     """Raise UserError for a time limit in which no step could be trained: the job would be queued again forever."""
     seconds = limit_seconds(settings.time) if settings.time is not None else None
     if seconds is not None and seconds < settings.notice + MIN_WORK_SECONDS:
-        what = (
+        problem = (
             f"time limit {settings.time}: no time to train, because a checkpoint is saved {settings.notice} s before it"
         )
         hint = f"set it to at least {(settings.notice + MIN_WORK_SECONDS + 59) // 60} minutes, or lower executor.notice"
-        raise UserError(what, "executor.time", hint, code="slurm.short_time_limit")
+        raise UserError(problem, "executor.time", hint, code="slurm.short_time_limit")
 
 
 def _header(folder: Path, log_file: Path, about: str, settings: Executor) -> list[str]:
@@ -140,11 +140,11 @@ def _body(settings: Executor, command: str) -> str:
 def _quoted(path: Path) -> str:
     """A path in double quotes. Raises UserError for characters that sbatch has no way to quote."""
     if re.search(r'["\\\n\r]', str(path)):
-        what, hint = (
+        problem, hint = (
             "unsupported path for Slurm: it contains quotes, backslashes or line breaks",
             "use another directory (--runs)",
         )
-        raise UserError(what, str(path), hint, code="slurm.path")
+        raise UserError(problem, str(path), hint, code="slurm.path")
     return f'"{path}"'
 
 

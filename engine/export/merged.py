@@ -50,8 +50,8 @@ def served_class(config: Any) -> Any:
     names = config.architectures or ["none"]
     model_class = getattr(transformers, names[0], None)
     if model_class is None:
-        what = f"its config.json names a class that transformers does not have ({names[0]})"
-        raise UserError(what, config.name_or_path, "export it again", "export.no_class")
+        problem = f"its config.json names a class that transformers does not have ({names[0]})"
+        raise UserError(problem, config.name_or_path, "export it again", "export.no_class")
     return model_class
 
 
@@ -204,8 +204,8 @@ def _with_adapter(plain: torch.nn.Module, adapter: Path) -> peft.PeftModel:
     try:
         copy_adapter(model, adapter)
     except ValueError as error:
-        what = f"the adapter does not fit its base: {error}"
-        raise UserError(what, str(adapter), code="export.cannot_merge") from error
+        problem = f"the adapter does not fit its base: {error}"
+        raise UserError(problem, str(adapter), code="export.cannot_merge") from error
     return model
 
 

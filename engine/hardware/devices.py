@@ -101,12 +101,12 @@ def devices_for(setting: int | str, count: int, nvml: Nvml | None = None) -> lis
     """
     devices = select_devices(ALL if count > 1 and setting == "auto" else setting, nvml)
     if count > 1 and devices[0].gpu is not None and devices[0].slots > 1:
-        what = f"train.devices={count} does not work with slots of a GPU"
-        raise UserError(what, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
+        problem = f"train.devices={count} does not work with slots of a GPU"
+        raise UserError(problem, f"{KEY}={setting}", "omit the slots (--share)", code="device.ranks_in_slots")
     if len(devices) < count:
         hint = f'use "{CPU}:{count}"' if devices[0].queue == CPU else "use fewer devices, or name more GPUs"
-        what = f"too few devices (train.devices={count}, {len(devices)} found)"
-        raise UserError(what, f"{KEY}={setting}", hint, code="device.too_few")
+        problem = f"too few devices (train.devices={count}, {len(devices)} found)"
+        raise UserError(problem, f"{KEY}={setting}", hint, code="device.too_few")
     return devices
 
 
@@ -211,8 +211,11 @@ def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> Sele
         raise _not_found(nvml, f"no GPU {setting}", KEY)
     device = _selected(gpu)
     if visible is not None and device.lock not in _locks(nvml, visible):
-        what, hint = f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}", "unset it or choose a GPU that it contains"
-        raise UserError(what, KEY, hint, code="device.hidden")
+        problem, hint = (
+            f"CUDA_VISIBLE_DEVICES={visible} hides {device.title}",
+            "unset it or choose a GPU that it contains",
+        )
+        raise UserError(problem, KEY, hint, code="device.hidden")
     return device
 
 
@@ -265,8 +268,10 @@ def _selected(gpu: NvmlGpu) -> SelectedDevice:
     if gpu.mig_mode():
         instances = gpu.mig_instances()
         if not instances:
-            what = f"GPU {gpu.index} is in MIG mode and has no instance"
-            raise UserError(what, KEY, "create one with `nvidia-smi mig -cgi`, or choose another GPU", "device.no_mig")
+            problem = f"GPU {gpu.index} is in MIG mode and has no instance"
+            raise UserError(
+                problem, KEY, "create one with `nvidia-smi mig -cgi`, or choose another GPU", "device.no_mig"
+            )
         gpu = instances[0]
     uuid = gpu.uuid()
     if uuid is None:
@@ -287,7 +292,7 @@ def _locks(nvml: Nvml, visible: str) -> set[str]:
     return lock_names
 
 
-def _not_found(nvml: Nvml, what: str, where: str) -> UserError:
+def _not_found(nvml: Nvml, problem: str, where: str) -> UserError:
     known = [f"{gpu.index} ({gpu.name() or 'unnamed'}, {gpu.uuid() or 'no UUID'})" for gpu in nvml.gpus()]
     hint = f"choose one of {', '.join(known)}" if known else f"use cpu or auto: no GPU detected ({nvml.why or 'none'})"
-    return UserError(what, where, hint, code="device.not_found")
+    return UserError(problem, where, hint, code="device.not_found")

@@ -396,8 +396,8 @@ def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        what, hint = f"cannot read verdicts ({error.strerror})", "delete the file: the judge is asked again"
-        raise UserError(what, str(file), hint, "judgment.unreadable") from error
+        problem, hint = f"cannot read verdicts ({error.strerror})", "delete the file: the judge is asked again"
+        raise UserError(problem, str(file), hint, "judgment.unreadable") from error
     complete, _, torn = content.rpartition(b"\n")
     if torn:
         write_atomically(file, complete + b"\n" if complete else b"")

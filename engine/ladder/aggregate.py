@@ -141,15 +141,15 @@ def check_same_work(results: LadderResults, ladder: Ladder) -> None:
         for field, value in expected.items():
             general = run.result.general.text if run.result.general else ""
             if (general if field == "general" else run.result.fingerprints.get(field)) != value:
-                what = f"the runs cannot be compared: the {field} fingerprint of {run.entry.run} is not the ladder's"
+                problem = f"the runs cannot be compared: the {field} fingerprint of {run.entry.run} is not the ladder's"
                 hint = "the file or model changed while the ladder ran; start a new ladder"
-                raise UserError(what, field, hint, code="ladder.different_work")
+                raise UserError(problem, field, hint, code="ladder.different_work")
         current = (run.entry.run, run.result.fingerprints.get("order", ""), run.result.tokens)
         other = orders.setdefault(run.entry.seed, current)
         for field, a, b in (("row order", current[1], other[1]), ("trained tokens", current[2], other[2])):
             if a != b:
-                what = f"the runs cannot be compared: {field} is {a} in {current[0]} and {b} in {other[0]}"
-                raise UserError(what, field, "start a new ladder", code="ladder.different_work")
+                problem = f"the runs cannot be compared: {field} is {a} in {current[0]} and {b} in {other[0]}"
+                raise UserError(problem, field, "start a new ladder", code="ladder.different_work")
 
 
 def add_statistics(ladder: Ladder, results: LadderResults, metric: str, look: Look | None = None) -> MeanSamples | None:

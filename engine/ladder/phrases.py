@@ -168,8 +168,8 @@ def sample_size(ladder: Ladder) -> str:
 
 
 def not_significant(ladder: Ladder) -> str:
-    """`No significant difference with 300 test items and 2 seeds`."""
-    return f"{NO_SIGNIFICANT_DIFFERENCE.capitalize()} with {sample_size(ladder)}"
+    """`no significant difference with 300 test items and 2 seeds`."""
+    return f"{NO_SIGNIFICANT_DIFFERENCE} with {sample_size(ladder)}"
 
 
 def no_significant_gain(ladder: Ladder, row: RungResult) -> str:

@@ -134,9 +134,9 @@ class LadderPipeline:
         spec = metric_spec(ladder.work.metric)
         check_served(plan.served, spec.name, spec.picks_from_choices, spec.needs_answers)
         if ladder.work.validation == 0 and plan.learning_rates > 1:
-            what = "no validation rows to choose learning rates on"
+            problem = "no validation rows to choose learning rates on"
             hint = "add rows, set a larger share, or omit --learning-rates"
-            raise UserError(what, "data.validation", hint, code="ladder.no_validation_rows")
+            raise UserError(problem, "data.validation", hint, code="ladder.no_validation_rows")
         if text := equal_rates_warning(plan):
             self.runner.warn("ladder.equal_learning_rates", text)
 

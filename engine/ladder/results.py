@@ -131,11 +131,11 @@ def read_prediction_lines(file: Path, model: Model) -> list[dict[str, Any]]:
     try:
         lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in read_item_lines(file)]
     except (OSError, ValueError, RecursionError) as error:
-        what = f"cannot read predictions ({error})"
-        raise UserError(what, str(file), RUN_AGAIN, code="ladder.unreadable_predictions") from error
+        problem = f"cannot read predictions ({error})"
+        raise UserError(problem, str(file), RUN_AGAIN, code="ladder.unreadable_predictions") from error
     if not lines or any(not isinstance(line.get(model), dict) for line in lines):
-        what = "finished run without predictions"
-        raise UserError(what, str(file.parent), RUN_AGAIN, code="ladder.no_predictions")
+        problem = "finished run without predictions"
+        raise UserError(problem, str(file.parent), RUN_AGAIN, code="ladder.no_predictions")
     return lines
 
 
@@ -196,8 +196,8 @@ def _benchmark(
     for run in results.runs:
         scores = _benchmark_scores(folder, run.entry, name, "after", fingerprint)
         if scores is None:
-            what = f"finished run without scores of the benchmark {name}"
-            raise UserError(what, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
+            problem = f"finished run without scores of the benchmark {name}"
+            raise UserError(problem, run.entry.run, RUN_AGAIN, code="ladder.no_benchmark_scores")
         stored.setdefault(run.entry.rung, []).append((run.entry.seed, scores))
     if not stored:
         return None

@@ -190,8 +190,7 @@ def _difference(ladder: Ladder, compared: Comparison) -> str:
     """`QLoRA − full = +1.2 points, simultaneous 95% CI [−3.0, 5.4]: no significant difference with 300 items …`."""
     value = difference_text(ladder, compared)
     if compared.finding == "undecided":
-        finding = not_significant(ladder)
-        return f"{value}: {finding[:1].lower()}{finding[1:]}.{_required_sample(ladder, compared)}"
+        return f"{value}: {not_significant(ladder)}.{_required_sample(ladder, compared)}"
     if compared.finding == "as_good":
         return f"{value}: as good within the margin of {margin_text(ladder)}."
     is_small = compared.finding == "worse" and is_non_inferior(ladder, compared.a, compared.b)

@@ -65,9 +65,9 @@ def check_served(models: list[ServedModel], metric: str, picks_from_choices: boo
     Raises UserError for a wrong key or model name and for a metric without generated answers, RunFailed without answer.
     """
     if models and (picks_from_choices or not needs_answers):
-        what = f"a served model has no likelihoods, which the metric {metric} needs"
+        problem = f"a served model has no likelihoods, which the metric {metric} needs"
         hint = "--set evaluation.metric=exact_match scores generated answers, also labels"
-        raise UserError(what, "--rung", hint, "ladder.served_metric")
+        raise UserError(problem, "--rung", hint, "ladder.served_metric")
     for model in models:
         client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT)
         try:

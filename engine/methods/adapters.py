@@ -173,10 +173,10 @@ def _matches(name: str, targets: str | Sequence[str]) -> bool:
     return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-def _unknown_target(what: str, model: PreTrainedModel) -> UserError:
+def _unknown_target(problem: str, model: PreTrainedModel) -> UserError:
     names = sorted({weight.leaf for weight in weights_of(model) if not weight.not_adaptable})
     hint = f"use layers of this model: {', '.join(names)}"
-    return UserError(what, "adapter.target_modules", hint, code="model.unknown_target")
+    return UserError(problem, "adapter.target_modules", hint, code="model.unknown_target")
 
 
 def _check_expert_settings(adapter: schema.Adapter, name: str) -> None:
@@ -187,9 +187,9 @@ def _check_expert_settings(adapter: schema.Adapter, name: str) -> None:
         ("adapter.init", adapter.init == "pissa", "default"),
     ):
         if is_set:
-            what = f"PEFT does not support {key} for experts ({name})"
+            problem = f"PEFT does not support {key} for experts ({name})"
             hint = f"--set {key}={value}, or name layers outside of the experts in adapter.target_modules"
-            raise UserError(what, key, hint, code="model.expert_adapter")
+            raise UserError(problem, key, hint, code="model.expert_adapter")
 
 
 def _expert_names(model: PreTrainedModel) -> set[str]:

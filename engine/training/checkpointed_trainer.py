@@ -105,8 +105,8 @@ def load_whole_optimizer(checkpoint: Path, optimizer: Any, shards: LocalShards) 
         optimizer.state[local] = {}
         for key, value in state.get(place, {}).items():
             if isinstance(value, torch.Tensor) and value.ndim and value.shape != original.shape:
-                what, hint = "8-bit optimizer state cannot be sharded across devices", "resume on one device"
-                raise UserError(what, str(checkpoint), hint, code="run.checkpoint_unusable")
+                problem, hint = "8-bit optimizer state cannot be sharded across devices", "resume on one device"
+                raise UserError(problem, str(checkpoint), hint, code="run.checkpoint_unusable")
             whole = isinstance(value, torch.Tensor) and value.shape == original.shape
             optimizer.state[local][key] = _local(_sliced(original, value)).clone() if whole else value
 
@@ -310,6 +310,6 @@ def _fitting(checkpoint: str | None) -> Iterator[None]:
     except (ValueError, RuntimeError, KeyError, TypeError, IndexError, pickle.UnpicklingError) as error:
         if is_out_of_memory(error):
             raise
-        what = f"checkpoint does not match the run: {first_line(error)}"
+        problem = f"checkpoint does not match the run: {first_line(error)}"
         hint = "delete it to resume from an older checkpoint"
-        raise UserError(what, str(checkpoint), hint, code="run.checkpoint_unusable") from error
+        raise UserError(problem, str(checkpoint), hint, code="run.checkpoint_unusable") from error

@@ -50,7 +50,7 @@ PREFIX = "step-"
 NAME = re.compile(rf"{PREFIX}(0|[1-9][0-9]{{0,17}})", re.ASCII)
 WRITING = ".writing-"
 SHARDED = "sharded"
-"""Folder in a checkpoint with weights and optimizer state of several ranks (`sharded_checkpoints`)."""
+"""Folder in a checkpoint with weights and optimizer state of several ranks (`checkpointed_trainer`)."""
 REQUIRED = ("optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
 """Files without which the Trainer would silently start from a new state; the weights are `*.safetensors`."""
 

@@ -267,8 +267,8 @@ def _callback(
     validation = sampled_by_rows(evaluator.validation, ROWS_DURING_TRAINING)
     if not validation and trainer.selection != LAST_WEIGHTS:
         key = "train.select" if trainer.selection.best else "train.patience"
-        what, hint = "no validation rows", f"give some with data.validation, or remove {key}"
-        raise UserError(what, evaluator.config.data.id, hint, code="run.no_validation_rows")
+        problem, hint = "no validation rows", f"give some with data.validation, or remove {key}"
+        raise UserError(problem, evaluator.config.data.id, hint, code="run.no_validation_rows")
 
     def halved(micro_batch: int) -> None:
         unchanged = f"the effective batch size stays {settings.batch}"

@@ -27,7 +27,7 @@ VERA = MethodSpec(
     module="ftbench_example_method",  # has load, make_trainable and weight_dtype
     trains="adapters",
     defaults={"train.learning_rate": 1e-2, "train.max_grad_norm": 1.0, "optimizer.name": "adamw"},
-    reads=("adapter",),
+    reads=("adapter.rank", "adapter.dropout", "adapter.target_modules"),  # another key of [adapter] is refused
     needs_less="qlora",
 )
 EDITS = MetricSpec(

@@ -21,8 +21,8 @@ def make_trainable(model: PreTrainedModel, config: schema.Config) -> torch.nn.Mo
     """The frozen base with a pair of trained vectors on each target layer. Raises UserError for targets in experts."""
     targets = find_targets(model, config.adapter)
     if targets.parameters:
-        what, do = "PEFT has no VeRA for experts", "name other layers in adapter.target_modules"
-        raise UserError(what, targets.parameters[0], do, code="model.expert_adapter")
+        problem, hint = "PEFT has no VeRA for experts", "name other layers in adapter.target_modules"
+        raise UserError(problem, targets.parameters[0], hint, code="model.expert_adapter")
     vectors = peft.VeraConfig(
         r=config.adapter.rank,
         target_modules=targets.modules,

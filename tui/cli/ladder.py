@@ -51,8 +51,8 @@ def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None
             raise UserError(f"--max-seeds {most} limits --until-decided", hint="add it", code="ladder.until_decided")
         return None
     if vary:
-        what, hint = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
-        raise UserError(what, "--until-decided", hint, code="ladder.until_decided")
+        problem, hint = "the ladders of a sweep have a fixed number of seeds", "use --seeds with --vary"
+        raise UserError(problem, "--until-decided", hint, code="ladder.until_decided")
     return DEFAULT_MAX_SEEDS if most is None else most
 
 

@@ -154,8 +154,8 @@ def shared_device(device: str | None, share: int | None) -> str | None:
     if share is None:
         return device
     if device is not None and ":" in device:
-        what, hint = f"--devices {device} and --share {share} given together", "keep one of them"
-        raise UserError(what, hint=hint, code="cli.conflicting_values")
+        problem, hint = f"--devices {device} and --share {share} given together", "keep one of them"
+        raise UserError(problem, hint=hint, code="cli.conflicting_values")
     return f"{device or 'auto'}:{share}"
 
 
@@ -170,8 +170,8 @@ def overrides(settings: list[str] | None, **options: Any) -> Flat:
         if value is None:
             continue
         if key in values and values[key] != value:
-            what = f"different values for {key}: {option} {value} and --set {key}={values[key]}"
-            raise UserError(what, hint="keep one of them", code="cli.conflicting_values")
+            problem = f"different values for {key}: {option} {value} and --set {key}={values[key]}"
+            raise UserError(problem, hint="keep one of them", code="cli.conflicting_values")
         if key != "method":  # the method is a separate argument, because it decides which settings are read
             values[key] = value
     return values

@@ -57,7 +57,7 @@ def show(name: str, method: str | None, overrides: Flat, json: bool) -> None:
     section = ""
     for key, value in values.items():
         head, dot, last = key.rpartition(".")
-        if not reads(values["method"], head):
+        if not reads(values["method"], key):
             continue
         if dot and head != section:
             section = head

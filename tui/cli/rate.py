@@ -86,8 +86,8 @@ def write_page(session: RatingSession, options: RateOptions) -> None:
     try:
         options.page.write_bytes(content)
     except OSError as error:
-        what = f"cannot write {visible(str(options.page))}: {error.strerror}"
-        raise RunFailed(what, "rating.cannot_write") from error
+        problem = f"cannot write {visible(str(options.page))}: {error.strerror}"
+        raise RunFailed(problem, "rating.cannot_write") from error
     if options.json:
         print_json({"page": str(options.page), "pairs": len(session.pairs)})
         return

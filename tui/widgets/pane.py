@@ -73,10 +73,10 @@ def added_panes() -> Iterator[type[Widget]]:
         try:
             pane = entry.load()
         except Exception as error:
-            what = f"cannot import the pane {entry.name!r}: {type(error).__name__}: {error}"
-            raise UserError(what, entry.value, FIX, code="pane.import_failed") from error
+            problem = f"cannot import the pane {entry.name!r}: {type(error).__name__}: {error}"
+            raise UserError(problem, entry.value, FIX, code="pane.import_failed") from error
         is_widget = isinstance(pane, type) and issubclass(pane, Widget)
         if not (is_widget and hasattr(pane, "pane_name") and hasattr(pane, "show_state")):
-            what = f"entry point {entry.name!r} is not a Widget with the protocol Pane"
-            raise UserError(what, entry.value, FIX, code="pane.invalid_entry_point")
+            problem = f"entry point {entry.name!r} is not a Widget with the protocol Pane"
+            raise UserError(problem, entry.value, FIX, code="pane.invalid_entry_point")
         yield pane

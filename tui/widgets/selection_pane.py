@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from engine.config.method_specs import LORA, method_names, method_spec, method_title
+from engine.config.method_specs import LORA, method_names, method_spec, method_title, reads
 from engine.config.quantities import count, rate, size
 
 if TYPE_CHECKING:  # imported where it is used: the first frame has no estimate
@@ -211,7 +211,7 @@ def _what(pane: SelectionPane, width: int) -> Content:
     config = pane.effective.config
     steps = f"steps {config.train.steps:,}" if config.train.steps else f"epochs {config.train.epochs:g}"
     settings = f"{steps} · lr {rate(config.train.learning_rate)} · batch {config.train.batch}"
-    rank = f" · rank {config.adapter.rank}" if "adapter" in method_spec(config.method).reads else ""
+    rank = f" · rank {config.adapter.rank}" if reads(config.method, "adapter.rank") else ""
     data = f"data {_last(config.data.id)}"
     text = f"{pane.preset_title}   model {_last(config.model.id)}   {data}   {settings}{rank}"
     return Content(visible(text)).truncate(width, ellipsis=True)

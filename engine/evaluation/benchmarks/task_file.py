@@ -214,8 +214,8 @@ def _shown(value: Any) -> str:
     return visible(repr(value), 80)
 
 
-def _invalid(what: str, path: Path, hint: str, code: str = "benchmark.invalid_file") -> UserError:
-    return UserError(what, visible(str(path)), hint, code=code)
+def _invalid(problem: str, path: Path, hint: str, code: str = "benchmark.invalid_file") -> UserError:
+    return UserError(problem, visible(str(path)), hint, code=code)
 
 
 def _code(what: str, path: Path) -> UserError:

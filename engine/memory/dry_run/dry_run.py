@@ -50,8 +50,8 @@ from engine.memory.formula.weights_and_state import with_copy
 from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.optimizers import make_unpaged
 from engine.methods.weights import adapter_parameters, weights_of
-from engine.training import loss, varlen_attention
 from engine.training import loss as loss_module
+from engine.training import varlen_attention
 from engine.training.batches import MicroBatch
 from engine.training.loss import answer_nll, summed_loss, supports_logits_to_keep
 from engine.training.trainer import enable_checkpointing
@@ -251,7 +251,7 @@ def training_step(
 @contextmanager
 def _few_portions() -> Iterator[None]:
     """Context in which the loss computes only 3 chunks of logits: later chunks need the same memory as the third."""
-    original = loss.logit_chunks
+    original = loss_module.logit_chunks
 
     def few(rows: int, vocabulary: int, device: str) -> list[slice]:
         return original(rows, vocabulary, device)[:3]

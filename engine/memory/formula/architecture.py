@@ -533,6 +533,6 @@ def _positive(text: Mapping[str, Any], where: str, *names: str, otherwise: int |
         if value := _count(text.get(name)):
             return value
     if otherwise is None:
-        what, hint = f"missing {names[0]} in the model configuration", "use the config.json of a causal LM"
-        raise UserError(what, where, hint, code="model.config_incomplete")
+        problem, hint = f"missing {names[0]} in the model configuration", "use the config.json of a causal LM"
+        raise UserError(problem, where, hint, code="model.config_incomplete")
     return otherwise

@@ -69,15 +69,13 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     tier: Literal["formula", "dry run"]
     """What estimated it."""
     method: str
-    """Its name."""
     device: Device
-    """Kind of device."""
     rows: StepShape
-    """Of a step."""
+    """The rows of a step."""
     micro_batch: int
     """Rows of the largest micro-batch."""
     packing: PackingMode
-    """As computed."""
+    """The layout of rows in a micro-batch that was computed."""
     gradient_checkpointing: ResolvedCheckpointing
     """As `train.gradient_checkpointing`, with `auto` resolved."""
     static: int
@@ -119,7 +117,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
 
 
 CONTEXT = 512 << 20
-"""Bytes."""
+"""Bytes of the CUDA context, the kernels that are loaded into it, and cuBLAS workspaces."""
 GAPS = 0.02
 """Fragmentation as a fraction of the tensors."""
 

@@ -176,13 +176,13 @@ def artifact_rungs(ship: Sequence[str], rungs: Sequence[Rung]) -> list[str]:
             name = f"{rung.name}{ARTIFACT_SEPARATOR}{word}"
             has_none = word == "adapter" and method_spec(rung.method).trains_weights
             if only == rung.name and has_none:
-                what = f"{rung.name} trains all weights: there is no adapter"
-                raise UserError(what, f"--ship {given}", "use merged", code="ladder.no_artifact")
+                problem = f"{rung.name} trains all weights: there is no adapter"
+                raise UserError(problem, f"--ship {given}", "use merged", code="ladder.no_artifact")
             if only in ("", rung.name) and not has_none and name not in names:
                 names.append(name)
     if lost := next((given for given, _, word in wanted if not any(name.endswith(f":{word}") for name in names)), ""):
-        what = "no rung has this artifact: all of them train all weights"
-        raise UserError(what, f"--ship {lost}", "use merged", code="ladder.no_artifact")
+        problem = "no rung has this artifact: all of them train all weights"
+        raise UserError(problem, f"--ship {lost}", "use merged", code="ladder.no_artifact")
     return names
 
 
@@ -204,15 +204,15 @@ def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> Non
     """Raises UserError for options that a ladder that runs until its questions are decided cannot have."""
     option = "--until-decided"
     if not 2 <= max_seeds <= MAX_SEEDS:
-        what, hint = f"invalid number of seeds {max_seeds}", f"use 2 to {MAX_SEEDS}"
-        raise UserError(what, "--max-seeds", hint, code="ladder.seeds")
+        problem, hint = f"invalid number of seeds {max_seeds}", f"use 2 to {MAX_SEEDS}"
+        raise UserError(problem, "--max-seeds", hint, code="ladder.seeds")
     if seeds != 1:
-        what, hint = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
-        raise UserError(what, option, hint, code="ladder.until_decided")
+        problem, hint = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
+        raise UserError(problem, option, hint, code="ladder.until_decided")
     if ship:
-        what = "artifacts are compared with a fixed number of seeds"
+        problem = "artifacts are compared with a fixed number of seeds"
         hint = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
-        raise UserError(what, option, hint, code="ladder.until_decided")
+        raise UserError(problem, option, hint, code="ladder.until_decided")
 
 
 def refuse_counts(seeds: int, learning_rates: int) -> None:
@@ -220,15 +220,15 @@ def refuse_counts(seeds: int, learning_rates: int) -> None:
     if not 1 <= seeds <= MAX_SEEDS:
         raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
     if not 1 <= learning_rates <= MAX_LEARNING_RATES:
-        what, hint = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
-        raise UserError(what, "--learning-rates", hint, code="ladder.learning_rates")
+        problem, hint = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
+        raise UserError(problem, "--learning-rates", hint, code="ladder.learning_rates")
 
 
 def parse_base_shots(shots: Sequence[int]) -> list[int]:
     """The numbers of examples without 0, the base model as it is. Raises UserError for an invalid number."""
     if wrong := [count for count in shots if not 0 <= count <= MAX_SHOTS]:
-        what, hint = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"
-        raise UserError(what, "--base-shots", hint, code="ladder.base_shots")
+        problem, hint = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"
+        raise UserError(problem, "--base-shots", hint, code="ladder.base_shots")
     return sorted({count for count in shots if count})
 
 
@@ -238,8 +238,8 @@ def refuse_missing_splits(config: Config, learning_rates: int) -> None:
         hint = "set it to a file of test rows or to a share"
         raise UserError("no test rows to score", "data.test", hint, code="ladder.no_test_rows")
     if learning_rates > 1 and config.data.validation == 0:
-        what, hint = "no validation rows to choose learning rates on", "set it to 0.05"
-        raise UserError(what, "data.validation", hint, code="ladder.no_validation_rows")
+        problem, hint = "no validation rows to choose learning rates on", "set it to 0.05"
+        raise UserError(problem, "data.validation", hint, code="ladder.no_validation_rows")
 
 
 def refuse_continued_runs(rungs: Sequence[Rung]) -> None:
@@ -256,9 +256,9 @@ def refuse_names(rungs: Sequence[Rung]) -> None:
         name = rung.name.lower()
         is_reserved = is_base(name) or (name in method_names() and name != rung.method)
         if is_reserved or names.count(name) > 1:
-            what = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
+            problem = f"{'reserved' if is_reserved else 'duplicate'} rung name {rung.name}"
             hint = "choose another name, as in --rung wide=lora,adapter.rank=64"
-            raise UserError(what, "--rung", hint, code="ladder.rung_name")
+            raise UserError(problem, "--rung", hint, code="ladder.rung_name")
 
 
 def refuse_different_work(rungs: Sequence[Rung]) -> None:
@@ -267,8 +267,8 @@ def refuse_different_work(rungs: Sequence[Rung]) -> None:
     for other in rungs[1:]:
         for key, value in work_of(other.config).items():
             if value != (expected := work_of(first.config)[key]):
-                what = f"rungs differ in {key}, {expected!r} for {first.name} and {value!r} for {other.name}"
-                raise UserError(what, "--rung", "set it for all rungs with --set", code="ladder.different_work")
+                problem = f"rungs differ in {key}, {expected!r} for {first.name} and {value!r} for {other.name}"
+                raise UserError(problem, "--rung", "set it for all rungs with --set", code="ladder.different_work")
 
 
 def work_of(config: Config) -> Flat:
@@ -344,8 +344,8 @@ def _check_name(name: str) -> None:
         raise UserError(f"invalid rung name {name!r}", "--rung", hint, code="ladder.rung_name")
 
 
-def _refuse(keys: Iterable[str], given: Flat, what: str, hint: str, code: str) -> None:
+def _refuse(keys: Iterable[str], given: Flat, problem: str, hint: str, code: str) -> None:
     """Raises UserError if one of the keys is given."""
     for key in keys:
         if key in given:
-            raise UserError(what, key, hint, code=code)
+            raise UserError(problem, key, hint, code=code)

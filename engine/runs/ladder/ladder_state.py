@@ -292,5 +292,5 @@ def gain_of_rung(ladder: Ladder, rung: str | None, against: str) -> Gain:
                 metric=metric.name,
                 gain=difference if positive else difference.negated(),
             )
-    what = f"no comparison of {rung} and {against}"
-    raise UserError(what, ladder.name, f"rungs of this ladder: {known}", "gate.no_comparison")
+    problem = f"no comparison of {rung} and {against}"
+    raise UserError(problem, ladder.name, f"rungs of this ladder: {known}", "gate.no_comparison")

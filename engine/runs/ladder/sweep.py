@@ -202,8 +202,8 @@ def parse_axes(words: Sequence[str], overrides: Flat) -> list[Axis]:
         raise UserError(f"{axes[0].key} is varied twice", "--vary", "give all values at once", code="sweep.axes")
     for axis in axes:
         if axis.key in overrides:
-            what = f"{axis.key} is set and varied"
-            raise UserError(what, "--vary", f"remove --set {axis.key}", code="sweep.key_set")
+            problem = f"{axis.key} is set and varied"
+            raise UserError(problem, "--vary", f"remove --set {axis.key}", code="sweep.key_set")
     return axes
 
 
@@ -214,12 +214,12 @@ def _axis(word: str) -> Axis:
         raise UserError(f"{word!r} is not KEY=V1,V2", "--vary", example, code="sweep.axes")
     key = key.strip()
     if key not in known_keys() or key in NOT_VARIED:
-        what = "cannot be varied" if key in NOT_VARIED else "unknown setting"
-        raise UserError(f"{what}: {key}", "--vary", "see docs/configuration.md", code="sweep.key")
+        problem = "cannot be varied" if key in NOT_VARIED else "unknown setting"
+        raise UserError(f"{problem}: {key}", "--vary", "see docs/configuration.md", code="sweep.key")
     values = [next(iter(parse_overrides([f"{key}={value}"], "--vary").values())) for value in _values(text)]
     if len(values) < 2 or any(values.count(value) > 1 for value in values):
-        what = f"{key} needs two or more different values"
-        raise UserError(what, "--vary", example, code="sweep.values")
+        problem = f"{key} needs two or more different values"
+        raise UserError(problem, "--vary", example, code="sweep.values")
     return Axis(key=key, values=values)
 
 
@@ -261,8 +261,8 @@ def make_cells(
     """
     combinations = list(itertools.product(*(axis.values for axis in axes)))
     if len(combinations) > MAX_CELLS:
-        what = f"too many ladders ({len(combinations)})"
-        raise UserError(what, "--vary", f"use fewer values: at most {MAX_CELLS} ladders", code="sweep.cells")
+        problem = f"too many ladders ({len(combinations)})"
+        raise UserError(problem, "--vary", f"use fewer values: at most {MAX_CELLS} ladders", code="sweep.cells")
     keys = [axis.key for axis in axes]
     cells = [dict(zip(keys, values, strict=True)) for values in combinations]
     return [(values, plan({**overrides, **values})) for values in cells]

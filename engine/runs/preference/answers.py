@@ -110,8 +110,8 @@ class RungAnswers:
         if [(item.prompt, item.references) for item in items] != [
             (item.prompt, item.references) for item in self.items
         ]:
-            what, hint = "the runs were scored on different test items", "compare runs on the same data"
-            raise UserError(what, file.parent.name, hint, "judge.different_items")
+            problem, hint = "the runs were scored on different test items", "compare runs on the same data"
+            raise UserError(problem, file.parent.name, hint, "judge.different_items")
         answers = [getattr(line, model) for line in lines]
         if None in answers or not any(answer.output for answer in answers):
             return  # not scored, or by the loss alone
@@ -217,9 +217,9 @@ def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, s
         names = [name.strip() for name in word.split(PAIR_SEPARATOR)]
         unknown = [name for name in names if name not in answers.outputs]
         if unknown or len(set(names)) != 2:
-            what = f"no answers of {unknown[0]!r}" if unknown else f"not two rungs: {word!r}"
+            problem = f"no answers of {unknown[0]!r}" if unknown else f"not two rungs: {word!r}"
             hint = f"use two of {', '.join(answers.outputs)}, as in --pair {','.join(answers.pairs()[0])}"
-            raise UserError(what, "--pair", hint, "judge.unknown_rung")
+            raise UserError(problem, "--pair", hint, "judge.unknown_rung")
         if not answers.seeds(*names):
             raise UserError("the rungs have no seed in common", f"--pair {word}", "choose others", "judge.no_seed")
         pairs.append((names[0], names[1]))
@@ -245,9 +245,9 @@ def text_hash(*texts: str) -> str:
 
 def _with_pairs(answers: RungAnswers, name: str) -> RungAnswers:
     if not answers.pairs():
-        what = "no two rungs have answers to the test items"
+        problem = "no two rungs have answers to the test items"
         hint = "wait until a run has finished; a metric that generates answers is needed (evaluation.metric)"
-        raise UserError(what, name, hint, "judge.no_answers")
+        raise UserError(problem, name, hint, "judge.no_answers")
     return answers
 
 

@@ -105,8 +105,8 @@ def named_judge(text: str, where: str) -> str:
     if "://" in text or "#" in text or "@" in text:
         return parse_endpoint(text, where).name
     if not text.strip():
-        do = "name a served model as http://localhost:8000/v1#NAME, or a model on this machine"
-        raise UserError("no judge", where, do, "judge.no_model")
+        hint = "name a served model as http://localhost:8000/v1#NAME, or a model on this machine"
+        raise UserError("no judge", where, hint, "judge.no_model")
     return str(with_absolute_paths({"model.id": text.strip()}, working_directory())["model.id"])
 
 

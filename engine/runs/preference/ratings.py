@@ -233,8 +233,8 @@ def read_ratings_file(file: Path) -> list[Rating]:
         try:
             ratings.append(msgspec.json.decode(line, type=Rating))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            what, hint = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
-            raise UserError(what, str(file), hint, "rating.damaged") from error
+            problem, hint = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
+            raise UserError(problem, str(file), hint, "rating.damaged") from error
     return ratings
 
 
@@ -281,8 +281,8 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
             f"the ratings are of other answers than those of {folder.subject.name}", where, hint, "rating.foreign"
         )
     if unknown:
-        what = f"{amount(len(unknown), 'rating')} of answers that have changed since the page was exported"
-        raise UserError(what, where, "export the page again", "rating.changed_items")
+        problem = f"{amount(len(unknown), 'rating')} of answers that have changed since the page was exported"
+        raise UserError(problem, where, "export the page again", "rating.changed_items")
     if len({rating.pair for rating in page.ratings}) < len(page.ratings):
         raise UserError("a pair is rated twice", where, "import the file as the page wrote it", "rating.duplicate")
     for rating in page.ratings:
@@ -294,9 +294,9 @@ def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> t
     try:
         again = [rating for rating in page.ratings if rating.pair in own.ratings]
         if again:
-            what = f"{page.rater} has rated {len(again)} of {len(page.ratings)} pairs of the file before"
+            problem = f"{page.rater} has rated {len(again)} of {len(page.ratings)} pairs of the file before"
             hint = "it was imported before, or has the name of another rater"
-            raise UserError(what, where, hint, "rating.duplicate")
+            raise UserError(problem, where, hint, "rating.duplicate")
         own.add(*page.ratings)
     finally:
         own.close()
@@ -376,6 +376,6 @@ def open_session(subject: LadderDir | RunDir, runs: Sequence[str], rater: str, g
     plan = folder.make_plan(parse_pairs(given, answers), runs, answers)
     pairs = pairs_to_rate(answers, plan, rater)
     if not pairs:
-        what, hint = "the rungs gave the same answers to all test items", "choose others with --pair"
-        raise UserError(what, subject.name, hint, "rating.no_pairs")
+        problem, hint = "the rungs gave the same answers to all test items", "choose others with --pair"
+        raise UserError(problem, subject.name, hint, "rating.no_pairs")
     return RatingSession(folder, rater, pairs, folder.open(rater))

@@ -261,5 +261,5 @@ def owner(uid: int) -> str:
         return f"uid {uid}"
 
 
-def _unusable(what: str, folder: Path) -> UserError:
-    return UserError(what, str(folder), "set FTBENCH_LOCKS to a folder that you own", "locks.folder")
+def _unusable(problem: str, folder: Path) -> UserError:
+    return UserError(problem, str(folder), "set FTBENCH_LOCKS to a folder that you own", "locks.folder")

@@ -41,6 +41,11 @@ def test_the_method_is_planned() -> None:
     assert plan["method"] == "vera" and plan["dry_run"]["training"]["total"] > 0
 
 
+def test_a_setting_that_the_method_does_not_read_is_refused() -> None:
+    done = ftbench("plan", "demo-lora", "--method", "vera", "--set", "adapter.init=pissa", "--json")
+    assert done.returncode == 2 and "plan.unread_key" in done.stderr
+
+
 def test_the_bench_lists_the_method(tmp_path: Path) -> None:
     async def story(pilot: Pilot[str], app: Workbench) -> None:
         pane = app.bench.query_one(MethodList)

@@ -249,7 +249,7 @@ class EndpointClient:
         except httpx.TimeoutException as error:
             raise _Transient(f"no answer within {self.timeout:.0f} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _Transient(self._shown(str(error) or type(error).__name__)) from error
+            raise _Transient(self._shown(str(error).rstrip(".") or type(error).__name__)) from error
         except RuntimeError as error:  # `close` of another thread
             raise RunFailed("the client was closed", "endpoint.closed") from error
         if response.is_success:

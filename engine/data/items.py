@@ -96,19 +96,22 @@ def conversations_of(
     """
     from engine.data.examples import examples_of
 
-    wanted = {*examples, *(line["where"] for line in lines)}
-    by_place = {example.where: example for example in examples_of(data) if example.where in wanted}
+    wanted = {*examples, *(line["where"].partition(EARLIER)[0] for line in lines)}
+    by_place: dict[str, Example] = {}
+    for example in examples_of(data):
+        if example.where in wanted:
+            by_place |= {part.where: part for part in (*earlier_answers(example), example)}
     if lost := next((where for where in examples if where not in by_place), ""):
         raise _changed(data, lost)
     before = [message for where in examples for message in _whole(by_place[where])]
     conversations = []
     for line in lines:
-        example = by_place.get(line["where"])
-        messages = _prompt_before(example, line["target"]) if example else None
-        if example is None or messages is None:
+        asked = by_place.get(line["where"])
+        messages = _prompt_before(asked, line["target"]) if asked else None
+        if asked is None or messages is None:
             raise _changed(data, line["where"])
         start = 1 if before and messages[0]["role"] == "system" else 0
-        conversations.append(([*messages[:start], *before, *messages[start:]], example.tools))
+        conversations.append(([*messages[:start], *before, *messages[start:]], asked.tools))
     return conversations
 
 
@@ -126,19 +129,15 @@ def _whole(example: Example) -> list[dict[str, Any]]:
 
 
 def _prompt_before(example: Example, target: str) -> list[dict[str, Any]] | None:
-    """The messages before the answer with this text, the last one if several have it; None if none has."""
+    """The messages before the last answer; None if the target is another answer.
+
+    A chat template writes more into a target than its text, such as reasoning and tool calls.
+    """
     if example.messages is None:
         same = normalized(example.completion or "") == normalized(target)
         return [{"role": "user", "content": example.prompt or ""}] if same else None
-    for number in range(len(example.messages) - 1, 0, -1):
-        message = example.messages[number]
-        if message["role"] == "assistant" and normalized(str(message.get("content") or "")) == normalized(target):
-            return [dict(earlier) for earlier in example.messages[:number]]
-    last = example.messages[-1]
-    is_call = last["role"] == "assistant" and not last.get(
-        "content"
-    )  # a target of tool calls is rendered by a template
-    return [dict(earlier) for earlier in example.messages[:-1]] if is_call else None
+    text = normalized(str(example.messages[-1].get("content") or ""))
+    return [dict(earlier) for earlier in example.messages[:-1]] if text in normalized(target) else None
 
 
 def reference_examples(example: Example) -> list[Example]:

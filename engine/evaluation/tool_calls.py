@@ -60,6 +60,15 @@ def tool_calls(output: str, target: str) -> dict[str, float]:
     return {"tool_calls": right, "function_names": names, "expected_calls": right}
 
 
+def written_calls(text: str, calls: Sequence[Any], references: Sequence[str]) -> str:
+    """An answer with the tool calls that a server took out of it, wrapped as those of the references."""
+    if not calls:
+        return text
+    expected = next(filter(None, map(find_calls, references)), [])
+    before, after = expected[0].marks if expected else ("<tool_call>", "</tool_call>")
+    return "\n".join(filter(None, [text.strip(), f"{before}{json.dumps(calls, ensure_ascii=False)}{after}"]))
+
+
 def makes_call(text: str) -> bool:
     """Whether a text has a tool call, or begins one."""
     return bool(_CALL_MARK.search(text) or find_calls(text))

@@ -129,16 +129,16 @@ def ask_served(
     known = _known(place / "answers.jsonl")
     state = summarize_use(model, [known[key] for key in keys])
     if state.status == "finished":
-        outputs = [answer.text if (answer := known[key].answer) else "" for key in keys]
+        answers = [answer for key in keys if (answer := known[key].answer)]
+        outputs, calls = [answer.text for answer in answers], [answer.calls for answer in answers]
         references = [line.get("references") or [line["target"]] for line in lines]
-        question = {"metric": metric, "outputs": outputs, "references": references}
+        question = {"metric": metric, "outputs": outputs, "calls": calls, "references": references}
         scores = ask("ladder.score_answers", {**question, "tags": config.evaluation.reasoning_tags}, print)
         written = [
             {**{name: line[name] for name in ("item", "where", "prompt", "target")}}
             | {name: line[name] for name in ("references", "group") if name in line}
-            | {"base": {"output": output, **score, "ended": answered.answer.finish != "length"}, "tuned": None}
-            for line, output, score, answered in zip(lines, outputs, scores, map(known.get, keys), strict=True)
-            if answered is not None and answered.answer is not None
+            | {"base": {**score, "ended": answer.finish != "length"}, "tuned": None}
+            for line, score, answer in zip(lines, scores, answers, strict=True)
         ]
         write_atomically(place / "predictions.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in written))
     write_atomically(place / "served.json", msgspec.json.format(msgspec.json.encode(state), indent=1))
@@ -208,7 +208,7 @@ def summarize_use(model: ServedModel, answers: list[ServedAnswer]) -> ServedStat
         endpoint=model.endpoint,
         answers=len(given),
         cut=sum(answer.finish == "length" for answer in given),
-        empty=sum(not answer.text.strip() for answer in given),
+        empty=sum(not answer.text.strip() and not answer.calls for answer in given),
         reasoning=sum(bool(answer.reasoning) for answer in given),
         refused=dict(refused),
         prompt_tokens=sum(prompt) if counted else None,

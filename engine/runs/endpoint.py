@@ -6,6 +6,7 @@ the command line, which other users of the machine can read.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -105,6 +106,8 @@ class ChatAnswer(msgspec.Struct, kw_only=True, frozen=True):
     """'' for an empty answer."""
     reasoning: str = ""
     """What the server returned separately from the answer."""
+    calls: list[dict[str, Any]] = []
+    """Tool calls that the server found in the answer and returned separately: `name` and `arguments` of each."""
     finish: str = ""
     """`stop` if the model ended the answer, `length` if it was cut off; '' if the server does not say."""
     prompt_tokens: int | None = None
@@ -219,11 +222,11 @@ class EndpointClient:
         """
         request = {
             "model": self.endpoint.model,
-            "messages": [dict(message) for message in messages],
+            "messages": _api_messages(messages),
             "max_tokens": max_tokens,
             "temperature": 0,
             "stream": False,
-        } | ({"tools": list(tools)} if tools else {})
+        } | ({"tools": list(map(_api_tool, tools))} if tools else {})
         for attempt in range(1, tries + 1):
             began = time.monotonic()
             try:
@@ -313,6 +316,7 @@ class EndpointClient:
         return ChatAnswer(
             text=_text(message.content),
             reasoning=message.reasoning_content or message.reasoning or "",
+            calls=[_call(one) for one in message.tool_calls or []],
             finish=choice.finish_reason or "",
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
@@ -328,6 +332,7 @@ class _Message(msgspec.Struct):
     content: str | list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    tool_calls: list[Any] | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -350,6 +355,44 @@ def _text(content: str | list[Any] | None) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content or ""
+
+
+def _call(content: Any) -> dict[str, Any]:
+    """Name and arguments of a tool call; arguments that are not JSON stay text."""
+    function = content.get("function") if isinstance(content, dict) else None
+    function = function if isinstance(function, dict) else {}
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            arguments = msgspec.json.decode(arguments)
+    return {"name": function.get("name"), "arguments": arguments}
+
+
+def _api_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the API takes them: tool calls with ids and with arguments as text, results with the calls' ids."""
+    converted: list[dict[str, Any]] = []
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        shown = dict(message)
+        if calls := shown.get("tool_calls"):
+            waiting = [str(call.get("id") or f"call_{number}_{place}") for place, call in enumerate(calls)]
+            shown["tool_calls"] = [_api_call(call, name) for call, name in zip(calls, waiting, strict=True)]
+            shown.setdefault("content", "")
+        elif shown.get("role") == "tool" and not shown.get("tool_call_id") and waiting:
+            shown["tool_call_id"] = waiting.pop(0)
+        converted.append(shown)
+    return converted
+
+
+def _api_call(call: Mapping[str, Any], name: str) -> dict[str, Any]:
+    function = dict(call.get("function") or call)
+    if not isinstance(function.get("arguments"), str):
+        function["arguments"] = msgspec.json.encode(function.get("arguments") or {}).decode()
+    return {"id": name, "type": "function", "function": function}
+
+
+def _api_tool(tool: Any) -> Any:
+    return tool if not isinstance(tool, dict) or "function" in tool else {"type": "function", "function": tool}
 
 
 def _error_text(body: bytes) -> str:

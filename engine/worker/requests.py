@@ -150,13 +150,23 @@ def served_items(arguments: dict[str, Any], progress: Progress) -> Any:
 
 
 def score_answers(arguments: dict[str, Any], progress: Progress) -> Any:
-    """The scores of answers by a metric, against the best of their references."""
+    """The answers of a served model with their tool calls, and their scores against the best of their references."""
     from engine.evaluation.metrics import best_score, is_formatted
+    from engine.evaluation.tool_calls import written_calls
 
     metric, tags = arguments["metric"], arguments["tags"]
-    pairs = zip(arguments["outputs"], arguments["references"], strict=True)
+    pairs = [
+        (written_calls(output, calls, references), references)
+        for output, calls, references in zip(
+            *(arguments[name] for name in ("outputs", "calls", "references")), strict=True
+        )
+    ]
     return [
-        {"scores": best_score(metric, output, references, tags), "formatted": is_formatted(metric, output)}
+        {
+            "output": output,
+            "scores": best_score(metric, output, references, tags),
+            "formatted": is_formatted(metric, output),
+        }
         for output, references in pairs
     ]
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import msgspec
 import pytest
 import tomli
 from command import MICRO
@@ -17,12 +18,16 @@ from planted_judge import completion, plant_answers, planted
 
 from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Preset, resolve
+from engine.config.schema import Data, Model
+from engine.data.prepare import prepare
 from engine.evaluation.automatic_metric import AnswerProfile, MetricChoice, decide
+from engine.evaluation.predictions import ScoredItem, write_items
 from engine.ladder import served as served_module
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.results import LadderResults, collect, read_finished
 from engine.ladder.sentences import conclude
 from engine.ladder.served import ask_served, check_served, collect_served, record_failure
+from engine.methods.model_source import load_tokenizer
 from engine.runs import endpoint
 from engine.runs.ladder.ladder_dir import LadderDir, iterate, plan_text
 from engine.runs.ladder.ladder_plan import make_plan, served_models
@@ -52,7 +57,10 @@ def ladder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LadderDir:
                 for line in arguments["lines"]
             ]
         pairs = zip(arguments["outputs"], arguments["references"], strict=True)
-        return [{"scores": {"exact_match": float(output in refs)}, "formatted": None} for output, refs in pairs]
+        return [
+            {"output": output, "scores": {"exact_match": float(output in refs)}, "formatted": None}
+            for output, refs in pairs
+        ]
 
     monkeypatch.setattr(served_module, "ask", ask)
     return folder
@@ -192,6 +200,55 @@ def test_a_wrong_name_and_a_metric_without_generated_answers_are_refused_before_
         check_served([], "choice", True, True)
     with pytest.raises(RunFailed):
         check_served([ServedModel(name="big", endpoint=server.name)], "json", False, True)
+
+
+def test_every_answer_of_a_conversation_with_tool_calls_is_asked_and_scored(tmp_path: Path) -> None:
+    """In the API calls have ids, and arguments as text; an answer of calls alone is not empty."""
+    call = {"function": {"name": "weather", "arguments": {"city": "Oslo"}}}
+
+    def chat(number: int) -> list[dict[str, Any]]:
+        return [
+            {"role": "user", "content": f"the weather {number}?"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": '{"degrees": 3}'},
+            {"role": "assistant", "content": f"3 degrees, {number}."},
+        ]
+
+    file = tmp_path / "calls.jsonl"
+    file.write_text(
+        "".join(json.dumps({"messages": chat(n), "tools": [{"name": "weather"}]}) + "\n" for n in range(30))
+    )
+    data = Data(id=str(file), test=0.2)
+    prepared = prepare(data, 512, load_tokenizer(Model(chat_template="tools-plain")))
+    items = prepared.test_items
+    assert len(items) == 2 * len(prepared.test)
+    predictions = tmp_path / "predictions.jsonl"
+    write_items(predictions, items, ["asked"] * len(items), None, [ScoredItem(1.0, 2, "x", {})] * len(items))
+
+    def reply(request: dict[str, Any]) -> dict[str, Any]:
+        assert request["tools"] == [{"type": "function", "function": {"name": "weather"}}]
+        *_, last = request["messages"]
+        if last["role"] == "user":
+            function = {"name": "weather", "arguments": '{"city": "oslo"}'}
+            body = completion(None, tool_calls=[{"id": "a", "type": "function", "function": function}])
+            return {"status": 200, "body": body}
+        (earlier,) = [message for message in request["messages"] if message.get("tool_calls")]
+        (made,) = earlier["tool_calls"]
+        assert made["type"] == "function" and json.loads(made["function"]["arguments"]) == {"city": "Oslo"}
+        assert last["tool_call_id"] == made["id"]
+        return {"status": 200, "body": completion("3 degrees.")}
+
+    folder, _ = made_ladder(tmp_path / "runs", seeds=(0,))
+    config = msgspec.structs.replace(CONFIG, data=data)
+    with planted(reply) as server:
+        model = ServedModel(name="big", endpoint=server.name)
+        state = ask_served(folder, model, config, predictions, "tool_calls", StopRequest())
+    assert (state.status, state.use.answers, state.use.empty) == ("finished", len(items), 0)
+    lines = [
+        json.loads(line) for line in (folder.path / "served" / "big" / "predictions.jsonl").read_text().splitlines()
+    ]
+    assert [line["base"]["scores"]["tool_calls"] for line in lines] == [1.0] * len(items)
+    assert all("weather" in line["base"]["output"] for line in lines if "answer 1" in line["where"])
 
 
 @pytest.mark.slow

@@ -277,6 +277,7 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
     low, high = _scale(ladder, decisions)
     metric = ladder_metric(ladder).name
     return LadderSummary(
+        is_loss=ladder_metric(ladder).is_loss,
         headline=" ".join(headline),
         rows=[_summary_row(ladder, decisions, row, (low, high)) for row in ladder.rows if row.name != BASE_4BIT],
         scale=[score_format.score(end, metric) for end in (low, high)],

@@ -171,7 +171,6 @@ def base_fact(check: Fidelity, candidate: MergeCandidate) -> tuple[str, str]:
     return ("on the 4-bit base" if candidate.kept else "on the 16-bit base, as vLLM loads it"), score
 
 
-SUMMARY_HEADS = ("rung", "score", "share of gain", "cost", "peak", "artifact")
 DRAWN = {"line": "─", "mean": "●", "left": "├", "right": "┤"}
 ASCII_DRAWN = {"line": "-", "mean": "o", "left": "[", "right": "]"}
 MIN_DRAWN, MAX_DRAWN = 12, 40
@@ -181,10 +180,11 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
     """The summary's table in lines of at most `columns` characters: the values of a rung, then its drawn interval with
     the decision, and the values for which the line above has no room.
     """
-    table = [list(SUMMARY_HEADS)]
+    heads = ["rung", summary.score_title, "share of gain", "cost", "peak", "artifact"]
+    table = [heads]
     for row in summary.rows:
         table.append([visible(row.title, 24), row.score, row.share, row.cost, row.memory, row.artifact])
-    known = [place for place in range(len(SUMMARY_HEADS)) if place < 2 or any(line[place] for line in table[1:])]
+    known = [place for place in range(len(heads)) if place < 2 or any(line[place] for line in table[1:])]
     widths = {place: max(len(line[place]) for line in table) for place in known}
     first: list[int] = []
     for place in known:
@@ -192,7 +192,7 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
             first.append(place)
     below = []
     for row, line in zip(summary.rows, table[1:], strict=True):
-        others = [f"{SUMMARY_HEADS[place]} {line[place]}" for place in known if place not in first and line[place]]
+        others = [f"{heads[place]} {line[place]}" for place in known if place not in first and line[place]]
         below.append("; ".join(filter(None, [row.decision, *others])))
     wide = max(MIN_DRAWN, min(MAX_DRAWN, columns - widths[0] - 4 - max(map(len, below), default=0)))
     texts = ["  ".join((line[place] or "–").ljust(widths[place]) for place in first).rstrip() for line in table]
@@ -202,8 +202,9 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
         if row.drawn or facts:
             lines.append(f"{'':{widths[0]}}  {_drawn(row.drawn, wide, ascii_only)}  {facts}".rstrip())
     ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
+    of = f"{summary.score_title}; lower is better" if summary.is_loss else summary.score_title
     about = f"cost ({summary.cost}) and share of gain: relative to {summary.reference}"
-    return [line[:columns] for line in (*lines, f"{'':{widths[0]}}  {ends}  95% CI of the score", about)]
+    return [line[:columns] for line in (*lines, f"{'':{widths[0]}}  {ends}  95% CI of the {of}", about)]
 
 
 def _drawn(ends: Sequence[float], columns: int, ascii_only: bool) -> str:

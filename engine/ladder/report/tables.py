@@ -140,7 +140,7 @@ def summary_table(summary: LadderSummary) -> ReportTable:
     """One line per rung: score, share of the gain, costs and the decision on it."""
     relative = f"share of {of_reference(summary)}"
     columns = [
-        ReportColumn("score, 95% CI"),
+        ReportColumn("held-out loss, nats/token, 95% CI" if summary.is_loss else "score, 95% CI"),
         ReportColumn("gain", relative, unmeasured=""),
         ReportColumn(summary.cost, relative, unmeasured=""),
         ReportColumn("peak memory", unmeasured=""),

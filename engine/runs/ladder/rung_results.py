@@ -302,6 +302,13 @@ class LadderSummary(Struct, kw_only=True):
     """The share of the gain in the rule of thumb."""
     rule_cost: float
     """The share of the cost in the rule of thumb."""
+    is_loss: bool = False
+    """Whether the scores are held-out losses in nats/token: lower is better."""
+
+    @property
+    def score_title(self) -> str:
+        """What the scores are, in heads of tables."""
+        return "loss" if self.is_loss else "score"
 
 
 class BenchmarkRow(Struct, kw_only=True):

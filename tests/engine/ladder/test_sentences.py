@@ -29,6 +29,7 @@ from engine.ladder.phrases import (
     sample_size,
 )
 from engine.ladder.recommendation import summarize
+from engine.ladder.report.tables import summary_table
 from engine.ladder.results import LadderResults
 from engine.ladder.sentences import verdict
 from engine.ladder.statistics import ItemScores
@@ -36,6 +37,7 @@ from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.preferences import NOT_READ
 from engine.runs.ladder.rung_results import RentalPrice, RungResult, SeedRange
 from engine.runs.run.result import MeasuredPeak
+from engine.runs.score_format import summary_lines
 
 ITEMS = 300
 
@@ -220,4 +222,7 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert ladder.work
     ladder.work.metric = "open"
     assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
+    summary = summarize(ladder)
+    assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
+    assert "held-out loss" in summary_table(summary).columns[0].head
     assert row(ladder, "qlora").share_of_gain

@@ -48,6 +48,16 @@ CHUNK_MULTIPLE = {"cpu": SHAPE_MULTIPLE["cpu"], "cuda": 128}
 """Chunks have a multiple of this many rows: matrix products on tensor cores are computed in tiles of 128 rows, and a
 partly filled tile takes as long as a full one (NVIDIA, Matrix Multiplication Background User's Guide, section 3)."""
 
+ANSWERED_TOGETHER = {"cpu": 32, "cuda": 256}
+"""Rows generated at a time at most, with `evaluation.batch = "auto"`. On a GPU a decoding step launches the same
+kernels for any number of rows, and reads the weights once."""
+
+
+def answers_together(setting: int | Literal["auto"], device: str) -> int:
+    """Rows generated at a time if memory suffices; `setting`: `evaluation.batch`."""
+    return ANSWERED_TOGETHER[device] if setting == "auto" else setting
+
+
 REFILL_FRACTION = 4
 """During generation, waiting prompts are prefilled when one in this many rows of the batch is free: prefilling them one
 by one would cost more than idle rows."""

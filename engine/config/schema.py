@@ -226,8 +226,9 @@ class Evaluation(Section, frozen=True):
     a ladder with served models."""
     rows: Positive | None = None
     """Maximum number of test items (prompts) to score, selected by content hash; unset: all."""
-    batch: Positive = 32
-    """Rows generated at a time; halved on out-of-memory errors."""
+    batch: Positive | Literal["auto"] = "auto"
+    """Rows generated at a time; halved on out-of-memory errors. auto: on a CPU 32; on a GPU, where a step takes about
+    the same time for more rows, as many as are predicted to fit, at most 256."""
     when: Literal["both", "after", "never"] = "both"
     """Score the test rows before and after training, only after it, or never."""
     base_shots: list[Positive] = field(default_factory=list)

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from engine.config.batch_limits import MAX_TOKENS
+from engine.config.batch_limits import MAX_TOKENS, answers_together
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
@@ -297,7 +297,8 @@ def _answer(
     if not metric.needs_answers:
         checked.items = [ScoredItem.of(loss) for loss in losses]
         return
-    generator = Generator(own, evaluation.max_new_tokens, evaluation.batch, device, ends, checked.warn)
+    batch = answers_together(evaluation.batch, device)
+    generator = Generator(own, evaluation.max_new_tokens, batch, device, ends, checked.warn)
     started = time.monotonic()
     outputs = _outputs(model, generator, evaluation.metric, items, scored, packing, checked, progress)
     checked.seconds = time.monotonic() - started

@@ -14,6 +14,7 @@ from statistics import median
 import msgspec
 
 from engine.config import quantities
+from engine.config.batch_limits import answers_together
 from engine.config.errors import RunFailed, UserError
 from engine.config.files import read_item_lines
 from engine.config.method_specs import method_spec
@@ -46,7 +47,8 @@ PROBE_STEPS = 4
 
 def probe_config(config: Config) -> Config:
     """A few steps and one batch of answers; an upper bound, because an untrained model generates longer answers."""
-    rows = min(config.evaluation.batch, config.evaluation.rows or config.evaluation.batch)
+    batch = answers_together(config.evaluation.batch, "cpu")
+    rows = min(batch, config.evaluation.rows or batch)
     return with_settings(
         config,
         {

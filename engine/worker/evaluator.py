@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import schema
+from engine.config.batch_limits import answers_together
 from engine.config.files import write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import percent
@@ -115,7 +116,8 @@ class Evaluator:
         """Create the scorer from the model's configuration; runs no forward pass."""
         evaluation = self.config.evaluation
         ends = end_tokens(self.tokenizer, base, self.rows.train)
-        batch = 1 if packing == ONE_ROW else evaluation.batch  # padding in front of a prompt would change its answer
+        # Padding in front of a prompt would change the answer of such a model.
+        batch = 1 if packing == ONE_ROW else answers_together(evaluation.batch, self.device)
         generator = Generator(self.tokenizer, evaluation.max_new_tokens, batch, self.device, ends, self.log.warn)
         self.packing = packing
         self.scorer = Scorer(evaluation.metric, generator, packing, self.tokenizer.pad_token_id, self.device)
@@ -296,7 +298,7 @@ class BenchmarkScorer:
                 def progress(done: int, total: int, name: str = benchmark.name) -> None:
                     self.log.progress(f"benchmark {name}", done, total)
 
-                batch = self.settings.batch
+                batch = answers_together(self.settings.batch, "cpu")  # the worker has decided for its device
                 scores = score_benchmark(model, self.tokenizer, benchmark, batch, progress)
                 if ranks.is_first:
                     write_scores(path, scores)

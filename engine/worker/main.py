@@ -56,7 +56,7 @@ from engine.worker.model_loading import (
     load_model,
 )
 from engine.worker.outcome import RunOutcome, outcome_of_error, write_outcome
-from engine.worker.planning import decide_packing
+from engine.worker.planning import decide_packing, with_answer_batch
 from engine.worker.run_log import EarlierWorkers, RunLog, earlier_workers
 from engine.worker.training_phase import train
 
@@ -123,6 +123,7 @@ def _execute_phases(
     refuse_rows(config, rows)
     model_config = config_of(config.model)
     refuse_model(config, model_config, machine)
+    config = with_answer_batch(config, model_config, machine, rows, ranks, meters)
     if ranks.is_first:
         refuse_small_disk(run_dir, config, model_config, machine)
     ranks.broadcast(lambda: copy_initial_weights(config, run_dir, model_config, rows, log))

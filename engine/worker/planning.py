@@ -18,7 +18,7 @@ from engine.config.activation_checkpointing import (
     stronger_than,
 )
 from engine.config.automatic_optimizer import automatic_on_resume
-from engine.config.batch_limits import mixing_reason, row_separation
+from engine.config.batch_limits import answers_together, mixing_reason, row_separation
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import with_settings
@@ -32,8 +32,10 @@ from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import refuse_rows
 from engine.evaluation.score import general_rows, vocabulary_of
-from engine.memory.dry_run.plan import RunEstimates, estimate_run, with_packing
+from engine.memory.dry_run.plan import RunEstimates, estimate_run, run_query, with_packing
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
+from engine.memory.formula.automatic import resolve_answers
+from engine.memory.formula.estimate import StepShape
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods.machine import Machine, compute_dtype, is_out_of_memory, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
@@ -44,6 +46,7 @@ from engine.training.batches import (
     BatchSampler,
     Packing,
     Sharing,
+    answer_tokens,
     choose_packing,
     decide_sharing,
     has_adapter_dropout,
@@ -102,6 +105,27 @@ def describe_workload(config: Config) -> dict[str, Any]:
         "machine": machine_facts(this_machine()),
         "warnings": [{"code": notice.code, "text": notice.text} for notice in (*rows.warnings, *notices)],
     }
+
+
+def with_answer_batch(
+    config: Config, model_config: Any, machine: Machine, rows: Prepared, ranks: Ranks, meters: Meters
+) -> Config:
+    """The configuration with the number of rows that `evaluation.batch = "auto"` generates at a time: on a GPU as many
+    as are predicted to fit, before weights are loaded. The memory probe measures it, and reduces it if needed.
+    """
+    if config.evaluation.batch != "auto":
+        return config
+    if machine.device == "cpu":
+        return with_settings(config, {"evaluation.batch": answers_together("auto", "cpu")})
+    longest = rows.train[int(lengths_of(rows.train).argmax())]
+    length, answer = len(longest.input_ids), answer_tokens(longest)
+    prompt = int(lengths_of(rows.test).max()) if len(rows.test) else length
+    step = StepShape(count=config.train.batch, length=length, answer=answer, prompt=prompt)
+    limit = min(ranks.all_gather(available_memory(meters)))
+    try:
+        return resolve_answers(run_query(config, model_config.to_dict(), machine, step, limit)).config
+    except UserError:  # no formula for this architecture: what any GPU with room for its weights has room for
+        return with_settings(config, {"evaluation.batch": answers_together("auto", "cpu")})
 
 
 def _fingerprints(

@@ -266,7 +266,7 @@ class DataWorkload:
         """Tensors for a dry run; None with FlashAttention, whose packed rows the dry run cannot use."""
         if uses_flash_attention(config, self.machine):
             return None
-        return self.worst_case(config, micro_batch).work(config, micro_batch)
+        return self.worst_case(config, micro_batch).work(config, micro_batch, self.machine.device)
 
 
 def read_rows(config: schema.Config, model_config: Any, machine: Machine, given: bool) -> DataWorkload | str:
@@ -398,7 +398,7 @@ def estimate_run(
     `limit`: bytes available to tensors on a GPU, for which `auto` settings are chosen. `micro_batch` is used where it
     is None or activation checkpointing is configured.
     """
-    query = _query(config, model_config.to_dict(), machine, batches.rows(), limit)
+    query = run_query(config, model_config.to_dict(), machine, batches.rows(), limit)
     chooses = limit is not None and config.train.gradient_checkpointing == "auto"
     chosen = query.with_micro_batch(micro_batch)
     if machine.device == "cpu":
@@ -426,7 +426,7 @@ def estimate_run(
     return RunEstimates(estimates, again, chosen.config)
 
 
-def _query(
+def run_query(
     config: schema.Config, model_config: dict[str, Any], machine: Machine, rows: StepShape, limit: int | None
 ) -> FitQuery:
     """The run as a question to the plan; estimates include the CUDA context, which `limit` does not."""
@@ -439,4 +439,6 @@ def _query(
 def _dry_run_of(chosen: FitQuery, model_config: Any, machine: Machine, batches: WorstCaseBatches) -> MemoryEstimate:
     micro_batch = chosen.config.train.micro_batch
     assert isinstance(micro_batch, int)
-    return dry_run(chosen.config, model_config, machine, chosen.rows, batches.work(chosen.config, micro_batch))
+    return dry_run(
+        chosen.config, model_config, machine, chosen.rows, batches.work(chosen.config, micro_batch, machine.device)
+    )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from engine.config import schema
+from engine.config.batch_limits import answers_together
 from engine.config.metric_specs import metric_spec
 from engine.data.prepared import answer_tokens_of, lengths_of
 from engine.data.rows import Row
@@ -68,8 +69,8 @@ class WorstCaseBatches:
             micro_batches(self.step, micro_batch, self.packing), key=lambda rows: -relative_memory(rows, self.packing)
         )
 
-    def work(self, config: schema.Config, micro_batch: int) -> StepTensors:
-        """Tensors for a dry run, on the CPU."""
+    def work(self, config: schema.Config, micro_batch: int, device: str) -> StepTensors:
+        """Tensors for a dry run of a device, on the CPU."""
         groups, packing = self.groups(micro_batch), self.packing
         held_out = self.held_out or groups[0]
         return StepTensors(
@@ -77,7 +78,7 @@ class WorstCaseBatches:
             max(map(len, groups)),
             [collate(group, packing, self.pad, "cpu") for group in groups[:2]],
             collate(held_out, packing, self.pad, "cpu"),
-            answers_for(config, self.prompts, self.choice),
+            answers_for(config, self.prompts, self.choice, device),
         )
 
 
@@ -164,14 +165,15 @@ def synthetic_tensors(
     groups = list(micro_batches(step, micro_batch, packing))
     held_out = next(held_out_batches(many, packing, machine.device, vocabulary, answers_only=True))
     packing = replace(packing, mode="padded") if varlen else packing
+    batch = answers_together(config.evaluation.batch, machine.device)
     # The first tokens differ, so that the prompts have no common prefix.
-    prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(config.evaluation.batch)]
+    prompts = [[number % vocabulary, *[0] * (rows.prompted - 1)] for number in range(batch)]
     return StepTensors(
         packing,
         len(groups[0]),
         [collate(group, packing, 0, "cpu") for group in groups[:2]],
         collate(held_out, packing, 0, "cpu"),
-        answers_for(config, prompts, rows.answer),
+        answers_for(config, prompts, rows.answer, machine.device),
     )
 
 
@@ -181,10 +183,13 @@ def _synthetic_ids(rows: StepShape, vocabulary: int) -> Iterator[list[int]]:
         yield [0] * rows.shared + [1 + number % (vocabulary - 1)] * (rows.length - rows.shared)
 
 
-def answers_for(config: schema.Config, prompts: Sequence[Sequence[int]], choice: int) -> WorstCaseAnswers | None:
+def answers_for(
+    config: schema.Config, prompts: Sequence[Sequence[int]], choice: int, device: str
+) -> WorstCaseAnswers | None:
     """The largest generation batch of `config`. `choice`: tokens of the longest choice."""
     evaluation = config.evaluation
     if not metric_spec(evaluation.metric).needs_answers or evaluation.when == "never":
         return None
     choosing = metric_spec(evaluation.metric).picks_from_choices
-    return longest_answers(prompts, evaluation.batch, choice if choosing else evaluation.max_new_tokens, choosing)
+    batch = answers_together(evaluation.batch, device)
+    return longest_answers(prompts, batch, choice if choosing else evaluation.max_new_tokens, choosing)

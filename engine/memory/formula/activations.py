@@ -33,6 +33,7 @@ from engine.config.batch_limits import (
     MAX_TOKENS,
     REFILL_FRACTION,
     SPARE_CACHE_COLUMNS,
+    answers_together,
 )
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.config.metric_specs import metric_spec
@@ -265,9 +266,10 @@ def kv_cache_bytes(shape: Architecture, rows: int, columns: int, size: int) -> i
 
 def prefill_shape(config: schema.Config, rows: StepShape, device: Device) -> MicroBatchShape:
     """The prompts of one prefill: a batch, limited by the tokens of a padded micro-batch."""
-    count = min(config.evaluation.batch, max(1, MAX_TOKENS[device] // rows.prompted))
+    batch = answers_together(config.evaluation.batch, device)
+    count = min(batch, max(1, MAX_TOKENS[device] // rows.prompted))
     if metric_spec(config.evaluation.metric).picks_from_choices:
-        count = config.evaluation.batch
+        count = batch
     elif device == "cpu":  # the largest number of rows that needs no padding rows
         count = 1 << (count.bit_length() - 1) if count < 16 else count // 16 * 16
     return _pass(count, rows.prompted)
@@ -290,11 +292,11 @@ def moments(
 
     `size`: bytes per logit, in addition `accumulator` while the head runs. `copies`: as `copies_shared_matrices`.
     """
-    batch, length = config.evaluation.batch, rows.prompted
+    batch, length = answers_together(config.evaluation.batch, device), rows.prompted
     read = prefill_shape(config, rows, device)
     kept = kv_cache_bytes(shape, read.rows, length, size)
     if metric_spec(config.evaluation.metric).picks_from_choices:
-        return [(kept, read), _choices(shape, config, rows, size, accumulator, kept)]
+        return [(kept, read), _choices(shape, batch, rows, size, accumulator, kept)]
     places = _filled(batch, device)
     filled = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
     whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
@@ -320,12 +322,12 @@ def _by_library(shape: Architecture, batch: int, length: int, size: int, copies:
 
 
 def _choices(
-    shape: Architecture, config: schema.Config, rows: StepShape, size: int, accumulator: int, kept: int
+    shape: Architecture, batch: int, rows: StepShape, size: int, accumulator: int, kept: int
 ) -> tuple[int, MicroBatchShape]:
     """Choice scoring: the keys and values of prompts are copied for the choices of one layer at a time."""
-    choices = max(1, min(MAX_CHOICES_PER_PROMPT * config.evaluation.batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
+    choices = max(1, min(MAX_CHOICES_PER_PROMPT * batch, MAX_CHOICE_TOKENS // max(1, rows.answer)))
     copied = 2 * 2 * shape.key * choices * (rows.prompted + rows.answer) * size
-    scores = 2 * config.evaluation.batch * shape.vocabulary * 4
+    scores = 2 * batch * shape.vocabulary * 4
     logits = choices * rows.answer * shape.vocabulary * (size + accumulator) + scores
     return kept + max(copied, logits), _pass(choices, rows.answer)
 

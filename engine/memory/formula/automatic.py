@@ -30,7 +30,7 @@ from engine.config.activation_checkpointing import (
 from engine.config.automatic_optimizer import automatic_optimizer
 from engine.config.method_specs import method_spec
 from engine.memory.formula.estimate import MemoryEstimate
-from engine.memory.formula.fit import FitQuery, classify_fit, largest_micro_batch
+from engine.memory.formula.fit import FitQuery, classify_fit, largest_evaluation_batch, largest_micro_batch
 from engine.memory.formula.weights_and_state import shard_count
 
 ENOUGH_TOKENS = 2048
@@ -45,7 +45,14 @@ def resolve_automatic(query: FitQuery) -> FitQuery:
         return whole if whole.fits() else resolve_automatic(query.with_settings({"train.parallelism": "fsdp"}))
     if shard_count(query.config) > 1 and method_spec(query.config.method).trains_weights:
         query = query.with_settings({"optimizer.name": "adamw"})  # 8-bit state cannot be sharded
-    return resolve_optimizer(_resolve_activations(query))
+    return resolve_answers(resolve_optimizer(_resolve_activations(query)))
+
+
+def resolve_answers(query: FitQuery) -> FitQuery:
+    """Replace `auto` of the rows that are generated at a time: the most that are predicted to fit."""
+    if query.config.evaluation.batch != "auto":
+        return query
+    return query.with_settings({"evaluation.batch": max(1, largest_evaluation_batch(query).value)})
 
 
 def resolve_optimizer(query: FitQuery, fits: bool | None = None) -> FitQuery:

@@ -13,7 +13,13 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from engine.config.batch_limits import HELD_OUT_ROWS, MAX_MASKED_TOKENS, MAX_TOKENS, PACKED_MEAN_LENGTH
+from engine.config.batch_limits import (
+    HELD_OUT_ROWS,
+    MAX_MASKED_TOKENS,
+    MAX_TOKENS,
+    PACKED_MEAN_LENGTH,
+    answers_together,
+)
 from engine.config.method_specs import QLORA
 from engine.config.preset import with_settings
 from engine.config.schema import Config
@@ -159,7 +165,7 @@ def largest_evaluation_batch(query: FitQuery) -> LargestFit:
         estimate = query.with_settings({"evaluation.batch": rows}).formula_estimate()
         return query.scale.evaluation_peak(estimate) + query.budget.process_overhead <= query.budget.free
 
-    batch = query.config.evaluation.batch
+    batch = answers_together(query.config.evaluation.batch, query.budget.device)
     return (
         LargestFit(value=batch, limited_by="nothing")
         if fits(batch)
@@ -240,7 +246,11 @@ def changes(
 def _alone(
     query: FitQuery, qlora: tuple[Config, FormulaCorrection] | None, positions: int | None
 ) -> Iterator[Remedy | None]:
-    if 0 < (largest := largest_evaluation_batch(query).value) < query.config.evaluation.batch:
+    if (
+        0
+        < (largest := largest_evaluation_batch(query).value)
+        < answers_together(query.config.evaluation.batch, query.budget.device)
+    ):
         yield _change(query, {"evaluation.batch": largest})
     if 0 < (largest := largest_micro_batch(query).value) < query.formula_estimate().micro_batch:
         yield _change(query, {"train.micro_batch": largest})

@@ -127,7 +127,7 @@ def assert_planned(made: Any, config: Config) -> None:
     own = planned.worst_case(config, 4)
     assert planned.whole.rows >= 1 and own.step and own.rows().count >= 1
     assert bool(own.prompts) == bool(made.test_items)
-    own.work(config, 4)
+    own.work(config, 4, machine.device)
 
 
 @pytest.mark.parametrize("kind", CONTENTS)

@@ -62,7 +62,8 @@ def test_layers_recompute_only_where_fewer_rows_would_use_the_gpu_badly() -> Non
 
 
 def test_what_is_configured_stays() -> None:
-    fixed = asked("lora", gpu_budget(20), train__gradient_checkpointing=False, train__micro_batch=7)
+    settings = {"train__gradient_checkpointing": False, "train__micro_batch": 7, "evaluation__batch": 16}
+    fixed = asked("lora", gpu_budget(20), **settings)
     assert resolve_automatic(fixed) == fixed
     assert chosen(asked("lora", gpu_budget(79.2), train__micro_batch=3))[1] == 3
     for setting, gib in itertools.product((True, 2, "offload"), (40, 4)):
@@ -112,3 +113,18 @@ def test_optimizer_state_is_paged_only_where_the_run_does_not_fit_with_headroom(
         assert resolve_automatic(asked(method, memory(gib), optimizer__name="auto")).config.optimizer.name == "adamw"
     for name in ("adamw", "adamw_8bit", "paged_adamw_8bit"):
         assert resolve_automatic(asked(method, gpu_budget(80), optimizer__name=name)).config.optimizer.name == name
+
+
+def test_as_many_answers_are_generated_at_a_time_as_fit() -> None:
+    rows = []
+    for gib in (8, 12, 24, 80):
+        query = resolve_automatic(asked("qlora", gpu_budget(gib), evaluation__max_new_tokens=512))
+        rows.append(query.config.evaluation.batch)
+        estimate = query.formula_estimate()
+        assert estimate.evaluation.total + query.budget.process_overhead <= query.budget.free
+        if rows[-1] < 256:
+            more = query.with_settings({"evaluation.batch": rows[-1] + 1}).formula_estimate()
+            assert more.evaluation.total + query.budget.process_overhead > query.budget.free
+    assert rows == sorted(rows) and rows[0] < 256 == rows[-1]
+    assert resolve_automatic(asked("qlora", memory(64))).config.evaluation.batch == 32
+    assert resolve_automatic(asked("qlora", gpu_budget(8), evaluation__batch=16)).config.evaluation.batch == 16

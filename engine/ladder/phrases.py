@@ -136,8 +136,11 @@ def metric_failed(ladder: Ladder) -> str:
         return ""
     name, fall = min(falls.items(), key=lambda pair: pair[1])
     score = score_format.score(means.pop(), metric.name)
+    calls = {row.extra.get("expected_calls") for row in scored}
+    same = calls.pop() if len(calls) == 1 else None
+    where = "" if same is None else f", and {quantities.percent(same)} where a call is expected"
     text = (
-        f"Every rung scores {score} in {metric.title}, while the held-out loss of {name} is "
+        f"Every rung scores {score} in {metric.title}{where}, while the held-out loss of {name} is "
         f"{score_format.loss(-fall)} nats/token lower than the base model's: the model learned, and "
     )
     other = "open" if ladder.work and ladder.work.metric_reason else "auto"

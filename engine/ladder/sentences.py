@@ -402,7 +402,8 @@ def _dependent_items(ladder: Ladder) -> str:
         return ""
     items = amount(ladder.work.test, "test item")
     if not dependence.similar:
-        return f"{items} are {amount(dependence.units, 'group')} (data.group): intervals count each group as one item."
+        units = amount(dependence.units, "group") + (" (data.group)" if ladder.config.get("data.group") else "")
+        return f"{items} are {units}: intervals count each group, such as a conversation, as one item."
     text = f"{integer(dependence.similar)} of {items} have a prompt that is a near-duplicate of another's"
     if dependence.widening is None or dependence.widening < NOTABLE_WIDENING:
         return f"{text}: no sign that their scores depend on each other."

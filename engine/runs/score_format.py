@@ -202,9 +202,10 @@ def summary_lines(summary: LadderSummary, columns: int, ascii_only: bool = False
         if row.drawn or facts:
             lines.append(f"{'':{widths[0]}}  {_drawn(row.drawn, wide, ascii_only)}  {facts}".rstrip())
     ends = f"{summary.scale[0]:<{wide // 2}}{summary.scale[1]:>{wide - wide // 2}}"
-    of = f"{summary.score_title}; lower is better" if summary.is_loss else summary.score_title
+    of = f"{'':{widths[0]}}  {ends}  95% CI of the {summary.score_title}"
+    unit = ["loss: held-out, nats/token; lower is better"] if summary.is_loss else []
     about = f"cost ({summary.cost}) and share of gain: relative to {summary.reference}"
-    return [line[:columns] for line in (*lines, f"{'':{widths[0]}}  {ends}  95% CI of the {of}", about)]
+    return [line[:columns] for line in (*lines, of, *unit, about)]
 
 
 def _drawn(ends: Sequence[float], columns: int, ascii_only: bool) -> str:

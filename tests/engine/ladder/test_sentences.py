@@ -211,6 +211,9 @@ def test_training_is_not_blamed_where_the_metric_cannot_see_what_it_changed() ->
         one.ended = 0.1
     assert "--set evaluation.max_new_tokens" in text(blind, "quality")
     assert "cannot measure it" not in text(blind, "quality")
+    for one in blind.rows:
+        one.extra = {"expected_calls": 0.0}
+    assert "0.0% where a call is expected" in text(blind, "quality")
     assert TRAIN_MORE in text(ladder_of(0, 0.0))  # here training did nothing
     assert METRIC_FAILED not in text(ladder_of(1, 1.3))
     alike = text(ladder_of(0.6, 1.3, 0.6))  # such as rows without a tool call, where no answer has one

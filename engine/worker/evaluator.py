@@ -145,9 +145,6 @@ class Evaluator:
         `logged`: the score that it logged.
         """
         file, ranks = self.run_dir.predictions_file, self.ranks
-        if self.config.evaluation.when != "both":
-            return
-        self.log.phase("baseline")
         self.base_general = self._general_losses(base)
         self.benchmarks.before(base)
         if not self.scores_test:
@@ -183,7 +180,6 @@ class Evaluator:
 
     def score_after_training(self, model: torch.nn.Module) -> None:
         """Score the trained model: validation items, then test items, general text and benchmarks."""
-        self.log.phase("evaluation")
         if self.validation:
             loss = self.loss(model, self.validation, self.log.progress)
             rows, step = len(self.validation), self.log.step

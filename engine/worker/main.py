@@ -1,6 +1,6 @@
 """A whole run: data, model, score of the base, training, score of the trained model, saving.
 
-`execute` reads from top to bottom. What each call needs is passed to it; events go through the `RunLog`. Every run ends
+`_execute_phases` reads from top to bottom. What each call needs is passed to it; events go through the `RunLog`. Every run ends
 with an `end` event and a result, also after an error: `outcome_of_error` maps errors to outcomes.
 """
 
@@ -139,7 +139,10 @@ def _execute_phases(
     packing, sharing = decide_packing(config, base, rows.train, loss_rows, pad, machine, ranks, log.warn)
     evaluator.prepare(base, packing)
     continued = add_continued_adapter(config, run_dir, base)
-    evaluator.score_before_training(continued or base, earlier.before)
+
+    if config.evaluation.when == "both":
+        log.phase("baseline")
+        evaluator.score_before_training(continued or base, earlier.before)
 
     log.phase("training")
     set_seed(config.train.seed)  # adapter initialization must not depend on what ran before it
@@ -151,6 +154,8 @@ def _execute_phases(
         ranks.broadcast(lambda: save_initial_adapter(model, initial))
     train(config, model, evaluator, sharing, earlier, run_dir, machine, ranks, meters, log)
     free_memory()  # the trainer and its optimizer are in reference cycles
+
+    log.phase("evaluation")
     evaluator.score_after_training(model)
 
     log.phase("saving")

@@ -123,7 +123,7 @@ class AnswerProfile:
         return MetricChoice("exact_match" if self.are_short else "open", length)
 
 
-def decide(evaluation: Evaluation, train: TokenizedRows) -> tuple[MetricChoice, list[Notice]]:
+def decide_metric(evaluation: Evaluation, train: TokenizedRows) -> tuple[MetricChoice, list[Notice]]:
     """The metric of a run, and a warning if the user set one that cannot work on the training answers."""
     profile = AnswerProfile.of(train, evaluation.reasoning_tags)
     if evaluation.metric != AUTO.name:

@@ -15,7 +15,7 @@ from engine.data.check import PreflightResult
 from engine.data.items import EvaluationItem, evaluation_items, sampled
 from engine.data.prepared import Preparation, Prepared, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.automatic_metric import decide
+from engine.evaluation.automatic_metric import decide_metric
 from engine.evaluation.metrics import Choices, best_score, is_formatted
 from engine.methods.model_source import config_of, maximum_positions
 
@@ -37,7 +37,7 @@ def preflight(model: Model, max_length: int, evaluation: Evaluation, rows: dict[
 
 def check_prepared(model: Model, max_length: int, evaluation: Evaluation, done: Preparation) -> PreflightResult:
     """The metric of a run with these rows, the first error (`preflight`), and the run's warnings about them."""
-    chosen, notices = decide(evaluation, done.rows["train"])
+    chosen, notices = decide_metric(evaluation, done.rows["train"])
     evaluation = replace(evaluation, metric=chosen.metric)
     items = [] if evaluation.when == "never" else evaluation_items(done.rows["test"], done.references)
     if notice := unscorable_warning(evaluation.metric, sampled(items, evaluation.rows), evaluation.reasoning_tags):

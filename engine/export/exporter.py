@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -159,12 +159,14 @@ def _write_and_check(
             candidates, checked = _check_both_bases(run, folder, checker)
         elif request.kind == "merged":
             candidates, checked, copied = _write_merged(run, dtype, folder, checker, progress)
-        else:
+        elif request.kind == "gguf":
             merged = folder / ".merged"
             merged.mkdir()
             candidates, _, _ = _write_merged(run, UNQUANTIZED.get(dtype, dtype), merged, checker, progress)
             write_gguf(run, dtype, merged, folder, progress)
             remove_tree(merged)
+        else:
+            assert_never(request.kind)
         checked = checked or checker.check(request.kind, folder, copied=copied)
         write_item_scores(folder / ITEM_SCORES, checked.items)
         fidelity = fidelity_of(run, request, dtype, folder, checked, candidates)

@@ -63,7 +63,7 @@ from engine.runs.ladder.rung_results import (
 )
 from engine.runs.ladder.rungs import BASE, is_served, shots_of
 from engine.runs.run.data_usage import overlap_sentence
-from engine.runs.run.result import MIN_ITEMS
+from engine.runs.run.result import MIN_ENDED, MIN_ITEMS
 from engine.runs.score_format import loss, plain_difference, points
 
 
@@ -442,10 +442,6 @@ def _chosen_rates(ladder: Ladder) -> str:
     how = ", by successive halving" if halved else ""
     text = f"Learning rates were chosen by the loss on the validation rows{how}"
     return f"{text}: {integer(count)} trials took {duration(seconds)}, which is not part of the costs above."
-
-
-MIN_ENDED = 0.9
-"""Share of answers that end below which there is a caveat."""
 
 
 def unended_answers(ladder: Ladder, rows: Sequence[RungResult]) -> str:

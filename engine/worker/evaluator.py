@@ -47,7 +47,7 @@ from engine.evaluation.score import (
 )
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
-from engine.runs.run.result import BenchmarkScores, Score, read_scores, write_scores
+from engine.runs.run.result import MIN_ENDED, BenchmarkScores, Score, read_scores, write_scores
 from engine.runs.run.result_builder import score_of
 from engine.runs.run.run_dir import RunDir
 from engine.training.batches import Packing
@@ -57,8 +57,6 @@ from engine.worker.run_log import RunLog
 
 LEARNING_PROMPTS, LEARNING_TOKENS = 3, 64
 """Validation prompts that are answered at each validation during training, and the maximum tokens of an answer."""
-MIN_ENDED = 0.9
-"""Share of answers that end below which a run warns."""
 SAMPLES = 3
 """Test items logged as `sample` events, before and after training."""
 

@@ -1,7 +1,7 @@
 """A whole run: data, model, score of the base, training, score of the trained model, saving.
 
-`_execute_phases` reads from top to bottom. What each call needs is passed to it; events go through the `RunLog`. Every run ends
-with an `end` event and a result, also after an error: `outcome_of_error` maps errors to outcomes.
+`_execute_phases` reads from top to bottom. What each call needs is passed to it; events go through the `RunLog`. Every
+run ends with an `end` event and a result, also after an error: `outcome_of_error` maps errors to outcomes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engine.config.text import amount
 from engine.data.items import EvaluationItem, all_rows
 from engine.data.prepare import check_rows_unchanged_since_check, check_rows_unchanged_since_start, prepare
 from engine.data.prepared import Prepared
-from engine.evaluation.automatic_metric import MetricChoice, decide
+from engine.evaluation.automatic_metric import MetricChoice, decide_metric
 from engine.evaluation.preflight import refuse_rows
 from engine.export.merged import merge_obstacle
 from engine.hardware.nvml import NvmlGpu
@@ -197,7 +197,7 @@ def _prepare_rows(
 
 def _decide_metric(config: Config, rows: Prepared, earlier: EarlierWorkers, log: RunLog) -> MetricChoice:
     """The metric that is set, or decided from the training answers; a resumed run keeps that of its first start."""
-    chosen, notices = decide(config.evaluation, rows.train)
+    chosen, notices = decide_metric(config.evaluation, rows.train)
     for notice in notices:
         log.warn(notice.code, notice.text)
     if earlier.data is not None and earlier.data.metric:

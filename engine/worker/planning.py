@@ -27,7 +27,7 @@ from engine.data.items import EvaluationItem, sampled
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared, lengths_of
 from engine.data.rows import Row
-from engine.evaluation.automatic_metric import decide
+from engine.evaluation.automatic_metric import decide_metric
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.forward import within_memory
 from engine.evaluation.preflight import refuse_rows
@@ -74,7 +74,7 @@ def describe_workload(config: Config) -> dict[str, Any]:
     """
     tokenizer = load_tokenizer(config.model)
     rows = prepare(config.data, config.train.max_length, tokenizer)
-    chosen, notices = decide(config.evaluation, rows.train)
+    chosen, notices = decide_metric(config.evaluation, rows.train)
     config = with_settings(config, {"evaluation.metric": chosen.metric})
     refuse_rows(config, rows)
     refuse_model(config, config_of(config.model), this_machine())

@@ -22,6 +22,7 @@ from engine.ladder.phrases import (
     both_as_good_text,
     metric_title,
     needed_sample,
+    not_significant,
     p_value,
     ratio_bounds,
     rung_title,
@@ -313,8 +314,7 @@ def finding(ladder: Ladder, compared: Comparison) -> str:
         return f"{a} is {SIGNIFICANTLY[compared.finding]} than {b}"
     if (opposite := comparison(ladder, compared.b, compared.a)) and opposite.finding == "as_good":
         return as_good_text(ladder, b, a)
-    items = ladder.work.test if ladder.work else None
-    text = f"{NO_SIGNIFICANT_DIFFERENCE} with {amount(items, 'test item')}" if items else NO_SIGNIFICANT_DIFFERENCE
+    text = not_significant(ladder)
     needed = needed_sample(compared)
     if not needed:
         return text

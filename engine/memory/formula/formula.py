@@ -46,10 +46,10 @@ from engine.memory.formula.packing import (
 from engine.memory.formula.weights_and_state import (
     BF16,
     FLOAT32,
-    adapter_parameters,
     base_parameters,
     checkpoint_bytes,
     compute_size,
+    count_adapter_parameters,
     decoder_bytes,
     gradient_bytes,
     gradients_of_rank,
@@ -106,7 +106,7 @@ def formula(
         parameters=base_parameters(shape),
         trainable=trained_parameters(shape)
         if method_spec(config.method).trains_weights
-        else adapter_parameters(shape, config),
+        else count_adapter_parameters(shape, config),
         devices=config.train.devices,
         sharded=shard_count(config) > 1,
         paged=device == "cuda" and config.optimizer.name.startswith("paged"),
@@ -143,7 +143,7 @@ def _static(shape: Architecture, config: schema.Config, device: Device, bf16: bo
     decoder = decoder_bytes(shape, config, device, bf16)
     return {
         "weights": weights_of_rank(weight_bytes(shape, config, device, bf16), decoder, shape, config),
-        "adapters": adapter_parameters(shape, config) * FLOAT32,
+        "adapters": count_adapter_parameters(shape, config) * FLOAT32,
         "optimizer": state_of_rank(optimizer_state_bytes(shape, config, device, bf16), config),
     }
 

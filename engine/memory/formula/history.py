@@ -24,7 +24,7 @@ ENOUGH_STEPS = 10
 MAX_RUNS = 20
 """Number of latest runs used for throughput."""
 
-Tier = Literal["formula", "dry run", "probe"]
+PredictionTier = Literal["formula", "dry run", "probe"]
 
 
 class PredictionError(Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ class PredictionError(Struct, frozen=True, kw_only=True):
     machine: str
     method: str
     model: str
-    tier: Tier
+    tier: PredictionTier
     predicted: int
     measured: int
 
@@ -47,7 +47,7 @@ class PredictionError(Struct, frozen=True, kw_only=True):
 class TierAccuracy(Struct, frozen=True, kw_only=True):
     """Errors of one tier."""
 
-    tier: Tier
+    tier: PredictionTier
     count: int
     median: float
     """Median of absolute errors."""
@@ -86,7 +86,7 @@ def prediction_errors(results: Iterable[Result]) -> list[PredictionError]:
 
 def tier_accuracy(predictions: Iterable[PredictionError]) -> list[TierAccuracy]:
     """Errors by tier, for tiers with at least one measurement."""
-    errors: dict[Tier, list[float]] = {}
+    errors: dict[PredictionTier, list[float]] = {}
     for prediction in predictions:
         errors.setdefault(prediction.tier, []).append(prediction.error)
     return [

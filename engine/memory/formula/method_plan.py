@@ -45,8 +45,8 @@ from engine.memory.formula.history import TimeEstimate
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.weights_and_state import (
     BF16,
-    adapter_parameters,
     compute_size,
+    count_adapter_parameters,
     decoder_bytes,
     gradient_bytes,
     optimizer_state_bytes,
@@ -363,7 +363,7 @@ def training_cost(
     passes = 2 + trains + recomputed
     per_token = decoder_weights(shape) * passes
     if not trains:
-        per_token += adapter_parameters(shape, config) * (3 + recomputed)
+        per_token += count_adapter_parameters(shape, config) * (3 + recomputed)
     head = shape.vocabulary * shape.hidden * (2 + trains)
     micro_batches = work.steps * math.ceil(config.train.batch / estimate.micro_batch)
     where = (shape, config, budget.device, budget.bf16)

@@ -94,7 +94,7 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
     return [linear for linear in shape.linears() if linear.name in targets]
 
 
-def adapter_parameters(shape: Architecture, config: schema.Config) -> int:
+def count_adapter_parameters(shape: Architecture, config: schema.Config) -> int:
     """rank × (in + out) per adapted linear layer, plus out with DoRA (arXiv:2106.09685, 2402.09353)."""
     rank, dora = config.adapter.rank, config.adapter.dora
     total = 0
@@ -135,7 +135,7 @@ def gradient_bytes(shape: Architecture, config: schema.Config, device: Device, b
     """Gradients of all trained parameters in their dtype; adapters are float32."""
     if method_spec(config.method).trains_weights:
         return trained_parameters(shape) * _weight_size(config, device, bf16)
-    return adapter_parameters(shape, config) * FLOAT32
+    return count_adapter_parameters(shape, config) * FLOAT32
 
 
 def _trains_bf16(config: schema.Config, device: Device, bf16: bool) -> bool:
@@ -148,7 +148,9 @@ def optimizer_state_bytes(shape: Architecture, config: schema.Config, device: De
     they are rounded stochastically.
     """
     count = (
-        trained_parameters(shape) if method_spec(config.method).trains_weights else adapter_parameters(shape, config)
+        trained_parameters(shape)
+        if method_spec(config.method).trains_weights
+        else count_adapter_parameters(shape, config)
     )
     bytes_each = 2 * FLOAT32 if _has_32_bit_state(config, device) else 2 * (1 + FLOAT32 / 256)
     remainder = _trains_bf16(config, device, bf16) and config.optimizer.rounding == "remainder"

@@ -59,6 +59,8 @@ SCHEMA_VERSION = 1
 """`v` of events, results and ladders; rises when a field is renamed or changes its meaning."""
 MIN_ITEMS = 6
 """Paired items needed for a significant difference: five that agree have a sign-test p of 2 / 2**5 > 0.05."""
+MIN_ENDED = 0.9
+"""Share of answers that end below which runs warn, and verdicts have a caveat."""
 
 
 class Interval(Struct, kw_only=True):

@@ -67,7 +67,7 @@ def test_findings_name_the_needed_sample(tmp_path: Path) -> None:
     clear, unclear, _ = ladder.comparisons
     assert tables.finding(ladder, clear) == f"full is {SIGNIFICANTLY['better']} than QLoRA"
     assert ladder.work
-    not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with {ladder.work.test} test items"
+    not_significant = f"{NO_SIGNIFICANT_DIFFERENCE} with {ladder.work.test} test items and 3 seeds"
     unclear.difference.low, unclear.difference.high = -0.03, 0.09
     for items, seeds, needed in (
         (1853, 5, "about 1,900 test items and 5 seeds"),

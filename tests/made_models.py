@@ -15,7 +15,7 @@ from engine.config.files import write_atomically
 from engine.config.preset_library import resolve_preset
 from engine.data.examples import examples_of
 from engine.data.prepare import prepare
-from engine.evaluation.automatic_metric import decide
+from engine.evaluation.automatic_metric import decide_metric
 from engine.methods import method
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, load_tokenizer
@@ -50,7 +50,9 @@ def made_model(runs: Path, name: str, seed: int = 1, scale: float = 0.05, **sett
     tokenizer.save_pretrained(run.model)
     result = run_dir.blank_result(run, run_dir.read_frozen(run))
     result.status = "finished"
-    result.metric = decide(config.evaluation, prepare(config.data, config.train.max_length, tokenizer).train)[0].metric
+    result.metric = decide_metric(config.evaluation, prepare(config.data, config.train.max_length, tokenizer).train)[
+        0
+    ].metric
     result.fingerprints = {"model": fingerprint(config.model, config_of(config.model))}
     run_dir.write_result(run, result)
     return run

@@ -20,7 +20,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
-from engine.evaluation.automatic_metric import AnswerProfile, MetricChoice, decide
+from engine.evaluation.automatic_metric import AnswerProfile, MetricChoice, decide_metric
 from engine.evaluation.predictions import ScoredItem, write_items
 from engine.ladder import served as served_module
 from engine.ladder.aggregate import add_statistics
@@ -107,7 +107,7 @@ def test_labels_are_generated_on_every_rung_of_a_ladder_with_a_served_model() ->
     automatic = make_plan("demo", words, {"evaluation.metric": "auto"}).rungs[0].config.evaluation
     labels = SimpleNamespace(choose=lambda: MetricChoice("choice", "3 distinct labels"))
     with patch.object(AnswerProfile, "of", lambda rows, tags: labels):
-        found, _ = decide(automatic, [])
+        found, _ = decide_metric(automatic, [])
     assert found.metric == "exact_match" and "3 distinct labels" in found.reason
     assert tomli.loads(plan_text(plan))["served"][0]["endpoint"] == "http://h/v1#a"
 

@@ -65,7 +65,7 @@ LOSS = MetricSpec(
 )
 OPEN = replace(LOSS, name="open", title="held-out loss", scoring=f"{_SCORING}:open_answer")
 """For answers without a single right text."""
-_SECONDARY_TITLES = {"chrf": "chrF", "expected_calls": "where a call is expected"}
+_SECONDARY_TITLES = {"chrf": "chrF"}
 """Titles of scores that are no metric by themselves."""
 AUTO = MetricSpec(name="auto", title="automatic", scoring="decided:later")
 """Decided from the training answers by `engine.evaluation.automatic_metric`; until then it may need answers."""

@@ -131,13 +131,27 @@ def _text(kind: str, vocabulary: int, tokens: dict[str, int]) -> dict[str, Any]:
     return {**tiny(kind, vocabulary, tokens).to_dict(), "model_type": kind}
 
 
-def _qwen3_5(kind: str, vocabulary: int, tokens: dict[str, int]) -> dict[str, Any]:
+def _with_visual(kind: str, vocabulary: int, tokens: dict[str, int]) -> dict[str, Any]:
     return {"text_config": _text(f"{kind}_text", vocabulary, tokens), "vision_config": VISUAL}
 
 
 WRAPPERS: dict[str, Callable[[int, dict[str, int]], dict[str, Any]]] = {
-    "qwen3_5": lambda vocabulary, tokens: _qwen3_5("qwen3_5", vocabulary, tokens),
-    "qwen3_5_moe": lambda vocabulary, tokens: _qwen3_5("qwen3_5_moe", vocabulary, tokens),
+    "qwen3_5": lambda vocabulary, tokens: _with_visual("qwen3_5", vocabulary, tokens),
+    "qwen3_5_moe": lambda vocabulary, tokens: _with_visual("qwen3_5_moe", vocabulary, tokens),
+    "qwen4_exp": lambda vocabulary, tokens: _with_visual("qwen4_exp", vocabulary, tokens),
+    "dots3_note": lambda vocabulary, tokens: {
+        "text_config": _text("dots3_note_text", vocabulary, tokens),
+        "vision_config": {**VISION, "adapter_in_dim": 32, "adapter_out_dim": 64, "num_local_experts": 2,
+                          "mlp_layer_types": ["dense"], "moe_intermediate_size": 48},
+        "audio_config": {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+                         "adapter_input_size": 32, "adapter_out_dim": 64, "downsample_hidden_size": 8},
+    },
+    "gemma3n": lambda vocabulary, tokens: {
+        "text_config": _text("gemma3n_text", vocabulary, tokens),
+        "audio_config": {"hidden_size": 32, "conf_num_hidden_layers": 1, "conf_num_attention_heads": 2,
+                         "sscp_conv_channel_size": [8, 4]},
+        "vision_config": {"architecture": "resnet18", "hidden_size": 512, "vocab_size": 8},
+    },
     "gemma3": lambda vocabulary, tokens: {
         "text_config": _text("gemma3_text", vocabulary, tokens), "mm_tokens_per_image": 4,
         "vision_config": {**VISION, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14},

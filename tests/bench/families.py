@@ -3,6 +3,8 @@
     python tests/bench/families.py                  # all families, about a second of CPU time for each check
     python tests/bench/families.py qwen3_5 gpt_oss  # some; the others keep their rows
 
+gemma3n needs timm and torchvision, for its vision tower; without them its row says so.
+
 For each family and method the model is loaded and made trainable as a worker does it, and every weight is accounted
 for. With LoRA also: how rows are packed and whether they are independent, whether the gradient of a step is that of its
 rows alone (packed as chosen, and padded), whether training resumed from a checkpoint continues with the same losses to

@@ -188,7 +188,10 @@ def families() -> list[str]:
     failed = [f"`{family}` ({row['error']})" for family, row in family_rows().items() if "state" in row]
     untested = [*failed, *(f"`{family}`" for family in versions["untested"])]
     lines += ["", f"Not tested yet, {len(untested)} families: {', '.join(untested) or 'none'}.", ""]
-    lines += ["The plan of a model says if its family is not in the table, or which check it failed."]
+    lines += [
+        "The plan of a model says if its family is not in the table, or which check it failed. Runs and plans of a",
+        f"method that fails for a family are refused with transformers {versions['transformers']}.",
+    ]
     return lines
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from engine.config.errors import UserError
 
 FILE = Path(__file__).with_name("families.jsonl")
 """Written by `tests/bench/families.py`: a line about versions, then one for each family."""
@@ -43,6 +46,21 @@ def untested_family(model_config: Mapping[str, Any]) -> str:
         return f"{what}: compare with a padded run, and check the export (docs/models.md)"
     failed = failures(row)
     return f"a tiny model of type {family} failed: {'; '.join(failed)} (docs/models.md)" if failed else ""
+
+
+def check_family(model_config: Mapping[str, Any], model: str, method: str) -> None:
+    """Raise UserError if a tiny model of the same family failed with this method and this version of transformers.
+
+    model_config: a parsed `config.json`. Another version may have repaired it: then a plan only warns.
+    """
+    family, tested = family_of(model_config), tested_with()["transformers"]
+    found = family_rows().get(family, {}).get(method, {})
+    if found.get("state") != "error" or version("transformers") != tested:
+        return
+    problem = f"{method} does not work for models of type {family} with transformers {tested}: {found['error']}"
+    others = [name for name, one in family_rows()[family].items() if isinstance(one, dict) and one.get("state") == "ok"]
+    hint = f"use {' or '.join(others)}, or" if others else "use"
+    raise UserError(problem, model, f"{hint} another version of transformers", code="model.family_fails")
 
 
 def failures(row: Mapping[str, Any]) -> list[str]:

@@ -20,6 +20,7 @@ from engine.config.method_specs import method_spec
 from engine.config.model_files import model_place
 from engine.config.model_limits import check_stored_weights
 from engine.config.schema import Config, Data, Model
+from engine.config.tested_families import check_family
 from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set
 from engine.data.rows import ReadingNotes
@@ -102,12 +103,13 @@ MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_qu
 
 
 def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
-    """Raise UserError for weights that are stored in a type that the method cannot train, adapter targets that match no
-    layer, and settings that PEFT does not support for experts.
+    """Raise UserError for families, and types of stored weights, that the method cannot train, for adapter targets that
+    match no layer, and for settings that PEFT does not support for experts.
 
     `model_config`: transformers' configuration. Builds the model on the meta device, and only if there are adapters.
     """
     spec = method_spec(config.method)
+    check_family(model_config.to_dict(), config.model.id, config.method)
     check_stored_weights(model_config.to_dict(), config.model.id, spec.quantizes_base)
     if not spec.trains_weights:
         account_before_loading(config, model_config, machine)

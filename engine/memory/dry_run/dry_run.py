@@ -38,6 +38,7 @@ from engine.memory.dry_run.layer_extrapolation import (
     SHALLOW_PERIODS,
     DryRunPeaks,
     LayerPattern,
+    blocks_of,
     extrapolate,
     layer_pattern,
     shallow,
@@ -59,6 +60,13 @@ from engine.training.varlen_attention import unsupported_reason
 
 NO_DRY_RUN = "plan.no_dry_run"
 """Code of the error for a model whose memory a dry run cannot predict, but which can be trained."""
+NO_DRY_RUN_HINT = "use the formula (--quick), or run a few steps on the machine itself"
+MAX_OPERATIONS = 100_000
+"""Operations on fake tensors that a dry run may take, each about 0.4 ms of CPU time: gpt-oss-20b takes 12,000, Gemma 4
+E4B 66,000, as its layers do not repeat. Layers that mix tokens in a loop, as linear attention in PyTorch, take more.
+"""
+LAYER_PASSES = 6
+"""Forward passes that a layer takes in all: training with recomputation and backward pass, held-out loss, prompts."""
 DATA_DEPENDENT = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
 
 
@@ -68,8 +76,8 @@ def dry_run(
     """Predict the memory of `config` on `machine`, which need not be this one, for steps of `rows`, or for the batches
     of `work` if known.
 
-    `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built, or if its
-    memory depends on values of tensors.
+    `model_config`: transformers' configuration of the model. Raises UserError if the model cannot be built, if its
+    memory depends on values of tensors, or if its layers would take more than MAX_OPERATIONS.
     """
     without = without_flash_attention(config)
     model = bare_model(without, model_config, replace(machine, flash_attention=False))
@@ -84,9 +92,49 @@ def dry_run(
         peaks = _peaks(model, pattern, work, without, machine, vocabulary)
     except DATA_DEPENDENT as error:
         problem = f"no dry run: the memory of {type(model).__name__} depends on tensor values ({error})"
-        hint = "use the formula (--quick), or run a few steps on the machine itself"
-        raise UserError(problem, config.model.id, hint, code=NO_DRY_RUN) from error
+        raise UserError(problem, config.model.id, NO_DRY_RUN_HINT, code=NO_DRY_RUN) from error
+    except TooSlowError as error:
+        problem = (
+            f"no dry run: {type(model).__name__} would take {error.operations:,} small operations, which is too slow"
+        )
+        raise UserError(problem, config.model.id, NO_DRY_RUN_HINT, code=NO_DRY_RUN) from error
     return with_copy(_estimate(peaks, config, machine, rows, work), config)
+
+
+class TooSlowError(Exception):
+    """A dry run would take this many operations."""
+
+    def __init__(self, operations: int) -> None:
+        super().__init__(operations)
+        self.operations = operations
+
+
+@contextmanager
+def _limited(model: torch.nn.Module, pattern: LayerPattern | None, tracker: MemoryTracker) -> Iterator[None]:
+    """Context that raises TooSlowError once the operations of some layers show that all of them take too many."""
+    blocks = blocks_of(model)
+    if blocks is None:
+        yield
+        return
+    both = (SHALLOW_PERIODS, DEEPER_PERIODS)
+    count = len(blocks) if pattern is None else sum(map(pattern.with_periods, both))
+    before: list[int] = []
+    """Operations before each layer that ran."""
+
+    def entered(block: torch.nn.Module, inputs: Any) -> None:
+        before.append(tracker.operations)
+        done = len(before) - 1
+        if 0 < done < len(blocks):
+            expected = (before[-1] - before[0]) * count * LAYER_PASSES // done
+            if expected > MAX_OPERATIONS:
+                raise TooSlowError(expected)
+
+    handles = [block.register_forward_pre_hook(entered) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _peaks(
@@ -127,6 +175,7 @@ def _run(
     tracker = MemoryTracker(machine.device, vocabulary, machine.bf16)
     work = copy.deepcopy(work)  # segments keep index tensors that the first run creates: every run has to count them
     with (
+        _limited(model, pattern, tracker),
         tracking_layers(model, pattern, tracker),
         FakeTensorMode(allow_non_fake_inputs=True),
         tracker,

@@ -40,6 +40,8 @@ class MemoryTracker(TorchDispatchMode):
         """Prefix of the names of the moments that `begin` starts."""
         self.in_backward = False
         """Whether a backward pass runs: recomputation in it is not a forward pass."""
+        self.operations = 0
+        """Number of operations so far."""
         self.moments: dict[str, dict[str, int]] = {}
         """Peak of each finished moment by part; moments are named "stage: where"."""
         self._moment = ""
@@ -126,16 +128,17 @@ class MemoryTracker(TorchDispatchMode):
         if func is torch.ops.prim.device.default:
             return args[0].fake_device  # half of all calls: a shortcut
         kwargs = kwargs or {}
+        self.operations += 1
         given = [*_tensors(args), *_tensors(kwargs.values())]
         if given and not any(isinstance(leaf, FakeTensor) for leaf in given):
             result = on_real_tensors(func, args, kwargs)
         else:
-            if torch.is_inference_mode_enabled():
+            invented, result = substituted(func, args, kwargs)
+            if not invented and torch.is_inference_mode_enabled():
                 with self:  # in inference mode composite operations are not decomposed, but their temporaries count
                     parts = func.decompose(*args, **kwargs)
                 if parts is not NotImplemented:
                     return parts
-            invented, result = substituted(func, args, kwargs)
             if not invented:
                 args, kwargs = with_real_indices(func, args, kwargs)
                 result = func(*args, **kwargs)
@@ -184,10 +187,13 @@ def substituted(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple
     - A float read from a tensor (a loss, a norm) is 1: it is only reported, and memory does not depend on it.
     - A router's choice (topk's indices) is round robin, so that every expert gets the same number of tokens: the usual
       case with a load-balancing loss. The indices are real tensors, because code sorts by them.
+    - Dropout that drops nothing returns its input; torch's decomposition in Python, used in inference mode, copies it.
     - Grouped matrix products: torch's fake kernel supports only bf16, the real one float32 too.
     """
     if func in (aten._local_scalar_dense.default, aten.item.default) and args[0].is_floating_point():
         return True, 1.0
+    if func is aten.dropout.default and not (args[1] and args[2]):
+        return True, args[0]
     if func is aten.topk.default and isinstance(args[0], FakeTensor):
         values, _ = func(*args)
         of = args[0].shape[args[2] if len(args) > 2 else -1]

@@ -8,6 +8,9 @@ Special cases:
 
 - Eager attention materializes every head's attention matrix: the softmax in float32, its copy in the dtype of the
   activations, and keys and values for every query head (transformers, eager_attention_forward).
+  With sinks (gpt-oss) all is in the activations' data type: forward the scores, the scores with the sink and their
+  softmax exist together, and the attention matrix until the layer ends; backward one is saved, with two gradients
+  (transformers, models/gpt_oss/modeling_gpt_oss.py).
 - Attention dropout (GPT-2) does the same on a CPU, which has no fused kernel with dropout: softmax, mask and product,
   all in float32 (aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math).
 - GELU composed of elementary operations (gelu_new and similar) saves four products of the MLP's size instead of one.
@@ -64,6 +67,7 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
     norms = FLOAT32 * shape.normed
     attention = size * (2 * shape.query + 2 * (shape.query if batch.masked else shape.key)) + FLOAT32 * shape.heads
     mlp = size * _mlp(shape) * (3 if shape.gated or shape.experts else 2)
+    experts = expert_copies(shape, config, size)
     if method_spec(config.method).trains_weights:
         norms += (FLOAT32 if shape.float32_norms else size) * shape.normed
         inputs = size * (2 * shape.hidden + _mlp(shape))
@@ -71,11 +75,16 @@ def saved_activations(shape: Architecture, config: schema.Config, batch: MicroBa
         inputs = _adapter_inputs(shape, config, size)
     if shape.experts:
         inputs += size * shape.experts_used * 2 * shape.hidden  # tokens sorted by expert, and their outputs
-    # A 16-bit copy of the experts: the sum of the weights and B A, which PEFT adds to them, or the dequantized weights.
-    copied = adapts_experts(shape, config) or method_spec(config.method).quantizes_base
-    experts = size * shape.expert_weights if copied else 0
     layer_input = size * 2 * shape.layer_embedding  # the gate of a layer's own embedding, before and after activation
     return batch.tokens * (norms + attention + mlp + inputs + layer_input + FLOAT32 * shape.mixer_saved) + experts
+
+
+def expert_copies(shape: Architecture, config: schema.Config, size: int) -> int:
+    """Bytes of the 16-bit copy of a running layer's experts: the sum of the weights and B A, which PEFT adds to them,
+    or the dequantized weights; 0 if the experts are used as they are.
+    """
+    copied = adapts_experts(shape, config) or method_spec(config.method).quantizes_base
+    return size * shape.expert_weights if copied else 0
 
 
 def _adapter_inputs(shape: Architecture, config: schema.Config, size: int) -> int:
@@ -110,9 +119,10 @@ def layer_temporaries(
 def inference_temporaries(
     shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device, accumulator: int = 0
 ) -> int:
-    """Temporary bytes while the MLP of a decoder layer runs without gradients. `accumulator`: bytes per element in
-    which a product is added up. The larger of two moments, each with four tensors of size d (the residual before and
-    after attention, its norm, the output):
+    """Temporary bytes while a decoder layer runs without gradients: what mixes its tokens, if that is not attention,
+    or the MLP. `accumulator`: bytes per element in which a product is added up. For the MLP the larger of two moments,
+    each with four tensors of size d (the residual before and after attention, its norm, the output), and the copies
+    of experts:
 
     - All tensors of size f exist: gate, factor and their product; without a gate two, or four in a GELU of elementary
       operations; with an adapter also its output (with DoRA float32 copies). With experts also, for each expert of a
@@ -128,8 +138,10 @@ def inference_temporaries(
     elif not shape.gated and shape.activation in COMPOSED_GELU:
         complete = max(complete, 4 * f)
     computing = batch.tokens * f * (earlier * size + accumulator) + shape.largest_linear * size * spec.quantizes_base
-    residual = batch.tokens * 4 * shape.hidden * size
-    return residual + max(batch.tokens * complete * size, computing) + _dora_copies(shape, config, batch, size, device)
+    residual = batch.tokens * 4 * shape.hidden * size + expert_copies(shape, config, size)
+    mlp = residual + max(batch.tokens * complete * size, computing)
+    mixer = batch.tokens * (2 * shape.hidden * size + FLOAT32 * shape.mixer_running)
+    return max(mlp, mixer) + _dora_copies(shape, config, batch, size, device)
 
 
 def _dora_copies(shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, device: Device) -> int:
@@ -210,7 +222,14 @@ def attention_elements(shape: Architecture, batch: MicroBatchShape) -> int:
 
 def materializes_attention(shape: Architecture, config: schema.Config, device: Device) -> bool:
     """Whether attention matrices are materialized."""
-    return config.model.attention == "eager" or (shape.attention_dropout and device == "cpu")
+    return is_eager(shape, config) or (shape.attention_dropout and device == "cpu")
+
+
+def is_eager(shape: Architecture, config: schema.Config) -> bool:
+    """Whether transformers computes attention with elementary operations, as it does where torch has no kernel."""
+    return config.model.attention == "eager" or (
+        not shape.fused_attention and config.model.attention in ("auto", "sdpa")
+    )
 
 
 def extra_saved_bytes(
@@ -220,6 +239,7 @@ def extra_saved_bytes(
     saved = 0
     if materializes_attention(shape, config, device):
         bytes_per_element = 3 * FLOAT32 if shape.attention_dropout else FLOAT32 + (size if size < FLOAT32 else 0)
+        bytes_per_element = size if shape.sinks else bytes_per_element
         saved += (
             attention_elements(shape, batch) * bytes_per_element + batch.tokens * 2 * (shape.query - shape.key) * size
         )
@@ -235,12 +255,26 @@ def extra_saved_bytes(
     return saved
 
 
+def with_sinks(
+    shape: Architecture, config: schema.Config, batch: MicroBatchShape, size: int, training: bool, plain: int
+) -> int:
+    """Temporary bytes of a running layer whose attention may have sinks; `plain`: of its other parts."""
+    if not (shape.sinks and is_eager(shape, config)):
+        return plain
+    matrix = attention_elements(shape, batch) * size
+    if not training:
+        return max(plain + matrix, 3 * matrix + batch.tokens * shape.hidden * size)
+    # What the MLP saved is freed before attention runs backward.
+    mlp = batch.tokens * size * (3 * _mlp(shape) + shape.experts_used * 2 * shape.hidden)
+    return max(plain, 2 * matrix - mlp - expert_copies(shape, config, size))
+
+
 def temporary_bytes(shape: Architecture, config: schema.Config, batch: MicroBatchShape, training: bool) -> int:
     """Additional temporary bytes of a running layer: forward the softmax and its input, backward one gradient of it
     (saved tensors are freed meanwhile).
     """
     temporary = 0
-    if config.model.attention == "eager":
+    if is_eager(shape, config) and not shape.sinks:
         temporary += attention_elements(shape, batch) * FLOAT32 * (1 if training else 2)
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         largest = max((linear.weights for linear in adapted(shape, config)), default=0)
@@ -310,6 +344,7 @@ def moments(
     ]
     if shape.windowed:
         candidates.append((_by_library(shape, batch, length, size, copies), _pass(batch, 1)))
+        candidates.append((kept, _pass(batch, length)))
     return candidates
 
 

@@ -59,6 +59,15 @@ FOUR_NORMS = {"gemma2", *GEMMA3, *GEMMA4}
 """Model types with a norm before and after attention and MLP; all others have the two before them."""
 FLOAT32_NORMS = {"gemma", *FOUR_NORMS}
 """Model types that multiply by the weight of a norm in float32."""
+SINKS = {
+    "deepseek_v4", "flint", "gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4", "inkling2_loop_text", "inkling2_text",
+    "mimo_v2_flash",
+}  # fmt: skip
+"""Model types whose attention has a learned sink in its softmax, which is computed in the activations' data type."""
+WITHOUT_SDPA = SINKS | {
+    "bloom", "cpmant", "gemma2", "gpt_neo", "gpt_neox_japanese", "mpt", "openai-gpt", "vaultgemma", "xglm",
+}  # fmt: skip
+"""Model types whose attention torch has no fused kernel for: transformers computes all its scores (eager)."""
 ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "mlp_hidden_act")
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
@@ -132,6 +141,10 @@ class Architecture:
     """Whether queries and keys are normalized."""
     float32_norms: bool = False
     """Whether norms multiply by their weight in float32."""
+    fused_attention: bool = True
+    """Whether a fused kernel computes attention (SDPA) without all its scores."""
+    sinks: bool = False
+    """Whether attention has sinks."""
     windowed: bool = False
     """Whether some layer has another cache than all keys and values: that of a sliding window, or a state."""
     windows_by_segments: bool = False
@@ -148,6 +161,8 @@ class Architecture:
     """Linear layers that mix tokens, if they are not those of common attention."""
     mixer_saved: int = 0
     """Float32 elements per token that a mixer without attention saves for its backward pass."""
+    mixer_running: int = 0
+    """Float32 elements per token that exist at once while such a mixer runs without gradients."""
     mixer_weights: int = 0
     """Parameters of such a mixer outside its linear layers."""
     layer_embedding: int = 0
@@ -310,6 +325,8 @@ def _uniform(text: Mapping[str, Any], where: str, hidden: int, layers: int) -> A
         norms=(4 if kind in FOUR_NORMS else 2) + (kind in GEMMA4 and bool(text.get("hidden_size_per_layer_input"))),
         head_norms=kind in HEAD_NORMS,
         float32_norms=kind in FLOAT32_NORMS,
+        fused_attention=kind not in WITHOUT_SDPA,
+        sinks=kind in SINKS,
         windowed=_windowed(text),
         windows_by_segments=text.get("model_type") in WINDOWS_BY_SEGMENTS,
         separation=row_separation(text),
@@ -447,7 +464,16 @@ def _other_mixer(layer: Architecture, text: Mapping[str, Any], where: str) -> Ar
         # transformers' reference implementation; queries and keys are repeated for each value head.
         chunk = DELTA_CHUNK
         saved = 11 * values * key_width + 5 * wide + values * (5 * chunk + 2 * key_width * wide // values // chunk)
-        return replace(none, mixer=linears, mixer_saved=saved, mixer_weights=kernel * (2 * key + wide))
+        # Inputs and results of the triangular systems, queries and keys with their decay, the output, three matrices of
+        # a chunk; and what the convolution reads and writes, in 16 bits.
+        running = 6 * values * key_width + 4 * wide + 3 * values * chunk + 2 * key + wide + wide // 2
+        return replace(
+            none,
+            mixer=linears,
+            mixer_saved=saved,
+            mixer_running=running,
+            mixer_weights=kernel * (2 * key + wide),
+        )
     if kernel := _positive(text, where, "conv_L_cache", otherwise=0):
         linears = (Linear("in_proj", hidden, 3 * hidden, "block"), Linear("out_proj", hidden, hidden, "attention"))
         return replace(none, mixer=linears, mixer_saved=3 * hidden, mixer_weights=kernel * hidden)

@@ -214,6 +214,7 @@ def _running_layer(work: FormulaInputs, kind: Architecture, batch: MicroBatchSha
         plain += work.accumulator * activations.accumulated_elements(kind, work.config, batch)
     else:
         plain = inference_temporaries(*where, work.accumulator)
+    plain = activations.with_sinks(kind, work.config, batch, work.size, training, plain)
     return plain + activations.temporary_bytes(kind, work.config, batch, training)
 
 

@@ -24,7 +24,7 @@ from engine.config.gpu_prices import Gpu
 from engine.config.method_specs import QLORA, method_spec, method_title, uses_autocast
 from engine.config.model_limits import check_stored_weights, stored_weights_note, text_config
 from engine.config.schema import Config
-from engine.config.tested_families import untested_family
+from engine.config.tested_families import check_family, untested_family
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
@@ -277,13 +277,14 @@ def plan_method(
 def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPlan:
     """Plan by the formula only, in milliseconds and without reading data.
 
-    Raises UserError if `model_config` is not that of a decoder, or its weights are stored in a type that a method
-    cannot train.
+    Raises UserError if `model_config` is not that of a decoder, or a method cannot train its family or the type in
+    which its weights are stored.
     """
     positions = positions_of(model_config)
     rows = planned_rows(question.configs[0], positions, question.length)
     plans = []
     for config in question.configs:
+        check_family(model_config, config.model.id, config.method)
         check_stored_weights(model_config, config.model.id, method_spec(config.method).quantizes_base)
         query = resolve_automatic(FitQuery(config, model_config, rows, question.budget))
         qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None

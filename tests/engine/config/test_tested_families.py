@@ -9,11 +9,14 @@ import transformers
 from tiny_configs import installed_families
 
 from engine.config.catalog import CATALOG
+from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.tested_families import family_rows, tested_with, untested_family
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
+from engine.methods.machine import Machine
+from engine.worker.checks import refuse_model
 
 
 def test_every_family_of_transformers_is_tested_or_listed_as_untested() -> None:
@@ -54,6 +57,39 @@ def test_a_plan_says_what_of_a_family_failed(monkeypatch: pytest.MonkeyPatch) ->
     assert untested_family({"model_type": "right"}) == ""
     assert "resume" in untested_family({"model_type": "forgets"})
     assert "merged: RuntimeError: sizes" in untested_family({"model_type": "breaks"})
+
+
+def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    budget, fine = listed_budget("L4 24GB"), {"state": "ok"}
+    fails = {"state": "error", "error": "KeyError: weight"}
+    monkeypatch.setattr(
+        "engine.config.tested_families.family_rows",
+        lambda: {"llama": {"qlora": fails, "lora": fine, "full": fine}},
+    )
+    monkeypatch.setattr(
+        "engine.config.tested_families.tested_with", lambda: {"transformers": transformers.__version__, "untested": []}
+    )
+    shape = transformers.LlamaConfig()
+
+    def refusals(name: str) -> list[str]:
+        chosen = resolve(Preset("test", {}), name).config
+        query = PlanQuery(configs=[chosen], budget=budget, length=64)
+        codes = []
+        for check in (
+            lambda: quick_plan(query, shape.to_dict()),
+            lambda: refuse_model(chosen, shape, Machine("cpu", "CPU", bf16=True, flash_attention=False)),
+        ):
+            try:
+                check()
+            except UserError as error:
+                codes.append(error.code)
+                assert "lora or full" in error.hint
+        return codes
+
+    assert refusals("qlora") == ["model.family_fails"] * 2
+    assert refusals("lora") == refusals("full") == []
+    monkeypatch.setattr("engine.config.tested_families.tested_with", lambda: {"transformers": "5.0.0", "untested": []})
+    assert refusals("qlora") == []
 
 
 def test_rows_have_all_checks() -> None:

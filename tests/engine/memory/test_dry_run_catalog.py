@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from tiny_configs import family_config, installed_families
 from transformers import AutoConfig
 
 from engine.config.catalog import CATALOG
+from engine.config.errors import UserError
 from engine.config.preset import Preset, resolve
-from engine.memory.dry_run.dry_run import dry_run
+from engine.memory.dry_run import dry_run as dry_run_module
+from engine.memory.dry_run.dry_run import NO_DRY_RUN, dry_run
+from engine.memory.formula.architecture import WITHOUT_SDPA
 from engine.memory.formula.estimate import StepShape
 from engine.memory.formula.formula import formula
+from engine.methods.loading import model_class
 from engine.methods.machine import Machine
 
 GPU = Machine("cuda", "a listed GPU", bf16=True, flash_attention=False)
@@ -27,3 +32,34 @@ def test_the_formula_agrees_with_the_dry_run(model: str, method: str) -> None:
     config = resolve(Preset("test", values), method).config
     exact = dry_run(config, AutoConfig.for_model(**shape), GPU, rows).training.total
     assert formula(config, shape, "cuda", rows).training.total == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "length", "prompts"), [("gpt-oss-20b", 2, 2048, 32), ("qwen3.5-0.8b", 4, 256, 16)]
+)
+def test_the_formula_agrees_where_attention_has_no_kernel(model: str, layers: int, length: int, prompts: int) -> None:
+    """On training, losses and answers where all scores are computed, experts copied, or tokens mixed otherwise."""
+    shape = {**CATALOG[model].shape, "num_hidden_layers": layers}
+    shape |= {"layer_types": shape["layer_types"][:layers]} if "layer_types" in shape else {}
+    rows = StepShape(count=8, length=length, answer=length - 1)
+    values = {"train.micro_batch": 4, "evaluation.metric": "exact_match", "evaluation.batch": prompts}
+    config = resolve(Preset("test", values), "lora").config
+    exact, found = dry_run(config, AutoConfig.for_model(**shape), GPU, rows), formula(config, shape, "cuda", rows)
+    for stage in ("training", "held_out", "answering"):
+        assert getattr(found, stage).total == pytest.approx(getattr(exact, stage).total, rel=0.06), stage
+
+
+def test_the_formula_knows_which_attention_has_no_kernel() -> None:
+    """By transformers' classes; recurrent ones have no attention."""
+    classes = {kind: model_class(family_config(kind)) for kind in installed_families() if kind != "gemma3n"}
+    without = {kind for kind, found in classes.items() if found is not None and not found._supports_sdpa}
+    assert without - {"falcon_mamba", "mamba", "mamba2", "rwkv", "xlstm"} == WITHOUT_SDPA
+
+
+def test_a_dry_run_that_would_take_too_long_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry_run_module, "MAX_OPERATIONS", 20_000)
+    shape, rows = CATALOG["qwen3.5-0.8b"].shape, StepShape(count=2, length=2048, answer=2047)
+    config = resolve(Preset("test", {"evaluation.metric": "loss"}), "lora").config
+    with pytest.raises(UserError) as caught:
+        dry_run(config, AutoConfig.for_model(**shape), GPU, rows)
+    assert caught.value.code == NO_DRY_RUN

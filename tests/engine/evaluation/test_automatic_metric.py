@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from command import ftbench
 
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
@@ -140,3 +141,17 @@ def test_a_metric_that_cannot_work_is_warned_of_before_the_run(
 def test_a_metric_that_works_is_not_warned_of(rows: list[dict[str, Any]], metric: str, tmp_path: Path) -> None:
     report = checked(config(tmp_path / "a.jsonl", rows, {"evaluation.metric": metric}))
     assert "evaluation.unfit_metric" not in [notice["code"] for notice in report["warnings"]]
+
+
+def test_a_check_without_a_preset_reports_the_automatic_metric_and_how_long_rows_may_be(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"Tell me {number}.", "output": f"It is {number}. " + "Well, " * 40} for number in range(40)
+    ]
+    rows += [{"instruction": "Tell me all.", "output": "Well, " * 2000}]
+    (tmp_path / "open.json").write_text(json.dumps(rows))
+    done = ftbench("data", "check", str(tmp_path / "open.json"), "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["metric"] == "open" and "median" in report["metric_reason"]
+    cut = [one["text"] for one in report["warnings"] if one["code"] == "data.rows_cut"]
+    assert cut and all("--set train.max_length=" in text for text in cut)

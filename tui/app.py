@@ -199,7 +199,7 @@ class Workbench(BaseApp):
         from tui.screens.dialogs import TextScreen, help_text
 
         groups = {id.partition(".")[0] for id in self._binding_ids()}
-        text = help_text(CommandKeys(self.settings.keys), groups)
+        text = help_text(CommandKeys(self.settings.keys), groups, min(110, self.size.width * 9 // 10) - 6)
         self.push_screen(TextScreen("keys", text))
 
     def action_detach(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -171,15 +172,32 @@ def test_a_job_that_is_a_pipe_is_not_waited_for(home: Path) -> None:
     assert caught.value.code == "run.job_damaged" and not run.is_active()
 
 
-@pytest.mark.parametrize("file", ["job.json", "result.json", "events.jsonl", "engine.log"])
-def test_the_bench_stays_responsive_and_leaves_on_q_and_sigterm(file: str, home: Path) -> None:
-    run = max(run_dir.iterate(home), key=lambda run: run.name)
-    replace(run.path / file, "pipe")
-    for leave in ("q", "sigterm"):
-        terminal = Terminal("--runs", str(home), cwd=home.parent)
-        terminal.wait("runs")
-        if leave == "q":
-            terminal.press("q")
-        else:
-            terminal.process.send_signal(signal.SIGTERM)
-        terminal.process.wait(60)
+SCREENS = {"r": "runs in", "l": "ladder", "M": "pid user", "P": "presets; yours are in"}
+"""Keys that read runs or ladders, and what their screens show whatever is damaged."""
+
+
+@pytest.mark.parametrize("leave", ["q", "sigterm"])
+def test_the_bench_answers_keys_and_leaves_although_files_of_runs_are_pipes(leave: str, home: Path) -> None:
+    """A run, or a ladder, with each of its files a pipe: a read that waits for a writer would block every key."""
+    runs = sorted(run_dir.iterate(home), key=lambda run: run.name)
+    for number, file in enumerate(RUN_FILES):
+        copy = home / f"20991231-0000{number:02}-demo-lora-{number:04x}"
+        shutil.copytree(runs[-1].path, copy)
+        replace(copy / file, "pipe")
+    (ladder,) = (path for path in home.iterdir() if (path / "ladder.toml").exists())
+    for number, file in enumerate(LADDER_FILES):
+        copy = home / f"20991231-0000{number:02}-demo-ladder-{number:04x}"
+        shutil.copytree(ladder, copy)
+        replace(copy / file, "pipe")
+    terminal = Terminal("--runs", str(home), cwd=home.parent, size=(100, 30))
+    terminal.wait("ready:")
+    for key, shown in SCREENS.items() if leave == "q" else ():
+        terminal.press(key)
+        terminal.wait(shown, 60)
+        terminal.press("escape")
+        terminal.wait("ready:", 60)
+    if leave == "q":
+        terminal.press("q")
+    else:
+        terminal.process.send_signal(signal.SIGTERM)
+    terminal.process.wait(60)

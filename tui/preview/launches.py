@@ -164,10 +164,15 @@ def selection_from_run(selection: Selection, run: RunDir) -> Selection:
     return replace(base, settings={**{key: then[key] for key in same}, "model.from_run": str(run.path)})
 
 
+UNSET = {"train.steps": "set by the epochs", "data.max_rows": "all", "evaluation.rows": "all"}
+"""What these settings mean while they have no value."""
+
+
 def setting_options(selection: Selection, config: Config, names: Collection[str]) -> list[LaunchOption]:
     """The options for some settings of ON_LAUNCH."""
     values, specs = flatten(config), setting_specs()
     shown = {"train.learning_rate": rate(config.train.learning_rate)}
+    shown |= {key: text for key, text in UNSET.items() if not values[key]}
     if config.train.steps:
         shown["train.epochs"] = "replaced by steps"
     return [

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_names
+from engine.config.method_specs import method_names, method_title
 from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry, user_folder, without_method
@@ -55,6 +55,19 @@ class MethodEstimate:
     """Why there is no estimate."""
     peak: int | None = None
     """Predicted peak in bytes of the whole process, which the machine pane measures as `this run`."""
+
+    def above(self, others: Sequence[MethodEstimate]) -> str:
+        """Why the peak is above that of a method with more weights: `above LoRA: micro-batch 5, not 4`; '' if not.
+
+        `auto` uses what is free: with a smaller base for a larger micro-batch, or to keep more activations.
+        """
+        names = [other.method for other in others]
+        for other in others[names.index(self.method) + 1 :]:
+            if self.peak and other.peak and other.estimate and self.estimate and other.peak < self.peak:
+                mine, its = self.estimate.micro_batch, other.estimate.micro_batch
+                why = f"micro-batch {mine}, not {its}" if mine != its else "keeps more activations"
+                return f"above {method_title(other.method)}: {why}"
+        return ""
 
 
 def memory_budget(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -168,23 +169,34 @@ class TextScreen(BaseScreen[None]):
         self.dismiss()
 
 
-def help_text(keys: CommandKeys, first: Collection[str] = ()) -> Content:
-    """Every command with its keys; `first`: groups of commands that come before the others."""
-    lines: list[Content] = []
-    lines += [Content.styled("Move", "bold"), *(Content(f"  {key:<20} {text}") for key, text in MOVING), Content("")]
+KEY_WIDTH = 14
+"""Columns of a key in help, with the space before it."""
+
+
+def help_text(keys: CommandKeys, first: Collection[str] = (), width: int = 100) -> Content:
+    """Every command with its keys, wrapped to the width; `first`: groups of commands that come before the others."""
+    lines = [Content.styled("Move", "bold"), *(_help_line(key, text, "", width) for key, text in MOVING), Content("")]
     for group in sorted(TABLES, key=lambda group: group not in first):
         lines.append(Content.styled(TITLES[group], "bold"))
         if group == "app":
-            lines.append(Content.assemble((f"  {keys.presets:<12} ", "$primary"), "Select a preset."))
+            lines.append(_help_line(keys.presets, "Select a preset.", "", width))
         for command in TABLES[group]:
             if command.id.startswith("preset.") and command.id[7:].isdigit():
                 continue  # one line for all
-            key = displayed_key(keys.all_of(command.id))
-            lines.append(
-                Content.assemble((f"  {key:<12} ", "$primary"), command.help, (f"  {command.id}", "$foreground-muted"))
-            )
+            lines.append(_help_line(displayed_key(keys.all_of(command.id)), command.help, command.id, width))
         lines.append(Content(""))
     return Content("\n").join(lines)
+
+
+def _help_line(key: str, text: str, id: str, width: int) -> Content:
+    """The key, what it does with further lines below the first, and at the end the name for `config.toml`."""
+    body = textwrap.wrap(text, max(20, width - KEY_WIDTH))
+    fits = len(body[-1]) + 2 + len(id) <= width - KEY_WIDTH
+    indent = "\n" + " " * KEY_WIDTH
+    name = (f"  {id}" if fits else f"{indent}{id}") if id else ""
+    gap = indent if len(key) > KEY_WIDTH - 3 else ""
+    shown = (f"  {key:<{KEY_WIDTH - 2}}", "$primary")
+    return Content.assemble(shown, gap, indent.join(body), (name, "$foreground-muted"))
 
 
 class JumpScreen(Dialog[str]):

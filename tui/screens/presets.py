@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,9 +53,12 @@ class PresetsScreen(BaseScreen[str | None]):
                             border-top: solid $surface-lighten-2; }
     """
 
-    def __init__(self, selection: Selection, effective: EffectiveConfig | None) -> None:
+    def __init__(
+        self, selection: Selection, effective: EffectiveConfig | None, read: Callable[[], Sequence[PresetEntry]]
+    ) -> None:
+        """`read`: all presets as their files are now, with the slots that suit this machine."""
         super().__init__()
-        self.selection, self.effective = selection, effective
+        self.selection, self.effective, self._read = selection, effective, read
         self.listed: dict[str, PresetEntry] = {}
 
     def compose(self) -> ComposeResult:
@@ -70,7 +73,7 @@ class PresetsScreen(BaseScreen[str | None]):
 
     def show_presets(self, cursor: str = "") -> None:
         """List the presets as their files are now, the cursor on `cursor`."""
-        self.listed = {listed.name: listed for listed in preset_library.list_presets()}
+        self.listed = {listed.name: listed for listed in self._read()}
         keys = app_keys(self)
         self.query_one(Table).show_rows([row(listed, keys) for listed in self.listed.values()], cursor=cursor)
         self._detail()

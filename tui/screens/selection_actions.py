@@ -45,7 +45,8 @@ class SelectionScreens:
                 selection_pane.reload()
 
         selection_pane.start()
-        self._screen.app.push_screen(PresetsScreen(selection_pane.selection, selection_pane.effective), closed)
+        screen = PresetsScreen(selection_pane.selection, selection_pane.effective, selection_pane.presets)
+        self._screen.app.push_screen(screen, closed)
 
     def open_methods(self) -> None:
         """Show all methods side by side with the present selection."""

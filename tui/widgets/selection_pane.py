@@ -114,7 +114,8 @@ class MethodList(OptionList):
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
         texts = [
-            method_text(predicted, predicted.method == self.selected, width, detailed) for predicted in self.estimates
+            method_text(predicted, self.estimates, predicted.method == self.selected, width, detailed)
+            for predicted in self.estimates
         ]
         shown = [(text.plain, text.spans) for text in texts]
         if shown == self._shown:
@@ -126,12 +127,14 @@ class MethodList(OptionList):
         self.highlighted = list(method_names()).index(self.selected)
 
 
-def method_text(predicted: MethodEstimate, selected: bool, width: int, detailed: bool) -> Content:
+def method_text(
+    predicted: MethodEstimate, all_methods: Sequence[MethodEstimate], selected: bool, width: int, detailed: bool
+) -> Content:
     """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
-    return Content("\n").join(_lines(predicted, selected, width, detailed))
+    return Content("\n").join(_lines(predicted, predicted.above(all_methods), selected, width, detailed))
 
 
-def _lines(predicted: MethodEstimate, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
+def _lines(predicted: MethodEstimate, above: str, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
     from tui.preview.method_estimate import STYLES
 
     name = f"{MARK if selected else ' '}{method_title(predicted.method):<5}"
@@ -143,7 +146,7 @@ def _lines(predicted: MethodEstimate, selected: bool, width: int, detailed: bool
     if detailed:
         trained = f"{count(predicted.estimate.trainable)}: " if predicted.estimate else ""
         yield Content.styled(f"  {trained}{method_spec(predicted.method).trains_summary}", "$foreground-muted")
-        yield Content.styled(f"  {method_spec(predicted.method).use_summary}", "$foreground-muted")
+        yield Content.styled(f"  {above or method_spec(predicted.method).use_summary}", "$foreground-muted")
 
 
 @dataclass
@@ -227,11 +230,13 @@ def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int, asci
     if predicted.peak is None or pane.budget is None:
         return Content.assemble((name, _chosen(selected)), (visible(predicted.why or "unknown"), FREE))
     used, total = pane.budget.used, pane.budget.total
-    room = max(10, min(60, width - 50))
+    room = max(10, min(60, width - 66))
     drawn = bar(Use(total, used + predicted.peak, predicted.peak), room, ascii_only)
     why = f": others hold {size(used)}" if predicted.fit == "does not fit" and predicted.peak <= total else ""
-    text = f" {size(predicted.peak):>9} of {size(total - used)} free  "
-    return Content.assemble((name, _chosen(selected)), drawn, text, (predicted.fit + why, STYLES[predicted.fit]))
+    free = f" {size(predicted.peak):>9} of {size(total - used)} free  "
+    above = f"  {text}" if (text := predicted.above(pane.estimates)) else ""
+    fit = (predicted.fit + why, STYLES[predicted.fit])
+    return Content.assemble((name, _chosen(selected)), drawn, free, fit, (above, "$foreground-muted"))
 
 
 def _chosen(selected: bool) -> str:
@@ -345,7 +350,7 @@ class SelectionPane(Horizontal):
         at = names.index(name) + direction if name in names else 0
         return names[at % len(names)]
 
-    def _presets(self) -> list[PresetEntry]:
+    def presets(self) -> list[PresetEntry]:
         """All presets as their files are now, with the slots that suit this machine."""
         from engine.config import preset_library
 
@@ -405,7 +410,7 @@ class SelectionPane(Horizontal):
 
     def list_presets(self) -> None:
         """List the presets as their files are now."""
-        self.listed = self._presets()
+        self.listed = self.presets()
         self.query_one(PresetList).show_presets(self.listed, self.selection.name)
 
     def set_budget(self, budget: MemoryBudget) -> None:

@@ -79,17 +79,17 @@ def verdict_lines(ladder: Ladder) -> Iterator[Content]:
 
 
 def summary_view(ladder: Ladder, columns: int, ascii_only: bool = False) -> Iterator[Content]:
-    """Headline (once all runs have finished), table and figure of the summary; nothing before the first score."""
+    """Table, headline (once all runs have finished) and figure of the summary; nothing before the first score."""
     summary = ladder.summary
     if summary is None:
         return
     if ladder.status == "running":
         text = f"preliminary: {_done(ladder.entries)} runs have finished; the recommendation needs all of them"
         yield Content.styled(text, "$text-warning")
-    else:
+    yield from map(Content, summary_lines(summary, columns, ascii_only))
+    if ladder.status != "running":
         yield Content.styled(visible(summary.headline), "bold")
-    for line in [*summary_lines(summary, columns, ascii_only), *tradeoff_lines(summary, columns, ascii_only)]:
-        yield Content(line)
+    yield from map(Content, tradeoff_lines(summary, columns, ascii_only))
 
 
 def headline(ladder: Ladder) -> str:

@@ -169,7 +169,7 @@ class TextScreen(BaseScreen[None]):
         self.dismiss()
 
 
-KEY_WIDTH = 14
+KEY_WIDTH = 18
 """Columns of a key in help, with the space before it."""
 
 

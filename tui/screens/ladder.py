@@ -12,7 +12,7 @@ from typing import ClassVar, NamedTuple
 import msgspec
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
@@ -98,6 +98,8 @@ class LadderScreen(BaseScreen[None]):
         self._judge_request: BackgroundRequest | None = None
         self.ladder: Ladder | None = None
         """As it was drawn last."""
+        self._active = False
+        """Whether its process was running then."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="headline")
@@ -174,6 +176,7 @@ class LadderScreen(BaseScreen[None]):
 
     def _draw(self, folder: LadderDir, state: Ladder) -> None:
         self.ladder, self.current_run = state, current_run(self.current_run, folder, state)
+        self._active = folder.is_active()
         self._show_current_run()
         columns = max(40, self.size.width - 4)
         ascii_only = app_settings(self).ascii
@@ -190,6 +193,7 @@ class LadderScreen(BaseScreen[None]):
             part = self.query_one(f"#{name}", Static)
             part.update(text)
             part.display = bool(text.plain)
+        self.query_one(KeyLine).redraw()
 
     def _notes(self, folder: LadderDir, state: Ladder) -> list[str]:
         notes = [f"warning: {visible(text)}" for text in state.warnings]
@@ -201,6 +205,20 @@ class LadderScreen(BaseScreen[None]):
         if state.status == "running" and not folder.is_active():
             notes.append(f"the ladder's process has ended: press {app_keys(self).of('ladder.resume')} to resume")
         return notes
+
+    def is_useful(self, binding: Binding) -> bool:
+        """Whether a key would do something now."""
+        state, active = self.ladder, self._active
+        match (binding.id or "").removeprefix("ladder."):
+            case "stop":
+                return active
+            case "resume":
+                return state is not None and not active and state.status != "finished"
+            case "try" | "export" | "rate" | "judge":
+                return state is not None and any(e.kind == "run" and e.status == "finished" for e in state.entries)
+            case "report":
+                return state is not None and state.status == "finished"
+        return True
 
     def action_back(self) -> None:
         self.dismiss()

@@ -153,7 +153,7 @@ def test_a_built_in_preset_is_edited_as_a_copy(terminal: Terminal, tmp_path: Pat
     terminal.press("e")
     terminal.wait("Whole")
     terminal.press("escape")
-    terminal.wait("loss")
+    terminal.wait("ready:")
     terminal.press("q")
     assert terminal.leave() == 0
     assert len((tmp_path / "edited").read_text().split()) == 2
@@ -169,6 +169,6 @@ def test_a_missing_editor_changes_nothing(tmp_path: Path, folder: Path) -> None:
     terminal.wait("cannot start editor")
     assert not (folder / "demo-qlora.toml").exists()
     terminal.press("escape")
-    terminal.wait("loss")
+    terminal.wait("ready:")
     terminal.press("q")
     assert terminal.leave() == 0

@@ -44,7 +44,7 @@ def _text(event: events.Event, overhead: int) -> str | None:
         case events.Hello(resumed=True):
             return "resumed"
         case events.Phase(name="waiting", note=note):
-            return f"waiting: {note}"
+            return f"waiting in the queue: {note}" if note else "waiting in the queue"
         case events.DataPrepared():
             return _rows_and_tokens(event)
         case events.ModelLoaded():

@@ -124,7 +124,7 @@ def grid(rounds: int, folder: Path) -> Iterator[Row]:
     """The same with the chart grid open, and two earlier runs in it."""
     runs = folder / "grid"
     simulate.many(runs, 2)
-    yield from _following(rounds, runs, "Gbb", "the chart grid with 3 runs")
+    yield from _following(rounds, runs, "cbb", "the chart grid with 3 runs")
 
 
 def _following(rounds: int, runs: Path, keys: str, what: str) -> Iterator[Row]:

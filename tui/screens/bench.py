@@ -330,6 +330,9 @@ class BenchScreen(BenchActions):
             self.query_one(MemoryPane).show_state(self._state())  # its trace has no gap
             return
         self.selection_pane.set_budget(budget)
+        if self.follower.live:  # the other panes are drawn by `_every_second`: twice per second would be sent twice
+            self.query_one(MemoryPane).show_state(self._state())
+            return
         self._update_panes()
 
     def on_run_state_loaded(self, message: RunStateLoaded) -> None:

@@ -67,16 +67,28 @@ def figure_lines(run: RunState, ascii_only: bool) -> Iterator[Content]:
 
 
 def sparkline(series: Series, width: int, ascii_only: bool) -> str:
-    """The course of a series in one row of blocks."""
+    """The course of a series in one row of blocks.
+
+    A block stands for the same steps until the row is full, and its scale has rounded ends: as the series grows, only
+    the last block changes, and nothing else is sent to the terminal.
+    """
+    from tui.charts.chart import steady
+
     buckets = series.buckets
     if len(buckets) < 2:
         return ""
-    per = max(1, -(-len(buckets) // width))
+    per = 1
+    while per * width < len(buckets):
+        per *= 2
     groups = [buckets[at : at + per] for at in range(0, len(buckets), per)]
     means = [sum(bucket.mean for bucket in group) / len(group) for group in groups]
-    low, high = min(means), max(means)
+    scaled = means[:-1] if len(means) > 2 else means  # the last one is not complete, and may be an outlier
+    low, high = min(scaled), max(scaled)
+    if high > low:
+        low, high = steady((low, high), False)
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
-    return "".join(blocks[round((mean - low) / (high - low or 1.0) * (len(blocks) - 1))] for mean in means)
+    heights = (min(1.0, max(0.0, (mean - low) / (high - low or 1.0))) for mean in means)
+    return "".join(blocks[round(height * (len(blocks) - 1))] for height in heights)
 
 
 class RunsPane(Rows):

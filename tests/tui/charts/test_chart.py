@@ -10,6 +10,7 @@ import pytest
 from tui.charts.chart import AXIS, DASHES, ChartStyle, Curve, draw, line_sample
 from tui.charts.series import Series
 from tui.format import number
+from tui.widgets.run_details import sparkline
 
 
 def series(*values: float | None) -> Series:
@@ -113,3 +114,14 @@ def test_lines_differ_without_color_and_the_legend_shows_them(ascii_only: bool) 
             assert set(line.strip()) <= {str(place), " "} and str(place) in line_sample(place, ascii_only)
     samples = {line_sample(place, ascii_only) for place in range(len(DASHES))}
     assert len(drawn) == len(samples) == len(DASHES)
+
+
+def test_a_growing_sparkline_changes_only_at_its_end() -> None:
+    grown, before, changed = Series(), "", []
+    for step in range(1, 400):
+        grown.add(step, 5.0 / step + 1.0 + 0.01 * math.sin(step))
+        now = sparkline(grown, 18, False)
+        assert len(now) <= 18
+        changed.append(sum(a != b for a, b in zip(before[:-1], now, strict=False)))
+        before = now
+    assert sum(count > 0 for count in changed) < 20  # only where blocks are merged or the scale grows

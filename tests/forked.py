@@ -129,15 +129,15 @@ def fork_processes(patch: pytest.MonkeyPatch) -> None:
 
 
 def hold_requests(patch: pytest.MonkeyPatch) -> threading.Event:
-    """Have requests of this process start only once the returned event is set: a test can see the screen until then."""
+    """Have requests of this process begin only once the returned event is set: a test can see the screen until then."""
     started = threading.Event()
-    replaced = rpc_client.subprocess
+    converse = rpc_client._converse
 
-    def start(*arguments: Any, **how: Any) -> Any:
+    def start(*arguments: Any) -> Any:
         assert started.wait(600)
-        return replaced.Popen(*arguments, **how)
+        return converse(*arguments)
 
-    patch.setattr(rpc_client, "subprocess", SimpleNamespace(**{**vars(replaced), "Popen": start}))
+    patch.setattr(rpc_client, "_converse", start)
     return started
 
 

@@ -139,7 +139,7 @@ class KeptServer:
 
     def __init__(self) -> None:
         self._free = threading.Lock()
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._errors: IO[bytes] | None = None
@@ -169,13 +169,21 @@ class KeptServer:
         finally:
             self._free.release()
 
+    def close(self) -> None:
+        """End the process after the present request, and the thread."""
+        self._calls.put(None)
+
     def _work(self) -> None:
         while True:
             try:
-                answer, call = self._calls.get(timeout=IDLE_SECONDS)
+                asked = self._calls.get(timeout=IDLE_SECONDS)
             except queue.Empty:
                 self._end()
                 continue
+            if asked is None:
+                self._end()
+                return
+            answer, call = asked
             try:
                 answer.set_result(call())
             except BaseException as error:  # noqa: BLE001 - raised where it was asked

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from forked import fork_processes
+
+from engine.runs.rpc_client import KeptServer
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +28,12 @@ def forks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """
     if request.node.get_closest_marker("slow") and "hub" not in request.fixturenames:
         fork_processes(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A kept process has the environment of the test that started it: each test has its own."""
+    made = KeptServer()
+    monkeypatch.setattr("tui.background.SERVER", made)
+    yield
+    made.close()

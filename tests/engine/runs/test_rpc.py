@@ -168,7 +168,7 @@ def test_a_kept_process_handles_several_requests_and_a_cancelled_one_is_replaced
     with pytest.raises(Cancelled):
         request(cancelled)
     assert len(request(CancelToken())) == 2 and server._process is not process
-    server._end()
+    server.close()
 
 
 ASKER = """

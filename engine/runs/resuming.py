@@ -1,6 +1,7 @@
 """What may change in a resumed run, and in a run that starts from another one (`model.from_run`).
 
-Of the frozen configuration of a resumed run only the devices may change: up to rounding its losses are the same.
+Of the frozen configuration of a resumed run only the devices and the places of its files may change: up to rounding
+its losses are the same.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import msgspec
 import tomli
 
 from engine.config.errors import UserError
-from engine.config.files import MAX_SETTINGS_BYTES, read_regular, write_atomically
+from engine.config.files import MAX_SETTINGS_BYTES, read_regular, working_directory, write_atomically
 from engine.config.method_specs import method_title, reads
 from engine.config.preset import Flat, flatten
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Hello
-from engine.runs.run.frozen_config import DEVICE_KEYS, FrozenRun, refingerprinted_text, values_that_are_set
+from engine.runs.run.frozen_config import DEVICE_KEYS, PLACE_KEYS, FrozenRun, refingerprinted_text, values_that_are_set
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, read_frozen
 
@@ -44,10 +45,10 @@ def check_unchanged(run: RunDir, frozen: FrozenRun) -> None:
 
 def _changes(before: Flat, now: Flat) -> Iterator[str]:
     """`train.batch was 16 and is 8`. A key that the version of the run did not have is not a change,
-    nor are other devices.
+    nor are other devices and places.
     """
     defaults = values_that_are_set(Config())
-    for key in sorted({*before, *now} - set(DEVICE_KEYS)):
+    for key in sorted({*before, *now} - {*DEVICE_KEYS, *PLACE_KEYS}):
         was, value = before.get(key), now.get(key)
         if was != value and not (key not in before and value == defaults.get(key)):
             yield f"{key} was {_shown(was)} and is {_shown(value)}"
@@ -57,13 +58,36 @@ def _shown(value: Any) -> str:
     return "unset" if value is None else repr(value)
 
 
-def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:
-    """Set DEVICE_KEYS in the frozen configuration of a run that is not running. `check` raises if they do not exist.
+def find_moved_files(run: RunDir, config: Config, given: Flat) -> Flat:
+    """Where the run's files and folders are now that are not where its configuration says: another machine, or moved.
+
+    One with the same name is taken from the working directory, else from the folder with the directory of runs. Raises
+    UserError for one that is in neither. `given`: settings that have another place.
+    """
+    found: Flat = {}
+    for key in PLACE_KEYS:
+        value = flatten(config)[key]
+        if key in given or not isinstance(value, str) or not Path(value).is_absolute() or Path(value).exists():
+            continue
+        folders = (working_directory(), run.path.parent.parent)
+        places = [folder / Path(value).name for folder in folders if (folder / Path(value).name).exists()]
+        if not places:
+            hint = f"copy it here, or `ftbench resume {run.argument} --set {key}=PATH`"
+            raise UserError(f"{key} was not found", value, hint, "run.file_missing")
+        found[key] = str(places[0].absolute())
+    return found
+
+
+def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:
+    """Set DEVICE_KEYS and PLACE_KEYS in the frozen configuration of a run that is not running.
+
+    `check` raises if the devices do not exist. A note of each place that changes is logged when the run resumes.
 
     Raises UserError also for another key or an invalid value, and where the file was edited; it is then not changed.
     """
-    if other := sorted(settings.keys() - set(DEVICE_KEYS)):
-        problem, hint = f"{other[0]} cannot change in a resumed run", f"only {', '.join(DEVICE_KEYS)} can"
+    if other := sorted(settings.keys() - {*DEVICE_KEYS, *PLACE_KEYS}):
+        problem = f"{other[0]} cannot change in a resumed run"
+        hint = f"only {', '.join((*DEVICE_KEYS, *PLACE_KEYS))} can"
         raise UserError(problem, "--set", hint, code="run.setting_fixed")
     frozen = read_frozen(run)
     check_unchanged(run, frozen)
@@ -75,6 +99,9 @@ def use_devices(run: RunDir, settings: Flat, check: Callable[[Config], object]) 
     table: dict[str, Any] = tomli.loads(read_regular(run.config_file, MAX_SETTINGS_BYTES).decode())
     for key, value in settings.items():
         section, _, name = key.partition(".")
+        before = flatten(frozen.config)[key]
+        if key in PLACE_KEYS and before != value:
+            table["run"].setdefault("notes", []).append(f"resumed with {key} = {value}, before {before}")
         table.setdefault(section, {})[name] = value
     write_atomically(run.config_file, refingerprinted_text(table).encode())
 

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from engine.config.errors import Notice, RunFailed, UserError
-from engine.config.files import check_utf8
+from engine.config.files import check_utf8, working_directory
 from engine.config.model_files import check_model_config
 from engine.config.preset import EffectiveConfig, Flat
 from engine.config.preset_checks import check_benchmarks, check_parallelism
+from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import Config
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import device_settings, devices_for, slots_of
@@ -24,7 +25,7 @@ from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.launch import start_configured
-from engine.runs.resuming import find_continued_run, use_devices
+from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 
@@ -76,7 +77,8 @@ def repeat_run(run: RunDir) -> RunDir:
 def resume_run(run: RunDir, settings: Flat | None = None) -> None:
     """Start the worker of a stopped, failed or died run again: it resumes from the latest complete checkpoint.
 
-    `settings`: other devices (DEVICE_KEYS) than before.
+    `settings`: other devices (DEVICE_KEYS) or places of files (PLACE_KEYS) than before. A file that is missing is
+    looked for (`find_moved_files`).
 
     Raises UserError if the run is running, has finished or was deleted, and RunFailed if the worker does not start.
     """
@@ -84,15 +86,17 @@ def resume_run(run: RunDir, settings: Flat | None = None) -> None:
         raise UserError("the run was deleted", str(run.path), "start another with `ftbench run`", code="run.deleted")
     check_utf8(str(run.path))
     run.check_files()
-    run_dir.read_frozen(run)
+    frozen = run_dir.read_frozen(run)
     state = run.state()
     if state in run_dir.ACTIVE:
         hint = f"watch it with `ftbench attach {run.argument}`"
         raise UserError("already running", run.name, hint, code="run.already_running")
     if state == "finished":
         raise UserError("already finished", run.name, "start another with `ftbench run`", code="run.finished")
-    if settings:
-        use_devices(run, settings, check_device)
+    changed = with_absolute_paths(settings or {}, working_directory())
+    changed |= find_moved_files(run, frozen.config, changed)
+    if changed:
+        change_configuration(run, changed, check_device)
     _start_worker(run)
 
 

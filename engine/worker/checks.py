@@ -31,6 +31,7 @@ from engine.runs.run.run_dir import RunDir
 
 if TYPE_CHECKING:
     from engine.methods.machine import Machine
+    from engine.worker.run_log import EarlierWorkers
 
 MAX_BYTES = 1 << 20
 """Total size of the files of a dataset up to which they are read here, in 0.02 s: preparing reads them again."""
@@ -100,6 +101,18 @@ def _bytes(files: Iterable[Path]) -> int:
 
 MODEL_CODES = ("model.unknown_target", "model.expert_adapter", "model.already_quantized")
 """Errors of building the model on the meta device that loading it would raise too."""
+
+
+def check_moved_model(config: Config, model_config: Any, earlier: EarlierWorkers) -> None:
+    """Raise UserError if a resumed run reads its model from another place and the weights are others."""
+    from engine.methods.provenance import fingerprint
+
+    if not earlier.model or config.model.id == earlier.model_id:
+        return
+    if fingerprint(config.model, model_config) != earlier.model:
+        problem = f"other weights than those of {earlier.model_id}, with which the run started"
+        hint = "copy its folder; `--set model.id=PATH` says where it is"
+        raise UserError(problem, config.model.id, hint, code="run.other_model")
 
 
 def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:

@@ -46,7 +46,7 @@ from engine.training.guards import free_memory
 from engine.training.meters import Meters, training_gpu
 from engine.training.ranks import SINGLE_RANK, Ranks
 from engine.training.sharding import whole_weights
-from engine.worker.checks import refuse_model, refuse_small_disk
+from engine.worker.checks import check_moved_model, refuse_model, refuse_small_disk
 from engine.worker.evaluator import Evaluator
 from engine.worker.model_loading import (
     add_continued_adapter,
@@ -122,6 +122,7 @@ def _execute_phases(
     config = with_settings(config, {"evaluation.metric": metric.metric})
     refuse_rows(config, rows)
     model_config = config_of(config.model)
+    check_moved_model(config, model_config, earlier)
     refuse_model(config, model_config, machine)
     config = with_answer_batch(config, model_config, machine, rows, ranks, meters)
     if ranks.is_first:

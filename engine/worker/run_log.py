@@ -91,6 +91,8 @@ class EarlierWorkers:
     """The rows of the first worker."""
     model: str = ""
     """Fingerprint of the weights."""
+    model_id: str = ""
+    """Where they were read from."""
     optimizer: str = ""
     """The optimizer of the last of them."""
     before: Eval | None = None
@@ -116,7 +118,7 @@ def earlier_workers(run: RunDir) -> EarlierWorkers:
                 case DataPrepared():
                     earlier.data = earlier.data or event
                 case ModelLoaded():
-                    earlier.model, earlier.optimizer = event.fingerprint, event.optimizer
+                    earlier.model, earlier.model_id, earlier.optimizer = event.fingerprint, event.id, event.optimizer
                 case Plan() | MicroBatchReduced():
                     earlier.micro_batch = event.micro_batch
                     if isinstance(event, MicroBatchReduced) and event.restarted:

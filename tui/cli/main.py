@@ -136,7 +136,7 @@ def resume(
     folder = run_ladder_or_sweep(runs, name, json)
     changed = overrides(settings)
     if changed and not isinstance(folder, RunDir):
-        raise UserError("only a run can be resumed on other devices", "--set", "omit it", "cli.not_a_run")
+        raise UserError("only a run can be resumed with other settings", "--set", "omit it", "cli.not_a_run")
     show_origin(folder, quiet=json)
     if isinstance(folder, SweepDir):
         raise typer.Exit(sweep.resume(folder, detach, json))

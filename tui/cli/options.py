@@ -46,7 +46,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print results and erro
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a preset key.")]
 DeviceSettingsOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set hardware.device, train.devices or train.parallelism."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a device, or where the model or data is now."),
 ]
 MethodOption = Annotated[
     str | None, typer.Option("--method", metavar="METHOD", help=f"Fine-tuning method: {_any_of(method_names())}.")

@@ -174,7 +174,7 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
 
 
 def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
-    """Resume from the latest complete checkpoint, in the same directory; `settings`: on other devices."""
+    """Resume from the latest complete checkpoint, in the same directory. `settings`: as of `start.resume_run`."""
     size = start.events_size(run)
     try:
         with interruptible([run]):

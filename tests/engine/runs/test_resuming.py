@@ -14,7 +14,7 @@ from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.config.schema import Config
 from engine.runs import launch
-from engine.runs.resuming import check_unchanged
+from engine.runs.resuming import change_configuration, check_unchanged, find_moved_files
 from engine.runs.run import frozen_config, run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Hello
@@ -151,3 +151,44 @@ def test_a_run_whose_folder_is_not_utf8_is_refused_before_it_starts(run: RunDir)
     with pytest.raises(UserError) as refused:
         resume_run(RunDir(moved))
     assert refused.value.code == "name.not_utf8" and not RunDir(moved).log_file.exists()
+
+
+def moved_data_run(tmp_path: Path) -> tuple[RunDir, Path]:
+    """A stopped run on a data file that is no longer where it was, and where the file is now."""
+    before = tmp_path / "old box" / "mails.csv"
+    before.parent.mkdir()
+    before.write_text("prompt,answer\n" + "".join(f"question {number},answer {number}\n" for number in range(60)))
+    effective = resolve_preset("demo-lora", None, {"data.id": str(before), "train.steps": 1})
+    stopped = run_dir.create(tmp_path / "runs", "demo-lora", effective)
+    config = frozen_config.values_that_are_set(run_dir.read_frozen(stopped).config)
+    EventLog(stopped.events_file).write(Hello(pid=1, host="h", version="0", config=config))
+    now = tmp_path / "box" / "mails.csv"
+    now.parent.mkdir()
+    before.rename(now)
+    return stopped, now
+
+
+def test_a_file_with_the_same_name_is_found_where_the_run_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped, now = moved_data_run(tmp_path)
+    assert find_moved_files_code(stopped) == "run.file_missing"
+    monkeypatch.chdir(now.parent)
+    found = find_moved_files(stopped, run_dir.read_frozen(stopped).config, {})
+    assert found == {"data.id": str(now)}
+    change_configuration(stopped, found, lambda config: None)
+    frozen = run_dir.read_frozen(stopped)
+    assert frozen.config.data.id == str(now) and frozen.intact and str(now) in frozen.notes[-1]
+    check_unchanged(stopped, frozen)
+
+
+def find_moved_files_code(run: RunDir) -> str:
+    with pytest.raises(UserError) as refused:
+        find_moved_files(run, run_dir.read_frozen(run).config, {})
+    return refused.value.code
+
+
+def test_other_settings_cannot_change(run: RunDir) -> None:
+    with pytest.raises(UserError) as refused:
+        change_configuration(run, {"data.id": "tickets", "train.batch": 8}, lambda config: None)
+    assert refused.value.code == "run.setting_fixed" and run_dir.read_frozen(run).config.train.batch == 4

@@ -17,6 +17,7 @@ from engine.config.errors import UserError
 from engine.config.files import read_item_lines
 from engine.config.method_specs import RULE_REFERENCE, method_spec
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
+from engine.config.text import amount
 from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
@@ -287,8 +288,11 @@ def note_other_devices(runs: Sequence[FinishedRun]) -> None:
 
 
 def _device(result: Result) -> str:
-    """The model of the GPU or CPU that a run used, as its environment event recorded it."""
-    return str(result.machine.get("device" if "gpu_memory" in result.machine else "cpu") or "")
+    """The model of the GPU, or of the CPU and how many threads used it, as a run's environment event recorded them."""
+    if "gpu_memory" in result.machine:
+        return str(result.machine.get("device") or "")
+    cpu, threads = str(result.machine.get("cpu") or ""), result.machine.get("threads")
+    return f"{cpu}, {amount(threads, 'thread')}" if cpu and threads else cpu
 
 
 NO_RESULT_YET = ("planned", "live", "skipped", "finished")

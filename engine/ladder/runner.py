@@ -28,9 +28,11 @@ from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rungs import Rung
 from engine.runs.launch import start_configured
 from engine.runs.queue import locks
+from engine.runs.resuming import change_configuration
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import exit_message, stream
-from engine.runs.run.events import Step
+from engine.runs.run.events import Environment, Step
+from engine.runs.run.frozen_config import PLACE_KEYS
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir, iterate
 from engine.runs.stopping import StopRequest, StopRequested
@@ -62,14 +64,21 @@ def identity(
     executor = config.executor
     if executor.name == "slurm":  # `machine` is the login node, whose runs must not be reused
         machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
+    settings = relevant_settings(config)
+    if fingerprints:  # which have the content of the files, wherever they are
+        settings = {key: value for key, value in settings.items() if key not in PLACE_KEYS or not _is_place(value)}
     parts: dict[str, Any] = {
-        "settings": relevant_settings(config),
+        "settings": settings,
         "fingerprints": fingerprints,
         "versions": versions,
         "machine": {key: machine.get(key) for key in ("device", "cpu", "threads", "cuda")},
         "slots": slots_of(config.hardware.device),  # runs at the same time share caches and memory bandwidth
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _is_place(value: object) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def relevant_settings(config: Config) -> dict[str, Any]:
@@ -201,6 +210,9 @@ class LadderRunner:
         with locks.exclusive(self.dir.runs):  # else two ladders could both find nothing and start the same run
             self.index_runs()
             run = self._reusable(entry, key, config.cost.max_other_load)
+            run = run or self._own_of_another_machine(entry, config)
+            if run is not None and run.state() in ("stopped", "died"):
+                _use_places(run, config)
             return (run, False) if run else (self._create(entry, config, key, rung), True)
 
     def with_metric(self, config: Config) -> Config:
@@ -214,6 +226,7 @@ class LadderRunner:
     def has_finished(self, entry: LadderEntry, config: Config) -> bool:
         """Whether a finished run with this configuration would be reused."""
         run = self._reusable(entry, self.identity(config), config.cost.max_other_load)
+        run = run or self._own_of_another_machine(entry, config)
         return run is not None and run.state() == "finished"
 
     def _reusable(self, entry: LadderEntry, key: str, allowed: float) -> RunDir | None:
@@ -237,6 +250,25 @@ class LadderRunner:
                 if states[run.path] in group and usable:
                     return run
         return None
+
+    def _own_of_another_machine(self, entry: LadderEntry, config: Config) -> RunDir | None:
+        """The entry's own run that differs only by the machine: a ladder can be resumed on another one.
+
+        Its scores count; timings are compared within a device only (`note_other_devices`).
+        """
+        if self.fresh or not entry.run:
+            return None
+        run = RunDir(self.dir.runs / entry.run)
+        try:
+            recorded = _IDENTITY.search(read_regular(run.config_file, MAX_SETTINGS_BYTES))
+            logged = (event for event in stream(run.events_file, Environment) if isinstance(event, Environment))
+            place = next(logged, None)
+            if recorded is None or place is None or run.state() not in ("finished", "stopped", "died"):
+                return None
+        except OSError:
+            return None  # deleted
+        key = identity(self.with_metric(config), self._fingerprints(), self.ladder.versions, place.machine)
+        return run if place.machine != self.ladder.machine and key == recorded.group(1).decode() else None
 
     def _create(self, entry: LadderEntry, config: Config, key: str, rung: Rung) -> RunDir:
         if entry.status == "finished":
@@ -349,6 +381,13 @@ class LadderRunner:
 
     def _relative(self, run: RunDir) -> str:
         return str(run.path.relative_to(self.dir.runs))
+
+
+def _use_places(run: RunDir, config: Config) -> None:
+    """Read the files of a run that is resumed where the ladder has them now."""
+    ours, theirs = flatten(config), flatten(run_dir.read_frozen(run).config)
+    if moved := {key: ours[key] for key in PLACE_KEYS if ours[key] != theirs[key]}:
+        change_configuration(run, moved, lambda config: None)
 
 
 def _key(entry: LadderEntry) -> tuple[Any, ...]:

@@ -22,6 +22,7 @@ from engine.config.method_specs import method_title, reads
 from engine.config.preset import Flat, flatten
 from engine.config.preset_values import with_settings
 from engine.config.schema import Config
+from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Hello
 from engine.runs.run.frozen_config import DEVICE_KEYS, PLACE_KEYS, FrozenRun, refingerprinted_text, values_that_are_set
@@ -58,8 +59,8 @@ def _shown(value: Any) -> str:
     return "unset" if value is None else repr(value)
 
 
-def find_moved_files(run: RunDir, config: Config, given: Flat) -> Flat:
-    """Where the run's files and folders are now that are not where its configuration says: another machine, or moved.
+def find_moved_files(run: RunDir | LadderDir, config: Config, given: Flat) -> Flat:
+    """Where a run's files and folders are now that are not where its configuration says: another machine, or moved.
 
     One with the same name is taken from the working directory, else from the folder with the directory of runs. Raises
     UserError for one that is in neither. `given`: settings that have another place.

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
+from msgspec.structs import replace
 
 from engine.config.errors import Notice, RunFailed, UserError
-from engine.config.files import check_utf8, working_directory
+from engine.config.files import check_utf8, working_directory, write_atomically
 from engine.config.model_files import check_model_config
-from engine.config.preset import EffectiveConfig, Flat
+from engine.config.preset import EffectiveConfig, Flat, with_settings
 from engine.config.preset_checks import check_benchmarks, check_parallelism
 from engine.config.preset_library import with_absolute_paths
 from engine.config.schema import Config
@@ -27,6 +27,7 @@ from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.launch import start_configured
 from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
 from engine.runs.run import run_dir
+from engine.runs.run.frozen_config import PLACE_KEYS
 from engine.runs.run.run_dir import RunDir
 
 C = TypeVar("C", LadderDir, SweepDir)
@@ -118,13 +119,25 @@ def start_ladder(
     return folder
 
 
-def resume_ladder(folder: LadderDir) -> None:
-    """Start the process of a ladder again; finished runs are not repeated. Raises UserError if it is running."""
+def resume_ladder(folder: LadderDir, settings: Flat | None = None) -> None:
+    """Start the process of a ladder again; finished runs are not repeated. Raises UserError if it is running.
+
+    `settings`: other places of files (PLACE_KEYS) than before. One that is missing is looked for (`find_moved_files`).
+    """
     check_utf8(str(folder.path))
-    folder.plan()
+    plan = folder.plan()
     if folder.is_active():
         hint = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, hint, code="ladder.already_running")
+    changed = with_absolute_paths(settings or {}, working_directory())
+    if other := sorted(changed.keys() - set(PLACE_KEYS)):
+        hint = f"only {', '.join(PLACE_KEYS)} can"
+        raise UserError(f"{other[0]} cannot change in a resumed ladder", "--set", hint, code="ladder.setting_fixed")
+    for rung in plan.rungs:
+        changed |= find_moved_files(folder, rung.config, changed)
+    if changed:
+        rungs = [replace(rung, config=with_settings(rung.config, changed)) for rung in plan.rungs]
+        write_atomically(folder.plan_file, ladder_dir.plan_text(replace(plan, rungs=rungs)).encode())
     launch.launch_ladder(folder)
 
 
@@ -170,7 +183,7 @@ def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
     except UserError:
         return False  # damaged
     origin = {"created": plan.created, "started_in": plan.started_in, "command": plan.command, "notices": plan.notices}
-    return msgspec.structs.replace(stored, **origin) == plan
+    return replace(stored, **origin) == plan
 
 
 def _is_same_sweep(sweep: SweepDir, budget: float | None, plans: Sequence[LadderPlan]) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
+from engine.config.preset import Flat
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.forecast import POINTS, forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -148,11 +149,11 @@ def show_summary(state: Ladder) -> None:
         say(line)
 
 
-def resume(folder: LadderDir, detach: bool, json: bool) -> int:
-    """Resume a ladder; finished runs are not repeated."""
+def resume(folder: LadderDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
+    """Resume a ladder; finished runs are not repeated. `settings`: as of `resume_ladder`."""
     try:
         with interruptible([folder]):
-            resume_ladder(folder)
+            resume_ladder(folder, settings)
     except Detached:
         return print_detached(folder, json)
     return print_detached(folder, json) if detach else watch(folder, json)

@@ -17,7 +17,6 @@ from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run import run_dir
-from engine.runs.run.run_dir import RunDir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app
 from tui.cli.data_and_presets import data_app, plan_app, presets_app
@@ -135,13 +134,13 @@ def resume(
 
     folder = run_ladder_or_sweep(runs, name, json)
     changed = overrides(settings)
-    if changed and not isinstance(folder, RunDir):
-        raise UserError("only a run can be resumed with other settings", "--set", "omit it", "cli.not_a_run")
+    if changed and isinstance(folder, SweepDir):
+        raise UserError("a sweep cannot be resumed with other settings", "--set", "omit it", "cli.not_a_run")
     show_origin(folder, quiet=json)
     if isinstance(folder, SweepDir):
         raise typer.Exit(sweep.resume(folder, detach, json))
     if isinstance(folder, LadderDir):
-        raise typer.Exit(ladder.resume(folder, detach, json))
+        raise typer.Exit(ladder.resume(folder, detach, json, changed))
     raise typer.Exit(run.resume(folder, detach, json, changed))
 
 

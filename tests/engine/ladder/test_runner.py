@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -25,7 +26,7 @@ from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
-from engine.runs.run.events import Hello, Status
+from engine.runs.run.events import Environment, Hello, Status
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested
 
@@ -61,6 +62,40 @@ def test_every_run_has_the_metric_that_the_ladder_decided(tmp_path: Path, plan: 
     run = runner.create_unless_exists(planned, config, plan.rungs[0])
     assert run and run_dir.read_frozen(run).config.evaluation.metric == "json"
     assert runner.identity(config) == runner.identity(with_settings(config, {"evaluation.metric": "json"}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reused"),
+    [
+        ({"cpu": "another"}, True),
+        ({"threads": 4}, True),
+        ({"versions": {"torch": "3"}}, False),
+        ({"data": "d2"}, False),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_ladder_on_another_machine_keeps_its_own_runs_of_the_same_work(
+    changed: dict[str, Any], reused: bool, tmp_path: Path, plan: LadderPlan
+) -> None:
+    there, fingerprints, versions = {"cpu": "a CPU", "threads": 2}, {"data": "d", "model": "m"}, {"torch": "2"}
+    config = with_settings(plan.rungs[0].config, {"evaluation.metric": "json", "data.id": "/there/mails.csv"})
+    key = identity(config, fingerprints, versions, there)
+    run = run_dir.create(tmp_path, "demo", EffectiveConfig(config, {}), identity=key)
+    EventLog(run.events_file).write(Environment(versions=versions, machine=there))
+    result = run_dir.blank_result(run, run_dir.read_frozen(run))
+    result.status = "finished"
+    run_dir.write_result(run, result)
+
+    folder = ladder_dir.create(tmp_path, plan)
+    runner = runner_of(folder, plan)
+    assert runner.ladder.work
+    runner.ladder.work.fingerprints = fingerprints | {key: changed[key] for key in changed if key == "data"}
+    runner.ladder.versions = changed.get("versions", versions)
+    runner.ladder.machine = there | {key: changed[key] for key in changed if key in there}
+    here = with_settings(config, {"data.id": "/here/mails.csv"})
+    assert runner.has_finished(entry(run, folder), here) is reused
+    runner.fresh = True
+    assert not runner.has_finished(entry(run, folder), here)
 
 
 def entry(run: RunDir | None = None, folder: LadderDir | None = None) -> LadderEntry:

@@ -235,8 +235,10 @@ def test_every_row_is_its_columns_and_attends_to_nothing_else(rows: list[list[in
 def test_gathered_keys_are_those_of_the_mask(rows: list[list[int]]) -> None:
     segments = Segments(arrange(rows, share=True).segments)
     keys, mask = segments.gathered_keys(torch.device("cpu")), segments.mask(torch.device("cpu"))[0, 0]
+    assert (keys.columns is None) == (not segments.shared)  # nothing is gathered where nothing is shared
+    columns = torch.arange(segments.tokens) if keys.columns is None else keys.columns
     for number, segment in enumerate(segments.segments):
-        own = keys.columns[keys.key_ends[number] : keys.key_ends[number + 1]].tolist()
+        own = columns[keys.key_ends[number] : keys.key_ends[number + 1]].tolist()
         assert keys.query_ends[number : number + 2].tolist() == [segment.start, segment.end]
         for query in range(segment.start, segment.end):  # causal, with the last query at the last key
             seen = own[: len(own) - (segment.end - 1 - query)]

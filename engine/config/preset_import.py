@@ -272,6 +272,7 @@ def _take_batch(given: dict[str, Any], tool: OtherTool, result: ImportedPreset) 
     try:
         batch = whole(total or effective or 0) or whole(values[0]) * whole(values[1])
     except NoCounterpart as error:
+        result.without_effect += [key for key in PACKING if key in given and given[key] is None]
         packed = [key for key in PACKING if given.pop(key, None) is not None]
         result.add("left out", ", ".join([named, *packed]), values, "", str(error))
         return

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from command import ftbench
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.config import other_tools
@@ -185,6 +185,7 @@ ODD = st.one_of(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(table={"base_model": None, "packing": None, "micro_batch_size": True})
 @given(table=st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text(max_size=12)), ODD, max_size=12))
 def test_every_key_is_accounted_for_or_the_file_is_refused(table: dict[str, Any], tmp_path: Path) -> None:
     try:

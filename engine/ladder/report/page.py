@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import LOSS, metric_spec, metric_text
@@ -300,13 +300,18 @@ def environment() -> Environment:
         "svg": Markup,
         "marks": marks,
     }
-    environment.filters |= {"unbroken": unbroken}
+    environment.filters |= {"unbroken": unbroken, "with_code": with_code}
     return environment
 
 
 def _literal(text: Any) -> Any:
     """Applied to every `{{ … }}` before escaping: makes control characters visible and keeps line breaks."""
     return shown(text) if isinstance(text, str) and not isinstance(text, Markup) else text
+
+
+def with_code(text: str) -> Markup:
+    """The text as HTML, with what is between backticks as code."""
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(shown(text)))))
 
 
 def unbroken(text: str) -> str:

@@ -167,6 +167,7 @@ def text_of_tags(html: str) -> str:
 
 
 def test_numbers_and_units_are_not_separated_by_line_breaks() -> None:
+    assert page.with_code("run `ftbench rate <x>`") == "run <code>ftbench rate &lt;x&gt;</code>"
     assert page.unbroken("58.1% of 1.23 GiB in 4.46 s, +2.3 points, 3 items") == (
         "58.1% of 1.23\u00a0GiB in 4.46\u00a0s, +2.3\u00a0points, 3 items"
     )

@@ -16,6 +16,7 @@ from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.method_specs import QLORA
 from engine.config.preset import with_settings
+from engine.config.tested_families import check_family
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
@@ -92,6 +93,7 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     methods: list[MethodPlan] = []
     scale = FormulaCorrection()
     for config in question.configs:
+        check_family(config_json, model.id, config.method)
         progress(f"dry run of {config.method}")
         qlora = (
             (_with_chosen_packing(question.qlora, chosen), scale)

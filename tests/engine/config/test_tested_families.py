@@ -13,6 +13,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
 from engine.config.tested_families import family_rows, tested_with, untested_family
+from engine.memory.dry_run import plan as plan_module
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.methods.machine import Machine
@@ -70,6 +71,8 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
         "engine.config.tested_families.tested_with", lambda: {"transformers": transformers.__version__, "untested": []}
     )
     shape = transformers.LlamaConfig()
+    monkeypatch.setattr(plan_module, "model_config_of", lambda model: (shape, "a shape"))
+    monkeypatch.setattr(plan_module, "_method_plan", lambda *given: pytest.fail("the method is planned"))
 
     def refusals(name: str) -> list[str]:
         chosen = resolve(Preset("test", {}), name).config
@@ -86,6 +89,10 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
                 assert "lora or full" in error.hint
         return codes
 
+    failing = PlanQuery(configs=[resolve(Preset("test", {}), "qlora").config], budget=budget, length=64)
+    with pytest.raises(UserError) as refused:
+        plan_module.plan(failing, lambda *told: None)
+    assert refused.value.code == "model.family_fails"
     assert refusals("qlora") == ["model.family_fails"] * 2
     assert refusals("lora") == refusals("full") == []
     monkeypatch.setattr("engine.config.tested_families.tested_with", lambda: {"transformers": "5.0.0", "untested": []})

@@ -112,7 +112,7 @@ def test_comparing_three_runs_takes_five_keys(tmp_path: Path, journeys: list[Jou
     journey.press("r")
     journey.sees("3 runs in")
     journey.press("space", "space", "space", "C")
-    journey.sees("comparison of 3 runs", *(f"lora-{name}" for name in names))
+    journey.sees("comparison of 3 runs", *(f"lora-{name}" for name in names), "score after")
     assert journey.keys <= 6
     heads = next(line for line in journey.terminal.screen.display if all(f"lora-{name}" in line for name in names))
     scores = next(line for line in journey.terminal.screen.display if "score after" in line)

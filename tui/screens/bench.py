@@ -199,6 +199,8 @@ class BenchScreen(BenchActions):
         return names
 
     def _update_panes(self) -> None:
+        if not self.query(MemoryPane):  # the app is ending: its widgets are removed before its last message
+            return
         self._fold()
         state = self._state()
         for pane in self.panes:
@@ -253,6 +255,8 @@ class BenchScreen(BenchActions):
         return self.resumable[0].run if self.resumable else None
 
     def _show_status(self) -> None:
+        if not self.query("#status"):
+            return
         follower, keys = self.follower, app_keys(self)
         text = status(
             follower.state,
@@ -270,7 +274,7 @@ class BenchScreen(BenchActions):
         self.query_one(KeyLine).redraw()
 
     def _show_head(self) -> None:
-        if is_covered(self):
+        if is_covered(self) or not self.query("#head"):
             return
         pane, keys, width = self.selection_pane, app_keys(self), self.size.width
         waiting = len({turn.pid for turn in self.live_runs.turns if turn.place})
@@ -325,6 +329,8 @@ class BenchScreen(BenchActions):
             self._show_head()  # it has a clock
 
     def on_machine_sampled(self, message: MachineSampled) -> None:
+        if not self.query(MemoryPane):  # as in `_update_panes`
+            return
         budget = self.machine.take(message.sample, self.selection_pane)
         if is_covered(self):
             self.query_one(MemoryPane).show_state(self._state())  # its trace has no gap

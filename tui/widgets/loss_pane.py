@@ -59,7 +59,8 @@ class LossPane(Rows, can_focus=True):
         from tui.live.loss_rows import VIEWS, CurveView
 
         losses = CurveView(self.state, self.view, self.earlier)
-        beside = any(pane.display and pane.size.width for pane in self.screen.query("FiguresPane"))  # it has them
+        siblings = self.parent.query("FiguresPane") if self.parent else ()  # None while the bench is closed
+        beside = any(pane.display and pane.size.width for pane in siblings)  # it has them
         self.set_titles(VIEWS[self.view], losses.values(), "" if beside else losses.figures())
         if self._is_due(losses):
             self.show(losses.rows(width, height, ChartStyle(self.log_axis, self.smoothing, app_settings(self).ascii)))

@@ -21,8 +21,6 @@ LABEL = 12
 """Columns of a rung's name."""
 NAME, REASON = 100, 300
 """Maximum characters of a model's or dataset's name, and of the reason why a ladder ended."""
-FIGURES = 22
-"""Columns of the figures after a bar: `58.1% [55.6–60.6]`."""
 
 
 def progress_lines(ladder: Ladder, ascii_only: bool = False) -> Iterator[Content]:

@@ -77,7 +77,6 @@ def range_text(value: Interval | None, is_share: bool) -> str:
     return f"{value.low * 100:.1f}–{value.high * 100:.1f}" if is_share else f"{value.low:.3f}–{value.high:.3f}"
 
 
-LADDER_COLUMNS = ("rung", "score", "95% CI", "of gain", "loss", "training", "total", "peak", "artifact")
 BENCHMARK_COLUMNS = 24
 """Columns of the name of a benchmark or metric."""
 

@@ -8,11 +8,12 @@ import pytest
 import transformers
 from tiny_configs import installed_families
 
+from engine.config import tested_families
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import Preset, resolve
-from engine.config.tested_families import family_rows, tested_with, untested_family
+from engine.config.tested_families import family_rows, untested_family
 from engine.memory.dry_run import plan as plan_module
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
@@ -22,8 +23,8 @@ from engine.worker.checks import refuse_model
 
 def test_every_family_of_transformers_is_tested_or_listed_as_untested() -> None:
     """With another version than the matrix was made with, new families are only reported."""
-    unknown = set(installed_families()) - set(family_rows()) - set(tested_with()["untested"])
-    if transformers.__version__ != tested_with()["transformers"]:
+    unknown = set(installed_families()) - set(family_rows()) - set(tested_families.tested_with()["untested"])
+    if transformers.__version__ != tested_families.tested_with()["transformers"]:
         pytest.skip(f"run tests/bench/families.py for transformers {transformers.__version__}; new: {sorted(unknown)}")
     assert unknown == set()
 

@@ -270,8 +270,11 @@ def summarize(ladder: Ladder) -> LadderSummary | None:
     worse = [row for row in decisions.trained if decisions.gained[row.name] == "worse"]
     headline = [worse_than_base(ladder, worse)] if worse else []
     if metric_failed(ladder):
-        title, rule = ladder_metric(ladder).title, OVERALL["unknown"] if decisions.full else UNTESTABLE
-        headline.append(f"Every rung has the same score in {title}, although the loss fell: {rule} by this metric.")
+        same = f"Every rung has the same score in {ladder_metric(ladder).title}, although the loss fell"
+        if decisions.full:
+            headline.append(f"{same}: {OVERALL['unknown']} by this metric.")
+        else:
+            headline.append(f"{same}. {_without_full(ladder, decisions)}")
     else:
         headline.append(_headline(ladder, decisions, _subject(decisions)))
     low, high = _scale(ladder, decisions)

@@ -23,6 +23,7 @@ def score_interval(
     """
     sums, sizes = group_sums(np.asarray(values, dtype=float)[None], np.ones(len(values)), groups)
     interval = bootstrap((sums[0] / sizes).tolist(), sizes.tolist())
+    interval.rows = len(values)
     return interval.widened(values[0], bounds) if len(set(values)) == 1 else interval
 
 

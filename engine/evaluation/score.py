@@ -144,6 +144,7 @@ def summarize(items: Sequence[ScoredItem], metric: str, seconds: float, groups: 
     nll, weights = np.array([[item.nll for item in items]]), np.array([item.loss_weight for item in items])
     sums, weights = group_sums(nll, weights, groups)
     loss = bootstrap((sums[0] / weights).tolist(), weights.tolist())
+    loss.rows = len(items)
     scores: dict[str, Interval] = {}
     for name in sorted({name for item in items for name in item.scores or {}}):
         scored = [number for number, item in enumerate(items) if name in (item.scores or {})]

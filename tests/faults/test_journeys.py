@@ -75,7 +75,7 @@ def test_a_run_on_a_csv_file_with_other_column_names_takes_six_keys(tmp_path: Pa
         "which columns are trained on?", "data.map.prompt = message", "data.map.completion = team", "Where is order 0?"
     )
     journey.press("enter", "enter")
-    journey.sees("─ launch ─", "60 rows read")
+    journey.sees("─ launch ─", "column id is ignored")
     journey.press("enter")
     journey.sees("▶ lora-")
     (run,) = run_dir.iterate(journey.runs)
@@ -97,7 +97,7 @@ def test_a_ladder_with_changed_steps_and_rows_takes_fourteen_keys(journey: Journ
     journey.press("L")
     journey.sees("ladder of demo-lora")
     journey.press("j", "enter", "7", "0", "enter", "j", "enter", "4", "0", "enter", "g")
-    journey.sees("--set train.steps=70", "--set data.max_rows=40")
+    journey.sees("steps          70", "train rows     40")
     journey.press("enter")
     journey.terminal.wait(lambda: list(ladder_dir.iterate(journey.runs)))
     (ladder,) = ladder_dir.iterate(journey.runs)

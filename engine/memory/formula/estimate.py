@@ -69,7 +69,9 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
     tier: Literal["formula", "dry run"]
     """What estimated it."""
     method: str
+    """Name of the method, as in presets."""
     device: Device
+    """Kind of device that trains."""
     rows: StepShape
     """The rows of a step."""
     micro_batch: int

@@ -172,6 +172,11 @@ class RatingScreen(BaseScreen[None]):
             arguments = {"path": str(self.session.folder.subject.path), "report": False}
             self.request = BackgroundRequest("rating.summary", arguments, self.post_message)
 
+    def _summarize_if_due(self) -> None:
+        """Summarize after every SUMMARY_EVERY ratings, and after the last one."""
+        if self._since_summary >= SUMMARY_EVERY or (self._since_summary and self.session.current is None):
+            self._summarize()
+
     @on(ResponseReceived)
     def _summarized(self, event: ResponseReceived) -> None:
         if event.request is not self.request:
@@ -182,6 +187,7 @@ class RatingScreen(BaseScreen[None]):
         elif event.answer is not None:
             self.summary = msgspec.convert(event.answer, RatingSummary)
             self._draw()
+            self._summarize_if_due()  # ratings while it was computed
 
     # Keys
 
@@ -200,8 +206,7 @@ class RatingScreen(BaseScreen[None]):
             self.tell(str(error), severity="error", timeout=15)
             return
         self._since_summary += 1
-        if self._since_summary >= SUMMARY_EVERY or self.session.current is None:
-            self._summarize()
+        self._summarize_if_due()
         self._next()
 
     def action_undo(self) -> None:

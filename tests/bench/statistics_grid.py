@@ -8,13 +8,15 @@
     python tests/bench/statistics_grid.py --costs 20000
     python tests/bench/statistics_grid.py --power 200
     python tests/bench/statistics_grid.py --until-decided 200
+    python tests/bench/statistics_grid.py --sweeps 100
 
 Calls the functions that real ladders use, on ladders of `tests/simulated_grid.py`. Every finished cell is one line of
 OUT.jsonl and is not measured again, except by `--again`: the cells nearest to a target, whose lines it replaces.
 `--gains` prints how often the interval of a gate's gain contains the true gain, for one run's paired items; `--costs`
 how often a cost ratio is said to be on the wrong side of one eighth; `--power` how often the required sample suffices.
 `--special` measures the cells of what the grid assumes not to be.
-`--until-decided` prints error rates and mean numbers of runs of ladders that run until their questions are decided.
+`--until-decided` prints error rates and mean numbers of runs of ladders that run until their questions are decided,
+`--sweeps` how often a sweep of 12 ladders says of one that the rule of thumb holds or fails where neither is true.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 import numpy as np
+from simulated import Truth, simulate
 from simulated_grid import (
     ITEMS,
     SEED_STDS,
@@ -48,6 +52,9 @@ from simulated_grid import (
 )
 
 from engine.evaluation.intervals import bootstrap, paired_interval
+from engine.ladder import sweep_results
+from engine.ladder.decisions import RULE_GAIN_SHARE
+from engine.runs.ladder.rungs import BASE
 
 UNTIL_DECIDED = [
     *((variant, 300, std, False) for variant in ("threshold", "bimodal t3") for std in SEED_STDS),
@@ -208,6 +215,32 @@ def print_until_decided(ladders: int, most: int) -> None:
         print(f"| {' | '.join(map(str, [*facts, f'{runs:.1f}', f'{runs / 3 / most:.2f}']))} |", flush=True)
 
 
+def print_sweeps(count: int, cells: int = 12) -> None:
+    """Sweeps over ladders in which QLoRA keeps exactly 94% of full's gain: no ladder holds or fails the rule."""
+    truth = at_the_rule(Truth({BASE: -2.0, "qlora": 0.5, "lora": 0.5, "full": 0.5}))
+    alone, adjusted = 0, 0
+    for sweep in range(count):
+        ladders = [simulate(truth, 10_000 + sweep * cells + number)[0] for number in range(cells)]
+        points = [point for number, ladder in enumerate(ladders) for point in sweep_results._points(number, ladder)]
+        points = [point for point in points if point.rung == "qlora"]
+        alone += any(point.quality in ("holds", "fails") for point in points)
+        sweep_results._adjust(points)
+        adjusted += any(point.quality in ("holds", "fails") for point in points)
+    print(f"| sweeps of {cells} | each ladder alone, % | adjusted, % |\n|---|---|---|")
+    print(f"| {count} | {100 * alone / count:.1f} | {100 * adjusted / count:.1f} |")
+
+
+def at_the_rule(truth: Truth) -> Truth:
+    """The same with the log-odds at which QLoRA's share of full's gain is that of the rule of thumb."""
+    base, full = truth.rate(BASE), truth.rate("full")
+    low, high = truth.odds[BASE], truth.odds["full"]
+    for _ in range(30):
+        middle = (low + high) / 2
+        share = (replace(truth, odds=truth.odds | {"qlora": middle}).rate("qlora") - base) / (full - base)
+        low, high = (middle, high) if share < RULE_GAIN_SHARE else (low, middle)
+    return replace(truth, odds=truth.odds | {"qlora": low})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "statistics_cells.jsonl")
@@ -223,7 +256,11 @@ def main() -> None:
     parser.add_argument("--power", type=int, metavar="LADDERS", help="power at the required sample")
     parser.add_argument("--until-decided", type=int, metavar="LADDERS", help="ladders that stop when decided")
     parser.add_argument("--max-seeds", type=int, default=8)
+    parser.add_argument("--sweeps", type=int, metavar="SWEEPS", help="sweeps of 12 ladders at the rule's boundary")
     given = parser.parse_args()
+    if given.sweeps:
+        print_sweeps(given.sweeps)
+        return
     if given.until_decided:
         print_until_decided(given.until_decided, given.max_seeds)
         return

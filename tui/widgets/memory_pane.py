@@ -144,7 +144,7 @@ class MemoryPane(Rows, can_focus=True):
         before, self.state = self.state, state
         if state.sample is not None and state.sample is not self.sample:
             self.feed(state.sample)
-        elif before is None or state.expected_peak != before.expected_peak or state.processes != before.processes:
+        elif before is None or drawn_of(state) != drawn_of(before):
             self.redraw()
 
     def feed(self, sample: MachineSample) -> None:
@@ -160,15 +160,8 @@ class MemoryPane(Rows, can_focus=True):
             return
         width, height = self.content_size.width, self.content_size.height
         state = self.state
-        view = MemoryView(
-            self.sample,
-            self.traces,
-            state.expected_peak if state else None,
-            state.processes if state else {},
-            state.next_gpu if state else None,
-            state.run is not None and state.live if state else False,
-            app_settings(self).ascii,
-        )
+        drawn = drawn_of(state) if state else (None, {}, None, False)
+        view = MemoryView(self.sample, self.traces, *drawn, app_settings(self).ascii)
         lines = list(view.lines(width, height))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
@@ -191,6 +184,13 @@ class MemoryPane(Rows, can_focus=True):
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
         event.stop()
         self.action_scroll(WHEEL_LINES)
+
+
+def drawn_of(state: BenchState) -> tuple[ExpectedPeak | None, Mapping[int, str], int | None, bool]:
+    """What the pane draws besides the sample: the predicted peak, names of processes, the next GPU, whether a run is
+    live.
+    """
+    return state.expected_peak, state.processes, state.next_gpu, state.run is not None and state.live
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -68,6 +69,23 @@ def keys_of(example: Example) -> Keys:
     return Keys(_digest(prompt or "\x1d" + answer), _digest(answer), group)
 
 
+def earlier_prompts(example: Example) -> list[bytes]:
+    """The digest of the prompt of each answer in the loss before the last message, as `keys_of` has them."""
+    messages = example.messages or []
+    answers = [n for n, turn in enumerate(messages[:-1]) if turn["role"] == "assistant" and example.weight(n) > 0]
+    if not answers:
+        return []
+    tools = _as_json(example.tools) if example.tools else ""
+    before, has_text, prompts = hashlib.blake2b(digest_size=DIGEST_BYTES), False, {}
+    for number, (role, text) in enumerate(map(_turn_text, messages[: answers[-1] + 1])):
+        whole = before.copy()
+        whole.update(_encoded(tools))
+        prompts[number] = whole.digest() if has_text else _digest("\x1d" + text)
+        before.update(_encoded(f"{role}\x1f{text}\x1e"))
+        has_text |= bool(text)
+    return [prompts[number] for number in answers]
+
+
 def prompt_text(example: Example) -> str:
     """System message, tools and all messages before the last answer, normalized; '' if they have no text."""
     if example.messages is None:
@@ -119,28 +137,39 @@ def _as_json(value: Any) -> str:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(_encoded(text), digest_size=DIGEST_BYTES).digest()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 class KeyTable:
-    """The keys of many rows in reading order, packed: 48 bytes per row."""
+    """The keys of many rows in reading order, packed: 48 bytes per row, and 24 per earlier answer of conversations."""
 
-    def __init__(self, keys: Iterable[Keys] = ()) -> None:
+    def __init__(self) -> None:
         self._prompts, self._answers, self._groups = bytearray(), bytearray(), bytearray()
-        for row_keys in keys:
-            self.add(row_keys)
+        self._earlier, self._earlier_rows = bytearray(), array("q")
 
     @classmethod
     def of(cls, examples: Iterable[Example]) -> KeyTable:
-        return cls(map(keys_of, examples))
+        table = cls()
+        for example in examples:
+            table.add(keys_of(example), earlier_prompts(example))
+        return table
 
-    def add(self, keys: Keys) -> None:
+    def add(self, keys: Keys, earlier: list[bytes]) -> None:
+        """Append the keys of a row, and the prompts of its earlier answers."""
+        self._earlier_rows.extend([len(self)] * len(earlier))
+        self._earlier += b"".join(earlier)
         self._prompts += keys.prompt
         self._answers += keys.answer
         self._groups += keys.group
 
     def extend(self, other: KeyTable) -> None:
         """Append the keys of the rows that follow these."""
+        self._earlier_rows.extend(len(self) + row for row in other._earlier_rows)
+        self._earlier += other._earlier
         self._prompts += other._prompts
         self._answers += other._answers
         self._groups += other._groups
@@ -163,26 +192,61 @@ class KeyTable:
         """(N, 2) uint64; zeros for a row without a group."""
         return _words(self._groups)
 
+    @property
+    def earlier(self) -> np.ndarray:
+        """(M, 2) uint64: prompts that conversations answer before their last turn."""
+        return _words(self._earlier)
 
-def connected(tables: list[KeyTable]) -> list[np.ndarray]:
-    """Number rows so that rows of one prompt or of one group, directly or through others, have the same number."""
-    numbers = np.concatenate(group_numbers([table.prompts for table in tables]))
+    @property
+    def earlier_rows(self) -> np.ndarray:
+        """(M,) int64: the row of each prompt in `earlier`."""
+        return np.array(self._earlier_rows, dtype=np.int64)
+
+
+def connected(tables: list[KeyTable], prompts: np.ndarray, by_earlier: bool = True) -> list[np.ndarray]:
+    """Number rows so that rows that stay together have the same number: the lowest number of their prompts.
+
+    Rows of one prompt or of one group stay together, with `by_earlier` also a conversation and the rows whose prompt it
+    answers before its last turn; directly or through others. `prompts`: (rows of all tables,) from `group_numbers`.
+    """
+    sets, rows = [prompts], [np.arange(len(prompts))]  # which rows stay together
     groups = np.concatenate([table.groups for table in tables])
     grouped = np.flatnonzero(groups.any(1))
     if len(grouped):
         _, group = np.unique(groups[grouped], axis=0, return_inverse=True)
-        group, prompts = group.reshape(-1), numbers.copy()
-        while True:  # the lowest number spreads to all rows that are connected
-            before = numbers.copy()
-            lowest = np.full(int(group.max()) + 1, len(numbers), dtype=np.int64)
-            np.minimum.at(lowest, group, numbers[grouped])
-            numbers[grouped] = lowest[group]
-            by_prompt = np.full(int(prompts.max()) + 1, len(numbers), dtype=np.int64)
-            np.minimum.at(by_prompt, prompts, numbers)
-            numbers = by_prompt[prompts]
-            if (numbers == before).all():
-                break
+        sets.append(int(prompts.max()) + 1 + group.reshape(-1))
+        rows.append(grouped)
+    if by_earlier:
+        conversations, answered = answered_earlier(tables, prompts)
+        sets.append(answered)
+        rows.append(conversations)
+    numbers, before = prompts, None
+    if sum(map(len, rows[1:])):
+        of_set, of_row = np.concatenate(sets), np.concatenate(rows)
+        while before is None or (numbers != before).any():  # the lowest number spreads to all rows that are connected
+            lowest = np.full(int(of_set.max()) + 1, len(prompts), dtype=np.int64)
+            np.minimum.at(lowest, of_set, numbers[of_row])
+            before, numbers = numbers, numbers.copy()
+            np.minimum.at(numbers, of_row, lowest[of_set])
     return np.split(numbers, np.cumsum([len(table) for table in tables])[:-1])
+
+
+def answered_earlier(tables: list[KeyTable], prompts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(conversations, prompts) of equal length: a row of all tables, end to end, and the number of a prompt that it
+    answers before its last turn.
+
+    `prompts`: (rows,) number of the prompt of each row. Prompts that are those of no row are left out.
+    """
+    earlier = np.concatenate([table.earlier for table in tables])
+    if not len(earlier):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    starts = np.cumsum([0, *map(len, tables)])
+    rows = np.concatenate([start + table.earlier_rows for start, table in zip(starts, tables, strict=False)])
+    *own, answered = group_numbers([*[table.prompts for table in tables], earlier])
+    number_of = np.full(max(int(answered.max()), *(int(part.max(initial=0)) for part in own)) + 1, -1)
+    number_of[np.concatenate(own)] = prompts
+    numbers = number_of[answered]
+    return rows[numbers >= 0], numbers[numbers >= 0]
 
 
 def group_numbers(tables: list[np.ndarray]) -> list[np.ndarray]:

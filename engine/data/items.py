@@ -49,21 +49,24 @@ def evaluation_items(rows: Sequence[Row], further: Sequence[Row] = ()) -> list[E
     """Group rows by item number, in order of each item's first row. A row without a number is a separate item.
 
     `further`: rows that are not rows of the data, for references (`reference_examples`) and for the earlier answers of
-    a conversation (`earlier_answers`), which are items before that of its last answer.
+    conversations (`earlier_answers`): answers of the item that has their prompt, else items before that of the last
+    answer of the first conversation.
     """
     by_item: dict[object, list[Row]] = {}
     for number, row in enumerate(rows):
         by_item.setdefault(row.item if row.item >= 0 else ("alone", number), []).append(row)
     earlier: dict[str, dict[int, list[Row]]] = {}
+    first: dict[int, dict[int, list[Row]]] = {}
     for row in further:
+        own = earlier.setdefault(row.where.rpartition(EARLIER)[0], {}) if EARLIER in row.where else {}
         if row.item in by_item:
             by_item[row.item].append(row)
         else:
-            earlier.setdefault(row.where.rpartition(EARLIER)[0], {}).setdefault(row.item, []).append(row)
+            first.setdefault(row.item, own).setdefault(row.item, []).append(row)
     items: list[EvaluationItem] = []
     for same_prompt in by_item.values():
-        before = next((earlier[row.where] for row in same_prompt if row.where in earlier), {})
-        items += [_item(answers) for answers in before.values()]
+        before = [earlier[row.where] for row in same_prompt if row.where in earlier]
+        items += [_item(answers) for parts in before for answers in parts.values()]
         last = [answer for row in same_prompt if (answer := _last_answer(row))] if before else same_prompt
         items += [_item(last)] if last else []
     return items

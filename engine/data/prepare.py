@@ -169,10 +169,8 @@ class Builder:
         """Whether any row has further accepted answers."""
         self.has_earlier_answers = False
         """Whether any row has several answers in the loss."""
-        self.earlier_in_training: set[bytes] = set()
-        """Digests of the prompts of training rows' earlier answers."""
         self.same_earlier_prompt: list[tuple[int, int]] = []
-        """Items of test conversations that have the prompt of an earlier answer in common."""
+        """Items of the last answers of test conversations that have an earlier prompt in common."""
         self.total = sum(rows.summary.rows for rows in self.given.values())
 
     def build(self, folder: Path | None) -> tuple[Preparation, ColumnWriter]:
@@ -263,8 +261,6 @@ class Builder:
             for example, code, item in zip(examples, codes, items, strict=True):
                 if counts_near and code < len(SPLITS):
                     near.add(SPLITS[code], example)
-                if code == TRAIN and self.has_earlier_answers:
-                    self.earlier_in_training.update(keys_of(part).prompt for part in earlier_answers(example))
                 if code == TEST:
                     further += [(other, item) for other in reference_examples(example)]
                     further += [(example, item)] if earlier_answers(example) else []
@@ -276,7 +272,8 @@ class Builder:
 
         Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
         in the loss of the complete conversation: some templates rewrite earlier turns. It is none if its prompt is also
-        in training. Of conversations with the same last prompt the earlier answers are the same.
+        in training, and a further answer of the item that has the same prompt. Of conversations with the same last
+        prompt the earlier answers are the same.
         """
         whole = {item: example for example, item in reversed(further) if earlier_answers(example)}
         accepted = [(example, item) for example, item in further if not earlier_answers(example)]
@@ -291,19 +288,27 @@ class Builder:
             for row, (_, item) in zip(tokenized, accepted, strict=False)
             if isinstance(row, Row)
         ]
+        item_of = {
+            prompt.tobytes(): item
+            for name, numbers in assignment.rows(TEST)
+            for prompt, item in zip(
+                self.read[name].keys.prompts[numbers], assignment.items[name][numbers].tolist(), strict=True
+            )
+        }
         number = max((int(items.max(initial=-1)) for items in assignment.items.values()), default=-1)
-        for row, (_, item) in zip(tokenized[len(accepted) :], before, strict=False):
+        for row, (example, item) in zip(tokenized[len(accepted) :], before, strict=False):
             conversation = conversations[item]
             if isinstance(row, Row) and isinstance(conversation, Row) and _is_trained(row, conversation):
-                number += 1
-                rows.append(dataclasses.replace(row, item=number, group=str(item)))
+                same_prompt = item_of.setdefault(keys_of(example).prompt, number + 1)
+                number = max(number, same_prompt)
+                rows.append(dataclasses.replace(row, item=same_prompt, group=str(item)))
         return rows
 
     def _unseen_earlier_answers(self, whole: dict[int, Example], assignment: Assignment) -> list[tuple[Example, int]]:
         """The earlier answers of test conversations, with the conversation's item, whose prompts are not in
         training.
         """
-        trained = set(self.earlier_in_training)
+        trained = self._answered_early_in_training(assignment) if whole else set()
         for name, rows in assignment.rows(TRAIN) if whole else ():
             trained.update(digest.tobytes() for digest in self.read[name].keys.prompts[rows])
         unseen: list[tuple[Example, int]] = []
@@ -323,17 +328,29 @@ class Builder:
         return unseen
 
     def _warn_of_earlier_prompts(self, assignment: Assignment) -> None:
-        """Warn of test rows whose prompt a training conversation answers before its last turn."""
-        if not self.earlier_in_training:
+        """Warn of rows of a given test split whose prompt a training conversation answers before its last turn.
+
+        Test rows that were held out of training are in one split with such conversations.
+        """
+        if "test" not in self.given or not self.has_earlier_answers:
             return
-        tested = [prompt for name, rows in assignment.rows(TEST) for prompt in self.read[name].keys.prompts[rows]]
-        if seen := sum(prompt.tobytes() in self.earlier_in_training for prompt in tested):
+        answered = self._answered_early_in_training(assignment)
+        tested = self.read["test"].keys.prompts
+        if seen := sum(prompt.tobytes() in answered for prompt in tested):
             text = (
                 f"{seen:,} of {len(tested):,} test rows ({share_percent(seen / len(tested))}) have a prompt that a "
-                "training conversation answers before its last turn: their scores measure memorization; data.group "
-                "keeps rows of one conversation in one split"
+                "training conversation answers before its last turn: their scores measure memorization; a given test "
+                "split is never changed"
             )
             assignment.warnings.append(Notice("data.test_overlaps_earlier", text))
+
+    def _answered_early_in_training(self, assignment: Assignment) -> set[bytes]:
+        """Digests of the prompts that training conversations answer before their last turn."""
+        answered: set[bytes] = set()
+        for name, rows in assignment.rows(TRAIN):
+            table = self.read[name].keys
+            answered.update(digest.tobytes() for digest in table.earlier[np.isin(table.earlier_rows, rows)])
+        return answered
 
     def _assigned(self, rows: ColumnStore, assignment: Assignment, kinds: list[str]) -> dict[str, np.ndarray]:
         """Split, reason and item of every stored row."""
@@ -365,16 +382,20 @@ class Builder:
         return [Notice("data.group_suggestion", text)]
 
     def _number_groups(self, assigned: dict[str, np.ndarray], assignment: Assignment, parents: list[int]) -> None:
-        """Number groups of dependent rows: those of data.group, else a conversation with its earlier answers, and
-        conversations that begin with the same answered prompt.
+        """Number groups of dependent rows: those that stay together in a split for more than their prompt, a
+        conversation with its earlier answers, and conversations that begin with the same answered prompt.
 
         `parents`: for each row that is not in the data, the item of the conversation that it is a part of, or -1.
         """
         items = assigned["item"]
         group = np.where(np.isin(items, [parent for parent in parents if parent >= 0]), items, -1)
-        if assignment.groups is not None:
-            for name, (start, numbers) in self._keyed().items():
-                group[start + numbers] = assignment.groups[name]
+        keyed = self._keyed()
+        together = np.concatenate(list(assignment.groups.values()))
+        several = together[together != np.concatenate(list(assignment.items.values()))]
+        for name, (start, numbers) in keyed.items():
+            mine = assignment.groups[name]
+            chosen = np.full(len(mine), True) if assignment.has_column else np.isin(mine, several)
+            group[start + numbers[chosen]] = mine[chosen]
         of_item = dict(zip(items[: self.rows_read].tolist(), group[: self.rows_read].tolist(), strict=True))
         group[self.rows_read :] = [of_item.get(parent, -1) for parent in parents]
         joined: dict[int, int] = {}

@@ -1,6 +1,7 @@
 """Assign rows to train, validation and test by their keys, which need no tokens.
 
-Rows are grouped by prompt, so that no prompt is in two splits; by content and seed, not by order.
+Rows are grouped by prompt, so that no prompt is in two splits, with the conversations that answer it before their last
+turn; by content and seed, not by order.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from engine.data.duplicates import (
     KeyTable,
     NearDuplicates,
     Overlap,
+    answered_earlier,
     connected,
     group_numbers,
     overlap,
 )
+from engine.data.rows import SPLITS
 
 TRAIN, VALIDATION, TEST, OVER_LIMIT, SHARED = range(5)
 """Split codes. OVER_LIMIT: left out by data.max_rows. SHARED: left out, a given validation row whose prompt is also in
@@ -146,8 +149,10 @@ class Assignment:
     """Given split -> (N,) split code of each of its rows: TRAIN, VALIDATION, TEST, OVER_LIMIT or SHARED."""
     items: dict[str, np.ndarray]
     """Given split -> (N,) item number of each row: equal for rows of one prompt, across all splits."""
-    groups: dict[str, np.ndarray] | None = None
-    """Given split -> (N,) number of each row, equal for rows that stay together by data.group; None without it."""
+    groups: dict[str, np.ndarray]
+    """Given split -> (N,) number of each row, equal for rows that stay together: the lowest of their item numbers."""
+    has_column: bool = False
+    """Whether rows stay together by data.group."""
     overlaps: dict[str, Overlap] = field(default_factory=dict)
     """`test/train` and `validation/train`, if both have rows. Validation rows as given."""
     about: list[str] = field(default_factory=list)
@@ -173,11 +178,21 @@ def assign(keys: dict[str, KeyTable], shares: Shares, seed: int, max_rows: int |
     """Split the rows. `keys` has `train`, and `validation` and `test` if they are given."""
     tables = list(keys.values())
     items = dict(zip(keys, group_numbers([table.prompts for table in tables]), strict=True))
-    has_groups = any(table.groups.any() for table in tables)
-    groups = dict(zip(keys, connected(tables), strict=True)) if has_groups else None
-    done = Assignment(_codes(keys, groups or items, items, shares, seed, max_rows), items, groups)
+    prompts = np.concatenate(list(items.values()))
+    groups = dict(zip(keys, connected(tables, prompts), strict=True))
+    has_column = any(table.groups.any() for table in tables)
+    done = Assignment(_codes(keys, groups, items, shares, seed, max_rows), items, groups, has_column)
     _note_overlaps(done, keys)
     _report(done, keys, shares, max_rows)
+    answered = answered_earlier([keys["train"]], items["train"])[1]
+    if len(answered) and len(keys) < len(SPLITS):
+        apart = dict(zip(keys, connected(tables, prompts, by_earlier=False), strict=True))
+        together, by_prompt = (_codes(keys, numbers, items, shares, seed, None)["train"] for numbers in (groups, apart))
+        done.about.append(
+            f"{amount(int(np.isin(items['train'], answered).sum()), 'row')} in one split with the conversations that "
+            f"answer their prompt before the last turn: {amount(int((together != by_prompt).sum()), 'row')} moved to "
+            "another split"
+        )
     return done
 
 
@@ -202,7 +217,7 @@ def _report(done: Assignment, keys: dict[str, KeyTable], shares: Shares, max_row
 
 
 def _unit(done: Assignment) -> str:
-    return "prompt" if done.groups is None else "prompt and data.group"
+    return "prompt and data.group" if done.has_column else "prompt"
 
 
 def _held(done: Assignment, code: int) -> str:

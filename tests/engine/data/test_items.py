@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from data_fixtures import write_jsonl
 
 from engine.assets import tiny_folder
 from engine.config.metric_specs import metric_names, metric_spec
@@ -303,24 +304,60 @@ def test_all_items_of_a_row_are_in_one_split_and_one_group(tmp_path: Path, split
     assert len(by_group) == len(of["test"])
 
 
+def said(*texts: str) -> list[dict[str, Any]]:
+    """A conversation of a user and the model, in turns."""
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
 def test_an_earlier_answer_to_a_prompt_of_training_is_no_item(tmp_path: Path) -> None:
-    """Conversations that are stored once per answer, and many that begin alike."""
-
-    def said(*texts: str) -> list[dict[str, Any]]:
-        return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-
-    rows = [said(f"a {n}?", "b", f"c {n}?", "d")[: 2 * turns] for n in range(40) for turns in (1, 2)]
-    rows += [said("hello", f"hi {n}", f"e {n}?", "f") for n in range(40)]
+    """Many conversations begin alike."""
+    rows = [said("hello", f"hi {n}", f"e {n}?", "f") for n in range(40)]
+    rows += [said(f"a {n}?", "b", f"c {n}?", "d") for n in range(40)]
     prepared, _ = prepared_chats(tmp_path / "a.jsonl", rows)
     trained = {tuple(row.input_ids[: n + 1]) for row in prepared.train for n in range(len(row.input_ids))}
     items = prepared.test_items
     assert len(items) == prepared.about["test_items"] >= len(prepared.test)
     earlier = [item for item in items if " answer " in item.row.where]
     assert earlier and not any(tuple(item.row.prompt) in trained for item in earlier)
-    seen = sum(tuple(row.prompt) in trained for row in prepared.test)
-    (warned,) = [notice.text for notice in prepared.warnings if notice.code == "data.test_overlaps_earlier"]
-    assert warned.startswith(f"{seen} of {len(prepared.test)} test rows")
     assert any("earlier answer" in text and "also in training" in text for text in prepared.about["split"])
+
+
+def test_rows_whose_prompt_a_conversation_answers_are_in_its_split(tmp_path: Path) -> None:
+    """Conversations that are stored once per answer, at most four times, in any order."""
+    stored = [
+        said(*(text for turn in range(3) for text in (f"ask {n} {turn}?", f"reply {turn}")))[: 2 * turns]
+        for n in range(60)
+        for turns in ((1, 2, 3), (2, 3), (1, 3), (3,))[n % 4]
+    ]
+    random.Random(0).shuffle(stored)
+    prepared, _ = prepared_chats(tmp_path / "a.jsonl", stored, validation=0.1)
+
+    def conversation(row: Any) -> str:
+        return str(stored[int(row.where.split("line ")[1].split()[0]) - 1][0]["content"])
+
+    of = {name: {conversation(row) for row in getattr(prepared, name)} for name in ("train", "validation", "test")}
+    assert of["test"] and not of["test"] & (of["train"] | of["validation"]) and not of["validation"] & of["train"]
+    assert "data.test_overlaps_earlier" not in [notice.code for notice in prepared.warnings]
+    usage = prepared.about["data_usage"]
+    assert usage["train"] + usage["validation"] + usage["test"] == usage["read"] == len(stored)
+    (account,) = [text for text in prepared.about["split"] if "before the last turn" in text]
+    assert account.startswith("60 rows in one split") and int(account.split(": ")[1].split()[0]) > 0
+    items = prepared.test_items  # each answer once, with one unit of the statistics per conversation
+    assert len(items) == prepared.about["test_items"] == 3 * len(of["test"])
+    by_group: dict[str, set[str]] = {}
+    for item in items:
+        by_group.setdefault(item.group, set()).add(conversation(item.row))
+    assert "" not in by_group and sorted(map(len, by_group.values())) == [1] * len(of["test"])
+
+
+def test_a_given_test_split_with_prompts_that_training_answers_early_is_warned_of(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [{"messages": said(f"a {n}?", "b")} for n in range(3)])
+    path = write_jsonl(tmp_path / "a.jsonl", [{"messages": said(f"a {n}?", "b", f"c {n}?", "d")} for n in range(2, 40)])
+    data = Data(id=str(path), test=str(tmp_path / "test.jsonl"))
+    prepared = prepare(data, 512, load_tokenizer(Model(chat_template="tools-plain")))
+    (warned,) = [notice.text for notice in prepared.warnings if notice.code == "data.test_overlaps_earlier"]
+    assert warned.startswith("1 of 3 test rows") and len(prepared.test) == 3
+    assert not {row.where for row in prepared.validation} & {"a.jsonl line 1"}  # the conversation of the tested prompt
 
 
 def test_items_with_the_same_prompt_are_one_group(tmp_path: Path) -> None:
@@ -332,7 +369,7 @@ def test_items_with_the_same_prompt_are_one_group(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in told[2:]))
     tokenizer = load_tokenizer(Model(chat_template="tools-plain"))
     prepared = prepare(Data(id=str(path), test=str(tmp_path / "test.jsonl")), 512, tokenizer)
-    assert len(prepared.test_items) == 6 * 4
+    assert len(prepared.test_items) == 2 + 6 * 3
     by_prompt: dict[tuple[int, ...], set[str]] = {}
     for item in prepared.test_items:
         by_prompt.setdefault(tuple(item.row.prompt), set()).add(item.group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from data_fixtures import CHATML, tokenizer, write_jsonl
 
 from engine.config.errors import Notice, UserError
 from engine.config.schema import Data
-from engine.data.duplicates import KeyTable, keys_of
+from engine.data.duplicates import KeyTable, earlier_prompts, keys_of
 from engine.data.prepare import prepare
 from engine.data.rows import Example
 from engine.data.split import OVER_LIMIT, SHARED, TEST, TRAIN, VALIDATION, Assignment, Shares, assign
@@ -285,6 +286,27 @@ def test_rows_of_a_prompt_or_group_are_in_one_split_also_through_others(trial: A
     numbers = dict(zip([row.where for row in rows], done.assignment.groups["train"].tolist(), strict=True))
     alone = [row for row in rows if not row.group and sum(row.prompt == other.prompt for other in rows) == 1]
     assert all(sum(numbers[row.where] == other for other in numbers.values()) == 1 for row in alone)
+
+
+def test_prompts_of_earlier_answers_are_those_of_rows_that_end_there() -> None:
+    turns = [{"role": "system", "content": "Be  kind."}] * 3 + [
+        {"role": "user", "content": "caf\u0065\u0301?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "x1", "function": {"name": "f"}}]},
+        {"role": "tool", "content": "3", "tool_call_id": "x1"},
+        {"role": "assistant", "content": "Three."},
+        {"role": "assistant", "content": "Indeed."},
+        {"role": "user", "content": "Thanks."},
+        {"role": "assistant", "content": "Bye."},
+    ]
+    for start in (0, 2, 3, 4):  # with and without a system message; an answer first
+        for tools in (None, [{"name": "f"}]):
+            messages = turns[start:]
+            whole = Example(messages, None, None, "line 1", tools=tools)
+            ends = [n for n, turn in enumerate(messages[:-1]) if turn["role"] == "assistant"]
+            parts = [Example(messages[: n + 1], None, None, "line 1", tools=tools) for n in ends]
+            assert earlier_prompts(whole) == [keys_of(part).prompt for part in parts]
+            untrained = dataclasses.replace(whole, weights={ends[0]: 0.0})
+            assert earlier_prompts(untrained) == [keys_of(part).prompt for part in parts[1:]]
 
 
 def passages(count: int, questions: int) -> list[dict[str, Any]]:

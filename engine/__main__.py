@@ -16,8 +16,9 @@ from functools import partial
 from pathlib import Path
 
 from engine import __version__
-from engine.config.errors import UserError
+from engine.config.errors import UserError, error_text
 from engine.config.files import is_no_space_error
+from engine.config.redaction import redact_output
 from engine.hardware.devices import SelectedDevice, devices_for, still_exists
 from engine.runs.queue import locks
 from engine.runs.queue.device_queue import wait_for_devices
@@ -100,7 +101,7 @@ def execute_locked(run: RunDir, frozen: FrozenRun) -> int:
     try:
         execute_run = _worker(devices)
     except (ImportError, MemoryError, SystemError, RuntimeError) as error:  # a broken package, no memory, no threads
-        reason = f"cannot import the libraries: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"cannot import the libraries: {error_text(error)}"
         log.write(Error(text=reason, code="run.import_failed"))
         write_end(run, frozen, log, End(status="failed", reason=reason))
         return 1
@@ -165,4 +166,5 @@ def _worker(devices: list[SelectedDevice]) -> Callable[[RunDir, FrozenRun, Event
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main(sys.argv[1:]))

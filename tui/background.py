@@ -9,7 +9,7 @@ from typing import Any
 
 from textual.message import Message
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
 from engine.runs.rpc_client import Cancelled, CancelToken, KeptServer, bytes_done, rows_done
 
 SERVER = KeptServer()
@@ -60,7 +60,7 @@ class BackgroundRequest(threading.Thread):
         except RunFailed as error:
             self.post(ResponseReceived(self, None, str(error)))
         except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
-            self.post(ResponseReceived(self, None, f"request failed: {type(error).__name__}: {error}"))
+            self.post(ResponseReceived(self, None, f"request failed: {error_text(error)}"))
         else:
             self.post(ResponseReceived(self, answer))
 

@@ -27,6 +27,12 @@ class UserError(Exception):
         return visible(f"{head}; {self.hint}" if self.hint else head, limit=MAX_LINE_CHARACTERS)
 
 
+def error_text(error: BaseException, limit: int = 300) -> str:
+    """`Type: text` of an unexpected error, on one line and without credentials."""
+    text = " ".join(without_credentials(str(error)).split())[:limit]
+    return f"{type(error).__name__}: {text}"
+
+
 class Notice(msgspec.Struct, frozen=True):
     """A warning for the user: `code` is stable and dotted (`data.ignored_column`), `text` is one sentence."""
 

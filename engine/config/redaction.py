@@ -1,16 +1,22 @@
-"""Replace secrets in text: values that this machine keeps secret, and what looks like a credential."""
+"""Replace secrets in text and in a process's output: values that this machine keeps secret, and what looks like a
+credential.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import quote
 
 from engine.config.files import read_small
-from engine.config.text import ADDRESS_CREDENTIALS, REDACTED
+from engine.config.text import CREDENTIALS, REDACTED
 
 MIN_SECRET = 6
 """Shorter values are not replaced: `1` or `true` would be replaced everywhere."""
@@ -20,14 +26,7 @@ SECRET_NAME = re.compile(
 """Names of environment variables and settings whose value is secret."""
 PATTERNS = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    ADDRESS_CREDENTIALS,
-    re.compile(
-        r"\b(?:hf|sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|pypi|dop_v1|wandb_v1)[-_][A-Za-z0-9_-]{12,}"
-    ),
-    re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
-    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Token
-    re.compile(r"(?<=[Bb]earer )[^\s\"',;]{6,}"),
-    re.compile(r"(?<=[Bb]asic )[A-Za-z0-9+/=]{8,}"),
+    *CREDENTIALS,
 )
 ASSIGNMENT = re.compile(
     r"""(?P<name>[A-Za-z0-9_.-]*(?:token|secret|passw(?:or)?d|credential|api[_-]?key|access[_-]?key|authorization|cookie)s?)"""
@@ -40,9 +39,10 @@ NUMBER = re.compile(r"[\"']?[-+0-9.e_]*[\"']?|true|false|null|None")
 
 
 class Redactor:
-    """Replaces secrets, and counts them."""
+    """Replaces secrets, and counts them; with `assignments` also the values of settings with a secret's name."""
 
-    def __init__(self, secrets: Iterable[str]) -> None:
+    def __init__(self, secrets: Iterable[str], assignments: bool = True) -> None:
+        self._assignments = assignments
         known = {form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret)}
         self._known = sorted(known, key=len, reverse=True)  # a secret may contain another one
         self.count = 0
@@ -54,7 +54,7 @@ class Redactor:
         for pattern in PATTERNS:
             text, number = pattern.subn(REDACTED, text)
             self.count += number
-        return ASSIGNMENT.sub(self._assigned, text)
+        return ASSIGNMENT.sub(self._assigned, text) if self._assignments else text
 
     def leaks(self, text: str) -> bool:
         """Whether a text contains a known secret."""
@@ -67,6 +67,43 @@ class Redactor:
         self.count += 1
         quote = value[0] if value[0] in "\"'" else ""
         return f"{match['name']}{match['between']}{quote}{REDACTED}{quote}"
+
+
+class RedactedOutput(io.TextIOWrapper):
+    """A text stream that replaces secrets, line by line; a line without an end is written when it is flushed."""
+
+    def __init__(self, stream: TextIO, redact: Redactor) -> None:
+        super().__init__(stream.buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._stream = stream  # its file would be closed with it
+        self._redact = redact
+        self._unfinished: dict[int, str] = {}
+        """Thread -> the start of its line: lines of threads are not mixed, and no lock is held when a process forks."""
+
+    def write(self, text: str) -> int:
+        done, end, rest = (self._unfinished.pop(threading.get_ident(), "") + text).rpartition("\n")
+        if rest:
+            self._unfinished[threading.get_ident()] = rest
+        if end:
+            super().write(self._redact(done) + end)
+        return len(text)
+
+    def flush(self) -> None:
+        if rest := self._unfinished.pop(threading.get_ident(), ""):
+            super().write(self._redact(rest))
+        super().flush()
+
+
+def redact_output() -> None:
+    """Replace secrets in what this process and its libraries print to stdout and stderr from now on.
+
+    Lines are written to the same file at once: a pipe to a process that redacts would lose what a crash prints. Code in
+    C, which writes to the file itself, is not covered: readers of the file call `without_credentials`.
+    """
+    redact = Redactor(secrets_of_this_machine(), assignments=False)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        stream.flush()
+        setattr(sys, name, RedactedOutput(stream, redact))
 
 
 def _forms(secret: str) -> Iterator[str]:

@@ -22,11 +22,23 @@ Variation selectors are among them: emoji show theirs as an escape.
 REDACTED = "[redacted]"
 ADDRESS_CREDENTIALS = re.compile(
     r"(?<=://)[^\s/]+(?=@)"  # user:password or a token in a URL
-    r"|(?<![\w/.%+-])[\w.%+-]+:[^\s/@'\"]+(?=@[\w.-]+[:/#])"  # the same without http://
-    r"|(?<=[?&])[\w-]*(?:key|token|secret|passw|auth|signature)[\w-]*=[^\s&#'\";)]+",  # of a query
+    r"|(?<![\w/.%+-])[\w.%+-]{1,512}:[^\s/@'\"]{1,512}(?=@[\w.-]+[:/#])"  # the same without http://
+    r"|(?<=[?&])(?:[\w-]*(?:key|token|secret|passw|auth|signature)[\w-]*|sig)=[^\s&#'\";)]+",  # of a query
     re.IGNORECASE,
 )
 """What an address must not show."""
+CREDENTIALS = (
+    ADDRESS_CREDENTIALS,
+    re.compile(
+        r"\b(?:hf|sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|pypi|dop_v1|wandb_v1)[-_][A-Za-z0-9_-]{12,}"
+    ),
+    re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Token
+    re.compile(r"(?<=bearer )[^\s\"',;]{6,}", re.IGNORECASE),
+    re.compile(r"(?<=basic )(?=[a-z+/]*[0-9=])[a-z0-9+/=]{8,}", re.IGNORECASE),  # base64, not a word
+    re.compile(r"\b(?:x-)?api[-_]?key['\"]?\s*[:=,]\s*b?['\"]?[^\s'\",;&)}\]]{6,}", re.IGNORECASE),  # a header
+)
+"""What looks like a credential wherever it is written: in addresses, headers and tokens of known services."""
 LINE_LIMIT = 4000
 """Maximum characters of a log line that are shown."""
 
@@ -44,8 +56,10 @@ def visible(text: str, limit: int | None = None) -> str:
 
 
 def without_credentials(text: str) -> str:
-    """The text without user names, passwords and keys in addresses."""
-    return ADDRESS_CREDENTIALS.sub(REDACTED, text) if "@" in text or "://" in text else text
+    """The text without what looks like a credential."""
+    for pattern in CREDENTIALS:
+        text = pattern.sub(REDACTED, text)
+    return text
 
 
 def shortened(text: str, limit: int = LINE_LIMIT, cut_before: int = 0) -> str:

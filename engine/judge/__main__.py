@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.config.files import is_no_space_error
+from engine.config.redaction import redact_output
 from engine.judge.judging import Judging
 from engine.ladder import report
 from engine.runs.preference.judge_dir import JudgeDir
@@ -57,4 +58,5 @@ def _judge(folder: JudgeDir) -> int:
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from engine.config.errors import UserError
+from engine.config.redaction import redact_output
 from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -62,4 +63,5 @@ def _run(folder: LadderDir | SweepDir) -> tuple[Outcome, str]:
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main(sys.argv[1:]))

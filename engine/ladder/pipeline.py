@@ -10,7 +10,7 @@ from functools import partial
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.files import is_no_space_error
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
@@ -59,8 +59,7 @@ def run_to_outcome(work: Callable[[], None], state: State, folder: ComparisonDir
             state.reason_code = "disk.full"
             return "failed", f"disk full ({error}); free disk space, then `ftbench resume {folder.argument}`"
         traceback.print_exc()
-        text = " ".join(str(error).split())[:300]
-        return "failed", f"{type(error).__name__}: {text}; the traceback is in {folder.log_file}"
+        return "failed", f"{error_text(error)}; the traceback is in {folder.log_file}"
     return state.status, state.reason
 
 

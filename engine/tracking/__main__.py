@@ -9,8 +9,9 @@ import time
 import traceback
 from pathlib import Path
 
-from engine.config.errors import UserError
+from engine.config.errors import UserError, error_text
 from engine.config.preset import flatten
+from engine.config.redaction import redact_output
 from engine.config.trackers import TRACKERS, check_trackers
 from engine.runs.launch import TrackerFiles, ladder_of
 from engine.runs.queue import locks
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
         feed(files, state, lambda: _open(files, project, online))
     except Exception as error:  # noqa: BLE001 - top level of the process: any error of the tracker's library
         traceback.print_exc()
-        state.error = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        state.error = error_text(error)
     if files.folder.exists():  # else the run was deleted
         files.write(state)
     return 1 if state.error and lock is not None else 0
@@ -76,4 +77,5 @@ def _open(files: TrackerFiles, project: str, online: bool) -> Tracker:
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main(sys.argv[1:]))

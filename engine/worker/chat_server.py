@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.files import used_folder
+from engine.config.redaction import redact_output
 from engine.hardware.devices import SelectedDevice, select_devices
 from engine.methods.library_imports import import_libraries
 from engine.runs import stopping
@@ -147,10 +148,11 @@ def main() -> int:
     except RunFailed as error:
         server.tell(SessionFailed(reason=str(error), code=error.code))
     except Exception as error:  # noqa: BLE001 - top level: report every error to the client
-        server.tell(SessionFailed(reason=" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]))
+        server.tell(SessionFailed(reason=error_text(error, MAX_REASON)))
         traceback.print_exc()
     return 1
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main())

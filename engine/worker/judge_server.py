@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.redaction import redact_output
 from engine.config.schema import Model
 from engine.data.rows import Problem, Row
 from engine.hardware.devices import select_devices
@@ -210,10 +211,11 @@ def main() -> int:
     except RunFailed as error:
         channel.tell(JudgeFailed(reason=str(error), code=error.code))
     except Exception as error:  # noqa: BLE001 - top level: report every error to the judge
-        channel.tell(JudgeFailed(reason=" ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]))
+        channel.tell(JudgeFailed(reason=error_text(error, MAX_REASON)))
         traceback.print_exc()
     return 1
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main())

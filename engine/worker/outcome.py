@@ -10,7 +10,7 @@ import traceback
 from typing import NamedTuple
 
 from engine.config.activation_checkpointing import EVERY_LAYER, OFFLOADED, resolve_checkpointing
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
 from engine.config.method_specs import method_spec
 from engine.config.schema import Config
 from engine.memory.formula.estimate import Device
@@ -80,8 +80,7 @@ def outcome_of_error(
     if is_disk_full(error):
         reason = f"disk full: {error}; free disk space, then run {resume}"
         return RunOutcome("failed", reason, code="disk.full")
-    text = " ".join(str(error).split())[:300]
-    reason = f"{type(error).__name__}: {text}; see the traceback in {run_dir.log_file}"
+    reason = f"{error_text(error)}; see the traceback in {run_dir.log_file}"
     known = isinstance(error, RunFailed)
     return RunOutcome(
         "failed", reason, code=error.code if isinstance(error, RunFailed) else "run.unexpected_error", is_expected=known

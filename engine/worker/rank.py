@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from engine.config.redaction import redact_output
 from engine.hardware.devices import device_settings, devices_for
 from engine.runs.run import end_record
 from engine.runs.run.end_record import EndRecord
@@ -76,4 +77,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.redaction import redact_output
 from engine.methods.library_imports import import_without_torch
 from engine.runs import stopping
 from engine.runs.rpc_client import SERVE, needs_tokenizer_only
@@ -87,7 +88,7 @@ def _handle(read: Callable[[], tuple[str, dict[str, Any]]], tell: Tell) -> int:
         tell({"failed": str(error), "code": error.code})
         return 1
     except Exception as error:  # noqa: BLE001 - top level: report every error to the client
-        tell({"failed": " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]})
+        tell({"failed": error_text(error, MAX_REASON)})
         traceback.print_exc()
         return 1
     return 0
@@ -110,4 +111,5 @@ def _valid(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    redact_output()
     sys.exit(main())

@@ -17,7 +17,7 @@ from textual.message import Message
 
 from engine import __version__
 from engine.config.data_files import is_data_file
-from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.errors import Notice, RunFailed, UserError, error_text
 from engine.config.files import read_small, write_atomically
 from engine.config.home import cache_folder
 from engine.config.quantities import size
@@ -126,7 +126,7 @@ class PreviewThread(threading.Thread):
         except Cancelled:
             raise
         except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
-            return Preview(error=f"cannot preview: {type(error).__name__}: {error}")
+            return Preview(error=f"cannot preview: {error_text(error)}")
 
 
 class PreviewCache:

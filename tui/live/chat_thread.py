@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import RunFailed, UserError, error_text
 from engine.runs.chat_client import ChatClient, OpenSession, Request
 from engine.runs.chat_client import Message as SessionMessage
 
@@ -59,7 +59,7 @@ class ChatThread(threading.Thread):
         except RunFailed as error:
             self._post_if_open(SessionEnded(self, str(error)))
         except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
-            self._post_if_open(SessionEnded(self, f"the session failed: {type(error).__name__}: {error}"))
+            self._post_if_open(SessionEnded(self, f"the session failed: {error_text(error)}"))
 
     def _post_if_open(self, message: Message) -> None:
         if not self._closed:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from engine.config.files import open_regular
-from engine.config.text import shortened
+from engine.config.text import LINE_LIMIT, shortened, without_credentials
 
 MAX_LINES = 5000
 """Maximum number of lines kept."""
@@ -108,7 +108,9 @@ class OutputReader:
 def displayed_line(line: bytes, dropped: int = 0) -> str:
     """The line as a terminal shows it: text before a carriage return is overwritten. A very long line is shortened.
 
-    `dropped` bytes before it are missing.
+    Credentials are replaced. `dropped` bytes before it are missing.
     """
     _, again, shown = line.rstrip(b"\r").rpartition(b"\r")
-    return shortened(shown.decode("utf-8", "replace"), cut_before=0 if again else dropped)
+    text = shown.decode("utf-8", "replace")
+    rest = max(0, len(text) - 2 * LINE_LIMIT)
+    return shortened(without_credentials(text[: 2 * LINE_LIMIT]), cut_before=rest + (0 if again else dropped))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, cast, runtime_checkable
 
 from textual.widget import Widget
 
-from engine.config.errors import UserError
+from engine.config.errors import UserError, error_text
 
 if TYPE_CHECKING:  # not imported: the first frame has neither a run nor a sample
     from tui.history.run_list import ResumableRun
@@ -73,7 +73,7 @@ def added_panes() -> Iterator[type[Widget]]:
         try:
             pane = entry.load()
         except Exception as error:
-            problem = f"cannot import the pane {entry.name!r}: {type(error).__name__}: {error}"
+            problem = f"cannot import the pane {entry.name!r}: {error_text(error)}"
             raise UserError(problem, entry.value, FIX, code="pane.import_failed") from error
         is_widget = isinstance(pane, type) and issubclass(pane, Widget)
         if not (is_widget and hasattr(pane, "pane_name") and hasattr(pane, "show_state")):

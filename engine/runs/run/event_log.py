@@ -18,7 +18,8 @@ from typing import TypeVar
 import msgspec
 
 from engine.config.files import IrregularFile, open_regular
-from engine.runs.run.events import Error, Event, Memory, Step, Warning, decode, is_damaged, opening_of
+from engine.config.text import without_credentials
+from engine.runs.run.events import End, Error, Event, Memory, Step, Warning, decode, is_damaged, opening_of
 from engine.runs.run.result import SCHEMA_VERSION
 from engine.runs.stopping import describe_exit
 
@@ -44,7 +45,14 @@ class EventLog:
             os.write(self._file, b"\n")  # noqa: TID251 - to the log, not to a terminal
 
     def write(self, event: E) -> E:
-        """Set `seq`, `t` and `elapsed` and append the event. Raises OSError on a full disk, leaving no partial line."""
+        """Set `seq`, `t` and `elapsed` and append the event. Raises OSError on a full disk, leaving no partial line.
+
+        Warnings, errors and ends can quote libraries: what looks like a credential is replaced.
+        """
+        if isinstance(event, Warning | Error):
+            event.text = without_credentials(event.text)
+        elif isinstance(event, End):
+            event.reason = without_credentials(event.reason)
         with self._lock:
             event.v, event.seq, event.t = SCHEMA_VERSION, self._seq + 1, time.time()
             event.elapsed = round(time.monotonic() - self.started, 6)
@@ -204,7 +212,7 @@ def _last_lines(path: Path, limit: int = 65536) -> list[str]:
     try:
         with open_regular(path) as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - limit))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            lines = without_credentials(file.read().decode("utf-8", "replace")).splitlines()
     except (FileNotFoundError, IrregularFile):
         return []
     kept: list[str] = []

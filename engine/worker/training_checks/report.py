@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from engine.config.activation_checkpointing import OFF, ActivationCheckpointing, describe_checkpointing
+from engine.config.errors import error_text
 from engine.config.files import SCRATCH_PREFIX, temporary_folder
 from engine.config.gpu_prices import Gpu, find_gpu, list_gpus
 from engine.config.method_specs import method_names, method_title
@@ -154,7 +155,7 @@ def check_paging_of(method: str, machine: Machine) -> TrainingCheck:
 
 def reason(error: Exception) -> str:
     """The error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:MAX_REASON]
+    return error_text(error, MAX_REASON)
 
 
 def _report(checks: Checks, results: list[TrainingCheck]) -> TrainingReport:
@@ -324,7 +325,7 @@ def check_methods(machine: Machine) -> Iterator[dict[str, Any]]:
             facts |= _train_one_step(name, machine, facts["notes"])
             facts["ready"] = True
         except Exception as error:  # noqa: BLE001 - any failure of the method or of a library is the answer
-            facts["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            facts["why"] = error_text(error)
         yield facts
 
 

@@ -13,6 +13,7 @@ from engine.config.errors import UserError
 from engine.config.preset import Flat
 from engine.config.preset_library import resolve_preset
 from engine.config.quantities import share_percent
+from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.runs.rpc_client import Counted, ask, rows_done
 from engine.runs.run.data_usage import SPLITS
@@ -91,7 +92,11 @@ def _tokens(tokens: list[dict[str, Any]]) -> Text:
 
 def arguments(preset: str, overrides: Flat) -> dict[str, Any]:
     """The configuration sections that determine how a run prepares rows, as request parameters."""
-    config = resolve_preset(preset, None, overrides).config
+    return sections(resolve_preset(preset, None, overrides).config)
+
+
+def sections(config: Config) -> dict[str, Any]:
+    """The sections of a configuration for `arguments`."""
     return {
         "model": msgspec.to_builtins(config.model),
         "data": msgspec.to_builtins(config.data),

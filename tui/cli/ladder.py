@@ -12,8 +12,9 @@ import msgspec
 from engine.config.errors import Notice, UserError
 from engine.config.files import read_regular
 from engine.config.preset import Flat
+from engine.config.schema import Config
 from engine.runs.ladder import ladder_dir
-from engine.runs.ladder.forecast import POINTS, forecast, forecast_rows
+from engine.runs.ladder.forecast import forecast, forecast_rows
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import DEFAULT_MAX_SEEDS, describe_plan
 from engine.runs.ladder.ladder_state import Ladder
@@ -24,6 +25,7 @@ from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.exports import parse_artifact
 from engine.runs.score_format import summary_lines, tradeoff_lines
 from engine.runs.start import resume_ladder, start_ladder
+from tui.cli.data import sections
 from tui.cli.errors import show_notices
 from tui.cli.run import check_disk, interruptible, print_detached
 from tui.history.tables import show_benchmarks
@@ -58,8 +60,11 @@ def seed_limit(until_decided: bool, most: int | None, vary: Sequence[str] | None
 
 
 def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
-    """Print hours and power by number of seeds, and what they are computed from."""
-    prediction = forecast(plan, runs)
+    """Print hours and power by number of seeds, and what they are computed from.
+
+    Raises UserError if the metric has to be decided from data that a run would refuse.
+    """
+    prediction = forecast(plan, runs, lambda: _automatic_metric(plan.rungs[0].config))
     counts = range(FIRST_ROUNDS if plan.until_decided else 1, max(len(plan.seeds), MIN_FORECAST) + 1)
     if json:
         rows = [
@@ -67,20 +72,34 @@ def show_forecast(plan: LadderPlan, runs: Path, json: bool) -> int:
                 "seeds": count,
                 "runs": count * len(prediction.rungs),
                 "hours": prediction.hours(count),
-                "power": {f"{points} points": prediction.power(points / 100, count) for points in POINTS},
+                "power": {text: prediction.power(size, count) for text, size in prediction.differences.items()},
             }
             for count in counts
         ]
         print_json(
-            {"source": prediction.source, "items": prediction.items, "seed_std": prediction.seed_std, "seeds": rows}
+            {
+                "source": prediction.source,
+                "metric": prediction.metric,
+                "items": prediction.items,
+                "seed_std": prediction.seed_std,
+                "seeds": rows,
+            }
         )
         return 0
     say(describe_plan(plan))
-    columns = ["seeds", "runs", "hours", *(f"{points} points" for points in POINTS)]
-    title = "chance that this number of seeds shows a difference between two rungs"
+    columns = ["seeds", "runs", "hours", *prediction.differences]
+    title = f"{prediction.metric}: chance that this number of seeds shows a difference between two rungs"
     table(title, columns, forecast_rows(prediction, counts), right=range(len(columns)))
     say(prediction.source)
     return 0
+
+
+def _automatic_metric(config: Config) -> str:
+    """The metric that a run decides from its training answers. Raises UserError for data that a run would refuse."""
+    report = ask("data.check", sections(config))
+    if report["refused"]:
+        raise UserError(report["refused"], code=report["refusal_code"])
+    return str(report["metric"])
 
 
 def start(plan: LadderPlan, runs: Path, detach: bool, json: bool) -> int:

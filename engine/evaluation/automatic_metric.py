@@ -151,7 +151,8 @@ def unfit_warning(metric: str, profile: AnswerProfile) -> Notice | None:
             f"{share_percent(profile.objects)} of the training answers are JSON objects, whose keys may be in any order"
         )
     elif metric in ("exact_match", "contains") and profile.words >= UNMATCHABLE_WORDS:
-        why = f"the median training answer has {profile.words:,} words: a right answer hardly ever equals the reference"
+        does = "contains" if metric == "contains" else "equals"
+        why = f"the median training answer has {profile.words:,} words: a right answer hardly ever {does} the reference"
     elif metric_spec(metric).picks_from_choices and not profile.are_labels:
         answers = amount(profile.answers, "training answer")
         why = f"{profile.distinct:,} of {answers} are distinct, and a model can choose only among them"

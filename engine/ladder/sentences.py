@@ -31,6 +31,7 @@ from engine.ladder.phrases import (
     WITHIN_MARGIN,
     both_as_good_text,
     difference_text,
+    fallen_loss,
     has_one_seed,
     ladder_metric,
     longer_answers,
@@ -183,7 +184,11 @@ def _no_gain(ladder: Ladder, row: RungResult) -> str:
         return text
     observed = (gain.difference.mean or 0.0) * (-1 if metric.lower_is_better else 1)
     remedy = _required_sample(ladder, gain) if observed > 0 else ""
-    return f"{text}{remedy}" if remedy and observed > margin_of(ladder) else f"{text}{remedy} {TRAIN_MORE}"
+    if remedy and observed > margin_of(ladder):
+        return f"{text}{remedy}"
+    fallen = None if metric.is_loss else fallen_loss(ladder)
+    learned = f"But {fallen.text}: the model learned what {metric.title} does not show." if fallen else TRAIN_MORE
+    return f"{text}{remedy} {learned}"
 
 
 def _difference(ladder: Ladder, compared: Comparison) -> str:

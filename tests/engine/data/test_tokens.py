@@ -229,5 +229,5 @@ def test_conversations_without_a_template_are_refused() -> None:
 def test_batches_equal_single_examples() -> None:
     tok = tokenizer()
     lonely = chat([{"role": "assistant", "content": "Hello"}])
-    examples = [chat(CHAT[1:3]), chat(CHAT), plain("a", "b"), lonely] * 200
-    assert tokenize_all(examples, tok, 40) == [tokenize(example, tok, 40) for example in examples]
+    examples = [chat(CHAT[1:3]), chat(CHAT), plain("a", "b"), lonely]
+    assert tokenize_all(examples * 200, tok, 40) == [tokenize(example, tok, 40) for example in examples] * 200

@@ -198,11 +198,6 @@ def no_significant_gain(ladder: Ladder, row: RungResult) -> str:
     return f"{NO_SIGNIFICANT_GAIN} of {method_noun(row)} over the base model with {sample_size(ladder)}"
 
 
-def spread_text(ladder: Ladder, compared: Comparison) -> str:
-    """How seeds vary in the required sample: as they did in this ladder, or with one seed as is assumed."""
-    return "as assumed" if has_one_seed(ladder, compared.a, compared.b) else "as they did here"
-
-
 def as_fast(names: Sequence[str]) -> str:
     """`For some seeds QLoRA and LoRA were as fast.`"""
     return f"For some seeds {' and '.join(names)} {'were' if len(names) > 1 else 'was'} as fast."

@@ -177,24 +177,26 @@ def decide_packing(
     padded = choose_packing(rows, "padded", device, varlen=False)
     known = row_separation(model.config.to_dict()) == "separate"
     candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]
-
-    last = ""
-
-    def are_independent(checked: list[Row], packing: Packing) -> bool:
-        nonlocal last
-        if why := (last := _dependence(model, checked, packing, pad, device)):
-            how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
-            warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
-        return not ranks.any(bool(why))
-
     for candidate in candidates:
-        if (candidate == padded and known) or are_independent(checked, candidate):
+        if (candidate == padded and known) or not _obstacle(model, checked, candidate, pad, device, ranks, warn):
             return candidate, sharing
-    if are_independent(checked[:1], ONE_ROW):
+    obstacle = _obstacle(model, checked[:1], ONE_ROW, pad, device, ranks, warn)
+    if not obstacle:
         return ONE_ROW, sharing
-    problem = f"{class_name(model)} computes a row alone wrongly: {last}"
+    problem = f"{class_name(model)} computes a row alone wrongly: {obstacle}"
     hint = "choose a causal language model of an architecture in docs/models.md"
     raise UserError(problem, config.model.id, hint, code="model.rows_influence_each_other")
+
+
+def _obstacle(
+    model: torch.nn.Module, rows: list[Row], packing: Packing, pad: int, device: str, ranks: Ranks, warn: Warn
+) -> str:
+    """Why rows influence each other with a packing, on this or another rank, with a warning; '' if they do not."""
+    why = _dependence(model, rows, packing, pad, device)
+    if why:
+        how = "one row at a time" if packing.tokens == 1 else packing.mode.replace("_", " ")
+        warn("model.packing_unsupported", f"{class_name(model)}, {how}: {why}; using a simpler packing")
+    return (why or "rows of another rank influence each other") if ranks.any(bool(why)) else ""
 
 
 def _explain(

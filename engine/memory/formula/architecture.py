@@ -8,9 +8,11 @@ found by the names that transformers gives them, not by model type, so that a ne
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from engine.config.batch_limits import WINDOWS_BY_SEGMENTS, RowSeparation, head_sizes, row_separation
@@ -255,6 +257,12 @@ def read_architecture(model_config: Mapping[str, Any], where: str = "config.json
 
     Of a multimodal model the language model is read, and the parameters of its towers are counted.
     """
+    return _read(json.dumps(model_config, default=str), where)
+
+
+@lru_cache(maxsize=64)  # a plan asks for it once per size that it tries
+def _read(content: str, where: str) -> Architecture:
+    model_config = json.loads(content)
     text = text_config(model_config)
     hidden = _positive(text, where, "hidden_size", "n_embd", "d_model", "dim")
     blocks = _blocks(text, where)

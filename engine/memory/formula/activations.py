@@ -250,7 +250,7 @@ def extra_saved_bytes(
     if not method_spec(config.method).trains_weights and config.adapter.dora:
         saved += batch.tokens * sum(linear.outputs for linear in adapted(shape, config)) * (size + FLOAT32)
     if uses_autocast(config.method, config.train.precision):
-        weights = sum(linear.weights for linear in shape.linears())
+        weights = sum(linear.weights for linear in shape.linears)
         saved += weights * BF16 + batch.tokens * (2 * shape.hidden * BF16 + (shape.query + shape.key) * 2 * FLOAT32)
     return saved
 

@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from engine.config.batch_limits import WINDOWS_BY_SEGMENTS, RowSeparation, head_sizes, row_separation
@@ -195,23 +195,25 @@ class Architecture:
     def key(self) -> int:
         return self.kv_heads * self.head_dim
 
-    def linears(self) -> Iterator[Linear]:
+    @cached_property
+    def linears(self) -> tuple[Linear, ...]:
         """The linear layers of a decoder layer that are separate modules. Experts are not: transformers 5 stores them
         in one tensor.
         """
-        yield from self.mixer or self.attention()
+        linears = list(self.mixer or self.attention())
         width = self.shared_intermediate if self.experts else self.intermediate
         if width:
             if self.gated and self.fused_gate:
-                yield Linear("gate_up_proj", self.hidden, 2 * width, "mlp")
+                linears.append(Linear("gate_up_proj", self.hidden, 2 * width, "mlp"))
             else:
                 if self.gated:
-                    yield Linear("gate_proj", self.hidden, width, "mlp")
-                yield Linear("up_proj", self.hidden, width, "mlp")
-            yield Linear("down_proj", width, self.hidden, "product")
+                    linears.append(Linear("gate_proj", self.hidden, width, "mlp"))
+                linears.append(Linear("up_proj", self.hidden, width, "mlp"))
+            linears.append(Linear("down_proj", width, self.hidden, "product"))
         if self.layer_embedding:
-            yield Linear("per_layer_input_gate", self.hidden, self.layer_embedding, "layer_input")
-            yield Linear("per_layer_projection", self.layer_embedding, self.hidden, "layer_embedding")
+            linears.append(Linear("per_layer_input_gate", self.hidden, self.layer_embedding, "layer_input"))
+            linears.append(Linear("per_layer_projection", self.layer_embedding, self.hidden, "layer_embedding"))
+        return tuple(linears)
 
     def attention(self) -> Iterator[Linear]:
         """The linear layers of common attention; none without heads."""
@@ -227,10 +229,10 @@ class Architecture:
                 yield Linear("v_proj", self.hidden, self.key, "block")
         yield Linear("o_proj", self.query, self.hidden, "attention")
 
-    @property
+    @cached_property
     def largest_linear(self) -> int:
         """Weights of the largest of them; 0 if there is none."""
-        return max((linear.weights for kind in self.groups() for linear in kind.linears()), default=0)
+        return max((linear.weights for kind in self.groups() for linear in kind.linears), default=0)
 
     @property
     def expert_weights(self) -> int:
@@ -273,7 +275,7 @@ def _read(content: str, where: str) -> Architecture:
     kinds = tuple(replace(kind, layers=count) for kind, count in Counter(layers).items())
     if len(kinds) == 1:
         return kinds[0]
-    most = max(kinds, key=lambda kind: sum(linear.weights for linear in kind.linears()) + kind.expert_weights)
+    most = max(kinds, key=lambda kind: sum(linear.weights for linear in kind.linears) + kind.expert_weights)
     attention = max(kinds, key=lambda kind: kind.query + kind.key)
     sizes = {name: getattr(attention, name) for name in ("heads", "kv_heads", "head_dim")}
     return replace(most, **sizes, layers=len(blocks), kinds=kinds)

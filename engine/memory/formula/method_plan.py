@@ -380,7 +380,7 @@ def decoder_weights(shape: Architecture) -> int:
     total = 0.0
     for kind in shape.groups():
         experts = kind.expert_weights * kind.experts_used / kind.experts if kind.experts else 0
-        total += kind.layers * (sum(linear.weights for linear in kind.linears()) + experts)
+        total += kind.layers * (sum(linear.weights for linear in kind.linears) + experts)
     return round(total)
 
 

@@ -54,12 +54,12 @@ def trained_parameters(shape: Architecture) -> int:
 
 def _linear_weights(shape: Architecture) -> int:
     """Weights of the linear layers of all decoder layers."""
-    return sum(kind.layers * linear.weights for kind in shape.groups() for linear in kind.linears())
+    return sum(kind.layers * linear.weights for kind in shape.groups() for linear in kind.linears)
 
 
 def _four_bit_weights(kind: Architecture) -> int:
     """Weights of one decoder layer that QLoRA stores in 4 bits: linear layers and experts, without routers."""
-    linear = sum(linear.weights for linear in kind.linears() if not linear.read_directly)
+    linear = sum(linear.weights for linear in kind.linears if not linear.read_directly)
     return linear + kind.expert_weights - kind.experts * kind.hidden
 
 
@@ -90,8 +90,8 @@ def adapted(shape: Architecture, config: schema.Config) -> list[Linear]:
         return []
     targets = config.adapter.target_modules
     if targets == "all-linear":
-        return [linear for linear in shape.linears() if not linear.read_directly]
-    return [linear for linear in shape.linears() if linear.name in targets]
+        return [linear for linear in shape.linears if not linear.read_directly]
+    return [linear for linear in shape.linears if linear.name in targets]
 
 
 def count_adapter_parameters(shape: Architecture, config: schema.Config) -> int:

@@ -79,6 +79,8 @@ TRAIN_MORE = "Train longer, on more rows or at another learning rate before comp
 NO_RECOMMENDATION = "No method is significantly better than the base model: this ladder recommends none."
 FEW_ENDED = 0.5
 """With a smaller share of complete answers, it is their maximum length that the scores show."""
+UNFIT = "evaluation.unfit_metric"
+"""Code of the warning that a metric that was set does not fit the answers, and that the automatic one does."""
 METRIC_FAILED = "The metric scores every rung alike: this ladder recommends no method."
 BASE_NOT_SCORED = "The base model has no score"
 FULL_NOT_SCORED = "Full fine-tuning has no score"
@@ -132,13 +134,13 @@ def metric_failed(ladder: Ladder) -> str:
     same = calls.pop() if len(calls) == 1 else None
     where = "" if same is None else f", and {quantities.percent(same)} where a call is expected"
     text = f"Every rung scores {score} in {metric.title}{where}, while {fallen.text}: the model learned, and "
-    other = "open" if ladder.work and ladder.work.metric_reason else "auto"
-    compare = f"compare with --set evaluation.metric={other}"
+    is_unfit = UNFIT in ladder.warning_codes
+    compare = f"compare with --set evaluation.metric={'auto' if is_unfit else 'open'}"
     ended = fallen.row.ended
     if ended is not None and ended < FEW_ENDED:
         cut = f"only {quantities.percent(ended)} of its answers end within evaluation.max_new_tokens"
         return f"{text}{cut}: raise that with {longer_answers(ladder)}, or {compare}."
-    return f"{text}{metric.title} cannot measure it: {compare}."
+    return f"{text}{metric.title} {'cannot measure' if is_unfit else 'does not show'} it: {compare}."
 
 
 @dataclass(frozen=True)

@@ -105,4 +105,4 @@ def _batch(rung: TrainedRung) -> Notice | None:
     if rung.batch <= MAX_BATCH:
         return None
     text = f"batch size {rung.batch}: above {MAX_BATCH}, adapters lose more quality than full fine-tuning"
-    return Notice("lora.large_batch", f"{text}; reduce train.batch ({SOURCE})")
+    return Notice("lora.large_batch", f"{text}; `--set train.batch={MAX_BATCH}` ({SOURCE})")

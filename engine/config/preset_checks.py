@@ -107,10 +107,10 @@ def _check_pissa(layers: Layers, config: Config) -> None:
     if config.adapter.init != "pissa" or not reads(config.method, "adapter.init"):
         return
     if method_spec(config.method).quantizes_base:
-        problem, hint = "PiSSA needs a base that is not quantized", 'use LoRA, or adapter.init = "default"'
+        problem, hint = "PiSSA needs a base that is not quantized", "use LoRA, or `--set adapter.init=default`"
         raise UserError(problem, _where("adapter.init", layers), hint, code="preset.pissa_quantized")
     if config.model.from_run:
-        problem, hint = "PiSSA starts from the base model", 'use adapter.init = "default" to continue a run'
+        problem, hint = "PiSSA starts from the base model", "`--set adapter.init=default` continues a run"
         raise UserError(problem, _where("adapter.init", layers), hint, code="preset.pissa_from_run")
 
 

@@ -132,7 +132,7 @@ def read(data: Data) -> Source:
     held = chosen["test"] + chosen["validation"]
     chosen["train"] = [part for part in parts if part.split == "train" and part not in held]
     if not chosen["train"]:
-        hint = "name one file train.jsonl (.csv, .parquet, …), or set data.id to the file"
+        hint = "name one file train.jsonl (.csv, .parquet, …), or use `--data FILE`"
         raise UserError("no training split", data.id, hint, code="data.no_training_split")
     for part in parts:
         if not any(part in used for used in chosen.values()):
@@ -189,7 +189,7 @@ def _offer(data: Data, notes: ReadingNotes) -> list[SourcePart]:
         raise unreadable(error, data.id) from error
     if data.subset is not None:
         problem = "only Hub datasets have subsets"
-        hint = "remove it, or set data.id to a Hub id"
+        hint = "remove it, or use `--data OWNER/NAME` of the Hub"
         raise UserError(problem, f"data.subset = {data.subset!r}", hint, code="data.subset_unread")
     if not stat.S_ISDIR(status.st_mode):
         return _offer_file(path, path.name, notes, "train")

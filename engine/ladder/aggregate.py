@@ -58,7 +58,7 @@ def add_price(row: RungResult, rung: Rung, ladder: Ladder) -> None:
         if devices > 1:
             row.money_note += f", for {devices} of them"
     if price is None:
-        row.money_note = "set cost.price_per_hour, the price of this machine is unknown"
+        row.money_note = "`--set cost.price_per_hour=PRICE`: the price of this machine is unknown"
     elif row.all_seconds:
         seconds = row.all_seconds
         row.money = SeedRange(**{at: getattr(seconds, at) * price / 3600 for at in ("mean", "low", "high")})

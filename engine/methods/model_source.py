@@ -98,9 +98,7 @@ def _refuse_adapter(folder: Path) -> None:
     except (ValueError, AttributeError, RecursionError, OSError):
         base = None
     problem = "an adapter, not a model" + (f"; its base model is {base}" if base else "")
-    hint = (
-        f"set model.id to {base if isinstance(base, str) else 'its base model'}, or to a folder with the merged model"
-    )
+    hint = f"use `--model {base if isinstance(base, str) else 'BASE_MODEL'}`, or the folder of the merged model"
     raise UserError(problem, str(folder), hint, code="model.adapter_folder")
 
 

@@ -92,9 +92,8 @@ def memory_advice(config: Config, device: Device) -> str:
     ideas = []
     strongest = EVERY_LAYER if device == "cpu" else OFFLOADED
     if resolve_checkpointing(config.train.gradient_checkpointing, device) != strongest:
-        value = json.dumps(strongest.setting)
-        ideas.append(f"train.gradient_checkpointing = {value}")
-    ideas.append(f"a train.max_length below {config.train.max_length}")
+        ideas.append(f"`--set train.gradient_checkpointing={json.dumps(strongest.setting)}`")
+    ideas.append(f"shorter rows, `--set train.max_length={max(1, config.train.max_length // 2)}`")
     ideas.append(method_spec(config.method).needs_less or "a smaller model")
     return "try " + ", or ".join(ideas)
 

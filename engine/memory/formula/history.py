@@ -184,7 +184,7 @@ def time_estimate(
 
     `bound`: a lower bound in seconds, for a model without throughput.
     """
-    no_cost = "" if price is not None else "unknown price: set cost.price_per_hour, or name a GPU"
+    no_cost = "" if price is not None else "unknown price: `--set cost.price_per_hour=PRICE`, or name a GPU"
     if speed is None:
         why = "no finished run of this model on this device; start one with `ftbench run`"
         return TimeEstimate(why=why, at_least=bound(), why_no_cost=no_cost)

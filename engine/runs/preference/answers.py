@@ -246,7 +246,7 @@ def text_hash(*texts: str) -> str:
 def _with_pairs(answers: RungAnswers, name: str) -> RungAnswers:
     if not answers.pairs():
         problem = "no two rungs have answers to the test items"
-        hint = "wait until a run has finished; a metric that generates answers is needed (evaluation.metric)"
+        hint = "wait until a run has finished; loss generates no answers, --set evaluation.metric=open does"
         raise UserError(problem, name, hint, "judge.no_answers")
     return answers
 

@@ -30,13 +30,17 @@ ADDRESS_CREDENTIALS = re.compile(
 CREDENTIALS = (
     ADDRESS_CREDENTIALS,
     re.compile(
-        r"\b(?:hf|sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|pypi|dop_v1|wandb_v1)[-_][A-Za-z0-9_-]{12,}"
+        r"\b(?:hf_[A-Za-z0-9]{16,}"  # not hf-internal-testing
+        r"|(?:sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|pypi|dop_v1|wandb_v1)[-_]"
+        r"(?=[A-Za-z0-9_-]*[0-9])[A-Za-z0-9_-]{12,})"
     ),
     re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),  # JSON Web Token
-    re.compile(r"(?<=bearer )[^\s\"',;]{6,}", re.IGNORECASE),
+    re.compile(r"(?<=bearer )(?:(?=[^\s\"',;]*[0-9._-])[^\s\"',;]{6,}|[^\s\"',;]{16,})", re.IGNORECASE),
     re.compile(r"(?<=basic )(?=[a-z+/]*[0-9=])[a-z0-9+/=]{8,}", re.IGNORECASE),  # base64, not a word
-    re.compile(r"\b(?:x-)?api[-_]?key['\"]?\s*[:=,]\s*b?['\"]?[^\s'\",;&)}\]]{6,}", re.IGNORECASE),  # a header
+    re.compile(  # a header or a setting
+        r"\b(?:x-)?api[-_]?key(?:['\"]?\s*[:=]\s*b?['\"]?|['\"],\s*b?['\"])[^\s'\",;&)}\]]{6,}", re.IGNORECASE
+    ),
 )
 """What looks like a credential wherever it is written: in addresses, headers and tokens of known services."""
 LINE_LIMIT = 4000

@@ -90,7 +90,8 @@ def test_every_process_that_logs_redacts_its_output() -> None:
 @pytest.mark.parametrize(
     "text",
     ["Basic information on bearer bonds", "engine/data/x.py:12: in f", "loss 1.5 [12:30:10] key=1",
-     "see https://host/a:b/c?page=2&design=x", "tokens: 137,000", "pad_token='<s>'"],
+     "see https://host/a:b/c?page=2&design=x", "tokens: 137,000", "pad_token='<s>'", "bearer tokens",
+     "model hf-internal-testing/tiny-random-llama", "no api_key, settings ignored"],
 )  # fmt: skip
 def test_what_is_no_credential_is_kept(text: str) -> None:
     assert without_credentials(text) == text

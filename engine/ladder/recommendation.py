@@ -385,7 +385,8 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
         why = subject.no_share or "its share of full fine-tuning's gain is unknown"
         return f"{why[:1].upper()}{why[1:]}, so {OVERALL['unknown']}."
     bounds = score_format.percent_bounds(gain)
-    text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain (95% CI {bounds})"
+    where = " in held-out loss" if ladder_metric(ladder).is_loss else ""  # which is no gain of the answers yet
+    text = f"{name} keeps {quantities.percent(gain.mean)} of full fine-tuning's gain{where} (95% CI {bounds})"
     tradeoff = next((point for point in _tradeoffs(decisions) if point.rung == subject.name), None)
     if tradeoff is not None:
         text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"

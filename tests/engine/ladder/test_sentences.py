@@ -231,5 +231,6 @@ def test_of_open_answers_the_loss_is_compared_and_nobody_has_read_them() -> None
     assert NOT_READ in text(ladder, "quality") and decide(ladder).rule_quality == "holds"
     summary = summarize(ladder)
     assert summary is not None and "lower is better" in "\n".join(summary_lines(summary, 80))
+    assert "gain in held-out loss" in summary.headline
     assert "held-out loss" in summary_table(summary).columns[0].head
     assert row(ladder, "qlora").share_of_gain

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
 from engine.data.items import EvaluationItem, all_rows
-from engine.data.rows import Row
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, best_score
 from engine.evaluation.predictions import ScoredItem
@@ -48,16 +48,17 @@ from engine.methods.machine import Machine, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, versions
 from engine.methods.qlora import quantization
+from engine.methods.weights import ROUTER_CLASS
 from engine.runs.run.exports import Defect
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir, read_frozen
-from engine.training.batches import Packing, collate
+from engine.training.batches import Packing, collate, targets_of
 from engine.training.loss import answer_logits, supports_logits_to_keep
 from engine.training.row_independence import ONE_ROW
 
 LOGIT_TOKENS = 64
 """Answer tokens whose logits are compared."""
-LOGITS = "logits"
+LOGITS, EXPERTS = "logits", "experts"
 
 
 def check(job: CheckJob, progress: Any) -> ArtifactCheck:
@@ -78,12 +79,8 @@ def check(job: CheckJob, progress: Any) -> ArtifactCheck:
         return checked
     model = _run_model(run, frozen, machine) if job.kind == "run" else _artifact(job, run, frozen, machine, checked)
     model.eval()
-    pad, answers_only = tokenizer.pad_token_id, supports_logits_to_keep(model)
-
-    def logits_of(row: Row) -> torch.Tensor:
-        return answer_logits(model, collate([row], ONE_ROW, pad, machine.device), answers_only)[0]
-
-    _compare_logits(logits_of, scored, job, checked)
+    pad = tokenizer.pad_token_id
+    compare_logits(lambda row: logits_and_experts(model, row, pad, machine.device), scored, job, checked)
     if job.kind != "run" and scored.items:
         _answer(model, job, frozen, scored, tokenizer, machine, checked, progress)
     return checked
@@ -244,34 +241,92 @@ def _check_gguf(
     checked.device, checked.tensor_types = f"llama.cpp on {os.cpu_count()} CPU cores", llama_cpp.tensor_types(folder)
     with llama_cpp.open_gguf(folder, scored, evaluation) as model:
         checked.defects += llama_cpp.defects(model, tokenizer, scored)
-        _compare_logits(lambda row: llama_cpp.row_logits(model, row), scored, job, checked)
+        compare_logits(lambda row: (llama_cpp.row_logits(model, row), None), scored, job, checked)
         if scored.items:
             checked.items, answers, checked.seconds = llama_cpp.answer(model, tokenizer, scored, evaluation, progress)
             checked.count(answers, evaluation.max_new_tokens)
 
 
+@contextlib.contextmanager
+def chosen_experts(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Context that collects what the routers of a mixture of experts choose: for each router (tokens, experts per
+    token), sorted. transformers' routers return (logits, weights, indices of the experts).
+    """
+    chosen: list[torch.Tensor] = []
+
+    def record(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, tuple) and isinstance(output[-1], torch.Tensor) and output[-1].dtype == torch.int64:
+            chosen.append(output[-1].flatten(0, -2).sort(-1).values.cpu())
+
+    routers = [module for module in model.modules() if ROUTER_CLASS.search(type(module).__name__)]
+    hooks = [router.register_forward_hook(record) for router in routers]
+    try:
+        yield chosen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @torch.inference_mode()
-def _compare_logits(
-    logits_of: Callable[[Row], torch.Tensor], scored: ScoredRows, job: CheckJob, checked: ArtifactCheck
+def logits_and_experts(
+    model: torch.nn.Module, row: Row, pad: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(K, V): logits that predict the row's K tokens in the loss; and (tokens, routers, experts per token): the experts
+    chosen for its tokens, None without routers.
+    """
+    with chosen_experts(model) as chosen:
+        batch = collate([row], ONE_ROW, pad, device)
+        logits, _ = answer_logits(model, batch, supports_logits_to_keep(model))
+    if len({router.shape for router in chosen}) != 1:
+        return logits, None
+    return logits, torch.stack(chosen, 1)[: len(row.input_ids)]
+
+
+def compare_logits(
+    logits_of: Callable[[Row], tuple[torch.Tensor, torch.Tensor | None]],
+    scored: ScoredRows,
+    job: CheckJob,
+    checked: ArtifactCheck,
 ) -> None:
-    """Logits of the first answer tokens of the run's rows: stored for the run, compared for an artifact."""
+    """Logits of the first answer tokens of the run's rows: stored for the run, compared for an artifact.
+
+    logits_of: as `logits_and_experts`. Where two experts have nearly equal scores, rounding
+    decides between them, and the logits of that token and of later ones differ by far more than by rounding alone.
+    """
     parts: list[torch.Tensor] = []
+    experts: list[torch.Tensor | None] = []
+    places: list[torch.Tensor] = []
     rows = all_rows(scored.items) or list(scored.rows.validation[:8]) or list(scored.rows.train[:8])
     for row in rows:
-        parts.append(logits_of(row).float().cpu())
+        logits, chosen = logits_of(row)
+        parts.append(logits.float().cpu())
+        experts.append(chosen)
+        places.append(torch.tensor(targets_of(row)).ne(IGNORE_INDEX).nonzero().flatten())
         if sum(map(len, parts)) >= LOGIT_TOKENS:
             break
     logits = torch.cat(parts)[:LOGIT_TOKENS]
+    known = {f"{EXPERTS}.{number}": chosen for number, chosen in enumerate(experts) if chosen is not None}
     if job.kind == "run":
-        save_file({LOGITS: logits.contiguous()}, job.logits)
+        save_file({LOGITS: logits.contiguous(), **known}, job.logits)
         return
-    expected = load_file(job.logits)[LOGITS]
+    stored = load_file(job.logits)
+    expected = stored.pop(LOGITS)
     if expected.shape[-1] != logits.shape[-1]:
         text = f"the vocabulary has {logits.shape[-1]:,} tokens, the run's has {expected.shape[-1]:,}"
         checked.defects.append(Defect("export.other_vocabulary", text))
         return
-    checked.largest_logit_difference = float((logits - expected).abs().max())
+    differences = (logits - expected).abs().amax(-1)
+    checked.largest_logit_difference = float(differences.max())
     checked.logits_compared = len(logits)
+    if known and {name: chosen.shape for name, chosen in known.items()} == {
+        name: chosen.shape for name, chosen in stored.items()
+    }:
+        changed = [(known[name] != stored[name]).any(-1) for name in known]  # (tokens, routers) of each row
+        checked.experts_changed = float(torch.cat(changed).float().mean())
+        same = [~row.any(-1).cummax(0).values[place] for row, place in zip(changed, places, strict=True)]
+        differences = differences[torch.cat(same)[:LOGIT_TOKENS]]
+        checked.logits_with_same_experts = len(differences)
+        checked.logit_difference_with_same_experts = float(differences.max()) if len(differences) else None
 
 
 def _answer(

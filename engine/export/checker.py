@@ -50,6 +50,9 @@ class ArtifactCheck(Struct, kw_only=True):
     warnings: list[CheckWarning] = field(default_factory=list)
     largest_logit_difference: float | None = None
     logits_compared: int = 0
+    experts_changed: float | None = None
+    logit_difference_with_same_experts: float | None = None
+    logits_with_same_experts: int = 0
     tensor_types: dict[str, int] = field(default_factory=dict)
     vllm_names: bool | None = None
     """Whether vLLM's mapping of the family has the names of the weights; None for families that are not listed."""

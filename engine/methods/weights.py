@@ -40,7 +40,7 @@ CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 CPU_COLUMNS, CPU_ROWS = 64, 32
 """bitsandbytes' 4-bit CPU kernels take weights with in_features % 64 == 0 and out_features % 32 == 0."""
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_ROUTER_CLASS = re.compile(r"Router|Gate$")
+ROUTER_CLASS = re.compile(r"Router|Gate$")
 _ROUTER_NAMES = {"router", "gate"}
 _READ = re.compile(r"\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|is_\w+)\b)")
 PLAIN_LINEAR = ("FalconLinear",)
@@ -270,7 +270,7 @@ def _is_router(
 ) -> bool:
     if experts is None or experts not in shape[:2] or len(shape) != 2:
         return False
-    if any(_ROUTER_CLASS.search(type(module).__name__) for module in [owner, *parents[:1]]):
+    if any(ROUTER_CLASS.search(type(module).__name__) for module in [owner, *parents[:1]]):
         return True
     return bool(_ROUTER_NAMES & set(name.split(".")[-3:-1]))
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from engine.config.metric_specs import metric_spec
-from engine.config.quantities import Number, decimal, integer, percent, significant, size, with_unit
+from engine.config.quantities import Number, decimal, integer, percent, share_percent, significant, size, with_unit
 from engine.config.text import amount, visible
 from engine.runs.ladder.rung_results import LadderSummary, RungTradeoff
 from engine.runs.run.exports import Fidelity, MergeCandidate
@@ -140,6 +140,15 @@ def fidelity_facts(check: Fidelity) -> Iterator[tuple[str, str]]:
     if check.largest_logit_difference is not None:
         tokens = amount(check.logits_compared, "answer token")
         yield "largest logit difference", f"{significant(check.largest_logit_difference)} over {tokens}"
+    if check.experts_changed:
+        reason = "a small difference decides between experts with nearly equal scores"
+        yield "experts chosen", f"{share_percent(check.experts_changed)} differ from the run's: {reason}"
+        if check.logit_difference_with_same_experts is not None:
+            tokens = amount(check.logits_with_same_experts, "answer token")
+            value = significant(check.logit_difference_with_same_experts)
+            yield "logit difference, same experts", f"{value} over {tokens}"
+    elif check.experts_changed is not None:
+        yield "experts chosen", "those of the run for every token"
     if check.system_prompt:
         length = amount(check.system_prompt, "character")
         yield "system prompt", f"all training rows have the same ({length}): begin every request with it"

@@ -170,6 +170,12 @@ class Fidelity(Struct, kw_only=True):
     """Between artifact and run over the answer tokens of the first test items."""
     logits_compared: int = 0
     """Answer tokens of that comparison."""
+    experts_changed: float | None = None
+    """Share of the choices of a mixture of experts, by token and router, that differ from the run's; None without."""
+    logit_difference_with_same_experts: float | None = None
+    """The largest over answer tokens for which, and before which in their row, all routers choose the run's experts."""
+    logits_with_same_experts: int = 0
+    """Answer tokens of that comparison."""
     bytes: int = 0
     """Size of the weights."""
     tensor_types: dict[str, int] = field(default_factory=dict)

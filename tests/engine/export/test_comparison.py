@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
+import torch
+import transformers
 from made_ladder import made_ladder
 from made_runs import write_predictions
+from tiny_configs import family_config
 
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset_library import resolve_preset
+from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.predictions import ScoredItem
+from engine.export.artifact_check import compare_logits, logits_and_experts
+from engine.export.checker import ArtifactCheck, CheckedKind, CheckJob
 from engine.export.comparison import difference_of, gain_of_run
 from engine.runs.run import run_dir
 from engine.runs.run.exports import Fidelity, fidelity_outcome
@@ -93,3 +101,28 @@ def test_a_score_that_is_not_finite_gives_no_outcome() -> None:
         and difference.mean is None
         and fidelity_outcome(difference, metric_spec("json"), 0.02, []) == "undecided"
     )
+
+
+def test_logits_are_also_compared_where_rounding_changes_no_expert(tmp_path: Path) -> None:
+    ids = torch.randint(5, 500, (4, 24), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = [Row(row, [IGNORE_INDEX] * 4 + row[4:], row[:4], "", "", False) for row in ids]
+    scored: Any = SimpleNamespace(items=[], rows=SimpleNamespace(validation=rows, train=[]))
+    checked = ArtifactCheck()
+
+    def check(kind: CheckedKind, model: torch.nn.Module) -> None:
+        job = CheckJob(run="", kind=kind, logits=str(tmp_path / "logits.safetensors"))
+        compare_logits(lambda row: logits_and_experts(model, row, 0, "cpu"), scored, job, checked)
+
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(family_config("qwen3_moe"), dtype=torch.float32).eval()
+    router = dict(model.named_parameters())["model.layers.1.mlp.gate.weight"].data
+    router[1] = router[0]  # two experts with the same score, but for rounding
+    router[1, 0] += 1e-5
+    check("run", model)
+    check("merged", model)
+    assert (checked.experts_changed, checked.logits_with_same_experts) == (0, 64)
+    router[1, 0] -= 2e-5
+    check("merged", model)
+    same, largest = checked.logit_difference_with_same_experts, checked.largest_logit_difference
+    assert checked.experts_changed and 0 < checked.logits_with_same_experts < checked.logits_compared == 64
+    assert same is not None and largest is not None and same < 1e-4 < 1e-2 < largest

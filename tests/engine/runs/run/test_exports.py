@@ -75,6 +75,9 @@ def test_every_figure_has_a_line() -> None:
         ended=0.99,
         largest_logit_difference=0.25,
         logits_compared=64,
+        experts_changed=0.0004,
+        logit_difference_with_same_experts=0.03,
+        logits_with_same_experts=60,
         bytes=7_000_000,
         tensor_types={"Q4_K": 22, "F32": 9},
         seconds_per_token=0.01,
@@ -87,7 +90,8 @@ def test_every_figure_has_a_line() -> None:
     assert facts["tensor types"] == "Q4_K 22, F32 9" and facts["generation"] == "100.0 tokens/s on CPU"
     assert facts["identical answers"] == "97.0%" and facts["merged into the original base"].endswith(", kept")
     assert "212 characters" in facts["system prompt"]
-    assert facts["warning"] == "slower" and len(facts) == 14
+    assert facts["experts chosen"].startswith("<0.1% differ") and "60" in facts["logit difference, same experts"]
+    assert facts["warning"] == "slower" and len(facts) == 16
 
 
 def test_the_sentence_names_the_reason() -> None:

@@ -40,14 +40,14 @@ from engine.export import llama_cpp
 from engine.export.checker import ArtifactCheck, CheckJob
 from engine.export.checkpoint import CheckpointFiles, CheckpointMap
 from engine.export.export_source import ScoredRows, rendered_by, scored_rows
-from engine.export.merged import ADAPTER_WEIGHTS, served_class
+from engine.export.merged import ADAPTER_WEIGHTS, plain_model, served_class
 from engine.methods import method
 from engine.methods.adapters import copy_adapter, multiply_in_input_dtype, own_targets
 from engine.methods.loading import auto_class, load_pretrained
 from engine.methods.machine import Machine, this_machine
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, versions
-from engine.methods.qlora import quantization
+from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
 from engine.runs.run.exports import Defect
 from engine.runs.run.frozen_config import FrozenRun
@@ -157,7 +157,7 @@ def _adapted_base(
     source, revision = str(named.base_model_name_or_path), named.revision
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     kind = auto_class(config)
-    options |= _base_options(job, frozen, machine)
+    options |= _base_options(job, frozen, machine, config)
     base = kind.from_pretrained(source, revision=revision, **options)
     with own_targets() if "quantization_config" in options else contextlib.nullcontext():  # of 4-bit layers
         model = peft.PeftModel.from_pretrained(base, str(folder))
@@ -206,12 +206,13 @@ def names_for_vllm(architectures: Sequence[str] | None, names: Iterable[str]) ->
     return not refused, refused
 
 
-def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that load the base of an adapter as in training, or in 16 bits."""
+def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine, model_config: Any) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that load the base of an adapter as the code in its card does, or in 16 bits."""
     config = frozen.config
     options: dict[str, Any] = {"dtype": method(config.method).weight_dtype(config, machine)}
     if method_spec(config.method).quantizes_base and job.quantize_base:
-        options["quantization_config"] = quantization(config, machine)
+        unquantized = unquantized_patterns(plain_model(model_config), machine.device == "cpu")
+        options["quantization_config"] = quantization(config, machine, unquantized)
     return options
 
 
@@ -291,7 +292,7 @@ def compare_logits(
     """Logits of the first answer tokens of the run's rows: stored for the run, compared for an artifact.
 
     logits_of: as `logits_and_experts`. Where two experts have nearly equal scores, rounding
-    decides between them, and the logits of that token and of later ones differ by far more than by rounding alone.
+    decides between them, and the logits of that token differ by far more than by rounding alone.
     """
     parts: list[torch.Tensor] = []
     experts: list[torch.Tensor | None] = []
@@ -323,7 +324,7 @@ def compare_logits(
     }:
         changed = [(known[name] != stored[name]).any(-1) for name in known]  # (tokens, routers) of each row
         checked.experts_changed = float(torch.cat(changed).float().mean())
-        same = [~row.any(-1).cummax(0).values[place] for row, place in zip(changed, places, strict=True)]
+        same = [~row.any(-1)[place] for row, place in zip(changed, places, strict=True)]
         differences = differences[torch.cat(same)[:LOGIT_TOKENS]]
         checked.logits_with_same_experts = len(differences)
         checked.logit_difference_with_same_experts = float(differences.max()) if len(differences) else None

@@ -16,11 +16,12 @@ from engine.config.quantities import duration, money, size
 from engine.config.schema import Config
 from engine.config.text import visible
 from engine.export.export_source import ExportSource
-from engine.export.merged import served_class
+from engine.export.merged import plain_model, served_class
 from engine.methods import method
 from engine.methods.loading import auto_class
 from engine.methods.machine import this_machine
 from engine.methods.model_source import config_of, locate
+from engine.methods.qlora import unquantized_patterns
 from engine.runs.run.exports import ExportKind, Fidelity
 from engine.runs.run.frozen_config import FrozenRun, values_that_are_set
 from engine.runs.run.result import Result
@@ -173,7 +174,7 @@ def _usage(fidelity: Fidelity, frozen: FrozenRun) -> str:
         )
     config = config_of(frozen.config.model)
     if fidelity.kind == "adapter":
-        code = _adapter_code(frozen, auto_class(config).__name__)
+        code = _adapter_code(frozen, config)
         serve = "vllm serve BASE --enable-lora --lora-modules tuned=FOLDER    # not run by ftbench"
     else:
         is_multimodal = served_class(config) is AutoModelForMultimodalLM
@@ -212,31 +213,33 @@ def _base_notes(fidelity: Fidelity) -> list[tuple[str, str]]:
     return [base_fact(fidelity, candidate) for candidate in others if not candidate.kept]
 
 
-def _adapter_code(frozen: FrozenRun, auto_class: str) -> str:
+def _adapter_code(frozen: FrozenRun, model_config: Any) -> str:
     """Code that loads an adapter on the base as in its training and check: its class, data type and quantization."""
-    config = frozen.config
+    config, base_class = frozen.config, auto_class(model_config).__name__
     is_quantized = method_spec(config.method).quantizes_base
     dtype = str(method(config.method).weight_dtype(config, this_machine()))
     settings, arguments = "", [f"dtype={dtype}", 'device_map="auto"']
     if is_quantized:
         arguments.append("quantization_config=base_in_4_bits")
+        unquantized = unquantized_patterns(plain_model(model_config), this_machine().device == "cpu")
         settings = (
             "base_in_4_bits = BitsAndBytesConfig(  # as in training: on the 16-bit base the answers differ\n"
             "    load_in_4bit=True,\n"
             f'    bnb_4bit_quant_type="{config.quantization.type}",\n'
             f"    bnb_4bit_use_double_quant={config.quantization.double},\n"
             f"    bnb_4bit_compute_dtype={dtype},\n"
+            f"    llm_int8_skip_modules={json.dumps(unquantized)},\n"
             ")\n"
         )
     names = ["AutoTokenizer"] + (["BitsAndBytesConfig"] if is_quantized else [])
-    if auto_class == AutoModelForCausalLM.__name__:
+    if base_class == AutoModelForCausalLM.__name__:
         peft_name = "AutoPeftModelForCausalLM"
         load = f"model = AutoPeftModelForCausalLM.from_pretrained(FOLDER, {', '.join(arguments)})\n"
     else:
         peft_name = "PeftModel"
-        names.append(auto_class)
+        names.append(base_class)
         load = (
-            f"base = {auto_class}.from_pretrained(BASE, {', '.join(arguments)})\n"
+            f"base = {base_class}.from_pretrained(BASE, {', '.join(arguments)})\n"
             "model = PeftModel.from_pretrained(base, FOLDER)\n"
         )
     imports = f"import torch\nfrom peft import {peft_name}\nfrom transformers import {', '.join(sorted(names))}\n\n"

@@ -71,13 +71,10 @@ class FourBitQuantizer(Bnb4BitHfQuantizer):
         for module in model.modules():
             if type(module).__name__ in PLAIN_LINEAR:
                 module.__class__ = torch.nn.Linear  # transformers quantizes no subclass
-        kept = []
         for weight in weights_of(model):
             if weight.part == "experts" and not weight.not_quantizable(self.on_cpu):
                 self.experts[weight.name] = None
-            elif weight.is_linear and weight.not_quantizable(self.on_cpu):
-                kept.append(weight.module)
-        self.quantization_config.llm_int8_skip_modules = [*kept, *_tied(model)]
+        self.quantization_config.llm_int8_skip_modules = unquantized_layers(model, self.on_cpu)
         super()._process_model_before_weight_loading(model, device_map, **kwargs)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -162,6 +159,28 @@ def forbid_repacking(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def unquantized_layers(model: PreTrainedModel, on_cpu: bool) -> list[str]:
+    """Full names of the linear layers that stay in 16 bits."""
+    kept = [weight.module for weight in weights_of(model) if weight.is_linear and weight.not_quantizable(on_cpu)]
+    return [*kept, *_tied(model)]
+
+
+def unquantized_patterns(model: PreTrainedModel, on_cpu: bool) -> list[str]:
+    """The same for `llm_int8_skip_modules` in as few words as possible: the beginning of a part of the model without
+    4-bit layers, else the end of the name of a layer, as transformers' `should_convert_module` matches them.
+    """
+    kept = set(unquantized_layers(model, on_cpu))
+    quantized = [weight.module for weight in weights_of(model) if weight.is_linear and weight.module not in kept]
+    patterns: dict[str, None] = {}
+    for name in sorted(kept):
+        parts = name.split(".")
+        starts = (".".join(parts[: number + 1]) for number in range(len(parts)))
+        start = next(start for start in starts if not any(f"{other}.".startswith(f"{start}.") for other in quantized))
+        is_unique = start == name and not any(other.endswith(parts[-1]) for other in quantized)
+        patterns[parts[-1] if is_unique else start] = None
+    return list(patterns)
+
+
 def _tied(model: PreTrainedModel) -> set[str]:
     keys = model.all_tied_weights_keys
     return {key.removesuffix(".weight") for key in (*keys, *keys.values())}
@@ -175,13 +194,16 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
     return torch.bfloat16 if setting == "bf16" else torch.float32
 
 
-def quantization(config: schema.Config, machine: Machine) -> BitsAndBytesConfig:
-    """How bitsandbytes quantizes the base."""
+def quantization(
+    config: schema.Config, machine: Machine, unquantized: list[str] | None = None
+) -> BitsAndBytesConfig:
+    """How bitsandbytes quantizes the base. unquantized: layers that stay in 16 bits, if transformers loads it alone."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=config.quantization.type,
         bnb_4bit_use_double_quant=config.quantization.double,
         bnb_4bit_compute_dtype=weight_dtype(config, machine),
+        llm_int8_skip_modules=unquantized,
     )
 
 

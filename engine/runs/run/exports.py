@@ -173,7 +173,7 @@ class Fidelity(Struct, kw_only=True):
     experts_changed: float | None = None
     """Share of the choices of a mixture of experts, by token and router, that differ from the run's; None without."""
     logit_difference_with_same_experts: float | None = None
-    """The largest over answer tokens for which, and before which in their row, all routers choose the run's experts."""
+    """The largest over answer tokens that all routers pass on to the run's experts; None if there are none."""
     logits_with_same_experts: int = 0
     """Answer tokens of that comparison."""
     bytes: int = 0

@@ -14,12 +14,13 @@ import transformers
 from tiny_families import FAMILIES, VOCABULARY, family_config, made_family, store_in_mxfp4
 from torch.nn.utils import parametrize
 from transformers import AutoConfig
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
 from engine.config.preset import Preset, resolve
 from engine.config.schema import Config
-from engine.export.merged import adapted_parameters
+from engine.export.merged import adapted_parameters, plain_model
 from engine.memory.dry_run.dry_run import dry_run
 from engine.memory.dry_run.fake_model import predict_account
 from engine.memory.formula.estimate import StepShape
@@ -27,6 +28,7 @@ from engine.memory.formula.formula import formula
 from engine.methods import method
 from engine.methods.adapters import multiply_in_input_dtype, own_targets, save
 from engine.methods.machine import Machine, this_machine
+from engine.methods.qlora import unquantized_patterns
 from engine.methods.weights import Weight, account_of, weights_of
 from engine.runs.run.model_account import left_out_share, left_out_warning
 
@@ -276,3 +278,13 @@ def test_adapters_of_another_method_of_peft_are_counted_as_adapters() -> None:
     with pytest.raises(UserError) as refused:
         adapted_parameters(model)
     assert refused.value.code == "export.cannot_merge"
+
+
+@pytest.mark.parametrize("family", ["gemma4", "nemotron_h", "qwen3_5_moe", "deepseek_v3"])
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_transformers_alone_quantizes_the_same_layers_with_the_patterns_of_a_card(family: str, on_cpu: bool) -> None:
+    model = plain_model(tiny_configs.family_config(family))
+    patterns = unquantized_patterns(model, on_cpu)
+    linear = {weight.module: weight.not_quantizable(on_cpu) for weight in weights_of(model) if weight.is_linear}
+    assert {name for name in linear if not should_convert_module(name, patterns)} == set(filter(linear.get, linear))
+    assert set(linear.values()) > {""} and len(patterns) < len(linear) / 2

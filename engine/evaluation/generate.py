@@ -7,7 +7,7 @@ applied, so that base and tuned model are compared under the same settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -42,6 +42,8 @@ class Generator:
     ends: frozenset[int]
     """Tokens that end an answer."""
     warn: Warn
+    said: set[str] = field(default_factory=set)
+    """Codes of the warnings about the model so far: each is given once, not with every prompt."""
 
     def answers(
         self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
@@ -70,9 +72,14 @@ class Generator:
         prompts = [row.prompt for row in rows]
         unsupported = cache_unsupported_reason(model)
         if unsupported:
-            self.warn("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
+            self._warn_once("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
         answers = (self._by_library if unsupported else self._by_queue)(model, prompts, progress)
         return [answers[number] for number in range(len(rows))]
+
+    def _warn_once(self, code: str, text: str) -> None:
+        if code not in self.said:
+            self.said.add(code)
+            self.warn(code, text)
 
     def library_answer_tokens(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[list[int]]:
         """The same by transformers' `generate`, to compare with."""
@@ -99,7 +106,7 @@ class Generator:
         alone = text_type(unwrap_peft(model).config.to_dict()) in ANSWERED_ALONE
         if alone:
             text = f"{type(unwrap_peft(model)).__name__} answers otherwise with padding: one prompt at a time, slower"
-            self.warn("evaluation.one_by_one", text)
+            self._warn_once("evaluation.one_by_one", text)
         answers: dict[int, list[int]] = {}
         while len(answers) < len(order):
             batch = order[len(answers) : len(answers) + (1 if alone else self.batch)]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config.errors import UserError
+from engine.config.method_specs import method_spec
+from engine.config.model_limits import check_stored_weights
 
 FILE = Path(__file__).with_name("families.jsonl")
 """Written by `tests/bench/families.py`: a line about versions, then one for each family."""
@@ -46,6 +48,14 @@ def untested_family(model_config: Mapping[str, Any]) -> str:
         return f"{what}: compare with a padded run, and check the export (docs/models.md)"
     failed = failures(row)
     return f"a tiny model of type {family} failed: {'; '.join(failed)} (docs/models.md)" if failed else ""
+
+
+def check_method(model_config: Mapping[str, Any], model: str, method: str) -> None:
+    """Raise UserError if a method cannot train a model with this `config.json`: its family, or the type in which its
+    weights are stored.
+    """
+    check_family(model_config, model, method)
+    check_stored_weights(model_config, model, method_spec(method).quantizes_base)
 
 
 def check_family(model_config: Mapping[str, Any], model: str, method: str) -> None:

@@ -18,9 +18,8 @@ from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.method_specs import method_spec
 from engine.config.model_files import model_place
-from engine.config.model_limits import check_stored_weights
 from engine.config.schema import Config, Data, Model
-from engine.config.tested_families import check_family
+from engine.config.tested_families import check_method
 from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set
 from engine.data.rows import ReadingNotes
@@ -121,10 +120,8 @@ def refuse_model(config: Config, model_config: Any, machine: Machine) -> None:
 
     `model_config`: transformers' configuration. Builds the model on the meta device, and only if there are adapters.
     """
-    spec = method_spec(config.method)
-    check_family(model_config.to_dict(), config.model.id, config.method)
-    check_stored_weights(model_config.to_dict(), config.model.id, spec.quantizes_base)
-    if not spec.trains_weights:
+    check_method(model_config.to_dict(), config.model.id, config.method)
+    if not method_spec(config.method).trains_weights:
         account_before_loading(config, model_config, machine)
 
 

@@ -69,12 +69,14 @@ def plan(options: PlanOptions) -> int:
         memory_plan = _ask(query)
     else:
         memory_plan = _ask_with_preview(query, view, preset_name(options.preset))
+    planned = {method_plan.method for method_plan in memory_plan.methods}
+    configs = [config for config in query.configs if config.method in planned]
     memory_plan.notes += device_notes(memory_plan)
     memory_plan.notes += (
-        notice.text for notice in [*find_preset(options.preset)[0].notices, *advice(memory_plan, query.configs)]
+        notice.text for notice in [*find_preset(options.preset)[0].notices, *advice(memory_plan, configs)]
     )
     earlier = list(history.results(options.runs))
-    times = estimated_times(memory_plan, query.configs, earlier)
+    times = estimated_times(memory_plan, configs, earlier)
     if options.json:
         print_json(msgspec.to_builtins(report(memory_plan, times, options, config)))
         return 0

@@ -18,6 +18,7 @@ from engine.config.model_files import EMBEDDED, ModelFiles, find_model
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry, user_folder, without_method
 from engine.config.schema import Config
+from engine.config.tested_families import check_method
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import slots_of
 from engine.memory.formula.automatic import resolve_automatic
@@ -32,11 +33,12 @@ from tui.selection import Selection
 if TYPE_CHECKING:  # for annotations only: `ftbench run` does not import Textual
     from tui.live.machine import GpuSample, MachineSample, OtherProcess
 
-Fit = Literal["fits", "tight", "does not fit", "unknown"]
+Fit = Literal["fits", "tight", "does not fit", "refused", "unknown"]
 STYLES: dict[Fit, str] = {
     "fits": "$text-success",
     "tight": "$text-warning",
     "does not fit": "$text-error",
+    "refused": "$text-error",
     "unknown": "$foreground-muted",
 }
 STEPS_OF_MEMORY = 32
@@ -127,6 +129,10 @@ def method_estimate(
     """Estimate of one configuration; `longest` is the number of tokens of the longest row, where known."""
     if files.table is None:
         return MethodEstimate(config.method, "unknown", config=config, why=files.why)
+    try:
+        check_method(files.table, config.model.id, config.method)
+    except UserError as error:
+        return MethodEstimate(config.method, "refused", config=config, why=f"{error.problem}; {error.hint}")
     if budget is None:
         return MethodEstimate(config.method, "unknown", config=config, why="sampling the machine")
     length = min(config.train.max_length, longest or config.train.max_length)

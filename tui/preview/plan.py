@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
 
 from engine.config.activation_checkpointing import describe_checkpointing
 from engine.config.method_specs import method_title
-from engine.config.quantities import count, duration, relative_error, size
+from engine.config.quantities import ABSENT, count, duration, relative_error, size
 from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.memory.formula.estimate import PARTS as ESTIMATED
@@ -114,6 +114,14 @@ def weight_rows(plans: Sequence[MethodPlan]) -> Iterator[tuple[str, list[str]]]:
             yield title, ["with embeddings"] * len(plans)
 
 
+def _grouped(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(text, `QLoRA, LoRA`): each text once, with the titles of the methods that it is about."""
+    methods: dict[str, list[str]] = {}
+    for method, text in texts:
+        methods.setdefault(text, []).append(method_title(method))
+    return [(text, ", ".join(titles)) for text, titles in methods.items()]
+
+
 def _bytes(value: int | None) -> str:
     return size(value) if value else "–"
 
@@ -215,7 +223,7 @@ def shortfall(method_plan: MethodPlan, budget: MemoryBudget) -> int:
     return peak(method_plan).total + budget.process_overhead - budget.free
 
 
-STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red"}
+STYLES = {"fits": "green", "tight": "yellow", "does not fit": "red", "refused": "red"}
 LEFT = 31
 """Columns before a bar: method, peak, whether it fits."""
 LABEL, CELL = 20, 19
@@ -253,7 +261,7 @@ class PlanView:
             yield self.text(line, "dim")
 
     def bars(self, plan: MemoryPlan, config: Config, preset: str) -> Iterator[Text]:
-        """Preset, rows and budget, then one bar per method."""
+        """Preset, rows and budget, then one bar per method, and why others are refused."""
         yield self.text(heading(config, preset), "bold")
         yield self.text(about_rows(plan, config))
         yield self.text(about_budget(plan.budget))
@@ -266,8 +274,12 @@ class PlanView:
             line.append(f"{method_plan.fit:<13}", style=STYLES[method_plan.fit])
             bars = max(10, min(self.width - LEFT - 1, 100))
             yield line + memory_bar(parts, plan.budget.total, bars, self.colored, self.ascii)
-            if method_plan.refused:
-                yield self.text(f"       formula: {method_plan.refused}", "yellow")
+        for refused in plan.refused:
+            line = Text(f"{method_title(refused.method):<7}{ABSENT:>9}  ")
+            yield line.append("refused", style=STYLES["refused"])
+            yield self.text(f"       {refused.problem}; {refused.hint}", "red")
+        for why, methods in _grouped((one.method, one.no_dry_run) for one in plan.methods if one.no_dry_run):
+            yield self.text(f"{methods}: estimated by the formula alone; {why}", "yellow")
         yield Text()
         yield from legend(present, self.width, self.colored)
 
@@ -283,18 +295,14 @@ class PlanView:
         """How each method uses the parts of the model, and why it leaves some as they are."""
         for label, cells in weight_rows(plan.methods):
             yield self.text((f"{label:<{LABEL}}" + "".join(f"{cell:>{CELL}}" for cell in cells)).rstrip())
-        for method_plan in plan.methods:
-            for line in exceptions(method_plan.account) if method_plan.account else ():
-                yield self.text(f"{method_title(method_plan.method)}: {line}", "dim")
+        uses = ((one.method, line) for one in plan.methods if one.account for line in exceptions(one.account))
+        for line, methods in _grouped(uses):
+            yield self.text(f"{methods}: {line}", "dim")
 
     def unknown(self, times: Mapping[str, TimeEstimate]) -> Iterator[Text]:
         """Where time and cost estimates come from, or why they are unknown."""
-        unknown: dict[str, list[str]] = {}
-        for method, time in times.items():
-            if time.why:
-                unknown.setdefault(time.why, []).append(method_title(method))
-        for why, methods in unknown.items():
-            yield self.text(f"training time of {', '.join(methods)}: {why}", "dim")
+        for why, methods in _grouped((method, time.why) for method, time in times.items() if time.why):
+            yield self.text(f"training time of {methods}: {why}", "dim")
         if any(time.at_least is not None for time in times.values()):
             yield self.text(BOUND, "dim")
         known = [time for time in times.values() if time.seconds is not None]

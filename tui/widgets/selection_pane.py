@@ -139,7 +139,7 @@ def _lines(predicted: MethodEstimate, above: str, selected: bool, width: int, de
 
     name = f"{MARK if selected else ' '}{method_title(predicted.method):<5}"
     if predicted.estimate is None:
-        yield Content.assemble((f"{name} ", "bold"), (visible(predicted.why or "unknown"), "$foreground-muted"))
+        yield Content.assemble((f"{name} ", "bold"), _unknown(predicted))
     else:
         fit = "no fit" if predicted.fit == "does not fit" and width < NARROW else predicted.fit
         yield Content.assemble((name, "bold"), f"{size(predicted.peak):>9} ", (fit, STYLES[predicted.fit]))
@@ -147,6 +147,14 @@ def _lines(predicted: MethodEstimate, above: str, selected: bool, width: int, de
         trained = f"{count(predicted.estimate.trainable)}: " if predicted.estimate else ""
         yield Content.styled(f"  {trained}{method_spec(predicted.method).trains_summary}", "$foreground-muted")
         yield Content.styled(f"  {above or method_spec(predicted.method).use_summary}", "$foreground-muted")
+
+
+def _unknown(predicted: MethodEstimate) -> Content:
+    """Why a method has no figures: `refused: qlora does not work for models of type rwkv …`."""
+    from tui.preview.method_estimate import STYLES
+
+    refused = "refused: " if predicted.fit == "refused" else ""
+    return Content.styled(f"{refused}{visible(predicted.why or 'unknown')}", STYLES[predicted.fit])
 
 
 @dataclass
@@ -223,12 +231,12 @@ def _what(pane: SelectionPane, width: int) -> Content:
 def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int, ascii_only: bool) -> Content:
     """`▸LoRA  ████████░░░░┃░░░ 43.5 GiB fits`: the predicted peak on top of what others use."""
     from tui.preview.method_estimate import STYLES
-    from tui.widgets.memory_pane import FREE, Use, bar
+    from tui.widgets.memory_pane import Use, bar
 
     selected = pane.effective is not None and predicted.method == pane.effective.config.method
     name = f"{MARK if selected else ' '}{method_title(predicted.method):<6}"
     if predicted.peak is None or pane.budget is None:
-        return Content.assemble((name, _chosen(selected)), (visible(predicted.why or "unknown"), FREE))
+        return Content.assemble((name, _chosen(selected)), _unknown(predicted))
     used, total = pane.budget.used, pane.budget.total
     room = max(10, min(60, width - 66))
     drawn = bar(Use(total, used + predicted.peak, predicted.peak), room, ascii_only)

@@ -21,9 +21,8 @@ from transformers.initialization import no_init_weights
 from engine.config import schema
 from engine.config.errors import UserError
 from engine.config.method_specs import method_spec
-from engine.config.model_limits import check_stored_weights
 from engine.config.preset_values import with_settings
-from engine.config.tested_families import check_family
+from engine.config.tested_families import check_method
 from engine.methods import method
 from engine.methods.adapters import find_targets
 from engine.methods.loading import attention, auto_class, model_class
@@ -49,8 +48,7 @@ def predict_account(config: schema.Config, model_config: Any, machine: Machine) 
     """The use of every weight in a run with this configuration. Raises UserError like `build`, for targets and
     settings of adapters that the model does not have, and for families and stored weights that the method cannot train.
     """
-    check_family(model_config.to_dict(), config.model.id, config.method)
-    check_stored_weights(model_config.to_dict(), config.model.id, method_spec(config.method).quantizes_base)
+    check_method(model_config.to_dict(), config.model.id, config.method)
     without_flash = replace(machine, flash_attention=False)  # building the model would look for its kernels
     model = build(without_flash_attention(config), model_config, without_flash)
     return account_of(model, config, machine.device)

@@ -16,7 +16,6 @@ from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.method_specs import QLORA
 from engine.config.preset import with_settings
-from engine.config.tested_families import check_family
 from engine.data.items import FINAL_VALIDATION_ROWS, all_rows, sampled, sampled_by_rows
 from engine.data.prepare import prepare
 from engine.data.prepared import Prepared
@@ -41,6 +40,7 @@ from engine.memory.formula.method_plan import (
     plan_method,
     planned_rows,
     positions_of,
+    trainable_with,
 )
 from engine.memory.formula.weights_and_state import shard_count
 from engine.methods.machine import Machine, this_machine
@@ -79,7 +79,8 @@ class PlannedRows:
 def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     """Plan each method by formula and dry run, for the rows of the dataset if they can be read.
 
-    Raises UserError if the model's configuration is unreadable or not a decoder's, and for invalid data.
+    Raises UserError if the model's configuration is unreadable or not a decoder's, for invalid data, and as
+    `trainable_with`.
     """
     machine, notes = machine_for(question.budget)
     model = question.configs[0].model
@@ -89,14 +90,14 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
     subject = PlannedModel(
         model_config, config_json, positions_of(config_json), machine, question.budget, shape_only=bool(note)
     )
+    question, refused = trainable_with(question, config_json)
     chosen = _choose_rows(question, subject, progress)
     methods: list[MethodPlan] = []
     scale = FormulaCorrection()
     for config in question.configs:
-        check_family(config_json, model.id, config.method)
         progress(f"dry run of {config.method}")
         qlora = (
-            (_with_chosen_packing(question.qlora, chosen), scale)
+            (_proposed_qlora(question.qlora, chosen, subject), scale)
             if question.qlora and config.method != QLORA.name
             else None
         )
@@ -110,10 +111,11 @@ def plan(question: PlanQuery, progress: Progress) -> MemoryPlan:
         why=chosen.why,
         work=chosen.data.whole if chosen.data else None,
         methods=methods,
+        refused=refused,
         notes=[
             *notes,
             *filter(None, [note]),
-            *family_notes(config_json),
+            *family_notes(config_json, question.budget),
             *packing_notes(question.configs[0], config_json, chosen.data.not_shared if chosen.data else ""),
             *left_out_notes(methods),
         ],
@@ -142,6 +144,12 @@ def _choose_rows(question: PlanQuery, subject: PlannedModel, progress: Progress)
     if isinstance(read, str):
         return PlannedRows(planned, "max_length", why=read)
     return PlannedRows(read.worst_case(config, config.train.batch).rows(), "data", data=read)
+
+
+def _proposed_qlora(config: schema.Config, chosen: PlannedRows, subject: PlannedModel) -> schema.Config:
+    """QLoRA as it would run on this machine, to propose it where another method does not fit."""
+    query = FitQuery(_with_chosen_packing(config, chosen), subject.config_json, chosen.rows, subject.budget)
+    return resolve_automatic(query).config
 
 
 def _with_chosen_packing(config: schema.Config, chosen: PlannedRows) -> schema.Config:
@@ -183,7 +191,7 @@ def _dry_run(asked: FitQuery, chosen: PlannedRows, subject: PlannedModel) -> tup
     except UserError as error:
         if error.code != NO_DRY_RUN:
             raise
-        return None, error.line
+        return None, error.problem
 
 
 def model_config_of(model: schema.Model) -> tuple[Any, str]:

@@ -317,9 +317,12 @@ def _shorter(
 
 
 def _by_qlora(query: FitQuery, qlora: tuple[Config, FormulaCorrection]) -> FitQuery:
-    """The query with QLoRA and the same micro-batch size."""
+    """The query with QLoRA, with the same micro-batch size unless it has one of its own."""
     config, scale = qlora
-    return replace(query, config=config, scale=scale).with_micro_batch(query.formula_estimate().micro_batch)
+    by_qlora = replace(query, config=config, scale=scale)
+    if config.train.micro_batch == "auto":
+        return by_qlora.with_micro_batch(query.formula_estimate().micro_batch)
+    return by_qlora
 
 
 def _change(query: FitQuery, settings: Settings, before: Settings | None = None) -> Remedy | None:

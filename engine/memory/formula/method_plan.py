@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from engine.config import gpu_prices
@@ -22,9 +23,9 @@ from engine.config.batch_limits import mixing_reason, row_separation, text_type
 from engine.config.errors import UserError
 from engine.config.gpu_prices import Gpu
 from engine.config.method_specs import QLORA, method_spec, method_title, uses_autocast
-from engine.config.model_limits import check_stored_weights, stored_weights_note, text_config
+from engine.config.model_limits import stored_weights_note, text_config
 from engine.config.schema import Config
-from engine.config.tested_families import check_family, untested_family
+from engine.config.tested_families import check_method, untested_family
 from engine.memory.formula.architecture import Architecture, read_architecture
 from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import MemoryEstimate, StepShape, rows_per_device
@@ -69,7 +70,7 @@ class MethodPlan(Struct, kw_only=True):
     """In closed form."""
     dry_run: MemoryEstimate | None = None
     """Of the real training step on fake tensors; None with `--quick` or if it is not possible."""
-    refused: str = ""
+    no_dry_run: str = ""
     """Why a requested dry run is missing."""
     fit: Fit
     """By the dry run, else by the formula: for training, and on a CPU also for evaluation."""
@@ -96,6 +97,19 @@ class MethodPlan(Struct, kw_only=True):
     def best(self) -> MemoryEstimate:
         """The dry run, else the formula."""
         return self.dry_run or self.formula
+
+
+class RefusedMethod(Struct, frozen=True, kw_only=True):
+    """A method that cannot train the model."""
+
+    method: str
+    """Its name."""
+    code: str
+    """Stable dotted name of the reason, as in errors."""
+    problem: str
+    """Why."""
+    hint: str
+    """What to do instead."""
 
 
 class TrainingWork(Struct, frozen=True, kw_only=True):
@@ -144,7 +158,9 @@ class MemoryPlan(Struct, kw_only=True):
     work: TrainingWork | None = None
     """None if the data was not read."""
     methods: list[MethodPlan]
-    """One per method."""
+    """One per method that can train the model."""
+    refused: list[RefusedMethod] = field(default_factory=list)
+    """The other methods."""
     notes: list[str] = field(default_factory=list)
     """Remarks."""
 
@@ -230,9 +246,17 @@ def packing_notes(config: Config, model_config: Mapping[str, Any], not_shared: s
     return notes
 
 
-def family_notes(model_config: Mapping[str, Any]) -> list[str]:
-    """What training does with weights that are stored quantized, and whether the model's family was tested."""
-    return list(filter(None, [stored_weights_note(model_config), untested_family(model_config)]))
+def family_notes(model_config: Mapping[str, Any], budget: MemoryBudget) -> list[str]:
+    """What training does with weights that are stored quantized, how linear attention is planned on a GPU, and whether
+    the model's family was tested.
+    """
+    layers = text_config(model_config).get("layer_types")
+    linear = budget.device == "cuda" and isinstance(layers, (list, tuple)) and "linear_attention" in layers
+    planned = "linear attention is planned as transformers computes it in PyTorch; with the package "
+    planned += "flash-linear-attention it is faster and takes less memory"
+    return list(
+        filter(None, [stored_weights_note(model_config), planned if linear else "", untested_family(model_config)])
+    )
 
 
 def left_out_notes(plans: Sequence[MethodPlan]) -> list[str]:
@@ -247,7 +271,7 @@ def plan_method(
     dry_run: MemoryEstimate | None,
     positions: int | None,
     qlora: tuple[Config, FormulaCorrection] | None = None,
-    refused: str = "",
+    no_dry_run: str = "",
 ) -> MethodPlan:
     """Plan one method. `query` has no `auto` left; `automatic`: whether its micro-batch size was; `dry_run`: of it, if
     any; `qlora`: as in `changes`.
@@ -262,7 +286,7 @@ def plan_method(
         optimizer=query.config.optimizer.name,
         formula=estimate,
         dry_run=dry_run,
-        refused=refused,
+        no_dry_run=no_dry_run,
         fit=fit,
         margin=required_headroom(best.peak, query.budget, best.tier),
         micro_batch=_at_least(largest_micro_batch(scaled), best.micro_batch),
@@ -274,27 +298,52 @@ def plan_method(
     )
 
 
+def trainable_with(question: PlanQuery, model_config: Mapping[str, Any]) -> tuple[PlanQuery, list[RefusedMethod]]:
+    """The question with the methods that can train the model, and those that cannot.
+
+    Raises the refusal as UserError if no method can, or only one is asked for.
+    """
+    errors: dict[str, UserError] = {}
+    for config in [*question.configs, *filter(None, [question.qlora])]:
+        try:
+            check_method(model_config, config.model.id, config.method)
+        except UserError as error:
+            errors[config.method] = error
+    configs = [config for config in question.configs if config.method not in errors]
+    if not configs:
+        raise errors[question.configs[0].method]
+    refused = [
+        RefusedMethod(method=config.method, code=error.code, problem=error.problem, hint=error.hint)
+        for config in question.configs
+        if (error := errors.get(config.method))
+    ]
+    return msgspec.structs.replace(
+        question, configs=configs, qlora=None if QLORA.name in errors else question.qlora
+    ), refused
+
+
 def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPlan:
     """Plan by the formula only, in milliseconds and without reading data.
 
-    Raises UserError if `model_config` is not that of a decoder, or a method cannot train its family or the type in
-    which its weights are stored.
+    Raises UserError if `model_config` is not that of a decoder, or as `trainable_with`.
     """
     positions = positions_of(model_config)
     rows = planned_rows(question.configs[0], positions, question.length)
+    question, refused = trainable_with(question, model_config)
+    proposed = question.qlora and resolve_automatic(FitQuery(question.qlora, model_config, rows, question.budget)).config
     plans = []
     for config in question.configs:
-        check_family(model_config, config.model.id, config.method)
-        check_stored_weights(model_config, config.model.id, method_spec(config.method).quantizes_base)
         query = resolve_automatic(FitQuery(config, model_config, rows, question.budget))
-        qlora = (question.qlora, FormulaCorrection()) if question.qlora and config.method != QLORA.name else None
+        qlora = (proposed, FormulaCorrection()) if proposed and config.method != QLORA.name else None
         plans.append(plan_method(query, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
-    told = [*packing_notes(question.configs[0], model_config), *family_notes(model_config)]
+    told = [*packing_notes(question.configs[0], model_config), *family_notes(model_config, question.budget)]
     notes = [note, *filter(None, told)]
-    return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, notes=notes)
+    return MemoryPlan(
+        budget=question.budget, rows=rows, rows_from=chosen, methods=plans, refused=refused, notes=notes
+    )
 
 
 def positions_of(model_config: Mapping[str, Any]) -> int | None:

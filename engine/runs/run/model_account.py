@@ -35,8 +35,8 @@ REASONS: dict[LeftOutReason, str] = {
     "not_targeted": "not in adapter.target_modules",
     "router": "routers stay unchanged",
     "read_directly": "the model's code reads the weights without calling their layer",
-    "no_adapter": "no linear layer",
-    "no_4bit": "no linear layer",
+    "no_adapter": "not a linear layer",
+    "no_4bit": "not a linear layer",
     "no_4bit_on_cpu": "no 4-bit CPU kernel for this shape",
 }
 MOST_LEFT_OUT = 0.05
@@ -179,19 +179,28 @@ def account_lines(account: ModelAccount) -> Iterator[tuple[str, str]]:
 
 
 def exceptions(account: ModelAccount) -> Iterator[str]:
-    """Layers and experts that are an exception: `in_proj_b (98.3k) adapted in 16 bits (no 4-bit CPU kernel …)`."""
+    """Layers and experts that are an exception, and other matrices: `in_proj_b (98.3k) adapted in 16 bits (no 4-bit CPU
+    kernel …)`, `conv1d (786k) frozen (not a linear layer)`.
+    """
     for group in account.groups:
         reasons = [reason for reason in (group.not_adapted, group.not_quantized) if reason not in ("", "not_targeted")]
-        if group.part in ("layers", "experts") and reasons:
-            yield f"{_names(group)} ({count(group.parameters)}) {_use(group, False)}"
+        if group.part in ("layers", "experts", "other") and reasons:
+            yield f"{_names(group)} ({count(group.parameters)}) {_treatment(group)}"
 
 
 def _use(group: WeightGroup, several: bool) -> str:
+    text = _treatment(group)
+    if several:
+        return f"{count(group.parameters)} {text}: {_names(group)}"
+    return f"{text}: {_names(group)}" if group.part == "other" else text  # that title does not say what they are
+
+
+def _treatment(group: WeightGroup) -> str:
+    """`frozen (routers stay unchanged)`."""
     bits = " in 4 bits" if group.quantized else " in 16 bits" if group.not_quantized == "no_4bit_on_cpu" else ""
     text = f"{group.state}{bits}"
     why = "; ".join(_reasons(group))
-    text += f" ({why})" if why and group.part in COMPARED else ""
-    return f"{count(group.parameters)} {text}: {_names(group)}" if several else text
+    return text + (f" ({why})" if why and group.part in COMPARED else "")
 
 
 def _names(group: WeightGroup, most: int = 6) -> str:

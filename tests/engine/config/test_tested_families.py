@@ -12,6 +12,7 @@ from engine.config import tested_families
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
+from engine.config.model_files import ModelFiles
 from engine.config.preset import Preset, resolve
 from engine.config.tested_families import family_rows, untested_family
 from engine.memory.dry_run import plan as plan_module
@@ -19,6 +20,9 @@ from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.methods.machine import Machine
 from engine.worker.checks import refuse_model
+from tui.preview.method_estimate import method_estimates
+from tui.preview.plan import PlanView
+from tui.selection import Selection
 
 
 def test_every_family_of_transformers_is_tested_or_listed_as_untested() -> None:
@@ -73,7 +77,6 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
     )
     shape = transformers.LlamaConfig()
     monkeypatch.setattr(plan_module, "model_config_of", lambda model: (shape, "a shape"))
-    monkeypatch.setattr(plan_module, "_method_plan", lambda *given: pytest.fail("the method is planned"))
 
     def refusals(name: str) -> list[str]:
         chosen = resolve(Preset("test", {}), name).config
@@ -90,10 +93,23 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
                 assert "lora or full" in error.hint
         return codes
 
-    failing = PlanQuery(configs=[resolve(Preset("test", {}), "qlora").config], budget=budget, length=64)
+    configs = [resolve(Preset("test", {}), name).config for name in method_names()]
     with pytest.raises(UserError) as refused:
-        plan_module.plan(failing, lambda *told: None)
+        plan_module.plan(PlanQuery(configs=configs[:1], budget=budget, length=64), lambda *told: None)
     assert refused.value.code == "model.family_fails"
+    compared = PlanQuery(configs=configs, qlora=configs[0], budget=budget, length=64)
+    whole = quick_plan(compared, shape.to_dict())
+    assert [method.method for method in whole.methods] == ["lora", "full"]
+    assert [(method.method, method.code) for method in whole.refused] == [("qlora", "model.family_fails")]
+    (full,) = (method for method in whole.methods if method.method == "full")
+    assert full.fit == "does not fit" and not any("method" in change.settings for change in full.changes)
+    estimates = method_estimates(Selection("smollm2-lora"), ModelFiles(table=shape.to_dict()), budget)
+    assert [estimate.fit == "refused" for estimate in estimates] == [True, False, False]
+    monkeypatch.setattr(plan_module, "_method_plan", lambda config, *given: full)
+    dry = plan_module.plan(compared, lambda *told: None)
+    assert (len(dry.methods), dry.refused) == (2, whole.refused)
+    lines = [line.plain for line in PlanView(80, colored=False, ascii_only=False).bars(whole, configs[0], "test")]
+    assert [line.split()[2] for line in lines if line.startswith("QLoRA")] == ["refused"]
     assert refusals("qlora") == ["model.family_fails"] * 2
     assert refusals("lora") == refusals("full") == []
     monkeypatch.setattr("engine.config.tested_families.tested_with", lambda: {"transformers": "5.0.0", "untested": []})

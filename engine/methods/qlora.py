@@ -194,9 +194,7 @@ def weight_dtype(config: schema.Config, machine: Machine) -> torch.dtype:
     return torch.bfloat16 if setting == "bf16" else torch.float32
 
 
-def quantization(
-    config: schema.Config, machine: Machine, unquantized: list[str] | None = None
-) -> BitsAndBytesConfig:
+def quantization(config: schema.Config, machine: Machine, unquantized: list[str] | None = None) -> BitsAndBytesConfig:
     """How bitsandbytes quantizes the base. unquantized: layers that stay in 16 bits, if transformers loads it alone."""
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -330,20 +330,22 @@ def quick_plan(question: PlanQuery, model_config: Mapping[str, Any]) -> MemoryPl
     positions = positions_of(model_config)
     rows = planned_rows(question.configs[0], positions, question.length)
     question, refused = trainable_with(question, model_config)
-    proposed = question.qlora and resolve_automatic(FitQuery(question.qlora, model_config, rows, question.budget)).config
+
+    def resolved(config: Config) -> FitQuery:
+        return resolve_automatic(FitQuery(config, model_config, rows, question.budget))
+
+    proposed = (resolved(question.qlora).config, FormulaCorrection()) if question.qlora else None
     plans = []
     for config in question.configs:
-        query = resolve_automatic(FitQuery(config, model_config, rows, question.budget))
-        qlora = (proposed, FormulaCorrection()) if proposed and config.method != QLORA.name else None
+        query = resolved(config)
+        qlora = proposed if config.method != QLORA.name else None
         plans.append(plan_method(query, config.train.micro_batch == "auto", None, positions, qlora))
     chosen: RowsFrom = "asked" if question.length else "max_length"
     architecture = model_config.get("model_type") or "this architecture"
     note = f"not checked: whether transformers supports {architecture}, and the data"
     told = [*packing_notes(question.configs[0], model_config), *family_notes(model_config, question.budget)]
     notes = [note, *filter(None, told)]
-    return MemoryPlan(
-        budget=question.budget, rows=rows, rows_from=chosen, methods=plans, refused=refused, notes=notes
-    )
+    return MemoryPlan(budget=question.budget, rows=rows, rows_from=chosen, methods=plans, refused=refused, notes=notes)
 
 
 def positions_of(model_config: Mapping[str, Any]) -> int | None:

@@ -5,7 +5,11 @@ Screens other than the bench are imported when they are opened, so that the firs
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,25 +19,32 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.dom import DOMNode
+from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
 
 from engine.config.text import visible
-from tui.base_app import BaseApp
-from tui.commands import bindings
-from tui.keymap import CommandKeys
-from tui.screens.bench import BenchScreen
-from tui.screens.dialogs import SmallScreen
-from tui.settings import Settings
-from tui.terminal.drivers import has_job_control
-from tui.terminal.themes import MIN_SCREEN_SIZE
+from tui.commands import all_commands, bindings
+from tui.keymap import FIRST_PRESET, CommandKeys, key_conflicts
+from tui.output.console import EscapingConsole
+from tui.screens.bench_actions import BenchScreen
+from tui.settings import Settings, read_settings
+from tui.terminal.drivers import AsciiFilter, ControlCharacterFilter, DiffApp, has_job_control
+from tui.terminal.leaving import ForcedExit
+from tui.terminal.themes import AUTO, hung_up, legible, remember, remembered, suited_theme
 
 if TYPE_CHECKING:
     from engine.config.errors import Notice
     from tui.live.machine import SamplerThread
 
 
-SMALLEST_BENCH = (40, 10)
-"""Columns and lines in which the bench still shows memory, progress and loss."""
+EXIT_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF",
+                 "SIGXCPU", "SIGPOLL", "SIGPWR", "SIGSTKFLT")
+    if hasattr(signal, name)
+)  # fmt: skip
+"""Signals that end a process by default, except those of crashes: on them the app restores the terminal, which Textual
+alone would leave in the alternate screen."""
 STALLED_SECONDS = 1.0
 """After which the next key is handled although the one before is not: a widget that is being removed never answers."""
 
@@ -53,8 +64,11 @@ def palette_provider() -> type[Provider]:
     return PaletteProvider
 
 
-class Workbench(BaseApp):
-    """The bench with other screens above it. Its return value is the message to print after it has closed."""
+class Workbench(DiffApp):
+    """The bench with other screens above it, whose terminal is restored however it ends.
+
+    Its return value is the message to print after it has closed.
+    """
 
     TITLE = "ftbench"
     # Absolute, for subclasses elsewhere; here, because Textual does not read the CSS_PATH of a default screen.
@@ -66,7 +80,14 @@ class Workbench(BaseApp):
         Binding("ctrl+z", "suspend_process", show=False, priority=True, system=True),
     ]
     COMMANDS = {palette_provider}
-    ENABLE_COMMAND_PALETTE = True
+    CSS = """
+    OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
+    OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
+    ModalScreen { background: transparent; } /* shading the screen behind a dialog would send that screen twice */
+    ToastRack { margin-bottom: 4; }
+    Toast { padding: 0 1; max-width: 70%; }
+    OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
+    """
 
     def __init__(
         self,
@@ -77,7 +98,19 @@ class Workbench(BaseApp):
         opened: Callable[[], Screen[None]] | None = None,
     ) -> None:
         """`opened`: creates a screen that is shown instead of the bench; the app exits when it is closed."""
-        super().__init__(settings, ascii_only)
+        super().__init__()
+        self.settings = settings or read_settings([command.id for command in all_commands()], self.available_themes)
+        self.settings.ascii |= ascii_only
+        if (first := self._first_theme()) != self.theme:
+            self.theme = first
+        self.set_keymap(self.settings.keys)
+        self._plain = [AsciiFilter()] if self.settings.ascii else []
+        self._literal = ControlCharacterFilter()
+        self.error_console = EscapingConsole(stderr=True, highlight=False, markup=False, emoji=False)
+        self._previous_handlers: dict[signal.Signals, signal._HANDLER] = {}
+        self._first_frame_shown = False
+        self._exit_status: int | None = None
+        """Set by a signal that ends the app."""
         self.runs = runs
         self._opened = opened
         self.notices = notices
@@ -136,17 +169,15 @@ class Workbench(BaseApp):
         """Whether the user's settings bind this key to a command."""
         return any(key in map(str.strip, keys.split(",")) for keys in self.settings.keys.values())
 
-    @property
-    def smallest(self) -> tuple[int, int]:
-        """The bench shows the essentials in less room than other screens need."""
-        above = [screen for screen in self.screen_stack if not isinstance(screen, SmallScreen)]
-        return SMALLEST_BENCH if above == [self.bench] else MIN_SCREEN_SIZE
-
     def get_default_screen(self) -> BenchScreen:
         return self.bench
 
     def on_mount(self) -> None:
-        self.prepare_screen()
+        self.animation_level = "none"  # every frame of an animation is sent over SSH
+        if problems := [*self.settings.errors, *key_conflicts(self.settings.keys)]:
+            self.notify("\n".join(map(visible, problems)), severity="warning", timeout=15, markup=False)
+        if not self.is_headless:
+            threading.Thread(target=_leave_when_hung_up, daemon=True, name="hang-up").start()
         if self._opened:
             self.push_screen(self._opened(), lambda _: self.exit())
         self.call_after_refresh(self._finish_start)
@@ -155,6 +186,10 @@ class Workbench(BaseApp):
         """Do after the first frame what would have delayed it."""
         from tui.live.machine import SamplerThread
 
+        self._first_frame_shown = True
+        if self._exit_status is not None:  # a signal came earlier: Textual cannot exit before its screen is complete
+            self._leave_on_signal(self._exit_status)
+            return
         gc.freeze()
         gc.enable()
         self.sampler = SamplerThread(self.bench.post_message, self.bench.follower.process)
@@ -167,7 +202,53 @@ class Workbench(BaseApp):
             self.sampler.leave()
         self.bench.follower.leave()
         self.bench.leave()
-        self.restore_handlers()
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+
+    def get_css_variables(self) -> dict[str, str]:
+        return legible(super().get_css_variables(), self.current_theme.dark)
+
+    def on_load(self) -> None:
+        """Install the signal handlers before the terminal changes its mode."""
+        loop, forced = asyncio.get_running_loop(), ForcedExit()
+
+        def leave(number: int, _: object) -> None:
+            forced.schedule(128 + number)
+            loop.call_soon_threadsafe(self._leave_on_signal, 128 + number)
+
+        # Not loop.add_signal_handler: a loop that waits for a blocked terminal would never call it.
+        self._previous_handlers = {number: signal.signal(number, leave) for number in EXIT_SIGNALS}
+
+    def _leave_on_signal(self, status: int) -> None:
+        self._exit_status = status
+        if self._first_frame_shown:
+            self.exit(self.farewell(), status)
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.frame_diff.invalidate()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        filters = [NoColor()] if self.no_color else super().get_line_filters()  # Textual's grays are colors too
+        return [*filters, *self._plain, self._literal]
+
+    def get_key_display(self, binding: Binding) -> str:
+        if binding.id == FIRST_PRESET:
+            return CommandKeys(self.settings.keys).presets
+        shown = super().get_key_display(binding)
+        return binding.key if self.settings.ascii and not shown.isascii() else shown
+
+    def action_next_theme(self) -> None:
+        names = sorted(self.available_themes)
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        remember(self.theme, self.settings.theme)
+        self.notify(self.theme)
+
+    def _first_theme(self) -> str:
+        name = remembered(self.settings.theme)
+        if name in self.available_themes:
+            return str(name)
+        colors = None if self.no_color else self.console.color_system
+        return suited_theme(colors) if self.settings.theme == AUTO else self.settings.theme
 
     def action_suspend_process(self) -> None:
         """Ctrl+Z: suspend, where a shell can continue the process."""
@@ -199,14 +280,13 @@ class Workbench(BaseApp):
         from tui.screens.dialogs import TextScreen, help_text
 
         groups = {id.partition(".")[0] for id in self._binding_ids()}
-        text = help_text(CommandKeys(self.settings.keys), groups, min(110, self.size.width * 9 // 10) - 6)
-        self.push_screen(TextScreen("keys", text))
+        keys = CommandKeys(self.settings.keys)
+        self.push_screen(TextScreen("keys", lambda width: help_text(keys, groups, min(width, 100))))
 
     def action_detach(self) -> None:
-        """On the bench and in a terminal that is too small: quit. Elsewhere: back."""
-        leaves = self.screen is self.bench or isinstance(self.screen, SmallScreen)
-        if leaves or self.bench not in self.screen_stack or self._opened:
-            super().action_detach()
+        """On the bench: quit; the runs that continue are printed afterwards. Elsewhere: back."""
+        if self.screen is self.bench or self.bench not in self.screen_stack or self._opened:
+            self.exit(self.farewell())
         elif back := getattr(self.screen, "action_back", None):
             back()
 
@@ -249,3 +329,13 @@ class Workbench(BaseApp):
         if len(live) > 1:
             return f"detached: {len(live)} runs continue; list them with `ftbench runs`"
         return f"detached: {live[0].name} continues; watch it with `ftbench attach {live[0].name}`"
+
+
+def _leave_when_hung_up() -> None:
+    """Send the process SIGHUP when the terminal is gone: Textual would keep reading the end of input, using a core.
+
+    In a thread, because the event loop may be blocked by output that nobody reads when the terminal closes.
+    """
+    while not hung_up():
+        time.sleep(1.0)
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)  # interrupts what blocks the event loop

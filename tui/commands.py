@@ -89,33 +89,10 @@ BENCH = (
     Command("bench.presets", "P", "presets", "presets", "List presets: edit, duplicate, save the current selection."),
     Command("bench.charts", "c", "charts", "charts", "Show all curves, several runs and answers of the model."),
     Command("bench.processes", "M", "processes", "machine", "List processes on each GPU, and workers."),
-    Command(
-        "bench.methods", "E", "methods", "methods", "Compare the methods: memory by part, settings, use.", shown=False
-    ),
     Command("bench.watch", "w", "watch_next", "watch", "Watch the next active run, in queue order."),
     Command("bench.try", "t", "try_run", "try", "Answer prompts with the watched run and its base."),
     Command("bench.export", "x", "export", "export", "Export the watched run's model and check the artifact."),
     Command("bench.zoom", "z", "zoom", "zoom", "Show only the pane with the focus, and return."),
-    Command(
-        "bench.view", "v", "pane('loss', 'view')", "view", "Show loss, learning rate, gradient norm or tokens/s.", False
-    ),
-    Command(
-        "bench.log_scale",
-        "a",
-        "pane('loss', 'log_scale')",
-        "log scale",
-        "Toggle the logarithmic loss axis.",
-        shown=False,
-    ),
-    Command("bench.smooth", "S", "pane('loss', 'smooth')", "smooth", "Change the smoothing of the loss.", shown=False),
-    Command(
-        "bench.earlier",
-        "b",
-        "pane('loss', 'earlier')",
-        "earlier",
-        "Overlay the loss of an earlier run; press again for the next one.",
-        shown=False,
-    ),
     Command(
         "bench.find", "slash", "ask_word('find')", "search", "Search the log for a word, latest line first.", False
     ),
@@ -254,7 +231,6 @@ PRESETS = (
     Command("presets.duplicate", "a", "duplicate", "add copy", "Create your own preset from this one."),
     Command("presets.save", "Y", "save", "save as", "Save the bench's current selection as a new preset."),
     Command("presets.delete", "delete", "delete", "delete", "Delete your own preset; asks first."),
-    Command("presets.config", "v", "config", "config", "Show the preset's configuration and the origin of each value."),
 )
 
 LADDER = (

@@ -25,7 +25,7 @@ from engine.runs.run.run_dir import RunDir
 from tui.commands import TABLES
 from tui.data.datasets import EMBEDDED, list_datasets
 from tui.keymap import CommandKeys
-from tui.screens.bench import BenchScreen
+from tui.screens.bench_actions import BenchScreen
 from tui.settings import Settings
 
 MAX_DIRECTORY = 60

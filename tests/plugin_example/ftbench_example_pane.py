@@ -15,6 +15,7 @@ class StepsPane(Static, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("x", "mark", "mark")]
     pane_name: ClassVar[str] = "steps"
+    letter: ClassVar[str] = "s"
     marks = 0
 
     def show_state(self, state: BenchState) -> None:

@@ -191,7 +191,6 @@ SCENES: dict[str, Steps] = {
     "bench-live": (),
     "help": ("question_mark",),
     "before-launch": ("enter",),
-    "methods": ("E",),
     "devices": ("D",),
     "presets": ("P",),
     "configuration": ("e",),

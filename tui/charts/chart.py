@@ -115,8 +115,6 @@ class Curve:
     style: str
     marks: bool = False
     """Draw separate marks instead of a line, for evaluations."""
-    ghost: bool = False
-    """An earlier run: drawn first, below the others, and ignored by the axes."""
     place: int = 0
     """Place in DASHES; 0 is a solid line."""
     letter: str = ""
@@ -161,8 +159,8 @@ def draw(
     canvas = Canvas(wide, high)
     canvas.letters = {place: curve.letter or ASCII_SERIES[curve.place] for place, curve in enumerate(shown)}
     scale = Scale(bounds, canvas.height, style.log and bounds[0] > 0)
-    for place in sorted(range(len(shown)), key=lambda n: not shown[n].ghost):
-        _plot(shown[place], canvas, span, scale, style, place)
+    for place, curve in enumerate(shown):
+        _plot(curve, canvas, span, scale, style, place)
     return [*_body(canvas, scale, shown, style), _foot(span, columns)]
 
 
@@ -228,15 +226,13 @@ def line_sample(place: int, ascii_only: bool) -> str:
 
 
 def _span(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    live = [curve for curve in curves if not curve.ghost] or list(curves)
-    spans = [span for curve in live if (span := curve.series.span())]
+    spans = [span for curve in curves if (span := curve.series.span())]
     return (min(a for a, _ in spans), max(b for _, b in spans)) if spans else None
 
 
 def _bounds(curves: Sequence[Curve], style: ChartStyle) -> tuple[float, float] | None:
-    """Bounds of the y axis, from the ghosts where there are no other curves; never of zero height."""
-    live = [curve for curve in curves if not curve.ghost] or list(curves)
-    extents = [bounds for curve in live if (bounds := _smoothed(curve, style).bounds())]
+    """Bounds of the y axis; never of zero height."""
+    extents = [bounds for curve in curves if (bounds := _smoothed(curve, style).bounds())]
     if not extents:
         return None
     low, high = min(a for a, _ in extents), max(b for _, b in extents)

@@ -14,7 +14,6 @@ from tui.cli.options import (
     AsciiOption,
     DeviceOption,
     JsonOption,
-    MouseOption,
     RunArgument,
     RunsOption,
 )
@@ -153,11 +152,11 @@ def queue(json: JsonOption = False) -> None:
 
 
 @upkeep_app.command()
-def monitor(ascii_only: AsciiOption = False, mouse: MouseOption = True, json: JsonOption = False) -> None:
+def monitor(ascii_only: AsciiOption = False, json: JsonOption = False) -> None:
     """Show GPUs, memory and the queue, as they change."""
     from tui.cli import monitor as verb
 
-    raise typer.Exit(verb.monitor(ascii_only, mouse, json))
+    raise typer.Exit(verb.monitor(ascii_only, json))
 
 
 @upkeep_app.command("home")

@@ -1,7 +1,4 @@
-"""The curves of a run as rows of text: loss, learning rate, gradient norm or throughput.
-
-The loss chart also shows validation loss and the loss of an earlier run.
-"""
+"""The loss of a run as rows of text: the training curve and the validation losses."""
 
 from __future__ import annotations
 
@@ -10,24 +7,17 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from engine.config.quantities import rate
-from engine.config.text import visible
-from tui.charts.chart import ChartStyle, Curve, draw, line_sample, reach
-from tui.charts.series import Series
+from tui.charts.chart import ChartStyle, Curve, draw, reach
 from tui.format import number
-from tui.live.earlier_runs import EarlierRun
 from tui.live.run_state import RunState
 
-VIEWS = ("loss", "learning rate", "gradient norm", "tokens/s")
 COLORS = {
     "axis": "$foreground-muted",
     "train": "$primary",
     "eval": "$text-warning",
     "best": "$text-success",
-    "earlier": "$foreground-muted",
     "": "",
 }
-TIMESTAMP = len("20260101-000000-")
-"""Length of the creation time at the start of a run's name."""
 
 
 def lowest_loss(state: RunState) -> list[tuple[str, str]]:
@@ -40,40 +30,27 @@ def lowest_loss(state: RunState) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class CurveView:
-    """One view of a run, index `view` of VIEWS; `behind` is overlaid on the loss only, and never the run itself."""
+    """The loss of a run."""
 
     state: RunState
-    view: int
-    behind: EarlierRun | None = None
-
-    @property
-    def series(self) -> Series:
-        """The curve that is drawn."""
-        state = self.state
-        return (state.loss, state.rate, state.grad_norm, state.speed)[self.view]
-
-    @property
-    def earlier(self) -> EarlierRun | None:
-        shown = self.view == 0 and self.behind is not None and self.behind.name != self.state.name
-        return self.behind if shown else None
 
     def until(self) -> float | None:
-        """Where the x axis ends: slightly beyond a growing curve; at the last planned step with an overlay."""
-        state, span = self.state, self.series.span()
+        """Where the x axis ends: slightly beyond a growing curve."""
+        state, span = self.state, self.state.loss.span()
         if state.step is None or state.end is not None or span is None:
             return None
-        return float(state.step.steps) if self.earlier else reach(span[1], state.step.steps)
+        return reach(span[1], state.step.steps)
 
     def steps_per_column(self, width: int) -> float | None:
         """Steps per column while the curve grows; None for a finished one."""
-        span, until = self.series.span(), self.until()
+        span, until = self.state.loss.span(), self.until()
         return (until - span[0]) / max(1, width) if span and until else None
 
     def rows(self, width: int, height: int, options: ChartStyle) -> list[Content]:
-        """What is special about the view and the chart, or a status line while there is no point yet."""
-        if not self.series.buckets:
+        """What is special about the curve and the chart, or a status line while there is no point yet."""
+        if not self.state.loss.buckets:
             return [Content.styled(self._empty_text(), "$foreground-muted")]
-        legend = self._legend(options)
+        legend = self._legend()
         rows = height - bool(legend.cell_length)
         chart = draw(self._curves(), width, rows, options, self.until())
         lines = [Content.assemble(*((text, COLORS.get(style, style)) for text, style in row)) for row in chart]
@@ -81,9 +58,9 @@ class CurveView:
 
     def values(self) -> str:
         """`0.412  validation 0.455 @400`, for the pane's frame."""
-        latest, validation = self.series.latest, self.state.validation
+        latest, validation = self.state.loss.latest, self.state.validation
         parts = [number(latest)] if latest is not None else []
-        if self.view == 0 and validation.latest is not None:
+        if validation.latest is not None:
             parts.append(f"validation {number(validation.latest)} @{validation.buckets[-1].last:.0f}")
             parts += ["".join(text for text, _ in lowest_loss(self.state)).strip()]
         return "  ".join(part for part in parts if part)
@@ -97,35 +74,23 @@ class CurveView:
         return "  ".join(figures)
 
     def _curves(self) -> list[Curve]:
-        curves = [Curve(self.series, "train")]
-        if self.view == 0:
-            curves.append(Curve(self.state.validation, "eval", marks=True, letter="o"))
-            curves.append(Curve(self.state.best(), "best", marks=True, letter="*"))
-        if self.earlier:
-            curves.append(Curve(self.earlier.loss, "earlier", ghost=True, place=1))
-        return curves
+        return [
+            Curve(self.state.loss, "train"),
+            Curve(self.state.validation, "eval", marks=True, letter="o"),
+            Curve(self.state.best(), "best", marks=True, letter="*"),
+        ]
 
-    def _legend(self, options: ChartStyle) -> Content:
-        state, series = self.state, self.series
+    def _legend(self) -> Content:
         parts: list[tuple[str, str]] = []
-        if series.absent:
-            parts.append((f"  {series.absent:,} not finite", "$text-error"))
-        if state.sampled:
+        if self.state.loss.absent:
+            parts.append((f"  {self.state.loss.absent:,} not finite", "$text-error"))
+        if self.state.sampled:
             parts.append(("  sampled; reading all events", "$text-warning"))
-        if options.log:
-            parts.append(("  log", "$foreground-muted"))
-        if options.smooth:
-            parts.append((f"  smoothed {options.smooth:g}", "$foreground-muted"))
-        if earlier := self.earlier:
-            name = f"{earlier.name[4:6]}-{earlier.name[6:8]} {earlier.name[9:11]}:{earlier.name[11:13]} "
-            sample = line_sample(1, options.ascii)
-            parts.append((f"  {sample} earlier run {earlier.number}/{earlier.of}: ", "$foreground-muted"))
-            parts.append((visible(name + earlier.name[TIMESTAMP:]), "$foreground-muted"))
         return Content.assemble(*parts)
 
     def _empty_text(self) -> str:
         if self.state.step is not None:
-            return f"no finite {VIEWS[self.view]} in {self.series.absent:,} steps"
+            return f"no finite loss in {self.state.loss.absent:,} steps"
         if self.state.end is not None:
             return "ended before the first step"
         return f"{self.state.phase or 'starting'}: no step yet"

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from engine.config.text import visible
-from tui.output import cursor, streams
+from tui.output import streams
 from tui.output.streams import literal
 
 
@@ -39,13 +39,8 @@ class EscapingConsole(Console):
                 yield Segment(literal(segment.text), segment.style)
 
     def show_cursor(self, show: bool = True) -> bool:
-        if not self.is_terminal:
-            return False
-        if show:
-            cursor.show(self.file)
-        else:
-            cursor.hide(self.file)
-        return True
+        """Leave the cursor visible: a command that a signal ends or suspends could not show it again."""
+        return False
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,121 +12,22 @@ from typing import NamedTuple
 from textual.content import Content
 
 from engine.config.errors import UserError
-from engine.config.method_specs import method_names, method_spec, method_title, readers
+from engine.config.method_specs import method_names, method_title
 from engine.config.model_files import ListedModel, find_model
-from engine.config.preset import flatten
-from engine.config.quantities import count, duration, integer, size
+from engine.config.quantities import duration, integer, size
 from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.memory.formula import history
-from engine.memory.formula.estimate import PARTS
 from engine.memory.formula.history import Throughput
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, TableRow
-from tui.format import moment, setting
+from tui.format import moment
 from tui.keymap import CommandKeys
 from tui.live.opening import EventLoader
 from tui.preview.launch_context import DataCheck, LaunchContext
-from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, error_label, method_estimate, method_estimates
-from tui.selection import MARK, NOT_COMPARED, Selection
-
-LABEL, COLUMN = 16, 15
-
-
-def methods_text(selection: Selection, predictions: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Content:
-    """The table as one text, 60 columns wide."""
-    lines = [
-        *_memory(predictions, budget),
-        Content(""),
-        *_settings(selection, predictions),
-        Content(""),
-        *_why(predictions),
-    ]
-    return Content("\n").join(lines)
-
-
-def _memory(predictions: Sequence[MethodEstimate], budget: MemoryBudget | None) -> Iterator[Content]:
-    yield _row("", [method_title(predicted.method) for predicted in predictions], "bold")
-    estimates = [predicted.estimate for predicted in predictions]
-    yield _row("trainable", [count(estimate.trainable) if estimate else "–" for estimate in estimates])
-    yield _row(
-        "parameters", [count(estimate.parameters) if estimate else "–" for estimate in estimates], "$foreground-muted"
-    )
-    for part in PARTS:
-        if any(estimate and part in estimate.training.parts for estimate in estimates):
-            sizes = [estimate.training.parts.get(part) if estimate else None for estimate in estimates]
-            yield _row(part, [size(bytes_) if bytes_ else "–" for bytes_ in sizes])
-    yield _row("training", [size(estimate.training.total) if estimate else "–" for estimate in estimates])
-    yield _row("evaluation", [size(estimate.evaluation.total) if estimate else "–" for estimate in estimates])
-    if budget is not None and budget.process_overhead:
-        overhead = [size(budget.process_overhead) if estimate else "–" for estimate in estimates]
-        yield _row("Python, torch", overhead, "$foreground-muted")
-    yield _row("process peak", [size(predicted.peak) for predicted in predictions], "bold")
-    fits = [Content.styled(f"{predicted.fit:<{COLUMN}}", STYLES[predicted.fit]) for predicted in predictions]
-    yield Content.assemble((f"{'fit':<{LABEL}}", "$foreground-muted"), *fits)
-    yield _row(
-        "micro-batch", [f"{estimate.micro_batch}" if estimate else "–" for estimate in estimates], "$foreground-muted"
-    )
-    length = next((estimate.rows.length for estimate in estimates if estimate), None)
-    if budget is not None and length is not None:
-        taken = f", about {size(budget.used)} of it in use by others" if budget.used else ""
-        by = f"Estimated by {error_label(predictions)}, rows of {length} tokens."
-        text = f"Budget: {size(budget.total)} ({budget.name}){taken}. {by}"
-        yield Content.styled(visible(text), "$foreground-muted")
-    yield from _explained(budget)
-    for why in dict.fromkeys(predicted.why for predicted in predictions if predicted.why):
-        yield Content.styled(visible(why), "$text-warning")
-
-
-def _explained(budget: MemoryBudget | None) -> Iterator[Content]:
-    """What each figure of memory means and where it is measured."""
-    if budget is None:
-        return
-    cpu = budget.process_overhead > 0
-    measured = "resident set of its process" if cpu else "GPU memory of its process, by NVML"
-    added = "plus Python, torch and other libraries" if cpu else "plus the CUDA context"
-    later = "; the process grows further during training" if cpu else ""
-    for name, text in (
-        ("training, evaluation", "tensors at the peak of each phase; `ftbench plan` and results use these figures"),
-        ("process peak", f"the {'larger of the two' if cpu else 'training peak'}, {added}"),
-        ("predicted peak", "the process peak in the method list, on the launch screen and in the machine pane"),
-        ("memory probe", f"the process at the longest training batch, measured before the first step{later}"),
-        ("this run", f"{measured}, measured once a second"),
-    ):
-        yield Content.assemble((f"{name}: ", "$foreground-muted"), text)
-
-
-def _settings(selection: Selection, predictions: Sequence[MethodEstimate]) -> Iterator[Content]:
-    """Settings in which the methods differ, because each has its own defaults."""
-    flats = []
-    for predicted in predictions:
-        try:
-            flats.append(flatten(selection.with_method(predicted.method).effective().config))
-        except UserError as error:
-            yield Content.styled(visible(error.line), "$text-error")
-            return
-    yield Content.styled("settings", "bold")
-    for key in flats[0]:
-        values = [
-            flat[key] if predicted.method in readers(key) else "–"
-            for predicted, flat in zip(predictions, flats, strict=True)
-        ]
-        if key not in (*NOT_COMPARED, "method") and any(value != values[0] for value in values):
-            name = key.rpartition(".")[2] if len(key) >= LABEL else key
-            yield _row(name, [setting(value) for value in values])
-
-
-def _why(predictions: Sequence[MethodEstimate]) -> Iterator[Content]:
-    for predicted in predictions:
-        yield Content.assemble(
-            (f"{method_title(predicted.method)}  ", "bold"), method_spec(predicted.method).description
-        )
-
-
-def _row(name: str, values: Sequence[str], style: str = "") -> Content:
-    cells = "".join(f"{visible(value, COLUMN - 1):<{COLUMN}}" for value in values)
-    return Content.assemble((f"{name:<{LABEL}}", "$foreground-muted"), (cells, style))
+from tui.preview.method_estimate import STYLES, Fit, MethodEstimate, method_estimate, method_estimates
+from tui.selection import MARK, Selection
 
 
 @dataclass(frozen=True)

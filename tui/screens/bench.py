@@ -1,4 +1,4 @@
-"""The main screen: lays out the panes and forwards messages and keys to the controllers.
+"""The main screen: lays out the panes and shows the watched run, the machine and the selection in them.
 
 While a run is live, memory has the most room and the selection is folded into one strip; else the lists to select from
 are open. Below 80 by 24 only memory, progress and loss are shown.
@@ -10,11 +10,10 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.widget import Widget
@@ -23,22 +22,19 @@ from textual.widgets import Static
 from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.runs.run.folder import short_name
-from tui.commands import bindings
 from tui.header import head_line, run_text, selection_line
 from tui.screens.announcer import Announcer
-from tui.screens.bench_actions import BenchActions
+from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns, RunFollower, is_urgent
 from tui.screens.machine_context import MachineContext
-from tui.screens.run_actions import RunActions, RunLauncher
-from tui.screens.selection_actions import DataActions, SelectionScreens
 from tui.settings import app_keys, app_settings
-from tui.widgets.data_list import AddRequested, DataList, InspectRequested, SettingsSuggested
-from tui.widgets.log_pane import LogPane, WordEntered
+from tui.widgets.data_list import DataList
+from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
 from tui.widgets.memory_pane import MemoryPane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.run_details import FiguresPane, RunsPane
-from tui.widgets.selection_pane import ItemPicked, NextRun, SelectionChanged, SelectionPane, SelectionRefused
+from tui.widgets.selection_pane import NextRun, SelectionPane
 from tui.widgets.status_line import status
 from tui.widgets.text_rows import KeyLine, is_covered
 
@@ -47,17 +43,16 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.history.run_list import ResumableRun
     from tui.live.machine import MachineSampled
     from tui.live.watcher import LadderRead, Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
-    from tui.selection import Selection
+    from tui.preview.launch_context import DataCheckCache
 
 UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
 LOWER_PANES: tuple[type[Widget], ...] = (LogPane, RunsPane)
 """The panes below memory, from left to right; the panes of installed packages follow in the upper row."""
 
 
-class BenchScreen(BenchActions):
-    """The main screen: composes panes, and controllers that follow, start and act on runs."""
+class BenchView(BaseScreen[None]):
+    """Composes the panes and keeps them up to date; `BenchScreen` adds the keys."""
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-medium"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
@@ -71,20 +66,14 @@ class BenchScreen(BenchActions):
         """Runs that can be resumed, the latest first; read after the first frame."""
         self.panes: list[Pane] = []
         self.lists_open = False
+        """Whether the user has opened the lists while a run is live."""
         self._minute = 0
         """Of the clock, as it was drawn last."""
         self.follower = RunFollower(self.post_message)
         self.live_runs = LiveRuns(self, runs)
-        self.actions = RunActions(self, self.show_run, "bench.resume")
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
-        self.launcher = RunLauncher(
-            self, runs, self.machine.launch_context, self.show_run, self.action_ladder, self.select, self.predict
-        )
         self.announcer = Announcer(self, runs, lambda: self.follower.run)
-        self.data_actions = DataActions(self, self.get_selection_pane)
-        self.selection_screens = SelectionScreens(
-            self, runs, self.get_selection_pane, self.machine.launch_context, lambda: self.launcher.checks, self.select
-        )
+        self._checks: DataCheckCache | None = None
 
     @classmethod
     def _classes_of(cls, size: tuple[int, int]) -> str:
@@ -109,21 +98,38 @@ class BenchScreen(BenchActions):
         yield strip
         yield KeyLine()
 
-    def select(self, selection: Selection) -> None:
-        """Take a selection that was changed on another screen."""
-        if selection != self.selection_pane.selection:
-            self.selection_pane.select(selection)
+    @property
+    def selection_pane(self) -> SelectionPane:
+        return self.query_one(SelectionPane)
 
-    def predict(self) -> None:
+    @property
+    def log_pane(self) -> LogPane:
+        return self.query_one(LogPane)
+
+    @property
+    def checks(self) -> DataCheckCache:
+        """Data checks of earlier launches."""
+        from tui.preview.launch_context import DataCheckCache
+
+        self._checks = self._checks or DataCheckCache(self._predict)
+        return self._checks
+
+    def leave(self) -> None:
+        """The bench is closed: what has ended so far was shown."""
+        from tui.history.endings import remember_visit
+
+        remember_visit()
+
+    def _predict(self) -> None:
         """Predict memory again: the longest row of checked data is known."""
         self.selection_pane.list_methods()
         self._update_panes()
 
     def on_mount(self) -> None:
-        self.selection_pane.longest = lambda config: self.launcher.checks.longest(config)
+        self.selection_pane.longest = lambda config: self.checks.longest(config)
         self.set_interval(1.0, self._every_second)
         self._show_status()
-        self._show_head()
+        self.show_head()
         self.call_after_refresh(self._open)
 
     def _open(self) -> None:
@@ -163,7 +169,7 @@ class BenchScreen(BenchActions):
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)
-        self.call_after_refresh(self._show_head)
+        self.call_after_refresh(self.show_head)
 
     def on_screen_resume(self) -> None:
         if self.opened:
@@ -273,7 +279,7 @@ class BenchScreen(BenchActions):
         self.query_one("#status", Static).update(text)
         self.query_one(KeyLine).redraw()
 
-    def _show_head(self) -> None:
+    def show_head(self) -> None:
         if is_covered(self) or not self.query("#head"):
             return
         pane, keys, width = self.selection_pane, app_keys(self), self.size.width
@@ -302,7 +308,7 @@ class BenchScreen(BenchActions):
         self.lists_open = False
         self.log_pane.begin(run.name)
         self.log_pane.focus()
-        self._show_head()
+        self.show_head()
 
     def show_run(self, run: RunDir) -> None:
         self.watch_run(run)
@@ -316,7 +322,7 @@ class BenchScreen(BenchActions):
         self.announcer.look(self.live_runs.live())
         if self.follower.run is None and (live := self.live_runs.in_order()):
             self.watch_run(live[0])
-        self._show_head()
+        self.show_head()
 
     def _every_second(self) -> None:
         if self.live_runs.has_changed():
@@ -326,7 +332,7 @@ class BenchScreen(BenchActions):
             self.redraw()
         if (minute := int(time.time() // 60)) != self._minute:
             self._minute = minute
-            self._show_head()  # it has a clock
+            self.show_head()  # it has a clock
 
     def on_machine_sampled(self, message: MachineSampled) -> None:
         if not self.query(MemoryPane):  # as in `_update_panes`
@@ -344,7 +350,7 @@ class BenchScreen(BenchActions):
     def on_run_state_loaded(self, message: RunStateLoaded) -> None:
         if self.follower.opened(message):
             self.redraw()
-            self._show_head()
+            self.show_head()
 
     def on_ladder_read(self, message: LadderRead) -> None:
         if self.follower.take_ladder(message):
@@ -366,47 +372,13 @@ class BenchScreen(BenchActions):
             if message.died and len(self.log_pane.views["output"]):
                 self.log_pane.show_view("output")
             self.redraw()
-            self._show_head()
+            self.show_head()
             self.find_resumable()
 
     def on_run_read_error(self, message: RunReadError) -> None:
         if message.run == self.follower.run:
             self.tell(message.text, severity="error", timeout=15)
             self.redraw()  # what was shown of another run is removed
-
-    @on(SelectionChanged)
-    def _selection_changed(self) -> None:
-        self._show_head()
-
-    @on(SelectionRefused)
-    def _selection_refused(self, message: SelectionRefused) -> None:
-        self.tell(message.reason, severity="error")
-        self._show_head()
-
-    @on(ItemPicked)
-    def _item_picked(self) -> None:
-        self.log_pane.focus()  # so that the next enter starts a run
-
-    @on(InspectRequested)
-    def _inspect_requested(self, message: InspectRequested) -> None:
-        self.data_actions.inspect(message.data)
-
-    @on(SettingsSuggested)
-    def _settings_suggested(self, message: SettingsSuggested) -> None:
-        if self.is_current:
-            self.data_actions.suggest(message.data, message.preview)
-        else:
-            self.query_one(DataList).suggest_again(message.data)
-
-    @on(AddRequested)
-    def _add_requested(self) -> None:
-        self.data_actions.add()
-
-    @on(WordEntered)
-    def _word_entered(self, message: WordEntered) -> None:
-        {"filter": self.log_pane.filter, "find": self.log_pane.find}[message.purpose](message.word)
-        if message.done:
-            self.log_pane.focus()
 
 
 def memory_height(height: int, gpus: int, busy: bool) -> int:

@@ -1,74 +1,49 @@
-"""The commands of the bench: one method per key, which a controller carries out."""
+"""The keys of the main screen: one method per key, which acts on the watched run or opens a screen."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from tui.screens.base import BaseScreen
-from tui.screens.live_runs import LiveRuns, RunFollower
-from tui.screens.machine_context import MachineContext
-from tui.screens.run_actions import RunActions, RunLauncher
-from tui.screens.selection_actions import SelectionScreens
-from tui.widgets.log_pane import LogPane
-from tui.widgets.selection_pane import SelectionPane
+from textual import on
+from textual.binding import BindingType
+from textual.widget import Widget
+
+from engine.config.errors import UserError
+from engine.config.files import working_directory
+from tui.commands import bindings
+from tui.screens.bench import BenchView
+from tui.screens.run_actions import RunActions
+from tui.widgets.data_list import AddRequested, DataList, InspectRequested, SettingsSuggested
+from tui.widgets.log_pane import WordEntered
+from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionRefused
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
+    from tui.data.preview import Preview
+    from tui.preview.launches import LadderLaunch, Launch, RunLaunch
+    from tui.selection import Selection
 
 
-class BenchActions(BaseScreen[None]):
-    """Base class of the bench's screen."""
+class BenchScreen(BenchView):
+    """The main screen with its keys. Screens above it are imported when they are opened."""
 
-    runs: Path
-    follower: RunFollower
-    live_runs: LiveRuns
-    actions: RunActions
-    launcher: RunLauncher
-    selection_screens: SelectionScreens
-    machine: MachineContext
-    lists_open: bool
-    """Whether the user has opened the lists while a run is live."""
+    BINDINGS: ClassVar[list[BindingType]] = bindings("bench")
 
-    def redraw(self) -> None:
-        """Show the present state in all panes."""
-        raise NotImplementedError
-
-    def get_selection_pane(self) -> SelectionPane:
-        return self.query_one(SelectionPane)
-
-    selection_pane = property(get_selection_pane)
-
-    @property
-    def log_pane(self) -> LogPane:
-        return self.query_one(LogPane)
-
-    def leave(self) -> None:
-        """The bench is closed: what has ended so far was shown."""
-        from tui.history.endings import remember_visit
-
-        remember_visit()
-
-    def watch_run(self, run: RunDir) -> None:
-        """Show this run from its first event."""
-        raise NotImplementedError
-
-    def refresh_live_runs(self) -> None:
-        """Read again which runs are live and in which order they wait for the GPU."""
-        raise NotImplementedError
+    def __init__(self, runs: Path) -> None:
+        super().__init__(runs)
+        self.actions = RunActions(self, self.show_run, "bench.resume")
 
     def take_preset(self, name: str) -> None:
         """Select a preset; the focus goes to the log, so that enter starts a run also where a list had it."""
         self.selection_pane.select(self.selection_pane.selection.with_preset(name))
         self.log_pane.focus()
 
-    def run_to_resume(self) -> RunDir | None:
-        """The run that the key resumes now."""
-        raise NotImplementedError
-
-    def open_lists(self) -> None:
-        """Open the lists to select from."""
-        raise NotImplementedError
+    def select(self, selection: Selection | None) -> None:
+        """Take a selection that was changed on another screen; None for none."""
+        if selection is not None and selection != self.selection_pane.selection:
+            self.selection_pane.select(selection)
 
     def action_method(self) -> None:
         self.selection_pane.next_method()
@@ -98,12 +73,70 @@ class BenchActions(BaseScreen[None]):
             self.action_start()
 
     def action_start(self) -> None:
+        """Show what a run of this selection will do; start it on enter."""
+        from tui.preview.launches import RunLaunch
+
         self.selection_pane.start()
         if self.selection_pane.effective is not None:
-            self.launcher.open_run(self.selection_pane.selection)
+            runs, context = self.runs, self.machine.launch_context
+            self._open_launch(lambda: RunLaunch.of(self.selection_pane.selection, runs, context))
 
     def action_run_ladder(self) -> None:
-        self.launcher.open_ladder(self.selection_pane.selection)
+        """Show what a ladder of all methods with one seed will do; start it on enter."""
+        from tui.preview.launches import LadderLaunch
+
+        runs, context = self.runs, self.machine.launch_context
+        self._open_launch(lambda: LadderLaunch.of(self.selection_pane.selection, runs, context))
+
+    def _open_launch(self, make: Callable[[], Launch]) -> None:
+        """Open the launch screen; the options that were changed there stay in the selection."""
+        from tui.preview.launches import LadderLaunch, RunLaunch
+        from tui.screens.launching import LaunchAnswer, LaunchScreen
+
+        def answered(closed: LaunchAnswer | None) -> None:
+            launch = closed.launch if closed else None
+            if closed is None or not isinstance(launch, RunLaunch | LadderLaunch):
+                return
+            self.select(launch.selection)
+            if closed.answer == "back":
+                return
+            if isinstance(launch, RunLaunch):
+                self._start_run(launch, closed.answer == "start", screen.report.fingerprint)
+            else:
+                self._start_ladder(launch)
+
+        try:
+            launch = make()
+        except UserError as error:
+            self.tell(error.line, severity="error")
+            return
+        screen = LaunchScreen(launch, self.checks)
+        self.app.push_screen(screen, answered)
+
+    def _start_run(self, launch: RunLaunch, wait: bool, data_fingerprint: str) -> None:
+        """Start a run on the rows with this fingerprint, '' where they were not checked; show it."""
+        from engine.runs.start import start_run
+        from tui.command_line import run_command
+
+        name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
+        self.actions.report_errors(
+            lambda: self.show_run(
+                start_run(
+                    self.runs,
+                    name,
+                    launch.effective,
+                    wait=wait,
+                    data_fingerprint=data_fingerprint,
+                    command=command,
+                )
+            )
+        )
+
+    def _start_ladder(self, launch: LadderLaunch) -> None:
+        from engine.runs.start import start_ladder
+
+        if self.actions.report_errors(lambda: start_ladder(self.runs, launch.plan)):
+            self.action_ladder()
 
     def action_stop(self) -> None:
         self.actions.stop(self.follower.run)
@@ -128,16 +161,38 @@ class BenchActions(BaseScreen[None]):
         self.watch_run(runs[(position + 1) % len(runs)])
 
     def action_presets(self) -> None:
-        self.selection_screens.open_presets()
+        """Let the user select, edit or save a preset."""
+        from tui.screens.presets import PresetsScreen
+
+        pane = self.selection_pane
+
+        def closed(name: str | None) -> None:
+            if name:
+                pane.select(pane.selection.with_preset(name))
+            else:
+                pane.reload()
+
+        pane.start()
+        self.app.push_screen(PresetsScreen(pane.selection, pane.effective, pane.presets), closed)
 
     def action_models(self) -> None:
-        self.selection_screens.open_models()
+        """Let the user select or download a model."""
+        from tui.screens.models import ModelsScreen
 
-    def action_methods(self) -> None:
-        self.selection_screens.open_methods()
+        pane = self.selection_pane
+        pane.start()
+        if pane.effective is not None:
+            self.app.push_screen(ModelsScreen(pane.selection, pane.budget), self.select)
 
     def action_config(self) -> None:
-        self.selection_screens.open_config()
+        """Show every setting of the selection with its origin, and edit them."""
+        from tui.screens.configuration import ConfigurationScreen
+
+        pane = self.selection_pane
+        pane.start()
+        if pane.effective is not None:
+            screen = ConfigurationScreen(pane.selection, self.runs, self.machine.launch_context, self.checks)
+            self.app.push_screen(screen, self.select)
 
     def action_charts(self) -> None:
         """Show all curves of the watched run, of several earlier runs, and what the model answers."""
@@ -156,11 +211,21 @@ class BenchActions(BaseScreen[None]):
 
         def closed(run: RunDir | ContinueFrom | None) -> None:
             if isinstance(run, ContinueFrom):
-                self.launcher.continue_run(self.selection_pane.selection, run.run)
+                self._continue_run(run.run)
             elif run is not None:
                 self.watch_run(run)
 
         self.app.push_screen(RunsScreen(self.runs), closed)
+
+    def _continue_run(self, run: RunDir) -> None:
+        """Select a finished run as the start of the next one, and show what that one will do."""
+        from tui.preview.launches import selection_from_run
+
+        def select() -> None:
+            self.select(selection_from_run(self.selection_pane.selection, run))
+
+        if self.actions.report_errors(select):
+            self.action_start()
 
     def _finished_run(self) -> RunDir | None:
         """The watched run if it has finished; else a notification."""
@@ -208,15 +273,19 @@ class BenchActions(BaseScreen[None]):
         """Ask for the letter of a pane, and focus it."""
         from tui.screens.dialogs import JumpScreen
 
-        panes = {"d": "data", "m": "method", "p": "preset", "l": "loss", "o": "log", "v": "memory"}
+        panes: dict[str, Widget] = {}
+        for pane in (*self.selection_pane.children, *self.query(".pane")):
+            letters = [letter for letter in (getattr(pane, "letter", ""), *(pane.id or "")) if letter]
+            if pane.can_focus and pane not in panes.values():
+                panes[next(letter for letter in letters if letter not in panes)] = pane
 
         def closed(letter: str | None) -> None:
-            if letter in panes:
-                if letter in "dmp":
+            if (pane := panes.get(letter or "")) is not None:
+                if pane.parent is self.selection_pane:
                     self.open_lists()
-                self.set_focus(self.query_one(f"#{panes[letter]}"))
+                self.set_focus(pane)
 
-        self.app.push_screen(JumpScreen(panes), closed)
+        self.app.push_screen(JumpScreen({letter: pane.id or "" for letter, pane in panes.items()}), closed)
 
     def action_ladder(self) -> None:
         self.show_ladder()
@@ -239,3 +308,99 @@ class BenchActions(BaseScreen[None]):
     def action_pane(self, name: str, what: str) -> None:
         """Call the method `action_WHAT` of a pane."""
         getattr(self.query_one(f"#{name}"), f"action_{what}")()
+
+    @on(SelectionChanged)
+    def _selection_changed(self) -> None:
+        self.show_head()
+
+    @on(SelectionRefused)
+    def _selection_refused(self, message: SelectionRefused) -> None:
+        self.tell(message.reason, severity="error")
+        self.show_head()
+
+    @on(ItemPicked)
+    def _item_picked(self) -> None:
+        self.log_pane.focus()  # so that the next enter starts a run
+
+    @on(InspectRequested)
+    def _inspect_requested(self, message: InspectRequested) -> None:
+        self._inspect(message.data)
+
+    @on(SettingsSuggested)
+    def _settings_suggested(self, message: SettingsSuggested) -> None:
+        if self.is_current:
+            self._suggest(message.data, message.preview)
+        else:
+            self.query_one(DataList).suggest_again(message.data)
+
+    def _inspect(self, data: str) -> None:
+        """Open the inspector; asks first if that downloads a dataset from the Hub."""
+        from tui.data.datasets import on_the_hub
+        from tui.screens.dialogs import ConfirmScreen
+
+        if not on_the_hub(data):
+            self._open_inspector(data)
+            return
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._open_inspector(data)
+
+        what = f"Inspecting {data} downloads it from the Hub, which requires network access. Offline, only "
+        self.app.push_screen(ConfirmScreen(f"{what}sets in the local Hub cache can be read. Continue?"), answered)
+
+    def _suggest(self, data: str, preview: Preview) -> None:
+        """Show the columns, the suggested settings and rows with them; enter takes them."""
+        from tui.screens.dialogs import SuggestionScreen
+
+        def answered(yes: bool | None) -> None:
+            pane = self.selection_pane
+            selection = pane.selection
+            if yes and selection.data == data:
+                for key, value in preview.suggested.items():
+                    selection = selection.with_setting(f"data.{key}", value)
+                pane.select(selection)
+
+        columns = [column["name"] for column in preview.columns]
+        self.app.push_screen(SuggestionScreen(data, columns, preview.suggested, preview.examples), answered)
+
+    def _open_inspector(self, data: str) -> None:
+        from tui.data.datasets import NOT_TEXT, is_utf8
+        from tui.screens.inspector import InspectorScreen
+
+        def answered(selected: bool | None) -> None:
+            if selected:
+                self.selection_pane.select_data(data)
+                self.post_message(ItemPicked())
+
+        if not is_utf8(data):
+            self.post_message(SelectionRefused(NOT_TEXT))
+            return
+        try:
+            effective = self.selection_pane.selection.with_data(data).effective()
+        except UserError as error:
+            self.post_message(SelectionRefused(error.line))
+            return
+        self.app.push_screen(InspectorScreen(effective), answered)
+
+    @on(AddRequested)
+    def _add(self) -> None:
+        """Open the file picker in the working directory."""
+        from tui.screens.picker import PickerScreen
+
+        try:
+            folder = working_directory()
+        except UserError:
+            folder = Path.home()
+
+        def answered(data: str | None) -> None:
+            if data is not None:
+                self.selection_pane.select_data(data)
+
+        self.app.push_screen(PickerScreen(folder), answered)
+
+    @on(WordEntered)
+    def _word_entered(self, message: WordEntered) -> None:
+        {"filter": self.log_pane.filter, "find": self.log_pane.find}[message.purpose](message.word)
+        if message.done:
+            self.log_pane.focus()

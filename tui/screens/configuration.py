@@ -3,64 +3,53 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widget import Widget
+from textual.widgets import Static
 
-from engine.config import preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
 from engine.config.model_files import find_model
 from engine.config.preset import EffectiveConfig, flatten
-from engine.config.preset_library import list_presets
 from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
 from engine.config.text import amount, visible
 from tui.background import ProgressReported, ResponseReceived
 from tui.charts.columns import Column, TableRow
 from tui.command_line import run_command
-from tui.commands import actions, bindings
+from tui.commands import bindings
 from tui.format import setting
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, with_text
 from tui.preview.method_table import PredictedCost, ThroughputCache, effects, effects_text
-from tui.screens.base import BaseScreen
 from tui.screens.data_checking import DataChecking
-from tui.screens.dialogs import NameScreen
+from tui.screens.presets import save_selection
+from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import NOT_COMPARED, Selection
 from tui.settings import app_keys
-from tui.widgets.inputs import ValueInput
 from tui.widgets.table import Table
-from tui.widgets.text_rows import KeyLine
 
 if TYPE_CHECKING:
     from engine.memory.formula.history import Throughput
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
-ACTIONS = actions("config")
 EDIT_KEYS = "enter apply   escape cancel   empty: default"
 YOURS = "your change"
 """Origin of a value that was changed on the bench."""
 
 
-class ConfigurationScreen(BaseScreen[Selection]):
+class ConfigurationScreen(TableScreen[Selection]):
     """Closes with the selection and the settings that were changed."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("config")
-    AUTO_FOCUS = "Lines"
-    CSS = """
-    ConfigurationScreen { layout: vertical; }
-    ConfigurationScreen #title { height: 1; text-style: bold; padding: 0 1; }
-    ConfigurationScreen Table { padding: 0 1; }
-    ConfigurationScreen #detail { height: 5; padding: 0 1; border-top: solid $surface-lighten-2; }
-    ConfigurationScreen ValueInput { margin: 0 1; }
-    ConfigurationScreen #effect { height: 2; padding: 0 1; }
-    """
+    CSS = "ConfigurationScreen #effect { height: 2; padding: 0 1; }"
+    columns = COLUMNS
+    hints = {FILTER: "show only settings that contain …"}
 
     def __init__(
         self, selection: Selection, runs: Path, context: Callable[[], LaunchContext], checks: DataCheckCache
@@ -72,38 +61,25 @@ class ConfigurationScreen(BaseScreen[Selection]):
         self.speeds = ThroughputCache(runs)
         self.speed: Throughput | None = None
         """Of earlier runs of this model and method; None until it is read."""
-        self.word = ""
-        """Only settings that contain this word are listed."""
-        self.edited = ""
-        """Key of the setting that is being edited; `filter` while the word is typed."""
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide keys that type letters while the input line has the focus."""
-        return not (isinstance(self.focused, Input) and action in ACTIONS)
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield Table(COLUMNS, id="table")
-        yield Static(id="detail")
-        yield ValueInput()
+    def below(self) -> Iterator[Widget]:
         yield Static(id="effect")
-        yield KeyLine()
 
     def on_mount(self) -> None:
         self.set_interval(2.0, self._show_effect)  # the machine's free memory changes
-        self._changed()
+        self._show_new()
 
     def on_unmount(self) -> None:
         self.checking.leave()
 
-    def _changed(self) -> None:
+    def _show_new(self) -> None:
         """Show another configuration: its values, and what it costs."""
         config = self.effective.config
         on_this_machine = not find_model(config.model).fetch and Path(config.data.id).exists()
         embedded = config.data.id == type(config.data)().id
         self.checking.begin([config], start=on_this_machine or (embedded and not find_model(config.model).fetch))
         self.run_worker(self._read_speed, thread=True, exclusive=True, group="speed")
-        self.show_settings()
+        self.fill()
 
     def _read_speed(self) -> None:
         """In a thread: the results of earlier runs may be many."""
@@ -118,16 +94,14 @@ class ConfigurationScreen(BaseScreen[Selection]):
         self.speed = speed
         self._show_effect()
 
-    def show_settings(self, cursor: str = "") -> None:
+    def fill(self, cursor: str = "") -> None:
         """List the settings that the method reads."""
         changed = amount(len([key for key in setting_specs() if self.selection.changed(key)]), "change")
         word = f" · only {self.word!r}" if self.word else ""
-        title = (
-            f"configuration of {self.selection.name} · {method_title(self.effective.config.method)} · {changed}{word}"
-        )
-        self.query_one("#title", Static).update(Content(visible(title)))
-        self.query_one(Table).show_rows([self._row(spec) for spec in self._listed()], cursor=cursor)
-        self._describe()
+        method = method_title(self.effective.config.method)
+        self.show_title(f"configuration of {self.selection.name} · {method} · {changed}{word}")
+        self.table.show_rows([self._row(spec) for spec in self._listed()], cursor=cursor)
+        self.describe()
 
     def _listed(self) -> list[SettingSpec]:
         """Settings whose key contains the word, else those whose meaning does."""
@@ -145,18 +119,12 @@ class ConfigurationScreen(BaseScreen[Selection]):
         cells = ((key, style), (value, style), (set_by, "$foreground-muted"), (spec.accepts, "$foreground-muted"))
         return TableRow(key, cells)
 
-    @property
-    def key(self) -> str:
-        """The setting under the cursor."""
-        return self.query_one(Table).key
-
-    @on(Table.CursorMoved)
-    def _describe(self) -> None:
+    def describe(self) -> None:
         """Meaning, range and default of the setting under the cursor, then what the configuration costs."""
         spec = setting_specs().get(self.key)
         if spec is None:
-            key = "escape" if self.edited else app_keys(self).of("config.back")
-            self.query_one("#detail", Static).update(Content(f"no setting contains this word; press {key}"))
+            key = "escape" if self.purpose else app_keys(self).of("config.back")
+            self.show_detail(f"no setting contains this word; press {key}")
             return
         width = max(20, self.size.width - 3)
         lines = textwrap.wrap(spec.meaning, width, max_lines=2, placeholder=" …")
@@ -169,7 +137,7 @@ class ConfigurationScreen(BaseScreen[Selection]):
         self._show_effect()
 
     def _show_effect(self) -> None:
-        if self.edited in ("", "filter"):
+        if self.purpose in ("", FILTER):
             self.query_one("#effect", Static).update(effects_text(self._effects(self.effective)))
 
     def _effects(self, effective: EffectiveConfig) -> PredictedCost:
@@ -190,66 +158,29 @@ class ConfigurationScreen(BaseScreen[Selection]):
         spec = setting_specs().get(self.key)
         if spec is None:
             return
-        self.edited = spec.key
         text = setting_text(flatten(self.effective.config)[spec.key])
-        self.query_one(ValueInput).ask(text, f"{spec.key}: {spec.accepts}")
-        self._typed_value(text)
+        self.ask(spec.key, text, f"{spec.key}: {spec.accepts}")
+        self.typed(text)
 
-    def action_filter(self) -> None:
-        """Show only settings that contain a word."""
-        self.edited = "filter"
-        self.query_one(ValueInput).ask(self.word, "show only settings that contain …")
-
-    @on(Input.Changed)
-    def _typed(self, event: Input.Changed) -> None:
-        event.stop()
-        if self.edited == "filter":
-            self.word = event.value
-            self.show_settings()
-        elif self.edited:
-            self._typed_value(event.value)
-
-    def _typed_value(self, text: str) -> None:
+    def typed(self, text: str) -> None:
         """Say what is wrong with the value, or what it changes."""
         try:
-            chosen = with_text(self.selection, self.edited, text).effective()
+            chosen = with_text(self.selection, self.purpose, text).effective()
         except UserError as error:
             shown = Content.styled(visible(error.line, 300), "$text-error")
         else:
             shown = effects_text(self._effects(chosen), self._effects(self.effective))
         self.query_one("#effect", Static).update(Content("\n").join([shown, Content(EDIT_KEYS)]))
 
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        key = self.edited
-        if key != "filter" and not self._take(key, event.value):
-            self.app.bell()
-            return
-        self._end_editing()
-
-    @on(ValueInput.EditingCancelled)
-    def _cancelled(self) -> None:
-        if self.edited == "filter":
-            self.word = ""
-        self._end_editing()
-        self.show_settings()
-
-    def _end_editing(self) -> None:
-        self.edited = ""
-        self.query_one(ValueInput).leave()
-        self.query_one(Table).focus()
-        self._describe()
-
-    def _take(self, key: str, text: str) -> bool:
+    def entered(self, purpose: str, text: str) -> bool:
         """Take a value; False where it is invalid, which is shown already."""
         try:
-            selection = with_text(self.selection, key, text)
+            selection = with_text(self.selection, purpose, text)
             effective = selection.effective()
         except UserError:
             return False
         self.selection, self.effective = selection, effective
-        self._changed()
+        self._show_new()
         return True
 
     def action_default(self) -> None:
@@ -257,26 +188,16 @@ class ConfigurationScreen(BaseScreen[Selection]):
         if not self.selection.changed(self.key):
             self.tell(f"{self.key} is not changed: it is set by {self.effective.origins.get(self.key, 'default')}")
             return
-        if not self._take(self.key, ""):
+        if not self.entered(self.key, ""):
             self.tell(f"cannot restore {self.key}: another change needs it", severity="error")
 
     def action_save(self) -> None:
         """Save the selection with its changes as a preset."""
-        question = f"Save the selection ({self.selection.name}, {self.effective.config.method}) as preset:"
-        taken = {entry.name for entry in list_presets()}
-        free = next(name for number in range(2, 10_000) if (name := f"{self.selection.name}-{number}") not in taken)
 
-        def answered(name: str | None) -> None:
-            if name is None:
-                return
-            try:
-                path = preset_library.create_from_config(name, self.selection.preset, self.effective)
-            except UserError as error:
-                self.tell(error.line, severity="error", timeout=10)
-                return
-            self.tell(f"saved {path}; press {app_keys(self).of('bench.presets')} on the bench to select it")
+        def saved(_: str) -> None:
+            self.tell(f"press {app_keys(self).of('bench.presets')} on the bench to select it")
 
-        self.app.push_screen(NameScreen(question, free, preset_library.check_name), answered)
+        save_selection(self, self.selection, self.effective, saved)
 
     def action_copy(self) -> None:
         """Copy the command line that starts a run with this configuration."""
@@ -284,9 +205,5 @@ class ConfigurationScreen(BaseScreen[Selection]):
         self.app.copy_to_clipboard(command)
         self.tell(f"copied: {command}")
 
-    def action_back(self) -> None:
-        if self.word:
-            self.word = ""
-            self.show_settings()
-            return
+    def leave(self) -> None:
         self.dismiss(self.selection)

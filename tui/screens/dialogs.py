@@ -1,4 +1,4 @@
-"""Small screens over others: a question, a name, a page of text, and the notice of a terminal that is too small."""
+"""Small screens over others: a question, a name, a page of text, the letter of a pane."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.events import Key
-from textual.geometry import Size
-from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from engine.config.errors import UserError
 from engine.config.text import visible
-from tui.commands import EVERYWHERE, MOVING, TABLES, TITLES
+from tui.commands import MOVING, TABLES, TITLES, moves
 from tui.keymap import CommandKeys, displayed_key
 from tui.screens.base import BaseScreen, Dialog
-from tui.terminal.themes import MIN_SCREEN_SIZE
 
 
 class ConfirmScreen(Dialog[bool]):
@@ -51,13 +48,9 @@ class ConfirmScreen(Dialog[bool]):
         self.dismiss(yes)
 
 
-class SuggestionScreen(Dialog[bool]):
-    """Settings with which a dataset can be used, and its first rows with them. Closes with True on enter."""
+class SuggestionScreen(ConfirmScreen):
+    """Settings with which a dataset can be used, and its first rows with them."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "answer(True)", "use"),
-        Binding("escape,q", "answer(False)", "back"),
-    ]
     CSS = """
     SuggestionScreen { align: center middle; }
     SuggestionScreen Vertical { width: 90%; max-width: 110; height: auto; max-height: 95%; border: round $primary;
@@ -72,12 +65,12 @@ class SuggestionScreen(Dialog[bool]):
         settings: Mapping[str, object],
         examples: Sequence[Sequence[tuple[str, str]]],
     ) -> None:
-        super().__init__()
+        super().__init__("which columns are trained on?")
         self.data, self.columns, self.settings, self.examples = data, columns, settings, examples
 
     def compose(self) -> ComposeResult:
         with Vertical() as box:
-            box.border_title = "which columns are trained on?"
+            box.border_title = self.question
             yield Static(Content("\n").join(self._lines()))
 
     def _lines(self) -> Iterator[Content]:
@@ -97,9 +90,6 @@ class SuggestionScreen(Dialog[bool]):
             for role, text in example:
                 yield Content.assemble((f"  {role:<11}", "$text-primary"), visible(" ".join(text.split()), 200))
         yield Content.styled("enter use these settings   escape back", "$foreground-muted")
-
-    def action_answer(self, yes: bool) -> None:
-        self.dismiss(yes)
 
 
 class NameScreen(Dialog[str | None]):
@@ -148,22 +138,37 @@ class NameScreen(Dialog[str | None]):
 
 
 class TextScreen(BaseScreen[None]):
-    """Shows a title and lines; escape or q closes it."""
+    """Shows a title and a text, which is laid out again when the width changes; escape or q closes it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "back", "back")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark", "back", "back"),
+        *moves("scroll(-1)", "scroll(1)", "scroll(-9999)", "scroll(9999)", "scroll(-10)", "scroll(10)"),
+    ]
     CSS = """
     TextScreen { align: center middle; }
-    TextScreen VerticalScroll { width: 90%; max-width: 110; height: 90%; border: round $primary; padding: 0 1; }
+    TextScreen VerticalScroll { max-width: 140; border: round $primary; padding: 0 1; scrollbar-size-vertical: 1; }
     """
 
-    def __init__(self, title: str, text: Content) -> None:
+    def __init__(self, title: str, text: Callable[[int], Content]) -> None:
+        """`text`: returns the text for a width in columns."""
         super().__init__()
         self.heading, self.text = title, text
 
     def compose(self) -> ComposeResult:
         with VerticalScroll() as box:
             box.border_title = Content(visible(self.heading))
-            yield Static(self.text)
+            box.border_subtitle = "escape back"
+            yield Static(id="text")
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._lay_out)
+
+    def _lay_out(self) -> None:
+        width = max(40, min(self.size.width, 140) - 6)  # frame, padding and scroll bar
+        self.query_one("#text", Static).update(self.text(width))
+
+    def action_scroll(self, lines: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def action_back(self) -> None:
         self.dismiss()
@@ -218,30 +223,3 @@ class JumpScreen(Dialog[str]):
         event.stop()
         event.prevent_default()
         self.dismiss(event.key)
-
-
-def too_small(size: Size, least: tuple[int, int] = MIN_SCREEN_SIZE) -> bool:
-    return size.width < least[0] or size.height < least[1]
-
-
-class SmallScreen(ModalScreen[None]):
-    """Shows the required size; the app closes it when the terminal is large enough.
-
-    The only key is the one that leaves: a screen opened by another key would stay above this one.
-    """
-
-    BINDINGS: ClassVar[list[BindingType]] = [command.binding() for command in EVERYWHERE if command.id == "app.quit"]
-    CSS = """
-    SmallScreen { background: $background; }
-    SmallScreen Static { width: 1fr; height: auto; }
-    """
-
-    def compose(self) -> ComposeResult:
-        yield Static()
-
-    def show_size(self, size: Size, key: str) -> None:
-        """Show the present size, and the key that leaves."""
-        wide, high = MIN_SCREEN_SIZE
-        needed = f"Terminal too small: {size.width} x {size.height}, ftbench needs {wide} x {high}."
-        text = f"{needed} Enlarge it, or press {key} to detach; runs continue."
-        self.query_one(Static).update(Content(text))

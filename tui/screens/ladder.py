@@ -165,7 +165,7 @@ class LadderScreen(BaseScreen[None]):
                 ladder = ladder_progress(self.ladder, run.state.name, run.state) if self.ladder else None
                 line = status(run.state, True, None, width, ascii_only=ascii_only, ladder=ladder)
                 if run.state.loss.buckets:
-                    view = CurveView(run.state, 0)
+                    view = CurveView(run.state)
                     title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
                     curve = _joined([title, *view.rows(width, CURVE_ROWS, ChartStyle(ascii=ascii_only))])
         for name, text in (("left", line), ("current", curve)):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import ClassVar, Literal
+from collections.abc import Iterator
+from typing import ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import Input, Static
+from textual.widget import Widget
+from textual.widgets import Static
 
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
@@ -19,34 +20,26 @@ from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
 from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
 from tui.charts.bars import bar
-from tui.commands import actions, bindings
+from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
 from tui.preview.method_table import ModelRow, columns, detail_lines, model_row, table_row
-from tui.screens.base import BaseScreen
+from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import Selection
 from tui.settings import app_keys, app_settings
-from tui.widgets.inputs import ValueInput
 from tui.widgets.table import Table
-from tui.widgets.text_rows import KeyLine
 
-ACTIONS = actions("models")
 BAR_WIDTH = 30
-PLACEHOLDERS = {"type": "owner/name on the Hub, a folder, or a .gguf file", "filter": "show only models that contain …"}
+TYPE = "type"
+"""Purpose of the input line: to type a model."""
 
 
-class ModelsScreen(BaseScreen[Selection | None]):
+class ModelsScreen(TableScreen[Selection | None]):
     """Closes with the selection with another model, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("models")
-    AUTO_FOCUS = "Lines"
-    CSS = """
-    ModelsScreen { layout: vertical; }
-    ModelsScreen #title { height: 1; text-style: bold; padding: 0 1; }
-    ModelsScreen Table { padding: 0 1; }
-    ModelsScreen #detail { height: 5; padding: 0 1; border-top: solid $surface-lighten-2; }
-    ModelsScreen ValueInput { margin: 0 1; }
-    ModelsScreen #pull { height: 1; padding: 0 1; }
-    """
+    CSS = "ModelsScreen #pull { height: 1; padding: 0 1; }"
+    columns = columns()
+    hints = {TYPE: "owner/name on the Hub, a folder, or a .gguf file", FILTER: "show only models that contain …"}
 
     def __init__(self, selection: Selection, budget: MemoryBudget | None) -> None:
         super().__init__()
@@ -54,28 +47,16 @@ class ModelsScreen(BaseScreen[Selection | None]):
         self.selected = selection.effective().config.model.id
         self.rows: dict[str, ModelRow] = {}
         """By model id; filled by a thread."""
-        self.word = ""
-        self.purpose: Literal["", "type", "filter"] = ""
-        """What the input line is open for."""
         self.request: BackgroundRequest | None = None
         """The download in progress."""
         self.pulled = ""
         """The model that is being downloaded."""
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Hide keys that type letters while the input line has the focus."""
-        return not (isinstance(self.focused, Input) and action in ACTIONS)
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield Table(columns(), id="table")
-        yield Static(id="detail")
-        yield ValueInput()
+    def below(self) -> Iterator[Widget]:
         yield Static(id="pull")
-        yield KeyLine()
 
     def on_mount(self) -> None:
-        self.query_one("#title", Static).update("models: reading …")
+        self.show_title("models: reading …")
         self.read_models()
 
     def on_unmount(self) -> None:
@@ -96,27 +77,25 @@ class ModelsScreen(BaseScreen[Selection | None]):
     def _take_rows(self, rows: dict[str, ModelRow]) -> None:
         first = not self.rows
         self.rows = rows
-        self._fill(self.selected if first else "")
+        self.fill(self.selected if first else "")
 
-    def _fill(self, cursor: str = "") -> None:
+    def fill(self, cursor: str = "") -> None:
         word = self.word.lower()
         shown = [row for key, row in self.rows.items() if word in f"{key} {row.model.architecture}".lower()]
-        self.query_one(Table).show_rows([table_row(row, row.model.id == self.selected) for row in shown], cursor=cursor)
+        self.table.show_rows([table_row(row, row.model.id == self.selected) for row in shown], cursor=cursor)
         matching = f" matching {self.word!r}" if self.word else ""
-        title = f"{amount(len(shown), 'model')}{matching}, with the predicted memory of each method"
-        self.query_one("#title", Static).update(Content(visible(title)))
-        self._describe()
+        self.show_title(f"{amount(len(shown), 'model')}{matching}, with the predicted memory of each method")
+        self.describe()
 
     @property
     def row(self) -> ModelRow | None:
         """The model under the cursor."""
-        return self.rows.get(self.query_one(Table).key)
+        return self.rows.get(self.key)
 
-    @on(Table.CursorMoved)
-    def _describe(self) -> None:
+    def describe(self) -> None:
         key = "escape" if self.purpose else app_keys(self).of("models.back")
         lines = detail_lines(self.row, app_keys(self)) if self.row else [f"no model contains this word; press {key}"]
-        self.query_one("#detail", Static).update(Content("\n").join(Content(visible(line)) for line in lines))
+        self.show_detail("\n".join(lines))
 
     @on(Table.RowSelected)
     def action_select(self) -> None:
@@ -138,54 +117,23 @@ class ModelsScreen(BaseScreen[Selection | None]):
 
     def action_type_id(self) -> None:
         """Type a Hub id or a path."""
-        self._ask("type", "")
+        self.ask(TYPE, "")
 
-    def action_filter(self) -> None:
-        self._ask("filter", self.word)
-
-    def _ask(self, purpose: Literal["type", "filter"], text: str) -> None:
-        self.purpose = purpose
-        self.query_one(ValueInput).ask(text, PLACEHOLDERS[purpose])
-
-    @on(Input.Changed)
-    def _typed(self, event: Input.Changed) -> None:
-        event.stop()
-        if self.purpose == "filter":
-            self.word = event.value
-            self._fill()
-        elif self.purpose == "type":
-            self._describe_typed(event.value.strip())
-
-    def _describe_typed(self, name: str) -> None:
+    def typed(self, text: str) -> None:
         """What is known about the model that is typed."""
-        if not name:
+        if not text.strip():
             return
         try:
-            model_id = self.selection.with_model(name).effective().config.model.id
+            model_id = self.selection.with_model(text.strip()).effective().config.model.id
             lines = detail_lines(model_row(self.selection, describe_model(model_id), self.budget), app_keys(self))
         except UserError as error:
             lines = [error.line]
-        self.query_one("#detail", Static).update(Content("\n").join(Content(visible(line)) for line in lines))
+        self.show_detail("\n".join(lines))
 
-    @on(Input.Submitted)
-    def _submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        purpose, name = self.purpose, event.value.strip()
-        self._close_input()
-        if purpose == "type" and name:
-            self._select(name)
-
-    @on(ValueInput.EditingCancelled)
-    def _cancelled(self) -> None:
-        if self.purpose == "filter":
-            self.word = ""
-        self._close_input()
-
-    def _close_input(self) -> None:
-        self.purpose = ""
-        self.query_one(ValueInput).leave()
-        self.query_one(Table).focus()
-        self._fill()
+    def entered(self, purpose: str, text: str) -> bool:
+        if text.strip():
+            self._select(text.strip())
+        return True
 
     def action_pull(self) -> None:
         """Download the model under the cursor."""
@@ -234,14 +182,11 @@ class ModelsScreen(BaseScreen[Selection | None]):
             forget(self.row.model.id, MODELS)
         self.read_models()
 
-    def action_back(self) -> None:
-        """Clear the filter, cancel the download, or return."""
-        if self.word:
-            self.word = ""
-            self._fill()
-        elif self.request:
-            self.request.cancel()
-            self.request = None
-            self._show_pull(f"cancelled: {self.pulled} was not downloaded")
-        else:
+    def leave(self) -> None:
+        """Cancel the download, or return."""
+        if self.request is None:
             self.dismiss(None)
+            return
+        self.request.cancel()
+        self.request = None
+        self._show_pull(f"cancelled: {self.pulled} was not downloaded")

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
-from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 from textual.widgets import Static
 
 from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
-from engine.config.preset import EffectiveConfig, flatten
+from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import PresetEntry
 from engine.config.schema import Config
 from engine.config.text import visible
 from tui.charts.columns import Column, TableRow
 from tui.commands import bindings
-from tui.format import setting
 from tui.keymap import CommandKeys
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import ConfirmScreen, NameScreen, TextScreen
+from tui.screens.dialogs import ConfirmScreen, NameScreen
+from tui.screens.table_screen import TableScreen
 from tui.selection import Selection, changes
 from tui.settings import app_keys
 from tui.terminal.leaving import edit
 from tui.widgets.table import Table
-from tui.widgets.text_rows import KeyLine
 
 COLUMNS = (
     Column("key", 3),
@@ -41,17 +39,12 @@ COLUMNS = (
 )
 
 
-class PresetsScreen(BaseScreen[str | None]):
+class PresetsScreen(TableScreen[str | None]):
     """Closes with the name of the selected preset, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("presets")
-    CSS = """
-    PresetsScreen { layout: vertical; }
-    PresetsScreen #title { height: 1; text-style: bold; padding: 0 1; }
-    PresetsScreen Table { padding: 0 1; }
-    PresetsScreen #detail { height: 8; padding: 0 1;
-                            border-top: solid $surface-lighten-2; }
-    """
+    CSS = "PresetsScreen #detail { height: 8; }"
+    columns = COLUMNS
 
     def __init__(
         self, selection: Selection, effective: EffectiveConfig | None, read: Callable[[], Sequence[PresetEntry]]
@@ -61,35 +54,25 @@ class PresetsScreen(BaseScreen[str | None]):
         self.selection, self.effective, self._read = selection, effective, read
         self.listed: dict[str, PresetEntry] = {}
 
-    def compose(self) -> ComposeResult:
-        yield Static(Content(visible(f"presets; yours are in {preset_library.user_folder()}")), id="title")
-        yield Table(COLUMNS, id="table")
-        yield Static(id="detail")
-        yield KeyLine()
-
     def on_mount(self) -> None:
-        self.query_one(Table).focus()
-        self.show_presets(self.selection.name)
+        self.show_title(f"presets; yours are in {preset_library.user_folder()}")
+        self.fill(self.selection.name)
 
-    def show_presets(self, cursor: str = "") -> None:
+    def fill(self, cursor: str = "") -> None:
         """List the presets as their files are now, the cursor on `cursor`."""
         self.listed = {listed.name: listed for listed in self._read()}
         keys = app_keys(self)
-        self.query_one(Table).show_rows([row(listed, keys) for listed in self.listed.values()], cursor=cursor)
-        self._detail()
+        self.table.show_rows([row(listed, keys) for listed in self.listed.values()], cursor=cursor)
+        self.describe()
 
-    @on(Table.CursorMoved)
-    def _detail(self) -> None:
+    def describe(self) -> None:
         """Show what the preset under the cursor is for and would change, or why it is invalid."""
         listed = self._selected()
         if listed is not None:
             self.query_one("#detail", Static).update(detail(listed, self.selection, self.effective))
 
     def _selected(self) -> PresetEntry | None:
-        return self.listed.get(self.query_one(Table).key)
-
-    def action_back(self) -> None:
-        self.dismiss(None)
+        return self.listed.get(self.key)
 
     @on(Table.RowSelected)
     def action_select(self) -> None:
@@ -122,7 +105,7 @@ class PresetsScreen(BaseScreen[str | None]):
             self.tell(str(error), severity="error", timeout=10)
         if copy:
             self.tell(f"{listed.name} is built in; you edited your copy, {copy}", timeout=10)
-        self.show_presets(listed.name)  # an error in it is shown below the table
+        self.fill(listed.name)  # an error in it is shown below the table
 
     def action_duplicate(self) -> None:
         listed = self._selected()
@@ -130,30 +113,16 @@ class PresetsScreen(BaseScreen[str | None]):
             key = app_keys(self).of("presets.edit")
             self.tell(f"cannot duplicate an invalid preset; press {key} to edit it", severity="warning")
             return
-        self._make(f"Duplicate {listed.name} as:", listed.name, lambda name: _copy(name, listed.name))
+        name = listed.name
+        write = preset_library.create_from_preset
+        ask_for_preset(self, f"Duplicate {name} as:", name, lambda new: write(new, name), self.fill)
 
     def action_save(self) -> None:
         """Save the selection as a preset: only what differs from the method's defaults is written."""
-        effective, base = self.effective, self.selection.preset
-        if effective is None:
+        if self.effective is None:
             self.tell("no preset selected", severity="warning")
-            return
-        question = f"Save the selection ({self.selection.name}, {effective.config.method}) as preset:"
-        self._make(question, self.selection.name, lambda name: preset_library.create_from_config(name, base, effective))
-
-    def _make(self, question: str, base: str, write: Callable[[str], Path]) -> None:
-        def answered(name: str | None) -> None:
-            if name is None:
-                return
-            try:
-                path = write(name)
-            except UserError as error:
-                self.tell(error.line, severity="error", timeout=10)
-                return
-            self.tell(f"saved {path}")
-            self.show_presets(name)
-
-        self.app.push_screen(NameScreen(question, free_name(base, self.listed), preset_library.check_name), answered)
+        else:
+            save_selection(self, self.selection, self.effective, self.fill)
 
     def action_delete(self) -> None:
         listed = self._selected()
@@ -168,7 +137,7 @@ class PresetsScreen(BaseScreen[str | None]):
                 preset_library.delete_own(listed)
             except UserError as error:
                 self.tell(error.line, severity="error")
-            self.show_presets()
+            self.fill()
 
         shows = (preset_library.shipped_folder() / listed.path.name).exists()
         again = " The built-in preset of this name is listed again." if shows else ""
@@ -176,27 +145,35 @@ class PresetsScreen(BaseScreen[str | None]):
             ConfirmScreen(f"Delete your preset {listed.path}? This cannot be undone.{again}"), answered
         )
 
-    def action_config(self) -> None:
-        listed = self._selected()
+
+def save_selection(
+    screen: BaseScreen[Any], selection: Selection, effective: EffectiveConfig, saved: Callable[[str], object]
+) -> None:
+    """Ask for a name, and save the selection under it; `saved` is called with the name."""
+    write = preset_library.create_from_config
+    question = f"Save the selection ({selection.name}, {effective.config.method}) as preset:"
+    ask_for_preset(screen, question, selection.name, lambda name: write(name, selection.preset, effective), saved)
+
+
+def ask_for_preset(
+    screen: BaseScreen[Any], question: str, base: str, write: Callable[[str], Path], saved: Callable[[str], object]
+) -> None:
+    """Ask for the name of a new preset, `base-2` or the next free number by default, and write it."""
+
+    def answered(name: str | None) -> None:
+        if name is None:
+            return
         try:
-            if listed is not None:
-                text = config_text(preset_library.resolve_preset(listed.name, None, {}))
-                self.app.push_screen(TextScreen(f"configuration of {listed.name}", text))
+            path = write(name)
         except UserError as error:
-            self.tell(error.line, severity="error", timeout=10)
+            screen.tell(error.line, severity="error", timeout=10)
+            return
+        screen.tell(f"saved {path}")
+        saved(name)
 
-
-def config_text(effective: EffectiveConfig) -> Content:
-    """Every setting with its origin; those that are not defaults in bold."""
-    lines: Iterable[Content] = (
-        Content.assemble(
-            (f"{key:<32}", "bold" if effective.origins.get(key, "default") != "default" else ""),
-            (f"{visible(value)!s:<28} ", ""),
-            (visible(effective.origins.get(key, "default")), "$foreground-muted"),
-        )
-        for key, value in ((key, setting(value)) for key, value in flatten(effective.config).items())
-    )
-    return Content("\n").join(lines)
+    taken = {listed.name for listed in preset_library.list_presets()}
+    free = next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
+    screen.app.push_screen(NameScreen(question, free, preset_library.check_name), answered)
 
 
 def row(listed: PresetEntry, keys: CommandKeys) -> TableRow:
@@ -233,12 +210,3 @@ def detail(listed: PresetEntry, selection: Selection, effective: EffectiveConfig
         return Content.styled(visible(error.line), "$text-error")
     text = ", ".join(map(visible, changed)) if changed else "nothing"
     return Content.assemble(about, "\n", ("selecting it changes: ", "$foreground-muted"), text)
-
-
-def free_name(base: str, taken: dict[str, PresetEntry]) -> str:
-    """`base-2`, or the next free number."""
-    return next(name for number in range(2, 10_000) if (name := f"{base}-{number}") not in taken)
-
-
-def _copy(name: str, base: str) -> Path:
-    return preset_library.create_from_preset(name, base)

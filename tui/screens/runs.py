@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from textual import on
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
-from textual.content import Content
-from textual.widgets import Input, Static
+from textual.binding import BindingType
 
-from engine.config.text import amount, visible
+from engine.config.text import amount
 from engine.runs.home import tilde
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
-from tui.commands import bindings, moves
+from tui.commands import bindings
 from tui.history.comparison import compare, read
 from tui.history.run_list import SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
-from tui.screens.base import BaseScreen
-from tui.screens.dialogs import ConfirmScreen
+from tui.screens.dialogs import ConfirmScreen, TextScreen
 from tui.screens.run_actions import RunActions
+from tui.screens.table_screen import FILTER, TableScreen
 from tui.settings import app_keys, app_settings
 from tui.widgets.table import Table
-from tui.widgets.text_rows import KeyLine
-
-
-class CompareScreen(BaseScreen[None]):
-    """Reads the runs once and lays them out again when the width changes."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,C", "back", "back"),
-        *moves("scroll(-1)", "scroll(1)", "scroll(-9999)", "scroll(9999)", "scroll(-10)", "scroll(10)"),
-    ]
-    CSS = """
-    CompareScreen VerticalScroll { height: 1fr; border: round $primary; padding: 0 1; scrollbar-size-vertical: 1; }
-    """
-
-    def __init__(self, runs: Sequence[RunDir], ascii_only: bool = False) -> None:
-        super().__init__()
-        self.runs, self.ascii_only = read(runs), ascii_only
-
-    def compose(self) -> ComposeResult:
-        with VerticalScroll() as box:
-            box.border_title = f"comparison of {len(self.runs)} runs"
-            box.border_subtitle = "escape back"
-            yield Static(id="compared")
-
-    def on_resize(self) -> None:
-        width = max(40, min(self.size.width, 140) - 6)  # frame, padding and scroll bar
-        self.query_one("#compared", Static).update(compare(self.runs, width, self.ascii_only))
-
-    def action_scroll(self, lines: int) -> None:
-        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
-
-    def action_back(self) -> None:
-        self.dismiss()
-
 
 REFRESH_SECONDS = 1.0
 
@@ -71,17 +32,13 @@ class ContinueFrom(NamedTuple):
     run: RunDir
 
 
-class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
+class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
     """Closes with the run to show on the bench, with one to start from, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
-    CSS = """
-    RunsScreen { layout: vertical; }
-    RunsScreen #title { height: 1; text-style: bold; padding: 0 1; }
-    RunsScreen Table { padding: 0 1; }
-    RunsScreen #detail { height: 3; padding: 0 1; color: $foreground-muted; }
-    RunsScreen Input { height: 1; border: none; display: none; }
-    """
+    CSS = "RunsScreen #detail { height: 3; border: none; color: $foreground-muted; }"
+    columns = TABLE
+    hints = {FILTER: "show only runs that contain …"}
 
     def __init__(self, runs: Path) -> None:
         super().__init__()
@@ -89,17 +46,9 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         self.actions = RunActions(self, self.dismiss, "runs.resume")
         self.lines: dict[str, RunSummary] = {}
         self.marked: set[str] = set()
-        self.word, self.sort_column, self.reverse = "", 0, True
-
-    def compose(self) -> ComposeResult:
-        yield Static(id="title")
-        yield Table(TABLE, id="table")
-        yield Static(id="detail")
-        yield Input(placeholder="show only runs that contain …", id="word", compact=True)
-        yield KeyLine()
+        self.sort_column, self.reverse = 0, True
 
     def on_mount(self) -> None:
-        self.query_one(Table).focus()
         self.read()
         self.set_interval(REFRESH_SECONDS, self._refresh_live)
 
@@ -111,7 +60,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         """Read all runs again; the cursor stays on its run, or goes to `cursor`."""
         places = self._places()
         self.lines = {run.name: describe(run, places) for run in self.read_all(run_dir.iterate(self.runs))}
-        self._fill(cursor)
+        self.fill(cursor)
 
     def _refresh_live(self) -> None:
         """Read again only runs that can change: new ones, resumed ones, and those without an outcome."""
@@ -125,7 +74,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         self.marked -= gone
         if gone or any(self.lines.get(name) != line for name, line in fresh.items()):
             self.lines = {name: line for name, line in {**self.lines, **fresh}.items() if name not in gone}
-            self._fill()
+            self.fill()
 
     def _can_change(self, run: RunDir) -> bool:
         line = self.lines.get(run.name)
@@ -133,21 +82,19 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
             return run.is_active() or run.result_file.exists()
         return line is None or line.state not in SETTLED or not run.result_file.exists()
 
-    def _fill(self, cursor: str = "") -> None:
+    def fill(self, cursor: str = "") -> None:
         lines = ordered(self.lines.values(), self.sort_column, self.reverse, self.word)
         rows = [row(line, line.name in self.marked) for line in lines]
-        self.query_one(Table).show_rows(rows, names(self.sort_column, self.reverse), cursor)
+        self.table.show_rows(rows, names(self.sort_column, self.reverse), cursor)
         matching = f" matching {self.word!r}" if self.word else ""
         marked = f", {len(self.marked)} marked" if self.marked else ""
         order = FIELDS[self.sort_column].column.name
-        title = f"{amount(len(rows), 'run')}{matching}{marked} in {tilde(self.runs)}, sorted by {order}"
-        self.query_one("#title", Static).update(Content(visible(title)))
-        self._detail()
+        self.show_title(f"{amount(len(rows), 'run')}{matching}{marked} in {tilde(self.runs)}, sorted by {order}")
+        self.describe()
 
-    @on(Table.CursorMoved)
-    def _detail(self) -> None:
+    def describe(self) -> None:
         """Full name, method, model, data and reason of the end; or what to press if there is no run."""
-        line, keys = self.lines.get(self.query_one(Table).key), app_keys(self)
+        line, keys = self.lines.get(self.key), app_keys(self)
         if line is None:
             first = f"press {keys.of('runs.back')}, then {keys.of('bench.start')} on the bench to start one"
             text = "no run matches" if self.lines else f"no runs yet: {first}"
@@ -157,25 +104,13 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
             about = f"{line.name}: {line.method}, {line.model} on {line.data}"
             about += f", continues {line.from_run}" if line.from_run else ""
             text = "\n".join(part for part in (about, reason, origin) if part)
-        self.query_one("#detail", Static).update(
-            Content("\n").join(Content(visible(part)) for part in text.split("\n"))
-        )
+        self.show_detail(text)
 
     def _selected(self) -> RunDir | None:
-        name = self.query_one(Table).key
-        if not name:
+        if not self.key:
             self.tell("no run selected", severity="warning")
             return None
-        return RunDir(self.runs / name)
-
-    def action_back(self) -> None:
-        """Clear the filter if it is open, else return to the bench."""
-        word = self.query_one("#word", Input)
-        if word.display:
-            word.value, word.display = "", False
-            self.query_one(Table).focus()
-            return
-        self.dismiss(None)
+        return RunDir(self.runs / self.key)
 
     @on(Table.RowSelected)
     def action_attach(self) -> None:
@@ -192,19 +127,21 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
 
     def action_mark(self) -> None:
         """Mark or unmark the run, and go to the next one."""
-        table = self.query_one(Table)
+        table = self.table
         self.marked ^= {table.key} if table.key else set()
-        self._fill()
+        self.fill()
         if table.lines.highlighted != len(table.rows) - 1:
             table.lines.action_cursor_down()
 
     def action_compare(self) -> None:
-
+        """Show scores, costs, settings that differ and curves of the marked runs."""
         runs = [RunDir(self.runs / name) for name in sorted(self.marked) if name in self.lines]
         if len(runs) < 2:
             self.tell(f"mark two or more runs with {app_keys(self).of('runs.mark')}", severity="warning")
             return
-        self.app.push_screen(CompareScreen(runs, app_settings(self).ascii))
+        compared, ascii_only = read(runs), app_settings(self).ascii
+        title = f"comparison of {len(runs)} runs"
+        self.app.push_screen(TextScreen(title, lambda width: compare(compared, width, ascii_only)))
 
     def action_try_runs(self) -> None:
         """Try the marked runs, or the selected one."""
@@ -249,7 +186,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
             self.tell(reason, severity="warning")
             return
 
-        names = [row.key for row in self.query_one(Table).rows]
+        names = [row.key for row in self.table.rows]
         index = names.index(run.name)
         neighbor = (names[index + 1 :] or names[:index][-1:] or [""])[0]
 
@@ -272,7 +209,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
 
     def action_reverse(self) -> None:
         self.reverse = not self.reverse
-        self._fill()
+        self.fill()
 
     @on(Table.NameClicked)
     def _name_clicked(self, message: Table.NameClicked) -> None:
@@ -286,22 +223,7 @@ class RunsScreen(BaseScreen[RunDir | ContinueFrom | None]):
         """Sort by a column: numbers and dates descending, words ascending."""
         self.sort_column = column
         self.reverse = FIELDS[column].column.name in ("when", "score", "time", "peak")
-        self._fill()
-
-    def action_filter(self) -> None:
-        word = self.query_one("#word", Input)
-        word.display = True
-        self.set_focus(word)  # at once: keys typed ahead are meant for it
-
-    @on(Input.Changed, "#word")
-    def _word_changed(self, event: Input.Changed) -> None:
-        self.word = event.value
-        self._fill()
-
-    @on(Input.Submitted, "#word")
-    def _word_submitted(self) -> None:
-        self.query_one("#word").display = False
-        self.query_one(Table).focus()
+        self.fill()
 
 
 def _not_deletable(run: RunDir) -> str:

@@ -14,8 +14,6 @@ from textual.color import BLACK, WHITE, Color
 
 from engine.config.files import read_small, write_atomically
 
-MIN_SCREEN_SIZE = (80, 24)
-"""Minimum columns and rows of the screens."""
 LIGHT = ("7", "9", "10", "11", "12", "13", "14", "15")
 """Background colors that count as light in $COLORFGBG (vim's rule)."""
 WITHOUT_BRAILLE = ("linux", "dumb", "vt100", "vt220")

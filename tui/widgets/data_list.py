@@ -57,6 +57,7 @@ class DataList(OptionList, inherit_bindings=False):
         *moves("cursor_up", "cursor_down", "first", "last", "page_up", "page_down"),
         *bindings("data"),
     ]
+    letter: ClassVar[str] = "d"
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True, markup=False)

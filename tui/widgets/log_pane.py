@@ -47,6 +47,7 @@ class LogPane(Rows, can_focus=True):
         "move(-1)", "move(1)", "move(-1000000)", "follow", "move(-10)", "move(10)"
     )
     pane_name: ClassVar[str] = "log"
+    letter: ClassVar[str] = "o"
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)

@@ -130,6 +130,7 @@ class MemoryPane(Rows, can_focus=True):
         "scroll(-1)", "scroll(1)", "scroll(-1000)", "scroll(1000)", "scroll(-10)", "scroll(10)"
     )
     pane_name: ClassVar[str] = "memory"
+    letter: ClassVar[str] = "v"
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -423,9 +424,9 @@ def _work(gpu: GpuSample) -> str:
     return f"{load}  {power}  {heat}"
 
 
-def all_lines(sample: MachineSample, width: int) -> Sequence[Content]:
+def all_lines(sample: MachineSample, width: int, ascii_only: bool) -> Sequence[Content]:
     """One sample for the command line: without a history."""
-    view = MemoryView(sample, {})
+    view = MemoryView(sample, {}, ascii_only=ascii_only)
     lines = list(view.lines(width, 0))
     heads = [Content(f"{gpu.index} {visible(gpu.name)}  {_work(gpu)}") for gpu in sample.gpus]
     return [*heads, *([Content(view.note)] if view.note else []), *lines]

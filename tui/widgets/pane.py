@@ -52,6 +52,8 @@ class Pane(Protocol):
 
     pane_name: ClassVar[str]
     """Its id and title: one lower-case word."""
+    letter: ClassVar[str]
+    """Focuses it after the key that jumps to a pane; '' for a pane without focus."""
 
     def show_state(self, state: BenchState) -> None:
         """Draw what has changed. Called about once per second, and at once after an important event."""
@@ -76,7 +78,7 @@ def added_panes() -> Iterator[type[Widget]]:
             problem = f"cannot import the pane {entry.name!r}: {error_text(error)}"
             raise UserError(problem, entry.value, FIX, code="pane.import_failed") from error
         is_widget = isinstance(pane, type) and issubclass(pane, Widget)
-        if not (is_widget and hasattr(pane, "pane_name") and hasattr(pane, "show_state")):
+        if not (is_widget and all(hasattr(pane, name) for name in ("pane_name", "letter", "show_state"))):
             problem = f"entry point {entry.name!r} is not a Widget with the protocol Pane"
             raise UserError(problem, entry.value, FIX, code="pane.invalid_entry_point")
         yield pane

@@ -37,6 +37,7 @@ class FiguresPane(Rows):
     """Current metrics with their course, then the model's latest answers."""
 
     pane_name: ClassVar[str] = "figures"
+    letter: ClassVar[str] = ""
 
     def show_state(self, state: BenchState) -> None:
         if state.run is None or not self.content_size.width:
@@ -95,6 +96,7 @@ class RunsPane(Rows):
     """The latest runs with their state and score. They are read in a thread: there may be many."""
 
     pane_name: ClassVar[str] = "latest"
+    letter: ClassVar[str] = ""
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)

@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from rich.cells import cell_len
-from textual.content import Content
-from textual.widgets import OptionList
-from textual.widgets.option_list import Option
-
-from engine.config.text import visible
-from tui.selection import MARK
-from tui.settings import app_keys, app_settings
-
-if TYPE_CHECKING:
-    from engine.config.preset_library import PresetEntry
-
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-from engine.config.method_specs import LORA, method_names, method_spec, method_title, reads
-from engine.config.quantities import count, rate, size
-
-if TYPE_CHECKING:  # imported where it is used: the first frame has no estimate
-    from tui.preview.method_estimate import MethodEstimate
-
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
+from textual.content import Content
 from textual.message import Message
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
 
 from engine.config.errors import UserError
-from engine.config.method_specs import next_method
-from tui.selection import DEVICE, Selection, changes
+from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
+from engine.config.quantities import count, rate, size
+from engine.config.text import visible
+from tui.selection import DEVICE, MARK, Selection, changes
+from tui.settings import app_keys, app_settings
 from tui.widgets.data_list import DataList, ListLeft
 from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
     from engine.config.preset import EffectiveConfig
+    from engine.config.preset_library import PresetEntry
     from engine.config.schema import Config
     from engine.memory.formula.memory_budget import MemoryBudget
     from tui.preview.method_estimate import MethodEstimate
@@ -53,6 +35,8 @@ if TYPE_CHECKING:  # imported where they are used: the first frame has neither a
 
 class PresetList(OptionList):
     """Highlights the selected preset."""
+
+    letter: ClassVar[str] = "p"
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
@@ -90,6 +74,8 @@ DETAILED = 9
 
 class MethodList(OptionList):
     """One row per method, or three if the list is high enough."""
+
+    letter: ClassVar[str] = "m"
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)

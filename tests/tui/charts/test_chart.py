@@ -70,13 +70,6 @@ def test_ascii_mode_draws_only_ascii() -> None:
     assert drawn.isascii() and drawn.strip()
 
 
-def test_an_overlay_does_not_change_the_axes() -> None:
-    now = Curve(series(2.0, 1.0), "train")
-    rows = draw([now, Curve(series(50.0, 1.5), "earlier", ghost=True)], 40, 8, ChartStyle())
-    assert plain(rows)[0].startswith("     2 ")
-    assert {"train", "earlier"} <= styles(rows)
-
-
 def test_smoothing_narrows_the_axis_to_the_trend() -> None:
     noisy = Curve(series(*(n % 2 * 10.0 for n in range(200))), "train")
     rough = plain(draw([noisy], 60, 8, ChartStyle()))

@@ -15,8 +15,9 @@ from engine.runs import launch
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from tui.app import Workbench
+from tui.screens.dialogs import TextScreen
 from tui.screens.launching import LaunchScreen
-from tui.screens.runs import CompareScreen, RunsScreen
+from tui.screens.runs import RunsScreen
 from tui.widgets.table import Table
 
 
@@ -92,8 +93,8 @@ def test_marked_runs_are_compared_at_any_width(size: tuple[int, int], tmp_path: 
         await pilot.press("r", "C")
         assert isinstance(app.screen, RunsScreen)  # no run is marked
         await pilot.press("space", "space", "space", "C")
-        assert isinstance(app.screen, CompareScreen)
-        lines = str(app.screen.query_one("#compared", Static).visual).splitlines()
+        assert isinstance(app.screen, TextScreen)
+        lines = str(app.screen.query_one("#text", Static).visual).splitlines()
         assert max(map(len, lines)) <= size[0] - 5
         text = "\n".join(lines)
         for part in ("after", "30.0", "95% CI", "5.0–15.0", "97.0 MiB", "train.learning_rate", "settings that differ"):

@@ -52,54 +52,6 @@ def text(app: Workbench, pane: type[LossPane | LogPane | MemoryPane]) -> str:
     return "\n".join(str(line) for line in app.bench.query_one(pane).lines)
 
 
-def test_earlier_runs_of_the_same_data_are_compared_first(tmp_path: Path) -> None:
-    other = made(tmp_path, "full", data="/elsewhere/others.jsonl")
-    same = made(tmp_path, "qlora")
-    now = made(tmp_path, "lora")
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await watch(pilot, app, now)
-        assert "earlier run" not in text(app, LossPane)
-        await pilot.press("b")
-        await wait_for(pilot, lambda: "earlier run 1/2" in text(app, LossPane))
-        assert same.name[16:] in text(app, LossPane)
-        pane = app.bench.query_one(LossPane)
-        assert any(
-            span.style == "$foreground-muted" for line in pane.lines[1:-1] for span in line.spans if span.start > 7
-        )
-        await pilot.press("b")
-        await wait_for(pilot, lambda: other.name[16:] in text(app, LossPane))
-        await pilot.press("b")
-        await wait_for(pilot, lambda: "earlier run" not in text(app, LossPane))
-
-    play(tmp_path, story)
-
-
-def test_a_missing_earlier_run_is_reported(tmp_path: Path) -> None:
-    now = made(tmp_path)
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await watch(pilot, app, now)
-        await pilot.press("b")
-        await wait_for(pilot, lambda: any("no earlier run" in note for note in notes(app)))
-
-    play(tmp_path, story)
-
-
-def test_keys_change_view_scale_and_smoothing(tmp_path: Path) -> None:
-    now = made(tmp_path)
-
-    async def story(pilot: Pilot[str], app: Workbench) -> None:
-        await watch(pilot, app, now)
-        await pilot.press("a", "S")
-        assert "log" in text(app, LossPane) and "smoothed 0.6" in text(app, LossPane)
-        for name in ("learning rate", "gradient norm", "tokens/s", "loss"):
-            await pilot.press("v")
-            assert str(app.bench.query_one(LossPane).border_title).startswith(name)
-
-    play(tmp_path, story)
-
-
 def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     now = made(tmp_path / "runs", printed=b"loading\nstep by step\n")

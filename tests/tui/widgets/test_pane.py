@@ -49,7 +49,8 @@ def test_a_pane_of_another_package_shows_the_run_and_has_its_key(
         assert pane.border_title == "steps"
         app.bench.watch_run(run)
         await wait_for(pilot, lambda: "step 120 of 120" in str(pane.visual))
-        pane.focus()
+        await pilot.press("ctrl+o", "s")
+        assert app.focused is pane
         await wait_for(pilot, lambda: "x mark" in str(app.bench.query_one(KeyLine).lines[0]))
         await pilot.press("x")
         assert pane.marks == 1  # type: ignore[attr-defined]

@@ -1,0 +1,148 @@
+"""The base of screens that are a table: title, rows, details of the row under the cursor, an input line, the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, TypeVar
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from engine.config.text import visible
+from tui.charts.columns import Column
+from tui.screens.base import BaseScreen
+from tui.widgets.inputs import ValueInput
+from tui.widgets.table import Table
+from tui.widgets.text_rows import EVERYWHERE, KeyLine, group_of
+
+R = TypeVar("R")
+FILTER = "filter"
+
+
+class TableScreen(BaseScreen[R]):
+    """Shows only the rows that contain a word, if the user enters one; the back key clears it first."""
+
+    AUTO_FOCUS = "Lines"
+    DEFAULT_CSS = """
+    TableScreen { layout: vertical; }
+    TableScreen #title { height: 1; text-style: bold; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    TableScreen Table { padding: 0 1; }
+    TableScreen #detail { height: 5; padding: 0 1; border-top: solid $surface-lighten-2; }
+    TableScreen ValueInput { margin: 0 1; }
+    """
+    columns: ClassVar[Sequence[Column]] = ()
+    hints: ClassVar[dict[str, str]] = {}
+    """Purpose of the input line -> what it shows while it is empty."""
+
+    word = ""
+    """Only rows that contain this word are listed."""
+    purpose = ""
+    """What the input line is open for, '' while it is closed."""
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="title")
+        yield Table(self.columns, id="table")
+        yield Static(id="detail")
+        yield ValueInput()
+        yield from self.below()
+        yield KeyLine()
+
+    def below(self) -> Iterator[Widget]:
+        """Widgets between the input line and the keys."""
+        yield from ()
+
+    @property
+    def table(self) -> Table:
+        return self.query_one(Table)
+
+    @property
+    def key(self) -> str:
+        """Key of the row under the cursor."""
+        return self.table.key
+
+    def fill(self, cursor: str = "") -> None:
+        """List the rows; the cursor stays on its row, or goes to `cursor`."""
+        raise NotImplementedError
+
+    def describe(self) -> None:
+        """Show what is known about the row under the cursor."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Close the screen without a choice."""
+        self.dismiss(None)
+
+    def show_title(self, text: str) -> None:
+        self.query_one("#title", Static).update(Content(visible(text)))
+
+    def show_detail(self, text: str) -> None:
+        """Lines of text, shown literally."""
+        lines = (Content(visible(line)) for line in text.split("\n"))
+        self.query_one("#detail", Static).update(Content("\n").join(lines))
+
+    @on(Table.CursorMoved)
+    def _cursor_moved(self) -> None:
+        self.describe()
+
+    # The input line
+
+    def is_useful(self, binding: Binding) -> bool:
+        """Whether a key would do something now: while the input line is open, most type a letter."""
+        return not self.purpose or group_of(binding) in EVERYWHERE
+
+    def ask(self, purpose: str, text: str, hint: str = "") -> None:
+        """Open the input line with a text to edit."""
+        self.purpose = purpose
+        self.query_one(ValueInput).ask(text, hint or self.hints[purpose])
+
+    def typed(self, text: str) -> None:
+        """A text that is being typed for another purpose than to filter."""
+
+    def entered(self, purpose: str, text: str) -> bool:
+        """A text that was entered for another purpose than to filter; False to continue editing."""
+        return True
+
+    def close_input(self) -> None:
+        self.purpose = ""
+        self.query_one(ValueInput).leave()
+        self.table.focus()
+        self.fill()
+
+    @on(Input.Changed)
+    def _changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.purpose == FILTER:
+            self.word = event.value
+            self.fill()
+        elif self.purpose:
+            self.typed(event.value)
+
+    @on(Input.Submitted)
+    def _submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        if self.purpose == FILTER or self.entered(self.purpose, event.value):
+            self.close_input()
+        else:
+            self.app.bell()
+
+    @on(ValueInput.EditingCancelled)
+    def _cancelled(self) -> None:
+        if self.purpose == FILTER:
+            self.word = ""
+        self.close_input()
+
+    def action_filter(self) -> None:
+        """Show only rows that contain a word."""
+        self.ask(FILTER, self.word)
+
+    def action_back(self) -> None:
+        """Clear the filter, or close the screen."""
+        if self.word:
+            self.word = ""
+            self.fill()
+        else:
+            self.leave()

@@ -16,7 +16,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
-from tui.charts.chart import ChartStyle, Curve, draw
+from tui.charts.chart import DASHES, ChartStyle, Curve, draw, line_sample
 from tui.charts.series import Series
 from tui.format import setting
 from tui.history.run_list import describe
@@ -83,11 +83,11 @@ def compare(runs: Sequence[ComparedRun], width: int, ascii_only: bool = False) -
 
 def _chart(runs: Sequence[ComparedRun], width: int, ascii_only: bool) -> Iterator[Content]:
     """Names of the runs and a chart of their smoothed training losses."""
-    for run in runs:
-        yield Content.assemble(("━ ", run.color), visible(run.name))
+    for place, run in enumerate(runs):
+        yield Content.assemble((f"{line_sample(place % len(DASHES), ascii_only)} ", run.color), visible(run.name))
         if run.error:
             yield Content.styled(visible(run.error), "$text-error")
-    curves = [Curve(run.loss, run.color) for run in runs]
+    curves = [Curve(run.loss, run.color, place=place % len(DASHES)) for place, run in enumerate(runs)]
     if not any(curve.series.buckets for curve in curves):
         yield Content.styled("no training steps: no curves", "$foreground-muted")
         return

@@ -119,6 +119,9 @@ class ConfigurationScreen(TableScreen[Selection]):
         cells = ((key, style), (value, style), (set_by, "$foreground-muted"), (spec.accepts, "$foreground-muted"))
         return TableRow(key, cells)
 
+    def is_useful_here(self, command: str) -> bool:
+        return command != "default" or self.selection.changed(self.key)
+
     def describe(self) -> None:
         """Meaning, range and default of the setting under the cursor, then what the configuration costs."""
         spec = setting_specs().get(self.key)

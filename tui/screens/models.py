@@ -92,6 +92,15 @@ class ModelsScreen(TableScreen[Selection | None]):
         """The model under the cursor."""
         return self.rows.get(self.key)
 
+    def is_useful_here(self, command: str) -> bool:
+        model = self.row.model if self.row else None
+        match command:
+            case "pull":
+                return model is not None and model.requires_network
+            case "forget":
+                return model is not None and model.recent
+        return True
+
     def describe(self) -> None:
         key = "escape" if self.purpose else app_keys(self).of("models.back")
         lines = detail_lines(self.row, app_keys(self)) if self.row else [f"no model contains this word; press {key}"]

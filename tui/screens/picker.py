@@ -63,9 +63,7 @@ class PickerScreen(BaseScreen[str | None]):
     PickerScreen #title { height: 1; padding: 0 1; text-style: bold; }
     PickerScreen PathInput { height: 1; margin: 0 1; }
     PickerScreen OptionList { height: 1fr; margin: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
-    PickerScreen OptionList > .option-list--option-highlighted {
-        color: $block-cursor-foreground; background: $block-cursor-background; text-style: $block-cursor-text-style;
-    }
+    PickerScreen OptionList > .option-list--option-highlighted { background: $primary 20%; }
     PickerScreen #note { height: 1; padding: 0 1; color: $foreground-muted; }
     """
 

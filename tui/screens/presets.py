@@ -65,6 +65,10 @@ class PresetsScreen(TableScreen[str | None]):
         self.table.show_rows([row(listed, keys) for listed in self.listed.values()], cursor=cursor)
         self.describe()
 
+    def is_useful_here(self, command: str) -> bool:
+        listed = self._selected()
+        return command != "delete" or (listed is not None and preset_library.is_own(listed))
+
     def describe(self) -> None:
         """Show what the preset under the cursor is for and would change, or why it is invalid."""
         listed = self._selected()

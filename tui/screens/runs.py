@@ -15,7 +15,7 @@ from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.commands import bindings
 from tui.history.comparison import compare, read
-from tui.history.run_list import SETTLED, RunSummary, describe
+from tui.history.run_list import RESUMABLE, SETTLED, RunSummary, describe
 from tui.history.run_table import FIELDS, TABLE, names, ordered, row
 from tui.screens.dialogs import ConfirmScreen, TextScreen
 from tui.screens.run_actions import RunActions
@@ -105,6 +105,24 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
             about += f", continues {line.from_run}" if line.from_run else ""
             text = "\n".join(part for part in (about, reason, origin) if part)
         self.show_detail(text)
+
+    def is_useful_here(self, command: str) -> bool:
+        line = self.lines.get(self.key)
+        if line is None:
+            return command in ("back", "filter")
+        ended = line.state in (*SETTLED, "died")
+        match command:
+            case "stop" | "pause":
+                return not ended
+            case "resume":
+                return line.state in RESUMABLE
+            case "try" | "continue" | "export":
+                return line.state == "finished"
+            case "compare":
+                return len(self.marked) > 1
+            case "delete":
+                return ended
+        return True
 
     def _selected(self) -> RunDir | None:
         if not self.key:

@@ -87,12 +87,19 @@ class TableScreen(BaseScreen[R]):
     @on(Table.CursorMoved)
     def _cursor_moved(self) -> None:
         self.describe()
+        self.query_one(KeyLine).redraw()
 
     # The input line
 
     def is_useful(self, binding: Binding) -> bool:
         """Whether a key would do something now: while the input line is open, most type a letter."""
-        return not self.purpose or group_of(binding) in EVERYWHERE
+        if group_of(binding) in EVERYWHERE:
+            return True
+        return not self.purpose and self.is_useful_here((binding.id or "").partition(".")[2])
+
+    def is_useful_here(self, command: str) -> bool:
+        """Whether a command of this screen would do something with the row under the cursor."""
+        return True
 
     def ask(self, purpose: str, text: str, hint: str = "") -> None:
         """Open the input line with a text to edit."""

@@ -128,7 +128,7 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
     (folder / "\x1b[31m[red].toml").write_text("slot = 1\nnonsense")
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:
-        pane = app.bench.selection_pane.query_one("#preset")
+        pane = app.bench.selection_pane.query_one("#preset", PresetList)
         prompts = [str(option.prompt) for option in pane.options]
         assert sum("invalid" in prompt for prompt in prompts) == 2
         assert not any("\x1b" in prompt for prompt in prompts)

@@ -115,7 +115,9 @@ def main() -> None:
     (folder / "opened").write_text(json.dumps({"pid": os.getpid(), "wait": opened.wait, "cpu": cpu}))
     if (folder / "refuse").exists():
         tell(
-            RequestRefused(what="the base model has changed", where="tiny", do="restore it", code="export.base_changed")
+            RequestRefused(
+                problem="the base model has changed", location="tiny", hint="restore it", code="export.base_changed"
+            )
         )
         sys.exit(2)
     if (folder / "busy").exists() and opened.wait and not cpu:

@@ -76,9 +76,9 @@ class JudgeAnswer(Struct, frozen=True, kw_only=True, tag=True):
 class JudgeRefused(Struct, frozen=True, kw_only=True, tag=True):
     """A UserError; the worker ends."""
 
-    what: str
-    where: str = ""
-    do: str = ""
+    problem: str
+    location: str = ""
+    hint: str = ""
     code: str = ""
 
 
@@ -188,7 +188,7 @@ class LocalJudge:
             for line in message_lines(self._process):
                 message = msgspec.json.decode(line, type=Message)
                 if isinstance(message, JudgeRefused):
-                    ended = UserError(message.what, message.where, message.do, message.code)
+                    ended = UserError(message.problem, message.location, message.hint, message.code)
                 elif isinstance(message, JudgeFailed):
                     ended = RunFailed(message.reason, message.code)
                 elif isinstance(message, JudgeAnswer):

@@ -230,9 +230,9 @@ class ReplayItems(Struct, frozen=True, kw_only=True, tag=True):
 class RequestRefused(Struct, frozen=True, kw_only=True, tag=True):
     """A UserError. The session continues unless it was refused while opening."""
 
-    what: str
-    where: str = ""
-    do: str = ""
+    problem: str
+    location: str = ""
+    hint: str = ""
     code: str = ""
     number: int | None = None
 
@@ -364,7 +364,7 @@ class ChatClient:
             if isinstance(message, SessionFailed):
                 raise RunFailed(message.reason, message.code)
             if isinstance(message, RequestRefused) and not ready:
-                raise UserError(message.what, message.where, message.do, message.code)
+                raise UserError(message.problem, message.location, message.hint, message.code)
             ready = ready or isinstance(message, Ready)
             yield message
 

@@ -79,9 +79,9 @@ class CancelToken:
 class Refusal(msgspec.Struct):
     """A UserError as the server sends it."""
 
-    what: str
-    where: str = ""
-    do: str = ""
+    problem: str
+    location: str = ""
+    hint: str = ""
     code: str = ""
 
 
@@ -338,7 +338,7 @@ def _answer(question: str, message: dict[str, Any] | None, process: subprocess.P
         raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")
     if "error" in message:
         refused = msgspec.convert(message["error"], Refusal)
-        raise UserError(refused.what, refused.where, refused.do, refused.code)
+        raise UserError(refused.problem, refused.location, refused.hint, refused.code)
     if "answer" not in message:
         text = f"engine process failed ({question}): {message.get('failed', 'no reason given')}"
         raise RunFailed(text, message.get("code", "engine.failed"))

@@ -130,7 +130,9 @@ class ChatServer:
 
 def refused(error: UserError, number: int | None = None) -> RequestRefused:
     """The message for a UserError."""
-    return RequestRefused(what=error.problem, where=error.location, do=error.hint, code=error.code, number=number)
+    return RequestRefused(
+        problem=error.problem, location=error.location, hint=error.hint, code=error.code, number=number
+    )
 
 
 def main() -> int:

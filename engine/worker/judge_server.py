@@ -205,7 +205,7 @@ def main() -> int:
     try:
         serve(channel)
     except UserError as error:
-        refused = JudgeRefused(what=error.problem, where=error.location, do=error.hint, code=error.code)
+        refused = JudgeRefused(problem=error.problem, location=error.location, hint=error.hint, code=error.code)
         channel.tell(refused)
         return 2
     except RunFailed as error:

@@ -82,7 +82,7 @@ def _handle(read: Callable[[], tuple[str, dict[str, Any]]], tell: Tell) -> int:
             import_without_torch()
         tell({"answer": REQUESTS[question](arguments, progress)})
     except UserError as error:
-        tell({"error": {"what": error.problem, "where": error.location, "do": error.hint, "code": error.code}})
+        tell({"error": {"problem": error.problem, "location": error.location, "hint": error.hint, "code": error.code}})
         return 2
     except RunFailed as error:
         tell({"failed": str(error), "code": error.code})

@@ -25,7 +25,7 @@ def refused(*arguments: str, code: str, values: tuple[str, ...] = ()) -> None:
     error = json.loads(line)["error"]
     assert error["code"] == code, error
     for value in values:
-        assert value in f"{error['what']} {error['where']} {error['do']}", error
+        assert value in f"{error['problem']} {error['location']} {error['hint']}", error
 
 
 def test_an_error_is_one_line_of_text_without_json() -> None:

@@ -1,7 +1,7 @@
 """Errors and warnings of the CLI: one line each on stderr, and the exit code.
 
-With `--json` the line is a JSON object, the same for every subcommand: `{"error": {"code", "what", "where", "do"}}` or
-`{"warning": {"code", "text"}}`.
+With `--json` the line is a JSON object, the same for every subcommand:
+`{"error": {"code", "problem", "location", "hint"}}` or `{"warning": {"code", "text"}}`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Failure:
     """An error as `--json` prints it."""
 
     code: str
-    what: str
-    where: str = ""
-    do: str = ""
+    problem: str
+    location: str = ""
+    hint: str = ""
 
 
 def handle_errors(work: Callable[[], object]) -> None:
@@ -73,11 +73,11 @@ def _exit_for_system(error: OSError) -> None:
     if error.errno == errno.ENOSPC:
         streams.discard()
         failure = Failure("disk.full", f"cannot write: {reason}", str(file or "the output"), "free some space")
-        _exit(failure, f"{failure.what}: {failure.where}; {failure.do}", 1)
+        _exit(failure, f"{failure.problem}: {failure.location}; {failure.hint}", 1)
     if file is None and error.errno not in NO_RESOURCES:
         raise error
     failure = Failure("system.refused", reason, str(file or "the system"))
-    _exit(failure, f"{failure.where}: {reason}", 1)
+    _exit(failure, f"{failure.location}: {reason}", 1)
 
 
 def _exit(failure: Failure, line: str, exit_code: int) -> None:

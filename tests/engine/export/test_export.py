@@ -265,7 +265,7 @@ def test_a_gate_passes_where_the_gain_is_certain(runs: dict[str, RunDir]) -> Non
     status, loss = gate("--metric", "loss")
     assert status == 0 and loss["gain"]["mean"] > 0  # a lower loss is a gain
     status, error = gate("--metric", "rouge")
-    assert (status, error["code"]) == (2, "gate.unknown_metric") and "json" in error["do"]
+    assert (status, error["code"]) == (2, "gate.unknown_metric") and "json" in error["hint"]
     other = gain_of_run(runs["lora"], runs["full"], None)
     back = gain_of_run(runs["full"], runs["lora"], None)
     assert other.gain.mean == pytest.approx(-(back.gain.mean or 0.0)) and other.gain.rows == 32
@@ -308,7 +308,7 @@ def test_a_gguf_file_answers_in_llama_cpp(
 
 def test_without_the_tools_one_line_says_what_to_do(runs: dict[str, RunDir], tmp_path: Path) -> None:
     status, error = export(runs["lora"], "--to", "gguf", "--out", str(tmp_path / "gguf"))
-    assert (status, error["code"]) == (2, "export.no_gguf_tools") and "ftbench pull gguf" in error["do"]
+    assert (status, error["code"]) == (2, "export.no_gguf_tools") and "ftbench pull gguf" in error["hint"]
     assert not (tmp_path / "gguf").exists()
 
 

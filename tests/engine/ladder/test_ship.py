@@ -76,7 +76,7 @@ def _export_the_recommended_run(folder: LadderDir, run: str) -> None:
     assert state is not None and state.recommended == "" and "ship" not in [one.topic for one in state.verdict]
     refused = ftbench("export", folder.name, "--json")
     error = json.loads(refused.stderr)["error"]
-    assert (refused.returncode, error["code"]) == (2, "ladder.no_recommendation") and run in error["do"]
+    assert (refused.returncode, error["code"]) == (2, "ladder.no_recommendation") and run in error["hint"]
     state.recommended = "lora"
     folder.write_state(state)
     done = ftbench("export", folder.name, "--to", "adapter", "--overwrite")

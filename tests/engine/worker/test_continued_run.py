@@ -139,4 +139,4 @@ def test_a_run_that_does_not_match_is_refused_by_name(
 ) -> None:
     done = ftbench("run", "demo-lora", *MICRO, "--from", str(first.path), *arguments, "--json")
     error = json.loads(done.stderr.strip().splitlines()[-1])["error"]
-    assert (done.returncode, error["code"]) == (2, code) and text in error["do"]
+    assert (done.returncode, error["code"]) == (2, code) and text in error["hint"]

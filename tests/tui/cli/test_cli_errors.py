@@ -94,7 +94,7 @@ def error_as_json(
     assert shown.out == ""
     (line,) = shown.err.splitlines()
     found = json.loads(line)
-    assert set(found) == {"error"} and set(found["error"]) == {"code", "what", "where", "do"}
+    assert set(found) == {"error"} and set(found["error"]) == {"code", "problem", "location", "hint"}
     return ended.value.code, found["error"]
 
 
@@ -104,7 +104,7 @@ def test_every_subcommand_prints_its_errors_as_json(
 ) -> None:
     status, error = error_as_json([*subcommand.split(), "--json", "--no-such-option"], monkeypatch, capsys)
     assert (status, error["code"]) == (2, "cli.usage")
-    assert "--no-such-option" in error["what"] and f"ftbench {subcommand} --help" in error["do"]
+    assert "--no-such-option" in error["problem"] and f"ftbench {subcommand} --help" in error["hint"]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_json_errors_have_the_code_of_the_problem(
     arguments: list[str], code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, error = error_as_json(arguments, monkeypatch, capsys)
-    assert (status, error["code"]) == (2, code) and error["do"]
+    assert (status, error["code"]) == (2, code) and error["hint"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_json_errors_have_four_fields(
 
     found, error = error_as_json(["run", "--json"], monkeypatch, capsys, fail)
     assert found == status
-    assert (error["code"], error["what"], error["where"], error["do"]) == expected
+    assert (error["code"], error["problem"], error["location"], error["hint"]) == expected
 
 
 def test_after_two_dashes_json_is_an_argument(

@@ -35,8 +35,8 @@ def test_a_gated_model_names_the_page_with_its_license(hub: Hub) -> None:
     done = ftbench("pull", "llama-3.2-1b", "--json")
     assert done.returncode == 2
     error = json.loads(done.stderr)["error"]
-    assert (error["code"], error["where"]) == ("model.gated", "meta-llama/Llama-3.2-1B-Instruct")
-    assert "https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct" in error["do"] and "HF_TOKEN" in error["do"]
+    assert (error["code"], error["location"]) == ("model.gated", "meta-llama/Llama-3.2-1B-Instruct")
+    assert "https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct" in error["hint"] and "HF_TOKEN" in error["hint"]
     assert not pulled_folder("llama-3.2-1b").exists()
 
 
@@ -107,7 +107,7 @@ def test_a_name_that_the_hub_does_not_have_is_a_user_error(hub: Hub) -> None:
     hub.gone = True
     done = ftbench("pull", "team/smal", "--json")
     error = json.loads(done.stderr)["error"]
-    assert (done.returncode, error["code"], error["where"]) == (2, "model.not_found", "team/smal")
+    assert (done.returncode, error["code"], error["location"]) == (2, "model.not_found", "team/smal")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_a_prompt_and_test_items_as_json(made: dict[str, RunDir]) -> None:
 
 def test_without_a_prompt_or_a_run_it_says_what_to_do(made: dict[str, RunDir], tmp_path: Path) -> None:
     status, error, _ = answered(str(made["lora"].path))
-    assert (status, error["code"]) == (2, "chat.no_prompt") and "--prompt" in error["do"]
+    assert (status, error["code"]) == (2, "chat.no_prompt") and "--prompt" in error["hint"]
     status, error, _ = answered("absent", "--prompt", "Hi", "--runs", str(tmp_path / "none"))
     assert (status, error["code"]) == (2, "run.not_found")
     folder, ladder = made_ladder(tmp_path / "ladders")

@@ -73,8 +73,10 @@ class RedactedOutput(io.TextIOWrapper):
     """A text stream that replaces secrets, line by line; a line without an end is written when it is flushed."""
 
     def __init__(self, stream: TextIO, redact: Redactor) -> None:
-        super().__init__(stream.buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
-        self._stream = stream  # its file would be closed with it
+        # A file object of its own: that of a stream keeps in mind what its descriptor was before a dup2.
+        file = io.BufferedWriter(io.FileIO(stream.fileno(), "w", closefd=False))
+        super().__init__(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._stream = stream  # the descriptor would be closed with it
         self._redact = redact
         self._unfinished: dict[int, str] = {}
         """Thread -> the start of its line: lines of threads are not mixed, and no lock is held when a process forks."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import forked
 import msgspec
 import pytest
 from command import WHOLE, Execute, events_of, ftbench
 
+from engine.config.preset import parse_overrides
+from engine.config.preset_library import resolve_preset
 from engine.runs.run.result import Result
+from engine.worker.outcome import memory_advice
 
 TRAINING_ONLY = [*WHOLE, "--set", "evaluation.when=never", "--set", "train.probe=false"]
 """For runs of which only the losses during training are compared."""
@@ -136,3 +142,12 @@ def test_rslora_and_dora_train(finished: Callable[[str], Path], tmp_path: Path) 
     parted = losses_with(tmp_path, "adapter.dora=true")
     assert plain[0] == pytest.approx(scaled[0], rel=1e-3) and plain[0] == pytest.approx(parted[0], rel=1e-2)
     assert plain[-1] != scaled[-1] and plain[-1] != parted[-1]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_advice_on_memory_works_as_it_is_typed(device: Literal["cpu", "cuda"]) -> None:
+    config = resolve_preset("demo-lora", None, {}).config
+    typed = re.findall(r"`--set ([^`]+)`", memory_advice(config, device))
+    assert {words.split("=")[0] for words in typed} >= {"train.max_length", "train.gradient_checkpointing"}
+    for words in typed:
+        assert resolve_preset("demo-lora", None, parse_overrides(shlex.split(words))).config != config

@@ -38,7 +38,7 @@ from engine.memory.dry_run.memory_tracker import MemoryTracker
 from engine.memory.formula.estimate import Device
 from engine.methods.machine import Machine, compute_dtype, kernels_of
 from engine.methods.optimizers import make_unpaged
-from engine.training import trainer as trainer_module
+from engine.training import batches as batches_module
 from engine.training import varlen_attention
 from engine.training.batches import BatchSampler, MicroBatch, Packing, choose_packing, micro_batches
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
@@ -372,7 +372,7 @@ def _training(
 
     with (
         _placed(model),
-        _collation_on_host(counter, trainer_module),
+        _collation_on_host(counter, batches_module, "collate_on_host"),
         _counted_synchronizations(counter),
         temporary_folder(SCRATCH_PREFIX) as folder,
     ):
@@ -448,9 +448,9 @@ def _placed(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _collation_on_host(counter: OperationCounter, module: Any) -> Iterator[None]:
+def _collation_on_host(counter: OperationCounter, module: Any, name: str = "collate") -> Iterator[None]:
     """Context in which a module's collation is work of the CPU, as in a run, and sets the tokens of the batch."""
-    original = module.collate
+    original = getattr(module, name)
 
     def collate(*args: Any, **kwargs: Any) -> Any:
         with counter.on_host():
@@ -460,7 +460,7 @@ def _collation_on_host(counter: OperationCounter, module: Any) -> Iterator[None]
         return batch
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(module, "collate", collate))
+        stack.enter_context(mock.patch.object(module, name, collate))
         yield
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -48,6 +49,9 @@ class Packing:
     """Maximum tokens of a micro-batch with several rows, padding included."""
     segments: bool = False
     """Whether packed rows are separated by `segments`; otherwise the model separates them by their position ids."""
+    lengths: bool = False
+    """Whether FlashAttention gets the places of packed rows (`FlashAttentionKwargs` of transformers). Without them each
+    layer finds them in the position ids, and the host waits for the GPU several times in each."""
 
     @property
     def one_sequence(self) -> bool:
@@ -91,20 +95,64 @@ class MicroBatch:
 
     def to(self, device: str) -> MicroBatch:
         """The same tensors on a device."""
+        return self._map(lambda tensor: copy_to(tensor, device))
+
+    def pinned(self) -> MicroBatch:
+        """The same tensors in pinned host memory, from which a GPU copies without waiting."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
         inputs = {
-            name: copy_to(value, device) if isinstance(value, torch.Tensor) else value
+            name: change(value) if isinstance(value, torch.Tensor) else value
             for name, value in self.model_inputs.items()
         }
         rest = (self.weights, self.predictions, self.kept)
-        moved = [None if tensor is None else copy_to(tensor, device) for tensor in rest]
-        return MicroBatch(inputs, copy_to(self.columns, device), copy_to(self.targets, device), *moved)
+        moved = [None if tensor is None else change(tensor) for tensor in rest]
+        return MicroBatch(inputs, change(self.columns), change(self.targets), *moved)
 
 
 def collate(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> MicroBatch:
     """The micro-batch of these rows on a device."""
-    multiple = SHAPE_MULTIPLE[device]
-    batch = _one_sequence(rows, packing, pad, multiple) if packing.one_sequence else _padded(rows, pad, multiple)
+    batch = collate_on_host(rows, packing, pad, device)
     return batch if device == "cpu" else batch.to(device)
+
+
+def collate_on_host(rows: Sequence[Row], packing: Packing, pad: int, device: str) -> MicroBatch:
+    """The micro-batch of these rows for a device, in host memory."""
+    multiple = SHAPE_MULTIPLE[device]
+    return _one_sequence(rows, packing, pad, multiple) if packing.one_sequence else _padded(rows, pad, multiple)
+
+
+class Collator:
+    """Collates micro-batches, on a GPU the next one in a thread while the present one is computed.
+
+    The next one is only an expectation: it is used if it has the same key as what is asked for, and made again
+    otherwise, so that batches are the same with and without the thread, and after a resume. On a CPU a thread would
+    take its time from the kernels.
+    """
+
+    def __init__(self, packing: Packing, pad: int, device: str, in_thread: bool | None = None) -> None:
+        """`in_thread`: None to collate in a thread on a GPU."""
+        self.packing, self.pad, self.device = packing, pad, device
+        in_thread = device == "cuda" if in_thread is None else in_thread
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="collate") if in_thread else None
+        self._expected: tuple[Hashable, Future[MicroBatch]] | None = None
+
+    def expect(self, key: Hashable, rows: Callable[[], Sequence[Row]]) -> None:
+        """Begin to collate rows that are probably asked for next; `key` must determine them."""
+        if self._thread is not None:
+            self._expected = key, self._thread.submit(lambda: self._on_host(rows()))
+
+    def take(self, key: Hashable, rows: Sequence[Row]) -> MicroBatch:
+        """The micro-batch of these rows on the device. Raises what collating it in the thread raised."""
+        expected, self._expected = self._expected, None
+        same = expected is not None and expected[0] == key
+        batch = expected[1].result() if expected is not None and same else self._on_host(rows)
+        return batch if self.device == "cpu" else batch.to(self.device)
+
+    def _on_host(self, rows: Sequence[Row]) -> MicroBatch:
+        batch = collate_on_host(rows, self.packing, self.pad, self.device)
+        return batch.pinned() if self.device == "cuda" else batch
 
 
 def answer_tokens(row: Row) -> int:
@@ -134,12 +182,20 @@ def target_weights(row: Row) -> list[float]:
 
 
 def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int) -> MicroBatch:
-    """Pack rows; padding to a multiple forms one more row, which no other row attends to and which has no loss."""
+    """Pack rows; padding to a multiple forms one more row, which no other row attends to and which has no loss.
+
+    It continues the prefixes of the last rows, so that the number of tokens that continue a prefix of all rows is that
+    of a multiple too.
+    """
     arrangement = arrange([row.input_ids for row in rows], packing.mode == "shared_prefix")
     ids, positions, segments = arrangement.ids, arrangement.positions, arrangement.segments
     padding = -len(ids) % multiple
     if padding:
-        segments += (Segment(len(ids), len(ids) + padding, len(ids) + padding),)
+        end = len(ids) + padding
+        segments = tuple(
+            segment._replace(reach=end) if segment.end < segment.reach == len(ids) else segment for segment in segments
+        )
+        segments += (Segment(len(ids), end, end),)
     inputs: dict[str, Any] = {
         "input_ids": torch.tensor([ids + [pad] * padding]),
         "position_ids": torch.tensor([positions + list(range(padding))]),
@@ -147,7 +203,16 @@ def _one_sequence(rows: Sequence[Row], packing: Packing, pad: int, multiple: int
     if packing.segments:
         # transformers builds no mask if it gets one of four dimensions; attention over segments ignores it.
         inputs |= {"segments": Segments(segments), "attention_mask": torch.ones((1, 1, 1, 1), dtype=torch.bool)}
+    if packing.lengths:
+        inputs |= _flash_arguments(segments)
     return MicroBatch(inputs, *_predictions(rows, arrangement.columns))
+
+
+def _flash_arguments(rows: Sequence[Segment]) -> dict[str, Any]:
+    """`FlashAttentionKwargs` of rows that are packed one after another, with lengths as numbers of the host."""
+    ends = torch.tensor([0, *(row.end for row in rows)], dtype=torch.int32)
+    longest = max(row.end - row.start for row in rows)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def _predictions(

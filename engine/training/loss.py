@@ -14,6 +14,7 @@ same without loss weights).
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from engine.config.batch_limits import CHUNK_ELEMENTS, CHUNK_MULTIPLE, SHAPE_MULTIPLE
 from engine.methods.adapters import unwrap_peft
-from engine.methods.machine import kernel_device
+from engine.methods.machine import is_out_of_memory, kernel_device
 from engine.training.batches import MicroBatch
 from engine.training.segments import Segments
 
@@ -225,10 +226,30 @@ def _add_gradients(
         of_hidden[rows] = of_logits @ cast
     if of_weight is not None and cast.dtype == torch.float32:
         of_weight.addmm_(of_logits.T, part)
+    elif of_weight is not None and accumulates_in_float32(of_weight.device.type, cast.dtype):
+        torch.addmm(of_weight, of_logits.T, part, torch.float32, out=of_weight)
     elif of_weight is not None:
         of_weight += of_logits.T @ part
     if of_bias is not None:
         of_bias += values.sum(0)
+
+
+@functools.cache
+def accumulates_in_float32(device: str, dtype: torch.dtype) -> bool:
+    """Whether torch adds a product of half precision to float32 in one kernel there: it does not round the product to
+    `dtype`, nor allocate it, which is as large as the head's weight. Tried once on integers, whose sum is exact.
+    """
+    if device != "cuda":  # torch has no such kernel for CPUs, and a fake tensor's device may be another one's
+        return False
+    ones = torch.full((128, 128), 1.0, device=device)
+    halves = torch.full((128, 128), 3.0, device=device, dtype=dtype)
+    try:
+        torch.addmm(ones, halves.T, halves, torch.float32, out=ones)
+    except (RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # this torch or this GPU has no such kernel
+    return bool((ones == 1 + 9 * 128).all())
 
 
 def _soft_cap(logits: torch.Tensor, cap: float) -> torch.Tensor:
@@ -333,10 +354,11 @@ def _run(model: torch.nn.Module, batch: MicroBatch, answers_only: bool) -> torch
 
 
 def _kept(batch: MicroBatch, values: torch.Tensor) -> torch.Tensor:
-    """(B, columns, …) -> (K or more, …): the positions in the loss, then positions that pad a packed batch."""
+    """(B, columns, …) -> (K or more, …): the positions in the loss, then positions that pad the shape."""
     if batch.kept is None:  # one sequence: every column predicts a token in the loss
         return values[0]
-    return values[:, : len(batch.columns)].flatten(0, 1).index_select(0, batch.kept)
+    padding = batch.kept[:1].expand(-len(batch.kept) % SHAPE_MULTIPLE[batch.kept.device.type])
+    return values[:, : len(batch.columns)].flatten(0, 1).index_select(0, torch.cat([batch.kept, padding]))
 
 
 def answer_hidden(

@@ -195,7 +195,11 @@ class SegmentGroup:
 
 
 MAX_PADDING = 1.5
-"""Tokens of a group, padding included, per token of its segments."""
+"""Tokens of a group per token of its segments, padding to its longest segment included."""
+LENGTH_MULTIPLE = 16
+"""The segments of a group are padded to a multiple of this many tokens, a tile of AMX: on CPUs with AMX the attention
+kernel compiles and caches a matrix product for each length (torch, `cpublas::brgemm` in CPUBlas.cpp), so that with any
+length the resident set grows for as long as new ones occur."""
 
 
 def grouped(segments: Sequence[Segment]) -> list[SegmentGroup]:
@@ -216,6 +220,7 @@ def grouped(segments: Sequence[Segment]) -> list[SegmentGroup]:
 
 def _group(members: Sequence[Segment]) -> SegmentGroup:
     longest = members[-1].end - members[-1].start
+    longest += -longest % LENGTH_MULTIPLE
     columns = [min(start + place, end - 1) for start, end, _ in members for place in range(longest)]
     places = [
         number * longest + place for number, (start, end, _) in enumerate(members) for place in range(end - start)

@@ -23,7 +23,16 @@ from engine.config.method_specs import uses_autocast
 from engine.data.rows import Row
 from engine.methods.machine import is_out_of_memory
 from engine.training import checkpoints
-from engine.training.batches import BatchSampler, Packing, StepDataset, collate, loss_weight, micro_batches, rank_parts
+from engine.training.batches import (
+    BatchSampler,
+    Collator,
+    MicroBatch,
+    Packing,
+    StepDataset,
+    loss_weight,
+    micro_batches,
+    rank_parts,
+)
 from engine.training.batches import answer_tokens as answer_tokens_of
 from engine.training.checkpoint_writer import CheckpointWriter, HostCopy
 from engine.training.checkpointed_trainer import CheckpointedTrainer
@@ -117,6 +126,9 @@ class AnswerTrainer(CheckpointedTrainer):
             config.use_cache = cached  # the Trainer disables it, and a saved model would generate without a cache
         self.packing, self.micro_batch, self.hooks = packing, micro_batch, hooks
         self.tokenizer = tokenizer
+        self.upcoming: tuple[list[tuple[list[Row], float]], int] | None = None
+        """The micro-batches of this step, and the number of the next one; None outside a step."""
+        self.collator = Collator(packing, tokenizer.pad_token_id, self.args.device.type)
         self.answers_only = supports_logits_to_keep(self.model)
         self.step_started = time.monotonic()
         self.step_loss = torch.zeros(())
@@ -186,7 +198,9 @@ class AnswerTrainer(CheckpointedTrainer):
         total = torch.zeros((), device=self.args.device)
         self.hooks.facts.computed_tokens = 0
         try:
-            for group, weight in self._groups(parts, total_weight):
+            groups = list(self._groups(parts, total_weight))
+            for number, (group, weight) in enumerate(groups):
+                self.upcoming = groups, number
                 total += self.forward_backward(model, group, weight)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -195,6 +209,27 @@ class AnswerTrainer(CheckpointedTrainer):
                 raise OutOfMemory(first_line(error)) from error
             return total, first_line(error)
         return total, ""
+
+    def _collated(self, group: list[Row]) -> MicroBatch:
+        """The micro-batch of a group, while the collator begins the one after it, of the next step if it is the last.
+
+        Of the memory probe, whose groups are of no step, only this one.
+        """
+        (groups, number), self.upcoming = self.upcoming or ([], 0), None
+        if not groups:
+            return self.collator.take(None, group)
+        step, micro_batch = self.state.global_step, self.micro_batch
+        batch = self.collator.take((step, number, micro_batch), group)
+        if number + 1 < len(groups):
+            self.collator.expect((step, number + 1, micro_batch), lambda: groups[number + 1][0])
+        elif step + 1 < self.state.max_steps:
+            self.collator.expect((step + 1, 0, micro_batch), lambda: self._first_group(step + 1))
+        return batch
+
+    def _first_group(self, step: int) -> list[Row]:
+        """The rows of this rank's first micro-batch of a step."""
+        parts = rank_parts(self.train_dataset[step], self.ranks.size, self.packing)
+        return next(self._groups(parts, 1.0))[0]
 
     def _groups(self, parts: Sequence[Sequence[Row]], total_weight: float) -> Iterator[tuple[list[Row], float]]:
         """The micro-batches of this rank, and what their loss is divided by.
@@ -225,7 +260,7 @@ class AnswerTrainer(CheckpointedTrainer):
 
         `total_weight`: sum of the loss weights of the step.
         """
-        batch = collate(group, self.packing, self.tokenizer.pad_token_id, self.args.device.type)
+        batch = self._collated(group)
         self.hooks.facts.computed_tokens += batch.tokens
         with compile_errors():
             with self.compute_loss_context_manager():

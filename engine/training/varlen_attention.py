@@ -136,6 +136,11 @@ def uses_common_attention(architecture: type) -> bool:
     return registry is modeling_utils.ALL_ATTENTION_FUNCTIONS
 
 
+def accepts_keywords(model: torch.nn.Module) -> bool:
+    """Whether the model passes further arguments of its forward pass on to its layers."""
+    return _takes_keywords(type(unwrap_peft(model)))
+
+
 def _takes_keywords(architecture: Any) -> bool:
     parameters = inspect.signature(architecture.forward).parameters.values()
     return any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)

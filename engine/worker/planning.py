@@ -7,6 +7,7 @@ is made, then measured with the longest batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -174,6 +175,8 @@ def decide_packing(
         varlen_attention.enable(model)
     checked = sorted((rows[index] for index in sampler.indices(0)), key=lambda row: len(row.input_ids))[:CHECKED_ROWS]
     simpler = [] if mixed else [choose_packing(rows, "packed", device, flash)] * packing.segments
+    if flash and packing.mode == "packed" and varlen_attention.accepts_keywords(model):
+        simpler, packing = [packing, *simpler], replace(packing, lengths=True)
     padded = choose_packing(rows, "padded", device, varlen=False)
     known = row_separation(model.config.to_dict()) == "separate"
     candidates = [packing, *simpler, padded] if packing.one_sequence else [padded]

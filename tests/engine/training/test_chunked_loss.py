@@ -20,6 +20,7 @@ from engine.training.batches import Packing, collate
 from engine.training.loss import (
     ChunkedCrossEntropy,
     HeadInput,
+    accumulates_in_float32,
     answer_logits,
     answer_nll,
     answer_weights,
@@ -109,6 +110,45 @@ def test_in_mixed_precision_too(name: str) -> None:
     head, expected = (one.get_output_embeddings().weight.grad for one in (model, exact))
     assert head.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(head.flatten(), expected.flatten(), dim=0) > 0.98
+
+
+def test_products_of_a_trained_head_are_added_without_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the kernel of CUDA, by a stand-in: the gradient is that of float32 arithmetic, rounded once."""
+    hidden, weight = torch.randn(512, 8).bfloat16(), torch.randn(VOCABULARY, 8).bfloat16().requires_grad_()
+    targets = torch.arange(512) % VOCABULARY
+    monkeypatch.setitem(batch_limits.CHUNK_ELEMENTS, "cpu", 64 * VOCABULARY)
+    calls = 0
+
+    def kernel(total: Any, first: Any, second: Any, dtype: Any, *, beta: Any = 1, alpha: Any = 1, out: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return out.copy_(beta * total + alpha * (first.float() @ second.float()).to(dtype))
+
+    def gradient() -> torch.Tensor:
+        weight.grad = None
+        ChunkedCrossEntropy.apply(hidden, weight, None, targets, None, 1.0, torch.bfloat16).backward()
+        assert weight.grad is not None
+        return weight.grad
+
+    rounded = gradient()
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("addmm.dtype_out", kernel, "CPU")
+    monkeypatch.setattr(loss_module, "accumulates_in_float32", lambda device, dtype: True)
+    try:
+        exact = gradient()
+    finally:
+        library._destroy()
+    assert calls == 8
+    logits = (hidden @ weight.detach().T).float()
+    probabilities = logits.softmax(-1) - torch.nn.functional.one_hot(targets, VOCABULARY)
+    expected = (probabilities.bfloat16().float().T @ hidden.float()).bfloat16()
+    assert (exact - expected).abs().max() <= (rounded - expected).abs().max() < 0.1
+    assert (exact != expected).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_cpu_adds_products_of_a_head_as_before(dtype: torch.dtype) -> None:
+    assert not accumulates_in_float32("cpu", dtype)
 
 
 def test_a_frozen_head_has_no_gradient() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_shapes import MIXED_SHAPES, SHAPES, VOCABULARY
 from tiny_configs import family_config
+from torch.nn.attention.varlen import varlen_attn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.masking_utils import flash_attention_mask
 
 from engine.config.batch_limits import row_separation
 from engine.config.schema import Config, Train
@@ -22,7 +27,7 @@ from engine.methods import method
 from engine.methods.machine import Machine, kernels_of, this_machine
 from engine.training import varlen_attention
 from engine.training.batches import Packing, collate, loss_weight, micro_batches
-from engine.training.loss import summed_loss, supports_logits_to_keep
+from engine.training.loss import chunkable_head, summed_loss, supports_logits_to_keep
 from engine.training.segments import MIN_SHARED_TOKENS, Segments, arrange, computed_tokens
 
 SHARED = Packing("shared_prefix", 10_000, segments=True)
@@ -311,6 +316,61 @@ def test_a_step_with_flash_kernels_has_the_gradients_of_padded_rows(shape: str, 
     assert calls["forward"] == calls["backward"] == model.config.num_hidden_layers
     assert ours == pytest.approx(loss, rel=5e-3)
     assert relative(gradients, reference) < 1.5 * relative(padded, reference)
+
+
+def test_flash_attention_is_given_the_places_of_packed_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every layer, as `FlashAttentionKwargs`, with the losses and gradients of padded rows."""
+    seen: list[tuple[int, int]] = []
+
+    def flash(
+        module: object, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: None, **options: Any
+    ) -> tuple[torch.Tensor, None]:
+        assert mask is None and options["cu_seq_lens_k"] is options["cu_seq_lens_q"]
+        seen.append((options["max_length_q"], options["max_length_k"]))
+        query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        ends, scale = options["cu_seq_lens_q"], options["scaling"]
+        how = {"scale": scale, "window_size": (-1, 0), "enable_gqa": True}
+        return varlen_attn(query, key, value, ends, ends, *seen[-1], **how)[None], None
+
+    model, rows = model_of("llama"), shared_rows()
+    loss, gradients = loss_and_gradients(model, rows, PADDED)
+    transformers.AttentionInterface.register("stand_in", flash)
+    transformers.AttentionMaskInterface.register("stand_in", flash_attention_mask)
+    model.set_attn_implementation("stand_in")
+    with reference_flash_kernels():
+        ours, ours_gradients = loss_and_gradients(model, rows, Packing("packed", 10_000, lengths=True))
+    padding = -sum(len(one.input_ids) for one in rows) % 64
+    longest = max(padding, *(len(one.input_ids) for one in rows))
+    assert seen == [(longest, longest)] * model.config.num_hidden_layers
+    assert ours == pytest.approx(loss, rel=1e-5)
+    assert relative(ours_gradients, gradients) < 1e-5
+
+
+@pytest.mark.parametrize("packing", [SHARED, PACKED, PADDED], ids=["shared", "packed", "padded"])
+def test_kernels_of_a_cpu_see_few_sizes(packing: Packing) -> None:
+    """It compiles and keeps a kernel for each: matrix products of 64 rows or a multiple, and lengths of 16 tokens."""
+    model, products, lengths = model_of("llama"), Counter[int](), Counter[int]()
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, operation: Any, types: Any, inputs: Any = (), options: Any = None) -> Any:
+            name = operation.name()
+            if name.startswith(("aten::mm", "aten::addmm")):
+                products[inputs[-2].shape[0]] += 1
+            elif name.startswith("aten::_scaled_dot_product_flash_attention_for_cpu") and len(lengths) < 1000:
+                query = inputs["backward" in name]
+                lengths[query.shape[2]] += query.shape[2] == inputs[1 + ("backward" in name)].shape[2]
+            return operation(*inputs, **(options or {}))
+
+    if packing.segments:
+        varlen_attention.enable(model)
+    chunkable_head(model)  # compares two tokens, once
+    for seed in range(8):
+        prompts = [tokens(5 + (seed * 7 + n * 5) % 40, n) for n in range(6)]
+        with Sizes():
+            loss_and_gradients(model, [row(tokens(9, 99) + prompt, tokens(1 + seed, 3)) for prompt in prompts], packing)
+    weights = {weight.shape[0] for weight in model.parameters()}  # gradients of weights have their rows
+    assert {size for size in products if size % 64} <= weights
+    assert not packing.segments or not any(count and length % 16 for length, count in lengths.items())
 
 
 def test_gradients_of_a_shared_prefix_are_summed_in_float32() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,9 @@ from engine.data.prepare import prepare
 from engine.methods.machine import Machine, compute_deterministically, is_out_of_memory
 from engine.methods.model_source import load_tokenizer
 from engine.methods.optimizers import make_optimizer, paged_bytes, rounded_stochastically
-from engine.training.batches import BatchSampler, Packing
+from engine.training import batches as batches_module
+from engine.training import trainer as trainer_module
+from engine.training.batches import BatchSampler, Collator, Packing, collate_on_host
 from engine.training.guards import OutOfMemory, first_line, free_memory
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
@@ -84,6 +88,34 @@ def test_halving_keeps_the_effective_batch(error: Exception, tmp_path: Path, mon
     assert (none, halved) == ([], [4, 2])
     for name, value in roomy.items():
         torch.testing.assert_close(tight[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("room", [99, 2], ids=["whole", "halved"])
+def test_batches_that_are_collated_in_a_thread_are_the_same(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the micro-batch was halved, which makes the expected one of no use; bit for bit."""
+    plain, _ = train(room, tmp_path / "plain")
+    made: list[str] = []
+
+    def collated(*given: Any) -> Any:
+        made.append(threading.current_thread().name)
+        return collate_on_host(*given)
+
+    monkeypatch.setattr(trainer_module, "Collator", functools.partial(Collator, in_thread=True))
+    monkeypatch.setattr(batches_module, "collate_on_host", collated)
+    threaded, _ = train(room, tmp_path / "threaded")
+    assert all(torch.equal(value, threaded[name]) for name, value in plain.items())
+    in_thread = sum(name.startswith("collate") for name in made)
+    # Of three steps only the first micro-batch of all is not expected; with halving also that after each halving.
+    assert (in_thread, len(made)) == ((2, 3) if room == 99 else (11, 14))
+
+
+def test_a_batch_that_cannot_be_collated_raises_where_it_is_asked_for() -> None:
+    collator = Collator(Packing("packed", 100), 0, "cpu", in_thread=True)
+    collator.expect(1, lambda: (_ for _ in ()).throw(MemoryError("no memory")))
+    with pytest.raises(MemoryError, match="no memory"):
+        collator.take(1, [])
 
 
 def test_one_row_that_does_not_fit_is_out_of_memory(tmp_path: Path) -> None:

@@ -158,8 +158,10 @@ class LadderPipeline:
         self._enter("probing")
         ladder, work = self.runner.ladder, self.runner.ladder.work
         assert work is not None
+        device = "cuda" if "cuda" in ladder.machine else "cpu"
         runs = [
-            PlannedRun(self._probe_entry(rung), rung, partial(probe_config, rung.config)) for rung in self.plan.rungs
+            PlannedRun(self._probe_entry(rung), rung, partial(probe_config, rung.config, device))
+            for rung in self.plan.rungs
         ]
         for run, result in self._execute(runs):
             if result is None:

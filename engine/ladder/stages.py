@@ -45,9 +45,12 @@ PROBE_STEPS = 4
 """The first step warms up and is not timed."""
 
 
-def probe_config(config: Config) -> Config:
-    """A few steps and one batch of answers; an upper bound, because an untrained model generates longer answers."""
-    batch = answers_together(config.evaluation.batch, "cpu")
+def probe_config(config: Config, device: str) -> Config:
+    """A few steps and one batch of answers; an upper bound, because an untrained model generates longer answers.
+
+    `device`: cpu or cuda. The batch is the largest that the run may decide on: fewer rows take as long on a GPU.
+    """
+    batch = answers_together(config.evaluation.batch, device)
     rows = min(batch, config.evaluation.rows or batch)
     return with_settings(
         config,

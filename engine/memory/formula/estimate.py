@@ -118,8 +118,12 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
         return self.training.total if self.device == "cuda" else max(self.training.total, self.evaluation.total)
 
 
-CONTEXT = 512 << 20
-"""Bytes of the CUDA context, the kernels that are loaded into it, and cuBLAS workspaces."""
+CONTEXT = 448 << 20
+"""Bytes outside torch's pool: the CUDA context and the kernels that are loaded into it."""
+WORKSPACES = 2 * (32 << 20)
+"""Bytes in torch's pool for cuBLAS: a workspace for each handle, of the thread of the forward pass and that of the
+backward pass. 32 MiB on Hopper and Blackwell, 8.1 MiB on other GPUs (CUDABlas.cpp, `parseChosenWorkspaceSize`), where
+this is 48 MiB too much; `train.deterministic` sets 32 MiB on all."""
 GAPS = 0.02
 """Fragmentation as a fraction of the tensors."""
 
@@ -128,7 +132,7 @@ def with_pool(peak: PeakMemory, device: Device) -> PeakMemory:
     """Add the part `pool` to a peak on a GPU; a peak on a CPU is unchanged."""
     if device == "cpu":
         return peak
-    pool = CONTEXT + round(GAPS * peak.total)
+    pool = CONTEXT + WORKSPACES + round(GAPS * peak.total)
     return PeakMemory(total=peak.total + pool, parts={**peak.parts, "pool": pool})
 
 

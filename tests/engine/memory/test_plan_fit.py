@@ -17,6 +17,7 @@ from engine.memory.formula.automatic import resolve_automatic
 from engine.memory.formula.estimate import (
     CONTEXT,
     GAPS,
+    WORKSPACES,
     MeasuredError,
     MemoryEstimate,
     PeakMemory,
@@ -129,7 +130,7 @@ def estimate(static: int, training: int, evaluation: int) -> MemoryEstimate:
     """Bytes of tensors, without the pool."""
     peaks = [
         PeakMemory(
-            total=size + CONTEXT + round(GAPS * size), parts={"weights": size, "pool": CONTEXT + round(GAPS * size)}
+            total=size + (pool := CONTEXT + WORKSPACES + round(GAPS * size)), parts={"weights": size, "pool": pool}
         )
         for size in (training, evaluation)
     ]

@@ -53,4 +53,4 @@ def test_a_real_run_is_logged_and_its_curve_continues_after_a_resume(tmp_path: P
 
 def test_probes_of_a_ladder_are_not_logged() -> None:
     config = resolve_preset("demo-lora", None, {"track.to": ["tensorboard"]}).config
-    assert config.track.to == ["tensorboard"] and probe_config(config).track.to == []
+    assert config.track.to == ["tensorboard"] and probe_config(config, "cpu").track.to == []

@@ -125,10 +125,18 @@ def resume_ladder(folder: LadderDir, settings: Flat | None = None) -> None:
     `settings`: other places of files (PLACE_KEYS) than before. One that is missing is looked for (`find_moved_files`).
     """
     check_utf8(str(folder.path))
-    plan = folder.plan()
     if folder.is_active():
         hint = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, hint, code="ladder.already_running")
+    _use_moved_files(folder, settings)
+    launch.launch_ladder(folder)
+
+
+def _use_moved_files(folder: LadderDir, settings: Flat | None) -> None:
+    """Write the places where its files are now into a ladder's plan. Raises UserError for other keys, and for a file
+    that is missing.
+    """
+    plan = folder.plan()
     changed = with_absolute_paths(settings or {}, working_directory())
     if other := sorted(changed.keys() - set(PLACE_KEYS)):
         hint = f"only {', '.join(PLACE_KEYS)} can"
@@ -138,7 +146,6 @@ def resume_ladder(folder: LadderDir, settings: Flat | None = None) -> None:
     if changed:
         rungs = [replace(rung, config=with_settings(rung.config, changed)) for rung in plan.rungs]
         write_atomically(folder.plan_file, ladder_dir.plan_text(replace(plan, rungs=rungs)).encode())
-    launch.launch_ladder(folder)
 
 
 def start_sweep(
@@ -166,13 +173,18 @@ def start_sweep(
     return folder
 
 
-def resume_sweep(folder: SweepDir) -> None:
-    """Start the process of a sweep again; finished ladders are not repeated. Raises UserError if it is running."""
+def resume_sweep(folder: SweepDir, settings: Flat | None = None) -> None:
+    """Start the process of a sweep again; finished ladders are not repeated. Raises UserError if it is running.
+
+    `settings`: as of `resume_ladder`, for all its ladders.
+    """
     check_utf8(str(folder.path))
-    folder.plan()
+    ladders = folder.ladders()
     if folder.is_active():
         hint = f"watch it with `ftbench attach {folder.argument}`"
         raise UserError("already running", folder.name, hint, code="sweep.already_running")
+    for ladder in ladders:
+        _use_moved_files(ladder, settings)
     launch.launch_ladder(folder)
 
 

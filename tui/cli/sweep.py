@@ -12,6 +12,7 @@ import msgspec
 
 from engine.config.errors import UserError
 from engine.config.files import read_regular
+from engine.config.preset import Flat
 from engine.config.quantities import percent
 from engine.config.text import amount, shortened
 from engine.runs.ladder import sweep_dir
@@ -50,11 +51,11 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
     return print_detached(created[0], json) if detach else watch(created[0], json, fresh=True)
 
 
-def resume(folder: SweepDir, detach: bool, json: bool) -> int:
-    """Resume a sweep; finished ladders and runs are not repeated."""
+def resume(folder: SweepDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
+    """Resume a sweep; finished ladders and runs are not repeated. `settings`: as of `resume_sweep`."""
     try:
         with interruptible([folder]):
-            resume_sweep(folder)
+            resume_sweep(folder, settings)
     except Detached:
         return print_detached(folder, json)
     return print_detached(folder, json) if detach else watch(folder, json)

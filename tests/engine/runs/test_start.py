@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from made_ladder import made_ladder
 from made_runs import write_events
+from made_sweep import made_sweep
 
 from engine.assets import tiny_folder
 from engine.config.errors import UserError
@@ -31,6 +32,7 @@ from engine.runs.start import (
     repeat_run,
     resume_ladder,
     resume_run,
+    resume_sweep,
     start_ladder,
     start_run,
     start_sweep,
@@ -194,3 +196,21 @@ def test_the_same_command_continues_a_sweep_that_was_killed(when: str, tmp_path:
     assert ladder not in first.ladders(), "the sweep continues it"
     assert start_sweep(tmp_path, axes, cells()) == first
     assert start_sweep(tmp_path, axes, cells(), budget=3600.0) != first
+
+
+def test_a_sweep_whose_files_have_moved_is_given_their_places(tmp_path: Path, launched: list[Any]) -> None:
+    """As runs and ladders are; only places may change, and nothing is written if one is refused."""
+    sweep = made_sweep(tmp_path / "runs")
+    data = tmp_path / "here" / "mails.csv"
+    data.parent.mkdir()
+    data.write_text("text,label\n")
+
+    def places() -> set[str]:
+        return {rung.config.data.id for ladder in sweep.ladders() for rung in ladder.plan().rungs}
+
+    before = places()
+    with pytest.raises(UserError) as refused:
+        resume_sweep(sweep, {"train.batch": 2})
+    assert refused.value.code == "ladder.setting_fixed" and places() == before and not launched
+    resume_sweep(sweep, {"data.id": str(data)})
+    assert places() == {str(data)} and launched == [sweep]

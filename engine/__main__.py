@@ -18,6 +18,7 @@ from pathlib import Path
 from engine import __version__
 from engine.config.errors import UserError, error_text
 from engine.config.files import is_no_space_error
+from engine.config.home import keep_hub_cache_in_home
 from engine.config.redaction import redact_output
 from engine.hardware.devices import SelectedDevice, devices_for, still_exists
 from engine.runs.queue import locks
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m engine RUN_DIR", file=sys.stderr)
         return 2
     run = RunDir(Path(arguments[0]).absolute())
+    keep_hub_cache_in_home()
     try:
         frozen = read_frozen(run)
         check_unchanged(run, frozen)

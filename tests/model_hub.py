@@ -15,7 +15,8 @@ COMMIT = "a" * 40
 class Hub(ThreadingHTTPServer):
     """The endpoints of the Hub that a download uses.
 
-    `gate` holds back files that end with `held` until it is set; the next `dropped` requests for them are cut.
+    With `token` it is gated, except for those who send it. `gate` holds back files that end with `held` until it is
+    set; the next `dropped` requests for them are cut.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,6 +29,7 @@ class Hub(ThreadingHTTPServer):
         self.sent: list[str] = []
         self.gone = False
         self.gated = False
+        self.token = ""
 
 
 class Requests(BaseHTTPRequestHandler):
@@ -44,9 +46,11 @@ class Requests(BaseHTTPRequestHandler):
 
     def answer(self, head: bool = False) -> None:
         path = self.path.split("?")[0]
-        if self.server.gone or self.server.gated:
-            self.send_response(403 if self.server.gated else 404)
-            self.send_header("X-Error-Code", "GatedRepo" if self.server.gated else "RepoNotFound")
+        known = self.headers["Authorization"] == f"Bearer {self.server.token}"
+        gated = self.server.gated or bool(self.server.token and not known)
+        if self.server.gone or gated:
+            self.send_response(404 if not gated else 403 if self.headers["Authorization"] else 401)
+            self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return

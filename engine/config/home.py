@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -61,6 +62,24 @@ def cache_folder() -> Path:
     """
     home = configured_home()
     return Path(os.path.realpath(home / "cache" if home else platformdirs.user_cache_dir("ftbench")))
+
+
+HUB = "hub"
+"""Folder of the home's cache for downloads from the Hub, in the Hub's own layout."""
+
+
+def keep_hub_cache_in_home() -> None:
+    """Let huggingface_hub and datasets keep downloads in the home that config.toml names, unless the environment names
+    another place. For this process and those that it starts, before these libraries are imported: they read it once.
+
+    The token of `hf auth login` stays where it is. A home that is invalid is left to those who need it.
+    """
+    if os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE"):
+        return
+    with contextlib.suppress(UserError):
+        if home := configured_home():
+            os.environ["HF_HUB_CACHE"] = str(home / "cache" / HUB)
+            os.environ.setdefault("HF_DATASETS_CACHE", str(home / "cache" / "datasets"))
 
 
 def _absolute(home: object, path: Path) -> Path:

@@ -132,7 +132,10 @@ def find_model(model: Model) -> ModelFiles:
 
 
 def hub_cache() -> Path:
-    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME or ~/.cache."""
+    """The Hub cache, as huggingface_hub finds it: $HF_HUB_CACHE, $HF_HOME/hub, $XDG_CACHE_HOME or ~/.cache.
+
+    `engine.config.home.keep_hub_cache_in_home` sets the first where config.toml names a home.
+    """
     if given := os.environ.get("HF_HUB_CACHE"):
         return expanded(given)
     home = os.environ.get("HF_HOME")

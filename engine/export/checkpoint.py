@@ -32,6 +32,7 @@ from engine.config.errors import UserError
 from engine.methods.loading import load_pretrained
 from engine.methods.machine import Machine
 from engine.methods.model_source import ModelLocation, config_at, locate
+from engine.methods.pull import OTHER_FORMATS
 
 INDEX = "model.safetensors.index.json"
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
@@ -245,7 +246,13 @@ def checkpoint_folder(located: ModelLocation, cached: bool = False) -> Path:
 
     patterns = ["*.safetensors", INDEX, "config.json", *PROCESSOR_FILES]
     return Path(
-        snapshot_download(located.source, revision=located.revision, allow_patterns=patterns, local_files_only=cached)
+        snapshot_download(
+            located.source,
+            revision=located.revision,
+            allow_patterns=patterns,
+            ignore_patterns=OTHER_FORMATS,  # `ftbench pull` does not download them, and offline they would be missed
+            local_files_only=cached,
+        )
     )
 
 

@@ -99,9 +99,7 @@ def _check_space(hub: str, folder: Path, missing: int) -> None:
     free = shutil.disk_usage(there).free
     if free < missing:
         problem = f"not enough disk space for {hub}: {size(missing)} to download, {size(free)} free"
-        hint = (
-            "free some space (`ftbench clean`), or move to another disk with `ftbench home DIR` (HF_HOME for Hub ids)"
-        )
+        hint = "free some space (`ftbench clean`), or move to another disk with `ftbench home DIR`"
         raise UserError(problem, str(there), hint, code="model.no_space")
 
 

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from engine.config.files import (
     sync_folder,
     write_atomically,
 )
-from engine.config.home import KEY, cache_folder, config_file, configured_home
+from engine.config.home import HUB, KEY, cache_folder, config_file, configured_home
 from engine.runs.home import VARIABLE, check_home
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -45,7 +46,7 @@ from engine.runs.run.run_dir import RunDir
 MOVED_FROM = ".moved-from.json"
 """In a new home: the runs and cache folders that it was moved from, while their originals are deleted."""
 MAX_MOVED_FROM = 1 << 20
-CACHES = ("models", "gguf", "prepared", "tools")
+CACHES = ("models", "gguf", "prepared", "tools", HUB)
 """Folders of the cache whose entries are moved; other files in it are written again when they are needed."""
 VOLATILE = "engine.lock"
 """Its content is not compared: it names who held the lock last."""
@@ -232,6 +233,8 @@ def _is_same(source: Path, target: Path) -> bool:
 
 
 def _is_same_file(one: os.stat_result, other: os.stat_result, source: Path, target: Path) -> bool:
+    if source.is_symlink() or target.is_symlink():  # of the Hub's cache, to files in the same entry
+        return source.is_symlink() and target.is_symlink() and source.readlink() == target.readlink()
     if source.is_dir() or target.is_dir():
         return source.is_dir() and target.is_dir()
     if os.path.samestat(one, other):
@@ -246,9 +249,10 @@ def _entries(root: Path) -> dict[str, os.stat_result]:
 
 def _flush(root: Path) -> None:
     for directory, _, files in os.walk(root):
-        for name in files:
-            with open_regular(Path(directory, name)) as file:
-                os.fsync(file.fileno())
+        for path in (Path(directory, name) for name in files):
+            if not path.is_symlink():
+                with open_regular(path, sys.maxsize) as file:
+                    os.fsync(file.fileno())
         sync_folder(Path(directory))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.config.errors import UserError
+from engine.config.model_files import hub_cache
 from engine.config.quantities import size
 from engine.config.text import amount
 from engine.runs.cleaning import KINDS, NAMED_ONLY, Kind, StoredItem, list_stored_items, remove, select_items
@@ -100,9 +101,11 @@ def _show(runs: Path, items: list[StoredItem], json: bool) -> None:
     say(f"{size(free)} free in {tilde(runs)}; sizes of runs include their checkpoints and exports")
     for item in sorted(items, key=lambda item: item.bytes, reverse=True)[:LARGEST]:
         say(f"largest: {item.kind} {item.name}, {size(item.bytes)}{f' ({item.keep})' if item.keep else ''}")
-    hub = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    hub = hub_cache()
     if hub.is_dir():
-        say(f"models and datasets of the Hub are in {tilde(hub)}: `hf cache ls` shows and `hf cache rm` removes them")
+        where = f" --cache-dir {shlex.quote(str(hub))}"
+        how = f"`hf cache ls{where}` shows and `hf cache rm{where} …` removes them"
+        say(f"models and datasets of the Hub are in {tilde(hub)}: {how}")
     say("`ftbench clean checkpoints exports` removes all removable checkpoints and exports after confirmation")
 
 

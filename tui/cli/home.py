@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from engine.config.errors import Notice
 from engine.config.files import check_utf8, expanded
-from engine.config.home import cache_folder, config_file, configured_home
+from engine.config.home import HUB, cache_folder, config_file, configured_home
+from engine.config.model_files import hub_cache
 from engine.config.quantities import size
 from engine.config.text import amount
 from engine.runs.cleaning import measure_tree
@@ -35,11 +38,22 @@ def show(json: bool) -> None:
     say("`ftbench home DIR` moves both to another disk, `ftbench clean` removes what is not needed")
 
 
+def _models_that_stay(target: Path) -> list[Notice]:
+    """Models in the Hub's own cache, which other tools use too: it is not moved, and downloads go to the home then."""
+    chosen = os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE")
+    hub = hub_cache()
+    if chosen or not any(hub.glob("models--*--*")):
+        return []
+    to = target / "cache" / HUB
+    how = f"copy those that you need with `mkdir -p {to} && cp -a {hub}/models--OWNER--NAME {to}/`"
+    return [Notice("home.hub_models_stay", f"models in {tilde(hub)} stay there, and are not looked for there: {how}")]
+
+
 def move(directory: Path, json: bool) -> None:
     """Move runs and caches to a directory; print each entry that is there. Raises as `move_home` does."""
     target = expanded(directory).absolute()
     check_utf8(str(target))
-    show_notices(home_warnings(target), json)
+    show_notices([*home_warnings(target), *_models_that_stay(target)], json)
     moved = []
     for entry in move_home(target):
         moved.append(entry)

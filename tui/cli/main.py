@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from engine.config.errors import UserError
+from engine.config.home import keep_hub_cache_in_home
 from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.sweep_dir import SweepDir
@@ -134,11 +135,9 @@ def resume(
 
     folder = run_ladder_or_sweep(runs, name, json)
     changed = overrides(settings)
-    if changed and isinstance(folder, SweepDir):
-        raise UserError("a sweep cannot be resumed with other settings", "--set", "omit it", "cli.not_a_run")
     show_origin(folder, quiet=json)
     if isinstance(folder, SweepDir):
-        raise typer.Exit(sweep.resume(folder, detach, json))
+        raise typer.Exit(sweep.resume(folder, detach, json, changed))
     if isinstance(folder, LadderDir):
         raise typer.Exit(ladder.resume(folder, detach, json, changed))
     raise typer.Exit(run.resume(folder, detach, json, changed))
@@ -177,6 +176,7 @@ def run_command() -> None:
     lines and reports a closed pipe (`| head`) as a failure.
     """
     command = get_command(app)
+    keep_hub_cache_in_home()
     try:
         with command.make_context("ftbench", sys.argv[1:]) as context:
             command.invoke(context)

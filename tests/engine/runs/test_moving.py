@@ -40,6 +40,11 @@ def default_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     model = cache_folder() / "models" / "tiny"
     model.mkdir(parents=True)
     (model / "config.json").write_text("{}")
+    repository = cache_folder() / "hub" / "models--team--small"
+    (repository / "blobs").mkdir(parents=True)
+    (repository / "blobs" / "abc").write_text("{}")
+    (repository / "snapshots" / "main").mkdir(parents=True)
+    (repository / "snapshots" / "main" / "config.json").symlink_to("../../blobs/abc")
     return tmp_path / "data" / "ftbench" / "runs"
 
 

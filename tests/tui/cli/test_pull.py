@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from command import FTBENCH, ftbench
-from model_hub import Hub
+from command import FTBENCH, MICRO, ftbench
+from model_hub import NAME, Hub
 
 from engine.config.catalog import CATALOG, pulled_folder
+from engine.config.home import config_file
 from engine.runs.cleaning import list_stored_items
 
 
@@ -38,6 +39,45 @@ def test_a_gated_model_names_the_page_with_its_license(hub: Hub) -> None:
     assert (error["code"], error["location"]) == ("model.gated", "meta-llama/Llama-3.2-1B-Instruct")
     assert "https://huggingface.co/meta-llama/Llama-3.2-1B-Instruct" in error["hint"] and "HF_TOKEN" in error["hint"]
     assert not pulled_folder("llama-3.2-1b").exists()
+
+
+@pytest.mark.slow
+def test_after_a_token_is_given_a_gated_model_is_downloaded_and_planned(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The walk of a user: refused without and with an unknown token, then downloaded, planned and run offline."""
+    hub.gate.set()
+    hub.token = "hf_accepted"
+    for token in ("", "hf_unknown"):
+        monkeypatch.setenv("HF_TOKEN", token)
+        done = ftbench("pull", NAME, "--json")
+        error = json.loads(done.stderr)["error"]
+        assert (done.returncode, error["code"]) == (2, "model.gated"), done.stderr
+        assert f"https://huggingface.co/{NAME}" in error["do"] and "hf auth login" in error["do"]
+        assert token not in done.stdout + done.stderr or not token
+    monkeypatch.setenv("HF_TOKEN", "hf_accepted")
+    assert ftbench("pull", NAME).returncode == 0
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    planned = ftbench("plan", "demo-lora", "--model", NAME, "--quick", "--json")
+    assert planned.returncode == 0, planned.stderr
+    done = ftbench("run", "demo-lora", "--model", NAME, *MICRO, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_models_of_the_hub_are_kept_in_the_home(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key moves everything off a small disk, unless the environment names another place."""
+    hub.gate.set()
+    home = tmp_path / "volume"
+    config_file().parent.mkdir(parents=True, exist_ok=True)
+    config_file().write_text(f'home = "{home}"\n')
+    elsewhere = json.loads(ftbench("pull", NAME, "--json").stdout)
+    assert not Path(elsewhere["folder"]).is_relative_to(home)  # HF_HOME is set
+    monkeypatch.delenv("HF_HOME")
+    inside = json.loads(ftbench("pull", NAME, "--json").stdout)
+    assert Path(inside["folder"]).is_relative_to(home / "cache" / "hub")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert ftbench("plan", "demo-lora", "--model", NAME, "--quick", "--json").returncode == 0
 
 
 def shards(hub: Hub) -> None:

@@ -24,6 +24,7 @@ from engine.memory.formula.estimate import PARTS, MemoryEstimate
 from engine.memory.formula.fit import changes
 from engine.memory.formula.formula import low_disk_notice, small_disk_error
 from engine.memory.formula.memory_budget import MemoryBudget
+from engine.memory.formula.method_plan import packing_notes
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
 from engine.runs.ladder.rungs import LadderPlan, Rung
@@ -184,7 +185,7 @@ def run_preview(name: str, chosen: EffectiveConfig, context: LaunchContext, repo
         *_weights(report),
         *_data(config.data.id, report),
         Fact("steps", _steps(config, predicted.estimate, report)),
-        *_packing(report),
+        *_packing(config, files, report),
         Fact("optimizer", _optimizer(config, predicted.estimate)),
         Fact("eval", _evaluation(config, report)),
         *_memory(predicted, context.budget, report.longest),
@@ -215,7 +216,7 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
         Fact("rungs", describe_plan(plan)),
         Fact("rates", ", ".join(_rate(rung) for rung in plan.rungs)),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
-        *_packing(report),
+        *_packing(first, files, report),
         Fact("eval", _evaluation(first, report)),
     ]
     facts += _weights(report, [rung.name for rung in plan.rungs])
@@ -316,10 +317,13 @@ def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -
     return words
 
 
-def _packing(report: DataCheck) -> Iterator[Fact]:
-    """What shared prefixes save."""
+def _packing(config: Config, files: ModelFiles, report: DataCheck) -> Iterator[Fact]:
+    """What shared prefixes save; without them, why rows of this model are padded or first checked."""
     if report.sharing:
         yield Fact("packing", report.sharing)
+        return
+    for note in packing_notes(config, files.table) if files.table else ():
+        yield Fact("packing", note)
 
 
 def _optimizer(config: Config, estimate: MemoryEstimate | None) -> str:

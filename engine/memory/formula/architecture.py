@@ -72,7 +72,9 @@ WITHOUT_SDPA = SINKS | {
 """Model types whose attention torch has no fused kernel for: transformers computes all its scores (eager)."""
 ACTIVATION = ("hidden_act", "activation_function", "hidden_activation", "mlp_hidden_act")
 ATTENTION_DROPOUT = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
-HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+NO_FORMULA = frozenset({"blt", "rwkv"})
+"""Model types whose sizes are not read: a byte-level model of several transformers, and one without attention heads."""
+HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads", "attention_heads")
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 LAYER_TYPES = ("layer_types", "layers_block_type", "layer_block_types", "block_types")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -266,6 +268,9 @@ def read_architecture(model_config: Mapping[str, Any], where: str = "config.json
 def _read(content: str, where: str) -> Architecture:
     model_config = json.loads(content)
     text = text_config(model_config)
+    if (kind := str(text.get("model_type"))) in NO_FORMULA:
+        problem, hint = f"no memory formula for models of type {kind}", "start a run, which needs none"
+        raise UserError(problem, where, hint, code="model.no_formula")
     hidden = _positive(text, where, "hidden_size", "n_embd", "d_model", "dim")
     blocks = _blocks(text, where)
     model = _uniform(text, where, hidden, len(blocks))

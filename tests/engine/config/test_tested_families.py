@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny_configs
 import transformers
 from tiny_configs import installed_families
 
@@ -16,6 +17,7 @@ from engine.config.model_files import ModelFiles
 from engine.config.preset import Preset, resolve
 from engine.config.tested_families import family_rows, untested_family
 from engine.memory.dry_run import plan as plan_module
+from engine.memory.formula.architecture import NO_FORMULA, read_architecture
 from engine.memory.formula.memory_budget import listed_budget
 from engine.memory.formula.method_plan import PlanQuery, quick_plan
 from engine.methods.machine import Machine
@@ -114,6 +116,17 @@ def test_a_method_that_failed_is_refused_with_that_version_of_transformers(monke
     assert refusals("lora") == refusals("full") == []
     monkeypatch.setattr("engine.config.tested_families.tested_with", lambda: {"transformers": "5.0.0", "untested": []})
     assert refusals("qlora") == []
+
+
+@pytest.mark.parametrize("family", ["xglm", *sorted(NO_FORMULA)])
+def test_a_tested_family_is_planned_or_known_to_have_no_formula(family: str) -> None:
+    shape = tiny_configs.family_config(family).to_dict()
+    if family not in NO_FORMULA:
+        assert read_architecture(shape).layers == shape["num_layers"]
+        return
+    with pytest.raises(UserError) as refused:
+        read_architecture(shape)
+    assert refused.value.code == "model.no_formula"
 
 
 def test_rows_have_all_checks() -> None:

@@ -78,6 +78,7 @@ def test_shared_prefixes_are_a_fact_once_they_are_known(tmp_path: Path) -> None:
     sharing = "prefix of 26 tokens shared by 1,600 rows: 59% of the tokens are computed"
     assert fact(preview(tmp_path, DataCheck(ANSWER, sharing=sharing)), "packing") == sharing
     assert "packing" not in [one.name for one in preview(tmp_path, DataCheck(ANSWER, sharing="")).facts]
+    assert "padded" in fact(preview(tmp_path, model="gpt-oss-20b"), "packing")
 
 
 def test_the_evaluation_counts_items_and_not_rows(tmp_path: Path) -> None:

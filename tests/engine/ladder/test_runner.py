@@ -245,6 +245,7 @@ def test_a_worker_that_ends_unexpectedly_is_started_again_with_a_warning(
             run_dir.write_result(run, result)
 
     monkeypatch.setattr(LadderRunner, "_start", start)
+    monkeypatch.setattr("engine.runs.run.run_dir.STARTING_SECONDS", 0.0)
     runner = runner_of(folder, plan)
     runner.run_entry(entry(run, folder), plan.rungs[0].config, plan.rungs[0])
     assert starts == 2 and runner.ladder.warning_codes == ["ladder.worker_restarted"]

@@ -31,7 +31,7 @@ from engine.training.sharding import LocalShards, shard
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 
 CPU = Machine("cpu", "CPU", False, False)
-STEPS, BATCH, ROWS = 50, 5, 48
+STEPS, BATCH, ROWS = 20, 5, 48
 
 
 class Tight(AnswerTrainer):

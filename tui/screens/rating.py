@@ -184,10 +184,10 @@ class RatingScreen(BaseScreen[None]):
         self.request = None
         if event.error:
             self.tell(event.error, severity="warning")
-        elif event.answer is not None:
-            self.summary = msgspec.convert(event.answer, RatingSummary)
+        else:
+            self.summary = msgspec.convert(event.answer, RatingSummary | None)
             self._draw()
-            self._summarize_if_due()  # ratings while it was computed
+        self._summarize_if_due()  # ratings while it was computed
 
     # Keys
 
@@ -216,6 +216,8 @@ class RatingScreen(BaseScreen[None]):
             self.tell(str(error), severity="error", timeout=15)
             return
         if undone:
+            self._since_summary = SUMMARY_EVERY  # the summary counts what was taken back
+            self._summarize_if_due()
             self._next()
         else:
             self.tell("nothing to undo")

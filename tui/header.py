@@ -42,13 +42,13 @@ def run_text(run: RunDir, config: Config | None, live: bool | None, waiting: boo
     mark = {"…": ".", "▶": ">", "■": "-"}[mark] if ascii_only else mark
     what = ""
     if config is not None:
-        what = f"  {_last(config.model.id)} {method_title(config.method)} on {_last(config.data.id)}"
+        what = f"  {last_part(config.model.id)} {method_title(config.method)} on {last_part(config.data.id)}"
     directory = run.started_in()
     elsewhere = f" · {tilde(directory)}" if directory not in ("", current_directory()) else ""
     return Content.assemble((f" {mark} {visible(short_name(run.name))}", f"bold {style}"), visible(what + elsewhere))
 
 
-def _last(name: str) -> str:
+def last_part(name: str) -> str:
     """The last part of a path or Hub id."""
     return name.rstrip("/").rpartition("/")[2] or name
 

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, reads
@@ -59,45 +58,6 @@ class LaunchOption:
     """Shown instead of the text; '' shows the text, or the default where it is empty."""
 
 
-class Launch(Protocol):
-    """A run or a ladder before it starts; immutable."""
-
-    @property
-    def runs(self) -> Path:
-        """The folder of runs."""
-
-    @property
-    def context(self) -> Callable[[], LaunchContext]:
-        """Returns the state of the machine."""
-
-    @property
-    def config(self) -> Config:
-        """The configuration whose data is checked."""
-
-    @property
-    def configs(self) -> list[Config]:
-        """The configurations of all runs."""
-
-    @property
-    def command(self) -> str:
-        """The equivalent command line."""
-
-    def options(self) -> list[LaunchOption]:
-        """The values that can be edited, in the order of their rows."""
-
-    def with_option(self, name: str, text: str) -> Launch:
-        """The launch with another value, the default for ''. Raises UserError for an invalid one."""
-
-    def with_preset(self, name: str) -> Launch:
-        """The launch of this preset, with the same data. Raises UserError for an invalid one."""
-
-    def trainings(self) -> list[Training]:
-        """What it trains, for an estimate of its time."""
-
-    def preview(self, report: DataCheck) -> LaunchPreview:
-        """What it will do."""
-
-
 @dataclass(frozen=True)
 class RunLaunch:
     """One run of the selection."""
@@ -118,13 +78,16 @@ class RunLaunch:
 
     @property
     def configs(self) -> list[Config]:
+        """The configurations of all runs; the data of the first one is checked."""
         return [self.config]
 
     @property
     def command(self) -> str:
+        """The equivalent command line."""
         return run_command(self.selection, self.runs)
 
     def options(self) -> list[LaunchOption]:
+        """The values that can be edited, in the order of their rows."""
         names = [name for name, key in ON_LAUNCH if reads(self.config.method, key)]
         start = continued_run_name(self.config)
         return [
@@ -133,15 +96,18 @@ class RunLaunch:
         ]
 
     def with_option(self, name: str, text: str) -> RunLaunch:
+        """The launch with another value, the default for ''. Raises UserError for an invalid one."""
         if name == FROM_RUN:
             path = str(run_dir.find(self.runs, text).path) if text.strip() else None
             return self._with_selection(self.selection.with_setting("model.from_run", path))
         return self._with_selection(with_text(self.selection, dict(ON_LAUNCH)[name], text))
 
     def with_preset(self, name: str) -> RunLaunch:
+        """The launch of this preset, with the same data. Raises UserError for an invalid one."""
         return self._with_selection(self.selection.with_preset(name))
 
     def trainings(self) -> list[Training]:
+        """What it trains, for an estimate of its time."""
         return [Training(self.selection.name, self.config)]
 
     def preview(self, report: DataCheck) -> LaunchPreview:
@@ -311,6 +277,10 @@ class LadderLaunch:
 
     def preview(self, report: DataCheck) -> LaunchPreview:
         return ladder_preview(self.plan, self.context(), report)
+
+
+Launch = RunLaunch | LadderLaunch
+"""A run or a ladder before it starts; immutable."""
 
 
 def _plan(selection: Selection, given: LadderOptions, runs: Path) -> LadderPlan:

@@ -18,7 +18,6 @@ from engine.config.quantities import duration, integer, size
 from engine.config.schema import Config
 from engine.config.text import amount, visible
 from engine.memory.formula import history
-from engine.memory.formula.history import Throughput
 from engine.memory.formula.memory_budget import MemoryBudget
 from engine.runs.run.run_dir import RunDir
 from tui.charts.columns import Column, TableRow
@@ -39,28 +38,9 @@ class PredictedCost:
     fit: Fit
     steps: int | None
     seconds: float | None
-    """Duration of training."""
+    """Duration of the run."""
     counting: bool = False
     """Whether the rows are being counted: the number of steps is not known before."""
-    runs: int = 0
-    """Number of earlier runs that the duration is based on."""
-
-
-class ThroughputCache:
-    """Throughput of earlier runs on this machine, read once per runs directory, model, method and device."""
-
-    def __init__(self, runs: Path) -> None:
-        self._runs = runs
-        self._known: dict[tuple[str, str, str], Throughput | None] = {}
-
-    def of(self, config: Config, budget: MemoryBudget | None) -> Throughput | None:
-        """The throughput of this model and method; None without a finished run. Reads results: call it in a thread."""
-        if budget is None:
-            return None
-        key = (config.model.id, config.method, budget.name)
-        if key not in self._known:
-            self._known[key] = history.throughput(history.results(self._runs), config.model.id, config.method, budget)
-        return self._known[key]
 
 
 def training_steps(config: Config, rows: int | None) -> int | None:
@@ -71,26 +51,21 @@ def training_steps(config: Config, rows: int | None) -> int | None:
     return max(1, round(train.epochs * math.ceil(rows / train.batch))) if rows else None
 
 
-def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, speed: Throughput | None) -> PredictedCost:
+def effects(config: Config, budget: MemoryBudget | None, report: DataCheck, times: LaunchTimes) -> PredictedCost:
     """The predicted cost of a run of this configuration on the rows of a data check."""
     predicted = method_estimate(config, find_model(config.model), budget, report.longest)
     steps = training_steps(config, report.rows.get("train"))
-    per_row = report.tokens_per_row(config.train.max_length)
-    tokens = steps * config.train.batch * per_row if steps and per_row else None
-    seconds = tokens / speed.middle if tokens and speed else None
     counting = steps is None and report.running
-    return PredictedCost(
-        predicted.peak, predicted.fit, steps, seconds, counting, speed.runs if speed and seconds else 0
-    )
+    return PredictedCost(predicted.peak, predicted.fit, steps, times.seconds(config, report), counting)
 
 
 def effects_text(now: PredictedCost, before: PredictedCost | None = None) -> Content:
-    """`memory 842 MiB → 1.2 GiB fits   steps 200 → 400   time 2:10 → 4:20 (3 runs)`; unchanged values once."""
+    """`memory 842 MiB → 1.2 GiB fits   steps 200 → 400   time 2:10 → 4:20`; unchanged values once."""
     old = before or now
     memory = _change(size(old.memory), size(now.memory))
     steps = "counting rows" if now.counting else _change(integer(old.steps), integer(now.steps))
     time = _change(duration(old.seconds), duration(now.seconds))
-    based = f" ({amount(now.runs, 'run')})" if now.runs else " (no estimate)"
+    based = "" if now.seconds else " (no estimate)"
     parts = [("memory ", "$foreground-muted"), (memory, "bold"), (f" {now.fit}", STYLES[now.fit])]
     parts += [("   steps ", "$foreground-muted"), (steps, "bold")]
     parts += [("   time ", "$foreground-muted"), (time, "bold"), (based, "$foreground-muted")]
@@ -149,21 +124,28 @@ class LaunchTimes:
         self._wait = _wait(context)
         return before != (self._paces, self._wait)
 
+    def _pace(self, config: Config) -> Pace | None:
+        return self._paces.get((config.model.id, config.method))
+
+    def seconds(self, config: Config, report: DataCheck) -> float | None:
+        """Of one run; None where none of this model and method has finished, or the rows were not counted."""
+        pace, steps = self._pace(config), training_steps(config, report.rows.get("train"))
+        per_row = report.tokens_per_row(config.train.max_length)
+        if pace is None or not steps or not per_row:
+            return None
+        return steps * config.train.batch * per_row / pace.tokens_per_second + pace.other_seconds
+
     def text(self, trainings: Sequence[Training], report: DataCheck) -> str:
         """`about 24:10 (3 earlier runs), after a wait of at least 4:05`; which rungs are unknown."""
         total, unknown, runs = 0.0, [], 0
         for training in trainings:
-            pace = self._paces.get((training.config.model.id, training.config.method))
-            steps = training_steps(training.config, report.rows.get("train"))
-            per_row = report.tokens_per_row(training.config.train.max_length)
+            pace, seconds = self._pace(training.config), self.seconds(training.config, report)
             if pace is None:
                 unknown.append(training.name)
-            elif not steps or not per_row:
+            elif seconds is None:
                 return "counting rows …" if report.running else f"unknown: the rows were not counted{self._wait}"
             else:
-                tokens = steps * training.config.train.batch * per_row
-                total += training.count * (tokens / pace.tokens_per_second + pace.other_seconds)
-                runs = max(runs, pace.runs)
+                total, runs = total + training.count * seconds, max(runs, pace.runs)
         if not total:
             return f"unknown: no run of this model and method has finished here{self._wait}"
         known = f"{'at least' if unknown else 'about'} {duration(total)}, from {amount(runs, 'earlier run')}"

@@ -90,20 +90,19 @@ class BenchScreen(BenchView):
 
     def _open_launch(self, make: Callable[[], Launch]) -> None:
         """Open the launch screen; the options that were changed there stay in the selection."""
-        from tui.preview.launches import LadderLaunch, RunLaunch
+        from tui.preview.launches import RunLaunch
         from tui.screens.launching import LaunchAnswer, LaunchScreen
 
         def answered(closed: LaunchAnswer | None) -> None:
-            launch = closed.launch if closed else None
-            if closed is None or not isinstance(launch, RunLaunch | LadderLaunch):
+            if closed is None:
                 return
-            self.select(launch.selection)
+            self.select(closed.launch.selection)
             if closed.answer == "back":
                 return
-            if isinstance(launch, RunLaunch):
-                self._start_run(launch, closed.answer == "start", screen.report.fingerprint)
+            if isinstance(closed.launch, RunLaunch):
+                self._start_run(closed.launch, closed.answer == "start", screen.report.fingerprint)
             else:
-                self._start_ladder(launch)
+                self._start_ladder(closed.launch)
 
         try:
             launch = make()

@@ -26,7 +26,7 @@ from tui.commands import bindings
 from tui.format import setting
 from tui.preview.launch_context import DataCheckCache, LaunchContext
 from tui.preview.launches import restored_text, with_text
-from tui.preview.method_table import PredictedCost, ThroughputCache, effects, effects_text
+from tui.preview.method_table import LaunchTimes, PredictedCost, Training, effects, effects_text
 from tui.screens.data_checking import DataChecking
 from tui.screens.presets import save_selection
 from tui.screens.table_screen import FILTER, TableScreen
@@ -35,7 +35,7 @@ from tui.settings import app_keys
 from tui.widgets.table import Table
 
 if TYPE_CHECKING:
-    from engine.memory.formula.history import Throughput
+    pass
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
 EDIT_KEYS = "enter apply   escape cancel   empty: default"
@@ -58,9 +58,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         self.selection, self.runs, self.context = selection, runs, context
         self.effective: EffectiveConfig = selection.effective()
         self.checking = DataChecking(checks, self.post_message)
-        self.speeds = ThroughputCache(runs)
-        self.speed: Throughput | None = None
-        """Of earlier runs of this model and method; None until it is read."""
+        self.times = LaunchTimes(runs)
 
     def below(self) -> Iterator[Widget]:
         yield Static(id="effect")
@@ -78,21 +76,13 @@ class ConfigurationScreen(TableScreen[Selection]):
         on_this_machine = not find_model(config.model).fetch and Path(config.data.id).exists()
         embedded = config.data.id == type(config.data)().id
         self.checking.begin([config], start=on_this_machine or (embedded and not find_model(config.model).fetch))
-        self.run_worker(self._read_speed, thread=True, exclusive=True, group="speed")
+        self.run_worker(self._read_times, thread=True, exclusive=True, group="times")
         self.fill()
 
-    def _read_speed(self) -> None:
+    def _read_times(self) -> None:
         """In a thread: the results of earlier runs may be many."""
-        config, budget = self.effective.config, self.context().budget
-        try:
-            speed = self.speeds.of(config, budget)
-        except (UserError, OSError):
-            return  # the list of runs reports it; the time stays unknown
-        self.app.call_from_thread(self._take_speed, speed)
-
-    def _take_speed(self, speed: Throughput | None) -> None:
-        self.speed = speed
-        self._show_effect()
+        if self.times.read([Training(self.selection.name, self.effective.config)], self.context()):
+            self.app.call_from_thread(self._show_effect)
 
     def fill(self, cursor: str = "") -> None:
         """List the settings that the method reads."""
@@ -144,7 +134,7 @@ class ConfigurationScreen(TableScreen[Selection]):
             self.query_one("#effect", Static).update(effects_text(self._effects(self.effective)))
 
     def _effects(self, effective: EffectiveConfig) -> PredictedCost:
-        return effects(effective.config, self.context().budget, self.checking.report, self.speed)
+        return effects(effective.config, self.context().budget, self.checking.report, self.times)
 
     @on(ProgressReported)
     def _progress_reported(self, message: ProgressReported) -> None:

@@ -366,7 +366,8 @@ class MemoryView:
             text = "".join(blocks[round(level * (len(blocks) - 1))] for level in levels).rjust(inner)
             scale = f"{marks[row]:>{label}}" if row in marks and (row == 0 or rows > 2) else " " * label
             yield Content.assemble((f"{scale} {self.glyphs.axis}", FREE), (text, MINE))
-        ends = f"-{MINUTES} min{'now':>{max(4, inner - 8)}}"
+        first = f"-{MINUTES} min{f' of GPU {gpu.index}' if gpu and len(self.sample.gpus) > 1 else ''}"
+        ends = f"{first}{'now':>{max(4, inner - len(first) - 1)}}"
         yield Content.styled(f"{'':{label}} {self.glyphs.corner} {ends}", FREE)
 
     def _beside(self, rows: int) -> Iterator[Content]:

@@ -20,6 +20,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
+from tui.header import last_part
 from tui.selection import DEVICE, MARK, Selection, changes
 from tui.settings import app_keys, app_settings
 from tui.widgets.data_list import DataList, ListLeft
@@ -192,7 +193,7 @@ def _strip(pane: SelectionPane, width: int) -> Content:
         selected = name == config.method
         parts.append(Content.styled(f"[{method_title(name)}]" if selected else method_title(name), _chosen(selected)))
     left = Content(" ").join(parts)
-    left = Content.assemble(left, visible(f" · {_last(config.model.id)} · {_last(config.data.id)}"))
+    left = Content.assemble(left, visible(f" · {last_part(config.model.id)} · {last_part(config.data.id)}"))
     if (predicted := pane.estimate) and predicted.peak:
         from tui.preview.method_estimate import STYLES
 
@@ -209,8 +210,8 @@ def _what(pane: SelectionPane, width: int) -> Content:
     steps = f"steps {config.train.steps:,}" if config.train.steps else f"epochs {config.train.epochs:g}"
     settings = f"{steps} · lr {rate(config.train.learning_rate)} · batch {config.train.batch}"
     rank = f" · rank {config.adapter.rank}" if reads(config.method, "adapter.rank") else ""
-    data = f"data {_last(config.data.id)}"
-    text = f"{pane.preset_title}   model {_last(config.model.id)}   {data}   {settings}{rank}"
+    data = f"data {last_part(config.data.id)}"
+    text = f"{pane.preset_title}   model {last_part(config.model.id)}   {data}   {settings}{rank}"
     return Content(visible(text)).truncate(width, ellipsis=True)
 
 
@@ -235,11 +236,6 @@ def _method_bar(predicted: MethodEstimate, pane: SelectionPane, width: int, asci
 
 def _chosen(selected: bool) -> str:
     return "bold $text-primary" if selected else "$foreground-muted"
-
-
-def _last(name: str) -> str:
-    """The last part of a path or Hub id."""
-    return name.rstrip("/").rpartition("/")[2] or name
 
 
 class SelectionPane(Horizontal):

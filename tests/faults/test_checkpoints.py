@@ -132,6 +132,6 @@ def test_out_of_memory_for_a_single_row_is_a_status(tmp_path: Path) -> None:
     events = events_of(run.path)
     assert (events[-1]["type"], events[-1]["status"]) == ("end", "out_of_memory"), events[-1]
     # In a forward pass of one row, after halving, or in the optimizer step: that depends on how far the worker was.
-    assert "try train.gradient_checkpointing" in events[-1]["reason"]
+    assert "--set train.gradient_checkpointing=true" in events[-1]["reason"]
     result = run.result()
     assert result and result.status == "out_of_memory"

@@ -107,8 +107,10 @@ def test_batches_that_are_collated_in_a_thread_are_the_same(
     threaded, _ = train(room, tmp_path / "threaded")
     assert all(torch.equal(value, threaded[name]) for name, value in plain.items())
     in_thread = sum(name.startswith("collate") for name in made)
-    # Of three steps only the first micro-batch of all is not expected; with halving also that after each halving.
-    assert (in_thread, len(made)) == ((2, 3) if room == 99 else (11, 14))
+    # Of three steps only the first micro-batch of all is not expected; with halving also that after each halving, and
+    # what the thread had begun before it is not used.
+    assert len(made) - in_thread == (1 if room == 99 else 3)
+    assert in_thread == 2 if room == 99 else in_thread >= 11
 
 
 def test_a_batch_that_cannot_be_collated_raises_where_it_is_asked_for() -> None:

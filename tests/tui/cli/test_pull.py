@@ -53,7 +53,7 @@ def test_after_a_token_is_given_a_gated_model_is_downloaded_and_planned(
         done = ftbench("pull", NAME, "--json")
         error = json.loads(done.stderr)["error"]
         assert (done.returncode, error["code"]) == (2, "model.gated"), done.stderr
-        assert f"https://huggingface.co/{NAME}" in error["do"] and "hf auth login" in error["do"]
+        assert f"https://huggingface.co/{NAME}" in error["hint"] and "hf auth login" in error["hint"]
         assert token not in done.stdout + done.stderr or not token
     monkeypatch.setenv("HF_TOKEN", "hf_accepted")
     assert ftbench("pull", NAME).returncode == 0

@@ -88,7 +88,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     open_and_walk(terminal, ["r"], "runs in", "", seen, "enter")  # attaches
     terminal.wait("ended before")
     opened = {"?": SCREENS["TextScreen"], "ctrl+p": "Search", "e": SCREENS["ConfigurationScreen"]}
-    opened |= {"v": "", "b": "", "E": "", "ctrl+o": SCREENS["JumpScreen"]}
+    opened["ctrl+o"] = SCREENS["JumpScreen"]
     opened["c"], opened["D"], opened["M"] = (
         SCREENS[name] for name in ("ChartsScreen", "DevicesScreen", "ProcessesScreen")
     )
@@ -126,8 +126,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
     seen.append(terminal.text)
     terminal.press("escape")  # leaves the input line
     terminal.press_until("escape", "matching")
-    terminal.press("escape")
-    terminal.settle()
+    terminal.press_one_by_one("escape", "escape")  # the filter, the runs
     terminal.press_one_by_one("d", "down", "down")
     open_and_walk(terminal, ["enter"], "special tokens bold", "inspector", seen)
     open_and_walk(terminal, ["d", "a"], "type to filter", "picker", seen)

@@ -14,7 +14,7 @@ from engine.config import gpu_prices
 from engine.hardware.cpu import has_bf16
 from engine.hardware.devices import CPU, select_devices
 from engine.hardware.nvml import Nvml, NvmlGpu, process_name
-from engine.memory.formula.estimate import CONTEXT, Device
+from engine.memory.formula.estimate import CONTEXT, WORKSPACES, Device
 
 CGROUP = Path("/sys/fs/cgroup")
 PROCESS = 560 << 20
@@ -60,8 +60,8 @@ class MemoryBudget(Struct, frozen=True, kw_only=True):
 
     @property
     def guessed(self) -> int:
-        """Bytes that are guessed instead of predicted: process or CUDA context."""
-        return self.process_overhead or CONTEXT
+        """Bytes that are guessed instead of predicted: process, or CUDA context and cuBLAS workspaces."""
+        return self.process_overhead or CONTEXT + WORKSPACES
 
 
 def listed_budget(wanted: str) -> MemoryBudget:

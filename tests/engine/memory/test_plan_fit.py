@@ -88,7 +88,10 @@ ALL = list(cases())
 def test_the_required_headroom_is_the_worst_error_and_the_context_once_more() -> None:
     under = error_of("dry run", "cuda").under
     budget = gpu_budget(20)
-    assert required_headroom(10 * GIB, budget, "dry run") == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT
+    assert (
+        required_headroom(10 * GIB, budget, "dry run")
+        == round(10 * GIB / (1 - under)) - 10 * GIB + CONTEXT + WORKSPACES
+    )
     wanted = 10 * GIB + required_headroom(10 * GIB, budget, "dry run")
 
     def at(total: int) -> str:

@@ -99,7 +99,7 @@ def visit_every_screen(terminal: Terminal, seen: list[str]) -> None:
         terminal.press("escape")
         terminal.wait(lambda shows=shows: not shows or shows not in terminal.text)
     terminal.press_one_by_one("/", MARK, "enter", "n", "N", "escape", "O")
-    terminal.settle()
+    terminal.wait(f"{MARK}_l")
     seen.append(terminal.text)
     terminal.press_one_by_one("y", "Y", "O", "f", MARK, "enter")
     seen.append(terminal.text)

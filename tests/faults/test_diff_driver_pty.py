@@ -7,8 +7,10 @@ from pathlib import Path
 
 from screen import Terminal
 
-CHANGING = re.compile(r"[\d.▁▂▃▄▅▆▇█░ ]+")
-"""Numbers and bars that change by themselves, and the blanks around them."""
+CHANGING = re.compile(r"┃ [^│\n]*|[\d.▁▂▃▄▅▆▇█▓░┃ ]+")
+"""Numbers and bars that change by themselves, the blanks around them, and the predicted peak, whose words depend on how
+many digits the memory in use has.
+"""
 
 
 def constant_text(terminal: Terminal) -> str:

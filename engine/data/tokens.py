@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any, NamedTuple
 
 from engine.config.errors import UserError
@@ -138,7 +138,7 @@ class RowTokenizer:
         """Ids, answer spans and prompt of each conversation."""
         wholes = self.chat_encoder.ids(drafts)
         isin = self.special.ids.__contains__
-        specials = [[n for n, id_ in enumerate(ids) if isin(id_)] for ids in wholes]
+        specials = [[*compress(range(len(ids)), map(isin, ids))] for ids in wholes]
         starts = [
             self.chat_encoder.starts(*conversation) for conversation in zip(drafts, wholes, specials, strict=True)
         ]

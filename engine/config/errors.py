@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import msgspec
 
 from engine.config.text import visible, without_credentials
@@ -25,6 +27,24 @@ class UserError(Exception):
         """`problem: location; hint` on one line, with control characters made visible."""
         head = f"{self.problem}: {self.location}" if self.location else self.problem
         return visible(f"{head}; {self.hint}" if self.hint else head, limit=MAX_LINE_CHARACTERS)
+
+
+class ErrorParts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a UserError, as processes send them to each other and as `--json` prints them."""
+
+    code: str = ""
+    problem: str
+    location: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: UserError, **others: Any) -> Self:
+        """`others`: fields that a subclass adds."""
+        return cls(code=error.code, problem=error.problem, location=error.location, hint=error.hint, **others)
+
+    def error(self) -> UserError:
+        """The error with these parts."""
+        return UserError(self.problem, self.location, self.hint, self.code)
 
 
 def error_text(error: BaseException, limit: int = 300) -> str:

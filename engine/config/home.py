@@ -68,13 +68,18 @@ HUB = "hub"
 """Folder of the home's cache for downloads from the Hub, in the Hub's own layout."""
 
 
+def hub_cache_is_chosen() -> bool:
+    """Whether the environment names the place of the Hub's cache."""
+    return bool(os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE"))
+
+
 def keep_hub_cache_in_home() -> None:
     """Let huggingface_hub and datasets keep downloads in the home that config.toml names, unless the environment names
     another place. For this process and those that it starts, before these libraries are imported: they read it once.
 
-    The token of `hf auth login` stays where it is. A home that is invalid is left to those who need it.
+    The token of `hf auth login` stays where it is. An invalid home is reported by the commands that use it.
     """
-    if os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE"):
+    if hub_cache_is_chosen():
         return
     with contextlib.suppress(UserError):
         if home := configured_home():

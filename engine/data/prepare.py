@@ -271,9 +271,9 @@ class Builder:
         """Rows for further accepted answers, and for the earlier answers of conversations, as items of their own.
 
         Accepted answers that cannot be tokenized are used by text metrics only. An earlier answer is an item if it is
-        in the loss of the complete conversation: some templates rewrite earlier turns. It is none if its prompt is also
-        in training, and a further answer of the item that has the same prompt. Of conversations with the same last
-        prompt the earlier answers are the same.
+        in the loss of the complete conversation: some templates rewrite earlier turns. One whose prompt is also in
+        training is left out; one whose prompt is that of an item is a reference of this item. Conversations with the
+        same last prompt have the same earlier answers.
         """
         whole = {item: example for example, item in reversed(further) if earlier_answers(example)}
         accepted = [(example, item) for example, item in further if not earlier_answers(example)]

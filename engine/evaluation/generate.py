@@ -7,8 +7,7 @@ applied, so that base and tuned model are compared under the same settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from dataclasses import dataclass, field
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -28,10 +27,6 @@ from engine.evaluation.preflight import check_prompts
 from engine.methods.adapters import unwrap_peft
 from engine.training.guards import OutOfMemory
 
-COMPARED_TOKENS = 24
-"""Tokens of each answer with which two decoders are compared on a GPU, twice each: about four seconds."""
-WORTH_COMPARING = 10
-"""They are compared if all answers take at least this many times as many forward passes."""
 Warn = Callable[[str, str], None]
 """Called with the code and text of a warning."""
 
@@ -49,10 +44,6 @@ class Generator:
     warn: Warn
     said: set[str] = field(default_factory=set)
     """Codes of the warnings about the model so far: each is given once, not with every prompt."""
-    by_library: bool | None = None
-    """Whether transformers' `generate` answers instead of `Decoder`. None: on a GPU it does unless `Decoder` gives the
-    same answers to the first rows faster (`_decide`); on a CPU, where `Decoder` was measured to be faster, it does not.
-    """
 
     def answers(
         self, model: torch.nn.Module, rows: Sequence[Row], progress: Callable[[int], None] = lambda done: None
@@ -82,36 +73,13 @@ class Generator:
         unsupported = cache_unsupported_reason(model)
         if unsupported:
             self._warn_once("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
-        elif self.by_library is None and self.device == "cuda":
-            self._decide(model, prompts)
-        answer = self._by_library if unsupported or self.by_library else self._by_queue
-        answers = answer(model, prompts, progress)
+        answers = (self._by_library if unsupported else self._by_queue)(model, prompts, progress)
         return [answers[number] for number in range(len(rows))]
 
     def _warn_once(self, code: str, text: str) -> None:
         if code not in self.said:
             self.said.add(code)
             self.warn(code, text)
-
-    def _decide(self, model: torch.nn.Module, prompts: list[list[int]]) -> None:
-        """Decide which decoder answers from now on, before and after training: `Decoder` if it gives the first rows the
-        answers of `generate` in less time. With few answers, which would not repay the comparison, `Decoder` does.
-        """
-        passes = -(-len(prompts) // self.batch) * self.max_new_tokens
-        if passes < WORTH_COMPARING * COMPARED_TOKENS:
-            return
-        first = prompts[: self.batch]
-        short = replace(self, max_new_tokens=COMPARED_TOKENS, by_library=False)
-        ours, seconds = _timed(lambda: short._by_queue(model, first, lambda done: None))
-        theirs, library_seconds = _timed(lambda: short._by_library(model, first, lambda done: None))
-        different = sum(ours[number] != theirs[number] for number in range(len(first)))
-        self.by_library = different > 0 or library_seconds < seconds
-        if self.by_library:
-            text = (
-                f"transformers' generate answers: of the first {len(first)} answers {different} differ from those of "
-                f"ftbench's decoder, which took {seconds / library_seconds:.2f} times as long"
-            )
-            self.warn("evaluation.by_generate", text)
 
     def library_answer_tokens(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[list[int]]:
         """The same by transformers' `generate`, to compare with."""
@@ -180,16 +148,6 @@ class Generator:
         if self.batch == 1:
             raise OutOfMemory("a single prompt does not fit in memory during generation")
         self.batch = (self.batch + 1) // 2
-
-
-def _timed(answer: Callable[[], dict[int, list[int]]]) -> tuple[dict[int, list[int]], float]:
-    """Answers and the seconds that they take, without those of loading kernels. Both decoders read their tokens, so
-    that none is still computed afterwards.
-    """
-    answer()
-    started = perf_counter()
-    answers = answer()
-    return answers, perf_counter() - started
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, model: torch.nn.Module, rows: Sequence[Row]) -> frozenset[int]:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import ErrorParts, RunFailed
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal
 from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import JudgeDir
@@ -73,13 +73,8 @@ class JudgeAnswer(Struct, frozen=True, kw_only=True, tag=True):
     refused: str = ""
 
 
-class JudgeRefused(Struct, frozen=True, kw_only=True, tag=True):
+class JudgeRefused(ErrorParts, frozen=True, kw_only=True, tag=True):
     """A UserError; the worker ends."""
-
-    problem: str
-    location: str = ""
-    hint: str = ""
-    code: str = ""
 
 
 class JudgeFailed(Struct, frozen=True, kw_only=True, tag=True):
@@ -188,7 +183,7 @@ class LocalJudge:
             for line in message_lines(self._process):
                 message = msgspec.json.decode(line, type=Message)
                 if isinstance(message, JudgeRefused):
-                    ended = UserError(message.problem, message.location, message.hint, message.code)
+                    ended = message.error()
                 elif isinstance(message, JudgeFailed):
                     ended = RunFailed(message.reason, message.code)
                 elif isinstance(message, JudgeAnswer):

@@ -153,7 +153,7 @@ class FallenLoss:
 
 
 def fallen_loss(ladder: Ladder) -> FallenLoss | None:
-    """What says that training worked, whatever the metric shows; None if no rung's loss fell significantly."""
+    """The largest significant fall of the held-out loss, which shows that training worked; None if there is none."""
     falls = [
         (loss.mean, row)
         for row in ladder.rows

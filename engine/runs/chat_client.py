@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Struct, field
 
-from engine.config.errors import Notice, RunFailed, UserError
+from engine.config.errors import ErrorParts, Notice, RunFailed
 from engine.config.files import write_atomically
 from engine.runs.rpc_client import encoded_line, exit_reason, message_lines
 
@@ -227,13 +227,9 @@ class ReplayItems(Struct, frozen=True, kw_only=True, tag=True):
     """Items to which all runs recorded the same wrong answer."""
 
 
-class RequestRefused(Struct, frozen=True, kw_only=True, tag=True):
+class RequestRefused(ErrorParts, frozen=True, kw_only=True, tag=True):
     """A UserError. The session continues unless it was refused while opening."""
 
-    problem: str
-    location: str = ""
-    hint: str = ""
-    code: str = ""
     number: int | None = None
 
 
@@ -364,7 +360,7 @@ class ChatClient:
             if isinstance(message, SessionFailed):
                 raise RunFailed(message.reason, message.code)
             if isinstance(message, RequestRefused) and not ready:
-                raise UserError(message.problem, message.location, message.hint, message.code)
+                raise message.error()
             ready = ready or isinstance(message, Ready)
             yield message
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import ErrorParts, RunFailed, UserError
 from engine.config.quantities import size
 from engine.config.text import visible
 from engine.runs.stopping import describe_exit
@@ -74,15 +74,6 @@ class CancelToken:
             self._process = process
             if self.cancelled:
                 process.kill()
-
-
-class Refusal(msgspec.Struct):
-    """A UserError as the server sends it."""
-
-    problem: str
-    location: str = ""
-    hint: str = ""
-    code: str = ""
 
 
 def ask(
@@ -337,8 +328,7 @@ def _answer(question: str, message: dict[str, Any] | None, process: subprocess.P
         reason = exit_reason(process.returncode, errors)
         raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")
     if "error" in message:
-        refused = msgspec.convert(message["error"], Refusal)
-        raise UserError(refused.problem, refused.location, refused.hint, refused.code)
+        raise msgspec.convert(message["error"], ErrorParts).error()
     if "answer" not in message:
         text = f"engine process failed ({question}): {message.get('failed', 'no reason given')}"
         raise RunFailed(text, message.get("code", "engine.failed"))

@@ -50,8 +50,9 @@ class Packing:
     segments: bool = False
     """Whether packed rows are separated by `segments`; otherwise the model separates them by their position ids."""
     lengths: bool = False
-    """Whether FlashAttention gets the places of packed rows (`FlashAttentionKwargs` of transformers). Without them each
-    layer finds them in the position ids, and the host waits for the GPU several times in each."""
+    """Whether FlashAttention gets the cumulative lengths of packed rows (`FlashAttentionKwargs` of transformers).
+    Without them each layer computes them from the position ids, and the host waits for the GPU several times in each.
+    """
 
     @property
     def one_sequence(self) -> bool:
@@ -126,9 +127,9 @@ def collate_on_host(rows: Sequence[Row], packing: Packing, pad: int, device: str
 class Collator:
     """Collates micro-batches, on a GPU the next one in a thread while the present one is computed.
 
-    The next one is only an expectation: it is used if it has the same key as what is asked for, and made again
-    otherwise, so that batches are the same with and without the thread, and after a resume. On a CPU a thread would
-    take its time from the kernels.
+    Which one is next is predicted, and the prediction is used only if its key is that of the micro-batch that is asked
+    for, so that micro-batches are the same with and without the thread, and after a resume. On a CPU a thread would
+    compete with the kernels.
     """
 
     def __init__(self, packing: Packing, pad: int, device: str, in_thread: bool | None = None) -> None:

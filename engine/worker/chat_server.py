@@ -130,9 +130,7 @@ class ChatServer:
 
 def refused(error: UserError, number: int | None = None) -> RequestRefused:
     """The message for a UserError."""
-    return RequestRefused(
-        problem=error.problem, location=error.location, hint=error.hint, code=error.code, number=number
-    )
+    return RequestRefused.of(error, number=number)
 
 
 def main() -> int:

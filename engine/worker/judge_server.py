@@ -205,8 +205,7 @@ def main() -> int:
     try:
         serve(channel)
     except UserError as error:
-        refused = JudgeRefused(problem=error.problem, location=error.location, hint=error.hint, code=error.code)
-        channel.tell(refused)
+        channel.tell(JudgeRefused.of(error))
         return 2
     except RunFailed as error:
         channel.tell(JudgeFailed(reason=str(error), code=error.code))

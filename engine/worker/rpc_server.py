@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import ErrorParts, RunFailed, UserError, error_text
 from engine.config.redaction import redact_output
 from engine.methods.library_imports import import_without_torch
 from engine.runs import stopping
@@ -82,7 +82,7 @@ def _handle(read: Callable[[], tuple[str, dict[str, Any]]], tell: Tell) -> int:
             import_without_torch()
         tell({"answer": REQUESTS[question](arguments, progress)})
     except UserError as error:
-        tell({"error": {"problem": error.problem, "location": error.location, "hint": error.hint, "code": error.code}})
+        tell({"error": msgspec.structs.asdict(ErrorParts.of(error))})
         return 2
     except RunFailed as error:
         tell({"failed": str(error), "code": error.code})

@@ -165,7 +165,7 @@ class PrintedAnswers:
                 self._continue()
             case RequestRefused():
                 self._client.close()
-                raise UserError(message.problem, message.location, message.hint, message.code)
+                raise message.error()
 
     def _continue(self) -> None:
         """Send the next request: the items first, then the prompt; close the session after the last one."""

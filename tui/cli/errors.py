@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
 
-from engine.config.errors import Notice, RunFailed, UserError
+import msgspec
+
+from engine.config.errors import ErrorParts, Notice, RunFailed, UserError
 from engine.config.files import IrregularFile
 from tui.output import streams
 
@@ -19,16 +20,6 @@ INVALID_NAME = (errno.ENAMETOOLONG, errno.ELOOP)
 """Errors caused by a file name that the user gave."""
 NO_RESOURCES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """No further process, memory or file."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An error as `--json` prints it."""
-
-    code: str
-    problem: str
-    location: str = ""
-    hint: str = ""
 
 
 def handle_errors(work: Callable[[], object]) -> None:
@@ -40,11 +31,10 @@ def handle_errors(work: Callable[[], object]) -> None:
         finally:
             streams.flush()  # here, because nobody catches a closed pipe's error when the interpreter exits
     except UserError as error:
-        _exit(
-            Failure(error.code or "cli.error", error.problem, error.location, error.hint), error.line, error.exit_code
-        )
+        parts = ErrorParts.of(error)
+        _exit(msgspec.structs.replace(parts, code=parts.code or "cli.error"), error.line, error.exit_code)
     except RunFailed as error:
-        _exit(Failure(error.code, str(error)), str(error), error.exit_code)
+        _exit(ErrorParts(code=error.code, problem=str(error)), str(error), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader (head, less) has closed the pipe: not an error
@@ -66,22 +56,24 @@ def _exit_for_system(error: OSError) -> None:
     reason, file = str(error.strerror), error.filename
     if isinstance(error, IrregularFile):
         refused = UserError(reason, str(file), "delete it, or replace it by a file", "file.irregular")
-        _exit(Failure(refused.code, refused.problem, refused.location, refused.hint), refused.line, refused.exit_code)
+        _exit(ErrorParts.of(refused), refused.line, refused.exit_code)
     if error.errno in INVALID_NAME:
         refused = UserError(reason, str(file), "check the name", "name.invalid")
-        _exit(Failure(refused.code, refused.problem, refused.location, refused.hint), refused.line, refused.exit_code)
+        _exit(ErrorParts.of(refused), refused.line, refused.exit_code)
     if error.errno == errno.ENOSPC:
         streams.discard()
-        failure = Failure("disk.full", f"cannot write: {reason}", str(file or "the output"), "free some space")
-        _exit(failure, f"{failure.problem}: {failure.location}; {failure.hint}", 1)
+        full = UserError(f"cannot write: {reason}", str(file or "the output"), "free some space", "disk.full")
+        _exit(ErrorParts.of(full), full.line, 1)
     if file is None and error.errno not in NO_RESOURCES:
         raise error
-    failure = Failure("system.refused", reason, str(file or "the system"))
-    _exit(failure, f"{failure.location}: {reason}", 1)
+    parts = ErrorParts(code="system.refused", problem=reason, location=str(file or "the system"))
+    _exit(parts, f"{parts.location}: {reason}", 1)
 
 
-def _exit(failure: Failure, line: str, exit_code: int) -> None:
-    text = streams.json_text({"error": asdict(failure)}) if _wants_json(sys.argv[1:]) else f"ftbench: {line}"
+def _exit(parts: ErrorParts, line: str, exit_code: int) -> None:
+    text = (
+        streams.json_text({"error": msgspec.structs.asdict(parts)}) if _wants_json(sys.argv[1:]) else f"ftbench: {line}"
+    )
     streams.write_error(text)
     sys.exit(exit_code)
 

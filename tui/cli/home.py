@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from engine.config.errors import Notice
 from engine.config.files import check_utf8, expanded
-from engine.config.home import HUB, cache_folder, config_file, configured_home
+from engine.config.home import HUB, cache_folder, config_file, configured_home, hub_cache_is_chosen
 from engine.config.model_files import hub_cache
 from engine.config.quantities import size
 from engine.config.text import amount
@@ -39,10 +38,11 @@ def show(json: bool) -> None:
 
 
 def _models_that_stay(target: Path) -> list[Notice]:
-    """Models in the Hub's own cache, which other tools use too: it is not moved, and downloads go to the home then."""
-    chosen = os.environ.get("HF_HOME") or os.environ.get("HF_HUB_CACHE")
+    """A notice of models in the Hub's own cache: it is shared with other tools and not moved; later downloads go to the
+    home.
+    """
     hub = hub_cache()
-    if chosen or not any(hub.glob("models--*--*")):
+    if hub_cache_is_chosen() or not any(hub.glob("models--*--*")):
         return []
     to = target / "cache" / HUB
     how = f"copy those that you need with `mkdir -p {to} && cp -a {hub}/models--OWNER--NAME {to}/`"

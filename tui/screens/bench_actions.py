@@ -274,9 +274,10 @@ class BenchScreen(BenchView):
 
         panes: dict[str, Widget] = {}
         for pane in (*self.selection_pane.children, *self.query(".pane")):
-            letters = [letter for letter in (getattr(pane, "letter", ""), *(pane.id or "")) if letter]
-            if pane.can_focus and pane not in panes.values():
-                panes[next(letter for letter in letters if letter not in panes)] = pane
+            letters = (getattr(pane, "letter", ""), *(pane.id or ""))
+            free = next((letter for letter in letters if letter and letter not in panes), "")
+            if free and pane.can_focus and pane not in panes.values():
+                panes[free] = pane
 
         def closed(letter: str | None) -> None:
             if (pane := panes.get(letter or "")) is not None:

@@ -122,7 +122,7 @@ class TryScreen(BaseScreen[None]):
         elif isinstance(message, chat_client.ReplayItems) and self._wanted_item >= 0:
             self._replay(self._wanted_item)
         elif isinstance(message, chat_client.RequestRefused):
-            line = UserError(message.problem, message.location, message.hint, message.code).line
+            line = message.error().line
             self.tell(line, severity="error", timeout=15)
 
     @on(SessionEnded)

@@ -119,7 +119,7 @@ class MemoryEstimate(Struct, frozen=True, kw_only=True):
 
 
 CONTEXT = 448 << 20
-"""Bytes outside torch's pool: the CUDA context and the kernels that are loaded into it."""
+"""Bytes outside torch's pool: the CUDA context and the kernels that are loaded into it. An assumption, not measured."""
 WORKSPACES = 2 * (32 << 20)
 """Bytes in torch's pool for cuBLAS: a workspace for each handle, of the thread of the forward pass and that of the
 backward pass. 32 MiB on Hopper and Blackwell, 8.1 MiB on other GPUs (CUDABlas.cpp, `parseChosenWorkspaceSize`), where

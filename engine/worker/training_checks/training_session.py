@@ -173,7 +173,7 @@ class TrainingSession:
     def generator(self, ends: frozenset[int]) -> Generator:
         """The generator of evaluations."""
         tokenizer: Any = self.subject.tokenizer or SimpleNamespace(pad_token_id=self.subject.pad)
-        return Generator(tokenizer, NEW_TOKENS, GENERATED, self.machine.device, ends, self.warn, by_library=False)
+        return Generator(tokenizer, NEW_TOKENS, GENERATED, self.machine.device, ends, self.warn)
 
     def step(self, rows: list[Row], packing: Packing, micro_batch: int) -> float:
         """Gradients of one step of the trainer with this packing and micro-batch size. Returns the loss."""

@@ -17,7 +17,7 @@ from engine.config import schema
 from engine.config.errors import UserError
 from engine.data.prepare import prepare
 from engine.data.rows import Row
-from engine.evaluation.generate import COMPARED_TOKENS, Generator, end_tokens
+from engine.evaluation.generate import end_tokens
 from engine.methods import qlora
 from engine.methods.machine import Machine
 from engine.methods.model_source import load_tokenizer
@@ -41,46 +41,6 @@ def test_a_common_prefix_changes_nothing(batch: int) -> None:
     assert generator(batch).answers(model, asked(prompts)) == texts(plainly(model, prompts))
     again = [prompts[0], prompts[0]]  # only the common prefix: its last token must still be computed
     assert generator(batch).answers(model, asked(again)) == texts(plainly(model, again))
-
-
-@pytest.mark.parametrize(
-    ("differs", "seconds", "by_library"),
-    [(False, (1.0, 2.0), False), (False, (2.0, 1.0), True), (True, (1.0, 2.0), True)],
-    ids=["ours is faster", "generate is faster", "other answers"],
-)
-def test_the_first_answers_decide_which_decoder_answers_on_a_gpu(
-    differs: bool, seconds: tuple[float, float], by_library: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Compared once, for the base and for the trained model; few answers are not worth it."""
-    said: list[str] = []
-    calls: list[tuple[str, int, int]] = []
-    warn = lambda code, text: said.append(code)  # noqa: E731
-    ours = generator(4, 24, warn=warn)
-    ours.device = "cuda"
-
-    def decoder(name: str, answer: list[int]) -> Any:
-        def answered(self: Generator, model: Any, prompts: list[list[int]], progress: Any) -> dict[int, list[int]]:
-            calls.append((name, len(prompts), self.max_new_tokens))
-            clock[0] += seconds[name == "generate"]
-            return dict.fromkeys(range(len(prompts)), answer)
-
-        return answered
-
-    clock = [0.0]
-    monkeypatch.setattr("engine.evaluation.generate.perf_counter", lambda: clock[0])
-    monkeypatch.setattr(Generator, "_by_queue", decoder("ours", [1]))
-    monkeypatch.setattr(Generator, "_by_library", decoder("generate", [2 if differs else 1]))
-    model = made(FULL_ATTENTION["llama"])
-    ours.answer_tokens(model, asked(PROMPTS))
-    assert [name for name, *_ in calls] == ["ours"] and ours.by_library is None  # 13 answers are 4 batches of 24 passes
-    calls.clear()
-    many = asked(random_prompts([5] * 40))
-    ours.answer_tokens(model, many)
-    ours.answer_tokens(model, many)
-    chosen = "generate" if by_library else "ours"
-    compared = [("ours", 4, COMPARED_TOKENS)] * 2 + [("generate", 4, COMPARED_TOKENS)] * 2
-    assert calls == [*compared, (chosen, 40, 24), (chosen, 40, 24)]
-    assert ours.by_library is by_library and said == ["evaluation.by_generate"] * by_library
 
 
 @pytest.fixture(scope="module")

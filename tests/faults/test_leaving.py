@@ -17,6 +17,7 @@ from engine.config import preset_library
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
+from tui.app import EXIT_SIGNALS
 
 MODES = {
     b"\x1b[?1049h": b"\x1b[?1049l",  # the alternate screen
@@ -53,7 +54,7 @@ def modes_left_on(shown: bytes) -> list[bytes]:
     return [on for on, off in MODES.items() if shown.rfind(on) > shown.rfind(off)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", EXIT_SIGNALS)
 def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp_path: Path) -> None:
     before: list[object] = []
     terminal = Terminal("--runs", str(run.path.parent), cwd=tmp_path)
@@ -71,6 +72,35 @@ def test_a_signal_restores_the_terminal(number: signal.Signals, run: RunDir, tmp
     assert modes_left_on(terminal.bytes) == []
     assert f"{run.name} continues".encode() in terminal.bytes
     assert run.is_active()
+
+
+def test_ctrl_c_says_how_to_leave(run: RunDir, tmp_path: Path) -> None:
+    bench = open_bench(run, tmp_path)
+    bench.press("\x03")
+    bench.wait("Press q to detach")
+    bench.press("P")
+    bench.wait("presets; yours")
+    bench.press("\x03")
+    bench.wait("Press escape, then q to detach")
+    assert bench.process.poll() is None
+    bench.press("escape", "q")
+    assert bench.leave() == 0
+
+
+def test_a_suspended_bench_restores_the_terminal_and_redraws_when_continued(run: RunDir, tmp_path: Path) -> None:
+    bench = open_bench(run, tmp_path)
+    state = Path(f"/proc/{bench.process.pid}/stat")
+    for _ in range(3):
+        os.write(bench.ours, b"m")  # the bench draws: the signal may interrupt a write
+        os.kill(bench.process.pid, signal.SIGTSTP)
+        bench.wait(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")  # stopped
+        bench.read(0.2)
+        assert modes_left_on(bench.bytes) == []
+        os.kill(bench.process.pid, signal.SIGCONT)
+        bench.wait(lambda: modes_left_on(bench.bytes) != [])
+    bench.press("q")
+    assert bench.leave() == 0
+    assert modes_left_on(bench.bytes) == []
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.02, 0.05, 0.1, 0.2])

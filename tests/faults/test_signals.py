@@ -77,3 +77,14 @@ def test_a_command_that_is_killed_leaves_the_cursor_visible(name: str, follow: C
     os.kill(terminal.process.pid, signal.SIGTERM)
     assert terminal.leave() == -signal.SIGTERM
     assert HIDE_CURSOR not in terminal.bytes
+
+
+def test_a_terminal_that_is_not_read_does_not_prevent_the_end_of_attach(follow: Callable[[str], Terminal]) -> None:
+    terminal = follow("attach run")
+    os.set_blocking(terminal.theirs, False)
+    with pytest.raises(BlockingIOError):  # until the terminal's buffer is full
+        for _ in range(100_000):
+            os.write(terminal.theirs, b"x" * 4096)
+    os.set_blocking(terminal.theirs, True)
+    os.kill(terminal.process.pid, signal.SIGTERM)
+    assert terminal.process.wait(120) == -signal.SIGTERM

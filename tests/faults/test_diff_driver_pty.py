@@ -7,9 +7,9 @@ from pathlib import Path
 
 from screen import Terminal
 
-CHANGING = re.compile(r"┃ [^│\n]*|[\d.▁▂▃▄▅▆▇█▓░┃ ]+")
-"""Numbers and bars that change by themselves, the blanks around them, and the predicted peak, whose words depend on how
-many digits the memory in use has.
+CHANGING = re.compile(r"┃ [^│\n]*|[\d.▁▂▃▄▅▆▇█▓░┃─ ]+")
+"""Numbers and bars that change by themselves, the blanks and borders around them ("CPU 7%" and "CPU 100%" leave different
+lengths of border), and the predicted peak, whose words depend on how many digits the memory in use has.
 """
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import io
 import os
 import re
-import secrets
 import shutil
 import stat
 import sys
@@ -108,6 +106,8 @@ def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file as a hex digest."""
+    import hashlib  # not needed for the first frame of the bench
+
     with open_regular(path, sys.maxsize, follow=True) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -159,7 +159,7 @@ def expanded(path: str | Path) -> Path:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file, flush it to disk, rename it: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # unique: nothing else is overwritten
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")  # unique: nothing else is overwritten
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

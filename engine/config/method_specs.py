@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, Literal
 
 from engine.config.errors import UserError
@@ -117,6 +116,8 @@ def method_specs() -> Mapping[str, MethodSpec]:
 
     Raises UserError for an entry point that is not a MethodSpec or takes a name that exists.
     """
+    from importlib.metadata import entry_points  # slow to import: not before the first frame
+
     specs = {spec.name: spec for spec in BUILT_IN}
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import entry_points
 
 from engine.config.errors import UserError
 
@@ -93,6 +92,8 @@ def metric_specs() -> Mapping[str, MetricSpec]:
 
     Raises UserError for an entry point that is not a MetricSpec or takes a name that exists.
     """
+    from importlib.metadata import entry_points  # slow to import: not before the first frame
+
     specs = {spec.name: spec for spec in BUILT_IN}
     for entry in entry_points(group=ENTRY_POINTS):
         spec = entry.load()

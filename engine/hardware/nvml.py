@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 NOT_SUPPORTED = 3
 """NVML_ERROR_NOT_SUPPORTED."""
 SM_CLOCK = 1
@@ -225,6 +223,8 @@ def process_name(pid: int) -> str:
 
     `a process of another user or container` where it is not visible from here.
     """
+    import psutil  # slow to import: not before the first frame of the bench
+
     if pids_are_local():
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(pid)
@@ -235,6 +235,8 @@ def process_name(pid: int) -> str:
 
 def process_user(pid: int) -> str:
     """The user of the process with this driver id, '' where it is not visible from here."""
+    import psutil
+
     if pids_are_local():
         with contextlib.suppress(psutil.Error):
             return str(psutil.Process(pid).username())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from imported import HEAVY, loaded_by
+from screen import Terminal
 
 TEXTUAL = ("tui", "textual", "rich", "typer")
 
@@ -32,14 +33,35 @@ def test_subcommands_that_draw_no_screen_import_no_textual() -> None:
     assert "textual" not in loaded_by(code)
 
 
-def test_the_first_paint_imports_only_what_it_draws() -> None:
-    """Textual and a few modules of ftbench; modules for runs, presets and datasets are imported later."""
-    code = "import sys, tui.start, tui.cli.bench, tui.app; print(*sorted(sys.modules))"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    ours = [name for name in done.stdout.split() if name.startswith(("tui.", "engine."))]
-    assert "tui.screens.bench" in ours  # the list below uses current module names
-    later = ("tui.live.watcher", "tui.data.", "tui.preview", "tui.history", "engine.runs.run.events", "typer")
-    assert not [name for name in done.stdout.split() if name.startswith((*later, "engine.config.preset"))]
+FIRST_FRAME = """
+import sys
+from textual.drivers.linux_driver import LinuxDriver
+
+def write(driver, data, write=LinuxDriver.write):
+    write(driver, data)
+    if "ready:" in data:  # the status line
+        open("modules", "w").write(" ".join(sys.modules))
+        LinuxDriver.write = write
+
+LinuxDriver.write = write
+from tui.start import main
+main()
+"""
+
+
+def test_the_first_frame_imports_only_what_it_draws(tmp_path: Path) -> None:
+    """Textual and a few modules of ftbench; modules for runs, presets, datasets and the machine are imported later."""
+    (tmp_path / "start.py").write_text(FIRST_FRAME)
+    options = ("--runs", str(tmp_path / "runs"))
+    terminal = Terminal("start.py", *options, cwd=tmp_path, program=sys.executable, env={"PYTHONSAFEPATH": "1"})
+    terminal.wait("fits")
+    terminal.press("q")
+    assert terminal.leave() == 0
+    imported = (tmp_path / "modules").read_text().split()
+    assert "tui.screens.bench" in imported  # the list below uses current module names
+    later = ("tui.live.watcher", "tui.live.machine", "tui.data.", "tui.preview", "tui.history", "engine.config.preset")
+    later += ("engine.runs.run.events", "engine.runs.run.run_dir", "importlib.metadata", "psutil", "pynvml", "typer")
+    assert not [name for name in imported if name.startswith(later)]
 
 
 def test_the_worker_imports_no_user_interface_and_no_data_frames() -> None:

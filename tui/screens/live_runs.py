@@ -61,6 +61,8 @@ class LiveRuns:
 
     def live(self) -> list[RunDir]:
         """The live and waiting runs of this folder as of the last refresh."""
+        if not self.turns:  # before the first frame, which must not wait for the import
+            return list(self.unqueued)
         from engine.runs.run.run_dir import RunDir
 
         queued = [RunDir(turn.run) for turn in self.turns if turn.run.parent == self._folder]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import signal
 import threading
 import time
@@ -194,6 +195,7 @@ class Workbench(DiffApp):
         gc.enable()
         self.sampler = SamplerThread(self.bench.post_message, self.bench.follower.process)
         self.sampler.start()
+        threading.Thread(target=_import_screens, daemon=True, name="imports").start()
         for notice in self.notices():
             self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)
 
@@ -339,3 +341,11 @@ def _leave_when_hung_up() -> None:
     while not hung_up():
         time.sleep(1.0)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)  # interrupts what blocks the event loop
+
+
+def _import_screens() -> None:
+    """Import the other screens, and read what settings mean, before their keys are pressed: it takes up to 0.2 s."""
+    for name in ("runs", "launching", "presets", "configuration", "models", "charts", "ladder", "processes", "picker"):
+        importlib.import_module(f"tui.screens.{name}")
+    importlib.import_module("tui.palette")
+    importlib.import_module("engine.config.setting_specs").setting_specs()

@@ -1,8 +1,8 @@
 """Cost of the command and the workbench: start-up, first paint, CPU, bytes to the terminal, long runs, many runs.
 
 `python tests/bench/workbench.py [ROUNDS] [PART …]` prints a Markdown table with median and range of ROUNDS (5 by
-default). Parts: startup, paint, idle, live, grid, million, runs, slow. Screens run in real terminals (ptys of 160 by
-45) and with files as workers write them; `workbench/` has the simulated runs and the terminal.
+default). Parts: startup, paint, keys, idle, live, grid, million, runs, slow. Screens run in real terminals (ptys of 160
+by 45) and with files as workers write them; `workbench/` has the simulated runs and the terminal.
 """
 
 from __future__ import annotations
@@ -104,6 +104,56 @@ def paint(rounds: int, folder: Path) -> Iterator[Row]:
     yield Row("first paint of `ftbench`", ours, "s", None)
     yield Row("the same, with its lists filled", filled, "s", None)
     yield Row("`ftbench` ÷ the hello-world", [a / b for a, b in zip(ours, bare, strict=True)], "×", 1.5)
+
+
+KEYS = (
+    ("3", b"Full", "preset"),
+    ("r", b"sorted by when", "runs"),
+    ("q", b"ready:", "back from runs"),
+    ("?", b"Half a page", "help"),
+    ("q", b"ready:", "back from help"),
+    ("P", b"yours are in", "presets"),
+    ("q", b"ready:", "back from presets"),
+    ("e", b"set by", "settings"),
+    ("q", b"ready:", "back from settings"),
+    ("c", b"no run to show", "charts"),
+    ("q", b"ready:", "back from charts"),
+    ("M", b"processes on GPUs", "processes"),
+    ("q", b"ready:", "back from processes"),
+    ("D", b"the CPU", "devices"),
+    ("q", b"ready:", "back from devices"),
+    ("i", b"models", "models"),
+    ("q", b"ready:", "back from models"),
+    ("l", b"No ladder yet", "ladders"),
+    ("q", b"ready:", "back from ladders"),
+    (":", b"Search", "commands"),
+    ("\x1b", b"ready:", "back from commands"),
+    ("m", b"QLoRA", "method"),
+    ("\r", b"start", "launch screen"),
+    ("q", b"ready:", "back from the launch screen"),
+)
+"""Keys that open no other process, the text that each shows, and its name; each opens its screen for the first time."""
+
+
+def keys(rounds: int, folder: Path) -> Iterator[Row]:
+    """Time from a key to the frame that shows its effect; the runs folder has 40 runs."""
+    forty = folder / "forty"
+    simulate.many(forty, 40)
+    times: dict[str, list[float]] = {name: [] for *_, name in KEYS}
+    for _ in range(rounds):
+        session = bench(forty)
+        session.until(LISTED)
+        time.sleep(3.0)  # what is read after the first paint
+        for key, mark, name in KEYS:
+            session.text()
+            since, started = session.written(), time.perf_counter()
+            session.press(key)
+            times[name].append(1000 * (session.until(mark, since) - started))
+            session.settled(since)
+            time.sleep(0.5)
+        session.end()
+    for name, values in sorted(times.items(), key=lambda named: -statistics.median(named[1])):
+        yield Row(f"key to screen: {name}", values, "ms", 100)
 
 
 def idle(rounds: int, folder: Path) -> Iterator[Row]:
@@ -213,7 +263,7 @@ def slow(rounds: int, folder: Path) -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[int, Path], Iterator[Row]]] = {
-    part.__name__: part for part in (startup, paint, idle, live, grid, million, runs, slow)
+    part.__name__: part for part in (startup, paint, keys, idle, live, grid, million, runs, slow)
 }
 
 

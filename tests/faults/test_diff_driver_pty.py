@@ -8,8 +8,8 @@ from pathlib import Path
 from screen import Terminal
 
 CHANGING = re.compile(r"┃ [^│\n]*|[\d.▁▂▃▄▅▆▇█▓░┃─ ]+")
-"""Numbers and bars that change by themselves, the blanks and borders around them ("CPU 7%" and "CPU 100%" leave different
-lengths of border), and the predicted peak, whose words depend on how many digits the memory in use has.
+"""Numbers and bars that change by themselves, with the blanks and borders around them (`CPU 7%` and `CPU 100%` leave
+borders of different length), and the predicted peak, whose words depend on how many digits the memory in use has.
 """
 
 

@@ -113,6 +113,8 @@ class NvmlGpu:
     nvml: Nvml
     index: int
     handle: Any
+    instance: int | None = None
+    """Number of a MIG instance on its GPU, as in `nvidia-smi -L`; None for a whole GPU."""
     energy_at_start: int | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,8 +137,8 @@ class NvmlGpu:
     def mig_instances(self) -> list[NvmlGpu]:
         """Its MIG instances, with the index of the GPU; [] without MIG mode."""
         count = (self._ask("nvmlDeviceGetMaxMigDeviceCount") or 0) if self.mig_mode() else 0
-        handles = [self._ask("nvmlDeviceGetMigDeviceHandleByIndex", number) for number in range(count)]
-        return [NvmlGpu(self.nvml, self.index, handle) for handle in handles if handle is not None]
+        handles = ((number, self._ask("nvmlDeviceGetMigDeviceHandleByIndex", number)) for number in range(count))
+        return [NvmlGpu(self.nvml, self.index, handle, number) for number, handle in handles if handle is not None]
 
     def bf16(self) -> bool:
         """Whether it has bfloat16 instructions: compute capability 8.0 (Ampere) or higher, or unknown."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for annotations only: the first paint does not wait for NVM
 
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import psutil
 
@@ -41,7 +41,7 @@ class OtherProcess:
 
 @dataclass(frozen=True)
 class GpuSample:
-    """One GPU; None for values that it does not report."""
+    """One GPU or MIG instance; None for values that it does not report."""
 
     index: int
     name: str
@@ -60,6 +60,18 @@ class GpuSample:
     uuid: str | None = None
     own: OtherProcess | None = None
     """The watched run's process."""
+    instance: int | None = None
+    """Number of a MIG instance on the GPU with this index; None for a whole GPU."""
+
+    @property
+    def label(self) -> str:
+        """`1`; `1:0` for the first MIG instance of GPU 1, as NVIDIA's container tools write it."""
+        return gpu_label(self.index, self.instance)
+
+    @property
+    def queues(self) -> set[str]:
+        """The names that its queue can have: of a run that knows its UUID, and of one that does not."""
+        return {name for name in (self.uuid, str(self.index) if self.instance is None else None) if name}
 
     @property
     def processes(self) -> tuple[OtherProcess, ...]:
@@ -103,9 +115,13 @@ class MachineSample:
         if names == ["auto"]:
             return [self.run_gpu] if self.run_gpu else []
         if names == ["all"]:
-            return list(self.gpus) if self.run_gpu else []
+            return [gpu for gpu in self.gpus if gpu.total] if self.run_gpu else []
         matches = (next((g for g in self.gpus if name == str(g.index) or _is_named(g, name)), None) for name in names)
         return [gpu for gpu in matches if gpu is not None]  # first: a MIG instance can have a GPU's index
+
+
+def gpu_label(index: int, instance: int | None) -> str:
+    return str(index) if instance is None else f"{index}:{instance}"
 
 
 def _is_named(gpu: GpuSample, name: str) -> bool:
@@ -154,7 +170,7 @@ class MachineSampler:
         from engine.hardware.nvml import Nvml  # for the same reason
 
         self.psutil, self.nvml = psutil, Nvml()
-        self.gpus = self.nvml.gpus()
+        self.gpus = divided(self.nvml.gpus())
         self.visible = self._visible()
         self.psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
@@ -171,7 +187,7 @@ class MachineSampler:
         return MachineSample(gpus, why, memory.total, memory.used, rss, worker.pool, load, self.visible)
 
     def _visible(self) -> int | None:
-        """The position of the GPU that a run uses; a MIG instance is added, because NVML does not list it."""
+        """The position of the GPU that a run uses. A MIG instance of a GPU that NVML does not list is added."""
         from engine.hardware.devices import select_device  # in the sampler's thread, as above
 
         try:
@@ -184,15 +200,16 @@ class MachineSampler:
         for position, listed in enumerate(self.gpus):
             if listed.uuid() == uuid if uuid else listed.index == gpu.index:
                 return position
-        gpu.index = len(self.gpus)
         self.gpus.append(gpu)
-        return gpu.index
+        return len(self.gpus) - 1
 
     def _sample(self, gpu: NvmlGpu, worker: WatchedProcess, system_total: int, system_used: int) -> GpuSample:
         total, used = gpu.total(), gpu.used()
         shared = gpu.has_unified_memory()
         running = gpu.processes()
         loads = gpu.process_loads() if running else {}
+        if gpu.instance is None and gpu.mig_mode():  # it has no instance, else these were listed: nothing can run on it
+            return GpuSample(gpu.index, f"{gpu.name() or 'GPU'} in MIG mode without an instance", None, None, None)
         processes = [self._process(pid, used, loads.get(pid)) for pid, used in running]
         own = next((process for process in processes if process.pid == worker.gpu_pid), None)
         return GpuSample(
@@ -209,6 +226,7 @@ class MachineSampler:
             shared=shared,
             bf16=gpu.bf16(),
             uuid=gpu.uuid(),
+            instance=gpu.instance,
         )
 
     def _process(self, pid: int, used: int | None, load: int | None) -> OtherProcess:
@@ -223,13 +241,18 @@ class MachineSampler:
         return OtherProcess(pid, UNKNOWN_PROCESS, used, load=load)
 
 
+def divided(gpus: Sequence[NvmlGpu]) -> list[NvmlGpu]:
+    """GPUs in MIG mode replaced by their instances: nothing can run on the whole GPU."""
+    return [part for gpu in gpus for part in gpu.mig_instances() or [gpu]]
+
+
 @dataclass(frozen=True)
 class ProcessRow:
     """One process; None for what is not known."""
 
     pid: int
-    gpu: int | None = None
-    """Index of its GPU; None for a worker on the CPU."""
+    gpu: str | None = None
+    """Label of its GPU; None for a worker on the CPU."""
     gpu_bytes: int | None = None
     gpu_total: int | None = None
     """Memory of the GPU."""
@@ -262,10 +285,10 @@ class ProcessTable:
         return rows
 
     def _on_gpus(self) -> Iterator[ProcessRow]:
-        for gpu in self._nvml.gpus():
+        for gpu in divided(self._nvml.gpus()):
             total, loads = gpu.total(), gpu.process_loads()
             for pid, used in gpu.processes():
-                row = ProcessRow(pid, gpu.index, used, total, loads.get(pid))
+                row = ProcessRow(pid, gpu_label(gpu.index, gpu.instance), used, total, loads.get(pid))
                 yield self._described(row) if pids_are_local() else _unknown(row)
 
     def _described(self, row: ProcessRow) -> ProcessRow:

@@ -101,7 +101,7 @@ def _whole_budget(sample: MachineSample, own: Collection[int], steady: bool, dev
     if gpu.shared:
         used_by_others = max(0, (gpu.used or 0) - (gpu.mine or 0))
     return MemoryBudget(
-        name=f"GPU {gpu.index}, {gpu.name}",
+        name=f"GPU {gpu.label}, {gpu.name}",
         recorded_name=gpu.name,
         device="cuda",
         source="shared" if gpu.shared else "gpu",

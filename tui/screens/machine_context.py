@@ -38,18 +38,18 @@ class MachineContext:
         return memory_budget(sample, self._own_processes(), True, selection_pane.device)
 
     @property
-    def next_gpu(self) -> int | None:
-        """Index of the GPU that a run of the selection is planned for."""
+    def next_gpu(self) -> str | None:
+        """Label of the GPU that a run of the selection is planned for."""
         gpu = self.sample.gpu_of(self._device) if self.sample else None
-        return gpu.index if gpu else None
+        return gpu.label if gpu else None
 
     @property
     def devices(self) -> list[str]:
-        """The values of `hardware.device` that exist here: auto, each GPU by its index or UUID if it has no index in
-        nvidia-smi (a MIG instance), all of several, cpu, and halves of it for the runs of a ladder.
+        """The values of `hardware.device` that exist here: auto, each GPU by its index, each MIG instance by
+        its UUID (CUDA knows no index of it), all of several, cpu, and halves of it for the runs of a ladder.
         """
         gpus = self.sample.gpus if self.sample else ()
-        names = [gpu.uuid if (gpu.uuid or "").startswith("MIG-") else str(gpu.index) for gpu in gpus]
+        names = [str(gpu.index) if gpu.instance is None else gpu.uuid for gpu in gpus]
         devices = [name for name in names if name]
         halves = ["cpu:2"] if len(usable_cpus()) > 1 else []
         return ["auto", *devices, *(["all"] if len(devices) > 1 else []), "cpu", *halves]
@@ -95,7 +95,7 @@ class MachineContext:
 
         assert self.sample is not None
         gpus = self.sample.gpus_of(self._device)
-        names = {name for gpu in gpus for name in (gpu.uuid, str(gpu.index)) if name} or {CPU}
+        names = {name for gpu in gpus for name in gpu.queues} or {CPU}
         slots = slots_of(self._device)
         return [turn for turn in turns if queue_of(turn.device) in names], max(1, len(gpus)) * slots
 

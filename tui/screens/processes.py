@@ -112,7 +112,7 @@ def table_row(row: ProcessRow) -> TableRow:
     """One line, a dash for what is not known."""
     share = f" {share_percent(row.gpu_bytes / row.gpu_total)}" if row.gpu_bytes and row.gpu_total else ""
     cells = (
-        "–" if row.gpu is None else str(row.gpu),
+        row.gpu or "–",
         str(row.pid),
         row.user or "–",
         f"{size(row.gpu_bytes)}{share}" if row.gpu_bytes else "–",
@@ -183,8 +183,7 @@ class DevicesScreen(Dialog[str]):
             return TableRow(
                 device, ((f"{mark}{device}", ""), ("", ""), ("", ""), (what, "$foreground-muted"), ("", ""))
             )
-        names = {gpu.uuid, str(gpu.index)}
-        ours = [entry for entry in self.entries if queue_of(entry.device) in names and not entry.place]
+        ours = [entry for entry in self.entries if queue_of(entry.device) in gpu.queues and not entry.place]
         known = {entry.pid for entry in ours}
         others = [
             f"{process.user} {process.name} {size(process.bytes)}"
@@ -192,7 +191,7 @@ class DevicesScreen(Dialog[str]):
             if process.pid not in known
         ]
         runs = ", ".join(short_name(entry.run) for entry in ours)
-        free = "" if ours or others else "free"
+        free = "" if ours or others or not gpu.total else "free"
         load = "–" if gpu.load is None else f"{gpu.load}%"
         return TableRow(
             device,

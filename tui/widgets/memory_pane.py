@@ -134,8 +134,8 @@ class MemoryPane(Rows, can_focus=True):
 
     def __init__(self, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self.traces: dict[int, MemoryHistory] = {}
-        """Of each GPU; of the system under -1."""
+        self.traces: dict[str, MemoryHistory] = {}
+        """Of each GPU by its label; of the system under ''."""
         self.state: BenchState | None = None
         self.sample: MachineSample | None = None
         self.above = 0
@@ -151,9 +151,9 @@ class MemoryPane(Rows, can_focus=True):
     def feed(self, sample: MachineSample) -> None:
         """Add a sample to the traces and show it."""
         self.sample = sample
-        shares = [(gpu.index, gpu.used, gpu.total) for gpu in sample.gpus]
-        for index, used, total in shares or [(-1, sample.memory_used, sample.memory_total)]:
-            self.traces.setdefault(index, MemoryHistory()).add(used / total if used is not None and total else 0.0)
+        shares = [(gpu.label, gpu.used, gpu.total) for gpu in sample.gpus]
+        for label, used, total in shares or [("", sample.memory_used, sample.memory_total)]:
+            self.traces.setdefault(label, MemoryHistory()).add(used / total if used is not None and total else 0.0)
         self.redraw()
 
     def redraw(self) -> None:
@@ -187,7 +187,7 @@ class MemoryPane(Rows, can_focus=True):
         self.action_scroll(WHEEL_LINES)
 
 
-def drawn_of(state: BenchState) -> tuple[ExpectedPeak | None, Mapping[int, str], int | None, bool]:
+def drawn_of(state: BenchState) -> tuple[ExpectedPeak | None, Mapping[int, str], str | None, bool]:
     """What the pane draws besides the sample: the predicted peak, names of processes, the next GPU, whether a run is
     live.
     """
@@ -199,12 +199,12 @@ class MemoryView:
     """One sample as lines of text."""
 
     sample: MachineSample
-    traces: Mapping[int, MemoryHistory]
+    traces: Mapping[str, MemoryHistory]
     expected: ExpectedPeak | None = None
     names: Mapping[int, str] | None = None
     """The run of each process of ftbench."""
-    next_gpu: int | None = None
-    """Index of the GPU that the next run uses."""
+    next_gpu: str | None = None
+    """Label of the GPU that the next run uses."""
     live: bool = False
     """Whether the watched run is running; else the peak is that of the next run."""
     ascii_only: bool = False
@@ -218,7 +218,7 @@ class MemoryView:
         """The GPU of the watched run, else that of the next run."""
         gpus = self.sample.gpus
         gpu_of_run = next((gpu for gpu in gpus if gpu.mine is not None), None)
-        return gpu_of_run or next((gpu for gpu in gpus if gpu.index == self.next_gpu), gpus[0] if gpus else None)
+        return gpu_of_run or next((gpu for gpu in gpus if gpu.label == self.next_gpu), gpus[0] if gpus else None)
 
     @property
     def title(self) -> str:
@@ -282,11 +282,12 @@ class MemoryView:
         if not use.total:
             holders = [visible(gpu.name)]
         elif not holders:
-            holders = [f"{_gib(use.free)} free{' · next run' if gpu.index == self.next_gpu else ''}"]
+            holders = [f"{_gib(use.free)} free{' · next run' if gpu.label == self.next_gpu else ''}"]
+        wide = max(2, *(len(other.label) for other in self.sample.gpus))
         style = "bold" if gpu is self.ours else ""
         ours = gpu.mine is not None
         return Content.assemble(
-            (f"{gpu.index:>2} ", style),
+            (f"{gpu.label:>{wide}} ", style),
             bar(use, share, self.ascii_only),
             (figures, style),
             (f"{self.glyphs.ours} " if ours else "  ", MINE),
@@ -354,7 +355,7 @@ class MemoryView:
     def _chart(self, width: int, rows: int) -> Iterator[Content]:
         gpu = self.ours
         total = (gpu.total if gpu else self.sample.memory_total) or 0
-        trace = self.traces.get(gpu.index if gpu else -1, MemoryHistory())
+        trace = self.traces.get(gpu.label if gpu else "", MemoryHistory())
         blocks = ASCII_BLOCKS if self.ascii_only else BLOCKS
         label = max(3, len(_whole(total)))
         inner = max(1, width - label - 2)
@@ -366,7 +367,7 @@ class MemoryView:
             text = "".join(blocks[round(level * (len(blocks) - 1))] for level in levels).rjust(inner)
             scale = f"{marks[row]:>{label}}" if row in marks and (row == 0 or rows > 2) else " " * label
             yield Content.assemble((f"{scale} {self.glyphs.axis}", FREE), (text, MINE))
-        first = f"-{MINUTES} min{f' of GPU {gpu.index}' if gpu and len(self.sample.gpus) > 1 else ''}"
+        first = f"-{MINUTES} min{f' of GPU {gpu.label}' if gpu and len(self.sample.gpus) > 1 else ''}"
         ends = f"{first}{'now':>{max(4, inner - len(first) - 1)}}"
         yield Content.styled(f"{'':{label}} {self.glyphs.corner} {ends}", FREE)
 
@@ -429,5 +430,5 @@ def all_lines(sample: MachineSample, width: int, ascii_only: bool) -> Sequence[C
     """One sample for the command line: without a history."""
     view = MemoryView(sample, {}, ascii_only=ascii_only)
     lines = list(view.lines(width, 0))
-    heads = [Content(f"{gpu.index} {visible(gpu.name)}  {_work(gpu)}") for gpu in sample.gpus]
+    heads = [Content(f"{gpu.label} {visible(gpu.name)}  {_work(gpu)}") for gpu in sample.gpus]
     return [*heads, *([Content(view.note)] if view.note else []), *lines]

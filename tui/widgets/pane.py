@@ -37,7 +37,7 @@ class BenchState:
     """Whether the worker of the watched run is running."""
     processes: Mapping[int, str] = field(default_factory=dict)
     """Short name of the run of each process of ftbench."""
-    next_gpu: int | None = None
+    next_gpu: str | None = None
     """Index of the GPU that the next run uses."""
     resumable: Sequence[ResumableRun] = ()
     """Runs that can be resumed, the latest first."""

@@ -84,6 +84,32 @@ def looks(
     return [Look(**one) for one in json.loads(done.stdout)]
 
 
+MIG = (
+    "all count 3"
+    + CARD.format(0, used=GIB)
+    + CARD.format(1, used=2 * GIB)
+    + "1 migmode 1\n1 mig 8\n1 mig 9\n8 uuid MIG-7\n9 uuid MIG-8\n"
+    + CARD.format(8, used=GIB)
+    + CARD.format(9, used=0)
+    + CARD.format(2, used=0)
+    + "2 migmode 1\n"
+)
+
+
+def test_a_gpu_in_mig_mode_is_replaced_by_its_instances(tmp_path: Path) -> None:
+    """Nothing can run on the whole GPU, and nothing at all on one without an instance: neither is said to be free."""
+    (look,) = looks(tmp_path, MIG)
+    assert [(gpu["index"], gpu["instance"], gpu["uuid"]) for gpu in look.gpus if gpu["total"]] == [
+        (0, None, None),
+        (1, 0, "MIG-7"),
+        (1, 1, "MIG-8"),
+    ]
+    rows = [line for line in look.lines if line.lstrip().startswith(("0 ", "1:0 ", "1:1 ", "2 "))]
+    assert len(rows) == 4
+    assert sum("free" in row for row in rows) == 3
+    assert "without an instance" in rows[3]
+
+
 def test_two_gpus_with_this_run_and_foreign_processes(tmp_path: Path) -> None:
     me = os.getpid()
     text = f"{TWO}\n0 process 4242 {31 * GIB}\n0 process {me} {2 * GIB}\n1 process 999999999 -1\n"

@@ -143,7 +143,7 @@ def test_an_invalid_preset_is_listed_and_the_others_work(tmp_path: Path) -> None
 
 def test_the_device_key_selects_each_gpu_and_the_cpu(tmp_path: Path) -> None:
     gpus = [GpuSample(index, "NVIDIA A100", (12 + 68 * index) * GIB, 0, None, uuid=f"GPU-{index}") for index in (0, 1)]
-    instance = GpuSample(1, "NVIDIA A100 MIG 1g.10gb", 10 * GIB, 0, None, uuid="MIG-7")
+    instance = GpuSample(1, "NVIDIA A100 MIG 1g.10gb", 10 * GIB, 0, None, uuid="MIG-7", instance=0)
     sample = MachineSample((*gpus, instance), "", 64 * GIB, 8 * GIB)
 
     async def story(pilot: Pilot[str], app: Workbench) -> None:

@@ -65,7 +65,7 @@ class GpuSample:
 
     @property
     def label(self) -> str:
-        """`1`; `1:0` for the first MIG instance of GPU 1, as NVIDIA's container tools write it."""
+        """`1`; `1.0` for the first MIG instance of GPU 1 (`1:2` in `hardware.device` divides GPU 1 for two runs)."""
         return gpu_label(self.index, self.instance)
 
     @property
@@ -121,7 +121,7 @@ class MachineSample:
 
 
 def gpu_label(index: int, instance: int | None) -> str:
-    return str(index) if instance is None else f"{index}:{instance}"
+    return str(index) if instance is None else f"{index}.{instance}"
 
 
 def _is_named(gpu: GpuSample, name: str) -> bool:

@@ -126,6 +126,12 @@ def table_row(row: ProcessRow) -> TableRow:
 
 
 DEVICE_COLUMNS = (Column("device", 8), Column("memory", 13), Column("load"), Column("run"), Column("others"))
+DEVICE_TEXTS = {
+    "auto": "the first GPU, else the CPU",
+    "all": "all GPUs",
+    "cpu": "CPU",
+    "cpu:2": "half of the CPU, for two runs of a ladder at a time",
+}
 MAX_LINES = 100
 REFRESH_SECONDS = 1.0
 
@@ -179,7 +185,7 @@ class DevicesScreen(Dialog[str]):
         mark = MARK if device == self.selected else " "
         gpu = gpus[0] if len(gpus) == 1 else None
         if gpu is None:
-            what = {"auto": "the first GPU, else the CPU", "all": "all GPUs", "cpu": "CPU"}.get(device, device)
+            what = DEVICE_TEXTS.get(device, device)
             return TableRow(
                 device, ((f"{mark}{device}", ""), ("", ""), ("", ""), (what, "$foreground-muted"), ("", ""))
             )
@@ -191,13 +197,13 @@ class DevicesScreen(Dialog[str]):
             if process.pid not in known
         ]
         runs = ", ".join(short_name(entry.run) for entry in ours)
-        free = "" if ours or others or not gpu.total else "free"
+        free = visible(gpu.name) if not gpu.total else "" if ours or others else "free"
         load = "–" if gpu.load is None else f"{gpu.load}%"
         return TableRow(
             device,
             (
-                (f"{mark}{device}", "bold" if device == self.selected else ""),
-                (f"{size(gpu.used)} of {size(gpu.total)}", ""),
+                (f"{mark}{gpu.label if device == gpu.uuid else device}", "bold" if device == self.selected else ""),
+                (f"{size(gpu.used)} of {size(gpu.total)}" if gpu.total else "", ""),
                 (load, ""),
                 (runs or free, "$text-success"),
                 (", ".join(others), "$text-warning"),

@@ -16,7 +16,7 @@ from textual.events import MouseScrollDown, MouseScrollUp
 from engine.config.quantities import duration, size
 from engine.config.text import visible
 from tui.commands import moves
-from tui.settings import app_settings
+from tui.settings import app_keys, app_settings
 from tui.widgets.pane import BenchState
 from tui.widgets.text_rows import Rows
 
@@ -162,7 +162,7 @@ class MemoryPane(Rows, can_focus=True):
         width, height = self.content_size.width, self.content_size.height
         state = self.state
         drawn = drawn_of(state) if state else (None, {}, None, False)
-        view = MemoryView(self.sample, self.traces, *drawn, app_settings(self).ascii)
+        view = MemoryView(self.sample, self.traces, *drawn, app_settings(self).ascii, app_keys(self).of("bench.device"))
         lines = list(view.lines(width, height))
         last = max(0, len(lines) - height)
         self.above = min(self.above, last)
@@ -208,6 +208,8 @@ class MemoryView:
     live: bool = False
     """Whether the watched run is running; else the peak is that of the next run."""
     ascii_only: bool = False
+    device_key: str = ""
+    """The key that selects the device of the next run."""
 
     @property
     def glyphs(self) -> Glyphs:
@@ -282,7 +284,7 @@ class MemoryView:
         if not use.total:
             holders = [visible(gpu.name)]
         elif not holders:
-            holders = [f"{_gib(use.free)} free{' · next run' if gpu.label == self.next_gpu else ''}"]
+            holders = [f"{_gib(use.free)} free{self._hint(gpu)}"]
         wide = max(2, *(len(other.label) for other in self.sample.gpus))
         style = "bold" if gpu is self.ours else ""
         ours = gpu.mine is not None
@@ -293,6 +295,14 @@ class MemoryView:
             (f"{self.glyphs.ours} " if ours else "  ", MINE),
             (" · ".join(holders), "$text-success" if not self._holders(gpu) else ""),
         )
+
+    def _hint(self, gpu: GpuSample) -> str:
+        """Whether the next run uses a free GPU; on the first free one how to select it, if the next run's is in use."""
+        if gpu.label == self.next_gpu:
+            return " · next run"
+        free = [other.label for other in self.sample.gpus if other.total and not self._holders(other)]
+        offered = self.device_key and self.next_gpu not in free and gpu.label == free[0]
+        return f"   {self.device_key}: use it" if offered else ""
 
     def _holders(self, gpu: GpuSample) -> list[str]:
         """`mike qlora-51b3 39.4` for each process on a GPU, the watched run first."""

@@ -41,7 +41,7 @@ eyes, scenario, said = MachineSampler(), Path(sys.argv[1]), []
 for text in sys.argv[4:]:
     scenario.write_text(text)
     sample = eyes.look(worker)
-    view = MemoryView(sample, {}, ExpectedPeak(33 * 2**30), live=True)
+    view = MemoryView(sample, {}, ExpectedPeak(33 * 2**30), next_gpu="0", live=True, device_key="D")
     lines = [view.title, view.load, view.note, *(line.plain for line in view.lines(100, 0))]
     said.append({"sample": asdict(sample), "lines": lines, "joules": [gpu.energy() for gpu in eyes.gpus]})
 print(json.dumps(said))
@@ -87,6 +87,7 @@ def looks(
 MIG = (
     "all count 3"
     + CARD.format(0, used=GIB)
+    + f"0 process 4243 {GIB}\n"
     + CARD.format(1, used=2 * GIB)
     + "1 migmode 1\n1 mig 8\n1 mig 9\n8 uuid MIG-7\n9 uuid MIG-8\n"
     + CARD.format(8, used=GIB)
@@ -104,9 +105,10 @@ def test_a_gpu_in_mig_mode_is_replaced_by_its_instances(tmp_path: Path) -> None:
         (1, 0, "MIG-7"),
         (1, 1, "MIG-8"),
     ]
-    rows = [line for line in look.lines if line.lstrip().startswith(("0 ", "1:0 ", "1:1 ", "2 "))]
+    rows = [line for line in look.lines if line.lstrip().startswith(("0 ", "1.0 ", "1.1 ", "2 "))]
     assert len(rows) == 4
-    assert sum("free" in row for row in rows) == 3
+    assert ["free" in row for row in rows] == [False, True, True, False]
+    assert ["D: use it" in row for row in rows] == [False, True, False, False]  # the GPU of the next run is in use
     assert "without an instance" in rows[3]
 
 

@@ -1,6 +1,6 @@
 """The bench: the Textual app that `ftbench` opens. Quitting it detaches: runs continue.
 
-Screens other than the bench are imported when they are opened, so that the first frame does not wait for them.
+Screens other than the bench are imported after the first frame, or when they are opened.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import inspect
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -27,6 +28,7 @@ from engine.config.text import visible
 from tui.commands import all_commands, bindings
 from tui.keymap import FIRST_PRESET, CommandKeys, key_conflicts
 from tui.output.console import EscapingConsole
+from tui.screens.base import BaseScreen, Dialog
 from tui.screens.bench_actions import BenchScreen
 from tui.settings import Settings, read_settings
 from tui.terminal.drivers import AsciiFilter, ControlCharacterFilter, DiffApp, has_job_control
@@ -48,6 +50,9 @@ EXIT_SIGNALS = tuple(
 alone would leave in the alternate screen."""
 STALLED_SECONDS = 1.0
 """After which the next key is handled although the one before is not: a widget that is being removed never answers."""
+
+IMPORT_SECONDS = 1.0
+"""After which the other screens are imported, usually."""
 
 
 @runtime_checkable
@@ -196,8 +201,19 @@ class Workbench(DiffApp):
         self.sampler = SamplerThread(self.bench.post_message, self.bench.follower.process)
         self.sampler.start()
         threading.Thread(target=_import_screens, daemon=True, name="imports").start()
+        self.set_timer(IMPORT_SECONDS, self._read_styles)
         for notice in self.notices():
             self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)
+
+    def _read_styles(self) -> None:
+        """Parse the CSS of the screens that are imported by now: when a screen with new CSS is opened, Textual parses
+        that of all widgets again. Where it looks for it is private (8.2: `App._load_screen_css`); elsewhere it is
+        parsed twice.
+        """
+        for kind in (*subclasses(BaseScreen), *subclasses(Dialog)):
+            if "CSS" in vars(kind):
+                self.stylesheet.add_source(kind.CSS, (inspect.getfile(kind), f"{kind.__name__}.CSS"))
+        self.stylesheet.reparse()
 
     def on_unmount(self) -> None:
         if self.sampler:
@@ -341,6 +357,13 @@ def _leave_when_hung_up() -> None:
     while not hung_up():
         time.sleep(1.0)
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGHUP)  # interrupts what blocks the event loop
+
+
+def subclasses(kind: type[Screen[Any]]) -> Iterator[type[Screen[Any]]]:
+    """All classes that inherit from it, as far as they are imported."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses(child)
 
 
 def _import_screens() -> None:

@@ -153,19 +153,26 @@ class TextScreen(BaseScreen[None]):
         """`text`: returns the text for a width in columns."""
         super().__init__()
         self.heading, self.text = title, text
+        self.columns = 0
+        """For which the text is laid out."""
 
     def compose(self) -> ComposeResult:
         with VerticalScroll() as box:
             box.border_title = Content(visible(self.heading))
             box.border_subtitle = "escape back"
-            yield Static(id="text")
+            self.columns = self._columns()
+            yield Static(self.text(self.columns), id="text")
+
+    def _columns(self) -> int:
+        return max(40, min(self.app.size.width, 140) - 6)  # frame, padding and scroll bar
 
     def on_resize(self) -> None:
-        self.call_after_refresh(self._lay_out)
+        if self._columns() != self.columns:
+            self.call_after_refresh(self._lay_out)
 
     def _lay_out(self) -> None:
-        width = max(40, min(self.size.width, 140) - 6)  # frame, padding and scroll bar
-        self.query_one("#text", Static).update(self.text(width))
+        self.columns = self._columns()
+        self.query_one("#text", Static).update(self.text(self.columns))
 
     def action_scroll(self, lines: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

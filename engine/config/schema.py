@@ -17,10 +17,13 @@ Positive = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Rate = Annotated[float, Meta(gt=0, le=1)]
-_GPU_NAME = r"([0-9]{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+)"
+_GPU_NAME = r"([0-9]{1,4}(\.[0-9]{1,2})?|(GPU|MIG)-[0-9A-Za-z/-]+)"
 DEVICE_PATTERN = rf"^(auto|all|cpu|{_GPU_NAME}(,{_GPU_NAME})*)(:[1-9][0-9]?)?$"
 DeviceName = Annotated[str, Meta(pattern=DEVICE_PATTERN)]
-DEVICE_FORMS = "auto, cpu, all, a GPU's index or UUID, several of them (0,1), or one of these with slots (cpu:2)"
+DEVICE_FORMS = (
+    "auto, cpu, all, a GPU's index or UUID, a MIG instance (1.0), several of them (0,1), or one of these with slots "
+    "(cpu:2)"
+)
 """What DEVICE_PATTERN allows, in words."""
 DATA_FORMATS = ("auto", *format_names())
 if TYPE_CHECKING:
@@ -248,10 +251,11 @@ class Hardware(Section, frozen=True):
     """Device that a run uses."""
 
     device: NotNegative | DeviceName = "auto"
-    """auto, cpu, the index of a GPU in nvidia-smi, or the UUID of a GPU or MIG instance, or a prefix of it. auto: the
-    first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU. Of several devices a run uses the first free
-    one, and a ladder uses all of them at the same time: 0,1 (GPUs separated by commas) or all (GPUs). A number of slots
-    divides each device for runs at the same time: cpu:2 (half of the CPUs each), 0:2 (half of the memory each)."""
+    """auto, cpu, the index of a GPU in nvidia-smi, 1.0 for the first MIG instance of GPU 1, or the UUID of a GPU or MIG
+    instance, or a prefix of it. auto: the first GPU in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU. Of
+    several devices a run uses the first free one, and a ladder uses all of them at the same time: 0,1 (GPUs separated
+    by commas) or all (GPUs). A number of slots divides each device for runs at the same time: cpu:2 (half of the CPUs
+    each), 0:2 (half of the memory each)."""
 
 
 class Cost(Section, frozen=True):

@@ -194,7 +194,8 @@ def conflicts(lock: str, other: str) -> bool:
 
 def select_device(setting: int | str = "auto", nvml: Nvml | None = None) -> SelectedDevice:
     """The device of a setting: `auto` (the first in CUDA_VISIBLE_DEVICES, else the first GPU, else the CPU), `cpu`, an
-    index, or the UUID of a GPU or MIG instance or its beginning. Of several devices it is the first one.
+    index, `1.0` for the first MIG instance of GPU 1, or the UUID of a GPU or MIG instance or its beginning. Of several
+    devices it is the first one.
 
     Raises UserError if there is no such device, or if CUDA_VISIBLE_DEVICES hides it.
     """
@@ -258,6 +259,10 @@ def _first_visible(nvml: Nvml, visible: str) -> SelectedDevice:
 
 
 def _find(nvml: Nvml, name: str) -> NvmlGpu | None:
+    index, point, instance = name.partition(".")
+    if point:
+        gpu = nvml.gpu(int(index))
+        return next((part for part in gpu.mig_instances() if part.instance == int(instance)), None) if gpu else None
     if name.isdecimal():
         return nvml.gpu(int(name))
     return nvml.by_uuid(name) if name.startswith(("GPU-", MIG)) else None
@@ -293,6 +298,6 @@ def _locks(nvml: Nvml, visible: str) -> set[str]:
 
 
 def _not_found(nvml: Nvml, problem: str, where: str) -> UserError:
-    known = [f"{gpu.index} ({gpu.name() or 'unnamed'}, {gpu.uuid() or 'no UUID'})" for gpu in nvml.gpus()]
+    known = [f"{gpu.label} ({gpu.name() or 'unnamed'}, {gpu.uuid() or 'no UUID'})" for gpu in nvml.devices()]
     hint = f"choose one of {', '.join(known)}" if known else f"use cpu or auto: no GPU detected ({nvml.why or 'none'})"
     return UserError(problem, where, hint, code="device.not_found")

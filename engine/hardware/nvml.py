@@ -75,6 +75,10 @@ class Nvml:
         handle = self._call("nvmlDeviceGetHandleByIndex", index)
         return NvmlGpu(self, index, handle) if handle is not None else None
 
+    def devices(self) -> list[NvmlGpu]:
+        """GPUs, those in MIG mode replaced by their instances: nothing can run on the whole GPU."""
+        return [device for gpu in self.gpus() for device in gpu.mig_instances() or [gpu]]
+
     def by_uuid(self, uuid: str) -> NvmlGpu | None:
         """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
 
@@ -106,9 +110,14 @@ class Nvml:
             return None
 
 
+def gpu_label(index: int, instance: int | None) -> str:
+    """`1`; `1.0` for the first MIG instance of GPU 1."""
+    return str(index) if instance is None else f"{index}.{instance}"
+
+
 @dataclass
 class NvmlGpu:
-    """One GPU."""
+    """One GPU or MIG instance."""
 
     nvml: Nvml
     index: int
@@ -119,6 +128,10 @@ class NvmlGpu:
 
     def __post_init__(self) -> None:
         self.energy_at_start = self._ask("nvmlDeviceGetTotalEnergyConsumption")
+
+    @property
+    def label(self) -> str:
+        return gpu_label(self.index, self.instance)
 
     def name(self) -> str | None:
         name = self._ask("nvmlDeviceGetName")

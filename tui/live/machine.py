@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import psutil
 from textual.message import Message
 
 from engine.config.errors import UserError
-
-if TYPE_CHECKING:  # for annotations only: the first paint does not wait for NVML
-    from engine.hardware.nvml import NvmlGpu
-
-
-import time
-from collections.abc import Iterator, Mapping, Sequence
-
-import psutil
-
-from engine.hardware.nvml import UNKNOWN_PROCESS, Nvml, pids_are_local
+from engine.hardware.devices import select_device
+from engine.hardware.nvml import UNKNOWN_PROCESS, Nvml, NvmlGpu, gpu_label, pids_are_local
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,7 @@ class GpuSample:
 
     @property
     def label(self) -> str:
-        """`1`; `1.0` for the first MIG instance of GPU 1 (`1:2` in `hardware.device` divides GPU 1 for two runs)."""
+        """`1`; `1.0` for the first MIG instance of GPU 1."""
         return gpu_label(self.index, self.instance)
 
     @property
@@ -116,16 +109,13 @@ class MachineSample:
             return [self.run_gpu] if self.run_gpu else []
         if names == ["all"]:
             return [gpu for gpu in self.gpus if gpu.total] if self.run_gpu else []
-        matches = (next((g for g in self.gpus if name == str(g.index) or _is_named(g, name)), None) for name in names)
+        matches = (next((gpu for gpu in self.gpus if _is_named(gpu, name)), None) for name in names)
         return [gpu for gpu in matches if gpu is not None]  # first: a MIG instance can have a GPU's index
 
 
-def gpu_label(index: int, instance: int | None) -> str:
-    return str(index) if instance is None else f"{index}.{instance}"
-
-
 def _is_named(gpu: GpuSample, name: str) -> bool:
-    return name.startswith(("GPU-", "MIG-")) and (gpu.uuid or "").startswith(name)
+    is_uuid = name.startswith(("GPU-", "MIG-"))
+    return (gpu.uuid or "").startswith(name) if is_uuid else name in (gpu.label, str(gpu.index))
 
 
 class WatchedProcess(NamedTuple):
@@ -162,34 +152,28 @@ class SamplerThread(threading.Thread):
 
 
 class MachineSampler:
-    """Takes samples; opens NVML and psutil once."""
+    """Takes samples; opens NVML once."""
 
     def __init__(self) -> None:
-        import psutil  # imported in the sampler's thread, so that the first paint does not wait for it
-
-        from engine.hardware.nvml import Nvml  # for the same reason
-
-        self.psutil, self.nvml = psutil, Nvml()
-        self.gpus = divided(self.nvml.gpus())
+        self.nvml = Nvml()
+        self.gpus = self.nvml.devices()
         self.visible = self._visible()
-        self.psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
+        psutil.cpu_percent(None)  # the first call has no interval to measure and returns 0
 
     def look(self, worker: WatchedProcess) -> MachineSample:
         """Take a sample."""
-        memory = self.psutil.virtual_memory()
+        memory = psutil.virtual_memory()
         why = "" if self.gpus else self.nvml.why or "no GPU found"
         rss = None
         if worker.pid is not None:
-            with contextlib.suppress(self.psutil.Error):
-                rss = self.psutil.Process(worker.pid).memory_info().rss
+            with contextlib.suppress(psutil.Error):
+                rss = psutil.Process(worker.pid).memory_info().rss
         gpus = tuple(self._sample(gpu, worker, memory.total, memory.used) for gpu in self.gpus)
-        load = self.psutil.cpu_percent(None)
+        load = psutil.cpu_percent(None)
         return MachineSample(gpus, why, memory.total, memory.used, rss, worker.pool, load, self.visible)
 
     def _visible(self) -> int | None:
         """The position of the GPU that a run uses. A MIG instance of a GPU that NVML does not list is added."""
-        from engine.hardware.devices import select_device  # in the sampler's thread, as above
-
         try:
             gpu = select_device(nvml=self.nvml).gpu
         except UserError:  # a launch reports it
@@ -231,19 +215,12 @@ class MachineSampler:
 
     def _process(self, pid: int, used: int | None, load: int | None) -> OtherProcess:
         """A process with its owner and its age, where it is visible from here."""
-        from engine.hardware.nvml import UNKNOWN_PROCESS, pids_are_local  # imported by then, in `__init__`
-
         if pids_are_local():
-            with contextlib.suppress(self.psutil.Error):
-                process = self.psutil.Process(pid)
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
                 age = max(0.0, time.time() - process.create_time())
                 return OtherProcess(pid, process.name(), used, process.username(), load, age)
         return OtherProcess(pid, UNKNOWN_PROCESS, used, load=load)
-
-
-def divided(gpus: Sequence[NvmlGpu]) -> list[NvmlGpu]:
-    """GPUs in MIG mode replaced by their instances: nothing can run on the whole GPU."""
-    return [part for gpu in gpus for part in gpu.mig_instances() or [gpu]]
 
 
 @dataclass(frozen=True)
@@ -285,10 +262,10 @@ class ProcessTable:
         return rows
 
     def _on_gpus(self) -> Iterator[ProcessRow]:
-        for gpu in divided(self._nvml.gpus()):
+        for gpu in self._nvml.devices():
             total, loads = gpu.total(), gpu.process_loads()
             for pid, used in gpu.processes():
-                row = ProcessRow(pid, gpu_label(gpu.index, gpu.instance), used, total, loads.get(pid))
+                row = ProcessRow(pid, gpu.label, used, total, loads.get(pid))
                 yield self._described(row) if pids_are_local() else _unknown(row)
 
     def _described(self, row: ProcessRow) -> ProcessRow:

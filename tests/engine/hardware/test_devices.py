@@ -101,6 +101,7 @@ def box(library: Path, tmp_path: Path) -> Box:
         ("GPU-ab", "0,1", "GPU-abcd", "GPU 1", 80),
         ("1", "GPU-abcd", "GPU-abcd", "GPU 1", 80),
         ("MIG-888", None, "MIG-888", "MIG instance 888", 20),
+        ("2.1", None, "MIG-888", "MIG instance 888", 20),
         ("MIG-88", "2", "MIG-888", "MIG instance 888", 20),
         ("2", None, "MIG-777", "MIG instance 777", 10),  # CUDA uses the first instance
     ],

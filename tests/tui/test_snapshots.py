@@ -198,9 +198,14 @@ SCENES: dict[str, Steps] = {
     "configuration": ("e",),
     "models": ("i",),
     "charts": ("r", "enter", "c", "b", "b", "left", "left"),
+    "processes": ("M",),
+    "picker": ("d", "a"),
+    "inspector": ("d", "enter"),
     "runs": ("r",),
     "compared": ("r", "space", "space", "C"),
     "ladder": ("l",),
+    "export": ("r", "x"),
+    "rating": ("l", "R"),
     "try": ("l", "t", "escape", "j"),
 }
 

@@ -96,7 +96,7 @@ class BenchView(BaseScreen[None]):
         strip = NextRun(id="next")
         strip.border_title = "next run"
         yield strip
-        yield KeyLine()
+        yield KeyLine(always=("preset.1",))
 
     @property
     def selection_pane(self) -> SelectionPane:

@@ -53,7 +53,7 @@ class InspectorScreen(BaseScreen[bool]):
     InspectorScreen #title { height: 1; padding: 0 1; text-style: bold; text-wrap: nowrap; text-overflow: ellipsis; }
     InspectorScreen #state { height: 1; padding: 0 1; color: $foreground-muted; }
     InspectorScreen VerticalScroll {
-        border: round $surface-lighten-2; padding: 0 1; background: $background;
+        border: round $foreground 30%; padding: 0 1; background: $background;
         border-title-color: $foreground-muted; scrollbar-size-vertical: 1;
     }
     InspectorScreen VerticalScroll:focus { border: round $primary; }

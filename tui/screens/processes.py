@@ -130,7 +130,7 @@ DEVICE_TEXTS = {
     "auto": "the first GPU, else the CPU",
     "all": "all GPUs",
     "cpu": "CPU",
-    "cpu:2": "half of the CPU, for two runs of a ladder at a time",
+    "cpu:2": "half of the CPU",
 }
 MAX_LINES = 100
 REFRESH_SECONDS = 1.0
@@ -187,7 +187,7 @@ class DevicesScreen(Dialog[str]):
         if gpu is None:
             what = DEVICE_TEXTS.get(device, device)
             return TableRow(
-                device, ((f"{mark}{device}", ""), ("", ""), ("", ""), (what, "$foreground-muted"), ("", ""))
+                device, ((f"{mark}{device}", ""), ("", ""), ("", ""), ("", ""), (what, "$foreground-muted"))
             )
         ours = [entry for entry in self.entries if queue_of(entry.device) in gpu.queues and not entry.place]
         known = {entry.pid for entry in ours}
@@ -197,7 +197,7 @@ class DevicesScreen(Dialog[str]):
             if process.pid not in known
         ]
         runs = ", ".join(short_name(entry.run) for entry in ours)
-        free = visible(gpu.name) if not gpu.total else "" if ours or others else "free"
+        free = "free" if gpu.total and not ours and not others else ""
         load = "–" if gpu.load is None else f"{gpu.load}%"
         return TableRow(
             device,
@@ -206,7 +206,7 @@ class DevicesScreen(Dialog[str]):
                 (f"{size(gpu.used)} of {size(gpu.total)}" if gpu.total else "", ""),
                 (load, ""),
                 (runs or free, "$text-success"),
-                (", ".join(others), "$text-warning"),
+                (", ".join(others) if gpu.total else visible(gpu.name), "$text-warning"),
             ),
         )
 

@@ -42,7 +42,7 @@ class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
         Binding("end,G", "move('scroll_end')", show=False),
     ]
     DEFAULT_CSS = """
-    RatedText { border: round $surface-lighten-2; padding: 0 1; background: $background; scrollbar-size-vertical: 1;
+    RatedText { border: round $foreground 30%; padding: 0 1; background: $background; scrollbar-size-vertical: 1;
                 border-title-color: $foreground-muted; border-subtitle-color: $foreground-muted; }
     RatedText:focus { border: round $primary; }
     RatedText Static { height: auto; }

@@ -31,7 +31,7 @@ class TableScreen(BaseScreen[R]):
     TableScreen { layout: vertical; }
     TableScreen #title { height: 1; text-style: bold; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     TableScreen Table { padding: 0 1; }
-    TableScreen #detail { height: 5; padding: 0 1; border-top: solid $surface-lighten-2; }
+    TableScreen #detail { height: 5; padding: 0 1; border-top: solid $foreground 30%; }
     TableScreen ValueInput { margin: 0 1; }
     """
     columns: ClassVar[Sequence[Column]] = ()

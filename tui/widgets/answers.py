@@ -20,7 +20,7 @@ class AnswerColumn(VerticalScroll, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = []
     DEFAULT_CSS = """
-    AnswerColumn { width: 1fr; height: 1fr; border: round $surface-lighten-2; padding: 0 1; background: $background;
+    AnswerColumn { width: 1fr; height: 1fr; border: round $foreground 30%; padding: 0 1; background: $background;
                    border-title-color: $foreground-muted; border-subtitle-color: $foreground-muted;
                    scrollbar-size-vertical: 1; }
     AnswerColumn:focus { border: round $primary; }

@@ -20,7 +20,6 @@ class ValueInput(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
     DEFAULT_CSS = """
     ValueInput { height: 1; border: none; display: none; background: $surface; }
-    ValueInput > .input--placeholder { color: $foreground-muted; }
     """
 
     class EditingCancelled(Message):
@@ -66,7 +65,6 @@ class PromptInput(Input):
 
     DEFAULT_CSS = """
     PromptInput { height: 1; border: none; }
-    PromptInput > .input--placeholder { color: $foreground-muted; }
     """
 
     def __init__(self, id: str) -> None:

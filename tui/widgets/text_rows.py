@@ -78,7 +78,7 @@ class Rows(Widget):
         return max(1, len(self.lines))
 
 
-ALWAYS = ("preset.1", "app.palette", "app.help")
+ALWAYS = ("app.palette", "app.help")
 """Shown however narrow the terminal is: these find all others."""
 GAP = "  "
 
@@ -90,8 +90,10 @@ class KeyLine(Rows):
     KeyLine { dock: bottom; height: 1; padding: 0 1; background: $footer-background; color: $footer-foreground; }
     """
 
-    def __init__(self) -> None:
+    def __init__(self, always: Sequence[str] = ()) -> None:
+        """`always`: further commands that are shown however narrow the terminal is."""
         super().__init__()
+        self.always = (*ALWAYS, *always)
         self._places: list[tuple[int, str]] = []
         """Column where each key's text ends, and the key."""
 
@@ -129,12 +131,12 @@ class KeyLine(Rows):
         first = {binding.action: binding for binding in reversed(active)}  # of several keys for one action the first
         named = [(binding, self.app.get_key_display(binding)) for binding in active if first[binding.action] is binding]
         widths = {pair: len(pair[1]) + 1 + len(pair[0].description) + len(GAP) for pair in named}
-        space = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in ALWAYS)
+        space = self.content_size.width + len(GAP) - sum(widths[pair] for pair in named if pair[0].id in self.always)
         fitting = []
         for pair in named:
-            if pair[0].id not in ALWAYS:
+            if pair[0].id not in self.always:
                 space -= widths[pair]
-            if pair[0].id in ALWAYS or space >= 0:
+            if pair[0].id in self.always or space >= 0:
                 fitting.append(pair)
         return fitting
 

@@ -407,7 +407,7 @@ def _decoding(model: Any, rows: Sequence[Row], counter: OperationCounter) -> Pha
     counter.reset()
     answers = longest_answers([row.input_ids for row in rows], DECODED_ROWS, NEW_TOKENS)
     assert answers is not None
-    run_worst_case(model, answers, 0, "cpu")
+    run_worst_case(model, answers, 0, "cpu", planned="cuda")
     return _counts(counter, 1)
 
 

@@ -1,7 +1,7 @@
 """Generate one answer token by token, greedily or by sampling; keys and values of earlier turns are kept.
 
 The forward pass and the end tokens are those of evaluation, so a greedy answer is evaluation's, up to rounding in
-batches of other sizes.
+batches of other sizes. On every device: `generate` would keep no keys and values, and hand over tokens in a thread.
 """
 
 from __future__ import annotations

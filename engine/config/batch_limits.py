@@ -48,6 +48,12 @@ CHUNK_MULTIPLE = {"cpu": SHAPE_MULTIPLE["cpu"], "cuda": 128}
 """Chunks have a multiple of this many rows: matrix products on tensor cores are computed in tiles of 128 rows, and a
 partly filled tile takes as long as a full one (NVIDIA, Matrix Multiplication Background User's Guide, section 3)."""
 
+DECODER: dict[str, Literal["ftbench", "generate"]] = {"cpu": "ftbench", "cuda": "generate"}
+"""What generates the answers that are scored, judged and exported with: `engine.evaluation.decode` or transformers'
+`generate`. It depends on the device alone, so that answers before and after training, of all ranks, seeds and rungs
+come from the same one. On a CPU ours was measured to be faster (tests/bench/RESULTS.md); neither has run on a GPU,
+where `generate` is what models are tested with. Architectures that ours does not support are answered by `generate` on
+a CPU too."""
 ANSWERED_TOGETHER = {"cpu": 32, "cuda": 256}
 """Rows generated at a time at most, with `evaluation.batch = "auto"`. On a GPU a decoding step launches the same
 kernels for any number of rows, and reads the weights once."""
@@ -56,6 +62,11 @@ kernels for any number of rows, and reads the weights once."""
 def answers_together(setting: int | Literal["auto"], device: str) -> int:
     """Rows generated at a time if memory suffices; `setting`: `evaluation.batch`."""
     return ANSWERED_TOGETHER[device] if setting == "auto" else setting
+
+
+def prefill_columns(rows: int, longest: int, device: str) -> int:
+    """Columns of a batch of prompts, the longest of which has `longest` tokens, that `generate` reads at a time."""
+    return min(longest, max(1, MAX_TOKENS[device] // max(1, rows)))
 
 
 REFILL_FRACTION = 4

@@ -1,7 +1,8 @@
 """Greedy decoding with continuous batching and n-gram speculative decoding.
 
-A finished row leaves at once and a waiting prompt takes its place. On the CPU it takes less time than transformers'
-`generate`, also with a static cache, and than its `generate_batch` (tests/bench/RESULTS.md, "Answering test rows").
+For CPUs (`DECODER`), on which it takes less time than transformers' `generate`, also with a static cache, and than its
+`generate_batch` (tests/bench/RESULTS.md, "Answering test rows"). A finished row leaves at once and a waiting prompt
+takes its place.
 
 A forward pass over few rows takes nearly the same time for one token per row as for four. So draft tokens are proposed,
 verified together, and accepted as far as the model predicts them too (Leviathan et al. 2022, arXiv:2211.17192). The
@@ -21,9 +22,8 @@ from engine.config.batch_limits import MAX_DRAFT_TOKENS, MAX_TOKENS, REFILL_FRAC
 from engine.evaluation.forward import Forward, rows_without_padding, without_gradients
 from engine.evaluation.kv_cache import Prefill, RunningCache
 
-OVERHEAD = {"cpu": 60, "cuda": 256}
-"""Fixed cost of a forward pass in tokens. On a CPU 35 to 80 were measured (embedded model and SmolLM2-135M, float32 and
-bf16); the value for GPUs is estimated from the ratio of arithmetic to memory bandwidth."""
+OVERHEAD = 60
+"""Fixed cost of a forward pass in tokens. Measured: 35 to 80 (embedded model and SmolLM2-135M, float32 and bf16)."""
 ORDERS = (3, 2, 1)
 """Context lengths of the n-grams, in order of preference."""
 MAX_CONTEXTS = 50_000
@@ -122,17 +122,16 @@ class _Followers:
             self.best, self.best_count = token, count
 
 
-def draft_length(chances: Sequence[Sequence[float]], computed: int, device: str) -> int:
+def draft_length(chances: Sequence[Sequence[float]], computed: int) -> int:
     """Number of draft tokens per row to verify: the one with the most expected tokens per cost of the forward pass.
 
     The cost of `computed` rows of t tokens is modeled as OVERHEAD + computed · t.
     """
-    overhead = OVERHEAD[device]
     tokens = float(len(chances))
-    best, best_rate = 0, tokens / (overhead + computed)
+    best, best_rate = 0, tokens / (OVERHEAD + computed)
     for ahead in range(1, MAX_DRAFT_TOKENS + 1):
         tokens += sum(row[ahead - 1] for row in chances if len(row) >= ahead)
-        rate = tokens / (overhead + computed * (ahead + 1))
+        rate = tokens / (OVERHEAD + computed * (ahead + 1))
         if rate > best_rate:
             best, best_rate = ahead, rate
     return best
@@ -245,7 +244,7 @@ class Decoder:
             self.drafts.guess(answer.row, answer.recent, self.max_new_tokens - len(answer.tokens) - 1)
             for answer in self.running
         ]
-        ahead = draft_length([chances for _, chances in drafts], computed, self.device)
+        ahead = draft_length([chances for _, chances in drafts], computed)
         return [tokens[:ahead] for tokens, _ in drafts]
 
     def _columns(self, guesses: list[list[int]], ahead: int, cache: RunningCache) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,9 +1,10 @@
 """Call a causal LM with a KV cache owned by the caller, and check whether a model supports it.
 
 Attention for decoding is grouped-query SDPA without repeating keys and values for every query head. transformers
-repeats them if a forward pass has a mask and more than one token per row. During generation that is every pass, and
-reading the keys takes most of its time. Here the query heads of a group become additional queries to their shared key
-head: the same products without copies.
+repeats them if a forward pass has a mask and more than one token per row: while prompts are read, and with draft tokens
+in every pass, in which the reading of keys takes most of the time. Here the query heads of a group become additional
+queries to their shared key head: the same products without copies, as transformers computes one token per row
+(`pack_gqa` of its `integrations/sdpa_attention.py`).
 
 Models loaded with FlashAttention 2 decode with it too: transformers' FlashAttention 2 reads the padding mask and copies
 keys and values without padding in every layer for every token (`_upad_input` of `modeling_flash_attention_utils.py`).
@@ -19,10 +20,11 @@ from typing import Any, TypeVar
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from engine.config.batch_limits import DECODER
 from engine.methods.adapters import unwrap_peft
 from engine.methods.machine import is_out_of_memory
 from engine.training import sharding, varlen_attention
@@ -96,6 +98,22 @@ def cache_unsupported_reason(model: torch.nn.Module) -> str:
         return f"{name} has a custom cache ({error})"
     unsupported = sorted(kind.__name__ for kind in kinds - {DynamicLayer})
     return f"{name} uses {', '.join(unsupported)}" if unsupported or not kinds else ""
+
+
+def is_answered_by_generate(model: torch.nn.Module, device: str) -> bool:
+    """Whether transformers' `generate` answers: by the device (`DECODER`), or as ours does not support the model."""
+    return DECODER[device] == "generate" or bool(cache_unsupported_reason(model))
+
+
+def reads_prompts_in_parts(model: torch.nn.Module) -> bool:
+    """Whether `generate` can read prompts a few columns at a time: all layers keep keys and values, maybe of a window.
+    Models with a state in each layer raise in `prefill_chunk_size`.
+    """
+    try:
+        layers = DynamicCache(config=unwrap_peft(model).config).layers
+    except (KeyError, AttributeError):
+        return False
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def padded_rows(rows: int, device: str) -> int:

@@ -2,29 +2,38 @@
 
 Greedy decoding takes the most likely token at every step. The model's generation config (temperature, penalties) is not
 applied, so that base and tuned model are compared under the same settings.
+
+The decoder depends on the device and the architecture alone (`is_answered_by_generate`): `Decoder` on a CPU,
+transformers' `generate` on CUDA. What does not generate answers here: choices are scored (`choice_scoring`), the replies
+of `ftbench try` are streamed (`engine.chat.generation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
-from engine.config.batch_limits import ANSWERED_ALONE, text_type
+from engine.config.batch_limits import ANSWERED_ALONE, DECODER, prefill_columns, text_type
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.decode import Decoder
 from engine.evaluation.forward import (
     Forward,
     cache_unsupported_reason,
     grouped_query_attention,
+    is_answered_by_generate,
     left_padded,
+    reads_prompts_in_parts,
     within_memory,
     without_gradients,
 )
 from engine.evaluation.preflight import check_prompts
 from engine.methods.adapters import unwrap_peft
+from engine.training import sharding
 from engine.training.guards import OutOfMemory
 
 Warn = Callable[[str, str], None]
@@ -65,15 +74,14 @@ class Generator:
         """Generate the tokens of the answer to each row's prompt, in order, without the end token.
 
         An answer of `max_new_tokens` tokens did not end. Halves the batch size on out-of-memory. `progress` is called
-        with the number of finished rows after each forward pass (after each batch if transformers generates); an
-        exception that it raises ends the generation.
+        with the number of finished rows after each token; an exception that it raises ends the generation.
         """
         check_prompts(rows)
         prompts = [row.prompt for row in rows]
-        unsupported = cache_unsupported_reason(model)
-        if unsupported:
+        if DECODER[self.device] == "ftbench" and (unsupported := cache_unsupported_reason(model)):
             self._warn_once("evaluation.slow_generation", f"{unsupported}: using transformers' generate, slower")
-        answers = (self._by_library if unsupported else self._by_queue)(model, prompts, progress)
+        by_generate = is_answered_by_generate(model, self.device)
+        answers = (self._by_library if by_generate else self._by_queue)(model, prompts, progress)
         return [answers[number] for number in range(len(rows))]
 
     def _warn_once(self, code: str, text: str) -> None:
@@ -82,9 +90,8 @@ class Generator:
             self.warn(code, text)
 
     def library_answer_tokens(self, model: torch.nn.Module, rows: Sequence[Row]) -> list[list[int]]:
-        """The same by transformers' `generate`, to compare with."""
-        answers = self._by_library(model, [row.prompt for row in rows], lambda done: None)
-        return [answers[number] for number in range(len(rows))]
+        """The same by transformers' `generate` for each prompt alone, without padding, to compare with."""
+        return [self._generate(model, [row.prompt], lambda done: None)[0] for row in rows]
 
     def _by_queue(
         self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]
@@ -95,59 +102,110 @@ class Generator:
         with grouped_query_attention(model):
             while (answers := within_memory(lambda: decoder.run(self.batch, progress))) is None:
                 decoder.suspend()
-                self._halve()
+                self._halve(self.batch)
         return answers
 
     def _by_library(
         self, model: torch.nn.Module, prompts: list[list[int]], progress: Callable[[int], None]
     ) -> dict[int, list[int]]:
-        """Row -> tokens of its answer, by transformers' `generate`, sorted by length."""
+        """Row -> tokens of its answer, by transformers' `generate`; the longest prompts are first, because they need
+        most memory.
+        """
         order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
         alone = text_type(unwrap_peft(model).config.to_dict()) in ANSWERED_ALONE
         if alone:
             text = f"{type(unwrap_peft(model)).__name__} answers otherwise with padding: one prompt at a time, slower"
             self._warn_once("evaluation.one_by_one", text)
         answers: dict[int, list[int]] = {}
-        while len(answers) < len(order):
-            batch = order[len(answers) : len(answers) + (1 if alone else self.batch)]
-            tokens = within_memory(lambda: self._generate(model, [prompts[number] for number in batch]))  # noqa: B023
-            if tokens is None:
-                self._halve()
-                continue
-            answers.update(zip(batch, tokens, strict=True))
-            progress(len(answers))
+        most = 0
+
+        def finished(count: int) -> None:
+            nonlocal most
+            most = max(most, len(answers) + count)  # a batch that is halved begins again
+            progress(most)
+
+        with grouped_query_attention(model):
+            while len(answers) < len(order):
+                batch = order[len(answers) : len(answers) + (1 if alone else self.batch)]
+                asked = [prompts[number] for number in batch]
+                tokens = within_memory(lambda: self._generate(model, asked, finished))  # noqa: B023
+                if tokens is None:
+                    self._halve(len(batch))
+                    continue
+                answers.update(zip(batch, tokens, strict=True))
+                finished(0)
         return answers
 
     @without_gradients
-    def _generate(self, model: torch.nn.Module, prompts: list[list[int]]) -> list[list[int]]:
+    def _generate(
+        self, model: torch.nn.Module, prompts: list[list[int]], finished: Callable[[int], None]
+    ) -> list[list[int]]:
         ids, mask, _ = left_padded(prompts, self.tokenizer.pad_token_id, self.device)
-        inner = unwrap_peft(model)
-        original = inner.generation_config
-        # `generate` takes settings that its caller leaves unset from the model's generation config.
-        inner.generation_config = GenerationConfig()
-        try:
-            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=self._settings())
-        finally:
-            inner.generation_config = original
+        columns = prefill_columns(len(prompts), ids.shape[1], self.device)
+        in_parts = columns < ids.shape[1] and reads_prompts_in_parts(model)
+        with _as_configured(unwrap_peft(model)):
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=self._settings(columns if in_parts else None),
+                stopping_criteria=StoppingCriteriaList([_FinishedRows(self.ends, finished)]),
+                synced_gpus=sharding.in_use(),
+            )
         return [self._ended(tokens) for tokens in out[:, ids.shape[1] :].tolist()]
 
-    def _settings(self) -> GenerationConfig:
+    def _settings(self, prefill_chunk_size: int | None) -> GenerationConfig:
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=sorted(self.ends),
+            prefill_chunk_size=prefill_chunk_size,
+            disable_compile=True,
         )
 
     def _ended(self, tokens: list[int]) -> list[int]:
         end = next((place for place, token in enumerate(tokens) if token in self.ends), len(tokens))
         return tokens[:end]
 
-    def _halve(self) -> None:
-        if self.batch == 1:
+    def _halve(self, rows: int) -> None:
+        """Generate half as many rows at a time as did not fit."""
+        if rows == 1:
             raise OutOfMemory("a single prompt does not fit in memory during generation")
-        self.batch = (self.batch + 1) // 2
+        self.batch = (rows + 1) // 2
+
+
+class _FinishedRows(StoppingCriteria):
+    """Calls `report` with the number of finished rows after each token; ends no row."""
+
+    def __init__(self, ends: frozenset[int], report: Callable[[int], None]) -> None:
+        self.ends, self.report = sorted(ends), report
+        self.finished: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **options: object) -> torch.Tensor:
+        """input_ids (B, T) -> False for each row, (B,)."""
+        ended = torch.isin(input_ids[:, -1], torch.tensor(self.ends, dtype=input_ids.dtype, device=input_ids.device))
+        self.finished = ended if self.finished is None else self.finished | ended
+        self.report(int(self.finished.sum()))
+        return torch.zeros_like(ended)
+
+
+@contextmanager
+def _as_configured(model: Any) -> Iterator[None]:
+    """Context in which `generate` applies no settings but those of its caller.
+
+    It takes those that its caller leaves unset from the model's generation config. On a GPU it would replace
+    `grouped_mm` of a mixture of experts by `batched_mm` while it decodes, which copies the weights of every expert of
+    every row (transformers 5.24, `_optimize_model_for_decode` of generation/utils.py): 19 GB for 256 rows of
+    Qwen3-30B-A3B.
+    """
+    before = model.generation_config
+    model.generation_config, model._optimize_model_for_decode = GenerationConfig(), nullcontext
+    try:
+        yield
+    finally:
+        model.generation_config = before
+        del model._optimize_model_for_decode
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, model: torch.nn.Module, rows: Sequence[Row]) -> frozenset[int]:

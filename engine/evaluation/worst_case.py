@@ -1,11 +1,12 @@
 """Generation at its peak memory, without generating: prefill the longest prompts, run one step at maximum length.
 
 The dry run executes it on fake tensors, the probe on real ones before training. Batches, caches and step widths are
-those of `decode` and `choice_scoring`.
+those of `decode`, `choice_scoring` and transformers' `generate`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from engine.config.batch_limits import (
     MAX_DRAFT_TOKENS,
     MAX_TOKENS,
     REFILL_FRACTION,
+    prefill_columns,
 )
 from engine.evaluation.choice_scoring import log_likelihoods
 from engine.evaluation.forward import (
@@ -25,12 +27,15 @@ from engine.evaluation.forward import (
     Forward,
     cache_unsupported_reason,
     grouped_query_attention,
+    is_answered_by_generate,
     left_padded,
     padded_rows,
+    reads_prompts_in_parts,
     rows_without_padding,
     without_gradients,
 )
 from engine.evaluation.kv_cache import Prefill, RunningCache, shared_prompts
+from engine.methods.adapters import unwrap_peft
 from engine.training.loss import supports_logits_to_keep
 
 Begin = Callable[[str], object]
@@ -55,31 +60,27 @@ def run_worst_case(
     answers: WorstCaseAnswers,
     pad: int,
     device: str,
-    together: int = 0,
-    guessed: int = MAX_DRAFT_TOKENS,
+    planned: str = "",
     begin: Begin = lambda moment: None,
 ) -> None:
-    """Allocate what `answers` need at peak. `together`: prompt tokens per prefill, by default those of the device."""
+    """Allocate what `answers` need at peak. `planned`: the device that will answer, by default that of the tensors."""
     model.eval()
-    if cache_unsupported_reason(model):
-        _by_library(model, answers, pad, device, begin)
-        return
-    forward = Forward(model)
+    planned = planned or device
     with grouped_query_attention(model):
-        if answers.choosing:
-            _choose(forward, answers, pad, device, begin)
+        if cache_unsupported_reason(model) or (not answers.choosing and is_answered_by_generate(model, planned)):
+            _by_generate(model, answers, pad, device, planned, begin)
+        elif answers.choosing:
+            _choose(Forward(model), answers, pad, device, begin)
         else:
-            _generate(forward, answers, pad, device, together or MAX_TOKENS[device], guessed, begin)
+            _decode(Forward(model), answers, pad, device, begin)
 
 
-def _generate(
-    forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, together: int, guessed: int, begin: Begin
-) -> None:
+def _decode(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
     """Fill all places, extend every answer to its maximum length, then prefill further prompts at the same time."""
     prompts = answers.prompts
     prefill = Prefill(forward, prompts, pad, device)
     longest, waiting = len(prompts[0]), list(prompts)
-    count = rows_without_padding(min(len(prompts), max(1, together // longest)), device)
+    count = rows_without_padding(min(len(prompts), max(1, MAX_TOKENS[device] // longest)), device)
     cache: RunningCache | None = None
     while waiting:
         group, waiting = waiting[:count], waiting[count:]
@@ -92,7 +93,7 @@ def _generate(
     assert cache is not None
     begin("the last token")
     cache.grow_for_measurement(longest + answers.tokens - 1)
-    _step(forward, cache, min(guessed, answers.tokens - 1), device)
+    _step(forward, cache, min(MAX_DRAFT_TOKENS, answers.tokens - 1), device)
     begin("further prompts")
     prefill(prompts[: rows_without_padding(min(count, -(-len(prompts) // REFILL_FRACTION)), device)])
 
@@ -119,26 +120,64 @@ def _choose(forward: Forward, answers: WorstCaseAnswers, pad: int, device: str, 
     del first
 
 
-def _by_library(model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, device: str, begin: Begin) -> None:
-    """Peak of transformers' generate: prefill all prompts together, then a cache of complete answers."""
-    ids, mask, _ = left_padded(answers.prompts, pad, device)
+def _by_generate(
+    model: torch.nn.Module, answers: WorstCaseAnswers, pad: int, device: str, planned: str, begin: Begin
+) -> None:
+    """Peak of transformers' `generate` with its DynamicCache: the prompts are read, then the last token is computed.
+
+    Besides what the model computes it keeps tokens, mask and positions of all columns, copies each of them to append
+    a column, and copies the logits to float32 (transformers 5.24, `_sample` of generation/utils.py). Keys and values of
+    a layer are copied to append a token.
+    """
+    ids, mask, positions = left_padded(answers.prompts, pad, device)
+    rows, longest = ids.shape
+    parameters = inspect.signature(unwrap_peft(model).forward).parameters
+    accepts_positions = "position_ids" in parameters
+    cache_name = next((name for name in CACHE_ARGUMENTS if name in parameters), "")
+    options: dict[str, Any] = {"use_cache": True, **({"logits_to_keep": 1} if supports_logits_to_keep(model) else {})}
+
+    def compute(ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> Any:
+        placed = {"position_ids": positions} if accepts_positions else {}
+        out = model(input_ids=ids, attention_mask=mask, **placed, **options)
+        if cache_name in out:
+            options[cache_name] = out[cache_name]
+        out.logits[:, -1].to(torch.float32, copy=True).argmax(-1)
+        return ids, mask, positions, out
+
     begin("prompts")
-    last_only = {"logits_to_keep": 1} if supports_logits_to_keep(model) else {}
-    out = model(input_ids=ids, attention_mask=mask, use_cache=True, **last_only)
-    layers: list[Any] = []
-    for name in CACHE_ARGUMENTS:
-        layers = layers or getattr(getattr(out, name, None), "layers", [])
-    del out
+    earlier = None  # inputs and logits of a part exist until the next one is computed
+    columns = prefill_columns(rows, longest, planned) if reads_prompts_in_parts(model) else longest
+    for start in range(0, longest, columns):
+        end = min(longest, start + columns)
+        earlier = compute(ids[:, start:end].clone(), mask[:, :end].clone(), positions[:, start:end].clone())
+    del earlier
+    if answers.tokens == 1 or cache_name not in options:
+        return
     begin("the last token")
-    for layer in layers if answers.tokens > 1 else []:
-        if isinstance(getattr(layer, "keys", None), torch.Tensor):  # a recurrent state does not grow
-            layer.update(_new_tokens(layer.keys, answers.tokens - 1), _new_tokens(layer.values, answers.tokens - 1))
+    kept = ids.new_ones((4, rows, longest + answers.tokens))  # tokens, mask, positions, and the copy of one of them
+    for layer in options[cache_name].layers:
+        _append(layer, answers.tokens - 2)
+    whole = torch.cat([mask, mask.new_ones((rows, answers.tokens - 1))], dim=1)
+    compute(ids[:, -1:].clone(), whole, positions[:, :1] * 0)  # positions do not affect memory
+    del kept
 
 
-def _new_tokens(like: torch.Tensor, tokens: int) -> torch.Tensor:
-    """Keys or values of `tokens` new tokens."""
+def _append(layer: Any, tokens: int) -> None:
+    """Append `tokens` columns to a layer's keys and values, at most a window at a time; states do not grow."""
+    if tokens < 1 or not isinstance(getattr(layer, "keys", None), torch.Tensor):
+        return
+    most = max(1, layer.sliding_window - 1) if getattr(layer, "is_sliding", False) else tokens
+    for start in range(0, tokens, most):
+        count = min(most, tokens - start)
+        layer.update(_zeros(layer.keys, count), _zeros(layer.values, count))
+    if (indexer := getattr(layer, "indexer_keys", None)) is not None:
+        layer.update_indexer(indexer.new_zeros(()).expand(indexer.shape[0], tokens, indexer.shape[2]))
+
+
+def _zeros(like: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Keys or values of `tokens` new tokens, which need no memory."""
     rows, heads, _, size = like.shape
-    return like.new_zeros((rows, heads, tokens, size))
+    return like.new_zeros(()).expand(rows, heads, tokens, size)
 
 
 def longest_answers(

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from engine.config import schema
 from engine.config.activation_checkpointing import ActivationCheckpointing, resolve_checkpointing
-from engine.config.batch_limits import MAX_TOKENS, mixing_reason
+from engine.config.batch_limits import mixing_reason
 from engine.config.errors import UserError
 from engine.config.method_specs import uses_autocast
 from engine.evaluation.worst_case import WorstCaseAnswers, run_worst_case
@@ -315,13 +315,13 @@ def held_out_loss(model: torch.nn.Module, batch: MicroBatch, tracker: MemoryTrac
 
 
 def generate(model: torch.nn.Module, answers: WorstCaseAnswers, tracker: MemoryTracker) -> None:
-    """Generation at its peak; tensors are on the CPU, prefill batches are those of the planned device."""
+    """Generation at its peak; tensors are on the CPU, decoder and prefill batches are those of the planned device."""
 
     def begin(moment: str) -> None:
         tracker.stage = f"{ANSWERING}, {moment}"
         tracker.begin("cache")
 
-    run_worst_case(model, answers, 0, "cpu", together=MAX_TOKENS[tracker.device], begin=begin)
+    run_worst_case(model, answers, 0, "cpu", planned=tracker.device, begin=begin)
     tracker.end()
 
 

@@ -30,6 +30,7 @@ from engine.config import schema
 from engine.config.batch_limits import (
     CHUNK_ELEMENTS,
     CHUNK_MULTIPLE,
+    DECODER,
     MAX_CHOICE_TOKENS,
     MAX_CHOICES_PER_PROMPT,
     MAX_DRAFT_TOKENS,
@@ -37,6 +38,7 @@ from engine.config.batch_limits import (
     REFILL_FRACTION,
     SPARE_CACHE_COLUMNS,
     answers_together,
+    prefill_columns,
 )
 from engine.config.method_specs import method_spec, uses_autocast
 from engine.config.metric_specs import metric_spec
@@ -331,29 +333,61 @@ def moments(
     kept = kv_cache_bytes(shape, read.rows, length, size)
     if metric_spec(config.evaluation.metric).picks_from_choices:
         return [(kept, read), _choices(shape, batch, rows, size, accumulator, kept)]
+    if DECODER[device] == "generate" or shape.windowed:
+        return _by_generate(shape, config, rows, device, size, accumulator, copies)
     places = _filled(batch, device)
     filled = kv_cache_bytes(shape, places, length + SPARE_CACHE_COLUMNS, size)
     whole = kv_cache_bytes(shape, places, length + config.evaluation.max_new_tokens - 1 + SPARE_CACHE_COLUMNS, size)
     step = 1 + min(MAX_DRAFT_TOKENS, config.evaluation.max_new_tokens - 1)
     again = min(read.rows, math.ceil(batch / REFILL_FRACTION))
-    candidates = [
+    return [
         ((filled if batch > read.rows else 0) + kept, read),
         (filled + kept + kept // shape.layers, _pass(0, 0)),  # prompts are copied to the batch's cache layer by layer
         (whole + places * step * shape.vocabulary * (size + accumulator), _pass(places, step)),
         (whole + kv_cache_bytes(shape, again, length, size), _pass(again, length)),
     ]
-    if shape.windowed:
-        candidates.append((_by_library(shape, batch, length, size, copies), _pass(batch, 1)))
-        candidates.append((kept, _pass(batch, length)))
-    return candidates
 
 
-def _by_library(shape: Architecture, batch: int, length: int, size: int, copies: bool) -> int:
-    """With sliding windows transformers' generate is used: it prefills all prompts together, and oneDNN copies the LM
-    head for the last token of each prompt.
+def _by_generate(
+    shape: Architecture,
+    config: schema.Config,
+    rows: StepShape,
+    device: Device,
+    size: int,
+    accumulator: int,
+    copies: bool,
+) -> list[tuple[int, MicroBatchShape]]:
+    """The moments of transformers' `generate`, by which CUDA answers, and a CPU where layers have windows or states:
+    prompts are read, the last of their tokens is predicted, a layer's keys or values are copied to append the last
+    token, and that is predicted. oneDNN copies the LM head for the last token of each prompt.
     """
-    copied = batch * shape.vocabulary * shape.hidden * size if copies else 0
-    return kv_cache_bytes(shape, batch, length, size) + copied
+    batch, length, new = (
+        answers_together(config.evaluation.batch, device),
+        rows.prompted,
+        config.evaluation.max_new_tokens,
+    )
+    states = any(kind.mixer_running for kind in shape.groups())
+    columns = length if states else prefill_columns(batch, length, device)
+    read = batch * columns
+    prompts, whole = (kv_cache_bytes(shape, batch, columns, size) for columns in (length, length + new - 1))
+    tokens = 4 * 8 * batch * (length + new)  # 64-bit: tokens, mask, positions, and the copy of one of them
+    group = shape.heads // max(1, shape.kv_heads)
+    masks = read * length  # boolean; in attention an additive one for each query head of a group
+    attention = masks * (1 + group * (1 + size)) + read * (shape.hidden + 2 * shape.query) * size
+    logits = batch * shape.vocabulary * (size + FLOAT32 + accumulator)
+    copied_head = batch * shape.vocabulary * shape.hidden * size if copies else 0
+    appended = batch * (length + new) * max(kind.key for kind in shape.groups()) * size
+    if is_eager(shape, config):  # scores of the columns in the cache, and keys and values for every query head
+        score = 3 * size if shape.sinks else 2 * FLOAT32
+        masks += shape.heads * read * (length - columns) * score + 2 * batch * length * shape.query * size
+        appended += batch * (length + new) * (shape.heads * score + 2 * shape.query * size)
+    return [
+        (prompts + masks + tokens, _pass(batch, columns)),
+        (prompts + attention + tokens, _pass(0, 0)),
+        (prompts + logits + copied_head + tokens, _pass(0, 0)),
+        (whole + appended + tokens, _pass(batch, 1)),
+        (whole + logits + tokens, _pass(0, 0)),
+    ]
 
 
 def _choices(

@@ -203,7 +203,7 @@ class Divergence:
 
 
 def check_decoding(session: TrainingSession) -> TrainingCheck:
-    """Generate ANSWERS answers with the evaluation's decoder and with transformers."""
+    """Generate ANSWERS answers in a batch as in evaluation, and by transformers' `generate` for each prompt alone."""
     model, rows = session.model.eval(), list(session.subject.prompts)[:ANSWERS]
     ends = session.subject.ends(model)
     generator = session.generator(ends)

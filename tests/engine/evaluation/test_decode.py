@@ -26,6 +26,7 @@ from small_models import (
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from engine.config.batch_limits import DECODER
 from engine.evaluation.forward import GROUPED_SDPA, grouped_query_attention, sdpa_by_group
 from engine.evaluation.kv_cache import PrefillResult, RunningCache
 from engine.training.guards import OutOfMemory
@@ -37,7 +38,14 @@ def counted() -> Counted:
     return made(FULL_ATTENTION["llama"], Counted)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
+@pytest.fixture(params=["ftbench", "generate"])
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Ours, and transformers' `generate` as on CUDA."""
+    monkeypatch.setitem(DECODER, "cpu", request.param)
+    return str(request.param)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(decoder: str) -> None:
     model = counted()
     expected = texts(plainly(model, PROMPTS))
     model.room = 2
@@ -45,23 +53,29 @@ def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost() -> None:
     assert ours.answers(model, asked(PROMPTS)) == expected and ours.batch == 2
 
 
-@pytest.mark.parametrize("failing", [2, 3, 5, 9])
-def test_out_of_memory_during_generation_loses_nothing(failing: int) -> None:
+@pytest.mark.parametrize(
+    ("failing", "decoder"),
+    [(2, "ftbench"), (3, "ftbench"), (5, "ftbench"), (9, "ftbench"), (5, "generate")],
+    indirect=["decoder"],
+)
+def test_out_of_memory_during_generation_loses_nothing(failing: int, decoder: str) -> None:
     model = counted()
     expected = texts(plainly(model, PROMPTS))
     model.passes, model.fails_at = 0, lambda number: number == failing
     ours = generator(8)
-    assert ours.answers(model, asked(PROMPTS)) == expected and ours.batch == 4
+    told: list[int] = []
+    assert ours.answers(model, asked(PROMPTS), told.append) == expected and ours.batch == 4
+    assert told == sorted(told)
 
 
-def test_one_prompt_that_does_not_fit_is_out_of_memory() -> None:
+def test_one_prompt_that_does_not_fit_is_out_of_memory(decoder: str) -> None:
     model = counted()
     model.room = 0
     with pytest.raises(OutOfMemory):
         generator(8).answers(model, asked(PROMPTS))
 
 
-def test_other_errors_are_not_treated_as_out_of_memory() -> None:
+def test_other_errors_are_not_treated_as_out_of_memory(decoder: str) -> None:
     with pytest.raises(IndexError):
         generator(8).answers(made(FULL_ATTENTION["llama"]), asked([[3, VOCABULARY + 7]]))
 
@@ -98,7 +112,7 @@ def test_answers_are_no_longer_than_max_new_tokens() -> None:
         assert [len(text.split()) for text in ours] == [most] * len(PROMPTS)
 
 
-def test_progress_increases_to_all_rows_and_may_end_the_work() -> None:
+def test_progress_increases_to_all_rows_and_may_end_the_work(decoder: str) -> None:
     model = made(FULL_ATTENTION["llama"])
     told: list[int] = []
     generator(4).answers(model, asked(PROMPTS), told.append)
@@ -108,8 +122,10 @@ def test_progress_increases_to_all_rows_and_may_end_the_work() -> None:
         if done >= 3:
             raise KeyboardInterrupt
 
+    before = model.generation_config
     with pytest.raises(KeyboardInterrupt):
         generator(4).answers(model, asked(PROMPTS), stop)
+    assert model.generation_config is before and model.config._attn_implementation == "sdpa"
 
 
 def test_the_models_attention_is_restored_afterwards() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import peft
@@ -14,6 +15,7 @@ from model_shapes import MIXED_SHAPES
 from small_models import FULL_ATTENTION, OTHER_CACHES, asked, generator, made, plainly, random_prompts, texts
 
 from engine.config import schema
+from engine.config.batch_limits import DECODER, MAX_TOKENS
 from engine.config.errors import UserError
 from engine.data.prepare import prepare
 from engine.data.rows import Row
@@ -84,6 +86,49 @@ def test_an_unsupported_cache_uses_transformers_generate_with_a_warning(family: 
     ours = generator(len(PROMPTS), warn=lambda code, text: said.append((code, text)))
     assert ours.answers(model, asked(PROMPTS)) == ours.answers(model, asked(PROMPTS)) == texts(plainly(model, PROMPTS))
     assert [code for code, _ in said] == ["evaluation.slow_generation"] and type(model).__name__ in said[0][1]
+
+
+AS_ON_CUDA = {
+    "llama": FULL_ATTENTION["llama"],
+    "windows in some layers": OTHER_CACHES["windows in some layers"],
+    "linear attention": MIXED_SHAPES["linear attention"],
+    "experts and windows": MIXED_SHAPES["masks without positions"],
+}
+
+
+@pytest.mark.parametrize("name", AS_ON_CUDA)
+def test_generate_answers_as_on_cuda(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In padded batches whose prompts are read in parts, as for each prompt alone and as ftbench's decoder answers."""
+    config = copy.deepcopy(AS_ON_CUDA[name])
+    config.initializer_range = 0.3
+    model, said = made(config), []
+    ours, rows = generator(4, most=12, warn=lambda code, text: said.append(code)), asked(PROMPTS[:7])
+    by_device = ours.answer_tokens(model, rows)
+    monkeypatch.setitem(DECODER, "cpu", "generate")
+    monkeypatch.setitem(MAX_TOKENS, "cpu", 4 * 7)
+    told: list[int] = []
+    said.clear()
+    answers = ours.answer_tokens(model, rows, told.append)
+    assert answers == by_device == ours.library_answer_tokens(model, rows)
+    assert len({len(answer) for answer in answers}) > 1 and not said
+    assert told == sorted(told) and told[-1] == len(rows) and len(told) > len(rows)
+
+
+def test_generate_keeps_the_kernels_of_experts_while_it_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU transformers would copy the weights of every expert of every row."""
+    switched: list[str] = []
+
+    @contextmanager
+    def switch(model: torch.nn.Module) -> Iterator[None]:
+        switched.append(type(model).__name__)
+        yield
+
+    monkeypatch.setattr(transformers.GenerationMixin, "_optimize_model_for_decode", switch)
+    model = made(MIXED_SHAPES["masks without positions"])
+    generator(4).answer_tokens(model, asked(PROMPTS))
+    assert switched == [] and "_optimize_model_for_decode" not in vars(model)
+    plainly(model, PROMPTS)
+    assert switched == ["GptOssForCausalLM"]
 
 
 @pytest.mark.parametrize("mechanism", MIXED_SHAPES)

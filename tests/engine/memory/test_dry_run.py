@@ -43,7 +43,7 @@ def test_predicted_peaks_equal_the_allocators(method: Any, checkpointing: bool) 
     assert plan.static == pytest.approx(real.static, rel=0.01)
     assert -MAX_UNDERESTIMATE < plan.training.total / real.training - 1 < 0.05
     assert -0.02 < plan.held_out.total / real.held_out - 1 < 0.05
-    check_answering(one, plan, real)
+    check_answering(one, plan, real.answering)
 
 
 def config(method: Any, **settings: Any) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from model_shapes import MIXED_SHAPES
 from places import BENCH
 from small_models import FULL_ATTENTION, OTHER_CACHES, PAD, asked, generator, made, random_prompts
 
+from engine.config.batch_limits import DECODER, MAX_TOKENS
 from engine.data.rows import Row
 from engine.evaluation.score import row_losses
 from engine.evaluation.worst_case import longest_answers, run_worst_case
@@ -25,16 +27,20 @@ from engine.training.batches import Packing
 sys.path.insert(0, str(BENCH))
 from planning.answering import check_answering
 from planning.grid import SHAPES, case
-from planning.measure import MACHINE, answering_apart, measured_apart
+from planning.measure import MACHINE, answering_apart, profiled
 
 GPU = Machine("cuda", "a GPU", bf16=True, flash_attention=False)
 WITHOUT_BF16 = Machine("cpu", "a CPU with AVX-512", bf16=False, flash_attention=False)
 
 
-def test_predicted_generation_memory_matches_with_windows() -> None:
-    """Without windows: `test_predicted_peaks_equal_the_allocators`."""
-    one = case("Gemma 3, small", "qlora", False, 128, 2)
-    check_answering(one, dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), measured_apart(one))
+@pytest.mark.parametrize(("shape", "decoder"), [("Gemma 3, small", "ftbench"), ("Qwen2, small", "generate")])
+def test_the_predicted_memory_of_generate_is_what_it_takes(
+    shape: str, decoder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight answers of maximum length, because of windows and as on CUDA. Ours: `test_dry_run`."""
+    monkeypatch.setitem(DECODER, "cpu", decoder)
+    one = case(shape, "lora", False, 128, 2)
+    check_answering(one, dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows), answering_apart(one, 8))
 
 
 def test_real_generation_stays_below_the_prediction() -> None:
@@ -43,6 +49,30 @@ def test_real_generation_stays_below_the_prediction() -> None:
     plan = dry_run(one.config, SHAPES[one.shape], MACHINE, one.rows)
     assert plan.answering
     assert answering_apart(one, 16) <= 1.02 * plan.answering.total
+
+
+GROWING = {
+    "llama": FULL_ATTENTION["llama"],
+    "windows in some layers": OTHER_CACHES["windows in some layers"],
+    "linear attention": MIXED_SHAPES["linear attention"],
+}
+
+
+@pytest.mark.parametrize(("tokens", "limit"), [(40, 2048), (2, 2048), (2, 48)], ids=["answers", "prompts", "parts"])
+@pytest.mark.parametrize("name", GROWING)
+def test_the_worst_case_of_generate_is_what_it_allocates(
+    name: str, tokens: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a few bytes, whether the last token or reading the prompts at once or in parts needs most."""
+    monkeypatch.setitem(DECODER, "cpu", "generate")
+    monkeypatch.setitem(MAX_TOKENS, "cpu", limit)
+    model, prompts = made(GROWING[name]), random_prompts([9, 24, 60, 40])
+    ours, largest = generator(4, tokens, frozenset({210})), longest_answers(prompts, 4, tokens)
+    assert largest
+    ours.answer_tokens(model, asked(prompts))
+    real = profiled(lambda: ours.answer_tokens(model, asked(prompts)))
+    predicted = profiled(lambda: run_worst_case(model, largest, PAD, "cpu"))
+    assert real - 512 <= predicted <= 1.03 * real
 
 
 @pytest.mark.parametrize("machine", [MACHINE, WITHOUT_BF16, GPU], ids=["cpu", "cpu without bf16", "cuda"])

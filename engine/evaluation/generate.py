@@ -4,8 +4,8 @@ Greedy decoding takes the most likely token at every step. The model's generatio
 applied, so that base and tuned model are compared under the same settings.
 
 The decoder depends on the device and the architecture alone (`is_answered_by_generate`): `Decoder` on a CPU,
-transformers' `generate` on CUDA. What does not generate answers here: choices are scored (`choice_scoring`), the replies
-of `ftbench try` are streamed (`engine.chat.generation`).
+transformers' `generate` on CUDA. Not generated here: choices are scored (`choice_scoring`), and the replies of
+`ftbench try` are streamed (`engine.chat.generation`).
 """
 
 from __future__ import annotations

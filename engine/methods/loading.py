@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -15,7 +14,6 @@ from transformers import (
     AutoModelForMultimodalLM,
     PreTrainedModel,
 )
-from transformers.integrations.liger import apply_liger_kernel
 
 from engine.config import schema
 from engine.config.model_limits import check_stored_weights, stored_quantization
@@ -24,7 +22,7 @@ from engine.methods.model_source import LOAD_ERRORS, ModelLocation, config_at, l
 
 
 def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
-    """Load the language model onto the machine's device, with Liger kernels on a GPU where they are installed.
+    """Load the language model onto the machine's device.
 
     `options` are passed to `from_pretrained`. Weights that are stored quantized are dequantized, and quantized again if
     `options` has a `quantization_config`. Raises UserError if that is not possible.
@@ -36,7 +34,7 @@ def load_pretrained(model: schema.Model, machine: Machine, dtype: torch.dtype, *
     if stored_quantization(model_config.to_dict()):
         options["config"] = dequantizing(model_config, quantizes)
     options |= {"dtype": dtype, "device_map": _place(machine), "auto": auto_class(model_config)}
-    return _with_liger_kernels(_loaded(model, located, implementation, options), machine)
+    return _loaded(model, located, implementation, options)
 
 
 def dequantizing(model_config: Any, quantizes: bool) -> Any:
@@ -109,17 +107,6 @@ def model_class(model_config: Any) -> type[PreTrainedModel] | None:
     """The class that `auto_class` loads; None if transformers has none for this configuration."""
     mapping = auto_class(model_config)._model_mapping
     return mapping.get(type(model_config), None)
-
-
-def _with_liger_kernels(model: PreTrainedModel, machine: Machine) -> PreTrainedModel:
-    """Use Liger's rotary embedding, norm and gate kernels from the first forward pass on, so that base and tuned
-    model are evaluated with the same ones. The Trainer would use them in training only (`use_liger_kernel`).
-
-    Without LM head and cross entropy, which `engine.training.loss` computes.
-    """
-    if machine.device == "cuda" and find_spec("liger_kernel") is not None:
-        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
-    return model
 
 
 def attention(model: schema.Model, machine: Machine, dtype: torch.dtype) -> str | None:

@@ -41,16 +41,3 @@ def test_an_architecture_without_flash_attention_loads_without_it(bloom: str) ->
 def test_configured_flash_attention_is_not_replaced(bloom: str) -> None:
     with pytest.raises(UserError, match="Flash"):
         load_pretrained(schema.Model(id=bloom, attention="flash_attention_2"), FLASH, torch.bfloat16)
-
-
-@pytest.mark.parametrize(("device", "installed", "calls"), [("cuda", True, 1), ("cuda", False, 0), ("cpu", True, 0)])
-def test_liger_kernels_are_used_from_loading_on(
-    device: str, installed: bool, calls: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the base model is evaluated; Liger itself needs a GPU."""
-    used: list[object] = []
-    monkeypatch.setattr("engine.methods.loading.find_spec", lambda name: installed or None)
-    monkeypatch.setattr("engine.methods.loading.apply_liger_kernel", lambda model, config: used.append(config))
-    monkeypatch.setattr("engine.methods.loading._from_pretrained", lambda located, **options: torch.nn.Identity())
-    load_pretrained(schema.Model(id="tiny"), Machine(device, "a GPU", bf16=True, flash_attention=False), torch.float32)
-    assert used == [{"cross_entropy": False, "fused_linear_cross_entropy": False}] * calls

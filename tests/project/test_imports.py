@@ -59,7 +59,14 @@ def test_the_first_frame_imports_only_what_it_draws(tmp_path: Path) -> None:
     assert terminal.leave() == 0
     imported = (tmp_path / "modules").read_text().split()
     assert "tui.screens.bench" in imported  # the list below uses current module names
-    later = ("tui.live.watcher", "tui.live.machine", "tui.data.", "tui.preview", "tui.history", "engine.config.preset")
+    later: tuple[str, ...] = (
+        "tui.live.watcher",
+        "tui.live.machine",
+        "tui.data.",
+        "tui.preview",
+        "tui.history",
+        "engine.config.preset",
+    )
     later += ("engine.runs.run.events", "engine.runs.run.run_dir", "importlib.metadata", "psutil", "pynvml", "typer")
     assert not [name for name in imported if name.startswith(later)]
 

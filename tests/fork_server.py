@@ -16,18 +16,22 @@ import importlib
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 import warnings
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from forked import MAX_REQUEST, fork_processes
+from forked import MAX_REQUEST, ForkedProcess, fork_processes
 
+from engine.config.method_specs import method_specs
 from engine.methods.library_imports import import_libraries
 
 PRELOADED = (
@@ -95,6 +99,46 @@ class Server:
         os.close(status)
 
 
+class ForkedChild(ForkedProcess):
+    """The part of `subprocess.Popen` that ranks and judges are started with: a fork of the process that starts it.
+
+    They end with their parent, which for a fork of the server would be the server.
+    """
+
+    pid: int
+
+    def _fork(self, request: dict[str, Any], streams: list[int]) -> None:
+        self.pid = os.fork()
+        if self.pid:
+            return
+        for number, copy in enumerate([os.dup(stream) for stream in streams]):
+            os.dup2(copy, number)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        run_command(request, [])
+
+    def poll(self) -> int | None:
+        """The exit status, None while the process runs."""
+        with self._lock:
+            if self.returncode is None:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises TimeoutExpired."""
+        if self.poll() is None:
+            descriptor = os.pidfd_open(self.pid)
+            select.select([descriptor], [], [], timeout)
+            os.close(descriptor)
+        if (status := self.poll()) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return status
+
+
 def run_command(request: dict[str, Any], descriptors: list[int]) -> None:
     """Run a command in this fork, with the descriptors as its streams; does not return."""
     status = 1
@@ -109,6 +153,9 @@ def run_command(request: dict[str, Any], descriptors: list[int]) -> None:
             os.umask(request["umask"])
         os.environ.clear()
         os.environ.update(request["env"])
+        if folders := os.environ.get("PYTHONPATH"):  # of plugins
+            sys.path[:0] = folders.split(os.pathsep)
+            method_specs.cache_clear()
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -146,7 +193,14 @@ def preload() -> None:
     import_libraries()
     for module in PRELOADED:
         importlib.import_module(module)
-    fork_processes(pytest.MonkeyPatch())
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    from engine.judge import local_judge
+
+    patch = pytest.MonkeyPatch()
+    fork_processes(patch)
+    patch.setattr(subprocess_handler, "Popen", ForkedChild)
+    patch.setattr(local_judge, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedChild}))
 
 
 if __name__ == "__main__":

@@ -69,11 +69,15 @@ class ForkedProcess:
         }
         try:
             streams = [self._descriptor(number, stream) for number, stream in enumerate((stdin, stdout, stderr))]
-            self._status = self._pipe_from()
-            self.pid = ask_server(request, [*streams, self._opened[-1]])
+            self._fork(request, streams)
         finally:
             for descriptor in self._opened:
                 os.close(descriptor)
+
+    def _fork(self, request: dict[str, Any], streams: list[int]) -> None:
+        """Start the fork, with these descriptors as its streams, and set `pid`."""
+        self._status = self._pipe_from()
+        self.pid = ask_server(request, [*streams, self._opened[-1]])
 
     def _pipe_from(self) -> IO[bytes]:
         """The end of a pipe into which the fork or the server writes."""

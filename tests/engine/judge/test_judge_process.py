@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from command import FTBENCH, ftbench
+from command import FTBENCH
+from forked import ftbench
 from made_ladder import made_ladder
 from planted_judge import noisy, perfect, plant_answers, plant_model, planted, slow
 from served_model import served
@@ -37,8 +38,8 @@ def ladder(tmp_path: Path) -> LadderDir:
 
 
 def started(ladder: LadderDir, url: str, *more: str) -> subprocess.Popen[str]:
-    command = [FTBENCH, "judge", str(ladder.path), "--judge", url, *PAIR, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [FTBENCH, "judge", str(ladder.path), "--judge", url, *PAIR, *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(look: Callable[[], Found | None]) -> Found:

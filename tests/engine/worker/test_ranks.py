@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 from command import events_of
-from faults.worker_runs import TWO_EPOCHS, losses, selecting, start, stop, wait_for, wait_for_end
+from faults.worker_runs import UNPROBED, losses, selecting, start, stop, wait_for, wait_for_end
 from forked import ftbench
 from places import TESTS
 from safetensors.torch import load_file
@@ -27,7 +27,7 @@ pytestmark = [
 ]
 PRECISE = ["--set", "train.precision=fp32"]
 TWO = ["--set", "train.devices=2", "--set", "hardware.device=cpu:2"]
-SETTINGS = [*TWO_EPOCHS, "--set", "train.probe=false", *PRECISE]
+SETTINGS = [*UNPROBED, *PRECISE]
 SHARDED = ["--set", "train.parallelism=fsdp"]
 DIVIDABLE = ["--set", "optimizer.name=adamw"]
 """32-bit optimizer state, which sharded training uses."""
@@ -51,10 +51,10 @@ def expected_full(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def ranks_of(run: RunDir) -> list[psutil.Process]:
-    """The processes of the ranks, by rank."""
+    """The processes of the ranks, in the order in which they were started."""
     pid = run.pid()
     assert pid is not None
-    return sorted(psutil.Process(pid).children(), key=lambda process: int(process.environ()["RANK"]))
+    return sorted(psutil.Process(pid).children(), key=lambda process: process.pid)
 
 
 def close(found: dict[int, float], expected: dict[int, float]) -> bool:
@@ -66,7 +66,7 @@ def last(run: RunDir, kind: str) -> dict[str, object]:
 
 
 def test_a_killed_rank_ends_the_run_which_one_rank_resumes(tmp_path: Path, expected: dict[int, float]) -> None:
-    run = start(tmp_path / "runs", *SETTINGS, *TWO, execute=ftbench)
+    run = start(tmp_path / "runs", *SETTINGS, *TWO)  # not as forks: processes as users have them
     wait_for(run, "checkpoint", step=4)
     killed = ranks_of(run)[1].pid
     os.kill(killed, signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_sharded_ranks_start_again_with_smaller_micro_batches(
     tmp_path: Path, expected: dict[int, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "plugin_tight"))
-    run = start(tmp_path / "runs", *SETTINGS, *TWO, *SHARDED, "--method", "tight-lora")
+    run = start(tmp_path / "runs", *SETTINGS, *TWO, *SHARDED, "--method", "tight-lora", execute=ftbench)
     wait_for_end(run)
     result = run.result()
     assert result is not None and result.status == "finished", result

@@ -7,22 +7,24 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forked
 import pytest
 from command import FTBENCH, MICRO, events_of, ftbench
-from faults.worker_runs import UNPROBED, losses, start, wait_for, wait_for_end
+from faults.worker_runs import UNPROBED, losses, small_batches, start, wait_for, wait_for_end
 from slurm_sandbox import IS_INSTALLED, Sandbox
 
 from engine.config.errors import UserError
 from engine.executors.slurm import UNKNOWN, SlurmQueue, Unreachable, command, queue
 from engine.runs import launch
 from engine.runs.ladder import ladder_dir
-from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_run
 from tui.history.run_list import describe
 
 pytestmark = pytest.mark.skipif(not IS_INSTALLED, reason="Slurm is not installed")
 SLURM = ["--executor", "slurm"]
+LONG = ["train.steps=20" if word == "train.steps=12" else word for word in small_batches(UNPROBED)]
+"""Twice as many steps of half the rows: enough that a run can be stopped twice."""
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +58,66 @@ def until(condition: Callable[[], object], seconds: float = 180) -> None:
         time.sleep(0.1)
 
 
-def test_a_job_gives_the_scores_of_the_same_run_on_this_machine(tmp_path: Path) -> None:
-    done = [
-        ftbench("run", "demo-lora", *MICRO, *where, "--runs", str(tmp_path / name))
-        for name, where in (("local", []), ("slurm", SLURM))
-    ]
-    assert [one.returncode for one in done] == [0, 0], done
-    local, job = (next(run_dir.iterate(tmp_path / name)) for name in ("local", "slurm"))
-    assert losses(local) == losses(job) and len(losses(job)) == 4
-    results = [run.result() for run in (local, job)]
-    after = [result.after for result in results if result and result.after]
-    assert after[0].score == after[1].score and after[0].loss == after[1].loss
-    assert job.job() is not None and local.job() is None
-    assert job.state() == "finished" and not job.is_active()
+def test_a_job_that_is_cancelled_stopped_and_without_controller_gives_the_scores_of_the_same_run_on_this_machine(
+    slurm: Sandbox, tmp_path: Path
+) -> None:
+    """Cancelled by Slurm's own command, then stopped by ours, both of which save a checkpoint."""
+    run = start(tmp_path / "runs", *LONG, *SLURM, execute=forked.ftbench)
+    wait_for(run, "checkpoint")
+    check_a_damaged_job(run, ("damaged", "live"))
+    job = run.job()
+    assert job is not None
+    command("scancel", job.id)
+    wait_for_end(run)
+    assert run.state() == "stopped"
+    before = len(events_of(run.path))
+    assert ftbench("resume", str(run.path), "--detach").returncode == 0
+    wait_for(run, "checkpoint", after=before)
+    assert ftbench("stop", str(run.path)).returncode == 0
+    result = run.result()
+    assert result is not None and (result.status, run.state()) == ("stopped", "stopped")
+    before = len(events_of(run.path))
+    assert ftbench("resume", str(run.path), "--detach").returncode == 0
+    wait_for(run, "step", after=before)
+    check_a_killed_controller(run, slurm, tmp_path / "other")
+    until(lambda: run.state() == "finished")
+    assert not run.is_active() and run.job() != job
+    assert [event["type"] for event in events_of(run.path)].count("hello") == 3
+
+    local = start(tmp_path / "local", *LONG, execute=forked.ftbench)
+    wait_for_end(local)
+    assert losses(local) == losses(run) and len(losses(run)) == 20 and local.job() is None
+    expected, found = (result.after for one in (local, run) if (result := one.result()))
+    assert expected and found and (expected.score, expected.loss) == (found.score, found.loss)
+    check_a_damaged_job(run, ("damaged",))
+
+
+def check_a_killed_controller(run: RunDir, slurm: Sandbox, others: Path) -> None:
+    """Each command reports it in one line, and a job that runs is not disturbed."""
+    job = run.job()
+    assert job is not None
+    slurm.kill_controller()
+    try:
+        with pytest.raises(Unreachable):
+            command("squeue")
+        assert SlurmQueue().state(job).state == UNKNOWN
+        refused = forked.ftbench("run", "demo-lora", *SLURM, "--runs", str(others))
+        assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1 and "does not answer" in refused.stderr
+        assert not list(others.iterdir())
+        stopped = forked.ftbench("stop", str(run.path))
+        assert stopped.returncode == 1 and len(stopped.stderr.splitlines()) == 1
+        wait_for(run, "end", status="finished")
+    finally:
+        slurm.start_controller()
+
+
+def check_a_damaged_job(run: RunDir, states: tuple[str, ...]) -> None:
+    """A run whose job cannot be read is listed in one of these states."""
+    file = run.path / "job.json"
+    content = file.read_bytes()
+    file.write_text("{")
+    assert run.state() in states
+    file.write_bytes(content)
 
 
 def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resumed(busy: None, tmp_path: Path) -> None:
@@ -87,53 +136,37 @@ def test_a_pending_job_is_listed_with_its_reason_and_can_be_cancelled_and_resume
     launch.stop(run)
 
 
-def test_a_stopped_job_saves_a_checkpoint_and_resumes_with_the_same_losses(tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, *SLURM)
-    wait_for(run, "checkpoint")
-    assert ftbench("stop", str(run.path)).returncode == 0
-    result = run.result()
-    assert result is not None and (result.status, run.state()) == ("stopped", "stopped")
-    assert ftbench("resume", str(run.path)).returncode == 0
-    assert len(losses(run)) == 12 and run.state() == "finished"
-    assert len([event for event in events_of(run.path) if event["type"] == "hello"]) == 2
-
-
-def test_a_job_whose_node_dies_is_queued_again_and_resumes(slurm: Sandbox, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, *SLURM)
-    wait_for(run, "checkpoint")
-    job = run.job()
-    assert job is not None
-    node = SlurmQueue().state(job).node
-    slurm.kill_node(node)
-    try:
-        until(lambda: run.state() == "finished", 300)
-    finally:
-        slurm.start_node(node)
-    assert run.job() == job and len(losses(run)) == 12
-    assert len([event for event in events_of(run.path) if event["type"] == "hello"]) == 2
-
-
-def test_a_job_at_its_time_limit_is_queued_again_and_followed_to_the_end(tmp_path: Path) -> None:
-    settings = ["train.steps=40" if word == "train.steps=12" else word for word in UNPROBED]
-    run = start(tmp_path / "runs", *settings, *SLURM)
+def test_a_job_is_queued_again_at_its_time_limit_and_when_its_node_dies_and_followed_to_the_end(
+    slurm: Sandbox, tmp_path: Path
+) -> None:
+    run = start(tmp_path / "runs", *LONG, *SLURM, execute=forked.ftbench)
     followed = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, text=True)
     assert followed.stdout is not None
     said = followed.stdout.readline()  # it follows the run before the signal
-    wait_for(run, "step")
+    wait_for(run, "checkpoint")
     job = run.job()
     assert job is not None
+    before = len(events_of(run.path))
     command("scancel", "--batch", "--signal=USR1", job.id)  # what Slurm sends before the limit
-    said += followed.stdout.read()
+    wait_for(run, "hello", after=before)
+    wait_for(run, "checkpoint", after=len(events_of(run.path)))
+    node = SlurmQueue().state(job).node
+    slurm.kill_node(node)
+    try:
+        said += followed.stdout.read()
+        until(lambda: run.state() == "finished", 300)
+    finally:
+        slurm.start_node(node)
     assert followed.wait(600) == 0 and "stopped" in said and "is pending" in said and "resumed" in said
-    assert len([event for event in events_of(run.path) if event["type"] == "hello"]) == 2
-    assert run.job() == job and len(losses(run)) == 40 and run.state() == "finished"
+    assert [event["type"] for event in events_of(run.path)].count("hello") == 3
+    assert run.job() == job and len(losses(run)) == 20
 
 
 def test_a_ladder_is_a_job_array_with_the_scores_of_the_same_ladder_on_this_machine(tmp_path: Path) -> None:
     words = ["demo-lora", "--rung", "lora", "--rung", "full", "--no-probe", *MICRO]
     ladders = []
     for name, where in (("local", []), ("slurm", [*SLURM, "--set", "executor.max_jobs=2"])):
-        done = ftbench("ladder", *words, *where, "--runs", str(tmp_path / name))
+        done = forked.ftbench("ladder", *words, *where, "--runs", str(tmp_path / name))
         assert done.returncode == 0, done.stderr
         folder = ladder_dir.find(tmp_path / name, "last")
         state = folder.state()
@@ -170,16 +203,6 @@ def test_a_stopped_ladder_cancels_its_jobs_and_resumes(busy: None, tmp_path: Pat
     assert command("squeue", "--noheader", "--states=pending").strip() == ""
 
 
-def test_a_job_that_was_cancelled_elsewhere_is_stopped_with_a_checkpoint(tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, *SLURM)
-    wait_for(run, "checkpoint")
-    job = run.job()
-    assert job is not None
-    command("scancel", job.id)
-    wait_for_end(run)
-    assert run.state() == "stopped"
-
-
 def test_a_job_that_never_ran_and_is_gone_is_named(busy: None, tmp_path: Path) -> None:
     run = start(tmp_path / "runs", *UNPROBED, *SLURM)
     job = run.job()
@@ -197,37 +220,7 @@ def test_a_refused_job_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert "missing" in done.stderr and not list((tmp_path / "runs").iterdir())
 
 
-def test_a_controller_that_does_not_answer_is_one_line_and_loses_nothing(slurm: Sandbox, tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *UNPROBED, *SLURM)
-    wait_for(run, "step")
-    job = run.job()
-    assert job is not None
-    slurm.kill_controller()
-    try:
-        with pytest.raises(Unreachable):
-            command("squeue")
-        assert SlurmQueue().state(job).state == UNKNOWN
-        refused = ftbench("run", "demo-lora", *SLURM, "--runs", str(tmp_path / "other"))
-        assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1 and "does not answer" in refused.stderr
-        assert not list((tmp_path / "other").iterdir())
-        stopped = ftbench("stop", str(run.path))
-        assert stopped.returncode == 1 and len(stopped.stderr.splitlines()) == 1
-        wait_for(run, "end")
-    finally:
-        slurm.start_controller()
-    until(lambda: run.state() == "finished")
-    assert len(losses(run)) == 12
-
-
 def test_without_slurm_the_line_says_where_to_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     done = ftbench("run", "demo-lora", *SLURM, "--runs", str(tmp_path / "runs"))
     assert done.returncode == 2 and "login node" in done.stderr and not list((tmp_path / "runs").iterdir())
-
-
-def test_a_run_directory_with_a_damaged_job_is_listed_as_damaged(tmp_path: Path) -> None:
-    run = RunDir(start(tmp_path / "runs", *UNPROBED, *SLURM).path)
-    (run.path / "job.json").write_text("{")
-    assert run.state() in ("damaged", "live")
-    until(lambda: not run.is_locked())
-    assert run.state() == "damaged"

@@ -38,23 +38,30 @@ SLOW = (
     "engine/chat",
     "engine/export",
     "engine/executors/test_slurm.py",
+    "engine/assets",
+    "engine/memory/test_audit.py",
     "engine/memory/test_dry_run",
+    "engine/memory/test_formula.py",
     "engine/memory/test_layer_extrapolation.py",
     "engine/memory/test_plan_question.py",
     "engine/memory/test_probe.py",
+    "engine/memory/test_roofline.py",
     "engine/config/test_plugins.py",
+    "engine/config/test_tested_families.py",
     "engine/hardware/test_nvml.py",
     "engine/judge/test_judge_process.py",
     "engine/ladder/test_ladder.py",
     "engine/ladder/test_ladder_benchmarks.py",
     "engine/ladder/test_ladder_verdict.py",
     "engine/ladder/test_page.py",
+    "engine/ladder/test_peft_benchmark.py",
     "engine/ladder/test_ship.py",
     "engine/ladder/test_sweep.py",
     "engine/ladder/test_disturbance.py",
     "engine/data/test_changed_rows.py",
     "engine/data/test_fuzz.py",
     "engine/data/test_documented_files.py",
+    "engine/data/test_items.py",
     "engine/data/test_patterns.py",
     "engine/data/test_small_data.py",
 )
@@ -142,18 +149,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if wants_gpu(config) else (os.cpu_count() or 1) + 2
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import the files below SLOW for `-m "not slow"`: torch and the libraries take seconds per process."""
+    if config.option.markexpr == "not slow" and _place(collection_path).startswith(SLOW):
+        return True
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests below SLOW, and start with the longest ones."""
     for item in items:
-        if _place(item).startswith(SLOW):
+        if _place(item.path).startswith(SLOW):
             item.add_marker(pytest.mark.slow)
     order = {place: number for number, place in enumerate(LONGEST)}
-    items.sort(key=lambda item: (order.get(_place(item), len(order)), "slow" not in item.keywords))
+    items.sort(key=lambda item: (order.get(_place(item.path), len(order)), "slow" not in item.keywords))
 
 
-def _place(item: pytest.Item) -> str:
-    """The test file's path below `tests`."""
-    return item.path.relative_to(TESTS).as_posix() if item.path.is_relative_to(TESTS) else ""
+def _place(path: Path) -> str:
+    """A path below `tests`; '' for others."""
+    return path.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,6 @@ from engine.data.chat_template import ChatTemplate, end_of_turn, render_in_child
 from engine.data.check import check
 from engine.data.parallel import in_child, run_template, template_memory
 from engine.data.tokens import RowTokenizer
-from engine.export.llama_cpp import template_texts
 from engine.methods.model_source import load_tokenizer
 
 SECONDS = 0.25
@@ -108,8 +107,11 @@ def test_no_template_is_rendered_in_the_process_itself(tokenizer: Any) -> None:
     assert in_child(lambda: run_template(lambda: 7, "here")) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a wrapped word", "an indent", "a power of constants"])
 def test_every_use_of_a_template_is_limited(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.export.llama_cpp import template_texts  # loads torch
+
     template, code = ENDLESS[name]
     monkeypatch.setattr(tokenizer, "chat_template", template)
     assert end_of_turn(tokenizer) == tokenizer.eos_token

@@ -23,7 +23,6 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.preset_library import resolve_preset
 from engine.runs import launch
 from engine.runs.run import events, run_dir
-from engine.training.guards import is_disk_full
 from tui.cli import presets, run
 from tui.cli.errors import handle_errors
 from tui.cli.main import run_command
@@ -69,8 +68,11 @@ def test_a_worker_that_cannot_be_started_is_a_failure(tmp_path: Path, monkeypatc
         launch.launch(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_recognized_in_every_librarys_error(number: int) -> None:
+    from engine.training.guards import is_disk_full  # loads torch
+
     assert is_disk_full(OSError(number, os.strerror(number)))
     assert is_disk_full(RuntimeError(f"Error while serializing: I/O error: … (os error {number})"))
     assert not is_disk_full(RuntimeError("Error while serializing: I/O error: … (os error 5)"))

@@ -9,7 +9,6 @@ import pytest
 from engine.config.model_files import find_model
 from engine.config.preset_library import resolve_preset
 from engine.memory.formula.history import is_here
-from engine.methods.machine import this_machine
 from engine.runs.run import run_dir
 from engine.runs.run.result import Result
 from tui.live.machine import GpuSample, MachineSample
@@ -31,6 +30,8 @@ def result_on(device: str, folder: Path) -> Result:
 
 @pytest.mark.slow
 def test_runs_on_the_cpu_are_found(tmp_path: Path) -> None:
+    from engine.methods.machine import this_machine  # loads torch
+
     result = result_on(this_machine().name, tmp_path)
     assert is_here(result, memory_budget(CPU, device="cpu"))
     assert not is_here(result, memory_budget(CPU, device="cpu:2"))  # a run in a slot has other timings

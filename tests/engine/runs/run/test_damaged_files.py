@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from command import ftbench
@@ -14,7 +15,9 @@ from engine.runs.run import run_dir
 from engine.runs.run.event_log import EventLog
 from engine.runs.run.events import Checkpoint, Hello
 from engine.runs.run.run_dir import RunDir, blank_result, read_frozen, write_result
-from engine.worker.run_log import earlier_workers
+
+if TYPE_CHECKING:
+    from engine.worker.run_log import EarlierWorkers
 
 
 @pytest.fixture
@@ -33,30 +36,39 @@ def finish(run: RunDir) -> None:
     write_result(run, result)
 
 
+def known_of_earlier_workers(run: RunDir) -> EarlierWorkers:
+    from engine.worker.run_log import earlier_workers  # loads torch
+
+    return earlier_workers(run)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("empty", [True, False], ids=["emptied", "deleted"])
 def test_a_resumed_worker_reports_a_log_that_is_gone(empty: bool, run: RunDir) -> None:
     run.events_file.unlink()
     if empty:
         run.events_file.touch()
     EventLog(run.events_file).write(Hello(pid=2, host="h", version="0", resumed=True))
-    (problem,) = earlier_workers(run).problems
+    (problem,) = known_of_earlier_workers(run).problems
     assert "events.jsonl is missing or empty" in problem
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_an_earlier_worker_is_known_before_training_resumes(run: RunDir) -> None:
     log = EventLog(run.events_file)
     log.write(Checkpoint(step=2, path="checkpoints/step-2", bytes=1, seconds=0.1))
     log.write(Hello(pid=2, host="h", version="0", resumed=True))
-    assert earlier_workers(run).checkpoint == "checkpoints/step-2"
+    assert known_of_earlier_workers(run).checkpoint == "checkpoints/step-2"
 
 
+@pytest.mark.slow
 def test_a_complete_log_and_a_new_run_have_no_problems(run: RunDir) -> None:
     EventLog(run.events_file).write(Hello(pid=2, host="h", version="0", resumed=True))
-    assert earlier_workers(run).problems == []
+    assert known_of_earlier_workers(run).problems == []
     (run.checkpoints / "step-2").rmdir()
     run.events_file.unlink()
     EventLog(run.events_file).write(Hello(pid=2, host="h", version="0"))
-    assert earlier_workers(run).problems == []
+    assert known_of_earlier_workers(run).problems == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'{"v": 1}'])

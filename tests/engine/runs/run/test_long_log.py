@@ -15,7 +15,6 @@ from engine.ladder.report.material import trace
 from engine.runs.run import events, run_dir
 from engine.runs.run.event_log import MAX_LINE, Follower, stream
 from engine.runs.run.run_dir import RunDir
-from engine.worker.run_log import earlier_workers
 from tui.cli.run import refusal
 from tui.live.following import follow
 from tui.live.opening import EventLoader
@@ -53,9 +52,15 @@ def opened_whole(run: RunDir) -> object:
     return opening
 
 
+def known_of_earlier_workers(run: RunDir) -> object:
+    from engine.worker.run_log import earlier_workers  # loads torch
+
+    return earlier_workers(run)
+
+
 READERS: dict[str, Callable[[RunDir], object]] = {
     "result": lambda run: run_dir.result_from_events(run, run_dir.read_frozen(run)),
-    "earlier workers": earlier_workers,
+    "earlier workers": known_of_earlier_workers,
     "attach": follow,
     "refusal": refusal,
     "report": lambda run: trace("lora", 0, run.events_file),
@@ -63,7 +68,9 @@ READERS: dict[str, Callable[[RunDir], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "earlier workers" else ()) for name in READERS]
+)
 def test_a_reader_does_not_keep_the_log_in_memory(name: str, run: RunDir) -> None:
     READERS[name](run)  # what is made once is made
     tracemalloc.start()

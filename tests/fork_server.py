@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import os
 import runpy
@@ -26,13 +27,14 @@ import traceback
 import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from forked import MAX_REQUEST, ForkedProcess, fork_processes
 
 from engine.config.method_specs import method_specs
 from engine.methods.library_imports import import_libraries
+from tui.output.console import console
 
 PRELOADED = (
     "engine.worker.main",
@@ -156,8 +158,8 @@ def run_command(request: dict[str, Any], descriptors: list[int]) -> None:
         if folders := os.environ.get("PYTHONPATH"):  # of plugins
             sys.path[:0] = folders.split(os.pathsep)
             method_specs.cache_clear()
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(write_through="PYTHONUNBUFFERED" in os.environ)
+        sys.stdout, sys.stderr = opened(1, sys.stdout), opened(2, sys.stderr)
+        console._color_system = console._detect_color_system()  # Rich looked for a terminal when it was imported
         signal.signal(signal.SIGINT, signal.default_int_handler)
         status = run_module(request["module"], request["arguments"])
     except Exception:  # noqa: BLE001 - printed as the interpreter does
@@ -167,6 +169,18 @@ def run_command(request: dict[str, Any], descriptors: list[int]) -> None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
         os._exit(status)
+
+
+def opened(descriptor: int, former: TextIO) -> TextIO:
+    """A stream as the interpreter opens it at its start: it sees whether the descriptor is a terminal and can seek."""
+    unbuffered = "PYTHONUNBUFFERED" in os.environ
+    return io.TextIOWrapper(
+        open(descriptor, "wb", buffering=0 if unbuffered else -1, closefd=False),
+        encoding=former.encoding,
+        errors=former.errors,
+        line_buffering=descriptor == 2 or os.isatty(descriptor),
+        write_through=unbuffered,
+    )
 
 
 def run_module(module: str, arguments: list[str]) -> int:

@@ -12,9 +12,11 @@ import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyte
 from command import FTBENCH
+from forked import ForkedProcess
 
 KEYS = {"enter": "\r", "escape": "\x1b", "tab": "\t", "up": "\x1b[A", "down": "\x1b[B", "space": " "}
 KEYS |= {f"ctrl+{letter}": chr(ord(letter) & 31) for letter in "abcdefghijklmnopqrstuvwxyz"}
@@ -32,30 +34,51 @@ class Terminal:
         reported: tuple[int, int] | None = None,
         controlling: bool = True,
         program: str = FTBENCH,
+        forked: bool = False,
     ) -> None:
         """`reported`: another size than that of the screen. `controlling`: the kernel sends SIGHUP when the terminal
-        closes. `program`: another command, such as bash.
+        closes. `program`: another command, such as bash. `forked`: of a process that has imported the libraries, for
+        tests of what the command shows; the terminal does not control it then.
         """
         columns, lines = size
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
+        self._screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self._screen)
+        self._drawn = 0
+        """How many of `bytes` the screen shows: drawing takes longer than reading, and some tests look at no screen."""
+        self._text: str | None = None
         self.bytes = b""
         """All output so far."""
         self.ours, theirs = pty.openpty()
         self._set_size(*(reported or size))
         os.set_blocking(self.ours, False)
         environment = {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | (env or {})
-        self.process = subprocess.Popen(
-            [program, *arguments],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            cwd=cwd,
-            env=os.environ | environment,
-            start_new_session=True,
-            preexec_fn=_take_terminal if controlling else None,
-        )
+        how: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        how |= {"cwd": cwd, "env": os.environ | environment, "start_new_session": True}
+        self.process: subprocess.Popen[bytes] | ForkedProcess
+        if forked:
+            self.process = ForkedProcess([program, *arguments], **how)
+        else:
+            take_terminal = _take_terminal if controlling else None
+            self.process = subprocess.Popen([program, *arguments], preexec_fn=take_terminal, **how)
         self.theirs = theirs
+
+    @property
+    def screen(self) -> pyte.Screen:
+        """The screen after all output so far."""
+        if self._drawn < len(self.bytes):
+            self._stream.feed(self.bytes[self._drawn :])
+            self._drawn = len(self.bytes)
+        self._text = None  # whoever asks for the screen may change it
+        return self._screen
+
+    @property
+    def text(self) -> str:
+        """The characters of the screen, its lines joined by newlines."""
+        if self._text is None or self._drawn < len(self.bytes):
+            lines, columns = self.screen.buffer, range(self._screen.columns)  # pyte's `display` measures each character
+            rows = (lines[number] for number in range(self._screen.lines))
+            self._text = "\n".join("".join(row[column].data for column in columns) for row in rows)
+        return self._text
 
     def resize(self, columns: int, lines: int) -> None:
         self.screen.resize(lines, columns)
@@ -119,12 +142,7 @@ class Terminal:
         except (BlockingIOError, OSError):
             return False
         self.bytes += block
-        self._stream.feed(block)
         return bool(block)
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.screen.display)
 
     def wait(self, what: str | Callable[[], object], seconds: float = 300.0) -> None:
         """Wait until the screen shows a text, or a condition is true."""
@@ -143,13 +161,13 @@ class Terminal:
     def leave(self, seconds: float = 120.0) -> int:
         """Wait until the process ends, read its last output, and return its exit status."""
         deadline = time.monotonic() + seconds
-        while self.process.poll() is None:
+        while (status := self.process.poll()) is None:
             assert time.monotonic() < deadline, f"still running:\n{self.text}"
             self.read(0.05)
         self.read(0.1)
         os.close(self.theirs)
         os.close(self.ours)
-        return self.process.returncode
+        return status
 
 
 def _take_terminal() -> None:

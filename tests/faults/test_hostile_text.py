@@ -90,7 +90,7 @@ def shown_by(home: Home, *arguments: str) -> bytes:
     env = home.env | {"HF_HUB_OFFLINE": "1"}
     if arguments[0] == "home":  # it refuses to move a home that the environment sets, before it looks at the folder
         env |= {"FTBENCH_RUNS": ""}
-    terminal = Terminal(*arguments, cwd=home.folder, env=env)
+    terminal = Terminal(*arguments, cwd=home.folder, env=env, forked=True)
     try:
         terminal.leave(180)
     finally:
@@ -126,35 +126,47 @@ def test_a_traceback_shows_hostile_text_as_text() -> None:
     assert b"LookupError" in done.stderr and arrived(done.stderr) == []
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "print(text)",
-        "import sys; sys.stderr.write(text)",
-        "import typer; typer.echo(text)",
-        "import typer; typer.secho(text, fg='red', err=True)",
-        "from tui.output.console import say; say(text)",
-        "from tui.output.console import table; table(text, ('a', text), [(text, text)])",
-        "from tui.output.console import console; console.print(text)",
-        "from tui.output.console import console; from rich.panel import Panel; from rich.text import Text; "
-        "console.print(Panel(Text(text), title=Text(text)))",
-        "from tui.output.console import console; from rich.table import Table; from rich.text import Text; "
-        "t = Table(title=Text(text)); t.add_column(Text(text)); t.add_row(Text(text)); console.print(t)",
-        "from tui.output.console import console\nfrom rich.progress import Progress\n"
-        "with Progress(console=console) as p: p.add_task(text.replace('[', '('), total=1); print(text)",
-        "from tui.output import streams; streams.write(text); streams.write_error(text); streams.write_help(text)",
-    ],
-)
-def test_every_way_of_writing_output_escapes(code: str, tmp_path: Path) -> None:
-    """Including those that the linter forbids."""
+WAYS = [
+    "print(text)",
+    "import sys; sys.stderr.write(text)",
+    "import typer; typer.echo(text)",
+    "import typer; typer.secho(text, fg='red', err=True)",
+    "from tui.output.console import say; say(text)",
+    "from tui.output.console import table; table(text, ('a', text), [(text, text)])",
+    "from tui.output.console import console; console.print(text)",
+    "from tui.output.console import console; from rich.panel import Panel; from rich.text import Text; "
+    "console.print(Panel(Text(text), title=Text(text)))",
+    "from tui.output.console import console; from rich.table import Table; from rich.text import Text; "
+    "t = Table(title=Text(text)); t.add_column(Text(text)); t.add_row(Text(text)); console.print(t)",
+    "from tui.output.console import console\nfrom rich.progress import Progress\n"
+    "with Progress(console=console) as p: p.add_task(text.replace('[', '('), total=1); print(text)",
+    "from tui.output import streams; streams.write(text); streams.write_error(text); streams.write_help(text)",
+]
+"""Of writing a text, including those that the linter forbids."""
+EACH_WAY = """
+import json, os, sys
+from tui.cli.errors import handle_errors
+
+text, ways = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+for number, code in enumerate(ways):
+    if not (child := os.fork()):
+        handle_errors(lambda: exec(code, globals()))
+        sys.exit()
+    os.waitpid(child, 0)
+    os.write(1, f"<end of way {number}>".encode())
+"""
+
+
+def test_every_way_of_writing_output_escapes(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
-    program.write_text(
-        "import json, sys\nfrom tui.cli.errors import handle_errors\ntext = json.loads(sys.argv[1])\n"
-        f"def work():\n    code = {code!r}\n    exec(code, globals())\nhandle_errors(work)\n"
-    )
-    terminal = Terminal(str(program), json.dumps(" ".join(strings("a"))), cwd=tmp_path, program=sys.executable)
+    program.write_text(EACH_WAY)
+    given = [json.dumps(" ".join(strings("a"))), json.dumps(WAYS)]
+    terminal = Terminal(str(program), *given, cwd=tmp_path, program=sys.executable)
     terminal.leave(60)
-    assert f"{MARK}_a".encode() in terminal.bytes and arrived(terminal.bytes, ["a"]) == []
+    rest = terminal.bytes
+    for number, code in enumerate(WAYS):
+        shown, end, rest = rest.partition(f"<end of way {number}>".encode())
+        assert end and f"{MARK}_a".encode() in shown and arrived(shown, ["a"]) == [], code
 
 
 def test_the_linter_reports_output_outside_of_tui_output() -> None:

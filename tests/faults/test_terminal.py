@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from command import FTBENCH, MICRO, ftbench, with_steps
 from places import TESTS
@@ -16,31 +17,27 @@ from places import TESTS
 from engine.runs.run.run_dir import RunDir
 from faults.worker_runs import kill, start, wait_for, wait_for_end
 
-LONG, ENDLESS = with_steps(MICRO, 40), with_steps(MICRO, 400)
+LONG, ENDLESS = with_steps(MICRO, 12), with_steps(MICRO, 400)
 """For runs that are stopped or killed."""
 
 
-def in_a_terminal(runs: Path, settings: list[str]) -> tuple[subprocess.Popen[bytes], int, RunDir]:
-    """`ftbench run` as session leader on a new pty: the process, our end of the pty, and the run."""
+Process = subprocess.Popen[bytes] | forked.ForkedProcess
+
+
+def in_a_terminal(runs: Path, settings: list[str], installed: bool = False) -> tuple[Process, int, RunDir]:
+    """`ftbench run` as session leader on a new pty: the process, our end of the pty, and the run.
+
+    installed: the installed command, whose worker is its child; else a fork, with streams and session of its own too.
+    """
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [FTBENCH, "run", "demo-lora", *settings, "--runs", str(runs)],
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        preexec_fn=_restore_sigint,
-    )
+    command = [FTBENCH, "run", "demo-lora", *settings, "--runs", str(runs)]
+    start_process = subprocess.Popen if installed else forked.ForkedProcess
+    process = start_process(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     deadline = time.monotonic() + 120
     while not (runs.exists() and any(runs.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.02)
     return process, ours, RunDir(next(runs.iterdir()))
-
-
-def _restore_sigint() -> None:
-    """Background jobs of a shell ignore SIGINT, and their children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:
@@ -59,63 +56,61 @@ def drain(terminal: int, seconds: float, until: bytes | None = None) -> bytes:
 
 @pytest.mark.parametrize("end", ["close", "hangup", "kill"])
 def test_the_worker_continues_and_attach_shows_everything(end: str, tmp_path: Path) -> None:
-    process, terminal, run = in_a_terminal(tmp_path / "runs", LONG)
+    process, terminal, run = in_a_terminal(tmp_path / "runs", LONG, installed=end == "kill")
     wait_for(run, "step", step=1)
     if end == "close":
         os.close(terminal)
+        wait_for_end(run)  # while the command writes to a terminal that is gone
+        process.kill()
     else:
         os.kill(process.pid, signal.SIGHUP if end == "hangup" else signal.SIGKILL)
-    time.sleep(0.5)
-    assert run.is_active()
-    if end == "close":
-        process.kill()
     process.wait()
-    seen = ftbench("attach", str(run.path))
+    seen = forked.ftbench("attach", str(run.path))
     assert seen.returncode == 0, seen.stderr
     assert "200 train" in seen.stdout and "before training" in seen.stdout and "finished" in seen.stdout
     result = run.result()
-    assert result and result.status == "finished" and result.steps == 40
+    assert result and result.status == "finished" and result.steps == 12
 
 
 def test_ctrl_c_asks_and_detaching_leaves_the_run_alone(tmp_path: Path) -> None:
     process, terminal, run = in_a_terminal(tmp_path / "runs", ENDLESS)
     wait_for(run, "step", step=1)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     assert b"[d]etach" in drain(terminal, 120, until=b"[d]etach")
     os.write(terminal, b"d\n")
     shown = drain(terminal, 120, until=b"detached")
     assert process.wait(120) == 0 and b"detached" in shown
     assert run.is_active()
-    done = ftbench("stop", str(run.path))
+    done = forked.ftbench("stop", str(run.path))
     assert done.returncode == 0 and "stopped" in done.stdout
     wait_for_end(run)
 
 
 def test_a_second_run_waits_for_the_device_and_then_starts(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    first = ftbench("run", "demo-lora", *ENDLESS, "--detach", "--json", "--runs", str(runs))
+    first = forked.ftbench("run", "demo-lora", *ENDLESS, "--detach", "--json", "--runs", str(runs))
     assert first.returncode == 0, first.stderr
     running = RunDir(next(runs.iterdir()))
-    second = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs))
+    second = forked.ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs))
     assert second.returncode == 0
     waiting = next(RunDir(path) for path in runs.iterdir() if path != running.path)
     wait_for(waiting, "phase", name="waiting")
-    assert waiting.is_active() and "waiting" in ftbench("runs", "--runs", str(runs)).stdout
-    third = ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs / "third"))
+    assert waiting.is_active() and "waiting" in forked.ftbench("runs", "--runs", str(runs)).stdout
+    third = forked.ftbench("run", "demo-lora", *MICRO, "--detach", "--runs", str(runs / "third"))
     assert third.returncode == 0
     canceled = RunDir(next((runs / "third").iterdir()))
     wait_for(canceled, "phase", name="waiting")
-    assert "stopped while waiting" in ftbench("stop", str(canceled.path)).stdout
+    assert "stopped while waiting" in forked.ftbench("stop", str(canceled.path)).stdout
     assert canceled.state() == "stopped"
-    assert ftbench("stop", str(running.path)).returncode == 0
+    assert forked.ftbench("stop", str(running.path)).returncode == 0
     wait_for(waiting, "end", status="finished")
 
 
 def test_attach_reports_a_worker_that_dies(tmp_path: Path) -> None:
-    run = start(tmp_path / "runs", *ENDLESS)
+    run = start(tmp_path / "runs", *ENDLESS, execute=forked.ftbench)
     wait_for(run, "step", step=1)
     watcher = subprocess.Popen([FTBENCH, "attach", str(run.path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(1)
+    assert watcher.stdout and watcher.stdout.readline()  # it follows the run
     kill(run)
     _, stderr = watcher.communicate(timeout=120)
     assert watcher.returncode == 1

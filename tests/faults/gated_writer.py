@@ -1,4 +1,4 @@
-"""A worker that writes the checkpoint of step 4 only once a file `go` is in its run directory: `python … RUN_DIR`."""
+"""A worker that writes the checkpoint of step 4 only after a file `go` is in its run directory (the argument)."""
 
 from __future__ import annotations
 

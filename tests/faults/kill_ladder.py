@@ -21,6 +21,8 @@ from typing import TypeVar
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from command import FTBENCH, ftbench
+from forked import ForkedProcess
+from forked import ftbench as forked_ftbench
 
 from engine.runs.ladder.ladder_dir import LadderDir, iterate
 from engine.runs.run.run_dir import RunDir
@@ -31,11 +33,15 @@ SHORT = [
     *("--set", "train.checkpoint_every=2"),
     *("--set", "train.probe=false"),
     *("--set", "data.validation=0.005"),
+    *("--set", "data.max_rows=200"),
     *("--set", "evaluation.rows=4"),
     *("--set", "evaluation.max_new_tokens=4"),
+    *("--set", 'evaluation.forgetting_text="none"'),
 ]
 T = TypeVar("T")
 VICTIMS = ("ladder", "rung", "terminal")
+TerminalProcess = tuple["subprocess.Popen[bytes] | ForkedProcess", int]
+"""A process as session leader on a new pty, and our end of the pty."""
 
 
 def main() -> int:
@@ -53,14 +59,17 @@ def main() -> int:
 
 
 def kill_many(
-    runs: Path, kills: int, rng: random.Random, rungs: str = "lora,full", wait: float = 12.0
+    runs: Path, kills: int, rng: random.Random, rungs: str = "lora,full", wait: float = 12.0, forks: bool = False
 ) -> tuple[dict[str, int], int, str]:
-    """(kills by victim, finished runs lost, how the ladders ended); every kill is followed by resume or attach."""
+    """(kills by victim, finished runs lost, how the ladders ended); every kill is followed by resume or attach.
+
+    forks: of a process that has imported the libraries, instead of installed commands.
+    """
     counts = dict.fromkeys(VICTIMS, 0)
     lost, states = 0, set[str]()
     while sum(counts.values()) < kills:
         known = {ladder.path for ladder in iterate(runs)}
-        terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--fresh"])
+        terminal = open_terminal(runs, ["ladder", "demo", *SHORT, "--rung", rungs, "--no-probe", "--fresh"], forks)
         folder = wait_for(lambda known=known: next((one for one in iterate(runs) if one.path not in known), None))
         finished: dict[str, bytes] = {}
         while not has_ended(folder):
@@ -72,9 +81,9 @@ def kill_many(
             finished = {str(run.result_file): read(str(run.result_file)) for run in finished_runs(folder)}
             time.sleep(0.3)
             if not folder.is_active() and not has_ended(folder):
-                ftbench("resume", str(folder.path), "--detach")
+                (forked_ftbench if forks else ftbench)("resume", str(folder.path), "--detach")
             if terminal[0].poll() is not None:
-                terminal = open_terminal(runs, ["attach", str(folder.path)])
+                terminal = open_terminal(runs, ["attach", str(folder.path)], forks)
         lost += sum(read(path) != text for path, text in finished.items())
         close(terminal)
         state = folder.state()
@@ -82,7 +91,7 @@ def kill_many(
     return counts, lost, ", ".join(sorted(states))
 
 
-def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[bytes], int]) -> int:
+def strike(victim: str, folder: LadderDir, terminal: TerminalProcess) -> int:
     """SIGKILL the ladder's process or its active run's, or close the terminal; 0 if it had ended already."""
     if victim == "terminal":
         return close(terminal)
@@ -94,10 +103,10 @@ def strike(victim: str, folder: LadderDir, terminal: tuple[subprocess.Popen[byte
     return 1
 
 
-def open_terminal(runs: Path, arguments: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+def open_terminal(runs: Path, arguments: list[str], forks: bool = False) -> TerminalProcess:
     """`ftbench ARGUMENTS` as session leader on a new pty, and our end of the pty."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = (ForkedProcess if forks else subprocess.Popen)(
         [FTBENCH, *arguments, "--runs", str(runs)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
@@ -105,7 +114,7 @@ def open_terminal(runs: Path, arguments: list[str]) -> tuple[subprocess.Popen[by
     return process, ours
 
 
-def close(terminal: tuple[subprocess.Popen[bytes], int]) -> int:
+def close(terminal: TerminalProcess) -> int:
     process, ours = terminal
     if process.poll() is not None:
         return 0

@@ -8,12 +8,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 from command import Execute, events_of, ftbench
 from safetensors.torch import load_file
@@ -78,14 +78,17 @@ def selecting(settings: list[str], learning_rate: float = 0.02, every: int = 2) 
 
 
 @contextlib.contextmanager
-def gated_worker(run: RunDir) -> Iterator[subprocess.Popen[bytes]]:
+def gated_worker(run: RunDir) -> Iterator[forked.ForkedProcess]:
     """A worker that writes the checkpoint of step 4 only once a file `go` is in the run's directory."""
-    program = Path(__file__).with_name("gated_writer.py")
-    with subprocess.Popen([sys.executable, str(program), str(run.path)], start_new_session=True) as worker:
-        try:
-            yield worker
-        finally:
-            worker.kill()
+    arguments = [*forked.PYTHON, "faults.gated_writer", str(run.path)]
+    with run.log_file.open("ab") as log:
+        worker = forked.ForkedProcess(
+            arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield worker
+    finally:
+        worker.kill()
 
 
 def resume(run: RunDir, execute: Execute = ftbench, *options: str) -> None:

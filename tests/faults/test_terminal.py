@@ -11,7 +11,7 @@ from pathlib import Path
 
 import forked
 import pytest
-from command import FTBENCH, MICRO, ftbench, with_steps
+from command import FTBENCH, MICRO, with_steps
 from places import TESTS
 
 from engine.runs.run.run_dir import RunDir
@@ -122,7 +122,7 @@ def test_a_worker_that_bitsandbytes_ended_is_reported_with_the_cuda_error(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TESTS / "plugin_tight"))
     monkeypatch.setenv("CUDA_EXIT", "1")
-    done = ftbench("run", "demo-lora", *MICRO, "--method", "tight-lora", "--runs", str(tmp_path / "runs"))
+    done = forked.ftbench("run", "demo-lora", *MICRO, "--method", "tight-lora", "--runs", str(tmp_path / "runs"))
     assert done.returncode == 1
     assert "bitsandbytes ended the process on a CUDA error: out of memory" in done.stderr
     assert "killed" not in done.stderr

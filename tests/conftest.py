@@ -64,6 +64,7 @@ SLOW = (
     "engine/data/test_items.py",
     "engine/data/test_patterns.py",
     "engine/data/test_small_data.py",
+    "engine/data/test_trl.py",
 )
 """Folders and files, by the start of their path, that load torch, start workers or draw the workbench. The others take
 two minutes on two cores: `pytest -m "not slow"`."""
@@ -98,6 +99,7 @@ LONGEST = (
     "engine/training/test_ranks_losses.py",
     "engine/memory/test_dry_run_catalog.py",
     "engine/data/test_small_data.py",
+    "engine/data/test_trl.py",
     "engine/worker/test_small_runs.py",
 )
 """Files that take minutes come first, in this order, so that no process is left alone with one of them at the end."""

@@ -58,15 +58,14 @@ def test_every_name_is_checked(names: tuple[str, ...]) -> None:
         )
 
 
-@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 10**5), ("num_attention_heads", 0)])
 @pytest.mark.parametrize("command", [["run", "demo-lora"], ["ladder", "demo"], ["plan", "demo-lora"]])
-def test_the_command_refuses_before_creating_anything(command: list[str], key: str, value: Any, tmp_path: Path) -> None:
+def test_the_command_refuses_before_creating_anything(command: list[str], tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(tiny_folder(), model)
-    (model / "config.json").write_text(json.dumps({**TINY, key: value}))
+    (model / "config.json").write_text(json.dumps({**TINY, "num_attention_heads": 0}))
     # Neither the engine's libraries nor a worker fit into this time of the processor.
     done = ftbench(*command, "--model", str(model), preexec_fn=one_second)
-    assert done.returncode == 2 and key in done.stderr, done.stderr
+    assert done.returncode == 2 and "num_attention_heads" in done.stderr, done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "runs").exists()
 
 

@@ -69,6 +69,7 @@ def test_every_shape_is_compared_with_every_peer() -> None:
     assert len(MADE) == len(STORED["made"]) == 3 * len(SHAPES)
 
 
+@pytest.mark.slow
 def test_the_installed_trl_makes_what_is_stored(tmp_path: Path) -> None:
     pytest.importorskip("trl")
     import with_trl

@@ -226,6 +226,7 @@ def test_a_subcommand_refuses_it_in_one_line(box: Box, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cuda", "device", "text"),
     [
@@ -240,6 +241,7 @@ def test_a_driver_that_is_too_old_is_refused(cuda: str, device: str, text: str, 
     assert "or train on the CPU with --device cpu" in found
 
 
+@pytest.mark.slow
 def test_the_cpu_is_used_if_it_was_chosen(box: Box) -> None:
     assert box.python(DRIVER, "13.0", "cpu") == "the CPU is used"
     assert box.python(DRIVER, "13.0", "auto", visible="") == "the CPU is used"

@@ -114,7 +114,7 @@ def test_a_ladder_that_failed_is_tried_again_when_the_sweep_is_resumed(tmp_path:
     state = folder.state()
     assert state and [cell.status for cell in state.cells] == ["failed", "finished"], ended.stdout
     assert "SIGKILL" in state.cells[0].reason and "resume" in " ".join(state.sentences)
-    resumed = command.ftbench("resume", folder.name)
+    resumed = ftbench("resume", folder.name)
     state = folder.state()
     assert state and [cell.status for cell in state.cells] == ["finished", "finished"], resumed.stdout
     assert [point.cell for point in state.points] == [0, 1] and not state.cells[0].reason and resumed.returncode == 0

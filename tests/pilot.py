@@ -27,6 +27,7 @@ MICRO = {
     "train.batch": 4,
     "train.evaluate_every": 4,
     "train.probe": False,
+    "data.max_rows": 200,
     "data.validation": 0.005,
     "evaluation.rows": 4,
     "evaluation.max_new_tokens": 4,

@@ -82,6 +82,8 @@ class Judge(Protocol):
 
     retries: int
     """Attempts that failed and were repeated."""
+    failure: str
+    """Why the latest attempt failed; '' after an answer."""
 
     def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
         """Find out whether it answers, before the first prompt; `waiting` is told what that waits for.
@@ -108,13 +110,15 @@ class ServedJudge:
         """Raises UserError for a wrong key or model, RunFailed if the server does not answer."""
         self._client = EndpointClient(parse_endpoint(plan.judge, "--judge"), plan.timeout, plan.concurrency)
         self._mutex = threading.Lock()
-        self.retries = 0
+        self.retries, self.failure = 0, ""
 
     def check(self, stopping: StopRequest, waiting: Callable[[str], None]) -> None:
         self._client.check()
 
     def ask(self, prompt: str, max_tokens: int) -> ChatAnswer:
-        return self._client.chat([{"role": "user", "content": prompt}], max_tokens, self._tried)
+        answer = self._client.chat([{"role": "user", "content": prompt}], max_tokens, self._tried)
+        self.failure = ""
+        return answer
 
     def stop(self) -> None:
         self._client.stop()
@@ -125,6 +129,7 @@ class ServedJudge:
     def _tried(self, why: str) -> None:
         with self._mutex:
             self.retries += 1
+        self.failure = f"{why} (see --timeout and --concurrency)"
         print(why, flush=True)
 
 
@@ -383,6 +388,8 @@ class Judging:
     def _save(self) -> None:
         if self.judge:
             self.state.retries = self.judge.retries
+            if not self.plan.is_local:
+                self.state.note = self.judge.failure
         if self.began:
             self.state.seconds = time.monotonic() - self.began
         self.state.updated = time.time()

@@ -91,7 +91,7 @@ Message: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | JudgeRefused | Judge
 class LocalJudge:
     """A judge in a worker of its own; several threads call `ask`."""
 
-    retries = 0
+    retries, failure = 0, ""
 
     def __init__(self, folder: JudgeDir, plan: JudgePlan) -> None:
         self._opening = OpenJudge(

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import read_small, remove_tree
 from engine.config.text import visible
 from engine.runs import launch
@@ -27,6 +27,7 @@ from engine.runs.rpc_client import ask
 from engine.runs.run.event_log import last_line
 from engine.runs.run.run_dir import RunDir
 from tui.cli.data import shown_progress
+from tui.cli.errors import show_notices
 from tui.cli.lookup import home, run_or_ladder
 from tui.history.tables import show_win_rates
 from tui.live.progress import progress_display
@@ -161,9 +162,13 @@ def _rubric(file: Path | None) -> str:
 
 def follow(folder: JudgeDir, process: launch.StartedProcess, json: bool) -> Judgment:
     """Show the progress until the process ends. Raises UserError and RunFailed if it ends without a result."""
+    told = ""
     with progress_display(json) as display:
         while process.poll() is None:
             state = folder.state()
+            if not display and state is not None and state.note not in ("", told):
+                told = state.note
+                show_notices([Notice("judge.waiting", told)], json)
             if display and state is not None and state.requests:
                 work = state.note or "judging"
                 display.line.show_work(work, state.done, state.requests, progress_text(state))

@@ -141,7 +141,7 @@ class Judgment(Struct, kw_only=True):
     reason_code: str = ""
     """Stable code of the error."""
     note: str = ""
-    """What a model on this machine waits for before its first verdict."""
+    """What a model on this machine waits for before its first verdict, or why the latest request has to be repeated."""
     items: int = 0
     """Test items."""
     requests: int = 0

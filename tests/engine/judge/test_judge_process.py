@@ -96,6 +96,18 @@ def test_a_killed_and_a_stopped_judge_continue_and_ask_nothing_twice(ladder: Lad
     assert "Preferred by the judge planted" in ladder.page.read_text()
 
 
+def test_a_server_that_is_too_slow_is_reported_while_the_judge_waits(ladder: LadderDir) -> None:
+    with planted(slow(4.0)) as server:
+        process = started(ladder, server.name, "--timeout", "1", "--items", "2", "--concurrency", "2")
+        assert process.stderr is not None
+        assert any("[judge.waiting]" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    (judge,) = judges(ladder)
+    state = judge.state()
+    assert state is not None and (state.status, state.done) == ("stopped", 0) and "--timeout" in state.note
+
+
 def test_a_refused_judge_leaves_nothing_and_no_secret(ladder: LadderDir) -> None:
     with planted(perfect, key="the-right-key") as server:
         environment = {**os.environ, "FTBENCH_API_KEY": "a-wrong-key-12"}

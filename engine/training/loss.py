@@ -8,9 +8,9 @@ its micro-batches; without weights it is the mean over answer tokens.
 
 LM head and cross entropy run in chunks of positions: the logits of a micro-batch are never in memory at once. Each
 chunk runs the head, the softmax and the gradients of hidden states and weights before the next one starts: with a
-frozen head the same products as a whole pass (Liger Kernel, arXiv:2410.10989). In float32 torch's `linear_cross_entropy`
-takes the same time and memory with chunks of the same size, two to five times the time with its own
-(tests/bench/RESULTS.md), and has no soft-capping.
+frozen head the same products as a whole pass (Liger Kernel, arXiv:2410.10989). In float32 torch's
+`linear_cross_entropy` takes the same time and memory with chunks of the same size, two to five times the time with its
+own (tests/bench/RESULTS.md), and has no soft-capping.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def test_every_screen_has_an_identifying_text() -> None:
 
 def test_nothing_hostile_reaches_the_terminal(tmp_path: Path) -> None:
     home = hostile_home(tmp_path)
-    terminal = Terminal(cwd=tmp_path, env=home.env, size=(160, 45))
+    terminal = Terminal(cwd=tmp_path, env=home.env, size=(160, 45), forked=True)
     seen: list[str] = []
     try:
         terminal.wait("ready:")

@@ -52,7 +52,7 @@ STALLED_SECONDS = 1.0
 """After which the next key is handled although the one before is not: a widget that is being removed never answers."""
 
 IMPORT_SECONDS = 1.0
-"""After which the other screens are imported, usually."""
+"""After which the other screens are imported: the bench has filled its lists by then. It takes as long at most."""
 
 
 @runtime_checkable
@@ -200,8 +200,8 @@ class Workbench(DiffApp):
         gc.enable()
         self.sampler = SamplerThread(self.bench.post_message, self.bench.follower.process)
         self.sampler.start()
-        threading.Thread(target=_import_screens, daemon=True, name="imports").start()
-        self.set_timer(IMPORT_SECONDS, self._read_styles)
+        self.set_timer(IMPORT_SECONDS, threading.Thread(target=_import_screens, daemon=True, name="imports").start)
+        self.set_timer(2 * IMPORT_SECONDS, self._read_styles)
         for notice in self.notices():
             self.notify(visible(notice.text), severity="warning", timeout=15, markup=False)
 

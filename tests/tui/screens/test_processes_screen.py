@@ -27,7 +27,7 @@ def test_a_worker_without_a_gpu_is_listed_with_its_run(tmp_path: Path) -> None:
 
 
 def test_a_line_has_a_dash_for_what_is_not_known() -> None:
-    cells = [text for text, _ in table_row(ProcessRow(7, 0, 20 * GIB, 80 * GIB, 97)).cells]
+    cells = [text for text, _ in table_row(ProcessRow(7, "0", 20 * GIB, 80 * GIB, 97)).cells]
     assert cells[:5] == ["0", "7", "–", "20.0 GiB 25%", "97%"] and cells[5] == "–"
 
 
@@ -38,7 +38,7 @@ def test_processes_on_a_gpu_are_read_by_nvml(tmp_path: Path) -> None:
     program = "from tui.live.machine import ProcessTable; print(ProcessTable({}).look())"
     env = {**os.environ, "LD_LIBRARY_PATH": str(build(tmp_path / "library")), "NVML_STAND_IN": str(scenario)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env, check=True)
-    assert f"pid={os.getpid()}, gpu=0, gpu_bytes={GIB}, gpu_total={80 * GIB}, gpu_load=None" in done.stdout
+    assert f"pid={os.getpid()}, gpu='0', gpu_bytes={GIB}, gpu_total={80 * GIB}, gpu_load=None" in done.stdout
 
 
 @pytest.mark.parametrize("size", [(80, 24), (160, 45)])
@@ -49,8 +49,8 @@ def test_the_screen_lists_and_sorts(size: tuple[int, int], tmp_path: Path) -> No
         assert isinstance(screen, ProcessesScreen)
         await wait_for(pilot, lambda: "sorted by GPU memory" in screen_text(app))
         rows = [
-            ProcessRow(1, 0, 2 * GIB, 80 * GIB, 9, "ann", 5.0, GIB, 60.0, "\x1b[31mlow"),
-            ProcessRow(2, 0, 30 * GIB),
+            ProcessRow(1, "0", 2 * GIB, 80 * GIB, 9, "ann", 5.0, GIB, 60.0, "\x1b[31mlow"),
+            ProcessRow(2, "0", 30 * GIB),
         ]
         await wait_for(pilot, lambda: screen._table)
         screen._take(rows)

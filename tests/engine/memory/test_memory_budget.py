@@ -107,7 +107,7 @@ def test_the_bench_plans_for_the_same_gpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr("engine.hardware.nvml.Nvml", nvml)
+    monkeypatch.setattr("tui.live.machine.Nvml", nvml)
     sample, budget = MachineSampler().look(WatchedProcess()), local_budget(nvml())
     assert sample.visible == position
     assert (sample.run_gpu and sample.run_gpu.name) == (None if position is None else budget.name)
@@ -126,7 +126,7 @@ def test_the_bench_skips_a_gpu_that_does_not_respond(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     found = nvml()
     found._library = OneLost()
-    monkeypatch.setattr("engine.hardware.nvml.Nvml", lambda: found)
+    monkeypatch.setattr("tui.live.machine.Nvml", lambda: found)
     sample = MachineSampler().look(WatchedProcess())
     assert sample.visible == 1 and local_budget(found).name == "NVIDIA A100-SXM4-80GB"
 

@@ -31,18 +31,19 @@ def test_after_keys_and_resizes_the_screen_equals_a_full_redraw(tmp_path: Path) 
     terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(120, 36))
     for late in ("detach: the run continues", "no problems found", "fits"):  # read by another process and by a thread
         terminal.wait(late)
-    for keys, size in (
-        ("3", None),
-        ("r", (80, 24)),
-        ("escape", (70, 20)),
-        ("?", (160, 45)),
-        ("P", (100, 30)),
-        ("", None),
+    for keys, size, shows in (
+        ("3", None, "Full · demo"),
+        ("r", (80, 24), "score time peak"),
+        ("escape", (70, 20), "ready:"),
+        ("?", (160, 45), "Half a page"),
+        ("P", (100, 30), "Half a page"),
+        ("", None, "Half a page"),
     ):
         if size:
             terminal.resize(*size)
         if keys:
             terminal.press(keys)
+        terminal.wait(shows)
         before = settled(terminal)
         terminal.screen.reset()
         terminal.press("\x0c")

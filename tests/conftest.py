@@ -198,7 +198,7 @@ def isolate(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.setenv("HF_HUB_OFFLINE", "1")
     patch.setenv("TERM", "xterm-256color")
     patch.setenv("COLORTERM", "truecolor")
-    for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "COLORFGBG", "TMUX"):
+    for name in ("HF_TOKEN", "NO_COLOR", "COLUMNS", "LINES", "COLORFGBG", "TMUX"):
         patch.delenv(name, raising=False)
 
 

@@ -22,9 +22,7 @@ from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.dom import DOMNode
 from textual.filter import LineFilter, NoColor
-from textual.geometry import Size
 from textual.screen import Screen
-from textual.timer import Timer
 
 from engine.config.text import visible
 from tui.commands import all_commands, bindings
@@ -53,8 +51,6 @@ alone would leave in the alternate screen."""
 STALLED_SECONDS = 1.0
 """After which the next key is handled although the one before is not: a widget that is being removed never answers."""
 
-REDRAW_SECONDS = 0.5
-"""After a change of the terminal's size, until the screen is drawn again."""
 IMPORT_SECONDS = 1.0
 """After which the other screens are imported: the bench has filled its lists by then. It takes as long at most."""
 
@@ -127,8 +123,6 @@ class Workbench(DiffApp):
         """Called after the first paint: warnings about the runs home."""
         self.bench = BenchScreen(runs)
         self.sampler: SamplerThread | None = None
-        self._drawn_size: Size | None = None
-        self._redraw_timer: Timer | None = None
         self._typed: deque[events.Key] = deque()
         """Keys that wait for the one before them."""
         self._key: events.Key | None = None
@@ -248,14 +242,8 @@ class Workbench(DiffApp):
         if self._first_frame_shown:
             self.exit(self.farewell(), status)
 
-    def on_resize(self, event: events.Resize) -> None:
-        """Redraw the screen, and again a moment later: frames of the old size can arrive at the resized terminal."""
+    def on_resize(self) -> None:
         self.frame_diff.invalidate()
-        if self._drawn_size not in (None, event.size):
-            if self._redraw_timer is not None:
-                self._redraw_timer.stop()
-            self._redraw_timer = self.set_timer(REDRAW_SECONDS, self.action_redraw)
-        self._drawn_size = event.size
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         filters = [NoColor()] if self.no_color else super().get_line_filters()  # Textual's grays are colors too

@@ -29,7 +29,8 @@ def settled(terminal: Terminal) -> str:
 
 
 def test_after_keys_and_resizes_the_screen_equals_a_full_redraw(tmp_path: Path) -> None:
-    terminal = Terminal(cwd=tmp_path, env={"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(120, 36))
+    exported = {"COLUMNS": "80", "LINES": "24"}  # as by `docker exec -e COLUMNS -e LINES`: not the terminal's size
+    terminal = Terminal(cwd=tmp_path, env=exported | {"FTBENCH_RUNS": str(tmp_path / "runs")}, size=(120, 36))
     for late in ("detach: the run continues", "no problems found", "fits"):  # read by another process and by a thread
         terminal.wait(late)
     for keys, size, shows in (

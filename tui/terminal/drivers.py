@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -312,13 +313,19 @@ class DiffDriver(LinuxDriver):
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self._frame_diff = app.frame_diff
+        self._size = size or self._get_terminal_size()  # for the first layout, where Rich would ask the environment
 
     def _get_terminal_size(self) -> tuple[int, int]:
-        """Columns and lines. Where the terminal reports 0, as a new pty does, what Rich assumes for Textual's first
-        layout: with another size the app would change between the two without end (Textual 8.2).
+        """Columns and lines of the terminal; where it reports 0, as a new pty does, of the environment.
+
+        Textual asks the environment first. COLUMNS and LINES are often exported into containers, and a resize does not
+        change them.
         """
-        columns, lines = shutil.get_terminal_size((80, 25))
-        return columns, lines
+        columns, lines = 0, 0
+        with contextlib.suppress(OSError):  # not a terminal
+            columns, lines = os.get_terminal_size(self.fileno)
+        assumed = shutil.get_terminal_size((80, 25))
+        return columns or assumed.columns, lines or assumed.lines
 
     def _sigtstp_application(self, *_: object) -> None:
         """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""

@@ -293,7 +293,7 @@ def _locks(nvml: Nvml, visible: str) -> set[str]:
         gpu = _find(nvml, name.strip())
         if gpu is None:
             break
-        lock_names |= {_selected(device).lock for device in (gpu.mig_instances() or [gpu])}
+        lock_names |= {_selected(device).lock for device in gpu.parts()}
     return lock_names
 
 

@@ -77,20 +77,17 @@ class Nvml:
 
     def devices(self) -> list[NvmlGpu]:
         """GPUs, those in MIG mode replaced by their instances: nothing can run on the whole GPU."""
-        return [device for gpu in self.gpus() for device in gpu.mig_instances() or [gpu]]
+        return [device for gpu in self.gpus() for device in gpu.parts()]
 
     def by_uuid(self, uuid: str) -> NvmlGpu | None:
         """The GPU or MIG instance with this UUID (GPU-…, MIG-…) or unique prefix of it, as in CUDA_VISIBLE_DEVICES.
 
         None where no GPU or several match.
         """
-        gpus = self.gpus()
-        handle = self._call("nvmlDeviceGetHandleByUUID", uuid)
-        if handle is not None:
-            same = next((gpu for gpu in gpus if gpu.uuid() == uuid), None)
-            return same or NvmlGpu(self, 0, handle)
-        known = [*gpus, *(instance for gpu in gpus for instance in gpu.mig_instances())]
-        matching = [gpu for gpu in known if (gpu.uuid() or "").startswith(uuid)]
+        known = [device for gpu in self.gpus() for device in (gpu, *gpu.mig_instances())]
+        matching = [device for device in known if (device.uuid() or "").startswith(uuid)]
+        if not matching and (handle := self._call("nvmlDeviceGetHandleByUUID", uuid)) is not None:
+            return NvmlGpu(self, 0, handle)  # NVML has it and does not list it
         return matching[0] if len(matching) == 1 else None
 
     def of_torch(self, uuid: str) -> NvmlGpu | None:
@@ -152,6 +149,10 @@ class NvmlGpu:
         count = (self._ask("nvmlDeviceGetMaxMigDeviceCount") or 0) if self.mig_mode() else 0
         handles = ((number, self._ask("nvmlDeviceGetMigDeviceHandleByIndex", number)) for number in range(count))
         return [NvmlGpu(self.nvml, self.index, handle, number) for number, handle in handles if handle is not None]
+
+    def parts(self) -> list[NvmlGpu]:
+        """Its MIG instances, or the GPU itself without one."""
+        return self.mig_instances() or [self]
 
     def bf16(self) -> bool:
         """Whether it has bfloat16 instructions: compute capability 8.0 (Ampere) or higher, or unknown."""

@@ -82,9 +82,9 @@ class LadderScreen(BaseScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("ladder")
     CSS = """
     LadderScreen { layout: vertical; }
-    #headline { height: auto; padding: 0 1; text-style: bold; }
-    #body { height: 1fr; padding: 0 1; }
-    #body Static { height: auto; margin-bottom: 1; }
+    LadderScreen #headline { height: auto; padding: 0 1; text-style: bold; }
+    LadderScreen #body { height: 1fr; padding: 0 1; }
+    LadderScreen #body Static { height: auto; margin-bottom: 1; }
     """
 
     def __init__(self, runs: Path, index: int = 0) -> None:

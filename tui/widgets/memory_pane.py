@@ -302,7 +302,7 @@ class MemoryView:
             return " · next run"
         free = [other.label for other in self.sample.gpus if other.total and not self._holders(other)]
         offered = self.device_key and self.next_gpu not in free and gpu.label == free[0]
-        return f"   {self.device_key}: use it" if offered else ""
+        return f"   {self.device_key}: select it" if offered else ""
 
     def _holders(self, gpu: GpuSample) -> list[str]:
         """`mike qlora-51b3 39.4` for each process on a GPU, the watched run first."""

@@ -38,7 +38,7 @@ class BenchState:
     processes: Mapping[int, str] = field(default_factory=dict)
     """Short name of the run of each process of ftbench."""
     next_gpu: str | None = None
-    """Index of the GPU that the next run uses."""
+    """Label of the GPU or MIG instance that the next run uses: `1` or `1.0`."""
     resumable: Sequence[ResumableRun] = ()
     """Runs that can be resumed, the latest first."""
 

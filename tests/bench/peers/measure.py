@@ -41,6 +41,8 @@ class Job:
     alpha: int
     full_precision: str
     """Precision of full fine-tuning: fp32, or mixed (float32 weights, bf16 autocast)."""
+    adapter_precision: str
+    """Precision of the frozen weights of LoRA, and of QLoRA's products: bf16 or fp32."""
     autocast: bool
     """Whether the peers train LoRA and QLoRA under bf16 autocast, over the same bf16 weights."""
     packing: str
@@ -70,7 +72,7 @@ class Job:
     @property
     def weights(self) -> str:
         """torch dtype of the loaded weights; for QLoRA, of those that are not quantized."""
-        return "float32" if self.method == "full" else "bfloat16"
+        return "float32" if self.method == "full" or self.adapter_precision == "fp32" else "bfloat16"
 
 
 @dataclass

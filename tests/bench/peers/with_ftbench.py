@@ -70,7 +70,7 @@ def settings(job: Job) -> dict[str, Any]:
     if job.method == "full":
         chosen["train"]["precision"] = job.full_precision
     else:
-        chosen["train"]["precision"] = "bf16"
+        chosen["train"]["precision"] = job.adapter_precision
         chosen["adapter"] = {"rank": job.rank, "alpha": float(job.alpha)}
     if job.instructs:
         chosen["data"]["map"] = {"prompt": "text", "completion": "category"}

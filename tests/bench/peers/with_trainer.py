@@ -40,18 +40,18 @@ def load(job: Job) -> Any:
     Without `prepare_model_for_kbit_training`: it makes activations float32, and bitsandbytes computes in the dtype of
     its input.
     """
-    how = {"quantization_config": four_bit()} if job.method == "qlora" else {}
+    how = {"quantization_config": four_bit(job.weights)} if job.method == "qlora" else {}
     model = AutoModelForCausalLM.from_pretrained(job.model, dtype=getattr(torch, job.weights), **how)
     return model if job.method == "full" else get_peft_model(model, adapter(job))
 
 
-def four_bit() -> BitsAndBytesConfig:
-    """QLoRA's configuration: NF4, double quantization, bf16 compute dtype."""
+def four_bit(dtype: str) -> BitsAndBytesConfig:
+    """QLoRA's configuration: NF4, double quantization, products in `dtype`."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
 
 

@@ -108,7 +108,7 @@ def test_a_gpu_in_mig_mode_is_replaced_by_its_instances(tmp_path: Path) -> None:
     rows = [line for line in look.lines if line.lstrip().startswith(("0 ", "1.0 ", "1.1 ", "2 "))]
     assert len(rows) == 4
     assert ["free" in row for row in rows] == [False, True, True, False]
-    assert ["D: use it" in row for row in rows] == [False, True, False, False]  # the GPU of the next run is in use
+    assert ["D: select it" in row for row in rows] == [False, True, False, False]  # the GPU of the next run is in use
     assert "without an instance" in rows[3]
 
 

@@ -1,7 +1,7 @@
 """Trains a small model with each method as one rank, with two, and with two that divide its weights; with two also
-where one rank is out of memory.
+where one rank is out of memory. Then the model answers by transformers' `generate`, as on a GPU.
 
-Started twice, as a rank each; rank 0 prints a JSON line: losses and micro-batch sizes of all ranks by method and kind.
+Started twice, as a rank each; rank 0 prints a JSON line: losses, micro-batch sizes of all ranks, and answers, by method and kind.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ import logging
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from engine.config import schema
 from engine.config.activation_checkpointing import OFF
+from engine.config.batch_limits import DECODER
 from engine.config.method_specs import method_names
 from engine.data.prepare import prepare
 from engine.data.rows import Row
+from engine.evaluation.generate import Generator
 from engine.methods import method
 from engine.methods.machine import Machine
 from engine.methods.model_source import load_tokenizer
@@ -67,7 +70,10 @@ def train(
     )  # fmt: skip
     optimizer.register_step_pre_hook(lambda *_: found.append(hooks.facts.loss))
     trainer.train()
-    return {"losses": found, "micro_batches": ranks.all_gather(trainer.micro_batch)}
+    generator = Generator(tokenizer, 6, 3, "cpu", frozenset({tokenizer.eos_token_id}), lambda code, text: None)
+    with mock.patch.dict(DECODER, cpu="generate"):
+        answers = generator.answer_tokens(model.eval(), rows[:5])
+    return {"losses": found, "micro_batches": ranks.all_gather(trainer.micro_batch), "answers": answers}
 
 
 def save_rows(folder: Path) -> None:
@@ -93,20 +99,23 @@ def main(folder: Path) -> None:
     logging.disable(logging.WARNING)
     together = training_ranks.join("cpu", folder)
     together.broadcast(lambda: save_inputs(folder))
-    results: dict[str, dict[str, Any]] = {}
-    for name in method_names():
-        config = schema.Config(
-            method=name,
-            model=schema.Model(id=str(folder / "model")),
-            data=schema.Data(id=str(folder / "rows.jsonl"), test=0, validation=0),
-            train=schema.Train(learning_rate=1e-3, batch=BATCH, precision="fp32"),
-            quantization=schema.Quantization(compute_dtype="fp32"),
-            optimizer=schema.Optimizer(name="adamw"),
-        )
-        alone = together.broadcast(lambda config=config: train(config, "single", SINGLE_RANK, folder))
-        results[name] = {"single": alone} | {kind: train(config, kind, together, folder) for kind in ("ddp", "fsdp")}
-        if name == "lora":
-            results[name]["tight"] = train(config, "ddp", together, folder, Tight)
+    results: dict[str, dict[str, Any]] = {name: {} for name in method_names()}
+    for kind in ("single", "ddp", "fsdp"):  # a process that has sharded a model waits for the others in every answer
+        for name, of_method in results.items():
+            config = schema.Config(
+                method=name,
+                model=schema.Model(id=str(folder / "model")),
+                data=schema.Data(id=str(folder / "rows.jsonl"), test=0, validation=0),
+                train=schema.Train(learning_rate=1e-3, batch=BATCH, precision="fp32"),
+                quantization=schema.Quantization(compute_dtype="fp32"),
+                optimizer=schema.Optimizer(name="adamw"),
+            )
+            if kind == "single":
+                of_method[kind] = together.broadcast(lambda config=config: train(config, "single", SINGLE_RANK, folder))
+            else:
+                of_method[kind] = train(config, kind, together, folder)
+            if (kind, name) == ("ddp", "lora"):
+                of_method["tight"] = train(config, "ddp", together, folder, Tight)
     if together.is_first:
         print(json.dumps(results))
 

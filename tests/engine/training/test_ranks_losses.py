@@ -38,8 +38,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize("method", ["qlora", "lora", "full"])
-def test_losses_are_those_of_one_rank(trained: dict[str, dict[str, Any]], method: str, kind: str) -> None:
+def test_losses_and_answers_are_those_of_one_rank(trained: dict[str, dict[str, Any]], method: str, kind: str) -> None:
     expected, found = trained[method]["single"]["losses"], trained[method][kind]["losses"]
+    assert trained[method][kind]["answers"] == trained[method]["single"]["answers"]
     assert len(expected) == len(found) == 20 and expected[-1] < expected[0] - 0.1
     assert max(abs(one - other) for one, other in zip(expected, found, strict=True)) < TOLERANCE
 

@@ -392,7 +392,7 @@ def _headline(ladder: Ladder, decisions: Decisions, subject: RungResult) -> str:
         text += f" at {quantities.ratio(tradeoff.cost.mean)} full fine-tuning's {_training_cost(decisions, full).title}"
     if subject is not decisions.qlora:
         return f"{text}."
-    key = "cpu" if _uses_cpu_time(decisions) else "training"
+    key = "cpu" if uses_cpu_time(decisions) else "training"
     return f"{text}: {_rule(name, decisions.rule_quality, decisions.rule_costs.get(key, 'unknown'))}."
 
 
@@ -431,12 +431,12 @@ def _why_missing(ladder: Ladder) -> str:
 
 def _training_cost(decisions: Decisions, row: RungResult | None) -> RungCost:
     """The cost of training a rung: the time of its optimizer steps, else the CPU time of training."""
-    if _uses_cpu_time(decisions):
+    if uses_cpu_time(decisions):
         return RungCost("CPU time in training", row.cpu_seconds if row else None)
     return RungCost("training time", row.training_seconds if row else None)
 
 
-def _uses_cpu_time(decisions: Decisions) -> bool:
+def uses_cpu_time(decisions: Decisions) -> bool:
     """Whether a timing of the rungs is missing because of disturbance: CPU time is hardly affected by other load."""
     rows = decisions.trained
     return any(row.disturbed for row in rows) and all(row.cpu_seconds for row in rows)

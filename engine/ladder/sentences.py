@@ -47,7 +47,7 @@ from engine.ladder.phrases import (
     score_text,
     status_text,
 )
-from engine.ladder.recommendation import artifact_sentences, recommendations, summarize
+from engine.ladder.recommendation import artifact_sentences, recommendations, summarize, uses_cpu_time
 from engine.ladder.results import (
     comparison,
     margin_of,
@@ -384,7 +384,7 @@ def _caveats(ladder: Ladder, decisions: Decisions) -> list[VerdictSentence]:
     texts: list[str] = []
     if any(len(row.seeds) == 1 for row in decisions.trained):
         texts.append(ONE_SEED)
-    texts += filter(None, [disturbed_timings(ladder), _other_devices(ladder), _shared_cpu(ladder)])
+    texts += filter(None, [_disturbed_timings(ladder, decisions), _other_devices(ladder), _shared_cpu(ladder)])
     texts.append(_chosen_rates(ladder) or ONE_RATE)
     metric = ladder_metric(ladder)
     if metric.lower_is_better:
@@ -420,7 +420,7 @@ NOTABLE_WIDENING = 1.05
 RETIME = "repeat them with --retime"
 
 
-def disturbed_timings(ladder: Ladder) -> str:
+def _disturbed_timings(ladder: Ladder, decisions: Decisions) -> str:
     """The caveat on disturbed timings; '' without any."""
     causes: dict[str, list[str]] = {}
     for entry in ladder.entries:
@@ -429,7 +429,8 @@ def disturbed_timings(ladder: Ladder) -> str:
     parts = [f"{listed(names)} ({cause})" for cause, names in causes.items()]
     if not parts:
         return ""
-    return f"Disturbed timings are left out of times and costs: {', '.join(parts)}; {RETIME}."
+    left_out = "times, and costs are CPU times" if uses_cpu_time(decisions) else "times and costs"
+    return f"Disturbed timings are left out of {left_out}: {', '.join(parts)}; {RETIME}."
 
 
 def trial_cost(ladder: Ladder) -> tuple[int, float]:

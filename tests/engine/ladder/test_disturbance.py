@@ -123,6 +123,7 @@ def test_cpu_time_replaces_disturbed_timings_on_a_cpu() -> None:
     assert summary.cost == "CPU time in training" and summary.tradeoffs[0].cost.mean == 0.05
     assert "at 0.050× full fine-tuning's CPU time in training: the rule of thumb" in summary.headline
     assert decide(ladder).rule_costs["cpu"] == "holds" and "CPU time in training 0.050×" in text(ladder)
+    assert "costs are CPU times: full seed 0" in text(ladder)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3])

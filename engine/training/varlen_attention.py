@@ -199,7 +199,7 @@ class SegmentAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         q, k, v = (tensor.to(_kernel_dtype(tensor)) for tensor in (query, key, value))
         output = torch.empty_like(q)
-        normalizer = q.new_empty(q.shape[:3], dtype=torch.float32)  # log-sum-exp of each query's scores
+        normalizer = torch.empty_like(q[..., 0], dtype=torch.float32)  # log-sum-exp of each query's scores
         for group in segments.groups():
             inputs = [group.gather(tensor) for tensor in (q, k, v)]
             mask = _window_mask(inputs[0], window)

@@ -10,9 +10,9 @@ from typing import Any
 from unittest.mock import patch
 
 from rich.console import Console
-from rich.text import Text
 from textual.app import App
 from textual.pilot import Pilot
+from textual.strip import Strip
 from textual.widgets import Static
 
 from tui.app import Workbench
@@ -68,19 +68,20 @@ def notes(app: Workbench) -> list[str]:
     return app.notes
 
 
-def drawn(app: App[Any]) -> list[Text]:
-    """The lines of the screen with their styles."""
-    return [Text.from_ansi(line) for line in _exported(app, styles=True)]
+def drawn(app: App[Any]) -> list[Strip]:
+    """The lines of the screen, dialogs and what is behind them, as segments with styles."""
+    updates: list[Any] = []
+    with (
+        patch.object(Console, "print", lambda console, update: updates.append(update)),
+        patch.object(Console, "export_svg", lambda console, **_: ""),
+    ):
+        app.export_screenshot()  # what it prints has the lines: an SVG of them takes most of the time
+    return [Strip.join(line) for line in updates[0].strips]
 
 
 def screen_text(app: App[Any]) -> str:
-    """The characters of the screen. Without styles, whose codes take most of the time: tests wait for texts."""
-    return "\n".join(line.rstrip() for line in _exported(app, styles=False)) + "\n"
-
-
-def _exported(app: App[Any], styles: bool) -> list[str]:
-    with patch.object(Console, "export_svg", lambda console, **_: console.export_text(styles=styles)):
-        return app.export_screenshot().split("\n")[: app.size.height]
+    """The characters of the screen."""
+    return "".join(f"{line.text.rstrip()}\n" for line in drawn(app))
 
 
 def shown(app: Workbench, part: str) -> str:

@@ -109,7 +109,10 @@ def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str]
         title = Content.styled("To start a run, press", "bold")
         gap = width - title.cell_length - len(ask)
         head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
-        return [head, *(_row(key, what, keys) for key, what, _ in STEPS)][:height]
+        if height <= len(STEPS):
+            steps = (_row(key, what.partition(":")[0].partition(",")[0], keys, 0) for key, what, _ in STEPS)
+            return [head, Content("  ").join(steps)][:height]
+        return [head, *(_row(key, what, keys) for key, what, _ in STEPS)]
     lines = [Content(""), Content.styled("Train on your data; see what each method costs.", "bold")]
     for key, what, more in STEPS:
         details = more.format(presets=keys.of("bench.presets"))
@@ -118,6 +121,6 @@ def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str]
     return [*lines, *rest[: max(0, height - len(lines))]]
 
 
-def _row(command: str, what: str, keys: CommandKeys) -> Content:
+def _row(command: str, what: str, keys: CommandKeys, key_width: int = 7) -> Content:
     key = keys.presets if command == "presets" else keys.of(command)
-    return Content.assemble((f"  {key:<7}", "bold $primary"), what)
+    return Content.assemble((f"  {key:<{key_width}}{'' if key_width else ' '}", "bold $primary"), what)

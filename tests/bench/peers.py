@@ -78,7 +78,12 @@ def parse() -> argparse.Namespace:
     add("--batch", type=int, default=8, help="batch size, in one micro-batch")
     add("--max-length", type=int, help="default: 512; 1024 for banking77-labels, whose prompts have 574 tokens")
     add("--full-precision", choices=("fp32", "mixed"), default="fp32", help="precision of full fine-tuning")
-    add("--adapter-precision", choices=("bf16", "fp32"), default="bf16", help="of LoRA and QLoRA; fp32 for CPUs without bf16")
+    add(
+        "--adapter-precision",
+        choices=("bf16", "fp32"),
+        default="bf16",
+        help="of LoRA and QLoRA; fp32 for CPUs without bf16",
+    )
     add("--autocast", action="store_true", help="LoRA and QLoRA of trl and Trainer under bf16 autocast")
     add("--gpu", action="store_true", help="on the first GPU, instead of the CPU")
     add("--timeout", type=float, default=1800, help="seconds for one measurement")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +31,8 @@ def sample_lines(samples: Sequence[Sample], step: int | None, width: int, height
     `step`: answers up to this step; None for all.
     """
     if not samples:
-        return [Content.styled("no answer yet: the model answers at each validation", "$foreground-muted")]
+        text = "no answer yet: the model answers at each validation"
+        return [Content.styled(line, "$foreground-muted") for line in textwrap.wrap(text, max(20, width))][:height]
     by_prompt: dict[str, list[Sample]] = {}
     for sample in samples:
         if step is None or sample.when == "before" or (sample.step or 0) <= step:

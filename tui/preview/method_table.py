@@ -168,6 +168,10 @@ def _wait(context: LaunchContext) -> str:
 NETWORK = "requires network"
 
 
+MARKS = {"does not fit": "!", "tight": "?"}
+"""Behind the predicted memory in the table of models."""
+
+
 @dataclass(frozen=True)
 class ModelRow:
     """A model and what each method would need for it with the present selection."""
@@ -189,10 +193,10 @@ def model_row(selection: Selection, model: ListedModel, budget: MemoryBudget | N
 
 
 def table_row(row: ModelRow, selected: bool) -> TableRow:
-    """One line: the selected model is marked, memory has the color of its fit."""
+    """One line: the selected model is marked, memory has the color of its fit, and a mark where it does not fit."""
     model = row.model
     name = f"{MARK if selected else ' '}{model.label}"
-    memory = [(size(predicted.peak) if predicted.peak else "–", STYLES[predicted.fit]) for predicted in row.estimates]
+    memory = [(_marked_memory(predicted), STYLES[predicted.fit]) for predicted in row.estimates]
     where = NETWORK if model.requires_network else model.origin
     date = moment(model.modified, "%Y-%m-%d") if model.modified else ""
     return TableRow(
@@ -207,6 +211,11 @@ def table_row(row: ModelRow, selected: bool) -> TableRow:
             (date, "$foreground-muted"),
         ),
     )
+
+
+def _marked_memory(predicted: MethodEstimate) -> str:
+    """`84.4 GiB !`, with `?` where it may not fit: not everyone sees the color."""
+    return f"{size(predicted.peak)} {MARKS.get(predicted.fit, ' ')}" if predicted.peak else "–  "
 
 
 def detail_lines(row: ModelRow, keys: CommandKeys) -> list[str]:

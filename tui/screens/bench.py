@@ -31,7 +31,7 @@ from tui.settings import app_keys, app_settings
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
-from tui.widgets.memory_pane import MemoryPane
+from tui.widgets.memory_pane import HIGHEST, MemoryPane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.run_details import FiguresPane, RunsPane
 from tui.widgets.selection_pane import NextRun, SelectionPane
@@ -49,10 +49,14 @@ UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
 LOWER_PANES: tuple[type[Widget], ...] = (LogPane, RunsPane)
 """The panes below memory, from left to right; the panes of installed packages follow in the upper row."""
 
+HIGH, HIGH_LISTS = 54, 18
+"""Rows of a screen with room for more memory, and for this many rows of presets."""
+
 
 class BenchView(BaseScreen[None]):
     """Composes the panes and keeps them up to date; `BenchScreen` adds the keys."""
 
+    ALLOW_IN_MAXIMIZED_VIEW = ".-textual-system, #head, #status, KeyLine"
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-medium"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
@@ -223,6 +227,7 @@ class BenchView(BaseScreen[None]):
         gpus = len(self.machine.sample.gpus) if self.machine.sample else 1
         self.set_class(gpus > 4 and self.size.height < 34, "-crowded")
         self.query_one("#memory").styles.height = memory_height(self.size.height, gpus, busy)
+        self.query_one("#selection").styles.height = HIGH_LISTS if self.size.height >= HIGH else None
 
     def open_lists(self) -> None:
         """Open the lists to select from, also while a run is live."""
@@ -388,6 +393,7 @@ def memory_height(height: int, gpus: int, busy: bool) -> int:
     history = 3 if busy or height >= 34 else 0
     history += 2 if busy and height >= 34 else 0
     history += 2 if busy and height >= 42 else 0
+    history += 4 if busy and height >= HIGH else 0
     if gpus > 1:
-        return min(gpus, height // 3) + 3 + (history if height >= 34 else 0)
+        return min(gpus, height // 3) + 3 + (min(history, HIGHEST + 1) if height >= 34 else 0)
     return 4 + history

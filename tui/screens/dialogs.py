@@ -30,9 +30,9 @@ class ConfirmScreen(Dialog[bool]):
     ]
     CSS = """
     ConfirmScreen { align: center middle; }
-    ConfirmScreen Vertical { width: auto; max-width: 90%; height: auto; border: round $primary; padding: 1 2;
+    ConfirmScreen Vertical { width: 76; max-width: 95%; height: auto; border: round $primary; padding: 1 2;
                          background: $background; }
-    ConfirmScreen Static { width: auto; max-width: 70; }
+    ConfirmScreen Static { height: auto; }
     """
 
     def __init__(self, question: str) -> None:
@@ -53,8 +53,8 @@ class SuggestionScreen(ConfirmScreen):
 
     CSS = """
     SuggestionScreen { align: center middle; }
-    SuggestionScreen Vertical { width: 90%; max-width: 110; height: auto; max-height: 95%; border: round $primary;
-                                padding: 0 1; background: $background; }
+    SuggestionScreen #box { width: 90%; max-width: 110; height: auto; max-height: 95%; border: round $primary;
+                            padding: 0 1; background: $background; }
     SuggestionScreen Static { height: auto; }
     """
 
@@ -69,7 +69,7 @@ class SuggestionScreen(ConfirmScreen):
         self.data, self.columns, self.settings, self.examples = data, columns, settings, examples
 
     def compose(self) -> ComposeResult:
-        with Vertical() as box:
+        with Vertical(id="box") as box:  # an id: the styles of the base, which Textual reads later, have no precedence
             box.border_title = self.question
             yield Static(Content("\n").join(self._lines()))
 
@@ -111,7 +111,9 @@ class NameScreen(Dialog[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical():
             yield Static(Content(visible(self.question)))
-            yield Input(self.proposal, id="name", compact=True)
+            line = Input(self.proposal, id="name", compact=True)
+            line.cursor_blink = False  # each change is sent over SSH
+            yield line
             yield Static(id="problem")
 
     @on(Input.Changed)
@@ -195,9 +197,14 @@ def help_text(keys: CommandKeys, first: Collection[str] = (), width: int = 100) 
         for command in TABLES[group]:
             if command.id.startswith("preset.") and command.id[7:].isdigit():
                 continue  # one line for all
-            lines.append(_help_line(displayed_key(keys.all_of(command.id)), command.help, command.id, width))
+            lines.append(_help_line(_names(keys.all_of(command.id)), command.help, command.id, width))
         lines.append(Content(""))
     return Content("\n").join(lines)
+
+
+def _names(keys: str) -> str:
+    """The display names of keys that are separated by commas."""
+    return ", ".join(displayed_key(key.strip()) for key in keys.split(","))
 
 
 def _help_line(key: str, text: str, id: str, width: int) -> Content:

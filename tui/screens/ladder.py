@@ -73,7 +73,8 @@ def current_run(previous: CurrentRun | None, folder: LadderDir, ladder: Ladder) 
     return previous if previous and previous.follower.path == path else CurrentRun(Follower(path), RunState(run))
 
 
-CURVE_ROWS = 9
+CURVE_ROWS, OTHER_ROWS = 9, 24
+"""Rows of the live run's curve, at least, and of what is shown with it."""
 
 
 class LadderScreen(BaseScreen[None]):
@@ -98,6 +99,7 @@ class LadderScreen(BaseScreen[None]):
         self._judge_request: BackgroundRequest | None = None
         self.ladder: Ladder | None = None
         """As it was drawn last."""
+        self._has_others = False
         self._active = False
         """Whether its process was running then."""
 
@@ -122,6 +124,7 @@ class LadderScreen(BaseScreen[None]):
 
     def current(self) -> LadderDir | None:
         known = self.ladders()
+        self._has_others = len(known) > 1
         return known[self.index % len(known)] if known else None
 
     def refresh_ladder(self) -> None:
@@ -167,7 +170,8 @@ class LadderScreen(BaseScreen[None]):
                 if run.state.loss.buckets:
                     view = CurveView(run.state)
                     title = Content.assemble(("loss  ", "bold"), f"{view.values()}  {view.figures()}")
-                    curve = _joined([title, *view.rows(width, CURVE_ROWS, ChartStyle(ascii=ascii_only))])
+                    rows = max(CURVE_ROWS, self.size.height - OTHER_ROWS)
+                    curve = _joined([title, *view.rows(width, rows, ChartStyle(ascii=ascii_only))])
         for name, text in (("left", line), ("current", curve)):
             part = self.query_one(f"#{name}", Static)
             if text != part.visual:
@@ -216,6 +220,8 @@ class LadderScreen(BaseScreen[None]):
                 return state is not None and not active and state.status != "finished"
             case "try" | "export" | "rate" | "judge":
                 return state is not None and any(e.kind == "run" and e.status == "finished" for e in state.entries)
+            case "next":
+                return self._has_others
             case "report":
                 return state is not None and state.status == "finished"
         return True

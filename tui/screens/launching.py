@@ -313,10 +313,10 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         hint.display = True
         self.candidate = None if isinstance(edited, UserError) else edited
         if isinstance(edited, UserError):
-            hint.update(Content.styled(self._wrapped(edited.line, 0), "$text-error"))
-            return
-        about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
-        hint.update(Content.styled(self._wrapped(about, 0), "$foreground-muted"))
+            hint.update(Content.styled(visible(edited.line), "$text-error"))
+        else:
+            about = f"{self.edited.name}: {self.edited.accepts}; default {self.edited.default}"
+            hint.update(Content.styled(visible(about), "$foreground-muted"))
         self.update_preview()
 
     def action_now(self) -> None:

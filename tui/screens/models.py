@@ -84,7 +84,8 @@ class ModelsScreen(TableScreen[Selection | None]):
         shown = [row for key, row in self.rows.items() if word in f"{key} {row.model.architecture}".lower()]
         self.table.show_rows([table_row(row, row.model.id == self.selected) for row in shown], cursor=cursor)
         matching = f" matching {self.word!r}" if self.word else ""
-        self.show_title(f"{amount(len(shown), 'model')}{matching}, with the predicted memory of each method")
+        about = "with the predicted memory of each method (! does not fit, ? tight)"
+        self.show_title(f"{amount(len(shown), 'model')}{matching}, {about}")
         self.describe()
 
     @property

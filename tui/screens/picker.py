@@ -47,6 +47,9 @@ class PathInput(Input, inherit_bindings=False):
         if isinstance(binding, Binding) and binding.key not in ("enter", "backspace")
     ]
 
+    def on_mount(self) -> None:
+        self.cursor_blink = False  # each change is sent over SSH
+
 
 class PickerScreen(BaseScreen[str | None]):
     """Closes with the selected path or Hub id, or with None."""

@@ -29,6 +29,7 @@ GIB = 1 << 30
 SIDE_BY_SIDE = 104
 """Columns from which processes and parts are listed beside the history."""
 LISTED_COLUMNS = 54
+"""At least, for the list of processes."""
 MIN_LISTED = 3
 """Rows from which there is room for a list of processes."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -348,7 +349,8 @@ class MemoryView:
         """What the characters of the bars mean."""
         glyphs = self.glyphs
         marks = ((glyphs.mine, MINE, "this run"), (glyphs.others, OTHERS, "others"), (glyphs.free, FREE, "free"))
-        parts = [Content.assemble((f"{glyph} ", style), (name, FREE)) for glyph, style, name in marks]
+        shown = marks if self.live else marks[1:]
+        parts = [Content.assemble((f"{glyph} ", style), (name, FREE)) for glyph, style, name in shown]
         if self.expected:
             name = self.expected.label if self.live else "next run"
             parts.append(Content.assemble((f"{glyphs.peak} ", PEAK), (f"{name} {_gib(self.expected.bytes)}", FREE)))
@@ -356,8 +358,9 @@ class MemoryView:
 
     def _history(self, width: int, rows: int) -> Iterator[Content]:
         """The last minutes with a scale; beside it processes and parts."""
-        beside = list(self._beside(rows + 1)) if width >= SIDE_BY_SIDE and rows >= MIN_LISTED else []
-        chart = list(self._chart(width - LISTED_COLUMNS - 3 if beside else width, rows))
+        listed = max(LISTED_COLUMNS, width * 2 // 5)
+        beside = list(self._beside(listed, rows + 1)) if width >= SIDE_BY_SIDE and rows >= MIN_LISTED else []
+        chart = list(self._chart(width - listed - 3 if beside else width, rows))
         room = max((line.cell_length for line in chart), default=0)
         for line, other in zip_longest(chart, beside, fillvalue=Content()):
             yield Content.assemble(line, " " * (room - line.cell_length + 3), other) if beside else line
@@ -376,16 +379,16 @@ class MemoryView:
             levels = [max(0.0, min(1.0, (share - base) * rows)) for share in columns]
             text = "".join(blocks[round(level * (len(blocks) - 1))] for level in levels).rjust(inner)
             scale = f"{marks[row]:>{label}}" if row in marks and (row == 0 or rows > 2) else " " * label
-            yield Content.assemble((f"{scale} {self.glyphs.axis}", FREE), (text, MINE))
+            yield Content.assemble((f"{scale} {self.glyphs.axis}", FREE), (text, MINE if self.live else OTHERS))
         first = f"-{MINUTES} min{f' of GPU {gpu.label}' if gpu and len(self.sample.gpus) > 1 else ''}"
         ends = f"{first}{'now':>{max(4, inner - len(first) - 1)}}"
         yield Content.styled(f"{'':{label}} {self.glyphs.corner} {ends}", FREE)
 
-    def _beside(self, rows: int) -> Iterator[Content]:
+    def _beside(self, width: int, rows: int) -> Iterator[Content]:
         """Processes on the GPU, then the parts of the predicted peak."""
         parts = self.expected.parts if self.expected else {}
         texts = [f"{name} {_gib(value)}" for name, value in parts.items() if value >= GIB // 20]
-        wrapped = textwrap.wrap(f"by the formula: {' · '.join(texts)}", LISTED_COLUMNS) if texts else []
+        wrapped = textwrap.wrap(f"by the formula: {' · '.join(texts)}", width) if texts else []
         wrapped = wrapped[: max(0, rows - 2)]
         gpu = self.ours
         processes = list(gpu.processes)[: max(0, rows - 1 - len(wrapped))] if gpu else []

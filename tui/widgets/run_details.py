@@ -38,17 +38,26 @@ class FiguresPane(Rows):
 
     pane_name: ClassVar[str] = "figures"
     letter: ClassVar[str] = ""
+    run: RunState | None = None
 
     def show_state(self, state: BenchState) -> None:
-        if state.run is None or not self.content_size.width:
+        self.run = state.run
+        self.redraw()
+
+    def on_resize(self) -> None:
+        self.redraw()
+
+    def redraw(self) -> None:
+        run = self.run
+        if run is None or not self.content_size.width:
             self.show([])
             return
         from tui.live.chart_grid import sample_lines
 
         width, height = self.content_size
-        lines = list(figure_lines(state.run, app_settings(self).ascii))
-        answers = sample_lines(state.run.samples, None, width, height - len(lines) - 1)
-        self.show([*lines, Content(""), *answers] if state.run.samples else lines)
+        lines = list(figure_lines(run, app_settings(self).ascii))
+        answers = sample_lines(run.samples, None, width, height - len(lines) - 1)
+        self.show([*lines, Content(""), *answers] if run.samples else lines)
 
 
 def figure_lines(run: RunState, ascii_only: bool) -> Iterator[Content]:
@@ -112,6 +121,9 @@ class RunsPane(Rows):
         if resting and time.monotonic() - self._read_at > pause:
             self._reading = threading.Thread(target=self._read, args=(state.runs,), daemon=True, name="latest runs")
             self._reading.start()
+        self._show()
+
+    def on_resize(self) -> None:
         self._show()
 
     def _read(self, folder: Path) -> None:

@@ -170,8 +170,11 @@ class NextRun(Rows):
     BARS = 4
     """Rows from which each method has a bar."""
 
+    pane: SelectionPane | None = None
+
     def show_selection(self, pane: SelectionPane) -> None:
         """Draw what is selected."""
+        self.pane = pane
         width, height = self.content_size
         if pane.effective is None or not width:
             return
@@ -182,6 +185,10 @@ class NextRun(Rows):
         self.show(
             [_what(pane, width), *(_method_bar(predicted, pane, width, ascii_only) for predicted in pane.estimates)]
         )
+
+    def on_resize(self) -> None:
+        if self.pane is not None:
+            self.show_selection(self.pane)
 
 
 def _strip(pane: SelectionPane, width: int) -> Content:

@@ -44,7 +44,8 @@ def settings(job: Job) -> dict[str, Any]:
         chosen["default_system"] = system
     if job.method != "full":
         # bf16 also sets the dtype of the frozen weights; the adapters are float32.
-        chosen |= {"bf16": job.adapter_precision == "bf16", "lora_rank": job.rank, "lora_alpha": job.alpha, "lora_target": "all"}
+        chosen |= {"bf16": job.adapter_precision == "bf16", "lora_target": "all"}
+        chosen |= {"lora_rank": job.rank, "lora_alpha": job.alpha}
     if job.method == "qlora":
         chosen |= {"quantization_bit": 4, "quantization_method": "bnb", "double_quantization": True}
     return chosen

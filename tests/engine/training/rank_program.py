@@ -1,7 +1,8 @@
 """Trains a small model with each method as one rank, with two, and with two that divide its weights; with two also
 where one rank is out of memory. Then the model answers by transformers' `generate`, as on a GPU.
 
-Started twice, as a rank each; rank 0 prints a JSON line: losses, micro-batch sizes of all ranks, and answers, by method and kind.
+Started twice, as a rank each; rank 0 prints a JSON line: losses, micro-batch sizes of all ranks, and answers, by method
+and kind.
 """
 
 from __future__ import annotations

@@ -429,7 +429,6 @@ async def play(scene: Scene, name: str, app: Workbench, start: tuple[int, int]) 
         texts[start] = text_of(await settle(pilot, app, texts[start], QUIET_SECONDS))
         for mode in MODES:
             app.no_color, app.theme = mode == PLAIN, THEMES[0] if mode == PLAIN else mode
-            app.refresh_css(animate=False)
             for size in texts:
                 await pilot.resize_terminal(*size)
                 lines = await settle(pilot, app, texts[size], QUIET_SECONDS)

@@ -36,7 +36,7 @@ from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.run_details import FiguresPane, RunsPane
 from tui.widgets.selection_pane import NextRun, SelectionPane
 from tui.widgets.status_line import status
-from tui.widgets.text_rows import KeyLine, is_covered
+from tui.widgets.text_rows import EVERYWHERE, KeyLine, group_of, is_covered
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
@@ -56,7 +56,9 @@ HIGH, HIGH_LISTS = 54, 18
 class BenchView(BaseScreen[None]):
     """Composes the panes and keeps them up to date; `BenchScreen` adds the keys."""
 
-    ALLOW_IN_MAXIMIZED_VIEW = ".-textual-system, #head, #status, KeyLine"
+    ALLOW_IN_MAXIMIZED_VIEW = ".-textual-system, #status, KeyLine"
+    SHOWN_WHILE_ZOOMED = ("stop", "pause", "resume", "previous", "clear", "zoom")
+    """Of the bench's commands in the key line: the one which ends the zoom is in it also on a narrow terminal."""
     AUTO_FOCUS = "#log"  # enter starts a run; tab moves to the lists
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (80, "-narrow"), (110, "-medium"), (140, "-wide")]
     VERTICAL_BREAKPOINTS = [(0, "-low"), (24, "-short"), (34, "-tall"), (42, "-high")]
@@ -238,7 +240,10 @@ class BenchView(BaseScreen[None]):
         """Whether a key would do something now."""
         follower, log = self.follower, self.log_pane
         ended = follower.state.end if follower.state else None
-        match (binding.id or "").removeprefix("bench."):
+        command = (binding.id or "").removeprefix("bench.")
+        if self.maximized is not None and command not in self.SHOWN_WHILE_ZOOMED:
+            return group_of(binding) in EVERYWHERE
+        match command:
             case "stop" | "pause":
                 return bool(follower.live)
             case "resume":

@@ -64,7 +64,7 @@ class PromptInput(Input):
     """One line; pasted line feeds are kept as symbols."""
 
     DEFAULT_CSS = """
-    PromptInput { height: 1; border: none; padding: 0 1; }
+    PromptInput { height: 1; border: none; padding: 0 1 !important; }
     """
 
     def __init__(self, id: str) -> None:
@@ -113,7 +113,7 @@ class WordInput(Input):
     """Shown by `ask`; enter takes the word, escape clears it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel", show=False)]
-    DEFAULT_CSS = "WordInput { height: 1; border: none; display: none; padding: 0 1; }"
+    DEFAULT_CSS = "WordInput { height: 1; border: none; display: none; padding: 0 1 !important; }"
 
     def __init__(self, id: str = "word") -> None:
         super().__init__(id=id, compact=True)

@@ -6,12 +6,13 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast, get_type_hints
 
 from textual.message_pump import MessagePump
 
 from engine.config.files import read_small
 from engine.config.home import config_file
+from engine.config.text import visible
 from tui.keymap import CommandKeys
 from tui.terminal.themes import AUTO, needs_ascii
 
@@ -37,13 +38,9 @@ class Settings:
     """One sentence per invalid entry, each ending with its code."""
 
 
-def settings_file() -> Path:
-    return config_file()
-
-
 def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | None = None) -> Settings:
     """Read the user's settings; an invalid entry keeps its default and is reported in `errors`."""
-    path = path or settings_file()
+    path = path or config_file()
     settings = Settings()
     try:
         text = read_small(path).decode("utf-8")
@@ -60,15 +57,7 @@ def read_settings(commands: Iterable[str], themes: Iterable[str], path: Path | N
     except (ValueError, RecursionError) as error:  # ValueError includes TOMLDecodeError
         settings.errors.append(f"invalid TOML: {path}: {error} [settings.invalid_toml]")
         return settings
-    types = {
-        "theme": str,
-        "ascii": bool,
-        "mouse": bool,
-        "notify": str,
-        "keys": dict[str, str],
-        "home": str,
-        "track": dict[str, Any],
-    }
+    types = {key: kind for key, kind in get_type_hints(Settings).items() if key != "errors"}
     for key, value in table.items():
         if key not in types:
             settings.errors.append(f"unknown key {key}: {path}{_suggestion(key, types)} [settings.unknown_key]")
@@ -116,3 +105,15 @@ def app_settings(node: MessagePump) -> Settings:
 def app_keys(node: MessagePump) -> CommandKeys:
     """The keys of the commands, for the sentences of a screen or widget."""
     return CommandKeys(app_settings(node).keys)
+
+
+def tell(
+    node: MessagePump,
+    text: str,
+    *,
+    title: str = "",
+    severity: Literal["information", "warning", "error"] = "information",
+    timeout: float | None = None,
+) -> None:
+    """Show a notification: control characters are escaped, brackets are not markup."""
+    node.app.notify(visible(text, 400), title=visible(title, 80), severity=severity, timeout=timeout, markup=False)

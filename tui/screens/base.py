@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from textual.binding import BindingType
 from textual.screen import ModalScreen, Screen
 
 from engine.config.errors import UserError
-from engine.config.text import visible
 from tui.commands import bindings
+from tui.settings import tell
 from tui.widgets.text_rows import KeyLine, Rows
 
 if TYPE_CHECKING:
@@ -20,13 +20,27 @@ R = TypeVar("R")
 F = TypeVar("F")
 
 
-class Dialog(ModalScreen[R]):
+class AnyScreen(Screen[R]):
+    """Notifies, and closes without a result."""
+
+    tell = tell
+
+    def action_back(self) -> None:
+        self.dismiss()
+
+
+class Dialog(AnyScreen[R], ModalScreen[R]):
     """A screen over another one, with the keys that work everywhere: Textual hides the app's from a modal screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
+    DEFAULT_CSS = """
+    Dialog { align: center middle; }
+    Dialog > Vertical { height: auto; border: round $primary; padding: 0 1; background: $background; }
+    Dialog Static { height: auto; }
+    """
 
 
-class BaseScreen(Screen[R]):
+class BaseScreen(AnyScreen[R]):
     """Reports what it cannot read, once per error."""
 
     runs_error = ""
@@ -72,14 +86,3 @@ class BaseScreen(Screen[R]):
             return []
         self.runs_error = ""
         return read
-
-    def tell(
-        self,
-        text: str,
-        *,
-        title: str = "",
-        severity: Literal["information", "warning", "error"] = "information",
-        timeout: float | None = None,
-    ) -> None:
-        """Show a notification: control characters are escaped, brackets are not markup."""
-        self.notify(visible(text, 400), title=visible(title, 80), severity=severity, timeout=timeout, markup=False)

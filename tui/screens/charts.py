@@ -179,6 +179,3 @@ class ChartsScreen(BaseScreen[None]):
         """Remove the earlier runs."""
         self.earlier = []
         self.redraw()
-
-    def action_back(self) -> None:
-        self.dismiss()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import on
 from textual.binding import BindingType
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_title, reads
@@ -32,10 +32,6 @@ from tui.screens.presets import save_selection
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import NOT_COMPARED, Selection
 from tui.settings import app_keys
-from tui.widgets.table import Table
-
-if TYPE_CHECKING:
-    pass
 
 COLUMNS = (Column("setting", 16), Column("value", 10), Column("set by", 8), Column("accepts"))
 EDIT_KEYS = "enter apply   escape cancel   empty: default"
@@ -145,7 +141,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         if self.checking.take(message):
             self._show_effect()
 
-    @on(Table.RowSelected)
+    @on(OptionList.OptionSelected)
     def action_edit(self) -> None:
         """Edit the value under the cursor."""
         spec = setting_specs().get(self.key)

@@ -25,14 +25,11 @@ class ConfirmScreen(Dialog[bool]):
     """Closes with True on enter, with False on escape or q."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "answer(True)", "yes"),
-        Binding("escape,q", "answer(False)", "no"),
+        Binding("enter", "dismiss(True)", "yes"),
+        Binding("escape,q", "dismiss(False)", "no"),
     ]
     CSS = """
-    ConfirmScreen { align: center middle; }
-    ConfirmScreen Vertical { width: 76; max-width: 95%; height: auto; border: round $primary; padding: 1 2;
-                         background: $background; }
-    ConfirmScreen Static { height: auto; }
+    ConfirmScreen > Vertical { width: 76; max-width: 95%; padding: 1 2; }
     """
 
     def __init__(self, question: str) -> None:
@@ -44,18 +41,12 @@ class ConfirmScreen(Dialog[bool]):
             yield Static(Content(visible(self.question)))
             yield Static(Content.styled("enter yes   escape no", "$foreground-muted"))
 
-    def action_answer(self, yes: bool) -> None:
-        self.dismiss(yes)
-
 
 class SuggestionScreen(ConfirmScreen):
     """Settings with which a dataset can be used, and its first rows with them."""
 
     CSS = """
-    SuggestionScreen { align: center middle; }
-    SuggestionScreen #box { width: 90%; max-width: 110; height: auto; max-height: 95%; border: round $primary;
-                            padding: 0 1; background: $background; }
-    SuggestionScreen Static { height: auto; }
+    SuggestionScreen #box { width: 90%; max-width: 110; max-height: 95%; padding: 0 1; }
     """
 
     def __init__(
@@ -95,12 +86,9 @@ class SuggestionScreen(ConfirmScreen):
 class NameScreen(Dialog[str | None]):
     """Closes with a name for which `check` raises no UserError, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "cancel", "cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "back", "cancel")]
     CSS = """
-    NameScreen { align: center middle; }
-    NameScreen Vertical { width: 70; max-width: 95%; height: auto; border: round $primary; padding: 1 2;
-                          background: $background; }
-    NameScreen Static { height: auto; }
+    NameScreen > Vertical { width: 70; max-width: 95%; padding: 1 2; }
     NameScreen Input { margin: 1 0; }
     """
 
@@ -134,9 +122,6 @@ class NameScreen(Dialog[str | None]):
         except UserError as error:
             return error.line
         return ""
-
-    def action_cancel(self) -> None:
-        self.dismiss(None)
 
 
 class TextScreen(BaseScreen[None]):
@@ -178,9 +163,6 @@ class TextScreen(BaseScreen[None]):
 
     def action_scroll(self, lines: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
-
-    def action_back(self) -> None:
-        self.dismiss()
 
 
 KEY_WIDTH = 18

@@ -54,12 +54,9 @@ class ExportScreen(Dialog[None]):
         *moves("move(-1)", "move(1)", "", ""),
     ]
     CSS = """
-    ExportScreen { align: center middle; }
-    ExportScreen Vertical { width: 76; max-width: 100%; height: auto; max-height: 100%; border: round $primary;
-                            padding: 0 1; background: $background; }
+    ExportScreen > Vertical { width: 76; max-width: 100%; max-height: 100%; }
     ExportScreen OptionList { height: auto; max-height: 14; border: none; padding: 0; }
     ExportScreen VerticalScroll { height: auto; max-height: 18; scrollbar-size-vertical: 1; }
-    ExportScreen Static { height: auto; }
     ExportScreen #keys { margin-top: 1; color: $foreground-muted; }
     """
 

@@ -226,9 +226,6 @@ class LadderScreen(BaseScreen[None]):
                 return state is not None and state.status == "finished"
         return True
 
-    def action_back(self) -> None:
-        self.dismiss()
-
     def action_next(self) -> None:
         if len(self.ladders()) < 2:
             self.tell("no other ladder")

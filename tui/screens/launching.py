@@ -60,12 +60,9 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     BINDINGS: ClassVar[list[BindingType]] = bindings("launch")
     AUTO_FOCUS = "#rows"
     CSS = """
-    LaunchScreen { align: center middle; }
-    LaunchScreen #box { width: 100%; max-width: 116; height: auto; max-height: 100%; border: round $primary;
-                        padding: 0 1; background: $background; }
+    LaunchScreen > Vertical { width: 100%; max-width: 116; max-height: 100%; }
     LaunchScreen VerticalScroll { height: auto; scrollbar-size-vertical: 1; }
-    LaunchScreen Static, LaunchScreen #rows { height: auto; }
-    LaunchScreen #rows { border: none; padding: 0; background: $background; }
+    LaunchScreen #rows { height: auto; }
     LaunchScreen #hint { display: none; }
     """
 
@@ -90,7 +87,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         return self.checking.report
 
     def compose(self) -> ComposeResult:
-        with Vertical(id="box") as box:
+        with Vertical() as box:
             box.border_title = "launch"
             with VerticalScroll(can_focus=False):
                 yield Static(id="problems")
@@ -269,7 +266,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         try:
             self.launch = self.launch.with_preset(name)
         except UserError as error:
-            self.app.notify(visible(error.line), severity="error", markup=False)
+            self.tell(error.line, severity="error")
             return
         self._check_data()
 
@@ -334,7 +331,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def action_copy(self) -> None:
         """Copy the equivalent command line."""
         self.app.copy_to_clipboard(self.launch.command)
-        self.app.notify(visible(f"copied: {self.launch.command}", 300), markup=False)
+        self.tell(f"copied: {self.launch.command}")
 
     def action_scroll(self, lines: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

@@ -10,7 +10,7 @@ from textual import on
 from textual.binding import BindingType
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 
 from engine.config.catalog import CATALOG
 from engine.config.errors import UserError
@@ -26,7 +26,6 @@ from tui.preview.method_table import ModelRow, columns, detail_lines, model_row,
 from tui.screens.table_screen import FILTER, TableScreen
 from tui.selection import Selection
 from tui.settings import app_keys, app_settings
-from tui.widgets.table import Table
 
 BAR_WIDTH = 30
 TYPE = "type"
@@ -107,7 +106,7 @@ class ModelsScreen(TableScreen[Selection | None]):
         lines = detail_lines(self.row, app_keys(self)) if self.row else [f"no model contains this word; press {key}"]
         self.show_detail("\n".join(lines))
 
-    @on(Table.RowSelected)
+    @on(OptionList.OptionSelected)
     def action_select(self) -> None:
         if self.row:
             self._select(self.row.model.id)

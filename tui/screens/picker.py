@@ -177,9 +177,6 @@ class PickerScreen(BaseScreen[str | None]):
         self.hidden = not self.hidden
         self._fill()
 
-    def action_back(self) -> None:
-        self.dismiss(None)
-
 
 def line(entry: FolderEntry, width: int) -> Content:
     """Name at the left, size or note at the right."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from textual import on
 from textual.binding import BindingType
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 
 from engine.config import preset_library
 from engine.config.errors import RunFailed, UserError
@@ -26,7 +26,6 @@ from tui.screens.table_screen import TableScreen
 from tui.selection import Selection, changes
 from tui.settings import app_keys
 from tui.terminal.leaving import edit
-from tui.widgets.table import Table
 
 COLUMNS = (
     Column("key", 3),
@@ -78,7 +77,7 @@ class PresetsScreen(TableScreen[str | None]):
     def _selected(self) -> PresetEntry | None:
         return self.listed.get(self.key)
 
-    @on(Table.RowSelected)
+    @on(OptionList.OptionSelected)
     def action_select(self) -> None:
         listed = self._selected()
         if listed is None:

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
 
 from engine.config.errors import UserError
 from engine.config.quantities import duration, share_percent, size
@@ -104,9 +104,6 @@ class ProcessesScreen(BaseScreen[None]):
         self.order = (self.order + 1) % len(SORTS)
         self._show()
 
-    def action_back(self) -> None:
-        self.dismiss()
-
 
 def table_row(row: ProcessRow) -> TableRow:
     """One line, a dash for what is not known."""
@@ -141,12 +138,10 @@ class DevicesScreen(Dialog[str]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("devices")
     CSS = """
-    DevicesScreen { align: center middle; }
-    DevicesScreen Vertical { width: 100%; max-width: 120; height: auto; max-height: 90%; border: round $primary;
-                             padding: 0 1; background: $background; }
-    DevicesScreen Vertical.list, DevicesScreen Table { height: auto; max-height: 14; border: none; padding: 0; }
+    DevicesScreen > Vertical { width: 100%; max-width: 120; max-height: 90%; }
+    DevicesScreen Table { height: auto; max-height: 14; }
     DevicesScreen Table Lines { height: auto; max-height: 12; }
-    DevicesScreen Static { height: auto; text-wrap: nowrap; text-overflow: ellipsis; }
+    DevicesScreen Static { text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
     def __init__(self, devices: Sequence[str], selected: str, machine: MachineContext) -> None:
@@ -210,9 +205,6 @@ class DevicesScreen(Dialog[str]):
             ),
         )
 
-    @on(Table.RowSelected)
+    @on(OptionList.OptionSelected)
     def action_select(self) -> None:
         self.dismiss(self.query_one(Table).key or None)
-
-    def action_back(self) -> None:
-        self.dismiss(None)

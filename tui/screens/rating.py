@@ -235,6 +235,3 @@ class RatingScreen(BaseScreen[None]):
     def _leave_note(self) -> None:
         self.set_focus(self.query_one("#left-answer", RatedText))
         self._draw()
-
-    def action_back(self) -> None:
-        self.dismiss(None)

@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from textual import on
 from textual.binding import BindingType
+from textual.widgets import OptionList
 
 from engine.config.text import amount
 from engine.runs.home import tilde
@@ -130,7 +131,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
             return None
         return RunDir(self.runs / self.key)
 
-    @on(Table.RowSelected)
+    @on(OptionList.OptionSelected)
     def action_attach(self) -> None:
         if run := self._selected():
             self.dismiss(run)

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input, OptionList, Static
 
 from engine.config.text import visible
 from tui.charts.columns import Column
@@ -74,7 +74,7 @@ class TableScreen(BaseScreen[R]):
 
     def leave(self) -> None:
         """Close the screen without a choice."""
-        self.dismiss(None)
+        self.dismiss()
 
     def show_title(self, text: str) -> None:
         self.query_one("#title", Static).update(Content(visible(text)))
@@ -84,7 +84,7 @@ class TableScreen(BaseScreen[R]):
         lines = (Content(visible(line)) for line in text.split("\n"))
         self.query_one("#detail", Static).update(Content("\n").join(lines))
 
-    @on(Table.CursorMoved)
+    @on(OptionList.OptionHighlighted)
     def _cursor_moved(self) -> None:
         self.describe()
         self.query_one(KeyLine).redraw()

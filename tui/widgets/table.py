@@ -44,24 +44,12 @@ class Lines(OptionList, inherit_bindings=False):
 
 
 class Table(Vertical):
-    """Rows below a line of column names."""
+    """Rows below a line of column names; the messages of the rows reach its screen."""
 
     DEFAULT_CSS = """
     Table { height: 1fr; }
     Table #names { height: 1; color: $foreground-muted; padding: 0; }
     """
-
-    @dataclass
-    class RowSelected(Message):
-        """A row was clicked."""
-
-        key: str
-
-    @dataclass
-    class CursorMoved(Message):
-        """The cursor moved to another row."""
-
-        key: str
 
     @dataclass
     class NameClicked(Message):
@@ -121,16 +109,6 @@ class Table(Vertical):
     def _needed_widths(self) -> list[int]:
         cells = [self.names, *([text for text, _ in row.cells] for row in self.rows)]
         return [max(cell_len(visible(row[number])) for row in cells) for number in range(len(self.columns))]
-
-    @on(OptionList.OptionSelected)
-    def _selected(self, event: OptionList.OptionSelected) -> None:
-        event.stop()
-        self.post_message(self.RowSelected(event.option_id or ""))
-
-    @on(OptionList.OptionHighlighted)
-    def _highlighted(self, event: OptionList.OptionHighlighted) -> None:
-        event.stop()
-        self.post_message(self.CursorMoved(event.option_id or ""))
 
     @on(events.Click, "#names")
     def _clicked(self, event: events.Click) -> None:

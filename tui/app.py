@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -53,14 +53,6 @@ STALLED_SECONDS = 1.0
 
 IMPORT_SECONDS = 1.0
 """After which the other screens are imported: the bench has filled its lists by then. It takes as long at most."""
-
-
-@runtime_checkable
-class PresetTaker(Protocol):
-    """A screen that shows the selected preset."""
-
-    def take_preset(self, name: str) -> None:
-        """Show another preset."""
 
 
 def palette_provider() -> type[Provider]:
@@ -216,10 +208,12 @@ class Workbench(DiffApp):
         self.stylesheet.reparse()
 
     def on_unmount(self) -> None:
+        from tui.history.endings import remember_visit
+
         if self.sampler:
             self.sampler.leave()
         self.bench.follower.leave()
-        self.bench.leave()
+        remember_visit()  # what has ended so far was shown
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
@@ -317,8 +311,8 @@ class Workbench(DiffApp):
         self._take_preset(self.bench.selection_pane.neighbor_preset(direction))
 
     def _take_preset(self, name: str) -> None:
-        if isinstance(self.screen, PresetTaker):
-            self.screen.take_preset(name)
+        if take := getattr(self.screen, "take_preset", None):
+            take(name)
             return
         self.bench.take_preset(name)
         self.notify(visible(f"preset of the next run: {name}"), markup=False)
@@ -341,7 +335,8 @@ class Workbench(DiffApp):
         ladders = self.bench.read_all(ladder_dir.iterate(self.runs))
         if ladder := next((active for active in ladders if active.is_active()), None):
             return f"detached: the ladder {ladder.name} continues; watch it with `ftbench attach {ladder.argument}`"
-        live = [run for run in self.bench.live_runs.in_order() if run.is_active()]  # some may have ended since
+        self.bench.live_runs.refresh()
+        live = [run for run in self.bench.live_runs.live() if run.is_active()]
         if not live:
             return ""
         if len(live) > 1:

@@ -192,13 +192,13 @@ DEVICES = (
 )
 
 DATA = (
-    Command("data.inspect", "enter", "inspect", "inspect", "Inspect the highlighted dataset: rows, tokens, problems."),
+    Command("data.inspect", "enter", "screen.inspect_data", "inspect", "Inspect the dataset: rows, tokens, problems."),
     Command("data.select", "space", "select", "select", "Select the highlighted dataset for training."),
-    Command("data.add", "a", "add", "add", "Add a file, a folder or a Hub id."),
+    Command("data.add", "a", "screen.add_data", "add", "Add a file, a folder or a Hub id."),
     Command(
         "data.forget", "delete", "forget", "forget", "Remove a recent dataset from the list, not its file.", shown=False
     ),
-    Command("data.back", "escape", "back", "back", "Move the focus to the log."),
+    Command("data.back", "escape", "screen.focus_log", "back", "Move the focus to the log."),
 )
 
 INSPECTOR = (
@@ -274,42 +274,26 @@ RATE = (
     Command("rate.note", "enter", "write_note", "note", "Write a note on this pair; it is stored with the rating."),
 )
 
-TABLES = {
-    "app": EVERYWHERE,
-    "bench": BENCH,
-    "launch": LAUNCH,
-    "config": CONFIG,
-    "models": MODELS,
-    "charts": CHARTS,
-    "processes": PROCESSES,
-    "devices": DEVICES,
-    "data": DATA,
-    "inspector": INSPECTOR,
-    "picker": PICKER,
-    "presets": PRESETS,
-    "runs": RUNS,
-    "ladder": LADDER,
-    "try": TRY,
-    "rate": RATE,
-}
-TITLES = {
-    "app": "Everywhere",
-    "bench": "Bench",
-    "launch": "Launch screen",
-    "config": "Configuration",
-    "models": "Models",
-    "charts": "Chart grid",
-    "processes": "Machine",
-    "devices": "Devices",
-    "data": "Data list",
-    "inspector": "Data inspector",
-    "picker": "File picker",
-    "presets": "Presets",
-    "runs": "Runs",
-    "ladder": "Ladder",
-    "try": "Try",
-    "rate": "Rate",
-}
+GROUPS = (
+    ("app", "Everywhere", EVERYWHERE),
+    ("bench", "Bench", BENCH),
+    ("launch", "Launch screen", LAUNCH),
+    ("config", "Configuration", CONFIG),
+    ("models", "Models", MODELS),
+    ("charts", "Chart grid", CHARTS),
+    ("processes", "Machine", PROCESSES),
+    ("devices", "Devices", DEVICES),
+    ("data", "Data list", DATA),
+    ("inspector", "Data inspector", INSPECTOR),
+    ("picker", "File picker", PICKER),
+    ("presets", "Presets", PRESETS),
+    ("runs", "Runs", RUNS),
+    ("ladder", "Ladder", LADDER),
+    ("try", "Try", TRY),
+    ("rate", "Rate", RATE),
+)
+TABLES = {group: table for group, _, table in GROUPS}
+TITLES = {group: title for group, title, _ in GROUPS}
 """Headings of the tables in the help screen and in `docs/keys.md`."""
 
 

@@ -120,12 +120,6 @@ class BenchView(BaseScreen[None]):
         self._checks = self._checks or DataCheckCache(self._predict)
         return self._checks
 
-    def leave(self) -> None:
-        """The bench is closed: what has ended so far was shown."""
-        from tui.history.endings import remember_visit
-
-        remember_visit()
-
     def _predict(self) -> None:
         """Predict memory again: the longest row of checked data is known."""
         self.selection_pane.list_methods()
@@ -224,7 +218,7 @@ class BenchView(BaseScreen[None]):
         busy = bool(self.follower.live or self.live_runs.live())  # not for runs of others on this machine
         self.lists_open &= busy
         self.set_class(busy, "-busy")
-        self.set_class(self.follower.run is None and not self.query("WordInput"), "-empty")
+        self.set_class(self.follower.run is None and not self.query("#word"), "-empty")
         self.set_class(busy and not self.lists_open, "-folded")
         gpus = len(self.machine.sample.gpus) if self.machine.sample else 1
         self.set_class(gpus > 4 and self.size.height < 34, "-crowded")
@@ -330,7 +324,7 @@ class BenchView(BaseScreen[None]):
         """
         self.live_runs.refresh()
         self.announcer.look(self.live_runs.live())
-        if self.follower.run is None and (live := self.live_runs.in_order()):
+        if self.follower.run is None and (live := self.live_runs.live()):
             self.watch_run(live[0])
         self.show_head()
 
@@ -358,16 +352,19 @@ class BenchView(BaseScreen[None]):
         self._update_panes()
 
     def on_run_state_loaded(self, message: RunStateLoaded) -> None:
-        if self.follower.opened(message):
+        if message.run == self.follower.run:
+            self.follower.state, self.follower.config = message.state, message.config
             self.redraw()
             self.show_head()
 
     def on_ladder_read(self, message: LadderRead) -> None:
-        if self.follower.take_ladder(message):
+        if message.run == self.follower.run:
+            self.follower.ladder = message.ladder
             self._show_status()
 
     def on_new_events(self, message: NewEvents) -> None:
-        if self.follower.feed(message):
+        if message.run == self.follower.run and self.follower.state is not None:
+            self.follower.state.feed(message.events)
             if is_urgent(message):
                 self.redraw()
             elif not is_covered(self):
@@ -378,7 +375,9 @@ class BenchView(BaseScreen[None]):
             self.log_pane.add_output(message.piece)
 
     def on_liveness(self, message: Liveness) -> None:
-        if self.follower.set_liveness(message, self.log_pane.last_output_line()):
+        if message.run == self.follower.run:
+            self.follower.live, self.follower.deleted = message.live, message.gone
+            self.follower.last_output = self.log_pane.last_output_line() if message.died else None
             if message.died and len(self.log_pane.views["output"]):
                 self.log_pane.show_view("output")
             self.redraw()

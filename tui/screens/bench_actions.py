@@ -9,21 +9,27 @@ from typing import TYPE_CHECKING, ClassVar
 from textual import on
 from textual.binding import BindingType
 from textual.widget import Widget
+from textual.widgets import Input
 
 from engine.config.errors import UserError
 from engine.config.files import working_directory
+from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.bench import BenchView
 from tui.screens.run_actions import RunActions
-from tui.widgets.data_list import AddRequested, DataList, InspectRequested, SettingsSuggested
-from tui.widgets.log_pane import WordEntered
-from tui.widgets.selection_pane import ItemPicked, SelectionChanged, SelectionRefused
+from tui.widgets.data_list import DataList, SettingsSuggested
+from tui.widgets.inputs import ValueInput
+from tui.widgets.selection_pane import ItemPicked, SelectionChanged
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
     from tui.data.preview import Preview
     from tui.preview.launches import LadderLaunch, Launch, RunLaunch
     from tui.selection import Selection
+
+
+WORD_PLACEHOLDERS = {"filter": "show only lines that contain …", "find": "find a word, from the latest line up …"}
+"""What a word is asked for -> what the input line shows while it is empty."""
 
 
 class BenchScreen(BenchView):
@@ -34,6 +40,8 @@ class BenchScreen(BenchView):
     def __init__(self, runs: Path) -> None:
         super().__init__(runs)
         self.actions = RunActions(self, self.show_run, "bench.resume")
+        self._purpose = ""
+        """What the word in the input line is for, in WORD_PLACEHOLDERS."""
 
     def take_preset(self, name: str) -> None:
         """Select a preset; the focus goes to the log, so that enter starts a run also where a list had it."""
@@ -149,9 +157,9 @@ class BenchScreen(BenchView):
     def action_watch_next(self) -> None:
         """Watch the next live run: the one that uses the GPU, then those that wait, then timing probes of ladders."""
         self.refresh_live_runs()
-        runs, watched = [*self.live_runs.in_order(), *self.live_runs.probes()], self.follower.run
+        runs, watched = [*self.live_runs.live(), *self.live_runs.probes()], self.follower.run
         if not runs:
-            self.tell(f"No active runs in this folder. {self.live_runs.elsewhere()}".rstrip(), severity="warning")
+            self.tell(f"No active runs in this folder. {running_elsewhere(self.runs)}".rstrip(), severity="warning")
             return
         if runs == [watched]:
             self.tell("no other active run")
@@ -258,7 +266,7 @@ class BenchScreen(BenchView):
             return
         self.log_pane.find("")
         self.log_pane.filter("")
-        for line in self.query("WordInput"):
+        for line in self.query(ValueInput):
             line.remove()
 
     def action_zoom(self) -> None:
@@ -297,13 +305,30 @@ class BenchScreen(BenchView):
         self.app.push_screen(LadderScreen(self.runs, index))
 
     async def action_ask_word(self, purpose: str) -> None:
-        """Open the word input, which is created when it is first needed."""
-        from tui.widgets.inputs import WordInput
-
-        if not self.query(WordInput):
-            await self.mount(WordInput(), before="#next")
+        """Ask for a word to filter the log by or to find in it; the input is created when it is first needed."""
+        if not self.query(ValueInput):
+            await self.mount(ValueInput(id="word"), before="#next")
             self.redraw()
-        self.query_one(WordInput).ask(purpose)
+        self._purpose = purpose
+        self.query_one(ValueInput).ask(getattr(self.log_pane, f"{purpose}_word"), WORD_PLACEHOLDERS[purpose])
+
+    @on(Input.Changed, "#word")
+    def _word_typed(self, event: Input.Changed) -> None:
+        if self._purpose == "filter":
+            self.log_pane.filter(event.value)
+
+    @on(Input.Submitted, "#word")
+    def _word_entered(self, event: Input.Submitted) -> None:
+        self._take_word(event.value)
+
+    @on(ValueInput.EditingCancelled)
+    def _word_cancelled(self) -> None:
+        self._take_word("")
+
+    def _take_word(self, word: str) -> None:
+        self.query_one(ValueInput).leave()  # at once: keys typed ahead are meant for the bench
+        getattr(self.log_pane, self._purpose)(word)
+        self.log_pane.focus()
 
     def action_pane(self, name: str, what: str) -> None:
         """Call the method `action_WHAT` of a pane."""
@@ -313,18 +338,10 @@ class BenchScreen(BenchView):
     def _selection_changed(self) -> None:
         self.show_head()
 
-    @on(SelectionRefused)
-    def _selection_refused(self, message: SelectionRefused) -> None:
-        self.tell(message.reason, severity="error")
-        self.show_head()
-
     @on(ItemPicked)
-    def _item_picked(self) -> None:
-        self.log_pane.focus()  # so that the next enter starts a run
-
-    @on(InspectRequested)
-    def _inspect_requested(self, message: InspectRequested) -> None:
-        self._inspect(message.data)
+    def action_focus_log(self) -> None:
+        """Return from the lists, so that the next enter starts a run."""
+        self.log_pane.focus()
 
     @on(SettingsSuggested)
     def _settings_suggested(self, message: SettingsSuggested) -> None:
@@ -333,12 +350,14 @@ class BenchScreen(BenchView):
         else:
             self.query_one(DataList).suggest_again(message.data)
 
-    def _inspect(self, data: str) -> None:
-        """Open the inspector; asks first if that downloads a dataset from the Hub."""
-        from tui.data.datasets import on_the_hub
+    def action_inspect_data(self) -> None:
+        """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""
         from tui.screens.dialogs import ConfirmScreen
 
-        if not on_the_hub(data):
+        if (dataset := self.query_one(DataList).current) is None:
+            return
+        data = dataset.id
+        if not dataset.on_the_hub:
             self._open_inspector(data)
             return
 
@@ -371,20 +390,19 @@ class BenchScreen(BenchView):
         def answered(selected: bool | None) -> None:
             if selected:
                 self.selection_pane.select_data(data)
-                self.post_message(ItemPicked())
+                self.log_pane.focus()
 
         if not is_utf8(data):
-            self.post_message(SelectionRefused(NOT_TEXT))
+            self.tell(NOT_TEXT, severity="error")
             return
         try:
             effective = self.selection_pane.selection.with_data(data).effective()
         except UserError as error:
-            self.post_message(SelectionRefused(error.line))
+            self.tell(error.line, severity="error")
             return
         self.app.push_screen(InspectorScreen(effective), answered)
 
-    @on(AddRequested)
-    def _add(self) -> None:
+    def action_add_data(self) -> None:
         """Open the file picker in the working directory."""
         from tui.screens.picker import PickerScreen
 
@@ -398,9 +416,3 @@ class BenchScreen(BenchView):
                 self.selection_pane.select_data(data)
 
         self.app.push_screen(PickerScreen(folder), answered)
-
-    @on(WordEntered)
-    def _word_entered(self, message: WordEntered) -> None:
-        {"filter": self.log_pane.filter, "find": self.log_pane.find}[message.purpose](message.word)
-        if message.done:
-            self.log_pane.focus()

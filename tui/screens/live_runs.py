@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from textual.message import Message
 
 from engine.runs.queue.device_queue import is_timing_probe, runs_of
-from engine.runs.run.folder import running_elsewhere
 from tui.screens.base import BaseScreen
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
@@ -21,7 +20,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.run.run_dir import RunDir
     from tui.live.machine import WatchedProcess
     from tui.live.run_state import RunState
-    from tui.live.watcher import LadderRead, Liveness, NewEvents, RunStateLoaded, Watcher
+    from tui.live.watcher import NewEvents, Watcher
     from tui.widgets.status_line import LadderProgress
 
 
@@ -43,30 +42,22 @@ class LiveRuns:
         """Read the queue and the folder again."""
         self.turns = self._screen.queue()
         queued = {turn.run for turn in self.turns}
-        self.unqueued = [run for run in self._in_folder() if run.path not in queued and run.is_active()]
+        unqueued = (run for run in self._in_folder() if run.path not in queued and run.is_active())
+        self.unqueued = sorted(unqueued, key=lambda run: run.name)
 
     def has_changed(self) -> bool:
         """Whether a `refresh` may find something else."""
         changed = self._screen.queue() != self.turns or self._has_new_run()
         return changed or not all(run.is_active() for run in self.unqueued)
 
-    def in_order(self) -> list[RunDir]:
-        """Live runs of this folder: those that use a device, then those that wait, then those outside the queue."""
-        from engine.runs.run.run_dir import RunDir
-
-        ours = sorted((turn for turn in self.turns if turn.run.parent == self._folder), key=lambda turn: turn.place)
-        queued = [RunDir(turn.run) for turn in ours]
-        rest = [run for run in self._in_folder() if run not in queued and run.is_active()]
-        return queued + sorted(rest, key=lambda run: run.name)
-
     def live(self) -> list[RunDir]:
-        """The live and waiting runs of this folder as of the last refresh."""
+        """Live runs of this folder: those that use a device, then those that wait, then those outside the queue."""
         if not self.turns:  # before the first frame, which must not wait for the import
             return list(self.unqueued)
         from engine.runs.run.run_dir import RunDir
 
-        queued = [RunDir(turn.run) for turn in self.turns if turn.run.parent == self._folder]
-        return [*queued, *self.unqueued]
+        ours = (turn for turn in self.turns if turn.run.parent == self._folder)
+        return [*(RunDir(turn.run) for turn in sorted(ours, key=lambda turn: turn.place)), *self.unqueued]
 
     def probes(self) -> list[RunDir]:
         """Live timing probes of this folder's ladders, in no particular order."""
@@ -74,10 +65,6 @@ class LiveRuns:
 
         probes = (turn.run for turn in self.turns if is_timing_probe(turn.run))
         return [RunDir(run) for run in probes if runs_of(run) == self._folder]
-
-    def elsewhere(self) -> str:
-        """`full-3d4d is running in ~/other/runs.`, or nothing."""
-        return running_elsewhere(self._folder)
 
     def has_device(self, run: RunDir | None) -> bool:
         """Whether this run is first in the queue of its device."""
@@ -149,20 +136,6 @@ class RunFollower:
         if self._watcher:
             self._watcher.leave()
 
-    def opened(self, message: RunStateLoaded) -> bool:
-        """Take the state up to now. False for a message about another run."""
-        if message.run != self.run:
-            return False
-        self.state, self.config = message.state, message.config
-        return True
-
-    def take_ladder(self, message: LadderRead) -> bool:
-        """Take the state of the run's ladder. False for a message about another run."""
-        if message.run != self.run:
-            return False
-        self.ladder = message.ladder
-        return True
-
     def ladder_progress(self) -> LadderProgress | None:
         """How far the ladder is while it is running."""
         from tui.widgets.status_line import ladder_progress
@@ -170,21 +143,6 @@ class RunFollower:
         if self.ladder is None or self.run is None or self.ladder.status != "running":
             return None
         return ladder_progress(self.ladder, self.run.name, self.state)
-
-    def feed(self, message: NewEvents) -> bool:
-        """Add new events. False for a message about another run."""
-        if message.run != self.run or self.state is None:
-            return False
-        self.state.feed(message.events)
-        return True
-
-    def set_liveness(self, message: Liveness, last_output: str) -> bool:
-        """Take whether the worker is running. False for a message about another run."""
-        if message.run != self.run:
-            return False
-        self.live, self.deleted = message.live, message.gone
-        self.last_output = last_output if message.died else None
-        return True
 
     @property
     def paused(self) -> bool:

@@ -71,13 +71,10 @@ class RunActions:
         """Run an action; an error becomes a notification and False."""
         try:
             action()
-        except UserError as error:
-            self._screen.tell(error.line, severity="error", timeout=10)
-        except RunFailed as error:
+        except (UserError, RunFailed) as error:
             self._screen.tell(str(error), severity="error", timeout=10)
-        else:
-            return True
-        return False
+            return False
+        return True
 
     def _signal(self, send: Callable[[RunDir], None], run: RunDir) -> bool:
         """Whether the worker received the signal; else a notification says why not."""

@@ -16,7 +16,7 @@ from textual.widgets.option_list import Option
 
 from engine.config.text import visible
 from tui.commands import bindings, moves
-from tui.settings import app_settings
+from tui.settings import app_settings, tell
 
 if TYPE_CHECKING:  # imported where they are used: the first frame lists no datasets
     from engine.config.schema import Data
@@ -28,13 +28,6 @@ COUNT_DELAY = 0.3
 
 
 @dataclass
-class InspectRequested(Message):
-    """Open the inspector for this dataset."""
-
-    data: str
-
-
-@dataclass
 class SettingsSuggested(Message):
     """The selected dataset can be used with other settings, which its preview has."""
 
@@ -42,16 +35,8 @@ class SettingsSuggested(Message):
     preview: Preview
 
 
-class AddRequested(Message):
-    """Open the file picker."""
-
-
-class ListLeft(Message):
-    """The focus may return to the bench."""
-
-
 class DataList(OptionList, inherit_bindings=False):
-    """Space or a click selects a dataset (`OptionSelected`), enter or a double click inspects it."""
+    """Space or a click selects a dataset (`OptionSelected`); the bench inspects one on enter or a double click."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *moves("cursor_up", "cursor_down", "first", "last", "page_up", "page_down"),
@@ -197,16 +182,9 @@ class DataList(OptionList, inherit_bindings=False):
             self.border_subtitle = Content(visible(text, max(8, self.content_size.width - 2)))
             self.tooltip = Content(visible(f"{self.current.id}: {text}", 600))
 
-    def on_click(self, event: events.Click) -> None:
+    async def on_click(self, event: events.Click) -> None:
         if event.chain == 2:
-            self.action_inspect()
-
-    def action_inspect(self) -> None:
-        if self.current:
-            self.post_message(InspectRequested(self.current.id))
-
-    def action_add(self) -> None:
-        self.post_message(AddRequested())
+            await self.app.run_action("inspect_data", default_namespace=self.screen)
 
     def action_forget(self) -> None:
         """Remove a recent dataset from the list; files of the working directory are always listed."""
@@ -217,11 +195,7 @@ class DataList(OptionList, inherit_bindings=False):
                 forget(self.current.id)
             self.relist()
         elif self.current:
-            text = f"{self.current.label} cannot be removed from the list: only recent datasets from elsewhere can"
-            self.app.notify(visible(text), markup=False)
-
-    def action_back(self) -> None:
-        self.post_message(ListLeft())
+            tell(self, f"{self.current.label} cannot be removed from the list: only recent datasets from elsewhere can")
 
 
 def _read_settings(section: Data) -> dict[str, Any]:

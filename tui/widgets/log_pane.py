@@ -5,42 +5,28 @@ from __future__ import annotations
 import bisect
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import BindingType
 from textual.content import Content
-from textual.events import MouseScrollDown, MouseScrollUp
-from textual.message import Message
 
 from engine.config.errors import UserError
 from engine.config.files import working_directory, write_atomically
 from engine.config.text import amount, visible
 from tui.commands import moves
 from tui.live.log_lines import LogLines, OutputChunk
-from tui.settings import app_keys
+from tui.settings import app_keys, tell
 from tui.widgets.pane import BenchState
-from tui.widgets.text_rows import Rows
+from tui.widgets.text_rows import ScrolledRows
 
 TITLES = {"events": "log", "output": "log · worker output"}
 MAX_COPIED = 64 << 10
 """Characters copied at most: terminals reject longer clipboard sequences, each at a different length."""
 TIME_WIDTH = len("12:00:00 ")
-WHEEL_LINES = 3
-"""Lines per notch of the mouse wheel."""
 
 
-@dataclass
-class WordEntered(Message):
-    """A word to `filter` by or to `find`, sent as it is typed; `done` on enter, and on escape with an empty word."""
-
-    purpose: str
-    word: str
-    done: bool
-
-
-class LogPane(Rows, can_focus=True):
+class LogPane(ScrolledRows):
     """Shows the latest lines until the user scrolls up; `end` follows again."""
 
     BINDINGS: ClassVar[list[BindingType]] = moves(
@@ -113,9 +99,6 @@ class LogPane(Rows, can_focus=True):
         self.border_subtitle = Content(self._subtitle(len(numbered)))
         self._drawn = drawn
 
-    def on_resize(self) -> None:
-        self.redraw()
-
     def filter(self, word: str) -> None:
         """Show only lines that contain the word; all lines for ''."""
         self.filter_word, self.top, self.match = word, None, None
@@ -154,14 +137,6 @@ class LogPane(Rows, can_focus=True):
         self.top, self.match = None, None
         self.redraw()
 
-    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        event.stop()
-        self.action_move(-WHEEL_LINES)
-
-    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        event.stop()
-        self.action_move(WHEEL_LINES)
-
     def action_copy(self) -> None:
         """Copy the shown lines to the clipboard of the user's terminal, also over SSH (OSC 52)."""
         lines = [visible(text) for _, text in self._filtered()]
@@ -169,7 +144,7 @@ class LogPane(Rows, can_focus=True):
             lines = lines[len(lines) // 8 + 1 :]
         self.app.copy_to_clipboard("\n".join(lines))
         tmux = "; in tmux this requires `set -g set-clipboard on`" if "TMUX" in os.environ else ""
-        self.app.notify(f"{amount(len(lines), 'line')} sent to the terminal's clipboard{tmux}", markup=False)
+        tell(self, f"{amount(len(lines), 'line')} sent to the terminal's clipboard{tmux}")
 
     def action_save(self) -> None:
         """Write the shown lines to a file in the working directory."""
@@ -179,13 +154,13 @@ class LogPane(Rows, can_focus=True):
             path = working_directory() / path
             write_atomically(path, "".join(f"{visible(text)}\n" for _, text in lines).encode())
         except UserError as error:
-            self.app.notify(error.line, severity="error", markup=False)
+            tell(self, error.line, severity="error")
             return
         except OSError as error:
-            text = f"cannot write {path}: {error.strerror}; start ftbench in a directory that you can write to"
-            self.app.notify(visible(text), severity="error", markup=False)
+            hint = "start ftbench in a directory that you can write to"
+            tell(self, f"cannot write {path}: {error.strerror}; {hint}", severity="error")
             return
-        self.app.notify(visible(f"{amount(len(lines), 'line')} written to {path}"), markup=False)
+        tell(self, f"{amount(len(lines), 'line')} written to {path}")
 
     def _filtered(self) -> list[tuple[int, str]]:
         """Number and text of the lines that contain the filter word."""
@@ -198,7 +173,7 @@ class LogPane(Rows, can_focus=True):
     def _find_next(self, older: bool) -> None:
         """Go to the nearest matching line above (`older`) or below the one that was found last."""
         if not self.find_word:
-            self.app.notify(f"no word to find; press {app_keys(self).of('bench.find')} to enter one", markup=False)
+            tell(self, f"no word to find; press {app_keys(self).of('bench.find')} to enter one")
             return
         numbered, word = self._filtered(), self.find_word.lower()
         matches = [number for number, text in numbered if word in text.lower()]
@@ -210,7 +185,7 @@ class LogPane(Rows, can_focus=True):
             nearest = [number for number in matches if number > self.match][:1]
         if not nearest:
             kind = "" if self.match is None else " older" if older else " newer"
-            self.app.notify(visible(f"no{kind} line contains {self.find_word!r}"), markup=False)
+            tell(self, f"no{kind} line contains {self.find_word!r}")
             return
         self.match = nearest[0]
         index = bisect.bisect_left(numbered, (self.match, ""))

@@ -57,9 +57,6 @@ class LossPane(Rows, can_focus=True):
         if self._is_due(losses):
             self.show(losses.rows(width, height, ChartStyle(ascii=app_settings(self).ascii)))
 
-    def on_resize(self) -> None:
-        self.redraw()
-
     def _is_due(self, losses: CurveView) -> bool:
         """Whether to redraw: another run or size, another column, or MAX_SECONDS have passed."""
         state, now = losses.state, time.monotonic()

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from textual.binding import BindingType
 from textual.content import Content
-from textual.events import MouseScrollDown, MouseScrollUp
 
 from engine.config.quantities import duration, size
 from engine.config.text import visible
 from tui.commands import moves
 from tui.settings import app_keys, app_settings
 from tui.widgets.pane import BenchState
-from tui.widgets.text_rows import Rows
+from tui.widgets.text_rows import ScrolledRows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has no sample
     from tui.live.machine import GpuSample, MachineSample, OtherProcess
@@ -34,8 +33,6 @@ MIN_LISTED = 3
 """Rows from which there is room for a list of processes."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
-WHEEL_LINES = 3
-"""Lines per notch of the mouse wheel."""
 MOST_ROWS = 12
 """Rows of the history, at most."""
 HIGHEST = 4
@@ -124,11 +121,11 @@ class MemoryHistory:
         return columns[::-1]
 
 
-class MemoryPane(Rows, can_focus=True):
+class MemoryPane(ScrolledRows):
     """Takes one sample per second. What does not fit is scrolled with the arrow keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = moves(
-        "scroll(-1)", "scroll(1)", "scroll(-1000)", "scroll(1000)", "scroll(-10)", "scroll(10)"
+        "move(-1)", "move(1)", "move(-1000)", "move(1000)", "move(-10)", "move(10)"
     )
     pane_name: ClassVar[str] = "memory"
     letter: ClassVar[str] = "v"
@@ -172,20 +169,9 @@ class MemoryPane(Rows, can_focus=True):
         hidden = f"{self.above} lines above, {below} below: tab, then arrows" if last else view.note
         self.set_titles(view.title, view.load, hidden)
 
-    def on_resize(self) -> None:
-        self.redraw()
-
-    def action_scroll(self, lines: int) -> None:
+    def action_move(self, lines: int) -> None:
         self.above = max(0, self.above + lines)
         self.redraw()
-
-    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        event.stop()
-        self.action_scroll(-WHEEL_LINES)
-
-    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        event.stop()
-        self.action_scroll(WHEEL_LINES)
 
 
 def drawn_of(state: BenchState) -> tuple[ExpectedPeak | None, Mapping[int, str], str | None, bool]:

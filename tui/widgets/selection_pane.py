@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,8 +21,8 @@ from engine.config.quantities import count, rate, size
 from engine.config.text import visible
 from tui.header import last_part
 from tui.selection import DEVICE, MARK, Selection, changes
-from tui.settings import app_keys, app_settings
-from tui.widgets.data_list import DataList, ListLeft
+from tui.settings import app_keys, app_settings, tell
+from tui.widgets.data_list import DataList
 from tui.widgets.text_rows import Rows
 
 if TYPE_CHECKING:  # imported where they are used: the first frame has neither a preset nor an estimate
@@ -144,20 +143,8 @@ def _unknown(predicted: MethodEstimate) -> Content:
     return Content.styled(f"{refused}{visible(predicted.why or 'unknown')}", STYLES[predicted.fit])
 
 
-@dataclass
 class SelectionChanged(Message):
-    """Another selection is in effect; `changed` lists the settings that differ from the previous one."""
-
-    name: str
-    effective: EffectiveConfig
-    changed: list[str]
-
-
-@dataclass
-class SelectionRefused(Message):
-    """An invalid selection; the previous one stays in effect."""
-
-    reason: str
+    """Another selection is in effect, or an invalid one was refused."""
 
 
 class ItemPicked(Message):
@@ -307,7 +294,8 @@ class SelectionPane(Horizontal):
         try:
             effective = selection.effective()
         except UserError as error:
-            self.post_message(SelectionRefused(error.line))
+            tell(self, error.line, severity="error")
+            self.post_message(SelectionChanged())
             return
         self.changed = changes(self.effective, effective, same_preset=selection.preset == self.selection.preset)
         self.previous = _title(self.selection, self.effective) if self.effective else ""
@@ -315,7 +303,7 @@ class SelectionPane(Horizontal):
         self.list_presets()
         self.list_methods()
         self.query_one(DataList).select(effective.config.data)
-        self.post_message(SelectionChanged(selection.name, effective, self.changed))
+        self.post_message(SelectionChanged())
 
     def reload(self) -> None:
         """Read the selected preset again; where its file is gone, return to the default preset."""
@@ -336,7 +324,7 @@ class SelectionPane(Horizontal):
             if listed.slot == slot:
                 return listed.name
         key = app_keys(self).of("bench.presets")
-        self.post_message(SelectionRefused(f"no preset on key {slot}; press {key} and set `slot = {slot}` in one"))
+        tell(self, f"no preset on key {slot}; press {key} and set `slot = {slot}` in one", severity="error")
         return None
 
     def neighbor_preset(self, direction: int) -> str:
@@ -378,21 +366,17 @@ class SelectionPane(Horizontal):
         from tui.data.recent import remember
 
         if not is_utf8(data):
-            self.post_message(SelectionRefused(NOT_TEXT))
+            tell(self, NOT_TEXT, severity="error")
             return
         if data not in EMBEDDED:
             try:
                 remember(data)
             except OSError as error:
-                self.post_message(SelectionRefused(f"cannot save it to the list of recent datasets: {error}"))
+                tell(self, f"cannot save it to the list of recent datasets: {error}", severity="error")
         self.select(self.selection.with_data(data))
         listed = self.query_one(DataList)
         if (problems := listed.problems(data)) and not listed.previews[data].suggested:  # a dialog offers what to do
-            self.post_message(SelectionRefused("; ".join(problems)))
-
-    @on(ListLeft)
-    def _list_left(self) -> None:
-        self.post_message(ItemPicked())
+            tell(self, "; ".join(problems), severity="error")
 
     def list_methods(self) -> None:
         """Predict the memory of each method with the present selection."""

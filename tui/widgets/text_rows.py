@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len
 from textual.binding import Binding
 from textual.content import Content
-from textual.events import Click
+from textual.events import Click, MouseScrollDown, MouseScrollUp
 from textual.geometry import Region, Size
 from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
@@ -19,6 +19,8 @@ from tui.commands import all_commands
 from tui.settings import app_settings
 
 EMPTY = Content("")
+WHEEL_LINES = 3
+"""Lines per notch of the mouse wheel."""
 
 
 def is_covered(screen: Screen[Any]) -> bool:
@@ -40,6 +42,12 @@ class Rows(Widget):
         super().__init__(id=id, classes=classes)
         self.lines: list[Content] = []
         self._titles = ("", "")
+
+    def redraw(self) -> None:
+        """Draw what is known, for another size too."""
+
+    def on_resize(self) -> None:
+        self.redraw()
 
     def set_titles(self, title: str, right: str = "", below: str = "") -> None:
         """Set the pane's title, what stands at the right of it in the frame, and what stands in the frame below."""
@@ -78,6 +86,21 @@ class Rows(Widget):
         return max(1, len(self.lines))
 
 
+class ScrolledRows(Rows, can_focus=True):
+    """Rows of which only some are visible; the wheel moves them as the arrow keys do."""
+
+    def action_move(self, lines: int) -> None:
+        raise NotImplementedError
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        event.stop()
+        self.action_move(-WHEEL_LINES)
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        event.stop()
+        self.action_move(WHEEL_LINES)
+
+
 ALWAYS = ("app.palette", "app.help")
 """Shown however narrow the terminal is: these find all others."""
 GAP = "  "
@@ -99,9 +122,6 @@ class KeyLine(Rows):
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
-
-    def on_resize(self) -> None:
-        self.redraw()
 
     def on_click(self, event: Click) -> None:
         column = event.x - self.styles.padding.left

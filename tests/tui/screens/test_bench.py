@@ -56,9 +56,9 @@ def test_every_command_has_an_action_where_it_is_bound() -> None:
     }
     for group, table in TABLES.items():
         for command in table:
-            name = command.action.partition("(")[0]
-            owner = Workbench if name.startswith("app.") else owners[group]
-            assert hasattr(owner, f"action_{name.removeprefix('app.')}"), command.id
+            place, _, name = command.action.partition("(")[0].rpartition(".")
+            owner = {"app": Workbench, "screen": BenchScreen}.get(place) or owners[group]
+            assert hasattr(owner, f"action_{name}"), command.id
 
 
 def test_no_key_belongs_to_the_terminal_or_to_two_commands() -> None:

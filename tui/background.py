@@ -4,75 +4,91 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-from textual.message import Message
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from engine.config.errors import RunFailed, UserError, error_text
 from engine.runs.rpc_client import Cancelled, CancelToken, KeptServer, bytes_done, rows_done
+
+if TYPE_CHECKING:  # for annotations only: answers are also printed without Textual
+    from textual.message_pump import MessagePump
 
 SERVER = KeptServer()
 """Handles the requests about data while the bench is open."""
 
 
-@dataclass
-class ProgressReported(Message):
+class BackgroundThread(threading.Thread):
+    """Calls back in the event loop of `node`, a screen or widget; no longer once it is cancelled."""
+
+    what: ClassVar[str]
+    """What an unexpected error is said to be of."""
+
+    def __init__(self, node: MessagePump, name: str, failed: Callable[[str], object]) -> None:
+        """`failed`: takes an error line."""
+        super().__init__(daemon=True, name=name)
+        self._node, self._failed, self._cancelled = node, failed, False
+        self.start()
+
+    def cancel(self) -> None:
+        """Call back no longer."""
+        self._cancelled = True
+
+    def work(self) -> None:
+        raise NotImplementedError
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except Cancelled:
+            return
+        except (UserError, RunFailed) as error:
+            self.call(self._failed, str(error))
+        except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
+            self.call(self._failed, f"{self.what} failed: {error_text(error)}")
+
+    def call(self, callback: Callable[..., object], *arguments: object) -> None:
+        """Call back from this thread."""
+        self._node.call_later(lambda: None if self._cancelled else callback(*arguments))
+
+
+class Progress(NamedTuple):
     """Progress of a request."""
 
-    request: BackgroundRequest
     text: str
     counted: tuple[str, int, int | None] | None = None
     """(activity, done, total) where rows are counted, or the bytes of a download."""
 
 
-@dataclass
-class ResponseReceived(Message):
-    """The response, or an error line in `error`."""
+class BackgroundRequest(BackgroundThread):
+    """One request. `answered` takes the response and '', or None and an error line."""
 
-    request: BackgroundRequest
-    answer: Any
-    error: str = ""
+    what = "request"
 
-
-class BackgroundRequest(threading.Thread):
-    """One request. `post` receives ProgressReported and ResponseReceived from this thread, nothing after `cancel`."""
-
-    def __init__(self, question: str, arguments: dict[str, Any], post: Callable[[Message], object]) -> None:
-        super().__init__(daemon=True, name=question)
-        self.question, self.arguments, self._post = question, arguments, post
-        self._cancel_token = CancelToken()
-        self.start()
+    def __init__(
+        self,
+        node: MessagePump,
+        question: str,
+        arguments: dict[str, Any],
+        answered: Callable[[Any, str], object],
+        progressed: Callable[[Progress], object] = lambda progress: None,
+    ) -> None:
+        self.question, self.arguments = question, arguments
+        self._answered, self._progressed, self._cancel_token = answered, progressed, CancelToken()
+        super().__init__(node, question, lambda error: answered(None, error))
 
     def cancel(self) -> None:
         """Cancel the request; its process is killed."""
+        super().cancel()
         self._cancel_token.cancel()
 
-    def run(self) -> None:
-        try:
-            answer = SERVER.ask(
-                self.question, self.arguments, self._tell, self._cancel_token, self._count, self._transfer
-            )
-        except Cancelled:
-            return
-        except UserError as error:
-            self.post(ResponseReceived(self, None, error.line))
-        except RunFailed as error:
-            self.post(ResponseReceived(self, None, str(error)))
-        except Exception as error:  # noqa: BLE001 - top level of a thread: the screen must show the error
-            self.post(ResponseReceived(self, None, f"request failed: {error_text(error)}"))
-        else:
-            self.post(ResponseReceived(self, answer))
+    def work(self) -> None:
+        answer = SERVER.ask(self.question, self.arguments, self._tell, self._cancel_token, self._count, self._transfer)
+        self.call(self._answered, answer, "")
 
     def _tell(self, text: str) -> None:
-        self.post(ProgressReported(self, text))
+        self.call(self._progressed, Progress(text))
 
     def _count(self, text: str, done: int, total: int | None) -> None:
-        self.post(ProgressReported(self, f"{text} {rows_done(done, total)}", (text, done, total)))
+        self.call(self._progressed, Progress(f"{text} {rows_done(done, total)}", (text, done, total)))
 
     def _transfer(self, text: str, done: int, total: int | None) -> None:
-        self.post(ProgressReported(self, f"{text}: {bytes_done(done, total)}", (text, done, total)))
-
-    def post(self, message: Message) -> None:
-        if not self._cancel_token.cancelled:
-            self._post(message)
+        self.call(self._progressed, Progress(f"{text}: {bytes_done(done, total)}", (text, done, total)))

@@ -192,7 +192,13 @@ DEVICES = (
 )
 
 DATA = (
-    Command("data.inspect", "enter", "screen.inspect_data", "inspect", "Inspect the dataset: rows, tokens, problems."),
+    Command(
+        "data.inspect",
+        "enter",
+        "screen.inspect_data",
+        "inspect",
+        "Inspect the highlighted dataset: rows, tokens, problems.",
+    ),
     Command("data.select", "space", "select", "select", "Select the highlighted dataset for training."),
     Command("data.add", "a", "screen.add_data", "add", "Add a file, a folder or a Hub id."),
     Command(

@@ -1,8 +1,8 @@
-"""The client's side of a chat session: columns with their conversations, and sampling settings."""
+"""The client's side of a chat session: its thread, columns with their conversations, and sampling settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,22 +17,28 @@ from engine.runs.chat_client import (
     AnswerRequest,
     AnswerStarted,
     AnswerText,
+    ChatClient,
     ChatColumn,
     Conversation,
     LoadingProgress,
     MemoryUse,
     Message,
+    OpenSession,
     QueueWait,
     Ready,
     RecordedAnswer,
     ReplayItem,
     ReplayItems,
+    Request,
     RequestFinished,
     RequestRefused,
     Sampling,
 )
+from tui.background import BackgroundThread
 
-if TYPE_CHECKING:  # it imports Textual, which is not needed to print answers
+if TYPE_CHECKING:  # they import Textual, which is not needed to print answers
+    from textual.message_pump import MessagePump
+
     from tui.keymap import CommandKeys
 
 
@@ -197,6 +203,39 @@ class ChatState:
     def conversations(self) -> dict[str, list[dict[str, Any]]]:
         """Title of a column -> its answered messages, for columns that have any."""
         return {state.column.title: state.messages for state in self.columns.values() if state.messages}
+
+
+class ChatThread(BackgroundThread):
+    """One session, whose messages `received` takes."""
+
+    what = "the session"
+
+    def __init__(
+        self,
+        node: MessagePump,
+        request: OpenSession,
+        on_cpu: bool,
+        received: Callable[[Message], object],
+        failed: Callable[[str], object],
+    ) -> None:
+        self.client, self._received = ChatClient(request, on_cpu), received
+        super().__init__(node, "chat session", failed)
+
+    def send(self, request: Request) -> None:
+        self.client.send(request)
+
+    def stop(self) -> None:
+        """Stop generating."""
+        self.client.stop()
+
+    def close(self) -> None:
+        """End the session's process; all its memory is free when this returns."""
+        self.cancel()
+        self.client.close()
+
+    def work(self) -> None:
+        for message in self.client.messages():
+            self.call(self._received, message)
 
 
 def memory_text(memory: MemoryUse) -> str:

@@ -19,7 +19,6 @@ from engine.config.model_files import find_model
 from engine.config.preset import EffectiveConfig, flatten
 from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
 from engine.config.text import amount, visible
-from tui.background import ProgressReported, ResponseReceived
 from tui.charts.columns import Column, TableRow
 from tui.command_line import run_command
 from tui.commands import bindings
@@ -53,7 +52,7 @@ class ConfigurationScreen(TableScreen[Selection]):
         super().__init__()
         self.selection, self.runs, self.context = selection, runs, context
         self.effective: EffectiveConfig = selection.effective()
-        self.checking = DataChecking(checks, self.post_message)
+        self.checking = DataChecking(checks, self, self._show_effect)
         self.times = LaunchTimes(runs)
 
     def below(self) -> Iterator[Widget]:
@@ -131,15 +130,6 @@ class ConfigurationScreen(TableScreen[Selection]):
 
     def _effects(self, effective: EffectiveConfig) -> PredictedCost:
         return effects(effective.config, self.context().budget, self.checking.report, self.times)
-
-    @on(ProgressReported)
-    def _progress_reported(self, message: ProgressReported) -> None:
-        self.checking.take_progress(message)
-
-    @on(ResponseReceived)
-    def _answered(self, message: ResponseReceived) -> None:
-        if self.checking.take(message):
-            self._show_effect()
 
     @on(OptionList.OptionSelected)
     def action_edit(self) -> None:

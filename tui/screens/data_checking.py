@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from textual.message import Message
+from textual.message_pump import MessagePump
 
 from engine.config.schema import Config
-from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.background import BackgroundRequest, Progress
 from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck, check_arguments
 
 
 class DataChecking:
-    """Holds the report of one configuration; `post` receives the messages of the requests."""
+    """Holds the report of one configuration; `changed` is called in the event loop of `node` when there is news."""
 
-    def __init__(self, checks: DataCheckCache, post: Callable[[Message], object]) -> None:
-        self._checks, self._post = checks, post
+    def __init__(self, checks: DataCheckCache, node: MessagePump, changed: Callable[[], object]) -> None:
+        self._checks, self._node, self._changed = checks, node, changed
         self._key = self._details_key = b""
         """Of the data check, and of what shared prefixes save, among `checks`."""
         self.report = DataCheck()
@@ -44,7 +44,7 @@ class DataChecking:
         if self.report.answer:
             self._ask_for_details()
         elif start:
-            self.request = BackgroundRequest("data.check", arguments, self._post)
+            self.request = BackgroundRequest(self._node, "data.check", arguments, self._checked, self._progressed)
 
     def leave(self) -> None:
         """Cancel the requests."""
@@ -53,30 +53,27 @@ class DataChecking:
                 request.cancel()
         self.request = self.details_request = None
 
-    def take_progress(self, message: ProgressReported) -> bool:
-        """Take the progress of the check. False for a message of another request."""
-        if message.request is not self.request or not self.report.running:
-            return False
-        self.report = DataCheck(progress=message.text)
-        return True
+    def _progressed(self, progress: Progress) -> None:
+        if self.report.running:
+            self.report = DataCheck(progress=progress.text)
+            self._changed()
 
-    def take(self, message: ResponseReceived) -> bool:
-        """Take an answer. False for one of another request."""
-        if message.request is self.details_request:
-            answer = message.answer or {}
-            weights = msgspec.convert(answer.get("weights", []), tuple[WeightsCheck, ...])
-            self.report = replace(self.report, sharing=answer.get("sharing", ""), weights=weights)
-            self._checks.keep(self._details_key, self.report)
-        elif message.request is self.request:
-            self.report = DataCheck(message.answer, message.error, running=False)
-            self._checks.keep(self._key, self.report)
-            self._ask_for_details()
-        else:
-            return False
-        return True
+    def _checked(self, answer: dict[str, Any] | None, error: str) -> None:
+        self.report = DataCheck(answer, error, running=False)
+        self._checks.keep(self._key, self.report)
+        self._ask_for_details()
+        self._changed()
 
     def _ask_for_details(self) -> None:
         """After a check without refusal: what shared prefixes save and how weights are used, which needs torch."""
         if self.report.awaits_details:
             arguments: dict[str, Any] = {"configs": msgspec.to_builtins(self._configs)}
-            self.details_request = BackgroundRequest("launch.details", arguments, self._post)
+            self.details_request = BackgroundRequest(self._node, "launch.details", arguments, self._detailed)
+
+    def _detailed(self, answer: dict[str, Any] | None, error: str) -> None:
+        """Take the details; without them the launch shows less."""
+        details = answer or {}
+        weights = msgspec.convert(details.get("weights", []), tuple[WeightsCheck, ...])
+        self.report = replace(self.report, sharing=details.get("sharing", ""), weights=weights)
+        self._checks.keep(self._details_key, self.report)
+        self._changed()

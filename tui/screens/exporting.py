@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 from textual import on
@@ -29,7 +29,7 @@ from engine.runs.run.exports import (
 )
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import fidelity_facts
-from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.background import BackgroundRequest, Progress
 from tui.commands import moves
 from tui.screens.base import Dialog
 
@@ -83,14 +83,14 @@ class ExportScreen(Dialog[None]):
         choices = self.query_one(OptionList)
         choices.clear_options()
         if self.chosen is None:
-            self._show_title("Which run?")
+            self._show("Which run?")
             choices.add_options(Option(Content(visible(run.title)), str(n)) for n, run in enumerate(self.runs))
         else:
-            self._show_title(f"{self.chosen.title}: what to write")
+            self._show(f"{self.chosen.title}: what to write")
             choices.add_options(self._artifacts(self.chosen))
         choices.highlighted = 0
         choices.focus()
-        self._keys("enter select   escape back")
+        self._show(keys="enter select   escape back")
 
     def _artifacts(self, chosen: ExportableRun) -> Iterator[Option]:
         for word in artifact_words():
@@ -114,48 +114,36 @@ class ExportScreen(Dialog[None]):
         folder = exports_folder(self.chosen.run) / artifact.folder
         self.query_one(OptionList).display = False
         if check := _existing(folder):
-            self._show(folder, check)
+            self._show_check(folder, check)
             return
-        self._show_title(f"{self.chosen.title}: {artifact.word}")
-        self._outcome(Content("starting"))
-        self._keys("escape cancel")
+        self._show(f"{self.chosen.title}: {artifact.word}", Content("starting"), "escape cancel")
         arguments = export_arguments(self.chosen.run, artifact.kind, artifact.requested_type)
-        self.request = BackgroundRequest("export", arguments, self.post_message)
+        self.request = BackgroundRequest(self, "export", arguments, self._answered, self._progressed)
 
-    @on(ProgressReported)
-    def _progress(self, message: ProgressReported) -> None:
-        if message.request is self.request:
-            self._outcome(Content(visible(message.text)))
+    def _progressed(self, progress: Progress) -> None:
+        self._show(outcome=Content(visible(progress.text)))
 
-    @on(ResponseReceived)
-    def _answered(self, message: ResponseReceived) -> None:
-        if message.request is not self.request:
-            return
+    def _answered(self, answer: Any, error: str) -> None:
         self.request = None
-        if message.error:
-            self._outcome(Content.styled(visible(message.error), "$text-error"))
-            self._keys("escape back")
+        if error:
+            self._show(outcome=Content.styled(visible(error), "$text-error"), keys="escape back")
         else:
-            self._show(Path(message.answer["folder"]), msgspec.convert(message.answer["fidelity"], Fidelity))
+            self._show_check(Path(answer["folder"]), msgspec.convert(answer["fidelity"], Fidelity))
 
-    def _show(self, folder: Path, check: Fidelity) -> None:
+    def _show_check(self, folder: Path, check: Fidelity) -> None:
         """The figures of a check."""
         lines = [
             Content.assemble((f"{visible(name)}: ", ""), (visible(value), STYLES[check.outcome] if not number else ""))
             for number, (name, value) in enumerate(fidelity_facts(check))
         ]
-        self._show_title(str(folder))
-        self._outcome(Content("\n").join(lines))
-        self._keys("escape back")
+        self._show(str(folder), Content("\n").join(lines), "escape back")
 
-    def _show_title(self, text: str) -> None:
-        self.query_one("#about", Static).update(Content(visible(text)))
-
-    def _outcome(self, text: Content) -> None:
-        self.query_one("#outcome", Static).update(text)
-
-    def _keys(self, text: str) -> None:
-        self.query_one("#keys", Static).update(Content(text))
+    def _show(self, title: str = "", outcome: Content | None = None, keys: str = "") -> None:
+        """Show another title, outcome or line of keys; what is not given stays."""
+        texts = {"about": Content(visible(title)) if title else None, "outcome": outcome, "keys": keys or None}
+        for id, text in texts.items():
+            if text is not None:
+                self.query_one(f"#{id}", Static).update(text)
 
     def action_move(self, lines: int) -> None:
         choices = self.query_one(OptionList)

@@ -6,7 +6,6 @@ import time
 from typing import Any, ClassVar
 
 import msgspec
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -16,7 +15,7 @@ from textual.widgets import Static
 from engine.config.preset import EffectiveConfig
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
-from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.background import BackgroundRequest, Progress
 from tui.charts.bars import bar
 from tui.commands import bindings
 from tui.data.inspection import (
@@ -122,25 +121,20 @@ class InspectorScreen(BaseScreen[bool]):
             "max_length": config.train.max_length,
         }
         self._progress, self._started_at = "starting", time.monotonic()
-        self.request = BackgroundRequest(question, {**arguments, **more}, self.post_message)
+        self.request = BackgroundRequest(self, question, {**arguments, **more}, self._answered, self._progressed)
         self._tick()
 
-    @on(ProgressReported)
-    def _progress_reported(self, message: ProgressReported) -> None:
-        if message.request is self.request:
-            self._progress, self._counted = message.text, message.counted
-            self._tick()
+    def _progressed(self, progress: Progress) -> None:
+        self._progress, self._counted = progress
+        self._tick()
 
-    @on(ResponseReceived)
-    def _answered(self, message: ResponseReceived) -> None:
-        if message.request is not self.request:
-            return
-        self.request, error = None, message.error
+    def _answered(self, answer: Any, error: str) -> None:
         try:
             if not error:
-                self._take_answer(message)
+                self._take_answer(answer)
         except msgspec.ValidationError as invalid:
             error = f"invalid response from the engine: {invalid}"
+        self.request = None
         if error and self.inspection:
             self.tell(error, severity="error")
         elif error:
@@ -149,14 +143,15 @@ class InspectorScreen(BaseScreen[bool]):
         self._tick()
         self._redraw()
 
-    def _take_answer(self, message: ResponseReceived) -> None:
+    def _take_answer(self, answer: Any) -> None:
         """Take an answer. Raises ValidationError if it has another shape."""
-        if message.request.question == "data.inspect":
-            self.inspection = msgspec.convert(message.answer, Inspection)
+        assert self.request is not None
+        if self.request.question == "data.inspect":
+            self.inspection = msgspec.convert(answer, Inspection)
             self.samples = {split: list(samples) for split, samples in self.inspection.samples.items()}
             return
-        self.samples[message.request.arguments["split"]] += msgspec.convert(message.answer, list[InspectedRow])
-        self.positions[message.request.arguments["split"]] += 1
+        self.samples[self.request.arguments["split"]] += msgspec.convert(answer, list[InspectedRow])
+        self.positions[self.request.arguments["split"]] += 1
 
     def _tick(self) -> None:
         """The progress of the preparation; afterwards a legend."""

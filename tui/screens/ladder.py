@@ -7,10 +7,9 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
@@ -38,7 +37,7 @@ from engine.runs.run.event_log import Follower
 from engine.runs.run.folder import current_directory
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import resume_ladder
-from tui.background import BackgroundRequest, ResponseReceived
+from tui.background import BackgroundRequest
 from tui.charts.chart import ChartStyle
 from tui.commands import bindings
 from tui.history import ladder_view
@@ -325,7 +324,9 @@ class LadderScreen(BaseScreen[None]):
             if judge is not None:
                 plan = JudgePlan(judge=named_judge(judge, "judge"), rubric="", pairs=[])
                 arguments = {"path": str(folder.path), "plan": msgspec.to_builtins(plan)}
-                self._judge_request = BackgroundRequest("judge.plan", arguments, self.post_message)
+                if self._judge_request is not None:
+                    self._judge_request.cancel()
+                self._judge_request = BackgroundRequest(self, "judge.plan", arguments, self._judge_planned)
 
         def check(text: str) -> None:
             named_judge(text, "judge")
@@ -341,16 +342,13 @@ class LadderScreen(BaseScreen[None]):
 
         self.app.push_screen(ConfirmScreen(f"Stop the judge {judge.name}? Its verdicts are kept."), answered)
 
-    @on(ResponseReceived)
-    def _judge_planned(self, event: ResponseReceived) -> None:
+    def _judge_planned(self, prepared: Any, error: str) -> None:
         folder = self.current()
-        if event.request is not self._judge_request or folder is None:
+        if folder is None:
             return
-        self._judge_request = None
-        if event.error:
-            self.tell(event.error, severity="error", timeout=15)
+        if error:
+            self.tell(error, severity="error", timeout=15)
             return
-        prepared = event.answer
         plan = msgspec.convert(prepared["plan"], JudgePlan)
         tokens = prepared["prompt_tokens"], prepared["completion_tokens"]
         lines = expected_lines(plan, prepared["items"], prepared["requests"], prepared["reused"], tokens)

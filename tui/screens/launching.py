@@ -16,7 +16,6 @@ from textual.widgets.option_list import Option
 
 from engine.config.errors import UserError
 from engine.config.text import amount, visible
-from tui.background import ProgressReported, ResponseReceived
 from tui.commands import bindings, moves
 from tui.preview.launch_context import DataCheck, DataCheckCache
 from tui.preview.launch_preview import LaunchProblem
@@ -69,7 +68,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def __init__(self, launch: Launch, checks: DataCheckCache) -> None:
         super().__init__()
         self.launch = launch
-        self.checking = DataChecking(checks, self.post_message)
+        self.checking = DataChecking(checks, self, self.update_preview)
         self.times = LaunchTimes(launch.runs)
         self.preview = launch.preview(self.report)
         self.edited: LaunchOption | None = None
@@ -126,16 +125,6 @@ class LaunchScreen(Dialog[LaunchAnswer]):
     def _fit_height(self) -> None:
         """As high as the content, but never higher than the screen: the lines below stay visible."""
         self.query_one(VerticalScroll).styles.max_height = self._max_lines()
-
-    @on(ProgressReported)
-    def _progress_reported(self, message: ProgressReported) -> None:
-        if self.checking.take_progress(message):
-            self.update_preview()
-
-    @on(ResponseReceived)
-    def _answered(self, message: ResponseReceived) -> None:
-        if self.checking.take(message):
-            self.update_preview()
 
     def _refresh_preview(self) -> None:
         """Make the preview again: other processes may have started or ended."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual import on
 from textual.binding import BindingType
@@ -18,7 +18,7 @@ from engine.config.files import working_directory
 from engine.config.model_files import describe_model, list_models
 from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
-from tui.background import BackgroundRequest, ProgressReported, ResponseReceived
+from tui.background import BackgroundRequest, Progress
 from tui.charts.bars import bar
 from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
@@ -154,28 +154,20 @@ class ModelsScreen(TableScreen[Selection | None]):
             self.tell(f"{self.pulled} is being downloaded; wait, or press {key} to cancel it", severity="warning")
         else:
             self.pulled = row.model.id
-            self.request = BackgroundRequest("pull", {"name": row.model.id}, self.post_message)
+            self.request = BackgroundRequest(self, "pull", {"name": row.model.id}, self._answered, self._progressed)
             self._show_pull(f"downloading {row.model.id} …")
 
-    @on(ProgressReported)
-    def _progress_reported(self, message: ProgressReported) -> None:
-        if message.request is not self.request:
-            return
-        if message.counted and message.counted[2]:
-            self._show_pull(message.text, message.counted[1] / message.counted[2])
-        else:
-            self._show_pull(message.text)
+    def _progressed(self, progress: Progress) -> None:
+        _, done, total = progress.counted or ("", 0, None)
+        self._show_pull(progress.text, done / total if total else None)
 
-    @on(ResponseReceived)
-    def _answered(self, message: ResponseReceived) -> None:
-        if message.request is not self.request:
-            return
+    def _answered(self, answer: Any, error: str) -> None:
         self.request = None
-        if message.error:
+        if error:
             self._show_pull("")
-            self.tell(message.error, severity="error", timeout=15)
+            self.tell(error, severity="error", timeout=15)
             return
-        self._show_pull(f"downloaded {self.pulled} to {message.answer['folder']}")
+        self._show_pull(f"downloaded {self.pulled} to {answer['folder']}")
         self.read_models()
 
     def _show_pull(self, text: str, share: float | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from textual import on
@@ -18,7 +18,7 @@ from engine.config.text import visible
 from engine.runs.ladder.preferences import RatingSummary
 from engine.runs.preference.preference_text import progress_of_ratings
 from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
-from tui.background import BackgroundRequest, ResponseReceived
+from tui.background import BackgroundRequest
 from tui.commands import actions, bindings
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
@@ -170,22 +170,19 @@ class RatingScreen(BaseScreen[None]):
         if self.request is None:
             self._since_summary = 0
             arguments = {"path": str(self.session.folder.subject.path), "report": False}
-            self.request = BackgroundRequest("rating.summary", arguments, self.post_message)
+            self.request = BackgroundRequest(self, "rating.summary", arguments, self._summarized)
 
     def _summarize_if_due(self) -> None:
         """Summarize after every SUMMARY_EVERY ratings, and after the last one."""
         if self._since_summary >= SUMMARY_EVERY or (self._since_summary and self.session.current is None):
             self._summarize()
 
-    @on(ResponseReceived)
-    def _summarized(self, event: ResponseReceived) -> None:
-        if event.request is not self.request:
-            return
+    def _summarized(self, answer: Any, error: str) -> None:
         self.request = None
-        if event.error:
-            self.tell(event.error, severity="warning")
+        if error:
+            self.tell(error, severity="warning")
         else:
-            self.summary = msgspec.convert(event.answer, RatingSummary | None)
+            self.summary = msgspec.convert(answer, RatingSummary | None)
             self._draw()
         self._summarize_if_due()  # ratings while it was computed
 

@@ -20,8 +20,7 @@ from engine.runs.chat_client import save_conversations
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
 from tui.live import chat
-from tui.live.chat import ChatState, parse_sampling, written
-from tui.live.chat_thread import ChatThread, SessionEnded, SessionMessageReceived
+from tui.live.chat import ChatState, ChatThread, parse_sampling, written
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.answers import AnswerColumns
@@ -97,14 +96,10 @@ class TryScreen(BaseScreen[None]):
         self.state.sampling, self.state.system = sampling, system
         self.error, self._wanted_item = "", -1
         self.query_one(AnswerColumns).remove_children()
-        self.session = ChatThread(self.request, self.on_cpu, self.post_message)
+        self.session = ChatThread(self, self.request, self.on_cpu, self._received, self._failed)
         self._draw()
 
-    @on(SessionMessageReceived)
-    async def _told(self, event: SessionMessageReceived) -> None:
-        if event.thread is not self.session:
-            return
-        message = event.content
+    async def _received(self, message: chat_client.Message) -> None:
         self.state.apply(message)
         self._stale = True
         if isinstance(message, chat_client.QueueWait | chat_client.LoadingProgress | chat_client.Ready):
@@ -125,10 +120,8 @@ class TryScreen(BaseScreen[None]):
             line = message.error().line
             self.tell(line, severity="error", timeout=15)
 
-    @on(SessionEnded)
-    def _ended(self, event: SessionEnded) -> None:
-        if event.thread is self.session:
-            self.error, self._stale = event.error, True
+    def _failed(self, error: str) -> None:
+        self.error, self._stale = error, True
 
     def _draw_if_stale(self) -> None:
         if self._stale:

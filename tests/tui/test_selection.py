@@ -15,9 +15,8 @@ from engine.config.preset import flatten
 from engine.config.preset_library import resolve_preset
 from engine.runs.ladder.ladder_plan import make_plan
 from tui.cli.options import overrides
-from tui.command_line import run_command
 from tui.preview.launch_context import LaunchContext
-from tui.preview.launches import LadderLaunch, RunLaunch
+from tui.preview.launches import LadderLaunch, RunLaunch, run_command
 from tui.selection import Selection, changes
 
 

@@ -27,7 +27,7 @@ from engine.memory.formula.memory_budget import MemoryBudget
 from engine.memory.formula.method_plan import packing_notes
 from engine.runs.home import home_warnings, nearest_existing
 from engine.runs.ladder.ladder_plan import describe_plan
-from engine.runs.ladder.rungs import LadderPlan, Rung
+from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.resuming import continued_run_name, find_continued_run
 from engine.runs.run.data_usage import summarize_columns, summarize_rows
 from engine.runs.run.model_account import LEFT_OUT, account_lines, left_out_warning, summarize_model
@@ -210,11 +210,12 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     first = plan.rungs[0].config
     files = find_model(first.model)
     predictions = [method_estimate(rung.config, files, context.budget, report.longest) for rung in plan.rungs]
+    rates = (f"{rung.name} {rate(rung.config.train.learning_rate)} ({rung.rate_origin})" for rung in plan.rungs)
     facts = [
         *_what(first, files, None),
         *_data(first.data.id, report),
         Fact("rungs", describe_plan(plan)),
-        Fact("rates", ", ".join(_rate(rung) for rung in plan.rungs)),
+        Fact("rates", ", ".join(rates)),
         Fact("steps", f"{_steps(first, None, report)}; the same for all rungs"),
         *_packing(first, files, report),
         Fact("eval", _evaluation(first, report)),
@@ -239,11 +240,6 @@ def ladder_preview(plan: LadderPlan, context: LaunchContext, report: DataCheck) 
     return LaunchPreview(f"ladder of {preset_name(plan.preset)}", facts, problems, when_it_starts(context))
 
 
-def _rate(rung: Rung) -> str:
-    """`lora 5e-3 (preset demo)`: the learning rate of a rung and what sets it."""
-    return f"{rung.name} {rate(rung.config.train.learning_rate)} ({rung.rate_origin})"
-
-
 def _what(config: Config, files: ModelFiles, predicted: MethodEstimate | None) -> Iterator[Fact]:
     if config.model.id == EMBEDDED:
         where = "shipped with ftbench"
@@ -251,13 +247,14 @@ def _what(config: Config, files: ModelFiles, predicted: MethodEstimate | None) -
         where = f"downloaded from the Hub: {files.fetch}" if files.fetch else str(files.folder or "")
     yield Fact("model", config.model.id if where == config.model.id else f"{config.model.id}  {where}")
     if config.model.from_run:
-        yield Fact("start", f"the {_started_with(config)} of {continued_run_name(config)}")
-    if predicted and predicted.estimate:
-        total, trainable = predicted.estimate.parameters, predicted.estimate.trainable
-        share = f"{count(trainable)} trainable parameters ({share_percent(trainable / total)} of {count(total)})"
-        yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}; {share}")
-    elif predicted:
-        yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}")
+        part = "weights" if method_spec(config.method).trains_weights else "adapter"
+        yield Fact("start", f"the {part} of {continued_run_name(config)}")
+    if predicted:
+        share = ""
+        if predicted.estimate:
+            total, trainable = predicted.estimate.parameters, predicted.estimate.trainable
+            share = f"; {count(trainable)} trainable parameters ({share_percent(trainable / total)} of {count(total)})"
+        yield Fact("method", f"{method_title(config.method)}: {method_spec(config.method).trains_summary}{share}")
 
 
 def _weights(report: DataCheck, rungs: Sequence[str] = ()) -> Iterator[Fact]:
@@ -274,14 +271,11 @@ def _weights(report: DataCheck, rungs: Sequence[str] = ()) -> Iterator[Fact]:
                 yield Fact("", f"{part}: {use}", "$foreground-muted")
 
 
-def _started_with(config: Config) -> str:
-    return "weights" if method_spec(config.method).trains_weights else "adapter"
-
-
 def _data(name: str, report: DataCheck) -> Iterator[Fact]:
     """How columns and rows are used, once the data check is done."""
     if report.answer is None:
-        state = "cannot be used" if report.error else _progress(report) if report.running else "not checked"
+        progress = f"preparing … {report.progress}".rstrip()
+        state = "cannot be used" if report.error else progress if report.running else "not checked"
         yield Fact("data", f"{name}  {state}")
         return
     known = DataReport.of(report.answer)
@@ -292,10 +286,6 @@ def _data(name: str, report: DataCheck) -> Iterator[Fact]:
     for pair, split_overlap in known.overlap.items():
         if pair == "test/train" or split_overlap.prompt or split_overlap.near:
             yield Fact("overlap", overlap_in_short(pair, split_overlap))
-
-
-def _progress(report: DataCheck) -> str:
-    return f"preparing … {report.progress}".rstrip()
 
 
 def _steps(config: Config, estimate: MemoryEstimate | None, report: DataCheck) -> str:

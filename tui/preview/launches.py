@@ -1,20 +1,22 @@
-"""What the launch screen starts: a run or a ladder as a launch, with the options that it shows and edits."""
+"""What the launch screen starts: a run or a ladder as a launch, with its command line and the options to edit."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names, reads
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
-from engine.config.preset import EffectiveConfig
+from engine.config.preset import EffectiveConfig, Flat
 from engine.config.preset_values import flatten
 from engine.config.quantities import rate
 from engine.config.schema import Config
 from engine.config.setting_specs import parse_setting, setting_specs, setting_text
+from engine.runs.home import runs_home
 from engine.runs.ladder.ladder_plan import MAX_LEARNING_RATES, MAX_SEEDS, make_plan
 from engine.runs.ladder.ladder_state import TIMING_PROBE
 from engine.runs.ladder.rungs import LadderPlan
@@ -22,11 +24,35 @@ from engine.runs.resuming import SAME_SETTINGS, continued_run_name
 from engine.runs.run import run_dir
 from engine.runs.run.exports import artifact_words
 from engine.runs.run.run_dir import RunDir
-from tui.command_line import ladder_command, run_command
 from tui.preview.launch_context import DataCheck, LaunchContext
 from tui.preview.launch_preview import LaunchPreview, ladder_preview, run_preview
 from tui.preview.method_table import Training
 from tui.selection import Selection
+
+OPTIONS = {"model.id": "--model", "data.id": "--data", "model.from_run": "--from"}
+"""Settings that have an option on the command line."""
+
+
+def run_command(selection: Selection, runs: Path, wait: bool = True) -> str:
+    """`ftbench run PRESET …` for a run of this selection; `wait=False` starts while the GPU is busy."""
+    method = ["--method", selection.method] if selection.method else []
+    words = ["run", selection.preset, *method, *_given(selection.read_overrides(), runs)]
+    return shlex.join(["ftbench", *words, *([] if wait else ["--now"])])
+
+
+def ladder_command(selection: Selection, options: Iterable[str], runs: Path) -> str:
+    """`ftbench ladder PRESET …` for a ladder of this selection; `options` are those of the ladder."""
+    return shlex.join(["ftbench", "ladder", selection.preset, *options, *_given(selection.overrides(), runs)])
+
+
+def _given(values: Flat, runs: Path) -> list[str]:
+    """Options for these settings, and for the runs directory where it is not the runs home."""
+    words: list[str] = []
+    for key, value in values.items():
+        option = OPTIONS.get(key)
+        words += [option, str(value)] if option else ["--set", f"{key}={setting_text(value)}"]
+    return [*words, *([] if runs.resolve() == runs_home() else ["--runs", str(runs)])]
+
 
 ON_LAUNCH = (
     ("steps", "train.steps"),
@@ -171,52 +197,39 @@ def restored_text(selection: Selection, key: str) -> str:
 ON_LADDER = ("steps", "train rows", "test items", "epochs", "max length")
 """The settings of ON_LAUNCH that can be edited for a ladder: they are the same for all rungs."""
 YES_NO = {"yes": True, "no": False}
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class LadderOptions:
-    """The options of `ftbench ladder` as they are typed; '' is the default."""
-
-    rungs: str = ""
-    seeds: str = ""
-    rates: str = ""
-    ship: str = ""
-    margin: str = ""
-    probe: str = ""
-    fresh: str = ""
-
-    def words(self) -> list[str]:
-        """As words of the command line."""
-        words = [word for rung in shlex.split(self.rungs) for word in ("--rung", rung)]
-        given = (("--seeds", self.seeds), ("--learning-rates", self.rates), ("--margin", self.margin))
-        words += [word for option, value in given if value for word in (option, value)]
-        words += ["--ship", self.ship] if self.ship else []
-        words += ["--no-probe"] if self.probe == "no" else []
-        return [*words, "--fresh"] if self.fresh == "yes" else words
-
-
-DEFAULTS = LadderOptions(
-    " ".join(method_names()), "1", "1", "none", f"{DEFAULT_MARGIN / POINT:g}", probe="yes", fresh="no"
-)
-ACCEPTS = LadderOptions(
-    "methods, or NAME=METHOD,KEY=VALUE, separated by spaces",
-    f"int, ≥ 1 and ≤ {MAX_SEEDS}",
-    f"int, ≥ 1 and ≤ {MAX_LEARNING_RATES}: learning rates to try per rung on validation rows",
-    f"{', '.join(artifact_words())}, separated by commas; RUNG:q4_k_m for one rung",
-    "float, ≥ 0: accepted decrease in quality in points; for a loss, hundredths of nats/token",
-    "yes, no: measure a few steps of every rung first",
-    "yes, no: do not reuse finished runs",
-)
-TITLES = {
-    "rungs": "rungs",
-    "seeds": "seeds",
-    "rates": "learning rates",
-    "ship": "artifacts",
-    "margin": "margin",
-    "probe": TIMING_PROBE,
-    "fresh": "fresh",
+LADDER_OPTIONS = {
+    "rungs": (" ".join(method_names()), "methods, or NAME=METHOD,KEY=VALUE, separated by spaces"),
+    "seeds": ("1", f"int, ≥ 1 and ≤ {MAX_SEEDS}"),
+    "learning rates": (
+        "1",
+        f"int, ≥ 1 and ≤ {MAX_LEARNING_RATES}: learning rates to try per rung on validation rows",
+    ),
+    "artifacts": ("none", f"{', '.join(artifact_words())}, separated by commas; RUNG:q4_k_m for one rung"),
+    "margin": (
+        f"{DEFAULT_MARGIN / POINT:g}",
+        "float, ≥ 0: accepted decrease in quality in points; for a loss, hundredths of nats/token",
+    ),
+    TIMING_PROBE: ("yes", "yes, no: measure a few steps of every rung first"),
+    "fresh": ("no", "yes, no: do not reuse finished runs"),
 }
-"""Option -> its name on the launch screen."""
+"""Option of a ladder on the launch screen -> its default, and what it accepts."""
+
+
+def option_words(given: Mapping[str, str]) -> list[str]:
+    """The options that were changed, as words of the command line."""
+    words = [word for rung in shlex.split(given.get("rungs", "")) for word in ("--rung", rung)]
+    for name, option in (
+        ("seeds", "--seeds"),
+        ("learning rates", "--learning-rates"),
+        ("margin", "--margin"),
+        ("artifacts", "--ship"),
+    ):
+        words += [option, given[name]] if name in given else []
+    words += ["--no-probe"] if given.get(TIMING_PROBE) == "no" else []
+    return [*words, "--fresh"] if given.get("fresh") == "yes" else words
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,8 @@ class LadderLaunch:
     """A ladder of the selection."""
 
     selection: Selection
-    given: LadderOptions
+    given: Mapping[str, str]
+    """The options that were changed, as they were typed."""
     plan: LadderPlan
     runs: Path
     context: Callable[[], LaunchContext] = field(compare=False)
@@ -235,10 +249,10 @@ class LadderLaunch:
         selection: Selection,
         runs: Path,
         context: Callable[[], LaunchContext],
-        given: LadderOptions | None = None,
+        given: Mapping[str, str] | None = None,
     ) -> LadderLaunch:
         """A ladder of this selection. Raises UserError for an invalid one."""
-        given = given or LadderOptions()
+        given = given or {}
         return cls(selection, given, _plan(selection, given, runs), runs, context)
 
     @property
@@ -254,20 +268,21 @@ class LadderLaunch:
         return self.plan.command
 
     def options(self) -> list[LaunchOption]:
-        settings = []
-        for key, title in TITLES.items():
-            text, default = getattr(self.given, key), getattr(DEFAULTS, key)
+        options = setting_options(self.selection, self.config, ON_LADDER)
+        for name, (default, accepts) in LADDER_OPTIONS.items():
+            text = self.given.get(name, "")
             shown = text or ("" if default == "none" else default)
-            settings.append(LaunchOption(title, shown, getattr(ACCEPTS, key), default, bool(text)))
-        return [*setting_options(self.selection, self.config, ON_LADDER), *settings]
+            options.append(LaunchOption(name, shown, accepts, default, bool(text)))
+        return options
 
     def with_option(self, name: str, text: str) -> LadderLaunch:
         if name in ON_LADDER:
             selection = with_text(self.selection, dict(ON_LAUNCH)[name], text)
             return LadderLaunch.of(selection, self.runs, self.context, self.given)
-        key = next(key for key, title in TITLES.items() if title == name)
-        value = "" if text.strip() == getattr(DEFAULTS, key) else text.strip()
-        return LadderLaunch.of(self.selection, self.runs, self.context, replace(self.given, **{key: value}))
+        given = {**self.given, name: text.strip()}
+        if text.strip() in ("", LADDER_OPTIONS[name][0]):
+            del given[name]
+        return LadderLaunch.of(self.selection, self.runs, self.context, given)
 
     def with_preset(self, name: str) -> LadderLaunch:
         return LadderLaunch.of(self.selection.with_preset(name), self.runs, self.context, self.given)
@@ -283,41 +298,29 @@ Launch = RunLaunch | LadderLaunch
 """A run or a ladder before it starts; immutable."""
 
 
-def _plan(selection: Selection, given: LadderOptions, runs: Path) -> LadderPlan:
+def _plan(selection: Selection, given: Mapping[str, str], runs: Path) -> LadderPlan:
     """The plan of a ladder. Raises UserError for a value that is not a number or not yes or no."""
+
+    def value(name: str, read: Callable[[str], T], hint: str) -> T:
+        text = given.get(name, LADDER_OPTIONS[name][0])
+        try:
+            return read(text)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"invalid {name} {text!r}", hint=f"use {hint}", code="ladder.invalid_option") from error
+
     try:
-        rungs = shlex.split(given.rungs)
+        rungs = shlex.split(given.get("rungs", ""))
     except ValueError as error:
         raise UserError(f"invalid rungs ({error})", "--rung", "close the quotation", code="ladder.rung_name") from error
     return make_plan(
         selection.preset,
         rungs,
         selection.overrides(),
-        _number("seeds", given.seeds or DEFAULTS.seeds),
-        _number("learning rates", given.rates or DEFAULTS.rates),
-        _yes("probe", given.probe or DEFAULTS.probe),
-        _yes("fresh", given.fresh or DEFAULTS.fresh),
-        ladder_command(selection, given.words(), runs),
-        [word for word in given.ship.split(",") if word.strip()],
-        _decimal("margin", given.margin or DEFAULTS.margin) * POINT,
+        value("seeds", int, "a whole number"),
+        value("learning rates", int, "a whole number"),
+        value(TIMING_PROBE, YES_NO.__getitem__, "yes or no"),
+        value("fresh", YES_NO.__getitem__, "yes or no"),
+        ladder_command(selection, option_words(given), runs),
+        [word for word in given.get("artifacts", "").split(",") if word.strip()],
+        value("margin", float, "a number") * POINT,
     )
-
-
-def _number(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise UserError(f"invalid {name} {text!r}", hint="use a whole number", code="ladder.invalid_option") from error
-
-
-def _decimal(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"invalid {name} {text!r}", hint="use a number", code="ladder.invalid_option") from error
-
-
-def _yes(name: str, text: str) -> bool:
-    if text not in YES_NO:
-        raise UserError(f"invalid {name} {text!r}", hint="use yes or no", code="ladder.invalid_option")
-    return YES_NO[text]

@@ -58,7 +58,6 @@ class BenchScreen(BenchView):
         self.log_pane.focus()
 
     def action_device(self) -> None:
-        """List the devices with who uses and who waits for each, and take one."""
         from tui.screens.processes import DevicesScreen
 
         def closed(device: str | None) -> None:
@@ -74,14 +73,12 @@ class BenchScreen(BenchView):
         self.set_focus(self.query_one("#data"))  # at once: keys typed ahead are meant for the list
 
     def action_new(self) -> None:
-        """Prepare a new run; while a search is active, go to its next match."""
         if self.log_pane.find_word:
             self.log_pane.action_next()
         else:
             self.action_start()
 
     def action_start(self) -> None:
-        """Show what a run of this selection will do; start it on enter."""
         from tui.preview.launches import RunLaunch
 
         self.selection_pane.start()
@@ -123,7 +120,7 @@ class BenchScreen(BenchView):
     def _start_run(self, launch: RunLaunch, wait: bool, data_fingerprint: str) -> None:
         """Start a run on the rows with this fingerprint, '' where they were not checked; show it."""
         from engine.runs.start import start_run
-        from tui.command_line import run_command
+        from tui.preview.launches import run_command
 
         name, command = launch.selection.name, run_command(launch.selection, self.runs, wait)
         self.actions.report_errors(
@@ -168,7 +165,6 @@ class BenchScreen(BenchView):
         self.watch_run(runs[(position + 1) % len(runs)])
 
     def action_presets(self) -> None:
-        """Let the user select, edit or save a preset."""
         from tui.screens.presets import PresetsScreen
 
         pane = self.selection_pane
@@ -183,7 +179,6 @@ class BenchScreen(BenchView):
         self.app.push_screen(PresetsScreen(pane.selection, pane.effective, pane.presets), closed)
 
     def action_models(self) -> None:
-        """Let the user select or download a model."""
         from tui.screens.models import ModelsScreen
 
         pane = self.selection_pane
@@ -192,7 +187,6 @@ class BenchScreen(BenchView):
             self.app.push_screen(ModelsScreen(pane.selection, pane.budget), self.select)
 
     def action_config(self) -> None:
-        """Show every setting of the selection with its origin, and edit them."""
         from tui.screens.configuration import ConfigurationScreen
 
         pane = self.selection_pane
@@ -202,13 +196,11 @@ class BenchScreen(BenchView):
             self.app.push_screen(screen, self.select)
 
     def action_charts(self) -> None:
-        """Show all curves of the watched run, of several earlier runs, and what the model answers."""
         from tui.screens.charts import ChartsScreen
 
         self.app.push_screen(ChartsScreen(self.runs, lambda: self.follower.state))
 
     def action_processes(self) -> None:
-        """List the processes on each GPU, and the workers of ftbench."""
         from tui.screens.processes import ProcessesScreen
 
         self.app.push_screen(ProcessesScreen({turn.pid: turn.run.name for turn in self.live_runs.turns}))
@@ -243,7 +235,6 @@ class BenchScreen(BenchView):
         return None
 
     def action_try_run(self) -> None:
-        """Answer prompts with the watched run and its base."""
         from engine.runs.chat_client import OpenSession
         from tui.screens.trying import TryScreen
 
@@ -251,14 +242,12 @@ class BenchScreen(BenchView):
             self.app.push_screen(TryScreen(OpenSession(runs=[str(run.path)])))
 
     def action_export(self) -> None:
-        """Export the watched run's model."""
         from tui.screens.exporting import ExportScreen, exportable
 
         if (run := self._finished_run()) and (offered := exportable(run.name, run)):
             self.app.push_screen(ExportScreen([offered]))
 
     def action_clear(self) -> None:
-        """Close the lists, else end the search and the filter of the log."""
         if self.lists_open:
             self.lists_open = False
             self.log_pane.focus()
@@ -270,7 +259,6 @@ class BenchScreen(BenchView):
             line.remove()
 
     def action_zoom(self) -> None:
-        """Show only the pane with the focus, and return."""
         if self.maximized is not None:
             self.minimize()
         elif self.focused is not None:

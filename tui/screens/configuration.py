@@ -20,11 +20,10 @@ from engine.config.preset import EffectiveConfig, flatten
 from engine.config.setting_specs import SettingSpec, setting_specs, setting_text
 from engine.config.text import amount, visible
 from tui.charts.columns import Column, TableRow
-from tui.command_line import run_command
 from tui.commands import bindings
 from tui.format import setting
 from tui.preview.launch_context import DataCheckCache, LaunchContext
-from tui.preview.launches import restored_text, with_text
+from tui.preview.launches import restored_text, run_command, with_text
 from tui.preview.method_table import LaunchTimes, PredictedCost, Training, effects, effects_text
 from tui.screens.data_checking import DataChecking
 from tui.screens.presets import save_selection
@@ -133,7 +132,6 @@ class ConfigurationScreen(TableScreen[Selection]):
 
     @on(OptionList.OptionSelected)
     def action_edit(self) -> None:
-        """Edit the value under the cursor."""
         spec = setting_specs().get(self.key)
         if spec is None:
             return
@@ -163,7 +161,6 @@ class ConfigurationScreen(TableScreen[Selection]):
         return True
 
     def action_default(self) -> None:
-        """Restore the preset's value, or the default."""
         if not self.selection.changed(self.key):
             self.tell(f"{self.key} is not changed: it is set by {self.effective.origins.get(self.key, 'default')}")
             return
@@ -171,15 +168,12 @@ class ConfigurationScreen(TableScreen[Selection]):
             self.tell(f"cannot restore {self.key}: another change needs it", severity="error")
 
     def action_save(self) -> None:
-        """Save the selection with its changes as a preset."""
-
         def saved(_: str) -> None:
             self.tell(f"press {app_keys(self).of('bench.presets')} on the bench to select it")
 
         save_selection(self, self.selection, self.effective, saved)
 
     def action_copy(self) -> None:
-        """Copy the command line that starts a run with this configuration."""
         command = run_command(self.selection, self.runs)
         self.app.copy_to_clipboard(command)
         self.tell(f"copied: {command}")

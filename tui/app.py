@@ -317,11 +317,6 @@ class Workbench(DiffApp):
         self.bench.take_preset(name)
         self.notify(visible(f"preset of the next run: {name}"), markup=False)
 
-    def action_jump(self) -> None:
-        """Jump to a pane of the bench."""
-        if self.screen is self.bench:
-            self.bench.action_jump()
-
     def back_to_bench(self) -> BenchScreen:
         """Close all screens above the bench."""
         while self.screen is not self.bench and self.bench in self.screen_stack:

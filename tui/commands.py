@@ -64,7 +64,7 @@ EVERYWHERE = (
     Command("preset.next", "]", "app.next_preset(1)", "", "Select the next preset.", shown=False),
     Command("app.palette", "colon,ctrl+p", "app.command_palette", "commands", "Search commands, presets, runs, data."),
     Command("app.help", "question_mark", "app.help", "help", "Show all keys and what they do."),
-    Command("app.jump", "ctrl+o", "app.jump", "jump", "Jump to a pane: then its letter.", shown=False),
+    Command("app.jump", "ctrl+o", "screen.jump", "jump", "Jump to a pane: then its letter.", shown=False),
     Command("app.theme", "T", "app.next_theme", "theme", "Switch to the next color theme.", shown=False),
     Command("app.redraw", "ctrl+l", "app.redraw", "redraw", "Redraw the screen.", shown=False, always=True),
     Command("app.quit", "q", "app.detach", "detach", "On the bench: detach, runs continue. Elsewhere: back."),
@@ -158,20 +158,10 @@ CHARTS = (
     Command("charts.left", "left,h", "cursor(-1)", "cursor", "Read the values of all charts at an earlier step."),
     Command("charts.right", "right", "cursor(1)", "", "Read the values at a later step.", shown=False),
     Command(
-        "charts.far_left",
-        "shift+left,pageup,ctrl+u",
-        "cursor(-10)",
-        "",
-        "Move the cursor ten columns left.",
-        shown=False,
+        "charts.far_left", "shift+left,pageup,ctrl+u", "cursor(-10)", "", "Move the cursor ten columns left.", False
     ),
     Command(
-        "charts.far_right",
-        "shift+right,pagedown,ctrl+d",
-        "cursor(10)",
-        "",
-        "Move the cursor ten columns right.",
-        shown=False,
+        "charts.far_right", "shift+right,pagedown,ctrl+d", "cursor(10)", "", "Move the cursor ten columns right.", False
     ),
     Command("charts.first", "home,g", "first", "", "Move the cursor to the first step.", shown=False),
     Command("charts.latest", "end,G", "latest", "latest", "Show the latest values instead of those at the cursor."),

@@ -73,21 +73,17 @@ def usage_lines(report: DataReport) -> Iterator[ReportLine]:
 
 
 def column_lines(columns: Sequence[ColumnUse]) -> Iterator[ReportLine]:
-    """One line per column: rows, role, examples."""
+    """One line per column: rows, role, examples: up to three of an ignored column, one of others."""
     shown = sort_columns(columns)
     names = [visible(column.name, 32) for column in shown]
     wide = max(map(len, names), default=0)
     digits = max((len(f"{column.rows:,}") for column in shown), default=0)
     roles = max((len(column.role) for column in shown), default=0)
     for number, (column, name) in enumerate(zip(shown, names, strict=True)):
-        text = f"{name:<{wide}}  {column.role:<{roles}}  {column.rows:>{digits},} rows  {examples(column)}".rstrip()
+        values = column.examples[: 3 if column.role == IGNORED else 1]
+        examples = ", ".join(f'"{visible(text, EXAMPLE_LENGTH)}"' for text in values)
+        text = f"{name:<{wide}}  {column.role:<{roles}}  {column.rows:>{digits},} rows  {examples}".rstrip()
         yield ReportLine("" if number else "columns", text, "warning" if column.role == IGNORED else "", is_table=True)
-
-
-def examples(column: ColumnUse) -> str:
-    """Example values: up to three of an ignored column, one of others."""
-    values = column.examples[: 3 if column.role == IGNORED else 1]
-    return ", ".join(f'"{visible(text, EXAMPLE_LENGTH)}"' for text in values)
 
 
 def row_lines(usage: RowUsage | None) -> Iterator[ReportLine]:

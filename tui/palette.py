@@ -84,7 +84,7 @@ def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
             is_bound = command.id in bound or group == "app"
             if is_bound and command.label and command.id != "app.palette" and not command.id.startswith("preset."):
                 text = f"{command.label}  {keys.of(command.id)}"
-                yield PaletteEntry(text, command.help, partial(_run, app, screen, command.action))
+                yield PaletteEntry(text, command.help, partial(app.run_action, command.action, screen))
 
 
 def presets(app: PaletteApp) -> Iterator[PaletteEntry]:
@@ -139,10 +139,6 @@ def data(app: PaletteApp) -> Iterator[PaletteEntry]:
     effective = app.bench.selection_pane.effective
     for dataset in list_datasets(effective.config.data.id if effective else EMBEDDED[0]):
         yield PaletteEntry(f"data {dataset.label}", f"Train on {dataset.id}.", partial(select, dataset.id))
-
-
-async def _run(app: PaletteApp, screen: Screen[Any], action: str) -> None:
-    await app.run_action(action, default_namespace=screen)
 
 
 def marked(text: str, offsets: Iterable[int], style: Style | None) -> Content:

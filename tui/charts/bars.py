@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from msgspec import Struct
 from rich.text import Text
@@ -119,28 +120,15 @@ def draw(lengths: Histogram, cut: int, columns: int, rows: int, ascii_only: bool
     tokens = per * lengths.width
     beyond = [number * tokens >= cut for number in range(len(bars))]
     blocks = ASCII_BLOCKS if ascii_only else BLOCKS
-    heights = _heights(bars, rows * (len(blocks) - 1))
+    steps, highest = rows * (len(blocks) - 1), max(bars) or 1
+    heights = [max(1, round(bar / highest * steps)) if bar else 0 for bar in bars]  # never empty with a row
     drawn: list[ChartRow] = []
     for row in range(rows - 1, -1, -1):
-        line: ChartRow = []
-        for height, past in zip(heights, beyond, strict=True):
-            level = max(0, min(len(blocks) - 1, height - row * (len(blocks) - 1)))
-            _append(line, blocks[level], "cut" if past else "kept")
-        drawn.append(line)
+        levels = [max(0, min(len(blocks) - 1, height - row * (len(blocks) - 1))) for height in heights]
+        cells = zip(levels, beyond, strict=True)
+        groups = groupby(cells, key=lambda cell: cell[1])
+        drawn.append([("".join(blocks[level] for level, _ in run), "cut" if past else "kept") for past, run in groups])
     return [*drawn, _axis(lengths, tokens, len(bars)), _cut_line(lengths, cut, tokens, len(bars), ascii_only)]
-
-
-def _heights(bars: list[int], steps: int) -> list[int]:
-    """Heights in steps of a block; a column with at least one row is never empty."""
-    highest = max(bars) or 1
-    return [max(1, round(bar / highest * steps)) if bar else 0 for bar in bars]
-
-
-def _append(line: ChartRow, text: str, style: str) -> None:
-    if line and line[-1][1] == style:
-        line[-1] = (line[-1][0] + text, style)
-    else:
-        line.append((text, style))
 
 
 def _axis(lengths: Histogram, tokens: int, columns: int) -> ChartRow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from tui.charts.series import Series
 from tui.format import number
@@ -72,14 +72,11 @@ class Canvas:
 
     def text(self, row: int, ascii_only: bool) -> list[tuple[str, int]]:
         """A row as runs of (text, owner); owner -1 means empty."""
-        runs: list[tuple[str, int]] = []
-        for bits, owner in zip(self.cells[row], self.owners[row], strict=True):
-            character = self._character(bits, ascii_only, self.letters.get(owner, ""))
-            if runs and runs[-1][1] == owner:
-                runs[-1] = (runs[-1][0] + character, owner)
-            else:
-                runs.append((character, owner))
-        return runs
+        groups = groupby(zip(self.cells[row], self.owners[row], strict=True), key=lambda cell: cell[1])
+        return [
+            ("".join(self._character(bits, ascii_only, self.letters.get(owner, "")) for bits, _ in run), owner)
+            for owner, run in groups
+        ]
 
     @staticmethod
     def _character(bits: int, ascii_only: bool, letter: str) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.files import remove_tree
 from engine.config.model_files import find_model
@@ -28,7 +30,7 @@ from engine.runs.run.events import End, Error, Warning
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import ACTIVE, RunDir, last_event
 from tui.cli.errors import show_notices
-from tui.history.tables import as_json, benchmark_lines, show_results
+from tui.history.tables import benchmark_lines, show_results
 from tui.live.following import Detached, ask_to_leave, follow, wait_for_exit
 from tui.output.console import print_json, say
 from tui.preview.disk import free_disk
@@ -131,7 +133,7 @@ def outcome(run: RunDir, result: Result | None, end: End) -> dict[str, Any]:
     ended = {"run": run.name, "status": end.status, "reason": end.reason}
     texts = {event.text: event.code for event in stream(run.events_file, Warning) if isinstance(event, Warning)}
     notices = [{"code": code, "text": text} for text, code in texts.items()]
-    return {**(as_json([result])[0] if result else ended), "notices": notices}
+    return {**(msgspec.to_builtins(result) if result else ended), "notices": notices}
 
 
 def exit_status(end: End) -> int:

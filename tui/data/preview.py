@@ -111,22 +111,14 @@ class PreviewThread(threading.Thread):
                     return
                 data, section = self._wanted.pop(0)
                 self._cancel_token = CancelToken()
-            with contextlib.suppress(Cancelled):
-                preview = self._preview_or_error(known, data, section, self._cancel_token)
-                if not self._left:
-                    self.post(PreviewReady(data, preview))
-
-    @staticmethod
-    def _preview_or_error(
-        known: PreviewCache, data: str, section: dict[str, Any], cancel_token: CancelToken
-    ) -> Preview:
-        """The preview, or one with the error. Raises Cancelled."""
-        try:
-            return known.get(data, section, cancel_token)
-        except Cancelled:
-            raise
-        except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
-            return Preview(error=f"cannot preview: {error_text(error)}")
+            try:
+                preview = known.get(data, section, self._cancel_token)
+            except Cancelled:
+                continue
+            except Exception as error:  # noqa: BLE001 - top level of a thread: the list must show the error
+                preview = Preview(error=f"cannot preview: {error_text(error)}")
+            if not self._left:
+                self.post(PreviewReady(data, preview))
 
 
 class PreviewCache:

@@ -42,12 +42,12 @@ class RunSummary:
 
     name: str
     state: str
-    model: str
-    data: str
-    before: float | None
-    after: float | None
-    metric: str
-    seconds: float | None
+    model: str = ""
+    data: str = ""
+    before: float | None = None
+    after: float | None = None
+    metric: str = ""
+    seconds: float | None = None
     method: str = ""
     created: float = 0.0
     """Unix seconds."""
@@ -55,7 +55,6 @@ class RunSummary:
     """Peak memory of training in bytes: torch's pool on a GPU, else the resident set of the process."""
     reason: str = ""
     """Why it did not finish."""
-    """The rule by which its rows were split: scores under different rules are not comparable."""
     started_in: str = ""
     """The directory it was started from, '' where it was not recorded."""
     from_run: str = ""
@@ -70,7 +69,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
     state = run.state()
     if state == "damaged" and (file := run.irregular_file()):
         reason = f"not a regular file of acceptable size: {file.name}; delete it"
-        return RunSummary(run.name, state, "", "", None, None, "", None, reason=reason)
+        return RunSummary(run.name, state, reason=reason)
     if state == "pending" and (job := run.job_state()) is not None and job.reason:
         state = f"pending: {job.reason}"
     try:
@@ -79,9 +78,7 @@ def describe(run: RunDir, places: Mapping[Path, int] | None = None) -> RunSummar
             return _of_result(run, state, result)
         frozen = run_dir.read_frozen(run)
     except UserError as error:
-        return RunSummary(
-            run.name, "damaged", "", "", None, None, "", None, reason=error.line, started_in=run.started_in()
-        )
+        return RunSummary(run.name, "damaged", reason=error.line, started_in=run.started_in())
     return _of_log(run, state, frozen, places)
 
 
@@ -141,12 +138,10 @@ def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, in
         state,
         config.model.id,
         config.data.id,
-        None,
-        None,
-        config.evaluation.metric,
-        seconds,
-        config.method,
-        frozen.created,
+        metric=config.evaluation.metric,
+        seconds=seconds,
+        method=config.method,
+        created=frozen.created,
         reason=end.reason if end else _job_ending(run) if state == "died" else "",
         started_in=frozen.started_in,
         from_run=continued_run_name(config),

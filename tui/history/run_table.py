@@ -58,7 +58,7 @@ def ordered(lines: Iterable[RunSummary], by: int, reverse: bool, word: str = "")
 
 def row(line: RunSummary, marked: bool) -> TableRow:
     """A run as a row of the table."""
-    style = STYLES.get(line.state, "bold $primary" if line.state not in STYLES else "")
+    style = STYLES.get(line.state, "bold $primary")
     cells = [(field.text(line), style if field.column.name == "state" else "") for field in FIELDS]
     return TableRow(line.name, (("*" if marked else "", "bold $accent"), *cells))
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 from engine.config.metric_specs import metric_spec
 from engine.config.quantities import ABSENT, count, duration, percent, share_percent, size
@@ -41,10 +38,6 @@ def benchmark_lines(result: Result) -> list[str]:
         for name, benchmark in result.benchmarks.items()
         if benchmark.before or benchmark.after
     ]
-
-
-def as_json(results: Sequence[Result]) -> Any:
-    return msgspec.to_builtins(results)
 
 
 def _row(result: Result) -> list[str]:

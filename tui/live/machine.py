@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import psutil
@@ -281,9 +281,7 @@ class ProcessTable:
                 cpu = process.cpu_percent(None)
         except psutil.Error:
             return _unknown(row)
-        return ProcessRow(
-            row.pid, row.gpu, row.gpu_bytes, row.gpu_total, row.gpu_load, user, cpu, rss, seconds, command
-        )
+        return replace(row, user=user, cpu=cpu, rss=rss, seconds=seconds, command=command)
 
     def _process(self, pid: int) -> psutil.Process | None:
         if pid not in self._known:
@@ -296,11 +294,4 @@ class ProcessTable:
 
 def _unknown(row: ProcessRow) -> ProcessRow:
     """A process that is not visible from here."""
-    return ProcessRow(
-        row.pid,
-        row.gpu,
-        row.gpu_bytes,
-        row.gpu_total,
-        row.gpu_load,
-        command=UNKNOWN_PROCESS,
-    )
+    return replace(row, command=UNKNOWN_PROCESS)

@@ -50,11 +50,6 @@ class LogPane(ScrolledRows):
         """Number of the line that was found last."""
         self._drawn: object = None
 
-    @property
-    def event_lines(self) -> LogLines:
-        """The log of events."""
-        return self.views["events"]
-
     def begin(self, run_name: str) -> None:
         """Show another run's log, from its start."""
         self.run_name, self.views, self.unfinished = run_name, {"events": LogLines(), "output": LogLines()}, ""

@@ -15,12 +15,10 @@ from tui.keymap import CommandKeys
 
 if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from engine.runs.ladder.ladder_state import Ladder
-    from engine.runs.run import events
     from tui.live.run_state import RunState
 
 MIN_BAR = 8
 SILENT_EXIT = "no error message: the worker was killed, or the machine ran out of memory"
-TITLES = {"failed": "failed", "out_of_memory": "out of memory", "diverged": "diverged", "stopped": "stopped"}
 
 
 def status(
@@ -43,7 +41,8 @@ def status(
     """
     keys = keys or CommandKeys()
     if state is None:
-        return _ready(keys)
+        text = f"ready: {keys.presets} preset, {keys.of('bench.start')} start, {keys.of('bench.runs')} runs, "
+        return Content.styled(f"{text}{keys.of('app.help')} all keys", "$foreground-muted")
     if deleted:
         todo = f"{keys.of('bench.start')} start another   {keys.of('bench.runs')} runs"
         return _ended("run deleted", "its directory no longer exists", "$text-error", todo, width)
@@ -57,18 +56,17 @@ def status(
         where = f"checkpoint at step {state.checkpoint.step}" if state.checkpoint else "before the first step"
         return _ended("paused", f"{where}; uses no GPU", "$text-warning", _next(state, "stopped", keys), width)
     if state.end is not None:
-        return _end(state, state.end, keys, width)
+        todo = _next(state, state.end.status, keys)
+        if state.end.status == "finished":
+            return _ended("finished", _score(state), "$text-success", todo, width)
+        style = "$text-warning" if state.end.status == "stopped" else "$text-error"
+        return _ended(state.end.status.replace("_", " "), state.end.reason, style, todo, width)
     if state.phase == "waiting" and has_device:
         return Content.styled("starting", "bold")
     if state.phase == "waiting":
         return Content.styled(f"waiting in the queue: {visible(state.note)}", "$text-warning")
     suffix = "  (no worker)" if live is False else "  (pausing)" if paused else ""
     return Content.assemble(*_running(state, ascii_only, width - len(suffix), ladder), (suffix, "$foreground-muted"))
-
-
-def _ready(keys: CommandKeys) -> Content:
-    text = f"ready: {keys.presets} preset, {keys.of('bench.start')} start, {keys.of('bench.runs')} runs, "
-    return Content.styled(f"{text}{keys.of('app.help')} all keys", "$foreground-muted")
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,6 @@ def _position(state: RunState) -> tuple[float | None, str]:
     if step is not None and state.phase == "training":
         return step.step / max(1, step.steps), f"{step.step:,}/{step.steps:,}"
     return None, visible(state.note, 60)
-
-
-def _end(state: RunState, end: events.End, keys: CommandKeys, width: int) -> Content:
-    todo = _next(state, end.status, keys)
-    if end.status == "finished":
-        return _ended("finished", _score(state), "$text-success", todo, width)
-    style = "$text-warning" if end.status == "stopped" else "$text-error"
-    return _ended(TITLES[end.status], end.reason, style, todo, width)
 
 
 def _score(state: RunState) -> str:

@@ -103,7 +103,7 @@ def test_a_run_is_started_watched_to_its_end_and_found_again(tmp_path: Path) -> 
         await wait_for(pilot, lambda: "finished" in shown(app, "status"))
         answered = [sample.step for sample in app.bench.follower.state.samples if sample.when == "during"]
         assert answered and set(answered) <= {1, 2, 3, 4}
-        assert any("finished" in line for line in app.bench.query_one(LogPane).event_lines)
+        assert any("finished" in line for line in app.bench.query_one(LogPane).views["events"])
 
         def chart() -> str:
             return "".join(str(line) for line in app.bench.query_one(LossPane).lines)

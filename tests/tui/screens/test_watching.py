@@ -67,7 +67,7 @@ def test_the_log_is_filtered_searched_copied_and_saved(tmp_path: Path, monkeypat
         assert "finished" in text(app, LogPane)
         await pilot.press("slash", *"step 60", "enter")
         log = app.bench.query_one(LogPane)
-        assert log.match is not None and "step 60" in log.event_lines[log.match]
+        assert log.match is not None and "step 60" in log.views["events"][log.match]
         first = log.match
         await pilot.press("slash", "escape", "slash", *"step", "enter", "n")
         assert log.match is not None and log.match != first
@@ -93,13 +93,13 @@ def test_scrolling_up_keeps_the_position_and_end_follows_again(tmp_path: Path) -
         await watch(pilot, app, now)
         log = app.bench.query_one(LogPane)
         for number in range(100):
-            log.event_lines.add(f"00:00:00 line {number}")
+            log.views["events"].add(f"00:00:00 line {number}")
         log.redraw()
         assert "line 99" in text(app, LogPane)
         await pilot.press("home")
         assert "line 99" not in text(app, LogPane) and "scrolled up" in str(log.border_subtitle)
         before = text(app, LogPane)
-        log.event_lines.add("00:00:00 one more")
+        log.views["events"].add("00:00:00 one more")
         log.redraw()
         assert text(app, LogPane) == before
         await pilot.press("end")

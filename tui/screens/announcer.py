@@ -7,15 +7,24 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from engine.config.errors import UserError
 from engine.config.text import visible
+from engine.runs.ladder.ladder_dir import LadderDir, ladder_of_run
+from engine.runs.run.run_dir import RunDir
+from tui.history.endings import (
+    ended_before,
+    ended_since,
+    has_finished,
+    ladder_ending,
+    last_visit,
+    remember_visit,
+    run_ending,
+)
+from tui.live.following import wait_for_exit
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys, app_settings
-
-if TYPE_CHECKING:  # imported where it is used: the first frame shows no run
-    from engine.runs.ladder.ladder_dir import LadderDir
-    from engine.runs.run.run_dir import RunDir
 
 BELL = "bell"
 """Value of the setting `notify` for the terminal's bell."""
@@ -38,9 +47,6 @@ class Announcer:
         keys = app_keys(self._screen)
 
         def read() -> None:
-            from engine.config.errors import UserError
-            from tui.history.endings import ended_since, last_visit, remember_visit
-
             since = last_visit()
             try:
                 sentences = ended_since(self._runs, since, keys) if since is not None else []
@@ -71,9 +77,6 @@ class Announcer:
                 self._screen.run_worker(lambda ladder=ladder: self._tell_ladder(ladder), thread=True, group="announce")
 
     def _tell_ladder(self, ladder: LadderDir) -> None:
-        from engine.config.errors import UserError
-        from tui.history.endings import ladder_ending
-
         try:
             state = ladder.state()
         except UserError as error:
@@ -85,10 +88,6 @@ class Announcer:
 
     def _announce_ended(self, ended: list[tuple[RunDir, float]]) -> None:
         """In a thread: a result is read, and the worker may still be writing it."""
-        from engine.runs.ladder.ladder_dir import ladder_of_run
-        from tui.history.endings import ended_before, has_finished, remember_visit, run_ending
-        from tui.live.following import wait_for_exit
-
         for run, since in ended:
             if ladder := ladder_of_run(self._runs, run.name):
                 self._ladders[ladder.name] = ladder

@@ -23,7 +23,6 @@ from engine.config.errors import UserError
 from engine.config.text import visible
 from engine.runs.run.folder import short_name
 from tui.header import head_line, run_text, selection_line
-from tui.screens.announcer import Announcer
 from tui.screens.base import BaseScreen
 from tui.screens.live_runs import LiveRuns, RunFollower, is_urgent
 from tui.screens.machine_context import MachineContext
@@ -44,6 +43,7 @@ if TYPE_CHECKING:  # imported where they are used: the first frame shows no run
     from tui.live.machine import MachineSampled
     from tui.live.watcher import LadderRead, Liveness, NewEvents, NewOutput, RunReadError, RunStateLoaded
     from tui.preview.launch_context import DataCheckCache
+    from tui.screens.announcer import Announcer
 
 UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
 LOWER_PANES: tuple[type[Widget], ...] = (LogPane, RunsPane)
@@ -78,7 +78,8 @@ class BenchView(BaseScreen[None]):
         self.follower = RunFollower(self.post_message)
         self.live_runs = LiveRuns(self, runs)
         self.machine = MachineContext(self, runs, self.follower, self.live_runs)
-        self.announcer = Announcer(self, runs, lambda: self.follower.run)
+        self.announcer: Announcer | None = None
+        """Created after the first frame."""
         self._checks: DataCheckCache | None = None
 
     @classmethod
@@ -134,10 +135,16 @@ class BenchView(BaseScreen[None]):
 
     def _open(self) -> None:
         """After the first frame: the panes of installed packages, and the runs that are live."""
+        from tui.screens.announcer import Announcer
+
         self.opened = True
+        self.announcer = Announcer(self, self.runs, lambda: self.follower.run)
         try:
             for kind in added_panes():
-                self._add_pane(make_pane(kind))
+                pane = make_pane(kind)
+                self.query_one("#upper").mount(pane)
+                self.panes += [pane] if isinstance(pane, Pane) else []
+                self.call_after_refresh(self._update_panes)
         except UserError as error:
             self.tell(error.line, severity="error", timeout=15)
         self.refresh_live_runs()
@@ -161,11 +168,6 @@ class BenchView(BaseScreen[None]):
     def _take_resumable(self, runs: list[ResumableRun]) -> None:
         self.resumable = runs
         self.redraw()
-
-    def _add_pane(self, pane: Widget) -> None:
-        self.query_one("#upper").mount(pane)
-        self.panes += [pane] if isinstance(pane, Pane) else []
-        self.call_after_refresh(self._update_panes)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)
@@ -292,7 +294,8 @@ class BenchView(BaseScreen[None]):
         running |= {run.path for run in self.live_runs.unqueued}
         run = self.follower.run
         others = len(running - ({run.path} if run else set()))
-        left = Content.assemble((" ftbench ", "bold reverse"), self._selection_title())
+        title = f" {visible(pane.effective.config.title or pane.selection.name)}" if pane.effective else ""
+        left = Content.assemble((" ftbench ", "bold reverse"), title)
         if run is not None:
             waits = any(turn.run == run.path and turn.place for turn in self.live_runs.turns)
             left = run_text(run, self.follower.config, self.follower.live, waits, app_settings(self).ascii)
@@ -301,10 +304,6 @@ class BenchView(BaseScreen[None]):
             line = selection_line(pane.effective, pane.changed, pane.previous, width, keys)
             self.query_one("#about", Static).update(line)
         self.query_one(NextRun).show_selection(pane)
-
-    def _selection_title(self) -> str:
-        effective = self.selection_pane.effective
-        return f" {visible(effective.config.title or self.selection_pane.selection.name)}" if effective else ""
 
     def watch_run(self, run: RunDir) -> None:
         """Show this run from its first event."""
@@ -323,7 +322,8 @@ class BenchView(BaseScreen[None]):
         watched.
         """
         self.live_runs.refresh()
-        self.announcer.look(self.live_runs.live())
+        if self.announcer is not None:
+            self.announcer.look(self.live_runs.live())
         if self.follower.run is None and (live := self.live_runs.live()):
             self.watch_run(live[0])
         self.show_head()
@@ -331,7 +331,8 @@ class BenchView(BaseScreen[None]):
     def _every_second(self) -> None:
         if self.live_runs.has_changed():
             self.refresh_live_runs()
-        self.announcer.look_at_ladders()
+        if self.announcer is not None:
+            self.announcer.look_at_ladders()
         if self.follower.live and self.follower.state is not None:
             self.redraw()
         if (minute := int(time.time() // 60)) != self._minute:

@@ -147,10 +147,7 @@ class ExportScreen(Dialog[None]):
 
     def action_move(self, lines: int) -> None:
         choices = self.query_one(OptionList)
-        if lines > 0:
-            choices.action_cursor_down()
-        else:
-            choices.action_cursor_up()
+        (choices.action_cursor_down if lines > 0 else choices.action_cursor_up)()
 
     def action_back(self) -> None:
         """Cancel a running export, else close."""

@@ -249,7 +249,6 @@ class InspectorScreen(BaseScreen[bool]):
         self._redraw()
 
     def action_view(self) -> None:
-        """Rows, report, template; a wide screen always shows the report."""
         if self.error:
             return
         views = [view for view in VIEWS if view != "report" or self.has_class("-narrow")]
@@ -259,6 +258,5 @@ class InspectorScreen(BaseScreen[bool]):
         self.call_after_refresh(self._redraw)
 
     def action_parts(self) -> None:
-        """Toggle a bar between tokens."""
         self.style = TokenDisplay(self.style.ascii, not self.style.parted)
         self._redraw()

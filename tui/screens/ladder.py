@@ -19,6 +19,7 @@ from textual.widgets import Static
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs import launch
+from engine.runs.chat_client import OpenSession
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -125,6 +126,12 @@ class LadderScreen(BaseScreen[None]):
         known = self.ladders()
         self._has_others = len(known) > 1
         return known[self.index % len(known)] if known else None
+
+    def _chosen(self, purpose: str) -> LadderDir | None:
+        """The ladder that is shown; a notification if there is none."""
+        if (folder := self.current()) is None:
+            self.tell(f"no ladder to {purpose}", severity="warning")
+        return folder
 
     def refresh_ladder(self) -> None:
         """Draw again if the ladder, its file, its process or the width has changed."""
@@ -248,9 +255,7 @@ class LadderScreen(BaseScreen[None]):
         )
 
     def action_resume(self) -> None:
-        folder = self.current()
-        if folder is None:
-            self.tell("no ladder to resume", severity="warning")
+        if (folder := self._chosen("resume")) is None:
             return
         try:
             if (state := folder.state()) is not None and state.status == "finished":
@@ -261,13 +266,9 @@ class LadderScreen(BaseScreen[None]):
             self.tell(str(error), severity="error")
 
     def action_try_runs(self) -> None:
-        """Try a finished run of each rung."""
-        from engine.runs.chat_client import OpenSession  # imported when it is opened
-        from tui.screens.trying import TryScreen
+        from tui.screens.trying import TryScreen  # imported when it is opened
 
-        folder = self.current()
-        if folder is None:
-            self.tell("no ladder to try", severity="warning")
+        if (folder := self._chosen("try")) is None:
             return
         try:
             runs = folder.finished_runs()
@@ -277,7 +278,6 @@ class LadderScreen(BaseScreen[None]):
         self.app.push_screen(TryScreen(OpenSession(runs=[str(run.path) for run in runs])))
 
     def action_export(self) -> None:
-        """Export one of the ladder's finished runs."""
         from tui.screens.exporting import ExportScreen, exportable  # imported when it is opened
 
         folder = self.current()
@@ -298,9 +298,7 @@ class LadderScreen(BaseScreen[None]):
         from engine.runs.preference.ratings import login, open_session  # imported when it is opened
         from tui.screens.rating import RatingScreen
 
-        folder = self.current()
-        if folder is None:
-            self.tell("no ladder to rate", severity="warning")
+        if (folder := self._chosen("rate")) is None:
             return
         try:
             session = open_session(folder, [], login(), [])
@@ -311,9 +309,7 @@ class LadderScreen(BaseScreen[None]):
 
     def action_judge(self) -> None:
         """Ask for a judge, show what it takes, and start it."""
-        folder = self.current()
-        if folder is None:
-            self.tell("no ladder to judge", severity="warning")
+        if (folder := self._chosen("judge")) is None:
             return
         running = next((judge for judge in judges(folder) if judge.is_active()), None)
         if running is not None:

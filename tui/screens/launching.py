@@ -162,15 +162,13 @@ class LaunchScreen(Dialog[LaunchAnswer]):
             self.query_one("#keys", Static).update(Content("enter apply   escape cancel   empty: default"))
             return
         blocked = "cannot start: see the problems above"
-        start = blocked if self.preview.blocked else f"{keys.of('launch.open')} {self._enter_does()}"
+        does = "start" if self.row == START else f"edit {self.row}"
+        start = blocked if self.preview.blocked else f"{keys.of('launch.open')} {does}"
         style = "$text-error" if self.preview.blocked else "bold $text-success"
         needed = self.query_one(VerticalScroll).virtual_size.height
         scroll = f"   {keys.of('launch.down')} scroll" if needed > self._max_lines() else ""
         others = f"   ↑↓ value   {keys.of('launch.back')} back   {keys.of('launch.copy')} copy{scroll}"
         self.query_one("#keys", Static).update(Content.assemble((start, style), others))
-
-    def _enter_does(self) -> str:
-        return "start" if self.row == START else f"edit {self.row}"
 
     @property
     def rows(self) -> Lines:
@@ -235,11 +233,7 @@ class LaunchScreen(Dialog[LaunchAnswer]):
             body.scroll_to(y=max(0, at - body.size.height // 2), animate=False)
 
     @on(OptionList.OptionSelected)
-    def _row_clicked(self) -> None:
-        self.action_open()
-
     def action_open(self) -> None:
-        """Start, or edit the marked row."""
         option = next((offered for offered in self.launch.options() if offered.name == self.row), None)
         if option is None:
             self._close("start")
@@ -318,7 +312,6 @@ class LaunchScreen(Dialog[LaunchAnswer]):
         self.dismiss(LaunchAnswer("back", self.launch))
 
     def action_copy(self) -> None:
-        """Copy the equivalent command line."""
         self.app.copy_to_clipboard(self.launch.command)
         self.tell(f"copied: {self.launch.command}")
 

@@ -125,7 +125,6 @@ class ModelsScreen(TableScreen[Selection | None]):
         self.dismiss(selection.with_model(model_id))
 
     def action_type_id(self) -> None:
-        """Type a Hub id or a path."""
         self.ask(TYPE, "")
 
     def typed(self, text: str) -> None:
@@ -145,7 +144,6 @@ class ModelsScreen(TableScreen[Selection | None]):
         return True
 
     def action_pull(self) -> None:
-        """Download the model under the cursor."""
         row = self.row
         if row is None or not row.model.requires_network:
             self.tell("model already downloaded")

@@ -147,7 +147,6 @@ class PickerScreen(BaseScreen[str | None]):
 
     @on(OptionList.OptionSelected)
     def action_open(self) -> None:
-        """Enter a folder; select a file, this folder or a Hub id."""
         number = self.query_one("#entries", OptionList).highlighted
         if number is None or self._reading is not None:
             return

@@ -19,7 +19,7 @@ from engine.runs.ladder.preferences import RatingSummary
 from engine.runs.preference.preference_text import progress_of_ratings
 from engine.runs.preference.ratings import Choice, PairToRate, RatingSession
 from tui.background import BackgroundRequest
-from tui.commands import actions, bindings
+from tui.commands import actions, bindings, moves
 from tui.screens.base import BaseScreen
 from tui.settings import app_keys
 from tui.widgets.inputs import ValueInput
@@ -34,12 +34,9 @@ class RatedText(VerticalScroll, can_focus=True, inherit_bindings=False):
     """A long text that scrolls; without keys for left and right, which choose an answer."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move('scroll_up')", show=False),
-        Binding("down,j", "move('scroll_down')", show=False),
+        *moves(*(f"move('{way}')" for way in ("scroll_up", "scroll_down", "scroll_home", "scroll_end"))),
         Binding("pageup,ctrl+u", "move('page_up')", show=False),
         Binding("pagedown,ctrl+d,space", "move('page_down')", show=False),
-        Binding("home,g", "move('scroll_home')", show=False),
-        Binding("end,G", "move('scroll_end')", show=False),
     ]
     DEFAULT_CSS = """
     RatedText { border: round $foreground 30%; padding: 0 1; background: $background; scrollbar-size-vertical: 1;

@@ -10,6 +10,7 @@ from textual.binding import BindingType
 from textual.widgets import OptionList
 
 from engine.config.text import amount
+from engine.runs.chat_client import OpenSession
 from engine.runs.home import tilde
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
@@ -137,7 +138,6 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
             self.dismiss(run)
 
     def action_continue_from(self) -> None:
-        """Select a finished run as the start of the next one (`ftbench run --from`)."""
         if run := self._selected():
             if self.lines[run.name].state == "finished":
                 self.dismiss(ContinueFrom(run))
@@ -153,7 +153,6 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
             table.lines.action_cursor_down()
 
     def action_compare(self) -> None:
-        """Show scores, costs, settings that differ and curves of the marked runs."""
         runs = [RunDir(self.runs / name) for name in sorted(self.marked) if name in self.lines]
         if len(runs) < 2:
             self.tell(f"mark two or more runs with {app_keys(self).of('runs.mark')}", severity="warning")
@@ -163,9 +162,7 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
         self.app.push_screen(TextScreen(title, lambda width: compare(compared, width, ascii_only)))
 
     def action_try_runs(self) -> None:
-        """Try the marked runs, or the selected one."""
-        from engine.runs.chat_client import OpenSession  # imported when it is opened
-        from tui.screens.trying import TryScreen
+        from tui.screens.trying import TryScreen  # imported when it is opened
 
         names = sorted(self.marked & set(self.lines)) or ([run.name] if (run := self._selected()) else [])
         unfinished = [name for name in names if self.lines[name].state != "finished"]
@@ -184,7 +181,6 @@ class RunsScreen(TableScreen[RunDir | ContinueFrom | None]):
         self.actions.resume(self._selected())
 
     def action_again(self) -> None:
-        """Run the same frozen configuration in a new directory."""
         if run := self._selected():
             self.actions.repeat(run)
 

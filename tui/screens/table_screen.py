@@ -143,7 +143,6 @@ class TableScreen(BaseScreen[R]):
         self.close_input()
 
     def action_filter(self) -> None:
-        """Show only rows that contain a word."""
         self.ask(FILTER, self.word)
 
     def action_back(self) -> None:

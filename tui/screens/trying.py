@@ -16,7 +16,7 @@ from engine.config.errors import RunFailed, UserError
 from engine.config.files import working_directory
 from engine.config.text import visible
 from engine.runs import chat_client
-from engine.runs.chat_client import save_conversations
+from engine.runs.chat_client import OpenSession, save_conversations
 from engine.runs.home import tilde
 from tui.commands import actions, bindings
 from tui.live import chat
@@ -49,7 +49,7 @@ class TryScreen(BaseScreen[None]):
 
     def __init__(
         self,
-        request: chat_client.OpenSession,
+        request: OpenSession,
         sampling: chat_client.Sampling = chat_client.Sampling(max_new_tokens=0),
         system: str | None = None,
         on_cpu: bool = False,

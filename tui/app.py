@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.command import Provider
+from textual.command import CommandPalette
 from textual.dom import DOMNode
 from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
@@ -51,15 +51,10 @@ alone would leave in the alternate screen."""
 STALLED_SECONDS = 1.0
 """After which the next key is handled although the one before is not: a widget that is being removed never answers."""
 
+PARSED_STYLES = 512
+"""Pieces of CSS whose rules are kept: the bench and its screens have about a hundred."""
 IMPORT_SECONDS = 1.0
 """After which the other screens are imported: the bench has filled its lists by then. It takes as long at most."""
-
-
-def palette_provider() -> type[Provider]:
-    """The palette's provider, imported when the palette is first opened."""
-    from tui.palette import PaletteProvider
-
-    return PaletteProvider
 
 
 class Workbench(DiffApp):
@@ -77,7 +72,6 @@ class Workbench(DiffApp):
         Binding("ctrl+c", "leave_hint", show=False, priority=True, system=True),
         Binding("ctrl+z", "suspend_process", show=False, priority=True, system=True),
     ]
-    COMMANDS = {palette_provider}
     CSS = """
     OptionList > .option-list--option-highlighted { background: $foreground 8%; color: $foreground; }
     OptionList:focus > .option-list--option-highlighted { background: $primary 20%; color: $foreground; }
@@ -200,12 +194,15 @@ class Workbench(DiffApp):
     def _read_styles(self) -> None:
         """Parse the CSS of the screens that are imported by now: when a screen with new CSS is opened, Textual parses
         that of all widgets again. Where it looks for it is private (8.2: `App._load_screen_css`); elsewhere it is
-        parsed twice.
+        parsed twice. So is the cache of parsed CSS, which Textual makes smaller than what the bench has.
         """
         for kind in (*subclasses(BaseScreen), *subclasses(Dialog)):
             if "CSS" in vars(kind):
                 self.stylesheet.add_source(kind.CSS, (inspect.getfile(kind), f"{kind.__name__}.CSS"))
-        self.stylesheet.reparse()
+        self.stylesheet._parse_cache.grow(PARSED_STYLES)
+        self.stylesheet.parse()  # `reparse` would leave that cache empty
+        gc.collect()
+        gc.freeze()  # what was imported stays: looking for garbage in it took 25 ms, while a screen was opened
 
     def on_unmount(self) -> None:
         from tui.history.endings import remember_visit
@@ -248,6 +245,12 @@ class Workbench(DiffApp):
             return CommandKeys(self.settings.keys).presets
         shown = super().get_key_display(binding)
         return binding.key if self.settings.ascii and not shown.isascii() else shown
+
+    def action_command_palette(self) -> None:
+        from tui.palette import Palette, PaletteProvider
+
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(Palette([PaletteProvider], id="--command-palette"))
 
     def action_next_theme(self) -> None:
         names = sorted(self.available_themes)

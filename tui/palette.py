@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from textual.binding import Binding
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandInput, CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
 from textual.style import Style
 
-from engine.config import preset_library
 from engine.config.text import visible
 from engine.runs.home import tilde
 from engine.runs.ladder import ladder_dir
@@ -55,6 +54,17 @@ class PaletteEntry:
     select: Callable[[], object]
 
 
+class Palette(CommandPalette):
+    """Textual's palette, first drawn with its entries: before, it would be the screen below, drawn once more."""
+
+    def on_mount(self) -> None:
+        self.query_one(CommandInput).cursor_blink = False  # each change draws the screen below again
+
+    def _compositor_refresh(self) -> None:  # private (Textual 8.2): if it is renamed, the palette only opens later
+        if self.has_class("-ready"):
+            super()._compositor_refresh()
+
+
 class PaletteProvider(Provider):
     """Searches commands, presets, runs and datasets; equal matches stay in this order."""
 
@@ -88,13 +98,14 @@ def commands(app: PaletteApp, screen: Screen[Any]) -> Iterator[PaletteEntry]:
 
 
 def presets(app: PaletteApp) -> Iterator[PaletteEntry]:
-    """Every valid preset."""
+    """Every valid preset, as the bench lists them."""
 
     def select(name: str) -> None:
         bench = app.back_to_bench()
         bench.selection_pane.select(bench.selection_pane.selection.with_preset(name))
 
-    for listed in preset_library.list_presets():
+    app.bench.selection_pane.start()
+    for listed in app.bench.selection_pane.listed:
         if listed.preset:
             values = listed.preset.values
             title, about = values.get("title", ""), values.get("about", "")

@@ -6,6 +6,7 @@ The command-line parser is not imported for the workbench: that would take a thi
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ def _run_subcommand() -> None:
 
 
 def _open_bench(options: BenchOptions) -> None:
+    os.environ.setdefault("ESCDELAY", "25")  # milliseconds after which Textual takes an escape for the key
     gc.disable()  # until the first frame: all that is imported stays, and collecting garbage takes a fifth of the time
     from pathlib import Path
 

@@ -66,7 +66,8 @@ class ChartsScreen(BaseScreen[None]):
 
     def on_mount(self) -> None:
         self.set_interval(1.0, self._redraw_next)
-        self.call_after_refresh(self.redraw)
+        if self.watched() is None:
+            self.redraw()  # for the first frame; charts need to know their size
 
     def on_resize(self) -> None:
         self.call_after_refresh(self.redraw)

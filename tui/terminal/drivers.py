@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import shutil
 import unicodedata
+from codecs import getincrementaldecoder
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len, get_character_cell_size, set_cell_size
 from rich.segment import Segment
+from textual import constants
+from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.color import Color
 from textual.drivers.linux_driver import LinuxDriver
@@ -305,6 +309,10 @@ def has_job_control() -> bool:
         return False
 
 
+POLL_SECONDS = 0.1
+"""After which the thread that reads keys looks whether the driver has stopped."""
+
+
 class DiffDriver(LinuxDriver):
     """Textual's Linux driver, which sends only the difference to the app's `frame_diff`."""
 
@@ -326,6 +334,20 @@ class DiffDriver(LinuxDriver):
             columns, lines = os.get_terminal_size(self.fileno)
         assumed = shutil.get_terminal_size((80, 25))
         return columns or assumed.columns, lines or assumed.lines
+
+    def run_input_thread(self) -> None:
+        """Read keys until the driver stops.
+
+        Textual's looks every POLL_SECONDS whether an escape was a key or begins a sequence, however short ESCDELAY is
+        (8.2). A terminal writes a sequence at once, and SSH sends it in one packet: after a moment it was the key.
+        """
+        parser, decode, data = XTermParser(self._debug), getincrementaldecoder("utf-8")().decode, ""
+        while not self.exit_event.is_set():
+            wait = constants.ESCAPE_DELAY if data.endswith("\x1b") else POLL_SECONDS
+            readable, _, _ = select.select([self.fileno], [], [], wait)
+            data = decode(os.read(self.fileno, 4096)) if readable else ""
+            for message in (*(parser.feed(data) if data else ()), *parser.tick()):
+                self.process_message(message)
 
     def _sigtstp_application(self, *_: object) -> None:
         """Signal handler: suspend in the event loop. It may have interrupted a write, whose queue is locked."""

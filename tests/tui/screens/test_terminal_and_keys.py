@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_ladder import made_ladder
 from pilot import notes, play, screen_text, wait_for
+from textual.css import stylesheet
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -98,3 +100,23 @@ def test_ctrl_z_says_how_to_leave_where_no_shell_could_continue_the_bench(
         await wait_for(pilot, lambda: any("press q to detach" in note for note in notes(app)))
 
     play(tmp_path, story)
+
+
+def test_opening_a_screen_parses_only_css_that_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Textual keeps the rules of 64 pieces of CSS; the bench has more, and each screen would parse all of them."""
+    parsed: list[str] = []
+
+    def parse(scope: str, css: str, *others: Any, **options: Any) -> Any:
+        parsed.append(css)
+        return original(scope, css, *others, **options)
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app._read_styles()
+        parsed.clear()
+        await pilot.press("D")
+        await wait_for(pilot, lambda: "queue" in screen_text(app))
+        assert len(parsed) < 8, len(parsed)
+
+    original = stylesheet.parse
+    monkeypatch.setattr(stylesheet, "parse", parse)
+    play(tmp_path / "runs", story)

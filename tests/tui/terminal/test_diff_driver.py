@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyte
 import pytest
 from screen import Terminal
+from textual.events import Key
+from textual.message import Message
 
-from tui.terminal.drivers import CellStyle, FrameDiff, parsed_style, style_change
+from tui.terminal.drivers import POLL_SECONDS, CellStyle, DiffDriver, FrameDiff, parsed_style, style_change
 
 WIDTH, HEIGHT = 40, 8
 TEXTS = ("word", "a b  c", "──────", "⠋⠑⠔ ▇▆", "日本語", "e\u0301galité", " ", "      ", "│")
@@ -137,3 +143,36 @@ def test_a_terminal_that_reports_no_size_is_drawn_once(tmp_path: Path) -> None:
     assert len(terminal.bytes) - before < 5000
     terminal.press("q")
     assert terminal.leave() == 0
+
+
+class ReadKeys(DiffDriver):
+    """The thread of a driver that reads keys, without a terminal; it ends after a number of keys."""
+
+    def __init__(self, fileno: int, count: int) -> None:
+        self.fileno, self.keys, self.count = fileno, list[str](), count
+        self.exit_event, self._debug = threading.Event(), False
+        self.run_input_thread()
+
+    def process_message(self, message: Message) -> None:
+        assert isinstance(message, Key)
+        self.keys.append(message.key)
+        if len(self.keys) == self.count:
+            self.exit_event.set()
+
+
+def test_a_lone_escape_is_a_key_after_the_delay_and_a_sequence_is_one_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Textual waits for an escape at least as long as it takes to look whether the driver has stopped."""
+    waits: list[float] = []
+
+    def wait(readable: list[int], *others: Any) -> Any:
+        waits.append(others[-1])
+        return original(readable, *others)
+
+    original = select.select
+    monkeypatch.setattr("textual.constants.ESCAPE_DELAY", 0.01)
+    monkeypatch.setattr(select, "select", wait)
+    ours, theirs = os.pipe()
+    os.write(theirs, b"\x1b[Ax\x1b")
+    assert ReadKeys(ours, 3).keys == ["up", "x", "escape"] and waits == [POLL_SECONDS, 0.01]
+    os.close(ours)
+    os.close(theirs)

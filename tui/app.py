@@ -121,7 +121,8 @@ class Workbench(DiffApp):
         if not isinstance(event, events.Key) or event.is_forwarded:
             await super().on_event(event)
             return
-        if event.character == "\n" and not self._is_bound_by_user(event.key):
+        own_keys = {key.strip() for keys in self.settings.keys.values() for key in keys.split(",")}
+        if event.character == "\n" and event.key not in own_keys:
             event = events.Key("enter", "\r")  # typed before the terminal was in raw mode: the kernel translated it
         self._typed.append(event)
         if self._key is None:
@@ -156,10 +157,6 @@ class Workbench(DiffApp):
                     self.call_later(self._handle_next_key)
 
         pass_on()
-
-    def _is_bound_by_user(self, key: str) -> bool:
-        """Whether the user's settings bind this key to a command."""
-        return any(key in map(str.strip, keys.split(",")) for keys in self.settings.keys.values())
 
     def get_default_screen(self) -> BenchScreen:
         return self.bench

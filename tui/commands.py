@@ -245,15 +245,17 @@ TRY = (
     Command(
         "try.back", "escape", "back", "back", "Stop generating; leave the input line; end the session, freeing memory."
     ),
-    Command("try.write", "enter", "write", "prompt", "Write a prompt; every column answers it."),
-    Command("try.next", "j", "next_item", "next item", "Replay the next test item; different answers come first."),
-    Command("try.previous", "k", "previous_item", "previous", "Replay the previous test item."),
+    Command("try.write", "enter", "write('prompt')", "prompt", "Write a prompt; every column answers it."),
+    Command("try.next", "j", "item(1)", "next item", "Replay the next test item; different answers come first."),
+    Command("try.previous", "k", "item(-1)", "previous", "Replay the previous test item."),
     Command("try.stop", "s", "stop", "stop", "Stop generating; the answers so far are kept."),
     Command("try.clear", "n", "clear", "new", "Start a new conversation."),
     Command("try.right", "right", "column(1)", "columns", "Show the next column."),
     Command("try.left", "left", "column(-1)", "", "Show the previous column.", shown=False),
-    Command("try.sampling", "e", "sampling", "settings", "Change temperature, top-p, seed and maximum tokens."),
-    Command("try.system", "E", "system", "system", "Change the system prompt; starts a new conversation."),
+    Command(
+        "try.sampling", "e", "write('sampling')", "settings", "Change temperature, top-p, seed and maximum tokens."
+    ),
+    Command("try.system", "E", "write('system')", "system", "Change the system prompt; starts a new conversation."),
     Command("try.save", "Y", "save", "save", "Save the conversation as a dataset in the working directory."),
     Command("try.cpu", "D", "cpu", "CPU", "While a run uses the GPU: use the CPU; slow."),
     Command("try.now", "!", "now", "start now", "While waiting: start immediately, even if the device is busy."),

@@ -127,7 +127,7 @@ def ladders(app: PaletteApp) -> Iterator[PaletteEntry]:
     """The latest ladders."""
 
     def show(index: int) -> None:
-        app.back_to_bench().show_ladder(index)
+        app.back_to_bench().action_ladder(index)
 
     latest = sorted(app.bench.read_all(ladder_dir.iterate(app.runs)), key=lambda ladder: ladder.name, reverse=True)
     for index, ladder in enumerate(latest[:MAX_RUNS]):

@@ -90,11 +90,8 @@ class Selection:
 
 def device_name(device: object) -> str:
     """A value of `hardware.device` in words: `GPU 0`, `CPU`, `automatic`."""
-    return (
-        f"GPU {device}"
-        if str(device).isdecimal()
-        else {"cpu": "CPU", "auto": "automatic"}.get(str(device), str(device))
-    )
+    text = str(device)
+    return f"GPU {text}" if text.isdecimal() else {"cpu": "CPU", "auto": "automatic"}.get(text, text)
 
 
 def changes(before: EffectiveConfig | None, after: EffectiveConfig, same_preset: bool = False) -> list[str]:

@@ -128,13 +128,9 @@ def draw(lengths: Histogram, cut: int, columns: int, rows: int, ascii_only: bool
         cells = zip(levels, beyond, strict=True)
         groups = groupby(cells, key=lambda cell: cell[1])
         drawn.append([("".join(blocks[level] for level, _ in run), "cut" if past else "kept") for past, run in groups])
-    return [*drawn, _axis(lengths, tokens, len(bars)), _cut_line(lengths, cut, tokens, len(bars), ascii_only)]
-
-
-def _axis(lengths: Histogram, tokens: int, columns: int) -> ChartRow:
-    """`1` at the left, the end of the last column at the right, with `+` where it includes longer rows."""
-    end = f"{tokens * columns:,}+" if lengths.beyond else f"{lengths.longest:,}"
-    return [(f"1{end:>{max(1, columns - 1)}} tokens", "axis")]
+    end = f"{tokens * len(bars):,}+" if lengths.beyond else f"{lengths.longest:,}"  # `+`: it includes longer rows
+    axis: ChartRow = [(f"1{end:>{max(1, len(bars) - 1)}} tokens", "axis")]
+    return [*drawn, axis, _cut_line(lengths, cut, tokens, len(bars), ascii_only)]
 
 
 def _cut_line(lengths: Histogram, cut: int, tokens: int, columns: int, ascii_only: bool) -> ChartRow:

@@ -10,7 +10,7 @@ from textual.content import Content
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset import Flat, flatten
-from engine.config.quantities import count, duration, size
+from engine.config.quantities import count, decimal, duration, size, with_unit
 from engine.config.text import visible
 from engine.runs.run import run_dir
 from engine.runs.run.folder import short_name
@@ -156,14 +156,10 @@ def _figures(run: ComparedRun) -> dict[str, str]:
         "weights of step": f"{result.selected_step or result.steps:,}" if result else "–",
         "training time": duration(result.training_seconds) if result else "–",
         "total time": duration(result.active_seconds) if result else "–",
-        "tokens/s": _rate(result.tokens_per_second if result else None),
-        "computed tokens": _rate(result.computed_tokens_per_second if result else None, "/s"),
+        "tokens/s": decimal((result and result.tokens_per_second) or None, 0),
+        "computed tokens": with_unit(decimal((result and result.computed_tokens_per_second) or None, 0), "/s", ""),
         "peak memory": size(result.peak.training if result else None),
         "trainable": count(result.trainable) if result else "–",
         "artifact": size(result.artifact_bytes if result else None),
         "energy": f"{result.energy / 3600:.1f} Wh" if result and result.energy is not None else "–",
     }
-
-
-def _rate(tokens_per_second: float | None, unit: str = "") -> str:
-    return f"{tokens_per_second:,.0f}{unit}" if tokens_per_second else "–"

@@ -133,6 +133,7 @@ def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, in
     config = frozen.config
     seconds = _worked_seconds(run) if run.is_active() else None
     end = None if run.is_active() else run.unwritten_end()
+    job = run.job() if state == "died" else None
     return RunSummary(
         run.name,
         state,
@@ -142,16 +143,10 @@ def _of_log(run: RunDir, state: str, frozen: FrozenRun, places: Mapping[Path, in
         seconds=seconds,
         method=config.method,
         created=frozen.created,
-        reason=end.reason if end else _job_ending(run) if state == "died" else "",
+        reason=end.reason if end else queue.final_state(job).text if job else "",
         started_in=frozen.started_in,
         from_run=continued_run_name(config),
     )
-
-
-def _job_ending(run: RunDir) -> str:
-    """How the Slurm job of a run without an end ended, '' for a run on this machine."""
-    job = run.job()
-    return queue.final_state(job).text if job else ""
 
 
 def _progress(run: RunDir, has_device: bool) -> str:

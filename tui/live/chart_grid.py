@@ -136,7 +136,8 @@ class ChartGrid:
         parts = [Content.styled(at, "bold")]
         for place, run in enumerate((self.state, *self.earlier)):
             color = COLORS[f"earlier{place - 1}" if place else "live"]
-            parts.append(Content.styled(f"{line_sample(place, self.style.ascii)} {_name(run)}", color))
+            name = visible(short_name(run.name), 40)
+            parts.append(Content.styled(f"{line_sample(place, self.style.ascii)} {name}", color))
         return Content("   ").join(parts).truncate(width, ellipsis=True)
 
     def rows(self, metric: Metric, width: int, height: int) -> list[Content]:
@@ -195,10 +196,6 @@ def cursor_column(step: int, span: tuple[float, float], columns: int) -> int:
 def step_of_column(column: int, span: tuple[float, float], columns: int) -> int:
     """A step in the middle of a column: the inverse of `cursor_column`."""
     return round(span[0] + (column + 0.5) * (span[1] - span[0]) / columns)
-
-
-def _name(state: RunState) -> str:
-    return visible(short_name(state.name), 40)
 
 
 def _scaled(series: Series, factor: int) -> Series:

@@ -107,13 +107,9 @@ class DataCheckCache:
             mark = []
         return msgspec.json.encode([mark, arguments])
 
-    def key_of(self, config: Config) -> bytes:
-        """The key of the data check of a configuration."""
-        return self.key(check_arguments(config))
-
     def longest(self, config: Config) -> int | None:
         """Tokens of the longest training row of this configuration, where its data was checked."""
-        report = self.known(self.key_of(config))
+        report = self.known(self.key(check_arguments(config)))
         return report.longest if report else None
 
     def known(self, key: bytes) -> DataCheck | None:

@@ -56,7 +56,7 @@ class MethodEstimate:
     why: str = ""
     """Why there is no estimate."""
     peak: int | None = None
-    """Predicted peak in bytes of the whole process, which the machine pane measures as `this run`."""
+    """Predicted peak in bytes of the whole process, with Python or the CUDA context: measured as `this run`."""
 
     def above(self, others: Sequence[MethodEstimate]) -> str:
         """Why the peak is above that of a method with more weights: `above LoRA: micro-batch 5, not 4`; '' if not.
@@ -142,7 +142,7 @@ def method_estimate(
     except UserError as error:
         return MethodEstimate(config.method, "unknown", config=config, why=error.line)
     fit = classify_fit(estimate.peak, budget, "formula")
-    return MethodEstimate(config.method, fit, estimate, config, peak=process_peak(estimate, budget))
+    return MethodEstimate(config.method, fit, estimate, config, peak=estimate.peak + budget.process_overhead)
 
 
 def resolved_query(config: Config, model_config: Mapping[str, Any], rows: StepShape, budget: MemoryBudget) -> FitQuery:
@@ -152,11 +152,6 @@ def resolved_query(config: Config, model_config: Mapping[str, Any], rows: StepSh
     """
     query = FitQuery(config, model_config, rows, budget)
     return resolve_automatic(query) if budget.device == "cuda" else query
-
-
-def process_peak(estimate: MemoryEstimate, budget: MemoryBudget) -> int:
-    """Bytes of the whole process at the estimate's peak: tensors, and the Python process or the CUDA context."""
-    return estimate.peak + budget.process_overhead
 
 
 def predicted_peak(

@@ -124,12 +124,10 @@ class LaunchTimes:
         self._wait = _wait(context)
         return before != (self._paces, self._wait)
 
-    def _pace(self, config: Config) -> Pace | None:
-        return self._paces.get((config.model.id, config.method))
-
     def seconds(self, config: Config, report: DataCheck) -> float | None:
         """Of one run; None where none of this model and method has finished, or the rows were not counted."""
-        pace, steps = self._pace(config), training_steps(config, report.rows.get("train"))
+        pace = self._paces.get((config.model.id, config.method))
+        steps = training_steps(config, report.rows.get("train"))
         per_row = report.tokens_per_row(config.train.max_length)
         if pace is None or not steps or not per_row:
             return None
@@ -139,7 +137,8 @@ class LaunchTimes:
         """`about 24:10 (3 earlier runs), after a wait of at least 4:05`; which rungs are unknown."""
         total, unknown, runs = 0.0, [], 0
         for training in trainings:
-            pace, seconds = self._pace(training.config), self.seconds(training.config, report)
+            pace = self._paces.get((training.config.model.id, training.config.method))
+            seconds = self.seconds(training.config, report)
             if pace is None:
                 unknown.append(training.name)
             elif seconds is None:

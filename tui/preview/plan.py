@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from engine.memory.formula.method_plan import MemoryPlan, MethodPlan
 from engine.runs.run.data_usage import describe_sharing
 from engine.runs.run.model_account import PARTS, exceptions
 from tui.charts.bars import COMPONENTS, legend, memory_bar
+from tui.format import setting
 from tui.history.run_list import last_part
 from tui.output.streams import SUBSTITUTES
 
@@ -60,11 +60,6 @@ def about_budget(budget: MemoryBudget) -> str:
     return f"{budget.name}, {size(budget.total)}: {kind}{used}{who}"
 
 
-def bar_components(method_plan: MethodPlan, budget: MemoryBudget) -> dict[str, int]:
-    """Bytes by component for a bar: memory used by others, process overhead, then the peak."""
-    return {"others": budget.used, "process": budget.process_overhead, **peak(method_plan).parts}
-
-
 def peak(method_plan: MethodPlan) -> PeakMemory:
     """The higher of the peaks in training and evaluation, which must fit."""
     best = method_plan.best
@@ -76,7 +71,8 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
     plans = plan.methods
     for part in ESTIMATED:
         if any(method_plan.best.training.parts.get(part) for method_plan in plans):
-            yield COMPONENTS[part].label, [_bytes(method_plan.best.training.parts.get(part)) for method_plan in plans]
+            sizes = (method_plan.best.training.parts.get(part) for method_plan in plans)
+            yield COMPONENTS[part].label, [size(used) if used else ABSENT for used in sizes]
     yield "training peak", [size(method_plan.best.training.total) for method_plan in plans]
     yield "evaluation peak", [size(method_plan.best.evaluation.total) for method_plan in plans]
     if plan.budget.process_overhead:
@@ -84,7 +80,7 @@ def table_rows(plan: MemoryPlan, times: Mapping[str, TimeEstimate]) -> Iterator[
     yield "headroom", [size(-shortfall(method_plan, plan.budget)) for method_plan in plans]
     yield "  required", [size(method_plan.margin) for method_plan in plans]
     yield "", [""] * len(plans)
-    yield "micro-batch", [_micro(method_plan) for method_plan in plans]
+    yield "micro-batch", [f"{one.best.micro_batch}{' (auto)' if one.automatic else ''}" for one in plans]
     yield "  largest that fits", [_largest(method_plan.micro_batch) for method_plan in plans]
     if any(method_plan.best.answering for method_plan in plans):
         yield "evaluation batch", [_largest(method_plan.evaluation_batch) for method_plan in plans]
@@ -122,14 +118,6 @@ def _grouped(texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(text, ", ".join(titles)) for text, titles in methods.items()]
 
 
-def _bytes(value: int | None) -> str:
-    return size(value) if value else "–"
-
-
-def _micro(method_plan: MethodPlan) -> str:
-    return f"{method_plan.best.micro_batch}{' (auto)' if method_plan.automatic else ''}"
-
-
 def _checkpointing(method_plan: MethodPlan) -> str:
     setting = method_plan.best.gradient_checkpointing
     return "offloaded" if setting == "offload" else describe_checkpointing(setting)
@@ -164,11 +152,7 @@ def _range(time: TimeEstimate) -> str:
 def _cost(time: TimeEstimate) -> str:
     if time.cost is None:
         return "unknown" if time.seconds is not None else ""
-    return f"{_money(time.cost_low)}–{_money(time.cost_high)} {time.currency}"
-
-
-def _money(value: float | None) -> str:
-    return f"{value or 0.0:.2f}"
+    return f"{time.cost_low or 0.0:.2f}–{time.cost_high or 0.0:.2f} {time.currency}"
 
 
 def change_words(change: Remedy, method_plan: MethodPlan) -> list[tuple[str, str]]:
@@ -182,13 +166,9 @@ def change_words(change: Remedy, method_plan: MethodPlan) -> list[tuple[str, str
         "train.max_length": f"truncates longer rows (they have up to {method_plan.best.rows.length:,} tokens)",
     }
     return [
-        (f"--method {value}" if key == "method" else f"--set {key}={_toml(value)}", costs[key])
+        (f"--method {value}" if key == "method" else f"--set {key}={setting(value)}", costs[key])
         for key, value in change.settings.items()
     ]
-
-
-def _toml(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def accuracy_notes(plan: MemoryPlan, here: Sequence[TierAccuracy]) -> Iterator[str]:
@@ -268,7 +248,8 @@ class PlanView:
         yield Text()
         present: dict[str, int] = {}
         for method_plan in plan.methods:
-            parts = bar_components(method_plan, plan.budget)
+            own = peak(method_plan).parts
+            parts = {"others": plan.budget.used, "process": plan.budget.process_overhead, **own}
             present |= {name: used for name, used in parts.items() if used}
             line = Text(f"{method_title(method_plan.method):<7}{size(peak(method_plan).total):>9}  ")
             line.append(f"{method_plan.fit:<13}", style=STYLES[method_plan.fit])
@@ -329,8 +310,8 @@ class PlanView:
         for change in changes:
             line = Text(f"  {size(change.peak):>9}  ")
             line.append(f"{change.fit:<7}", style=STYLES[change.fit])
-            for setting, costs in change_words(change, method_plan):
-                line.append(visible(setting))
+            for words, costs in change_words(change, method_plan):
+                line.append(visible(words))
                 if line.cell_len + 2 + len(costs) > self.width:
                     yield line
                     line = Text(" " * (COSTS + 2))

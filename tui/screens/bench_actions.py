@@ -17,6 +17,7 @@ from engine.runs.run.folder import running_elsewhere
 from tui.commands import bindings
 from tui.screens.bench import BenchView
 from tui.screens.run_actions import RunActions
+from tui.selection import DEVICE
 from tui.widgets.data_list import DataList, SettingsSuggested
 from tui.widgets.inputs import ValueInput
 from tui.widgets.selection_pane import ItemPicked, SelectionChanged
@@ -62,7 +63,7 @@ class BenchScreen(BenchView):
 
         def closed(device: str | None) -> None:
             if device is not None:
-                self.selection_pane.select_device(device)
+                self.selection_pane.select(self.selection_pane.selection.with_setting(DEVICE, device))
 
         self.selection_pane.start()
         devices = self.machine.devices
@@ -283,10 +284,7 @@ class BenchScreen(BenchView):
 
         self.app.push_screen(JumpScreen({letter: pane.id or "" for letter, pane in panes.items()}), closed)
 
-    def action_ladder(self) -> None:
-        self.show_ladder()
-
-    def show_ladder(self, index: int = 0) -> None:
+    def action_ladder(self, index: int = 0) -> None:
         """Show a ladder of this folder, counted from the latest."""
         from tui.screens.ladder import LadderScreen
 
@@ -336,7 +334,7 @@ class BenchScreen(BenchView):
         if self.is_current:
             self._suggest(message.data, message.preview)
         else:
-            self.query_one(DataList).suggest_again(message.data)
+            self.query_one(DataList).offered.discard(message.data)  # so that it is offered again
 
     def action_inspect_data(self) -> None:
         """Inspect the dataset under the cursor; asks first if that downloads it from the Hub."""

@@ -109,7 +109,7 @@ class TryScreen(BaseScreen[None]):
             await self.query_one(AnswerColumns).create(len(message.columns))
             for notice in message.notices:
                 self.tell(notice.text, severity="warning", timeout=30)
-            self._write("prompt")
+            self.action_write("prompt")
             if self.waiting_prompt:
                 waiting, self.waiting_prompt = self.waiting_prompt, ""
                 self._send_prompt(waiting)
@@ -152,19 +152,15 @@ class TryScreen(BaseScreen[None]):
 
     # Input line
 
-    def _write(self, purpose: str) -> None:
+    def action_write(self, purpose: str) -> None:
         """Focus the input line for a prompt, sampling settings or a system prompt."""
         values = {"sampling": written(self.state.sampling), "system": self._system()}
         self.query_one(PromptInput).ask(purpose, values.get(purpose))
 
     def _system(self) -> str:
         """The system prompt in effect, of the first column that has one."""
-        if self.state.system is not None:
-            return self.state.system
-        return next(
-            (column_state.column.system for column_state in self.state.columns.values() if column_state.column.system),
-            "",
-        )
+        given = (state.column.system for state in self.state.columns.values() if state.column.system)
+        return next(given, "") if self.state.system is None else self.state.system
 
     @on(Input.Submitted, "#prompt")
     def _submitted(self, event: Input.Submitted) -> None:
@@ -185,7 +181,7 @@ class TryScreen(BaseScreen[None]):
         elif not text.strip() or not self._send_prompt(text):
             return
         line.value = ""
-        self._write("prompt")
+        self.action_write("prompt")
         self._draw()
 
     def _send_prompt(self, text: str) -> bool:
@@ -237,22 +233,8 @@ class TryScreen(BaseScreen[None]):
             return
         self.dismiss(None)
 
-    def action_write(self) -> None:
-        self._write("prompt")
-
-    def action_sampling(self) -> None:
-        self._write("sampling")
-
-    def action_system(self) -> None:
-        self._write("system")
-
-    def action_next_item(self) -> None:
-        self._step_item(1)
-
-    def action_previous_item(self) -> None:
-        self._step_item(-1)
-
-    def _step_item(self, step: int) -> None:
+    def action_item(self, step: int) -> None:
+        """Replay the next or previous test item; the items are listed first."""
         if not self._is_free():
             return
         if self.state.items is None:

@@ -50,7 +50,7 @@ class DataList(OptionList, inherit_bindings=False):
         """The section `data` of the configuration; its id is the selected dataset. None until there is one."""
         self.sets: list[DataSet] = []
         self.previews: dict[str, Preview] = {}
-        self._offered: set[str] = set()
+        self.offered: set[str] = set()
         """Datasets whose suggested settings were offered."""
         self._missing: set[str] = set()
         """Recent files that no longer exist: hidden until they exist again."""
@@ -73,17 +73,13 @@ class DataList(OptionList, inherit_bindings=False):
     def suggest(self) -> None:
         """Offer the settings that the selected dataset needs, once."""
         preview = self.previews.get(self.selected_id)
-        if preview is not None and preview.suggested and self.selected_id not in self._offered:
-            self._offered.add(self.selected_id)
+        if preview is not None and preview.suggested and self.selected_id not in self.offered:
+            self.offered.add(self.selected_id)
             self.call_later(self._offer, self.selected_id, preview)
 
     def _offer(self, data: str, preview: Preview) -> None:
         """Called later: a message that is made while its parent's is handled does not go beyond that parent."""
         self.post_message(SettingsSuggested(data, preview))
-
-    def suggest_again(self, data: str) -> None:
-        """The offer could not be shown: make it again at the next occasion."""
-        self._offered.discard(data)
 
     def relist(self, cursor: str | None = None) -> None:
         """List the datasets as they are now, the cursor on `cursor` or where it was."""
@@ -112,11 +108,6 @@ class DataList(OptionList, inherit_bindings=False):
     def current(self) -> DataSet | None:
         """The dataset under the cursor."""
         return self.sets[self.highlighted] if self.highlighted is not None and self.sets else None
-
-    def problems(self, data: str) -> list[str]:
-        """Problems found in a dataset so far."""
-        preview = self.previews.get(data)
-        return preview.problems if preview else []
 
     def _count(self) -> None:
         """Let the engine count in the background; datasets on the Hub are not downloaded for it."""

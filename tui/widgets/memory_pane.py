@@ -218,8 +218,9 @@ class MemoryView:
 
     @property
     def note(self) -> str:
-        """Why there is no GPU."""
-        return "" if self.sample.gpus else no_gpu(self.sample.why)
+        """`no GPU detected (NVML not found): showing system memory`; '' if there is one."""
+        short = self.sample.why.replace("NVML Shared Library Not Found", "NVML not found")
+        return "" if self.sample.gpus else f"no GPU detected ({visible(short)}): showing system memory"
 
     @property
     def load(self) -> str:
@@ -255,7 +256,8 @@ class MemoryView:
             rows = min(HIGHEST, height - len(gpus) - 2)
         else:
             use = self.use(self.ours)
-            yield self._bar_line(use, width)
+            figures = f" {_gib(use.used)}/{_whole(use.total)} GiB"
+            yield Content.assemble(bar(use, max(4, width - len(figures)), self.ascii_only), figures)
             yield self._legend(use, width)
             rows = min(MOST_ROWS, height - 3)
         if rows > 0 and width:
@@ -294,10 +296,6 @@ class MemoryView:
     def _holders(self, gpu: GpuSample) -> list[str]:
         """`mike qlora-51b3 39.4` for each process on a GPU, the watched run first."""
         return [f"{_who(process, self.names)} {_gib(process.bytes)}" for process in gpu.processes]
-
-    def _bar_line(self, use: Use, width: int) -> Content:
-        figures = f" {_gib(use.used)}/{_whole(use.total)} GiB"
-        return Content.assemble(bar(use, max(4, width - len(figures)), self.ascii_only), figures)
 
     def _legend(self, use: Use, width: int) -> Content:
         """`█ this run 39.4   ▓ ann vllm 10.2   ░ free 30.4      ┃ peak will be 54.1 (fits)`."""
@@ -392,12 +390,6 @@ class MemoryView:
             )
         for text in wrapped:
             yield Content.styled(text, FREE)
-
-
-def no_gpu(reason: str) -> str:
-    """`no GPU detected (NVML not found): showing system memory`."""
-    short = reason.replace("NVML Shared Library Not Found", "NVML not found")
-    return f"no GPU detected ({visible(short)}): showing system memory"
 
 
 def _who(process: OtherProcess, names: Mapping[int, str] | None) -> str:

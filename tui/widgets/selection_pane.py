@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +20,7 @@ from engine.config.method_specs import LORA, method_names, method_spec, method_t
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
 from tui.header import last_part
-from tui.selection import DEVICE, MARK, Selection, changes
+from tui.selection import MARK, Selection, changes
 from tui.settings import app_keys, app_settings, tell
 from tui.widgets.data_list import DataList
 from tui.widgets.text_rows import Rows
@@ -100,7 +100,7 @@ class MethodList(OptionList):
             return
         width, detailed = self.content_size.width, self.content_size.height >= DETAILED
         texts = [
-            method_text(predicted, self.estimates, predicted.method == self.selected, width, detailed)
+            method_text(predicted, predicted.above(self.estimates), predicted.method == self.selected, width, detailed)
             for predicted in self.estimates
         ]
         shown = [(text.plain, text.spans) for text in texts]
@@ -113,26 +113,22 @@ class MethodList(OptionList):
         self.highlighted = list(method_names()).index(self.selected)
 
 
-def method_text(
-    predicted: MethodEstimate, all_methods: Sequence[MethodEstimate], selected: bool, width: int, detailed: bool
-) -> Content:
-    """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it."""
-    return Content("\n").join(_lines(predicted, predicted.above(all_methods), selected, width, detailed))
-
-
-def _lines(predicted: MethodEstimate, above: str, selected: bool, width: int, detailed: bool) -> Iterator[Content]:
+def method_text(predicted: MethodEstimate, above: str, selected: bool, width: int, detailed: bool) -> Content:
+    """`▸LoRA   5.94 GiB fits`, and below it what is trained and when to use it, or why it is `above` another one."""
     from tui.preview.method_estimate import STYLES
 
     name = f"{MARK if selected else ' '}{method_title(predicted.method):<5}"
     if predicted.estimate is None:
-        yield Content.assemble((f"{name} ", "bold"), _unknown(predicted))
+        lines = [Content.assemble((f"{name} ", "bold"), _unknown(predicted))]
     else:
         fit = "no fit" if predicted.fit == "does not fit" and width < NARROW else predicted.fit
-        yield Content.assemble((name, "bold"), f"{size(predicted.peak):>9} ", (fit, STYLES[predicted.fit]))
+        lines = [Content.assemble((name, "bold"), f"{size(predicted.peak):>9} ", (fit, STYLES[predicted.fit]))]
     if detailed:
+        spec = method_spec(predicted.method)
         trained = f"{count(predicted.estimate.trainable)}: " if predicted.estimate else ""
-        yield Content.styled(f"  {trained}{method_spec(predicted.method).trains_summary}", "$foreground-muted")
-        yield Content.styled(f"  {above or method_spec(predicted.method).use_summary}", "$foreground-muted")
+        texts = (f"  {trained}{spec.trains_summary}", f"  {above or spec.use_summary}")
+        lines += [Content.styled(text, "$foreground-muted") for text in texts]
+    return Content("\n").join(lines)
 
 
 def _unknown(predicted: MethodEstimate) -> Content:
@@ -356,10 +352,6 @@ class SelectionPane(Horizontal):
         """`hardware.device` of the selection."""
         return self.effective.config.hardware.device if self.effective else "auto"
 
-    def select_device(self, device: str) -> None:
-        """Run on this device, overriding the preset."""
-        self.select(self.selection.with_setting(DEVICE, device))
-
     def select_data(self, data: str) -> None:
         """Train on this dataset, also with other presets."""
         from tui.data.datasets import EMBEDDED, NOT_TEXT, is_utf8
@@ -374,9 +366,9 @@ class SelectionPane(Horizontal):
             except OSError as error:
                 tell(self, f"cannot save it to the list of recent datasets: {error}", severity="error")
         self.select(self.selection.with_data(data))
-        listed = self.query_one(DataList)
-        if (problems := listed.problems(data)) and not listed.previews[data].suggested:  # a dialog offers what to do
-            tell(self, "; ".join(problems), severity="error")
+        preview = self.query_one(DataList).previews.get(data)
+        if preview and preview.problems and not preview.suggested:  # else a dialog offers what to do
+            tell(self, "; ".join(preview.problems), severity="error")
 
     def list_methods(self) -> None:
         """Predict the memory of each method with the present selection."""

@@ -20,16 +20,7 @@ R = TypeVar("R")
 F = TypeVar("F")
 
 
-class AnyScreen(Screen[R]):
-    """Notifies, and closes without a result."""
-
-    tell = tell
-
-    def action_back(self) -> None:
-        self.dismiss()
-
-
-class Dialog(AnyScreen[R], ModalScreen[R]):
+class Dialog(ModalScreen[R]):
     """A screen over another one, with the keys that work everywhere: Textual hides the app's from a modal screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings("app")
@@ -38,16 +29,25 @@ class Dialog(AnyScreen[R], ModalScreen[R]):
     Dialog > Vertical { height: auto; border: round $primary; padding: 0 1; background: $background; }
     Dialog Static { height: auto; }
     """
+    tell = tell
+
+    def action_back(self) -> None:
+        self.dismiss()
 
 
-class BaseScreen(AnyScreen[R]):
+class BaseScreen(Screen[R]):
     """Reports what it cannot read, once per error."""
+
+    tell = tell
 
     runs_error = ""
     """Why the folder of runs could not be read the last time."""
 
     queue_error = ""
     """Why the device queue could not be read the last time."""
+
+    def action_back(self) -> None:
+        self.dismiss()
 
     def on_screen_suspend(self) -> None:
         """Clear the line of keys: a dialog lists its own, and the screen behind it takes none."""

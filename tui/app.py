@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import events
 from textual.binding import Binding, BindingType
-from textual.command import CommandPalette
 from textual.dom import DOMNode
 from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
@@ -244,10 +243,10 @@ class Workbench(DiffApp):
         return binding.key if self.settings.ascii and not shown.isascii() else shown
 
     def action_command_palette(self) -> None:
-        from tui.palette import Palette, PaletteProvider
+        from tui.palette import CommandPalette, PaletteProvider
 
         if not isinstance(self.screen, CommandPalette):
-            self.push_screen(Palette([PaletteProvider], id="--command-palette"))
+            self.push_screen(CommandPalette([PaletteProvider], id="--command-palette"))
 
     def action_next_theme(self) -> None:
         names = sorted(self.available_themes)

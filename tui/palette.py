@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from textual.binding import Binding
-from textual.command import CommandInput, CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandInput, DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandPalette as TextualPalette
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
@@ -54,7 +55,7 @@ class PaletteEntry:
     select: Callable[[], object]
 
 
-class Palette(CommandPalette):
+class CommandPalette(TextualPalette):
     """Textual's palette, first drawn with its entries: before, it would be the screen below, drawn once more."""
 
     def on_mount(self) -> None:

@@ -49,8 +49,8 @@ UPPER_PANES: tuple[type[Widget], ...] = (LossPane, FiguresPane)
 LOWER_PANES: tuple[type[Widget], ...] = (LogPane, RunsPane)
 """The panes below memory, from left to right; the panes of installed packages follow in the upper row."""
 
-HIGH, HIGH_LISTS = 54, 18
-"""Rows of a screen with room for more memory, and for this many rows of presets."""
+HIGH = 54
+"""Rows of a screen with room for more memory and longer lists."""
 
 
 class BenchView(BaseScreen[None]):
@@ -225,7 +225,7 @@ class BenchView(BaseScreen[None]):
         gpus = len(self.machine.sample.gpus) if self.machine.sample else 1
         self.set_class(gpus > 4 and self.size.height < 34, "-crowded")
         self.query_one("#memory").styles.height = memory_height(self.size.height, gpus, busy)
-        self.query_one("#selection").styles.height = HIGH_LISTS if self.size.height >= HIGH else None
+        self.set_class(self.size.height >= HIGH, "-highest")
 
     def open_lists(self) -> None:
         """Open the lists to select from, also while a run is live."""

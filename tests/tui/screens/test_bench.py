@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pilot import play, screen_text, shown, start, wait_for
+from textual._compositor import Compositor
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -207,3 +208,22 @@ def test_every_pane_is_visible_at_every_size(size: tuple[int, int], tmp_path: Pa
             assert pane.content_size.height >= 1 and pane.content_size.width >= 10, name
 
     play(tmp_path / "runs", story, size)
+
+
+def test_an_update_that_changes_nothing_computes_no_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bench is updated once per second: a layout each time doubles the CPU time of an idle one."""
+    layouts: list[object] = []
+
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        app.bench._update_panes()
+        await pilot.pause()
+        compute = Compositor.reflow
+        monkeypatch.setattr(Compositor, "reflow", lambda *given: layouts.append(given) or compute(*given))
+        app.bench._update_panes()
+        await pilot.pause()
+        assert not layouts
+        app.bench.refresh(layout=True)
+        await pilot.pause()
+        assert layouts
+
+    play(tmp_path / "runs", story)

@@ -84,7 +84,8 @@ class Table(Vertical):
         if names is not None:
             self.names = list(names)
         self.rows = list(rows)
-        widths = fitted(self._needed_widths(), self.columns, self.size.width - 1)
+        room = self.size.width or self.app.size.width  # before the first layout: the first frame has the rows
+        widths = fitted(self._needed_widths(), self.columns, room - 1)
         same = widths == self.widths and [row.key for row in before] == [row.key for row in rows]
         self.widths = widths
         self.query_one("#names", Static).update(line([(name, "") for name in self.names], widths, self.columns))
@@ -99,7 +100,6 @@ class Table(Vertical):
             self.lines.highlighted = keys.index(cursor) if cursor in keys else 0
 
     def on_resize(self) -> None:
-        self.widths = []
         self.show_rows(self.rows)
 
     def focus(self, scroll_visible: bool = True) -> Table:

@@ -27,7 +27,7 @@ SCREENS = {
     "ConfigurationScreen": "configuration of",
     "ExportScreen": "─ export ─",
     "InspectorScreen": "special tokens bold",
-    "LadderScreen": "w next",
+    "LadderScreen": "o report",
     "JumpScreen": "d data   m method",
     "DevicesScreen": "device of the next run",
     "LaunchScreen": "─ launch ─",

@@ -50,7 +50,7 @@ class BackgroundThread(threading.Thread):
         self._node.call_later(lambda: None if self._cancelled else callback(*arguments))
 
 
-class Progress(NamedTuple):
+class RequestProgress(NamedTuple):
     """Progress of a request."""
 
     text: str
@@ -69,7 +69,7 @@ class BackgroundRequest(BackgroundThread):
         question: str,
         arguments: dict[str, Any],
         answered: Callable[[Any, str], object],
-        progressed: Callable[[Progress], object] = lambda progress: None,
+        progressed: Callable[[RequestProgress], object] = lambda progress: None,
     ) -> None:
         self.question, self.arguments = question, arguments
         self._answered, self._progressed, self._cancel_token = answered, progressed, CancelToken()
@@ -85,10 +85,10 @@ class BackgroundRequest(BackgroundThread):
         self.call(self._answered, answer, "")
 
     def _tell(self, text: str) -> None:
-        self.call(self._progressed, Progress(text))
+        self.call(self._progressed, RequestProgress(text))
 
     def _count(self, text: str, done: int, total: int | None) -> None:
-        self.call(self._progressed, Progress(f"{text} {rows_done(done, total)}", (text, done, total)))
+        self.call(self._progressed, RequestProgress(f"{text} {rows_done(done, total)}", (text, done, total)))
 
     def _transfer(self, text: str, done: int, total: int | None) -> None:
-        self.call(self._progressed, Progress(f"{text}: {bytes_done(done, total)}", (text, done, total)))
+        self.call(self._progressed, RequestProgress(f"{text}: {bytes_done(done, total)}", (text, done, total)))

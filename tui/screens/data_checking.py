@@ -10,7 +10,7 @@ import msgspec
 from textual.message_pump import MessagePump
 
 from engine.config.schema import Config
-from tui.background import BackgroundRequest, Progress
+from tui.background import BackgroundRequest, RequestProgress
 from tui.preview.launch_context import DataCheck, DataCheckCache, WeightsCheck, check_arguments
 
 
@@ -53,7 +53,7 @@ class DataChecking:
                 request.cancel()
         self.request = self.details_request = None
 
-    def _progressed(self, progress: Progress) -> None:
+    def _progressed(self, progress: RequestProgress) -> None:
         if self.report.running:
             self.report = DataCheck(progress=progress.text)
             self._changed()

@@ -29,7 +29,7 @@ from engine.runs.run.exports import (
 )
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import fidelity_facts
-from tui.background import BackgroundRequest, Progress
+from tui.background import BackgroundRequest, RequestProgress
 from tui.commands import moves
 from tui.screens.base import Dialog
 
@@ -120,7 +120,7 @@ class ExportScreen(Dialog[None]):
         arguments = export_arguments(self.chosen.run, artifact.kind, artifact.requested_type)
         self.request = BackgroundRequest(self, "export", arguments, self._answered, self._progressed)
 
-    def _progressed(self, progress: Progress) -> None:
+    def _progressed(self, progress: RequestProgress) -> None:
         self._show(outcome=Content(visible(progress.text)))
 
     def _answered(self, answer: Any, error: str) -> None:

@@ -15,7 +15,7 @@ from textual.widgets import Static
 from engine.config.preset import EffectiveConfig
 from engine.config.text import visible
 from engine.runs.rpc_client import rows_done
-from tui.background import BackgroundRequest, Progress
+from tui.background import BackgroundRequest, RequestProgress
 from tui.charts.bars import bar
 from tui.commands import bindings
 from tui.data.inspection import (
@@ -124,7 +124,7 @@ class InspectorScreen(BaseScreen[bool]):
         self.request = BackgroundRequest(self, question, {**arguments, **more}, self._answered, self._progressed)
         self._tick()
 
-    def _progressed(self, progress: Progress) -> None:
+    def _progressed(self, progress: RequestProgress) -> None:
         self._progress, self._counted = progress
         self._tick()
 

@@ -18,7 +18,7 @@ from engine.config.files import working_directory
 from engine.config.model_files import describe_model, list_models
 from engine.config.text import amount, visible
 from engine.memory.formula.memory_budget import MemoryBudget
-from tui.background import BackgroundRequest, Progress
+from tui.background import BackgroundRequest, RequestProgress
 from tui.charts.bars import bar
 from tui.commands import bindings
 from tui.data.recent import MODELS, forget, read_recent, remember
@@ -155,7 +155,7 @@ class ModelsScreen(TableScreen[Selection | None]):
             self.request = BackgroundRequest(self, "pull", {"name": row.model.id}, self._answered, self._progressed)
             self._show_pull(f"downloading {row.model.id} …")
 
-    def _progressed(self, progress: Progress) -> None:
+    def _progressed(self, progress: RequestProgress) -> None:
         _, done, total = progress.counted or ("", 0, None)
         self._show_pull(progress.text, done / total if total else None)
 

@@ -7,9 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-from rich.console import Console
 from textual.app import App
 from textual.pilot import Pilot
 from textual.strip import Strip
@@ -70,13 +68,9 @@ def notes(app: Workbench) -> list[str]:
 
 def drawn(app: App[Any]) -> list[Strip]:
     """The lines of the screen, dialogs and what is behind them, as segments with styles."""
-    updates: list[Any] = []
-    with (
-        patch.object(Console, "print", lambda console, update: updates.append(update)),
-        patch.object(Console, "export_svg", lambda console, **_: ""),
-    ):
-        app.export_screenshot()  # what it prints has the lines: an SVG of them takes most of the time
-    return [Strip.join(line) for line in updates[0].strips]
+    # As `export_screenshot` renders them, whose SVG takes most of the time.
+    update: Any = app.screen._compositor.render_update(full=True, screen_stack=app._background_screens)
+    return [line if isinstance(line, Strip) else Strip.join(line) for line in update.strips]  # Textual 6: a strip each
 
 
 def screen_text(app: App[Any]) -> str:

@@ -189,13 +189,14 @@ class Workbench(DiffApp):
 
     def _read_styles(self) -> None:
         """Parse the CSS of the screens that are imported by now: when a screen with new CSS is opened, Textual parses
-        that of all widgets again. Where it looks for it is private (8.2: `App._load_screen_css`); elsewhere it is
-        parsed twice. So is the cache of parsed CSS, which Textual makes smaller than what the bench has.
+        that of all widgets again. Where Textual looks for it is private (8.2: `App._load_screen_css`), and so is its
+        cache of parsed CSS, which is smaller than what the bench has: in other versions the CSS is parsed twice.
         """
         for kind in (*subclasses(BaseScreen), *subclasses(Dialog)):
             if "CSS" in vars(kind):
                 self.stylesheet.add_source(kind.CSS, (inspect.getfile(kind), f"{kind.__name__}.CSS"))
-        self.stylesheet._parse_cache.grow(PARSED_STYLES)
+        if (cache := getattr(self.stylesheet, "_parse_cache", None)) is not None:
+            cache.grow(PARSED_STYLES)
         self.stylesheet.parse()  # `reparse` would leave that cache empty
         gc.collect()
         gc.freeze()  # what was imported stays: looking for garbage in it took 25 ms, while a screen was opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str]
         gap = width - title.cell_length - len(ask)
         head = Content.assemble(title, " " * gap, (ask, "$foreground-muted")) if gap > 1 else title
         if height <= len(STEPS):
-            steps = (_row(key, what.partition(":")[0].partition(",")[0], keys, 0) for key, what, _ in STEPS)
+            steps = (_row(key, re.split("[:,]", what)[0], keys, 0) for key, what, _ in STEPS)
             return [head, Content("  ").join(steps)][:height]
         return [head, *(_row(key, what, keys) for key, what, _ in STEPS)]
     lines = [Content(""), Content.styled("Train on your data; see what each method costs.", "bold")]
@@ -123,4 +124,4 @@ def welcome(keys: CommandKeys, width: int, height: int, resumable: Sequence[str]
 
 def _row(command: str, what: str, keys: CommandKeys, key_width: int = 7) -> Content:
     key = keys.presets if command == "presets" else keys.of(command)
-    return Content.assemble((f"  {key:<{key_width}}{'' if key_width else ' '}", "bold $primary"), what)
+    return Content.assemble((f"  {f'{key} ':<{key_width}}", "bold $primary"), what)

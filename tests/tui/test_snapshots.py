@@ -390,7 +390,7 @@ def is_complete(app: Workbench, text: str) -> bool:
 
 
 async def settle(pilot: Pilot[str], app: Workbench, expected: str | None = None, quiet: float = 0.0) -> list[Strip]:
-    """The screen once it shows what is expected; without that once it is complete and has not changed for a while."""
+    """Wait until the screen shows the expected text, or without one until it is complete and no longer changes."""
     deadline, before, tick = time.monotonic() + SECONDS, "", TICK
     while True:
         await pilot.pause(tick)

@@ -30,7 +30,7 @@ from tui.settings import app_keys, app_settings
 from tui.widgets.data_list import DataList
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
-from tui.widgets.memory_pane import HIGHEST, MemoryPane
+from tui.widgets.memory_pane import MAX_ROWS_OF_SEVERAL, MemoryPane
 from tui.widgets.pane import BenchState, Pane, added_panes, make_pane
 from tui.widgets.run_details import FiguresPane, RunsPane
 from tui.widgets.selection_pane import NextRun, SelectionPane
@@ -400,5 +400,5 @@ def memory_height(height: int, gpus: int, busy: bool) -> int:
     history += 2 if busy and height >= 42 else 0
     history += 4 if busy and height >= HIGH else 0
     if gpus > 1:
-        return min(gpus, height // 3) + 3 + (min(history, HIGHEST + 1) if height >= 34 else 0)
+        return min(gpus, height // 3) + 3 + (min(history, MAX_ROWS_OF_SEVERAL + 1) if height >= 34 else 0)
     return 4 + history

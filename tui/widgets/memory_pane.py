@@ -28,14 +28,14 @@ GIB = 1 << 30
 SIDE_BY_SIDE = 104
 """Columns from which processes and parts are listed beside the history."""
 LISTED_COLUMNS = 54
-"""At least, for the list of processes."""
+"""Columns of the list of processes, at least."""
 MIN_LISTED = 3
 """Rows from which there is room for a list of processes."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII_BLOCKS = " .:-=+*#"
 MOST_ROWS = 12
 """Rows of the history, at most."""
-HIGHEST = 4
+MAX_ROWS_OF_SEVERAL = 4
 """Rows of the history, at most, where there are several GPUs."""
 
 
@@ -253,7 +253,7 @@ class MemoryView:
             for gpu in gpus:
                 yield self._gpu_line(gpu, width)
             yield self._marks()
-            rows = min(HIGHEST, height - len(gpus) - 2)
+            rows = min(MAX_ROWS_OF_SEVERAL, height - len(gpus) - 2)
         else:
             use = self.use(self.ours)
             figures = f" {_gib(use.used)}/{_whole(use.total)} GiB"
@@ -343,11 +343,13 @@ class MemoryView:
     def _history(self, width: int, rows: int) -> Iterator[Content]:
         """The last minutes with a scale; beside it processes and parts."""
         listed = max(LISTED_COLUMNS, width * 2 // 5)
-        beside = list(self._beside(listed, rows + 1)) if width >= SIDE_BY_SIDE and rows >= MIN_LISTED else []
-        chart = list(self._chart(width - listed - 3 if beside else width, rows))
+        details = (
+            list(self._processes_and_parts(listed, rows + 1)) if width >= SIDE_BY_SIDE and rows >= MIN_LISTED else []
+        )
+        chart = list(self._chart(width - listed - 3 if details else width, rows))
         room = max((line.cell_length for line in chart), default=0)
-        for line, other in zip_longest(chart, beside, fillvalue=Content()):
-            yield Content.assemble(line, " " * (room - line.cell_length + 3), other) if beside else line
+        for line, other in zip_longest(chart, details, fillvalue=Content()):
+            yield Content.assemble(line, " " * (room - line.cell_length + 3), other) if details else line
 
     def _chart(self, width: int, rows: int) -> Iterator[Content]:
         gpu = self.ours
@@ -368,7 +370,7 @@ class MemoryView:
         ends = f"{first}{'now':>{max(4, inner - len(first) - 1)}}"
         yield Content.styled(f"{'':{label}} {self.glyphs.corner} {ends}", FREE)
 
-    def _beside(self, width: int, rows: int) -> Iterator[Content]:
+    def _processes_and_parts(self, width: int, rows: int) -> Iterator[Content]:
         """Processes on the GPU, then the parts of the predicted peak."""
         parts = self.expected.parts if self.expected else {}
         texts = [f"{name} {_gib(value)}" for name, value in parts.items() if value >= GIB // 20]

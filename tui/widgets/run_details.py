@@ -44,9 +44,6 @@ class FiguresPane(Rows):
         self.run = state.run
         self.redraw()
 
-    def on_resize(self) -> None:
-        self.redraw()
-
     def redraw(self) -> None:
         run = self.run
         if run is None or not self.content_size.width:
@@ -121,10 +118,7 @@ class RunsPane(Rows):
         if resting and time.monotonic() - self._read_at > pause:
             self._reading = threading.Thread(target=self._read, args=(state.runs,), daemon=True, name="latest runs")
             self._reading.start()
-        self._show()
-
-    def on_resize(self) -> None:
-        self._show()
+        self.redraw()
 
     def _read(self, folder: Path) -> None:
         from engine.config.errors import UserError
@@ -138,9 +132,9 @@ class RunsPane(Rows):
             self.runs = ()
         self._read_at = time.monotonic()
         if self.is_attached:
-            self.app.call_from_thread(self._show)
+            self.app.call_from_thread(self.redraw)
 
-    def _show(self) -> None:
+    def redraw(self) -> None:
         width, height = self.content_size
         self.set_titles("runs", f"{len(self.runs)}" if self.runs else "")
         if not self.runs:

@@ -169,7 +169,7 @@ class NextRun(Rows):
             [_what(pane, width), *(_method_bar(predicted, pane, width, ascii_only) for predicted in pane.estimates)]
         )
 
-    def on_resize(self) -> None:
+    def redraw(self) -> None:
         if self.pane is not None:
             self.show_selection(self.pane)
 

@@ -15,7 +15,6 @@ from engine.config.metric_specs import MetricSpec, metric_spec
 from engine.data.examples import examples_of
 from engine.data.items import earlier_answers
 from engine.data.rows import Example, Row
-from engine.evaluation.predictions import PredictionLine, ScoredItem, read_lines
 from engine.methods.machine import Machine, is_out_of_memory, this_machine
 from engine.runs.chat_client import (
     AnswerFinished,
@@ -32,6 +31,7 @@ from engine.runs.chat_client import (
     Sampling,
 )
 from engine.runs.chat_client import RecordedAnswer as Recorded
+from engine.runs.run.predictions import PredictionLine, ScoredItem, recorded_lines
 from engine.training.guards import free_memory
 
 Tell = Callable[[Message], None]
@@ -191,7 +191,7 @@ def ranked(runs: Sequence[ChatRun], bases: Mapping[str, str]) -> list[ReplayCand
     lines: list[dict[tuple[str, str], PredictionLine]] = []
     scored = []
     for run in runs:
-        lines_of_run = [line for line in read_lines(run.directory.predictions_file) if line.tuned is not None]
+        lines_of_run = [line for line in recorded_lines(run.directory.predictions_file) if line.tuned is not None]
         if lines_of_run:
             scored.append(run)
             lines.append({(line.prompt, line.target): line for line in lines_of_run})

@@ -28,9 +28,10 @@ from engine.evaluation.forward import within_memory, without_gradients
 from engine.evaluation.generate import Generator
 from engine.evaluation.intervals import bootstrap, group_sums, score_interval
 from engine.evaluation.metrics import Choices, best_score, is_formatted
-from engine.evaluation.predictions import RowLoss, ScoredItem
+from engine.evaluation.predictions import RowLoss
 from engine.evaluation.worst_case import longest_answers, run_worst_case
 from engine.methods.adapters import unwrap_peft
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.result import General, Interval, Score
 from engine.training.batches import (
     Packing,

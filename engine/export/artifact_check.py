@@ -34,7 +34,6 @@ from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices, best_score
-from engine.evaluation.predictions import ScoredItem
 from engine.evaluation.score import Scorer, item_losses
 from engine.export import llama_cpp
 from engine.export.checker import ArtifactCheck, CheckJob
@@ -51,6 +50,7 @@ from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
 from engine.runs.run.exports import Defect
 from engine.runs.run.frozen_config import FrozenRun
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.training.batches import Packing, collate, targets_of
 from engine.training.loss import answer_logits, supports_logits_to_keep

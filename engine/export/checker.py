@@ -11,10 +11,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from engine.evaluation.predictions import ScoredItem
 from engine.export.artifact_files import Progress
 from engine.runs.rpc_client import ask
 from engine.runs.run.exports import CheckWarning, Defect
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir
 
 CheckedKind = Literal["run", "adapter", "merged", "gguf"]

@@ -9,8 +9,8 @@ import numpy as np
 from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.evaluation.intervals import bootstrap, group_sums, paired_interval, score_interval
-from engine.evaluation.predictions import ScoredItem, read_lines, recorded_groups, recorded_items
 from engine.runs.ladder.ladder_state import Gain
+from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items, recorded_lines
 from engine.runs.run.result import Interval, Result
 from engine.runs.run.run_dir import RunDir
 
@@ -109,7 +109,7 @@ def _refuse_incomplete(
 def _refuse_unreadable(run: RunDir) -> None:
     """Raise UserError if the run was scored, but its answers cannot be read."""
     result = run.result()
-    if result is not None and result.after is not None and not read_lines(run.predictions_file):
+    if result is not None and result.after is not None and not recorded_lines(run.predictions_file):
         problem, hint = (
             "predictions.jsonl is missing or damaged",
             "repeat the run: its scores by test item are in this file",

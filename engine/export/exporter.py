@@ -22,7 +22,6 @@ from engine.config.files import (
     used_folder,
 )
 from engine.config.metric_specs import MetricSpec, metric_spec
-from engine.evaluation.predictions import ScoredItem, recorded_groups, recorded_items
 from engine.export.artifact_files import (
     UNQUANTIZED,
     Progress,
@@ -51,6 +50,7 @@ from engine.runs.run.exports import (
     recorded_temporary_folder,
     remove_unfinished,
 )
+from engine.runs.run.predictions import ScoredItem, recorded_groups, recorded_items
 from engine.runs.run.run_dir import RunDir
 from engine.training.guards import first_line
 

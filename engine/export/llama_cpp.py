@@ -33,10 +33,11 @@ from engine.data.items import EvaluationItem, all_rows
 from engine.data.rows import IGNORE_INDEX, Row
 from engine.evaluation.generate import end_tokens
 from engine.evaluation.metrics import Choices, best_score
-from engine.evaluation.predictions import RowLoss, ScoredItem
+from engine.evaluation.predictions import RowLoss
 from engine.export.export_source import ScoredRows
 from engine.export.gguf_tools import LIBRARY, require_tools
 from engine.runs.run.exports import Defect
+from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import loss_weight, target_weights, targets_of
 
 FILE_TYPES = {"q4_k_m": 15, "q8_0": 7}

@@ -198,7 +198,7 @@ def _dependence(samples: MeanSamples, results: LadderResults) -> ItemDependence 
     if samples.n < samples.items:
         return ItemDependence(units=samples.n)
     lines = results.runs[0].lines if results.runs else []
-    keys = [str(line.get("similar", "")) for line in lines]
+    keys = ["" if line.similar is None else str(line.similar) for line in lines]
     if not any(keys) or len(keys) != samples.items:
         return None
     alone, grouped = 0.0, 0.0

@@ -99,7 +99,7 @@ def _read(folder: LadderDir, ladder: Ladder, name: str, spec: MetricSpec, result
     if items:
         seeds = tuple(entry.seed for entry in entries)
         weights = np.array([item.tokens if item.weight is None else item.weight for item in items[0]], dtype=float)
-        groups = [str(line.get("group") or "") for line in runs[entries[0].seed].lines]
+        groups = [line.group for line in runs[entries[0].seed].lines]
         losses = item_scores(_values(items, lambda item: item.nll), weights, groups, seeds=seeds)
         if not spec.is_loss:
             scores = item_scores(_values(items, lambda item: item.scores[spec.name]), None, groups, seeds=seeds)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 
 from engine.config.errors import UserError
-from engine.config.files import read_item_lines
 from engine.config.method_specs import RULE_REFERENCE, method_spec
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec, metric_spec
 from engine.config.text import amount
-from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, Floats, ItemScores, MeanSamples, item_scores
+from engine.ladder.statistics import CONFIDENCE_LEVEL, Difference, ItemScores, MeanSamples, item_scores
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import (
@@ -31,11 +29,11 @@ from engine.runs.ladder.rung_results import (
     finding_of,
 )
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, few_shot_base, is_base
+from engine.runs.run.predictions import PredictionLine, ScoredItem, Who, read_predictions
 from engine.runs.run.result import BenchmarkScores, Interval, Result, are_shares, benchmark_fingerprint, read_scores
 from engine.runs.run.run_dir import RunDir
 
 RUN_AGAIN = "delete the run, then `ftbench resume` the ladder, which runs it again"
-Model = Literal["base", "tuned"]
 Moment = Literal["before", "after"]
 
 
@@ -45,8 +43,8 @@ class FinishedRun:
 
     entry: LadderEntry
     result: Result
-    lines: list[dict[str, Any]]
-    """The lines of `predictions.jsonl`, one per test item."""
+    lines: list[PredictionLine]
+    """One per test item."""
 
 
 @dataclass
@@ -100,16 +98,22 @@ def _unquantized_base_pending(ladder: Ladder, results: LadderResults) -> bool:
     return any(e.rung not in quantized and e.kind == "run" and not e.is_done for e in ladder.entries)
 
 
-def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], model: Model, metric: str) -> None:
+def add_scores(results: LadderResults, name: str, runs: list[FinishedRun], who: Who, metric: str) -> None:
     """Add the scores and losses of one rung from its runs."""
-    common: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": model == "base"}
-    groups = [str(line.get("group") or "") for line in runs[0].lines]
-    tokens = _column(runs[0].lines, lambda line: line[model].get("weight") or line[model]["tokens"])
-    losses = [_column(run.lines, lambda line: line[model]["nll"]) for run in runs]
-    results.losses[name] = item_scores(np.stack(losses), tokens, groups, **common)
+    common: dict[str, Any] = {"seeds": tuple(run.entry.seed for run in runs), "untrained": who == "base"}
+    groups = [line.group for line in runs[0].lines]
+    answers = [answers_of(run.lines, who) for run in runs]
+    tokens = np.array([answer.loss_weight for answer in answers[0]], dtype=float)
+    losses = np.array([[answer.nll for answer in of_run] for of_run in answers], dtype=float)
+    results.losses[name] = item_scores(losses, tokens, groups, **common)
     if not metric_spec(metric).is_loss:
-        values = [_column(run.lines, lambda line: line[model]["scores"][metric]) for run in runs]
-        results.scores[name] = item_scores(np.stack(values), None, groups, **common)
+        values = np.array([[(answer.scores or {})[metric] for answer in of_run] for of_run in answers], dtype=float)
+        results.scores[name] = item_scores(values, None, groups, **common)
+
+
+def answers_of(lines: Sequence[PredictionLine], who: Who) -> list[ScoredItem]:
+    """The answers of one model, which was scored on all items."""
+    return [answer for line in lines if (answer := line.answer(who)) is not None]
 
 
 def _add_general(results: LadderResults, name: str, runs: list[FinishedRun], moment: Moment) -> None:
@@ -127,21 +131,17 @@ def _read(run: RunDir, entry: LadderEntry) -> FinishedRun:
     return FinishedRun(entry, result, lines)
 
 
-def read_prediction_lines(file: Path, model: Model) -> list[dict[str, Any]]:
+def read_prediction_lines(file: Path, who: Who) -> list[PredictionLine]:
     """The lines of a file of predictions. Raises UserError if it is damaged or has no scores of this model."""
     try:
-        lines = [msgspec.json.decode(line, type=dict[str, Any]) for line in read_item_lines(file)]
-    except (OSError, ValueError, RecursionError) as error:
+        lines = list(read_predictions(file))
+    except (OSError, ValueError) as error:
         problem = f"cannot read predictions ({error})"
         raise UserError(problem, str(file), RUN_AGAIN, code="ladder.unreadable_predictions") from error
-    if not lines or any(not isinstance(line.get(model), dict) for line in lines):
+    if not lines or any(line.answer(who) is None for line in lines):
         problem = "finished run without predictions"
         raise UserError(problem, str(file.parent), RUN_AGAIN, code="ladder.no_predictions")
     return lines
-
-
-def _column(lines: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> Floats:
-    return np.array([value(line) for line in lines], dtype=float)
 
 
 def collect_few_shot(folder: LadderDir, results: LadderResults, shots: list[int], metric: str) -> list[RungResult]:
@@ -161,15 +161,16 @@ def collect_few_shot(folder: LadderDir, results: LadderResults, shots: list[int]
         add_scores(results, name, [FinishedRun(base.entry, base.result, lines)], "base", metric)
         row = RungResult(name=name, method=name, status="finished", runs=[base.entry.run])
         row.parameters = base.result.parameters
-        row.ended, row.format_errors = _share_of_lines(lines, "ended"), _share_of_lines(lines, "formatted")
-        row.format_errors = None if row.format_errors is None else 1 - row.format_errors
+        add_answer_shares(row, answers_of(lines, "base"))
         rows.append(row)
     return rows
 
 
-def _share_of_lines(lines: list[dict[str, Any]], flag: str) -> float | None:
-    flags = [line["base"].get(flag) for line in lines]
-    return None if None in flags else fmean(map(float, flags))
+def add_answer_shares(row: RungResult, answers: Sequence[ScoredItem]) -> None:
+    """Fill in which shares of the answers ended, and lack the format of the metric; None if not known of all."""
+    ended, formatted = [answer.ended for answer in answers], [answer.formatted for answer in answers]
+    row.ended = None if None in ended else fmean(map(bool, ended))
+    row.format_errors = None if None in formatted else 1 - fmean(map(bool, formatted))
 
 
 PREFIX = benchmark_fingerprint("")

@@ -18,10 +18,10 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_item_lines, read_regular, write_atomically
+from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
-from engine.ladder.results import LadderResults, read_prediction_lines
+from engine.ladder.results import LadderResults, add_answer_shares, answers_of, read_prediction_lines
 from engine.ladder.statistics import item_scores
 from engine.runs.endpoint import ChatAnswer, EndpointClient, EndpointRefusal, TokenPrice, parse_endpoint
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -29,6 +29,7 @@ from engine.runs.ladder.rung_results import RungResult, SeedRange, ServedUse
 from engine.runs.ladder.rungs import ServedModel
 from engine.runs.preference.answers import text_hash
 from engine.runs.rpc_client import ask
+from engine.runs.run.predictions import ScoredItem, read_predictions, write_predictions
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest
 
@@ -118,8 +119,8 @@ def ask_served(
     """
     place = served_folder(folder, model)
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lines = [msgspec.json.decode(line) for line in read_item_lines(predictions)]
-    request = {"config": msgspec.to_builtins(config), "lines": lines, "examples": list(examples)}
+    lines = list(read_predictions(predictions))
+    request = {"config": msgspec.to_builtins(config), "lines": msgspec.to_builtins(lines), "examples": list(examples)}
     items = ask("ladder.served_items", request, print)
     longest = config.evaluation.max_new_tokens
     keys = [text_hash(model.endpoint, msgspec.json.encode([item, longest]).decode()) for item in items]
@@ -131,16 +132,16 @@ def ask_served(
     if state.status == "finished":
         answers = [answer for key in keys if (answer := known[key].answer)]
         outputs, calls = [answer.text for answer in answers], [answer.calls for answer in answers]
-        references = [line.get("references") or [line["target"]] for line in lines]
-        question = {"metric": metric, "outputs": outputs, "calls": calls, "references": references}
+        question = {
+            "metric": metric,
+            "outputs": outputs,
+            "calls": calls,
+            "references": [line.targets for line in lines],
+        }
         scores = ask("ladder.score_answers", {**question, "tags": config.evaluation.reasoning_tags}, print)
-        written = [
-            {**{name: line[name] for name in ("item", "where", "prompt", "target")}}
-            | {name: line[name] for name in ("references", "group") if name in line}
-            | {"base": {**score, "ended": answer.finish != "length"}, "tuned": None}
-            for line, score, answer in zip(lines, scores, answers, strict=True)
-        ]
-        write_atomically(place / "predictions.jsonl", b"".join(msgspec.json.encode(line) + b"\n" for line in written))
+        for line, score, answer in zip(lines, scores, answers, strict=True):
+            line.base, line.tuned = ScoredItem(**score, ended=answer.finish != "length"), None
+        write_predictions(place / "predictions.jsonl", lines)
     write_atomically(place / "served.json", msgspec.json.format(msgspec.json.encode(state), indent=1))
     return state
 
@@ -252,16 +253,15 @@ def collect_served(
         rows.append(row)
         if state.status == "finished":
             lines = read_prediction_lines(place / "predictions.jsonl", "base")
-            scored = [line["base"]["scores"] for line in lines]
+            answers = answers_of(lines, "base")
+            scored = [answer.scores or {} for answer in answers]
             names = {name for scores in scored for name in scores} - {metric}
             row.extra = {name: fmean(scores[name] for scores in scored if name in scores) for name in sorted(names)}
             if not metric_spec(metric).is_loss:
-                values = np.array([[line["base"]["scores"][metric] for line in lines]], dtype=float)
-                groups = [str(line.get("group") or "") for line in lines]
+                values = np.array([[scores[metric] for scores in scored]], dtype=float)
+                groups = [line.group for line in lines]
                 results.scores[model.row] = item_scores(values, None, groups, untrained=True)
-            row.ended = fmean(line["base"]["ended"] for line in lines)
-            formatted = [line["base"]["formatted"] for line in lines]
-            row.format_errors = None if None in formatted else 1 - fmean(map(float, formatted))
+            add_answer_shares(row, answers)
     return rows
 
 

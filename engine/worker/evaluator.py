@@ -31,7 +31,7 @@ from engine.data.rows import Row
 from engine.evaluation.benchmarks.tasks import Benchmark, load_benchmarks
 from engine.evaluation.generate import Generator, end_tokens
 from engine.evaluation.metrics import Choices
-from engine.evaluation.predictions import ScoredItem, mean_loss, read_items, write_items
+from engine.evaluation.predictions import mean_loss, read_items, write_items
 from engine.evaluation.preflight import unscorable_warning
 from engine.evaluation.score import (
     Progress,
@@ -47,6 +47,7 @@ from engine.evaluation.score import (
 )
 from engine.methods.model_source import maximum_positions
 from engine.runs.run import events
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.result import MIN_ENDED, BenchmarkScores, Score, read_scores, write_scores
 from engine.runs.run.result_builder import score_of
 from engine.runs.run.run_dir import RunDir

@@ -10,13 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
-from engine.config.files import MAX_ITEMS_BYTES, open_regular
 from engine.config.metric_specs import metric_spec
 from engine.runs.ladder.rungs import is_base
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import Eval, Event, Hello, Memory, Phase, Step
+from engine.runs.run.predictions import ScoredItem, read_predictions
 
 MEMORY_KINDS = ("allocated", "reserved", "nvml_used", "rss")
 """Allocated by tensors, reserved by PyTorch, used on the GPU by all processes, resident memory of the process."""
@@ -221,30 +219,6 @@ class PredictionSource:
     path: Path
 
 
-class ModelAnswer(msgspec.Struct):
-    """One answer in `predictions.jsonl`."""
-
-    nll: float | None = None
-    tokens: float = 0
-    weight: float | None = None
-    """Sum of the tokens' loss weights; None if each is 1."""
-    output: str = ""
-    scores: dict[str, float] | None = None
-
-
-class AnsweredItem(msgspec.Struct):
-    """One test item of one run, a line of `predictions.jsonl`."""
-
-    item: int
-    prompt: str
-    target: str
-    where: str = ""
-    references: list[str] = []
-    """All accepted answers, `target` first; empty if that is the only one."""
-    base: ModelAnswer | None = None
-    tuned: ModelAnswer | None = None
-
-
 @dataclass
 class ItemAnswers:
     """A test item with the answers by rung or base model, one per seed in the order of the runs."""
@@ -254,7 +228,7 @@ class ItemAnswers:
     prompt: str
     targets: list[str]
     """All accepted answers."""
-    answers: dict[str, list[ModelAnswer]] = field(default_factory=dict)
+    answers: dict[str, list[ScoredItem]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -281,7 +255,7 @@ def collect_samples(sources: Sequence[PredictionSource], metric: str, limit: int
             items = _scan(source, metric)
         except FileNotFoundError:
             problems.append(f"{name} has no predictions.jsonl")
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:
             problems.append(f"cannot read {name}/predictions.jsonl: {error}")
         else:
             if any(texts.get(item, text) != text for item, (text, _) in items.items()):
@@ -298,18 +272,17 @@ def collect_samples(sources: Sequence[PredictionSource], metric: str, limit: int
     return Samples([samples[item] for item in ranked[:limit] if item in samples], len(texts), disagreed, problems)
 
 
-def value(answer: ModelAnswer, metric: str) -> float | None:
+def value(answer: ScoredItem, metric: str) -> float | None:
     """The score; nats/token if the metric is the loss."""
     if metric_spec(metric).is_loss:
-        weight = answer.weight or answer.tokens
-        return answer.nll / weight if answer.nll is not None and weight else None
+        return answer.nll / answer.loss_weight if answer.loss_weight else None
     return (answer.scores or {}).get(metric)
 
 
 def _scan(source: PredictionSource, metric: str) -> dict[int, tuple[int, dict[str, float]]]:
     """One file: item -> (hash of its texts, row name -> score)."""
     items = {}
-    for line in _lines(source.path):
+    for line in read_predictions(source.path):
         answers = {source.base: line.base, source.rung: line.tuned}
         scores = {name: value(answer, metric) for name, answer in answers.items() if answer}
         known = {name: score for name, score in scores.items() if score is not None}
@@ -331,21 +304,11 @@ def _range(numbers: Sequence[float]) -> float:
 def _texts(sources: Sequence[PredictionSource], items: set[int]) -> dict[int, ItemAnswers]:
     samples: dict[int, ItemAnswers] = {}
     for source in sources:
-        for line in _lines(source.path):
+        for line in read_predictions(source.path):
             if line.item not in items:
                 continue
-            targets = line.references or [line.target]
-            sample = samples.setdefault(line.item, ItemAnswers(line.item, line.where, line.prompt, targets))
+            sample = samples.setdefault(line.item, ItemAnswers(line.item, line.where, line.prompt, line.targets))
             for name, answer in ((source.base, line.base), (source.rung, line.tuned)):
                 if answer:
                     sample.answers.setdefault(name, []).append(answer)
     return samples
-
-
-def _lines(path: Path) -> Iterator[AnsweredItem]:
-    """Raises OSError and msgspec.DecodeError."""
-    decode = msgspec.json.Decoder(AnsweredItem).decode
-    with open_regular(path, MAX_ITEMS_BYTES) as file:
-        for line in file:
-            if line.strip():
-                yield decode(line)

@@ -27,7 +27,6 @@ from engine.ladder.report.drawing import RungStyle, styles
 from engine.ladder.report.figures import report_figures, summary_figure
 from engine.ladder.report.material import (
     ItemAnswers,
-    ModelAnswer,
     PredictionSource,
     Samples,
     Trace,
@@ -42,6 +41,7 @@ from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import LadderSummary, VerdictSentence
 from engine.runs.ladder.rungs import BASE, BASE_4BIT
 from engine.runs.preference.judge_dir import with_preferences
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.score_format import MAX_COLUMNS, score, tradeoff_lines
 
 TOPICS = {
@@ -320,7 +320,7 @@ def unbroken(text: str) -> str:
     return re.sub(rf"(?<=\d) (?=(?:{units})(?![\w]))", "\u00a0", text)
 
 
-def marks(answers: list[ModelAnswer], metric: str) -> str:
+def marks(answers: list[ScoredItem], metric: str) -> str:
     """The scores of a rung's seeds on one test item."""
     spec = metric_spec(metric)
     values = [value(answer, metric) for answer in answers]

@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from engine.config.errors import UserError
-from engine.config.files import read_item_lines
 from engine.config.method_specs import method_spec
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, SERVED_PREFIX, is_base, is_served, shots_of
 from engine.runs.run.folder import short_name
+from engine.runs.run.predictions import PredictionLine, Who, read_predictions
 from engine.runs.run.run_dir import RunDir
 
 ONLY = -1
@@ -29,23 +27,6 @@ SPECIAL_TOKEN = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|
 
 MESSAGE_START = re.compile(r"<\|(?:im_start|start_header_id)\|>(\w+)(?:<\|end_header_id\|>)?\s*")
 """Where a message of this role starts, in the templates of most families."""
-
-
-class Answered(msgspec.Struct):
-    """An answer of one model in `predictions.jsonl`."""
-
-    output: str = ""
-    scores: dict[str, float] | None = None
-
-
-class _Line(msgspec.Struct):
-    prompt: str
-    target: str
-    where: str = ""
-    references: list[str] = []
-    group: str | None = None
-    base: Answered | None = None
-    tuned: Answered | None = None
 
 
 @dataclass(frozen=True)
@@ -98,13 +79,10 @@ class RungAnswers:
     recommended: str = ""
     """The rung that the verdict recommends to ship."""
 
-    def add(self, rung: str, seed: int, file: Path, model: str, metric: str) -> None:
+    def add(self, rung: str, seed: int, file: Path, who: Who, metric: str) -> None:
         """Add the answers of one run. Raises UserError if they are damaged or to other items."""
         lines = _read(file)
-        items = [
-            AskedItem(line.prompt, tuple(line.references or [line.target]), line.where, line.group or "")
-            for line in lines
-        ]
+        items = [AskedItem(line.prompt, tuple(line.targets), line.where, line.group) for line in lines]
         if not self.items:
             self.items = items
         if [(item.prompt, item.references) for item in items] != [
@@ -112,8 +90,8 @@ class RungAnswers:
         ]:
             problem, hint = "the runs were scored on different test items", "compare runs on the same data"
             raise UserError(problem, file.parent.name, hint, "judge.different_items")
-        answers = [getattr(line, model) for line in lines]
-        if None in answers or not any(answer.output for answer in answers):
+        answers = [answer for line in lines if (answer := line.answer(who)) is not None]
+        if len(answers) < len(lines) or not any(answer.output for answer in answers):
             return  # not scored, or by the loss alone
         self.outputs.setdefault(rung, {})[seed] = [answer.output for answer in answers]
         known = metric if all(metric in (answer.scores or {}) for answer in answers) else SIMILARITY
@@ -261,13 +239,13 @@ def _metric(run: RunDir) -> str:
     return result.metric if result else ""
 
 
-def _read(file: Path) -> list[_Line]:
+def _read(file: Path) -> list[PredictionLine]:
     """Raises UserError where the file is missing or damaged."""
     try:
-        return [msgspec.json.decode(line, type=_Line) for line in read_item_lines(file)]
+        return list(read_predictions(file))
     except FileNotFoundError as error:
         hint = "wait until the run has finished"
         raise UserError("no answers to test items", file.parent.name, hint, "judge.no_answers") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         hint = "run it again"
         raise UserError(f"cannot read answers ({error})", str(file), hint, "judge.damaged_answers") from error

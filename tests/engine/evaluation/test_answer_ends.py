@@ -11,10 +11,11 @@ from engine.data.items import EvaluationItem
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.metrics import is_formatted
-from engine.evaluation.predictions import ScoredItem, read_items, recorded_items, write_items
+from engine.evaluation.predictions import read_items, write_items
 from engine.evaluation.score import summarize
 from engine.ladder.report.tables import quality
 from engine.ladder.sentences import unended_answers
+from engine.runs.run.predictions import ScoredItem, recorded_items
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from engine.evaluation.metrics import best_score
-from engine.evaluation.predictions import ScoredItem
 from engine.evaluation.score import summarize
 from engine.evaluation.tool_calls import find_calls, tool_calls
+from engine.runs.run.predictions import ScoredItem
 
 PAIR = [("weather", {"city": "San Francisco", "days": 3}), ("time", {"zone": "UTC", "exact": True})]
 

@@ -19,12 +19,12 @@ from engine.config.errors import UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.preset_library import resolve_preset
 from engine.data.rows import IGNORE_INDEX, Row
-from engine.evaluation.predictions import ScoredItem
 from engine.export.artifact_check import compare_logits, logits_and_experts
 from engine.export.checker import ArtifactCheck, CheckedKind, CheckJob
 from engine.export.comparison import difference_of, gain_of_run
 from engine.runs.run import run_dir
 from engine.runs.run.exports import Fidelity, fidelity_outcome
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.result import Interval, Score
 from engine.runs.run.run_dir import RunDir
 from engine.runs.score_format import outcome_sentence

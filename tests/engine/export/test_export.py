@@ -25,7 +25,6 @@ from transformers.utils import logging as transformers_logging
 
 from engine.assets import tickets_folder
 from engine.config.errors import RunFailed
-from engine.evaluation.predictions import recorded_items
 from engine.export.checker import Checker
 from engine.export.comparison import gain_of_run
 from engine.export.export_source import export_source
@@ -34,6 +33,7 @@ from engine.export.gguf_tools import pull_tools, tools_folder
 from engine.export.request import ExportRequest
 from engine.runs.run import run_dir
 from engine.runs.run.exports import GGUF_TOOLS, exports, read_fidelity
+from engine.runs.run.predictions import recorded_items
 from engine.runs.run.run_dir import RunDir
 
 SETTINGS = [

@@ -25,6 +25,7 @@ from engine.runs.ladder.ladder_state import Ladder, LadderEntry, SharedWork, gai
 from engine.runs.ladder.rung_results import Comparison, RungResult
 from engine.runs.ladder.rungs import LadderPlan, Rung, artifact_of
 from engine.runs.run.exports import FIDELITY, ITEM_SCORES, Fidelity, ItemScore
+from engine.runs.run.predictions import PredictionLine
 from engine.runs.run.result import Interval, Result
 
 ITEMS, SEEDS = 300, (0, 1, 2)
@@ -54,7 +55,7 @@ def made(tmp_path: Path, of_artifact: dict[int, Scores], of_run: dict[int, Score
                 seconds=60,
             )
             ladder.entries.append(run)
-            results.runs.append(FinishedRun(run, result(name), [{}] * ITEMS))
+            results.runs.append(FinishedRun(run, result(name), [PredictionLine(item=0, prompt="", target="")] * ITEMS))
         ladder.rows.append(RungResult(name=name, method=name, status="finished", seeds=list(seeds)))
         ladder.rows[-1].artifact_bytes = 10 if name == "lora" else 20
     results.scores["base"] = ItemScores(np.zeros((1, ITEMS)), untrained=True)

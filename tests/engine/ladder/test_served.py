@@ -21,7 +21,7 @@ from engine.config.preset import Preset, resolve
 from engine.config.schema import Data, Model
 from engine.data.prepare import prepare
 from engine.evaluation.automatic_metric import AnswerProfile, MetricChoice, decide_metric
-from engine.evaluation.predictions import ScoredItem, write_items
+from engine.evaluation.predictions import write_items
 from engine.ladder import served as served_module
 from engine.ladder.aggregate import add_statistics
 from engine.ladder.results import LadderResults, collect, read_finished
@@ -34,6 +34,7 @@ from engine.runs.ladder.ladder_plan import make_plan, served_models
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import ServedModel
 from engine.runs.preference.answers import ladder_answers
+from engine.runs.run.predictions import ScoredItem
 from engine.runs.stopping import StopRequest
 
 CONFIG = resolve(Preset("demo-lora", {}), "lora").config

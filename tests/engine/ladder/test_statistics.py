@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -41,6 +43,7 @@ from engine.ladder.statistics import (
 )
 from engine.runs.ladder.ladder_state import Ladder, LadderEntry
 from engine.runs.ladder.rung_results import Comparison
+from engine.runs.run.predictions import PredictionLine, ScoredItem
 from engine.runs.run.result import MIN_ITEMS, Interval, Result, Score
 
 SHARE = (0.0, 1.0)
@@ -209,7 +212,8 @@ def test_equal_scores_need_no_sample() -> None:
 
 @pytest.mark.parametrize("outcome", ["out_of_memory", "diverged", "failed", "skipped"])
 def test_the_4_bit_base_is_the_base_if_only_qlora_finished(outcome: str) -> None:
-    line = {"nll": 1.0, "tokens": 2, "scores": {"exact_match": 1.0}}
+    answer = ScoredItem(1.0, 2, scores={"exact_match": 1.0})
+    line = PredictionLine(item=0, prompt="", target="", base=answer, tuned=answer)
     interval = Interval(mean=1.0, low=1.0, high=1.0, rows=1)
     before = Score(loss=interval, perplexity=None, metric="exact_match", score=interval)
     result = Result(
@@ -228,7 +232,7 @@ def test_the_4_bit_base_is_the_base_if_only_qlora_finished(outcome: str) -> None
     entry = LadderEntry(rung="qlora", kind="run", seed=0, learning_rate=1, status="finished")
     ladder = blank_ladder(1, [0])
     ladder.entries = [entry, LadderEntry(rung="lora", kind="run", seed=0, learning_rate=1, status=outcome)]
-    results = LadderResults([FinishedRun(entry, result, [{"base": line, "tuned": line}])])
+    results = LadderResults([FinishedRun(entry, result, [line])])
     collect(results, ladder)
     assert list(results.bases) == [BASE] and results.scores[BASE].untrained
 
@@ -441,7 +445,7 @@ def test_the_paired_variance_is_at_the_most_likely_probabilities(
     assert paired_variance(true, better, worse, items) == pytest.approx((2 * best + true - true**2) / items, abs=1e-6)
 
 
-def collected(keys: list[dict[str, object]]) -> Ladder:
+def collected(keys: list[dict[str, Any]]) -> Ladder:
     """A ladder of predictions with these keys: two rungs whose answers differ on whole groups of five items."""
     ladder, results = blank_ladder(len(keys), [0]), LadderResults()
     random = np.random.default_rng(3)
@@ -449,8 +453,10 @@ def collected(keys: list[dict[str, object]]) -> Ladder:
         entry = LadderEntry(rung=name, kind="run", seed=0, learning_rate=1.0, status="finished")
         right = np.repeat(random.random(len(keys) // 5) < 0.6, 5)
         lines = [
-            {"tuned": {"nll": 1.0 + one, "tokens": 2, "scores": {"exact_match": float(one)}}, **key}
-            for one, key in zip(right.tolist(), keys, strict=True)
+            PredictionLine(
+                item=0, prompt="", target="", tuned=ScoredItem(1.0 + score, 2, "", {"exact_match": score}), **key
+            )
+            for score, key in zip(right.tolist(), keys, strict=True)
         ]
         result = Result(
             status="finished",
@@ -471,9 +477,12 @@ def collected(keys: list[dict[str, object]]) -> Ladder:
 
 
 def test_the_group_of_a_prediction_is_the_unit_of_the_statistics() -> None:
-    alone, grouped, similar = (
-        collected([{key: f"{number // 5}"} if key else {} for number in range(200)]) for key in ("", "group", "similar")
+    kinds: tuple[Callable[[int], dict[str, Any]], ...] = (
+        lambda number: {},
+        lambda number: {"group": f"{number // 5}"},
+        lambda number: {"similar": number // 5},
     )
+    alone, grouped, similar = (collected(list(map(kind, range(200)))) for kind in kinds)
     ends = [compared(ladder, "lora", "full").difference for ladder in (alone, grouped, similar)]
     widths = [(end.high or 0.0) - (end.low or 0.0) for end in ends]
     assert widths[1] > 1.1 * widths[0] and widths[2] == pytest.approx(widths[0])

@@ -15,9 +15,10 @@ from test_loss import ROWS, SHAPES, Forgetful, ours
 from engine.config import schema
 from engine.config.activation_checkpointing import OFF
 from engine.data.rows import Row
-from engine.evaluation.predictions import ScoredItem, mean_loss
+from engine.evaluation.predictions import mean_loss
 from engine.evaluation.score import row_losses, summarize
 from engine.methods.model_source import load_tokenizer
+from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import BatchSampler, Packing, answer_tokens, loss_weight
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
 

@@ -14,7 +14,7 @@ from command import MICRO, events_of
 from faults.worker_runs import stop
 from forked import ftbench
 
-from engine.evaluation.predictions import recorded_items
+from engine.runs.run.predictions import recorded_items
 from engine.runs.run.run_dir import RunDir, iterate
 
 

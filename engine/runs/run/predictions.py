@@ -1,0 +1,136 @@
+"""`predictions.jsonl`: the test items of a run with the answers of its models, and the one way to read and write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from engine.config.files import MAX_ITEMS_BYTES, open_regular, write_atomically
+
+Who = Literal["base", "tuned"]
+Number = int | float
+"""A number as it was computed: a worker that resumes the run writes what it read, 30 and not 30.0."""
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """The result of one test item: the model's answer, its scores, and the loss on the references."""
+
+    nll: Number = 0.0
+    """Weighted sum of the negative log-likelihood of a reference in nats; mean over the item's references."""
+    tokens: Number = 0
+    """Tokens of a reference; mean over the item's references. 0 for a served model, which has no likelihoods."""
+    output: str = ""
+    scores: dict[str, Number] | None = None
+    """Scores against the best reference."""
+    weight: Number | None = None
+    """Sum of the tokens' loss weights; None if all are 1."""
+    ended: bool | None = None
+    """Whether an end token ended the answer; None if it was not generated, as with the metric `choice`."""
+    formatted: bool | None = None
+    """Whether the answer has the format that the metric needs; None if the metric needs none."""
+
+    @property
+    def loss_weight(self) -> float:
+        """The divisor of `nll` in a mean."""
+        return self.tokens if self.weight is None else self.weight
+
+    @classmethod
+    def of(
+        cls,
+        loss: tuple[float, float, float],
+        output: str = "",
+        scores: dict[str, float] | None = None,
+        ended: bool | None = None,
+        formatted: bool | None = None,
+    ) -> ScoredItem:
+        """`loss`: as in `RowLoss`."""
+        nll, tokens, weight = loss
+        return cls(nll, tokens, output, scores, None if weight == tokens else weight, ended, formatted)
+
+
+class PredictionLine(msgspec.Struct):
+    """A test item with the answers of base and tuned model."""
+
+    item: int
+    """Its number, from 0."""
+    prompt: str
+    target: str
+    where: str = ""
+    references: list[str] = msgspec.field(default_factory=list)
+    """All accepted answers, `target` first; empty if that is the only one."""
+    group: str = ""
+    """Key of items that depend on each other; '' for an item alone."""
+    similar: int | None = None
+    """The first item whose prompt is a near-duplicate; None if there is none."""
+    base: ScoredItem | None = None
+    tuned: ScoredItem | None = None
+
+    @property
+    def targets(self) -> list[str]:
+        """All accepted answers."""
+        return self.references or [self.target]
+
+    def answer(self, who: Who) -> ScoredItem | None:
+        """The answer of one model; None if it was not scored."""
+        return self.base if who == "base" else self.tuned
+
+
+def read_predictions(path: Path) -> Iterator[PredictionLine]:
+    """The items one after the other. Raises OSError, and ValueError if one is damaged, missing or repeated."""
+    decode = msgspec.json.Decoder(PredictionLine).decode
+    with open_regular(path, MAX_ITEMS_BYTES) as file:
+        for number, text in enumerate(filter(bytes.strip, file)):
+            try:
+                line = decode(text)
+            except RecursionError as error:
+                raise ValueError("nested too deeply") from error
+            if line.item != number:
+                raise ValueError("the items are not numbered from 0")
+            yield line
+
+
+def write_predictions(path: Path, lines: Iterable[PredictionLine]) -> None:
+    """Write one line per item, atomically."""
+    write_atomically(path, b"\n".join([*(msgspec.json.encode(_plain_line(line)) for line in lines), b""]))
+
+
+def _plain_line(line: PredictionLine) -> dict[str, Any]:
+    """Without references, group and near-duplicate of an item that has none."""
+    plain = {name: getattr(line, name) for name in ("item", "where", "prompt", "target")}
+    optional = {name: getattr(line, name) for name in ("references", "group", "similar")}
+    answers = {"base": _plain_item(line.base), "tuned": _plain_item(line.tuned)}
+    return plain | {name: value for name, value in optional.items() if value not in ([], "", None)} | answers
+
+
+def _plain_item(item: ScoredItem | None) -> dict[str, Any] | None:
+    if item is None:
+        return None
+    loss = {"nll": item.nll, "tokens": item.tokens} if item.tokens else {}
+    optional = {"weight": item.weight, "ended": item.ended, "formatted": item.formatted}
+    known = {name: value for name, value in optional.items() if value is not None}
+    return loss | {"output": item.output, "scores": item.scores} | known
+
+
+def recorded_lines(path: Path) -> list[PredictionLine]:
+    """Every item of a file; none if it is missing or damaged."""
+    try:
+        return list(read_predictions(path))
+    except (OSError, ValueError):
+        return []
+
+
+def recorded_items(path: Path, who: Who) -> list[ScoredItem] | None:
+    """The answers of one model; None if they are missing or damaged."""
+    lines = recorded_lines(path)
+    items = [item for line in lines if (item := line.answer(who)) is not None]
+    return items if lines and len(items) == len(lines) else None
+
+
+def recorded_groups(path: Path) -> list[str]:
+    """The group of each item, '' for an item alone; [] if the file is missing or damaged."""
+    return [line.group for line in recorded_lines(path)]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from places import ROOT, TESTS
@@ -37,6 +38,7 @@ from engine.runs.chat_client import (
     Stop,
     WeightsMemory,
 )
+from engine.runs.rpc_client import start_server
 
 if TYPE_CHECKING:
     import pytest
@@ -59,7 +61,13 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     program.chmod(0o755)
     patch.setenv("CHAT_SERVER_FOLDER", str(folder))
     patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    patch.setattr("engine.runs.chat_client.sys", SimpleNamespace(executable=str(program)))
+
+    def start(*arguments: Any, **environment: str) -> subprocess.Popen[bytes]:
+        with patch.context() as changed:
+            changed.setattr("engine.runs.rpc_client.sys", SimpleNamespace(executable=str(program)))
+            return start_server(*arguments, **environment)
+
+    patch.setattr("engine.runs.chat_client.start_server", start)
 
 
 def tell(message: Message) -> None:

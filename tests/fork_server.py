@@ -26,7 +26,6 @@ import sys
 import traceback
 import warnings
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any, TextIO
 
 import pytest
@@ -43,7 +42,7 @@ PRELOADED = (
     "tui.cli.main",
     "tui.cli.run",
 )
-RPC_SERVER = "engine.worker.rpc_server"
+SERVERS = ("engine.worker.rpc_server", "engine.worker.chat_server", "engine.worker.judge_server")
 INHERITED = ("stdin", "stdout", "stderr", "status")
 """Descriptors that a request carries, in this order; the exit status is written to the last."""
 
@@ -102,7 +101,7 @@ class Server:
 
 
 class ForkedChild(ForkedProcess):
-    """The part of `subprocess.Popen` that ranks and judges are started with: a fork of the process that starts it.
+    """The part of `subprocess.Popen` that ranks are started with: a fork of the process that starts it.
 
     They end with their parent, which for a fork of the server would be the server.
     """
@@ -192,7 +191,7 @@ def run_module(module: str, arguments: list[str]) -> int:
 
             main()
         else:
-            if module == RPC_SERVER:  # it ends when its parent does, which is this server instead of the client
+            if module in SERVERS:  # they end when their parent does, which is this server instead of the client
                 sys.argv[-1] = str(os.getppid())
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as left:
@@ -209,12 +208,9 @@ def preload() -> None:
         importlib.import_module(module)
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
-    from engine.judge import local_judge
-
     patch = pytest.MonkeyPatch()
     fork_processes(patch)
     patch.setattr(subprocess_handler, "Popen", ForkedChild)
-    patch.setattr(local_judge, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": ForkedChild}))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -19,12 +17,13 @@ from typing import TypeAlias
 import msgspec
 from msgspec import Struct
 
-from engine.config.errors import ErrorParts, RunFailed
+from engine.config.errors import RunFailed
+from engine.runs.chat_client import RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer, EndpointRefusal
 from engine.runs.ladder.preferences import JudgePlan
 from engine.runs.preference.judge_dir import JudgeDir
 from engine.runs.queue.device_queue import JUDGE
-from engine.runs.rpc_client import encoded_line, exit_reason, message_lines
+from engine.runs.rpc_client import encoded_line, exit_reason, message_lines, send_line, start_server
 from engine.runs.stopping import StopRequest
 
 POLL_SECONDS = 0.1
@@ -73,19 +72,8 @@ class JudgeAnswer(Struct, frozen=True, kw_only=True, tag=True):
     refused: str = ""
 
 
-class JudgeRefused(ErrorParts, frozen=True, kw_only=True, tag=True):
-    """A UserError; the worker ends."""
-
-
-class JudgeFailed(Struct, frozen=True, kw_only=True, tag=True):
-    """A failure that is not the user's, such as insufficient memory; the worker ends."""
-
-    reason: str
-    code: str = "engine.failed"
-
-
 Request: TypeAlias = OpenJudge | Prompt
-Message: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | JudgeRefused | JudgeFailed
+Message: TypeAlias = JudgeNote | JudgeReady | JudgeAnswer | RequestRefused | SessionFailed
 
 
 class LocalJudge:
@@ -120,13 +108,7 @@ class LocalJudge:
         """
         try:
             with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "engine.worker.judge_server", str(os.getpid())],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
-                )
+                self._process = start_server("engine.worker.judge_server", log)
         except OSError as error:
             raise RunFailed(f"cannot start the judge's worker: {error.strerror}", "system.no_process") from error
         self._send(self._opening)
@@ -170,10 +152,8 @@ class LocalJudge:
                 stream.close()
 
     def _send(self, request: Request) -> None:
-        assert self._process is not None and self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # the worker has ended: the reader tells
-            self._process.stdin.write(encoded_line(msgspec.to_builtins(request)))
-            self._process.stdin.flush()
+        assert self._process is not None
+        send_line(self._process, encoded_line(msgspec.to_builtins(request)))
 
     def _read(self) -> None:
         """Pass on the worker's messages until it ends; then fail what it has not answered."""
@@ -182,9 +162,9 @@ class LocalJudge:
         try:
             for line in message_lines(self._process):
                 message = msgspec.json.decode(line, type=Message)
-                if isinstance(message, JudgeRefused):
+                if isinstance(message, RequestRefused):
                     ended = message.error()
-                elif isinstance(message, JudgeFailed):
+                elif isinstance(message, SessionFailed):
                     ended = RunFailed(message.reason, message.code)
                 elif isinstance(message, JudgeAnswer):
                     self._answered(message)

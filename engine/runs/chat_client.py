@@ -6,22 +6,20 @@ Messages are JSON objects, one per line, both ways.
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct, field
 
 from engine.config.errors import ErrorParts, Notice, RunFailed
 from engine.config.files import write_atomically
-from engine.runs.rpc_client import encoded_line, exit_reason, message_lines
+from engine.runs.rpc_client import encoded_line, exit_reason, message_lines, send_line, start_server
 
 NOT_FINISHED = "chat.not_finished"
 """Code of the error for a run that is not finished."""
@@ -282,7 +280,7 @@ class ChatClient:
         """
         with tempfile.TemporaryFile() as errors:
             try:
-                if not self._start(errors.fileno()):
+                if not self._start(errors):
                     return
                 yield from self._read()
                 if not self._closed:
@@ -322,32 +320,20 @@ class ChatClient:
                 process.kill()
                 process.wait()
 
-    def _start(self, errors: int) -> bool:
+    def _start(self, errors: IO[bytes]) -> bool:
         """Start the process and send the first request; False if the session was closed before."""
-        environment = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"} | (
-            {"CUDA_VISIBLE_DEVICES": ""} if self._on_cpu else {}
-        )
         content = encoded_line(msgspec.to_builtins(self._request))
         with self._lock:
             if self._closed:
                 return False
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "engine.worker.chat_server", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-            )
+            environment = {"CUDA_VISIBLE_DEVICES": ""} if self._on_cpu else {}
+            self._process = start_server("engine.worker.chat_server", errors, **environment)
         self._write(content)
         return True
 
     def _write(self, content: bytes) -> None:
-        process = self._process
-        if process is None or process.stdin is None:
-            return
-        with contextlib.suppress(OSError, ValueError):  # closed, or the process has ended: `messages` tells
-            process.stdin.write(content)
-            process.stdin.flush()
+        if self._process is not None:
+            send_line(self._process, content)
 
     def _read(self) -> Iterator[Message]:
         assert self._process is not None

@@ -36,8 +36,8 @@ STDERR_TAIL = 1 << 16
 
 TOKENIZER_ONLY = ("data.check", "data.show", "data.inspect")
 """Requests that need transformers without torch; one process can handle several."""
-SERVE = "serve"
-"""Instead of the name of a request: the process handles one after another."""
+SERVER, SERVE = "engine.worker.rpc_server", "serve"
+"""Its module, and instead of the name of a request: the process handles one after another."""
 IDLE_SECONDS = 600.0
 """After which a process without a request ends: it keeps about 200 MiB."""
 
@@ -95,11 +95,11 @@ def ask(
     content = encoded_line(arguments)
     try:
         with tempfile.TemporaryFile() as errors:
-            process = _start(question, errors)
+            process = start_server(SERVER, errors, question)
             try:
                 if cancel_token:
                     cancel_token.attach(process)
-                message = _converse(process, content, progress, counted, transferred)
+                message = _converse(process, content, _heard(progress, counted, transferred))
             except BaseException:
                 process.kill()
                 raise
@@ -153,9 +153,8 @@ class KeptServer:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="kept RPC server")
                 self._thread.start()
             answer: Future[Any] = Future()
-            self._calls.put(
-                (answer, lambda: self._handle(question, content, progress, cancel_token, counted, transferred))
-            )
+            hear = _heard(progress, counted, transferred)
+            self._calls.put((answer, lambda: self._handle(question, content, hear, cancel_token)))
             return answer.result()
         finally:
             self._free.release()
@@ -180,26 +179,18 @@ class KeptServer:
             except BaseException as error:  # noqa: BLE001 - raised where it was asked
                 answer.set_exception(error)
 
-    def _handle(
-        self,
-        question: str,
-        content: bytes,
-        progress: Callable[[str], None],
-        cancel_token: CancelToken,
-        counted: Counted,
-        transferred: Counted,
-    ) -> Any:
+    def _handle(self, question: str, content: bytes, hear: Hear, cancel_token: CancelToken) -> Any:
         if self._process is None or self._process.poll() is not None or self._errors is None:
             self._end()
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
             try:
-                self._process = _start(SERVE, self._errors)
+                self._process = start_server(SERVER, self._errors, SERVE)
             except OSError as error:
                 raise cannot_start(question, error) from error
         process, message = self._process, None
         cancel_token.attach(process)
         try:
-            message = _converse(process, content, progress, counted, transferred)
+            message = _converse(process, content, hear)
         finally:
             cancel_token.detach()
             if message is None:  # cancelled, killed or broken
@@ -232,49 +223,58 @@ def encoded_line(arguments: dict[str, Any] | list[Any]) -> bytes:
         raise UserError(problem, str(error.object), hint, "name.not_utf8") from error
 
 
-def _start(question: str, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def start_server(module: str, errors: IO[bytes], *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+    """Start `python -m MODULE ARGUMENTS PID`, which reads requests from stdin, and ends with this process, PID."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "engine.worker.rpc_server", question, str(os.getpid())],
+        [sys.executable, "-P", "-m", module, *arguments, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
+        env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
     )
 
 
-def _converse(
-    process: subprocess.Popen[bytes],
-    content: bytes,
-    progress: Callable[[str], None] | None,
-    counted: Counted | None,
-    transferred: Counted | None,
-) -> dict[str, Any] | None:
-    """The last message: an answer or an error. None if the process sent neither."""
+def send_line(process: subprocess.Popen[bytes], content: bytes) -> None:
+    """Write a request to a server; nothing where it has ended, which the end of its output tells."""
     assert process.stdin
-    with contextlib.suppress(BrokenPipeError):  # it has already ended: `_answer` reports how
+    with contextlib.suppress(OSError, ValueError):  # ValueError: closed by another thread
         process.stdin.write(content)
         process.stdin.flush()  # stdin stays open: when it closes, the server knows that this process has gone
+
+
+Message = dict[str, Any]
+Hear = Callable[[Message], None]
+"""Called with each message about the progress."""
+
+
+def _heard(progress: Callable[[str], None] | None, counted: Counted | None, transferred: Counted | None) -> Hear:
+    """What passes messages on to these functions."""
+
+    def hear(message: Message) -> None:
+        text, done, total = str(message["progress"]), message.get("done"), message.get("total")
+        if message.get("unit") == "bytes":
+            if transferred:  # several times per second: only for a progress bar
+                transferred(text, done or 0, total)
+        elif done is not None and counted:
+            counted(text, done, total)
+        elif progress:
+            progress(text if done is None else f"{text}: {rows_done(done, total)}")
+
+    return hear
+
+
+def _converse(process: subprocess.Popen[bytes], content: bytes, hear: Hear) -> Message | None:
+    """The last message: an answer or an error. None if the process sent neither."""
+    send_line(process, content)
     for line in message_lines(process):
         try:
-            message = msgspec.json.decode(line, type=dict[str, Any])
+            message = msgspec.json.decode(line, type=Message)
         except msgspec.DecodeError:
             return {"failed": f"invalid response {visible(line[:80].decode('utf-8', 'replace'))!r}"}
         if "progress" not in message:
             return message
-        if message.get("unit") == "bytes":
-            if transferred:  # several times per second: only for a progress bar
-                transferred(str(message["progress"]), message.get("done") or 0, message.get("total"))
-        else:
-            _tell(message, progress, counted)
+        hear(message)
     return None
-
-
-def _tell(message: dict[str, Any], progress: Callable[[str], None] | None, counted: Counted | None) -> None:
-    text, done, total = str(message["progress"]), message.get("done"), message.get("total")
-    if done is not None and counted:
-        counted(text, done, total)
-    elif progress:
-        progress(text if done is None else f"{text}: {rows_done(done, total)}")
 
 
 def rows_done(done: int, total: int | None) -> str:
@@ -323,7 +323,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
         process.stdin.close()
 
 
-def _answer(question: str, message: dict[str, Any] | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
+def _answer(question: str, message: Message | None, process: subprocess.Popen[bytes], errors: IO[bytes]) -> Any:
     if message is None:
         reason = exit_reason(process.returncode, errors)
         raise RunFailed(f"engine process exited unexpectedly ({question}): {reason}", "engine.died")

@@ -13,7 +13,6 @@ import re
 import runpy
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from types import FrameType
 
@@ -41,22 +40,10 @@ def die_with_parent(parent: int) -> None:
 
     Linux only. The kernel treats the thread that started this process as its parent, so that thread must wait for it.
     """
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: only `watch` works
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the end of stdin tells
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-
-
-def watch(descriptor: int) -> None:
-    """End this process when the other end of a pipe is closed. Portable, but works only while Python code runs."""
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(descriptor, 4096):
-                pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True, name="watch parent").start()
 
 
 class StopRequested(Exception):

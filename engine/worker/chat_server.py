@@ -7,29 +7,24 @@ and as long as it runs; it ends with its client, which frees all memory.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import sys
-import threading
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import UserError
 from engine.config.files import used_folder
 from engine.config.redaction import redact_output
 from engine.hardware.devices import SelectedDevice, select_devices
 from engine.methods.library_imports import import_libraries
-from engine.runs import stopping
 from engine.runs.chat_client import (
     NOT_FINISHED,
     AnswerRequest,
     ListItems,
     LoadingProgress,
-    Message,
     OpenSession,
     QueueWait,
     Request,
@@ -40,31 +35,21 @@ from engine.runs.chat_client import (
 from engine.runs.queue import device_queue
 from engine.runs.queue.device_queue import wait_for_devices
 from engine.runs.run.run_dir import RunDir, finished_result
-from engine.worker.rpc_server import MAX_REASON, encoded
+from engine.worker.rpc_server import Channel, tell_outcome
 
 if TYPE_CHECKING:
     from engine.chat.session import ChatSession
 
 
 class ChatServer:
-    """Reads requests in a thread, so that a Stop arrives while an answer is generated."""
+    """Reads requests in the channel's thread, so that a Stop arrives while an answer is generated."""
 
-    def __init__(self, requests: int, channel: int) -> None:
-        """File descriptors to read requests from and to write messages to."""
-        self._channel = channel
-        self._requests: queue.Queue[Request] = queue.Queue()
+    def __init__(self, client: int) -> None:
+        """`client`: process id of the client."""
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._latest = self._stopped = -1
         """Numbers of the latest AnswerRequest that was read, and of the latest one that was stopped."""
-        threading.Thread(target=self._read, args=[requests], daemon=True, name="requests").start()
-
-    def tell(self, message: Message) -> None:
-        """Send one message; a client that has gone ends this process."""
-        line = memoryview(encoded(msgspec.to_builtins(message)))
-        try:
-            while line:
-                line = line[os.write(self._channel, line) :]
-        except BrokenPipeError:
-            os._exit(1)
+        self.tell = Channel(client, self._take).send
 
     def run(self) -> None:
         """Open the session, then answer requests. Ends when the client closes stdin."""
@@ -98,7 +83,8 @@ class ChatServer:
             elif isinstance(request, ListItems):
                 self.tell(session.items(request.limit))
         except UserError as error:
-            self.tell(refused(error, request.number if isinstance(request, AnswerRequest) else None))
+            number = request.number if isinstance(request, AnswerRequest) else None
+            self.tell(RequestRefused.of(error, number=number))
 
     def _wait_for_device(self, devices: list[SelectedDevice], runs: list[Path]) -> SelectedDevice:
         def tell(note: str) -> None:
@@ -108,18 +94,8 @@ class ChatServer:
         assert taken is not None  # it is never cancelled: the process ends with its client
         return taken[0]
 
-    def _read(self, descriptor: int) -> None:
-        """Queue requests until stdin closes; then end the process, even while it generates."""
-        buffer = b""
-        try:
-            while block := os.read(descriptor, 1 << 16):
-                *lines, buffer = (buffer + block).split(b"\n")
-                for line in lines:
-                    self._take(msgspec.json.decode(line, type=Request))
-        finally:
-            os._exit(0)
-
-    def _take(self, request: Request) -> None:
+    def _take(self, line: bytes) -> None:
+        request = msgspec.json.decode(line, type=Request)
         if isinstance(request, Stop):
             self._stopped = self._latest
             return
@@ -128,29 +104,14 @@ class ChatServer:
         self._requests.put(request)
 
 
-def refused(error: UserError, number: int | None = None) -> RequestRefused:
-    """The message for a UserError."""
-    return RequestRefused.of(error, number=number)
-
-
 def main() -> int:
-    """Serve one client; the last message of a session that cannot continue is Refused or Failed."""
-    # Libraries may print to stdout: messages use a duplicate of it, and stdout itself becomes stderr.
-    channel = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    stopping.die_with_parent(int(sys.argv[1]))
-    server = ChatServer(os.dup(sys.stdin.fileno()), channel)
-    try:
-        server.run()
-    except UserError as error:
-        server.tell(refused(error))
-        return 2
-    except RunFailed as error:
-        server.tell(SessionFailed(reason=str(error), code=error.code))
-    except Exception as error:  # noqa: BLE001 - top level: report every error to the client
-        server.tell(SessionFailed(reason=error_text(error, MAX_REASON)))
-        traceback.print_exc()
-    return 1
+    """Serve one client; the last message of a session that cannot continue tells why."""
+    server = ChatServer(int(sys.argv[1]))
+    return tell_outcome(
+        server.run,
+        lambda error: server.tell(RequestRefused.of(error)),
+        lambda reason, code: server.tell(SessionFailed(reason=reason, code=code)),
+    )
 
 
 if __name__ == "__main__":

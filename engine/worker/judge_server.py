@@ -6,40 +6,34 @@ as long as it runs; it ends with the judge's process.
 
 from __future__ import annotations
 
-import os
 import queue
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from engine.config.errors import RunFailed, UserError, error_text
+from engine.config.errors import RunFailed
 from engine.config.redaction import redact_output
 from engine.config.schema import Model
 from engine.data.rows import Problem, Row
 from engine.hardware.devices import select_devices
 from engine.judge.local_judge import (
     JudgeAnswer,
-    JudgeFailed,
     JudgeNote,
     JudgeReady,
-    JudgeRefused,
     Message,
     OpenJudge,
     Prompt,
     Request,
 )
 from engine.methods.library_imports import import_libraries
-from engine.runs import stopping
-from engine.runs.chat_client import Conversation
+from engine.runs.chat_client import Conversation, RequestRefused, SessionFailed
 from engine.runs.endpoint import ChatAnswer
 from engine.runs.queue.device_queue import wait_for_devices
-from engine.worker.rpc_server import MAX_REASON, encoded
+from engine.worker.rpc_server import Channel, tell_outcome
 
 if TYPE_CHECKING:
     from engine.chat.models import PromptEncoder
@@ -49,30 +43,22 @@ GATHER_SECONDS = 0.02
 """Time for prompts to arrive that are answered together: the judge asks again as soon as it has answers."""
 
 
-class Channel:
-    """Reads requests in a thread and writes messages."""
+class Prompts:
+    """The requests of a judge."""
 
-    def __init__(self, requests: int, messages: int) -> None:
-        """File descriptors."""
-        self._messages = messages
-        self._requests: queue.Queue[Request] = queue.Queue()
-        threading.Thread(target=self._read, args=[requests], daemon=True, name="requests").start()
+    def __init__(self) -> None:
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
 
-    def tell(self, message: Message) -> None:
-        """Send one message; a client that has gone ends this process."""
-        line = memoryview(encoded(msgspec.to_builtins(message)))
-        try:
-            while line:
-                line = line[os.write(self._messages, line) :]
-        except BrokenPipeError:
-            os._exit(1)
+    def take(self, line: bytes) -> None:
+        """Add a request; in another thread."""
+        self._requests.put(msgspec.json.decode(line, type=Request))
 
     def first(self) -> OpenJudge:
         request = self._requests.get()
         assert isinstance(request, OpenJudge), request
         return request
 
-    def prompts(self, most: int) -> list[Prompt]:
+    def next(self, most: int) -> list[Prompt]:
         """The next prompts, at least one: those that are there, and those that arrive within GATHER_SECONDS."""
         requests = [self._requests.get()]
         deadline = time.monotonic() + GATHER_SECONDS
@@ -82,17 +68,6 @@ class Channel:
             except queue.Empty:
                 break
         return [request for request in requests if isinstance(request, Prompt)]
-
-    def _read(self, descriptor: int) -> None:
-        """Queue requests until stdin closes; then end the process, even while it generates."""
-        buffer = b""
-        try:
-            while block := os.read(descriptor, 1 << 16):
-                *lines, buffer = (buffer + block).split(b"\n")
-                for line in lines:
-                    self._requests.put(msgspec.json.decode(line, type=Request))
-        finally:
-            os._exit(0)
 
 
 class JudgeModel:
@@ -166,28 +141,28 @@ class JudgeModel:
         return self.positions is not None and len(row.prompt) + self.generator.max_new_tokens > self.positions
 
 
-def serve(channel: Channel) -> None:
+def serve(requests: Prompts, tell: Callable[[Message], None]) -> None:
     """Load the model, then answer prompts until the judge closes stdin."""
-    opening = channel.first()
+    opening = requests.first()
     devices = select_devices(opening.device)
 
     def waits(note: str) -> None:
-        channel.tell(JudgeNote(f"waiting in the device queue: {note}"))
+        tell(JudgeNote(f"waiting in the device queue: {note}"))
 
     taken = wait_for_devices(devices, time.time(), Path(opening.place), waits, lambda: False)
     assert taken is not None  # it is never cancelled: the process ends with the judge
     taken[0].apply()
-    channel.tell(JudgeNote("loading libraries"))
+    tell(JudgeNote("loading libraries"))
     import_libraries()  # after the wait: it takes seconds
     from engine.methods.machine import is_out_of_memory
     from engine.training.guards import OutOfMemory
 
     try:
-        model = JudgeModel(opening, channel.tell)
-        channel.tell(JudgeReady(model.device))
+        model = JudgeModel(opening, tell)
+        tell(JudgeReady(model.device))
         while True:
-            for answer in model.answers(channel.prompts(opening.batch)):
-                channel.tell(answer)
+            for answer in model.answers(requests.next(opening.batch)):
+                tell(answer)
     except (RuntimeError, MemoryError, OutOfMemory) as error:
         if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
             raise
@@ -196,23 +171,14 @@ def serve(channel: Channel) -> None:
 
 
 def main() -> int:
-    """Serve one judge; the last message of one that cannot continue is JudgeRefused or JudgeFailed."""
-    # Libraries may print to stdout: messages use a duplicate of it, and stdout itself becomes stderr.
-    messages = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    stopping.die_with_parent(int(sys.argv[1]))
-    channel = Channel(os.dup(sys.stdin.fileno()), messages)
-    try:
-        serve(channel)
-    except UserError as error:
-        channel.tell(JudgeRefused.of(error))
-        return 2
-    except RunFailed as error:
-        channel.tell(JudgeFailed(reason=str(error), code=error.code))
-    except Exception as error:  # noqa: BLE001 - top level: report every error to the judge
-        channel.tell(JudgeFailed(reason=error_text(error, MAX_REASON)))
-        traceback.print_exc()
-    return 1
+    """Serve one judge; the last message of one that cannot continue tells why."""
+    requests = Prompts()
+    tell = Channel(int(sys.argv[1]), requests.take).send
+    return tell_outcome(
+        lambda: serve(requests, tell),
+        lambda error: tell(RequestRefused.of(error)),
+        lambda reason, code: tell(SessionFailed(reason=reason, code=code)),
+    )
 
 
 if __name__ == "__main__":

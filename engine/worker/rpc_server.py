@@ -15,83 +15,99 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from engine.config.errors import ErrorParts, RunFailed, UserError, error_text
 from engine.config.redaction import redact_output
 from engine.methods.library_imports import import_without_torch
-from engine.runs import stopping
 from engine.runs.rpc_client import SERVE, needs_tokenizer_only
+from engine.runs.stopping import die_with_parent
 from engine.worker.requests import REQUESTS
 
 MAX_REASON = 500
 """Characters of a failure's reason; the traceback goes to stderr."""
 
 
-Tell = Callable[[dict[str, Any]], None]
+class Channel:
+    """Lines of JSON from a client, read in a thread, and messages to it. Without the client this process ends."""
+
+    def __init__(self, client: int, take: Callable[[bytes], object]) -> None:
+        """`client`: its process id. `take` is called with each line, in the thread.
+
+        Libraries may print to stdout: messages use a duplicate of it, and stdout itself becomes stderr.
+        """
+        self._messages, self._take = os.dup(1), take
+        os.dup2(2, 1)
+        die_with_parent(client)
+        threading.Thread(target=self._read, daemon=True, name="requests").start()
+
+    def send(self, message: Any) -> None:
+        """Send one message."""
+        line = memoryview(encoded(msgspec.to_builtins(message)))
+        try:
+            while line:
+                line = line[os.write(self._messages, line) :]
+        except BrokenPipeError:
+            os._exit(1)
+
+    def _read(self) -> None:
+        """Pass on lines until stdin closes; then end the process, even while it works on a request."""
+        try:
+            with os.fdopen(os.dup(0), "rb") as file:  # not sys.stdin: child processes close it, and wait for its lock
+                for line in file:
+                    self._take(line)
+        finally:
+            os._exit(1)
+
+
+def tell_outcome(
+    work: Callable[[], object], refused: Callable[[UserError], object], failed: Callable[[str, str], object]
+) -> int:
+    """Do the work, and tell the client what ended it; returns the exit status. `failed`: with reason and code."""
+    try:
+        work()
+    except UserError as error:
+        refused(error)
+        return 2
+    except RunFailed as error:
+        failed(str(error), error.code)
+        return 1
+    except Exception as error:  # noqa: BLE001 - top level: report every error to the client
+        failed(error_text(error, MAX_REASON), "engine.failed")
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def main() -> int:
     """Handle one request, or one after another."""
-    # Libraries may print to stdout: responses use a duplicate of it, and stdout itself becomes stderr.
-    channel = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def tell(message: dict[str, Any]) -> None:
-        with os.fdopen(os.dup(channel), "wb") as file:
-            file.write(encoded(message))
-
-    stopping.die_with_parent(int(sys.argv[2]))
-    if sys.argv[1] == SERVE:
-        _serve(tell)
-    line = sys.stdin.buffer.readline()
-    stopping.watch(sys.stdin.fileno())
-    return _handle(lambda: (sys.argv[1], json.loads(line)), tell)
-
-
-def _serve(tell: Tell) -> NoReturn:
-    """Handle one request after another, until stdin is closed."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def read() -> None:
-        rest = b""
-        while block := os.read(0, 1 << 16):  # not sys.stdin: child processes close it, and wait for its lock
-            *complete, rest = (rest + block).split(b"\n")
-            for line in complete:
-                lines.put(line)
-        os._exit(1)  # also while a request is handled
-
-    threading.Thread(target=read, daemon=True, name="requests").start()
-    while True:
-        line = lines.get()
-        _handle(lambda line=line: tuple(json.loads(line)), tell)
+    channel = Channel(int(sys.argv[2]), lines.put)
+    while sys.argv[1] == SERVE:
+        _handle(channel, lambda: tuple(json.loads(lines.get())))
+    return _handle(channel, lambda: (sys.argv[1], json.loads(lines.get())))
 
 
-def _handle(read: Callable[[], tuple[str, dict[str, Any]]], tell: Tell) -> int:
+def _handle(channel: Channel, read: Callable[[], tuple[str, dict[str, Any]]]) -> int:
     """Handle one request; the exit status. The last message is always an answer, an error or a failure."""
 
     def progress(text: str, done: int | None = None, total: int | None = None, unit: str = "rows") -> None:
-        tell({"progress": text} | ({} if done is None else {"done": done, "total": total, "unit": unit}))
+        channel.send({"progress": text} | ({} if done is None else {"done": done, "total": total, "unit": unit}))
 
-    try:
+    def work() -> None:
         question, arguments = read()
         if needs_tokenizer_only(question, arguments):
             progress("loading libraries")
             import_without_torch()
-        tell({"answer": REQUESTS[question](arguments, progress)})
-    except UserError as error:
-        tell({"error": msgspec.structs.asdict(ErrorParts.of(error))})
-        return 2
-    except RunFailed as error:
-        tell({"failed": str(error), "code": error.code})
-        return 1
-    except Exception as error:  # noqa: BLE001 - top level: report every error to the client
-        tell({"failed": error_text(error, MAX_REASON)})
-        traceback.print_exc()
-        return 1
-    return 0
+        channel.send({"answer": REQUESTS[question](arguments, progress)})
+
+    return tell_outcome(
+        work,
+        lambda error: channel.send({"error": ErrorParts.of(error)}),
+        lambda reason, code: channel.send({"failed": reason, "code": code}),
+    )
 
 
 def encoded(message: dict[str, Any]) -> bytes:

@@ -14,10 +14,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from engine.config.errors import UserError
 from engine.config.text import visible
 
+T = TypeVar("T")
 SCRATCH_PREFIX = "ftbench-tmp-"
 """Name prefix of folders in the system's temporary folder. Others that begin with `ftbench-` are the user's, or the
 lock folder."""
@@ -102,6 +106,24 @@ def read_item_lines(path: Path) -> list[bytes]:
 def read_small(path: Path, limit: int = MAX_SETTINGS_BYTES) -> bytes:
     """The content of a file of the user, which may be a link. Raises OSError as `open_regular` does."""
     return read_regular(path, limit, follow=True)
+
+
+def unusable_file(path: Path, error: Exception, hint: str, code: str) -> UserError:
+    """The error for a file of ftbench's own that is damaged; `SUBJECT.unreadable` for one that cannot be read."""
+    if isinstance(error, OSError):
+        code, hint = f"{code.partition('.')[0]}.unreadable", "check its owner and permissions"
+        return UserError(f"cannot read: {error.strerror}", str(path), hint, code)
+    return UserError(f"damaged: {error}", str(path), hint, code)
+
+
+def read_json(path: Path, kind: type[T], hint: str, code: str) -> T | None:
+    """The content of a JSON file of ftbench's own; None if it is missing. Raises UserError as `unusable_file`."""
+    try:
+        return msgspec.json.decode(read_regular(path), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise unusable_file(path, error, hint, code) from error
 
 
 def file_sha256(path: Path) -> str:

@@ -31,12 +31,13 @@ from engine.ladder.stages import (
     probe_config,
     require_gguf_tools,
 )
-from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, State
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
 from engine.runs.ladder.ladder_plan import differing_settings, shared
 from engine.runs.ladder.ladder_state import Kind, Ladder, LadderEntry, Look, Outcome, RungDuration, SharedWork, Stage
 from engine.runs.ladder.rungs import BASE_4BIT, LadderPlan, Rung
 from engine.runs.rpc_client import ask
 from engine.runs.run import end_record
+from engine.runs.run.folder import State
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested

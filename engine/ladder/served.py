@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, write_atomically
+from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_json, read_regular, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.ladder.results import LadderResults, add_answer_shares, answers_of, read_prediction_lines
@@ -239,16 +239,11 @@ def collect_served(
     rows = []
     for model in models:
         place = served_folder(folder, model)
-        try:
-            state = msgspec.json.decode(read_regular(place / "served.json"), type=ServedState)
-        except FileNotFoundError:
+        hint = "delete the directory, then `ftbench resume` the ladder"
+        state = read_json(place / "served.json", ServedState, hint, "ladder.served")
+        if state is None:
             rows.append(RungResult(name=model.row, method=model.row, status="planned"))
             continue
-        except (OSError, msgspec.DecodeError) as error:
-            hint = "delete the directory, then `ftbench resume` the ladder"
-            raise UserError(
-                f"cannot read a served model's state ({error})", str(place), hint, "ladder.served"
-            ) from error
         row = RungResult(name=model.row, method=model.row, status=state.status, reason=state.reason, served=state.use)
         rows.append(row)
         if state.status == "finished":

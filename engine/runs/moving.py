@@ -29,7 +29,7 @@ from engine.config.files import (
     is_no_space_error,
     locked_folder,
     open_regular,
-    read_regular,
+    read_json,
     remove_tree,
     sync_folder,
     write_atomically,
@@ -45,7 +45,6 @@ from engine.runs.run.run_dir import RunDir
 
 MOVED_FROM = ".moved-from.json"
 """In a new home: the runs and cache folders that it was moved from, while their originals are deleted."""
-MAX_MOVED_FROM = 1 << 20
 CACHES = ("models", "gguf", "prepared", "tools", HUB)
 """Folders of the cache whose entries are moved; other files in it are written again when they are needed."""
 VOLATILE = "engine.lock"
@@ -104,13 +103,10 @@ def _sources(target: Path) -> tuple[Path, Path]:
 
 def _recorded(target: Path) -> tuple[Path, Path]:
     """Where an interrupted move came from. Raises UserError where its record is damaged."""
-    path = target / MOVED_FROM
-    try:
-        runs, cache = msgspec.json.decode(read_regular(path, MAX_MOVED_FROM), type=tuple[str, str])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        hint = "delete it; the originals that are left then stay where they are"
-        raise UserError(f"damaged: {error}", str(path), hint, "home.record_damaged") from error
-    return Path(runs), Path(cache)
+    hint = "delete it; the originals that are left then stay where they are"
+    recorded = read_json(target / MOVED_FROM, tuple[str, str], hint, "home.record_damaged")
+    assert recorded is not None  # the caller found it
+    return Path(recorded[0]), Path(recorded[1])
 
 
 def _check_target(target: Path, runs: Path, cache: Path) -> None:

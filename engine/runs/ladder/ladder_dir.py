@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, TypeVar
@@ -18,36 +18,33 @@ import tomli
 import tomli_w
 
 from engine.config.errors import UserError
-from engine.config.files import read_regular, remove_tree, write_atomically
+from engine.config.files import read_regular, remove_tree, unusable_file
 from engine.config.preset import flatten, nested
 from engine.config.preset_library import preset_name
 from engine.runs.home import started_in
-from engine.runs.ladder.ladder_state import Ladder, Outcome, decode_ladder
+from engine.runs.ladder.ladder_state import Ladder, Outcome
 from engine.runs.ladder.rungs import LadderPlan
-from engine.runs.run import end_record, folder
-from engine.runs.run.folder import Folder
+from engine.runs.run import folder
+from engine.runs.run.folder import State, StateFolder
 from engine.runs.run.run_dir import RunDir
 
 
-class State(Protocol):
-    """The content of a state file, `ladder.json` or `sweep.json`."""
+class ComparisonState(State, Protocol):
+    """The state of a ladder or sweep."""
 
-    updated: float
     status: Outcome
-    reason: str
-    reason_code: str
 
     @property
     def stage(self) -> str: ...
 
 
-S = TypeVar("S", bound=State)
+P = TypeVar("P")
 START_SECONDS = 30.0
 """A process that was started has its lock after this time."""
 
 
 @dataclass(frozen=True)
-class ComparisonDir(Folder):
+class ComparisonDir(StateFolder):
     """A directory with a plan, `KIND.toml`, a state, `KIND.json`, and a report."""
 
     @property
@@ -60,10 +57,6 @@ class ComparisonDir(Folder):
         return self.path / f"{self.KIND}.toml"
 
     @property
-    def state_file(self) -> Path:
-        return self.path / f"{self.KIND}.json"
-
-    @property
     def page(self) -> Path:
         return self.path / "report.html"
 
@@ -71,7 +64,7 @@ class ComparisonDir(Folder):
     def markdown(self) -> Path:
         return self.path / "report.md"
 
-    def state(self) -> State | None:
+    def state(self) -> ComparisonState | None:
         """As `read_state`."""
         raise NotImplementedError
 
@@ -79,7 +72,7 @@ class ComparisonDir(Folder):
         """The directory that it was started from, '' if its version did not record that."""
         return started_in(self.plan_file)
 
-    def status_of(self, state: State) -> str:
+    def status_of(self, state: ComparisonState) -> str:
         """The stage while its process works, `died` if that ended unexpectedly, else how it ended."""
         if self.is_active():
             return state.stage
@@ -97,35 +90,20 @@ class ComparisonDir(Folder):
             return self.lock_file.exists() or time.time() - self.plan_file.stat().st_mtime > START_SECONDS
         return state.status == "running"
 
-    def read_state(self, decode: Callable[[bytes], S]) -> S | None:
-        """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.
-
-        If the disk was too full to record how it ended, that is read from the reserved `end.json`.
-        """
+    def read_plan(self, kind: type[P]) -> P:
+        """The plan. Raises UserError if the file is missing, damaged or cannot be read."""
         try:
-            state = decode(read_regular(self.state_file))
-        except FileNotFoundError:
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"delete it, then `ftbench resume {self.argument}` starts over and reuses finished runs"
-            raise self.damaged(error, self.state_file, hint) from error
-        except OSError as error:
-            raise self.unreadable(error, self.state_file) from error
-        if state.status == "running" and (record := end_record.read(self.end_file)):
-            state.status, state.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
-        return state
+            return msgspec.convert(tomli.loads(read_regular(self.plan_file).decode()), kind)
+        except FileNotFoundError as error:
+            problem, hint = f"not a {self.KIND}, {self.KIND}.toml not found", "`ftbench runs` lists runs and ladders"
+            raise UserError(problem, str(self.path), hint, code=f"{self.KIND}.not_a_{self.KIND}") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise unusable_file(self.plan_file, error, f"start a new {self.KIND}", f"{self.KIND}.damaged") from error
 
-    def write_state(self, state: State) -> None:
-        """Replace the state file atomically."""
-        state.updated = time.time()
-        write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
-
-    def damaged(self, error: Exception, path: Path, hint: str) -> UserError:
-        return UserError(f"damaged file ({error})", str(path), hint, code=f"{self.KIND}.damaged")
-
-    def unreadable(self, error: OSError, path: Path) -> UserError:
-        problem, hint = f"cannot read file ({error.strerror})", "check its permissions"
-        return UserError(problem, str(path), hint, code=f"{self.KIND}.unreadable")
+    @property
+    def state_hint(self) -> str:
+        """What to do about a damaged state."""
+        return f"delete it, then `ftbench resume {self.argument}` starts over and reuses finished runs"
 
 
 @dataclass(frozen=True)
@@ -140,7 +118,7 @@ class LadderDir(ComparisonDir):
 
     def state(self) -> Ladder | None:
         """As `read_state`."""
-        return self.read_state(decode_ladder)
+        return self.read_state(Ladder, self.state_hint)
 
     def has_runs(self) -> bool:
         """Whether a run, timing probe or export has been started. Raises UserError as `state`."""
@@ -172,16 +150,8 @@ class LadderDir(ComparisonDir):
         return ladder
 
     def plan(self) -> LadderPlan:
-        """The plan. Raises UserError if `ladder.toml` is missing, damaged or cannot be read."""
-        try:
-            return msgspec.convert(tomli.loads(read_regular(self.plan_file).decode()), LadderPlan)
-        except FileNotFoundError as error:
-            problem, hint = "not a ladder, ladder.toml not found", "`ftbench runs` lists runs and ladders"
-            raise UserError(problem, str(self.path), hint, code="ladder.not_a_ladder") from error
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise self.damaged(error, self.plan_file, "start a new ladder") from error
-        except OSError as error:
-            raise self.unreadable(error, self.plan_file) from error
+        """As `read_plan`."""
+        return self.read_plan(LadderPlan)
 
 
 def create(runs: Path, plan: LadderPlan) -> LadderDir:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct, field
 
 from engine.config.errors import UserError
@@ -245,11 +244,6 @@ class Ladder(Struct, kw_only=True):
             if entry.kind == "run" and entry.status == "finished" and entry.run:
                 runs.setdefault(entry.rung, entry.run)
         return runs
-
-
-def decode_ladder(text: bytes) -> Ladder:
-    """The content of `ladder.json`. Raises msgspec.DecodeError where it is damaged."""
-    return msgspec.json.decode(text, type=Ladder)
 
 
 class Gain(Struct, kw_only=True, frozen=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 from msgspec import Struct, field
 
 from engine.runs.run.result import SCHEMA_VERSION, Interval
@@ -221,13 +220,3 @@ class RatingSummary(Struct, kw_only=True):
     """Ratings of answers that have changed since; they are not counted."""
     sentences: list[str] = field(default_factory=list)
     """What the verdict says of them."""
-
-
-def decode_judgment(text: bytes) -> Judgment:
-    """The content of `judgment.json`. Raises msgspec.DecodeError where it is damaged."""
-    return msgspec.json.decode(text, type=Judgment)
-
-
-def decode_ratings(text: bytes) -> RatingSummary:
-    """The content of `summary.json`. Raises msgspec.DecodeError where it is damaged."""
-    return msgspec.json.decode(text, type=RatingSummary)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
-import tomli
 import tomli_w
 
-from engine.config.files import read_regular, remove_tree
+from engine.config.files import remove_tree
 from engine.config.preset_library import preset_name
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
@@ -40,17 +39,12 @@ class SweepDir(ComparisonDir):
         return any(ladder.has_runs() for ladder in self.ladders())
 
     def plan(self) -> SweepPlan:
-        """The plan. Raises UserError if `sweep.toml` is missing, damaged or cannot be read."""
-        try:
-            return msgspec.convert(tomli.loads(read_regular(self.plan_file).decode()), SweepPlan)
-        except (ValueError, RecursionError) as error:
-            raise self.damaged(error, self.plan_file, "start a new sweep") from error
-        except OSError as error:
-            raise self.unreadable(error, self.plan_file) from error
+        """As `read_plan`."""
+        return self.read_plan(SweepPlan)
 
     def state(self) -> Sweep | None:
         """As `read_state`."""
-        return self.read_state(msgspec.json.Decoder(Sweep).decode)
+        return self.read_state(Sweep, self.state_hint)
 
 
 def create(

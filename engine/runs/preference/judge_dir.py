@@ -13,7 +13,7 @@ from typing import ClassVar
 import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import read_regular, working_directory, write_atomically
+from engine.config.files import read_json, working_directory, write_atomically
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.preferences import (
@@ -21,12 +21,10 @@ from engine.runs.ladder.preferences import (
     JudgePlan,
     Judgment,
     RatingSummary,
-    decode_judgment,
-    decode_ratings,
 )
 from engine.runs.ladder.rung_results import VerdictSentence
 from engine.runs.run import end_record
-from engine.runs.run.folder import Folder, directories_with_file, has_file
+from engine.runs.run.folder import StateFolder, directories_with_file, has_file
 from engine.runs.run.run_dir import RunDir
 
 JUDGMENTS, RATINGS = "judgments", "ratings"
@@ -34,7 +32,7 @@ PLAN, SUMMARY = "plan.json", "summary.json"
 
 
 @dataclass(frozen=True)
-class JudgeDir(Folder):
+class JudgeDir(StateFolder):
     """The directory of one judge with one rubric, `judgments/NAME` in a ladder's or run's directory.
 
     One process writes it (`python -m engine.judge`). `verdicts.jsonl` has every verdict as it was received: a stopped
@@ -52,40 +50,21 @@ class JudgeDir(Folder):
         return self.path / "verdicts.jsonl"
 
     @property
-    def state_file(self) -> Path:
-        return self.path / "judgment.json"
-
-    @property
     def subject(self) -> LadderDir | RunDir:
         """The ladder or run whose answers are compared."""
         return subject_of(self.path.parent.parent)
 
     def plan(self) -> JudgePlan:
-        """The plan. Raises UserError if it is missing or damaged."""
-        try:
-            return msgspec.json.decode(read_regular(self.plan_file), type=JudgePlan)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = "delete the directory and start the judge again"
-            raise UserError(f"cannot read the plan ({error})", str(self.plan_file), hint, "judgment.damaged") from error
+        """The plan. Raises UserError if it is missing, damaged or cannot be read."""
+        hint = "delete the directory and start the judge again"
+        plan = read_json(self.plan_file, JudgePlan, hint, "judgment.damaged")
+        if plan is None:
+            raise UserError("no plan of a judge", str(self.plan_file), hint, "judgment.damaged")
+        return plan
 
     def state(self) -> Judgment | None:
-        """State and results; None before the first start. Raises UserError if the file is damaged."""
-        try:
-            state = decode_judgment(read_regular(self.state_file))
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = "delete it and start the judge again: its verdicts are kept"
-            raise UserError(
-                f"cannot read the judgment ({error})", str(self.state_file), hint, "judgment.damaged"
-            ) from error
-        if state.status == "running" and (record := end_record.read(self.end_file)):
-            state.status, state.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
-        return state
-
-    def write_state(self, state: Judgment) -> None:
-        """Replace the state file atomically."""
-        write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
+        """As `read_state`."""
+        return self.read_state(Judgment, "delete it and start the judge again: its verdicts are kept")
 
 
 def subject_of(path: Path) -> LadderDir | RunDir:
@@ -149,16 +128,8 @@ def ratings_folder(subject: LadderDir | RunDir) -> Path:
 
 def read_ratings(subject: LadderDir | RunDir) -> RatingSummary | None:
     """The summary of people's ratings; None without one. Raises UserError if it is damaged."""
-    file = ratings_folder(subject) / SUMMARY
-    try:
-        return decode_ratings(read_regular(file))
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        hint = "delete it; `ftbench rate` writes it again"
-        raise UserError(
-            f"cannot read the summary of ratings ({error})", str(file), hint, "rating.damaged_summary"
-        ) from error
+    file, hint = ratings_folder(subject) / SUMMARY, "delete it; `ftbench rate` writes it again"
+    return read_json(file, RatingSummary, hint, "rating.damaged_summary")
 
 
 def preferences_changed(folder: LadderDir) -> float:

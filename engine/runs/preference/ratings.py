@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, read_small, write_atomically
+from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_json, read_regular, read_small, write_atomically
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rungs import BASE
@@ -133,14 +133,8 @@ class RatingDir:
 
     def plan(self) -> RatingPlan | None:
         """What is rated; None before the first rating. Raises UserError if the file is damaged."""
-        file = self.path / PLAN_FILE
-        try:
-            return msgspec.json.decode(read_regular(file), type=RatingPlan)
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = "delete it, and name the pairs again with --pair"
-            raise UserError(f"cannot read what is rated ({error})", str(file), hint, "rating.damaged_plan") from error
+        hint = "delete it, and name the pairs again with --pair"
+        return read_json(self.path / PLAN_FILE, RatingPlan, hint, "rating.damaged_plan")
 
     def make_plan(self, pairs: Sequence[tuple[str, str]], runs: Sequence[str], answers: RungAnswers) -> RatingPlan:
         """The stored plan with these pairs added; without any, the default pair. Raises RunFailed on a full disk."""
@@ -232,7 +226,7 @@ def read_ratings_file(file: Path) -> list[Rating]:
     for number, line in enumerate(filter(None, complete.split(b"\n")), 1):
         try:
             ratings.append(msgspec.json.decode(line, type=Rating))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             problem, hint = f"damaged ratings (line {number}: {error})", "restore the file, or remove the line"
             raise UserError(problem, str(file), hint, "rating.damaged") from error
     return ratings
@@ -311,7 +305,7 @@ def _read_page(file: Path) -> RatedPage:
         raise UserError(
             f"cannot read ratings ({error.strerror})", where, "check the path", "rating.unreadable"
         ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not a file of ratings ({error})", where, hint, "rating.not_a_page") from error
     if page.kind != PAGE_KIND:
         raise UserError("not a file of ratings", where, hint, "rating.not_a_page")

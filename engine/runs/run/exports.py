@@ -328,7 +328,7 @@ def read_fidelity(folder: Path) -> Fidelity:
     path = folder / FIDELITY
     try:
         return msgspec.json.decode(read_regular(path), type=Fidelity)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         hint = "export the run again"
         raise UserError(f"no readable check of an artifact: {error}", str(path), hint, "export.no_fidelity") from error
 
@@ -343,7 +343,7 @@ def read_item_scores(folder: Path) -> list[ItemScore]:
         return [msgspec.json.decode(line, type=ItemScore) for line in read_item_lines(path)]
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         hint = "export the run again"
         raise UserError(
             f"cannot read the scores of an artifact: {error}", str(path), hint, "export.no_scores"

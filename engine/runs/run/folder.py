@@ -10,10 +10,19 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import msgspec
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_LOG_BYTES, MAX_RECORD_BYTES, check_utf8, remove_tree, write_atomically
+from engine.config.files import (
+    MAX_LOG_BYTES,
+    MAX_RECORD_BYTES,
+    check_utf8,
+    read_json,
+    remove_tree,
+    write_atomically,
+)
 from engine.config.text import visible
 from engine.runs.home import CHOOSE_ANOTHER, check_home, tilde
 from engine.runs.queue import device_queue, locks
@@ -105,6 +114,42 @@ class Folder:
 
 
 F = TypeVar("F", bound=Folder)
+
+
+class State(Protocol):
+    """The content of a state file."""
+
+    updated: float
+    status: Any
+    reason: str
+    reason_code: str
+
+
+S = TypeVar("S", bound=State)
+
+
+@dataclass(frozen=True)
+class StateFolder(Folder):
+    """A directory whose process writes its state, `KIND.json`."""
+
+    @property
+    def state_file(self) -> Path:
+        return self.path / f"{self.KIND}.json"
+
+    def read_state(self, kind: type[S], hint: str) -> S | None:
+        """The stored state; None before the first start. Raises UserError if the file is damaged or cannot be read.
+
+        If the disk was too full to record how it ended, that is read from the reserved `end.json`.
+        """
+        state = read_json(self.state_file, kind, hint, f"{self.KIND}.damaged")
+        if state is not None and state.status == "running" and (record := end_record.read(self.end_file)):
+            state.status, state.reason = ("stopped" if record.status == "stopped" else "failed"), record.reason
+        return state
+
+    def write_state(self, state: State) -> None:
+        """Replace the state file atomically."""
+        state.updated = time.time()
+        write_atomically(self.state_file, msgspec.json.format(msgspec.json.encode(state), indent=1))
 
 
 def _find_irregular(folder: Path) -> Path | None:

@@ -15,7 +15,7 @@ import tomli
 
 from engine import __version__
 from engine.config.errors import UserError
-from engine.config.files import MAX_SETTINGS_BYTES, read_regular
+from engine.config.files import MAX_SETTINGS_BYTES, read_regular, unusable_file
 from engine.config.preset import EffectiveConfig, Flat, flatten, nested, with_settings
 from engine.config.schema import Config
 from engine.runs.home import STARTED_IN
@@ -175,11 +175,8 @@ def read_file(path: Path) -> FrozenRun:
     except FileNotFoundError as error:
         hint = "run `ftbench runs` to list the runs"
         raise UserError("not a run: no run.toml", str(path.parent), hint, "run.not_a_run") from error
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        problem = f"damaged: {error}"
-        raise UserError(problem, str(path), "start a new run", code="run.config_damaged") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise unusable_file(path, error, "start a new run", "run.config_damaged") from error
     return FrozenRun(
         config,
         origins,
@@ -193,8 +190,3 @@ def read_file(path: Path) -> FrozenRun:
         section.command,
         changed,
     )
-
-
-def unreadable(file: Path, error: OSError) -> UserError:
-    """The error for a file of a run that exists and cannot be read."""
-    return UserError(f"cannot read: {error.strerror}", str(file), "check its owner and permissions", "run.unreadable")

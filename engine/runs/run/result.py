@@ -317,11 +317,6 @@ class Result(Struct, kw_only=True):
         return sum(seconds for phase, seconds in self.seconds.items() if phase != "waiting")
 
 
-def decode_result(text: bytes) -> Result:
-    """Decode `result.json`. Raises msgspec.DecodeError if it is damaged."""
-    return msgspec.json.decode(text, type=Result)
-
-
 DEFAULT_OTHER_LOAD = 0.1
 """Share of CPU time that other processes may use before a timing counts as disturbed."""
 SATURATED = 0.85
@@ -447,6 +442,6 @@ def read_scores(path: Path, fingerprint: str | None = None) -> BenchmarkScores |
     """The stored scores; None if they are missing, damaged, or have another fingerprint."""
     try:
         scores = msgspec.json.decode(read_regular(path), type=BenchmarkScores)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
     return scores if scores.items and fingerprint in (None, scores.fingerprint) else None

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Unpack
 import msgspec
 
 from engine.config.errors import UserError
-from engine.config.files import open_regular, read_regular, remove_tree, write_atomically
+from engine.config.files import open_regular, read_json, remove_tree, unusable_file, write_atomically
 from engine.config.preset import EffectiveConfig
 from engine.config.preset_library import preset_name, without_method
 from engine.executors.slurm import UNKNOWN, Job, JobState, queue, read_job
@@ -24,8 +24,8 @@ from engine.runs.run.end_record import EndRecord
 from engine.runs.run.event_log import EventLog, Follower
 from engine.runs.run.events import End, Event, decode
 from engine.runs.run.folder import Folder
-from engine.runs.run.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file, unreadable
-from engine.runs.run.result import Result, decode_result, file_stem
+from engine.runs.run.frozen_config import FrozenRun, LaunchFields, frozen_text, read_file
+from engine.runs.run.result import Result, file_stem
 from engine.runs.run.result_builder import ResultBuilder, read_events
 
 ACTIVE = ("live", "starting", "pending")
@@ -100,15 +100,8 @@ class RunDir(Folder):
 
     def written_result(self) -> Result | None:
         """The content of `result.json`, None where it is missing. Raises UserError as `result` does."""
-        try:
-            return decode_result(read_regular(self.result_file))
-        except FileNotFoundError:
-            return None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            hint = f"run `ftbench resume {self.argument}` to write it again from events.jsonl"
-            raise UserError(f"damaged: {error}", str(self.result_file), hint, code="run.result_damaged") from error
-        except OSError as error:
-            raise unreadable(self.result_file, error) from error
+        hint = f"run `ftbench resume {self.argument}` to write it again from events.jsonl"
+        return read_json(self.result_file, Result, hint, "run.result_damaged")
 
     def unwritten_end(self) -> EndRecord | None:
         """How the latest worker ended according to the reserved file or the last event, for runs without a result."""
@@ -127,7 +120,7 @@ class RunDir(Folder):
         try:
             return _rebuilt(self, end, stamp)
         except OSError as error:
-            raise unreadable(self.events_file, error) from error
+            raise unusable_file(self.events_file, error, "", "run.events") from error
 
     def started_in(self) -> str:
         """The directory that the run was started from."""

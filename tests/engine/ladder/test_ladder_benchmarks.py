@@ -17,7 +17,7 @@ from engine.ladder.report.tables import benchmarks as benchmark_table
 from engine.ladder.results import FinishedRun, LadderResults, collect_benchmarks
 from engine.ladder.sentences import benchmark_sentences
 from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.ladder_state import Ladder, decode_ladder
+from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rungs import BASE
 from engine.runs.run.result import BenchmarkScores, Interval, benchmark_fingerprint, write_scores
 from engine.runs.run.run_dir import RunDir
@@ -124,7 +124,7 @@ def test_a_run_without_its_scores_is_an_error(tmp_path: Path) -> None:
 def test_every_form_of_the_report_has_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, ladder, _ = scored(tmp_path, {"arc_easy": FORGETS, "hellaswag": FORGETS})
     folder.write_state(ladder)
-    assert decode_ladder(msgspec.json.encode(ladder)).benchmarks == ladder.benchmarks
+    assert msgspec.json.decode(msgspec.json.encode(ladder), type=Ladder).benchmarks == ladder.benchmarks
     data = load_report_data(folder, ladder)
     html, text = page.render_page(data), page.render_markdown(data)
     tables.show_benchmarks(ladder)

@@ -105,7 +105,7 @@ def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
     folder = sweep_dir.SweepDir(tmp_path)
     for file, read in ((folder.plan_file, folder.plan), (folder.state_file, folder.state)):
         file.write_text("{ [")
-        with pytest.raises(UserError, match="damaged file"):
+        with pytest.raises(UserError, match="damaged: "):
             read()
 
 

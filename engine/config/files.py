@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import io
 import os
 import re
@@ -12,7 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +40,9 @@ MAX_ITEMS_BYTES = 1 << 30
 """Size limit of a file with a line per test item."""
 MAX_LOG_BYTES = 4 << 30
 """Size limit of a log, which is read in portions."""
+
+TAIL_BYTES = 1 << 20
+"""Of a file, in which its last line is looked for at a time."""
 
 
 def working_directory() -> Path:
@@ -84,9 +88,38 @@ def open_regular(path: Path, limit: int = MAX_LOG_BYTES, follow: bool = False) -
     raise IrregularFile(errno.EINVAL, "not a regular file", str(path))
 
 
-def open_for_append(path: Path) -> io.FileIO:
-    """Open a file for lines that are appended with one write each, without buffering. Raises OSError for a link."""
-    return io.FileIO(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600), "ab")
+def append_whole(descriptor: int, content: bytes) -> None:
+    """Append to a file that no other process writes. Raises OSError on a full disk, which leaves no part of it."""
+    size, written = os.fstat(descriptor).st_size, 0
+    try:
+        while written < len(content):  # an almost full disk accepts a part
+            written += os.write(descriptor, content[written:])  # noqa: TID251 - to a file, not to a terminal
+    except OSError:
+        if written:
+            os.ftruncate(descriptor, size)
+        raise
+
+
+@contextlib.contextmanager
+def appended_lines(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """A function that appends complete lines to a file, which no other process writes; they are on the disk on exit.
+
+    What a killed writer left of its last line is removed, or the next line would extend it. Raises OSError for a link.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        size = end = os.fstat(descriptor).st_size
+        newline = -1
+        while end and newline < 0:
+            start = max(0, end - TAIL_BYTES)
+            newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+            end = start + newline + 1
+        if end < size:
+            os.ftruncate(descriptor, end)
+        yield functools.partial(append_whole, descriptor)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_regular(path: Path, limit: int = MAX_RECORD_BYTES, follow: bool = False) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_regular, write_atomically
+from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_regular
 from engine.config.schema import Model
 from engine.judge.comparison_prompt import Verdict, comparison_prompt, default_rubric, prompt_template, read_verdict
 from engine.judge.local_judge import LocalJudge
@@ -301,7 +300,7 @@ class Judging:
         running: dict[Future[StoredVerdict], Question] = {}
         pool = ThreadPoolExecutor(self.plan.concurrency)
         try:
-            with open_for_append(self.folder.verdicts_file) as file:
+            with appended_lines(self.folder.verdicts_file) as append:
                 while True:
                     for question in islice(todo, self.plan.concurrency - len(running)):
                         self._check_limits(question, len(running))
@@ -315,7 +314,7 @@ class Judging:
                         if error := future.exception():
                             errors.append(error)
                         else:
-                            self._keep(future.result(), file)
+                            self._keep(future.result(), append)
                     if errors:
                         raise errors[0]
                     self.stopping.check()
@@ -356,9 +355,9 @@ class Judging:
             if (state.cost or 0.0) + more > plan.cost_limit:
                 raise StopRequested(f"the limit of {plan.cost_limit:g} for the cost is reached")
 
-    def _keep(self, verdict: StoredVerdict, file: io.FileIO) -> None:
+    def _keep(self, verdict: StoredVerdict, append: Callable[[bytes], None]) -> None:
         """Append a verdict to the file, with one write: a killed process leaves at most one incomplete line."""
-        file.write(msgspec.json.encode(verdict) + b"\n")
+        append(msgspec.json.encode(verdict) + b"\n")
         self.verdicts[verdict.key] = verdict
         self.state.done += 1
         self.state.prompt_tokens += verdict.prompt_tokens
@@ -397,7 +396,7 @@ class Judging:
 
 
 def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
-    """The stored verdicts by key; an incomplete last line is removed from the file, so that the next one is a line."""
+    """The stored verdicts by key. The judge's process may be appending to the file: it is not changed."""
     try:
         content = read_regular(file, MAX_ITEMS_BYTES)
     except FileNotFoundError:
@@ -405,11 +404,8 @@ def read_verdicts(file: Path) -> dict[str, StoredVerdict]:
     except OSError as error:
         problem, hint = f"cannot read verdicts ({error.strerror})", "delete the file: the judge is asked again"
         raise UserError(problem, str(file), hint, "judgment.unreadable") from error
-    complete, _, torn = content.rpartition(b"\n")
-    if torn:
-        write_atomically(file, complete + b"\n" if complete else b"")
     verdicts = {}
-    for line in complete.split(b"\n"):
+    for line in content.split(b"\n"):
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # asked again
             verdict = msgspec.json.decode(line, type=StoredVerdict)
             verdicts[verdict.key] = verdict

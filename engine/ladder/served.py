@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_json, read_regular, write_atomically
+from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_json, read_regular, write_atomically
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Config
 from engine.ladder.results import LadderResults, add_answer_shares, answers_of, read_prediction_lines
@@ -155,7 +155,7 @@ def _ask_missing(
     client = EndpointClient(parse_endpoint(model.endpoint, "--rung"), TIMEOUT, model.concurrency)
     mutex = threading.Lock()
     try:
-        with open_for_append(place / "answers.jsonl") as file, ThreadPoolExecutor(model.concurrency) as pool:
+        with appended_lines(place / "answers.jsonl") as append, ThreadPoolExecutor(model.concurrency) as pool:
 
             def answer(question: tuple[str, dict[str, Any]]) -> None:
                 stopping.check()
@@ -166,7 +166,7 @@ def _ask_missing(
                 except EndpointRefusal as error:
                     record = ServedAnswer(key=key, refused=error.kind, why=str(error))
                 with mutex:
-                    file.write(msgspec.json.encode(record) + b"\n")
+                    append(msgspec.json.encode(record) + b"\n")
 
             try:
                 for number, _ in enumerate(pool.map(answer, left), 1):
@@ -181,17 +181,14 @@ def _ask_missing(
 
 
 def _known(file: Path) -> dict[str, ServedAnswer]:
-    """The answers by key, without a torn last line of a killed process, which is removed."""
+    """The answers by key, without an incomplete last line of a killed process."""
     try:
         content = read_regular(file, MAX_ITEMS_BYTES)
     except FileNotFoundError:
         return {}
-    complete, _, torn = content.rpartition(b"\n")
-    if torn:
-        write_atomically(file, complete + b"\n" if complete else b"")
     by_key = {}
-    for line in filter(None, complete.split(b"\n")):
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):  # asked again
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError, RecursionError):  # asked again
             answer = msgspec.json.decode(line, type=ServedAnswer)
             by_key[answer.key] = answer
     return by_key

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from engine.config.errors import RunFailed, UserError
-from engine.config.files import MAX_ITEMS_BYTES, open_for_append, read_json, read_regular, read_small, write_atomically
+from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_json, read_regular, read_small, write_atomically
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rungs import BASE
@@ -182,9 +182,8 @@ class RaterFile:
         """Append ratings with one write. Raises RunFailed if the file cannot be written."""
         content = b"".join(msgspec.json.encode(rating) + b"\n" for rating in ratings)
         try:
-            with open_for_append(self.path) as file:
-                file.write(content)
-                os.fsync(file.fileno())
+            with appended_lines(self.path) as append:
+                append(content)
         except OSError as error:
             raise RunFailed(f"cannot write {self.path}: {error.strerror}", "rating.cannot_write") from error
         for rating in ratings:
@@ -213,7 +212,7 @@ def login() -> str:
 
 
 def read_ratings_file(file: Path) -> list[Rating]:
-    """All lines of a rater's file; a torn last line is removed. Raises UserError where it is damaged elsewhere."""
+    """All lines of a rater's file; without an incomplete last line. Raises UserError where it is damaged elsewhere."""
     try:
         content = read_regular(file, MAX_ITEMS_BYTES)
     except FileNotFoundError:

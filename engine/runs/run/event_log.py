@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.config.files import IrregularFile, open_regular
+from engine.config.files import IrregularFile, append_whole, open_regular
 from engine.config.text import without_credentials
 from engine.runs.run.events import End, Error, Event, Memory, Step, Warning, decode, is_damaged, opening_of
 from engine.runs.run.result import SCHEMA_VERSION
@@ -56,20 +56,9 @@ class EventLog:
         with self._lock:
             event.v, event.seq, event.t = SCHEMA_VERSION, self._seq + 1, time.time()
             event.elapsed = round(time.monotonic() - self.started, 6)
-            self._append(_encode(event) + b"\n")
+            append_whole(self._file, _encode(event) + b"\n")
             self._seq += 1
         return event
-
-    def _append(self, line: bytes) -> None:
-        size = os.fstat(self._file).st_size
-        written = 0
-        try:
-            while written < len(line):  # an almost full disk accepts a part of the line
-                written += os.write(self._file, line[written:])  # noqa: TID251 - to the log, not to a terminal
-        except OSError:
-            if written:
-                os.ftruncate(self._file, size)
-            raise
 
     def close(self) -> None:
         os.close(self._file)

@@ -100,6 +100,7 @@ def test_ratings_continue_where_they_were_left_and_can_be_undone(ladder: LadderD
         pass
     assert (kept.rated, kept.skipped) == (0, 0)
     kept.own.close()
+    assert open_session(ladder, [], "ann", []).rated == 0  # what followed the incomplete line can be read
 
 
 def test_two_raters_at_a_time_but_not_two_of_one_name(ladder: LadderDir) -> None:

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from engine.config.batch_limits import MAX_TOKENS, answers_together
+from engine.config.errors import Notice
 from engine.config.method_specs import method_spec
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Model
@@ -48,7 +49,6 @@ from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, versions
 from engine.methods.qlora import quantization, unquantized_patterns
 from engine.methods.weights import ROUTER_CLASS
-from engine.runs.run.exports import Defect
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir, read_frozen
@@ -117,7 +117,7 @@ def _artifact(
     checked.vllm_names, refused = names_for_vllm(config.architectures, names)
     if refused:
         text = f"vLLM's mapping of the family does not have {len(refused)} weights (first: {refused[0]})"
-        checked.defects.append(Defect("export.vllm_names", text))
+        checked.defects.append(Notice("export.vllm_names", text))
     return model
 
 
@@ -144,7 +144,7 @@ def _load_as(
         keys = sorted(map(str, info[f"{code}_keys"]))
         if keys and not (code == "unexpected" and unused <= set(job.copied)):
             text = f"{len(keys)} {code} weights in {type(model).__name__} (first: {keys[0]})"
-            checked.defects.append(Defect(f"export.{code}_weights", text))
+            checked.defects.append(Notice(f"export.{code}_weights", text))
     return model
 
 
@@ -167,7 +167,7 @@ def _adapted_base(
     for code in ("missing", "unexpected"):
         if keys := sorted(name for name in getattr(loaded, f"{code}_keys") if prefix in name):
             text = f"{len(keys)} {code} weights of the adapter (first: {keys[0]})"
-            checked.defects.append(Defect(f"export.{code}_weights", text))
+            checked.defects.append(Notice(f"export.{code}_weights", text))
     names = [name.removeprefix("base_model.model.") for name in stored]
     checked.vllm_names, refused = names_for_vllm(config.architectures, names)
     if refused:
@@ -216,7 +216,7 @@ def _base_options(job: CheckJob, frozen: FrozenRun, machine: Machine, model_conf
     return options
 
 
-def _base_defects(artifact: Path, run: RunDir) -> list[Defect]:
+def _base_defects(artifact: Path, run: RunDir) -> list[Notice]:
     """A defect if the base model that the adapter names is not the run's."""
     named = peft.PeftConfig.from_pretrained(str(artifact))
     model = Model(id=str(named.base_model_name_or_path), revision=named.revision)
@@ -226,7 +226,7 @@ def _base_defects(artifact: Path, run: RunDir) -> list[Defect]:
     if not expected or actual == expected:
         return []
     text = f"the adapter's base {model.id} is not the model of the run ({actual[:23]}, not {expected[:23]})"
-    return [Defect("export.other_base", text)]
+    return [Notice("export.other_base", text)]
 
 
 def _check_gguf(
@@ -314,7 +314,7 @@ def compare_logits(
     expected = stored.pop(LOGITS)
     if expected.shape[-1] != logits.shape[-1]:
         text = f"the vocabulary has {logits.shape[-1]:,} tokens, the run's has {expected.shape[-1]:,}"
-        checked.defects.append(Defect("export.other_vocabulary", text))
+        checked.defects.append(Notice("export.other_vocabulary", text))
         return
     differences = (logits - expected).abs().amax(-1)
     checked.largest_logit_difference = float(differences.max())
@@ -390,14 +390,14 @@ def _outputs(
     return generator.texts(answers)
 
 
-def _lost_end_tokens(tokenizer: PreTrainedTokenizerBase, scored: ScoredRows, ends: frozenset[int]) -> list[Defect]:
+def _lost_end_tokens(tokenizer: PreTrainedTokenizerBase, scored: ScoredRows, ends: frozenset[int]) -> list[Notice]:
     """A defect if an end token of the training rows does not end the artifact's answers."""
     lost = end_tokens(tokenizer, None, scored.rows.train) - ends
     if not lost:
         return []
     names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
     text = f"the generation settings lack the end token of the training rows: {names}"
-    return [Defect("export.lost_end_token", text)]
+    return [Notice("export.lost_end_token", text)]
 
 
 def _own_tokenizer(folder: str) -> PreTrainedTokenizerBase:

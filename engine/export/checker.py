@@ -11,9 +11,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
+from engine.config.errors import Notice
 from engine.export.artifact_files import Progress
 from engine.runs.rpc_client import ask
-from engine.runs.run.exports import CheckWarning, Defect
 from engine.runs.run.predictions import ScoredItem
 from engine.runs.run.run_dir import RunDir
 
@@ -46,8 +46,8 @@ class ArtifactCheck(Struct, kw_only=True):
     """Generation time."""
     tokens: int = 0
     """Generated tokens."""
-    defects: list[Defect] = field(default_factory=list)
-    warnings: list[CheckWarning] = field(default_factory=list)
+    defects: list[Notice] = field(default_factory=list)
+    warnings: list[Notice] = field(default_factory=list)
     largest_logit_difference: float | None = None
     logits_compared: int = 0
     experts_changed: float | None = None
@@ -60,7 +60,7 @@ class ArtifactCheck(Struct, kw_only=True):
     versions: dict[str, str] = field(default_factory=dict)
 
     def warn(self, code: str, text: str) -> None:
-        self.warnings.append(CheckWarning(code, text))
+        self.warnings.append(Notice(code, text))
 
     def count(self, answers: list[list[int]], max_new_tokens: int) -> None:
         """Record the number of generated tokens and the share of answers that ended."""

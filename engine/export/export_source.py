@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from engine.config import quantities
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.method_specs import MethodSpec, method_spec
 from engine.config.schema import Model
 from engine.data.examples import system_prompt, training_examples
@@ -22,7 +22,7 @@ from engine.export.merged import ADAPTER_WEIGHTS, DTYPES
 from engine.export.request import ExportRequest, exportable
 from engine.methods.model_source import config_of, load_tokenizer
 from engine.methods.provenance import fingerprint, items_fingerprint
-from engine.runs.run.exports import Defect, ExportKind, WeightType
+from engine.runs.run.exports import ExportKind, WeightType
 from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.result import Result
 from engine.runs.run.run_dir import RunDir
@@ -53,7 +53,7 @@ def scored_rows(frozen: FrozenRun, tokenizer: Any, fingerprint: str) -> ScoredRo
 
 def rendered_by(
     tokenizer: Any, frozen: FrozenRun, items: list[EvaluationItem]
-) -> tuple[list[EvaluationItem], list[Defect]]:
+) -> tuple[list[EvaluationItem], list[Notice]]:
     """The items as an artifact's tokenizer and template render them, and a defect if any prompt differs."""
     config = frozen.config
     rows = prepare(config.data, config.train.max_length, tokenizer)
@@ -72,7 +72,7 @@ def rendered_by(
         return rendered, []
     first = items[different[0]].row.where
     text = f"tokenizer or chat template give other prompt tokens in {len(different)} of {len(items)} test items"
-    return rendered, [Defect("export.other_prompts", f"{text} (first: {first})")]
+    return rendered, [Notice("export.other_prompts", f"{text} (first: {first})")]
 
 
 ADAPTER_FILES = (ADAPTER_WEIGHTS, "adapter_config.json")

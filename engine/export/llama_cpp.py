@@ -25,7 +25,7 @@ from gguf import GGUFReader
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from engine.config.errors import RunFailed, UserError
+from engine.config.errors import Notice, RunFailed, UserError
 from engine.config.metric_specs import metric_spec
 from engine.config.schema import Evaluation
 from engine.data.chat_template import ChatTemplate, render_in_child
@@ -36,7 +36,6 @@ from engine.evaluation.metrics import Choices, best_score
 from engine.evaluation.predictions import RowLoss
 from engine.export.export_source import ScoredRows
 from engine.export.gguf_tools import LIBRARY, require_tools
-from engine.runs.run.exports import Defect
 from engine.runs.run.predictions import ScoredItem
 from engine.training.batches import loss_weight, target_weights, targets_of
 
@@ -181,19 +180,19 @@ def _in_loss(row: Row) -> Iterator[tuple[int, int]]:
             yield place, target
 
 
-def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Defect]:
+def defects(model: LlamaCpp, tokenizer: PreTrainedTokenizerBase, scored: ScoredRows) -> list[Notice]:
     """What llama.cpp does differently from training: prompt tokens, chat template, end tokens."""
     problems = []
     different = [item.row.where for item in scored.items if not _same_tokens(model, tokenizer, item.row.prompt)]
     if different:
         text = f"llama.cpp gives other prompt tokens in {len(different)} of {len(scored.items)} test items"
-        problems.append(Defect("export.other_prompts", f"{text} (first: {different[0]})"))
+        problems.append(Notice("export.other_prompts", f"{text} (first: {different[0]})"))
     if model.chat_template() != (tokenizer.chat_template or ""):
-        problems.append(Defect("export.other_template", "the chat template in the file is not that of training"))
+        problems.append(Notice("export.other_template", "the chat template in the file is not that of training"))
     lost = [token for token in end_tokens(tokenizer, None, scored.rows.train) if not model.ends_generation(token)]
     if lost:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(lost))))
-        problems.append(Defect("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
+        problems.append(Notice("export.lost_end_token", f"llama.cpp does not stop at the end token {names}"))
     return problems
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from engine.config.errors import UserError
@@ -378,17 +379,12 @@ def _negated(ladder: Ladder, compared: Comparison) -> Comparison:
     opposite: dict[str, Finding] = {"better": "worse", "worse": "better"}
     bounds = oriented_bounds(ladder, compared)
     other = finding_of(-bounds[1], -bounds[0], ladder.margin) if bounds else "undecided"
-    return Comparison(
+    return msgspec.structs.replace(
+        compared,
         a=compared.b,
         b=compared.a,
         difference=compared.difference.negated(),
-        p=compared.p,
-        p_adjusted=compared.p_adjusted,
         finding=opposite.get(compared.finding) or ("as_good" if other == "as_good" else "undecided"),
-        mcnemar=compared.mcnemar,
-        needed_items=compared.needed_items,
-        needed_seeds=compared.needed_seeds,
-        needed_for=compared.needed_for,
         loss_difference=compared.loss_difference.negated() if compared.loss_difference else None,
     )
 

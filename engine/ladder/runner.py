@@ -318,7 +318,7 @@ class LadderRunner:
                 raise StopRequested(f"its run {run.name} was stopped")
 
     def _start(self, entry: LadderEntry, run: RunDir) -> None:
-        size = run.events_file.stat().st_size if run.events_file.exists() else 0
+        size = run.events_size()
         entry.status = "live"
         self.started.add(run.path)
         self.save()

@@ -92,7 +92,7 @@ def wait_for_hello(run: RunDir, worker: StartedProcess | None, offset: int = 0, 
     deadline = time.monotonic() + seconds
     while True:
         exited = worker.poll() is not None  # before the size: a worker may write and exit between the two checks
-        if _size(run.events_file) > offset:
+        if run.events_size() > offset:
             return
         if exited:
             text = f"the worker exited at start: {_exit_reason(run, worker)}; see {run.log_file}"
@@ -181,13 +181,6 @@ def pause(run: RunDir) -> None:
     except (UserError, RunFailed, ProcessLookupError):
         run.paused_file.unlink(missing_ok=True)
         raise
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 LADDER = "ladder "

@@ -50,11 +50,7 @@ def start_run(
     worker starts. Raises UserError if the model cannot be trained, the device does not exist, the run to start from
     does not match or the directory cannot be created, and RunFailed if the worker does not start.
     """
-    check_model_config(effective.config.model)
-    check_trackers(effective.config.track.to)
-    check_benchmarks(effective.config.evaluation)
-    check_parallelism(effective.config)
-    check_device(effective.config)
+    check_startable(effective.config)
     find_continued_run(effective.config)
     run = run_dir.create(runs, preset, effective, wait=wait, data_fingerprint=data_fingerprint, command=command)
     created(run)
@@ -119,16 +115,19 @@ def start_ladder(
     return folder
 
 
-def resume_ladder(folder: LadderDir, settings: Flat | None = None) -> None:
-    """Start the process of a ladder again; finished runs are not repeated. Raises UserError if it is running.
+def resume_ladder(folder: LadderDir | SweepDir, settings: Flat | None = None) -> None:
+    """Start the process of a ladder or sweep again; finished runs and ladders are not repeated.
 
     `settings`: other places of files (PLACE_KEYS) than before. One that is missing is looked for (`find_moved_files`).
+    Raises UserError if it is running.
     """
     check_utf8(str(folder.path))
+    ladders = folder.ladders() if isinstance(folder, SweepDir) else [folder]
     if folder.is_active():
         hint = f"watch it with `ftbench attach {folder.argument}`"
-        raise UserError("already running", folder.name, hint, code="ladder.already_running")
-    _use_moved_files(folder, settings)
+        raise UserError("already running", folder.name, hint, code=f"{folder.KIND}.already_running")
+    for ladder in ladders:
+        _use_moved_files(ladder, settings)
     launch.launch_ladder(folder)
 
 
@@ -173,21 +172,6 @@ def start_sweep(
     return folder
 
 
-def resume_sweep(folder: SweepDir, settings: Flat | None = None) -> None:
-    """Start the process of a sweep again; finished ladders are not repeated. Raises UserError if it is running.
-
-    `settings`: as of `resume_ladder`, for all its ladders.
-    """
-    check_utf8(str(folder.path))
-    ladders = folder.ladders()
-    if folder.is_active():
-        hint = f"watch it with `ftbench attach {folder.argument}`"
-        raise UserError("already running", folder.name, hint, code="sweep.already_running")
-    for ladder in ladders:
-        _use_moved_files(ladder, settings)
-    launch.launch_ladder(folder)
-
-
 def _is_same_work(ladder: LadderDir, plan: LadderPlan) -> bool:
     """Whether a ladder was planned to do the same, whenever, wherever and by whichever command line."""
     try:
@@ -225,22 +209,19 @@ def _to_continue(killed: Sequence[C], fresh: bool, remove: Callable[[C], None]) 
     return chosen
 
 
-def events_size(run: RunDir) -> int:
-    """Bytes in the event log, 0 without one: what follows belongs to the next worker."""
-    try:
-        return run.events_file.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
 def _check(plan: LadderPlan) -> None:
-    """Raise UserError if a rung cannot be started: its model, trackers, benchmarks or device."""
+    """Raise UserError if a rung cannot be started."""
     for rung in plan.rungs:
-        check_model_config(rung.config.model)
-        check_trackers(rung.config.track.to)
-        check_benchmarks(rung.config.evaluation)
-        check_parallelism(rung.config)
-        check_device(rung.config)
+        check_startable(rung.config)
+
+
+def check_startable(config: Config) -> None:
+    """Raise UserError if a run cannot be started: for its model, trackers, benchmarks or device."""
+    check_model_config(config.model)
+    check_trackers(config.track.to)
+    check_benchmarks(config.evaluation)
+    check_parallelism(config)
+    check_device(config)
 
 
 def check_device(config: Config) -> None:
@@ -257,6 +238,6 @@ def check_device(config: Config) -> None:
 
 
 def _start_worker(run: RunDir) -> None:
-    size = events_size(run)
+    size = run.events_size()
     launch.wait_for_hello(run, launch.launch(run), size)
     start_configured(run)

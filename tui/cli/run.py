@@ -177,7 +177,7 @@ def stop(run: RunDir | LadderDir | SweepDir, json: bool = False, seconds: float 
 
 def resume(run: RunDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
     """Resume from the latest complete checkpoint, in the same directory. `settings`: as of `start.resume_run`."""
-    size = start.events_size(run)
+    size = run.events_size()
     try:
         with interruptible([run]):
             start.resume_run(run, settings)

@@ -21,7 +21,7 @@ from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, cell_text, describ
 from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.rpc_client import ask
 from engine.runs.score_format import percent_bounds
-from engine.runs.start import resume_sweep, start_sweep
+from engine.runs.start import resume_ladder, start_sweep
 from tui.cli.errors import show_notices
 from tui.cli.ladder import continues
 from tui.cli.run import check_disk, interruptible, print_detached
@@ -52,10 +52,10 @@ def start(axes: Sequence[Axis], cells: Cells, budget: float | None, runs: Path, 
 
 
 def resume(folder: SweepDir, detach: bool, json: bool, settings: Flat | None = None) -> int:
-    """Resume a sweep; finished ladders and runs are not repeated. `settings`: as of `resume_sweep`."""
+    """Resume a sweep; finished ladders and runs are not repeated. `settings`: as of `resume_ladder`."""
     try:
         with interruptible([folder]):
-            resume_sweep(folder, settings)
+            resume_ladder(folder, settings)
     except Detached:
         return print_detached(folder, json)
     return print_detached(folder, json) if detach else watch(folder, json)

@@ -17,7 +17,7 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from engine.config.errors import UserError
@@ -36,28 +36,28 @@ def acquire(path: Path, text: str = "") -> int | None:
     The lock is held until the returned descriptor is closed (it is not inherited by children). Raises UserError if the
     file cannot be opened, and if the file system has no locks: without them two workers could write to one run.
     """
-    while True:
-        descriptor = _opened(path)
-        try:
-            taken = _taken(descriptor)
-        except OSError as error:
-            os.close(descriptor)
-            raise _unsupported(path, error) from error
-        if not taken:
-            os.close(descriptor)
-            return None
-        if _is_at(path, descriptor):
-            break
-        os.close(descriptor)  # `remove_stale` unlinked it after it was opened: another process may lock a new file
-    if text:
+    descriptor = _locked_file(path, _taken)
+    if descriptor is not None and text:
         write_holder(descriptor, text)
     return descriptor
 
 
-def _unsupported(path: Path, error: OSError) -> UserError:
-    problem = f"file locks are unsupported: {error.strerror}"
-    hint = "use a file system with locks (--runs, FTBENCH_LOCKS)"
-    return UserError(problem, str(path), hint, code="locks.unsupported")
+def _locked_file(path: Path, lock: Callable[[int], bool]) -> int | None:
+    """The descriptor of the file, locked by `lock`; None if that returns false."""
+    while True:
+        descriptor = _opened(path)
+        try:
+            is_locked = lock(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            problem = f"file locks are unsupported: {error.strerror}"
+            hint = "use a file system with locks (--runs, FTBENCH_LOCKS)"
+            raise UserError(problem, str(path), hint, code="locks.unsupported") from error
+        if is_locked and _is_at(path, descriptor):
+            return descriptor
+        os.close(descriptor)
+        if not is_locked:
+            return None  # else it was unlinked after it was opened: another process may lock a new file
 
 
 def write_holder(descriptor: int, text: str) -> None:
@@ -158,6 +158,11 @@ def _taken(descriptor: int) -> bool:
     return False
 
 
+def _wait_for_lock(descriptor: int) -> bool:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return True
+
+
 def _locked(descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
@@ -210,16 +215,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Mutual exclusion between processes of this machine for one folder. Blocks; for short critical sections."""
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     path = lock_folder() / f"{socket.gethostname()}-{name}.mutex"
-    while True:
-        descriptor = _opened(path)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            os.close(descriptor)
-            raise _unsupported(path, error) from error
-        if _is_at(path, descriptor):
-            break
-        os.close(descriptor)
+    descriptor = _locked_file(path, _wait_for_lock)
+    assert descriptor is not None  # it waits
     try:
         yield
     finally:

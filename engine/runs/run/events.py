@@ -8,6 +8,8 @@ the first release on new fields have a default, so that earlier files stay reada
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -352,32 +354,8 @@ class End(Event, tag="end"):
     reason: str
 
 
-AnyEvent = (
-    Hello
-    | Environment
-    | Phase
-    | Progress
-    | DataPrepared
-    | ModelLoaded
-    | Plan
-    | Compiled
-    | MicroBatchReduced
-    | Step
-    | Memory
-    | Load
-    | Eval
-    | Selected
-    | GeneralLoss
-    | BenchmarkScored
-    | Sample
-    | Checkpoint
-    | ModelSaved
-    | Warning
-    | Error
-    | End
-)
-
-
+AnyEvent: Any = functools.reduce(operator.or_, Event.__subclasses__())
+"""The union of the classes above."""
 _decode = msgspec.json.Decoder(AnyEvent).decode
 
 
@@ -385,7 +363,7 @@ def decode(line: bytes) -> Event | None:
     """Decode one line; None for event types unknown to this version and for lines that are not events."""
     try:
         event: Event = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     return event
 
@@ -394,7 +372,7 @@ def is_damaged(line: bytes) -> bool:
     """Whether a line that `decode` rejected is damaged, as opposed to an event type of a later version."""
     try:
         return msgspec.json.decode(line, type=_Tagged).type in _KNOWN
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return True
 
 

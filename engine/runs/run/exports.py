@@ -17,7 +17,7 @@ import msgspec
 import platformdirs
 from msgspec import Struct, field
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.files import locked_folder, read_item_lines, read_regular, read_small, remove_tree
 from engine.config.metric_specs import DEFAULT_MARGIN, MetricSpec
 from engine.runs.queue import locks
@@ -108,20 +108,6 @@ class ItemScore(Struct, kw_only=True):
     scores: dict[str, float] = field(default_factory=dict)
 
 
-class Defect(Struct, frozen=True):
-    """Something that makes an artifact wrong, even with an equal score."""
-
-    code: str
-    text: str
-
-
-class CheckWarning(Struct, frozen=True):
-    """Something that the check did otherwise than asked, such as answering in smaller batches."""
-
-    code: str
-    text: str
-
-
 class MergeCandidate(Struct, kw_only=True):
     """A QLoRA adapter with one of its two possible bases: merged into it, or applied to it."""
 
@@ -148,8 +134,10 @@ class Fidelity(Struct, kw_only=True):
     device: str
     margin: float
     outcome: FidelityOutcome
-    defects: list[Defect] = field(default_factory=list)
-    warnings: list[CheckWarning] = field(default_factory=list)
+    defects: list[Notice] = field(default_factory=list)
+    """What makes the artifact wrong, even with an equal score."""
+    warnings: list[Notice] = field(default_factory=list)
+    """What the check did otherwise than asked, such as answering in smaller batches."""
     score: Interval | None = None
     """Of the artifact; None without test items."""
     run_score: Interval | None = None
@@ -200,7 +188,7 @@ class Fidelity(Struct, kw_only=True):
 
 
 def fidelity_outcome(
-    difference: Interval | None, metric: MetricSpec, margin: float, defects: list[Defect]
+    difference: Interval | None, metric: MetricSpec, margin: float, defects: list[Notice]
 ) -> FidelityOutcome:
     """`worse` with defects, or if the interval of the loss of quality is beyond the margin; `pass` if it is within.
 

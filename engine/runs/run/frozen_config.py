@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 import time
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 import tomli
+from msgspec.structs import replace
 
 from engine import __version__
 from engine.config.errors import UserError
@@ -29,45 +29,33 @@ These and DEVICE_KEYS may change when a run is resumed (`engine.runs.resuming`).
 """
 
 
-@dataclass(frozen=True)
-class FrozenRun:
-    """The content of `run.toml`."""
+class FrozenRun(msgspec.Struct, kw_only=True, frozen=True):
+    """The content of `run.toml`: the configuration, and what its section `run` says of the launch."""
 
     config: Config
     origins: dict[str, str]
     preset: str
     created: float
     notes: list[str]
-    wait: bool
+    wait: bool = True
     """False: start immediately, even if another run uses the GPU."""
     data_fingerprint: str = ""
     """Fingerprint of the rows that were checked before the launch: the run refuses other rows. '' for no check."""
-    intact: bool = True
-    """Whether the configuration matches its fingerprint; True for files without one."""
+    fingerprint: str = ""
+    """Of the configuration."""
+    key_fingerprints: dict[str, str] = {}
     started_in: str = ""
     """The directory it was started from."""
     command: str = ""
     """The command line that started it, or one that is equivalent to what was selected on the bench; '' if unknown."""
-    changed: list[str] = field(default_factory=list)
+    intact: bool = True
+    """Whether the configuration matches its fingerprint; True for files without one."""
+    changed: list[str] = []
     """Dotted keys that were edited, as far as they can be named."""
 
     def with_metric(self, metric: str) -> FrozenRun:
         """The same with the metric that was decided for `auto`, which the run's result names."""
         return replace(self, config=with_settings(self.config, {"evaluation.metric": metric}))
-
-
-class RunSection(msgspec.Struct):
-    """The section `run` of `run.toml`: facts about the run that are not settings."""
-
-    preset: str
-    created: float
-    notes: list[str]
-    wait: bool = True
-    data_fingerprint: str = ""
-    fingerprint: str = ""
-    key_fingerprints: dict[str, str] = msgspec.field(default_factory=dict)
-    started_in: str = ""
-    command: str = ""
 
 
 class LaunchFields(TypedDict, total=False):
@@ -85,29 +73,23 @@ class LaunchFields(TypedDict, total=False):
     """The command line that starts it."""
 
 
-def frozen_text(
-    preset: str,
-    effective: EffectiveConfig,
-    wait: bool = True,
-    identity: str = "",
-    data_fingerprint: str = "",
-    started_in: str | None = None,
-    command: str = "",
-) -> str:
-    """The text of `run.toml`; the parameters are those of `LaunchFields`."""
+def frozen_text(preset: str, effective: EffectiveConfig, **launch: Unpack[LaunchFields]) -> str:
+    """The text of `run.toml`."""
     import tomli_w  # only needed to start a run
 
     values = values_that_are_set(effective.config)
+    started_in = launch.pop("started_in", None)
     section = {
         "preset": preset,
         "created": time.time(),
         "version": __version__,
-        "wait": wait,
-        "identity": identity,
-        "data_fingerprint": data_fingerprint,
+        "wait": True,
+        "identity": "",
+        "data_fingerprint": "",
+        "command": "",
+        **launch,
         "fingerprint": fingerprint(nested(values)),
         "key_fingerprints": _key_fingerprints(values),
-        "command": command,
         STARTED_IN: folder.current_directory() if started_in is None else started_in,
         "notes": effective.notes,
     }
@@ -167,26 +149,13 @@ def read_file(path: Path) -> FrozenRun:
     try:
         table: dict[str, Any] = tomli.loads(read_regular(path, MAX_SETTINGS_BYTES).decode())
         _refuse_infinite(table)
-        section = msgspec.convert(table.pop("run"), RunSection)
-        origins = msgspec.convert(table.pop("origins"), dict[str, str])
-        config = msgspec.convert(table, Config)
-        intact = section.fingerprint in ("", fingerprint(table))
-        changed = [] if intact else _changed_keys(table, section.key_fingerprints)
+        facts, origins = table.pop("run"), table.pop("origins")
+        run = msgspec.convert({**facts, "origins": origins, "config": table, "intact": True, "changed": []}, FrozenRun)
+        if run.fingerprint in ("", fingerprint(table)):
+            return run
+        return replace(run, intact=False, changed=_changed_keys(table, run.key_fingerprints))
     except FileNotFoundError as error:
         hint = "run `ftbench runs` to list the runs"
         raise UserError("not a run: no run.toml", str(path.parent), hint, "run.not_a_run") from error
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise unusable_file(path, error, "start a new run", "run.config_damaged") from error
-    return FrozenRun(
-        config,
-        origins,
-        section.preset,
-        section.created,
-        section.notes,
-        section.wait,
-        section.data_fingerprint,
-        intact,
-        section.started_in,
-        section.command,
-        changed,
-    )

@@ -48,6 +48,13 @@ class RunDir(Folder):
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
 
+    def events_size(self) -> int:
+        """Bytes in the event log, 0 without one: what follows belongs to the next worker."""
+        try:
+            return self.events_file.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     @property
     def result_file(self) -> Path:
         return self.path / "result.json"

@@ -28,11 +28,9 @@ from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.run_dir import RunDir
 from engine.runs.start import (
-    events_size,
     repeat_run,
     resume_ladder,
     resume_run,
-    resume_sweep,
     start_ladder,
     start_run,
     start_sweep,
@@ -93,9 +91,9 @@ def test_a_model_that_cannot_be_trained_creates_no_directory(tmp_path: Path, lau
 def test_a_run_resumes_after_its_earlier_events(tmp_path: Path, launched: list[Any]) -> None:
     run = run_dir.create(tmp_path, "demo-lora", resolve_preset("demo-lora", None, {}))
     run.events_file.write_bytes(b'{"type":"hello","v":1,"seq":1,"t":1,"pid":1,"host":"h","version":"0"}\n')
-    assert events_size(run) > 0
+    assert run.events_size() > 0
     resume_run(run)
-    assert launched == [run, events_size(run)]
+    assert launched == [run, run.events_size()]
 
 
 def test_a_run_that_cannot_be_resumed_is_refused(tmp_path: Path, launched: list[Any]) -> None:
@@ -210,7 +208,7 @@ def test_a_sweep_whose_files_have_moved_is_given_their_places(tmp_path: Path, la
 
     before = places()
     with pytest.raises(UserError) as refused:
-        resume_sweep(sweep, {"train.batch": 2})
+        resume_ladder(sweep, {"train.batch": 2})
     assert refused.value.code == "ladder.setting_fixed" and places() == before and not launched
-    resume_sweep(sweep, {"data.id": str(data)})
+    resume_ladder(sweep, {"data.id": str(data)})
     assert places() == {str(data)} and launched == [sweep]

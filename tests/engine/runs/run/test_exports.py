@@ -7,14 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.config.errors import UserError
+from engine.config.errors import Notice, UserError
 from engine.config.files import locked_folder
 from engine.config.metric_specs import metric_spec
 from engine.runs.run.exports import (
     FIDELITY,
     ITEM_SCORES,
     Artifact,
-    Defect,
     Fidelity,
     MergeCandidate,
     artifact_words,
@@ -51,7 +50,7 @@ def interval(low: float | None, high: float | None, rows: int = 100) -> Interval
 def test_the_outcome_compares_the_interval_with_the_margin(low: float, high: float, outcome: str) -> None:
     assert fidelity_outcome(interval(low, high), EXACT, 0.02, []) == outcome
     assert fidelity_outcome(interval(-high, -low), LOSS, 0.02, []) == outcome  # the same loss of quality
-    assert fidelity_outcome(interval(low, high), EXACT, 0.02, [Defect("export.other_base", "x")]) == "worse"
+    assert fidelity_outcome(interval(low, high), EXACT, 0.02, [Notice("export.other_base", "x")]) == "worse"
 
 
 @pytest.mark.parametrize("difference", [None, interval(None, None), interval(-0.5, None)])

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -409,6 +409,10 @@ class PlannedRun:
     """Called when its turn comes, because settings can depend on the runs before it."""
 
 
+def _known(config: Config) -> Callable[[], Config]:
+    return lambda: config
+
+
 class EntryQueue:
     """Executes the runs of one stage: as many at a time as they have devices, or all as jobs of Slurm.
 
@@ -465,16 +469,8 @@ class EntryQueue:
         runs = [run for run in runs if not self.excluded(run.rung)]
         configs = [run.configure() for run in runs]
         self._submit(runs, configs)
-        with ThreadPoolExecutor(max(1, len(runs)), "follow run") as threads:
-            waiting: dict[Future[Result | None], PlannedRun] = {}
-            for run, config in zip(runs, configs, strict=True):
-                waiting[threads.submit(self.runner.run_entry, run.entry, config, run.rung)] = run
-            try:
-                while waiting:
-                    yield from self._ended(waiting)
-            except BaseException:
-                self.runner.stopping.ask()  # each thread stops its run
-                raise
+        ready = [replace(run, configure=_known(config)) for run, config in zip(runs, configs, strict=True)]
+        yield from self._at_once(ready, max(1, len(ready)))
 
     def _submit(self, runs: Sequence[PlannedRun], configs: Sequence[Config]) -> None:
         """Submit all runs that have to be started as one job array."""

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
@@ -358,18 +359,11 @@ def save_conversations(folder: Path, conversations: Mapping[str, Sequence[Mappin
     if the file cannot be written.
     """
     stem = time.strftime("conversation-%Y%m%d-%H%M%S")
-    path = next(path for path in _names(folder, stem) if not path.exists())
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    path = next(path for name in names if not (path := folder / f"{name}.jsonl").exists())
     lines = [msgspec.json.encode({"messages": messages, "model": title}) for title, messages in conversations.items()]
     try:
         write_atomically(path, b"\n".join([*lines, b""]))
     except OSError as error:
         raise RunFailed(f"cannot write {path}: {error.strerror}", "chat.cannot_save") from error
     return path
-
-
-def _names(folder: Path, stem: str) -> Iterator[Path]:
-    yield folder / f"{stem}.jsonl"
-    number = 2
-    while True:
-        yield folder / f"{stem}-{number}.jsonl"
-        number += 1

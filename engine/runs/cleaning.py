@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,16 +91,11 @@ def remove(item: StoredItem) -> bool:
             return False
         remove_tree(item.path)
         return True
-    descriptor = locks.acquire(item.owner.lock_file, str(os.getpid()))
-    if descriptor is None:
-        return False
-    try:
-        if locks.is_in_use(item.owner.path) or (item.kind == "exports" and locks.is_locked(item.path)):
-            return False
-        _delete(item)
-    finally:
-        os.close(descriptor)
-    return True
+    with item.owner.held() as is_free:
+        in_use = locks.is_in_use(item.owner.path) or (item.kind == "exports" and locks.is_locked(item.path))
+        if is_free and not in_use:
+            _delete(item)
+    return is_free and not in_use
 
 
 def _of_run(run: RunDir, ladder: str) -> Iterator[StoredItem]:
@@ -184,11 +179,7 @@ def measure_tree(path: Path) -> tuple[int, float]:
 
 
 def select_items(
-    items: list[StoredItem],
-    kinds: list[Kind],
-    names: list[str],
-    min_age_days: float | None,
-    now: Callable[[], float] = time.time,
+    items: list[StoredItem], kinds: list[Kind], names: list[str], min_age_days: float | None
 ) -> tuple[list[StoredItem], list[StoredItem]]:
     """(items to remove, items of these kinds that are kept); `names` are those of runs, ladders and cache entries.
 
@@ -200,7 +191,7 @@ def select_items(
     for item in items:
         if item.kind not in kinds or (names and (item.owner.name if item.owner else item.name) not in names):
             continue
-        if min_age_days is not None and item.age_days(now()) < min_age_days:
+        if min_age_days is not None and item.age_days(time.time()) < min_age_days:
             continue
         in_use = item.keep in (RUNNING, IN_USE)
         (kept if in_use or (item.keep and not names) else chosen).append(item)

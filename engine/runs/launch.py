@@ -11,7 +11,7 @@ import os
 import shlex
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,10 +206,10 @@ class TrackerFiles:
 
     run: RunDir
     tracker: str
-    folder: Path = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", self.run.path / "tracking")
+    @property
+    def folder(self) -> Path:
+        return self.run.path / "tracking"
 
     @property
     def lock_file(self) -> Path:
@@ -226,7 +226,7 @@ class TrackerFiles:
 
     def state(self) -> TrackerState:
         """What the tracker has received; nothing where the file is missing or damaged."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
             return msgspec.json.decode(read_regular(self.state_file), type=TrackerState)
         return TrackerState()
 

@@ -68,7 +68,10 @@ def remove(leftover: Leftover) -> bool:
     if leftover.kind in ("lock", "ticket"):
         return locks.remove_stale(leftover.path)
     if leftover.owner is not None:
-        return _remove_locked(leftover.owner, leftover.path)
+        with leftover.owner.held() as is_free:
+            if is_free:
+                remove_tree(leftover.path)
+        return is_free
     if not _is_quiet(leftover.path) or _in_use(leftover.path, open_paths()):
         return False
     remove_tree(leftover.path)
@@ -222,18 +225,3 @@ def _content(lock: Path) -> str:
     with contextlib.suppress(OSError):
         return os.fsdecode(read_small(lock))
     return ""
-
-
-def _remove_locked(owner: Folder, path: Path) -> bool:
-    """Delete under the lock of the run or ladder, so that no worker starts meanwhile."""
-    existed = owner.lock_file.exists()
-    descriptor = locks.acquire(owner.lock_file, str(os.getpid()))
-    if descriptor is None:
-        return False
-    try:
-        remove_tree(path)
-    finally:
-        os.close(descriptor)
-        if not existed:
-            locks.remove_stale(owner.lock_file)
-    return True

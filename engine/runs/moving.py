@@ -163,16 +163,10 @@ def _copied_run(folder: Folder, parent: Path) -> MovedEntry:
 
 @contextlib.contextmanager
 def _held(folder: Folder) -> Iterator[None]:
-    had_lock = folder.lock_file.exists()
-    lock = folder.acquire(str(os.getpid()))
-    if lock is None:
-        raise _active_error(folder)
-    try:
+    with folder.held() as is_free:
+        if not is_free:
+            raise _active_error(folder)
         yield
-    finally:
-        os.close(lock)
-        if not had_lock:
-            locks.remove_stale(folder.lock_file)
 
 
 def _copied(kind: str, source: Path, parent: Path) -> MovedEntry:

@@ -70,6 +70,22 @@ class Folder:
         self.check_files()
         return locks.acquire(self.lock_file, text)
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold the lock, so that no process starts in the directory meanwhile; False where one works in it.
+
+        For what does no work in it: a lock file that was not there is removed afterwards.
+        """
+        existed = self.lock_file.exists()
+        lock = locks.acquire(self.lock_file, str(os.getpid()))
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                os.close(lock)
+                if not existed:
+                    locks.remove_stale(self.lock_file)
+
     def check_files(self) -> None:
         """Raise UserError where the directory is a symbolic link, or contains anything but directories and files.
 

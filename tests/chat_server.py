@@ -65,6 +65,7 @@ def stand_in(folder: Path, patch: pytest.MonkeyPatch) -> None:
     def start(*arguments: Any, **environment: str) -> subprocess.Popen[bytes]:
         with patch.context() as changed:
             changed.setattr("engine.runs.rpc_client.sys", SimpleNamespace(executable=str(program)))
+            changed.setattr("engine.runs.rpc_client.subprocess", subprocess)  # this program is not forked
             return start_server(*arguments, **environment)
 
     patch.setattr("engine.runs.chat_client.start_server", start)

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from engine.runs.preference.answers import AskedItem, text_hash
+from engine.runs.preference.answers import readable, text_hash
+from engine.runs.run.predictions import PredictionLine
 
 Verdict = Literal["first", "second", "tie"]
 FOLDER = Path(__file__).parent
@@ -33,14 +34,14 @@ def prompt_template() -> str:
     return (FOLDER / "prompt.txt").read_text("utf-8").strip()
 
 
-def comparison_prompt(rubric: str, item: AskedItem, first: str, second: str) -> str:
+def comparison_prompt(rubric: str, item: PredictionLine, first: str, second: str) -> str:
     """The prompt for one order of two answers.
 
     Its marks contain a hash of all texts, so no text can contain them and pretend to end its part.
     """
     texts = {
         "rubric": rubric.strip(),
-        "question": _data(item.question),
+        "question": _data(readable(item.prompt)),
         "references": _references(item),
         "first": _data(first),
         "second": _data(second),
@@ -70,9 +71,9 @@ def read_verdict(text: str) -> Verdict | None:
     return verdicts.get(next(iter(verdict_words))) if len(verdict_words) == 1 else None
 
 
-def _references(item: AskedItem, mark: str = "") -> str:
+def _references(item: PredictionLine, mark: str = "") -> str:
     """The accepted answers, '' without any."""
-    texts = [_data(text) for text in item.references if text.strip()]
+    texts = [_data(text) for text in item.targets if text.strip()]
     head = "reference answer" if len(texts) == 1 else "reference answers, each correct"
     return f"\n[{head} {mark}]\n" + "\n\n".join(texts) + f"\n[end of reference {mark}]\n" if texts else ""
 

@@ -1,14 +1,17 @@
 """What a report reads from the directories of its runs: curves from events, and test items with their answers.
 
-Events are streamed and curves are thinned as they grow, so that memory does not depend on the length of the log.
+Events are streamed: of a step 40 bytes are kept, of a memory sample 16.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from engine.config.metric_specs import metric_spec
 from engine.runs.ladder.rungs import is_base
@@ -52,108 +55,58 @@ class Trace:
 
 def trace(rung: str, seed: int, events_file: Path) -> Trace | None:
     """Read the curves of a run; None if there are no events."""
-    final_steps, losses, memory = _FinalSteps(events_file), _Losses(), _MemoryTrace()
+    steps, memory = _TrainedSteps(), _MemoryTrace()
     empty = True
     for event in stream(events_file):
         empty = False
         memory.add(event)
         if isinstance(event, Step):
-            if final_steps.counts(event.step):
-                losses.step(event)
+            steps.add(event)
         elif isinstance(event, Eval) and event.split == "validation" and event.when == "during":
-            losses.evaluated(event)
-    return None if empty else Trace(rung, seed, *losses.curves(), memory.traces(), losses.steps_per_point)
+            steps.evaluated[event.step] = event.loss  # a repeated evaluation replaces the earlier one
+    return None if empty else Trace(rung, seed, *steps.curves(), memory.traces(), steps.per_point)
 
 
-class _FinalSteps:
-    """Which steps in a log count: a step that was repeated after resuming counts only the last time."""
-
-    def __init__(self, events_file: Path) -> None:
-        starts, last = [], None
-        for event in stream(events_file, Step):
-            if isinstance(event, Step):
-                if last is None or event.step <= last:
-                    starts.append(event.step)
-                last = event.step
-        self._limits = list(_limits(starts))
-        self._last: int | None = None
-        self._sequence = -1
-
-    def counts(self, step: int) -> bool:
-        """Whether this step counts. Call it with every step in the order of the log."""
-        if self._last is None or step <= self._last:
-            self._sequence += 1
-        self._last = step
-        return step < self._limits[min(self._sequence, len(self._limits) - 1)]
+def _group_size(number: int, most: int) -> int:
+    """How many of `number` values are drawn as one point, a power of two, so that there are at most `most` points."""
+    size = 1
+    while number > size * most:
+        size *= 2
+    return size
 
 
-def _limits(starts: list[int]) -> Iterator[float]:
-    """For each sequence of steps: the first step that a later sequence repeats."""
-    for number in range(len(starts)):
-        yield min(starts[number + 1 :], default=math.inf)
-
-
-@dataclass
-class _StepSum:
-    """Sums over consecutive steps."""
-
-    steps: int = 0
-    tokens: float = 0.0
-    seconds: float = 0.0
-    weight: int = 0
-    loss: float = 0.0
-    """Weighted by answer tokens; NaN if one of the losses is unknown."""
-
-    def add(self, other: _StepSum) -> None:
-        self.steps, self.weight = self.steps + other.steps, self.weight + other.weight
-        self.tokens, self.seconds = self.tokens + other.tokens, self.seconds + other.seconds
-        self.loss += other.loss
-
-
-class _Losses:
-    """Sums over groups of steps; the groups double in size when there are too many."""
+class _TrainedSteps:
+    """The steps of a run, five numbers each, and its validation losses by step."""
 
     def __init__(self) -> None:
-        self.steps_per_point = 1
-        self._groups: list[_StepSum] = []
-        self._tokens, self._seconds = 0.0, 0.0
-        self._evaluated: dict[int, tuple[float, float, float | None]] = {}
+        self._values = array("d")
+        self.evaluated: dict[int, float | None] = {}
 
-    def step(self, event: Step) -> None:
-        self._tokens, self._seconds = self._tokens + event.tokens, self._seconds + event.seconds
+    def add(self, event: Step) -> None:
+        """Add a step. A resumed run repeats steps: those from before are dropped."""
+        while self._values and self._values[-5] >= event.step:
+            del self._values[-5:]
         loss = math.nan if event.loss is None else event.loss * event.answer_tokens
-        step = _StepSum(1, event.tokens, event.seconds, event.answer_tokens, loss)
-        if self._groups and self._groups[-1].steps < self.steps_per_point:
-            self._groups[-1].add(step)
-            return
-        if len(self._groups) == MAX_LOSS_POINTS:
-            self._halve()
-        self._groups.append(step)
+        self._values.extend((event.step, event.tokens, event.seconds, event.answer_tokens, loss))
 
-    def _halve(self) -> None:
-        merged = self._groups[::2]
-        for group, other in zip(merged, self._groups[1::2], strict=False):
-            group.add(other)
-        self._groups, self.steps_per_point = merged, 2 * self.steps_per_point
-
-    def evaluated(self, event: Eval) -> None:
-        """A repeated evaluation of a step replaces the earlier one."""
-        self._evaluated[event.step] = (self._tokens, self._seconds, event.loss)
+    @property
+    def per_point(self) -> int:
+        """Steps averaged in one point of the training curve."""
+        return _group_size(len(self._values) // 5, MAX_LOSS_POINTS)
 
     def curves(self) -> tuple[LossCurve, LossCurve]:
         """(training, validation); training has at most MAX_LOSS_POINTS means, weighted by answer tokens."""
-        train, validation, tokens, seconds = LossCurve(), LossCurve(), 0.0, 0.0
-        for group in self._groups:
-            tokens, seconds = tokens + group.tokens, seconds + group.seconds
-            train.tokens.append(tokens)
-            train.seconds.append(seconds)
-            train.loss.append(group.loss / group.weight if group.weight else math.nan)
-        for _, (tokens, seconds, loss) in sorted(self._evaluated.items()):
-            if loss is not None:
-                validation.tokens.append(tokens)
-                validation.seconds.append(seconds)
-                validation.loss.append(loss)
-        return train, validation
+        table = np.frombuffer(self._values).reshape(-1, 5)
+        steps, (tokens, seconds) = table[:, 0], table[:, 1:3].cumsum(0).T
+        starts = np.arange(0, len(table), self.per_point)
+        ends = np.minimum(starts + self.per_point, len(table)) - 1
+        sums = np.add.reduceat(table[:, 3:], starts, axis=0) if len(table) else table[:, 3:]
+        losses = [float(loss / weight) if weight else math.nan for weight, loss in sums]
+        known = {step: loss for step, loss in sorted(self.evaluated.items()) if loss is not None}
+        at = np.searchsorted(steps, list(known), side="right")
+        before = np.vstack([np.zeros((1, 2)), table[:, 1:3].cumsum(0)])[at]
+        validation = LossCurve(before[:, 0].tolist(), before[:, 1].tolist(), list(known.values()))
+        return LossCurve(tokens[ends].tolist(), seconds[ends].tolist(), losses), validation
 
 
 class _MemoryTrace:
@@ -163,7 +116,8 @@ class _MemoryTrace:
         self._clock = 0.0
         self._last: float | None = None
         self._waiting = False
-        self._peaks: dict[str, _Peaks] = {}
+        self._samples: dict[str, array[float]] = {}
+        """By kind: seconds and bytes of each sample in turn."""
 
     def add(self, event: Event) -> None:
         now = event.t if event.elapsed is None else event.elapsed
@@ -175,34 +129,18 @@ class _MemoryTrace:
         elif isinstance(event, Memory):
             for kind in MEMORY_KINDS:
                 if (value := getattr(event, kind)) is not None:
-                    self._peaks.setdefault(kind, _Peaks()).add(self._clock, float(value))
+                    self._samples.setdefault(kind, array("d")).extend((self._clock, value))
 
     def traces(self) -> dict[str, tuple[list[float], list[float]]]:
-        return {kind: peaks.points() for kind, peaks in self._peaks.items()}
-
-
-class _Peaks:
-    """At most MAX_MEMORY_POINTS points, each the highest of a group, so that no peak is lost."""
-
-    def __init__(self) -> None:
-        self._points: list[tuple[float, float]] = []
-        self._group_size, self._in_last = 1, 0
-
-    def add(self, x: float, y: float) -> None:
-        if self._points and self._in_last < self._group_size:
-            self._points[-1] = max(self._points[-1], (x, y), key=lambda point: point[1])
-            self._in_last += 1
-            return
-        if len(self._points) == MAX_MEMORY_POINTS:
-            pairs = zip(self._points[::2], self._points[1::2], strict=True)
-            self._points = [max(pair, key=lambda point: point[1]) for pair in pairs]
-            self._group_size *= 2
-        self._points.append((x, y))
-        self._in_last = 1
-
-    def points(self) -> tuple[list[float], list[float]]:
-        """(seconds, bytes)."""
-        return [x for x, _ in self._points], [y for _, y in self._points]
+        """By kind (seconds, bytes) of at most MAX_MEMORY_POINTS points, each the highest of a group."""
+        traces = {}
+        for kind, values in self._samples.items():
+            samples = np.frombuffer(values).reshape(-1, 2)
+            size = _group_size(len(samples), MAX_MEMORY_POINTS)
+            groups = [samples[start : start + size] for start in range(0, len(samples), size)]
+            seconds, peaks = np.array([group[group[:, 1].argmax()] for group in groups]).T
+            traces[kind] = seconds.tolist(), peaks.tolist()
+        return traces
 
 
 MAX_SAMPLES = 30

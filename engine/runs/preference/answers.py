@@ -30,22 +30,6 @@ MESSAGE_START = re.compile(r"<\|(?:im_start|start_header_id)\|>(\w+)(?:<\|end_he
 
 
 @dataclass(frozen=True)
-class AskedItem:
-    """A test item: the prompt as the model reads it, and the accepted answers."""
-
-    prompt: str
-    references: tuple[str, ...]
-    where: str
-    group: str = ""
-    """Key of the items that depend on this one; '' for an item alone."""
-
-    @property
-    def question(self) -> str:
-        """The prompt without the tokens of the chat template."""
-        return readable(self.prompt)
-
-
-@dataclass(frozen=True)
 class AnswerPair:
     """Two different answers to a test item."""
 
@@ -71,7 +55,8 @@ class AnswerPair:
 class RungAnswers:
     """The answers of several rungs to the same items."""
 
-    items: list[AskedItem] = field(default_factory=list)
+    items: list[PredictionLine] = field(default_factory=list)
+    """As in the predictions that were added first."""
     outputs: dict[str, dict[int, list[str]]] = field(default_factory=dict)
     """Rung -> seed -> one answer per item; of a base model the seed is ONLY."""
     scores: dict[str, list[float]] = field(default_factory=dict)
@@ -82,12 +67,8 @@ class RungAnswers:
     def add(self, rung: str, seed: int, file: Path, who: Who, metric: str) -> None:
         """Add the answers of one run. Raises UserError if they are damaged or to other items."""
         lines = _read(file)
-        items = [AskedItem(line.prompt, tuple(line.targets), line.where, line.group) for line in lines]
-        if not self.items:
-            self.items = items
-        if [(item.prompt, item.references) for item in items] != [
-            (item.prompt, item.references) for item in self.items
-        ]:
+        self.items = self.items or lines
+        if [(line.prompt, line.targets) for line in lines] != [(line.prompt, line.targets) for line in self.items]:
             problem, hint = "the runs were scored on different test items", "compare runs on the same data"
             raise UserError(problem, file.parent.name, hint, "judge.different_items")
         answers = [answer for line in lines if (answer := line.answer(who)) is not None]
@@ -204,7 +185,7 @@ def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, s
     return pairs
 
 
-def pair_hash(item: AskedItem, one: str, other: str) -> str:
+def pair_hash(item: PredictionLine, one: str, other: str) -> str:
     """A hash of a question with two answers, in whatever order: it does not tell which rung wrote which."""
     return text_hash(item.prompt, *sorted((one, other)))
 

@@ -21,7 +21,7 @@ from engine.config.files import MAX_ITEMS_BYTES, appended_lines, read_json, read
 from engine.config.text import amount, visible
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.rungs import BASE
-from engine.runs.preference.answers import RungAnswers, answers_of, pair_hash, parse_pairs, text_hash
+from engine.runs.preference.answers import RungAnswers, answers_of, pair_hash, parse_pairs, readable, text_hash
 from engine.runs.preference.judge_dir import ratings_folder
 from engine.runs.queue import locks
 from engine.runs.run.run_dir import RunDir
@@ -111,7 +111,7 @@ def _pairs(answers: RungAnswers, a: str, b: str, rater: str) -> Iterator[PairToR
         one, other = sorted(pair.texts)
         if hashlib.sha256(f"{rater}\n{key}".encode()).digest()[0] % 2:
             one, other = other, one
-        yield PairToRate(key, item, answers.items[item].question, one, other)
+        yield PairToRate(key, item, readable(answers.items[item].prompt), one, other)
 
 
 def default_pair(answers: RungAnswers) -> tuple[str, str]:

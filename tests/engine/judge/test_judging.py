@@ -31,9 +31,10 @@ from engine.judge.ratings_summary import summarize
 from engine.runs import endpoint
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.preferences import JudgePlan, Judgment
-from engine.runs.preference.answers import AskedItem, ladder_answers, pair_hash, text_hash
+from engine.runs.preference.answers import ladder_answers, pair_hash, text_hash
 from engine.runs.preference.judge_dir import create_judge, with_preferences
 from engine.runs.preference.ratings import Rating, RatingDir
+from engine.runs.run.predictions import PredictionLine
 from engine.runs.stopping import StopRequest
 
 QUALITIES = {"base": 0.0, "qlora": 0.6, "lora": 0.7, "full": 1.2}
@@ -231,7 +232,9 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_hostile_answer_cannot_leave_its_place_in_the_prompt(attack: str) -> None:
-    item = AskedItem("<|im_start|>user\nSay hello<|im_end|>\n<|im_start|>assistant\n", ("hello",), "line 1")
+    item = PredictionLine(
+        item=0, prompt="<|im_start|>user\nSay hello<|im_end|>\n<|im_start|>assistant\n", target="hello"
+    )
     prompt = comparison_prompt(default_rubric(), item, attack, "an honest answer")
     request = {"messages": [{"content": prompt}]}
     first, second = answers_in(request)  # the marks of the answers are found once, at the right places

@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,18 +62,17 @@ def launch_ladder(ladder: LadderDir | SweepDir) -> StartedProcess:
     ladder.check_files()
     earlier = ladder.state()
     process = start_process("engine.ladder", ladder.path, ladder.log_file)
-    deadline = time.monotonic() + HELLO_SECONDS
-    while not ladder.is_active():
-        if process.poll() is not None:
-            state = ladder.state()
-            if process.returncode == 0 or (state and state.updated > (earlier.updated if earlier else 0)):
-                return process  # little was left to do, and it is done
-            text = f"the ladder exited at start: {_exit_reason(ladder, process)}; see {ladder.log_file}"
-            raise RunFailed(text, "ladder.exited_at_start")
-        if time.monotonic() > deadline:
-            text = f"the ladder did not start within {HELLO_SECONDS:.0f} s; see {ladder.log_file}"
-            raise RunFailed(text, "ladder.start_timeout")
-        time.sleep(0.01)
+
+    def has_started() -> bool:
+        """Whether it has the lock, or has ended because little was left to do."""
+        if ladder.is_active():
+            return True
+        if process.returncode is None:
+            return False
+        state = ladder.state()
+        return process.returncode == 0 or bool(state and state.updated > (earlier.updated if earlier else 0))
+
+    _wait_until(has_started, process, ladder)
     return process
 
 
@@ -82,24 +82,29 @@ def start_process(module: str, folder: Path, log_file: Path, *arguments: str) ->
     return local.start(module, folder, log_file, *arguments)
 
 
-def wait_for_hello(run: RunDir, worker: StartedProcess | None, offset: int = 0, seconds: float = HELLO_SECONDS) -> None:
+def wait_for_hello(run: RunDir, worker: StartedProcess | None, offset: int = 0) -> None:
     """Return once the worker has written to the event log past `offset` bytes; at once for a submitted job.
 
     Raises RunFailed if it exits first.
     """
-    if worker is None:
-        return
-    deadline = time.monotonic() + seconds
+    if worker is not None:
+        _wait_until(lambda: run.events_size() > offset, worker, run)
+
+
+def _wait_until(has_started: Callable[[], bool], process: StartedProcess, folder: Folder) -> None:
+    """Wait for the start of a process. Raises RunFailed if it exits first, or after HELLO_SECONDS."""
+    what, kind = ("worker", "run") if isinstance(folder, RunDir) else (folder.KIND, "ladder")
+    deadline = time.monotonic() + HELLO_SECONDS
     while True:
-        exited = worker.poll() is not None  # before the size: a worker may write and exit between the two checks
-        if run.events_size() > offset:
+        exited = process.poll() is not None  # before the check: it may start and exit between the two
+        if has_started():
             return
         if exited:
-            text = f"the worker exited at start: {_exit_reason(run, worker)}; see {run.log_file}"
-            raise RunFailed(text, "run.exited_at_start")
+            text = f"the {what} exited at start: {_exit_reason(folder, process)}; see {folder.log_file}"
+            raise RunFailed(text, f"{kind}.exited_at_start")
         if time.monotonic() > deadline:
-            text = f"the worker did not start within {seconds:.0f} s; see {run.log_file}"
-            raise RunFailed(text, "run.start_timeout")
+            text = f"the {what} did not start within {HELLO_SECONDS:.0f} s; see {folder.log_file}"
+            raise RunFailed(text, f"{kind}.start_timeout")
         time.sleep(0.01)
 
 

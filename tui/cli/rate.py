@@ -12,8 +12,7 @@ import msgspec
 from engine.config.errors import RunFailed, UserError
 from engine.config.text import visible
 from engine.runs.ladder.preferences import RatingSummary
-from engine.runs.preference import rating_page
-from engine.runs.preference.ratings import RatingSession, import_page, open_session
+from engine.runs.preference.ratings import RatingSession, import_page, open_session, render_page
 from engine.runs.rpc_client import ask
 from tui.cli.data import shown_progress
 from tui.cli.judge import Compared
@@ -82,7 +81,7 @@ def write_page(session: RatingSession, options: RateOptions) -> None:
     assert options.page is not None
     if options.page.exists():
         raise UserError("the file exists", visible(str(options.page)), "choose another name", "rating.page_exists")
-    content = rating_page.render(session.pairs)
+    content = render_page(session.pairs)
     try:
         options.page.write_bytes(content)
     except OSError as error:

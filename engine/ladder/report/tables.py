@@ -30,7 +30,14 @@ from engine.ladder.phrases import (
 )
 from engine.ladder.results import comparison
 from engine.runs.ladder.ladder_state import Ladder
-from engine.runs.ladder.rung_results import BenchmarkRow, Comparison, LadderBenchmark, LadderSummary, RungResult
+from engine.runs.ladder.rung_results import (
+    BenchmarkRow,
+    Comparison,
+    LadderBenchmark,
+    LadderSummary,
+    RungResult,
+    SeedRange,
+)
 from engine.runs.ladder.rungs import is_base, is_served
 from engine.runs.run.result import Interval
 from engine.runs.score_format import (
@@ -123,6 +130,11 @@ def without_empty(table: ReportTable) -> ReportTable:
 def cell(text: str, *details: str) -> Cell:
     """A cell without its empty details."""
     return Cell(text, tuple(part for part in details if part and part != ABSENT))
+
+
+def range_cell(seeds: SeedRange | None, text: Callable[[Number], str], detail: str = "") -> Cell:
+    """The mean over the seeds, a detail of it, and the range over the seeds."""
+    return cell(text(seeds.mean if seeds else None), detail, seed_range_text(seeds, text))
 
 
 def noted(what: str, notes: Sequence[tuple[str, str]]) -> list[str]:
@@ -403,16 +415,16 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
         own, of_full = getattr(row, name), getattr(full, name) if full and relative else None
         compared = cost_ratio(own, of_full) if row is not full else None
         to_full = f"{ratio(compared.mean)} full’s {ratio_bounds(compared)}" if compared else ""
-        return cell(text(own.mean if own else None), to_full, seed_range_text(own, text))
+        return range_cell(own, text, to_full)
 
     cells = [
         measured("training_seconds", duration),
         measured("all_seconds", duration),
         measured("cpu_seconds", duration),
-        cell(
-            count(row.tokens_per_second.mean if row.tokens_per_second else None),
+        range_cell(
+            row.tokens_per_second,
+            count,
             f"{count(row.computed_tokens_per_second.mean)} computed" if row.computed_tokens_per_second else "",
-            seed_range_text(row.tokens_per_second, count),
         ),
         measured("energy", energy),
         measured("money", lambda amount: money(amount, row.currency)),
@@ -472,7 +484,7 @@ def served_models(ladder: Ladder) -> ReportTable | None:
         cost = f"{use.cost:.4g}" if use.cost is not None else ABSENT
         per_thousand = f"{use.cost / use.answers * 1000:.4g}" if use.cost is not None and use.answers else ABSENT
         cells = [
-            cell(duration(use.seconds.mean if use.seconds else None), seed_range_text(use.seconds, duration)),
+            range_cell(use.seconds, duration),
             *(
                 Cell(count(tokens) if tokens is not None else UNKNOWN)
                 for tokens in (use.prompt_tokens, use.completion_tokens)
@@ -521,11 +533,8 @@ def _artifact_line(ladder: Ladder, row: RungResult, metric: str) -> TableLine:
         else Cell(ABSENT),
         Cell(percent(row.identical)),
         Cell(size(row.artifact_bytes)),
-        cell(
-            duration(row.export_seconds.mean if row.export_seconds else None),
-            seed_range_text(row.export_seconds, duration),
-        ),
-        cell(duration(row.all_seconds.mean if row.all_seconds else None), seed_range_text(row.all_seconds, duration)),
+        range_cell(row.export_seconds, duration),
+        range_cell(row.all_seconds, duration),
         cell(decimal(row.generation.mean, 1), row.generation_device) if row.generation else Cell(ABSENT),
     ]
     return TableLine(head, cells, rung=row.name)

@@ -203,9 +203,7 @@ def _artifact_word(given: str, rungs: Sequence[Rung]) -> tuple[str, str, str]:
 def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> None:
     """Raises UserError for options that a ladder that runs until its questions are decided cannot have."""
     option = "--until-decided"
-    if not 2 <= max_seeds <= MAX_SEEDS:
-        problem, hint = f"invalid number of seeds {max_seeds}", f"use 2 to {MAX_SEEDS}"
-        raise UserError(problem, "--max-seeds", hint, code="ladder.seeds")
+    _refuse_number("seeds", max_seeds, (2, MAX_SEEDS), "--max-seeds", "ladder.seeds")
     if seeds != 1:
         problem, hint = f"--seeds {seeds} fixes the number of seeds", "remove it; --max-seeds limits them"
         raise UserError(problem, option, hint, code="ladder.until_decided")
@@ -217,18 +215,23 @@ def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> Non
 
 def refuse_counts(seeds: int, learning_rates: int) -> None:
     """Raises UserError for a number of seeds or learning rates that is too small or too large."""
-    if not 1 <= seeds <= MAX_SEEDS:
-        raise UserError(f"invalid number of seeds {seeds}", "--seeds", f"use 1 to {MAX_SEEDS}", code="ladder.seeds")
-    if not 1 <= learning_rates <= MAX_LEARNING_RATES:
-        problem, hint = f"invalid number of learning rates {learning_rates}", f"use 1 to {MAX_LEARNING_RATES}"
-        raise UserError(problem, "--learning-rates", hint, code="ladder.learning_rates")
+    _refuse_number("seeds", seeds, (1, MAX_SEEDS), "--seeds", "ladder.seeds")
+    _refuse_number(
+        "learning rates", learning_rates, (1, MAX_LEARNING_RATES), "--learning-rates", "ladder.learning_rates"
+    )
+
+
+def _refuse_number(what: str, number: int, limits: tuple[int, int], option: str, code: str) -> None:
+    """Raises UserError for a number beyond its limits."""
+    if not limits[0] <= number <= limits[1]:
+        hint = f"use {limits[0]} to {limits[1]}"
+        raise UserError(f"invalid number of {what} {number}", option, hint, code=code)
 
 
 def parse_base_shots(shots: Sequence[int]) -> list[int]:
     """The numbers of examples without 0, the base model as it is. Raises UserError for an invalid number."""
-    if wrong := [count for count in shots if not 0 <= count <= MAX_SHOTS]:
-        problem, hint = f"invalid number of examples {wrong[0]}", f"use 0 to {MAX_SHOTS}"
-        raise UserError(problem, "--base-shots", hint, code="ladder.base_shots")
+    for count in shots:
+        _refuse_number("examples", count, (0, MAX_SHOTS), "--base-shots", "ladder.base_shots")
     return sorted({count for count in shots if count})
 
 

@@ -6,6 +6,7 @@ A sweep is a family of ladders that differ in one or two settings, its axes; eac
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -229,17 +230,7 @@ def _values(text: str) -> list[str]:
         parts: list[Any] = tomli.loads(f"values = [{text}]")["values"]
     except tomli.TOMLDecodeError:
         return [part.strip() for part in text.split(",") if part.strip()]
-    return [part if isinstance(part, str) else _toml(part) for part in parts]
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_quoted(part) for part in value)}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _quoted(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else _toml(value)
+    return [part if isinstance(part, str) else json.dumps(part, default=str) for part in parts]  # as TOML has them
 
 
 def parse_budget(text: str | None) -> float | None:

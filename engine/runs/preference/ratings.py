@@ -254,6 +254,31 @@ def checksum(rater: str, set_: str, ratings: Sequence[Rating]) -> str:
     return f"{value:016x}"
 
 
+PAGE_TEMPLATE = Path(__file__).parent / "rating_page.html"
+PAGE_PLACE = "__FTBENCH_PAIRS__"
+
+
+def render_page(pairs: Sequence[PairToRate]) -> bytes:
+    """The page in UTF-8. It contains no names of rungs, and shows each pair in a random order of its own."""
+    content = {
+        "kind": PAGE_KIND,
+        "set": fingerprint(pairs),
+        "longest_name": MAX_NAME,
+        "pairs": [
+            {
+                "pair": pair.id,
+                "question": pair.question,
+                "answers": [{"text": text, "hash": text_hash(text)} for text in sorted((pair.left, pair.right))],
+            }
+            for pair in pairs
+        ],
+    }
+    # Nothing in the data can end the script element or start a comment in it.
+    data = msgspec.json.encode(content).replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")
+    before, _, after = PAGE_TEMPLATE.read_bytes().partition(PAGE_PLACE.encode())
+    return before + data + after
+
+
 def import_page(folder: RatingDir, file: Path, pairs: Sequence[PairToRate]) -> tuple[str, int]:
     """Add the ratings of a page's file; returns rater and number of ratings.
 

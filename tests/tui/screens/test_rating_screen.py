@@ -18,8 +18,15 @@ from textual.pilot import Pilot
 from engine.config.errors import UserError
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.preference.judge_dir import judges, read_ratings
-from engine.runs.preference.rating_page import render
-from engine.runs.preference.ratings import Rating, RatingDir, import_page, login, open_session, read_ratings_file
+from engine.runs.preference.ratings import (
+    Rating,
+    RatingDir,
+    import_page,
+    login,
+    open_session,
+    read_ratings_file,
+    render_page,
+)
 from tui.app import Workbench
 from tui.screens.ladder import LadderScreen
 from tui.screens.rating import RatingScreen
@@ -184,7 +191,7 @@ def test_the_page_in_a_browser(ladder: LadderDir, tmp_path: Path) -> None:
     replace_answers(ladder, lambda item: f"{HOSTILE[item % 6]}\n" * 60)
     session = open_session(ladder, [], "me", ["full,base"])
     session.own.close()
-    content = render(session.pairs)
+    content = render_page(session.pairs)
     assert not any(f'"{name}"'.encode() in content.lower() for name in NAMES)
     page = tmp_path / "page.html"
     page.write_bytes(content)

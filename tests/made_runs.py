@@ -87,7 +87,8 @@ def write_events(run: RunDir, method: str, seed: int, gpu: bool = False, diverge
             ),
             took,
         )
-        say(_memory({"qlora": 0.9, "lora": 1.1, "full": 1.6}[method] + chance.uniform(0, 0.05), gpu))
+        gib = {"qlora": 0.9, "lora": 1.1, "full": 1.6}[method] + chance.uniform(0, 0.05)
+        say(_memory(gib, gpu, training=True))
         if step % 30 == 0:
             say(
                 events.Eval(when="during", split="validation", step=step, rows=128, loss=None if bad else loss + 0.03),
@@ -99,13 +100,17 @@ def write_events(run: RunDir, method: str, seed: int, gpu: bool = False, diverge
     run.events_file.write_bytes(b"".join(msgspec.json.encode(event) + b"\n" for event in log))
 
 
-def _memory(gib: float, gpu: bool) -> events.Memory:
+def _memory(gib: float, gpu: bool, training: bool = False) -> events.Memory:
     own = int(gib * GIB)
+    reserved = int(own * 1.2) if gpu else None
     return events.Memory(
         rss=own,
         rss_peak=own,
         allocated=own if gpu else None,
-        reserved=int(own * 1.2) if gpu else None,
+        allocated_peak=own if gpu else None,
+        reserved=reserved,
+        reserved_peak=reserved,
+        training=training,
         nvml_used=int(own * 1.3) if gpu else None,
     )
 

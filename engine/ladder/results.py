@@ -362,7 +362,7 @@ def why_no_share(gain: Comparison | None, noun: str = "full fine-tuning") -> str
 
 
 def margin_of(ladder: Ladder) -> float:
-    """The ladder's margin; the default for ladders of versions that had none."""
+    """The ladder's margin; the default before its rows are aggregated."""
     return DEFAULT_MARGIN if ladder.margin is None else ladder.margin
 
 

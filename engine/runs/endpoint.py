@@ -316,7 +316,7 @@ class EndpointClient:
         return ChatAnswer(
             text=_text(message.content),
             reasoning=message.reasoning_content or message.reasoning or "",
-            calls=[_call(one) for one in message.tool_calls or []],
+            calls=[_call(call) for call in message.tool_calls or []],
             finish=choice.finish_reason or "",
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,

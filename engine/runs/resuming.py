@@ -65,7 +65,7 @@ def find_moved_files(run: RunDir | LadderDir, config: Config, given: Flat) -> Fl
     One with the same name is taken from the working directory, else from the folder with the directory of runs. Raises
     UserError for one that is in neither. `given`: settings that have another place.
     """
-    found: Flat = {}
+    moved: Flat = {}
     for key in PLACE_KEYS:
         value = flatten(config)[key]
         if key in given or not isinstance(value, str) or not Path(value).is_absolute() or Path(value).exists():
@@ -75,8 +75,8 @@ def find_moved_files(run: RunDir | LadderDir, config: Config, given: Flat) -> Fl
         if not places:
             hint = f"copy it here, or `ftbench resume {run.argument} --set {key}=PATH`"
             raise UserError(f"{key} was not found", value, hint, "run.file_missing")
-        found[key] = str(places[0].absolute())
-    return found
+        moved[key] = str(places[0].absolute())
+    return moved
 
 
 def change_configuration(run: RunDir, settings: Flat, check: Callable[[Config], object]) -> None:

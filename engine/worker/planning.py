@@ -164,11 +164,8 @@ def decide_packing(
         warn("model.no_logits_to_keep", text)
     train, device = config.train, machine.device
     sampler = BatchSampler.of(len(rows), train.batch, train.epochs, train.steps, train.seed)
-    flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
     longest = max([int(lengths_of(rows).max()), *(len(row.input_ids) for row in loss_rows)])
-    reason = varlen_attention.unsupported_reason(model, longest, machine, compute_dtype(config, machine))
-    mixed = mixing_reason(model.config.to_dict())
-    packing = choose_packing(rows, train.packing, device, flash or not reason, segments=not reason, mixed=bool(mixed))
+    packing, flash, reason, mixed = preferred_packing(config, model, rows, longest, machine)
     packing, sharing = decide_sharing(packing, rows, sampler, config)
     _explain(config, class_name(model), packing, sharing, reason, mixed, warn)
     if packing.segments:
@@ -189,6 +186,19 @@ def decide_packing(
     problem = f"{class_name(model)} computes a row alone wrongly: {obstacle}"
     hint = "choose a causal language model of an architecture in docs/models.md"
     raise UserError(problem, config.model.id, hint, code="model.rows_influence_each_other")
+
+
+def preferred_packing(
+    config: Config, model: torch.nn.Module, rows: Sequence[Row], longest: int, machine: Machine
+) -> tuple[Packing, bool, str, str]:
+    """(packing as configured, else the fastest; whether the model uses FlashAttention; why it has no attention over
+    segments; why its rows may not be in one sequence), the last two '' for none. `longest`: tokens of a row.
+    """
+    flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
+    no_segments = varlen_attention.unsupported_reason(model, longest, machine, compute_dtype(config, machine))
+    mixed, segments = mixing_reason(model.config.to_dict()), not no_segments
+    packing = choose_packing(rows, config.train.packing, machine.device, flash or segments, segments, bool(mixed))
+    return packing, flash, no_segments, mixed
 
 
 def _obstacle(

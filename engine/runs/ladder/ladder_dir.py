@@ -69,7 +69,7 @@ class ComparisonDir(StateFolder):
         raise NotImplementedError
 
     def started_in(self) -> str:
-        """The directory that it was started from, '' if its version did not record that."""
+        """The directory that it was started from."""
         return started_in(self.plan_file)
 
     def status_of(self, state: ComparisonState) -> str:

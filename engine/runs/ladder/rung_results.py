@@ -170,7 +170,7 @@ NeededFor = Literal["difference", "as_good"]
 def finding_of(low: float, high: float, margin: float | None) -> Finding:
     """The finding of an interval of a − b, oriented so that higher is better: non-inferiority with a margin.
 
-    None as the margin: ladders of versions without one.
+    None as the margin: nothing is as good, as on benchmarks.
     """
     if low > 0:
         return "better"

@@ -197,7 +197,7 @@ class Step(Event, tag="step"):
     tokens_per_second: float
     seconds: float
     computed_tokens: Count = 0
-    """Tokens of the forward passes: with padding, and shared prefixes once. 0: not logged (before version 2)."""
+    """Tokens of the forward passes: with padding, and shared prefixes once."""
 
 
 class Memory(Event, tag="memory"):
@@ -214,7 +214,7 @@ class Memory(Event, tag="memory"):
     """Peaks since the counters were last reset, like `rss_peak` for `rss`."""
     paged: int | None = None
     """Paged optimizer state in CUDA unified memory; known at the end of training."""
-    training: bool | None = None
+    training: bool = False
     """Whether optimizer steps are running; the peak counters are reset when they start."""
     nvml_used: int | None = None
     """Used on the GPU by all processes, CUDA contexts included."""
@@ -317,8 +317,7 @@ class Checkpoint(Event, tag="checkpoint"):
     seconds: float
     """From its start until it was complete."""
     blocked: float | None = None
-    """Seconds for which training waited: for this checkpoint, and before it for an earlier one. None in runs of earlier
-    versions, where it was `seconds`."""
+    """Seconds for which training waited: for this checkpoint, and before it for an earlier one."""
 
 
 class ModelSaved(Event, tag="model_saved"):

@@ -76,7 +76,7 @@ class Interval(Struct, kw_only=True):
     high: float | None
     """Upper bound."""
     rows: int
-    """Number of items; the name is older than the term."""
+    """Number of items."""
 
     def widened(self, all_alike: float, bounds: tuple[float, float]) -> Interval:
         """Widen the interval of scores that all equal the metric's lower or upper bound, where it has zero width.

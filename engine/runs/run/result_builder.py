@@ -275,31 +275,23 @@ class MemoryPeaks:
         self.peak = MeasuredPeak()
         self.peak_training_bytes: int | None = None
         self._resident_before: int | None = None
-        self._stepping = False
 
     def add(self, event: Event) -> None:
         match event:
             case Hello():
-                self._resident_before, self._stepping = None, False
-            case Phase():
-                self._stepping = False
+                self._resident_before = None
             case ModelLoaded():
                 self._resident_before = event.resident_before
-            case Step():
-                self._stepping = True
             case Memory():
                 self._sample(event)
 
     def _sample(self, event: Memory) -> None:
         peak = self.peak
-        # Events before version 0.2 have neither `training` nor the peaks of the caching allocator.
-        training = self._stepping if event.training is None else event.training
-        allocated = event.allocated if event.allocated_peak is None else event.allocated_peak
-        reserved = event.reserved if event.reserved_peak is None else event.reserved_peak
+        allocated, reserved = event.allocated_peak, event.reserved_peak
         peak.rss = _higher(peak.rss, event.rss_peak)
         peak.allocated, peak.reserved = _higher(peak.allocated, allocated), _higher(peak.reserved, reserved)
         peak.nvml_used, peak.paged = _higher(peak.nvml_used, event.nvml_used), _higher(peak.paged, event.paged)
-        if training:
+        if event.training:
             peak.rss_training = _higher(peak.rss_training, event.rss_peak)
             peak.allocated_training = _higher(peak.allocated_training, allocated)
             peak.reserved_training = _higher(peak.reserved_training, reserved)

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from engine.config import schema
 from engine.config.activation_checkpointing import resolve_checkpointing, stronger_than
-from engine.config.batch_limits import mixing_reason
 from engine.data.rows import Row
 from engine.evaluation.generate import Generator
 from engine.evaluation.predictions import mean_loss
@@ -23,15 +21,16 @@ from engine.memory.dry_run.plan import RunEstimates, estimate_run
 from engine.memory.dry_run.worst_case_batches import WorstCaseBatches, longest_held_out, longest_step
 from engine.memory.probe import Probe, ProbeResult, available_memory
 from engine.methods import method
-from engine.methods.machine import Machine, compute_dtype
+from engine.methods.machine import Machine
 from engine.methods.model_source import config_of
 from engine.methods.optimizers import make_optimizer
 from engine.training import varlen_attention
-from engine.training.batches import BatchSampler, Packing, choose_packing
+from engine.training.batches import BatchSampler, Packing
 from engine.training.compilation import remove_compiled
 from engine.training.loss import supports_logits_to_keep
 from engine.training.meters import Meters, training_gpu
 from engine.training.trainer import AnswerTrainer, Hooks, training_arguments
+from engine.worker.planning import preferred_packing
 from engine.worker.training_checks.subjects import Subject
 from engine.worker.training_phase import compile_by_training
 
@@ -91,7 +90,10 @@ class TrainingSession:
         set_seed(self.config.train.seed)
         base = module.load(self.config, machine)
         self.model: Any = module.make_trainable(base, self.config)
-        self.packing = packing_of(self.model, self.config, subject.rows, machine)
+        longest = max(len(row.input_ids) for row in subject.rows)
+        self.packing, *_ = preferred_packing(self.config, self.model, subject.rows, longest, machine)
+        if self.packing.segments:
+            varlen_attention.enable(self.model)
         self.sampler = BatchSampler(len(subject.rows), self.config.train.batch, subject.steps, self.config.train.seed)
         self.batches = self._worst_case()
         self.estimates = self._estimates()
@@ -224,16 +226,3 @@ class TrainingSession:
             args=arguments,
             optimizers=(self.optimizer, None),
         )
-
-
-def packing_of(model: torch.nn.Module, config: schema.Config, rows: Any, machine: Machine) -> Packing:
-    """The packing of a run, with attention over segments enabled if it needs it; prefixes are not shared."""
-    longest = max(len(row.input_ids) for row in rows)
-    reason = varlen_attention.unsupported_reason(model, longest, machine, compute_dtype(config, machine))
-    segments = not reason
-    flash = model.config.get_text_config()._attn_implementation == "flash_attention_2"
-    mixed = bool(mixing_reason(model.config.to_dict()))
-    packing = choose_packing(rows, config.train.packing, machine.device, flash or segments, segments, mixed)
-    if packing.segments:
-        varlen_attention.enable(model)
-    return packing

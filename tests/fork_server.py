@@ -12,6 +12,7 @@ worker has to outlive the command that started it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import io
 import json
@@ -39,8 +40,17 @@ PRELOADED = (
     "engine.worker.main",
     "engine.ladder.pipeline",
     "engine.export.artifact_check",
+    "engine.methods.lora",
+    "engine.methods.qlora",
+    "engine.methods.full",
+    "engine.memory.dry_run.plan",
     "tui.cli.main",
     "tui.cli.run",
+    "peft.tuners.lora.bnb",
+    "rensa",  # the signatures of near duplicates
+    "torch._dynamo.convert_frame",  # a dry run decomposes operators with the compiler's tables
+    "transformers.models.llama.modeling_llama",
+    "typer._adapters",
 )
 SERVERS = ("engine.worker.rpc_server", "engine.worker.chat_server", "engine.worker.judge_server")
 INHERITED = ("stdin", "stdout", "stderr", "status")
@@ -216,4 +226,6 @@ def preload() -> None:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)  # of runpy
     preload()
+    gc.collect()
+    gc.freeze()  # else each fork examines, and thereby copies, what was imported
     Server(socket.socket(fileno=int(sys.argv[1]))).serve()

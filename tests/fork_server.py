@@ -217,7 +217,9 @@ def preload() -> None:
     for module in PRELOADED:
         importlib.import_module(module)
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    get_checkpoint_conversion_mapping("llama")  # compiles a thousand patterns of all families
     patch = pytest.MonkeyPatch()
     fork_processes(patch)
     patch.setattr(subprocess_handler, "Popen", ForkedChild)

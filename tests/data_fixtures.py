@@ -7,6 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from engine.data import parallel
+
 CHATML = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message.role + '\n' }}"
@@ -67,3 +71,10 @@ def loss_texts(row: Any, tok: Any) -> list[str]:
             spans[-1].append(id_)
         previous = label != -100
     return [tok.decode(ids, skip_special_tokens=False) for ids in spans]
+
+
+def prepare_without_children(patch: pytest.MonkeyPatch) -> None:
+    """Have data prepared in this process, as a child of `in_order` does: a fork of a process that has imported torch
+    takes ten times as long as a few rows.
+    """
+    patch.setattr(parallel, "_child", parallel._TemplateLimits(lambda name: None))

@@ -78,6 +78,8 @@ class Workbench(DiffApp):
     ToastRack { margin-bottom: 4; }
     Toast { padding: 0 1; max-width: 70%; }
     OptionList:nocolor > .option-list--option-highlighted { text-style: bold underline; }
+    Input:nocolor > .input--cursor { text-style: reverse; }
+    Input:nocolor > .input--selection { text-style: underline; }
     """
 
     def __init__(

@@ -54,6 +54,16 @@ def last_part(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2] or name
 
 
+def shortened(text: str, cells: int, ascii_only: bool) -> str:
+    """A name truncated in the middle: names of files and presets also differ at their ends."""
+    if cell_len(text) <= cells:
+        return text
+    head, tail = text[: cells * 2 // 3], text[-(cells // 3) :]
+    while head and cell_len(head) + cell_len(tail) >= cells:
+        head = head[:-1]
+    return f"{head}{'~' if ascii_only else '…'}{tail}"
+
+
 def selection_line(
     effective: EffectiveConfig | None, changed: Sequence[str], before: str, width: int, keys: CommandKeys
 ) -> Content:

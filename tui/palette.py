@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from textual.binding import Binding
-from textual.command import CommandInput, DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandInput, DiscoveryHit, Hit, Hits, Provider, SearchIcon
 from textual.command import CommandPalette as TextualPalette
 from textual.content import Content
 from textual.dom import DOMNode
@@ -58,7 +58,13 @@ class PaletteEntry:
 class CommandPalette(TextualPalette):
     """Textual's palette, first drawn with its entries: before, it would be the screen below, drawn once more."""
 
+    DEFAULT_CSS = """
+    CommandPalette { background: transparent; } /* as of other dialogs */
+    CommandPalette SearchIcon { color: $foreground; }
+    """
+
     def on_mount(self) -> None:
+        self.query_one(SearchIcon).icon = ":"  # its emoji is not in every font, nor of the same width everywhere
         self.query_one(CommandInput).cursor_blink = False  # each change draws the screen below again
 
     def _compositor_refresh(self) -> None:  # private (Textual 8.2): if it is renamed, the palette only opens later

@@ -38,6 +38,7 @@ from textual.pilot import Pilot
 from textual.screen import ModalScreen, Screen
 from textual.strip import Strip
 from textual.widget import Widget
+from textual.widgets import Input
 
 import engine.runs.run.folder
 import tui.preview.disk
@@ -323,6 +324,8 @@ class Scene:
     """Makes runs and data on the desk; returns a lock that is held until the end of the scene."""
     machine: MachineSample = MACHINE
     sizes: tuple[tuple[int, int], ...] = SIZES
+    same_text: bool = True
+    """Whether it has the same text without colors; tokens are separated there."""
 
 
 SCENES = {
@@ -357,8 +360,8 @@ SCENES = {
     "charts": Scene("ChartsScreen", ("r", "enter", "c", "b", "b", "left", "left")),
     "processes": Scene("ProcessesScreen", ("M",)),
     "picker": Scene("PickerScreen", ("d", "a"), unclear_columns),
-    "inspector": Scene("InspectorScreen", ("d", "enter")),
-    "inspector-report": Scene("InspectorScreen", ("d", "enter", "v")),
+    "inspector": Scene("InspectorScreen", ("d", "enter"), same_text=False),
+    "inspector-report": Scene("InspectorScreen", ("d", "enter", "v"), same_text=False),
     "runs": Scene("RunsScreen", ("r",)),
     "runs-empty": Scene("RunsScreen", ("r",), no_runs),
     "runs-filter": Scene("RunsScreen", ("r", "f", *"qlora")),
@@ -429,15 +432,20 @@ async def play(scene: Scene, name: str, app: Workbench, start: tuple[int, int]) 
         texts[start] = text_of(await settle(pilot, app, texts[start], QUIET_SECONDS))
         for mode in MODES:
             app.no_color, app.theme = mode == PLAIN, THEMES[0] if mode == PLAIN else mode
+            await pilot.pause()
+            app.stylesheet.update(app.screen)  # the palette cannot be open while the theme changes: Textual skips it
             for size in texts:
                 await pilot.resize_terminal(*size)
-                lines = await settle(pilot, app, texts[size], QUIET_SECONDS)
+                same_text = scene.same_text or mode != PLAIN
+                lines = await settle(pilot, app, texts[size] if same_text else None, QUIET_SECONDS)
                 where = f"{name}-{size[0]}x{size[1]}"
                 draw_picture(app, f"{where}-{mode.rpartition('-')[2]}")
                 if texts[size] is None:
                     texts[size] = text_of(lines)
-                assert text_of(lines) == texts[size], f"{where} in {mode}"
+                assert text_of(lines) == texts[size] or not same_text, f"{where} in {mode}"
                 check_colors(lines, front_region(app), mode)
+                if mode == PLAIN and isinstance(app.focused, Input):
+                    assert any(segment.style and segment.style.reverse for line in lines for segment in line), where
     if "UPDATE_SNAPSHOTS" in os.environ:
         for (width, height), text in texts.items():
             (SNAPSHOTS / f"{name}-{width}x{height}.txt").write_text(text or "")

@@ -17,6 +17,7 @@ from engine.config.text import visible
 from engine.runs.run.data_usage import ColumnUse, summarize_columns
 from tui.data.preview import Preview
 from tui.data.recent import read_recent
+from tui.header import shortened
 from tui.selection import MARK
 
 EMBEDDED = ("tickets",)
@@ -111,7 +112,7 @@ def line(dataset: DataSet, preview: Preview | None, taken: bool, width: int, asc
     kind = f" {FORMATS.get(kind, kind)[:6]:<6}" if width >= 26 and preview and preview.rows else ""
     flag = "!" if preview and preview.problems else " "
     room = max(4, width - len(mark) - len(figure) - len(kind) - len(flag) - 2)
-    name = _fitted(visible(dataset.label), room, ascii_only)
+    name = shortened(visible(dataset.label), room, ascii_only)
     worst = "$text-error" if preview and (preview.error or preview.unusable) else "$text-warning"
     return Content.assemble(
         (mark, "bold"),
@@ -149,16 +150,6 @@ def detail(dataset: DataSet, preview: Preview | None) -> str:
     used = summarize_columns([ColumnUse(column["name"], 0, column["role"]) for column in preview.columns])
     problems = preview.problems or [f"{preview.format}, no problems found"]
     return "; ".join([*problems, f"{rows} rows", *([used] if used else [preview.why])])
-
-
-def _fitted(text: str, cells: int, ascii_only: bool) -> str:
-    """Truncate in the middle, keeping the start and the suffix of a name."""
-    if cell_len(text) <= cells:
-        return text
-    head, tail = text[: cells * 2 // 3], text[-(cells // 3) :]
-    while head and cell_len(head) + cell_len(tail) >= cells:
-        head = head[:-1]
-    return f"{head}{'~' if ascii_only else '…'}{tail}"
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,7 @@ class TextScreen(BaseScreen[None]):
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
 
-KEY_WIDTH = 18
+KEY_WIDTH = 19
 """Columns of a key in help, with the space before it."""
 
 

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
+from textual.theme import Theme
 from textual.widgets import Static
 
 from engine.config.preset import EffectiveConfig
@@ -90,9 +91,8 @@ class InspectorScreen(BaseScreen[bool]):
         yield KeyLine()
 
     def on_mount(self) -> None:
-        ascii_only = app_settings(self).ascii
-        plain = ascii_only or self.app.no_color or self.app.theme.startswith("ansi")
-        self.style = TokenDisplay(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
+        self.style = self._token_display()
+        self.app.theme_changed_signal.subscribe(self, self._theme_changed)
         config = self.effective.config
         length = f"max_length {config.train.max_length:,}"
         self.query_one("#title", Static).update(
@@ -108,6 +108,15 @@ class InspectorScreen(BaseScreen[bool]):
     def on_unmount(self) -> None:
         if self.request:
             self.request.cancel()
+
+    def _token_display(self) -> TokenDisplay:
+        ascii_only = app_settings(self).ascii
+        plain = ascii_only or self.app.no_color or self.app.theme.startswith("ansi")
+        return TokenDisplay(ascii_only, parted=plain)  # shades need colors that the terminal does not replace
+
+    def _theme_changed(self, _: Theme) -> None:
+        self.style = self._token_display()
+        self._redraw()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._redraw)

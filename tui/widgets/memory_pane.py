@@ -326,8 +326,13 @@ class MemoryView:
         texts = [*(texts if use.others else texts[1:]), f"peak {_gib(use.expected)}"]
         if use.others:
             texts.insert(0, f"{name} {_gib(use.peak)} + others = {_gib(use.expected)}: {fits}")
+        style = "" if spare >= 0 else "$text-error"
+        if (above := 0 if use.is_next else (use.mine or 0) - use.peak) > 0:
+            texts = [f"{_gib(above)} above the {name} of {_gib(use.peak)}", f"above {name} {_gib(use.peak)}"]
+            texts.append(f"above {_gib(use.peak)}")
+            style = OTHERS
         text = next((text for text in texts if len(text) + 2 <= room), texts[-1])
-        return Content.assemble((f"{self.glyphs.peak} ", PEAK), (text, "" if spare >= 0 else "$text-error"))
+        return Content.assemble((f"{self.glyphs.peak} ", PEAK), (text, style))
 
     def _marks(self) -> Content:
         """What the characters of the bars mean."""

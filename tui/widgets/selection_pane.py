@@ -19,7 +19,7 @@ from engine.config.errors import UserError
 from engine.config.method_specs import LORA, method_names, method_spec, method_title, next_method, reads
 from engine.config.quantities import count, rate, size
 from engine.config.text import visible
-from tui.header import last_part
+from tui.header import last_part, shortened
 from tui.selection import MARK, Selection, changes
 from tui.settings import app_keys, app_settings, tell
 from tui.widgets.data_list import DataList
@@ -40,15 +40,26 @@ class PresetList(OptionList):
 
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id, compact=True)
+        self.listed: Sequence[PresetEntry] = ()
+        self.selected = ""
 
     def on_resize(self) -> None:
+        self._fill()
         self.call_after_refresh(self.scroll_to_highlight)
 
     def show_presets(self, listed: Sequence[PresetEntry], selected: str) -> None:
         """Replace the list and highlight the selected preset."""
-        names = [entry.name for entry in listed]
-        keys = app_keys(self)
-        prompts = [preset_text(entry, keys.of_preset(entry.slot), entry.name == selected) for entry in listed]
+        self.listed, self.selected = listed, selected
+        self._fill()
+
+    def _fill(self) -> None:
+        names, selected = [entry.name for entry in self.listed], self.selected
+        keys, ascii_only = app_keys(self), app_settings(self).ascii
+        width = self.scrollable_content_region.width or 80  # before the first layout
+        prompts = [
+            preset_text(entry, keys.of_preset(entry.slot), width, ascii_only, entry.name == selected)
+            for entry in self.listed
+        ]
         shown = [(option.id, str(option.prompt)) for option in self.options]
         if shown != [(name, prompt.plain) for name, prompt in zip(names, prompts, strict=True)]:
             self.set_options(Option(prompt, id=name) for name, prompt in zip(names, prompts, strict=True))
@@ -56,14 +67,15 @@ class PresetList(OptionList):
             self.highlighted = names.index(selected)
 
 
-def preset_text(entry: PresetEntry, key: str, selected: bool = False) -> Content:
+def preset_text(entry: PresetEntry, key: str, width: int, ascii_only: bool, selected: bool = False) -> Content:
     """`▸2 LoRA · demo`, or that the preset is invalid. key: the key that selects it, '' if it has none."""
     mark = MARK if selected else " "
     if entry.preset is None:
         return Content.styled(visible(f"{mark}! {entry.name}: invalid"), "$text-error")
     values = entry.preset.values
-    text = visible(f"{mark}{key or ' '} {values.get('title') or entry.name}")
-    return Content.styled(text, "bold" if selected else "")
+    head = f"{mark}{key or ' '} "
+    title = shortened(visible(str(values.get("title") or entry.name)), width - len(head), ascii_only)
+    return Content.styled(head + title, "bold" if selected else "")
 
 
 NARROW = 28

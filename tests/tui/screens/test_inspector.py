@@ -195,3 +195,13 @@ def test_tokens_in_the_loss_are_in_brackets_in_ascii(here: Path) -> None:
         assert "in [ ]" in text(app, "state")
 
     play(story, settings=Settings(theme="textual-dark", ascii=True))
+
+
+def test_another_theme_separates_tokens_again(here: Path) -> None:
+    async def story(pilot: Pilot[str], app: Workbench) -> None:
+        await look_into(pilot, app, "tickets")
+        for theme, separated in (("textual-dark", False), ("ansi-dark", True), ("textual-light", False)):
+            app.theme = theme  # the terminal's own colors have no shades between which tokens differ
+            await wait_for(pilot, lambda separated=separated: ("│" in text(app, "text")) == separated)
+
+    play(story, settings=Settings(theme="textual-light"))

@@ -178,6 +178,8 @@ def test_the_number_keys_hold_what_fits_the_machine(tmp_path: Path) -> None:
         assert not any("smollm2" in name for name in slots.values())
         large = [slots[number] for number in (4, 6, 7, 8, 9)]
         assert all("7b" in name or "80gb" in name for name in large), large
+        shown = [str(option.prompt) for option in app.bench.selection_pane.query_one(PresetList).options]
+        assert len(set(shown)) == len(shown)  # also where the end of a title is all that differs
         await pilot.press("5")
         assert app.bench.selection_pane.selection.name == "mine"
         await look(app, pilot, MachineSample((), "none", 24 * GIB, 2 * GIB))

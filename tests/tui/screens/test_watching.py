@@ -18,10 +18,11 @@ from engine.runs.run import events, run_dir
 from engine.runs.run.run_dir import RunDir
 from tui.app import Workbench
 from tui.live.machine import GpuSample, MachineSample, MachineSampled
+from tui.live.run_state import ExpectedPeak
 from tui.settings import Settings
 from tui.widgets.log_pane import LogPane
 from tui.widgets.loss_pane import LossPane
-from tui.widgets.memory_pane import MemoryPane
+from tui.widgets.memory_pane import MemoryPane, MemoryView
 
 GIB = 1 << 30
 
@@ -153,6 +154,14 @@ def test_every_gpu_has_a_line_and_can_be_scrolled_to(size: tuple[int, int], tmp_
         assert seen >= {str(number) for number in range(8)}
 
     play(tmp_path, story, size)
+
+
+def test_more_memory_than_predicted_is_not_called_a_peak_that_fits() -> None:
+    for mine, told in ((30, "fits"), (42, "2.0 above the predicted peak of 40.0")):
+        gpu = GpuSample(0, "card", 80 * GIB, mine * GIB, mine=mine * GIB)
+        view = MemoryView(MachineSample((gpu,), "", 256 * GIB, GIB), {}, ExpectedPeak(40 * GIB), live=True)
+        legend = [str(line) for line in view.lines(100, 2)][1]
+        assert told in legend and ("fits" in legend) == (told == "fits")
 
 
 @pytest.mark.parametrize(

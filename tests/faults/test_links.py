@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from command import ftbench
+from forked import ftbench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_runs import write_events

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from command import ftbench
+from forked import ftbench
 from made_ladder import made_ladder
 from screen import Terminal
 from subcommands import subcommands

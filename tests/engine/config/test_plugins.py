@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from command import MICRO, ftbench
 from pilot import play
@@ -35,7 +36,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_method_is_planned() -> None:
-    done = ftbench("plan", "demo-lora", "--method", "vera", "--json")
+    done = forked.ftbench("plan", "demo-lora", "--method", "vera", "--json")
     assert done.returncode == 0, done.stderr
     (plan,) = json.loads(done.stdout)["methods"]
     assert plan["method"] == "vera" and plan["dry_run"]["training"]["total"] > 0
@@ -57,7 +58,7 @@ def test_the_bench_lists_the_method(tmp_path: Path) -> None:
 
 def test_a_ladder_trains_scores_and_reports_them(tmp_path: Path) -> None:
     rungs = ("--rung", "vera", "--rung", "full")
-    done = ftbench("ladder", "demo", *MICRO, *rungs, "--set", "evaluation.metric=edits", "--json")
+    done = forked.ftbench("ladder", "demo", *MICRO, *rungs, "--set", "evaluation.metric=edits", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     state = json.loads(done.stdout)
     rows = {row["name"]: row for row in state["rows"]}

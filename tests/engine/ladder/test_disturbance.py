@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import ftbench
+from forked import ftbench
 from made_ladder import made_ladder
 from test_recommendation import holding, row, summary_of
 

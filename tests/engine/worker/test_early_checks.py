@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import events_of, ftbench, only_run
+from command import events_of, only_run
+from forked import ftbench
 from transformers import MixtralConfig
 
 from engine.assets import tiny_folder

@@ -24,14 +24,32 @@ SHOW_KEYS = "`ftbench presets show demo-lora` prints every key"
 
 
 def check_keys(preset: Preset) -> None:
-    """Raise UserError for a key that is not in the schema, with the nearest one that is."""
+    """Raise UserError for a key that is not in the schema, with the nearest one that is, or all of its section."""
     known = [*known_keys(), *SECTIONS]
     for key in preset.values:
         if key not in known:
-            last = key.rsplit(".", 1)[-1]
-            same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
-            problem = f"unknown key {key}{suggestion(key, known, same_name)}"
-            raise UserError(problem, preset.where(key), SHOW_KEYS, code="preset.unknown_key")
+            section, _, name = key.rpartition(".")
+            same_section = [other for other in known if other.startswith(f"{section}.")]
+            nearest = _nearest(name, same_section, known)
+            meant = f" (did you mean {nearest}?)" if nearest else ""
+            names = ", ".join(map(_name, same_section))
+            hint = SHOW_KEYS if nearest or not names else f"keys of {section}: {names}"
+            raise UserError(f"unknown key {key}{meant}", preset.where(key), hint, code="preset.unknown_key")
+
+
+def _name(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _nearest(name: str, same_section: list[str], known: list[str]) -> str | None:
+    """The key with this name in another section, else one with a similar name.
+
+    Names are compared without their sections, which would make all keys of a section similar.
+    """
+    by_name = {_name(key): key for key in reversed([*same_section, *known])}  # of equal names the first
+    similar = [_name(key) for key in same_section or known]
+    close = [name] if name in by_name else difflib.get_close_matches(name, similar, n=1)
+    return by_name[close[0]] if close else None
 
 
 def check_read(preset: Preset) -> None:
@@ -195,9 +213,9 @@ def _choices(key: str) -> str:
     return "use one of " + ", ".join(choices) if choices else SHOW_KEYS
 
 
-def suggestion(wrong: str, known: Iterable[str], better: list[str] | None = None) -> str:
-    """` (did you mean train.batch?)`, or '' where nothing is similar. `better` is preferred to similar names."""
-    close = better or difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """` (did you mean qlora?)`, or '' where nothing is similar."""
+    close = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -18,6 +18,7 @@ from faults.worker_runs import stop
     ("arguments", "text", "see"),
     [
         (["rnu"], "No such command", "ftbench --help"),
+        (["data", "mails.csv"], "No such command", "its commands are check, show; see `ftbench data --help`"),
         (["run", "demo-lora", "--bla"], "No such option", "ftbench run --help"),
         (["run"], "PRESET", "ftbench run --help"),
         (["plan", "demo-lora", "--length"], "--length", "ftbench plan --help"),

@@ -9,6 +9,7 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -50,6 +51,9 @@ from tui.cli.options import (
 from tui.cli.shipping import shipping_app
 from tui.cli.upkeep import upkeep_app
 from tui.output import streams
+
+MAX_LISTED = 8
+"""Commands of a group that an error lists."""
 
 app = App(
     name="ftbench",
@@ -189,4 +193,6 @@ def run_command() -> None:
             streams.write_help(at.get_help())
             sys.exit(2)
         path = at.command_path if at else " ".join(["ftbench", *sys.argv[1:2]])
-        raise UserError(message.rstrip("."), hint=f"see `{path} --help`", code="cli.usage") from error
+        names = at.command.list_commands(at) if at and isinstance(at.command, TyperGroup) else []
+        known = f"its commands are {', '.join(names)}; " if 0 < len(names) <= MAX_LISTED else ""
+        raise UserError(message.rstrip("."), hint=f"{known}see `{path} --help`", code="cli.usage") from error

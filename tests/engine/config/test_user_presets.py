@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import preset_library
+from engine.config import preset_checks, preset_library
 from engine.config.errors import UserError
 from engine.config.method_specs import method_names
 from engine.config.preset import EffectiveConfig, Flat, flatten
@@ -130,3 +130,19 @@ def test_a_file_name_is_stored_as_an_absolute_path(tmp_path: Path, monkeypatch: 
     preset_library.create_from_preset("mine", "demo-lora", {"data.id": "mails.csv"})
     monkeypatch.chdir("/")
     assert resolve_preset("mine", None, {}).config.data.id == str(tmp_path / "mails.csv")
+
+
+@pytest.mark.parametrize(
+    ("key", "problem", "hint"),
+    [
+        ("evaluation.items", "unknown key evaluation.items", "keys of evaluation: metric, "),
+        ("evaluation.bach", "did you mean evaluation.batch?", preset_checks.SHOW_KEYS),
+        ("evaluation.steps", "did you mean train.steps?", preset_checks.SHOW_KEYS),
+        ("learning_rte", "did you mean train.learning_rate?", preset_checks.SHOW_KEYS),
+        ("trian.epoch", "did you mean train.epochs?", preset_checks.SHOW_KEYS),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_or_all_of_its_section(key: str, problem: str, hint: str) -> None:
+    with pytest.raises(UserError) as error:
+        resolve_preset("demo-lora", None, {key: 1})
+    assert problem in error.value.problem and error.value.hint.startswith(hint)

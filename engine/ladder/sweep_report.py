@@ -17,8 +17,10 @@ from engine.ladder.report import page
 from engine.ladder.report.drawing import (
     GRID_COLOR,
     MUTED,
+    Bounds,
     ReportFigure,
     RungStyle,
+    draw_point,
     inline_svg,
     legend,
     new_figure,
@@ -38,10 +40,6 @@ from engine.runs.score_format import percent_bounds, score, score_bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-Bounds = tuple[float, float, float]
-"""Mean, low and high of what a figure shows."""
 
 
 class Measure(NamedTuple):
@@ -176,9 +174,8 @@ def _rung_line(axes: Axes, style: RungStyle, own: Sequence[tuple[int, Bounds]], 
     own = sorted(own)
     places = [place + shift for place, _ in own]
     axes.plot(places, [mean for _, (mean, _, _) in own], color=style.color, dashes=style.dashes)
-    for place, (_, (mean, low, high)) in zip(places, own, strict=True):
-        axes.plot([place, place], [low, high], color=style.color, linewidth=1.3)
-        axes.plot([place], [mean], color=style.color, marker=style.marker, markersize=8, linestyle="")
+    for place, (_, bounds) in zip(places, own, strict=True):
+        draw_point(axes, style, (place, place, place), bounds)
 
 
 def _description(sweep: Sweep, shown: Sequence[tuple[SweepPoint, Bounds]], measure: Measure) -> str:

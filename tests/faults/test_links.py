@@ -22,7 +22,7 @@ from engine.config.preset_library import resolve_preset
 from engine.export.exporter import export
 from engine.export.request import ExportRequest
 from engine.ladder.__main__ import main as ladder_process
-from engine.runs import launch, leftovers, start
+from engine.runs import cleaning, launch, start
 from engine.runs.cleaning import KINDS
 from engine.runs.ladder import ladder_dir, sweep_dir
 from engine.runs.ladder.ladder_plan import make_plan
@@ -149,9 +149,9 @@ def export_again(run: RunDir) -> None:
 
 
 def repair(home: Path) -> None:
-    for leftover in leftovers.find(home):
+    for leftover in cleaning.find_leftovers(home):
         with contextlib.suppress(UserError):  # the lock file is a link
-            leftovers.remove(leftover)
+            cleaning.remove_leftover(leftover)
 
 
 ACTIONS: dict[str, Callable[[Path], object]] = {

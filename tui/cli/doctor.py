@@ -23,9 +23,8 @@ from engine.config.text import amount
 from engine.hardware.box import box_checks
 from engine.hardware.nvml import Nvml
 from engine.memory.formula.memory_budget import local_budget, system_memory
-from engine.runs import leftovers
+from engine.runs.cleaning import Leftover, find_leftovers, remove_leftover
 from engine.runs.home import home_warnings
-from engine.runs.leftovers import Leftover
 from engine.runs.rpc_client import ask
 from tui.output.console import console, print_json, say
 from tui.preview.method_estimate import method_estimate
@@ -80,7 +79,7 @@ def check_everything(runs: Path) -> list[CheckResult]:
 
 def repair(runs: Path, json: bool) -> int:
     """Remove leftovers of killed processes. Returns 1 where one could not be removed, else 0."""
-    done = [_removed(leftover) for leftover in leftovers.find(runs)]
+    done = [_removed(leftover) for leftover in find_leftovers(runs)]
     failed = int(any(item.state == "failed" for item in done))
     if json:
         print_json([asdict(item) for item in done])
@@ -96,7 +95,7 @@ def repair(runs: Path, json: bool) -> int:
 def _removed(leftover: Leftover) -> Repair:
     state: Literal["removed", "kept", "failed"]
     try:
-        state, error = ("removed", "") if leftovers.remove(leftover) else ("kept", "in use by a process")
+        state, error = ("removed", "") if remove_leftover(leftover) else ("kept", "in use by a process")
     except (OSError, UserError) as wrong:
         state, error = "failed", str(wrong)
     return Repair(state, leftover.kind, str(leftover.path), leftover.why, leftover.bytes, error)
@@ -105,7 +104,7 @@ def _removed(leftover: Leftover) -> Repair:
 def _leftovers(runs: Path) -> list[CheckResult]:
     """What `repair` would remove."""
     try:
-        items = leftovers.find(runs)
+        items = find_leftovers(runs)
     except UserError as error:
         return [CheckResult("bad", "leftovers", error.line)]
     if not items:

@@ -20,6 +20,7 @@ from engine.config.method_specs import method_names
 from engine.config.text import visible
 from engine.ladder.phrases import rung_title
 from engine.runs.ladder.rungs import is_base
+from engine.runs.run.result import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -182,6 +183,24 @@ def new_figure(x: str, y: str) -> Iterator[tuple[Figure, Axes]]:
         axes.set_xlabel(x)
         axes.text(-0.13 / 0.84, 1.035, y, transform=axes.transAxes, color=MUTED, va="bottom", ha="left")
         yield figure, axes
+
+
+Bounds = tuple[float, float, float]
+"""Mean, low and high."""
+
+
+def bounds_of(interval: Interval, scale: float) -> Bounds:
+    """Of an interval in a figure; the mean where it has no bounds."""
+    mean = (interval.mean or 0.0) * scale
+    low, high = (mean if end is None else end * scale for end in (interval.low, interval.high))
+    return mean, low, high
+
+
+def draw_point(axes: Axes, style: RungStyle, x: Bounds, y: Bounds) -> None:
+    """A rung's marker at the means, with a horizontal and a vertical bar from the lowest to the highest value."""
+    axes.plot([x[0], x[0]], y[1:], color=style.color, linewidth=1.3)
+    axes.plot(x[1:], [y[0], y[0]], color=style.color, linewidth=1.3)
+    axes.plot([x[0]], [y[0]], color=style.color, marker=style.marker, markersize=9, linestyle="")
 
 
 def legend(figure: Figure, styles: dict[str, RungStyle], names: Sequence[str], marker: bool) -> None:

@@ -19,6 +19,8 @@ from engine.ladder.report.drawing import (
     TOKENS,
     ReportFigure,
     RungStyle,
+    bounds_of,
+    draw_point,
     inline_svg,
     legend,
     new_figure,
@@ -54,7 +56,8 @@ def summary_figure(summary: LadderSummary | None, styles: dict[str, RungStyle]) 
         if summary.tests_rule:
             _corner(axes, summary)
         for tradeoff in shown:
-            _cross(axes, styles[tradeoff.rung], tradeoff)
+            cost = tradeoff.cost.mean, tradeoff.cost.low, tradeoff.cost.high
+            draw_point(axes, styles[tradeoff.rung], cost, bounds_of(tradeoff.share_of_gain, 100.0))
         legend(figure, styles, [tradeoff.rung for tradeoff in shown], marker=True)
         svg = inline_svg(figure, "summary", f"{SUMMARY_TITLE}: {_tradeoff_texts(shown)}")
     caption = "Bars: pointwise 95% CI."
@@ -98,15 +101,6 @@ def _corner(axes: Axes, summary: LadderSummary) -> None:
     axes.plot([left, cost, cost], [share, share, top], color=MUTED, linewidth=1.0, dashes=(4, 3))
     axes.text(left, share, " rule of thumb", color=MUTED, va="bottom", ha="left")
     axes.axhline(100.0, color=GRID_COLOR, linewidth=0.8)
-
-
-def _cross(axes: Axes, style: RungStyle, tradeoff: RungTradeoff) -> None:
-    share, cost = tradeoff.share_of_gain, tradeoff.cost
-    middle = 100 * (share.mean or 0.0)
-    if share.low is not None and share.high is not None:
-        axes.plot([cost.mean, cost.mean], [100 * share.low, 100 * share.high], color=style.color, linewidth=1.3)
-    axes.plot([cost.low, cost.high], [middle, middle], color=style.color, linewidth=1.3)
-    axes.plot([cost.mean], [middle], color=style.color, marker=style.marker, markersize=9, linestyle="")
 
 
 def _tradeoff_texts(shown: list[RungTradeoff]) -> str:
@@ -168,8 +162,9 @@ def _against(
     scale = spec.scale
     base = next((row for row in ladder.rows if row.name == "base" and row.score and row.score.mean is not None), None)
     with new_figure(axis, f"{spec.title}, {spec.unit}") as (figure, axes):
-        for row, mean, low, high in points:
-            _mark(axes, styles[row.name], row, (mean, low, high), scale)
+        for row, *cost in points:
+            if row.score:
+                draw_point(axes, styles[row.name], (cost[0], cost[1], cost[2]), bounds_of(row.score, scale))
         costs = [cost for _, *three in points for cost in three]
         if wants_log(costs):
             axes.set_xscale("log")
@@ -189,19 +184,6 @@ def _against(
 def _description(rows: Sequence[RungResult], metric: str) -> str:
     """The scores as text, for screen readers."""
     return ", ".join(f"{rung_title(row.name)} {score(row.score.mean if row.score else None, metric)}" for row in rows)
-
-
-def _mark(axes: Axes, style: RungStyle, row: RungResult, cost: tuple[float, float, float], scale: float) -> None:
-    """A rung's marker with its interval (vertical) and its range over the seeds (horizontal)."""
-    value = row.score
-    if value is None or value.mean is None:
-        return
-    mean, low, high = cost
-    y = value.mean * scale
-    if value.low is not None and value.high is not None:
-        axes.plot([mean, mean], [value.low * scale, value.high * scale], color=style.color, linewidth=1.3)
-    axes.plot([low, high], [y, y], color=style.color, linewidth=1.3)
-    axes.plot([mean], [y], color=style.color, marker=style.marker, markersize=9, linestyle="")
 
 
 def _frame(axes: Axes, rows: Sequence[RungResult], base: RungResult | None, scale: float, metric: str) -> bool:

@@ -181,7 +181,7 @@ class Samples:
     problems: list[str] = field(default_factory=list)
 
 
-def collect_samples(sources: Sequence[PredictionSource], metric: str, limit: int = MAX_SAMPLES) -> Samples:
+def collect_samples(sources: Sequence[PredictionSource], metric: str) -> Samples:
     """Collect the items of all runs. Reads the files twice: the scores of all items, then the texts of those shown."""
     values: dict[int, dict[str, list[float]]] = {}
     texts: dict[int, int] = {}
@@ -205,9 +205,9 @@ def collect_samples(sources: Sequence[PredictionSource], metric: str, limit: int
                 for name, score in scores.items():
                     values.setdefault(item, {}).setdefault(name, []).append(score)
     ranked = sorted(texts, key=lambda item: (*_rank(values.get(item, {})), item))
-    samples = _texts(readable, set(ranked[:limit]))
+    samples = _texts(readable, set(ranked[:MAX_SAMPLES]))
     disagreed = sum(_rank(scores)[0] < 0 for scores in values.values()) if not metric_spec(metric).is_loss else 0
-    return Samples([samples[item] for item in ranked[:limit] if item in samples], len(texts), disagreed, problems)
+    return Samples([samples[item] for item in ranked[:MAX_SAMPLES] if item in samples], len(texts), disagreed, problems)
 
 
 def value(answer: ScoredItem, metric: str) -> float | None:

@@ -411,8 +411,8 @@ def _time_line(row: RungResult, full: RungResult | None) -> TableLine:
         return TableLine(Cell(rung_title(row.name)), instead=why, rung=row.name)
     rent = row.rent
 
-    def measured(name: str, text: Callable[[Number], str], relative: bool = True) -> Cell:
-        own, of_full = getattr(row, name), getattr(full, name) if full and relative else None
+    def measured(name: str, text: Callable[[Number], str]) -> Cell:
+        own, of_full = getattr(row, name), getattr(full, name) if full else None
         compared = cost_ratio(own, of_full) if row is not full else None
         to_full = f"{ratio(compared.mean)} full’s {ratio_bounds(compared)}" if compared else ""
         return range_cell(own, text, to_full)
@@ -445,15 +445,11 @@ def _memory_line(row: RungResult, full: RungResult | None) -> TableLine:
     return TableLine(Cell(rung_title(row.name)), cells, rung=row.name)
 
 
-def _to_full(own: float, full: float) -> str:
-    return f"{ratio(own / full)} full’s" if full else ""
-
-
 def _peak(row: RungResult, full: RungResult | None, kind: str) -> Cell:
     """The peak with its ratio to full fine-tuning's."""
     own = getattr(row.peak, kind) if row.peak else None
     of_full = getattr(full.peak, kind) if full and full.peak else None
-    return cell(size(own), _to_full(own, of_full) if own and of_full and row is not full else "")
+    return cell(size(own), f"{ratio(own / of_full)} full’s" if own and of_full and row is not full else "")
 
 
 UNKNOWN = "unknown"

@@ -18,7 +18,7 @@ from made_ladder import made_ladder
 
 from engine.config import preset_library
 from engine.config.files import SCRATCH_NAME, SCRATCH_PREFIX, TEMPORARY_NAMES, temporary_folder
-from engine.runs import leftovers
+from engine.runs import cleaning
 from engine.runs.queue import locks
 from engine.runs.run import exports, run_dir
 from engine.runs.run.run_dir import RunDir
@@ -101,7 +101,7 @@ def left(runs: Path, own_temporary_folder: Path) -> list[Path]:
 
 
 def test_all_leftovers_are_found_and_nothing_else(runs: Path, left: list[Path]) -> None:
-    found = leftovers.find(runs)
+    found = cleaning.find_leftovers(runs)
     assert sorted(one.path for one in found) == sorted(left)
     assert all(one.why and one.kind for one in found)
     assert sum(one.bytes for one in found if "model.safetensors" in str(list(one.path.glob("*")))) == 8
@@ -111,7 +111,7 @@ def test_files_of_the_user_in_the_temporary_folder_are_not_leftovers(own_tempora
     for name in ("ftbench-tickets", "ftbench-0", "ftbench-support-20261128", "ftbench-tmp-notes.txt", SCRATCH_PREFIX):
         put(own_temporary_folder / name / "model.safetensors")
     put(own_temporary_folder / f"{SCRATCH_PREFIX}a1b2c3d4")  # a file: `temporary_folder` makes folders only
-    assert leftovers.find(runs) == []
+    assert cleaning.find_leftovers(runs) == []
 
 
 def test_hidden_files_of_the_user_next_to_runs_are_not_leftovers(runs: Path) -> None:
@@ -119,7 +119,7 @@ def test_hidden_files_of_the_user_next_to_runs_are_not_leftovers(runs: Path) -> 
         put(runs / name)
     dead(f"999 {runs / 'deleted-run'}", locks.device_lock("cpu"))
     dead(f"999 {runs / 'deleted-run' / 'try'}", locks.device_lock("5"))
-    assert leftovers.find(runs) == []
+    assert cleaning.find_leftovers(runs) == []
 
 
 def test_every_temporary_name_in_the_sources_is_known() -> None:
@@ -181,14 +181,14 @@ def live(runs: Path, own_temporary_folder: Path) -> Iterator[tuple[list[Path], l
 
 def test_files_of_a_running_process_are_not_touched(runs: Path, live: tuple[list[Path], list[int]]) -> None:
     paths, _ = live
-    assert leftovers.find(runs) == []
+    assert cleaning.find_leftovers(runs) == []
     repaired = ftbench("doctor", "--repair")
     assert repaired.returncode == 0 and "nothing to repair" in repaired.stdout
     assert all(path.exists() for path in paths)
 
 
 def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: list[Path]) -> None:
-    found = leftovers.find(runs)
+    found = cleaning.find_leftovers(runs)
     held = []
     for one in found:
         if one.kind in ("lock", "ticket"):
@@ -198,7 +198,7 @@ def test_a_process_started_after_the_search_keeps_its_files(runs: Path, left: li
         elif one.owner is None:
             os.utime(one.path)
     try:
-        assert [one for one in found if leftovers.remove(one)] == []
+        assert [one for one in found if cleaning.remove_leftover(one)] == []
         assert all(path.exists() for path in left)
     finally:
         for descriptor in held:
@@ -213,7 +213,7 @@ def test_the_lock_of_a_finished_run_is_not_a_leftover(runs: Path) -> None:
     run_dir.write_result(run, result)
     dead(f"999 {run.path}", locks.device_lock("cpu"))
     dead("999", run.lock_file)
-    assert leftovers.find(runs) == []
+    assert cleaning.find_leftovers(runs) == []
 
 
 def test_a_link_is_removed_and_its_target_stays(runs: Path, tmp_path: Path) -> None:
@@ -222,8 +222,8 @@ def test_a_link_is_removed_and_its_target_stays(runs: Path, tmp_path: Path) -> N
     (run.path / ".model.tmp").symlink_to(precious)
     (run.path / "checkpoints").symlink_to(tmp_path / "precious")
     put(precious / ".writing-1" / "x")
-    (found,) = leftovers.find(runs)
-    assert found.path == run.path / ".model.tmp" and leftovers.remove(found)
+    (found,) = cleaning.find_leftovers(runs)
+    assert found.path == run.path / ".model.tmp" and cleaning.remove_leftover(found)
     assert not found.path.is_symlink() and (precious / "file").exists() and (precious / ".writing-1" / "x").exists()
 
 
@@ -232,14 +232,14 @@ def test_what_cannot_be_removed_is_reported_and_the_rest_is_removed(
 ) -> None:
     from tui.cli import doctor
 
-    delete = leftovers.remove_tree
+    delete = cleaning.remove_tree
 
     def refuse(path: Path) -> None:
         if path.name == ".model.tmp":
             raise PermissionError(13, "Permission denied", str(path))
         delete(path)
 
-    monkeypatch.setattr(leftovers, "remove_tree", refuse)
+    monkeypatch.setattr(cleaning, "remove_tree", refuse)
     assert doctor.repair(runs, json=True) == 1
     said = json.loads(capsys.readouterr().out)
     assert {one["state"] for one in said} == {"removed", "failed"}
@@ -261,10 +261,10 @@ with temporary_folder(SCRATCH_PREFIX) as folder:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         folder = Path(process.stdout.readline().strip())
-        assert leftovers.find(runs) == []
+        assert cleaning.find_leftovers(runs) == []
         process.kill()
         process.wait()
-        assert [one.path for one in leftovers.find(runs)] == [folder]
+        assert [one.path for one in cleaning.find_leftovers(runs)] == [folder]
 
 
 @pytest.fixture
@@ -286,8 +286,8 @@ def killed_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_doctor_finds_what_a_killed_export_left_in_another_folder(runs: Path, killed_export: Path) -> None:
     for path in (killed_export / "model.safetensors", killed_export):
         os.utime(path, (time.time() - LONG_AGO,) * 2)
-    (found,) = [one for one in leftovers.find(runs) if one.path == killed_export]
-    assert leftovers.remove(found) and not killed_export.exists()
+    (found,) = [one for one in cleaning.find_leftovers(runs) if one.path == killed_export]
+    assert cleaning.remove_leftover(found) and not killed_export.exists()
 
 
 def test_a_later_export_of_another_run_removes_it(runs: Path, killed_export: Path, tmp_path: Path) -> None:

@@ -260,14 +260,7 @@ def render_page(data: ReportData) -> str:
             metric=ladder.work.metric if ladder.work else LOSS.name,
             answered=ladder.work is not None and metric_spec(ladder.work.metric).needs_answers,
             problems=data.problems,
-            work=record.work(ladder),
-            differing=record.settings_table(ladder),
-            weights=record.weights(ladder),
-            shared=record.two_columns(record.SHARED_SETTINGS, ladder.config),
-            runs=record.runs(ladder),
-            trials=record.trials(ladder),
-            versions=record.two_columns("Versions", ladder.versions),
-            machine=record.machine(ladder),
+            configuration=record.configuration(ladder),
             commands=record.commands(data.directory, ladder),
         )
     )
@@ -344,7 +337,7 @@ def render_markdown(data: ReportData) -> str:
     )
     parts += _results(ladder) if ladder.rows else []
     parts += ["## Samples", *_samples(data)]
-    parts += ["## Configuration", *_configuration(ladder)]
+    parts += ["## Configuration", *map(markdown_table, itertools.chain(*record.configuration(ladder)))]
     for title, prompt in judge_prompts(ladder):
         parts += [f"### {escape_inline(title)}", fenced(prompt)]
     if warnings := [*ladder.warnings, *data.problems]:
@@ -399,20 +392,6 @@ def _results(ladder: Ladder) -> list[str]:
     help_texts = bullets(map(escape_inline, notes))
     shown_tables = map(markdown_table, [*tables.results(ladder), *details])
     return ["## Results", *shown_tables, "### How to read these tables", help_texts]
-
-
-def _configuration(ladder: Ladder) -> list[str]:
-    sections = [
-        record.settings_table(ladder),
-        record.weights(ladder),
-        record.work(ladder),
-        record.two_columns(record.SHARED_SETTINGS, ladder.config),
-        record.trials(ladder),
-        record.runs(ladder),
-        record.two_columns("Versions", ladder.versions),
-        record.machine(ladder),
-    ]
-    return [markdown_table(section) for section in sections if section and section.lines]
 
 
 def _cell(cell: Cell) -> str:

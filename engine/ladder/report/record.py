@@ -26,7 +26,6 @@ from engine.runs.run.run_dir import RunDir, read_frozen
 from engine.runs.score_format import loss
 
 KINDS = {"probe": TIMING_PROBE, "trial": "learning-rate trial", "run": "run", "export": "export"}
-SHARED_SETTINGS = "Settings shared by all rungs"
 NOT_SETTINGS = ("title", "about", "slot", "method")
 """Keys that `ftbench run` needs no --set for."""
 
@@ -34,6 +33,15 @@ NOT_SETTINGS = ("title", "about", "slot", "method")
 def folder(ladder_dir: LadderDir, entry: LadderEntry) -> RunDir | None:
     """The entry's run directory; None if it has none."""
     return RunDir(ladder_dir.runs / entry.run) if entry.run else None
+
+
+def configuration(ladder: Ladder) -> tuple[list[ReportTable], list[ReportTable], list[ReportTable]]:
+    """(tables that the page shows, those that it folds, those of the machine), without empty ones."""
+    shown = [settings_table(ladder), weights(ladder), work(ladder)]
+    folded = [two_columns("Settings shared by all rungs", ladder.config), trials(ladder), runs(ladder)]
+    of_machine = [two_columns("Versions", ladder.versions), machine(ladder)]
+    filled = ([table for table in group if table and table.lines] for group in (shown, folded, of_machine))
+    return next(filled), next(filled), next(filled)
 
 
 def work(ladder: Ladder) -> ReportTable | None:

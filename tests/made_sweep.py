@@ -6,9 +6,9 @@ from pathlib import Path
 
 from made_ladder import made_ladder
 
-from engine.runs.ladder import sweep_dir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.sweep import Axis
-from engine.runs.ladder.sweep_dir import SweepDir
 
 
 def made_sweep(runs: Path) -> SweepDir:
@@ -16,4 +16,4 @@ def made_sweep(runs: Path) -> SweepDir:
     folder, _ = made_ladder(runs, seeds=[0])
     values = [4, 8]
     cells = [({"adapter.rank": value}, folder.plan()) for value in values]
-    return sweep_dir.create(runs, [Axis(key="adapter.rank", values=values)], cells)
+    return ladder_dir.create_sweep(runs, [Axis(key="adapter.rank", values=values)], cells)

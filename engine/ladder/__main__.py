@@ -12,9 +12,8 @@ from engine.config.errors import UserError
 from engine.config.redaction import redact_output
 from engine.ladder.pipeline import run_ladder
 from engine.ladder.sweep_runner import run_sweep
-from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import Outcome
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import end_record
 from engine.runs.run.end_record import EndRecord

@@ -31,9 +31,9 @@ from engine.ladder.report.record import from_anywhere
 from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLine, cell, noted
 from engine.ladder.sweep_results import cost_texts, rule_text
 from engine.runs import score_format
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.rungs import BASE
 from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run.folder import short_name
 from engine.runs.run.result import Interval
 from engine.runs.score_format import percent_bounds, score, score_bounds

@@ -22,11 +22,10 @@ from engine.ladder import sweep_report
 from engine.ladder.pipeline import LadderPipeline, load_or_create, run_to_outcome
 from engine.ladder.runner import LadderRunner
 from engine.ladder.sweep_results import summarize_sweep
-from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import Ladder, Outcome
 from engine.runs.ladder.rungs import BASE, BASE_4BIT, Rung
 from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPlan, SweepStage, cell_text
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run import end_record
 from engine.runs.run.run_dir import RunDir
 from engine.runs.stopping import StopRequest, StopRequested

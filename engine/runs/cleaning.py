@@ -23,9 +23,8 @@ import platformdirs
 from engine.config.errors import UserError
 from engine.config.files import SCRATCH_NAME, TEMPORARY_NAMES, check_no_link_above, read_small, remove_tree
 from engine.config.home import cache_folder, config_file
-from engine.runs.ladder import ladder_dir, sweep_dir
-from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir
-from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
 from engine.runs.run.exports import exports_folder, unfinished_elsewhere
@@ -75,7 +74,7 @@ def list_stored_items(runs: Path) -> Iterator[StoredItem]:
     members = _members(ladders)
     for run in sorted(run_dir.iterate(runs), key=lambda entry: entry.name):
         yield from _of_run(run, members.get(run.name, ""))
-    sweeps = sorted(sweep_dir.iterate(runs), key=lambda sweep: sweep.name)
+    sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name)
     cells = _cells(sweeps)
     for comparison in (*ladders, *sweeps):
         yield _item(
@@ -296,7 +295,7 @@ def _owners(runs: Path) -> Iterator[Folder]:
     ladders = list(ladder_dir.iterate(runs))
     yield from ladders
     yield from run_dir.iterate(runs)
-    yield from sweep_dir.iterate(runs)
+    yield from ladder_dir.iterate_sweeps(runs)
     for ladder in ladders:
         yield from run_dir.iterate(ladder.probes)
 

@@ -34,8 +34,7 @@ from engine.runs.run.frozen_config import FrozenRun
 from engine.runs.run.run_dir import RunDir, read_frozen, write_end
 
 if TYPE_CHECKING:
-    from engine.runs.ladder.ladder_dir import LadderDir
-    from engine.runs.ladder.sweep_dir import SweepDir
+    from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 
 
 HELLO_SECONDS = 30.0

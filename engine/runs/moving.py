@@ -36,7 +36,7 @@ from engine.config.files import (
 )
 from engine.config.home import HUB, KEY, cache_folder, config_file, configured_home
 from engine.runs.home import VARIABLE, check_home
-from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
@@ -123,7 +123,7 @@ def _check_target(target: Path, runs: Path, cache: Path) -> None:
 
 def _folders(runs: Path) -> list[Folder]:
     """Runs, ladders and sweeps, by name."""
-    folders = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *sweep_dir.iterate(runs)]
+    folders = [*run_dir.iterate(runs), *ladder_dir.iterate(runs), *ladder_dir.iterate_sweeps(runs)]
     return sorted(folders, key=lambda folder: folder.name)
 
 

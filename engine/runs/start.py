@@ -19,11 +19,10 @@ from engine.config.schema import Config
 from engine.config.trackers import check_trackers
 from engine.hardware.devices import device_settings, devices_for, slots_of
 from engine.runs import launch
-from engine.runs.ladder import ladder_dir, sweep_dir
-from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir, create_sweep, iterate_sweeps, remove_sweep
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.launch import start_configured
 from engine.runs.resuming import change_configuration, find_continued_run, find_moved_files
 from engine.runs.run import run_dir
@@ -164,9 +163,9 @@ def start_sweep(
     for _, plan in cells:
         _check(plan)
     plans = [plan for _, plan in cells]
-    killed = [sweep for sweep in sweep_dir.iterate(runs) if sweep.was_killed() and _is_same_sweep(sweep, budget, plans)]
-    fresh = plans[0].fresh
-    folder = _to_continue(killed, fresh, sweep_dir.remove) or sweep_dir.create(runs, axes, cells, budget, command)
+    sweeps = (sweep for sweep in iterate_sweeps(runs) if sweep.was_killed())
+    killed = [sweep for sweep in sweeps if _is_same_sweep(sweep, budget, plans)]
+    folder = _to_continue(killed, plans[0].fresh, remove_sweep) or create_sweep(runs, axes, cells, budget, command)
     created(folder)
     launch.launch_ladder(folder)
     return folder
@@ -193,7 +192,7 @@ def _is_same_sweep(sweep: SweepDir, budget: float | None, plans: Sequence[Ladder
 
 def _ladders_of_sweeps(runs: Path) -> list[LadderDir]:
     ladders: list[LadderDir] = []
-    for sweep in sweep_dir.iterate(runs):
+    for sweep in iterate_sweeps(runs):
         with contextlib.suppress(UserError):  # damaged
             ladders += sweep.ladders()
     return ladders

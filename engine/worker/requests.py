@@ -195,7 +195,7 @@ def rating_summary(arguments: dict[str, Any], progress: Progress) -> Any:
 def sweep_report(arguments: dict[str, Any], progress: Progress) -> Any:
     """Write the HTML and Markdown report of a sweep from its state."""
     from engine.ladder import sweep_report as report
-    from engine.runs.ladder.sweep_dir import SweepDir
+    from engine.runs.ladder.ladder_dir import SweepDir
 
     folder = SweepDir(Path(arguments["path"]))
     state = folder.state()

@@ -20,9 +20,9 @@ from typing import Any
 
 from engine.config.quantities import percent, ratio, size
 from engine.ladder.recommendation import cost_ratios
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import CostRatio, RungResult
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run.result import Interval
 
 FOLDER = Path(__file__).with_name("rule")

@@ -24,7 +24,7 @@ from engine.export.request import ExportRequest
 from engine.ladder.__main__ import main as ladder_process
 from engine.runs import cleaning, launch, start
 from engine.runs.cleaning import KINDS
-from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis
 from engine.runs.launch import start_tracker
@@ -69,7 +69,7 @@ def made_home(home: Path) -> None:
         made_run(home, status)
     ladder = ladder_dir.create(home, make_plan("demo", ["lora"], {}))
     made_run(ladder.probes, "finished")
-    sweep_dir.create(home, [Axis(key="adapter.rank", values=[4])], [({"adapter.rank": 4}, ladder.plan())])
+    ladder_dir.create_sweep(home, [Axis(key="adapter.rank", values=[4])], [({"adapter.rank": 4}, ladder.plan())])
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -137,7 +137,7 @@ def work(run: RunDir) -> None:
 
 def compare(home: Path) -> None:
     """The process of a ladder or sweep, where its directory has a link."""
-    for one in (*ladder_dir.iterate(home), *sweep_dir.iterate(home)):
+    for one in (*ladder_dir.iterate(home), *ladder_dir.iterate_sweeps(home)):
         if has_links(one.path):
             assert ladder_process([str(one.path)]) in (1, 2)
 

@@ -13,7 +13,7 @@ import typer
 from engine.config.errors import UserError
 from engine.config.metric_specs import DEFAULT_MARGIN, POINT
 from engine.runs.home import runs_home
-from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.ladder.ladder_dir import SweepDir
 from tui.cli.arguments import App
 from tui.cli.lookup import home, ladder_or_sweep, show_origin
 from tui.cli.options import (

@@ -26,7 +26,7 @@ from engine.config.schema import SECTIONS
 from engine.config.trackers import TRACKERS
 from engine.runs.cleaning import KINDS
 from engine.runs.home import runs_home
-from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder import ladder_dir
 from engine.runs.run import run_dir
 from engine.runs.run.exports import ExportKind, WeightType, artifact_words
 from tui.cli.arguments import global_options
@@ -46,7 +46,7 @@ def run_names(home: Path | None) -> Values:
 
 def ladder_names(home: Path | None) -> Values:
     """Ladders, and sweeps, which the same subcommands accept."""
-    folders = (*ladder_dir.iterate(runs_home(home)), *sweep_dir.iterate(runs_home(home)))
+    folders = (*ladder_dir.iterate(runs_home(home)), *ladder_dir.iterate_sweeps(runs_home(home)))
     return ["last", *sorted((ladder.name for ladder in folders), reverse=True)]
 
 

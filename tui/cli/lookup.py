@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.runs.home import home_warnings, runs_home, tilde
-from engine.runs.ladder import ladder_dir, sweep_dir
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run import run_dir
 from engine.runs.run.folder import current_directory, has_file
 from engine.runs.run.run_dir import RunDir
@@ -19,22 +18,23 @@ def run_ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> Run
     """As `run_or_ladder`; also a sweep, by its path or a part of its name that no run or ladder has."""
     folder = home(runs, json=json)
     if has_file(Path(name), "sweep.toml") or (name != "last" and _only_a_sweep(folder, name)):
-        return sweep_dir.find(folder, name)
+        return ladder_dir.find_sweep(folder, name)
     return run_or_ladder(runs, name, json)
 
 
 def _only_a_sweep(folder: Path, name: str) -> bool:
     others = (*run_dir.iterate(folder), *ladder_dir.iterate(folder))
     has_other = any(name in sweep.name for sweep in others)
-    return not has_other and any(name in sweep.name for sweep in sweep_dir.iterate(folder))
+    return not has_other and any(name in sweep.name for sweep in ladder_dir.iterate_sweeps(folder))
 
 
 def ladder_or_sweep(runs: Path | None, name: str, json: bool = False) -> LadderDir | SweepDir:
     """Find a ladder, else a sweep by its path or a part of its name that no ladder has."""
     folder = home(runs, json=json)
     has_ladder = any(name in ladder.name for ladder in ladder_dir.iterate(folder))
-    is_sweep = not has_ladder and name != "last" and any(name in sweep.name for sweep in sweep_dir.iterate(folder))
-    find = sweep_dir.find if has_file(Path(name), "sweep.toml") or is_sweep else ladder_dir.find
+    sweeps = [] if has_ladder or name == "last" else ladder_dir.iterate_sweeps(folder)
+    is_sweep = any(name in sweep.name for sweep in sweeps)
+    find = ladder_dir.find_sweep if has_file(Path(name), "sweep.toml") or is_sweep else ladder_dir.find
     return find(folder, name)
 
 

@@ -16,8 +16,7 @@ from typer.main import get_command
 from engine.config.errors import UserError
 from engine.config.home import keep_hub_cache_in_home
 from engine.runs.home import runs_home
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.run import run_dir
 from tui.cli.arguments import App
 from tui.cli.comparing import comparing_app

@@ -22,8 +22,7 @@ from engine.memory.formula.formula import low_disk_notice, needed_space, small_d
 from engine.memory.formula.memory_budget import local_budget
 from engine.runs import launch, start
 from engine.runs.home import check_home
-from engine.runs.ladder.ladder_dir import LadderDir
-from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.launch import tracker_problems
 from engine.runs.run.event_log import stream
 from engine.runs.run.events import End, Error, Warning

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from engine.config.errors import UserError
 from engine.runs.home import tilde
-from engine.runs.ladder import ladder_dir, sweep_dir
-from engine.runs.ladder.sweep_dir import SweepDir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.queue import device_queue
 from engine.runs.run import run_dir
 from engine.runs.run.folder import running_elsewhere
@@ -51,7 +51,7 @@ def _ladders(runs: Path) -> list[ListedLadder]:
 
 
 def _show_sweeps(runs: Path) -> None:
-    sweeps = sorted(sweep_dir.iterate(runs), key=lambda sweep: sweep.name, reverse=True)
+    sweeps = sorted(ladder_dir.iterate_sweeps(runs), key=lambda sweep: sweep.name, reverse=True)
     if sweeps:
         say("")
         table("", SWEEP_COLUMNS, [_sweep_cells(sweep) for sweep in sweeps], right=(3,))

@@ -15,10 +15,10 @@ from engine.config.files import read_regular
 from engine.config.preset import Flat
 from engine.config.quantities import percent
 from engine.config.text import amount, shortened
-from engine.runs.ladder import sweep_dir
+from engine.runs.ladder import ladder_dir
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.rungs import LadderPlan
 from engine.runs.ladder.sweep import Axis, Sweep, SweepPoint, cell_text, describe_sweep, value_text
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.rpc_client import ask
 from engine.runs.score_format import percent_bounds
 from engine.runs.start import resume_ladder, start_sweep
@@ -71,7 +71,7 @@ def watch(folder: SweepDir, json: bool, fresh: bool = False) -> int:
     except Detached:
         return print_detached(folder, json)
     if fresh and state.status == "failed" and not folder.has_runs():
-        sweep_dir.remove(folder)
+        ladder_dir.remove_sweep(folder)
         raise UserError(state.reason, code=state.reason_code or "sweep.refused")
     if json:
         print_json(msgspec.to_builtins(state))

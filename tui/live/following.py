@@ -14,11 +14,10 @@ from engine.config.quantities import duration, rate
 from engine.config.text import amount, shortened, visible
 from engine.executors.slurm import JobState, queue
 from engine.runs import launch, score_format
-from engine.runs.ladder.ladder_dir import LadderDir
+from engine.runs.ladder.ladder_dir import LadderDir, SweepDir
 from engine.runs.ladder.ladder_state import TIMING_PROBE, WITHOUT_OUTCOME, Ladder, LadderEntry
 from engine.runs.ladder.rung_results import RungResult
 from engine.runs.ladder.rungs import is_base
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run import end_record, events
 from engine.runs.run.event_log import Follower, exit_message
 from engine.runs.run.events import Hello

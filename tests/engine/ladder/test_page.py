@@ -15,9 +15,9 @@ from test_sweep_results import ladder_with, sweep_of
 from engine.ladder.report import write
 from engine.ladder.report.page import shown
 from engine.ladder.sweep_report import write as write_sweep
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.sweep import Axis, Sweep
-from engine.runs.ladder.sweep_dir import SweepDir
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium not found: install Debian's package `chromium`")
 

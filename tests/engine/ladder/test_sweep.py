@@ -14,7 +14,7 @@ from command import MICRO
 from forked import ftbench
 from task_files import choice_task
 
-from engine.runs.ladder.sweep_dir import SweepDir, iterate
+from engine.runs.ladder.ladder_dir import SweepDir, iterate_sweeps
 
 
 def sweep_of(tmp_path: Path, ranks: str, *more: str) -> list[str]:
@@ -74,7 +74,7 @@ def check_the_budget(tmp_path: Path) -> None:
     done = ftbench(*sweep_of(tmp_path, "2,8", "--budget", "1s"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Not run: adapter.rank=8: the budget of 1.00 s would be exceeded" in done.stdout
-    folder = max(iterate(tmp_path / "runs"), key=lambda sweep: sweep.name)
+    folder = max(iterate_sweeps(tmp_path / "runs"), key=lambda sweep: sweep.name)
     resumed = ftbench("resume", folder.name)
     assert resumed.returncode == 0 and "Not run: adapter.rank=8" in resumed.stdout
     assert ftbench("ladder", "demo", "--budget", "1s").returncode == 2
@@ -95,7 +95,7 @@ def kill_a_measurement(runs: Path) -> SweepDir:
     """SIGKILL the process that measures the first ladder's data, as soon as it has started."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        for folder in iterate(runs):
+        for folder in iterate_sweeps(runs):
             pid = folder.pid()
             for child in psutil.Process(pid).children() if pid else []:
                 with contextlib.suppress(psutil.NoSuchProcess):

@@ -20,10 +20,10 @@ from engine.ladder.decisions import RULE_GAIN_SHARE
 from engine.ladder.recommendation import summarize
 from engine.ladder.sweep_report import html, text, write
 from engine.ladder.sweep_results import _adjust, slope, summarize_sweep
+from engine.runs.ladder.ladder_dir import SweepDir
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import SeedRange
 from engine.runs.ladder.sweep import Axis, Sweep, SweepCell, SweepPoint
-from engine.runs.ladder.sweep_dir import SweepDir
 from engine.runs.run.result import EXACT_DEGREES, Z_95, Interval, student_quantile
 from engine.runs.score_format import with_bounds
 

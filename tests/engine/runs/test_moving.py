@@ -20,7 +20,7 @@ from engine.config.files import used_folder
 from engine.config.home import cache_folder, config_file, configured_home
 from engine.runs import moving
 from engine.runs.home import runs_home
-from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder import ladder_dir
 from engine.runs.moving import move_home
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
@@ -85,7 +85,7 @@ def test_runs_ladders_sweeps_and_caches_are_found_in_the_new_home(target: Path, 
     assert cache_folder() == target / "cache" and content(cache_folder()) == cached
     assert not default_home.exists() and not (target / moving.MOVED_FROM).exists()
     listed = json.loads(ftbench("runs", "--json").stdout)
-    kinds = (run_dir.iterate, ladder_dir.iterate, sweep_dir.iterate)
+    kinds = (run_dir.iterate, ladder_dir.iterate, ladder_dir.iterate_sweeps)
     assert [len(list(iterate(runs_home()))) for iterate in kinds] == [4, 3, 1] and len(listed) == 7
     shown = json.loads(ftbench("home", "--json").stdout)
     assert shown["home"] == str(target) and shown["runs"]["bytes"] > 5000 and shown["cache"]["free"] > 0

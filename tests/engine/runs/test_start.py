@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.preset_library import resolve_preset
 from engine.ladder.pipeline import load_or_create
 from engine.runs import launch
-from engine.runs.ladder import ladder_dir, sweep_dir
+from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.ladder_state import LadderEntry
@@ -185,7 +185,7 @@ def test_the_same_command_continues_a_sweep_that_was_killed(when: str, tmp_path:
     def cells() -> Any:
         return make_cells(axes, {}, lambda settings: make_plan("demo", ["lora"], settings))
 
-    first = sweep_dir.create(tmp_path, axes, cells())
+    first = ladder_dir.create_sweep(tmp_path, axes, cells())
     os.utime(first.plan_file, (0, 0))
     killed_ladder(tmp_path, cells()[0][1], when).path.rename(tmp_path / "other")
     shutil.rmtree(first.ladders()[0].path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config.errors import UserError
-from engine.runs.ladder import sweep_dir
+from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import iterate
 from engine.runs.ladder.ladder_plan import make_plan
 from engine.runs.ladder.sweep import Axis, cell_text, make_cells, parse_axes, parse_budget, value_text
@@ -92,17 +92,17 @@ def test_an_invalid_budget_is_refused(text: str) -> None:
 
 def test_a_sweep_keeps_its_plan_and_removes_its_ladders(tmp_path: Path) -> None:
     axes = [Axis(key="adapter.rank", values=[4, 8])]
-    folder = sweep_dir.create(tmp_path, axes, make_cells(axes, {}, MAKE), 3600.0, "ftbench …")
+    folder = ladder_dir.create_sweep(tmp_path, axes, make_cells(axes, {}, MAKE), 3600.0, "ftbench …")
     plan = folder.plan()
     assert (plan.axes, plan.budget, plan.command) == (axes, 3600.0, "ftbench …")
     assert [folder.ladder(cell.ladder).plan().rungs[0].config.adapter.rank for cell in plan.cells] == [4, 8]
-    assert sweep_dir.find(tmp_path, "sweep") == folder and folder.state() is None
-    sweep_dir.remove(folder)
+    assert ladder_dir.find_sweep(tmp_path, "sweep") == folder and folder.state() is None
+    ladder_dir.remove_sweep(folder)
     assert not list(iterate(tmp_path)) and not folder.path.exists()
 
 
 def test_a_damaged_sweep_is_named(tmp_path: Path) -> None:
-    folder = sweep_dir.SweepDir(tmp_path)
+    folder = ladder_dir.SweepDir(tmp_path)
     for file, read in ((folder.plan_file, folder.plan), (folder.state_file, folder.state)):
         file.write_text("{ [")
         with pytest.raises(UserError, match="damaged: "):

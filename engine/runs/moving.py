@@ -222,14 +222,14 @@ def _is_same(source: Path, target: Path) -> bool:
     )
 
 
-def _is_same_file(one: os.stat_result, other: os.stat_result, source: Path, target: Path) -> bool:
+def _is_same_file(status: os.stat_result, other: os.stat_result, source: Path, target: Path) -> bool:
     if source.is_symlink() or target.is_symlink():  # of the Hub's cache, to files in the same entry
         return source.is_symlink() and target.is_symlink() and source.readlink() == target.readlink()
     if source.is_dir() or target.is_dir():
         return source.is_dir() and target.is_dir()
-    if os.path.samestat(one, other):
+    if os.path.samestat(status, other):
         return True
-    return one.st_size == other.st_size and file_sha256(source) == file_sha256(target)
+    return status.st_size == other.st_size and file_sha256(source) == file_sha256(target)
 
 
 def _entries(root: Path) -> dict[str, os.stat_result]:

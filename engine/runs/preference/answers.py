@@ -185,9 +185,9 @@ def parse_pairs(given: Sequence[str], answers: RungAnswers) -> list[tuple[str, s
     return pairs
 
 
-def pair_hash(item: PredictionLine, one: str, other: str) -> str:
+def pair_hash(item: PredictionLine, answer: str, other: str) -> str:
     """A hash of a question with two answers, in whatever order: it does not tell which rung wrote which."""
-    return text_hash(item.prompt, *sorted((one, other)))
+    return text_hash(item.prompt, *sorted((answer, other)))
 
 
 def readable(text: str) -> str:

@@ -108,10 +108,10 @@ def _pairs(answers: RungAnswers, a: str, b: str, rater: str) -> Iterator[PairToR
         if pair.is_tie:
             continue
         key = pair_hash(answers.items[item], *pair.texts)
-        one, other = sorted(pair.texts)
+        left, right = sorted(pair.texts)
         if hashlib.sha256(f"{rater}\n{key}".encode()).digest()[0] % 2:
-            one, other = other, one
-        yield PairToRate(key, item, readable(answers.items[item].prompt), one, other)
+            left, right = right, left
+        yield PairToRate(key, item, readable(answers.items[item].prompt), left, right)
 
 
 def default_pair(answers: RungAnswers) -> tuple[str, str]:

@@ -1,12 +1,13 @@
-"""Deletion does not follow symbolic links: only the link is deleted."""
+"""Deletion does not follow symbolic links: only the link is deleted. Appended lines are complete."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from engine.config.files import remove_tree
+from engine.config.files import appended_lines, remove_tree
 from engine.config.preset_library import resolve_preset
 from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import LadderDir
@@ -77,3 +78,19 @@ def test_a_ladder_that_never_started_is_deleted_completely(tmp_path: Path) -> No
     folder = ladder_dir.create(tmp_path / "runs", make_plan("demo", ["lora"], {}))
     ladder_dir.remove(folder)
     assert not folder.path.exists()
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Also on a disk that has room for a part of it, and after what a killed process left of another one."""
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes(b"first\n" + b"x" * (3 << 20))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with appended_lines(file) as append:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                append(b"second line\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        append(b"third\n")
+    assert file.read_bytes() == b"first\nthird\n"

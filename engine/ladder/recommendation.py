@@ -57,7 +57,6 @@ from engine.ladder.results import comparison
 from engine.runs import score_format
 from engine.runs.ladder.ladder_state import Ladder
 from engine.runs.ladder.rung_results import (
-    Comparison,
     CostRatio,
     LadderSummary,
     RungResult,
@@ -186,7 +185,8 @@ def artifact_sentences(ladder: Ladder, decisions: Decisions) -> list[VerdictSent
     rows = [row for row in ladder.rows if row.source and row.score is not None]
     sentences = [VerdictSentence("artifact", _kept(ladder, row)) for row in rows]
     if decisions.ship is not None:
-        own = [row for row in rows if row.source == decisions.ship.name and _is_complete(row)]
+        named = [(row, artifact_of(row.name)) for row in rows if row.source == decisions.ship.name]
+        own = [row for row, parts in named if parts is not None and parts[1].kind in COMPLETE_MODELS]
         if own:
             sentences.append(VerdictSentence("artifact", _smallest(ladder, decisions.ship, own)))
     return sentences
@@ -216,16 +216,12 @@ def _kept(ladder: Ladder, row: RungResult) -> str:
     return f"{text}; it is {SIGNIFICANTLY[of_run.finding]} than {rung_title(row.source)}: {value}."
 
 
-def _is_complete(row: RungResult) -> bool:
-    named = artifact_of(row.name)
-    return named is not None and named[1].kind in COMPLETE_MODELS
-
-
 def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) -> str:
     """Which artifact of the recommended method to serve as a complete model."""
     source = rung_title(shipped.name)
     near = [row for row in artifacts if is_non_inferior(ladder, row.name, shipped.name)]
-    if not near and not all(_is_worse(comparison(ladder, row.name, shipped.name)) for row in artifacts):
+    against = [comparison(ladder, row.name, shipped.name) for row in artifacts]
+    if not near and not all(compared is not None and compared.finding == "worse" for compared in against):
         as_good = as_good_text(ladder, "", source).removeprefix(" is ")
         return f"No complete model made from {source} is shown to be {as_good}."
     if not near:
@@ -241,10 +237,6 @@ def _smallest(ladder: Ladder, shipped: RungResult, artifacts: list[RungResult]) 
         return f"{text}."
     points = score_format.difference(abs(worst), metric.name).lstrip("+") + unit_suffix(metric)
     return f"{text}. It may be up to {points} worse (bound of the 95% CI)."
-
-
-def _is_worse(compared: Comparison | None) -> bool:
-    return compared is not None and compared.finding == "worse"
 
 
 OVERALL = {

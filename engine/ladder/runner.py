@@ -66,7 +66,8 @@ def identity(
         machine = {"device": f"slurm {executor.partition} {executor.gres} {executor.constraint}"}
     settings = relevant_settings(config)
     if fingerprints:  # which have the content of the files, wherever they are
-        settings = {key: value for key, value in settings.items() if key not in PLACE_KEYS or not _is_place(value)}
+        places = [key for key in PLACE_KEYS if isinstance(settings[key], str) and Path(settings[key]).is_absolute()]
+        settings = {key: value for key, value in settings.items() if key not in places}
     parts: dict[str, Any] = {
         "settings": settings,
         "fingerprints": fingerprints,
@@ -75,10 +76,6 @@ def identity(
         "slots": slots_of(config.hardware.device),  # runs at the same time share caches and memory bandwidth
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _is_place(value: object) -> bool:
-    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def relevant_settings(config: Config) -> dict[str, Any]:
@@ -309,7 +306,8 @@ class LadderRunner:
                 self._start(entry, run)
             self._wait(entry, run)
             if run.state() == "died":
-                step = _last_step(run)
+                steps = (event.step for event in stream(run.events_file, Step) if isinstance(event, Step))
+                step = max(steps, default=0)
                 deaths, last_step = (deaths + 1, last_step) if step <= last_step else (1, step)
                 if deaths < MAX_DEATHS:
                     what = f"the worker of {run.name} ended unexpectedly after step {step} and was started again"
@@ -393,10 +391,6 @@ def _use_places(run: RunDir, config: Config) -> None:
 def _key(entry: LadderEntry) -> tuple[Any, ...]:
     trial = (entry.learning_rate, entry.steps) if entry.kind == "trial" else ()
     return (entry.rung, entry.kind, entry.seed, *trial)
-
-
-def _last_step(run: RunDir) -> int:
-    return max((event.step for event in stream(run.events_file, Step) if isinstance(event, Step)), default=0)
 
 
 @dataclass(frozen=True)

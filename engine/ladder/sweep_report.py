@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from engine.config.files import write_atomically
 from engine.config.method_specs import RULE_REFERENCE
-from engine.config.metric_specs import LOSS, MetricSpec, metric_spec
+from engine.config.metric_specs import LOSS, metric_spec
 from engine.config.quantities import ABSENT, duration, percent, ratio
 from engine.config.text import amount
 from engine.ladder.decisions import RULE_COST_RATIO, RULE_GAIN_SHARE
@@ -32,6 +32,7 @@ from engine.ladder.report.tables import Cell, ReportColumn, ReportTable, TableLi
 from engine.ladder.sweep_results import cost_texts, rule_text
 from engine.runs import score_format
 from engine.runs.ladder.ladder_dir import SweepDir
+from engine.runs.ladder.rung_results import CostRatio
 from engine.runs.ladder.rungs import BASE
 from engine.runs.ladder.sweep import Sweep, SweepCell, SweepPoint, cell_text, value_text
 from engine.runs.run.folder import short_name
@@ -58,15 +59,21 @@ SHADED = f"Shaded: QLoRA's share of the gain is at least {RULE_GAIN_SHARE:.0%} a
 
 def sweep_figures(sweep: Sweep) -> list[ReportFigure]:
     """Three figures for each value of the second axis: scores, share of the gain, and cost ratio."""
-    second = sweep.axes[1] if len(sweep.axes) > 1 else None
+    second, spec = sweep.axes[1] if len(sweep.axes) > 1 else None, metric_spec(sweep.metric or LOSS.name)
+    name = f"{spec.title[:1].upper()}{spec.title[1:]}"
+    measure = Measure(
+        lambda point: _bounds(point.score, spec.scale),
+        lambda value: score_format.score(value / spec.scale, spec.name),
+        None,
+        BARS,
+        "",
+    )
     figures: list[ReportFigure] = []
     for at in [{second.key: value} for value in second.values] if second else [{}]:
         points = [p for p in sweep.points if at.items() <= sweep.cells[p.cell].values.items()]
         where = f" at {cell_text(at)}" if at else ""
         scores = [*points, *_references(sweep, {point.cell for point in points})]
-        spec = metric_spec(sweep.metric or LOSS.name)
-        name = f"{spec.title[:1].upper()}{spec.title[1:]}"
-        figures += _figure(sweep, scores, f"{name}{where}", f"{spec.title}, {spec.unit}", _score_measure(spec))
+        figures += _figure(sweep, scores, f"{name}{where}", f"{spec.title}, {spec.unit}", measure)
         figures += _figure(sweep, points, f"Share of full’s gain{where}", "share of full's gain, %", SHARE)
         cost = sweep.cost or "cost"
         figures += _figure(sweep, points, f"Share of full’s {cost}{where}", f"share of full's {cost}", COST_RATIO)
@@ -83,36 +90,22 @@ def _references(sweep: Sweep, cells: Iterable[int]) -> list[SweepPoint]:
     ]
 
 
-def _score_measure(spec: MetricSpec) -> Measure:
-    def scaled(point: SweepPoint) -> Bounds | None:
-        score = point.score
-        if score is None or score.mean is None or score.low is None or score.high is None:
-            return None
-        return score.mean * spec.scale, score.low * spec.scale, score.high * spec.scale
-
-    return Measure(scaled, lambda value: score_format.score(value / spec.scale, spec.name), None, BARS, "")
-
-
-def _share(point: SweepPoint) -> Bounds | None:
-    share = point.share_of_gain
-    if share is None or share.mean is None or share.low is None or share.high is None:
+def _bounds(interval: Interval | CostRatio | None, scale: float = 1.0) -> Bounds | None:
+    """None where one of them is unknown."""
+    if interval is None or interval.mean is None or interval.low is None or interval.high is None:
         return None
-    return 100 * share.mean, 100 * share.low, 100 * share.high
-
-
-def _cost(point: SweepPoint) -> Bounds | None:
-    return None if point.cost is None else (point.cost.mean, point.cost.low, point.cost.high)
+    return interval.mean * scale, interval.low * scale, interval.high * scale
 
 
 SHARE = Measure(
-    _share,
+    lambda point: _bounds(point.share_of_gain, 100.0),
     lambda value: percent(value / 100),
     100 * RULE_GAIN_SHARE,
     BARS,
     f"Dashed: {RULE_GAIN}.",
 )
 COST_RATIO = Measure(
-    _cost,
+    lambda point: _bounds(point.cost),
     ratio,
     RULE_COST_RATIO,
     "Bars: 95% CI.",
@@ -227,7 +220,9 @@ def results(sweep: Sweep) -> ReportTable:
     lines = []
     for number, swept in enumerate(sweep.cells):
         points = [point for point in sweep.points if point.cell == number]
-        lines += [_line(sweep, swept, point, keys) for point in points] or [_without_results(swept, keys)]
+        lines += [_line(sweep, swept, point, keys) for point in points] or [
+            TableLine(_head(swept, keys), instead=": ".join(filter(None, [swept.status, swept.reason])))
+        ]
     missing = [(f"{point.title} at {cell_text(sweep.cells[point.cell].values)}", point.why) for point in sweep.points]
     notes = noted("No share of full’s gain", [(where, why) for where, why in missing if why])
     return ReportTable("Results", keys[0], columns, lines, notes)
@@ -251,10 +246,6 @@ def _line(sweep: Sweep, swept: SweepCell, point: SweepPoint, keys: Sequence[str]
 
 def _score(score_of: Interval | None, metric: str) -> Cell:
     return cell(score(score_of.mean, metric), score_bounds(score_of, metric)) if score_of else Cell(ABSENT)
-
-
-def _without_results(swept: SweepCell, keys: Sequence[str]) -> TableLine:
-    return TableLine(_head(swept, keys), instead=f"{swept.status}: {swept.reason}" if swept.reason else swept.status)
 
 
 def _head(swept: SweepCell, keys: Sequence[str]) -> Cell:

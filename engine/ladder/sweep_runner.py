@@ -36,16 +36,12 @@ SHARED_MACHINE = ("device", "cpu", "threads", "cuda")
 
 def add_shared_bases(ladder: Ladder, rungs: Iterable[Rung], others: Iterable[LadderDir]) -> None:
     """Fill in `base_runs` with runs of other ladders that scored the same base model on the same test rows."""
-    needed = {base_key(rung.config, ladder): base_name(rung.config) for rung in rungs}
+    needed = {base_key(rung.config, ladder): rung for rung in rungs}
     for other in others:
         for key, run in _scored_bases(other).items():
             if key in needed:
-                ladder.base_runs.setdefault(needed[key], run)
-
-
-def base_name(config: Config) -> str:
-    """The row of the base model as this configuration loads it."""
-    return BASE_4BIT if method_spec(config.method).quantizes_base else BASE
+                name = BASE_4BIT if method_spec(needed[key].method).quantizes_base else BASE
+                ladder.base_runs.setdefault(name, run)
 
 
 def base_key(config: Config, ladder: Ladder) -> str:

@@ -27,7 +27,7 @@ from engine.runs.ladder import ladder_dir
 from engine.runs.ladder.ladder_dir import ComparisonDir, LadderDir, SweepDir
 from engine.runs.queue import locks
 from engine.runs.run import run_dir
-from engine.runs.run.exports import exports_folder, unfinished_elsewhere
+from engine.runs.run.exports import exports_folder, is_own_folder, unfinished_elsewhere
 from engine.runs.run.folder import Folder
 from engine.runs.run.run_dir import RunDir
 
@@ -63,9 +63,6 @@ class StoredItem:
     """Why it is not removed: a process uses it, or a run needs it to resume; '' if it can be removed."""
     owner: Folder | None = None
     """The run, ladder or sweep that contains it."""
-
-    def age_days(self, now: float) -> float:
-        return (now - self.changed) / 86400
 
 
 def list_stored_items(runs: Path) -> Iterator[StoredItem]:
@@ -196,7 +193,7 @@ def select_items(
     for item in items:
         if item.kind not in kinds or (names and (item.owner.name if item.owner else item.name) not in names):
             continue
-        if min_age_days is not None and item.age_days(time.time()) < min_age_days:
+        if min_age_days is not None and time.time() - item.changed < min_age_days * 86400:
             continue
         in_use = item.keep in (RUNNING, IN_USE)
         (kept if in_use or (item.keep and not names) else chosen).append(item)
@@ -319,7 +316,7 @@ def _elsewhere(opened: set[str]) -> Iterator[Leftover]:
     paths = [*_temporary(cache, CACHE_DEPTH), *_temporary(state, 1), *_temporary(settings, 2)]
     scratch = [path for path in _entries(system) if SCRATCH_NAME.fullmatch(path.name)]
     paths += unfinished_elsewhere()
-    paths += [path for path in scratch if _is_ours(path) and _is_folder(path)]
+    paths += [path for path in scratch if is_own_folder(path)]
     for path in paths:
         if _is_quiet(path) and not _in_use(path, opened):
             yield Leftover(_kind(path), path, "no process uses it", _bytes(path))
@@ -352,12 +349,6 @@ def _is_folder(path: Path) -> bool:
     """Whether it is a directory; a symbolic link to one does not count."""
     with contextlib.suppress(OSError):
         return stat.S_ISDIR(path.lstat().st_mode)
-    return False
-
-
-def _is_ours(path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return path.lstat().st_uid == os.getuid()
     return False
 
 

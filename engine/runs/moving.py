@@ -78,9 +78,11 @@ def move_home(target: Path) -> Iterator[MovedEntry]:
     _refuse_active(runs)
     try:
         for folder in _folders(runs):
-            yield _copied_run(folder, target / "runs")
-        for kind, entry in _cache_entries(cache):
-            yield _copied(kind, entry, target / "cache" / kind)
+            with _held(folder):  # no worker starts in it meanwhile
+                entry = _copied(folder.KIND, folder.path, target / "runs")
+            yield entry
+        for kind, path in _cache_entries(cache):
+            yield _copied(kind, path, target / "cache" / kind)
         _switch(target, runs, cache)
         _delete_originals(target, runs, cache)
     except OSError as error:
@@ -153,12 +155,6 @@ def _is_active(folder: Folder) -> bool:
     if isinstance(folder, RunDir):
         return folder.state() in run_dir.ACTIVE or locks.is_in_use(folder.path)
     return folder.is_active()
-
-
-def _copied_run(folder: Folder, parent: Path) -> MovedEntry:
-    """Copy a run while its lock is held, so that no worker starts in it meanwhile."""
-    with _held(folder):
-        return _copied(folder.KIND, folder.path, parent)
 
 
 @contextlib.contextmanager

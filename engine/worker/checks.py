@@ -18,7 +18,7 @@ from engine.config.errors import UserError
 from engine.config.files import expanded
 from engine.config.method_specs import method_spec
 from engine.config.model_files import model_place
-from engine.config.schema import Config, Data, Model
+from engine.config.schema import Config, Data
 from engine.config.tested_families import check_method
 from engine.data.detection import check_columns, detect
 from engine.data.readers.arrow_files import is_disk_set
@@ -39,17 +39,13 @@ MAX_BYTES = 1 << 20
 def refuse_inputs(config: Config) -> None:
     """Raise the UserError that the run would raise once it has its device; other errors are left to the run."""
     try:
-        _refuse_model_files(config.model)
+        if model_place(config.model).kind != "gguf":  # locating it converts the file
+            locate(config.model)
         _refuse_data(config.data)
     except UserError:
         raise
     except Exception:  # noqa: BLE001 - the run calls the same functions and reports every error
         return
-
-
-def _refuse_model_files(model: Model) -> None:
-    if model_place(model).kind != "gguf":  # locating it converts the file
-        locate(model)
 
 
 def _refuse_data(data: Data) -> None:

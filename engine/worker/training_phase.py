@@ -88,6 +88,8 @@ def train(
     checkpointing = resolve_checkpointing(estimates.config.train.gradient_checkpointing, machine.device)
     log.step = resume.step if resume else 0
     plan = log.write(_plan(config, evaluator, sampler, log.step, estimates, checkpointing, sharing, ranks))
+    # The rank that writes checkpoints copies them to host memory, to write them while training continues.
+    writes_copies = ranks.is_first and copies_checkpoints(config, machine.device)
     trainer = AnswerTrainer(
         rows=evaluator.rows.train,
         sampler=sampler,
@@ -95,7 +97,7 @@ def train(
         micro_batch=estimates.micro_batch,
         checkpoint_folder=run_dir.checkpoints,
         keep_checkpoints=settings.keep_checkpoints,
-        host_copy=_host_copy(config, machine, ranks, log),
+        host_copy=HostCopy(available_for_copy, log.warn) if writes_copies else None,
         tokenizer=evaluator.tokenizer,
         hooks=Hooks(),
         ranks=ranks,
@@ -247,12 +249,6 @@ def _measured_plan(plan: events.Plan, probed: ProbeResult, micro_batch: int) -> 
         measured_evaluation=probed.evaluation,
         probe_seconds=round(probed.seconds, 3),
     )
-
-
-def _host_copy(config: Config, machine: Machine, ranks: Ranks, log: RunLog) -> HostCopy | None:
-    """Copies checkpoints to host memory, to write them while training continues; on the rank that writes them."""
-    copies = ranks.is_first and copies_checkpoints(config, machine.device)
-    return HostCopy(available_for_copy, log.warn) if copies else None
 
 
 def _callback(

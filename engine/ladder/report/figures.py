@@ -212,19 +212,10 @@ def _frame(axes: Axes, rows: Sequence[RungResult], base: RungResult | None, scal
 Styles = dict[str, RungStyle]
 
 
-def loss_by_tokens(traces: Sequence[Trace], styles: Styles) -> ReportFigure | None:
-    """Training and validation loss by trained tokens; None without a finite loss."""
-    return _loss(traces, styles, "tokens", TOKENS, "trained, {}", "Loss by tokens")
-
-
-def loss_by_seconds(traces: Sequence[Trace], styles: Styles) -> ReportFigure | None:
-    """The same by training time."""
-    return _loss(traces, styles, "seconds", SECONDS, "training time, {}", "Loss by training time")
-
-
-def _loss(
+def loss_figure(
     traces: Sequence[Trace], styles: Styles, by: str, units: Sequence[tuple[str, float]], axis: str, title: str
 ) -> ReportFigure | None:
+    """Training and validation loss by tokens or seconds; None without a finite loss."""
     curves = [curve for trace in traces for curve in (trace.train, trace.validation)]
     values = [value for curve in curves for value in curve.loss if math.isfinite(value)]
     if not values:
@@ -341,14 +332,16 @@ def report_figures(
     ladder: Ladder, rung_styles: dict[str, RungStyle], traces: Sequence[Trace]
 ) -> tuple[list[ReportFigure], list[str]]:
     """(figures of a ladder's report, why others are missing)."""
+    by_tokens = loss_figure(traces, rung_styles, "tokens", TOKENS, "trained, {}", "Loss by tokens")
+    by_seconds = loss_figure(traces, rung_styles, "seconds", SECONDS, "training time, {}", "Loss by training time")
     drawn: list[ReportFigure] = []
     missing: list[str] = []
     for figure, why in (
         (against_time(ladder, rung_styles), "Score vs. training time: no rung has both yet."),
         (against_memory(ladder, rung_styles), "Score vs. peak memory: no rung has both yet."),
         (against_money(ladder, rung_styles), ""),
-        (loss_by_tokens(traces, rung_styles), "Loss: no run has a finite loss yet."),
-        (loss_by_seconds(traces, rung_styles), ""),
+        (by_tokens, "Loss: no run has a finite loss yet."),
+        (by_seconds, ""),
         (rates(ladder, rung_styles), NO_TRIALS),
     ):
         if figure:

@@ -5,7 +5,7 @@ Each cell has a value and details in small print.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.config.method_specs import RULE_REFERENCE
@@ -359,14 +359,16 @@ def reference(rows: Sequence[RungResult]) -> RungResult | None:
 
 def time_and_price(ladder: Ladder) -> ReportTable:
     """Means over the seeds, their ratio to full fine-tuning's, and the range over the seeds."""
+    no_price = _reasons((row.money_note for row in ladder.rows), "no price per hour was given")
+    no_gpu = _reasons((row.rent_note for row in ladder.rows), "not looked up")
     columns = [
         ReportColumn("training", "time"),
         ReportColumn("total", "time"),
         ReportColumn("CPU time in training", unmeasured=""),
         ReportColumn("tokens/s while training"),
         ReportColumn("energy", unmeasured=NO_ENERGY),
-        ReportColumn("price per run", unmeasured=_why_no_price(ladder)),
-        ReportColumn("cheapest GPU with enough memory", words=True, unmeasured=_why_no_gpu(ladder)),
+        ReportColumn("price per run", unmeasured=f"No price per run: {no_price}."),
+        ReportColumn("cheapest GPU with enough memory", words=True, unmeasured=f"No rental GPU: {no_gpu}."),
     ]
     full = reference(ladder.rows)
     lines = [_time_line(row, full) for row in _trained(ladder)]
@@ -396,14 +398,8 @@ def _trained(ladder: Ladder) -> list[RungResult]:
     return [row for row in ladder.rows if not is_base(row.name) and not row.source]
 
 
-def _why_no_price(ladder: Ladder) -> str:
-    reasons = dict.fromkeys(row.money_note for row in ladder.rows if row.money_note)
-    return f"No price per run: {'; '.join(reasons) or 'no price per hour was given'}."
-
-
-def _why_no_gpu(ladder: Ladder) -> str:
-    reasons = dict.fromkeys(row.rent_note for row in ladder.rows if row.rent_note)
-    return f"No rental GPU: {'; '.join(reasons) or 'not looked up'}."
+def _reasons(notes: Iterable[str], otherwise: str) -> str:
+    return "; ".join(dict.fromkeys(filter(None, notes))) or otherwise
 
 
 def _time_line(row: RungResult, full: RungResult | None) -> TableLine:

@@ -82,7 +82,9 @@ def make_plan(
     if max_seeds is not None:
         refuse_until_decided(max_seeds, seeds, ship)
         seeds = max_seeds
-    refuse_counts(seeds, learning_rates)
+    _refuse_number("seeds", seeds, (1, MAX_SEEDS), "--seeds", "ladder.seeds")
+    limits = 1, MAX_LEARNING_RATES
+    _refuse_number("learning rates", learning_rates, limits, "--learning-rates", "ladder.learning_rates")
     if not 0 <= margin < math.inf:
         raise UserError(f"invalid margin {margin:g}", "--margin", "use a number of points from 0", code="ladder.margin")
     planned, notices = _rungs(rungs, preset, overrides)
@@ -211,14 +213,6 @@ def refuse_until_decided(max_seeds: int, seeds: int, ship: Sequence[str]) -> Non
         problem = "artifacts are compared with a fixed number of seeds"
         hint = "remove --ship, and export the recommended rung with `ftbench export LADDER`"
         raise UserError(problem, option, hint, code="ladder.until_decided")
-
-
-def refuse_counts(seeds: int, learning_rates: int) -> None:
-    """Raises UserError for a number of seeds or learning rates that is too small or too large."""
-    _refuse_number("seeds", seeds, (1, MAX_SEEDS), "--seeds", "ladder.seeds")
-    _refuse_number(
-        "learning rates", learning_rates, (1, MAX_LEARNING_RATES), "--learning-rates", "ladder.learning_rates"
-    )
 
 
 def _refuse_number(what: str, number: int, limits: tuple[int, int], option: str, code: str) -> None:

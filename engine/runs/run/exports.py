@@ -275,7 +275,7 @@ def unfinished_elsewhere() -> Iterator[Path]:
     for record in _records().glob(f"{socket.gethostname()}-*.path"):
         with contextlib.suppress(OSError):
             folder = Path(os.fsdecode(read_small(record)))
-            if _is_own_folder(folder) and UNFINISHED_NAME.fullmatch(folder.name):
+            if is_own_folder(folder) and UNFINISHED_NAME.fullmatch(folder.name):
                 yield folder
             elif time.time() - record.lstat().st_mtime > RECORD_SECONDS:
                 record.unlink()
@@ -288,7 +288,7 @@ def _records() -> Path:
     return Path(platformdirs.user_state_dir("ftbench")) / "exports"
 
 
-def _is_own_folder(path: Path) -> bool:
+def is_own_folder(path: Path) -> bool:
     """Whether it is a directory of this user, not a link."""
     with contextlib.suppress(OSError):
         status = path.lstat()

@@ -166,7 +166,7 @@ def peak_of_tensors(session: TrainingSession) -> int:
     """Bytes of weights and optimizer state, and the peak of what the largest step allocates in addition."""
     model, optimizer = session.model, session.optimizer
     model.zero_grad(set_to_none=True)
-    before = _bytes([*_model_tensors(model), *_state_tensors(optimizer)])
+    before = _bytes([*_model_tensors(model), *_tensors(optimizer)])
     with profile(use_cpu=True, profile_memory=True) as profiler:
         session.step(session.batches.step, session.packing, session.trainer.micro_batch)
         optimizer.step()
@@ -194,11 +194,6 @@ def _model_tensors(model: torch.nn.Module) -> Iterator[torch.Tensor]:
             yield state.absmax
             if state.nested:
                 yield from (state.state2.absmax, state.offset)
-
-
-def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
-    values = (value for state in optimizer.state.values() for value in state.values())
-    yield from (value for value in values if isinstance(value, torch.Tensor))
 
 
 IS_MANAGED = 8
